@@ -1,0 +1,209 @@
+//! The event log: numbers facts, keeps the last of them, and folds them into the board.
+//!
+//! Not an actor but a lock that is held for microseconds: so whoever has written a fact can
+//! read it back at once, and a command's answer never runs ahead of the status. Readers
+//! keep a place of their own in the ring; a slow one holds nobody up and is told how much
+//! it missed. Listeners are called with the lock held, in order: they pass a message on and
+//! do nothing else.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::decide::status::Board;
+use crate::model::{Event, Fact};
+use crate::os::clock::Clock;
+
+/// How many events are kept for readers that come late or are slow.
+pub const KEPT: usize = 16_384;
+
+type Listener = Box<dyn Fn(&Arc<Event>, &Board) + Send + Sync>;
+
+/// The one writer of events.
+#[derive(Clone)]
+pub struct EventLog {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state: Mutex<State>,
+    latest: watch::Sender<u64>,
+    listeners: OnceLock<Vec<Listener>>,
+    clock: Clock,
+}
+
+struct State {
+    next: u64,
+    ring: VecDeque<Arc<Event>>,
+    board: Board,
+}
+
+impl EventLog {
+    /// Empty, over this board.
+    pub fn new(board: Board, clock: Clock) -> EventLog {
+        let state = State { next: 1, ring: VecDeque::new(), board };
+        let inner = Inner {
+            state: Mutex::new(state),
+            latest: watch::Sender::new(0),
+            listeners: OnceLock::new(),
+            clock,
+        };
+        EventLog { inner: Arc::new(inner) }
+    }
+
+    /// Sets who hears of every event; once, before the tree starts.
+    pub(crate) fn listen(&self, listeners: Vec<Listener>) {
+        let _ = self.inner.listeners.set(listeners);
+    }
+
+    /// Writes facts down, in order and without others between them.
+    pub fn append(&self, facts: impl IntoIterator<Item = Fact>) {
+        let since_start = self.inner.clock.now();
+        let at = SystemTime::now();
+        let mut state = self.state();
+        let before = state.next;
+        for fact in facts {
+            let event = Arc::new(Event { seq: state.next, at, since_start, fact });
+            state.next += 1;
+            state.board.apply(&event);
+            if state.ring.len() == KEPT {
+                state.ring.pop_front();
+            }
+            state.ring.push_back(Arc::clone(&event));
+            for listener in self.inner.listeners.get().into_iter().flatten() {
+                listener(&event, &state.board);
+            }
+        }
+        let last = state.next - 1;
+        drop(state);
+        if last >= before {
+            // Compared, since two writers may come here in the other order.
+            self.inner.latest.send_if_modified(|latest| {
+                let newer = last > *latest;
+                *latest = last.max(*latest);
+                newer
+            });
+        }
+    }
+
+    /// Looks at the board.
+    pub fn board<T>(&self, look: impl FnOnce(&Board) -> T) -> T {
+        look(&self.state().board)
+    }
+
+    /// Reads from event number `from` on, counted from 1; 0 and 1 mean the first that is kept.
+    pub fn read_from(&self, from: u64) -> EventReader {
+        EventReader { log: self.clone(), next: from.max(1), latest: self.inner.latest.subscribe() }
+    }
+
+    /// Reads what comes from now on.
+    pub fn read_new(&self) -> EventReader {
+        let next = self.state().next;
+        self.read_from(next)
+    }
+
+    /// The events that are kept, oldest first.
+    pub fn kept(&self) -> Vec<Arc<Event>> {
+        self.state().ring.iter().cloned().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic between two lines of `append` leaves the state usable.
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a reader finds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Read {
+    /// The next event.
+    Event(Arc<Event>),
+    /// So many were dropped before this reader came to them.
+    Missed(u64),
+}
+
+/// A reader with a place of its own.
+pub struct EventReader {
+    log: EventLog,
+    next: u64,
+    latest: watch::Receiver<u64>,
+}
+
+impl EventReader {
+    /// The next event if there is one already.
+    pub fn try_next(&mut self) -> Option<Read> {
+        let state = self.log.state();
+        if self.next >= state.next {
+            return None;
+        }
+        let first = state.next - state.ring.len() as u64;
+        if self.next < first {
+            let missed = first - self.next;
+            self.next = first;
+            return Some(Read::Missed(missed));
+        }
+        let at = usize::try_from(self.next - first).ok()?;
+        let event = Arc::clone(state.ring.get(at)?);
+        self.next += 1;
+        Some(Read::Event(event))
+    }
+
+    /// The next event, when it comes.
+    pub async fn next(&mut self) -> Read {
+        loop {
+            if let Some(read) = self.try_next() {
+                return read;
+            }
+            // The sender lives in the log that this reader holds.
+            if self.latest.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log() -> EventLog {
+        EventLog::new(Board::default(), Clock::start())
+    }
+
+    #[tokio::test]
+    async fn numbers_have_no_gaps_and_readers_find_their_place() {
+        let log = log();
+        let mut early = log.read_new();
+        log.append([Fact::ShutdownDone, Fact::ShutdownDone]);
+        log.append([Fact::ShutdownDone]);
+        let mut late = log.read_from(3);
+        let seq = |read| match read {
+            Some(Read::Event(event)) => event.seq,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([1, 2, 3], [0; 3].map(|_| seq(early.try_next())));
+        assert_eq!(seq(late.try_next()), 3);
+        assert_eq!(late.try_next(), None);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_too_slow_is_told_how_much_it_missed() {
+        let log = log();
+        let mut slow = log.read_new();
+        log.append(std::iter::repeat_n(Fact::ShutdownDone, KEPT + 10));
+        assert_eq!(slow.try_next(), Some(Read::Missed(10)));
+        assert!(matches!(slow.try_next(), Some(Read::Event(event)) if event.seq == 11));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken() {
+        let log = log();
+        let mut reader = log.read_new();
+        let waiting = tokio::spawn(async move { reader.next().await });
+        tokio::task::yield_now().await;
+        log.append([Fact::ShutdownDone]);
+        assert!(matches!(waiting.await.unwrap(), Read::Event(_)));
+    }
+}

@@ -1,0 +1,41 @@
+//! The shell: actors turn messages into inputs of the machines in `decide`, and the effects
+//! into calls of the host.
+//!
+//! Wishes go down the tree of supervisors, facts come up through the event log, nobody
+//! talks sideways. No handler waits: what takes time comes back as a message. Not here yet:
+//! Scaler, WorkerPool and Cache, which have their place beside the ResourceMonitor.
+
+pub mod event_log;
+pub mod graph;
+pub mod monitor;
+pub mod process;
+pub mod supervisor;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::decide::graph::Graph;
+use crate::model::{InstanceId, Plan};
+use crate::os::clock::Clock;
+use crate::os::{Host, SourceId};
+
+use event_log::EventLog;
+
+/// What every actor of a tree shares: nothing of it changes.
+pub struct Context {
+    /// The plan.
+    pub plan: Plan,
+    /// Its dependencies.
+    pub graph: Graph,
+    /// Where processes come from.
+    pub host: Arc<dyn Host>,
+    /// The same clock as the host's.
+    pub clock: Clock,
+    /// The one writer of events.
+    pub log: EventLog,
+    /// Under which name each instance's output is known.
+    pub sources: HashMap<InstanceId, SourceId>,
+    /// The control socket, for the environment of services.
+    pub socket: Option<PathBuf>,
+}

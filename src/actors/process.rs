@@ -1,0 +1,513 @@
+//! The ProcessActor: one an instance. It turns messages into inputs of the lifecycle
+//! machine, and the machine's effects into orders to the host.
+//!
+//! It holds what belongs to the incarnation that lives (its key at the host, its checks, its
+//! one timer) and drops it with it. Should the actor itself break, its guard kills the
+//! process, so that none is left without an owner.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::AbortHandle;
+
+use super::Context;
+use super::graph::GraphMsg;
+use super::supervisor::{ChildNews, SupervisorMsg};
+use crate::decide::group::Slot;
+use crate::decide::lifecycle::{Effect, Input, Machine};
+use crate::decide::probe::{Outcome, Thresholds};
+use crate::model::event::CheckKind;
+use crate::model::{
+    Check, CheckTarget, CommandLine, Fact, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
+};
+use crate::os::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, check, env};
+
+/// What a process actor is told.
+pub enum ProcessMsg {
+    /// A wish, or the graph's or the group's answer.
+    Input(Input),
+    /// The host's news of a process.
+    News(News),
+    /// One attempt of a check has come to a result.
+    Checked(Incarnation, CheckKind, Outcome),
+    /// The timer rang.
+    Timer,
+}
+
+/// How it is made.
+pub(crate) struct ProcessArgs {
+    pub(crate) context: Arc<Context>,
+    pub(crate) id: InstanceId,
+    pub(crate) spec: Arc<ServiceSpec>,
+    pub(crate) group: Option<Name>,
+    pub(crate) slot: Slot,
+    pub(crate) parent: ActorRef<SupervisorMsg>,
+    pub(crate) dependencies: ActorRef<GraphMsg>,
+    /// The number of the last process that another actor made for this instance.
+    pub(crate) last: Incarnation,
+}
+
+pub(crate) struct ProcessActor;
+
+pub(crate) struct ProcessState {
+    context: Arc<Context>,
+    id: InstanceId,
+    spec: Arc<ServiceSpec>,
+    slot: Slot,
+    parent: ActorRef<SupervisorMsg>,
+    dependencies: ActorRef<GraphMsg>,
+    machine: Machine,
+    process: Option<Live>,
+    timer: Option<(Duration, AbortHandle)>,
+    effects: Vec<Effect>,
+}
+
+/// What belongs to the incarnation that lives.
+struct Live {
+    host: Arc<dyn Host>,
+    incarnation: Incarnation,
+    key: ProcessKey,
+    pid: Option<u32>,
+    checks: Vec<Watch>,
+    stop_command: Option<ProcessKey>,
+    gone: bool,
+}
+
+/// A check that repeats.
+struct Watch {
+    kind: CheckKind,
+    thresholds: Thresholds,
+    since: Duration,
+    task: AbortHandle,
+}
+
+impl Live {
+    fn end_checks(&mut self) {
+        for watch in self.checks.drain(..) {
+            watch.task.abort();
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.end_checks();
+        if let Some(key) = self.stop_command.take() {
+            self.host.kill(key);
+        }
+        // Only when the actor broke: otherwise the tree was reported gone before.
+        if !self.gone {
+            self.host.kill(self.key);
+        }
+    }
+}
+
+impl Actor for ProcessActor {
+    type Msg = ProcessMsg;
+    type State = ProcessState;
+    type Arguments = ProcessArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<ProcessMsg>,
+        args: ProcessArgs,
+    ) -> Result<ProcessState, ActorProcessingErr> {
+        let ProcessArgs { context, id, spec, group, slot, parent, dependencies, last } = args;
+        let machine = Machine::new(id.clone(), group).after(last);
+        Ok(ProcessState {
+            context,
+            id,
+            spec,
+            slot,
+            parent,
+            dependencies,
+            machine,
+            process: None,
+            timer: None,
+            effects: Vec::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<ProcessMsg>,
+        message: ProcessMsg,
+        state: &mut ProcessState,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(input) = state.input(message) {
+            state.step(&myself, input)?;
+        }
+        Ok(())
+    }
+}
+
+impl ProcessState {
+    /// The machine's input for a message; `None` where it is late or of no account.
+    fn input(&mut self, message: ProcessMsg) -> Option<Input> {
+        match message {
+            ProcessMsg::Input(input) => Some(input),
+            ProcessMsg::Timer => {
+                self.timer = None;
+                Some(Input::Tick)
+            }
+            ProcessMsg::News(news) => self.news(news),
+            ProcessMsg::Checked(incarnation, kind, outcome) => {
+                let live = self.process.as_mut().filter(|live| live.incarnation == incarnation)?;
+                let watch = live.checks.iter_mut().find(|w| w.kind == kind)?;
+                let grace = match (kind, &self.spec.health) {
+                    (CheckKind::Health, Some(health)) => {
+                        self.context.clock.now().saturating_sub(watch.since) < health.start_period
+                    }
+                    (CheckKind::Health, None) | (CheckKind::Ready, _) => false,
+                };
+                let change = watch.thresholds.take(outcome, grace)?;
+                Some(Input::Checked { incarnation, kind, change })
+            }
+        }
+    }
+
+    fn news(&mut self, news: News) -> Option<Input> {
+        let host = Arc::clone(&self.context.host);
+        let live = self.process.as_mut()?;
+        let of = |key: ProcessKey| (key == live.key).then_some(live.incarnation);
+        match news {
+            News::Spawned { key, pid } => {
+                let incarnation = of(key)?;
+                live.pid = Some(pid);
+                Some(Input::Spawned { incarnation, pid })
+            }
+            News::SpawnFailed { key, failure } => {
+                if live.stop_command == Some(key) {
+                    live.stop_command = None;
+                    tracing::warn!(instance = %self.id, %failure, "the stop command could not be run");
+                    return Some(Input::StopCommandDone { incarnation: live.incarnation });
+                }
+                let incarnation = of(key)?;
+                live.gone = true;
+                self.process = None;
+                Some(Input::SpawnFailed { incarnation, failure, roll: host.roll() })
+            }
+            News::LogMatched { key } => Some(Input::LogMatched { incarnation: of(key)? }),
+            News::Exited { key, exit, remains, .. } => {
+                if live.stop_command == Some(key) {
+                    live.stop_command = None;
+                    return Some(Input::StopCommandDone { incarnation: live.incarnation });
+                }
+                let incarnation = of(key)?;
+                if !remains {
+                    live.gone = true;
+                    self.process = None;
+                }
+                Some(Input::Exited { incarnation, exit, remains, roll: host.roll() })
+            }
+            News::TreeGone { key } => {
+                let incarnation = of(key)?;
+                live.gone = true;
+                self.process = None;
+                Some(Input::TreeGone { incarnation, roll: host.roll() })
+            }
+        }
+    }
+
+    fn step(&mut self, myself: &ActorRef<ProcessMsg>, input: Input) -> Result<(), ActorProcessingErr> {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.machine.step(&self.spec, self.context.clock.now(), input, &mut effects);
+        // Facts first: whoever acts on an effect finds it told.
+        self.context.log.append(effects.iter().filter_map(|effect| match effect {
+            Effect::Emit(fact) => Some(fact.clone()),
+            _ => None,
+        }));
+        for effect in effects.drain(..) {
+            self.perform(myself, effect)?;
+        }
+        // A thousand idle services should not keep a thousand empty buffers.
+        self.effects = Vec::new();
+        self.arm(myself);
+        Ok(())
+    }
+
+    fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: Effect) -> Result<(), ActorProcessingErr> {
+        match effect {
+            Effect::Emit(_) => {}
+            Effect::Ask => self.dependencies.cast(GraphMsg::Ask(self.id.clone()))?,
+            Effect::Withdraw => self.dependencies.cast(GraphMsg::Withdraw(self.id.clone()))?,
+            Effect::Spawn(incarnation) => self.spawn(myself, incarnation),
+            Effect::WatchReady(incarnation) => {
+                if let Some(ready) = &self.spec.ready
+                    && let ReadyTarget::Check(check) = &ready.target
+                {
+                    let thresholds = Thresholds::new(CheckKind::Ready, check.successes, 1);
+                    let check = check.clone();
+                    self.watch(myself, incarnation, CheckKind::Ready, check, thresholds);
+                }
+            }
+            Effect::WatchHealth(incarnation) => {
+                if let Some(live) = &mut self.process {
+                    // Ready is for once; from here on health counts.
+                    live.end_checks();
+                }
+                if let Some(health) = &self.spec.health {
+                    let check = health.check.clone();
+                    let thresholds = Thresholds::new(CheckKind::Health, check.successes, health.failures);
+                    self.watch(myself, incarnation, CheckKind::Health, check, thresholds);
+                }
+            }
+            Effect::EndChecks => {
+                if let Some(live) = &mut self.process {
+                    live.end_checks();
+                }
+            }
+            Effect::Terminate(incarnation, signal) => {
+                if let Some(key) = self.key_of(incarnation) {
+                    self.context.host.signal(key, signal);
+                }
+            }
+            Effect::KillTree(incarnation) => {
+                if let Some(key) = self.key_of(incarnation) {
+                    self.context.host.kill(key);
+                }
+            }
+            Effect::StopCommand(incarnation) => self.stop_command(myself, incarnation),
+            Effect::Fell(delay) => {
+                self.parent.cast(SupervisorMsg::Child(self.slot, ChildNews::Fell(delay)))?;
+            }
+            Effect::Report(activity) => {
+                self.parent.cast(SupervisorMsg::Child(self.slot, ChildNews::Activity(activity)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn key_of(&self, incarnation: Incarnation) -> Option<ProcessKey> {
+        self.process.as_ref().filter(|live| live.incarnation == incarnation).map(|live| live.key)
+    }
+
+    fn order(&self, myself: &ActorRef<ProcessMsg>, key: ProcessKey, command: &CommandLine) -> SpawnOrder {
+        let actor = myself.clone();
+        let news: NewsSink = Arc::new(move |news| {
+            // The actor is gone only when the whole tree is.
+            let _ = actor.cast(ProcessMsg::News(news));
+        });
+        SpawnOrder {
+            key,
+            argv: command.argv.clone(),
+            dir: self.spec.dir.clone(),
+            env: environment(&self.context, &self.spec, &self.id, None),
+            output: Output::Capture(0),
+            news,
+        }
+    }
+
+    fn spawn(&mut self, myself: &ActorRef<ProcessMsg>, incarnation: Incarnation) {
+        let key = self.context.host.next_key();
+        // What was left of an earlier one is gone: the machine saw to that.
+        self.process = Some(Live {
+            host: Arc::clone(&self.context.host),
+            incarnation,
+            key,
+            pid: None,
+            checks: Vec::new(),
+            stop_command: None,
+            gone: false,
+        });
+        let pattern = match self.spec.ready.as_ref().map(|ready| &ready.target) {
+            // Checked when the manifest was; a plan made by a program may still be wrong.
+            Some(ReadyTarget::Log(pattern)) => regex::bytes::Regex::new(pattern)
+                .map_err(|error| tracing::error!(instance = %self.id, %error, "ready can't match"))
+                .ok(),
+            Some(ReadyTarget::Check(_) | ReadyTarget::After(_)) | None => None,
+        };
+        let mut order = self.order(myself, key, &self.spec.command);
+        if let Some(source) = self.context.sources.get(&self.id) {
+            order.output = Output::Lines(*source, pattern);
+        }
+        self.context.host.spawn(order);
+    }
+
+    fn stop_command(&mut self, myself: &ActorRef<ProcessMsg>, incarnation: Incarnation) {
+        let Some(command) = self.spec.stop.command.clone() else {
+            return;
+        };
+        let Some(live) = self.process.as_ref().filter(|live| live.incarnation == incarnation) else {
+            return;
+        };
+        let pid = live.pid;
+        let key = self.context.host.next_key();
+        let mut order = self.order(myself, key, &command);
+        order.env = environment(&self.context, &self.spec, &self.id, pid);
+        if let Some(source) = self.context.sources.get(&self.id) {
+            order.output = Output::Lines(*source, None);
+        }
+        if let Some(live) = &mut self.process {
+            live.stop_command = Some(key);
+        }
+        self.context.host.spawn(order);
+    }
+
+    /// Repeats a check until it is ended.
+    fn watch(
+        &mut self,
+        myself: &ActorRef<ProcessMsg>,
+        incarnation: Incarnation,
+        kind: CheckKind,
+        check: Check,
+        thresholds: Thresholds,
+    ) {
+        let pid = self.process.as_ref().and_then(|live| live.pid);
+        let env = match &check.target {
+            CheckTarget::Exec(_) => environment(&self.context, &self.spec, &self.id, pid),
+            CheckTarget::Tcp(_) | CheckTarget::Http(_) => Vec::new(),
+        };
+        let (actor, host, dir) = (myself.clone(), Arc::clone(&self.context.host), self.spec.dir.clone());
+        let task = tokio::spawn(async move {
+            // A service is often ready within milliseconds: begin quickly, then slow down.
+            let mut pause = match kind {
+                CheckKind::Ready => FIRST_PAUSE.min(check.interval),
+                CheckKind::Health => check.interval,
+            };
+            loop {
+                let outcome = match &check.target {
+                    CheckTarget::Tcp(address) => check::tcp(address, check.timeout).await,
+                    CheckTarget::Http(url) => check::http(url, check.timeout).await,
+                    CheckTarget::Exec(command) => {
+                        let attempt = Attempt { host: &host, dir: &dir, env: &env, command };
+                        attempt.make(check.timeout).await
+                    }
+                };
+                if actor.cast(ProcessMsg::Checked(incarnation, kind, outcome)).is_err() {
+                    return;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(check.interval);
+            }
+        });
+        let since = self.context.clock.now();
+        if let Some(live) = &mut self.process {
+            live.checks.push(Watch { kind, thresholds, since, task: task.abort_handle() });
+        }
+    }
+
+    /// Sees to it that the one timer rings at the machine's next deadline.
+    fn arm(&mut self, myself: &ActorRef<ProcessMsg>) {
+        let wanted = self.machine.next_deadline();
+        if self.timer.as_ref().map(|(at, _)| *at) == wanted {
+            return;
+        }
+        if let Some((_, task)) = self.timer.take() {
+            task.abort();
+        }
+        if let Some(at) = wanted {
+            let (actor, instant) = (myself.clone(), self.context.clock.instant(at));
+            let task = tokio::spawn(async move {
+                tokio::time::sleep_until(instant).await;
+                let _ = actor.cast(ProcessMsg::Timer);
+            });
+            self.timer = Some((at, task.abort_handle()));
+        }
+    }
+}
+
+impl Drop for ProcessState {
+    fn drop(&mut self) {
+        if let Some((_, task)) = self.timer.take() {
+            task.abort();
+        }
+    }
+}
+
+/// The pause after the first attempt of a readiness check; it doubles up to the interval.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// How much of a check command's output is kept for its message.
+const CHECK_OUTPUT: usize = 2_000;
+
+/// One run of a check command.
+struct Attempt<'a> {
+    host: &'a Arc<dyn Host>,
+    dir: &'a std::path::Path,
+    env: &'a [std::ffi::CString],
+    command: &'a CommandLine,
+}
+
+impl Attempt<'_> {
+    async fn make(&self, timeout: Duration) -> Outcome {
+        let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
+        let news: NewsSink = Arc::new(move |news| {
+            let _ = told.send(news);
+        });
+        let key = self.host.next_key();
+        // Ends the command, its children included, when this is dropped half way.
+        let mut guard = KillOnDrop { host: self.host, key: Some(key) };
+        self.host.spawn(SpawnOrder {
+            key,
+            argv: self.command.argv.clone(),
+            dir: self.dir.to_owned(),
+            env: self.env.to_vec(),
+            output: Output::Capture(CHECK_OUTPUT),
+            news,
+        });
+        let ended = async {
+            loop {
+                match hear.recv().await {
+                    Some(News::Exited { exit, captured, .. }) => return Ok((exit, captured)),
+                    Some(News::SpawnFailed { failure, .. }) => return Err(failure.to_string()),
+                    Some(News::Spawned { .. } | News::LogMatched { .. } | News::TreeGone { .. }) => {}
+                    None => return Err("the host is gone".to_owned()),
+                }
+            }
+        };
+        match tokio::time::timeout(timeout, ended).await {
+            Ok(Ok((exit, captured))) => {
+                if exit == crate::model::Exit::SUCCESS {
+                    return Outcome::Pass;
+                }
+                let text = String::from_utf8_lossy(&captured).trim().to_owned();
+                let text = if text.is_empty() { text } else { format!(": {text}") };
+                Outcome::Fail(format!("{} ended with {exit}{text}", self.command))
+            }
+            Ok(Err(reason)) => {
+                guard.key = None;
+                Outcome::Unable(format!("{}: {reason}", self.command))
+            }
+            Err(_) => Outcome::Fail(format!("{} did not end within {timeout:?}", self.command)),
+        }
+    }
+}
+
+struct KillOnDrop<'a> {
+    host: &'a Arc<dyn Host>,
+    key: Option<ProcessKey>,
+}
+
+impl Drop for KillOnDrop<'_> {
+    fn drop(&mut self) {
+        // Also after an orderly end: what the command left behind goes with it.
+        if let Some(key) = self.key {
+            self.host.kill(key);
+        }
+    }
+}
+
+/// What a process of an instance gets as its environment.
+fn environment(
+    context: &Context,
+    spec: &ServiceSpec,
+    id: &InstanceId,
+    pid: Option<u32>,
+) -> Vec<std::ffi::CString> {
+    let instance = id.to_string();
+    let socket = context.socket.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let pid = pid.map(|pid| pid.to_string());
+    let mut given = vec![("REGROW_SERVICE", spec.name.as_str()), ("REGROW_INSTANCE", instance.as_str())];
+    given.extend(socket.as_deref().map(|socket| ("REGROW_SOCKET", socket)));
+    given.extend(pid.as_deref().map(|pid| ("REGROW_PID", pid)));
+    env::compose(&context.plan.inherited, &spec.env, &given)
+}
+
+impl ProcessActor {
+    /// The fact to write when an actor broke.
+    pub(crate) fn broken(id: InstanceId, message: String) -> Fact {
+        Fact::Failed { instance: id, why: crate::model::event::FailedWhy::Internal { message } }
+    }
+}

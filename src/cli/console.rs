@@ -1,0 +1,310 @@
+//! The screen of `regrow run`: prefixed lines of services and regrow's own, in one order.
+//!
+//! One thread writes; others queue. A reader of our output that is slower than the services
+//! first slows them down a little (as it would without us), then loses lines, which are
+//! counted and told: supervision never waits for a terminal.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use unicode_width::UnicodeWidthStr;
+
+use super::format::{self, Tint};
+use crate::model::InstanceId;
+use crate::os::{SourceId, Stream, terminal};
+use crate::record::output::{Chunk, ChunkSink};
+
+/// Bytes that may wait to be written.
+const QUEUE: usize = 8 * 1024 * 1024;
+/// How long a full queue may hold up who fills it, before lines are dropped.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Widest prefix.
+const PREFIX: usize = 24;
+
+/// The queue in front of standard output.
+pub(super) struct Console {
+    shared: Arc<Shared>,
+    prefixes: Vec<[Vec<u8>; 2]>,
+    names: HashMap<String, usize>,
+    width: usize,
+    colour: bool,
+    terminal: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    filled: Condvar,
+    emptied: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// A line that stays below all others until it is replaced.
+    status: Option<String>,
+    status_changed: bool,
+    writing: bool,
+    dropped: u64,
+    /// The reader did not keep up and has not since: nobody waits for it.
+    stalled: bool,
+    /// Standard output is gone.
+    broken: bool,
+}
+
+fn lock(shared: &Shared) -> MutexGuard<'_, State> {
+    shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Console {
+    /// For these instances; source n is the nth of them.
+    pub(super) fn start(names: &[InstanceId]) -> std::io::Result<Arc<Console>> {
+        let colour = format::colour_on_stdout();
+        let width = names.iter().map(|n| n.to_string().width()).max().unwrap_or(0).clamp(6, PREFIX);
+        let prefix = |name: &str, at: usize, bar: &str, tint: Tint| {
+            let padded = format!("{:width$}", format::shorten(name, width));
+            let painted =
+                if colour { format!("\x1b[{}m{padded}\x1b[0m", PALETTE[at % PALETTE.len()]) } else { padded };
+            format!("{painted} {} ", tint.paint(bar, colour)).into_bytes()
+        };
+        let prefixes = names
+            .iter()
+            .enumerate()
+            .map(|(at, name)| {
+                let name = name.to_string();
+                [prefix(&name, at, "|", Tint::Faint), prefix(&name, at, "!", Tint::Bad)]
+            })
+            .collect();
+        let places = names.iter().enumerate().map(|(at, name)| (name.to_string(), at)).collect();
+        let shared = Arc::new(Shared::default());
+        let writer = Arc::clone(&shared);
+        std::thread::Builder::new()
+            .name("regrow-console".into())
+            .stack_size(128 * 1024)
+            .spawn(move || write_all(&writer))?;
+        let terminal = terminal::stdout_is_terminal() && std::env::var_os("CI").is_none();
+        Ok(Arc::new(Console { shared, prefixes, names: places, width, colour, terminal }))
+    }
+
+    /// Whether lines may be replaced.
+    pub(super) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// A line of regrow's about an instance.
+    pub(super) fn about(&self, name: &str, text: &str, tint: Tint) {
+        let padded = format!("{:width$}", format::shorten(name, self.width), width = self.width);
+        let padded = match self.names.get(name) {
+            Some(at) if self.colour => format!("\x1b[{}m{padded}\x1b[0m", PALETTE[at % PALETTE.len()]),
+            Some(_) | None => padded,
+        };
+        let bar = Tint::Faint.paint("*", self.colour);
+        self.push(format!("{padded} {bar} {}\n", tint.paint(text, self.colour)).as_bytes(), true);
+    }
+
+    /// A line of regrow's own.
+    pub(super) fn say(&self, text: &str, tint: Tint) {
+        self.push(format!("{}\n", tint.paint(text, self.colour)).as_bytes(), true);
+    }
+
+    /// The line that stays at the bottom; only on a terminal.
+    pub(super) fn status(&self, text: Option<String>) {
+        if self.terminal {
+            let mut state = lock(&self.shared);
+            if state.status != text {
+                let width = terminal::width().unwrap_or(80).saturating_sub(1);
+                state.status = text.map(|t| format::shorten(&t, width));
+                state.status_changed = true;
+                self.shared.filled.notify_one();
+            }
+        }
+    }
+
+    /// Waits until all is written, as long as it goes on.
+    pub(super) fn flush(&self) {
+        self.status(None);
+        let mut state = lock(&self.shared);
+        let mut left = state.waiting.len();
+        let mut progress = Instant::now();
+        while (!state.waiting.is_empty() || state.writing || state.status_changed) && !state.broken {
+            let waited = self.shared.emptied.wait_timeout(state, Duration::from_millis(100));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if state.waiting.len() != left {
+                left = state.waiting.len();
+                progress = Instant::now();
+            } else if progress.elapsed() > Duration::from_secs(2) {
+                return;
+            }
+        }
+    }
+
+    /// Queues whole lines. regrow's own (`always`) are never dropped: they are few.
+    fn push(&self, lines: &[u8], always: bool) {
+        let mut state = lock(&self.shared);
+        if state.broken {
+            return;
+        }
+        let full = |state: &State| state.waiting.len() + lines.len() > QUEUE && !always;
+        if full(&state) && !state.stalled {
+            let until = Instant::now() + PATIENCE;
+            while full(&state) && Instant::now() < until {
+                let waited = self.shared.emptied.wait_timeout(state, PATIENCE);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            state.stalled = full(&state);
+        }
+        if full(&state) {
+            state.dropped += lines.iter().filter(|b| **b == b'\n').count() as u64;
+            return;
+        }
+        if state.dropped > 0 {
+            let note =
+                format!("regrow: {} lines were not shown: this output is read too slowly\n", state.dropped);
+            state.waiting.extend_from_slice(note.as_bytes());
+            state.dropped = 0;
+        }
+        state.stalled = false;
+        state.waiting.extend_from_slice(lines);
+        self.shared.filled.notify_one();
+    }
+}
+
+impl ChunkSink for Console {
+    fn chunk(&self, chunk: &Chunk) {
+        let Some(prefixes) = self.prefixes.get(chunk.source.0 as usize) else {
+            return;
+        };
+        let prefix = &prefixes[usize::from(chunk.stream == Stream::Err)];
+        let mut lines = Vec::with_capacity(chunk.bytes.len() + prefix.len() * 4);
+        for line in chunk.lines() {
+            lines.extend_from_slice(prefix);
+            if self.terminal {
+                neutralise(line, &mut lines);
+            } else {
+                lines.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
+            }
+            lines.push(b'\n');
+        }
+        self.push(&lines, false);
+    }
+}
+
+/// Colours pass; whatever else would move the cursor or talk to the terminal does not.
+fn neutralise(line: &[u8], into: &mut Vec<u8>) {
+    let mut coloured = false;
+    let mut at = 0;
+    while at < line.len() {
+        let byte = line[at];
+        if byte == 0x1b {
+            let length = escape_length(&line[at..]);
+            let sequence = &line[at..at + length];
+            if sequence.starts_with(b"\x1b[") && sequence.ends_with(b"m") {
+                into.extend_from_slice(sequence);
+                coloured = true;
+            }
+            at += length;
+            continue;
+        }
+        match byte {
+            b'\t' | 0x20..=0x7e | 0x80..=0xff => into.push(byte),
+            _ => {}
+        }
+        at += 1;
+    }
+    if coloured {
+        into.extend_from_slice(b"\x1b[0m");
+    }
+}
+
+/// How many bytes an escape sequence has: CSI to its final byte, OSC and the like to BEL or
+/// ST, any other two.
+fn escape_length(text: &[u8]) -> usize {
+    match text.get(1) {
+        Some(b'[') => {
+            let end = text[2..].iter().position(|b| (0x40..=0x7e).contains(b));
+            end.map_or(text.len(), |n| n + 3)
+        }
+        Some(b']' | b'P' | b'X' | b'^' | b'_') => {
+            let end = text.iter().position(|b| *b == 0x07);
+            let st = text[1..].windows(2).position(|w| w == b"\x1b\\").map(|n| n + 2);
+            end.or(st).map_or(text.len(), |n| n + 1)
+        }
+        Some(_) => 2,
+        None => 1,
+    }
+}
+
+/// The writer thread.
+fn write_all(shared: &Shared) {
+    let mut shown = false;
+    loop {
+        let mut state = lock(shared);
+        while state.waiting.is_empty() && !state.status_changed {
+            state = shared.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let lines = std::mem::take(&mut state.waiting);
+        let status = state.status.clone();
+        state.status_changed = false;
+        state.writing = true;
+        drop(state);
+        shared.emptied.notify_all();
+
+        let mut out = Vec::with_capacity(lines.len() + 128);
+        if shown {
+            out.extend_from_slice(b"\r\x1b[K");
+        }
+        out.extend_from_slice(&lines);
+        if let Some(status) = &status {
+            out.extend_from_slice(status.as_bytes());
+        }
+        shown = status.is_some();
+        let mut stdout = std::io::stdout().lock();
+        let written = stdout.write_all(&out).and_then(|()| stdout.flush());
+        drop(stdout);
+
+        let mut state = lock(shared);
+        state.writing = false;
+        // The reader is gone (EPIPE) or the terminal is (EIO): go on without.
+        state.broken = written.is_err();
+        let broken = state.broken;
+        drop(state);
+        shared.emptied.notify_all();
+        if broken {
+            return;
+        }
+    }
+}
+
+/// Colours of names: those that read well on dark and on light.
+const PALETTE: [&str; 10] = ["36", "33", "32", "35", "34", "96", "93", "92", "95", "94"];
+
+/// The place of an instance among the sources.
+pub(super) fn source_of(names: &[InstanceId], name: &InstanceId) -> Option<SourceId> {
+    names.iter().position(|n| n == name).and_then(|at| u32::try_from(at).ok()).map(SourceId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_colours_reach_a_terminal() {
+        for (line, want) in [
+            ("plain\ttext", "plain\ttext"),
+            ("\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m\x1b[0m"),
+            ("\x1b[2J\x1b[Hcleared", "cleared"),
+            ("\x1b]0;title\x07after", "after"),
+            ("\x1b]0;title\x1b\\after", "after"),
+            ("a\rb\x08c\x07", "abc"),
+            ("cut \x1b[31", "cut "),
+            ("\x1bcreset", "reset"),
+            ("grüß", "grüß"),
+        ] {
+            let mut got = Vec::new();
+            neutralise(line.as_bytes(), &mut got);
+            assert_eq!(String::from_utf8(got).unwrap(), want, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Words, numbers and tables for people.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use unicode_width::UnicodeWidthStr;
+
+/// Whether colours may be used on standard output.
+pub(super) fn colour_on_stdout() -> bool {
+    allowed() && std::io::stdout().is_terminal()
+}
+
+/// Whether colours may be used on standard error.
+pub(super) fn colour_on_stderr() -> bool {
+    allowed() && std::io::stderr().is_terminal()
+}
+
+/// `NO_COLOR` and `CI` ask for plain text.
+fn allowed() -> bool {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !set("NO_COLOR") && !set("CI") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// `error`, red where that is allowed.
+pub(super) fn error_word() -> &'static str {
+    if colour_on_stderr() { "\x1b[1;31merror\x1b[0m" } else { "error" }
+}
+
+/// One long duration, in at most two units: `4d 3h`, `2m 5s`, `12s`.
+pub(super) fn uptime(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default().as_secs();
+    let (days, hours, minutes, rest) =
+        (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m {rest}s"),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        (_, _, _) => format!("{days}d {hours}h"),
+    }
+}
+
+/// A size in the unit that leaves two or three digits.
+pub(super) fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 100.0 {
+        format!("{value:.0} {}", units[unit])
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
+}
+
+/// How one cell looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tint {
+    None,
+    Good,
+    Bad,
+    Warn,
+    Faint,
+}
+
+impl Tint {
+    /// The text in its colour.
+    pub(super) fn paint(self, text: &str, colour: bool) -> String {
+        let code = match self {
+            _ if !colour => return text.to_owned(),
+            Tint::None => return text.to_owned(),
+            Tint::Good => "32",
+            Tint::Bad => "31",
+            Tint::Warn => "33",
+            Tint::Faint => "2",
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// A table whose last column gives way when the terminal is narrow.
+pub(super) struct Table {
+    header: Vec<&'static str>,
+    right: Vec<bool>,
+    rows: Vec<Vec<(String, Tint)>>,
+}
+
+impl Table {
+    /// Columns; those that begin with `>` are set to the right.
+    pub(super) fn new(columns: &[&'static str]) -> Table {
+        Table {
+            header: columns.iter().map(|c| c.trim_start_matches('>')).collect(),
+            right: columns.iter().map(|c| c.starts_with('>')).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    pub(super) fn row(&mut self, cells: Vec<(String, Tint)>) {
+        self.rows.push(cells);
+    }
+
+    /// The whole table, without a newline at its end. `width`: of the terminal.
+    pub(super) fn render(&self, width: Option<usize>, colour: bool) -> String {
+        let columns = self.header.len();
+        let mut widths: Vec<usize> = self.header.iter().map(|h| h.width()).collect();
+        for row in &self.rows {
+            for (at, (cell, _)) in row.iter().enumerate() {
+                widths[at] = widths[at].max(cell.width());
+            }
+        }
+        let before: usize = widths[..columns - 1].iter().map(|w| w + 2).sum();
+        let last = width.map_or(usize::MAX, |w| w.saturating_sub(before).max(4));
+        let line = |cells: Vec<(&str, Tint)>| {
+            let mut line = String::new();
+            for (at, (cell, tint)) in cells.into_iter().enumerate() {
+                let cell = if at + 1 == columns { shorten(cell, last) } else { cell.to_owned() };
+                let pad = " ".repeat(widths[at].saturating_sub(cell.width()));
+                let painted = tint.paint(&cell, colour);
+                match (self.right[at], at + 1 == columns) {
+                    (true, _) => line.push_str(&format!("{pad}{painted}")),
+                    (false, true) => line.push_str(&painted),
+                    (false, false) => line.push_str(&format!("{painted}{pad}")),
+                }
+                if at + 1 < columns {
+                    line.push_str("  ");
+                }
+            }
+            line.trim_end().to_owned()
+        };
+        let mut lines = vec![line(self.header.iter().map(|h| (*h, Tint::Faint)).collect())];
+        for row in &self.rows {
+            lines.push(line(row.iter().map(|(cell, tint)| (cell.as_str(), *tint)).collect()));
+        }
+        lines.join("\n")
+    }
+}
+
+/// The text, cut with a mark where it is wider than allowed.
+pub(super) fn shorten(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut kept = String::new();
+    for c in text.chars() {
+        if kept.width() + 2 > width {
+            break;
+        }
+        kept.push(c);
+    }
+    format!("{kept}…")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(
+            [uptime(0.4), uptime(65.0), uptime(7_300.0), uptime(200_000.0)],
+            ["0s", "1m 5s", "2h 1m", "2d 7h"]
+        );
+        assert_eq!([size(17), size(1_500), size(12_582_912)], ["17 B", "1.5 KiB", "12.0 MiB"]);
+    }
+
+    #[test]
+    fn a_table_never_wraps() {
+        let mut table = Table::new(&["NAME", ">PID", "WHY"]);
+        table.row(vec![
+            ("web".into(), Tint::None),
+            ("7".into(), Tint::None),
+            ("waiting for everything under the sun".into(), Tint::None),
+        ]);
+        let text = table.render(Some(24), false);
+        assert_eq!(text, "NAME  PID  WHY\nweb     7  waiting for …");
+        assert!(text.lines().all(|l| l.width() <= 24));
+    }
+}

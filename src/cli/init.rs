@@ -1,0 +1,34 @@
+//! `init`: a commented starter manifest.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+
+use super::{InitArgs, code, format};
+
+const STARTER: &str = include_str!("../../config/starter.toml");
+
+pub(super) fn init(args: &InitArgs) -> u8 {
+    let mut options = OpenOptions::new();
+    options.write(true);
+    if args.force {
+        options.create(true).truncate(true);
+    } else {
+        options.create_new(true);
+    }
+    let shown = args.file.display();
+    match options.open(&args.file).and_then(|mut file| file.write_all(STARTER.as_bytes())) {
+        Ok(()) => {
+            println!("wrote {shown}; now: regrow run");
+            code::DONE
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            eprintln!("{}: {shown} is there already", format::error_word());
+            eprintln!("  = help: --force overwrites it");
+            code::FAILED
+        }
+        Err(error) => {
+            eprintln!("{}: can't write {shown}: {error}", format::error_word());
+            code::FAILED
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! The command line: verbs, printing, exit codes. The only room that prints.
+//!
+//! Uses nothing but the library's public face.
+
+mod console;
+mod format;
+mod init;
+mod plan;
+mod remote;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::control::protocol::WaitFor;
+
+/// Exit codes, as the contract has them.
+mod code {
+    pub(super) const DONE: u8 = 0;
+    pub(super) const FAILED: u8 = 1;
+    pub(super) const USAGE: u8 = 2;
+    pub(super) const MANIFEST: u8 = 3;
+    pub(super) const NOT_RUNNING: u8 = 4;
+    pub(super) const TIMED_OUT: u8 = 5;
+    pub(super) const INTERRUPTED: u8 = 130;
+}
+
+/// A supervision-tree runtime for processes: cut a process down and it grows back.
+#[derive(Debug, Parser)]
+#[command(name = "regrow", version, about, max_term_width = 100)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start everything in the foreground; Ctrl-C stops it in reverse order
+    Run(RunArgs),
+    /// Validate manifests, without starting anything
+    Check(CheckArgs),
+    /// Show the tree, the start waves and the stop order, before anything runs
+    Plan(PlanArgs),
+    /// Write a commented starter manifest
+    Init(InitArgs),
+    /// Show the services of a running tree
+    Status(StatusArgs),
+    /// Start services, and what they depend on
+    Start(StartArgs),
+    /// Stop services; refused while running services depend on them
+    Stop(StopArgs),
+    /// Stop services, then start them
+    Restart(RestartArgs),
+    /// Show what services print
+    Logs(LogsArgs),
+    /// Explain why a service is as it is
+    Why(WhyArgs),
+    /// Show what happened, as numbered facts
+    Events(EventsArgs),
+    /// Wait until services are ready, completed or stopped
+    Wait(WaitArgs),
+    /// Stop everything in reverse order, then the supervisor
+    Down(DownArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The manifest [default: regrow.toml, then dev-env.toml, here or in a parent folder]
+    file: Option<PathBuf>,
+    /// Only these services and what they depend on
+    #[arg(long, value_name = "SERVICE", num_args = 1.., value_delimiter = ',')]
+    only: Vec<String>,
+    /// With --only: leave dependencies out
+    #[arg(long, requires = "only")]
+    no_deps: bool,
+    /// Also services of these profiles
+    #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
+    profile: Vec<String>,
+    /// Read variables from this file too; it wins over the project's
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// When this service ends, stop everything and exit with its code
+    #[arg(long, value_name = "SERVICE")]
+    exit_on_end: Option<String>,
+    /// Give up when not everything is ready by then (exit code 5)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// How often resources are sampled
+    #[arg(long, value_name = "DURATION", value_parser = interval, default_value = "15s")]
+    sample_interval: Duration,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Manifests [default: as for run]
+    files: Vec<PathBuf>,
+    /// Read variables from this file too
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct PlanArgs {
+    /// The manifest [default: as for run]
+    file: Option<PathBuf>,
+    /// How it is printed
+    #[arg(long, value_enum, default_value = "text")]
+    format: PlanFormat,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// Only these services and what they depend on
+    #[arg(long, value_name = "SERVICE", num_args = 1.., value_delimiter = ',')]
+    only: Vec<String>,
+    /// With --only: leave dependencies out
+    #[arg(long, requires = "only")]
+    no_deps: bool,
+    /// Also services of these profiles
+    #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
+    profile: Vec<String>,
+    /// Read variables from this file too
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PlanFormat {
+    /// For people
+    Text,
+    /// One JSON object
+    Json,
+    /// For Graphviz
+    Dot,
+    /// For Markdown
+    Mermaid,
+}
+
+#[derive(Debug, Args)]
+struct InitArgs {
+    /// Where it is written
+    #[arg(default_value = "regrow.toml")]
+    file: PathBuf,
+    /// Overwrite a file that is there
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The control socket [default: found by the folder]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Services or instances [default: all]
+    services: Vec<String>,
+    /// Print it again whenever something changes
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct Select {
+    /// Services or instances
+    services: Vec<String>,
+    /// All services
+    #[arg(long)]
+    all: bool,
+    /// The services below a group
+    #[arg(long, value_name = "GROUP")]
+    group: Vec<String>,
+    /// The services with a tag
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct StartArgs {
+    #[command(flatten)]
+    select: Select,
+    /// Leave dependencies alone that are down
+    #[arg(long)]
+    no_deps: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct StopArgs {
+    #[command(flatten)]
+    select: Select,
+    /// Also while running services depend on them
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct RestartArgs {
+    #[command(flatten)]
+    select: Select,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct LogsArgs {
+    /// Services or instances [default: all]
+    services: Vec<String>,
+    /// Go on as more is printed
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last so many lines
+    #[arg(short = 'n', long, value_name = "N")]
+    lines: Option<usize>,
+    /// Only what is not older
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    since: Option<Duration>,
+    /// Only lines that match this regular expression
+    #[arg(long, value_name = "RE")]
+    grep: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct WhyArgs {
+    /// The service or instance
+    service: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct EventsArgs {
+    /// Only those about these services
+    services: Vec<String>,
+    /// Go on as more happens
+    #[arg(short, long)]
+    follow: bool,
+    /// Only those after this event number, or not older than this duration
+    #[arg(long, value_name = "NUMBER|DURATION")]
+    since: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct WaitArgs {
+    /// Services or instances
+    #[arg(required = true)]
+    services: Vec<String>,
+    /// For what
+    #[arg(long = "for", value_enum, default_value = "ready")]
+    for_: WaitWord,
+    /// How long at most (exit code 5)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum WaitWord {
+    /// Ready; a task also when completed
+    Ready,
+    /// Ended with success
+    Completed,
+    /// No process, and none to come
+    Stopped,
+}
+
+impl From<WaitWord> for WaitFor {
+    fn from(word: WaitWord) -> WaitFor {
+        match word {
+            WaitWord::Ready => WaitFor::Ready,
+            WaitWord::Completed => WaitFor::Completed,
+            WaitWord::Stopped => WaitFor::Stopped,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct DownArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error} (write \"30s\" or \"1m 30s\")"))
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if interval < Duration::from_millis(100) {
+        return Err("at least 100ms".to_owned());
+    }
+    Ok(interval)
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap prints help and version as it prints errors; only the latter are failures.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { code::USAGE } else { code::DONE });
+        }
+    };
+    let ended = match cli.verb {
+        Verb::Run(args) => run::run(args),
+        Verb::Check(args) => plan::check(&args),
+        Verb::Plan(args) => plan::plan(&args),
+        Verb::Init(args) => init::init(&args),
+        Verb::Status(args) => remote::status(args),
+        Verb::Start(args) => remote::start(args),
+        Verb::Stop(args) => remote::stop(args),
+        Verb::Restart(args) => remote::restart(args),
+        Verb::Logs(args) => remote::logs(args),
+        Verb::Why(args) => remote::why(args),
+        Verb::Events(args) => remote::events(args),
+        Verb::Wait(args) => remote::wait(args),
+        Verb::Down(args) => remote::down(args),
+    };
+    ExitCode::from(ended)
+}
+
+/// The usage line of a verb, for errors that clap can't see.
+fn usage_error(verb: &str, message: &str) -> u8 {
+    let mut command = Cli::command();
+    command.build();
+    let error = match command.find_subcommand_mut(verb) {
+        Some(sub) => sub.error(clap::error::ErrorKind::ValueValidation, message),
+        None => command.error(clap::error::ErrorKind::ValueValidation, message),
+    };
+    let _ = error.print();
+    code::USAGE
+}
+
+/// A tokio runtime on this thread.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(Duration::from_millis(100))
+        .build()
+}

@@ -1,0 +1,522 @@
+//! The verbs that talk to a running tree.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::format::{self, Table, Tint};
+use super::{
+    Common, DownArgs, EventsArgs, LogsArgs, RestartArgs, Select, StartArgs, StatusArgs, StopArgs, WaitArgs,
+    WhyArgs, code, runtime, usage_error,
+};
+use crate::control::client::{Client, Error, encode};
+use crate::control::place;
+use crate::control::protocol::{Down, Events, LogLine, Logs, StreamName, Wait, Waited, WhyReport};
+use crate::decide::operation::short;
+use crate::model::{
+    Answer, Command, Denial, DenialCode, Event, Fact, Goal, Health, Selector, ServiceStatus, State,
+    StatusReport,
+};
+use crate::os::terminal;
+
+/// Prints one JSON object and a newline.
+pub(super) fn print_json(value: &impl Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => say(&text),
+        Err(error) => eprintln!("{}: {error}", format::error_word()),
+    }
+}
+
+/// Prints a line. Ends quietly when nobody reads any more, as `head` does.
+fn say(line: &str) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Runs a conversation with the running tree and tells what goes wrong.
+fn talk<F>(common: &Common, conversation: F) -> u8
+where
+    F: AsyncFnOnce(Client) -> Result<u8, Error>,
+{
+    let socket = match socket(common) {
+        Ok(socket) => socket,
+        Err(reason) => {
+            eprintln!("{}: {reason}", format::error_word());
+            return code::NOT_RUNNING;
+        }
+    };
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{}: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
+    let ended = runtime.block_on(async {
+        let client = Client::connect(&socket).await?;
+        conversation(client).await
+    });
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            if common.json
+                && let Error::Denied(denial) = &error
+            {
+                print_json(&crate::control::protocol::ErrorBody { error: denial.clone() });
+            }
+            eprintln!("{}: {error}", format::error_word());
+            match error {
+                Error::NotRunning(_) => code::NOT_RUNNING,
+                Error::Denied(Denial { hint, code: denied, .. }) => {
+                    if let Some(hint) = hint {
+                        eprintln!("  = help: {hint}");
+                    }
+                    match denied {
+                        DenialCode::TimedOut => code::TIMED_OUT,
+                        DenialCode::Invalid => code::USAGE,
+                        DenialCode::NotFound
+                        | DenialCode::HasDependents
+                        | DenialCode::ShuttingDown
+                        | DenialCode::Internal => code::FAILED,
+                    }
+                }
+                Error::Broken(_) => code::FAILED,
+            }
+        }
+    }
+}
+
+fn socket(common: &Common) -> Result<PathBuf, String> {
+    if let Some(socket) = &common.socket {
+        return Ok(socket.clone());
+    }
+    // Inside a service its own supervisor is meant.
+    if let Some(socket) = std::env::var_os("REGROW_SOCKET").filter(|s| !s.is_empty()) {
+        return Ok(PathBuf::from(socket));
+    }
+    let cwd = std::env::current_dir().map_err(|error| error.to_string())?;
+    place::find(&cwd)
+}
+
+fn query(services: &[String]) -> String {
+    services.iter().map(|s| format!("&service={}", encode(s))).collect()
+}
+
+pub(super) fn status(args: StatusArgs) -> u8 {
+    let StatusArgs { services, watch, common } = args;
+    let path = format!("/v1/status?{}", query(&services).trim_start_matches('&'));
+    talk(&common, async |mut client| {
+        let report: StatusReport = client.get(&path).await?;
+        show_status(&report, common.json, watch);
+        if !watch {
+            return Ok(code::DONE);
+        }
+        let socket = socket(&common).map_err(|e| Error::NotRunning(std::io::Error::other(e)))?;
+        let mut events = Client::connect(&socket).await?;
+        let since = report.daemon.last_event;
+        let mut stream = events.follow(&format!("/v1/events?follow=true&since={since}")).await?;
+        loop {
+            // Something happened, or enough time passed that the numbers have moved.
+            let next = tokio::time::timeout(Duration::from_secs(2), stream.next()).await;
+            if matches!(next, Ok(Ok(None) | Err(_))) {
+                return Ok(code::DONE);
+            }
+            // What happens together is shown together.
+            while let Ok(Ok(Some(_))) = tokio::time::timeout(Duration::from_millis(50), stream.next()).await {
+            }
+            match client.get(&path).await {
+                Ok(report) => show_status(&report, common.json, watch),
+                Err(Error::Broken(_)) => return Ok(code::DONE),
+                Err(error) => return Err(error),
+            }
+        }
+    })
+}
+
+fn show_status(report: &StatusReport, json: bool, watch: bool) {
+    if json {
+        print_json(report);
+        return;
+    }
+    let colour = format::colour_on_stdout();
+    let text = status_text(report, terminal::width(), colour);
+    if watch && terminal::stdout_is_terminal() {
+        // Home, the new picture line by line, then away with what was below.
+        let picture: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
+        let _ = write!(std::io::stdout(), "\x1b[H{picture}\x1b[J").and_then(|()| std::io::stdout().flush());
+    } else {
+        say(&text);
+    }
+}
+
+fn status_text(report: &StatusReport, width: Option<usize>, colour: bool) -> String {
+    let daemon = &report.daemon;
+    let mut head = format!("{}: pid {}, up {}", daemon.project, daemon.pid, format::uptime(daemon.uptime_s));
+    if let Some(machine) = &report.machine {
+        let cpu = machine.cpu_percent.map(|c| format!("cpu {c:.0}%, ")).unwrap_or_default();
+        head.push_str(&format!(
+            "; machine: {cpu}memory {} of {}, load {:.2}",
+            format::size(machine.memory_used_bytes),
+            format::size(machine.memory_total_bytes),
+            machine.load[0]
+        ));
+    }
+    if daemon.stopping {
+        head.push_str("; stopping");
+    }
+    let head = width.map_or(head.clone(), |w| format::shorten(&head, w));
+    let grouped = report.services.iter().any(|s| s.group.is_some());
+    let mut columns = vec!["NAME"];
+    if grouped {
+        columns.push("GROUP");
+    }
+    columns.extend(["STATE", "READY", "HEALTH", ">PID", ">RESTARTS", ">UPTIME", ">CPU", ">MEMORY", "NOTE"]);
+    let mut table = Table::new(&columns);
+    for service in &report.services {
+        let mut cells = vec![(service.name.clone(), Tint::None)];
+        if grouped {
+            cells.push((service.group.as_ref().map_or(String::new(), ToString::to_string), Tint::Faint));
+        }
+        let state_tint = match service.state {
+            State::Running | State::Completed => Tint::Good,
+            State::Failed | State::Crashed => Tint::Bad,
+            State::Waiting | State::Starting | State::Stopping | State::Paused => Tint::Warn,
+            State::Registered | State::Stopped => Tint::Faint,
+        };
+        let health_tint = match service.health {
+            Health::Healthy => Tint::Good,
+            Health::Unhealthy => Tint::Bad,
+            Health::Unknown => Tint::Faint,
+        };
+        let dash = || "-".to_owned();
+        cells.extend([
+            (service.state.to_string(), state_tint),
+            (if service.ready { "yes" } else { "no" }.to_owned(), Tint::None),
+            (service.health.to_string(), health_tint),
+            (service.pid.map_or_else(dash, |p| p.to_string()), Tint::None),
+            (service.restarts.to_string(), Tint::None),
+            (service.uptime_s.map_or_else(dash, format::uptime), Tint::None),
+            (service.cpu_percent.map_or_else(dash, |c| format!("{c:.1}%")), Tint::None),
+            (service.memory_bytes.map_or_else(dash, format::size), Tint::None),
+            (note(service), Tint::Faint),
+        ]);
+        table.row(cells);
+    }
+    format!("{head}\n\n{}", table.render(width, colour))
+}
+
+/// What the other columns don't say.
+fn note(service: &ServiceStatus) -> String {
+    match service.state {
+        State::Waiting => {
+            let words: Vec<String> = service.waiting_for.iter().map(ToString::to_string).collect();
+            format!("for {}", words.join(", "))
+        }
+        State::Crashed => {
+            let exit = service.exit.as_ref().map(ToString::to_string).unwrap_or_default();
+            let left =
+                service.retry_in_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or_default();
+            format!("{exit}; back in {}", short(left))
+        }
+        State::Failed => service.failed.as_ref().map(ToString::to_string).unwrap_or_default(),
+        State::Stopped if service.goal == Goal::Up => "by its group".to_owned(),
+        State::Registered
+        | State::Starting
+        | State::Running
+        | State::Paused
+        | State::Stopping
+        | State::Stopped
+        | State::Completed => String::new(),
+    }
+}
+
+fn selector(select: Select) -> Selector {
+    Selector { services: select.services, all: select.all, groups: select.group, tags: select.tag }
+}
+
+pub(super) fn start(args: StartArgs) -> u8 {
+    let StartArgs { select, no_deps, common } = args;
+    command("start", Command::Start { select: selector(select), no_deps }, &common)
+}
+
+pub(super) fn stop(args: StopArgs) -> u8 {
+    let StopArgs { select, force, common } = args;
+    command("stop", Command::Stop { select: selector(select), force }, &common)
+}
+
+pub(super) fn restart(args: RestartArgs) -> u8 {
+    let RestartArgs { select, common } = args;
+    command("restart", Command::Restart { select: selector(select) }, &common)
+}
+
+fn command(verb: &str, command: Command, common: &Common) -> u8 {
+    if command.select().is_empty() {
+        return usage_error(verb, "name services, or say --all, --group or --tag");
+    }
+    talk(common, async |mut client| {
+        let answer: Answer = client.post("/v1/command", &command).await?;
+        if common.json {
+            print_json(&answer);
+        } else {
+            for result in &answer.results {
+                let line = format!("{}: {}", result.name, result.message);
+                if result.ok {
+                    say(&line);
+                } else {
+                    eprintln!("{line}");
+                }
+            }
+        }
+        Ok(if answer.ok { code::DONE } else { code::FAILED })
+    })
+}
+
+pub(super) fn logs(args: LogsArgs) -> u8 {
+    let LogsArgs { services, follow, lines, since, grep, common } = args;
+    let pattern = match grep.as_deref().map(regex::Regex::new).transpose() {
+        Ok(pattern) => pattern,
+        Err(error) => return usage_error("logs", &format!("--grep: {error}")),
+    };
+    let fits = |line: &LogLine| pattern.as_ref().is_none_or(|p| p.is_match(&line.text));
+    // With a pattern the last N of the matching lines are meant.
+    let asked = if pattern.is_some() { None } else { lines };
+    let mut path = format!("/v1/logs?{}", query(&services).trim_start_matches('&'));
+    if let Some(lines) = asked {
+        path.push_str(&format!("&lines={lines}"));
+    }
+    if let Some(since) = since {
+        path.push_str(&format!("&since_s={}", since.as_secs_f64()));
+    }
+    let path = path.replace("?&", "?");
+    talk(&common, async |mut client| {
+        if !follow {
+            let mut found: Logs = client.get(&path).await?;
+            found.lines.retain(&fits);
+            if let Some(lines) = lines {
+                found.lines.drain(..found.lines.len().saturating_sub(lines));
+            }
+            if common.json {
+                print_json(&found);
+            } else {
+                let width = found.lines.iter().map(|l| l.name.len()).max().unwrap_or(0);
+                found.lines.iter().for_each(|line| show_line(line, width));
+            }
+            return Ok(code::DONE);
+        }
+        let separator = if path.ends_with('?') { "" } else { "&" };
+        let mut stream = client.follow(&format!("{path}{separator}follow=true")).await?;
+        let mut width = services.iter().map(String::len).max().unwrap_or(0);
+        while let Some(event) = stream.next().await? {
+            match event.name.as_str() {
+                "line" => {
+                    let line: LogLine =
+                        serde_json::from_str(&event.data).map_err(|e| Error::Broken(e.to_string()))?;
+                    if !fits(&line) {
+                        continue;
+                    }
+                    width = width.max(line.name.len());
+                    if common.json { say(&event.data) } else { show_line(&line, width) }
+                }
+                "dropped" => eprintln!("regrow: {} lines were not shown: they came too fast", event.data),
+                _ => {}
+            }
+        }
+        Ok(code::DONE)
+    })
+}
+
+fn show_line(line: &LogLine, width: usize) {
+    let bar = match line.stream {
+        StreamName::Stdout => "|",
+        StreamName::Stderr => "!",
+    };
+    say(&format!("{:width$} {bar} {}", line.name, line.text));
+}
+
+pub(super) fn why(args: WhyArgs) -> u8 {
+    let WhyArgs { service, common } = args;
+    talk(&common, async |mut client| {
+        let report: WhyReport = client.get(&format!("/v1/why/{}", encode(&service))).await?;
+        if common.json {
+            print_json(&report);
+            return Ok(code::DONE);
+        }
+        for (at, why) in report.services.iter().enumerate() {
+            if at > 0 {
+                say("");
+            }
+            for (depth, link) in why.chain.iter().enumerate() {
+                let arrow =
+                    if depth == 0 { String::new() } else { format!("{}└─ ", "   ".repeat(depth - 1)) };
+                say(&format!("{arrow}{} is {}: {}", link.name, link.state, link.because));
+            }
+            if let Some(end) = why.chain.last()
+                && !why.last_lines.is_empty()
+            {
+                say(&format!("last lines of {}:", end.name));
+                why.last_lines.iter().for_each(|line| say(&format!("  {line}")));
+            }
+        }
+        Ok(code::DONE)
+    })
+}
+
+pub(super) fn events(args: EventsArgs) -> u8 {
+    let EventsArgs { services, follow, since, common } = args;
+    let mut path = format!("/v1/events?follow={follow}{}", query(&services));
+    if let Some(since) = since {
+        match (since.parse::<u64>(), super::duration(&since)) {
+            (Ok(number), _) => path.push_str(&format!("&since={number}")),
+            (Err(_), Ok(age)) => path.push_str(&format!("&since_s={}", age.as_secs_f64())),
+            (Err(_), Err(error)) => return usage_error("events", &format!("--since: {error}")),
+        }
+    }
+    talk(&common, async |mut client| {
+        if !follow {
+            let found: Events = client.get(&path).await?;
+            if common.json {
+                print_json(&found);
+            } else {
+                found.events.iter().for_each(show_event);
+            }
+            return Ok(code::DONE);
+        }
+        let mut stream = client.follow(&path).await?;
+        while let Some(event) = stream.next().await? {
+            match event.name.as_str() {
+                "event" if common.json => say(&event.data),
+                "event" => {
+                    let event: Event =
+                        serde_json::from_str(&event.data).map_err(|e| Error::Broken(e.to_string()))?;
+                    show_event(&event);
+                }
+                "missed" => eprintln!("regrow: {} events were not shown: they came too fast", event.data),
+                _ => {}
+            }
+        }
+        Ok(code::DONE)
+    })
+}
+
+fn show_event(event: &Event) {
+    let at = humantime::format_rfc3339_millis(event.at);
+    say(&format!("{:>5}  {at}  {}", event.seq, words(&event.fact)));
+}
+
+/// A fact as a sentence without a full stop.
+fn words(fact: &Fact) -> String {
+    match fact {
+        Fact::SupervisorStarted { pid, version, project, services } => {
+            format!("regrow {version} (pid {pid}) supervises {project}: {services} services")
+        }
+        Fact::CommandAccepted { command } => format!("{} {} accepted", command.verb(), selected(command)),
+        Fact::CommandDenied { command, denial } => {
+            format!("{} {} denied: {}", command.verb(), selected(command), denial.reason)
+        }
+        Fact::GoalSet { instance, goal } => format!("{instance}: goal {goal}"),
+        Fact::Waiting { instance, for_ } => {
+            let list: Vec<String> = for_.iter().map(ToString::to_string).collect();
+            format!("{instance}: waiting for {}", list.join(", "))
+        }
+        Fact::Starting { instance, incarnation, cause } => {
+            let cause = serde_json::to_value(cause).ok().and_then(|v| v.as_str().map(str::to_owned));
+            format!("{instance}: starting {incarnation} ({})", cause.unwrap_or_default())
+        }
+        Fact::Running { instance, incarnation, pid } => {
+            format!("{instance}: running {incarnation}, pid {pid}")
+        }
+        Fact::Ready { instance, after, .. } => format!("{instance}: ready after {}", short(*after)),
+        Fact::CheckFailed { instance, check, in_a_row, message, .. } => {
+            format!("{instance}: {check} check failed ({in_a_row} in a row): {message}")
+        }
+        Fact::CheckUnable { instance, check, message, .. } => {
+            format!("{instance}: {check} check could not be made: {message}")
+        }
+        Fact::HealthChanged { instance, health, .. } => format!("{instance}: {health}"),
+        Fact::Stopping { instance, cause, signal, timeout, .. } => {
+            let how = signal.clone().unwrap_or_else(|| "stop command".to_owned());
+            format!("{instance}: stopping ({cause}) by {how}, SIGKILL after {}", short(*timeout))
+        }
+        Fact::LeftBehind { instance, exit, .. } => {
+            format!("{instance}: {exit}, and left processes behind, which are ended")
+        }
+        Fact::Killed { instance, after, .. } => format!("{instance}: SIGKILL after {}", short(*after)),
+        Fact::Stuck { instance, .. } => format!("{instance}: not gone even after SIGKILL"),
+        Fact::Exited { instance, exit, uptime, .. } => {
+            format!("{instance}: ended after {}: {exit}", short(*uptime))
+        }
+        Fact::Stopped { instance, held: false } => format!("{instance}: stopped"),
+        Fact::Stopped { instance, held: true } => format!("{instance}: stopped, to be started by its group"),
+        Fact::Completed { instance } => format!("{instance}: completed"),
+        Fact::Crashed { instance, exit, retry_in, attempt } => {
+            format!("{instance}: crashed ({exit}), return {attempt} in {}", short(*retry_in))
+        }
+        Fact::Failed { instance, why } => format!("{instance}: failed: {why}"),
+        Fact::GroupRestarting { group, strategy, fallen, stopping, starting } => {
+            let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+            format!(
+                "{group} ({strategy}) restarts because {fallen} fell: stopping [{}], starting [{}]",
+                stopping.join(", "),
+                starting.join(", ")
+            )
+        }
+        Fact::GroupGaveUp { group, restarts, period, .. } => {
+            let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+            format!("{group} gave up: {restarts} restarts within {}", short(*period))
+        }
+        Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
+        Fact::ShutdownDone => "everything is gone".to_owned(),
+    }
+}
+
+fn selected(command: &Command) -> String {
+    let select = command.select();
+    let mut words: Vec<String> = select.services.clone();
+    words.extend(select.all.then(|| "--all".to_owned()));
+    words.extend(select.groups.iter().map(|g| format!("--group {g}")));
+    words.extend(select.tags.iter().map(|t| format!("--tag {t}")));
+    words.join(" ")
+}
+
+pub(super) fn wait(args: WaitArgs) -> u8 {
+    let WaitArgs { services, for_, timeout, common } = args;
+    let wait = Wait { services, for_: for_.into(), timeout_s: timeout.map(|t| t.as_secs_f64()) };
+    talk(&common, async |mut client| {
+        let waited: Waited = client.post("/v1/wait", &wait).await?;
+        if common.json {
+            print_json(&waited);
+        } else if !waited.ok {
+            for service in &waited.services {
+                let note = note(service);
+                let note = if note.is_empty() { note } else { format!(" ({note})") };
+                eprintln!("{}: {}{note}", service.name, service.state);
+            }
+        }
+        Ok(match (waited.ok, waited.timed_out) {
+            (true, _) => code::DONE,
+            (false, true) => {
+                if !common.json {
+                    eprintln!("{}: not {} in time", format::error_word(), wait.for_);
+                }
+                code::TIMED_OUT
+            }
+            (false, false) => code::FAILED,
+        })
+    })
+}
+
+pub(super) fn down(args: DownArgs) -> u8 {
+    let DownArgs { common } = args;
+    talk(&common, async |mut client| {
+        let down: Down = client.post("/v1/down", &()).await?;
+        if common.json {
+            print_json(&down);
+        } else {
+            say("everything is down");
+        }
+        Ok(code::DONE)
+    })
+}

@@ -1,0 +1,159 @@
+//! Faults of a manifest as a person reads them: the line, a caret, a hint.
+
+use std::path::{Path, PathBuf};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use serde::Serialize;
+
+use super::{code, format};
+use crate::manifest::{Environment, Fault, LoadError, Loaded, discover, load};
+
+/// Finds and loads a manifest; `Err`: it was told what is wrong, exit with this code.
+pub(super) fn load_or_tell(file: Option<&Path>, env_files: &[PathBuf]) -> Result<(PathBuf, Loaded), u8> {
+    let path = match file {
+        Some(path) => path.to_owned(),
+        None => found()?,
+    };
+    let environment = Environment { env_files: env_files.to_vec(), ..Environment::of_process() };
+    match load(&path, &environment) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                eprintln!("regrow: {warning}");
+            }
+            Ok((path, loaded))
+        }
+        Err(error) => {
+            tell(&error);
+            Err(code::MANIFEST)
+        }
+    }
+}
+
+/// The manifest of this folder or one above, relative to here.
+pub(super) fn found() -> Result<PathBuf, u8> {
+    let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+    let Some(path) = discover(&cwd) else {
+        eprintln!(
+            "{}: there is no regrow.toml or dev-env.toml in {} or above it",
+            format::error_word(),
+            cwd.display()
+        );
+        eprintln!("  = help: name a manifest, or let \"regrow init\" write one");
+        return Err(code::MANIFEST);
+    };
+    Ok(path.strip_prefix(&cwd).map(Path::to_owned).unwrap_or(path))
+}
+
+/// Prints what is wrong to standard error.
+pub(super) fn tell(error: &LoadError) {
+    match error {
+        LoadError::Unreadable { path, error } => {
+            let words = match error.kind() {
+                std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+                std::io::ErrorKind::PermissionDenied => "it may not be read".to_owned(),
+                std::io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
+                _ => error.to_string(),
+            };
+            eprintln!("{}: can't read the manifest {}: {words}", format::error_word(), path.display());
+        }
+        LoadError::Faulty(faults) => {
+            for fault in faults {
+                eprintln!("{}\n", render(fault));
+            }
+            let (count, noun) = (faults.len(), if faults.len() == 1 { "fault" } else { "faults" });
+            let path = faults[0].source.path.display();
+            eprintln!("{}: {path} has {count} {noun}; nothing was started", format::error_word());
+        }
+    }
+}
+
+/// Lines of the source shown around a fault.
+const AROUND: usize = 1;
+
+fn render(fault: &Fault) -> String {
+    let renderer = if format::colour_on_stderr() { Renderer::styled() } else { Renderer::plain() };
+    let text = &fault.source.text;
+    // Only the lines that matter: a manifest may be megabytes long.
+    let window = |start: usize, end: usize| {
+        let mut from = start.min(text.len());
+        while !text.is_char_boundary(from) {
+            from -= 1;
+        }
+        let mut to = end.clamp(from, text.len());
+        while !text.is_char_boundary(to) {
+            to += 1;
+        }
+        let mut first = text[..from].rfind('\n').map_or(0, |n| n + 1);
+        for _ in 0..AROUND {
+            first = text[..first.saturating_sub(1)].rfind('\n').map_or(0, |n| n + 1);
+        }
+        let last = text[to..].find('\n').map_or(text.len(), |n| to + n);
+        (first, last, from, to)
+    };
+    let snippet = |span: &std::ops::Range<usize>, label: &str, kind: AnnotationKind| {
+        let (first, last, from, to) = window(span.start, span.end);
+        // An empty place still gets its caret.
+        let to = if to == from && to < last { to + 1 } else { to };
+        Snippet::source(text[first..last].to_owned())
+            .line_start(text[..first].bytes().filter(|b| *b == b'\n').count() + 1)
+            .path(fault.source.path.display().to_string())
+            .annotation(kind.span(from - first..to - first).label(label.to_owned()))
+    };
+    let title = Level::ERROR.primary_title(fault.message.clone());
+    let mut group = title.element(snippet(&fault.span, &fault.label, AnnotationKind::Primary));
+    if let Some(hint) = &fault.hint {
+        group = group.element(Level::HELP.message(hint.clone()));
+    }
+    let mut report = vec![group];
+    if let Some((span, label)) = &fault.also {
+        let note = Group::with_title(Level::NOTE.secondary_title(label.clone()));
+        report.push(note.element(snippet(span, label, AnnotationKind::Context)));
+    }
+    renderer.render(&report)
+}
+
+/// `check --json`: one a manifest.
+#[derive(Debug, Serialize)]
+pub(super) struct CheckReport {
+    pub(super) file: String,
+    pub(super) ok: bool,
+    pub(super) services: usize,
+    pub(super) faults: Vec<FaultReport>,
+    pub(super) warnings: Vec<String>,
+}
+
+/// A fault for programs.
+#[derive(Debug, Serialize)]
+pub(super) struct FaultReport {
+    file: String,
+    line: usize,
+    column: usize,
+    message: String,
+    hint: Option<String>,
+}
+
+/// The same as objects.
+pub(super) fn objects(error: &LoadError) -> Vec<FaultReport> {
+    match error {
+        LoadError::Unreadable { path, error } => vec![FaultReport {
+            file: path.display().to_string(),
+            line: 0,
+            column: 0,
+            message: format!("can't read it: {error}"),
+            hint: None,
+        }],
+        LoadError::Faulty(faults) => faults
+            .iter()
+            .map(|fault| {
+                let (line, column) = fault.place();
+                FaultReport {
+                    file: fault.source.path.display().to_string(),
+                    line,
+                    column,
+                    message: fault.message.clone(),
+                    hint: fault.hint.clone(),
+                }
+            })
+            .collect(),
+    }
+}

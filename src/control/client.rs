@@ -1,0 +1,197 @@
+//! The socket's client.
+
+use std::path::Path;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::protocol::ErrorBody;
+use crate::model::{Denial, DenialCode};
+use crate::os::files;
+
+/// What can go wrong with a request.
+#[derive(Debug)]
+pub enum Error {
+    /// Nobody listens there.
+    NotRunning(std::io::Error),
+    /// The other side refused.
+    Denied(Denial),
+    /// The connection broke, or its answer can't be read.
+    Broken(String),
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::NotRunning(error) => write!(f, "nobody answers on the control socket: {error}"),
+            Error::Denied(denial) => write!(f, "{denial}"),
+            Error::Broken(reason) => write!(f, "the supervisor's answer can't be read: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn broken(error: impl std::fmt::Display) -> Error {
+    Error::Broken(error.to_string())
+}
+
+/// A connection to a running tree. One request at a time.
+pub struct Client {
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    /// Connects.
+    pub async fn connect(socket: &Path) -> Result<Client, Error> {
+        let stream = files::connect(socket).map_err(Error::NotRunning)?;
+        let stream = UnixStream::from_std(stream).map_err(Error::NotRunning)?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        // Ends with the sender.
+        tokio::spawn(connection);
+        Ok(Client { sender })
+    }
+
+    /// GETs a path and reads the answer.
+    pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        read(response).await
+    }
+
+    /// POSTs a body and reads the answer.
+    pub async fn post<B: Serialize, T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Error> {
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        let response = self.send(Method::POST, path, body.into()).await?;
+        read(response).await
+    }
+
+    /// GETs a path and follows the server-sent events that come.
+    pub async fn follow(&mut self, path: &str) -> Result<EventStream, Error> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        if response.status().is_success() {
+            return Ok(EventStream { body: response.into_body(), buffer: Vec::new() });
+        }
+        Err(denied(response).await)
+    }
+
+    async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(hyper::header::HOST, "regrow")
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(broken)?;
+        self.sender.send_request(request).await.map_err(broken)
+    }
+}
+
+async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Error> {
+    if !response.status().is_success() {
+        return Err(denied(response).await);
+    }
+    let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(broken)
+}
+
+async fn denied(response: Response<Incoming>) -> Error {
+    let status = response.status();
+    match response.into_body().collect().await {
+        Ok(body) => match serde_json::from_slice::<ErrorBody>(&body.to_bytes()) {
+            Ok(body) => Error::Denied(body.error),
+            Err(_) => Error::Denied(Denial {
+                code: DenialCode::Internal,
+                reason: format!("the supervisor answered {status}"),
+                hint: None,
+            }),
+        },
+        Err(error) => broken(error),
+    }
+}
+
+/// One server-sent event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerEvent {
+    /// Its `event:` field.
+    pub name: String,
+    /// Its `data:` fields, joined by newlines.
+    pub data: String,
+}
+
+/// Server-sent events as they come.
+pub struct EventStream {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl EventStream {
+    /// The next one; `None`: the other side has ended.
+    pub async fn next(&mut self) -> Result<Option<ServerEvent>, Error> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let block: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                if let Some(event) = parse(&String::from_utf8_lossy(&block)) {
+                    return Ok(Some(event));
+                }
+                continue;
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+                // The supervisor is gone: for a follower that is the end of the story.
+                Some(Err(_)) | None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// `None` for a comment, which keeps the connection alive.
+fn parse(block: &str) -> Option<ServerEvent> {
+    let field = |line: &str, name: &str| {
+        let rest = line.strip_prefix(name)?.strip_prefix(':')?;
+        Some(rest.strip_prefix(' ').unwrap_or(rest).to_owned())
+    };
+    let name = block.lines().find_map(|line| field(line, "event"));
+    let data: Vec<String> = block.lines().filter_map(|line| field(line, "data")).collect();
+    (!data.is_empty())
+        .then(|| ServerEvent { name: name.unwrap_or_else(|| "message".to_owned()), data: data.join("\n") })
+}
+
+/// Percent-encodes a value for a query or a path.
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_as_the_standard_says() {
+        let event = parse("event: line\ndata: a\ndata: b\nid: 3\n\n").unwrap();
+        assert_eq!(event, ServerEvent { name: "line".into(), data: "a\nb".into() });
+        assert_eq!(parse(": keep-alive\n\n"), None);
+    }
+
+    #[test]
+    fn what_has_a_meaning_in_a_path_is_encoded() {
+        assert_eq!(encode("../x?&#%\n"), "..%2Fx%3F%26%23%25%0A");
+    }
+}

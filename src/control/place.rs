@@ -1,0 +1,146 @@
+//! Where a running tree's socket lies, and how a command finds it without configuration.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest;
+use crate::os::files::{self, Lock};
+
+/// What a running tree writes beside its socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// The process that supervises.
+    pub pid: u32,
+    /// The manifest.
+    pub manifest: PathBuf,
+    /// The folder it was started in.
+    pub cwd: PathBuf,
+}
+
+/// A place that was taken.
+#[derive(Debug)]
+pub struct Place {
+    /// The socket.
+    pub socket: PathBuf,
+    _lock: Lock,
+}
+
+/// Why no place could be taken.
+#[derive(Debug)]
+pub enum Taken {
+    /// The same manifest runs already.
+    ByAnother(Card),
+    /// The state folder is of no use.
+    Unusable(io::Error),
+}
+
+/// Takes the place of a manifest for this process.
+pub fn take(manifest: &Path, card: &Card) -> Result<Place, Taken> {
+    let folder = folder_of(manifest);
+    let text = serde_json::to_string(card).map_err(|e| Taken::Unusable(io::Error::other(e)))?;
+    let runs = runs_dir();
+    files::private_dir(&runs).and_then(|()| files::private_dir(&folder)).map_err(Taken::Unusable)?;
+    match files::lock(&folder.join("lock"), &text).map_err(Taken::Unusable)? {
+        Ok(lock) => Ok(Place { socket: folder.join(SOCKET), _lock: lock }),
+        Err(other) => match serde_json::from_str(&other) {
+            Ok(card) => Err(Taken::ByAnother(card)),
+            // The other is just about to write it.
+            Err(_) => {
+                Err(Taken::ByAnother(Card { pid: 0, manifest: manifest.to_owned(), cwd: PathBuf::new() }))
+            }
+        },
+    }
+}
+
+impl Place {
+    /// Removes the socket at the end.
+    pub fn leave(self) {
+        // Whatever is left is replaced by the next run.
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// Finds the socket for a command typed in `cwd`: that of the manifest that `run` would
+/// take there; else of a tree that was started from there or whose folder this is in; else,
+/// where there is no manifest at all, of the only tree that runs. `Err`: why there is none.
+pub fn find(cwd: &Path) -> Result<PathBuf, String> {
+    let manifest = manifest::discover(cwd).and_then(|path| path.canonicalize().ok());
+    if let Some(manifest) = &manifest {
+        let socket = folder_of(manifest).join(SOCKET);
+        if files::connect(&socket).is_ok() {
+            return Ok(socket);
+        }
+    }
+    let running = running();
+    let near = |card: &Card| {
+        let folder = card.manifest.parent().unwrap_or(Path::new("/"));
+        card.cwd == cwd || cwd.starts_with(folder)
+    };
+    let depth = |card: &Card| card.manifest.components().count();
+    let nearest: Vec<&(PathBuf, Card)> = running.iter().filter(|(_, card)| near(card)).collect();
+    match nearest.iter().max_by_key(|(_, card)| depth(card)) {
+        Some((socket, card)) => {
+            let same: Vec<_> =
+                nearest.iter().filter(|(_, c)| c.manifest.parent() == card.manifest.parent()).collect();
+            if same.len() > 1 {
+                let names: Vec<String> = same
+                    .iter()
+                    .map(|(s, c)| format!("{} (--socket {})", c.manifest.display(), s.display()))
+                    .collect();
+                return Err(format!("several trees run from here: {}", names.join(", ")));
+            }
+            Ok(socket.clone())
+        }
+        None => match (&running[..], manifest) {
+            ([(socket, _)], None) => Ok(socket.clone()),
+            (_, Some(manifest)) => Err(format!("{} is not running (regrow run)", manifest.display())),
+            ([], None) => Err("nothing is running (regrow run)".to_owned()),
+            (several, None) => {
+                let names: Vec<String> =
+                    several.iter().map(|(_, c)| c.manifest.display().to_string()).collect();
+                Err(format!("there is no manifest here, and several trees run: {}", names.join(", ")))
+            }
+        },
+    }
+}
+
+/// Every tree of this user that answers.
+fn running() -> Vec<(PathBuf, Card)> {
+    let Ok(entries) = std::fs::read_dir(runs_dir()) else {
+        return Vec::new();
+    };
+    let mut found: Vec<(PathBuf, Card)> = entries
+        .filter_map(|entry| {
+            let folder = entry.ok()?.path();
+            let card = serde_json::from_slice(&std::fs::read(folder.join("lock")).ok()?).ok()?;
+            let socket = folder.join(SOCKET);
+            files::connect(&socket).ok()?;
+            Some((socket, card))
+        })
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
+}
+
+const SOCKET: &str = "control.sock";
+
+fn runs_dir() -> PathBuf {
+    files::state_dir().join("run")
+}
+
+/// One folder a manifest: readable for people, unique by a hash of the whole path.
+fn folder_of(manifest: &Path) -> PathBuf {
+    let parent = manifest.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    let readable: String =
+        parent.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).take(40).collect();
+    runs_dir().join(format!("{readable}-{:016x}", fnv(manifest.as_os_str().as_encoded_bytes())))
+}
+
+/// FNV-1a: the same for every build, which std's hasher does not promise.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}

@@ -1,0 +1,127 @@
+//! What goes over the socket.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status?service=NAME` | [`StatusReport`](crate::model::StatusReport) |
+//! | `GET /v1/events?since=SEQ` | [`Events`] |
+//! | `GET /v1/events?follow=true&since=SEQ` | server-sent events, each an [`Event`](crate::model::Event) |
+//! | `GET /v1/logs?service=NAME&lines=N&since_s=S` | [`Logs`] |
+//! | `GET /v1/logs?follow=true&...` | server-sent events, each a [`LogLine`] |
+//! | `GET /v1/why/NAME` | [`Why`](crate::decide::why::Why) of each instance |
+//! | `POST /v1/command` with a [`Command`](crate::model::Command) | [`Answer`](crate::model::Answer) |
+//! | `POST /v1/wait` with a [`Wait`] | [`Waited`] |
+//! | `POST /v1/down` | [`Down`], when everything is gone |
+//!
+//! `service` may be given several times. An error is an [`ErrorBody`] with a status from 400 on.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decide::why::Why;
+use crate::model::{Denial, Event, ServiceStatus};
+
+/// `GET /v1/events`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Events {
+    /// Oldest first.
+    pub events: Vec<Event>,
+}
+
+/// `GET /v1/why/NAME`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WhyReport {
+    /// One an instance.
+    pub services: Vec<Why>,
+}
+
+/// `GET /v1/logs`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Logs {
+    /// Oldest first.
+    pub lines: Vec<LogLine>,
+}
+
+/// One line that a process printed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The instance.
+    pub name: String,
+    /// `stdout` or `stderr`.
+    pub stream: StreamName,
+    /// When it was read.
+    #[serde(with = "crate::model::event::rfc3339")]
+    pub at: SystemTime,
+    /// Without its newline; bytes that are not UTF-8 are replaced.
+    pub text: String,
+}
+
+/// Which output stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamName {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// `POST /v1/wait`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Wait {
+    /// Instances or services.
+    pub services: Vec<String>,
+    /// For what.
+    #[serde(rename = "for")]
+    pub for_: WaitFor,
+    /// How long at most; none: for ever.
+    #[serde(default)]
+    pub timeout_s: Option<f64>,
+}
+
+/// What `wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WaitFor {
+    /// Ready (a task: ready or completed).
+    Ready,
+    /// Ended with success.
+    Completed,
+    /// No process, and none to come: stopped, completed or failed.
+    Stopped,
+}
+
+impl std::fmt::Display for WaitFor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            WaitFor::Ready => "ready",
+            WaitFor::Completed => "completed",
+            WaitFor::Stopped => "stopped",
+        })
+    }
+}
+
+/// The answer to a wait.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Waited {
+    /// Whether it came true for all.
+    pub ok: bool,
+    /// Whether the time ran out first.
+    pub timed_out: bool,
+    /// How they stand.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// The answer to `down`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Down {
+    /// Everything is gone.
+    pub ok: bool,
+}
+
+/// Every error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What and why.
+    pub error: Denial,
+}

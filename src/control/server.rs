@@ -1,0 +1,426 @@
+//! The socket's server.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use axum::Router;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::sse::{self, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures_core::Stream;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use super::protocol::{Down, ErrorBody, Events, LogLine, Logs, StreamName, Wait, WaitFor, Waited, WhyReport};
+use crate::actors::event_log::Read;
+use crate::decide::operation::resolve;
+use crate::decide::why::{self, Why};
+use crate::model::{Command, Denial, DenialCode, InstanceId, Kind, Selector, ServiceStatus, State as Is};
+use crate::os::{Stream as OutputStream, files};
+use crate::record::output::{Chunk, Followed, OutputHub};
+use crate::runtime::Handle;
+
+/// Serves until the runtime ends. The listener comes from [`files::listen`].
+pub async fn serve(listener: std::os::unix::net::UnixListener, handle: Handle) -> io::Result<()> {
+    let listener = Guarded(UnixListener::from_std(listener)?);
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/events", get(events))
+        .route("/v1/logs", get(logs))
+        .route("/v1/why/{service}", get(explain))
+        .route("/v1/command", post(command))
+        .route("/v1/wait", post(wait))
+        .route("/v1/down", post(down))
+        .fallback(|| async {
+            refuse(DenialCode::NotFound, "there is no such path", Some("see the protocol's documentation"))
+        })
+        .with_state(handle);
+    axum::serve(listener, router).await
+}
+
+/// Lets only our own user and root in; asked before the first byte is read.
+struct Guarded(UnixListener);
+
+impl axum::serve::Listener for Guarded {
+    type Io = UnixStream;
+    type Addr = tokio::net::unix::SocketAddr;
+
+    async fn accept(&mut self) -> (UnixStream, Self::Addr) {
+        loop {
+            match self.0.accept().await {
+                Ok((stream, address)) if files::peer_is_trusted(&stream) => return (stream, address),
+                Ok(_) => tracing::warn!("another user's connection to the control socket was refused"),
+                Err(error) => {
+                    tracing::warn!(%error, "the control socket can't accept");
+                    // No descriptors left: give others the time to free some.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
+/// An error, or the denial of a command.
+struct Refused(Denial);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = match self.0.code {
+            DenialCode::NotFound => StatusCode::NOT_FOUND,
+            DenialCode::HasDependents => StatusCode::CONFLICT,
+            DenialCode::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            DenialCode::Invalid => StatusCode::BAD_REQUEST,
+            DenialCode::TimedOut => StatusCode::REQUEST_TIMEOUT,
+            DenialCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, axum::Json(ErrorBody { error: self.0 })).into_response()
+    }
+}
+
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Refused {
+        Refused(denial)
+    }
+}
+
+fn refuse(code: DenialCode, reason: impl Into<String>, hint: Option<&str>) -> Refused {
+    Refused(Denial { code, reason: reason.into(), hint: hint.map(str::to_owned) })
+}
+
+fn body<T>(json: Result<axum::Json<T>, JsonRejection>) -> Result<T, Refused> {
+    json.map(|axum::Json(value)| value)
+        .map_err(|rejection| refuse(DenialCode::Invalid, rejection.body_text(), None))
+}
+
+/// A query string, where a name may come several times.
+struct Query(Vec<(String, String)>);
+
+impl Query {
+    fn parse(raw: Option<String>, known: &[&str]) -> Result<Query, Refused> {
+        let pairs: Vec<(String, String)> = raw
+            .unwrap_or_default()
+            .split('&')
+            .filter(|part| !part.is_empty())
+            .map(|part| {
+                let (name, value) = part.split_once('=').unwrap_or((part, "true"));
+                (decode(name), decode(value))
+            })
+            .collect();
+        match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
+            Some((name, _)) => {
+                let reason = format!("unknown parameter {name:?}; known: {}", known.join(", "));
+                Err(refuse(DenialCode::Invalid, reason, None))
+            }
+            None => Ok(Query(pairs)),
+        }
+    }
+
+    fn all(&self, name: &str) -> Vec<String> {
+        self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect()
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.0.iter().any(|(n, v)| n == name && v != "false" && v != "0")
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Refused> {
+        let Some((_, value)) = self.0.iter().rev().find(|(n, _)| n == name) else {
+            return Ok(None);
+        };
+        value.parse().map(Some).map_err(|_| {
+            refuse(DenialCode::Invalid, format!("{name:?} must be a number, not {value:?}"), None)
+        })
+    }
+}
+
+/// Percent-decoding, as in a query.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        match (first, tail) {
+            (b'+', _) => bytes.push(b' '),
+            (b'%', [high, low, after @ ..]) => {
+                let digit = |b: &u8| char::from(*b).to_digit(16);
+                match (digit(high), digit(low)) {
+                    (Some(high), Some(low)) => {
+                        bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
+                        rest = after;
+                    }
+                    _ => bytes.push(b'%'),
+                }
+            }
+            (other, _) => bytes.push(*other),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The instances that names mean; none named: all.
+fn instances(handle: &Handle, services: Vec<String>) -> Result<Vec<InstanceId>, Refused> {
+    let select = if services.is_empty() { Selector::all() } else { Selector::named(services) };
+    Ok(handle.board(|board| resolve(handle.plan(), board, &select))?)
+}
+
+async fn status(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+    let query = Query::parse(raw, &["service"])?;
+    let wanted: HashSet<String> =
+        instances(&handle, query.all("service"))?.iter().map(ToString::to_string).collect();
+    let mut report = handle.status();
+    report.services.retain(|s| wanted.contains(&s.name));
+    Ok(axum::Json(report).into_response())
+}
+
+async fn events(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+    let query = Query::parse(raw, &["since", "since_s", "follow", "service"])?;
+    let since: u64 = query.number("since")?.unwrap_or(0);
+    let newer_than = age(&query)?;
+    let named = query.all("service");
+    let wanted: Option<HashSet<String>> = match named.is_empty() {
+        true => None,
+        false => Some(instances(&handle, named)?.iter().map(ToString::to_string).collect()),
+    };
+    let fits = move |event: &crate::model::Event| {
+        event.seq > since
+            && newer_than.is_none_or(|at| event.at >= at)
+            && wanted.as_ref().is_none_or(|wanted| {
+                event.fact.instance().is_some_and(|instance| wanted.contains(&instance.to_string()))
+            })
+    };
+    if !query.flag("follow") {
+        let events =
+            handle.kept_events().into_iter().filter(|e| fits(e)).map(|e| e.as_ref().clone()).collect();
+        return Ok(axum::Json(Events { events }).into_response());
+    }
+    let mut reader = handle.events_from(since + 1);
+    Ok(stream(move |sender| async move {
+        loop {
+            let event = match reader.next().await {
+                Read::Event(event) if fits(&event) => json_event("event", &*event).id(event.seq.to_string()),
+                Read::Event(_) => continue,
+                Read::Missed(count) => sse::Event::default().event("missed").data(count.to_string()),
+            };
+            if sender.send(event).await.is_err() {
+                return;
+            }
+        }
+    }))
+}
+
+async fn logs(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+    let query = Query::parse(raw, &["service", "lines", "since_s", "follow"])?;
+    let count: usize = query.number("lines")?.unwrap_or(usize::MAX);
+    let newer_than = age(&query)?;
+    let wanted: HashSet<InstanceId> = instances(&handle, query.all("service"))?.into_iter().collect();
+    let hub = handle.output();
+    // First the follower, then the past: so nothing falls between them.
+    let mut follower = query.flag("follow").then(|| hub.follow());
+    let mut past: Vec<(Chunk, LogLine)> = Vec::new();
+    for (name, source) in hub.sources().filter(|(name, _)| wanted.contains(name)) {
+        for chunk in hub.kept(source) {
+            if newer_than.is_none_or(|at| chunk.at >= at) {
+                past.extend(lines(&chunk, name).map(|line| (chunk.clone(), line)));
+            }
+        }
+    }
+    past.sort_by_key(|(chunk, _)| chunk.at);
+    let skip = past.len().saturating_sub(count);
+    let last = past.last().map(|(chunk, _)| chunk.at);
+    let past: Vec<LogLine> = past.into_iter().skip(skip).map(|(_, line)| line).collect();
+    let Some(mut follower) = follower.take() else {
+        return Ok(axum::Json(Logs { lines: past }).into_response());
+    };
+    let hub: std::sync::Arc<OutputHub> = std::sync::Arc::clone(hub);
+    Ok(stream(move |sender| async move {
+        for line in past {
+            if sender.send(json_event("line", &line)).await.is_err() {
+                return;
+            }
+        }
+        loop {
+            match follower.next().await {
+                Followed::Chunk(chunk) => {
+                    // Read between the two looks: told already.
+                    if last.is_some_and(|last| chunk.at <= last) {
+                        continue;
+                    }
+                    let Some(name) = hub.name(chunk.source).filter(|name| wanted.contains(*name)) else {
+                        continue;
+                    };
+                    for line in lines(&chunk, name) {
+                        if sender.send(json_event("line", &line)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                Followed::Dropped(count) => {
+                    let event = sse::Event::default().event("dropped").data(count.to_string());
+                    if sender.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }))
+}
+
+fn lines<'a>(chunk: &'a Chunk, name: &'a InstanceId) -> impl Iterator<Item = LogLine> + 'a {
+    chunk.lines().map(move |line| LogLine {
+        name: name.to_string(),
+        stream: match chunk.stream {
+            OutputStream::Out => StreamName::Stdout,
+            OutputStream::Err => StreamName::Stderr,
+        },
+        at: chunk.at,
+        text: String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned(),
+    })
+}
+
+fn age(query: &Query) -> Result<Option<SystemTime>, Refused> {
+    let seconds: Option<f64> = query.number("since_s")?;
+    let age = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+    Ok(age.and_then(|age| SystemTime::now().checked_sub(age)))
+}
+
+async fn explain(State(handle): State<Handle>, Path(service): Path<String>) -> Result<Response, Refused> {
+    let ids = instances(&handle, vec![service])?;
+    let now = handle.uptime();
+    let services = handle.board(|board| {
+        ids.iter()
+            .map(|id| {
+                let (chain, end) = why::chain(handle.graph(), board, id, now);
+                let entry = board.entry(id);
+                let source = handle.output().sources().find(|(name, _)| **name == end);
+                Why {
+                    name: id.to_string(),
+                    chain,
+                    exit: entry.and_then(|e| e.exit.clone()),
+                    check: entry.and_then(|e| e.failing.clone()),
+                    last_lines: source.map(|(_, s)| handle.output().last_lines(s, 10)).unwrap_or_default(),
+                }
+            })
+            .collect()
+    });
+    Ok(axum::Json(WhyReport { services }).into_response())
+}
+
+async fn command(
+    State(handle): State<Handle>,
+    json: Result<axum::Json<Command>, JsonRejection>,
+) -> Result<Response, Refused> {
+    let command = body(json)?;
+    let answer = handle.command(command).await?;
+    Ok(axum::Json(answer).into_response())
+}
+
+async fn wait(
+    State(handle): State<Handle>,
+    json: Result<axum::Json<Wait>, JsonRejection>,
+) -> Result<Response, Refused> {
+    let wait = body(json)?;
+    let ids = instances(&handle, wait.services)?;
+    let timeout = match wait.timeout_s {
+        Some(seconds) => Some(Duration::try_from_secs_f64(seconds).map_err(|_| {
+            refuse(DenialCode::Invalid, "\"timeout_s\" must be a number of seconds, 0 or more", None)
+        })?),
+        None => None,
+    };
+    let mut events = handle.events();
+    let come_true = async {
+        loop {
+            if let Some(ok) = verdict(&handle, &ids, wait.for_) {
+                return ok;
+            }
+            events.next().await;
+        }
+    };
+    let result = match timeout {
+        Some(timeout) => tokio::time::timeout(timeout, come_true).await.ok(),
+        None => Some(come_true.await),
+    };
+    let names: HashSet<String> = ids.iter().map(ToString::to_string).collect();
+    let services: Vec<ServiceStatus> =
+        handle.status().services.into_iter().filter(|s| names.contains(&s.name)).collect();
+    Ok(axum::Json(Waited { ok: result == Some(true), timed_out: result.is_none(), services }).into_response())
+}
+
+/// `Some(true)`: true of all. `Some(false)`: it can't come true by itself any more.
+fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool> {
+    handle.board(|board| {
+        let mut all = true;
+        for entry in ids.iter().filter_map(|id| board.entry(id)) {
+            let is = match wanted {
+                WaitFor::Ready => {
+                    entry.ready || (entry.state == Is::Completed && entry.spec.kind == Kind::Task)
+                }
+                WaitFor::Completed => entry.state == Is::Completed,
+                WaitFor::Stopped => {
+                    matches!(entry.state, Is::Registered | Is::Stopped | Is::Completed | Is::Failed)
+                }
+            };
+            let never = match wanted {
+                WaitFor::Ready | WaitFor::Completed => entry.state == Is::Failed,
+                WaitFor::Stopped => false,
+            };
+            if never {
+                return Some(false);
+            }
+            all &= is;
+        }
+        all.then_some(true)
+    })
+}
+
+async fn down(State(handle): State<Handle>) -> Response {
+    handle.begin_shutdown("regrow down");
+    handle.wait_down().await;
+    axum::Json(Down { ok: true }).into_response()
+}
+
+fn json_event(name: &str, value: &impl serde::Serialize) -> sse::Event {
+    // Our own types always serialize.
+    let event = sse::Event::default().event(name);
+    event
+        .json_data(value)
+        .unwrap_or_else(|error| sse::Event::default().event("error").data(error.to_string()))
+}
+
+/// A response that a task fills; the task ends when the client hangs up.
+fn stream<F, T>(fill: F) -> Response
+where
+    F: FnOnce(mpsc::Sender<sse::Event>) -> T,
+    T: Future<Output = ()> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(64);
+    let filling = fill(sender.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = filling => {}
+            () = sender.closed() => {}
+        }
+    });
+    Sse::new(Received(receiver)).keep_alive(sse::KeepAlive::default()).into_response()
+}
+
+/// A channel's receiving end as the stream that a response wants.
+struct Received(mpsc::Receiver<sse::Event>);
+
+impl Stream for Received {
+    type Item = Result<sse::Event, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|event| event.map(Ok))
+    }
+}

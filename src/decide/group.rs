@@ -1,0 +1,398 @@
+//! A supervisor node: what the fall of one child means for its siblings, and when the
+//! group gives up. OTP's `supervisor`, as a machine.
+//!
+//! Children are stopped one after the other in reverse order, each within its own stop
+//! time, and started in order once all of them are down. Deliberately absent: backoff
+//! and policy (the child decided those before it said that it fell) and dependencies
+//! (a start that a group orders still waits for the graph).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::lifecycle::Activity;
+use super::window::Window;
+use crate::model::event::StartCause;
+use crate::model::plan::GiveUp;
+use crate::model::{Fact, GroupSpec, Name, StopCause, Strategy};
+
+/// The place of a child in its group, from 0, in declared order.
+pub type Slot = usize;
+
+/// What a group is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// A child fell and would return after this delay.
+    Fell(Slot, Duration),
+    /// A child changed what it is up to.
+    Reported(Slot, Activity),
+    /// Start every child that is to start: at boot those with autostart, later those that
+    /// this group stopped.
+    Start(StartCause),
+    /// Stop every child, in reverse order, and report when all are down.
+    Stop(StopCause),
+    /// A deadline may have passed.
+    Tick,
+}
+
+/// What the actor is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Let a fallen child return by itself after its delay.
+    Permit(Slot),
+    /// Stop a child.
+    Stop(Slot, StopCause),
+    /// Start a child.
+    Start(Slot, StartCause),
+    /// Tell the parent that this group fell and would return at once.
+    Fell,
+    /// Tell the parent what this group is up to.
+    Report(Activity),
+    /// Take the whole tree down, exit code 1.
+    ExitTree,
+    /// Write a fact down.
+    Emit(GroupFact),
+}
+
+/// The facts of a group; the actor adds the children's names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupFact {
+    /// Several children are restarted.
+    Restarting {
+        /// Whose fall it answers.
+        fallen: Slot,
+        /// Who is stopped, in order.
+        stopping: Vec<Slot>,
+        /// Who is started afterwards, in order.
+        starting: Vec<Slot>,
+    },
+    /// The group gave up.
+    GaveUp {
+        /// Restarts counted within the period.
+        restarts: u32,
+        /// What follows.
+        then: GiveUp,
+    },
+}
+
+impl GroupFact {
+    /// The fact as the event log keeps it.
+    pub fn named(self, group: Option<&Name>, spec: &GroupSpec, name: impl Fn(Slot) -> String) -> Fact {
+        let names = |slots: Vec<Slot>| slots.into_iter().map(&name).collect();
+        match self {
+            GroupFact::Restarting { fallen, stopping, starting } => Fact::GroupRestarting {
+                group: group.cloned(),
+                strategy: spec.strategy,
+                fallen: name(fallen),
+                stopping: names(stopping),
+                starting: names(starting),
+            },
+            GroupFact::GaveUp { restarts, then } => {
+                Fact::GroupGaveUp { group: group.cloned(), restarts, period: spec.period, then }
+            }
+        }
+    }
+}
+
+/// What a group knows of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Member {
+    activity: Activity,
+    /// Its policy is not `never`; groups always return.
+    returns: bool,
+    /// This group stopped it and owes it a start.
+    held: bool,
+    /// It starts with the tree.
+    autostart: bool,
+}
+
+/// Where a group stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mode {
+    /// Children live their lives.
+    Steady,
+    /// The affected are being stopped; then they start, not before `not_before`.
+    Restarting { queue: VecDeque<Slot>, starting: Vec<Slot>, not_before: Duration },
+    /// Everything is being stopped.
+    Stopping { queue: VecDeque<Slot>, cause: StopCause, then: Then },
+    /// It gave up and waits for a start by hand.
+    Failed,
+}
+
+/// What follows when everything is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// The parent wanted it.
+    Report,
+    /// It gave up and is marked.
+    Mark,
+    /// It gave up and its parent counts a death.
+    Escalate,
+}
+
+/// One group's machine.
+#[derive(Debug, Clone)]
+pub struct Group {
+    strategy: Strategy,
+    intensity: Option<u32>,
+    period: Duration,
+    on_give_up: GiveUp,
+    members: Vec<Member>,
+    window: Window,
+    mode: Mode,
+    reported: Activity,
+}
+
+impl Group {
+    /// A group at rest. `root`: it has no parent, so escalation ends the tree.
+    pub fn new(spec: &GroupSpec, root: bool) -> Group {
+        let on_give_up = match spec.on_give_up {
+            GiveUp::Escalate if root => GiveUp::Exit,
+            other => other,
+        };
+        Group {
+            strategy: spec.strategy,
+            intensity: spec.intensity,
+            period: spec.period,
+            on_give_up,
+            members: Vec::new(),
+            window: Window::default(),
+            mode: Mode::Steady,
+            reported: Activity::Resting,
+        }
+    }
+
+    /// Adds a child behind the others.
+    pub fn add(&mut self, returns: bool, autostart: bool) -> Slot {
+        self.members.push(Member { activity: Activity::Resting, returns, held: false, autostart });
+        self.members.len() - 1
+    }
+
+    /// When it wants a [`Input::Tick`], if it does.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        match &self.mode {
+            Mode::Restarting { queue, not_before, .. } if queue.is_empty() => Some(*not_before),
+            Mode::Restarting { .. } | Mode::Steady | Mode::Stopping { .. } | Mode::Failed => None,
+        }
+    }
+
+    /// Whether it gave up and was not started since.
+    pub fn is_failed(&self) -> bool {
+        self.mode == Mode::Failed
+    }
+
+    /// Takes one input and appends what is to be done to `out`.
+    pub fn step(&mut self, now: Duration, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Fell(slot, delay) => {
+                self.members[slot].activity = Activity::Fallen;
+                self.fell(slot, delay, now, out);
+            }
+            Input::Reported(slot, activity) => self.reported(slot, activity, out),
+            Input::Start(cause) => self.start(cause, out),
+            Input::Stop(cause) => {
+                let then = Then::Report;
+                self.stop_all(cause, then, out);
+            }
+            Input::Tick => {}
+        }
+        self.proceed(now, out);
+        let activity = self.activity();
+        if activity != self.reported && !matches!(self.mode, Mode::Stopping { then: Then::Escalate, .. }) {
+            self.reported = activity;
+            out.push(Effect::Report(activity));
+        }
+    }
+
+    fn activity(&self) -> Activity {
+        match &self.mode {
+            Mode::Restarting { .. } | Mode::Stopping { .. } => Activity::Active,
+            Mode::Steady | Mode::Failed => {
+                if self.members.iter().any(|m| m.activity != Activity::Resting) {
+                    Activity::Active
+                } else {
+                    Activity::Resting
+                }
+            }
+        }
+    }
+
+    fn fell(&mut self, slot: Slot, delay: Duration, now: Duration, out: &mut Vec<Effect>) {
+        match &mut self.mode {
+            Mode::Steady => {}
+            // Its turn to be stopped comes, and it will be found down.
+            Mode::Restarting { queue, starting, .. } if queue.contains(&slot) || starting.contains(&slot) => {
+                return;
+            }
+            // One that is not affected: its own fall counts and is answered below.
+            Mode::Restarting { .. } => {}
+            Mode::Stopping { queue, cause, .. } => {
+                if !queue.contains(&slot) {
+                    // It came up behind the group's back; it goes down with the rest.
+                    queue.push_back(slot);
+                    if queue.len() == 1 {
+                        out.push(Effect::Stop(slot, *cause));
+                    }
+                }
+                return;
+            }
+            // Someone started it by hand; that clears the mark (see `reported`).
+            Mode::Failed => self.mode = Mode::Steady,
+        }
+        if let Some(intensity) = self.intensity
+            && !self.window.allow(intensity, self.period, now)
+        {
+            self.give_up(out);
+            return;
+        }
+        let affected = match self.strategy {
+            Strategy::OneForOne => {
+                out.push(Effect::Permit(slot));
+                return;
+            }
+            Strategy::OneForAll => 0..self.members.len(),
+            Strategy::RestForOne => slot..self.members.len(),
+        };
+        let stopping: Vec<Slot> = affected
+            .clone()
+            .rev()
+            .filter(|s| *s != slot && self.members[*s].activity != Activity::Resting)
+            .collect();
+        let (mut owed, mut not_before) = (Vec::new(), now + delay);
+        if let Mode::Restarting { starting, not_before: earlier, .. } = &self.mode {
+            owed.clone_from(starting);
+            not_before = not_before.max(*earlier);
+        }
+        let starting: Vec<Slot> = (0..self.members.len())
+            .filter(|s| {
+                owed.contains(s)
+                    || (affected.contains(s)
+                        && (*s == slot
+                            || (self.members[*s].activity != Activity::Resting && self.members[*s].returns)))
+            })
+            .collect();
+        out.push(Effect::Emit(GroupFact::Restarting {
+            fallen: slot,
+            stopping: stopping.clone(),
+            starting: starting.clone(),
+        }));
+        let queue: VecDeque<Slot> = stopping.into();
+        self.stop_next(&queue, StopCause::Group, out);
+        self.mode = Mode::Restarting { queue, starting, not_before };
+    }
+
+    fn give_up(&mut self, out: &mut Vec<Effect>) {
+        let restarts = u32::try_from(self.window.count()).unwrap_or(u32::MAX);
+        out.push(Effect::Emit(GroupFact::GaveUp { restarts, then: self.on_give_up }));
+        match self.on_give_up {
+            GiveUp::Exit => {
+                self.mode = Mode::Failed;
+                out.push(Effect::ExitTree);
+            }
+            GiveUp::Mark => self.stop_all(StopCause::GaveUp, Then::Mark, out),
+            GiveUp::Escalate => self.stop_all(StopCause::Group, Then::Escalate, out),
+        }
+    }
+
+    fn stop_all(&mut self, cause: StopCause, then: Then, out: &mut Vec<Effect>) {
+        if let Mode::Restarting { starting, .. } = &self.mode {
+            for slot in starting {
+                self.members[*slot].held = true;
+            }
+        }
+        let mut queue = VecDeque::new();
+        for slot in (0..self.members.len()).rev() {
+            let member = &mut self.members[slot];
+            // A member held by an earlier restart rests already, and is marked with the others.
+            let concerned =
+                member.activity != Activity::Resting || (member.held && cause == StopCause::GaveUp);
+            if concerned {
+                member.held = matches!(cause, StopCause::Group) && member.returns;
+                queue.push_back(slot);
+            }
+        }
+        if cause == StopCause::GaveUp {
+            // Marking needs no waiting: what rests answers at once, what runs is waited for.
+            let resting: Vec<Slot> =
+                queue.iter().copied().filter(|s| self.members[*s].activity == Activity::Resting).collect();
+            queue.retain(|s| !resting.contains(s));
+            for slot in resting {
+                out.push(Effect::Stop(slot, cause));
+            }
+        }
+        self.stop_next(&queue, cause, out);
+        self.mode = Mode::Stopping { queue, cause, then };
+    }
+
+    fn stop_next(&self, queue: &VecDeque<Slot>, cause: StopCause, out: &mut Vec<Effect>) {
+        if let Some(slot) = queue.front() {
+            out.push(Effect::Stop(*slot, cause));
+        }
+    }
+
+    fn reported(&mut self, slot: Slot, activity: Activity, out: &mut Vec<Effect>) {
+        self.members[slot].activity = activity;
+        if activity != Activity::Resting {
+            self.members[slot].held = false;
+            if self.mode == Mode::Failed {
+                self.mode = Mode::Steady;
+                self.window.clear();
+            }
+            return;
+        }
+        let next = match &mut self.mode {
+            Mode::Restarting { queue, .. } => {
+                advance(queue, slot, &self.members).map(|s| (s, StopCause::Group))
+            }
+            Mode::Stopping { queue, cause, .. } => advance(queue, slot, &self.members).map(|s| (s, *cause)),
+            Mode::Steady | Mode::Failed => None,
+        };
+        if let Some((slot, cause)) = next {
+            out.push(Effect::Stop(slot, cause));
+        }
+    }
+
+    fn start(&mut self, cause: StartCause, out: &mut Vec<Effect>) {
+        let boot = match cause {
+            StartCause::Boot => true,
+            StartCause::Command | StartCause::Policy | StartCause::Group | StartCause::Dependency => false,
+        };
+        self.window.clear();
+        self.mode = Mode::Steady;
+        for (slot, member) in self.members.iter_mut().enumerate() {
+            if std::mem::take(&mut member.held) || (boot && member.autostart) {
+                out.push(Effect::Start(slot, cause));
+            }
+        }
+    }
+
+    /// Moves on where nothing is waited for any more.
+    fn proceed(&mut self, now: Duration, out: &mut Vec<Effect>) {
+        match &mut self.mode {
+            Mode::Restarting { queue, starting, not_before } if queue.is_empty() && *not_before <= now => {
+                let starting = std::mem::take(starting);
+                self.mode = Mode::Steady;
+                for slot in starting {
+                    out.push(Effect::Start(slot, StartCause::Group));
+                }
+            }
+            Mode::Stopping { queue, then, .. } if queue.is_empty() => match then {
+                Then::Report => self.mode = Mode::Steady,
+                Then::Mark => self.mode = Mode::Failed,
+                Then::Escalate => {
+                    self.mode = Mode::Failed;
+                    self.reported = Activity::Fallen;
+                    out.push(Effect::Fell);
+                }
+            },
+            Mode::Restarting { .. } | Mode::Stopping { .. } | Mode::Steady | Mode::Failed => {}
+        }
+    }
+}
+
+/// Takes a child that is down off the queue and returns the next to be stopped, skipping
+/// those that went down by themselves meanwhile.
+fn advance(queue: &mut VecDeque<Slot>, down: Slot, members: &[Member]) -> Option<Slot> {
+    let was_first = queue.front() == Some(&down);
+    queue.retain(|s| *s != down && members[*s].activity != Activity::Resting);
+    if was_first { queue.front().copied() } else { None }
+}

@@ -1,0 +1,914 @@
+//! The life of one instance as a machine: phase x input -> phase and effects.
+//!
+//! Goal and phase are two fields: what is wanted, and what is. Every input about a
+//! process carries its incarnation; news of an older one is dropped before it can
+//! matter. While a process may exist (`Starting`, `Running`, `Stopping`) no other is
+//! made, and only `TreeGone` or an exit that left nothing behind ends that: so two
+//! incarnations never live together.
+//!
+//! Deliberately absent: how long a restart of the group takes (`group`), whether the
+//! dependencies are there (`graph`), and anything that touches a process.
+
+use std::time::Duration;
+
+use super::probe::Change;
+use super::restart::{self, Verdict};
+use crate::model::event::{CheckKind, FailedWhy, StartCause, Unmet};
+use crate::model::exit::{EndReason, SpawnFailure, signal_name};
+use crate::model::{
+    Ended, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
+    State, StopCause,
+};
+
+/// How long after SIGKILL a tree that is still there counts as stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+/// What happened to an instance, or is wanted of it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Start it.
+    Start(StartCause),
+    /// End it.
+    Stop(StopCause),
+    /// End it now, by SIGKILL.
+    Kill(StopCause),
+    /// Stop it, then start it, by hand.
+    Restart,
+    /// What it depends on is there: start.
+    Release,
+    /// What it depends on is not there yet.
+    Blocked(Vec<Unmet>),
+    /// What it depends on has failed for good.
+    DependencyFailed(Name),
+    /// What it depends on may come after all.
+    DependencyBack,
+    /// The group lets it return after its delay.
+    Permit,
+    /// The process runs.
+    Spawned {
+        /// Which.
+        incarnation: Incarnation,
+        /// Its process id.
+        pid: u32,
+    },
+    /// The process could not be made.
+    SpawnFailed {
+        /// Which.
+        incarnation: Incarnation,
+        /// Why.
+        failure: SpawnFailure,
+        /// Chance for the jitter of a retry, 0 to 1.
+        roll: f64,
+    },
+    /// Its main process ended, and all it printed has been read.
+    Exited {
+        /// Which.
+        incarnation: Incarnation,
+        /// How.
+        exit: Exit,
+        /// Whether others of its tree live on.
+        remains: bool,
+        /// Chance for the jitter of a retry, 0 to 1.
+        roll: f64,
+    },
+    /// The last of its tree is gone.
+    TreeGone {
+        /// Which.
+        incarnation: Incarnation,
+        /// Chance for the jitter of a retry, 0 to 1.
+        roll: f64,
+    },
+    /// The stop command has ended.
+    StopCommandDone {
+        /// Which.
+        incarnation: Incarnation,
+    },
+    /// A line of its output matched.
+    LogMatched {
+        /// Which.
+        incarnation: Incarnation,
+    },
+    /// A check changed what is believed.
+    Checked {
+        /// Which.
+        incarnation: Incarnation,
+        /// Of which check.
+        kind: CheckKind,
+        /// What changed.
+        change: Change,
+    },
+    /// A deadline may have passed.
+    Tick,
+}
+
+impl Input {
+    /// The incarnation that an input is news of.
+    fn incarnation(&self) -> Option<Incarnation> {
+        match self {
+            Input::Spawned { incarnation, .. }
+            | Input::SpawnFailed { incarnation, .. }
+            | Input::Exited { incarnation, .. }
+            | Input::TreeGone { incarnation, .. }
+            | Input::StopCommandDone { incarnation }
+            | Input::LogMatched { incarnation }
+            | Input::Checked { incarnation, .. } => Some(*incarnation),
+            Input::Start(_)
+            | Input::Stop(_)
+            | Input::Kill(_)
+            | Input::Restart
+            | Input::Release
+            | Input::Blocked(_)
+            | Input::DependencyFailed(_)
+            | Input::DependencyBack
+            | Input::Permit
+            | Input::Tick => None,
+        }
+    }
+}
+
+/// What an actor is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Ask the graph for the release.
+    Ask,
+    /// Take the question back.
+    Withdraw,
+    /// Make the process.
+    Spawn(Incarnation),
+    /// Begin the readiness check.
+    WatchReady(Incarnation),
+    /// Begin the health check.
+    WatchHealth(Incarnation),
+    /// End all checks.
+    EndChecks,
+    /// Send this signal to the whole tree, and SIGCONT after it.
+    Terminate(Incarnation, i32),
+    /// Run the stop command.
+    StopCommand(Incarnation),
+    /// SIGKILL the tree until it is empty.
+    KillTree(Incarnation),
+    /// Tell the group: it fell and would return after this delay.
+    Fell(Duration),
+    /// Tell the group what it is up to now.
+    Report(Activity),
+    /// Write a fact down.
+    Emit(Fact),
+}
+
+/// What a group needs to know of a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// It runs, or is on the way up or down.
+    Active,
+    /// It fell and is to return.
+    Fallen,
+    /// Nothing of it is there and nothing will come by itself.
+    Resting,
+}
+
+/// A process's life so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Life {
+    incarnation: Incarnation,
+    started: Duration,
+    ready: Readiness,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Readiness {
+    Not { at: Option<Duration>, deadline: Option<Duration> },
+    Since(Duration),
+}
+
+/// Where an instance stands.
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    Registered,
+    Waiting { cause: StartCause },
+    Starting { incarnation: Incarnation, asked: Duration, abort: Option<Abort> },
+    Running(Life),
+    Stopping(Stopping),
+    Stopped { held: bool },
+    Completed,
+    Crashed(Retry),
+    Failed(FailedWhy),
+}
+
+/// A wish to end a process that is still being made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Abort {
+    cause: StopCause,
+    by_force: bool,
+    next: Next,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Stopping {
+    life: Life,
+    cause: StopCause,
+    asked: Duration,
+    /// The main process's end, once it is known.
+    exit: Option<Exit>,
+    step: Step,
+    next: Next,
+    /// It was ended for being unready or unhealthy; a later wish to stop it does not unmake that.
+    reason: Option<EndReason>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Step {
+    /// The stop command runs; the signal follows it.
+    Command { deadline: Duration },
+    /// The signal was sent.
+    Terminating { deadline: Duration },
+    /// SIGKILL was sent.
+    Killing { stuck_at: Option<Duration> },
+}
+
+/// What comes after a stop.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Next {
+    Rest,
+    Start(StartCause),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Retry {
+    /// The group was asked.
+    Asked(Duration),
+    /// It returns then.
+    At(Duration),
+}
+
+/// One instance's machine.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    id: InstanceId,
+    group: Option<Name>,
+    goal: Goal,
+    phase: Phase,
+    last: Incarnation,
+    /// Failures in a row, for `max_retries`.
+    failures: u32,
+    /// Returns in a row, for the backoff.
+    attempts: u32,
+}
+
+impl Machine {
+    /// A new instance, known and at rest. `group`: the one it hangs under.
+    pub fn new(id: InstanceId, group: Option<Name>) -> Machine {
+        Machine {
+            id,
+            group,
+            goal: Goal::Down,
+            phase: Phase::Registered,
+            last: Incarnation(0),
+            failures: 0,
+            attempts: 0,
+        }
+    }
+
+    /// One that goes on counting where another, whose actor broke, left off.
+    #[must_use]
+    pub fn after(self, last: Incarnation) -> Machine {
+        Machine { last, ..self }
+    }
+
+    /// What is wanted of it.
+    pub fn goal(&self) -> Goal {
+        self.goal
+    }
+
+    /// The state as outputs spell it.
+    pub fn state(&self) -> State {
+        match &self.phase {
+            Phase::Registered => State::Registered,
+            Phase::Waiting { .. } => State::Waiting,
+            Phase::Starting { .. } => State::Starting,
+            Phase::Running(_) => State::Running,
+            Phase::Stopping(_) => State::Stopping,
+            Phase::Stopped { .. } => State::Stopped,
+            Phase::Completed => State::Completed,
+            Phase::Crashed(_) => State::Crashed,
+            Phase::Failed(_) => State::Failed,
+        }
+    }
+
+    /// The incarnation that may have a process.
+    pub fn live(&self) -> Option<Incarnation> {
+        match &self.phase {
+            Phase::Starting { incarnation, .. } => Some(*incarnation),
+            Phase::Running(life) | Phase::Stopping(Stopping { life, .. }) => Some(life.incarnation),
+            Phase::Registered
+            | Phase::Waiting { .. }
+            | Phase::Stopped { .. }
+            | Phase::Completed
+            | Phase::Crashed(_)
+            | Phase::Failed(_) => None,
+        }
+    }
+
+    /// What the group sees.
+    pub fn activity(&self) -> Activity {
+        match &self.phase {
+            Phase::Waiting { .. } | Phase::Starting { .. } | Phase::Running(_) | Phase::Stopping(_) => {
+                Activity::Active
+            }
+            Phase::Crashed(_) => Activity::Fallen,
+            Phase::Registered | Phase::Stopped { .. } | Phase::Completed | Phase::Failed(_) => {
+                Activity::Resting
+            }
+        }
+    }
+
+    /// When it wants a [`Input::Tick`], if it does.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Running(Life { ready: Readiness::Not { at, deadline }, .. }) => match (at, deadline) {
+                (Some(a), Some(d)) => Some(*a.min(d)),
+                (one, other) => one.or(*other),
+            },
+            Phase::Stopping(Stopping { step, .. }) => match step {
+                Step::Command { deadline } | Step::Terminating { deadline } => Some(*deadline),
+                Step::Killing { stuck_at } => *stuck_at,
+            },
+            Phase::Crashed(Retry::At(at)) => Some(*at),
+            Phase::Running(Life { ready: Readiness::Since(_), .. })
+            | Phase::Crashed(Retry::Asked(_))
+            | Phase::Registered
+            | Phase::Waiting { .. }
+            | Phase::Starting { .. }
+            | Phase::Stopped { .. }
+            | Phase::Completed
+            | Phase::Failed(_) => None,
+        }
+    }
+
+    /// Takes one input at time `now` and appends what is to be done to `out`.
+    pub fn step(&mut self, spec: &ServiceSpec, now: Duration, input: Input, out: &mut Vec<Effect>) {
+        if let Some(incarnation) = input.incarnation()
+            && self.live() != Some(incarnation)
+        {
+            return;
+        }
+        let before = self.activity();
+        let phase = std::mem::replace(&mut self.phase, Phase::Registered);
+        self.phase = Turn { machine: self, spec, now, out }.turn(phase, input);
+        let after = self.activity();
+        // A fall is told by `Fell`, which carries the delay.
+        if before != after && after != Activity::Fallen {
+            out.push(Effect::Report(after));
+        }
+    }
+}
+
+/// One step in progress: the machine without its phase, and what the step may use.
+struct Turn<'a> {
+    machine: &'a mut Machine,
+    spec: &'a ServiceSpec,
+    now: Duration,
+    out: &'a mut Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn turn(mut self, phase: Phase, input: Input) -> Phase {
+        match (phase, input) {
+            (phase, Input::Start(cause)) => self.start(phase, cause),
+            (phase, Input::Restart) => self.restart(phase),
+            (phase, Input::Stop(cause)) => self.stop(phase, cause, false),
+            (phase, Input::Kill(cause)) => self.stop(phase, cause, true),
+
+            (Phase::Waiting { cause }, Input::Release) => self.spawn(cause),
+            (Phase::Waiting { cause }, Input::Blocked(unmet)) => {
+                self.emit(Fact::Waiting { instance: self.machine.id.clone(), for_: unmet });
+                Phase::Waiting { cause }
+            }
+            (Phase::Waiting { .. }, Input::DependencyFailed(on)) => self.fail(FailedWhy::Dependency { on }),
+            (Phase::Failed(FailedWhy::Dependency { .. }), Input::DependencyBack)
+                if self.machine.goal == Goal::Up =>
+            {
+                self.begin(StartCause::Dependency)
+            }
+            // The graph answers a question that a stop or another start has overtaken.
+            (
+                phase,
+                Input::Release | Input::Blocked(_) | Input::DependencyFailed(_) | Input::DependencyBack,
+            ) => phase,
+
+            (Phase::Crashed(Retry::Asked(delay)), Input::Permit) => {
+                if delay.is_zero() {
+                    self.begin(StartCause::Policy)
+                } else {
+                    Phase::Crashed(Retry::At(self.now + delay))
+                }
+            }
+            // A stop or a start by hand came between the question and the permit.
+            (phase, Input::Permit) => phase,
+
+            (Phase::Starting { incarnation, asked, abort }, Input::Spawned { pid, .. }) => {
+                self.spawned(incarnation, asked, abort, pid)
+            }
+            (Phase::Starting { incarnation, abort, .. }, Input::SpawnFailed { failure, roll, .. }) => {
+                self.spawn_failed(incarnation, abort, failure, roll)
+            }
+            // The host answers each spawn once, while it is `Starting`.
+            (phase, Input::Spawned { .. } | Input::SpawnFailed { .. }) => phase,
+
+            (Phase::Running(life), Input::Exited { exit, remains, roll, .. }) => {
+                self.exited(life, exit, remains, roll)
+            }
+            (Phase::Stopping(stopping), Input::Exited { exit, remains, roll, .. }) => {
+                let stopping = Stopping { exit: Some(exit), ..stopping };
+                if remains {
+                    // The others of its tree have what is left of the stop timeout.
+                    Phase::Stopping(stopping)
+                } else {
+                    self.finish(stopping, roll)
+                }
+            }
+            (Phase::Stopping(stopping), Input::TreeGone { roll, .. }) => self.finish(stopping, roll),
+            // Without an exit before it there is no such news; the exit's own will come.
+            (phase, Input::Exited { .. } | Input::TreeGone { .. }) => phase,
+
+            (Phase::Stopping(stopping), Input::StopCommandDone { .. }) => match stopping.step {
+                Step::Command { deadline } => {
+                    self.out.push(Effect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
+                    Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
+                }
+                // Its time ran out first: SIGKILL is on its way.
+                Step::Terminating { .. } | Step::Killing { .. } => Phase::Stopping(stopping),
+            },
+            // A stop command runs only while stopping.
+            (phase, Input::StopCommandDone { .. }) => phase,
+
+            (Phase::Running(life), Input::LogMatched { .. }) => self.ready(life),
+            (Phase::Running(life), Input::Checked { kind, change, .. }) => self.checked(life, kind, change),
+            // Late news of a check: the process is on its way out, or not yet known to be in.
+            (phase, Input::LogMatched { .. } | Input::Checked { .. }) => phase,
+
+            (phase, Input::Tick) => self.tick(phase),
+        }
+    }
+
+    fn start(&mut self, phase: Phase, cause: StartCause) -> Phase {
+        let by_hand = match cause {
+            StartCause::Boot | StartCause::Command => true,
+            StartCause::Policy | StartCause::Group | StartCause::Dependency => false,
+        };
+        if by_hand {
+            self.aim(Goal::Up);
+            self.machine.failures = 0;
+            self.machine.attempts = 0;
+        } else if self.machine.goal == Goal::Down {
+            return phase;
+        }
+        match phase {
+            Phase::Registered
+            | Phase::Stopped { .. }
+            | Phase::Completed
+            | Phase::Crashed(_)
+            | Phase::Failed(_) => self.begin(cause),
+            Phase::Waiting { .. } | Phase::Running(_) => phase,
+            Phase::Starting { incarnation, asked, abort } => Phase::Starting {
+                incarnation,
+                asked,
+                abort: abort.map(|abort| Abort { next: Next::Start(cause), ..abort }),
+            },
+            Phase::Stopping(stopping) => Phase::Stopping(Stopping { next: Next::Start(cause), ..stopping }),
+        }
+    }
+
+    fn restart(&mut self, phase: Phase) -> Phase {
+        let next = Next::Start(StartCause::Command);
+        match phase {
+            Phase::Running(life) => {
+                self.aim(Goal::Up);
+                self.machine.failures = 0;
+                self.machine.attempts = 0;
+                self.begin_stop(life, StopCause::Restart, next)
+            }
+            Phase::Starting { incarnation, asked, .. } => {
+                self.aim(Goal::Up);
+                let abort = Some(Abort { cause: StopCause::Restart, by_force: false, next });
+                Phase::Starting { incarnation, asked, abort }
+            }
+            Phase::Registered
+            | Phase::Waiting { .. }
+            | Phase::Stopping(_)
+            | Phase::Stopped { .. }
+            | Phase::Completed
+            | Phase::Crashed(_)
+            | Phase::Failed(_) => self.start(phase, StartCause::Command),
+        }
+    }
+
+    fn stop(&mut self, phase: Phase, cause: StopCause, by_force: bool) -> Phase {
+        match cause {
+            StopCause::Command | StopCause::Shutdown => self.aim(Goal::Down),
+            StopCause::Restart
+            | StopCause::Group
+            | StopCause::GaveUp
+            | StopCause::Timeout
+            | StopCause::Health
+            | StopCause::LeftBehind => {}
+        }
+        match phase {
+            Phase::Registered => Phase::Registered,
+            Phase::Waiting { .. } => {
+                self.out.push(Effect::Withdraw);
+                self.rest(cause)
+            }
+            Phase::Crashed(_) => self.rest(cause),
+            // The graph must not bring it back.
+            Phase::Failed(FailedWhy::Dependency { .. }) if self.machine.goal == Goal::Down => {
+                self.out.push(Effect::Withdraw);
+                self.rest(cause)
+            }
+            Phase::Stopped { held: true } => self.rest(cause),
+            Phase::Stopped { held: false } | Phase::Completed => phase,
+            Phase::Failed(why) => match cause {
+                StopCause::Command => self.rest(cause),
+                StopCause::Shutdown
+                | StopCause::Restart
+                | StopCause::Group
+                | StopCause::GaveUp
+                | StopCause::Timeout
+                | StopCause::Health
+                | StopCause::LeftBehind => Phase::Failed(why),
+            },
+            Phase::Starting { incarnation, asked, abort } => {
+                let by_force = by_force || abort.is_some_and(|a| a.by_force);
+                Phase::Starting {
+                    incarnation,
+                    asked,
+                    abort: Some(Abort { cause, by_force, next: Next::Rest }),
+                }
+            }
+            // Even by force it goes through `Stopping`: only the host tells when a tree is gone.
+            Phase::Running(life) if by_force => self.end_by_force(life, cause, self.now),
+            Phase::Running(life) => self.begin_stop(life, cause, Next::Rest),
+            Phase::Stopping(stopping) => {
+                let stopping = Stopping { cause, next: Next::Rest, ..stopping };
+                match stopping.step {
+                    Step::Command { .. } | Step::Terminating { .. } if by_force => self.kill(stopping),
+                    Step::Command { .. } | Step::Terminating { .. } | Step::Killing { .. } => {
+                        Phase::Stopping(stopping)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sets the goal and says so when that is a change.
+    fn aim(&mut self, goal: Goal) {
+        if self.machine.goal != goal {
+            self.machine.goal = goal;
+            self.emit(Fact::GoalSet { instance: self.machine.id.clone(), goal });
+        }
+    }
+
+    /// On the way up: through the graph where there is something to wait for.
+    fn begin(&mut self, cause: StartCause) -> Phase {
+        if self.spec.depends_on.is_empty() {
+            self.spawn(cause)
+        } else {
+            self.out.push(Effect::Ask);
+            Phase::Waiting { cause }
+        }
+    }
+
+    fn spawn(&mut self, cause: StartCause) -> Phase {
+        let incarnation = self.machine.last.next();
+        self.machine.last = incarnation;
+        self.emit(Fact::Starting { instance: self.machine.id.clone(), incarnation, cause });
+        self.out.push(Effect::Spawn(incarnation));
+        Phase::Starting { incarnation, asked: self.now, abort: None }
+    }
+
+    fn spawned(
+        &mut self,
+        incarnation: Incarnation,
+        asked: Duration,
+        abort: Option<Abort>,
+        pid: u32,
+    ) -> Phase {
+        self.emit(Fact::Running { instance: self.machine.id.clone(), incarnation, pid });
+        let never_ready = Readiness::Not { at: None, deadline: None };
+        let life = Life { incarnation, started: asked, ready: never_ready };
+        if let Some(abort) = abort {
+            return if abort.by_force {
+                self.end_by_force(life, abort.cause, self.now)
+            } else {
+                self.begin_stop(life, abort.cause, abort.next)
+            };
+        }
+        let Some(ready) = &self.spec.ready else {
+            return self.ready(life);
+        };
+        let deadline = ready.deadline.map(|d| self.now + d);
+        let at = match &ready.target {
+            ReadyTarget::After(delay) => Some(self.now + *delay),
+            ReadyTarget::Check(_) => {
+                self.out.push(Effect::WatchReady(incarnation));
+                None
+            }
+            // The host watches the output; the pattern went with the spawn.
+            ReadyTarget::Log(_) => None,
+        };
+        Phase::Running(Life { ready: Readiness::Not { at, deadline }, ..life })
+    }
+
+    fn spawn_failed(
+        &mut self,
+        incarnation: Incarnation,
+        abort: Option<Abort>,
+        failure: SpawnFailure,
+        roll: f64,
+    ) -> Phase {
+        let exit = ExitOutcome::Spawn(failure);
+        self.emit(Fact::Exited {
+            instance: self.machine.id.clone(),
+            incarnation,
+            exit: exit.clone(),
+            uptime: Duration::ZERO,
+        });
+        match abort {
+            Some(Abort { next: Next::Start(cause), .. }) => self.begin(cause),
+            Some(Abort { next: Next::Rest, cause, .. }) => self.rest(cause),
+            None => self.judge(exit, None, roll),
+        }
+    }
+
+    fn ready(&mut self, life: Life) -> Phase {
+        match life.ready {
+            Readiness::Since(_) => Phase::Running(life),
+            Readiness::Not { .. } => {
+                let incarnation = life.incarnation;
+                self.emit(Fact::Ready {
+                    instance: self.machine.id.clone(),
+                    incarnation,
+                    after: self.now.saturating_sub(life.started),
+                });
+                if self.spec.health.is_some() {
+                    self.out.push(Effect::WatchHealth(incarnation));
+                }
+                Phase::Running(Life { ready: Readiness::Since(self.now), ..life })
+            }
+        }
+    }
+
+    fn checked(&mut self, life: Life, kind: CheckKind, change: Change) -> Phase {
+        let instance = self.machine.id.clone();
+        let incarnation = life.incarnation;
+        match (kind, change) {
+            (CheckKind::Ready, Change::Good) => self.ready(life),
+            (CheckKind::Health, Change::Good) => {
+                self.emit(Fact::HealthChanged { instance, incarnation, health: Health::Healthy });
+                Phase::Running(life)
+            }
+            (CheckKind::Ready | CheckKind::Health, Change::Failing(message)) => {
+                self.emit(Fact::CheckFailed { instance, incarnation, check: kind, in_a_row: 1, message });
+                Phase::Running(life)
+            }
+            (CheckKind::Ready | CheckKind::Health, Change::Unable(message)) => {
+                self.emit(Fact::CheckUnable { instance, incarnation, check: kind, message });
+                Phase::Running(life)
+            }
+            (CheckKind::Health, Change::Bad { in_a_row, message }) => {
+                self.emit(Fact::CheckFailed {
+                    instance: instance.clone(),
+                    incarnation,
+                    check: kind,
+                    in_a_row,
+                    message,
+                });
+                self.emit(Fact::HealthChanged { instance, incarnation, health: Health::Unhealthy });
+                self.begin_stop(life, StopCause::Health, Next::Rest)
+            }
+            // `probe` never calls a readiness check bad.
+            (CheckKind::Ready, Change::Bad { .. }) => Phase::Running(life),
+        }
+    }
+
+    fn exited(&mut self, life: Life, exit: Exit, remains: bool, roll: f64) -> Phase {
+        let stopping = Stopping {
+            life,
+            cause: StopCause::LeftBehind,
+            asked: self.now,
+            exit: Some(exit),
+            step: Step::Terminating { deadline: self.now + self.spec.stop.timeout },
+            next: Next::Rest,
+            reason: None,
+        };
+        if !remains {
+            self.out.push(Effect::EndChecks);
+            return self.finish(stopping, roll);
+        }
+        self.out.push(Effect::EndChecks);
+        self.emit(Fact::LeftBehind {
+            instance: self.machine.id.clone(),
+            incarnation: life.incarnation,
+            exit: ExitOutcome::Process { exit, ended: Ended::ByItself, reason: None },
+        });
+        self.out.push(Effect::Terminate(life.incarnation, self.spec.stop.signal));
+        Phase::Stopping(stopping)
+    }
+
+    fn begin_stop(&mut self, life: Life, cause: StopCause, next: Next) -> Phase {
+        self.out.push(Effect::EndChecks);
+        let incarnation = life.incarnation;
+        let deadline = self.now + self.spec.stop.timeout;
+        let by_command = self.spec.stop.command.is_some();
+        self.emit(Fact::Stopping {
+            instance: self.machine.id.clone(),
+            incarnation,
+            cause,
+            signal: (!by_command).then(|| signal_name(self.spec.stop.signal)),
+            timeout: self.spec.stop.timeout,
+        });
+        let step = if by_command {
+            self.out.push(Effect::StopCommand(incarnation));
+            Step::Command { deadline }
+        } else {
+            self.out.push(Effect::Terminate(incarnation, self.spec.stop.signal));
+            Step::Terminating { deadline }
+        };
+        let reason = match cause {
+            StopCause::Timeout => Some(EndReason::Timeout),
+            StopCause::Health => Some(EndReason::Health),
+            StopCause::Command
+            | StopCause::Restart
+            | StopCause::Shutdown
+            | StopCause::Group
+            | StopCause::GaveUp
+            | StopCause::LeftBehind => None,
+        };
+        Phase::Stopping(Stopping { life, cause, asked: self.now, exit: None, step, next, reason })
+    }
+
+    fn end_by_force(&mut self, life: Life, cause: StopCause, asked: Duration) -> Phase {
+        self.out.push(Effect::EndChecks);
+        let step = Step::Killing { stuck_at: None };
+        self.kill(Stopping { life, cause, asked, exit: None, step, next: Next::Rest, reason: None })
+    }
+
+    fn kill(&mut self, stopping: Stopping) -> Phase {
+        let incarnation = stopping.life.incarnation;
+        self.emit(Fact::Killed {
+            instance: self.machine.id.clone(),
+            incarnation,
+            after: self.now.saturating_sub(stopping.asked),
+        });
+        self.out.push(Effect::KillTree(incarnation));
+        let step = Step::Killing { stuck_at: Some(self.now + STUCK_AFTER) };
+        Phase::Stopping(Stopping { step, ..stopping })
+    }
+
+    /// The whole tree is gone.
+    fn finish(&mut self, stopping: Stopping, roll: f64) -> Phase {
+        let Stopping { life, cause, exit, step, next, reason, .. } = stopping;
+        let by_force = match step {
+            Step::Killing { .. } => true,
+            Step::Command { .. } | Step::Terminating { .. } => false,
+        };
+        let unasked = matches!(cause, StopCause::LeftBehind);
+        let ended = match (unasked, by_force) {
+            (true, _) => Ended::ByItself,
+            (false, true) => Ended::ByForce,
+            (false, false) => Ended::Gracefully,
+        };
+        // A tree is reported gone only after its main process was.
+        let exit = exit.unwrap_or(Exit::Signal { signal: 9, core_dumped: false });
+        let outcome = ExitOutcome::Process { exit, ended, reason };
+        self.emit(Fact::Exited {
+            instance: self.machine.id.clone(),
+            incarnation: life.incarnation,
+            exit: outcome.clone(),
+            uptime: self.now.saturating_sub(life.started),
+        });
+        match (cause, next) {
+            (_, Next::Start(cause)) => self.begin(cause),
+            (StopCause::LeftBehind | StopCause::Timeout | StopCause::Health, Next::Rest) => {
+                self.judge(outcome, Some(life), roll)
+            }
+            (
+                StopCause::Command
+                | StopCause::Restart
+                | StopCause::Shutdown
+                | StopCause::Group
+                | StopCause::GaveUp,
+                Next::Rest,
+            ) => self.rest(cause),
+        }
+    }
+
+    /// An end that nobody asked for: the policy decides.
+    fn judge(&mut self, outcome: ExitOutcome, life: Option<Life>, roll: f64) -> Phase {
+        if self.machine.goal == Goal::Down {
+            return self.rest(StopCause::Command);
+        }
+        if let Some(Life { ready: Readiness::Since(since), .. }) = life
+            && self.now.saturating_sub(since) >= self.spec.restart.reset_after
+        {
+            self.machine.failures = 0;
+            self.machine.attempts = 0;
+        }
+        match restart::verdict(self.spec.kind, &self.spec.restart, &outcome) {
+            Verdict::Complete => {
+                self.machine.failures = 0;
+                self.emit(Fact::Completed { instance: self.machine.id.clone() });
+                Phase::Completed
+            }
+            Verdict::Fail => match outcome {
+                ExitOutcome::Spawn(_) => self.fail(FailedWhy::Spawn { exit: outcome }),
+                ExitOutcome::Process { .. } => self.fail(FailedWhy::Exit { exit: outcome }),
+            },
+            Verdict::Return => {
+                if restart::is_success(&self.spec.restart, &outcome) {
+                    self.machine.failures = 0;
+                } else {
+                    self.machine.failures = self.machine.failures.saturating_add(1);
+                }
+                if let Some(max) = self.spec.restart.max_retries
+                    && self.machine.failures > max
+                {
+                    return self.fail(FailedWhy::Retries { exit: outcome, retries: max });
+                }
+                let delay = restart::delay(&self.spec.restart.backoff, self.machine.attempts, roll);
+                self.machine.attempts = self.machine.attempts.saturating_add(1);
+                self.emit(Fact::Crashed {
+                    instance: self.machine.id.clone(),
+                    exit: outcome,
+                    retry_in: delay,
+                    attempt: self.machine.attempts,
+                });
+                self.out.push(Effect::Fell(delay));
+                Phase::Crashed(Retry::Asked(delay))
+            }
+        }
+    }
+
+    fn rest(&mut self, cause: StopCause) -> Phase {
+        match cause {
+            StopCause::GaveUp => self.fail(FailedWhy::Group { group: self.machine.group.clone() }),
+            StopCause::Command
+            | StopCause::Restart
+            | StopCause::Shutdown
+            | StopCause::Group
+            | StopCause::Timeout
+            | StopCause::Health
+            | StopCause::LeftBehind => {
+                // What was stopped by hand is never the group's to start again.
+                let held = cause == StopCause::Group && self.machine.goal == Goal::Up;
+                self.emit(Fact::Stopped { instance: self.machine.id.clone(), held });
+                Phase::Stopped { held }
+            }
+        }
+    }
+
+    fn fail(&mut self, why: FailedWhy) -> Phase {
+        self.emit(Fact::Failed { instance: self.machine.id.clone(), why: why.clone() });
+        Phase::Failed(why)
+    }
+
+    fn tick(&mut self, phase: Phase) -> Phase {
+        let due = |at: Option<Duration>| at.is_some_and(|at| at <= self.now);
+        match phase {
+            Phase::Running(life) => match life.ready {
+                Readiness::Not { at, .. } if due(at) => self.ready(life),
+                Readiness::Not { deadline, .. } if due(deadline) => {
+                    self.begin_stop(life, StopCause::Timeout, Next::Rest)
+                }
+                Readiness::Not { .. } | Readiness::Since(_) => Phase::Running(life),
+            },
+            Phase::Stopping(stopping) => match stopping.step {
+                Step::Command { deadline } | Step::Terminating { deadline } if due(Some(deadline)) => {
+                    self.kill(stopping)
+                }
+                Step::Killing { stuck_at } if due(stuck_at) => {
+                    self.emit(Fact::Stuck {
+                        instance: self.machine.id.clone(),
+                        incarnation: stopping.life.incarnation,
+                    });
+                    Phase::Stopping(Stopping { step: Step::Killing { stuck_at: None }, ..stopping })
+                }
+                Step::Command { .. } | Step::Terminating { .. } | Step::Killing { .. } => {
+                    Phase::Stopping(stopping)
+                }
+            },
+            Phase::Crashed(Retry::At(at)) if due(Some(at)) => self.begin(StartCause::Policy),
+            // A timer that fired early, or for a phase that is over.
+            Phase::Registered
+            | Phase::Waiting { .. }
+            | Phase::Starting { .. }
+            | Phase::Stopped { .. }
+            | Phase::Completed
+            | Phase::Crashed(_)
+            | Phase::Failed(_) => phase,
+        }
+    }
+
+    fn emit(&mut self, fact: Fact) {
+        self.out.push(Effect::Emit(fact));
+    }
+}

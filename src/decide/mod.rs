@@ -1,0 +1,16 @@
+//! Pure decisions: what should happen, given what happened and what time it is.
+//!
+//! May use `model` and std. No tokio, ractor, nix, clock, randomness or logging: time is
+//! a [`std::time::Duration`] since the supervisor's start, chance is a number from 0 to 1
+//! that the caller rolls. So a test writes time down, and a recorded run can be replayed.
+
+pub mod graph;
+pub mod group;
+pub mod lifecycle;
+pub mod operation;
+pub mod probe;
+pub mod restart;
+pub mod select;
+pub mod status;
+pub mod why;
+pub mod window;

@@ -1,0 +1,523 @@
+//! Commands under way: who is meant, whether it may be, in which order, and when it is done.
+//!
+//! A command becomes one wish an instance and is answered exactly once, when every part
+//! of it is done, has failed, or was overtaken by a later command: the last one wins.
+
+use std::collections::{HashMap, HashSet};
+
+use super::graph::{Graph, StopOrder};
+use super::lifecycle::Input;
+use super::status::{Board, Entry};
+use crate::model::command::InstanceAnswer;
+use crate::model::event::StartCause;
+use crate::model::nearest::nearest;
+use crate::model::{
+    Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, Kind, Name, Plan, Selector, State,
+    StopCause,
+};
+
+/// The number of a command under way.
+pub type Ticket = u64;
+
+/// What the actor is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Hand an input to an instance.
+    Wish(InstanceId, Input),
+    /// Answer a command.
+    Answer(Ticket, Answer),
+    /// The whole tree is down.
+    ShutdownDone,
+}
+
+/// The instances that a selector means, in declared order.
+pub fn resolve(plan: &Plan, board: &Board, select: &Selector) -> Result<Vec<InstanceId>, Denial> {
+    if select.is_empty() {
+        return Err(Denial {
+            code: DenialCode::Invalid,
+            reason: "no service was named".to_owned(),
+            hint: Some("name services, or say --all, --group or --tag".to_owned()),
+        });
+    }
+    let mut meant: HashSet<InstanceId> = HashSet::new();
+    if select.all {
+        meant.extend(board.entries().iter().map(|e| e.id.clone()));
+    }
+    for text in &select.services {
+        let before = meant.len();
+        let named = |e: &&Entry| e.spec.name.as_str() == text || e.id.to_string() == *text;
+        meant.extend(board.entries().iter().filter(named).map(|e| e.id.clone()));
+        let known = meant.len() > before || board.entries().iter().any(|e| named(&e));
+        if !known {
+            let names = plan.services.iter().map(|s| s.name.as_str());
+            return Err(not_found("service", text, names));
+        }
+    }
+    for group in &select.groups {
+        if !plan.groups.contains_key(group.as_str()) {
+            return Err(not_found("group", group, plan.groups.keys().map(Name::as_str)));
+        }
+        for service in plan.services_below(group) {
+            meant.extend(board.instances_of(&service).map(|e| e.id.clone()));
+        }
+    }
+    for tag in &select.tags {
+        let tagged: Vec<_> = board.entries().iter().filter(|e| e.spec.tags.contains(tag)).collect();
+        if tagged.is_empty() {
+            let tags = plan.services.iter().flat_map(|s| s.tags.iter().map(String::as_str));
+            return Err(not_found("tag", tag, tags));
+        }
+        meant.extend(tagged.into_iter().map(|e| e.id.clone()));
+    }
+    Ok(board.entries().iter().filter(|e| meant.contains(&e.id)).map(|e| e.id.clone()).collect())
+}
+
+/// The denial of an unknown name, with the nearest known one.
+pub fn not_found<'a>(what: &str, text: &str, known: impl Iterator<Item = &'a str>) -> Denial {
+    let shown: String = text.chars().take(80).collect();
+    Denial {
+        code: DenialCode::NotFound,
+        reason: format!("there is no {what} {shown:?}"),
+        hint: nearest(text, known).map(|near| format!("did you mean {near:?}?")),
+    }
+}
+
+/// What is left of one instance's part.
+#[derive(Debug, Clone, PartialEq)]
+enum Part {
+    /// Its turn has not come.
+    Queued,
+    /// The wish was sent.
+    Sent,
+    /// It is answered.
+    Done(InstanceAnswer),
+}
+
+/// What a command does with its instances.
+#[derive(Debug)]
+enum Work {
+    Start,
+    Stop(StopOrder),
+    /// Each by itself: nothing among them depends on another.
+    Restart,
+    /// Down in order, then up again.
+    RestartInOrder(StopOrder),
+    Shutdown(StopOrder),
+}
+
+#[derive(Debug)]
+struct Operation {
+    ticket: Ticket,
+    work: Work,
+    /// The last event that the board had when it began: what came before is not its doing.
+    since: u64,
+    parts: Vec<(InstanceId, Part)>,
+    places: HashMap<InstanceId, usize>,
+    /// Parts that are not done: of each service, and of all.
+    left_of: HashMap<Name, usize>,
+    left: usize,
+}
+
+/// All commands under way.
+#[derive(Debug, Default)]
+pub struct Operations {
+    running: Vec<Operation>,
+}
+
+impl Operations {
+    /// Takes a command. `Err`: it is denied and nothing was done.
+    pub fn submit(
+        &mut self,
+        plan: &Plan,
+        graph: &Graph,
+        board: &Board,
+        ticket: Ticket,
+        command: &Command,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Denial> {
+        if board.shutting_down() {
+            return Err(Denial {
+                code: DenialCode::ShuttingDown,
+                reason: "the tree is going down".to_owned(),
+                hint: None,
+            });
+        }
+        let mut targets = resolve(plan, board, command.select())?;
+        let work = match command {
+            Command::Start { no_deps, .. } => {
+                if !no_deps {
+                    targets = with_resting_dependencies(graph, board, &targets);
+                }
+                Work::Start
+            }
+            Command::Stop { force, .. } => {
+                if !force {
+                    refuse_while_needed(graph, board, &targets)?;
+                }
+                Work::Stop(StopOrder::new(graph, services(&targets)))
+            }
+            Command::Restart { .. } => {
+                let names: HashSet<&Name> = targets.iter().map(InstanceId::service).collect();
+                let tangled = names.iter().any(|n| graph.dependents(n).any(|d| names.contains(&d.name)));
+                if tangled {
+                    Work::RestartInOrder(StopOrder::new(graph, services(&targets)))
+                } else {
+                    Work::Restart
+                }
+            }
+        };
+        self.begin(graph, board, ticket, work, targets, out);
+        Ok(())
+    }
+
+    /// Takes the whole tree down, dependents first.
+    pub fn shutdown(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+        if self.running.iter().any(|op| matches!(op.work, Work::Shutdown(_))) {
+            return;
+        }
+        let targets: Vec<InstanceId> = board.entries().iter().map(|e| e.id.clone()).collect();
+        let order = StopOrder::new(graph, services(&targets));
+        self.begin(graph, board, 0, Work::Shutdown(order), targets, out);
+    }
+
+    /// Whether any command is under way.
+    pub fn any(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// Takes an event; `board` has it already.
+    pub fn observe(&mut self, graph: &Graph, board: &Board, event: &Event, out: &mut Vec<Effect>) {
+        let fact = &event.fact;
+        let Some(entry) = fact.instance().and_then(|instance| board.entry(instance)) else {
+            return;
+        };
+        let mut finished = false;
+        for operation in &mut self.running {
+            let Some(&at) = operation.places.get(&entry.id) else {
+                continue;
+            };
+            if event.seq <= operation.since {
+                continue;
+            }
+            if operation.parts[at].1 == Part::Sent
+                && let Some((ok, message)) = operation.work.outcome(fact, entry)
+            {
+                operation.settle(graph, at, ok, message);
+                operation.send(graph, board, out);
+                finished |= operation.left == 0;
+            }
+        }
+        if finished {
+            self.answer_finished(graph, board, out);
+        }
+    }
+
+    fn begin(
+        &mut self,
+        graph: &Graph,
+        board: &Board,
+        ticket: Ticket,
+        work: Work,
+        targets: Vec<InstanceId>,
+        out: &mut Vec<Effect>,
+    ) {
+        for earlier in &mut self.running {
+            if !earlier.work.loses_to(&work) {
+                continue;
+            }
+            for id in &targets {
+                let Some(&at) = earlier.places.get(id) else {
+                    continue;
+                };
+                if !matches!(earlier.parts[at].1, Part::Done(_)) {
+                    earlier.settle(graph, at, false, "overtaken by a later command".to_owned());
+                }
+            }
+            earlier.send(graph, board, out);
+        }
+        let mut operation = Operation::new(ticket, work, targets, board.last_event());
+        operation.send(graph, board, out);
+        self.running.push(operation);
+        self.answer_finished(graph, board, out);
+    }
+
+    fn answer_finished(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+        let (finished, still) = std::mem::take(&mut self.running).into_iter().partition(|op| op.left == 0);
+        self.running = still;
+        let finished: Vec<Operation> = finished;
+        for operation in finished {
+            if let Some(mut next) = operation.answer(board.last_event(), out) {
+                next.send(graph, board, out);
+                self.running.push(next);
+            }
+        }
+    }
+}
+
+impl Operation {
+    fn new(ticket: Ticket, work: Work, targets: Vec<InstanceId>, since: u64) -> Operation {
+        let mut left_of: HashMap<Name, usize> = HashMap::new();
+        for id in &targets {
+            *left_of.entry(id.service().clone()).or_default() += 1;
+        }
+        Operation {
+            ticket,
+            work,
+            since,
+            places: targets.iter().cloned().zip(0..).collect(),
+            left: targets.len(),
+            left_of,
+            parts: targets.into_iter().map(|id| (id, Part::Queued)).collect(),
+        }
+    }
+
+    /// One part is done.
+    fn settle(&mut self, graph: &Graph, at: usize, ok: bool, message: String) {
+        let (id, part) = &mut self.parts[at];
+        *part = Part::Done(InstanceAnswer { name: id.to_string(), ok, message });
+        self.left -= 1;
+        let Some(left) = self.left_of.get_mut(id.service()) else {
+            return;
+        };
+        *left -= 1;
+        if *left > 0 {
+            return;
+        }
+        match &mut self.work {
+            Work::Stop(order) | Work::RestartInOrder(order) | Work::Shutdown(order) => {
+                order.down(graph, id.service());
+            }
+            Work::Start | Work::Restart => {}
+        }
+    }
+
+    /// Sends what may be sent by now.
+    fn send(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+        let wish = match &self.work {
+            Work::Start => Input::Start(StartCause::Command),
+            Work::Restart => Input::Restart,
+            Work::Stop(_) | Work::RestartInOrder(_) => Input::Stop(StopCause::Command),
+            Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),
+        };
+        loop {
+            let turn: Vec<usize> = match &mut self.work {
+                Work::Start | Work::Restart => (0..self.parts.len()).collect(),
+                Work::Stop(order) | Work::RestartInOrder(order) | Work::Shutdown(order) => {
+                    let Some(name) = order.next(graph) else {
+                        return;
+                    };
+                    // The last instance first: the reverse of the start.
+                    let ids = board.instances_of(&name).map(|e| &e.id).rev();
+                    ids.filter_map(|id| self.places.get(id).copied()).collect()
+                }
+            };
+            for at in turn {
+                let (id, part) = &mut self.parts[at];
+                if *part != Part::Queued {
+                    continue;
+                }
+                *part = Part::Sent;
+                out.push(Effect::Wish(id.clone(), wish.clone()));
+                let there = board.entry(id).and_then(|entry| self.work.already(entry));
+                if let Some(message) = there {
+                    self.settle(graph, at, true, message);
+                }
+            }
+            if matches!(self.work, Work::Start | Work::Restart) {
+                return;
+            }
+        }
+    }
+
+    /// Every part is done: the answer, or what comes next of the same command.
+    fn answer(self, since: u64, out: &mut Vec<Effect>) -> Option<Operation> {
+        let mut ids = Vec::with_capacity(self.parts.len());
+        let mut results = Vec::with_capacity(self.parts.len());
+        for (id, part) in self.parts {
+            if let Part::Done(answer) = part {
+                results.push(answer);
+            }
+            ids.push(id);
+        }
+        let ok = results.iter().all(|r| r.ok);
+        match self.work {
+            Work::Shutdown(_) => out.push(Effect::ShutdownDone),
+            Work::RestartInOrder(_) if ok => {
+                return Some(Operation::new(self.ticket, Work::Start, ids, since));
+            }
+            Work::RestartInOrder(_) | Work::Start | Work::Stop(_) | Work::Restart => {
+                out.push(Effect::Answer(self.ticket, Answer { ok, results }));
+            }
+        }
+        None
+    }
+}
+
+impl Work {
+    /// Whether a part of this is given up when `later` wants the same instance.
+    fn loses_to(&self, later: &Work) -> bool {
+        match (self, later) {
+            (Work::Start | Work::Restart | Work::RestartInOrder(_), Work::Stop(_) | Work::Shutdown(_)) => {
+                true
+            }
+            (Work::Stop(_), Work::Start | Work::Restart | Work::RestartInOrder(_)) => true,
+            // The second restart makes its own incarnation; that is the one that becomes ready.
+            (Work::Start, Work::RestartInOrder(_)) => true,
+            (Work::RestartInOrder(_), Work::Start | Work::Restart | Work::RestartInOrder(_)) => true,
+            (Work::Restart, Work::RestartInOrder(_)) => true,
+            (Work::Start | Work::Restart, Work::Start | Work::Restart) => false,
+            (Work::Stop(_), Work::Stop(_) | Work::Shutdown(_)) => false,
+            (Work::Shutdown(_), _) => false,
+        }
+    }
+
+    /// Whether the wish is fulfilled as it is sent.
+    fn already(&self, entry: &Entry) -> Option<String> {
+        match self {
+            Work::Start => already_up(entry),
+            Work::Restart => None,
+            // What failed stays so when the tree goes down; a stop by hand clears it first.
+            Work::Shutdown(_) if entry.state == State::Failed => Some("failed".to_owned()),
+            Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => already_down(entry),
+        }
+    }
+
+    /// What a fact means for a part that was sent; `None`: nothing yet.
+    fn outcome(&self, fact: &Fact, entry: &Entry) -> Option<(bool, String)> {
+        match self {
+            Work::Start | Work::Restart => match fact {
+                Fact::Ready { after, .. } if entry.spec.kind == Kind::Service => {
+                    Some((true, format!("ready after {}", short(*after))))
+                }
+                Fact::Completed { .. } => Some((true, "completed".to_owned())),
+                Fact::Failed { why, .. } => Some((false, format!("failed: {why}"))),
+                Fact::Crashed { exit, retry_in, .. } => {
+                    Some((false, format!("crashed: {exit}; comes back in {}", short(*retry_in))))
+                }
+                Fact::Stopped { held: false, .. } => Some((false, "stopped".to_owned())),
+                _ => None,
+            },
+            Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => match fact {
+                Fact::Stopped { .. } => Some((true, "stopped".to_owned())),
+                Fact::Completed { .. } => Some((true, "completed".to_owned())),
+                Fact::Failed { why, .. } => Some((true, format!("failed: {why}"))),
+                Fact::Stuck { .. } => {
+                    Some((false, "SIGKILL has not ended it: a process is stuck in the kernel".to_owned()))
+                }
+                _ => None,
+            },
+        }
+    }
+}
+
+fn services(targets: &[InstanceId]) -> impl Iterator<Item = &Name> {
+    targets.iter().map(InstanceId::service)
+}
+
+fn already_up(entry: &Entry) -> Option<String> {
+    let up = entry.state == State::Running && entry.ready && entry.spec.kind == Kind::Service;
+    up.then(|| "already ready".to_owned())
+}
+
+fn already_down(entry: &Entry) -> Option<String> {
+    match entry.state {
+        State::Registered => Some("was not started".to_owned()),
+        State::Stopped => Some("already stopped".to_owned()),
+        State::Completed => Some("already completed".to_owned()),
+        // Answered by the fact that follows the wish.
+        State::Failed
+        | State::Waiting
+        | State::Starting
+        | State::Running
+        | State::Paused
+        | State::Stopping
+        | State::Crashed => None,
+    }
+}
+
+/// The targets, and what they need that rests and would never come by itself.
+fn with_resting_dependencies(graph: &Graph, board: &Board, targets: &[InstanceId]) -> Vec<InstanceId> {
+    let wanted: HashSet<&InstanceId> = targets.iter().collect();
+    let mut found = Vec::new();
+    for name in graph.with_dependencies(services(targets)) {
+        for entry in board.instances_of(&name) {
+            let rests = match entry.state {
+                State::Registered | State::Stopped | State::Failed => true,
+                State::Waiting
+                | State::Starting
+                | State::Running
+                | State::Paused
+                | State::Stopping
+                | State::Completed
+                | State::Crashed => false,
+            };
+            if wanted.contains(&entry.id) || (rests && !targets.iter().any(|t| *t.service() == name)) {
+                found.push(entry.id.clone());
+            }
+        }
+    }
+    found
+}
+
+/// A service that others need is not stopped under them.
+fn refuse_while_needed(graph: &Graph, board: &Board, targets: &[InstanceId]) -> Result<(), Denial> {
+    let stopped: HashSet<&InstanceId> = targets.iter().collect();
+    let mut needed: Vec<(String, String)> = Vec::new();
+    for target in targets {
+        let running = board.entry(target).is_some_and(|e| e.state.has_process());
+        if !running {
+            continue;
+        }
+        for dependent in graph.dependents(target.service()) {
+            for entry in board.instances_of(&dependent.name) {
+                let needs = entry.state.has_process() && entry.state != State::Stopping;
+                if needs && !stopped.contains(&entry.id) {
+                    needed.push((target.to_string(), entry.id.to_string()));
+                }
+            }
+        }
+    }
+    if needed.is_empty() {
+        return Ok(());
+    }
+    let mut by_target: Vec<(String, Vec<String>)> = Vec::new();
+    for (target, dependent) in needed {
+        match by_target.iter_mut().find(|(t, _)| *t == target) {
+            Some((_, list)) => list.push(dependent),
+            None => by_target.push((target, vec![dependent])),
+        }
+    }
+    let reason = by_target
+        .iter()
+        .map(|(target, list)| {
+            let verb = if list.len() == 1 { "depends" } else { "depend" };
+            format!(
+                "{} {verb} on {target} and {} running",
+                list.join(", "),
+                if list.len() == 1 { "is" } else { "are" }
+            )
+        })
+        .collect::<Vec<_>>()
+        .join("; ");
+    Err(Denial {
+        code: DenialCode::HasDependents,
+        reason,
+        hint: Some("stop them too, or say --force".to_owned()),
+    })
+}
+
+/// A duration for people: three digits are enough.
+pub fn short(duration: std::time::Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 0.001 {
+        format!("{:.0} us", seconds * 1e6)
+    } else if seconds < 0.1 {
+        format!("{:.1} ms", seconds * 1e3)
+    } else if seconds < 1.0 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        humantime::format_duration(std::time::Duration::from_secs(seconds.round() as u64)).to_string()
+    }
+}

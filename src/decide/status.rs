@@ -1,0 +1,342 @@
+//! What is, folded from what happened. The one picture that status, commands and the
+//! dependency graph read.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::model::event::{FailedWhy, StartCause, Unmet};
+use crate::model::sample::Sample;
+use crate::model::status::GroupStatus;
+use crate::model::{
+    Event, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Plan, ServiceSpec, ServiceStatus,
+    State,
+};
+
+/// What is known of one instance.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Who.
+    pub id: InstanceId,
+    /// Its service.
+    pub spec: Arc<ServiceSpec>,
+    /// The group it hangs under.
+    pub group: Option<Name>,
+    /// What is.
+    pub state: State,
+    /// Whether it is ready.
+    pub ready: bool,
+    /// What its checks say.
+    pub health: Health,
+    /// What is wanted.
+    pub goal: Goal,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Its current or last process.
+    pub incarnation: Incarnation,
+    /// Returns that nobody asked for.
+    pub restarts: u64,
+    /// When its process was made.
+    pub started: Option<Duration>,
+    /// When it came into its state.
+    pub since: SystemTime,
+    /// How its last process ended.
+    pub exit: Option<ExitOutcome>,
+    /// Why it failed.
+    pub failed: Option<FailedWhy>,
+    /// What it waits for.
+    pub waiting_for: Vec<Unmet>,
+    /// When it comes back.
+    pub retry_at: Option<Duration>,
+    /// The last failing check since its start, in words.
+    pub failing: Option<String>,
+}
+
+/// All instances, in declared order.
+#[derive(Debug, Clone, Default)]
+pub struct Board {
+    entries: Vec<Entry>,
+    places: HashMap<InstanceId, usize>,
+    services: HashMap<Name, std::ops::Range<usize>>,
+    groups: BTreeMap<Name, GroupStatus>,
+    root_failed: bool,
+    shutting_down: bool,
+    last_event: u64,
+    /// Instances that have, want or will have a process.
+    busy: usize,
+    /// Instances that were never started.
+    untouched: usize,
+}
+
+impl Board {
+    /// Everything registered, nothing started. `now` is the wall clock, for people.
+    pub fn new(plan: &Plan, now: SystemTime) -> Board {
+        let mut board = Board::default();
+        let mut parents: HashMap<&Name, &Name> = HashMap::new();
+        for (name, group) in &plan.groups {
+            for child in &group.children {
+                parents.insert(child.name(), name);
+            }
+        }
+        for spec in &plan.services {
+            let first = board.entries.len();
+            for id in spec.instances() {
+                board.places.insert(id.clone(), board.entries.len());
+                board.entries.push(Entry {
+                    id,
+                    spec: Arc::clone(spec),
+                    group: parents.get(&spec.name).map(|n| (*n).clone()),
+                    state: State::Registered,
+                    ready: false,
+                    health: Health::Unknown,
+                    goal: Goal::Down,
+                    pid: None,
+                    incarnation: Incarnation(0),
+                    restarts: 0,
+                    started: None,
+                    since: now,
+                    exit: None,
+                    failed: None,
+                    waiting_for: Vec::new(),
+                    retry_at: None,
+                    failing: None,
+                });
+            }
+            board.services.insert(spec.name.clone(), first..board.entries.len());
+        }
+        board.untouched = board.entries.len();
+        for (name, group) in &plan.groups {
+            board.groups.insert(
+                name.clone(),
+                GroupStatus {
+                    name: name.clone(),
+                    parent: parents.get(name).map(|n| (*n).clone()),
+                    failed: false,
+                    members: group.children.iter().map(|c| c.name().clone()).collect(),
+                },
+            );
+        }
+        board
+    }
+
+    /// Every instance, in declared order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The instance of that id.
+    pub fn entry(&self, id: &InstanceId) -> Option<&Entry> {
+        self.places.get(id).map(|&at| &self.entries[at])
+    }
+
+    /// The instances of a service, in order; none for an unknown one.
+    pub fn instances_of(&self, service: &Name) -> impl DoubleEndedIterator<Item = &Entry> {
+        let range = self.services.get(service).cloned().unwrap_or(0..0);
+        self.entries[range].iter()
+    }
+
+    /// The groups, by name.
+    pub fn groups(&self) -> impl Iterator<Item = &GroupStatus> {
+        self.groups.values()
+    }
+
+    /// How many instances have, want or will have a process.
+    pub fn busy(&self) -> usize {
+        self.busy
+    }
+
+    /// How many instances were never started.
+    pub fn untouched(&self) -> usize {
+        self.untouched
+    }
+
+    /// Whether the root group gave up.
+    pub fn root_failed(&self) -> bool {
+        self.root_failed
+    }
+
+    /// Whether the tree is going down.
+    pub fn shutting_down(&self) -> bool {
+        self.shutting_down
+    }
+
+    /// The number of the last event taken.
+    pub fn last_event(&self) -> u64 {
+        self.last_event
+    }
+
+    /// Takes one event.
+    pub fn apply(&mut self, event: &Event) {
+        self.last_event = event.seq;
+        match &event.fact {
+            Fact::GroupGaveUp { group: Some(group), .. } => {
+                if let Some(status) = self.groups.get_mut(group) {
+                    status.failed = true;
+                }
+            }
+            Fact::GroupGaveUp { group: None, .. } => self.root_failed = true,
+            Fact::ShutdownStarted { .. } => self.shutting_down = true,
+            Fact::SupervisorStarted { .. }
+            | Fact::CommandAccepted { .. }
+            | Fact::CommandDenied { .. }
+            | Fact::GroupRestarting { .. }
+            | Fact::ShutdownDone => {}
+            fact => self.apply_to_instance(event, fact),
+        }
+    }
+
+    fn apply_to_instance(&mut self, event: &Event, fact: &Fact) {
+        let Some(at) = fact.instance().and_then(|id| self.places.get(id)).copied() else {
+            return;
+        };
+        let entry = &mut self.entries[at];
+        let before = entry.state;
+        match fact {
+            Fact::GoalSet { goal, .. } => entry.goal = *goal,
+            Fact::Waiting { for_, .. } => {
+                entry.settle(State::Waiting);
+                entry.waiting_for.clone_from(for_);
+            }
+            Fact::Starting { incarnation, cause, .. } => {
+                entry.settle(State::Starting);
+                entry.incarnation = *incarnation;
+                entry.started = Some(event.since_start);
+                entry.health = Health::Unknown;
+                entry.failing = None;
+                entry.restarts += u64::from(cause.is_restart());
+                if *cause == StartCause::Command {
+                    self.clear_mark(at);
+                    return self.stamp(at, before, event);
+                }
+            }
+            Fact::Running { pid, .. } => {
+                entry.settle(State::Running);
+                entry.pid = Some(*pid);
+            }
+            Fact::Ready { .. } => entry.ready = true,
+            Fact::CheckFailed { message, check, .. } | Fact::CheckUnable { message, check, .. } => {
+                entry.failing = Some(format!("{check} check: {message}"));
+            }
+            Fact::HealthChanged { health, .. } => {
+                entry.health = *health;
+                if *health == Health::Healthy {
+                    entry.failing = None;
+                }
+            }
+            Fact::Stopping { .. } | Fact::LeftBehind { .. } => {
+                entry.settle(State::Stopping);
+                entry.ready = false;
+            }
+            Fact::Killed { .. } => {
+                entry.settle(State::Stopping);
+                entry.ready = false;
+            }
+            Fact::Stuck { .. } => {}
+            Fact::Exited { exit, .. } => {
+                entry.exit = Some(exit.clone());
+                entry.pid = None;
+                entry.ready = false;
+                entry.started = None;
+                entry.health = Health::Unknown;
+            }
+            Fact::Stopped { .. } => entry.settle(State::Stopped),
+            Fact::Completed { .. } => entry.settle(State::Completed),
+            Fact::Crashed { retry_in, .. } => {
+                entry.settle(State::Crashed);
+                entry.retry_at = Some(event.since_start + *retry_in);
+            }
+            Fact::Failed { why, .. } => {
+                entry.settle(State::Failed);
+                entry.failed = Some(why.clone());
+            }
+            Fact::SupervisorStarted { .. }
+            | Fact::CommandAccepted { .. }
+            | Fact::CommandDenied { .. }
+            | Fact::GroupRestarting { .. }
+            | Fact::GroupGaveUp { .. }
+            | Fact::ShutdownStarted { .. }
+            | Fact::ShutdownDone => {}
+        }
+        self.stamp(at, before, event);
+    }
+
+    /// A start by hand clears `failed` of the groups above.
+    fn clear_mark(&mut self, at: usize) {
+        let mut above = self.entries[at].group.clone();
+        self.root_failed = false;
+        while let Some(name) = above {
+            let Some(group) = self.groups.get_mut(&name) else {
+                break;
+            };
+            group.failed = false;
+            above = group.parent.clone();
+        }
+    }
+
+    fn stamp(&mut self, at: usize, before: State, event: &Event) {
+        let entry = &mut self.entries[at];
+        if entry.state != before {
+            entry.since = event.at;
+            match (is_busy(before), is_busy(entry.state)) {
+                (false, true) => self.busy += 1,
+                (true, false) => self.busy -= 1,
+                (true, true) | (false, false) => {}
+            }
+            self.untouched -= usize::from(before == State::Registered);
+        }
+    }
+
+    /// The rows of `status`, with the last sample beside them.
+    pub fn rows(&self, now: Duration, sample: Option<&Sample>) -> Vec<ServiceStatus> {
+        self.entries.iter().map(|entry| entry.row(now, sample)).collect()
+    }
+}
+
+/// Whether a state goes on by itself.
+fn is_busy(state: State) -> bool {
+    match state {
+        State::Waiting
+        | State::Starting
+        | State::Running
+        | State::Paused
+        | State::Stopping
+        | State::Crashed => true,
+        State::Registered | State::Stopped | State::Completed | State::Failed => false,
+    }
+}
+
+impl Entry {
+    /// Into a state, without what belonged to the one before.
+    fn settle(&mut self, state: State) {
+        self.state = state;
+        self.waiting_for = Vec::new();
+        self.retry_at = None;
+        self.failed = None;
+    }
+
+    /// Its row of `status`.
+    pub fn row(&self, now: Duration, sample: Option<&Sample>) -> ServiceStatus {
+        let usage = sample.and_then(|s| s.instances.get(&self.id)).filter(|_| self.state.has_process());
+        ServiceStatus {
+            name: self.id.to_string(),
+            service: self.spec.name.clone(),
+            group: self.group.clone(),
+            state: self.state,
+            ready: self.ready,
+            health: self.health,
+            goal: self.goal,
+            pid: self.pid,
+            incarnation: self.incarnation.0,
+            restarts: self.restarts,
+            uptime_s: self.started.map(|at| now.saturating_sub(at).as_secs_f64()),
+            since: self.since,
+            exit: self.exit.clone(),
+            failed: self.failed.clone(),
+            waiting_for: self.waiting_for.clone(),
+            retry_in_s: self.retry_at.map(|at| at.saturating_sub(now).as_secs_f64()),
+            cpu_percent: usage.and_then(|u| u.cpu_percent),
+            memory_bytes: usage.map(|u| u.memory_bytes),
+            processes: usage.map(|u| u.processes),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Why an instance is as it is: the causal chain, from it down to the first cause.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::graph::{Graph, waits_for};
+use super::operation::short;
+use super::status::{Board, Entry};
+use crate::model::event::FailedWhy;
+use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State};
+
+/// `why SERVICE`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Why {
+    /// The instance asked about.
+    pub name: String,
+    /// From it to the first cause.
+    pub chain: Vec<Link>,
+    /// How its last process ended.
+    pub exit: Option<ExitOutcome>,
+    /// The check that fails, with its output.
+    pub check: Option<String>,
+    /// The last lines of the instance at the end of the chain.
+    pub last_lines: Vec<String>,
+}
+
+/// One instance on the way to the cause.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    /// Who.
+    pub name: String,
+    /// What is.
+    pub state: State,
+    /// Why, in words.
+    pub because: String,
+}
+
+/// The chain, and the instance at its end.
+pub fn chain(graph: &Graph, board: &Board, from: &InstanceId, now: Duration) -> (Vec<Link>, InstanceId) {
+    let mut links: Vec<Link> = Vec::new();
+    let mut end = from.clone();
+    let mut todo = vec![from.clone()];
+    while let Some(id) = todo.pop() {
+        let Some(entry) = board.entry(&id) else {
+            continue;
+        };
+        if links.iter().any(|l| l.name == id.to_string()) {
+            continue;
+        }
+        links.push(Link {
+            name: id.to_string(),
+            state: entry.state,
+            because: because(graph, board, entry, now),
+        });
+        end = id;
+        // The last pushed is looked at next: the first cause listed comes first.
+        let mut causes: Vec<InstanceId> = match (entry.state, &entry.failed) {
+            (State::Waiting, _) => waits_for(board, &entry.spec)
+                .iter()
+                .flat_map(|unmet| board.instances_of(&unmet.service).map(|e| e.id.clone()))
+                .collect(),
+            (State::Failed, Some(FailedWhy::Dependency { on })) => {
+                board.instances_of(on).filter(|e| e.state == State::Failed).map(|e| e.id.clone()).collect()
+            }
+            _ => Vec::new(),
+        };
+        causes.reverse();
+        todo.extend(causes);
+    }
+    (links, end)
+}
+
+fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> String {
+    let exit = entry.exit.as_ref().map(ToString::to_string);
+    match entry.state {
+        State::Registered if !entry.spec.autostart => "it does not start by itself (regrow start)".to_owned(),
+        State::Registered => "it has not been started".to_owned(),
+        State::Waiting => {
+            let unmet = waits_for(board, &entry.spec);
+            let words: Vec<String> =
+                unmet.iter().map(|u| format!("{} to be {}", u.service, u.condition)).collect();
+            format!("it waits for {}", words.join(", "))
+        }
+        State::Starting => "its process is being made".to_owned(),
+        State::Running if entry.ready => {
+            let needed: Vec<String> =
+                graph.dependents(entry.id.service()).map(|d| d.name.to_string()).collect();
+            let back = match (&exit, entry.restarts) {
+                (Some(exit), 1..) => format!("; it came back after {exit}"),
+                _ => String::new(),
+            };
+            let needed = if needed.is_empty() {
+                String::new()
+            } else {
+                format!("; {} depend on it", needed.join(", "))
+            };
+            let failing = entry.failing.as_ref().map(|f| format!("; {f}")).unwrap_or_default();
+            format!("it is ready{back}{needed}{failing}")
+        }
+        State::Running => {
+            let how = match entry.spec.ready.as_ref().map(|r| &r.target) {
+                Some(ReadyTarget::Check(check)) => check.target.to_string(),
+                Some(other) => other.to_string(),
+                None => "nothing".to_owned(),
+            };
+            let failing = entry.failing.as_ref().map(|f| format!(" ({f})")).unwrap_or_default();
+            format!("it runs and is not ready yet: waits for {how}{failing}")
+        }
+        State::Paused => "somebody paused it".to_owned(),
+        State::Stopping => "it is being ended".to_owned(),
+        State::Stopped if entry.goal == Goal::Up => "its group stopped it and will start it again".to_owned(),
+        State::Stopped => "somebody stopped it".to_owned(),
+        State::Completed => "it ended with success".to_owned(),
+        State::Crashed => {
+            let left = entry.retry_at.map(|at| short(at.saturating_sub(now)));
+            format!(
+                "{}; it comes back in {}",
+                exit.unwrap_or_else(|| "it fell".to_owned()),
+                left.unwrap_or_else(|| "a moment".to_owned())
+            )
+        }
+        State::Failed => {
+            let why = entry.failed.as_ref().map_or_else(|| "it failed".to_owned(), ToString::to_string);
+            let failing = entry.failing.as_ref().map(|f| format!("; {f}")).unwrap_or_default();
+            format!("{why}{failing}")
+        }
+    }
+}

@@ -1,0 +1,739 @@
+//! From TOML tables to declarations: every key the manifest knows is named here.
+//!
+//! What a declaration means together with the others (names that resolve, cycles, ports)
+//! is `validate`'s; what variables stand for is `load`'s.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::reader::{self, At, Collector, Reader, kind_of};
+use crate::model::exit::signal_number;
+use crate::model::plan::GiveUp;
+use crate::model::spec::ExitMatch;
+use crate::model::{Backoff, Condition, Kind, Name, Policy, RestartSpec, Strategy};
+
+/// A manifest as it is written, names unresolved and variables unexpanded.
+#[derive(Debug, Default)]
+pub(super) struct Declared {
+    pub(super) project: Project,
+    pub(super) services: Vec<Service>,
+    pub(super) groups: Vec<Group>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Project {
+    pub(super) name: Option<String>,
+    pub(super) env_file: Vec<At<String>>,
+    pub(super) supervision: Supervision,
+}
+
+/// What the root and every group can say of restarts.
+#[derive(Debug, Default)]
+pub(super) struct Supervision {
+    pub(super) strategy: Option<Strategy>,
+    pub(super) intensity: Option<u32>,
+    pub(super) period: Option<Duration>,
+    pub(super) on_give_up: Option<GiveUp>,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) name: At<Name>,
+    pub(super) members: Vec<At<String>>,
+    pub(super) supervision: Supervision,
+}
+
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) name: At<Name>,
+    pub(super) run: Option<Run>,
+    pub(super) kind: Kind,
+    pub(super) dir: Option<At<String>>,
+    pub(super) env: Vec<(At<String>, At<String>)>,
+    pub(super) env_file: Vec<At<String>>,
+    pub(super) env_clear: bool,
+    pub(super) env_deny: Vec<String>,
+    pub(super) depends_on: Vec<Depends>,
+    pub(super) ready: Option<Ready>,
+    pub(super) health: Option<Health>,
+    pub(super) restart: RestartSpec,
+    pub(super) stop: Stop,
+    pub(super) replicas: u32,
+    pub(super) autostart: bool,
+    pub(super) profiles: Vec<String>,
+    pub(super) tags: Vec<String>,
+}
+
+/// `command` or `shell`.
+#[derive(Debug)]
+pub(super) enum Run {
+    Command(Words),
+    Shell(At<String>),
+}
+
+/// Words of a command line, unexpanded; all at the same place when they were one string.
+#[derive(Debug, Clone)]
+pub(super) struct Words {
+    pub(super) words: Vec<At<String>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Depends {
+    pub(super) on: At<String>,
+    /// `None`: the list form, which waits for what is natural to the other's kind.
+    pub(super) condition: Option<Condition>,
+    pub(super) required: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Target {
+    Tcp(At<String>),
+    Http(At<String>),
+    Exec(Words),
+    Log(At<String>),
+    After(Duration),
+}
+
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) target: Target,
+    pub(super) interval: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) deadline: Option<Duration>,
+    pub(super) successes: Option<u32>,
+}
+
+#[derive(Debug)]
+pub(super) struct Health {
+    pub(super) target: Target,
+    pub(super) interval: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) failures: Option<u32>,
+    pub(super) successes: Option<u32>,
+    pub(super) start_period: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    pub(super) signal: Option<i32>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) command: Option<Words>,
+}
+
+const POLICIES: [(&str, Policy); 4] = [
+    ("never", Policy::Never),
+    ("on-failure", Policy::OnFailure),
+    ("always", Policy::Always),
+    ("unless-stopped", Policy::UnlessStopped),
+];
+
+const CONDITIONS: [(&str, Condition); 4] = [
+    ("started", Condition::Started),
+    ("ready", Condition::Ready),
+    ("completed", Condition::Completed),
+    ("exited", Condition::Exited),
+];
+
+/// Reads the whole document.
+pub(super) fn document(table: &DeTable<'_>, collector: &mut Collector) -> Declared {
+    let mut declared = Declared::default();
+    let mut reader = Reader::new(table, "the manifest");
+    if let Some(value) = reader.get("project") {
+        if let Some(table) = table_of("[project]", value, collector) {
+            declared.project = project(table, collector);
+        }
+    }
+    for (key, value) in named(&mut reader, "service", collector) {
+        let title = format!("[service.{}]", key.value);
+        if let Some(table) = table_of(&title, value, collector) {
+            declared.services.push(service(key, table, collector));
+        }
+    }
+    for (key, value) in named(&mut reader, "group", collector) {
+        let title = format!("[group.{}]", key.value);
+        if let Some(table) = table_of(&title, value, collector) {
+            declared.groups.push(group(key, table, collector));
+        }
+    }
+    reader.finish(collector);
+    // In the order of the text, whatever the parser's.
+    declared.services.sort_by_key(|s| s.name.span.start);
+    declared.groups.sort_by_key(|g| g.name.span.start);
+    declared
+}
+
+/// The well-named tables below `service` or `group`.
+fn named<'a, 'i>(
+    reader: &mut Reader<'a, 'i>,
+    section: &'static str,
+    collector: &mut Collector,
+) -> Vec<(At<Name>, &'a Spanned<DeValue<'i>>)> {
+    let Some(value) = reader.get(section) else {
+        return Vec::new();
+    };
+    let DeValue::Table(table) = value.get_ref() else {
+        let is = kind_of(value.get_ref());
+        collector.fault_with(
+            value.span(),
+            format!("{section:?} must be a table, not {is}"),
+            format!("this is {is}"),
+            format!("write [{section}.NAME] above its keys"),
+        );
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (key, value) in table {
+        let text = key.get_ref().as_ref();
+        match Name::new(text) {
+            Ok(name) => found.push((At { value: name, span: key.span() }, value)),
+            Err(error) => {
+                let shown: String = text.chars().take(40).collect();
+                collector.fault(
+                    key.span(),
+                    format!("{shown:?} can't name a {section}: {error}"),
+                    "not a name",
+                );
+            }
+        }
+    }
+    found
+}
+
+fn table_of<'a, 'i>(
+    title: &str,
+    value: &'a Spanned<DeValue<'i>>,
+    collector: &mut Collector,
+) -> Option<&'a DeTable<'i>> {
+    match value.get_ref() {
+        DeValue::Table(table) => Some(table),
+        _ => {
+            collector.wrong_type(title, "a table", value);
+            None
+        }
+    }
+}
+
+fn project(table: &DeTable<'_>, collector: &mut Collector) -> Project {
+    let mut reader = Reader::new(table, "[project]");
+    let name = reader.string("name", collector).and_then(|name| {
+        let fine = !name.value.trim().is_empty()
+            && name.value.len() <= 200
+            && !name.value.contains(|c: char| c.is_control() || c == '/');
+        if !fine {
+            collector.fault(
+                name.span.clone(),
+                "a project's name has 1 to 200 characters, no slash and no control character",
+                "not a name",
+            );
+        }
+        fine.then_some(name.value)
+    });
+    let env_file = paths("env_file", &mut reader, collector);
+    let supervision = supervision(&mut reader, collector);
+    reader.finish(collector);
+    Project { name, env_file, supervision }
+}
+
+fn supervision(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Supervision {
+    let strategy = reader.choice(
+        "strategy",
+        &[
+            ("one-for-one", Strategy::OneForOne),
+            ("one-for-all", Strategy::OneForAll),
+            ("rest-for-one", Strategy::RestForOne),
+        ],
+        collector,
+    );
+    let intensity = reader.integer("intensity", 0..=1_000_000, collector).map(|n| n.value);
+    let period = positive("period", reader, collector);
+    let on_give_up = reader.choice(
+        "on_give_up",
+        &[("mark", GiveUp::Mark), ("escalate", GiveUp::Escalate), ("exit", GiveUp::Exit)],
+        collector,
+    );
+    Supervision { strategy, intensity, period, on_give_up }
+}
+
+fn group(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Group {
+    let mut reader = Reader::new(table, format!("[group.{}]", name.value));
+    let members = reader.strings("members", collector);
+    if members.is_none() && reader.key_span("members").is_none() {
+        collector.fault_with(
+            name.span.clone(),
+            format!("group {:?} has no members", name.value.as_str()),
+            "whom does it supervise?",
+            "add members = [\"...\"]",
+        );
+    }
+    let supervision = supervision(&mut reader, collector);
+    reader.finish(collector);
+    Group { name, members: members.unwrap_or_default(), supervision }
+}
+
+fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Service {
+    let mut reader = Reader::new(table, format!("[service.{}]", name.value));
+    let run = run(&name, &mut reader, collector);
+    let kind = reader
+        .choice("kind", &[("service", Kind::Service), ("task", Kind::Task)], collector)
+        .unwrap_or(Kind::Service);
+    let dir = reader.string("dir", collector);
+    let env = env(&mut reader, collector);
+    let env_file = paths("env_file", &mut reader, collector);
+    let env_clear = reader.boolean("env_clear", collector).unwrap_or(false);
+    let env_deny = plain("env_deny", &mut reader, collector);
+    let depends_on = depends_on(&mut reader, collector);
+    let ready = ready(&mut reader, collector);
+    let health = health(&mut reader, collector);
+    let restart = restart(&mut reader, collector);
+    let stop = stop(&mut reader, collector);
+    let replicas = reader.integer("replicas", 1..=10_000, collector).map_or(1, |n| n.value);
+    let autostart = reader.boolean("autostart", collector).unwrap_or(true);
+    let profiles = plain("profiles", &mut reader, collector);
+    let tags = plain("tags", &mut reader, collector);
+    reader.finish(collector);
+    Service {
+        name,
+        run,
+        kind,
+        dir,
+        env,
+        env_file,
+        env_clear,
+        env_deny,
+        depends_on,
+        ready,
+        health,
+        restart,
+        stop,
+        replicas,
+        autostart,
+        profiles,
+        tags,
+    }
+}
+
+fn run(name: &At<Name>, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Run> {
+    let command = reader.get("command");
+    let shell = reader.get("shell");
+    match (command, shell) {
+        (Some(_), Some(_)) => {
+            let span = reader.key_span("shell").unwrap_or_else(|| name.span.clone());
+            collector.fault_with(
+                span,
+                format!("service {:?} has both \"command\" and \"shell\"", name.value.as_str()),
+                "the second one",
+                "keep one: \"shell\" runs in /bin/sh -c, \"command\" runs without a shell",
+            );
+            None
+        }
+        (None, None) => {
+            collector.fault_with(
+                name.span.clone(),
+                format!("service {:?} has no command", name.value.as_str()),
+                "what does it run?",
+                "add command = \"...\" or shell = \"...\"",
+            );
+            None
+        }
+        (Some(value), None) => words("command", value, collector).map(Run::Command),
+        (None, Some(value)) => {
+            let text = reader::string("shell", value, collector)?;
+            if text.value.trim().is_empty() {
+                collector.fault(text.span, "\"shell\" is empty", "nothing to run");
+                return None;
+            }
+            Some(Run::Shell(text))
+        }
+    }
+}
+
+/// A list of words, or a string that is split into them as a shell would.
+fn words(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Option<Words> {
+    let words = match value.get_ref() {
+        DeValue::String(_) => {
+            let text = reader::string(what, value, collector)?;
+            let Some(split) = shlex::split(&text.value) else {
+                collector.fault_with(
+                    text.span,
+                    format!("{what:?} has a quote or a backslash without its other half"),
+                    "can't split this into words",
+                    "or write a list: [\"program\", \"argument\"]",
+                );
+                return None;
+            };
+            split.into_iter().map(|word| At { value: word, span: text.span.clone() }).collect()
+        }
+        DeValue::Array(_) => reader::strings(what, value, collector)?,
+        DeValue::Integer(_)
+        | DeValue::Float(_)
+        | DeValue::Boolean(_)
+        | DeValue::Datetime(_)
+        | DeValue::Table(_) => {
+            collector.wrong_type(&format!("{what:?}"), "a string or a list of strings", value);
+            return None;
+        }
+    };
+    if words.first().is_none_or(|w: &At<String>| w.value.is_empty()) {
+        collector.fault(value.span(), format!("{what:?} is empty"), "nothing to run");
+        return None;
+    }
+    Some(Words { words })
+}
+
+/// One string or a list of them.
+fn paths(what: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<At<String>> {
+    let Some(value) = reader.get(what) else {
+        return Vec::new();
+    };
+    match value.get_ref() {
+        DeValue::String(_) => reader::string(what, value, collector).into_iter().collect(),
+        _ => reader::strings(what, value, collector).unwrap_or_default(),
+    }
+}
+
+fn plain(what: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<String> {
+    reader.strings(what, collector).unwrap_or_default().into_iter().map(|s| s.value).collect()
+}
+
+fn env(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<(At<String>, At<String>)> {
+    let Some(value) = reader.get("env") else {
+        return Vec::new();
+    };
+    let DeValue::Table(table) = value.get_ref() else {
+        collector.wrong_type("\"env\"", "a table", value);
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for (key, value) in table {
+        let name = key.get_ref().to_string();
+        if name.is_empty() || name.contains(['=', '\0']) {
+            collector.fault(key.span(), format!("{name:?} can't name a variable"), "not a name");
+            continue;
+        }
+        // A number or a truth value means its text: PORT = 8080 is no riddle.
+        let text = match value.get_ref() {
+            DeValue::String(_) => match reader::string(&name, value, collector) {
+                Some(text) => text.value,
+                None => continue,
+            },
+            DeValue::Integer(number) => number.to_string(),
+            DeValue::Float(number) => number.as_str().to_owned(),
+            DeValue::Boolean(truth) => truth.to_string(),
+            DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                collector.wrong_type(&format!("variable {name:?}"), "a string", value);
+                continue;
+            }
+        };
+        found.push((At { value: name, span: key.span() }, At { value: text, span: value.span() }));
+    }
+    found
+}
+
+fn depends_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<Depends> {
+    let Some(value) = reader.get("depends_on") else {
+        return Vec::new();
+    };
+    match value.get_ref() {
+        DeValue::Array(_) => reader::strings("depends_on", value, collector)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|on| Depends { on, condition: None, required: true })
+            .collect(),
+        DeValue::Table(table) => {
+            let mut found = Vec::new();
+            for (key, value) in table {
+                let on = At { value: key.get_ref().to_string(), span: key.span() };
+                match value.get_ref() {
+                    DeValue::String(_) => {
+                        if let Some(condition) = reader::choice(&on.value, value, &CONDITIONS, collector) {
+                            found.push(Depends { on, condition: Some(condition), required: true });
+                        }
+                    }
+                    DeValue::Table(table) => {
+                        let mut inner = Reader::new(table, format!("depends_on.{}", on.value));
+                        let condition = inner.choice("on", &CONDITIONS, collector);
+                        let required = inner.boolean("required", collector).unwrap_or(true);
+                        inner.finish(collector);
+                        found.push(Depends { on, condition, required });
+                    }
+                    _ => collector.wrong_type(
+                        &format!("the condition on {:?}", on.value),
+                        "a condition or a table { on, required }",
+                        value,
+                    ),
+                }
+            }
+            found
+        }
+        _ => {
+            collector.wrong_type("\"depends_on\"", "a list of names or a table of conditions", value);
+            Vec::new()
+        }
+    }
+}
+
+const TARGETS: [&str; 5] = ["tcp", "http", "exec", "log", "after"];
+
+/// Exactly one of the ways to check.
+fn target(
+    what: &str,
+    known: &[&'static str],
+    span: Range<usize>,
+    reader: &mut Reader<'_, '_>,
+    collector: &mut Collector,
+) -> Option<Target> {
+    let mut found: Vec<(&'static str, &Spanned<DeValue<'_>>)> = Vec::new();
+    for key in known {
+        if let Some(value) = reader.get(key) {
+            found.push((key, value));
+        }
+    }
+    match found[..] {
+        [] => {
+            collector.fault(
+                span,
+                format!("{what:?} needs one of {}", known.join(", ")),
+                "how is it checked?",
+            );
+            None
+        }
+        [(key, value)] => match key {
+            "tcp" => reader::string(key, value, collector).map(Target::Tcp),
+            "http" => reader::string(key, value, collector).map(Target::Http),
+            "exec" => words(key, value, collector).map(Target::Exec),
+            "log" => reader::string(key, value, collector).map(Target::Log),
+            _ => reader::duration(key, value, collector).map(Target::After),
+        },
+        [(first, _), (second, value), ..] => {
+            collector.fault(
+                value.span(),
+                format!("{what:?} has both {first:?} and {second:?}"),
+                "one check at a time",
+            );
+            None
+        }
+    }
+}
+
+fn ready(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Ready> {
+    let value = reader.get("ready")?;
+    let DeValue::Table(table) = value.get_ref() else {
+        collector.wrong_type("\"ready\"", "a table such as { tcp = \"127.0.0.1:6379\" }", value);
+        return None;
+    };
+    let mut inner = Reader::new(table, "ready");
+    let target = target("ready", &TARGETS, value.span(), &mut inner, collector);
+    let interval = positive("interval", &mut inner, collector);
+    let timeout = positive("timeout", &mut inner, collector);
+    let deadline = positive("deadline", &mut inner, collector);
+    let successes = inner.integer("successes", 1..=1_000, collector).map(|n| n.value);
+    if matches!(target, Some(Target::Log(_) | Target::After(_))) {
+        for key in ["interval", "timeout", "successes"] {
+            if let Some(span) = inner.key_span(key) {
+                let message = format!("{key:?} has no meaning for a \"ready\" that repeats nothing");
+                collector.fault(span, message, "only for tcp, http and exec");
+            }
+        }
+    }
+    inner.finish(collector);
+    Some(Ready { target: target?, interval, timeout, deadline, successes })
+}
+
+fn health(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Health> {
+    let value = reader.get("health")?;
+    let DeValue::Table(table) = value.get_ref() else {
+        collector.wrong_type("\"health\"", "a table such as { http = \"http://...\" }", value);
+        return None;
+    };
+    let mut inner = Reader::new(table, "health");
+    let target = target("health", &TARGETS[..3], value.span(), &mut inner, collector);
+    let interval = positive("interval", &mut inner, collector);
+    let timeout = positive("timeout", &mut inner, collector);
+    let failures = inner.integer("failures", 1..=1_000, collector).map(|n| n.value);
+    let successes = inner.integer("successes", 1..=1_000, collector).map(|n| n.value);
+    let start_period = inner.duration("start_period", collector);
+    inner.finish(collector);
+    Some(Health { target: target?, interval, timeout, failures, successes, start_period })
+}
+
+fn restart(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> RestartSpec {
+    let mut spec = RestartSpec::default();
+    let Some(value) = reader.get("restart") else {
+        return spec;
+    };
+    let table = match value.get_ref() {
+        DeValue::String(_) => {
+            if let Some(policy) = reader::choice("restart", value, &POLICIES, collector) {
+                spec.policy = policy;
+            }
+            return spec;
+        }
+        DeValue::Table(table) => table,
+        _ => {
+            collector.wrong_type("\"restart\"", "a policy or a table", value);
+            return spec;
+        }
+    };
+    let mut inner = Reader::new(table, "restart");
+    if let Some(policy) = inner.choice("policy", &POLICIES, collector) {
+        spec.policy = policy;
+    }
+    spec.max_retries = inner.integer("max_retries", 0..=1_000_000, collector).map(|n| n.value);
+    if let Some(reset_after) = inner.duration("reset_after", collector) {
+        spec.reset_after = reset_after;
+    }
+    if let Some(value) = inner.get("backoff") {
+        if let Some(table) = table_of("\"backoff\"", value, collector) {
+            spec.backoff = backoff(table, value.span(), collector);
+        }
+    }
+    if let Some(value) = inner.get("success_codes") {
+        spec.success_codes = codes(value, collector);
+    }
+    if let Some(value) = inner.get("never_on") {
+        spec.never_on = exits("never_on", value, collector);
+    }
+    if let Some(value) = inner.get("always_on") {
+        spec.always_on = exits("always_on", value, collector);
+    }
+    inner.finish(collector);
+    spec
+}
+
+fn backoff(table: &DeTable<'_>, span: Range<usize>, collector: &mut Collector) -> Backoff {
+    let mut backoff = Backoff::default();
+    let mut reader = Reader::new(table, "backoff");
+    let initial = reader.duration("initial", collector);
+    let max = reader.duration("max", collector);
+    if let Some(factor) = reader.float("factor", 1.0..=1_000.0, collector) {
+        backoff.factor = factor;
+    }
+    if let Some(jitter) = reader.float("jitter", 0.0..=1.0, collector) {
+        backoff.jitter = jitter;
+    }
+    reader.finish(collector);
+    if let Some(initial) = initial {
+        backoff.initial = initial;
+        // Who names only a longer first delay means at least that.
+        backoff.max = backoff.max.max(initial);
+    }
+    if let Some(max) = max {
+        backoff.max = max;
+        if initial.is_none() {
+            backoff.initial = backoff.initial.min(max);
+        }
+    }
+    if backoff.initial > backoff.max {
+        collector.fault(span, "the \"initial\" delay is longer than \"max\"", "which of the two?");
+    }
+    backoff
+}
+
+/// A list of exit codes.
+fn codes(value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Vec<i32> {
+    let mut found = Vec::new();
+    for (exit, span) in exits_at("success_codes", value, collector) {
+        match exit {
+            ExitMatch::Code(code) => found.push(code),
+            ExitMatch::Signal(_) => {
+                collector.fault(span, "a signal is no exit code", "only numbers from 0 to 255");
+            }
+        }
+    }
+    found
+}
+
+/// A list of exit codes and names of signals.
+fn exits(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Vec<ExitMatch> {
+    exits_at(what, value, collector).into_iter().map(|(exit, _)| exit).collect()
+}
+
+fn exits_at(
+    what: &str,
+    value: &Spanned<DeValue<'_>>,
+    collector: &mut Collector,
+) -> Vec<(ExitMatch, Range<usize>)> {
+    let DeValue::Array(list) = value.get_ref() else {
+        collector.wrong_type(&format!("{what:?}"), "a list of exit codes", value);
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for item in list.iter() {
+        let exit = match item.get_ref() {
+            DeValue::Integer(number) => {
+                let code = i32::from_str_radix(number.as_str(), number.radix()).ok();
+                code.filter(|c| (0..=255).contains(c)).map(ExitMatch::Code)
+            }
+            DeValue::String(text) if text.parse::<i32>().is_err() => {
+                signal_number(text).map(ExitMatch::Signal)
+            }
+            _ => None,
+        };
+        match exit {
+            Some(exit) => found.push((exit, item.span())),
+            None => collector.fault(
+                item.span(),
+                format!("an entry of {what:?} is an exit code from 0 to 255 or a signal such as \"SIGSEGV\""),
+                "neither",
+            ),
+        }
+    }
+    found
+}
+
+fn stop(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Stop {
+    let Some(value) = reader.get("stop") else {
+        return Stop::default();
+    };
+    match value.get_ref() {
+        DeValue::String(_) | DeValue::Integer(_) => {
+            Stop { signal: signal("stop", value, collector), ..Stop::default() }
+        }
+        DeValue::Table(table) => {
+            let mut inner = Reader::new(table, "stop");
+            let signal = inner.get("signal").and_then(|value| signal("signal", value, collector));
+            let timeout = inner.duration("timeout", collector);
+            let command = inner.get("command").and_then(|value| words("command", value, collector));
+            inner.finish(collector);
+            Stop { signal, timeout, command }
+        }
+        _ => {
+            collector.wrong_type("\"stop\"", "a signal or a table { signal, timeout, command }", value);
+            Stop::default()
+        }
+    }
+}
+
+fn signal(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Option<i32> {
+    let text = match value.get_ref() {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.as_str().to_owned(),
+        _ => {
+            collector.wrong_type(&format!("{what:?}"), "a signal", value);
+            return None;
+        }
+    };
+    let number = signal_number(&text);
+    if number.is_none() {
+        collector.fault_with(
+            value.span(),
+            format!("{text:?} is no signal"),
+            "unknown",
+            "write it as \"SIGTERM\", \"SIGINT\" or \"SIGQUIT\"",
+        );
+    }
+    number
+}
+
+fn positive(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Duration> {
+    let value = reader.duration(key, collector)?;
+    if value.is_zero() {
+        let span = reader.key_span(key).unwrap_or(0..0);
+        collector.fault(span, format!("{key:?} can't be zero"), "too short");
+        return None;
+    }
+    Some(value)
+}

@@ -1,0 +1,97 @@
+//! What is wrong with a manifest, and where.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A text that was read, with the path it is known by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// As the user would name it.
+    pub path: PathBuf,
+    /// All of it.
+    pub text: String,
+}
+
+impl Source {
+    /// Line and column, both from 1, of a byte. Columns count characters.
+    pub fn place(&self, at: usize) -> (usize, usize) {
+        let mut at = at.min(self.text.len());
+        while !self.text.is_char_boundary(at) {
+            at -= 1;
+        }
+        let before = &self.text[..at];
+        let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
+        let start = before.rfind('\n').map_or(0, |n| n + 1);
+        (line, before[start..].chars().count() + 1)
+    }
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where it was found.
+    pub source: Arc<Source>,
+    /// Which bytes of it.
+    pub span: Range<usize>,
+    /// What is wrong, in one sentence without a full stop.
+    pub message: String,
+    /// A few words at the caret.
+    pub label: String,
+    /// Another place that has to do with it.
+    pub also: Option<(Range<usize>, String)>,
+    /// What would help.
+    pub hint: Option<String>,
+}
+
+impl Fault {
+    /// Line and column, both from 1.
+    pub fn place(&self) -> (usize, usize) {
+        self.source.place(self.span.start)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (line, column) = self.place();
+        write!(f, "{}:{line}:{column}: {}", self.source.path.display(), self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why there is no plan.
+#[derive(Debug)]
+pub enum LoadError {
+    /// The file could not be read.
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// The kernel's word.
+        error: std::io::Error,
+    },
+    /// It is faulty; never empty, in the order of the text.
+    Faulty(Vec<Fault>),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadError::Unreadable { path, error } => write!(f, "can't read {}: {error}", path.display()),
+            LoadError::Faulty(faults) => {
+                for (at, fault) in faults.iter().enumerate() {
+                    if at > 0 {
+                        writeln!(f)?;
+                    }
+                    write!(f, "{fault}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}

@@ -1,0 +1,496 @@
+//! The whole way from a file to a plan: reading, decoding, expanding, validating.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+use super::decode::{self, Declared, Run, Service, Target, Words};
+use super::fault::{Fault, LoadError, Source};
+use super::interpolate::{self, Trouble};
+use super::reader::{At, Collector};
+use super::{dotenv, validate};
+use crate::decide::graph::Graph;
+use crate::model::nearest::nearest;
+use crate::model::{
+    Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, Kind, Plan, ReadySpec, ReadyTarget, ServiceSpec,
+    StopSpec,
+};
+
+/// How often a readiness check is repeated, unless the manifest says otherwise. The first
+/// attempts come quicker: a service that is ready at once is seen at once.
+const READY_INTERVAL: Duration = Duration::from_millis(250);
+/// How often health is checked.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
+/// How long an attempt may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Failures in a row that make a service unhealthy.
+const HEALTH_FAILURES: u32 = 3;
+
+/// What a manifest may read besides itself.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// The process environment: what services inherit and variables come from.
+    pub vars: Vec<(OsString, OsString)>,
+    /// Env files from the command line; they win over the project's.
+    pub env_files: Vec<PathBuf>,
+}
+
+impl Environment {
+    /// That of this process.
+    pub fn of_process() -> Environment {
+        Environment { vars: std::env::vars_os().collect(), env_files: Vec::new() }
+    }
+}
+
+/// A right manifest.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The plan.
+    pub plan: Plan,
+    /// Its dependency graph.
+    pub graph: Graph,
+    /// What is allowed and still worth a word.
+    pub warnings: Vec<String>,
+}
+
+/// Finds the manifest as `regrow run` without FILE does: `regrow.toml`, then
+/// `dev-env.toml`, in this folder or the nearest parent that has one.
+pub fn discover(from: &Path) -> Option<PathBuf> {
+    from.ancestors().find_map(|folder| {
+        ["regrow.toml", "dev-env.toml"].iter().map(|name| folder.join(name)).find(|path| path.is_file())
+    })
+}
+
+/// Reads and checks a manifest.
+pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, LoadError> {
+    let unreadable = |error| LoadError::Unreadable { path: path.to_owned(), error };
+    let file = path.canonicalize().map_err(unreadable)?;
+    let bytes = std::fs::read(&file).map_err(unreadable)?;
+    let text = match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            let source = Arc::new(Source { path: path.to_owned(), text });
+            return Err(LoadError::Faulty(vec![Fault {
+                source,
+                span: at..at + 3,
+                message: "the manifest is not UTF-8 text".to_owned(),
+                label: "this byte is none".to_owned(),
+                also: None,
+                hint: Some("save it as UTF-8".to_owned()),
+            }]));
+        }
+    };
+    let source = Arc::new(Source { path: path.to_owned(), text });
+    load_source(&source, Some(&file), environment).map_err(LoadError::Faulty)
+}
+
+/// Checks a manifest that is not in a file; paths count from `folder`.
+pub fn load_text(text: &str, folder: &Path, environment: &Environment) -> Result<Loaded, Vec<Fault>> {
+    let source = Arc::new(Source { path: folder.join("regrow.toml"), text: text.to_owned() });
+    load_in(&source, None, folder, environment)
+}
+
+fn load_source(
+    source: &Arc<Source>,
+    file: Option<&Path>,
+    environment: &Environment,
+) -> Result<Loaded, Vec<Fault>> {
+    let folder = file.and_then(Path::parent).unwrap_or(Path::new("/"));
+    load_in(source, file, folder, environment)
+}
+
+fn load_in(
+    source: &Arc<Source>,
+    file: Option<&Path>,
+    folder: &Path,
+    environment: &Environment,
+) -> Result<Loaded, Vec<Fault>> {
+    let mut collector = Collector::new(Arc::clone(source));
+    let (table, errors) = DeTable::parse_recoverable(&source.text);
+    if !errors.is_empty() {
+        for error in errors {
+            let span = error.span().unwrap_or(0..0);
+            collector.fault(span, format!("not TOML: {}", error.message()), "here");
+        }
+        return Err(sorted(collector.faults));
+    }
+    let declared = decode::document(table.get_ref(), &mut collector);
+    let mut warnings = Vec::new();
+    let mut loader =
+        Loader { folder, collector, warnings: &mut warnings, files: HashMap::new(), process: HashMap::new() };
+    for (name, value) in &environment.vars {
+        if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
+            loader.process.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    let services = loader.services(&declared, environment);
+    let mut collector = loader.collector;
+    validate::services(&declared, &services, &mut collector);
+    let tree = validate::tree(&declared, &mut collector);
+    let services: Vec<Arc<ServiceSpec>> = services.into_iter().map(Arc::new).collect();
+    let graph = match Graph::new(&services) {
+        Ok(graph) => graph,
+        Err(cycles) => {
+            validate::cycles(&declared, &cycles, &mut collector);
+            Graph::default()
+        }
+    };
+    if !collector.faults.is_empty() {
+        return Err(sorted(collector.faults));
+    }
+    let name = declared.project.name.clone().or_else(|| {
+        let name = folder.file_name()?.to_string_lossy().into_owned();
+        Some(name)
+    });
+    let plan = Plan {
+        project: name.unwrap_or_else(|| "project".to_owned()),
+        file: file.map(Path::to_owned),
+        folder: folder.to_owned(),
+        services,
+        root: tree.root,
+        groups: tree.groups,
+        inherited: Arc::new(environment.vars.clone()),
+    };
+    Ok(Loaded { plan, graph, warnings })
+}
+
+/// In the order of the text; files other than the manifest come after it.
+fn sorted(mut faults: Vec<Fault>) -> Vec<Fault> {
+    if let Some(first) = faults.first().map(|f| f.source.path.clone()) {
+        faults.sort_by_key(|f| (f.source.path != first, f.span.start));
+    }
+    faults
+}
+
+/// Name and value, in order; a later one of the same name wins.
+type Assignments = Vec<(String, String)>;
+
+struct Loader<'a> {
+    folder: &'a Path,
+    collector: Collector,
+    warnings: &'a mut Vec<String>,
+    /// Env files that were read, so that each is told about once.
+    files: HashMap<PathBuf, Assignments>,
+    process: HashMap<String, String>,
+}
+
+impl Loader<'_> {
+    fn services(&mut self, declared: &Declared, environment: &Environment) -> Vec<ServiceSpec> {
+        let mut project = Assignments::new();
+        for path in &declared.project.env_file {
+            let absolute = self.absolute(&path.value);
+            if absolute.exists() {
+                project.extend(self.env_file(&absolute, Some(path)));
+            } else {
+                // A .env that not every checkout has; what is then missing is told where it is used.
+                self.warnings.push(format!("there is no env file {}", path.value));
+            }
+        }
+        for path in &environment.env_files {
+            project.extend(self.env_file(path, None));
+        }
+        let kinds: HashMap<&str, Kind> =
+            declared.services.iter().map(|s| (s.name.value.as_str(), s.kind)).collect();
+        declared.services.iter().map(|service| self.service(service, &project, &kinds)).collect()
+    }
+
+    fn service(
+        &mut self,
+        service: &Service,
+        project: &Assignments,
+        kinds: &HashMap<&str, Kind>,
+    ) -> ServiceSpec {
+        let mut files = project.clone();
+        for path in &service.env_file {
+            let absolute = self.absolute(&path.value);
+            files.extend(self.env_file(&absolute, Some(path)));
+        }
+        let scope = Scope { process: &self.process, files: files.clone(), own: &service.env };
+        let mut faults = Faults { collector: &mut self.collector, service: service.name.value.as_str() };
+        let mut set = files;
+        for (name, value) in &service.env {
+            if let Some(expanded) = faults.note(scope.own(&name.value, &mut Vec::new()), value) {
+                set.push((name.value.clone(), expanded));
+            }
+        }
+        let set = last_wins(set);
+
+        let command = match &service.run {
+            Some(Run::Command(words)) => {
+                let argv = faults.words(&scope, words);
+                Some(CommandLine { argv, shell: false })
+            }
+            Some(Run::Shell(text)) => Some(CommandLine {
+                argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), text.value.clone()],
+                shell: true,
+            }),
+            None => None,
+        };
+        let dir = match &service.dir {
+            Some(dir) => faults.text(&scope, dir).map(|dir| absolute(self.folder, &dir)),
+            None => Some(self.folder.to_owned()),
+        };
+        let ready = service.ready.as_ref().and_then(|ready| {
+            let check = |target| Check {
+                target,
+                interval: ready.interval.unwrap_or(READY_INTERVAL),
+                timeout: ready.timeout.unwrap_or(CHECK_TIMEOUT),
+                successes: ready.successes.unwrap_or(1),
+            };
+            let target = match &ready.target {
+                Target::Log(pattern) => {
+                    if let Err(error) = regex::bytes::Regex::new(&pattern.value) {
+                        faults.collector.fault_with(
+                            pattern.span.clone(),
+                            format!("{:?} is no regular expression", pattern.value),
+                            "can't read this",
+                            last_line(&error.to_string()),
+                        );
+                    }
+                    ReadyTarget::Log(pattern.value.clone())
+                }
+                Target::After(delay) => ReadyTarget::After(*delay),
+                target @ (Target::Tcp(_) | Target::Http(_) | Target::Exec(_)) => {
+                    ReadyTarget::Check(check(faults.target(&scope, target)?))
+                }
+            };
+            Some(ReadySpec { target, deadline: ready.deadline })
+        });
+        let health = service.health.as_ref().and_then(|health| {
+            Some(HealthSpec {
+                check: Check {
+                    target: faults.target(&scope, &health.target)?,
+                    interval: health.interval.unwrap_or(HEALTH_INTERVAL),
+                    timeout: health.timeout.unwrap_or(CHECK_TIMEOUT),
+                    successes: health.successes.unwrap_or(1),
+                },
+                failures: health.failures.unwrap_or(HEALTH_FAILURES),
+                start_period: health.start_period.unwrap_or_default(),
+            })
+        });
+        let stop = StopSpec {
+            signal: service.stop.signal.unwrap_or(15),
+            timeout: service.stop.timeout.unwrap_or(Duration::from_secs(10)),
+            command: service
+                .stop
+                .command
+                .as_ref()
+                .map(|words| CommandLine { argv: faults.words(&scope, words), shell: false }),
+        };
+        // Even without a command or a folder the service exists: others may depend on it.
+        ServiceSpec {
+            name: service.name.value.clone(),
+            command: command.unwrap_or_else(|| CommandLine { argv: vec![String::new()], shell: false }),
+            kind: service.kind,
+            dir: dir.unwrap_or_else(|| self.folder.to_owned()),
+            env: EnvSpec { clear: service.env_clear, deny: service.env_deny.clone(), set },
+            depends_on: validate::dependencies(service, kinds),
+            ready,
+            health,
+            restart: service.restart.clone(),
+            stop,
+            replicas: service.replicas,
+            autostart: service.autostart,
+            profiles: service.profiles.clone(),
+            tags: service.tags.clone(),
+        }
+    }
+
+    fn absolute(&self, path: &str) -> PathBuf {
+        absolute(self.folder, path)
+    }
+
+    /// The assignments of an env file. `named`: where the manifest names it.
+    fn env_file(&mut self, path: &Path, named: Option<&At<String>>) -> Assignments {
+        if let Some(known) = self.files.get(path) {
+            return known.clone();
+        }
+        let found = match std::fs::read(path) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                let (found, bad) = dotenv::parse(&text);
+                let source = Arc::new(Source { path: path.to_owned(), text });
+                for (span, message) in bad {
+                    self.collector.faults.push(Fault {
+                        source: Arc::clone(&source),
+                        span,
+                        message,
+                        label: "here".to_owned(),
+                        also: None,
+                        hint: None,
+                    });
+                }
+                found
+            }
+            Err(error) => {
+                let message = format!("can't read the env file {}: {error}", path.display());
+                let span = named.map_or(0..0, |n| n.span.clone());
+                let label = if named.is_some() { "named here" } else { "asked for by --env-file" };
+                self.collector.fault(span, message, label);
+                Assignments::new()
+            }
+        };
+        self.files.insert(path.to_owned(), found.clone());
+        found
+    }
+}
+
+/// Faults of one service.
+struct Faults<'a> {
+    collector: &'a mut Collector,
+    service: &'a str,
+}
+
+impl Faults<'_> {
+    fn note(&mut self, result: Result<String, Trouble>, at: &At<String>) -> Option<String> {
+        let trouble = match result {
+            Ok(text) => return Some(text),
+            Err(trouble) => trouble,
+        };
+        let service = self.service;
+        match trouble {
+            Trouble::Undefined(name) => self.collector.fault_with(
+                at.span.clone(),
+                format!("service {service:?}: undefined variable \"{name}\""),
+                "used here",
+                format!("set it, or give a default: ${{{name}:-...}}"),
+            ),
+            Trouble::Malformed(message) => self.collector.fault_with(
+                at.span.clone(),
+                format!("service {service:?}: {message}"),
+                "used here",
+                "write $$ for a dollar",
+            ),
+            Trouble::Circular(path) => self.collector.fault(
+                at.span.clone(),
+                format!("service {service:?}: variables made of each other: {}", path.join(" -> ")),
+                "part of the circle",
+            ),
+        }
+        None
+    }
+
+    fn text(&mut self, scope: &Scope<'_>, at: &At<String>) -> Option<String> {
+        let expanded = scope.expand(&at.value);
+        self.note(expanded, at)
+    }
+
+    fn words(&mut self, scope: &Scope<'_>, words: &Words) -> Vec<String> {
+        let found: Vec<String> = words.words.iter().filter_map(|word| self.text(scope, word)).collect();
+        if let (Some(first), Some(place)) = (found.first(), words.words.first())
+            && first.is_empty()
+        {
+            self.collector.fault(place.span.clone(), "the program's name is empty", "nothing to run");
+        }
+        found
+    }
+
+    fn target(&mut self, scope: &Scope<'_>, target: &Target) -> Option<CheckTarget> {
+        match target {
+            Target::Tcp(at) => {
+                let text = self.text(scope, at)?;
+                if let Err(hint) = validate::address(&text) {
+                    self.collector.fault_with(
+                        at.span.clone(),
+                        format!("{text:?} is no address to connect to"),
+                        "can't connect to this",
+                        hint,
+                    );
+                }
+                Some(CheckTarget::Tcp(text))
+            }
+            Target::Http(at) => {
+                let text = self.text(scope, at)?;
+                if let Err(hint) = validate::url(&text) {
+                    self.collector.fault_with(
+                        at.span.clone(),
+                        format!("{text:?} is no URL that can be checked"),
+                        "can't ask this",
+                        hint,
+                    );
+                }
+                Some(CheckTarget::Http(text))
+            }
+            Target::Exec(words) => {
+                Some(CheckTarget::Exec(CommandLine { argv: self.words(scope, words), shell: false }))
+            }
+            // Read by the caller; they repeat nothing.
+            Target::Log(_) | Target::After(_) => None,
+        }
+    }
+}
+
+/// Where variables come from: the process, env files, the service's own `env`; later wins.
+struct Scope<'a> {
+    process: &'a HashMap<String, String>,
+    files: Assignments,
+    own: &'a [(At<String>, At<String>)],
+}
+
+impl Scope<'_> {
+    fn expand(&self, text: &str) -> Result<String, Trouble> {
+        interpolate::expand(text, &mut |name| self.lookup(name, &mut Vec::new()))
+    }
+
+    fn lookup(&self, name: &str, path: &mut Vec<String>) -> Result<Option<String>, Trouble> {
+        if self.own.iter().any(|(own, _)| own.value == name) && path.last().is_none_or(|last| last != name) {
+            return self.own(name, path).map(Some);
+        }
+        Ok(self.outer(name))
+    }
+
+    /// A variable of the service's own. Its own name in it means the outer one: PATH = "bin:${PATH}".
+    fn own(&self, name: &str, path: &mut Vec<String>) -> Result<String, Trouble> {
+        path.push(name.to_owned());
+        if let Some(first) = path[..path.len() - 1].iter().position(|n| n == name) {
+            return Err(Trouble::Circular(path[first..].to_vec()));
+        }
+        let Some((_, value)) = self.own.iter().find(|(own, _)| own.value == name) else {
+            return Err(Trouble::Undefined(name.to_owned()));
+        };
+        let expanded = interpolate::expand(&value.value, &mut |inner| self.lookup(inner, path));
+        path.pop();
+        expanded
+    }
+
+    fn outer(&self, name: &str) -> Option<String> {
+        let file = self.files.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value);
+        file.or_else(|| self.process.get(name)).cloned()
+    }
+}
+
+fn last_wins(all: Assignments) -> Assignments {
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut kept: Assignments = Vec::new();
+    for (name, value) in all {
+        match places.get(&name) {
+            Some(&at) => kept[at].1 = value,
+            None => {
+                places.insert(name.clone(), kept.len());
+                kept.push((name, value));
+            }
+        }
+    }
+    kept
+}
+
+/// A path counted from a folder, without `.` and needless parts.
+fn absolute(folder: &Path, path: &str) -> PathBuf {
+    let joined = folder.join(path);
+    joined.components().filter(|part| !matches!(part, Component::CurDir)).collect()
+}
+
+fn last_line(text: &str) -> String {
+    text.lines().last().unwrap_or_default().trim().to_owned()
+}
+
+/// The hint for a name that nothing has.
+pub(super) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(word, known).map(|near| format!("did you mean {near:?}?"))
+}

@@ -1,0 +1,18 @@
+//! From text, which may be wrong, to a [`Plan`], which can't be.
+//!
+//! May use `model`, `decide::graph` (a plan is acyclic) and files. Every fault of a manifest
+//! is collected, with its place; nothing is started from here and nothing is printed.
+
+mod decode;
+mod dotenv;
+pub mod fault;
+mod interpolate;
+mod load;
+mod reader;
+mod validate;
+
+pub use fault::{Fault, LoadError, Source};
+pub use load::{Environment, Loaded, discover, load, load_text};
+
+#[cfg(doc)]
+use crate::model::Plan;

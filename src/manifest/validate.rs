@@ -1,0 +1,338 @@
+//! What declarations mean together: names that resolve, one place for each in the tree,
+//! no cycle, no port asked for twice.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
+
+use super::decode::{Declared, Service, Supervision, Target};
+use super::fault::Fault;
+use super::load::did_you_mean;
+use super::reader::Collector;
+use crate::model::{
+    CheckTarget, Child, Condition, Dependency, GroupSpec, Kind, Name, ReadyTarget, ServiceSpec,
+};
+
+/// The tree of groups.
+pub(super) struct Tree {
+    pub(super) root: GroupSpec,
+    pub(super) groups: BTreeMap<Name, GroupSpec>,
+}
+
+/// The dependencies of a service. One without a condition waits for what is natural to the
+/// other's kind: a service to be ready, a task to be completed.
+pub(super) fn dependencies(service: &Service, kinds: &HashMap<&str, Kind>) -> Vec<Dependency> {
+    let mut seen = HashSet::new();
+    service
+        .depends_on
+        .iter()
+        .filter_map(|depends| {
+            let on = Name::new(&depends.on.value).ok()?;
+            let natural = || match kinds.get(on.as_str()).copied().unwrap_or(Kind::Service) {
+                Kind::Service => Condition::Ready,
+                Kind::Task => Condition::Completed,
+            };
+            let condition = depends.condition.unwrap_or_else(natural);
+            seen.insert(on.clone()).then_some(Dependency { on, condition, required: depends.required })
+        })
+        .collect()
+}
+
+/// Faults between services.
+pub(super) fn services(declared: &Declared, services: &[ServiceSpec], collector: &mut Collector) {
+    let known: HashMap<&str, &Service> =
+        declared.services.iter().map(|s| (s.name.value.as_str(), s)).collect();
+    let groups: HashSet<&str> = declared.groups.iter().map(|g| g.name.value.as_str()).collect();
+    if declared.services.is_empty() && collector.faults.is_empty() {
+        collector.fault_with(
+            0..0,
+            "the manifest declares no service",
+            "nothing to supervise",
+            "add a [service.NAME] with a command, or let \"regrow init\" write an example",
+        );
+    }
+    for service in &declared.services {
+        let name = service.name.value.as_str();
+        let mut seen: HashMap<&str, Range<usize>> = HashMap::new();
+        for depends in &service.depends_on {
+            let on = depends.on.value.as_str();
+            if !known.contains_key(on) {
+                let message = format!("service {name:?} depends on {on:?}, which is not declared");
+                let hint = if groups.contains(on) {
+                    Some(format!("{on:?} is a group: depend on its members"))
+                } else {
+                    did_you_mean(on, known.keys().copied())
+                };
+                match hint {
+                    Some(hint) => {
+                        collector.fault_with(depends.on.span.clone(), message, "no such service", hint);
+                    }
+                    None => collector.fault(depends.on.span.clone(), message, "no such service"),
+                }
+            }
+            if let Some(first) = seen.insert(on, depends.on.span.clone()) {
+                also(
+                    collector,
+                    depends.on.span.clone(),
+                    format!("service {name:?} depends on {on:?} twice"),
+                    "again",
+                    first,
+                    "first here",
+                );
+            }
+        }
+        if service.replicas > 1 {
+            for index in 1..=service.replicas.min(10_000) {
+                let instance = format!("{name}.{index}");
+                if let Some(other) = known.get(instance.as_str()) {
+                    also(
+                        collector,
+                        other.name.span.clone(),
+                        format!("{instance:?} is also the name of replica {index} of {name:?}"),
+                        "one of the two must change",
+                        service.name.span.clone(),
+                        "has replicas",
+                    );
+                }
+            }
+        }
+    }
+    ports(declared, services, collector);
+}
+
+/// A port that two services say they will listen on.
+fn ports(declared: &Declared, services: &[ServiceSpec], collector: &mut Collector) {
+    let mut asked: HashMap<(String, u16), Vec<usize>> = HashMap::new();
+    for (at, spec) in services.iter().enumerate() {
+        let Some(ready) = &spec.ready else { continue };
+        let ReadyTarget::Check(check) = &ready.target else { continue };
+        let address = match &check.target {
+            CheckTarget::Tcp(address) => self::address(address),
+            CheckTarget::Http(url) => self::url(url),
+            CheckTarget::Exec(_) => continue,
+        };
+        let Ok((host, port)) = address else { continue };
+        let asking = asked.entry((local(&host), port)).or_default();
+        let first = asking.iter().find(|other| together(spec, &services[**other]));
+        let span = |at: usize| {
+            let declared = declared.services.iter().find(|s| s.name.value == services[at].name)?;
+            match &declared.ready.as_ref()?.target {
+                Target::Tcp(at) | Target::Http(at) => Some(at.span.clone()),
+                Target::Exec(_) | Target::Log(_) | Target::After(_) => None,
+            }
+        };
+        if let (Some(&first), Some(here)) = (first, span(at)) {
+            also(
+                collector,
+                here,
+                format!(
+                    "port {port} is asked for twice: by {:?} and by {:?}",
+                    services[first].name, spec.name
+                ),
+                format!("{} wants it too", spec.name),
+                span(first).unwrap_or(0..0),
+                "asked for here first",
+            );
+        }
+        asking.push(at);
+    }
+}
+
+/// Whether two services can run at the same time: not if they have profiles and share none.
+fn together(a: &ServiceSpec, b: &ServiceSpec) -> bool {
+    a.profiles.is_empty() || b.profiles.is_empty() || a.profiles.iter().any(|p| b.profiles.contains(p))
+}
+
+/// All names of this machine's loopback are one.
+fn local(host: &str) -> String {
+    match host {
+        "localhost" | "127.0.0.1" | "0.0.0.0" | "[::1]" | "[::]" => "localhost".to_owned(),
+        other => other.to_ascii_lowercase(),
+    }
+}
+
+/// `HOST:PORT`. `Err`: what would help.
+pub(super) fn address(text: &str) -> Result<(String, u16), String> {
+    let help = || "write it as HOST:PORT, such as \"127.0.0.1:6379\"".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(help)?;
+    let bare_v6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    if host.is_empty() || bare_v6 || host.contains(char::is_whitespace) || host.contains('/') {
+        return Err(help());
+    }
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok((host.to_owned(), port)),
+        _ => Err("a port is a number from 1 to 65535".to_owned()),
+    }
+}
+
+/// Host and port of an `http://` URL. `Err`: what would help.
+pub(super) fn url(text: &str) -> Result<(String, u16), String> {
+    let help = || "write it as \"http://127.0.0.1:5000/health\"".to_owned();
+    if text.starts_with("https://") {
+        return Err("checks speak plain http; for https use exec with curl".to_owned());
+    }
+    let rest = text.strip_prefix("http://").ok_or_else(help)?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if text.contains(char::is_whitespace) || text.contains(char::is_control) || authority.contains('@') {
+        return Err(help());
+    }
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    if has_port { address(authority) } else { address(&format!("{authority}:80")) }
+}
+
+/// Every service and group gets its place.
+pub(super) fn tree(declared: &Declared, collector: &mut Collector) -> Tree {
+    let services: HashMap<&str, &Service> =
+        declared.services.iter().map(|s| (s.name.value.as_str(), s)).collect();
+    let groups: HashMap<&str, usize> =
+        declared.groups.iter().enumerate().map(|(at, g)| (g.name.value.as_str(), at)).collect();
+    for group in &declared.groups {
+        if let Some(service) = services.get(group.name.value.as_str()) {
+            also(
+                collector,
+                group.name.span.clone(),
+                format!("{:?} names a service and a group", group.name.value.as_str()),
+                "one of the two must change",
+                service.name.span.clone(),
+                "the service",
+            );
+        }
+    }
+    let mut parent: HashMap<&str, (usize, Range<usize>)> = HashMap::new();
+    let mut specs: BTreeMap<Name, GroupSpec> = BTreeMap::new();
+    for (at, group) in declared.groups.iter().enumerate() {
+        let mut children = Vec::new();
+        if group.members.is_empty() && !collector.faults.iter().any(|f| f.span == group.name.span) {
+            collector.fault(
+                group.name.span.clone(),
+                format!("group {:?} has no members", group.name.value.as_str()),
+                "whom does it supervise?",
+            );
+        }
+        for member in &group.members {
+            let text = member.value.as_str();
+            if let Some((other, first)) = parent.get(text) {
+                let message = format!(
+                    "{text:?} is a member of {:?} and of {:?}",
+                    declared.groups[*other].name.value.as_str(),
+                    group.name.value.as_str()
+                );
+                also(collector, member.span.clone(), message, "a second time", first.clone(), "first here");
+                continue;
+            }
+            let child = match (services.get(text), groups.get(text)) {
+                (Some(service), _) => Child::Service(service.name.value.clone()),
+                (None, Some(&at)) => Child::Group(declared.groups[at].name.value.clone()),
+                (None, None) => {
+                    let message = format!(
+                        "group {:?} names {text:?}, which is not declared",
+                        group.name.value.as_str()
+                    );
+                    let known = services.keys().chain(groups.keys()).copied();
+                    match did_you_mean(text, known) {
+                        Some(hint) => {
+                            collector.fault_with(member.span.clone(), message, "no such service", hint);
+                        }
+                        None => collector.fault(member.span.clone(), message, "no such service"),
+                    }
+                    continue;
+                }
+            };
+            parent.insert(text, (at, member.span.clone()));
+            children.push(child);
+        }
+        specs.insert(group.name.value.clone(), spec(children, &group.supervision));
+    }
+    nested_in_itself(declared, &parent, collector);
+    let mut top: Vec<(usize, Child)> = Vec::new();
+    for service in &declared.services {
+        if !parent.contains_key(service.name.value.as_str()) {
+            top.push((service.name.span.start, Child::Service(service.name.value.clone())));
+        }
+    }
+    for group in &declared.groups {
+        if !parent.contains_key(group.name.value.as_str()) {
+            top.push((group.name.span.start, Child::Group(group.name.value.clone())));
+        }
+    }
+    top.sort_by_key(|(at, _)| *at);
+    let children = top.into_iter().map(|(_, child)| child).collect();
+    Tree { root: spec(children, &declared.project.supervision), groups: specs }
+}
+
+fn spec(children: Vec<Child>, supervision: &Supervision) -> GroupSpec {
+    let default = GroupSpec::default();
+    GroupSpec {
+        children,
+        strategy: supervision.strategy.unwrap_or(default.strategy),
+        intensity: supervision.intensity,
+        period: supervision.period.unwrap_or(default.period),
+        on_give_up: supervision.on_give_up.unwrap_or(default.on_give_up),
+    }
+}
+
+fn nested_in_itself(
+    declared: &Declared,
+    parent: &HashMap<&str, (usize, Range<usize>)>,
+    collector: &mut Collector,
+) {
+    let mut told: HashSet<usize> = HashSet::new();
+    for first in 0..declared.groups.len() {
+        let mut path = vec![first];
+        let mut at = first;
+        while let Some((above, _)) = parent.get(declared.groups[at].name.value.as_str()) {
+            at = *above;
+            if at == first || path.contains(&at) {
+                break;
+            }
+            path.push(at);
+        }
+        let closed = at == first && parent.contains_key(declared.groups[first].name.value.as_str());
+        if !closed || path.iter().any(|p| told.contains(p)) {
+            continue;
+        }
+        told.extend(&path);
+        path.push(first);
+        path.reverse();
+        let words: Vec<&str> = path.iter().map(|p| declared.groups[*p].name.value.as_str()).collect();
+        collector.fault(
+            declared.groups[first].name.span.clone(),
+            format!("a group can't contain itself: {}", words.join(" -> ")),
+            "part of the circle",
+        );
+    }
+}
+
+/// Cycles of dependencies, each at the first service of its path.
+pub(super) fn cycles(declared: &Declared, cycles: &[Vec<Name>], collector: &mut Collector) {
+    for cycle in cycles {
+        let words: Vec<&str> = cycle.iter().map(Name::as_str).collect();
+        let from = declared.services.iter().find(|s| s.name.value.as_str() == words[0]);
+        let Some(service) = from else { continue };
+        let to = service.depends_on.iter().find(|d| words.get(1).is_some_and(|next| d.on.value == *next));
+        let span = to.map_or(service.name.span.clone(), |d| d.on.span.clone());
+        let message = if words.len() == 2 {
+            format!("service {:?} depends on itself: {}", words[0], words.join(" -> "))
+        } else {
+            format!("dependencies in a circle: {}", words.join(" -> "))
+        };
+        collector.fault_with(span, message, "part of the circle", "leave one of these dependencies out");
+    }
+}
+
+fn also(
+    collector: &mut Collector,
+    span: Range<usize>,
+    message: String,
+    label: impl Into<String>,
+    other: Range<usize>,
+    other_label: &str,
+) {
+    collector.faults.push(Fault {
+        source: std::sync::Arc::clone(&collector.source),
+        span,
+        message,
+        label: label.into(),
+        also: Some((other, other_label.to_owned())),
+        hint: None,
+    });
+}

@@ -1,0 +1,147 @@
+//! Wishes and their answers. A command may be denied, with its reason; what then
+//! happened is told by events.
+
+use serde::{Deserialize, Serialize};
+
+/// What a user wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "verb")]
+pub enum Command {
+    /// Goal up; answered when each is ready (a task: completed).
+    Start {
+        /// Which.
+        #[serde(flatten)]
+        select: Selector,
+        /// Leave dependencies alone that are down.
+        #[serde(default)]
+        no_deps: bool,
+    },
+    /// Goal down; answered when each tree of processes is gone.
+    Stop {
+        /// Which.
+        #[serde(flatten)]
+        select: Selector,
+        /// Also while running services depend on them.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Stop, then start.
+    Restart {
+        /// Which.
+        #[serde(flatten)]
+        select: Selector,
+    },
+}
+
+impl Command {
+    /// The verb as it is typed.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Command::Start { .. } => "start",
+            Command::Stop { .. } => "stop",
+            Command::Restart { .. } => "restart",
+        }
+    }
+
+    /// Which services it is about.
+    pub fn select(&self) -> &Selector {
+        match self {
+            Command::Start { select, .. } | Command::Stop { select, .. } | Command::Restart { select } => {
+                select
+            }
+        }
+    }
+}
+
+/// Which services a command is about; the parts add up.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Selector {
+    /// By name of service or instance.
+    pub services: Vec<String>,
+    /// Every service.
+    pub all: bool,
+    /// Those below these groups.
+    pub groups: Vec<String>,
+    /// Those with these tags.
+    pub tags: Vec<String>,
+}
+
+impl Selector {
+    /// Just these names.
+    pub fn named<I, S>(names: I) -> Selector
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<String>,
+    {
+        Selector { services: names.into_iter().map(Into::into).collect(), ..Selector::default() }
+    }
+
+    /// Everything.
+    pub fn all() -> Selector {
+        Selector { all: true, ..Selector::default() }
+    }
+
+    /// Whether it names nothing at all.
+    pub fn is_empty(&self) -> bool {
+        !self.all && self.services.is_empty() && self.groups.is_empty() && self.tags.is_empty()
+    }
+}
+
+/// What became of a command, instance by instance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether every part of it was done.
+    pub ok: bool,
+    /// In the order the instances were dealt with.
+    pub results: Vec<InstanceAnswer>,
+}
+
+/// One instance's part of an [`Answer`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceAnswer {
+    /// The instance.
+    pub name: String,
+    /// Whether it was done.
+    pub ok: bool,
+    /// What is true now, or why not, in words.
+    pub message: String,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// For programs.
+    pub code: DenialCode,
+    /// For people.
+    pub reason: String,
+    /// What would help, if something would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl std::fmt::Display for Denial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Denial {}
+
+/// Stable words for [`Denial`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DenialCode {
+    /// No service, group or tag of that name.
+    NotFound,
+    /// Running services depend on it.
+    HasDependents,
+    /// The tree is going down.
+    ShuttingDown,
+    /// The request makes no sense as it stands.
+    Invalid,
+    /// It took longer than the caller would wait.
+    TimedOut,
+    /// The runtime is gone, or part of it failed.
+    Internal,
+}

@@ -1,0 +1,491 @@
+//! Facts: past tense, numbered by one writer. Everything a user sees is a fold over them.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{Command, Denial};
+use super::exit::ExitOutcome;
+use super::id::{Incarnation, InstanceId, Name};
+use super::plan::{GiveUp, Strategy};
+use super::spec::Condition;
+use super::status::{Goal, Health};
+
+/// A fact with its number and its time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, from 1, without gaps.
+    pub seq: u64,
+    /// When, by the wall clock; for people only, no decision reads it.
+    #[serde(with = "rfc3339")]
+    pub at: SystemTime,
+    /// When, since the supervisor's start, by the monotonic clock.
+    #[serde(rename = "since_start_s", with = "secs")]
+    pub since_start: Duration,
+    /// What.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Fact {
+    /// The supervisor is up and has read its plan.
+    SupervisorStarted {
+        /// Its process id.
+        pid: u32,
+        /// regrow's version.
+        version: String,
+        /// The project's name.
+        project: String,
+        /// How many services the plan has.
+        services: usize,
+    },
+    /// A command was taken.
+    CommandAccepted {
+        /// It.
+        command: Command,
+    },
+    /// A command was refused.
+    CommandDenied {
+        /// It.
+        command: Command,
+        /// Why.
+        denial: Denial,
+    },
+    /// What the user wants of an instance changed.
+    GoalSet {
+        /// Whose.
+        instance: InstanceId,
+        /// To what.
+        goal: Goal,
+    },
+    /// An instance wants to start and can't yet.
+    Waiting {
+        /// Who.
+        instance: InstanceId,
+        /// For what.
+        #[serde(rename = "for")]
+        for_: Vec<Unmet>,
+    },
+    /// A process is being made.
+    Starting {
+        /// Whose.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// Why now.
+        cause: StartCause,
+    },
+    /// The program runs.
+    Running {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// Its process id.
+        pid: u32,
+    },
+    /// It is ready.
+    Ready {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// Since its process was asked for, in seconds.
+        #[serde(rename = "after_s", with = "secs")]
+        after: Duration,
+    },
+    /// A check failed. Told when the series of failures begins, and when it ends a process.
+    CheckFailed {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// Which.
+        check: CheckKind,
+        /// How many times in a row.
+        in_a_row: u32,
+        /// What went wrong, with the check's own output.
+        message: String,
+    },
+    /// A check could not be made; that says nothing about the service.
+    CheckUnable {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// Which.
+        check: CheckKind,
+        /// Why.
+        message: String,
+    },
+    /// Its health changed.
+    HealthChanged {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// To what.
+        health: Health,
+    },
+    /// It is being ended.
+    Stopping {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// Why.
+        cause: StopCause,
+        /// The signal that asks it; `None` where a stop command does.
+        signal: Option<String>,
+        /// How long until SIGKILL.
+        #[serde(rename = "timeout_s", with = "secs")]
+        timeout: Duration,
+    },
+    /// Its main process ended by itself and others of its tree live on; they are ended now.
+    LeftBehind {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// How the main process ended.
+        exit: ExitOutcome,
+    },
+    /// SIGKILL was sent to all that is left of its tree.
+    Killed {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// How long after the request.
+        #[serde(rename = "after_s", with = "secs")]
+        after: Duration,
+    },
+    /// Even SIGKILL has not emptied the tree (a process stuck in the kernel).
+    Stuck {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+    },
+    /// Its process, and all of its tree, is gone.
+    Exited {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// How.
+        exit: ExitOutcome,
+        /// How long it ran.
+        #[serde(rename = "uptime_s", with = "secs")]
+        uptime: Duration,
+    },
+    /// It rests because somebody asked.
+    Stopped {
+        /// Who.
+        instance: InstanceId,
+        /// Whether it will be started again by the group that stopped it.
+        held: bool,
+    },
+    /// It ended well and is not to come back.
+    Completed {
+        /// Who.
+        instance: InstanceId,
+    },
+    /// It will come back.
+    Crashed {
+        /// Who.
+        instance: InstanceId,
+        /// How it ended, or why it did not start.
+        exit: ExitOutcome,
+        /// After this delay.
+        #[serde(rename = "retry_in_s", with = "secs")]
+        retry_in: Duration,
+        /// How many times it has come back in a row.
+        attempt: u32,
+    },
+    /// It will not come back.
+    Failed {
+        /// Who.
+        instance: InstanceId,
+        /// Why.
+        why: FailedWhy,
+    },
+    /// A group restarts several of its members.
+    GroupRestarting {
+        /// Which; `None` for the root.
+        group: Option<Name>,
+        /// By which rule.
+        strategy: Strategy,
+        /// Whose fall it answers.
+        fallen: String,
+        /// Who is stopped, in that order.
+        stopping: Vec<String>,
+        /// Who is then started, in that order.
+        starting: Vec<String>,
+    },
+    /// A group restarted more often than it may.
+    GroupGaveUp {
+        /// Which; `None` for the root.
+        group: Option<Name>,
+        /// How many restarts were counted within the period.
+        restarts: u32,
+        /// The period.
+        #[serde(rename = "period_s", with = "secs")]
+        period: Duration,
+        /// What follows.
+        then: GiveUp,
+    },
+    /// The whole tree goes down.
+    ShutdownStarted {
+        /// Why, in words.
+        cause: String,
+    },
+    /// Every process is gone.
+    ShutdownDone,
+}
+
+impl Fact {
+    /// The instance it is about, if it is about one.
+    pub fn instance(&self) -> Option<&InstanceId> {
+        match self {
+            Fact::GoalSet { instance, .. }
+            | Fact::Waiting { instance, .. }
+            | Fact::Starting { instance, .. }
+            | Fact::Running { instance, .. }
+            | Fact::Ready { instance, .. }
+            | Fact::CheckFailed { instance, .. }
+            | Fact::CheckUnable { instance, .. }
+            | Fact::HealthChanged { instance, .. }
+            | Fact::Stopping { instance, .. }
+            | Fact::LeftBehind { instance, .. }
+            | Fact::Killed { instance, .. }
+            | Fact::Stuck { instance, .. }
+            | Fact::Exited { instance, .. }
+            | Fact::Stopped { instance, .. }
+            | Fact::Completed { instance }
+            | Fact::Crashed { instance, .. }
+            | Fact::Failed { instance, .. } => Some(instance),
+            Fact::SupervisorStarted { .. }
+            | Fact::CommandAccepted { .. }
+            | Fact::CommandDenied { .. }
+            | Fact::GroupRestarting { .. }
+            | Fact::GroupGaveUp { .. }
+            | Fact::ShutdownStarted { .. }
+            | Fact::ShutdownDone => None,
+        }
+    }
+}
+
+/// A condition that is not met yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmet {
+    /// Of which service.
+    pub service: Name,
+    /// What.
+    pub condition: Condition,
+}
+
+impl fmt::Display for Unmet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.condition {
+            Condition::Ready => write!(f, "{}", self.service),
+            Condition::Started | Condition::Completed | Condition::Exited => {
+                write!(f, "{} ({})", self.service, self.condition)
+            }
+        }
+    }
+}
+
+/// Which of the two checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckKind {
+    /// `ready`.
+    Ready,
+    /// `health`.
+    Health,
+}
+
+impl fmt::Display for CheckKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CheckKind::Ready => "ready",
+            CheckKind::Health => "health",
+        })
+    }
+}
+
+/// Why a process is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartCause {
+    /// The tree came up.
+    Boot,
+    /// Somebody asked.
+    Command,
+    /// It fell, and its policy brings it back.
+    Policy,
+    /// Its group restarts it.
+    Group,
+    /// What it depends on came back.
+    Dependency,
+}
+
+impl StartCause {
+    /// Whether it counts as a restart; what a person asked for doesn't.
+    pub fn is_restart(self) -> bool {
+        match self {
+            StartCause::Policy | StartCause::Group => true,
+            StartCause::Boot | StartCause::Command | StartCause::Dependency => false,
+        }
+    }
+}
+
+/// Why a process is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopCause {
+    /// Somebody asked.
+    Command,
+    /// Somebody asked for a restart.
+    Restart,
+    /// The whole tree goes down.
+    Shutdown,
+    /// Its group restarts, or is restarted.
+    Group,
+    /// Its group gave up.
+    GaveUp,
+    /// Not ready by its deadline.
+    Timeout,
+    /// Its health check failed too often.
+    Health,
+    /// Its main process is gone and left others behind.
+    LeftBehind,
+}
+
+impl fmt::Display for StopCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StopCause::Command => "stopped by hand",
+            StopCause::Restart => "restarted by hand",
+            StopCause::Shutdown => "shutting down",
+            StopCause::Group => "its group restarts",
+            StopCause::GaveUp => "its group gave up",
+            StopCause::Timeout => "not ready in time",
+            StopCause::Health => "unhealthy",
+            StopCause::LeftBehind => "its main process is gone",
+        })
+    }
+}
+
+/// Why an instance will not come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum FailedWhy {
+    /// Its end is one that its policy does not answer.
+    Exit {
+        /// How it ended.
+        exit: ExitOutcome,
+    },
+    /// It came back `max_retries` times and fell again.
+    Retries {
+        /// The last end.
+        exit: ExitOutcome,
+        /// How many times it came back.
+        retries: u32,
+    },
+    /// It could not be started, for a reason that time won't mend.
+    Spawn {
+        /// What went wrong.
+        exit: ExitOutcome,
+    },
+    /// Something it depends on failed for good.
+    Dependency {
+        /// What.
+        on: Name,
+    },
+    /// Its group gave up.
+    Group {
+        /// Which; `None` for the root.
+        group: Option<Name>,
+    },
+    /// regrow itself broke while looking after it.
+    Internal {
+        /// What the actor said last.
+        message: String,
+    },
+}
+
+impl FailedWhy {
+    /// The end behind it, where there is one.
+    pub fn exit(&self) -> Option<&ExitOutcome> {
+        match self {
+            FailedWhy::Exit { exit } | FailedWhy::Retries { exit, .. } | FailedWhy::Spawn { exit } => {
+                Some(exit)
+            }
+            FailedWhy::Dependency { .. } | FailedWhy::Group { .. } | FailedWhy::Internal { .. } => None,
+        }
+    }
+
+    /// One word for `--json` and scripts.
+    pub fn word(&self) -> &'static str {
+        match self {
+            FailedWhy::Exit { .. } => "exit",
+            FailedWhy::Retries { .. } => "retries",
+            FailedWhy::Spawn { .. } => "spawn",
+            FailedWhy::Dependency { .. } => "dependency",
+            FailedWhy::Group { .. } => "group",
+            FailedWhy::Internal { .. } => "internal",
+        }
+    }
+}
+
+impl fmt::Display for FailedWhy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FailedWhy::Exit { exit } | FailedWhy::Spawn { exit } => write!(f, "{exit}"),
+            FailedWhy::Retries { exit, retries } => {
+                write!(f, "{exit}, after {retries} {}", if *retries == 1 { "retry" } else { "retries" })
+            }
+            FailedWhy::Dependency { on } => write!(f, "dependency: {on} failed"),
+            FailedWhy::Group { group: Some(group) } => write!(f, "group {group} gave up"),
+            FailedWhy::Group { group: None } => f.write_str("the root group gave up"),
+            FailedWhy::Internal { message } => write!(f, "a fault in regrow itself: {message}"),
+        }
+    }
+}
+
+pub(crate) mod rfc3339 {
+    //! Times as RFC 3339 in UTC, to the millisecond.
+    use std::time::SystemTime;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(*at))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+pub(crate) mod secs {
+    //! Durations as a number of seconds.
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(value.as_secs_f64())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}

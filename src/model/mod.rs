@@ -1,0 +1,25 @@
+//! The nouns: data that every other room speaks of.
+//!
+//! May use std and serde. Holds no behaviour beyond construction, comparison and
+//! printing; nothing here reads a clock, a file or the kernel.
+
+pub mod command;
+pub mod event;
+pub mod exit;
+pub mod id;
+pub mod nearest;
+pub mod plan;
+pub mod sample;
+pub mod spec;
+pub mod status;
+
+pub use command::{Answer, Command, Denial, DenialCode, Selector};
+pub use event::{Event, Fact, StopCause};
+pub use exit::{Ended, Exit, ExitOutcome, SpawnFailure, SpawnStage};
+pub use id::{Incarnation, InstanceId, Name, NameError};
+pub use plan::{Child, GroupSpec, Plan, Strategy};
+pub use spec::{
+    Backoff, Check, CheckTarget, CommandLine, Condition, Dependency, EnvSpec, HealthSpec, Kind, Policy,
+    ReadySpec, ReadyTarget, RestartSpec, ServiceSpec, StopSpec,
+};
+pub use status::{Goal, Health, ServiceStatus, State, StatusReport};

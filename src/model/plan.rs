@@ -1,0 +1,166 @@
+//! A whole manifest, typed: what the supervisor tree is built from.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::Name;
+use super::spec::ServiceSpec;
+
+/// A manifest that was found to be right: names resolve, the dependency graph has no
+/// cycle, every service hangs under exactly one group.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// `[project] name`, by default the folder's.
+    pub project: String,
+    /// The manifest, absolute; `None` for a plan built in a program.
+    pub file: Option<PathBuf>,
+    /// The folder that relative paths count from.
+    pub folder: PathBuf,
+    /// Services in declared order.
+    pub services: Vec<Arc<ServiceSpec>>,
+    /// The supervisor at the top; its children are what no group names.
+    pub root: GroupSpec,
+    /// The named groups.
+    pub groups: BTreeMap<Name, GroupSpec>,
+    /// The environment that services inherit from.
+    pub inherited: Arc<Vec<(OsString, OsString)>>,
+}
+
+impl Plan {
+    /// A plan for programs that embed the tree: every service under a one-for-one root.
+    ///
+    /// Nothing is inherited from the process environment but what `inherited` lists.
+    pub fn of(project: &str, services: Vec<ServiceSpec>) -> Plan {
+        let children = services.iter().map(|s| Child::Service(s.name.clone())).collect();
+        Plan {
+            project: project.to_owned(),
+            file: None,
+            folder: PathBuf::from("."),
+            services: services.into_iter().map(Arc::new).collect(),
+            root: GroupSpec { children, ..GroupSpec::default() },
+            groups: BTreeMap::new(),
+            inherited: Arc::new(Vec::new()),
+        }
+    }
+
+    /// The service of that name.
+    pub fn service(&self, name: &str) -> Option<&Arc<ServiceSpec>> {
+        self.services.iter().find(|s| s.name.as_str() == name)
+    }
+
+    /// The group that a service or group hangs under; `None` for the root.
+    pub fn parent_of(&self, child: &str) -> Option<&Name> {
+        self.groups
+            .iter()
+            .find(|(_, group)| group.children.iter().any(|c| c.name().as_str() == child))
+            .map(|(name, _)| name)
+    }
+
+    /// All services below a group, in declared order; empty for an unknown one.
+    pub fn services_below(&self, group: &str) -> Vec<Name> {
+        fn walk(plan: &Plan, group: &GroupSpec, into: &mut Vec<Name>) {
+            for child in &group.children {
+                match child {
+                    Child::Service(name) => into.push(name.clone()),
+                    Child::Group(name) => {
+                        if let Some(inner) = plan.groups.get(name) {
+                            walk(plan, inner, into);
+                        }
+                    }
+                }
+            }
+        }
+        let mut found = Vec::new();
+        if let Some(group) = self.groups.get(group) {
+            walk(self, group, &mut found);
+        }
+        found
+    }
+}
+
+/// A child of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Child {
+    /// A service: all its instances, in order.
+    Service(Name),
+    /// A nested group.
+    Group(Name),
+}
+
+impl Child {
+    /// Its name; services and groups share one space of names.
+    pub fn name(&self) -> &Name {
+        match self {
+            Child::Service(name) | Child::Group(name) => name,
+        }
+    }
+}
+
+/// One `[group.NAME]`, or the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupSpec {
+    /// Members in declared order.
+    pub children: Vec<Child>,
+    /// What the fall of one means for the others.
+    pub strategy: Strategy,
+    /// More than so many restarts within `period`, and the group gives up; `None`: no limit.
+    pub intensity: Option<u32>,
+    /// The window that `intensity` counts in.
+    #[serde(serialize_with = "super::spec::seconds")]
+    pub period: Duration,
+    /// What follows giving up.
+    pub on_give_up: GiveUp,
+}
+
+impl Default for GroupSpec {
+    fn default() -> GroupSpec {
+        GroupSpec {
+            children: Vec::new(),
+            strategy: Strategy::OneForOne,
+            intensity: None,
+            period: Duration::from_secs(10),
+            on_give_up: GiveUp::Mark,
+        }
+    }
+}
+
+/// What happens to the siblings of one that fell (OTP's restart strategies).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Nothing: it comes back alone.
+    OneForOne,
+    /// All are stopped in reverse order and started in order.
+    OneForAll,
+    /// Those declared after it are, too.
+    RestForOne,
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Strategy::OneForOne => "one-for-one",
+            Strategy::OneForAll => "one-for-all",
+            Strategy::RestForOne => "rest-for-one",
+        })
+    }
+}
+
+/// `on_give_up`: what follows when a group restarted too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GiveUp {
+    /// It and its members are `failed` until started by hand.
+    Mark,
+    /// To its parent it is a child that died, as in OTP. The root's parent is `Exit`.
+    Escalate,
+    /// The whole tree goes down, exit code 1.
+    Exit,
+}

@@ -1,0 +1,410 @@
+//! What a manifest declares of one service, typed and checked.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::exit::{Exit, signal_name};
+use super::id::{InstanceId, Name};
+
+/// One `[service.NAME]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServiceSpec {
+    /// Its name.
+    pub name: Name,
+    /// The program and its arguments.
+    pub command: CommandLine,
+    /// Whether it is to stay up or to run to completion.
+    pub kind: Kind,
+    /// Working folder, absolute.
+    pub dir: PathBuf,
+    /// How its environment differs from the supervisor's.
+    #[serde(skip)]
+    pub env: EnvSpec,
+    /// What must be true before it starts.
+    pub depends_on: Vec<Dependency>,
+    /// How to tell that it is ready; `None`: once running.
+    pub ready: Option<ReadySpec>,
+    /// How to tell that it is healthy; `None`: while alive.
+    pub health: Option<HealthSpec>,
+    /// When and how it comes back.
+    pub restart: RestartSpec,
+    /// How it is stopped.
+    pub stop: StopSpec,
+    /// Number of instances, at least 1.
+    pub replicas: u32,
+    /// Whether it starts with the tree, without being asked for by name.
+    pub autostart: bool,
+    /// Profiles it belongs to; none: all.
+    pub profiles: Vec<String>,
+    /// Free labels that commands select by.
+    pub tags: Vec<String>,
+}
+
+impl ServiceSpec {
+    /// A service with the contract's defaults, for programs that build a plan themselves.
+    ///
+    /// ```
+    /// use regrow::model::{Name, ServiceSpec};
+    /// let spec = ServiceSpec::new(Name::new("ticker").unwrap(), ["sleep", "60"]);
+    /// assert_eq!(spec.command.argv[0], "sleep");
+    /// ```
+    pub fn new<I, S>(name: Name, argv: I) -> ServiceSpec
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<String>,
+    {
+        ServiceSpec {
+            name,
+            command: CommandLine { argv: argv.into_iter().map(Into::into).collect(), shell: false },
+            kind: Kind::Service,
+            dir: PathBuf::from("."),
+            env: EnvSpec::default(),
+            depends_on: Vec::new(),
+            ready: None,
+            health: None,
+            restart: RestartSpec::default(),
+            stop: StopSpec::default(),
+            replicas: 1,
+            autostart: true,
+            profiles: Vec::new(),
+            tags: Vec::new(),
+        }
+    }
+
+    /// Its instances, in order.
+    pub fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
+        let count = self.replicas.max(1);
+        (1..=count).map(move |index| {
+            if count == 1 {
+                InstanceId::sole(self.name.clone())
+            } else {
+                InstanceId::numbered(self.name.clone(), index)
+            }
+        })
+    }
+}
+
+/// The program that runs and its arguments; the first word is the program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CommandLine {
+    /// Words as the kernel gets them. Never empty.
+    pub argv: Vec<String>,
+    /// Whether the manifest said `shell`, so that `argv` is `/bin/sh -c TEXT`.
+    pub shell: bool,
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.shell {
+            return f.write_str(self.argv.last().map_or("", String::as_str));
+        }
+        for (at, word) in self.argv.iter().enumerate() {
+            if at > 0 {
+                f.write_str(" ")?;
+            }
+            match shlex::try_quote(word) {
+                Ok(quoted) => f.write_str(&quoted)?,
+                Err(_) => write!(f, "{word:?}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `kind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// To stay up.
+    Service,
+    /// To run to completion; a success is final.
+    Task,
+}
+
+/// How a service's environment is made from the supervisor's.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EnvSpec {
+    /// Start from nothing (`PATH` aside, without which no program is found).
+    pub clear: bool,
+    /// Patterns (`*` matches any run of characters) taken out of what is inherited.
+    pub deny: Vec<String>,
+    /// What the manifest and its env files set, in order, without repeats.
+    pub set: Vec<(String, String)>,
+}
+
+/// One entry of `depends_on`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dependency {
+    /// The service waited for.
+    pub on: Name,
+    /// What must be true of it.
+    pub condition: Condition,
+    /// `false`: its final failure, or its absence, lets the dependent start all the same.
+    pub required: bool,
+}
+
+/// What a dependent waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Condition {
+    /// Its process runs (or ran and completed).
+    Started,
+    /// It is ready (or has completed).
+    Ready,
+    /// It ended with success.
+    Completed,
+    /// It ended, however.
+    Exited,
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Condition::Started => "started",
+            Condition::Ready => "ready",
+            Condition::Completed => "completed",
+            Condition::Exited => "exited",
+        })
+    }
+}
+
+/// What a check does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckTarget {
+    /// Connect to `HOST:PORT`.
+    Tcp(String),
+    /// GET an `http://` URL; 200 to 399 is a success.
+    Http(String),
+    /// Run a command; exit code 0 is a success.
+    Exec(CommandLine),
+}
+
+impl fmt::Display for CheckTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CheckTarget::Tcp(address) => write!(f, "tcp {address}"),
+            CheckTarget::Http(url) => write!(f, "http {url}"),
+            CheckTarget::Exec(command) => write!(f, "exec {command}"),
+        }
+    }
+}
+
+/// A check and how often it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What it does.
+    pub target: CheckTarget,
+    /// Time between the end of one attempt and the next.
+    #[serde(serialize_with = "seconds")]
+    pub interval: Duration,
+    /// How long one attempt may take before it is cut off.
+    #[serde(serialize_with = "seconds")]
+    pub timeout: Duration,
+    /// Successes in a row that count as good.
+    pub successes: u32,
+}
+
+/// `ready`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReadySpec {
+    /// How it shows.
+    #[serde(flatten)]
+    pub target: ReadyTarget,
+    /// Not ready this long after its start: it is ended, reason `timeout`.
+    #[serde(serialize_with = "opt_seconds", skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+}
+
+/// The forms of `ready`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadyTarget {
+    /// A check that is repeated until it succeeds.
+    Check(Check),
+    /// A line of its output matches this regular expression.
+    Log(String),
+    /// It has run for this long.
+    After(#[serde(serialize_with = "seconds")] Duration),
+}
+
+impl fmt::Display for ReadyTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReadyTarget::Check(check) => write!(f, "{}", check.target),
+            ReadyTarget::Log(regex) => write!(f, "log /{regex}/"),
+            ReadyTarget::After(delay) => write!(f, "after {}", humantime::format_duration(*delay)),
+        }
+    }
+}
+
+/// `health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HealthSpec {
+    /// The check.
+    pub check: Check,
+    /// Failures in a row that make it unhealthy.
+    pub failures: u32,
+    /// Failures this early after the start don't count.
+    #[serde(serialize_with = "seconds")]
+    pub start_period: Duration,
+}
+
+/// When a service comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Policy {
+    /// Never.
+    Never,
+    /// After a failure: a code that is no success, a signal regrow did not send, a
+    /// missed deadline, a health kill.
+    OnFailure,
+    /// After every end.
+    Always,
+    /// After every end; a stop by hand outlives a restart of the supervisor.
+    UnlessStopped,
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Policy::Never => "never",
+            Policy::OnFailure => "on-failure",
+            Policy::Always => "always",
+            Policy::UnlessStopped => "unless-stopped",
+        })
+    }
+}
+
+/// `restart`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RestartSpec {
+    /// When it comes back.
+    pub policy: Policy,
+    /// Consecutive failures after which it stays `failed`; `None`: no limit.
+    pub max_retries: Option<u32>,
+    /// Uptime after which earlier failures are forgotten.
+    #[serde(serialize_with = "seconds")]
+    pub reset_after: Duration,
+    /// The growing delay between attempts.
+    pub backoff: Backoff,
+    /// Exit codes that are a success.
+    pub success_codes: Vec<i32>,
+    /// Ends after which it never comes back, before policy is asked.
+    pub never_on: Vec<ExitMatch>,
+    /// Ends after which it always comes back, before policy is asked.
+    pub always_on: Vec<ExitMatch>,
+}
+
+impl Default for RestartSpec {
+    fn default() -> RestartSpec {
+        RestartSpec {
+            policy: Policy::OnFailure,
+            max_retries: None,
+            reset_after: Duration::from_secs(60),
+            backoff: Backoff::default(),
+            success_codes: vec![0],
+            never_on: Vec::new(),
+            always_on: Vec::new(),
+        }
+    }
+}
+
+/// `restart.backoff`: attempt n waits `initial * factor^n`, at most `max`, spread by jitter.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Backoff {
+    /// Delay before the first return; zero for at once.
+    #[serde(serialize_with = "seconds")]
+    pub initial: Duration,
+    /// The longest delay.
+    #[serde(serialize_with = "seconds")]
+    pub max: Duration,
+    /// Growth from one attempt to the next, at least 1.
+    pub factor: f64,
+    /// Spread: 0.25 makes a delay 75 % to 125 % of itself.
+    pub jitter: f64,
+}
+
+impl Default for Backoff {
+    fn default() -> Backoff {
+        Backoff {
+            initial: Duration::from_millis(100),
+            max: Duration::from_secs(30),
+            factor: 2.0,
+            jitter: 0.25,
+        }
+    }
+}
+
+/// One entry of `never_on` or `always_on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitMatch {
+    /// This exit code.
+    Code(i32),
+    /// This signal.
+    Signal(i32),
+}
+
+impl ExitMatch {
+    /// Whether an end is this one.
+    pub fn matches(self, exit: Exit) -> bool {
+        match (self, exit) {
+            (ExitMatch::Code(want), Exit::Code(code)) => want == code,
+            (ExitMatch::Signal(want), Exit::Signal { signal, .. }) => want == signal,
+            (ExitMatch::Code(_), Exit::Signal { .. }) | (ExitMatch::Signal(_), Exit::Code(_)) => false,
+        }
+    }
+}
+
+impl Serialize for ExitMatch {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ExitMatch::Code(code) => serializer.serialize_i32(*code),
+            ExitMatch::Signal(signal) => serializer.serialize_str(&signal_name(*signal)),
+        }
+    }
+}
+
+/// `stop`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StopSpec {
+    /// The first signal, to the whole tree of the service.
+    #[serde(serialize_with = "signal_text")]
+    pub signal: i32,
+    /// How long it may take before SIGKILL.
+    #[serde(serialize_with = "seconds")]
+    pub timeout: Duration,
+    /// A command that asks it to stop; the signal follows when the command has ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<CommandLine>,
+}
+
+impl Default for StopSpec {
+    fn default() -> StopSpec {
+        StopSpec { signal: 15, timeout: Duration::from_secs(10), command: None }
+    }
+}
+
+/// Durations in every output: seconds as a number.
+pub(crate) fn seconds<S: serde::Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(value.as_secs_f64())
+}
+
+/// The same for one that may be missing.
+#[expect(clippy::ref_option, reason = "serde hands serialize_with a reference to the field")]
+pub(crate) fn opt_seconds<S: serde::Serializer>(
+    value: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(duration) => serializer.serialize_f64(duration.as_secs_f64()),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn signal_text<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&signal_name(*value))
+}

@@ -1,0 +1,115 @@
+//! The environment of a child, made from what is inherited and what its manifest says.
+
+use std::collections::HashSet;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use crate::model::EnvSpec;
+
+/// What a child without any `PATH` of its own searches.
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+
+/// `NAME=VALUE` of each variable. `given` are regrow's own and win over all.
+///
+/// Variables that begin with `REGROW_` are not inherited, since they may hold secrets of
+/// the supervisor's; only the state folder, which is none, passes.
+pub fn compose(inherited: &[(OsString, OsString)], spec: &EnvSpec, given: &[(&str, &str)]) -> Vec<CString> {
+    let own: HashSet<&OsStr> = spec
+        .set
+        .iter()
+        .map(|(name, _)| OsStr::new(name))
+        .chain(given.iter().map(|(name, _)| OsStr::new(*name)))
+        .collect();
+    let mut made = Vec::with_capacity(inherited.len() + own.len());
+    for (name, value) in inherited {
+        let bytes = name.as_bytes();
+        let secret = bytes.starts_with(b"REGROW_") && bytes != b"REGROW_STATE_DIR";
+        let passes = match spec.clear {
+            true => name == "PATH",
+            false => !secret && !spec.deny.iter().any(|pattern| matches(pattern.as_bytes(), bytes)),
+        };
+        if passes && !own.contains(name.as_os_str()) {
+            made.extend(assignment(bytes, value.as_bytes()));
+        }
+    }
+    for (name, value) in &spec.set {
+        if !given.iter().any(|(own, _)| own == name) {
+            made.extend(assignment(name.as_bytes(), value.as_bytes()));
+        }
+    }
+    for (name, value) in given {
+        made.extend(assignment(name.as_bytes(), value.as_bytes()));
+    }
+    made
+}
+
+/// The value of a variable in a composed environment.
+pub(super) fn value_of<'a>(env: &'a [CString], name: &str) -> Option<&'a OsStr> {
+    env.iter().find_map(|entry| {
+        let rest = entry.as_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        Some(OsStr::from_bytes(rest))
+    })
+}
+
+fn assignment(name: &[u8], value: &[u8]) -> Option<CString> {
+    CString::new([name, b"=", value].concat()).ok()
+}
+
+/// Whether a name fits a pattern in which `*` stands for any run of characters.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    match pattern.split_first() {
+        None => name.is_empty(),
+        Some((b'*', rest)) => (0..=name.len()).any(|at| matches(rest, &name[at..])),
+        Some((first, rest)) => name.split_first().is_some_and(|(n, tail)| n == first && matches(rest, tail)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(spec: &EnvSpec) -> Vec<String> {
+        let inherited: Vec<(OsString, OsString)> = [
+            ("PATH", "/bin"),
+            ("HOME", "/root"),
+            ("AWS_KEY", "k"),
+            ("AWS_SECRET", "s"),
+            ("REGROW_TOKEN", "t"),
+            ("REGROW_STATE_DIR", "/s"),
+        ]
+        .iter()
+        .map(|(n, v)| (OsString::from(n), OsString::from(v)))
+        .collect();
+        let given = [("REGROW_SERVICE", "web")];
+        let mut words: Vec<String> = compose(&inherited, spec, &given)
+            .iter()
+            .map(|entry| entry.to_string_lossy().into_owned())
+            .collect();
+        words.sort();
+        words
+    }
+
+    #[test]
+    fn all_but_the_supervisors_secrets_is_inherited() {
+        assert_eq!(
+            words(&EnvSpec::default()),
+            [
+                "AWS_KEY=k",
+                "AWS_SECRET=s",
+                "HOME=/root",
+                "PATH=/bin",
+                "REGROW_SERVICE=web",
+                "REGROW_STATE_DIR=/s"
+            ]
+        );
+    }
+
+    #[test]
+    fn denied_cleared_and_set() {
+        let deny = EnvSpec { deny: vec!["AWS_*".into(), "H*E".into()], ..EnvSpec::default() };
+        assert_eq!(words(&deny), ["PATH=/bin", "REGROW_SERVICE=web", "REGROW_STATE_DIR=/s"]);
+        let set = vec![("PATH".into(), "/opt".into()), ("REGROW_SERVICE".into(), "forged".into())];
+        let clear = EnvSpec { clear: true, set, ..EnvSpec::default() };
+        assert_eq!(words(&clear), ["PATH=/opt", "REGROW_SERVICE=web"]);
+    }
+}

@@ -1,0 +1,174 @@
+//! Folders and files that only their owner may touch, and the lock that says who runs.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// Where regrow keeps what outlives a command: `$REGROW_STATE_DIR`, else
+/// `$XDG_STATE_HOME/regrow`, else `~/.local/state/regrow`; as root `/var/lib/regrow`.
+pub fn state_dir() -> PathBuf {
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(dir) = var("REGROW_STATE_DIR") {
+        return dir;
+    }
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/regrow");
+    }
+    if let Some(dir) = var("XDG_STATE_HOME") {
+        return dir.join("regrow");
+    }
+    let home = var("HOME").unwrap_or_else(|| PathBuf::from("/tmp"));
+    home.join(".local/state/regrow")
+}
+
+/// Makes a folder, parents included, that is ours alone (0700). An error where one of that
+/// name belongs to somebody else, is a link, or can be entered by others.
+pub fn private_dir(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let found = fs::symlink_metadata(path)?;
+    let denied = |what: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    if !found.is_dir() {
+        return denied(format!("{} is not a folder of its own", path.display()));
+    }
+    if found.uid() != nix::unistd::geteuid().as_raw() {
+        return denied(format!("{} belongs to another user", path.display()));
+    }
+    if found.mode() & 0o077 != 0 {
+        fs::set_permissions(path, PermissionsExt::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+/// A lock that ends with the process that holds it.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+/// Takes the lock of a file and writes `content` into it. `Ok(Err(content))`: somebody else
+/// has it; that is what they wrote.
+pub fn lock(path: &Path, content: &str) -> io::Result<Result<Lock, String>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .open(path)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => {
+            file.set_len(0)?;
+            io::Write::write_all(&mut &*file, content.as_bytes())?;
+            Ok(Ok(Lock { _file: file }))
+        }
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut text = String::new();
+            io::Read::read_to_string(&mut file, &mut text)?;
+            Ok(Err(text))
+        }
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+/// Listens on a socket that only its owner can connect to. Replaces one that is left over:
+/// the caller holds the lock of its folder.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = through_folder(path, |short| UnixListener::bind(short))?;
+    fs::set_permissions(path, PermissionsExt::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Connects to a socket.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    let stream = through_folder(path, |short| UnixStream::connect(short))?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// A socket's path has at most 107 bytes; through an open folder any depth will do.
+fn through_folder<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    if path.as_os_str().len() < 100 {
+        return act(path);
+    }
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return act(path);
+    };
+    let folder = File::open(folder)?;
+    act(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
+}
+
+/// Whether the process at the other end belongs to us or to root. Asked before the first
+/// byte is read.
+pub fn peer_is_trusted(socket: &impl std::os::fd::AsFd) -> bool {
+    let peer = nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials);
+    peer.is_ok_and(|peer| peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_folder_is_made_private_and_never_through_a_link() {
+        let base = tempfile::tempdir().unwrap();
+        let fresh = base.path().join("a/b");
+        private_dir(&fresh).unwrap();
+        assert_eq!(fs::metadata(&fresh).unwrap().mode() & 0o777, 0o700);
+        let open = base.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, PermissionsExt::from_mode(0o755)).unwrap();
+        private_dir(&open).unwrap();
+        assert_eq!(fs::metadata(&open).unwrap().mode() & 0o777, 0o700);
+        let link = base.path().join("link");
+        std::os::unix::fs::symlink(&fresh, &link).unwrap();
+        assert!(private_dir(&link).is_err());
+    }
+
+    #[test]
+    fn the_second_to_lock_is_told_what_the_first_wrote() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("lock");
+        let held = lock(&path, "4711").unwrap().unwrap();
+        assert_eq!(lock(&path, "4712").unwrap().unwrap_err(), "4711");
+        drop(held);
+        assert!(lock(&path, "4712").unwrap().is_ok());
+    }
+
+    #[test]
+    fn sockets_work_however_deep_their_folder_lies() {
+        let base = tempfile::tempdir().unwrap();
+        let deep = base.path().join("x".repeat(120));
+        private_dir(&deep).unwrap();
+        let path = deep.join("control.sock");
+        let listener = listen(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let client = connect(&path).unwrap();
+        let (server, _) = loop {
+            match listener.accept() {
+                Ok(pair) => break pair,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert!(peer_is_trusted(&server) && peer_is_trusted(&client));
+    }
+}

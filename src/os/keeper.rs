@@ -1,0 +1,136 @@
+//! The keeper: a tiny process above a foreground supervisor. When the supervisor dies, by
+//! whatever, nothing of it survives.
+//!
+//! [`divide`] forks before any thread or runtime exists. The caller goes on as the
+//! supervisor, in a process group of its own; the parent stays behind as the keeper. It is
+//! child subreaper: whatever the supervisor leaves behind when it dies, grandchildren in
+//! sessions of their own included, is given to it by the kernel, and it ends them all. The
+//! other way round, the supervisor watches the keeper by a pidfd ([`Above`]).
+//!
+//! The keeper is what the shell waits for, so it hands signals down (the terminal sends
+//! them to it alone), stops and continues with its supervisor, and ends with its exit code.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::unistd::{ForkResult, Pid, getpid, setpgid};
+
+use super::{pidfd, proc};
+use crate::model::Exit;
+
+/// The keeper, seen from the supervisor.
+#[derive(Debug)]
+pub struct Above {
+    /// Readable when the keeper dies; to be handed to [`super::native::NativeHost::die_with`].
+    pub pidfd: OwnedFd,
+}
+
+/// Divides this process in two and returns in the supervisor; the keeper never returns.
+///
+/// To be called before any thread is made. An error where the kernel would not fork.
+pub fn divide() -> std::io::Result<Above> {
+    let keeper = getpid();
+    let keeper_fd = pidfd::open(keeper.as_raw().cast_unsigned())?;
+    nix::sys::prctl::set_child_subreaper(true)?;
+    // Blocked before the fork, so that no signal falls between the two.
+    let mut heard = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGTSTP,
+        Signal::SIGWINCH,
+    ] {
+        heard.add(signal);
+    }
+    let before = heard.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    // SAFETY: this process has one thread (the contract of this function), so the child's
+    // copy of memory is whole, no lock is held by a thread that is not there.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            // In a group of its own: what the terminal sends reaches the keeper alone, and
+            // each signal arrives once.
+            let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+            // Now in the background of its terminal, it may still write to it.
+            // SAFETY: ignoring a signal installs no handler.
+            unsafe { nix::sys::signal::signal(Signal::SIGTTOU, nix::sys::signal::SigHandler::SigIgn) }?;
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+            Ok(Above { pidfd: keeper_fd })
+        }
+        ForkResult::Parent { child } => {
+            drop(keeper_fd);
+            keep(child, &heard)
+        }
+    }
+}
+
+fn keep(supervisor: Pid, heard: &SigSet) -> ! {
+    let number = supervisor.as_raw().cast_unsigned();
+    loop {
+        match heard.wait() {
+            Ok(Signal::SIGCHLD) => {
+                // One SIGCHLD may stand for several deaths; the supervisor's is the one that counts.
+                match pidfd::reap_pid(number) {
+                    Ok(Some(exit)) => end(exit),
+                    Ok(None) => {}
+                    Err(_) => end(Exit::Code(1)),
+                }
+            }
+            Ok(Signal::SIGTSTP) => {
+                let _ = kill(supervisor, Signal::SIGSTOP);
+                // SIGSTOP can't be blocked: this stands still until the shell continues us.
+                let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+                let _ = kill(supervisor, Signal::SIGCONT);
+            }
+            Ok(other) => {
+                let _ = kill(supervisor, other);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// The supervisor is dead: end what it left, then end as it did.
+fn end(exit: Exit) -> ! {
+    let left = end_all_children();
+    match exit {
+        Exit::Code(code) => std::process::exit(code),
+        Exit::Signal { signal, .. } => {
+            let name = crate::model::exit::signal_name(signal);
+            let _ = writeln!(
+                std::io::stderr(),
+                "regrow: the supervisor was ended by {name}; {left} {} it left behind {} ended",
+                if left == 1 { "process" } else { "processes" },
+                if left == 1 { "was" } else { "were" },
+            );
+            std::process::exit(128 + signal)
+        }
+    }
+}
+
+/// Ends every child, and theirs as they come to us, until there is none. Returns how many.
+fn end_all_children() -> usize {
+    let me = std::process::id();
+    let mut ended = std::collections::BTreeSet::new();
+    loop {
+        let children = proc::children(me);
+        for pid in &children {
+            if proc::stat(*pid).is_some_and(|s| s.state != b'Z') {
+                ended.insert(*pid);
+            }
+            // A child's number is not given away before we reap it.
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        }
+        // SAFETY: waits for any child; a null status is allowed.
+        let waited = unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) };
+        if waited < 0 && nix::errno::Errno::last() == nix::errno::Errno::ECHILD {
+            return ended.len();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The kernel: the only room with system calls, `/proc`, signals, sockets' modes, the
+//! clock, chance and `unsafe`.
+//!
+//! Actors see it through one trait, [`Host`], so that they are tested without processes
+//! ([`fake::FakeHost`]) and later run on another host without change.
+
+use std::ffi::CString;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{Exit, SpawnFailure};
+
+pub mod check;
+pub mod clock;
+pub mod env;
+pub mod fake;
+pub mod files;
+pub mod keeper;
+pub mod native;
+pub mod sample;
+pub mod signals;
+pub mod terminal;
+
+mod pidfd;
+mod proc;
+mod spawn;
+mod watch;
+
+/// A process that a host was asked to make; never used twice in one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessKey(pub u64);
+
+impl fmt::Display for ProcessKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Which of its two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// Where output is known by, at an [`OutputSink`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SourceId(pub u32);
+
+/// Takes what processes print. Called on the host's own thread: it must not block for long.
+pub trait OutputSink: Send + Sync + 'static {
+    /// Whole lines, each with its newline, of one read.
+    fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]);
+}
+
+/// What becomes of a process's output.
+#[derive(Clone)]
+pub enum Output {
+    /// Lines go to the sink under this name; a line that matches is told once.
+    Lines(SourceId, Option<regex::bytes::Regex>),
+    /// The first so many bytes are kept and come with the exit.
+    Capture(usize),
+}
+
+/// What a host is told to run.
+pub struct SpawnOrder {
+    /// Under this key.
+    pub key: ProcessKey,
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Working folder.
+    pub dir: PathBuf,
+    /// The whole environment, `NAME=VALUE` each.
+    pub env: Vec<CString>,
+    /// What becomes of its output.
+    pub output: Output,
+    /// Who is told of it.
+    pub news: NewsSink,
+}
+
+/// Hears of one process. Called on the host's own threads.
+pub type NewsSink = Arc<dyn Fn(News) + Send + Sync>;
+
+/// What a host tells of a process.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// The program runs.
+    Spawned {
+        /// Which.
+        key: ProcessKey,
+        /// Its process id.
+        pid: u32,
+    },
+    /// It does not.
+    SpawnFailed {
+        /// Which.
+        key: ProcessKey,
+        /// Why.
+        failure: SpawnFailure,
+    },
+    /// A line of its output matched.
+    LogMatched {
+        /// Which.
+        key: ProcessKey,
+    },
+    /// The process ended, and all it printed has been handed on.
+    Exited {
+        /// Which.
+        key: ProcessKey,
+        /// How.
+        exit: Exit,
+        /// Whether others of its tree live on; then [`News::TreeGone`] follows once they don't.
+        remains: bool,
+        /// What was captured.
+        captured: Vec<u8>,
+    },
+    /// The last of its tree is gone.
+    TreeGone {
+        /// Which.
+        key: ProcessKey,
+    },
+}
+
+/// Makes processes, ends them, and tells what becomes of them.
+///
+/// None of its methods waits: an order is taken and answered by [`News`].
+pub trait Host: Send + Sync + 'static {
+    /// Time since the host came to be, by a clock that nobody can set.
+    fn now(&self) -> Duration;
+    /// Chance, from 0 to 1.
+    fn roll(&self) -> f64;
+    /// A key for the next process.
+    fn next_key(&self) -> ProcessKey;
+    /// Makes a process. Answered once, by `Spawned` or `SpawnFailed`.
+    fn spawn(&self, order: SpawnOrder);
+    /// Sends a signal, and SIGCONT after it, to every process of a tree.
+    fn signal(&self, key: ProcessKey, signal: i32);
+    /// Sends SIGKILL to every process of a tree until it is empty.
+    fn kill(&self, key: ProcessKey);
+}

@@ -1,0 +1,172 @@
+//! The host that makes processes itself: the one of `regrow run` and of programs that
+//! embed the tree.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use super::clock::Clock;
+use super::spawn::{Spawner, raise_descriptor_limit};
+use super::watch::{self, Line, MARK, Order, Watched};
+use super::{Host, News, OutputSink, ProcessKey, SpawnOrder};
+
+/// How a [`NativeHost`] treats the process it lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostOptions {
+    /// Become child subreaper (prctl(2)), so that what a service leaves behind comes to us
+    /// and is ended with it. It concerns every child of the process.
+    pub subreaper: bool,
+    /// Every child left to this process is ours to reap, because nothing else in it makes
+    /// any. Right for `regrow`, wrong for a program with children of its own.
+    pub owns_process: bool,
+    /// The kernel sends SIGKILL to services when this process dies.
+    pub die_with_us: bool,
+}
+
+impl Default for HostOptions {
+    fn default() -> HostOptions {
+        HostOptions { subreaper: true, owns_process: false, die_with_us: true }
+    }
+}
+
+/// Makes processes of its own.
+pub struct NativeHost {
+    clock: Clock,
+    line: Line,
+    spawns: Option<mpsc::Sender<SpawnOrder>>,
+    keys: AtomicU64,
+    chance: AtomicU64,
+}
+
+impl NativeHost {
+    /// Starts its threads: the watcher, and one spawner a core (two at most).
+    pub fn start(sink: Arc<dyn OutputSink>, options: HostOptions) -> io::Result<NativeHost> {
+        if options.subreaper {
+            nix::sys::prctl::set_child_subreaper(true)?;
+        }
+        let files = raise_descriptor_limit();
+        let line = watch::start(sink, options.owns_process)?;
+        let (spawns, orders) = mpsc::channel::<SpawnOrder>();
+        let orders = Arc::new(Mutex::new(orders));
+        let mark = RandomState::new().build_hasher().finish();
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(2));
+        for _ in 0..threads {
+            let mut spawner = Spawner::new(files, options.die_with_us)?;
+            let orders = Arc::clone(&orders);
+            let line = line.clone();
+            let work = move || {
+                loop {
+                    let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    match order {
+                        Ok(order) => run(&mut spawner, &line, order, mark),
+                        Err(mpsc::RecvError) => return,
+                    }
+                }
+            };
+            std::thread::Builder::new().name("regrow-spawn".into()).stack_size(256 * 1024).spawn(work)?;
+        }
+        Ok(NativeHost {
+            clock: Clock::start(),
+            line,
+            spawns: Some(spawns),
+            keys: AtomicU64::new(1),
+            chance: AtomicU64::new(RandomState::new().build_hasher().finish()),
+        })
+    }
+
+    /// A child of this process died, as SIGCHLD says: it may be one that was left to us.
+    pub fn child_died(&self) {
+        self.line.send(Order::ChildDied);
+    }
+
+    /// When the process behind this pidfd dies, everything is ended and this process exits.
+    pub fn die_with(&self, process: OwnedFd) {
+        self.line.send(Order::DieWith(process));
+    }
+
+    /// Ends what services have left to this process and nobody owns; `done` is called when
+    /// there is nothing of the kind any more.
+    pub fn end_strays(&self, done: impl FnOnce() + Send + 'static) {
+        self.line.send(Order::EndStrays(Box::new(done)));
+    }
+}
+
+impl Drop for NativeHost {
+    fn drop(&mut self) {
+        // The spawners end with their channel, and with them, by PR_SET_PDEATHSIG, whatever
+        // still runs: an orderly shutdown came before this.
+        self.spawns = None;
+        self.line.send(Order::Quit);
+    }
+}
+
+fn run(spawner: &mut Spawner, line: &Line, order: SpawnOrder, mark: u64) {
+    let SpawnOrder { key, argv, dir, mut env, output, news } = order;
+    let mark = format!("{mark:016x}.{key}");
+    if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={mark}")) {
+        env.push(entry);
+    }
+    match spawner.spawn(&argv, &dir, &env) {
+        Ok(made) => {
+            line.send(Order::Watch(Box::new(Watched {
+                key,
+                pid: made.pid,
+                pidfd: made.pidfd,
+                stdout: made.stdout,
+                stderr: made.stderr,
+                output,
+                mark: mark.into_bytes(),
+                news,
+            })));
+        }
+        Err(failure) => news(News::SpawnFailed { key, failure }),
+    }
+}
+
+impl Host for NativeHost {
+    fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
+    fn roll(&self) -> f64 {
+        // SplitMix64: jitter needs spread, not secrecy.
+        let mut z = self.chance.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        // 53 bits are exact in an f64.
+        (z >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn next_key(&self) -> ProcessKey {
+        ProcessKey(self.keys.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn spawn(&self, order: SpawnOrder) {
+        let Some(spawns) = &self.spawns else {
+            return;
+        };
+        // Only a panic of every spawner closes the channel; then the order is answered here.
+        if let Err(mpsc::SendError(order)) = spawns.send(order) {
+            let failure = crate::model::SpawnFailure {
+                stage: crate::model::SpawnStage::Prepare,
+                errno: 0,
+                errno_name: String::new(),
+                message: "the threads that make processes are gone".to_owned(),
+            };
+            (order.news)(News::SpawnFailed { key: order.key, failure });
+        }
+    }
+
+    fn signal(&self, key: ProcessKey, signal: i32) {
+        self.line.send(Order::Signal(key, signal));
+    }
+
+    fn kill(&self, key: ProcessKey) {
+        self.line.send(Order::Kill(key));
+    }
+}

@@ -1,0 +1,123 @@
+//! `/proc`: who is whose child, and what a process uses.
+
+use std::fs;
+use std::io::Read;
+
+/// What `/proc/PID/stat` says that we use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) pid: u32,
+    pub(super) state: u8,
+    pub(super) parent: u32,
+    pub(super) group: u32,
+    pub(super) session: u32,
+    /// User and system time, in ticks.
+    pub(super) ticks: u64,
+    /// Start, in ticks since boot: with the pid it names one process for ever.
+    pub(super) started: u64,
+    /// Resident pages.
+    pub(super) pages: u64,
+}
+
+/// Reads one; `None`: it is gone.
+pub(super) fn stat(pid: u32) -> Option<Stat> {
+    let mut buffer = [0u8; 1024];
+    let mut file = fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = file.read(&mut buffer).ok()?;
+    parse(&buffer[..length])
+}
+
+fn parse(text: &[u8]) -> Option<Stat> {
+    let text = std::str::from_utf8(text).ok().map(str::to_owned).unwrap_or_else(|| {
+        // A command name may hold any byte; the numbers behind it are ASCII.
+        String::from_utf8_lossy(text).into_owned()
+    });
+    let open = text.find('(')?;
+    // The name may hold parentheses too: the last one ends it.
+    let close = text.rfind(')')?;
+    let pid = text[..open].trim().parse().ok()?;
+    let fields: Vec<&str> = text[close + 1..].split_ascii_whitespace().collect();
+    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some(Stat {
+        pid,
+        state: *fields.first()?.as_bytes().first()?,
+        parent: u32::try_from(number(1)?).ok()?,
+        group: u32::try_from(number(2)?).ok()?,
+        session: u32::try_from(number(3)?).ok()?,
+        ticks: number(11)? + number(12)?,
+        started: number(19)?,
+        pages: number(21)?,
+    })
+}
+
+/// Every process of the machine, as far as it can be read.
+pub(super) fn all() -> Vec<Stat> {
+    pids().into_iter().filter_map(stat).collect()
+}
+
+fn pids() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The children of every thread of a process.
+pub(super) fn children(pid: u32) -> Vec<u32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    tasks
+        .filter_map(|task| task.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .flat_map(|task| children_of_thread(pid, task).unwrap_or_default())
+        .collect()
+}
+
+/// The children that one thread made or was given; `None` where the kernel does not list them.
+pub(super) fn children_of_thread(pid: u32, thread: u32) -> Option<Vec<u32>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).ok()?;
+    Some(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect())
+}
+
+/// All below a process, it not included.
+pub(super) fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut todo = children(pid);
+    while let Some(next) = todo.pop() {
+        if !found.contains(&next) {
+            found.push(next);
+            todo.extend(children(next));
+        }
+    }
+    found
+}
+
+/// A variable that a process was started with.
+pub(super) fn variable(pid: u32, name: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    bytes.split(|b| *b == 0).find_map(|entry| {
+        let rest = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+        String::from_utf8(rest.to_vec()).ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_is_skipped() {
+        let line =
+            b"42 (a) b) S 7 42 42 0 -1 4194560 1 0 0 0 11 22 0 0 20 0 1 0 777 1000 33 18446744073709551615";
+        let stat = parse(line).unwrap();
+        assert_eq!((stat.pid, stat.state, stat.parent, stat.group, stat.session), (42, b'S', 7, 42, 42));
+        assert_eq!((stat.ticks, stat.started, stat.pages), (33, 777, 33));
+    }
+
+    #[test]
+    fn this_process_is_listed_with_its_parent() {
+        let me = stat(std::process::id()).unwrap();
+        assert_eq!(me.parent, nix::unistd::getppid().as_raw().cast_unsigned());
+        assert!(all().iter().any(|s| s.pid == me.pid));
+    }
+}

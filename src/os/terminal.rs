@@ -1,0 +1,20 @@
+//! What the standard streams are connected to.
+
+use std::io::IsTerminal;
+use std::os::fd::AsRawFd;
+
+use nix::libc;
+
+/// Whether standard output is a terminal.
+pub fn stdout_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Columns of the terminal on standard output; `None` where it is none.
+pub fn width() -> Option<usize> {
+    // SAFETY: all zeroes is a valid winsize.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: `size` is valid for writes for the length of the call.
+    let result = unsafe { libc::ioctl(std::io::stdout().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0 && size.ws_col > 0).then_some(usize::from(size.ws_col))
+}

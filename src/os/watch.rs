@@ -1,0 +1,691 @@
+//! The watcher: one thread that waits on every process and every pipe at once.
+//!
+//! It is the one owner of wait for the children of a host: each is reaped through its
+//! pidfd when the kernel says that it ended, never by polling. It reads output, fairly,
+//! one piece a pipe and round, and empties a dead process's pipes before it tells of the
+//! death. It ends trees: the group by the leader's pidfd, and what left the group by walking
+//! down from it, each pinned by a pidfd of its own.
+//!
+//! What a process leaves behind when it dies is given to us (child subreaper) or found by
+//! its session or by the mark in its environment.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::{News, NewsSink, Output, OutputSink, ProcessKey, Stream, pidfd, proc};
+use crate::model::Exit;
+
+/// One read takes this much at most, so that no pipe keeps the others waiting.
+const PIECE: usize = 64 * 1024;
+/// A line longer than this is handed on in parts.
+const LONGEST_LINE: usize = 1024 * 1024;
+/// At most this much is read from a dead process's pipe that somebody else still fills.
+const LAST_WORDS: usize = 2 * 1024 * 1024;
+
+/// What the watcher is told.
+pub(super) enum Order {
+    /// Look after this process.
+    Watch(Box<Watched>),
+    /// Signal a whole tree, and SIGCONT after it.
+    Signal(ProcessKey, i32),
+    /// SIGKILL a whole tree until it is empty.
+    Kill(ProcessKey),
+    /// A child of this process died (SIGCHLD): it may be one that was left to us.
+    ChildDied,
+    /// When this process dies, end everything at once and exit.
+    DieWith(OwnedFd),
+    /// End whatever was left to us and belongs to nobody; then say so.
+    EndStrays(Box<dyn FnOnce() + Send>),
+    /// End.
+    Quit,
+}
+
+/// A process to look after.
+pub(super) struct Watched {
+    pub(super) key: ProcessKey,
+    pub(super) pid: u32,
+    pub(super) pidfd: OwnedFd,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    pub(super) output: Output,
+    /// `NAME=VALUE` in its environment that no other process tree has.
+    pub(super) mark: Vec<u8>,
+    pub(super) news: NewsSink,
+}
+
+/// How others reach the watcher.
+#[derive(Clone)]
+pub(super) struct Line {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    orders: Mutex<Vec<Order>>,
+    wake: EventFd,
+}
+
+impl Line {
+    pub(super) fn send(&self, order: Order) {
+        self.inner.orders.lock().unwrap_or_else(PoisonError::into_inner).push(order);
+        // It can only fail when the counter is full, and then the watcher is awake anyway.
+        let _ = self.inner.wake.write(1);
+    }
+}
+
+/// Starts the thread. `sink` gets the lines; `reap_all`: every child that is left to this
+/// process is ours to reap, because nobody else in it makes children.
+pub(super) fn start(sink: Arc<dyn OutputSink>, reap_all: bool) -> std::io::Result<Line> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Token::Wake.pack()))?;
+    let line = Line { inner: Arc::new(Inner { orders: Mutex::new(Vec::new()), wake }) };
+    let watcher = Watcher {
+        line: line.clone(),
+        epoll,
+        sink,
+        reap_all,
+        processes: HashMap::new(),
+        dead: Vec::new(),
+        buffer: vec![0; PIECE].into_boxed_slice(),
+        die_with: None,
+        ending_strays: Vec::new(),
+    };
+    std::thread::Builder::new().name("regrow-watch".into()).stack_size(256 * 1024).spawn(|| watcher.run())?;
+    Ok(line)
+}
+
+/// What an epoll event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Wake,
+    DieWith,
+    Leader(u64),
+    Out(u64),
+    Err(u64),
+    /// One of the others of a tree; which, is seen by looking.
+    Remnant(u64),
+}
+
+impl Token {
+    fn pack(self) -> u64 {
+        match self {
+            Token::Wake => 0,
+            Token::DieWith => 1,
+            Token::Leader(key) => key << 3 | 2,
+            Token::Out(key) => key << 3 | 3,
+            Token::Err(key) => key << 3 | 4,
+            Token::Remnant(key) => key << 3 | 5,
+        }
+    }
+
+    fn unpack(data: u64) -> Token {
+        match (data & 7, data >> 3) {
+            (2, key) => Token::Leader(key),
+            (3, key) => Token::Out(key),
+            (4, key) => Token::Err(key),
+            (5, key) => Token::Remnant(key),
+            (1, _) => Token::DieWith,
+            _ => Token::Wake,
+        }
+    }
+}
+
+/// A pipe that is read.
+struct Pipe {
+    fd: OwnedFd,
+    /// The start of a line whose end has not come yet.
+    partial: Vec<u8>,
+}
+
+/// A process and its tree.
+struct Process {
+    pid: u32,
+    pidfd: OwnedFd,
+    pipes: [Option<Pipe>; 2],
+    output: Output,
+    captured: Vec<u8>,
+    mark: Vec<u8>,
+    news: NewsSink,
+    /// The leader's end, once reaped.
+    exit: Option<Exit>,
+    /// Whether that end was told.
+    told: bool,
+    /// Others of its tree that were found, each pinned.
+    remnants: HashMap<u32, OwnedFd>,
+    killing: bool,
+}
+
+struct Watcher {
+    line: Line,
+    epoll: Epoll,
+    sink: Arc<dyn OutputSink>,
+    reap_all: bool,
+    processes: HashMap<u64, Process>,
+    /// Whose leader or remnant ended in this round.
+    dead: Vec<u64>,
+    buffer: Box<[u8]>,
+    die_with: Option<OwnedFd>,
+    ending_strays: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        let mut events = vec![EpollEvent::empty(); 256];
+        loop {
+            // Strays that are being ended may be children of each other, whose end only
+            // their parent is told: look again soon while that goes on, and only then.
+            let timeout =
+                if self.ending_strays.is_empty() { EpollTimeout::NONE } else { EpollTimeout::from(2u16) };
+            let ready = match self.epoll.wait(&mut events, timeout) {
+                Ok(ready) => ready,
+                Err(nix::errno::Errno::EINTR) => 0,
+                Err(error) => {
+                    tracing::error!(%error, "the watcher can't wait any more");
+                    return;
+                }
+            };
+            for event in &events[..ready] {
+                match Token::unpack(event.data()) {
+                    Token::Wake => {
+                        if !self.take_orders() {
+                            return;
+                        }
+                    }
+                    Token::DieWith => self.end_everything_now(),
+                    Token::Leader(key) => self.leader_ended(key),
+                    Token::Remnant(key) => self.remnants_ended(key),
+                    Token::Out(key) => {
+                        self.read(key, Stream::Out);
+                    }
+                    Token::Err(key) => {
+                        self.read(key, Stream::Err);
+                    }
+                }
+            }
+            self.tell_deaths();
+            self.go_on_ending_strays();
+        }
+    }
+
+    /// `false`: the watcher is to end.
+    fn take_orders(&mut self) -> bool {
+        let _ = self.line.inner.wake.read();
+        let orders =
+            std::mem::take(&mut *self.line.inner.orders.lock().unwrap_or_else(PoisonError::into_inner));
+        for order in orders {
+            match order {
+                Order::Watch(watched) => self.watch(*watched),
+                Order::Signal(key, signal) => self.signal_tree(key.0, signal),
+                Order::Kill(key) => self.kill_tree(key.0),
+                Order::ChildDied => self.adopt(),
+                Order::DieWith(fd) => {
+                    let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::DieWith.pack());
+                    if self.epoll.add(&fd, event).is_ok() {
+                        self.die_with = Some(fd);
+                    }
+                }
+                Order::EndStrays(done) => self.ending_strays.push(done),
+                Order::Quit => return false,
+            }
+        }
+        true
+    }
+
+    fn watch(&mut self, watched: Watched) {
+        let key = watched.key.0;
+        let Watched { pid, pidfd, stdout, stderr, output, mark, news, .. } = watched;
+        let leader = EpollEvent::new(EpollFlags::EPOLLIN, Token::Leader(key).pack());
+        let pipes = [(stdout, Token::Out(key)), (stderr, Token::Err(key))].map(|(fd, token)| {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
+            self.epoll.add(&fd, event).ok().map(|()| Pipe { fd, partial: Vec::new() })
+        });
+        if let Err(error) = self.epoll.add(&pidfd, leader) {
+            tracing::error!(%error, pid, "can't watch a process");
+        }
+        let tell = Arc::clone(&news);
+        self.processes.insert(
+            key,
+            Process {
+                pid,
+                pidfd,
+                pipes,
+                output,
+                captured: Vec::new(),
+                mark,
+                news,
+                exit: None,
+                told: false,
+                remnants: HashMap::new(),
+                killing: false,
+            },
+        );
+        // Told from here, so that no signal can come before the process is known and no exit
+        // before its start.
+        tell(News::Spawned { key: ProcessKey(key), pid });
+    }
+
+    fn leader_ended(&mut self, key: u64) {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        if process.exit.is_some() {
+            return;
+        }
+        let exit = match pidfd::reap(&process.pidfd) {
+            Ok(Some(exit)) => exit,
+            Ok(None) => return,
+            Err(error) => {
+                // Somebody else in this program reaped our child: its status is lost.
+                tracing::error!(%error, pid = process.pid, "a child was reaped by someone else");
+                Exit::Code(0)
+            }
+        };
+        process.exit = Some(exit);
+        let _ = self.epoll.delete(&process.pidfd);
+        self.dead.push(key);
+    }
+
+    fn remnants_ended(&mut self, key: u64) {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        let epoll = &self.epoll;
+        process.remnants.retain(|_, fd| {
+            if !has_ended(fd.as_fd()) {
+                return true;
+            }
+            // Ours to reap when it was left to us; otherwise its parent is.
+            let _ = pidfd::reap(&*fd);
+            let _ = epoll.delete(&*fd);
+            false
+        });
+        self.dead.push(key);
+    }
+
+    /// Tells of the deaths of this round, each after its last words.
+    fn tell_deaths(&mut self) {
+        // Settling one may find that others have ended meanwhile.
+        while !self.dead.is_empty() {
+            let mut dead = std::mem::take(&mut self.dead);
+            dead.sort_unstable();
+            dead.dedup();
+            for key in &dead {
+                self.read_last_words(*key);
+            }
+            self.adopt();
+            for key in dead {
+                self.settle(key);
+            }
+        }
+    }
+
+    /// Tells what is true of a process whose leader or remnants have ended.
+    fn settle(&mut self, key: u64) {
+        let Some(exit) = self.processes.get(&key).and_then(|p| p.exit) else {
+            return;
+        };
+        let empty = self.is_empty(key);
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        let told = std::mem::replace(&mut process.told, true);
+        let news = Arc::clone(&process.news);
+        let id = ProcessKey(key);
+        if !told {
+            let captured = std::mem::take(&mut process.captured);
+            let killing = process.killing;
+            if empty {
+                self.forget(key);
+            }
+            news(News::Exited { key: id, exit, remains: !empty, captured });
+            if !empty && killing {
+                self.kill_tree(key);
+            }
+        } else if empty {
+            self.forget(key);
+            news(News::TreeGone { key: id });
+        } else if process.killing {
+            self.kill_tree(key);
+        }
+    }
+
+    /// Whether nothing of a tree is left; what is found is pinned and watched.
+    fn is_empty(&mut self, key: u64) -> bool {
+        let Some(process) = self.processes.get(&key) else {
+            return true;
+        };
+        let in_group = match pidfd::signal_group(&process.pidfd, 0) {
+            Ok(()) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => true,
+            Err(_) => false,
+        };
+        if in_group {
+            self.find_by_session(key);
+        }
+        self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
+    }
+
+    /// Looks through all processes for those of a tree's session or group. Only where the
+    /// kernel said, or can't say, that there are some.
+    fn find_by_session(&mut self, key: u64) {
+        let Some(process) = self.processes.get(&key) else {
+            return;
+        };
+        let (pid, alive) = (process.pid, process.exit.is_none());
+        for stat in proc::all() {
+            let of_tree = stat.session == pid || stat.group == pid;
+            if of_tree && !(alive && stat.pid == pid) && stat.state != b'Z' {
+                self.pin(key, &stat);
+            }
+        }
+    }
+
+    /// Takes over what was left to this process: reaps the dead, and gives the living to the
+    /// tree they came from.
+    fn adopt(&mut self) {
+        for pid in orphans() {
+            if self.processes.values().any(|p| p.pid == pid && p.exit.is_none()) {
+                continue;
+            }
+            let Some(stat) = proc::stat(pid) else {
+                continue;
+            };
+            let owner = self.owner(&stat);
+            if stat.state == b'Z' {
+                if owner.is_some() || self.reap_all {
+                    let _ = pidfd::reap_pid(pid);
+                    if let Some(key) = owner {
+                        self.dead.push(key);
+                    }
+                }
+            } else if let Some(key) = owner {
+                self.pin(key, &stat);
+            }
+        }
+    }
+
+    /// The tree that a process came from.
+    fn owner(&self, stat: &proc::Stat) -> Option<u64> {
+        let by_session = self.processes.iter().find(|(_, p)| p.pid == stat.session || p.pid == stat.group);
+        let pinned = || self.processes.iter().find(|(_, p)| p.remnants.contains_key(&stat.pid));
+        let marked = || {
+            let mark = proc::variable(stat.pid, MARK)?;
+            self.processes.iter().find(|(_, p)| p.mark == mark.as_bytes())
+        };
+        by_session.or_else(pinned).or_else(marked).map(|(key, _)| *key)
+    }
+
+    /// Holds on to one of a tree's other processes.
+    fn pin(&mut self, key: u64, stat: &proc::Stat) {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        if process.remnants.contains_key(&stat.pid) {
+            return;
+        }
+        let Ok(fd) = pidfd::open(stat.pid) else {
+            return;
+        };
+        // Between the look and the open it may have died and its number been given away.
+        if proc::stat(stat.pid).map(|s| s.started) != Some(stat.started) {
+            return;
+        }
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Remnant(key).pack());
+        if self.epoll.add(&fd, event).is_ok() {
+            process.remnants.insert(stat.pid, fd);
+        }
+    }
+
+    /// Pins every process of a tree that is not in its leader's group.
+    fn find_tree(&mut self, key: u64) {
+        self.adopt();
+        let Some(process) = self.processes.get(&key) else {
+            return;
+        };
+        let mut roots: Vec<u32> = process.remnants.keys().copied().collect();
+        if process.exit.is_none() {
+            roots.push(process.pid);
+        }
+        let group = process.pid;
+        let mut found: Vec<u32> = roots.into_iter().flat_map(proc::descendants).collect();
+        found.sort_unstable();
+        found.dedup();
+        for pid in found {
+            // The group is signalled as one, by a descriptor.
+            if let Some(stat) = proc::stat(pid)
+                && stat.group != group
+                && stat.state != b'Z'
+            {
+                self.pin(key, &stat);
+            }
+        }
+    }
+
+    fn signal_tree(&mut self, key: u64, signal: i32) {
+        self.find_tree(key);
+        let Some(process) = self.processes.get(&key) else {
+            return;
+        };
+        for number in [signal, nix::libc::SIGCONT] {
+            self.signal_group(process, number);
+            for fd in process.remnants.values() {
+                let _ = pidfd::signal(fd, number);
+            }
+        }
+    }
+
+    /// Signals the leader's group; where the kernel can't do that by descriptor, the group
+    /// by number while the leader is not reaped (so its number is not given away), and else
+    /// nobody: those left are pinned one by one.
+    fn signal_group(&self, process: &Process, signal: i32) {
+        match pidfd::signal_group(&process.pidfd, signal) {
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported && process.exit.is_none() => {
+                let group = nix::unistd::Pid::from_raw(process.pid.cast_signed());
+                if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
+                    let _ = nix::sys::signal::killpg(group, signal);
+                }
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn kill_tree(&mut self, key: u64) {
+        self.find_tree(key);
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        process.killing = true;
+        let process = &self.processes[&key];
+        self.signal_group(process, nix::libc::SIGKILL);
+        for fd in process.remnants.values() {
+            let _ = pidfd::signal(fd, nix::libc::SIGKILL);
+        }
+    }
+
+    /// Reads what a dead process left in its pipes.
+    fn read_last_words(&mut self, key: u64) {
+        let fresh = self.processes.get(&key).is_some_and(|p| p.exit.is_some() && !p.told);
+        if !fresh {
+            return;
+        }
+        for stream in [Stream::Out, Stream::Err] {
+            let mut total = 0;
+            loop {
+                let read = self.read(key, stream);
+                total += read;
+                if read == 0 || total > LAST_WORDS {
+                    break;
+                }
+            }
+            self.flush_partial(key, stream);
+        }
+    }
+
+    /// One read; returns how many bytes came.
+    fn read(&mut self, key: u64, stream: Stream) -> usize {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return 0;
+        };
+        let Some(pipe) = &mut process.pipes[stream as usize] else {
+            return 0;
+        };
+        match nix::unistd::read(&pipe.fd, &mut self.buffer) {
+            Ok(0) => {
+                let _ = self.epoll.delete(&pipe.fd);
+                self.flush_partial(key, stream);
+                if let Some(process) = self.processes.get_mut(&key) {
+                    process.pipes[stream as usize] = None;
+                }
+                0
+            }
+            Ok(length) => {
+                take(process, stream, &self.buffer[..length], self.sink.as_ref(), ProcessKey(key));
+                length
+            }
+            Err(_) => 0,
+        }
+    }
+
+    /// Hands on a line without its end, with one.
+    fn flush_partial(&mut self, key: u64, stream: Stream) {
+        if let Some(process) = self.processes.get_mut(&key)
+            && process.pipes[stream as usize].as_ref().is_some_and(|p| !p.partial.is_empty())
+        {
+            take(process, stream, b"\n", self.sink.as_ref(), ProcessKey(key));
+        }
+    }
+
+    fn forget(&mut self, key: u64) {
+        for stream in [Stream::Out, Stream::Err] {
+            self.flush_partial(key, stream);
+        }
+        if let Some(process) = self.processes.remove(&key) {
+            for pipe in process.pipes.iter().flatten() {
+                let _ = self.epoll.delete(&pipe.fd);
+            }
+            for fd in process.remnants.values() {
+                let _ = self.epoll.delete(fd);
+            }
+        }
+    }
+
+    /// Ends what was left to us and belongs to no tree that we know.
+    fn go_on_ending_strays(&mut self) {
+        if self.ending_strays.is_empty() {
+            return;
+        }
+        let known: Vec<u32> = self.processes.values().map(|p| p.pid).collect();
+        let mut left = false;
+        for pid in orphans().into_iter().filter(|pid| !known.contains(pid)) {
+            if self.reap_all {
+                left = true;
+                if let Ok(fd) = pidfd::open(pid) {
+                    let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
+                    let _ = pidfd::reap(&fd);
+                }
+            }
+        }
+        if !left {
+            for done in self.ending_strays.drain(..) {
+                done();
+            }
+        }
+    }
+
+    /// The one we were to die with is dead.
+    fn end_everything_now(&mut self) {
+        let keys: Vec<u64> = self.processes.keys().copied().collect();
+        for key in keys {
+            self.kill_tree(key);
+        }
+        // What dies leaves its children to us: until none comes any more.
+        for _ in 0..10_000 {
+            let left = proc::children(std::process::id());
+            if left.is_empty() {
+                break;
+            }
+            for pid in left {
+                if let Ok(fd) = pidfd::open(pid) {
+                    let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
+                }
+                let _ = pidfd::reap_pid(pid);
+            }
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        std::process::exit(137);
+    }
+}
+
+/// The name of the variable that marks a tree.
+pub(super) const MARK: &str = "REGROW_MARK";
+
+/// Children of this process that its main thread has. Hosts make theirs on other threads,
+/// and the kernel gives those that lost their parent to the main one.
+fn orphans() -> Vec<u32> {
+    let me = std::process::id();
+    proc::children_of_thread(me, me).unwrap_or_default()
+}
+
+/// Whether the process behind a pidfd has ended.
+fn has_ended(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
+    debug_assert!(fd.as_raw_fd() >= 0);
+    matches!(nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO), Ok(1..))
+}
+
+/// Takes bytes of a stream: whole lines are handed on, the rest waits for its end.
+fn take(process: &mut Process, stream: Stream, bytes: &[u8], sink: &dyn OutputSink, key: ProcessKey) {
+    let source = match &process.output {
+        Output::Capture(limit) => {
+            let room = limit.saturating_sub(process.captured.len());
+            process.captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            return;
+        }
+        Output::Lines(source, _) => *source,
+    };
+    let Some(pipe) = &mut process.pipes[stream as usize] else {
+        return;
+    };
+    let (whole, rest) = match bytes.iter().rposition(|b| *b == b'\n') {
+        Some(at) => bytes.split_at(at + 1),
+        None => (&bytes[..0], bytes),
+    };
+    let mut matched = false;
+    if !whole.is_empty() {
+        if pipe.partial.is_empty() {
+            sink.lines(source, stream, whole);
+            matched = matches_a_line(&process.output, whole);
+        } else {
+            pipe.partial.extend_from_slice(whole);
+            sink.lines(source, stream, &pipe.partial);
+            matched = matches_a_line(&process.output, &pipe.partial);
+            pipe.partial = Vec::new();
+        }
+    }
+    pipe.partial.extend_from_slice(rest);
+    if pipe.partial.len() >= LONGEST_LINE {
+        pipe.partial.push(b'\n');
+        sink.lines(source, stream, &pipe.partial);
+        matched |= matches_a_line(&process.output, &pipe.partial);
+        pipe.partial = Vec::new();
+    }
+    if matched {
+        // Told once: what comes later is not looked at any more.
+        process.output = Output::Lines(source, None);
+        (process.news)(News::LogMatched { key });
+    }
+}
+
+fn matches_a_line(output: &Output, lines: &[u8]) -> bool {
+    match output {
+        Output::Lines(_, Some(regex)) => lines.split(|b| *b == b'\n').any(|line| {
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            !line.is_empty() && regex.is_match(line)
+        }),
+        Output::Lines(_, None) | Output::Capture(_) => false,
+    }
+}

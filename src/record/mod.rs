@@ -1,0 +1,3 @@
+//! Sinks of what happens and of what is printed. Log files and the store come here later.
+
+pub mod output;

@@ -1,0 +1,233 @@
+//! What processes print: the last of it for those who ask later, and all of it for those
+//! who follow.
+//!
+//! Lines come on the host's thread and stay whole. Each follower has a queue with a bound;
+//! what a slow one can't take is dropped for it alone, counted, and told.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+
+use crate::model::InstanceId;
+use crate::os::{OutputSink, SourceId, Stream};
+
+/// Bytes kept of each instance's output.
+pub const KEPT: usize = 256 * 1024;
+/// Bytes that may wait for one follower.
+const QUEUE: usize = 4 * 1024 * 1024;
+
+/// Whole lines of one read, with one time for all.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// Whose.
+    pub source: SourceId,
+    /// Which stream.
+    pub stream: Stream,
+    /// When it was read.
+    pub at: SystemTime,
+    /// The lines, each with its newline.
+    pub bytes: Arc<[u8]>,
+}
+
+impl Chunk {
+    /// The lines, without their newlines.
+    pub fn lines(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        let text = self.bytes.strip_suffix(b"\n").unwrap_or(&self.bytes);
+        text.split(|b| *b == b'\n')
+    }
+}
+
+/// Takes chunks as they come, on the host's thread: the console of `regrow run`.
+pub trait ChunkSink: Send + Sync + 'static {
+    /// One chunk.
+    fn chunk(&self, chunk: &Chunk);
+}
+
+/// All output of a tree.
+#[derive(Default)]
+pub struct OutputHub {
+    names: Vec<InstanceId>,
+    rings: Vec<Mutex<Ring>>,
+    followers: Mutex<Vec<Weak<Queue>>>,
+    console: Option<Arc<dyn ChunkSink>>,
+}
+
+#[derive(Default)]
+struct Ring {
+    chunks: VecDeque<Chunk>,
+    size: usize,
+}
+
+impl OutputHub {
+    /// For these instances; source n is the nth of them.
+    pub fn new(names: Vec<InstanceId>, console: Option<Arc<dyn ChunkSink>>) -> OutputHub {
+        let rings = names.iter().map(|_| Mutex::default()).collect();
+        OutputHub { names, rings, followers: Mutex::default(), console }
+    }
+
+    /// Each instance with its source.
+    pub fn sources(&self) -> impl Iterator<Item = (&InstanceId, SourceId)> {
+        self.names.iter().zip(0..).map(|(name, at)| (name, SourceId(at)))
+    }
+
+    /// Whose output a source is.
+    pub fn name(&self, source: SourceId) -> Option<&InstanceId> {
+        self.names.get(source.0 as usize)
+    }
+
+    /// What is kept of a source, oldest first.
+    pub fn kept(&self, source: SourceId) -> Vec<Chunk> {
+        let ring = self.rings.get(source.0 as usize);
+        ring.map(|ring| lock(ring).chunks.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The last lines of a source, oldest first, for people.
+    pub fn last_lines(&self, source: SourceId, count: usize) -> Vec<String> {
+        let kept = self.kept(source);
+        let mut lines: Vec<String> = kept
+            .iter()
+            .rev()
+            .flat_map(|chunk| chunk.lines().rev())
+            .take(count)
+            .map(|line| String::from_utf8_lossy(line).into_owned())
+            .collect();
+        lines.reverse();
+        lines
+    }
+
+    /// Follows what comes from now on.
+    pub fn follow(&self) -> Follower {
+        let queue = Arc::new(Queue::default());
+        lock(&self.followers).push(Arc::downgrade(&queue));
+        Follower { queue }
+    }
+}
+
+impl OutputSink for OutputHub {
+    fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]) {
+        let chunk = Chunk { source, stream, at: SystemTime::now(), bytes: Arc::from(lines) };
+        if let Some(ring) = self.rings.get(source.0 as usize) {
+            let mut ring = lock(ring);
+            ring.size += lines.len();
+            ring.chunks.push_back(chunk.clone());
+            while ring.size > KEPT && ring.chunks.len() > 1 {
+                let dropped = ring.chunks.pop_front().map_or(0, |c| c.bytes.len());
+                ring.size -= dropped;
+            }
+        }
+        lock(&self.followers).retain(|follower| match follower.upgrade() {
+            Some(queue) => {
+                queue.push(&chunk);
+                true
+            }
+            None => false,
+        });
+        if let Some(console) = &self.console {
+            console.chunk(&chunk);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+    filled: Notify,
+}
+
+#[derive(Default)]
+struct QueueState {
+    chunks: VecDeque<Chunk>,
+    size: usize,
+    dropped: u64,
+}
+
+impl Queue {
+    fn push(&self, chunk: &Chunk) {
+        let mut state = lock(&self.state);
+        if state.size + chunk.bytes.len() > QUEUE {
+            state.dropped += chunk.lines().count() as u64;
+            return;
+        }
+        state.size += chunk.bytes.len();
+        state.chunks.push_back(chunk.clone());
+        drop(state);
+        self.filled.notify_one();
+    }
+}
+
+/// What a follower gets.
+#[derive(Debug, Clone)]
+pub enum Followed {
+    /// The next chunk.
+    Chunk(Chunk),
+    /// So many lines were dropped, because this follower was too slow.
+    Dropped(u64),
+}
+
+/// Follows the output of a tree.
+pub struct Follower {
+    queue: Arc<Queue>,
+}
+
+impl Follower {
+    /// The next chunk, when it comes.
+    pub async fn next(&mut self) -> Followed {
+        loop {
+            {
+                let mut state = lock(&self.queue.state);
+                if let Some(chunk) = state.chunks.pop_front() {
+                    state.size -= chunk.bytes.len();
+                    return Followed::Chunk(chunk);
+                }
+                if state.dropped > 0 {
+                    return Followed::Dropped(std::mem::take(&mut state.dropped));
+                }
+            }
+            self.queue.filled.notified().await;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing under these locks is left half done by a panic.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Name;
+
+    fn hub() -> OutputHub {
+        OutputHub::new(vec![InstanceId::sole(Name::new("web").unwrap())], None)
+    }
+
+    #[test]
+    fn the_last_is_kept_within_its_bound() {
+        let hub = hub();
+        for n in 0..5_000 {
+            hub.lines(SourceId(0), Stream::Out, format!("line {n} {}\n", "x".repeat(100)).as_bytes());
+        }
+        let size: usize = hub.kept(SourceId(0)).iter().map(|c| c.bytes.len()).sum();
+        assert!(size <= KEPT);
+        let last = hub.last_lines(SourceId(0), 2);
+        assert!(last[0].starts_with("line 4998 ") && last[1].starts_with("line 4999 "), "{last:?}");
+    }
+
+    #[tokio::test]
+    async fn a_slow_follower_loses_lines_and_is_told_how_many() {
+        let hub = hub();
+        let mut slow = hub.follow();
+        let line = [&[b'x'; 1023][..], b"\n"].concat();
+        let sent = QUEUE / 1024 + 7;
+        for _ in 0..sent {
+            hub.lines(SourceId(0), Stream::Out, &line);
+        }
+        for _ in 0..QUEUE / 1024 {
+            assert!(matches!(slow.next().await, Followed::Chunk(_)));
+        }
+        assert!(matches!(slow.next().await, Followed::Dropped(7)));
+    }
+}

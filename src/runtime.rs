@@ -1,0 +1,338 @@
+//! Wiring: a plan becomes a running tree, and a [`Handle`] to it.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use ractor::{Actor, ActorRef};
+use tokio::sync::{oneshot, watch};
+
+use crate::actors::Context;
+use crate::actors::event_log::{EventLog, EventReader};
+use crate::actors::graph::{DependencyGraph, GraphMsg};
+use crate::actors::monitor::ResourceMonitor;
+use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
+use crate::decide::graph::{Graph, waits_for};
+use crate::decide::group;
+use crate::decide::status::Board;
+use crate::model::event::StartCause;
+use crate::model::sample::Sample;
+use crate::model::status::DaemonStatus;
+use crate::model::{Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, StatusReport};
+use crate::os::clock::Clock;
+use crate::os::native::{HostOptions, NativeHost};
+use crate::os::signals::ChildSignal;
+use crate::os::{Host, OutputSink};
+use crate::record::output::{ChunkSink, OutputHub};
+
+/// How often the ResourceMonitor samples, unless told otherwise.
+pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// What a runtime is made with.
+pub struct Options {
+    /// How the process that it lives in is treated.
+    pub host: HostOptions,
+    /// How often resources are sampled.
+    pub sample_interval: Duration,
+    /// Gets all output as it comes.
+    pub console: Option<Arc<dyn ChunkSink>>,
+    /// The control socket, for the environment of services.
+    pub socket: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            host: HostOptions::default(),
+            sample_interval: SAMPLE_INTERVAL,
+            console: None,
+            socket: None,
+        }
+    }
+}
+
+/// Why a tree did not come up.
+#[derive(Debug)]
+pub enum StartError {
+    /// Dependencies in a circle: each path leads back to its first name.
+    Cycles(Vec<Vec<Name>>),
+    /// A group names something that is not in the plan, or an actor did not start.
+    Tree(String),
+    /// The kernel refused what every run needs.
+    Host(io::Error),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StartError::Cycles(cycles) => {
+                f.write_str("dependencies in a circle:")?;
+                for cycle in cycles {
+                    let words: Vec<&str> = cycle.iter().map(Name::as_str).collect();
+                    write!(f, " {}", words.join(" -> "))?;
+                }
+                Ok(())
+            }
+            StartError::Tree(reason) => f.write_str(reason),
+            StartError::Host(error) => write!(f, "the host can't start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A running tree. Cheap to clone; the tree lives until it is shut down.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    context: Arc<Context>,
+    root: ActorRef<SupervisorMsg>,
+    line: RootLine,
+    output: Arc<OutputHub>,
+    sample: watch::Receiver<Option<Arc<Sample>>>,
+    /// `None` on a fake host.
+    native: Option<Arc<NativeHost>>,
+}
+
+impl Handle {
+    /// Brings a plan up and starts what is to start with it. Must be called within a tokio
+    /// runtime whose I/O and time are enabled.
+    pub async fn start(plan: Plan, options: Options) -> Result<Handle, StartError> {
+        let graph = Graph::new(&plan.services).map_err(StartError::Cycles)?;
+        Handle::start_with(plan, graph, options).await
+    }
+
+    /// The same with a graph that was made already.
+    pub async fn start_with(plan: Plan, graph: Graph, options: Options) -> Result<Handle, StartError> {
+        let names: Vec<InstanceId> =
+            plan.services.iter().flat_map(|s| s.instances().collect::<Vec<_>>()).collect();
+        let output = Arc::new(OutputHub::new(names, options.console));
+        let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
+        let native = NativeHost::start(sink, options.host).map_err(StartError::Host)?;
+        let native = Arc::new(native);
+        let mut children = ChildSignal::listen().map_err(StartError::Host)?;
+        let watched = Arc::downgrade(&native);
+        tokio::spawn(async move {
+            while children.next().await {
+                match watched.upgrade() {
+                    Some(host) => host.child_died(),
+                    None => return,
+                }
+            }
+        });
+        let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
+        let made = Made { plan, graph, host, output, socket: options.socket, native: Some(native) };
+        made.start(options.sample_interval).await
+    }
+
+    /// On a host of the caller's, for tests of the tree without processes.
+    pub async fn start_on(plan: Plan, host: Arc<dyn Host>) -> Result<Handle, StartError> {
+        let graph = Graph::new(&plan.services).map_err(StartError::Cycles)?;
+        let names: Vec<InstanceId> =
+            plan.services.iter().flat_map(|s| s.instances().collect::<Vec<_>>()).collect();
+        let output = Arc::new(OutputHub::new(names, None));
+        let made = Made { plan, graph, host, output, socket: None, native: None };
+        made.start(SAMPLE_INTERVAL).await
+    }
+
+    /// The plan it was made from.
+    pub fn plan(&self) -> &Plan {
+        &self.inner.context.plan
+    }
+
+    /// Its dependencies.
+    pub fn graph(&self) -> &Graph {
+        &self.inner.context.graph
+    }
+
+    /// Carries a command out. Returns when it is done, or says why not.
+    pub async fn command(&self, command: Command) -> Result<Answer, Denial> {
+        let (reply, answer) = oneshot::channel();
+        let gone =
+            || Denial { code: DenialCode::Internal, reason: "the tree is gone".to_owned(), hint: None };
+        self.inner.root.cast(SupervisorMsg::Command(command, reply)).map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Writes a command down that was denied before it came to the tree.
+    pub fn deny(&self, command: Command, denial: &Denial) {
+        self.inner.context.log.append([Fact::CommandDenied { command, denial: denial.clone() }]);
+    }
+
+    /// What is.
+    pub fn status(&self) -> StatusReport {
+        let inner = &self.inner;
+        let now = inner.context.clock.now();
+        let sample = inner.sample.borrow().clone();
+        inner.context.log.board(|board| {
+            let mut services = board.rows(now, sample.as_deref());
+            for row in &mut services {
+                if !row.waiting_for.is_empty()
+                    && let Some(spec) = inner.context.graph.service(&row.service)
+                {
+                    row.waiting_for = waits_for(board, spec);
+                }
+            }
+            StatusReport {
+                daemon: DaemonStatus {
+                    pid: std::process::id(),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    uptime_s: now.as_secs_f64(),
+                    project: inner.context.plan.project.clone(),
+                    manifest: inner.context.plan.file.as_ref().map(|p| p.display().to_string()),
+                    stopping: board.shutting_down(),
+                    last_event: board.last_event(),
+                },
+                machine: sample.as_ref().map(|s| s.machine.clone()),
+                services,
+                groups: board.groups().cloned().collect(),
+            }
+        })
+    }
+
+    /// Looks at the board, the fold of all events so far.
+    pub fn board<T>(&self, look: impl FnOnce(&Board) -> T) -> T {
+        self.inner.context.log.board(look)
+    }
+
+    /// Reads events from this number on; 0 for all that are kept.
+    pub fn events_from(&self, seq: u64) -> EventReader {
+        self.inner.context.log.read_from(seq)
+    }
+
+    /// Reads events from now on.
+    pub fn events(&self) -> EventReader {
+        self.inner.context.log.read_new()
+    }
+
+    /// The events that are kept, oldest first.
+    pub fn kept_events(&self) -> Vec<Arc<Event>> {
+        self.inner.context.log.kept()
+    }
+
+    /// What the processes print.
+    pub fn output(&self) -> &Arc<OutputHub> {
+        &self.inner.output
+    }
+
+    /// The latest sample of resources, and those that follow.
+    pub fn samples(&self) -> watch::Receiver<Option<Arc<Sample>>> {
+        self.inner.sample.clone()
+    }
+
+    /// Time since the tree came up.
+    pub fn uptime(&self) -> Duration {
+        self.inner.context.clock.now()
+    }
+
+    /// Begins to take everything down, dependents first. See [`Handle::wait_down`].
+    pub fn begin_shutdown(&self, cause: &str) {
+        // The root is gone only when everything is.
+        let _ = self.inner.root.cast(SupervisorMsg::Shutdown(cause.to_owned()));
+    }
+
+    /// Takes everything down at once, by SIGKILL.
+    pub fn kill_all(&self) {
+        let _ = self.inner.root.cast(SupervisorMsg::KillAll);
+    }
+
+    /// Returns when a shutdown is done and nothing of the tree is left.
+    pub async fn wait_down(&self) {
+        let mut down = self.inner.line.down.subscribe();
+        // Fails only when the root is gone, and then so is the tree.
+        let _ = down.wait_for(|down| *down).await;
+        if let Some(native) = &self.inner.native {
+            let (done, ended) = oneshot::channel();
+            native.end_strays(move || {
+                let _ = done.send(());
+            });
+            let _ = ended.await;
+        }
+    }
+
+    /// Takes everything down, dependents first, and ends the tree's actors.
+    pub async fn shutdown(&self) {
+        self.begin_shutdown("the program asked");
+        self.wait_down().await;
+        let _ = self.inner.root.stop_and_wait(None, None).await;
+    }
+
+    /// The host, where it makes processes of its own.
+    pub fn native_host(&self) -> Option<&Arc<NativeHost>> {
+        self.inner.native.as_ref()
+    }
+}
+
+struct Made {
+    plan: Plan,
+    graph: Graph,
+    host: Arc<dyn Host>,
+    output: Arc<OutputHub>,
+    socket: Option<PathBuf>,
+    native: Option<Arc<NativeHost>>,
+}
+
+impl Made {
+    async fn start(self, sample_interval: Duration) -> Result<Handle, StartError> {
+        let Made { plan, graph, host, output, socket, native } = self;
+        let clock = Clock::start();
+        let log = EventLog::new(Board::new(&plan, SystemTime::now()), clock);
+        let sources: HashMap<_, _> = output.sources().map(|(name, source)| (name.clone(), source)).collect();
+        let context = Arc::new(Context { plan, graph, host, clock, log, sources, socket });
+        let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
+
+        let (dependencies, _) =
+            DependencyGraph::spawn(None, DependencyGraph, Arc::clone(&context)).await.map_err(broken)?;
+        let line = RootLine { observing: Arc::new(AtomicBool::new(false)), down: watch::Sender::new(false) };
+        let args = SupervisorArgs {
+            context: Arc::clone(&context),
+            name: None,
+            parent: None,
+            dependencies: dependencies.clone(),
+            root: Some(line.clone()),
+        };
+        let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
+        dependencies
+            .cast(GraphMsg::Root(root.clone()))
+            .map_err(|error| StartError::Tree(error.to_string()))?;
+        let (latest, sample) = watch::channel(None);
+        let monitor = (Arc::clone(&context), sample_interval, latest);
+        ResourceMonitor::spawn_linked(None, ResourceMonitor, monitor, root.get_cell())
+            .await
+            .map_err(broken)?;
+
+        let (listening_root, observing) = (root.clone(), Arc::clone(&line.observing));
+        let listening_context = Arc::downgrade(&context);
+        context.log.listen(vec![
+            Box::new(move |event, _| {
+                let Some(context) = listening_context.upgrade() else { return };
+                // Most services have nobody that waits for them.
+                if let Some(instance) = event.fact.instance()
+                    && context.graph.dependents(instance.service()).next().is_some()
+                {
+                    let _ = dependencies.cast(GraphMsg::Changed(instance.service().clone()));
+                }
+            }),
+            Box::new(move |event, _| {
+                if observing.load(Ordering::SeqCst) {
+                    let _ = listening_root.cast(SupervisorMsg::Observed(Arc::clone(event)));
+                }
+            }),
+        ]);
+        context.log.append([Fact::SupervisorStarted {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            project: context.plan.project.clone(),
+            services: context.plan.services.len(),
+        }]);
+        root.cast(SupervisorMsg::Group(group::Input::Start(StartCause::Boot)))
+            .map_err(|error| StartError::Tree(error.to_string()))?;
+        Ok(Handle { inner: Arc::new(Inner { context, root, line, output, sample, native }) })
+    }
+}
