@@ -160,11 +160,6 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Writes a command down that was denied before it came to the tree.
-    pub fn deny(&self, command: Command, denial: &Denial) {
-        self.inner.context.log.append([Fact::CommandDenied { command, denial: denial.clone() }]);
-    }
-
     /// What is.
     pub fn status(&self) -> StatusReport {
         let inner = &self.inner;

@@ -243,10 +243,6 @@ impl ProcessState {
                 }
             }
             Effect::WatchHealth(incarnation) => {
-                if let Some(live) = &mut self.process {
-                    // Ready is for once; from here on health counts.
-                    live.end_checks();
-                }
                 if let Some(health) = &self.spec.health {
                     let check = health.check.clone();
                     let thresholds = Thresholds::new(CheckKind::Health, check.successes, health.failures);

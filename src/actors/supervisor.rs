@@ -380,11 +380,14 @@ impl SupervisorState {
         });
         match taken {
             Ok(()) => {
-                context.log.append([Fact::CommandAccepted { command }]);
+                context.log.append([Fact::CommandAccepted { command: Box::new(command) }]);
                 desk.replies.insert(ticket, reply);
             }
             Err(denial) => {
-                context.log.append([Fact::CommandDenied { command, denial: denial.clone() }]);
+                context.log.append([Fact::CommandDenied {
+                    command: Box::new(command),
+                    denial: Box::new(denial.clone()),
+                }]);
                 // Nobody waits any more when the client has hung up.
                 let _ = reply.send(Err(denial));
             }

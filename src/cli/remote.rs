@@ -353,8 +353,10 @@ pub(super) fn why(args: WhyArgs) -> u8 {
                     if depth == 0 { String::new() } else { format!("{}└─ ", "   ".repeat(depth - 1)) };
                 say(&format!("{arrow}{} is {}: {}", link.name, link.state, link.because));
             }
+            // What is well needs no last words.
             if let Some(end) = why.chain.last()
                 && !why.last_lines.is_empty()
+                && (matches!(end.state, State::Failed | State::Crashed) || why.check.is_some())
             {
                 say(&format!("last lines of {}:", end.name));
                 why.last_lines.iter().for_each(|line| say(&format!("  {line}")));

@@ -19,7 +19,7 @@ use crate::model::plan::GiveUp;
 use crate::model::{Event, Exit, ExitOutcome, Fact, Goal, InstanceId, Name, State};
 use crate::os::native::HostOptions;
 use crate::os::signals::{Heard, Signals};
-use crate::os::{files, keeper};
+use crate::os::{files, keeper, memory};
 use crate::runtime::{Handle, Options};
 
 /// After this long without a word, what is waited for is named.
@@ -521,7 +521,7 @@ impl Screen {
                 None
             }
             Fact::Stopped { instance, .. } => match self.uptimes.remove(instance) {
-                Some(uptime) => about(instance, format!("stopped after {}", short(uptime)), Tint::Faint),
+                Some(uptime) => about(instance, format!("stopped, ran {}", short(uptime)), Tint::Faint),
                 None => about(instance, "stopped".to_owned(), Tint::Faint),
             },
             Fact::Completed { instance } => {
@@ -584,6 +584,7 @@ impl Screen {
         if arrived && self.pending.is_empty() && !self.all_ready {
             self.all_ready = true;
             self.console.status(None);
+            memory::give_back();
             if !self.stopping && self.starting > 1 {
                 let after = short(event.since_start);
                 self.console.say(

@@ -95,7 +95,12 @@ mod tests {
     }
 
     fn spawn(stage: SpawnStage, errno: i32) -> ExitOutcome {
-        ExitOutcome::Spawn(SpawnFailure { stage, errno, errno_name: String::new(), message: String::new() })
+        ExitOutcome::Spawn(Box::new(SpawnFailure {
+            stage,
+            errno,
+            errno_name: String::new(),
+            message: String::new(),
+        }))
     }
 
     #[test]

@@ -90,10 +90,10 @@ fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> String
                 (Some(exit), 1..) => format!("; it came back after {exit}"),
                 _ => String::new(),
             };
-            let needed = if needed.is_empty() {
-                String::new()
-            } else {
-                format!("; {} depend on it", needed.join(", "))
+            let needed = match needed.len() {
+                0 => String::new(),
+                1 => format!("; {} depends on it", needed[0]),
+                _ => format!("; {} depend on it", needed.join(", ")),
             };
             let failing = entry.failing.as_ref().map(|f| format!("; {f}")).unwrap_or_default();
             format!("it is ready{back}{needed}{failing}")

@@ -46,14 +46,14 @@ pub enum Fact {
     /// A command was taken.
     CommandAccepted {
         /// It.
-        command: Command,
+        command: Box<Command>,
     },
     /// A command was refused.
     CommandDenied {
         /// It.
-        command: Command,
+        command: Box<Command>,
         /// Why.
-        denial: Denial,
+        denial: Box<Denial>,
     },
     /// What the user wants of an instance changed.
     GoalSet {

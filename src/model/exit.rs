@@ -82,8 +82,8 @@ pub enum ExitOutcome {
         /// Why, where regrow ended it because something was wrong with it.
         reason: Option<EndReason>,
     },
-    /// No process came to be.
-    Spawn(SpawnFailure),
+    /// No process came to be. Boxed: it is rare and large, and every event has the room.
+    Spawn(Box<SpawnFailure>),
 }
 
 impl ExitOutcome {
@@ -171,12 +171,12 @@ impl<'de> Deserialize<'de> for ExitOutcome {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ExitOutcome, D::Error> {
         let wire = ExitWire::deserialize(deserializer)?;
         if let (Some(stage), Some(errno)) = (wire.stage, wire.errno) {
-            return Ok(ExitOutcome::Spawn(SpawnFailure {
+            return Ok(ExitOutcome::Spawn(Box::new(SpawnFailure {
                 stage,
                 errno,
                 errno_name: wire.errno_name.unwrap_or_default(),
                 message: wire.message.unwrap_or_default(),
-            }));
+            })));
         }
         let exit = match (wire.code, wire.signal) {
             (Some(code), None) => Exit::Code(code),
@@ -345,12 +345,12 @@ mod tests {
                 ended: Ended::ByForce,
                 reason: Some(EndReason::Health),
             },
-            ExitOutcome::Spawn(SpawnFailure {
+            ExitOutcome::Spawn(Box::new(SpawnFailure {
                 stage: SpawnStage::Exec,
                 errno: 2,
                 errno_name: "ENOENT".into(),
                 message: "no program".into(),
-            }),
+            })),
         ] {
             let text = serde_json::to_string(&outcome).unwrap();
             assert_eq!(serde_json::from_str::<ExitOutcome>(&text).unwrap(), outcome, "{text}");

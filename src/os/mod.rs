@@ -18,6 +18,7 @@ pub mod env;
 pub mod fake;
 pub mod files;
 pub mod keeper;
+pub mod memory;
 pub mod native;
 pub mod sample;
 pub mod signals;
