@@ -105,11 +105,6 @@ impl Handle {
     /// runtime whose I/O and time are enabled.
     pub async fn start(plan: Plan, options: Options) -> Result<Handle, StartError> {
         let graph = Graph::new(&plan.services).map_err(StartError::Cycles)?;
-        Handle::start_with(plan, graph, options).await
-    }
-
-    /// The same with a graph that was made already.
-    pub async fn start_with(plan: Plan, graph: Graph, options: Options) -> Result<Handle, StartError> {
         let names: Vec<InstanceId> =
             plan.services.iter().flat_map(|s| s.instances().collect::<Vec<_>>()).collect();
         let output = Arc::new(OutputHub::new(names, options.console));

@@ -339,7 +339,7 @@ fn show_line(line: &LogLine, width: usize) {
 pub(super) fn why(args: WhyArgs) -> u8 {
     let WhyArgs { service, common } = args;
     talk(&common, async |mut client| {
-        let report: WhyReport = client.get(&format!("/v1/why/{}", encode(&service))).await?;
+        let report: WhyReport = client.get(&format!("/v1/why?service={}", encode(&service))).await?;
         if common.json {
             print_json(&report);
             return Ok(code::DONE);

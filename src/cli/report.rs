@@ -67,9 +67,6 @@ pub(super) fn tell(error: &LoadError) {
     }
 }
 
-/// Lines of the source shown around a fault.
-const AROUND: usize = 1;
-
 fn render(fault: &Fault) -> String {
     let renderer = if format::colour_on_stderr() { Renderer::styled() } else { Renderer::plain() };
     let text = &fault.source.text;
@@ -83,10 +80,7 @@ fn render(fault: &Fault) -> String {
         while !text.is_char_boundary(to) {
             to += 1;
         }
-        let mut first = text[..from].rfind('\n').map_or(0, |n| n + 1);
-        for _ in 0..AROUND {
-            first = text[..first.saturating_sub(1)].rfind('\n').map_or(0, |n| n + 1);
-        }
+        let first = text[..from].rfind('\n').map_or(0, |n| n + 1);
         let last = text[to..].find('\n').map_or(text.len(), |n| to + n);
         (first, last, from, to)
     };

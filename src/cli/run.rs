@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::console::{Console, source_of};
 use super::format::Tint;
 use super::{RunArgs, code, format, report, runtime, usage_error};
@@ -29,6 +31,9 @@ const LINGERING: Duration = Duration::from_secs(1);
 /// A second Ctrl-C sooner than this is the first one, heard twice: some wrappers signal a
 /// process and its group.
 const TWICE: Duration = Duration::from_millis(50);
+
+/// How long the answers that are under way may take at the end.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 pub(super) fn run(mut args: RunArgs) -> u8 {
     // `run --only web dev-env.toml`: the last word is the manifest.
@@ -139,7 +144,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             console: Some(Arc::clone(&console) as Arc<_>),
             socket: place.as_ref().filter(|_| listener.is_some()).map(|place| place.socket.clone()),
         };
-        let handle = match Handle::start_with(plan, graph, options).await {
+        let handle = match Handle::start(plan, options).await {
             Ok(handle) => handle,
             Err(error) => {
                 eprintln!("{}: {error}", format::error_word());
@@ -149,18 +154,24 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         if let Some(host) = handle.native_host() {
             host.die_with(above.pidfd);
         }
-        if let Some(listener) = listener {
+        let (close, closing) = watch::channel(false);
+        let server = listener.map(|listener| {
             let served = handle.clone();
             tokio::spawn(async move {
-                if let Err(error) = server::serve(listener, served).await {
+                if let Err(error) = server::serve(listener, served, closing).await {
                     tracing::error!(%error, "the control socket is gone");
                 }
-            });
-        }
+            })
+        });
         let screen = Screen::new(&handle, Arc::clone(&console), names);
         let exit_on_end = args.exit_on_end.as_deref().and_then(|name| Name::new(name).ok());
         let foreground = Foreground { handle, console, screen, exit_on_end, timeout: args.timeout };
         let ended = foreground.go(signals).await;
+        close.send_replace(true);
+        if let Some(server) = server {
+            // Who asked for the end is to hear of it; who does not listen is not waited for.
+            let _ = tokio::time::timeout(FAREWELL, server).await;
+        }
         if let Some(place) = place {
             place.leave();
         }

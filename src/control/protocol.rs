@@ -7,7 +7,7 @@
 //! | `GET /v1/events?follow=true&since=SEQ` | server-sent events, each an [`Event`](crate::model::Event) |
 //! | `GET /v1/logs?service=NAME&lines=N&since_s=S` | [`Logs`] |
 //! | `GET /v1/logs?follow=true&...` | server-sent events, each a [`LogLine`] |
-//! | `GET /v1/why/NAME` | [`Why`](crate::decide::why::Why) of each instance |
+//! | `GET /v1/why?service=NAME` | [`WhyReport`] |
 //! | `POST /v1/command` with a [`Command`](crate::model::Command) | [`Answer`](crate::model::Answer) |
 //! | `POST /v1/wait` with a [`Wait`] | [`Waited`] |
 //! | `POST /v1/down` | [`Down`], when everything is gone |
@@ -28,7 +28,7 @@ pub struct Events {
     pub events: Vec<Event>,
 }
 
-/// `GET /v1/why/NAME`.
+/// `GET /v1/why`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WhyReport {
     /// One an instance.

@@ -9,14 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{FromRef, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_core::Stream;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::protocol::{Down, ErrorBody, Events, LogLine, Logs, StreamName, Wait, WaitFor, Waited, WhyReport};
 use crate::actors::event_log::Read;
@@ -27,22 +27,45 @@ use crate::os::{Stream as OutputStream, files};
 use crate::record::output::{Chunk, Followed, OutputHub};
 use crate::runtime::Handle;
 
-/// Serves until the runtime ends. The listener comes from [`files::listen`].
-pub async fn serve(listener: std::os::unix::net::UnixListener, handle: Handle) -> io::Result<()> {
+/// Serves until `closing` turns true; then what is under way is answered and followers are
+/// let go. The listener comes from [`files::listen`].
+pub async fn serve(
+    listener: std::os::unix::net::UnixListener,
+    handle: Handle,
+    closing: watch::Receiver<bool>,
+) -> io::Result<()> {
     let listener = Guarded(UnixListener::from_std(listener)?);
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
         .route("/v1/logs", get(logs))
-        .route("/v1/why/{service}", get(explain))
+        .route("/v1/why", get(explain))
         .route("/v1/command", post(command))
         .route("/v1/wait", post(wait))
         .route("/v1/down", post(down))
         .fallback(|| async {
             refuse(DenialCode::NotFound, "there is no such path", Some("see the protocol's documentation"))
         })
-        .with_state(handle);
-    axum::serve(listener, router).await
+        .with_state(Shared { handle, closing: closing.clone() });
+    let mut closing = closing;
+    let closed = async move {
+        // Without its sender the runtime is gone, too.
+        let _ = closing.wait_for(|closing| *closing).await;
+    };
+    axum::serve(listener, router).with_graceful_shutdown(closed).await
+}
+
+/// What every request works with.
+#[derive(Clone)]
+struct Shared {
+    handle: Handle,
+    closing: watch::Receiver<bool>,
+}
+
+impl FromRef<Shared> for Handle {
+    fn from_ref(shared: &Shared) -> Handle {
+        shared.handle.clone()
+    }
 }
 
 /// Lets only our own user and root in; asked before the first byte is read.
@@ -183,7 +206,8 @@ async fn status(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result
     Ok(axum::Json(report).into_response())
 }
 
-async fn events(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+async fn events(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+    let Shared { handle, mut closing } = shared;
     let query = Query::parse(raw, &["since", "since_s", "follow", "service"])?;
     let since: u64 = query.number("since")?.unwrap_or(0);
     let newer_than = age(&query)?;
@@ -207,7 +231,12 @@ async fn events(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result
     let mut reader = handle.events_from(since + 1);
     Ok(stream(move |sender| async move {
         loop {
-            let event = match reader.next().await {
+            let read = tokio::select! {
+                biased;
+                read = reader.next() => read,
+                _ = closing.wait_for(|closing| *closing) => return,
+            };
+            let event = match read {
                 Read::Event(event) if fits(&event) => json_event("event", &*event).id(event.seq.to_string()),
                 Read::Event(_) => continue,
                 Read::Missed(count) => sse::Event::default().event("missed").data(count.to_string()),
@@ -219,7 +248,8 @@ async fn events(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result
     }))
 }
 
-async fn logs(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+    let Shared { handle, mut closing } = shared;
     let query = Query::parse(raw, &["service", "lines", "since_s", "follow"])?;
     let count: usize = query.number("lines")?.unwrap_or(usize::MAX);
     let newer_than = age(&query)?;
@@ -250,7 +280,12 @@ async fn logs(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<R
             }
         }
         loop {
-            match follower.next().await {
+            let followed = tokio::select! {
+                biased;
+                followed = follower.next() => followed,
+                _ = closing.wait_for(|closing| *closing) => return,
+            };
+            match followed {
                 Followed::Chunk(chunk) => {
                     // Read between the two looks: told already.
                     if last.is_some_and(|last| chunk.at <= last) {
@@ -294,8 +329,9 @@ fn age(query: &Query) -> Result<Option<SystemTime>, Refused> {
     Ok(age.and_then(|age| SystemTime::now().checked_sub(age)))
 }
 
-async fn explain(State(handle): State<Handle>, Path(service): Path<String>) -> Result<Response, Refused> {
-    let ids = instances(&handle, vec![service])?;
+async fn explain(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+    let query = Query::parse(raw, &["service"])?;
+    let ids = instances(&handle, query.all("service"))?;
     let now = handle.uptime();
     let services = handle.board(|board| {
         ids.iter()

@@ -47,6 +47,9 @@ enum Sharing {
 /// Bytes of the child's stack. It calls a dozen system calls and nothing else.
 const STACK: usize = 64 * 1024;
 
+/// Descriptors that are left for everything but services.
+const HEADROOM: u64 = 24;
+
 /// Where the child leaves word of a failed step. In shared memory, so that even a forked
 /// child's word arrives.
 #[repr(C)]
@@ -141,6 +144,13 @@ impl Spawner {
     /// A pipe whose writing end lies in a slot.
     fn pipe(&self, slot: usize) -> Result<(OwnedFd, c_int), SpawnFailure> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(no_descriptors)?;
+        // Descriptors are given lowest first, so a high number means that few are left. The
+        // control socket must still answer then.
+        let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
+            .map_or(u64::MAX, |(soft, _)| soft);
+        if u64::try_from(write.as_raw_fd()).unwrap_or(0) + HEADROOM > limit {
+            return Err(no_descriptors(Errno::EMFILE));
+        }
         nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
             .map_err(no_descriptors)?;
         let place = self.slots[slot].as_raw_fd();

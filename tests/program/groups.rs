@@ -1,0 +1,177 @@
+//! R15: group restart semantics, on real processes.
+
+use super::harness::{Project, Run, end, eventually};
+
+/// Three services that write down when they start and when they are asked to stop.
+fn project(strategy: &str, more: &str) -> Project {
+    let mut manifest = String::new();
+    for name in ["a", "b", "c"] {
+        manifest.push_str(&format!(
+            "[service.{name}]\nshell = \"echo start {name} >> story; trap 'echo stop {name} >> story; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\nrestart = {{ policy = \"on-failure\", backoff = {{ initial = \"10ms\" }} }}\n"
+        ));
+    }
+    manifest.push_str(&format!(
+        "[group.g]\nmembers = [\"a\", \"b\", \"c\"]\nstrategy = \"{strategy}\"\n{more}\n"
+    ));
+    Project::new(&manifest)
+}
+
+fn up(project: &Project) -> Run {
+    let mut run = project.run(&[]);
+    for name in ["a", "b", "c"] {
+        run.line(&format!("{name}      | up"));
+    }
+    project.write("story", "");
+    run
+}
+
+fn story(project: &Project) -> String {
+    std::fs::read_to_string(project.file("story")).unwrap().trim().replace('\n', ", ")
+}
+
+#[test]
+fn who_is_stopped_and_started_and_in_which_order() {
+    for (strategy, fallen, want) in [
+        ("one-for-one", "b", vec!["start b"]),
+        ("one-for-all", "b", vec!["stop c", "stop a", "start a", "start b", "start c"]),
+        ("rest-for-one", "b", vec!["stop c", "start b", "start c"]),
+        ("rest-for-one", "c", vec!["start c"]),
+    ] {
+        let project = project(strategy, "");
+        let mut run = up(&project);
+        end(project.pid(fallen));
+        eventually("all of the story", || story(&project).split(", ").count() >= want.len());
+        for name in ["a", "b", "c"] {
+            assert_eq!(project.regrow(&["wait", name, "--timeout", "20s"]).code, 0);
+        }
+        let story = story(&project);
+        // Stops are one after the other; starts are ordered so but run at once.
+        let (stops, starts): (Vec<&str>, Vec<&str>) = story.split(", ").partition(|s| s.starts_with("stop"));
+        let (want_stops, mut want_starts): (Vec<&str>, Vec<&str>) =
+            want.iter().partition(|s| s.starts_with("stop"));
+        let mut starts = starts;
+        starts.sort_unstable();
+        want_starts.sort_unstable();
+        assert_eq!(stops, want_stops, "{strategy} {fallen}: {story}");
+        assert_eq!(starts, want_starts, "{strategy} {fallen}: {story}");
+        let last_stop = story.rfind("stop").map_or(0, |at| at);
+        assert!(story[..last_stop].find("start").is_none(), "all are down before one starts: {story}");
+        run.stop();
+    }
+}
+
+#[test]
+fn one_group_restart_counts_once_and_more_than_n_gives_up() {
+    let project = project("one-for-all", "intensity = 2\nperiod = \"1m\"");
+    let mut run = up(&project);
+    for _ in 0..2 {
+        end(project.pid("a"));
+        run.next_line("a      | up");
+        for name in ["b", "c"] {
+            assert_eq!(project.regrow(&["wait", name, "--timeout", "20s"]).code, 0);
+        }
+    }
+    end(project.pid("a"));
+    run.line("group g gave up after 3 restarts within 1m");
+    for name in ["a", "b", "c"] {
+        run.line(&format!("{name}      * failed: group g gave up"));
+    }
+    // Everything has failed: the run is over, and says so by its code.
+    assert_eq!(run.code(), 1);
+    assert!(run.text().contains("3 services failed"), "{}", run.text());
+}
+
+#[test]
+fn a_marked_group_is_started_by_hand() {
+    let project = project("one-for-one", "intensity = 0");
+    project.write(
+        "regrow.toml",
+        std::fs::read_to_string(project.file("regrow.toml")).unwrap()
+            + "[service.idle]\ncommand = \"sleep 1000\"\n",
+    );
+    let mut run = up(&project);
+    end(project.pid("b"));
+    run.line("b      * failed: group g gave up");
+    run.line("a      * failed: group g gave up");
+    let groups = project.json(&["status", "--json"])["groups"].clone();
+    assert_eq!(groups[0]["failed"], true);
+    assert_eq!(project.regrow(&["start", "--group", "g"]).code, 0);
+    let report = project.json(&["status", "--json"]);
+    assert_eq!(report["groups"][0]["failed"], false);
+    assert!(report["services"].as_array().unwrap().iter().all(|r| r["state"] == "running"));
+    run.stop();
+}
+
+#[test]
+fn giving_up_climbs_to_the_parent_and_to_the_exit() {
+    let manifest = |outer: &str| {
+        format!(
+            r#"
+[service.inner]
+shell = "echo inner up; exec sleep 1000"
+restart = {{ backoff = {{ initial = "10ms" }} }}
+[service.sibling]
+shell = "echo sibling up; exec sleep 1000"
+[group.low]
+members = ["inner"]
+intensity = 0
+on_give_up = "escalate"
+[group.high]
+members = ["sibling", "low"]
+strategy = "one-for-all"
+{outer}
+"#
+        )
+    };
+    let project = Project::new(&manifest(""));
+    let mut run = project.run(&[]);
+    run.line("inner   | inner up");
+    run.line("sibling | sibling up");
+    let sibling = project.pid("sibling");
+    end(project.pid("inner"));
+    run.line("group low gave up after 1 restarts");
+    run.line("group high (one-for-all): low fell, restarting sibling, low");
+    run.next_line("inner   | inner up");
+    assert_eq!(project.regrow(&["wait", "sibling", "inner", "--timeout", "20s"]).code, 0);
+    assert_ne!(project.pid("sibling"), sibling, "the parent applied its own strategy");
+    run.stop();
+
+    let project = Project::new(&manifest("intensity = 0\non_give_up = \"exit\""));
+    let mut run = project.run(&[]);
+    run.line("inner   | inner up");
+    run.line("sibling | sibling up");
+    end(project.pid("inner"));
+    assert_eq!(run.code(), 1, "{}", run.text());
+    assert!(run.text().contains("group high gave up"), "{}", run.text());
+}
+
+#[test]
+fn members_that_were_stopped_by_hand_or_never_return_are_left_alone() {
+    let project = Project::new(
+        r#"
+[service.a]
+shell = "echo up; exec sleep 1000"
+restart = { backoff = { initial = "10ms" } }
+[service.hand]
+command = "sleep 1000"
+[service.never]
+shell = "exec sleep 1000"
+restart = "never"
+[service.task]
+shell = "true"
+kind = "task"
+[group.g]
+members = ["a", "hand", "never", "task"]
+strategy = "one-for-all"
+"#,
+    );
+    let mut run = project.run(&[]);
+    run.line("all 4 are up");
+    run.line("a      | up");
+    assert_eq!(project.regrow(&["stop", "hand"]).code, 0);
+    end(project.pid("a"));
+    run.next_line("a      | up");
+    let state = |name: &str| project.status(name)["state"].as_str().unwrap().to_owned();
+    assert_eq!([state("hand"), state("never"), state("task")], ["stopped", "stopped", "completed"]);
+    run.stop();
+}

@@ -1,0 +1,302 @@
+//! A project in a folder of its own, and a running `regrow` in it.
+//!
+//! Every wait is for an event and bounded. Every process that a project starts carries its
+//! state folder in the environment; when the project is dropped none may be left.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// No wait takes longer; none should come near.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+pub(crate) struct Project {
+    folder: tempfile::TempDir,
+}
+
+pub(crate) struct Output {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Project {
+    pub(crate) fn new(manifest: &str) -> Project {
+        let project = Project { folder: tempfile::tempdir().unwrap() };
+        std::fs::create_dir(project.path("shop")).unwrap();
+        project.write("regrow.toml", manifest);
+        project
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The project's folder.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.path("shop").canonicalize().unwrap()
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        std::fs::write(self.file(name), text).unwrap();
+    }
+
+    pub(crate) fn script(&self, name: &str, text: &str) {
+        self.write(name, text);
+        std::fs::set_permissions(self.file(name), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_regrow"));
+        command
+            .args(args)
+            .current_dir(self.dir())
+            .env("REGROW_STATE_DIR", self.state_dir())
+            .env_remove("REGROW_SOCKET")
+            .env_remove("CI")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a verb to its end.
+    pub(crate) fn regrow(&self, args: &[&str]) -> Output {
+        let output = self.command(args).output().unwrap();
+        Output {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// The JSON that a verb prints.
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let output = self.regrow(args);
+        serde_json::from_str(&output.stdout)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}: {}{}", output.stdout, output.stderr))
+    }
+
+    /// The row of an instance in `status --json`.
+    pub(crate) fn status(&self, name: &str) -> Value {
+        let report = self.json(&["status", "--json"]);
+        let rows = report["services"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}")).clone()
+    }
+
+    pub(crate) fn pid(&self, name: &str) -> u32 {
+        let row = self.status(name);
+        u32::try_from(row["pid"].as_u64().unwrap_or_else(|| panic!("{name} has no pid: {row}"))).unwrap()
+    }
+
+    /// `regrow run` in the background.
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
+        let mut words = vec!["run"];
+        words.extend(args);
+        let mut command = self.command(&words);
+        self.start(&mut command)
+    }
+
+    pub(crate) fn start(&self, command: &mut Command) -> Run {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (sender, lines) = channel();
+        let streams: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for stream in streams {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                    if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Run { child, lines, seen: Vec::new(), ended: None }
+    }
+
+    /// Processes of this project that are alive.
+    pub(crate) fn alive(&self) -> Vec<u32> {
+        let mark = format!("REGROW_STATE_DIR={}", self.state_dir().display());
+        processes(|pid| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|b| *b == 0).any(|entry| entry == mark.as_bytes())
+        })
+    }
+
+    /// Waits until nothing of the project lives.
+    pub(crate) fn assert_nothing_left(&self) {
+        eventually("nothing is left", || self.alive().is_empty());
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for pid in self.alive() {
+                end(pid);
+            }
+        } else {
+            self.assert_nothing_left();
+        }
+    }
+}
+
+pub(crate) fn end(pid: u32) {
+    let _ = nix::sys::signal::kill(pid_of(pid), nix::sys::signal::Signal::SIGKILL);
+}
+
+pub(crate) fn pid_of(pid: u32) -> nix::unistd::Pid {
+    nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap())
+}
+
+/// Living processes (zombies are none) that fit.
+pub(crate) fn processes(fits: impl Fn(u32) -> bool) -> Vec<u32> {
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| is_alive(*pid) && fits(*pid))
+        .collect()
+}
+
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z") && !rest.starts_with(" X"))
+}
+
+/// Living processes whose command line has this in it.
+pub(crate) fn named(text: &str) -> Vec<u32> {
+    processes(|pid| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(text)
+    })
+}
+
+/// What `/proc` alone can tell has no event to wait for: looks again until it is true.
+pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let until = Instant::now() + BOUND;
+    while !is() {
+        assert!(Instant::now() < until, "not within {BOUND:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+pub(crate) struct Run {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+    ended: Option<i32>,
+}
+
+impl Run {
+    /// Waits for a line that contains the text.
+    pub(crate) fn line(&mut self, text: &str) -> String {
+        if let Some(found) = self.seen.iter().find(|line| line.contains(text)) {
+            return found.clone();
+        }
+        self.next_line(text)
+    }
+
+    /// The same, among lines not looked at before.
+    pub(crate) fn next_line(&mut self, text: &str) -> String {
+        let until = Instant::now() + BOUND;
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    self.seen.push(line.clone());
+                    if line.contains(text) {
+                        return line;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("no line {text:?} in:\n{}", self.seen.join("\n")),
+                Err(RecvTimeoutError::Disconnected) => {
+                    panic!("it ended without a line {text:?}:\n{}", self.seen.join("\n"))
+                }
+            }
+        }
+    }
+
+    /// The process that was started: the keeper.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(pid_of(self.child.id()), signal).unwrap();
+    }
+
+    pub(crate) fn interrupt(&self) {
+        self.signal(nix::sys::signal::Signal::SIGINT);
+    }
+
+    /// Waits for its end; returns the exit code, or minus the signal.
+    pub(crate) fn code(&mut self) -> i32 {
+        use std::os::unix::process::ExitStatusExt;
+        // The end of its output is the event; then the status is there at once.
+        let until = Instant::now() + BOUND;
+        loop {
+            match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(line) => self.seen.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end:\n{}", self.seen.join("\n")),
+            }
+        }
+        let status = self.child.wait().unwrap();
+        let code = status.code().unwrap_or_else(|| -status.signal().unwrap_or(0));
+        self.ended = Some(code);
+        code
+    }
+
+    /// All it has printed, once it has ended.
+    pub(crate) fn text(&self) -> String {
+        self.seen.join("\n")
+    }
+
+    /// Ctrl-C, and the end.
+    pub(crate) fn stop(mut self) -> String {
+        self.interrupt();
+        assert_eq!(self.code(), 130, "{}", self.text());
+        self.text()
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Whether a program is installed; where every test is required its absence is a failure.
+pub(crate) fn installed(test: &str, program: &Path) -> bool {
+    if program.is_file() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(),
+        "{test} needs {}, which is not installed",
+        program.display()
+    );
+    eprintln!("SKIPPED {test}: {} is not installed", program.display());
+    false
+}

@@ -1,0 +1,325 @@
+//! Good and bad manifests: `check`, `plan`, `init`, and that nothing starts from a faulty one.
+
+use super::harness::Project;
+
+#[test]
+fn every_fault_is_told_at_once_with_its_place_and_a_hint() {
+    let project = Project::new(
+        r#"[project]
+nam = "x"
+
+[service.web]
+comand = "npm run dev"
+command = ["true"]
+depends_on = ["apii"]
+replicas = "two"
+
+[service.api]
+command = "python3 ${NO_SUCH_VARIABLE}"
+restart = "sometimes"
+watch = ["*.py"]
+"#,
+    );
+    let output = project.regrow(&["check"]);
+    assert_eq!(output.code, 3);
+    assert_eq!(output.stdout, "");
+    let want = r#"error: unknown key "nam" in [project]
+ --> regrow.toml:2:1
+  |
+2 | nam = "x"
+  | ^^^ no such key
+  |
+  = help: did you mean "name"?
+
+error: unknown key "comand" in [service.web]
+ --> regrow.toml:5:1
+  |
+5 | comand = "npm run dev"
+  | ^^^^^^ no such key
+  |
+  = help: did you mean "command"?
+
+error: service "web" depends on "apii", which is not declared
+ --> regrow.toml:7:15
+  |
+7 | depends_on = ["apii"]
+  |               ^^^^^^ no such service
+  |
+  = help: did you mean "api"?
+
+error: "replicas" must be a whole number, not a string
+ --> regrow.toml:8:12
+  |
+8 | replicas = "two"
+  |            ^^^^^ this is a string
+
+error: service "api": undefined variable "NO_SUCH_VARIABLE"
+  --> regrow.toml:11:11
+   |
+11 | command = "python3 ${NO_SUCH_VARIABLE}"
+   |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ used here
+   |
+   = help: set it, or give a default: ${NO_SUCH_VARIABLE:-...}
+
+error: "restart" can't be "sometimes"
+  --> regrow.toml:12:11
+   |
+12 | restart = "sometimes"
+   |           ^^^^^^^^^^^ unknown
+   |
+   = help: one of never, on-failure, always, unless-stopped
+
+error: unknown key "watch" in [service.api]
+  --> regrow.toml:13:1
+   |
+13 | watch = ["*.py"]
+   | ^^^^^ no such key
+   |
+   = help: known here: command, shell, kind, dir, env, env_file, env_clear, env_deny, depends_on, ready, health, restart, stop, replicas, autostart, profiles, tags
+
+error: regrow.toml has 7 faults; nothing was started
+"#;
+    pretty(&output.stderr, want);
+    let run = project.regrow(&["run"]);
+    assert_eq!(run.code, 3);
+    assert_eq!(run.stderr, output.stderr, "run tells the same and starts nothing");
+}
+
+/// Compares line by line, so that a failure names the line.
+fn pretty(got: &str, want: &str) {
+    for (at, (got, want)) in got.lines().zip(want.lines()).enumerate() {
+        assert_eq!(got, want, "line {}", at + 1);
+    }
+    assert_eq!(got.lines().count(), want.lines().count(), "{got}");
+}
+
+/// One fault of each kind: what stands in the manifest, where it is seen, what is said.
+#[test]
+fn one_fault_of_each_kind() {
+    let chain = |names: &[(&str, &str)]| {
+        names
+            .iter()
+            .map(|(name, on)| format!("[service.{name}]\ncommand = \"true\"\ndepends_on = [\"{on}\"]\n"))
+            .collect::<String>()
+    };
+    let one = |line: &str| format!("[service.web]\ncommand = \"true\"\n{line}\n");
+    let cases: Vec<(String, &str, &str)> = vec![
+        (chain(&[("a", "b"), ("b", "c"), ("c", "a")]), "3:15", "dependencies in a circle: a -> b -> c -> a"),
+        (chain(&[("a", "a")]), "3:15", "service \"a\" depends on itself: a -> a"),
+        ("[service.\"../x\"]\ncommand = \"true\"".into(), "1:10", "\"../x\" can't name a service"),
+        ("[service.\"a\\nb\"]\ncommand = \"true\"".into(), "1:10", "can't name a service"),
+        (format!("[service.{}]\ncommand = \"true\"", "x".repeat(5_000)), "1:10", "this one has 5000"),
+        ("[service.web]".into(), "1:10", "service \"web\" has no command"),
+        (one("shell = \"true\""), "3:1", "has both \"command\" and \"shell\""),
+        (one("command = \"again\""), "3:1", "not TOML"),
+        ("[service.web]\ncommand = 5".into(), "2:11", "\"command\" must be a string or a list of strings"),
+        ("[service.web]\ncommand = \"a 'b\"".into(), "2:11", "without its other half"),
+        ("[service.web]\ncommand = []".into(), "2:11", "\"command\" is empty"),
+        ("[service.web]\ncommand = \"a\\u0000b\"".into(), "2:11", "contains a NUL character"),
+        (one("ready = { tcp = \"nowhere\" }"), "3:17", "no address to connect to"),
+        (one("ready = { http = \"https://127.0.0.1/\" }"), "3:18", "no URL that can be checked"),
+        (one("ready = { log = \"(\" }"), "3:17", "no regular expression"),
+        (one("ready = { tcp = \"a:1\", log = \"x\" }"), "3:30", "both \"tcp\" and \"log\""),
+        (one("ready = { after = \"2s\", interval = \"1s\" }"), "3:25", "has no meaning"),
+        (one("ready = { interval = \"1s\" }"), "3:9", "\"ready\" needs one of"),
+        (one("health = { log = \"x\" }"), "3:12", "unknown key \"log\" in health"),
+        (one("stop = \"SIGNOPE\""), "3:8", "\"SIGNOPE\" is no signal"),
+        (one("stop = { timeout = 5 }"), "3:20", "\"timeout\" needs a unit"),
+        (
+            one("restart = { policy = \"always\", backoff = { initial = \"2m\", max = \"1s\" } }"),
+            "3:42",
+            "longer than",
+        ),
+        (one("restart = { never_on = [300] }"), "3:25", "exit code from 0 to 255"),
+        (one("replicas = 0"), "3:12", "from 1 to"),
+        (one("depends_on = [\"web2\", \"web2\"]\n[service.web2]\ncommand = \"true\""), "3:23", "twice"),
+        (
+            one("depends_on = { web2 = \"redy\" }\n[service.web2]\ncommand = \"true\""),
+            "3:23",
+            "can't be \"redy\"",
+        ),
+        (one("dir = \"${A_A_A}\""), "3:7", "undefined variable \"A_A_A\""),
+        (one("env = { A = \"${B}\", B = \"${A}\" }"), "3:13", "variables made of each other: A -> B"),
+        (one("env_file = \"no.env\""), "3:12", "can't read the env file"),
+        (one("[group.g]\nmembers = [\"web\", \"nope\"]"), "4:19", "names \"nope\", which is not declared"),
+        (one("[group.g]"), "3:8", "group \"g\" has no members"),
+        (one("[group.web]\nmembers = [\"web\"]"), "3:8", "names a service and a group"),
+        (
+            one("[group.g]\nmembers = [\"web\"]\n[group.h]\nmembers = [\"web\"]"),
+            "6:12",
+            "a member of \"g\" and of \"h\"",
+        ),
+        (
+            one("[group.g]\nmembers = [\"h\"]\n[group.h]\nmembers = [\"g\"]"),
+            "3:8",
+            "a group can't contain itself",
+        ),
+        (one("[group.g]\nmembers = [\"web\"]\nintensity = -1"), "5:13", "\"intensity\" must be"),
+        (
+            one(
+                "ready = { tcp = \"127.0.0.1:80\" }\n[service.b]\ncommand = \"true\"\nready = { http = \"http://localhost/\" }",
+            ),
+            "6:18",
+            "port 80 is asked for twice",
+        ),
+        (one("replicas = 2\n[service.\"web.2\"]\ncommand = \"true\""), "4:10", "replica 2 of \"web\""),
+        ("service = 5".into(), "1:11", "\"service\" must be a table"),
+        (String::new(), "1:1", "declares no service"),
+    ];
+    let project = Project::new("");
+    for (manifest, place, message) in cases {
+        project.write("regrow.toml", &manifest);
+        let output = project.regrow(&["check", "regrow.toml"]);
+        assert_eq!(output.code, 3, "{manifest}\n{}", output.stderr);
+        let found =
+            output.stderr.contains(&format!("--> regrow.toml:{place}\n")) && output.stderr.contains(message);
+        assert!(found, "wanted {place} {message:?} for\n{manifest}\n{}", output.stderr);
+    }
+}
+
+#[test]
+fn files_that_can_not_be_read() {
+    let project = Project::new("");
+    let missing = project.regrow(&["run", "nope.toml"]);
+    assert_eq!(missing.code, 3);
+    assert_eq!(missing.stderr, "error: can't read the manifest nope.toml: there is no such file\n");
+    let folder = project.regrow(&["check", "."]);
+    assert_eq!(folder.code, 3);
+    assert!(folder.stderr.contains("can't read the manifest .: it is a folder"), "{}", folder.stderr);
+    project.write("bytes.toml", b"[service.a]\ncommand = \"\xff\"\n");
+    let bytes = project.regrow(&["check", "bytes.toml"]);
+    assert_eq!(bytes.code, 3);
+    assert!(
+        bytes.stderr.contains("not UTF-8") && bytes.stderr.contains("bytes.toml:2:12"),
+        "{}",
+        bytes.stderr
+    );
+    std::fs::remove_file(project.file("regrow.toml")).unwrap();
+    let none = project.regrow(&["run"]);
+    assert_eq!(none.code, 3);
+    assert!(none.stderr.contains("no regrow.toml or dev-env.toml"), "{}", none.stderr);
+    assert_eq!(project.regrow(&["run", "--no-such-flag"]).code, 2);
+}
+
+#[test]
+fn ten_thousand_services_and_ten_megabytes_are_no_trouble() {
+    let mut manifest = String::new();
+    for n in 0..10_000 {
+        manifest.push_str(&format!("[service.s{n}]\ncommand = \"true\"\n"));
+        if n > 0 {
+            manifest.push_str(&format!("depends_on = [\"s{}\"]\n", n - 1));
+        }
+        manifest.push_str(&format!("# {}\n", "x".repeat(950)));
+    }
+    assert!(manifest.len() > 10_000_000);
+    let project = Project::new(&manifest);
+    let output = project.regrow(&["check"]);
+    assert_eq!((output.code, output.stdout.as_str()), (0, "regrow.toml: ok (10000 services)\n"));
+    project.write("regrow.toml", manifest.replace("[service.s9999]\ncommand", "[service.s9999]\ncomand"));
+    let output = project.regrow(&["check"]);
+    assert_eq!(output.code, 3);
+    assert!(output.stderr.contains("did you mean \"command\"?"), "{}", output.stderr);
+}
+
+#[test]
+fn a_plan_shows_the_tree_and_both_orders() {
+    let project = Project::new(
+        r#"
+[project]
+name = "shop"
+[service.redis]
+command = ["redis-server", "--save", ""]
+ready = { tcp = "127.0.0.1:6379" }
+[service.migrate]
+shell = "python3 migrate.py && echo done"
+kind = "task"
+depends_on = ["redis"]
+[service.backend]
+command = "python3 app.py"
+depends_on = { redis = "ready", migrate = "completed" }
+replicas = 2
+[service.idle]
+command = "true"
+autostart = false
+[group.web]
+members = ["backend"]
+strategy = "rest-for-one"
+intensity = 3
+"#,
+    );
+    let text = project.regrow(&["plan"]);
+    pretty(
+        &text.stdout,
+        r#"shop (regrow.toml)
+
+tree
+  ├─ redis: redis-server --save ''; ready: tcp 127.0.0.1:6379
+  ├─ migrate (task): python3 migrate.py && echo done; after redis ready
+  ├─ idle: true
+  └─ [web] rest-for-one, at most 3 restarts in 10.0 s
+     └─ backend x2: python3 app.py; after redis ready, migrate completed
+
+start
+  1. redis
+  2. migrate
+  3. backend
+
+stop
+  1. backend
+  2. migrate
+  3. redis
+
+not started
+  idle
+"#,
+    );
+    let json = project.json(&["plan", "--format", "json"]);
+    assert_eq!(json["start_waves"], serde_json::json!([["redis"], ["migrate"], ["backend"]]));
+    assert_eq!(json["services"][2]["replicas"], 2);
+    assert_eq!(json["groups"]["web"]["strategy"], "rest-for-one");
+    let dot = project.regrow(&["plan", "--format", "dot"]).stdout;
+    assert!(
+        dot.starts_with("digraph \"shop\" {")
+            && dot.contains("\"backend\" -> \"redis\" [label = \"ready\"];")
+    );
+    let mermaid = project.regrow(&["plan", "--format", "mermaid"]).stdout;
+    assert!(mermaid.starts_with("flowchart LR\n") && mermaid.contains("s2 -->|completed| s1"), "{mermaid}");
+}
+
+#[test]
+fn init_writes_a_manifest_that_is_right() {
+    let project = Project::new("");
+    std::fs::remove_file(project.file("regrow.toml")).unwrap();
+    assert_eq!(project.regrow(&["init"]).code, 0);
+    let check = project.regrow(&["check"]);
+    assert_eq!((check.code, check.stdout.as_str()), (0, "regrow.toml: ok (2 services)\n"));
+    let again = project.regrow(&["init"]);
+    assert_eq!(again.code, 1);
+    assert!(again.stderr.contains("is there already"));
+}
+
+#[test]
+fn variables_come_from_the_process_env_files_and_the_service() {
+    let project = Project::new(
+        r#"
+[project]
+env_file = [".env", ".env.local", "missing.env"]
+[service.show]
+command = ["sh", "-c", "echo $$A $$B $$C $$D ${FROM_FILE} $$PATH_OWN; env | grep -c SECRET"]
+env = { B = "own-${B}", C = "${C_UNSET:-fallback}", D = "${B}/d", PATH_OWN = "x:${HOME}" }
+env_deny = ["*SECRET*"]
+kind = "task"
+restart = "never"
+"#,
+    );
+    project.write(".env", "A=first\nB=file\nFROM_FILE=here\n");
+    project.write(".env.local", "export A='second'\n");
+    let mut command = project.command(&["run"]);
+    command.env("HOME", "/home/ada").env("MY_SECRET", "s").env("B", "process");
+    let mut run = project.start(&mut command);
+    run.line("second own-file fallback own-file/d here x:/home/ada");
+    run.line("show   | 0");
+    // grep -c ends with 1 when it counts none.
+    assert_eq!(run.code(), 1);
+    assert!(run.text().contains("there is no env file missing.env"), "{}", run.text());
+}

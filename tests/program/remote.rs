@@ -1,0 +1,286 @@
+//! The verbs that talk to a running tree, and the socket as any HTTP client sees it.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use serde_json::Value;
+
+use super::harness::{Project, end};
+
+fn shop() -> Project {
+    Project::new(
+        r#"
+[project]
+name = "shop"
+[service.db]
+shell = "echo db up; echo db warns >&2; exec sleep 1000"
+ready = { log = "db up" }
+tags = ["data"]
+[service.api]
+shell = "echo api up; exec sleep 1000"
+depends_on = ["db"]
+[service.idle]
+command = "sleep 1000"
+autostart = false
+[group.web]
+members = ["api"]
+"#,
+    )
+}
+
+#[test]
+fn without_a_running_tree_every_verb_says_so() {
+    let project = shop();
+    for verb in [
+        &["status"][..],
+        &["start", "db"],
+        &["stop", "db"],
+        &["restart", "db"],
+        &["logs"],
+        &["why", "db"],
+        &["events"],
+        &["wait", "db"],
+        &["down"],
+    ] {
+        let output = project.regrow(verb);
+        assert_eq!(output.code, 4, "{verb:?}: {}", output.stderr);
+        assert!(output.stderr.contains("regrow.toml is not running (regrow run)"), "{}", output.stderr);
+    }
+}
+
+#[test]
+fn status_as_object_and_as_table() {
+    let project = shop();
+    let mut run = project.run(&[]);
+    run.line("all 2 are up");
+    let report = project.json(&["status", "--json"]);
+    let daemon = &report["daemon"];
+    assert_eq!(daemon["project"], "shop");
+    assert_eq!(daemon["version"], env!("CARGO_PKG_VERSION"));
+    assert!(daemon["uptime_s"].is_f64() && daemon["pid"].is_u64());
+    let api = project.status("api");
+    for key in [
+        "name",
+        "service",
+        "group",
+        "state",
+        "ready",
+        "health",
+        "goal",
+        "pid",
+        "incarnation",
+        "restarts",
+        "uptime_s",
+        "since",
+        "exit",
+        "failed",
+        "waiting_for",
+        "retry_in_s",
+        "cpu_percent",
+        "memory_bytes",
+        "processes",
+    ] {
+        assert!(api.get(key).is_some(), "{key} in {api}");
+    }
+    assert_eq!((&api["group"], &api["goal"], &api["ready"]), (&"web".into(), &"up".into(), &true.into()));
+    assert_eq!(project.status("idle")["state"], "registered");
+    let table = project.regrow(&["status", "db", "api"]).stdout;
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("shop: pid "), "{table}");
+    assert!(lines[2].starts_with("NAME  GROUP  STATE    READY  HEALTH   "), "{table}");
+    assert!(lines[3].starts_with("db           running  yes    unknown  "), "{table}");
+    assert!(lines[4].starts_with("api   web    running  yes    unknown  "), "{table}");
+    run.stop();
+}
+
+#[test]
+fn commands_return_when_it_is_done_or_say_why_not() {
+    let project = shop();
+    let mut run = project.run(&[]);
+    run.line("all 2 are up");
+    let ok = |args: &[&str], want: &str| {
+        let output = project.regrow(args);
+        assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (0, want, ""), "{args:?}");
+    };
+    let done = |args: &[&str], starts: &str| {
+        let output = project.regrow(args);
+        assert_eq!(output.code, 0, "{args:?}: {}", output.stderr);
+        assert!(output.stdout.starts_with(starts), "{args:?}: {}", output.stdout);
+    };
+    ok(&["start", "db"], "db: already ready\n");
+    let before = project.pid("db");
+    done(&["restart", "db"], "db: ready after ");
+    assert_ne!(project.pid("db"), before);
+    ok(&["stop", "--group", "web"], "api: stopped\n");
+    ok(&["stop", "--tag", "data"], "db: stopped\n");
+    ok(&["stop", "db"], "db: already stopped\n");
+    done(&["start", "api"], "db: ready after ");
+    assert_eq!(project.status("db")["state"], "running", "a start brings what it needs");
+    let order: Vec<(u32, u32)> = vec![(project.pid("db"), project.pid("api"))];
+    done(&["restart", "--all"], "db: ready after ");
+    assert_ne!(order, [(project.pid("db"), project.pid("api"))]);
+    ok(&["stop", "--all"], "db: stopped\napi: stopped\nidle: stopped\n");
+    run.line("nothing runs");
+    let unknown = project.regrow(&["stop", "dbb"]);
+    assert_eq!(unknown.code, 1);
+    assert_eq!(unknown.stderr, "error: there is no service \"dbb\"\n  = help: did you mean \"db\"?\n");
+    let denied: Value = serde_json::from_str(&project.regrow(&["stop", "dbb", "--json"]).stdout).unwrap();
+    assert_eq!(denied["error"]["code"], "not_found");
+    assert_eq!(project.regrow(&["stop"]).code, 2);
+    assert_eq!(project.regrow(&["down"]).stdout, "everything is down\n");
+    assert_eq!(run.code(), 0);
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    let project = Project::new(
+        "[service.bad]\nshell = \"exit 5\"\nautostart = false\nrestart = \"never\"\n[service.back]\nshell = \"exit 6\"\nautostart = false\n[service.a]\ncommand = \"sleep 1000\"\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("a      * running");
+    let bad = project.regrow(&["start", "bad"]);
+    // Running is ready where nothing else is asked; a quick exit may come before or after that.
+    if bad.code == 1 {
+        assert_eq!(bad.stderr, "bad: failed: exit code 5\n");
+    }
+    assert_eq!(project.regrow(&["wait", "bad", "--for", "stopped", "--timeout", "20s"]).code, 0);
+    assert_eq!(project.status("bad")["state"], "failed");
+    run.stop();
+}
+
+#[test]
+fn logs_by_service_by_number_by_pattern_and_following() {
+    let project = Project::new(
+        "[service.a]\nshell = \"for i in 1 2 3 4 5; do echo line $i; done; echo bad >&2; exec sleep 1000\"\n[service.b]\nshell = \"echo other; exec sleep 1000\"\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("a      ! bad");
+    run.line("b      | other");
+    assert_eq!(project.regrow(&["logs", "a", "-n", "2"]).stdout.lines().count(), 2);
+    assert_eq!(project.regrow(&["logs", "b"]).stdout, "b | other\n");
+    assert_eq!(project.regrow(&["logs", "--grep", "line [24]"]).stdout, "a | line 2\na | line 4\n");
+    let json = project.json(&["logs", "a", "--json"]);
+    let streams: Vec<&str> =
+        json["lines"].as_array().unwrap().iter().map(|l| l["stream"].as_str().unwrap()).collect();
+    assert_eq!(streams.iter().filter(|s| **s == "stderr").count(), 1);
+    assert_eq!(streams.len(), 6);
+    let mut follow = project.start(&mut project.command(&["logs", "-f", "a", "--grep", "line 5"]));
+    follow.line("a | line 5");
+    assert_eq!(project.regrow(&["restart", "a"]).code, 0);
+    follow.next_line("a | line 5");
+    run.stop();
+    assert_eq!(follow.code(), 0, "the end of the tree is the end of the story");
+}
+
+#[test]
+fn events_are_numbered_without_gaps_and_followed() {
+    let project = shop();
+    let mut run = project.run(&[]);
+    run.line("all 2 are up");
+    let found = project.json(&["events", "--json"]);
+    let numbers: Vec<u64> =
+        found["events"].as_array().unwrap().iter().map(|e| e["seq"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+    let last = numbers.len().to_string();
+    let mut follow = project.start(&mut project.command(&["events", "-f", "--json", "--since", &last]));
+    end(project.pid("api"));
+    let crashed: Value = serde_json::from_str(&follow.line("\"crashed\"")).unwrap();
+    assert_eq!((&crashed["instance"], &crashed["exit"]["name"]), (&"api".into(), &"SIGKILL".into()));
+    let only_db = project.json(&["events", "db", "--json"]);
+    assert!(only_db["events"].as_array().unwrap().iter().all(|e| e["instance"] == "db"));
+    run.stop();
+    follow.code();
+}
+
+#[test]
+fn wait_for_what_comes_true_and_for_what_does_not() {
+    let project = Project::new(
+        "[service.slow]\nshell = \"sleep 0.3; echo now; exec sleep 1000\"\nready = { log = \"now\" }\n[service.never]\ncommand = \"sleep 1000\"\nready = { log = \"never\" }\n[service.bad]\nshell = \"exit 1\"\nrestart = \"never\"\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("bad    * failed");
+    assert_eq!(project.regrow(&["wait", "slow", "--timeout", "20s"]).code, 0);
+    assert_eq!(project.regrow(&["wait", "never", "--timeout", "100ms"]).code, 5);
+    assert_eq!(project.regrow(&["wait", "bad", "--timeout", "20s"]).code, 1);
+    assert_eq!(project.regrow(&["wait", "bad", "--for", "stopped"]).code, 0);
+    let waited = project.json(&["wait", "never", "--timeout", "10ms", "--json"]);
+    assert_eq!((&waited["ok"], &waited["timed_out"]), (&false.into(), &true.into()));
+    run.stop();
+}
+
+#[test]
+fn why_leads_from_the_waiting_one_to_the_cause() {
+    let project = Project::new(
+        "[service.db]\nshell = \"echo can not bind; exit 1\"\nrestart = { backoff = { initial = \"1m\", max = \"1m\" } }\nready = { log = \"listening\" }\n[service.api]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("db     * exit code 1; comes back in");
+    let why = project.regrow(&["why", "api"]).stdout;
+    let lines: Vec<&str> = why.lines().collect();
+    assert_eq!(lines[0], "api is waiting: it waits for db to be ready");
+    assert!(
+        lines[1].starts_with("└─ db is crashed: exit code 1; comes back in ")
+            || lines[1].starts_with("└─ db is crashed: exit code 1; it comes back in "),
+        "{why}"
+    );
+    assert_eq!(lines[2..], ["last lines of db:", "  can not bind"]);
+    let json = project.json(&["why", "api", "--json"]);
+    assert_eq!(json["services"][0]["chain"][1]["state"], "crashed");
+    run.stop();
+}
+
+/// The protocol is plain HTTP/1.1: this client is forty lines of std.
+#[test]
+fn any_http_client_will_do() {
+    let project = shop();
+    let mut run = project.run(&[]);
+    run.line("all 2 are up");
+    let place = std::fs::read_dir(project.state_dir().join("run")).unwrap().next().unwrap().unwrap().path();
+    let socket = place.join("control.sock");
+    let ask = |request: &str| {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status: u16 = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
+        (status, body)
+    };
+    let get = |path: &str| ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+    let post = |path: &str, body: &str| {
+        ask(&format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    };
+    let (status, body) = get("/v1/status?service=db");
+    let report: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, report["services"].as_array().unwrap().len()), (200, 1));
+    let (status, body) = post("/v1/command", r#"{"verb":"restart","services":["api"]}"#);
+    assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()["ok"].clone()), (200, true.into()));
+    for (answer, want) in [
+        (get("/v1/status?service=nope"), 404),
+        (get("/v1/status?srevice=db"), 400),
+        (get("/v2/status"), 404),
+        (post("/v1/command", "{"), 400),
+        (post("/v1/command", r#"{"verb":"explode"}"#), 400),
+        (post("/v1/command", r#"{"verb":"stop","services":["db"]}"#), 409),
+        (post("/v1/wait", r#"{"services":["db"],"for":"ready","timeout_s":-1}"#), 400),
+    ] {
+        let error: Value = serde_json::from_str(&answer.1).unwrap_or_default();
+        assert_eq!(answer.0, want, "{}", answer.1);
+        assert!(error["error"]["reason"].is_string(), "{}", answer.1);
+    }
+    run.stop();
+}
+
+#[test]
+fn a_service_reaches_its_own_supervisor() {
+    let project = Project::new(&format!(
+        "[service.asker]\nshell = \"cd / && {} status --json\"\nkind = \"task\"\n",
+        env!("CARGO_BIN_EXE_regrow")
+    ));
+    let mut run = project.run(&[]);
+    assert_eq!(run.code(), 0, "{}", run.text());
+    assert!(run.text().contains("\"name\":\"asker\""), "{}", run.text());
+}

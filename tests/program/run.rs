@@ -1,0 +1,244 @@
+//! `run`: order, output, signals, exit codes.
+
+use nix::sys::signal::Signal;
+
+use super::harness::{Project, eventually, free_port, is_alive};
+
+#[test]
+fn comes_up_in_order_and_goes_down_in_reverse() {
+    let project = Project::new(
+        r#"
+[service.web]
+shell = "echo web up; exec sleep 1000"
+depends_on = { api = "ready", migrate = "completed" }
+[service.api]
+shell = "echo api up; exec sleep 1000"
+depends_on = ["db"]
+ready = { log = "api up" }
+[service.db]
+shell = "echo db up; exec sleep 1000"
+ready = { log = "^db up$" }
+[service.migrate]
+shell = "echo migrating"
+kind = "task"
+depends_on = ["db"]
+"#,
+    );
+    let mut run = project.run(&[]);
+    run.line("all 4 are up");
+    let text = run.stop();
+    let at = |words: &str| text.find(words).unwrap_or_else(|| panic!("no {words:?} in\n{text}"));
+    for (first, second) in [
+        ("db      * ready", "api     * ready"),
+        ("db      * ready", "migrate * completed"),
+        ("api     * ready", "web     * running"),
+        ("migrate * completed", "web     * running"),
+        ("web     * stopped", "api     * stopped"),
+        ("api     * stopped", "db      * stopped"),
+    ] {
+        assert!(at(first) < at(second), "{first:?} before {second:?}\n{text}");
+    }
+    assert!(text.contains("web     * waiting for api, migrate (completed)"), "{text}");
+}
+
+#[test]
+fn ends_with_zero_when_all_tasks_completed_and_with_one_when_something_failed() {
+    let project = Project::new(
+        "[service.a]\nshell = \"echo one\"\nkind = \"task\"\n[service.b]\nshell = \"echo two\"\nkind = \"task\"\n",
+    );
+    let mut run = project.run(&[]);
+    assert_eq!(run.code(), 0, "{}", run.text());
+    project.write(
+        "regrow.toml",
+        "[service.bad]\nshell = \"echo last words; exit 3\"\nrestart = \"never\"\n[service.good]\nshell = \"true\"\n",
+    );
+    let output = project.regrow(&["run"]);
+    assert_eq!(output.code, 1);
+    assert!(output.stdout.contains("bad    * failed: exit code 3"), "{}", output.stdout);
+    assert_eq!(output.stderr, "regrow: 1 service failed\n  bad: exit code 3\n    last words\n");
+}
+
+#[test]
+fn one_that_can_not_start_does_not_keep_the_others_from_it() {
+    let project = Project::new(
+        r#"
+[service.missing]
+command = "no-such-program-at-all"
+[service.plain]
+command = "./plain.txt"
+[service.homeless]
+command = "true"
+dir = "nowhere"
+[service.orphan]
+command = "./script"
+[service.fine]
+shell = "echo fine; exec sleep 1000"
+"#,
+    );
+    project.write("plain.txt", "x");
+    project.script("script", "#!/no/such/interpreter\n");
+    let mut run = project.run(&[]);
+    run.line("fine     | fine");
+    for (name, words, stage, errno) in [
+        ("missing", "there is no program \"no-such-program-at-all\" in PATH", "exec", 2),
+        ("plain", "plain.txt is not executable", "exec", 13),
+        ("homeless", "nowhere does not exist", "chdir", 2),
+        ("orphan", "needs the interpreter /no/such/interpreter", "exec", 2),
+    ] {
+        run.line(words);
+        let row = project.status(name);
+        assert_eq!(row["state"], "failed", "{row}");
+        assert_eq!(row["exit"]["reason"], "spawn", "{row}");
+        assert_eq!(row["exit"]["stage"], stage, "{row}");
+        assert_eq!(row["exit"]["errno"], errno, "{row}");
+        assert_eq!(row["restarts"], 0, "no restart storm: {row}");
+    }
+    run.interrupt();
+    assert_eq!(run.code(), 130);
+    assert!(run.text().contains("regrow: 4 services failed"), "{}", run.text());
+}
+
+#[test]
+fn stdout_and_stderr_are_told_apart_and_lines_stay_whole() {
+    let project = Project::new(
+        r#"
+[service.talker]
+shell = "printf 'half '; sleep 0.1; echo line; echo oops >&2; printf tail; printf bad >&2"
+kind = "task"
+"#,
+    );
+    let mut run = project.run(&[]);
+    assert_eq!(run.code(), 0);
+    let text = run.text();
+    for line in ["talker | half line", "talker ! oops", "talker | tail", "talker ! bad"] {
+        assert!(text.lines().any(|l| l == line), "{line:?} in\n{text}");
+    }
+}
+
+#[test]
+fn the_second_interrupt_kills() {
+    let project =
+        Project::new("[service.deaf]\nshell = \"trap '' TERM; echo up; while :; do sleep 1000; done\"\n");
+    let mut run = project.run(&[]);
+    run.line("deaf   | up");
+    run.interrupt();
+    run.line("once more kills");
+    // Named within the time, with what is left of it.
+    let waiting = run.line("still stopping: deaf (SIGKILL in");
+    assert!(waiting.contains(" s)"), "{waiting}");
+    run.interrupt();
+    assert_eq!(run.code(), 130);
+    assert!(run.text().contains("deaf   * SIGKILL after"), "{}", run.text());
+}
+
+#[test]
+fn term_and_hup_stop_in_order_and_are_told_by_the_exit_code() {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let project = Project::new("[service.a]\nshell = \"echo up; exec sleep 1000\"\n");
+        let mut run = project.run(&[]);
+        run.line("| up");
+        run.signal(signal);
+        assert_eq!(run.code(), code, "{}", run.text());
+        assert!(run.text().contains("a      * stopped"), "{}", run.text());
+    }
+}
+
+#[test]
+fn exit_on_end_takes_everything_down_and_passes_the_code() {
+    let project = Project::new(
+        "[service.server]\ncommand = \"sleep 1000\"\n[service.tests]\nshell = \"exit 7\"\ndepends_on = [\"server\"]\n",
+    );
+    let mut run = project.run(&["--exit-on-end", "tests"]);
+    assert_eq!(run.code(), 7, "{}", run.text());
+    assert!(run.text().contains("server * stopped"), "{}", run.text());
+    assert_eq!(project.regrow(&["run", "--exit-on-end", "nobody"]).code, 2);
+}
+
+#[test]
+fn what_is_not_ready_in_time_is_named_and_ends_the_run_with_five() {
+    let project = Project::new(&format!(
+        "[service.slow]\ncommand = \"sleep 1000\"\nready = {{ tcp = \"127.0.0.1:{}\" }}\n",
+        free_port()
+    ));
+    let mut run = project.run(&["--timeout", "500ms"]);
+    assert_eq!(run.code(), 5, "{}", run.text());
+    assert!(
+        run.text().contains("not ready within 500 ms: slow (running: it runs and is not ready yet"),
+        "{}",
+        run.text()
+    );
+}
+
+#[test]
+fn only_profiles_and_no_deps_choose_what_starts() {
+    let project = Project::new(
+        r#"
+[service.db]
+shell = "echo db; exec sleep 1000"
+[service.api]
+shell = "echo api; exec sleep 1000"
+depends_on = ["db"]
+[service.lone]
+shell = "echo lone; exec sleep 1000"
+[service.debug]
+shell = "echo debug; exec sleep 1000"
+profiles = ["dev"]
+"#,
+    );
+    let started = |args: &[&str]| {
+        let mut run = project.run(args);
+        run.line("regrow 0");
+        let rows = loop {
+            let rows = project.json(&["status", "--json"])["services"].as_array().unwrap().clone();
+            if rows.iter().all(|r| r["state"] == "registered" || r["ready"] == true) {
+                break rows;
+            }
+        };
+        run.stop();
+        let up = rows.iter().filter(|r| r["state"] == "running").map(|r| r["name"].as_str().unwrap());
+        up.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(started(&[]), "db api lone");
+    assert_eq!(started(&["--only", "api"]), "db api");
+    assert_eq!(started(&["--only", "api", "--no-deps"]), "api");
+    assert_eq!(started(&["--profile", "dev"]), "db api lone debug");
+    assert_eq!(project.regrow(&["run", "--only", "apy"]).code, 2);
+}
+
+#[test]
+fn a_second_run_of_the_same_manifest_is_refused() {
+    let project = Project::new("[service.a]\ncommand = \"sleep 1000\"\n");
+    let mut run = project.run(&[]);
+    run.line("a      * running");
+    let second = project.regrow(&["run"]);
+    assert_eq!(second.code, 1);
+    let daemon = project.json(&["status", "--json"])["daemon"]["pid"].clone();
+    assert!(second.stderr.contains(&format!("running already (pid {daemon})")), "{}", second.stderr);
+    run.stop();
+}
+
+#[test]
+fn a_reader_that_goes_away_does_not_take_the_services_with_it() {
+    let project = Project::new("[service.a]\nshell = \"while :; do echo x; sleep 0.01; done\"\n");
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", &format!("{} run | head -n 5", env!("CARGO_BIN_EXE_regrow"))])
+        .current_dir(project.dir())
+        .env("REGROW_STATE_DIR", project.state_dir());
+    let mut pipe = project.start(&mut command);
+    pipe.line("| x");
+    let pid = project.pid("a");
+    eventually("head has ended", || !super::harness::named("head -n 5").iter().any(|pid| is_head(*pid)));
+    // Long enough for several writes into the broken pipe, each an event of the log.
+    let lines = || project.json(&["logs", "--json"])["lines"].as_array().unwrap().len();
+    let before = lines();
+    eventually("it prints on", || lines() > before + 5);
+    assert!(is_alive(pid));
+    assert_eq!(project.regrow(&["down"]).code, 0);
+    pipe.code();
+}
+
+/// Not the shell whose command line has it, too.
+fn is_head(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "head")
+}
