@@ -1,4 +1,35 @@
-//! regrow
+//! regrow is a supervision-tree runtime for OS processes: every managed process is an actor
+//! in a tree of supervisors; cut a process down and it grows back.
+//!
+//! The command line of the same name is one use of this crate; a program can embed the tree
+//! instead (`default-features = false` leaves the command line and its packages out):
+//!
+//! ```no_run
+//! use regrow::model::{Name, Plan, ServiceSpec};
+//! use regrow::runtime::{Handle, Options};
+//!
+//! # async fn embed() -> Result<(), Box<dyn std::error::Error>> {
+//! let ticker = ServiceSpec::new(Name::new("ticker")?, ["sh", "-c", "date; sleep 1; exit 1"]);
+//! let tree = Handle::start(Plan::of("mine", vec![ticker]), Options::default()).await?;
+//! let mut events = tree.events();
+//! println!("{:?}", events.next().await);
+//! tree.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`model`] | the nouns: plans, services, commands, events, states |
+//! | [`manifest`] | from TOML text to a plan, with every fault and its place |
+//! | [`decide`] | pure decisions: life of an instance, restarts, groups, dependencies |
+//! | [`os`] | the kernel, behind one trait |
+//! | [`actors`] | the shell of actors around the decisions |
+//! | [`record`] | what is kept of output |
+//! | [`runtime`] | wiring, and the handle to a running tree |
+//!
+//! Linux 5.4 or later.
+
 pub mod actors;
 #[cfg(feature = "cli")]
 pub mod cli;

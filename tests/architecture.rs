@@ -1,0 +1,166 @@
+//! The rooms of `src/` and who may use what: a forbidden import fails here.
+#![expect(missing_docs, reason = "tests")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What each room may use of the others, and which packages are not for it.
+const ROOMS: &[(&str, &[&str], &[&str])] = &[
+    (
+        "model",
+        &[],
+        &["tokio", "ractor", "nix", "sysinfo", "tracing", "hyper", "axum", "clap", "toml", "regex"],
+    ),
+    (
+        "decide",
+        &["model"],
+        &["tokio", "ractor", "nix", "sysinfo", "tracing", "hyper", "axum", "clap", "toml", "regex"],
+    ),
+    ("manifest", &["model", "decide"], &["tokio", "ractor", "nix", "sysinfo", "hyper", "axum", "clap"]),
+    ("os", &["model", "decide"], &["ractor", "axum", "clap", "toml"]),
+    ("actors", &["model", "decide", "os"], &["nix", "sysinfo", "hyper", "axum", "clap", "toml"]),
+    ("record", &["model", "decide", "os"], &["ractor", "nix", "sysinfo", "hyper", "axum", "clap", "toml"]),
+    (
+        "control",
+        &["model", "decide", "os", "actors", "record", "manifest", "runtime"],
+        &["ractor", "nix", "sysinfo", "clap", "toml"],
+    ),
+    (
+        "cli",
+        &["model", "decide", "os", "actors", "record", "control", "manifest", "runtime"],
+        &["ractor", "nix", "sysinfo", "axum", "toml"],
+    ),
+];
+
+/// Words that no line of a pure room may have: time and chance are arguments there.
+const IMPURE: &[&str] =
+    &["Instant", "SystemTime::now", "thread_rng", "std::fs", "std::net", "std::process", "std::thread"];
+
+fn sources() -> BTreeMap<PathBuf, String> {
+    fn walk(folder: &Path, into: &mut BTreeMap<PathBuf, String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, into);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                into.insert(path.clone(), std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    found
+}
+
+fn room_of(path: &Path) -> Option<&str> {
+    let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).ok()?;
+    let first = inside.iter().next()?.to_str()?;
+    ROOMS.iter().map(|(room, _, _)| *room).find(|room| *room == first)
+}
+
+/// Code without its comments and its tests.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let end = text.find("#[cfg(test)]").unwrap_or(text.len());
+    text[..end]
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        .map(|(n, l)| (n + 1, l))
+}
+
+/// Whether a line names a package: as a whole word before `::`.
+fn names(line: &str, package: &str) -> bool {
+    let path = format!("{package}::");
+    line.match_indices(&path)
+        .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
+}
+
+#[test]
+fn no_room_uses_what_it_may_not() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let Some(room) = room_of(&path) else { continue };
+        let (_, rooms, packages) = ROOMS.iter().find(|(name, _, _)| *name == room).unwrap();
+        for (number, line) in code(&text) {
+            let mut rest = line;
+            while let Some(at) = rest.find("crate::") {
+                rest = &rest[at + 7..];
+                let used: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let is_room = ROOMS.iter().any(|(name, _, _)| *name == used) || used == "runtime";
+                if is_room && used != room && !rooms.contains(&used.as_str()) {
+                    wrong.push(format!("{}:{number}: {room} uses {used}", path.display()));
+                }
+            }
+            for package in *packages {
+                if names(line, package) {
+                    wrong.push(format!("{}:{number}: {room} uses the package {package}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn pure_rooms_read_no_clock_and_roll_no_dice() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        if !matches!(room_of(&path), Some("decide" | "model")) {
+            continue;
+        }
+        for (number, line) in code(&text) {
+            for word in IMPURE.iter().filter(|word| line.contains(**word)) {
+                wrong.push(format!("{}:{number}: {word}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_stands_only_in_os_and_says_why() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (at, line) in lines.iter().enumerate() {
+            let is_code = !line.trim_start().starts_with("//");
+            if !is_code
+                || !(line.contains("unsafe {") || line.contains("unsafe impl") || line.contains("unsafe fn"))
+            {
+                continue;
+            }
+            let reasoned = lines[at.saturating_sub(6)..=at].iter().any(|l| l.contains("SAFETY:"));
+            if room_of(&path) != Some("os") || !reasoned {
+                wrong.push(format!("{}:{}", path.display(), at + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_command_line_prints() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        if room_of(&path) == Some("cli") {
+            continue;
+        }
+        for (number, line) in code(&text) {
+            let prints = ["println!", "eprintln!", "print!(", "eprint!("].iter().any(|p| line.contains(p));
+            if prints {
+                wrong.push(format!("{}:{number}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_module_says_what_it_is_for() {
+    let silent: Vec<String> = sources()
+        .iter()
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert!(silent.is_empty(), "{}", silent.join("\n"));
+}

@@ -1,0 +1,200 @@
+//! The tree of actors on a fake host and in paused time: what needs no process needs none here.
+#![expect(missing_docs, reason = "tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regrow::actors::event_log::Read;
+use regrow::model::{
+    Command, Condition, DenialCode, Dependency, Event, Exit, Fact, Name, Plan, Policy, Selector, ServiceSpec,
+    SpawnFailure, SpawnStage, State,
+};
+use regrow::os::fake::{Behaviour, FakeHost, Told};
+use regrow::runtime::Handle;
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn service(text: &str, needs: &[&str]) -> ServiceSpec {
+    let mut spec = ServiceSpec::new(name(text), [text]);
+    let needs =
+        needs.iter().map(|on| Dependency { on: name(on), condition: Condition::Ready, required: true });
+    spec.depends_on = needs.collect();
+    spec
+}
+
+async fn tree(services: Vec<ServiceSpec>) -> (Arc<FakeHost>, Handle) {
+    tree_on(Arc::new(FakeHost::new()), services).await
+}
+
+async fn tree_on(host: Arc<FakeHost>, services: Vec<ServiceSpec>) -> (Arc<FakeHost>, Handle) {
+    let handle = Handle::start_on(Plan::of("test", services), Arc::clone(&host) as Arc<_>).await.unwrap();
+    (host, handle)
+}
+
+/// Waits for the first event that fits, from the beginning.
+async fn event(handle: &Handle, fits: impl Fn(&Fact) -> bool) -> Arc<Event> {
+    let mut events = handle.events_from(0);
+    loop {
+        match events.next().await {
+            Read::Event(event) if fits(&event.fact) => return event,
+            Read::Event(_) | Read::Missed(_) => {}
+        }
+    }
+}
+
+fn about(fact: &Fact, text: &str) -> bool {
+    fact.instance().is_some_and(|instance| instance.to_string() == text)
+}
+
+async fn all_ready(handle: &Handle, names: &[&str]) {
+    for text in names {
+        event(handle, |fact| matches!(fact, Fact::Ready { .. }) && about(fact, text)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn starts_go_up_the_graph_and_stops_go_down() {
+    let (host, handle) =
+        tree(vec![service("web", &["api"]), service("api", &["db"]), service("db", &[])]).await;
+    all_ready(&handle, &["db", "api", "web"]).await;
+    handle.begin_shutdown("test");
+    handle.wait_down().await;
+    let order: Vec<String> = host
+        .told()
+        .into_iter()
+        .map(|told| match told {
+            Told::Spawn(key, argv) => format!("{} {key}", argv[0]),
+            Told::Signal(key, signal) => format!("{signal} to {key}"),
+            Told::Kill(key) => format!("kill {key}"),
+        })
+        .collect();
+    assert_eq!(order, ["db 1", "api 2", "web 3", "15 to 3", "15 to 2", "15 to 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backoff_grows_in_the_clock_that_nobody_can_set() {
+    let (host, handle) = tree(vec![service("web", &[])]).await;
+    all_ready(&handle, &["web"]).await;
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let before = handle.uptime();
+        host.exit(host.alive("web")[0], Exit::Code(1));
+        host.until(|told| told.len() > waits.len() + 1).await;
+        waits.push((handle.uptime() - before).as_millis());
+    }
+    assert_eq!(waits, [100, 200, 400, 800]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_is_not_obeyed_is_forced_at_its_time() {
+    let host = Arc::new(FakeHost::new());
+    host.let_behave("deaf", Behaviour::IgnoresSignals);
+    let (host, handle) = tree_on(host, vec![service("deaf", &[])]).await;
+    all_ready(&handle, &["deaf"]).await;
+    let before = handle.uptime();
+    let stop = Command::Stop { select: Selector::named(["deaf"]), force: false };
+    let answer = handle.command(stop).await.unwrap();
+    assert!(answer.ok);
+    assert_eq!(handle.uptime() - before, Duration::from_secs(10));
+    assert!(matches!(host.told().last(), Some(Told::Kill(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_commands_are_each_answered_once_and_one_copy_lives() {
+    let (host, handle) = tree(vec![service("web", &[])]).await;
+    all_ready(&handle, &["web"]).await;
+    let mut asked = Vec::new();
+    for n in 0..1_000 {
+        let handle = handle.clone();
+        let select = Selector::named(["web"]);
+        let command = match n % 3 {
+            0 => Command::Stop { select, force: false },
+            1 => Command::Start { select, no_deps: false },
+            _ => Command::Restart { select },
+        };
+        asked.push(tokio::spawn(async move { handle.command(command).await }));
+    }
+    for answer in asked {
+        assert_eq!(answer.await.unwrap().unwrap().results.len(), 1);
+    }
+    let start = Command::Start { select: Selector::named(["web"]), no_deps: false };
+    assert!(handle.command(start).await.unwrap().ok);
+    assert_eq!(host.alive("web").len(), 1);
+    let stop = Command::Stop { select: Selector::all(), force: false };
+    assert!(handle.command(stop).await.unwrap().ok);
+    assert!(host.alive("web").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dependent_never_wedges_whatever_its_dependency_does() {
+    let host = Arc::new(FakeHost::new());
+    let missing = SpawnFailure {
+        stage: SpawnStage::Exec,
+        errno: 2,
+        errno_name: "ENOENT".into(),
+        message: "no program".into(),
+    };
+    host.let_behave("db", Behaviour::Fails(missing));
+    let (host, handle) =
+        tree_on(host, vec![service("db", &[]), service("api", &["db"]), service("web", &["api"])]).await;
+    event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "web")).await;
+    host.let_behave("db", Behaviour::Obeys);
+    let start = Command::Start { select: Selector::named(["db"]), no_deps: false };
+    assert!(handle.command(start).await.unwrap().ok);
+    all_ready(&handle, &["api", "web"]).await;
+    // Both fall at once: the dependent waits until the other is back.
+    host.exit(host.alive("db")[0], Exit::Code(1));
+    host.exit(host.alive("api")[0], Exit::Code(1));
+    let mut events = handle.events();
+    let mut back = Vec::new();
+    while back.len() < 2 {
+        if let Read::Event(event) = events.next().await
+            && let Fact::Ready { instance, .. } = &event.fact
+        {
+            back.push(instance.to_string());
+        }
+    }
+    assert_eq!(back, ["db", "api"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_board_is_the_fold_of_the_events() {
+    let mut never = service("never", &[]);
+    never.restart.policy = Policy::Never;
+    let (host, handle) = tree(vec![service("web", &[]), never]).await;
+    all_ready(&handle, &["web", "never"]).await;
+    host.exit(host.alive("never")[0], Exit::Code(3));
+    event(&handle, |fact| matches!(fact, Fact::Failed { .. })).await;
+    let mut folded = regrow::decide::status::Board::new(handle.plan(), std::time::SystemTime::UNIX_EPOCH);
+    for event in handle.kept_events() {
+        folded.apply(&event);
+    }
+    let states = |board: &regrow::decide::status::Board| -> Vec<(String, State, bool)> {
+        board.entries().iter().map(|e| (e.id.to_string(), e.state, e.ready)).collect()
+    };
+    assert_eq!(states(&folded), handle.board(states));
+    assert_eq!(states(&folded)[1].1, State::Failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_tree_goes_down_commands_are_denied() {
+    let (_, handle) = tree(vec![service("web", &[])]).await;
+    all_ready(&handle, &["web"]).await;
+    handle.begin_shutdown("test");
+    handle.wait_down().await;
+    let denied = handle.command(Command::Restart { select: Selector::all() }).await.unwrap_err();
+    assert_eq!(denied.code, DenialCode::ShuttingDown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_trees_live_side_by_side() {
+    let (one, first) = tree(vec![service("web", &[])]).await;
+    let (two, second) = tree(vec![service("web", &[])]).await;
+    all_ready(&first, &["web"]).await;
+    all_ready(&second, &["web"]).await;
+    first.shutdown().await;
+    assert!(one.alive("web").is_empty());
+    assert_eq!(two.alive("web").len(), 1);
+}
