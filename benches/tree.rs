@@ -2,7 +2,6 @@
 //!
 //! `cargo bench --bench tree` prints every figure; `cargo bench --bench tree -- boot status`
 //! only some. Figures of these machines move; the ratios move less.
-#![expect(missing_docs, reason = "a program")]
 
 use std::collections::HashMap;
 use std::ffi::CString;

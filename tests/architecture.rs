@@ -1,5 +1,4 @@
 //! The rooms of `src/` and who may use what: a forbidden import fails here.
-#![expect(missing_docs, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

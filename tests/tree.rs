@@ -1,5 +1,4 @@
 //! The tree of actors on a fake host and in paused time: what needs no process needs none here.
-#![expect(missing_docs, reason = "tests")]
 
 use std::sync::Arc;
 use std::time::Duration;

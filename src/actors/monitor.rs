@@ -65,11 +65,19 @@ impl Actor for ResourceMonitor {
                     board.entries().iter().filter_map(|e| Some((e.pid?, e.id.clone()))).collect()
                 });
                 let now = state.context.clock.now();
-                // Reading all of /proc takes milliseconds: not on the actors' thread.
-                tokio::task::spawn_blocking(move || {
+                // Reading all of /proc takes milliseconds: not on the actors' thread. A thread
+                // of its own, since where the kernel allows none this is an error to go on from.
+                let (again, interval) = (myself.clone(), state.interval);
+                let read = move || {
                     let sample = sampler.read(now, &leaders);
                     let _ = myself.cast(MonitorMsg::Taken(Box::new((sampler, sample))));
-                });
+                };
+                let thread = std::thread::Builder::new().name("regrow-sample".into()).stack_size(256 * 1024);
+                if let Err(error) = thread.spawn(read) {
+                    tracing::warn!(%error, "no thread for a sample; the next one is tried in time");
+                    state.sampler = Some(Sampler::new());
+                    again.send_after(interval, || MonitorMsg::Sample);
+                }
             }
             MonitorMsg::Taken(taken) => {
                 let (sampler, sample) = *taken;

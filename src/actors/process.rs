@@ -16,7 +16,7 @@ use super::graph::GraphMsg;
 use super::supervisor::{ChildNews, SupervisorMsg};
 use crate::decide::group::Slot;
 use crate::decide::lifecycle::{Effect, Input, Machine};
-use crate::decide::probe::{Outcome, Thresholds};
+use crate::decide::probe::{Outcome, Thresholds, one_line};
 use crate::model::event::CheckKind;
 use crate::model::{
     Check, CheckTarget, CommandLine, Fact, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
@@ -458,7 +458,7 @@ impl Attempt<'_> {
                 if exit == crate::model::Exit::SUCCESS {
                     return Outcome::Pass;
                 }
-                let text = String::from_utf8_lossy(&captured).trim().to_owned();
+                let text = one_line(&captured);
                 let text = if text.is_empty() { text } else { format!(": {text}") };
                 Outcome::Fail(format!("{} ended with {exit}{text}", self.command))
             }

@@ -20,6 +20,8 @@ use crate::record::output::{Chunk, ChunkSink};
 const QUEUE: usize = 8 * 1024 * 1024;
 /// How long a full queue may hold up who fills it, before lines are dropped.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// Lines that follow a write sooner than this wait for each other.
+const BURST: Duration = Duration::from_millis(1);
 /// Widest prefix.
 const PREFIX: usize = 24;
 
@@ -38,6 +40,7 @@ struct Shared {
     state: Mutex<State>,
     filled: Condvar,
     emptied: Condvar,
+    reader_gone: tokio::sync::Notify,
 }
 
 #[derive(Default)]
@@ -122,6 +125,11 @@ impl Console {
         }
     }
 
+    /// Returns when the reader of a pipe on standard output has gone away.
+    pub(super) async fn reader_gone(&self) {
+        self.shared.reader_gone.notified().await;
+    }
+
     /// Waits until all is written, as long as it goes on.
     pub(super) fn flush(&self) {
         self.status(None);
@@ -166,8 +174,11 @@ impl Console {
             state.dropped = 0;
         }
         state.stalled = false;
+        let was_empty = state.waiting.is_empty();
         state.waiting.extend_from_slice(lines);
-        self.shared.filled.notify_one();
+        if was_empty {
+            self.shared.filled.notify_one();
+        }
     }
 }
 
@@ -239,10 +250,16 @@ fn escape_length(text: &[u8]) -> usize {
 /// The writer thread.
 fn write_all(shared: &Shared) {
     let mut shown = false;
+    let mut written_at = Instant::now();
     loop {
         let mut state = lock(shared);
         while state.waiting.is_empty() && !state.status_changed {
             state = shared.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        // In a burst many lines go out in one write: a wake-up a line would cost more than
+        // the line.
+        if written_at.elapsed() < BURST {
+            state = shared.emptied.wait_timeout(state, BURST).unwrap_or_else(PoisonError::into_inner).0;
         }
         let lines = std::mem::take(&mut state.waiting);
         let status = state.status.clone();
@@ -264,11 +281,15 @@ fn write_all(shared: &Shared) {
         let written = stdout.write_all(&out).and_then(|()| stdout.flush());
         drop(stdout);
 
+        written_at = Instant::now();
         let mut state = lock(shared);
         state.writing = false;
         // The reader is gone (EPIPE) or the terminal is (EIO): go on without.
         state.broken = written.is_err();
         let broken = state.broken;
+        if written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+            shared.reader_gone.notify_one();
+        }
         drop(state);
         shared.emptied.notify_all();
         if broken {

@@ -18,16 +18,16 @@ pub(super) fn init(args: &InitArgs) -> u8 {
     let shown = args.file.display();
     match options.open(&args.file).and_then(|mut file| file.write_all(STARTER.as_bytes())) {
         Ok(()) => {
-            println!("wrote {shown}; now: regrow run");
+            say!("wrote {shown}; now: regrow run");
             code::DONE
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            eprintln!("{}: {shown} is there already", format::error_word());
-            eprintln!("  = help: --force overwrites it");
+            tell!("{}: {shown} is there already", format::error_word());
+            tell!("  = help: --force overwrites it");
             code::FAILED
         }
         Err(error) => {
-            eprintln!("{}: can't write {shown}: {error}", format::error_word());
+            tell!("{}: can't write {shown}: {error}", format::error_word());
             code::FAILED
         }
     }

@@ -2,6 +2,22 @@
 //!
 //! Uses nothing but the library's public face.
 
+/// `eprintln!` that does not panic when nobody listens.
+macro_rules! tell {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
+/// `println!` that does not panic when nobody listens.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
+
 mod console;
 mod format;
 mod init;
@@ -17,6 +33,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::control::protocol::WaitFor;
+use crate::os::signals;
 
 /// Exit codes, as the contract has them.
 mod code {
@@ -93,6 +110,9 @@ struct RunArgs {
     /// How often resources are sampled
     #[arg(long, value_name = "DURATION", value_parser = interval, default_value = "15s")]
     sample_interval: Duration,
+    /// Where the control socket is made [default: in the state folder]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -189,10 +209,20 @@ struct Select {
     tag: Vec<String>,
 }
 
+/// How long a command may take.
+#[derive(Debug, Args)]
+struct Patience {
+    /// How long to wait for it at most (exit code 5); it goes on all the same
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+}
+
 #[derive(Debug, Args)]
 struct StartArgs {
     #[command(flatten)]
     select: Select,
+    #[command(flatten)]
+    patience: Patience,
     /// Leave dependencies alone that are down
     #[arg(long)]
     no_deps: bool,
@@ -204,6 +234,8 @@ struct StartArgs {
 struct StopArgs {
     #[command(flatten)]
     select: Select,
+    #[command(flatten)]
+    patience: Patience,
     /// Also while running services depend on them
     #[arg(long)]
     force: bool,
@@ -215,6 +247,8 @@ struct StopArgs {
 struct RestartArgs {
     #[command(flatten)]
     select: Select,
+    #[command(flatten)]
+    patience: Patience,
     #[command(flatten)]
     common: Common,
 }
@@ -324,6 +358,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { code::USAGE } else { code::DONE });
         }
     };
+    if !matches!(cli.verb, Verb::Run(_)) {
+        signals::end_on_broken_pipe();
+    }
     let ended = match cli.verb {
         Verb::Run(args) => run::run(args),
         Verb::Check(args) => plan::check(&args),

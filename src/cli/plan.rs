@@ -31,17 +31,15 @@ pub(super) fn check(args: &CheckArgs) -> u8 {
                     let noun = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
                     let groups =
                         if groups > 0 { format!(", {}", noun(groups, "group")) } else { String::new() };
-                    println!("{shown}: ok ({}{groups})", noun(services, "service"));
-                    for warning in &loaded.warnings {
-                        println!("{shown}: warning: {warning}");
-                    }
+                    say!("{shown}: ok ({}{groups})", noun(services, "service"));
+                    report::warn(&loaded.warnings);
                 }
                 reports.push(CheckReport {
                     file: shown,
                     ok: true,
                     services: loaded.plan.services.len(),
                     faults: Vec::new(),
-                    warnings: loaded.warnings,
+                    warnings: report::places(&loaded.warnings),
                 });
             }
             Err(error) => {
@@ -73,12 +71,19 @@ pub(super) fn check(args: &CheckArgs) -> u8 {
 pub(super) fn plan(args: &PlanArgs) -> u8 {
     let mut only = args.only.clone();
     let mut file = args.file.clone();
-    if file.is_none() && only.last().is_some_and(|last| last.ends_with(".toml")) {
+    if file.is_none() && only.len() > 1 && only.last().is_some_and(|last| last.ends_with(".toml")) {
         file = only.pop().map(PathBuf::from);
     }
+    let json = args.json || matches!(args.format, PlanFormat::Json);
     let (path, loaded) = match load_or_tell(file.as_deref(), &args.env_file) {
         Ok(loaded) => loaded,
-        Err(code) => return code,
+        Err(code) => {
+            // The same object as check's, on standard output; the words went to the other.
+            if json && let Ok(found) = file.map_or_else(report::found, Ok) {
+                return check(&CheckArgs { files: vec![found], env_file: args.env_file.clone(), json: true });
+            }
+            return code;
+        }
     };
     let selection = Selection { only, no_deps: args.no_deps, profiles: args.profile.clone() };
     let plan = match select(&loaded.plan, &loaded.graph, &selection) {
@@ -104,25 +109,25 @@ pub(super) fn plan(args: &PlanArgs) -> u8 {
 }
 
 fn text(path: &Path, plan: &Plan, graph: &Graph) {
-    println!("{} ({})", plan.project, path.display());
-    println!();
-    println!("tree");
+    say!("{} ({})", plan.project, path.display());
+    say!();
+    say!("tree");
     branch(plan, &plan.root, "  ");
-    println!();
-    println!("start");
+    say!();
+    say!("start");
     for (at, wave) in graph.start_waves().iter().enumerate() {
-        println!("  {}. {}", at + 1, joined(wave));
+        say!("  {}. {}", at + 1, joined(wave));
     }
-    println!();
-    println!("stop");
+    say!();
+    say!("stop");
     for (at, wave) in graph.stop_waves().iter().enumerate() {
-        println!("  {}. {}", at + 1, joined(wave));
+        say!("  {}. {}", at + 1, joined(wave));
     }
     let idle: Vec<Name> = plan.services.iter().filter(|s| !s.autostart).map(|s| s.name.clone()).collect();
     if !idle.is_empty() {
-        println!();
-        println!("not started");
-        println!("  {}", joined(&idle));
+        say!();
+        say!("not started");
+        say!("  {}", joined(&idle));
     }
 }
 
@@ -133,7 +138,7 @@ fn branch(plan: &Plan, group: &GroupSpec, indent: &str) {
         match child {
             Child::Service(name) => {
                 if let Some(service) = plan.service(name.as_str()) {
-                    println!("{indent}{fork}{}", line(service));
+                    say!("{indent}{fork}{}", line(service));
                 }
             }
             Child::Group(name) => {
@@ -142,7 +147,7 @@ fn branch(plan: &Plan, group: &GroupSpec, indent: &str) {
                     .intensity
                     .map(|n| format!(", at most {n} restarts in {}", short(inner.period)))
                     .unwrap_or_default();
-                println!("{indent}{fork}[{name}] {}{limit}", inner.strategy);
+                say!("{indent}{fork}[{name}] {}{limit}", inner.strategy);
                 branch(plan, inner, &format!("{indent}{below}"));
             }
         }
@@ -204,24 +209,24 @@ impl<'a> PlanReport<'a> {
 }
 
 fn dot(plan: &Plan) {
-    println!("digraph {:?} {{", plan.project);
-    println!("  rankdir = LR;");
-    println!("  node [shape = box];");
+    say!("digraph {:?} {{", plan.project);
+    say!("  rankdir = LR;");
+    say!("  node [shape = box];");
     for (at, (name, group)) in plan.groups.iter().enumerate() {
-        println!("  subgraph cluster_{at} {{");
-        println!("    label = {:?};", format!("{name} ({})", group.strategy));
+        say!("  subgraph cluster_{at} {{");
+        say!("    label = {:?};", format!("{name} ({})", group.strategy));
         for child in &group.children {
             if let Child::Service(service) = child {
-                println!("    {:?};", service.as_str());
+                say!("    {:?};", service.as_str());
             }
         }
-        println!("  }}");
+        say!("  }}");
     }
     for service in &plan.services {
         let style = if service.kind == Kind::Task { " [style = rounded]" } else { "" };
-        println!("  {:?}{style};", service.name.as_str());
+        say!("  {:?}{style};", service.name.as_str());
         for dependency in &service.depends_on {
-            println!(
+            say!(
                 "  {:?} -> {:?} [label = {:?}];",
                 service.name.as_str(),
                 dependency.on.as_str(),
@@ -229,7 +234,7 @@ fn dot(plan: &Plan) {
             );
         }
     }
-    println!("}}");
+    say!("}}");
 }
 
 fn mermaid(plan: &Plan) {
@@ -238,21 +243,21 @@ fn mermaid(plan: &Plan) {
         let at = plan.services.iter().position(|s| s.name == *name).unwrap_or(0);
         format!("s{at}")
     };
-    println!("flowchart LR");
+    say!("flowchart LR");
     for (name, group) in &plan.groups {
-        println!("  subgraph {name} [\"{name} ({})\"]", group.strategy);
+        say!("  subgraph {name} [\"{name} ({})\"]", group.strategy);
         for child in &group.children {
             if let Child::Service(service) = child {
-                println!("    {}", id(service));
+                say!("    {}", id(service));
             }
         }
-        println!("  end");
+        say!("  end");
     }
     for service in &plan.services {
         let (open, close) = if service.kind == Kind::Task { ("([", "])") } else { ("[", "]") };
-        println!("  {}{open}\"{}\"{close}", id(&service.name), service.name);
+        say!("  {}{open}\"{}\"{close}", id(&service.name), service.name);
         for dependency in &service.depends_on {
-            println!("  {} -->|{}| {}", id(&service.name), dependency.condition, id(&dependency.on));
+            say!("  {} -->|{}| {}", id(&service.name), dependency.condition, id(&dependency.on));
         }
     }
 }

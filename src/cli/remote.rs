@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use super::format::{self, Table, Tint};
 use super::{
-    Common, DownArgs, EventsArgs, LogsArgs, RestartArgs, Select, StartArgs, StatusArgs, StopArgs, WaitArgs,
-    WhyArgs, code, runtime, usage_error,
+    Common, DownArgs, EventsArgs, LogsArgs, Patience, RestartArgs, Select, StartArgs, StatusArgs, StopArgs,
+    WaitArgs, WhyArgs, code, runtime, usage_error,
 };
 use crate::control::client::{Client, Error, encode};
 use crate::control::place;
-use crate::control::protocol::{Down, Events, LogLine, Logs, StreamName, Wait, Waited, WhyReport};
+use crate::control::protocol::{Down, ErrorBody, Events, LogLine, Logs, StreamName, Wait, Waited, WhyReport};
 use crate::decide::operation::short;
 use crate::model::{
     Answer, Command, Denial, DenialCode, Event, Fact, Goal, Health, Selector, ServiceStatus, State,
@@ -25,15 +25,12 @@ use crate::os::terminal;
 pub(super) fn print_json(value: &impl Serialize) {
     match serde_json::to_string(value) {
         Ok(text) => say(&text),
-        Err(error) => eprintln!("{}: {error}", format::error_word()),
+        Err(error) => tell!("{}: {error}", format::error_word()),
     }
 }
 
-/// Prints a line. Ends quietly when nobody reads any more, as `head` does.
 fn say(line: &str) {
-    if writeln!(std::io::stdout(), "{line}").is_err() {
-        std::process::exit(0);
-    }
+    say!("{line}");
 }
 
 /// Runs a conversation with the running tree and tells what goes wrong.
@@ -44,14 +41,17 @@ where
     let socket = match socket(common) {
         Ok(socket) => socket,
         Err(reason) => {
-            eprintln!("{}: {reason}", format::error_word());
+            if common.json {
+                print_json(&not_running(&reason));
+            }
+            tell!("{}: {reason}", format::error_word());
             return code::NOT_RUNNING;
         }
     };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("{}: {error}", format::error_word());
+            tell!("{}: {error}", format::error_word());
             return code::FAILED;
         }
     };
@@ -62,23 +62,26 @@ where
     match ended {
         Ok(code) => code,
         Err(error) => {
-            if common.json
-                && let Error::Denied(denial) = &error
-            {
-                print_json(&crate::control::protocol::ErrorBody { error: denial.clone() });
+            if common.json {
+                print_json(&match &error {
+                    Error::Denied(denial) => ErrorBody { error: denial.clone() },
+                    Error::NotRunning(_) | Error::Broken(_) => not_running(&error.to_string()),
+                });
             }
-            eprintln!("{}: {error}", format::error_word());
+            tell!("{}: {error}", format::error_word());
             match error {
                 Error::NotRunning(_) => code::NOT_RUNNING,
                 Error::Denied(Denial { hint, code: denied, .. }) => {
                     if let Some(hint) = hint {
-                        eprintln!("  = help: {hint}");
+                        tell!("  = help: {hint}");
                     }
                     match denied {
                         DenialCode::TimedOut => code::TIMED_OUT,
                         DenialCode::Invalid => code::USAGE,
+                        DenialCode::NotRunning => code::NOT_RUNNING,
                         DenialCode::NotFound
                         | DenialCode::HasDependents
+                        | DenialCode::DependencyDown
                         | DenialCode::ShuttingDown
                         | DenialCode::Internal => code::FAILED,
                     }
@@ -87,6 +90,10 @@ where
             }
         }
     }
+}
+
+fn not_running(reason: &str) -> ErrorBody {
+    ErrorBody { error: Denial { code: DenialCode::NotRunning, reason: reason.to_owned(), hint: None } }
 }
 
 fn socket(common: &Common) -> Result<PathBuf, String> {
@@ -238,26 +245,39 @@ fn selector(select: Select) -> Selector {
 }
 
 pub(super) fn start(args: StartArgs) -> u8 {
-    let StartArgs { select, no_deps, common } = args;
-    command("start", Command::Start { select: selector(select), no_deps }, &common)
+    let StartArgs { select, patience, no_deps, common } = args;
+    command("start", Command::Start { select: selector(select), no_deps }, &patience, &common)
 }
 
 pub(super) fn stop(args: StopArgs) -> u8 {
-    let StopArgs { select, force, common } = args;
-    command("stop", Command::Stop { select: selector(select), force }, &common)
+    let StopArgs { select, patience, force, common } = args;
+    command("stop", Command::Stop { select: selector(select), force }, &patience, &common)
 }
 
 pub(super) fn restart(args: RestartArgs) -> u8 {
-    let RestartArgs { select, common } = args;
-    command("restart", Command::Restart { select: selector(select) }, &common)
+    let RestartArgs { select, patience, common } = args;
+    command("restart", Command::Restart { select: selector(select) }, &patience, &common)
 }
 
-fn command(verb: &str, command: Command, common: &Common) -> u8 {
+fn command(verb: &str, command: Command, patience: &Patience, common: &Common) -> u8 {
     if command.select().is_empty() {
         return usage_error(verb, "name services, or say --all, --group or --tag");
     }
     talk(common, async |mut client| {
-        let answer: Answer = client.post("/v1/command", &command).await?;
+        let asked = client.post("/v1/command", &command);
+        let answer: Answer = match patience.timeout {
+            None => asked.await?,
+            Some(limit) => match tokio::time::timeout(limit, asked).await {
+                Ok(answer) => answer?,
+                Err(_) => {
+                    return Err(Error::Denied(Denial {
+                        code: DenialCode::TimedOut,
+                        reason: format!("not done within {}; it goes on", short(limit)),
+                        hint: Some("\"regrow why SERVICE\" tells what it waits for".to_owned()),
+                    }));
+                }
+            },
+        };
         if common.json {
             print_json(&answer);
         } else {
@@ -266,7 +286,7 @@ fn command(verb: &str, command: Command, common: &Common) -> u8 {
                 if result.ok {
                     say(&line);
                 } else {
-                    eprintln!("{line}");
+                    tell!("{line}");
                 }
             }
         }
@@ -320,7 +340,7 @@ pub(super) fn logs(args: LogsArgs) -> u8 {
                     width = width.max(line.name.len());
                     if common.json { say(&event.data) } else { show_line(&line, width) }
                 }
-                "dropped" => eprintln!("regrow: {} lines were not shown: they came too fast", event.data),
+                "dropped" => tell!("regrow: {} lines were not shown: they came too fast", event.data),
                 _ => {}
             }
         }
@@ -395,7 +415,7 @@ pub(super) fn events(args: EventsArgs) -> u8 {
                         serde_json::from_str(&event.data).map_err(|e| Error::Broken(e.to_string()))?;
                     show_event(&event);
                 }
-                "missed" => eprintln!("regrow: {} events were not shown: they came too fast", event.data),
+                "missed" => tell!("regrow: {} events were not shown: they came too fast", event.data),
                 _ => {}
             }
         }
@@ -494,14 +514,14 @@ pub(super) fn wait(args: WaitArgs) -> u8 {
             for service in &waited.services {
                 let note = note(service);
                 let note = if note.is_empty() { note } else { format!(" ({note})") };
-                eprintln!("{}: {}{note}", service.name, service.state);
+                tell!("{}: {}{note}", service.name, service.state);
             }
         }
         Ok(match (waited.ok, waited.timed_out) {
             (true, _) => code::DONE,
             (false, true) => {
                 if !common.json {
-                    eprintln!("{}: not {} in time", format::error_word(), wait.for_);
+                    tell!("{}: not {} in time", format::error_word(), wait.for_);
                 }
                 code::TIMED_OUT
             }

@@ -17,9 +17,7 @@ pub(super) fn load_or_tell(file: Option<&Path>, env_files: &[PathBuf]) -> Result
     let environment = Environment { env_files: env_files.to_vec(), ..Environment::of_process() };
     match load(&path, &environment) {
         Ok(loaded) => {
-            for warning in &loaded.warnings {
-                eprintln!("regrow: {warning}");
-            }
+            warn(&loaded.warnings);
             Ok((path, loaded))
         }
         Err(error) => {
@@ -33,15 +31,22 @@ pub(super) fn load_or_tell(file: Option<&Path>, env_files: &[PathBuf]) -> Result
 pub(super) fn found() -> Result<PathBuf, u8> {
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
     let Some(path) = discover(&cwd) else {
-        eprintln!(
+        tell!(
             "{}: there is no regrow.toml or dev-env.toml in {} or above it",
             format::error_word(),
             cwd.display()
         );
-        eprintln!("  = help: name a manifest, or let \"regrow init\" write one");
+        tell!("  = help: name a manifest, or let \"regrow init\" write one");
         return Err(code::MANIFEST);
     };
     Ok(path.strip_prefix(&cwd).map(Path::to_owned).unwrap_or(path))
+}
+
+/// Prints what is allowed and still worth a word to standard error.
+pub(super) fn warn(warnings: &[Fault]) {
+    for warning in warnings {
+        tell!("{}\n", render(warning, Level::WARNING));
+    }
 }
 
 /// Prints what is wrong to standard error.
@@ -54,20 +59,26 @@ pub(super) fn tell(error: &LoadError) {
                 std::io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
                 _ => error.to_string(),
             };
-            eprintln!("{}: can't read the manifest {}: {words}", format::error_word(), path.display());
+            tell!("{}: can't read the manifest {}: {words}", format::error_word(), path.display());
         }
         LoadError::Faulty(faults) => {
             for fault in faults {
-                eprintln!("{}\n", render(fault));
+                tell!("{}\n", render(fault, Level::ERROR));
             }
             let (count, noun) = (faults.len(), if faults.len() == 1 { "fault" } else { "faults" });
-            let path = faults[0].source.path.display();
-            eprintln!("{}: {path} has {count} {noun}; nothing was started", format::error_word());
+            let mut paths: Vec<String> = faults.iter().map(|f| f.source.path.display().to_string()).collect();
+            paths.dedup();
+            let verb = if paths.len() == 1 { "has" } else { "have" };
+            tell!(
+                "{}: {} {verb} {count} {noun}; nothing was started",
+                format::error_word(),
+                paths.join(" and ")
+            );
         }
     }
 }
 
-fn render(fault: &Fault) -> String {
+fn render(fault: &Fault, level: Level<'static>) -> String {
     let renderer = if format::colour_on_stderr() { Renderer::styled() } else { Renderer::plain() };
     let text = &fault.source.text;
     // Only the lines that matter: a manifest may be megabytes long.
@@ -93,7 +104,7 @@ fn render(fault: &Fault) -> String {
             .path(fault.source.path.display().to_string())
             .annotation(kind.span(from - first..to - first).label(label.to_owned()))
     };
-    let title = Level::ERROR.primary_title(fault.message.clone());
+    let title = level.primary_title(fault.message.clone());
     let mut group = title.element(snippet(&fault.span, &fault.label, AnnotationKind::Primary));
     if let Some(hint) = &fault.hint {
         group = group.element(Level::HELP.message(hint.clone()));
@@ -113,7 +124,7 @@ pub(super) struct CheckReport {
     pub(super) ok: bool,
     pub(super) services: usize,
     pub(super) faults: Vec<FaultReport>,
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<FaultReport>,
 }
 
 /// A fault for programs.
@@ -136,18 +147,21 @@ pub(super) fn objects(error: &LoadError) -> Vec<FaultReport> {
             message: format!("can't read it: {error}"),
             hint: None,
         }],
-        LoadError::Faulty(faults) => faults
-            .iter()
-            .map(|fault| {
-                let (line, column) = fault.place();
-                FaultReport {
-                    file: fault.source.path.display().to_string(),
-                    line,
-                    column,
-                    message: fault.message.clone(),
-                    hint: fault.hint.clone(),
-                }
-            })
-            .collect(),
+        LoadError::Faulty(faults) => places(faults),
     }
+}
+
+/// Faults or warnings with their places.
+pub(super) fn places(faults: &[Fault]) -> Vec<FaultReport> {
+    let report = |fault: &Fault| {
+        let (line, column) = fault.place();
+        FaultReport {
+            file: fault.source.path.display().to_string(),
+            line,
+            column,
+            message: fault.message.clone(),
+            hint: fault.hint.clone(),
+        }
+    };
+    faults.iter().map(report).collect()
 }

@@ -15,10 +15,11 @@ use crate::control::place::{self, Card, Taken};
 use crate::control::server;
 use crate::decide::operation::short;
 use crate::decide::select::{Selection, select};
+use crate::decide::status::Entry;
 use crate::manifest::Loaded;
 use crate::model::event::{CheckKind, StartCause, StopCause};
 use crate::model::plan::GiveUp;
-use crate::model::{Event, Exit, ExitOutcome, Fact, Goal, InstanceId, Name, State};
+use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, State};
 use crate::os::native::HostOptions;
 use crate::os::signals::{Heard, Signals};
 use crate::os::{files, keeper, memory};
@@ -37,14 +38,17 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 pub(super) fn run(mut args: RunArgs) -> u8 {
     // `run --only web dev-env.toml`: the last word is the manifest.
-    if args.file.is_none() && args.only.last().is_some_and(|last| last.ends_with(".toml")) {
+    if args.file.is_none()
+        && args.only.len() > 1
+        && args.only.last().is_some_and(|last| last.ends_with(".toml"))
+    {
         args.file = args.only.pop().map(PathBuf::from);
     }
     // Before any thread: the process divides in two.
     let above = match keeper::divide() {
         Ok(above) => above,
         Err(error) => {
-            eprintln!("{}: can't start a keeper: {error}", format::error_word());
+            tell!("{}: can't start a keeper: {error}", format::error_word());
             return code::FAILED;
         }
     };
@@ -73,10 +77,15 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             return usage_error("run", &format!("{}{hint}", denial.reason));
         }
     };
+    if let Some(name) = &args.exit_on_end
+        && !plan.service(name).is_some_and(|service| service.autostart)
+    {
+        return usage_error("run", &format!("--exit-on-end: {name} does not start with this run"));
+    }
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("{}: {error}", format::error_word());
+            tell!("{}: {error}", format::error_word());
             return code::FAILED;
         }
     };
@@ -86,21 +95,20 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             pid: std::process::id(),
             manifest: manifest.clone(),
             cwd: std::env::current_dir().unwrap_or_default(),
+            socket: args
+                .socket
+                .as_ref()
+                .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
         };
         let place = match place::take(&manifest, &card) {
             Ok(place) => Some(place),
             Err(Taken::ByAnother(other)) => {
-                eprintln!(
-                    "{}: {} is running already (pid {})",
-                    format::error_word(),
-                    path.display(),
-                    other.pid
-                );
-                eprintln!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
+                tell!("{}: {} is running already (pid {})", format::error_word(), path.display(), other.pid);
+                tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
                 return code::FAILED;
             }
             Err(Taken::Unusable(error)) => {
-                eprintln!("regrow: no control socket, other commands won't find this run: {error}");
+                tell!("regrow: no control socket, other commands won't find this run: {error}");
                 None
             }
         };
@@ -109,21 +117,21 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         let console = match Console::start(&names) {
             Ok(console) => console,
             Err(error) => {
-                eprintln!("{}: {error}", format::error_word());
+                tell!("{}: {error}", format::error_word());
                 return code::FAILED;
             }
         };
         let signals = match Signals::listen() {
             Ok(signals) => signals,
             Err(error) => {
-                eprintln!("{}: can't listen to signals: {error}", format::error_word());
+                tell!("{}: can't listen to signals: {error}", format::error_word());
                 return code::FAILED;
             }
         };
         let listener = place.as_ref().and_then(|place| match files::listen(&place.socket) {
             Ok(listener) => Some(listener),
             Err(error) => {
-                eprintln!("regrow: no control socket, other commands won't find this run: {error}");
+                tell!("regrow: no control socket, other commands won't find this run: {error}");
                 None
             }
         });
@@ -147,7 +155,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         let handle = match Handle::start(plan, options).await {
             Ok(handle) => handle,
             Err(error) => {
-                eprintln!("{}: {error}", format::error_word());
+                tell!("{}: {error}", format::error_word());
                 return code::FAILED;
             }
         };
@@ -192,6 +200,8 @@ enum Reason {
     TimedOut,
     /// A signal.
     Signal(Heard),
+    /// Nobody reads our output any more.
+    ReaderGone,
     /// `regrow down`, or a group that gave up.
     Elsewhere,
 }
@@ -214,6 +224,7 @@ impl Foreground {
         let mut spoken = Instant::now();
         let mut told_idle = false;
         let handle = self.handle.clone();
+        let console = Arc::clone(&self.console);
         let mut down = std::pin::pin!(handle.wait_down());
         loop {
             // Timers exist only while somebody waits for something.
@@ -293,6 +304,11 @@ impl Foreground {
                         told_idle = false;
                     }
                 }
+                () = console.reader_gone(), if reason.is_none() => {
+                    failed_before = self.failed();
+                    reason = Some(Reason::ReaderGone);
+                    self.handle.begin_shutdown("nobody reads the output any more");
+                }
                 () = sleep(deadline) => {
                     failed_before = self.failed();
                     let missing = self.screen.not_ready(&self.handle);
@@ -371,7 +387,7 @@ impl Foreground {
     }
 
     fn failed(&self) -> Vec<InstanceId> {
-        let failed = |e: &&crate::decide::status::Entry| e.state == State::Failed && e.goal == Goal::Up;
+        let failed = |e: &&Entry| e.state == State::Failed;
         self.handle.board(|board| board.entries().iter().filter(failed).map(|e| e.id.clone()).collect())
     }
 
@@ -380,22 +396,24 @@ impl Foreground {
         let gave_up = self.screen.gave_up;
         if !failed.is_empty() {
             let noun = if failed.len() == 1 { "service" } else { "services" };
-            eprintln!("regrow: {} {noun} failed", failed.len());
+            tell!("regrow: {} {noun} failed", failed.len());
             for id in failed {
                 let why = self
                     .handle
                     .board(|board| board.entry(id).and_then(|e| e.failed.as_ref()).map(ToString::to_string));
                 // The shutdown's own end must not hide what it found.
                 let why = why.or_else(|| self.screen.failures.get(id).cloned()).unwrap_or_default();
-                eprintln!("  {id}: {why}");
+                tell!("  {id}: {why}");
                 let lines = source_of(&self.screen.names, id).map(|s| self.handle.output().last_lines(s, 10));
                 for line in lines.unwrap_or_default() {
-                    eprintln!("    {line}");
+                    tell!("    {line}");
                 }
             }
         }
         match reason {
             Reason::Signal(Heard::Interrupt) => code::INTERRUPTED,
+            // As the signal for it would have been.
+            Reason::ReaderGone => 128 + 13,
             Reason::Signal(other) => u8::try_from(128 + other.number()).unwrap_or(code::FAILED),
             Reason::TimedOut => code::TIMED_OUT,
             Reason::Ended(ended) => ended,

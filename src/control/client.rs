@@ -41,6 +41,9 @@ fn broken(error: impl std::fmt::Display) -> Error {
     Error::Broken(error.to_string())
 }
 
+/// What is known already is answered at once: a supervisor that takes longer is in trouble.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// A connection to a running tree. One request at a time.
 pub struct Client {
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
@@ -60,8 +63,14 @@ impl Client {
 
     /// GETs a path and reads the answer.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
-        read(response).await
+        let answer = async {
+            let response = self.send(Method::GET, path, Bytes::new()).await?;
+            read(response).await
+        };
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Broken(format!("there was none within {PATIENCE:?}"))),
+        }
     }
 
     /// POSTs a body and reads the answer.

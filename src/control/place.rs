@@ -17,6 +17,9 @@ pub struct Card {
     pub manifest: PathBuf,
     /// The folder it was started in.
     pub cwd: PathBuf,
+    /// The socket, where `--socket` chose another than the usual one.
+    #[serde(default)]
+    pub socket: Option<PathBuf>,
 }
 
 /// A place that was taken.
@@ -43,13 +46,19 @@ pub fn take(manifest: &Path, card: &Card) -> Result<Place, Taken> {
     let runs = runs_dir();
     files::private_dir(&runs).and_then(|()| files::private_dir(&folder)).map_err(Taken::Unusable)?;
     match files::lock(&folder.join("lock"), &text).map_err(Taken::Unusable)? {
-        Ok(lock) => Ok(Place { socket: folder.join(SOCKET), _lock: lock }),
+        Ok(lock) => {
+            let socket = card.socket.clone().unwrap_or_else(|| folder.join(SOCKET));
+            Ok(Place { socket, _lock: lock })
+        }
         Err(other) => match serde_json::from_str(&other) {
             Ok(card) => Err(Taken::ByAnother(card)),
             // The other is just about to write it.
-            Err(_) => {
-                Err(Taken::ByAnother(Card { pid: 0, manifest: manifest.to_owned(), cwd: PathBuf::new() }))
-            }
+            Err(_) => Err(Taken::ByAnother(Card {
+                pid: 0,
+                manifest: manifest.to_owned(),
+                cwd: PathBuf::new(),
+                socket: None,
+            })),
         },
     }
 }
@@ -63,15 +72,14 @@ impl Place {
 }
 
 /// Finds the socket for a command typed in `cwd`: that of the manifest that `run` would
-/// take there; else of a tree that was started from there or whose folder this is in; else,
-/// where there is no manifest at all, of the only tree that runs. `Err`: why there is none.
+/// take there; else of a tree that was started from there or whose folder this is in.
+/// `Err`: why there is none.
 pub fn find(cwd: &Path) -> Result<PathBuf, String> {
     let manifest = manifest::discover(cwd).and_then(|path| path.canonicalize().ok());
-    if let Some(manifest) = &manifest {
-        let socket = folder_of(manifest).join(SOCKET);
-        if files::connect(&socket).is_ok() {
-            return Ok(socket);
-        }
+    if let Some(manifest) = &manifest
+        && let Some((socket, _)) = answering(&folder_of(manifest))
+    {
+        return Ok(socket);
     }
     let running = running();
     let near = |card: &Card| {
@@ -93,14 +101,15 @@ pub fn find(cwd: &Path) -> Result<PathBuf, String> {
             }
             Ok(socket.clone())
         }
-        None => match (&running[..], manifest) {
-            ([(socket, _)], None) => Ok(socket.clone()),
-            (_, Some(manifest)) => Err(format!("{} is not running (regrow run)", manifest.display())),
-            ([], None) => Err("nothing is running (regrow run)".to_owned()),
-            (several, None) => {
-                let names: Vec<String> =
-                    several.iter().map(|(_, c)| c.manifest.display().to_string()).collect();
-                Err(format!("there is no manifest here, and several trees run: {}", names.join(", ")))
+        None => match (manifest, &running[..]) {
+            (Some(manifest), _) => Err(format!("{} is not running (regrow run)", manifest.display())),
+            (None, []) => Err("nothing is running (regrow run)".to_owned()),
+            (None, others) => {
+                let names: Vec<String> = others
+                    .iter()
+                    .map(|(s, c)| format!("{} (--socket {})", c.manifest.display(), s.display()))
+                    .collect();
+                Err(format!("nothing runs from this folder; elsewhere: {}", names.join(", ")))
             }
         },
     }
@@ -111,17 +120,18 @@ fn running() -> Vec<(PathBuf, Card)> {
     let Ok(entries) = std::fs::read_dir(runs_dir()) else {
         return Vec::new();
     };
-    let mut found: Vec<(PathBuf, Card)> = entries
-        .filter_map(|entry| {
-            let folder = entry.ok()?.path();
-            let card = serde_json::from_slice(&std::fs::read(folder.join("lock")).ok()?).ok()?;
-            let socket = folder.join(SOCKET);
-            files::connect(&socket).ok()?;
-            Some((socket, card))
-        })
-        .collect();
+    let mut found: Vec<(PathBuf, Card)> =
+        entries.filter_map(|entry| answering(&entry.ok()?.path())).collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
     found
+}
+
+/// The tree whose place this is, if it answers.
+fn answering(folder: &Path) -> Option<(PathBuf, Card)> {
+    let card: Card = serde_json::from_slice(&std::fs::read(folder.join("lock")).ok()?).ok()?;
+    let socket = card.socket.clone().unwrap_or_else(|| folder.join(SOCKET));
+    files::connect(&socket).ok()?;
+    Some((socket, card))
 }
 
 const SOCKET: &str = "control.sock";

@@ -43,8 +43,9 @@ pub async fn serve(
         .route("/v1/command", post(command))
         .route("/v1/wait", post(wait))
         .route("/v1/down", post(down))
-        .fallback(|| async {
-            refuse(DenialCode::NotFound, "there is no such path", Some("see the protocol's documentation"))
+        .fallback(|| async { refuse(DenialCode::NotFound, "there is no such path", Some(PATHS)) })
+        .method_not_allowed_fallback(|| async {
+            refuse(DenialCode::Invalid, "this path does not know that method", Some(PATHS))
         })
         .with_state(Shared { handle, closing: closing.clone() });
     let mut closing = closing;
@@ -54,6 +55,9 @@ pub async fn serve(
     };
     axum::serve(listener, router).with_graceful_shutdown(closed).await
 }
+
+/// For who asks for something else.
+const PATHS: &str = "GET /v1/status, /v1/events, /v1/logs, /v1/why; POST /v1/command, /v1/wait, /v1/down";
 
 /// What every request works with.
 #[derive(Clone)]
@@ -101,8 +105,8 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = match self.0.code {
             DenialCode::NotFound => StatusCode::NOT_FOUND,
-            DenialCode::HasDependents => StatusCode::CONFLICT,
-            DenialCode::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            DenialCode::HasDependents | DenialCode::DependencyDown => StatusCode::CONFLICT,
+            DenialCode::ShuttingDown | DenialCode::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
             DenialCode::Invalid => StatusCode::BAD_REQUEST,
             DenialCode::TimedOut => StatusCode::REQUEST_TIMEOUT,
             DenialCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,

@@ -422,7 +422,7 @@ mod tests {
         }
 
         fn give(&mut self, input: Input) {
-            let mut todo = std::collections::VecDeque::from([input]);
+            let mut todo = VecDeque::from([input]);
             while let Some(input) = todo.pop_front() {
                 let mut out = Vec::new();
                 self.group.step(self.now, input, &mut out);

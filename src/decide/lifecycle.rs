@@ -248,24 +248,14 @@ pub struct Machine {
     goal: Goal,
     phase: Phase,
     last: Incarnation,
-    /// Failures in a row, for `max_retries`.
-    failures: u32,
-    /// Returns in a row, for the backoff.
+    /// Returns in a row that nobody asked for: for `max_retries` and the backoff.
     attempts: u32,
 }
 
 impl Machine {
     /// A new instance, known and at rest. `group`: the one it hangs under.
     pub fn new(id: InstanceId, group: Option<Name>) -> Machine {
-        Machine {
-            id,
-            group,
-            goal: Goal::Down,
-            phase: Phase::Registered,
-            last: Incarnation(0),
-            failures: 0,
-            attempts: 0,
-        }
+        Machine { id, group, goal: Goal::Down, phase: Phase::Registered, last: Incarnation(0), attempts: 0 }
     }
 
     /// One that goes on counting where another, whose actor broke, left off.
@@ -457,7 +447,6 @@ impl Turn<'_> {
         };
         if by_hand {
             self.aim(Goal::Up);
-            self.machine.failures = 0;
             self.machine.attempts = 0;
         } else if self.machine.goal == Goal::Down {
             return phase;
@@ -483,7 +472,6 @@ impl Turn<'_> {
         match phase {
             Phase::Running(life) => {
                 self.aim(Goal::Up);
-                self.machine.failures = 0;
                 self.machine.attempts = 0;
                 self.begin_stop(life, StopCause::Restart, next)
             }
@@ -815,12 +803,10 @@ impl Turn<'_> {
         if let Some(Life { ready: Readiness::Since(since), .. }) = life
             && self.now.saturating_sub(since) >= self.spec.restart.reset_after
         {
-            self.machine.failures = 0;
             self.machine.attempts = 0;
         }
         match restart::verdict(self.spec.kind, &self.spec.restart, &outcome) {
             Verdict::Complete => {
-                self.machine.failures = 0;
                 self.emit(Fact::Completed { instance: self.machine.id.clone() });
                 Phase::Completed
             }
@@ -829,13 +815,9 @@ impl Turn<'_> {
                 ExitOutcome::Process { .. } => self.fail(FailedWhy::Exit { exit: outcome }),
             },
             Verdict::Return => {
-                if restart::is_success(&self.spec.restart, &outcome) {
-                    self.machine.failures = 0;
-                } else {
-                    self.machine.failures = self.machine.failures.saturating_add(1);
-                }
+                // A success that always returns counts, too: a limit must be one that is reached.
                 if let Some(max) = self.spec.restart.max_retries
-                    && self.machine.failures > max
+                    && self.machine.attempts >= max
                 {
                     return self.fail(FailedWhy::Retries { exit: outcome, retries: max });
                 }

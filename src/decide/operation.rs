@@ -145,7 +145,9 @@ impl Operations {
         let mut targets = resolve(plan, board, command.select())?;
         let work = match command {
             Command::Start { no_deps, .. } => {
-                if !no_deps {
+                if *no_deps {
+                    refuse_without_dependencies(graph, board, &targets)?;
+                } else {
                     targets = with_resting_dependencies(graph, board, &targets);
                 }
                 Work::Start
@@ -157,6 +159,7 @@ impl Operations {
                 Work::Stop(StopOrder::new(graph, services(&targets)))
             }
             Command::Restart { .. } => {
+                refuse_without_dependencies(graph, board, &targets)?;
                 let names: HashSet<&Name> = targets.iter().map(InstanceId::service).collect();
                 let tangled = names.iter().any(|n| graph.dependents(n).any(|d| names.contains(&d.name)));
                 if tangled {
@@ -457,6 +460,26 @@ fn with_resting_dependencies(graph: &Graph, board: &Board, targets: &[InstanceId
         }
     }
     found
+}
+
+/// Nothing is started, or stopped to be started again, that would then wait for what
+/// somebody keeps down.
+fn refuse_without_dependencies(graph: &Graph, board: &Board, targets: &[InstanceId]) -> Result<(), Denial> {
+    let wanted: HashSet<&Name> = services(targets).collect();
+    for target in targets {
+        let Some(spec) = graph.service(target.service()) else {
+            continue;
+        };
+        let down = super::graph::held_down(board, spec);
+        if let Some(on) = down.iter().find(|on| !wanted.contains(on)) {
+            return Err(Denial {
+                code: DenialCode::DependencyDown,
+                reason: format!("{target} depends on {on}, which is down because somebody wants it so"),
+                hint: Some(format!("\"regrow start {target}\" starts both")),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A service that others need is not stopped under them.

@@ -14,6 +14,24 @@ pub enum Outcome {
     Unable(String),
 }
 
+/// What a check printed or answered, as part of a one-line message: no line breaks, no
+/// control characters, not too long.
+pub fn one_line(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let mut words = String::new();
+    for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()) {
+        if words.len() + word.len() > 300 {
+            words.push_str(" ...");
+            break;
+        }
+        if !words.is_empty() {
+            words.push(' ');
+        }
+        words.push_str(word);
+    }
+    words
+}
+
 /// What an attempt changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -102,6 +120,13 @@ mod tests {
 
     fn fail() -> Outcome {
         Outcome::Fail("refused".into())
+    }
+
+    #[test]
+    fn what_a_check_says_can_not_pass_for_our_own_lines() {
+        let line = one_line(b"\x1b[2Jevil\nfake   * ready\n\xff");
+        assert_eq!(line, "[2Jevil fake * ready \u{fffd}");
+        assert!(one_line(&b"word ".repeat(500)).len() < 310);
     }
 
     #[test]

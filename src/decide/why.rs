@@ -114,8 +114,9 @@ fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> String
         State::Completed => "it ended with success".to_owned(),
         State::Crashed => {
             let left = entry.retry_at.map(|at| short(at.saturating_sub(now)));
+            let failing = entry.failing.as_ref().map(|f| format!("; {f}")).unwrap_or_default();
             format!(
-                "{}; it comes back in {}",
+                "{}; it comes back in {}{failing}",
                 exit.unwrap_or_else(|| "it fell".to_owned()),
                 left.unwrap_or_else(|| "a moment".to_owned())
             )

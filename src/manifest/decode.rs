@@ -191,10 +191,11 @@ fn named<'a, 'i>(
             Ok(name) => found.push((At { value: name, span: key.span() }, value)),
             Err(error) => {
                 let shown: String = text.chars().take(40).collect();
-                collector.fault(
+                collector.fault_with(
                     key.span(),
                     format!("{shown:?} can't name a {section}: {error}"),
                     "not a name",
+                    "a name such as \"web-api.2\"",
                 );
             }
         }
@@ -260,7 +261,8 @@ fn supervision(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Superv
 fn group(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Group {
     let mut reader = Reader::new(table, format!("[group.{}]", name.value));
     let members = reader.strings("members", collector);
-    if members.is_none() && reader.key_span("members").is_none() {
+    let empty = members.as_ref().is_some_and(Vec::is_empty);
+    if empty || (members.is_none() && reader.key_span("members").is_none()) {
         collector.fault_with(
             name.span.clone(),
             format!("group {:?} has no members", name.value.as_str()),
@@ -493,10 +495,11 @@ fn target(
     }
     match found[..] {
         [] => {
-            collector.fault(
+            collector.fault_with(
                 span,
                 format!("{what:?} needs one of {}", known.join(", ")),
                 "how is it checked?",
+                "such as { tcp = \"127.0.0.1:6379\" }",
             );
             None
         }
@@ -508,10 +511,11 @@ fn target(
             _ => reader::duration(key, value, collector).map(Target::After),
         },
         [(first, _), (second, value), ..] => {
-            collector.fault(
+            collector.fault_with(
                 value.span(),
                 format!("{what:?} has both {first:?} and {second:?}"),
                 "one check at a time",
+                "keep the one that tells most",
             );
             None
         }
@@ -674,11 +678,15 @@ fn exits_at(
         };
         match exit {
             Some(exit) => found.push((exit, item.span())),
-            None => collector.fault(
-                item.span(),
-                format!("an entry of {what:?} is an exit code from 0 to 255 or a signal such as \"SIGSEGV\""),
-                "neither",
-            ),
+            None => {
+                let signal = if what == "success_codes" { "" } else { " or a signal such as \"SIGSEGV\"" };
+                collector.fault_with(
+                    item.span(),
+                    format!("an entry of {what:?} is an exit code from 0 to 255{signal}"),
+                    "it is not",
+                    format!("write {what} = [0, 3]"),
+                );
+            }
         }
     }
     found
@@ -732,7 +740,8 @@ fn positive(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Coll
     let value = reader.duration(key, collector)?;
     if value.is_zero() {
         let span = reader.key_span(key).unwrap_or(0..0);
-        collector.fault(span, format!("{key:?} can't be zero"), "too short");
+        let hint = "write a longer one, such as \"250ms\"";
+        collector.fault_with(span, format!("{key:?} can't be zero"), "too short", hint);
         return None;
     }
     Some(value)

@@ -50,8 +50,14 @@ pub(super) fn expand(text: &str, lookup: &mut Lookup<'_>) -> Result<String, Trou
         }
     }
     result.push_str(rest);
+    if result.len() > LONGEST {
+        return Err(Trouble::Malformed("it grows to more than 1 MiB".to_owned()));
+    }
     Ok(result)
 }
+
+/// No value is longer: variables made of each other could double with each step.
+const LONGEST: usize = 1 << 20;
 
 /// The place of the brace that ends a `${`, past nested ones.
 fn closing(text: &str) -> Option<usize> {

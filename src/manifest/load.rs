@@ -1,7 +1,9 @@
 //! The whole way from a file to a plan: reading, decoding, expanding, validating.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +56,7 @@ pub struct Loaded {
     /// Its dependency graph.
     pub graph: Graph,
     /// What is allowed and still worth a word.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Fault>,
 }
 
 /// Finds the manifest as `regrow run` without FILE does: `regrow.toml`, then
@@ -69,7 +71,7 @@ pub fn discover(from: &Path) -> Option<PathBuf> {
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, LoadError> {
     let unreadable = |error| LoadError::Unreadable { path: path.to_owned(), error };
     let file = path.canonicalize().map_err(unreadable)?;
-    let bytes = std::fs::read(&file).map_err(unreadable)?;
+    let bytes = read_bounded(&file).map_err(unreadable)?;
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
@@ -132,6 +134,7 @@ fn load_in(
     let services = loader.services(&declared, environment);
     let mut collector = loader.collector;
     validate::services(&declared, &services, &mut collector);
+    warnings.extend(validate::unreachable_limits(&declared, &services, &collector));
     let tree = validate::tree(&declared, &mut collector);
     let services: Vec<Arc<ServiceSpec>> = services.into_iter().map(Arc::new).collect();
     let graph = match Graph::new(&services) {
@@ -174,7 +177,7 @@ type Assignments = Vec<(String, String)>;
 struct Loader<'a> {
     folder: &'a Path,
     collector: Collector,
-    warnings: &'a mut Vec<String>,
+    warnings: &'a mut Vec<Fault>,
     /// Env files that were read, so that each is told about once.
     files: HashMap<PathBuf, Assignments>,
     process: HashMap<String, String>,
@@ -189,7 +192,14 @@ impl Loader<'_> {
                 project.extend(self.env_file(&absolute, Some(path)));
             } else {
                 // A .env that not every checkout has; what is then missing is told where it is used.
-                self.warnings.push(format!("there is no env file {}", path.value));
+                self.warnings.push(Fault {
+                    source: Arc::clone(&self.collector.source),
+                    span: path.span.clone(),
+                    message: format!("there is no env file {}", path.value),
+                    label: "named here".to_owned(),
+                    also: None,
+                    hint: None,
+                });
             }
         }
         for path in &environment.env_files {
@@ -211,7 +221,12 @@ impl Loader<'_> {
             let absolute = self.absolute(&path.value);
             files.extend(self.env_file(&absolute, Some(path)));
         }
-        let scope = Scope { process: &self.process, files: files.clone(), own: &service.env };
+        let scope = Scope {
+            process: &self.process,
+            files: files.clone(),
+            own: &service.env,
+            known: RefCell::default(),
+        };
         let mut faults = Faults { collector: &mut self.collector, service: service.name.value.as_str() };
         let mut set = files;
         for (name, value) in &service.env {
@@ -311,9 +326,11 @@ impl Loader<'_> {
         if let Some(known) = self.files.get(path) {
             return known.clone();
         }
-        let found = match std::fs::read(path) {
-            Ok(bytes) => {
-                let text = String::from_utf8_lossy(&bytes).into_owned();
+        let text = read_bounded(path).and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8 text"))
+        });
+        let found = match text {
+            Ok(text) => {
                 let (found, bad) = dotenv::parse(&text);
                 let source = Arc::new(Source { path: path.to_owned(), text });
                 for (span, message) in bad {
@@ -431,6 +448,8 @@ struct Scope<'a> {
     process: &'a HashMap<String, String>,
     files: Assignments,
     own: &'a [(At<String>, At<String>)],
+    /// Own variables that were expanded already, so that each is expanded once.
+    known: RefCell<HashMap<String, String>>,
 }
 
 impl Scope<'_> {
@@ -447,6 +466,9 @@ impl Scope<'_> {
 
     /// A variable of the service's own. Its own name in it means the outer one: PATH = "bin:${PATH}".
     fn own(&self, name: &str, path: &mut Vec<String>) -> Result<String, Trouble> {
+        if let Some(known) = self.known.borrow().get(name) {
+            return Ok(known.clone());
+        }
         path.push(name.to_owned());
         if let Some(first) = path[..path.len() - 1].iter().position(|n| n == name) {
             return Err(Trouble::Circular(path[first..].to_vec()));
@@ -456,6 +478,9 @@ impl Scope<'_> {
         };
         let expanded = interpolate::expand(&value.value, &mut |inner| self.lookup(inner, path));
         path.pop();
+        if let Ok(value) = &expanded {
+            self.known.borrow_mut().insert(name.to_owned(), value.clone());
+        }
         expanded
     }
 
@@ -484,6 +509,18 @@ fn last_wins(all: Assignments) -> Assignments {
 fn absolute(folder: &Path, path: &str) -> PathBuf {
     let joined = folder.join(path);
     joined.components().filter(|part| !matches!(part, Component::CurDir)).collect()
+}
+
+/// Nothing that a person wrote is larger.
+const LARGEST: u64 = 64 << 20;
+
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(std::io::Error::other("it is larger than 64 MiB"));
+    }
+    Ok(bytes)
 }
 
 fn last_line(text: &str) -> String {

@@ -53,7 +53,20 @@ impl Collector {
     /// Notes that a value has the wrong type.
     pub(super) fn wrong_type(&mut self, what: &str, want: &str, value: &Spanned<DeValue<'_>>) {
         let is = kind_of(value.get_ref());
-        self.fault(value.span(), format!("{what} must be {want}, not {is}"), format!("this is {is}"));
+        let hint = match want {
+            want if want.starts_with("a string") => "write it in quotes: \"...\"",
+            want if want.starts_with("a whole number") => "write it without quotes: 2",
+            want if want.starts_with("a number") => "write it without quotes: 1.5",
+            want if want.starts_with("true") => "write true or false, without quotes",
+            want if want.starts_with("a list") => "write a list: [\"...\", \"...\"]",
+            _ => "\"regrow init\" writes an example",
+        };
+        self.fault_with(
+            value.span(),
+            format!("{what} must be {want}, not {is}"),
+            format!("this is {is}"),
+            hint,
+        );
     }
 }
 
@@ -153,10 +166,11 @@ impl<'a, 'i> Reader<'a, 'i> {
             Some(n) => Some(At { value: n, span: value.span() }),
             None => {
                 let limits = format!("{} to {}", bounds.start(), bounds.end());
-                collector.fault(
+                collector.fault_with(
                     value.span(),
                     format!("{key:?} must be a whole number from {limits}"),
                     "out of bounds",
+                    format!("the least is {}", bounds.start()),
                 );
                 None
             }
@@ -181,7 +195,12 @@ impl<'a, 'i> Reader<'a, 'i> {
         let number = parsed.filter(|n| bounds.contains(n));
         if number.is_none() {
             let message = format!("{key:?} must be a number from {} to {}", bounds.start(), bounds.end());
-            collector.fault(value.span(), message, "out of bounds");
+            collector.fault_with(
+                value.span(),
+                message,
+                "out of bounds",
+                format!("the least is {}", bounds.start()),
+            );
         }
         number
     }

@@ -42,7 +42,7 @@ pub(super) fn services(declared: &Declared, services: &[ServiceSpec], collector:
     let known: HashMap<&str, &Service> =
         declared.services.iter().map(|s| (s.name.value.as_str(), s)).collect();
     let groups: HashSet<&str> = declared.groups.iter().map(|g| g.name.value.as_str()).collect();
-    if declared.services.is_empty() && collector.faults.is_empty() {
+    if declared.services.is_empty() && declared.groups.is_empty() && collector.faults.is_empty() {
         collector.fault_with(
             0..0,
             "the manifest declares no service",
@@ -58,16 +58,11 @@ pub(super) fn services(declared: &Declared, services: &[ServiceSpec], collector:
             if !known.contains_key(on) {
                 let message = format!("service {name:?} depends on {on:?}, which is not declared");
                 let hint = if groups.contains(on) {
-                    Some(format!("{on:?} is a group: depend on its members"))
+                    format!("{on:?} is a group: depend on its members")
                 } else {
-                    did_you_mean(on, known.keys().copied())
+                    known_names(on, declared.services.iter().map(|s| s.name.value.as_str()))
                 };
-                match hint {
-                    Some(hint) => {
-                        collector.fault_with(depends.on.span.clone(), message, "no such service", hint);
-                    }
-                    None => collector.fault(depends.on.span.clone(), message, "no such service"),
-                }
+                collector.fault_with(depends.on.span.clone(), message, "no such service", hint);
             }
             if let Some(first) = seen.insert(on, depends.on.span.clone()) {
                 also(
@@ -201,21 +196,15 @@ pub(super) fn tree(declared: &Declared, collector: &mut Collector) -> Tree {
     let mut specs: BTreeMap<Name, GroupSpec> = BTreeMap::new();
     for (at, group) in declared.groups.iter().enumerate() {
         let mut children = Vec::new();
-        if group.members.is_empty() && !collector.faults.iter().any(|f| f.span == group.name.span) {
-            collector.fault(
-                group.name.span.clone(),
-                format!("group {:?} has no members", group.name.value.as_str()),
-                "whom does it supervise?",
-            );
-        }
         for member in &group.members {
             let text = member.value.as_str();
             if let Some((other, first)) = parent.get(text) {
-                let message = format!(
-                    "{text:?} is a member of {:?} and of {:?}",
-                    declared.groups[*other].name.value.as_str(),
-                    group.name.value.as_str()
-                );
+                let (one, two) = (declared.groups[*other].name.value.as_str(), group.name.value.as_str());
+                let message = if one == two {
+                    format!("{text:?} is a member of {one:?} twice")
+                } else {
+                    format!("{text:?} is a member of {one:?} and of {two:?}")
+                };
                 also(collector, member.span.clone(), message, "a second time", first.clone(), "first here");
                 continue;
             }
@@ -227,13 +216,14 @@ pub(super) fn tree(declared: &Declared, collector: &mut Collector) -> Tree {
                         "group {:?} names {text:?}, which is not declared",
                         group.name.value.as_str()
                     );
-                    let known = services.keys().chain(groups.keys()).copied();
-                    match did_you_mean(text, known) {
-                        Some(hint) => {
-                            collector.fault_with(member.span.clone(), message, "no such service", hint);
-                        }
-                        None => collector.fault(member.span.clone(), message, "no such service"),
-                    }
+                    let names = declared.services.iter().map(|s| s.name.value.as_str());
+                    let names = names.chain(declared.groups.iter().map(|g| g.name.value.as_str()));
+                    collector.fault_with(
+                        member.span.clone(),
+                        message,
+                        "no such service",
+                        known_names(text, names),
+                    );
                     continue;
                 }
             };
@@ -242,7 +232,9 @@ pub(super) fn tree(declared: &Declared, collector: &mut Collector) -> Tree {
         }
         specs.insert(group.name.value.clone(), spec(children, &group.supervision));
     }
-    nested_in_itself(declared, &parent, collector);
+    // A name that is also a service's is told above; it nests nothing.
+    let nesting = parent.iter().filter(|(name, _)| !services.contains_key(*name));
+    nested_in_itself(declared, &nesting.map(|(name, (at, _))| (*name, *at)).collect(), collector);
     let mut top: Vec<(usize, Child)> = Vec::new();
     for service in &declared.services {
         if !parent.contains_key(service.name.value.as_str()) {
@@ -270,16 +262,12 @@ fn spec(children: Vec<Child>, supervision: &Supervision) -> GroupSpec {
     }
 }
 
-fn nested_in_itself(
-    declared: &Declared,
-    parent: &HashMap<&str, (usize, Range<usize>)>,
-    collector: &mut Collector,
-) {
+fn nested_in_itself(declared: &Declared, parent: &HashMap<&str, usize>, collector: &mut Collector) {
     let mut told: HashSet<usize> = HashSet::new();
     for first in 0..declared.groups.len() {
         let mut path = vec![first];
         let mut at = first;
-        while let Some((above, _)) = parent.get(declared.groups[at].name.value.as_str()) {
+        while let Some(above) = parent.get(declared.groups[at].name.value.as_str()) {
             at = *above;
             if at == first || path.contains(&at) {
                 break;
@@ -294,10 +282,11 @@ fn nested_in_itself(
         path.push(first);
         path.reverse();
         let words: Vec<&str> = path.iter().map(|p| declared.groups[*p].name.value.as_str()).collect();
-        collector.fault(
+        collector.fault_with(
             declared.groups[first].name.span.clone(),
             format!("a group can't contain itself: {}", words.join(" -> ")),
             "part of the circle",
+            "take it out of one of these groups",
         );
     }
 }
@@ -333,6 +322,68 @@ fn also(
         message,
         label: label.into(),
         also: Some((other, other_label.to_owned())),
-        hint: None,
+        hint: Some("change one of the two".to_owned()),
     });
+}
+
+/// What an unknown name may have meant, or which there are.
+fn known_names<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    did_you_mean(word, known.clone()).unwrap_or_else(|| {
+        let names: Vec<&str> = known.clone().take(8).collect();
+        let more = if known.count() > names.len() { ", ..." } else { "" };
+        format!("declared are {}{more}", names.join(", "))
+    })
+}
+
+/// Groups whose members come back so slowly that the limit can't be reached.
+pub(super) fn unreachable_limits(
+    declared: &Declared,
+    services: &[ServiceSpec],
+    collector: &Collector,
+) -> Vec<Fault> {
+    let known: HashMap<&str, &ServiceSpec> = services.iter().map(|s| (s.name.as_str(), s)).collect();
+    let mut warnings = Vec::new();
+    for group in &declared.groups {
+        let Some(intensity) = group.supervision.intensity else { continue };
+        let period = group.supervision.period.unwrap_or(GroupSpec::default().period);
+        // How often a nested group falls is for its own limit to say.
+        let members: Option<Vec<&&ServiceSpec>> =
+            group.members.iter().map(|m| known.get(m.value.as_str())).collect();
+        let Some(members) = members else { continue };
+        let falls: u64 =
+            members.iter().map(|m| most_falls(m, period, intensity) * u64::from(m.replicas)).sum();
+        if falls <= u64::from(intensity) {
+            warnings.push(Fault {
+                source: std::sync::Arc::clone(&collector.source),
+                span: group.name.span.clone(),
+                message: format!(
+                    "group {:?} never gives up: with their backoff its members fall at most {falls} times within {}, and the limit is more than {intensity}",
+                    group.name.value.as_str(),
+                    humantime::format_duration(period)
+                ),
+                label: "this limit can't be reached".to_owned(),
+                also: None,
+                hint: Some("a longer \"period\", a smaller \"intensity\", or a shorter backoff".to_owned()),
+            });
+        }
+    }
+    warnings
+}
+
+/// How often a service that ends at once can fall within a period: the first time at once,
+/// then after each delay at its shortest. Counted up to one more than the limit.
+fn most_falls(spec: &ServiceSpec, period: std::time::Duration, intensity: u32) -> u64 {
+    let mut falls = 1;
+    let mut time = std::time::Duration::ZERO;
+    for attempt in 0..=intensity {
+        if spec.restart.max_retries.is_some_and(|max| attempt >= max) {
+            break;
+        }
+        time += crate::decide::restart::delay(&spec.restart.backoff, attempt, 0.0);
+        if time > period {
+            break;
+        }
+        falls += 1;
+    }
+    falls
 }

@@ -136,6 +136,10 @@ pub enum DenialCode {
     NotFound,
     /// Running services depend on it.
     HasDependents,
+    /// It depends on something that was stopped by hand.
+    DependencyDown,
+    /// Nothing is running that could be asked.
+    NotRunning,
     /// The tree is going down.
     ShuttingDown,
     /// The request makes no sense as it stands.

@@ -284,7 +284,7 @@ impl fmt::Display for Policy {
 pub struct RestartSpec {
     /// When it comes back.
     pub policy: Policy,
-    /// Consecutive failures after which it stays `failed`; `None`: no limit.
+    /// How often in a row it comes back before it stays `failed`; `None`: no limit.
     pub max_retries: Option<u32>,
     /// Uptime after which earlier failures are forgotten.
     #[serde(serialize_with = "seconds")]

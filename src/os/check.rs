@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::decide::probe::Outcome;
+use crate::decide::probe::{Outcome, one_line};
 
 /// How much of an answer is shown when it is not the wanted one.
 const SHOWN: usize = 300;
@@ -96,7 +96,7 @@ async fn get(url: &str) -> Outcome {
     match answered {
         Ok((status, _)) if (200..400).contains(&status.as_u16()) => Outcome::Pass,
         Ok((status, body)) => {
-            let text = String::from_utf8_lossy(&body[..body.len().min(SHOWN)]).trim().to_owned();
+            let text = one_line(&body[..body.len().min(SHOWN)]);
             let text = if text.is_empty() { text } else { format!(": {text}") };
             Outcome::Fail(format!("{url} answered {status}{text}"))
         }

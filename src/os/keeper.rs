@@ -14,7 +14,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 
 use nix::libc;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Pid, getpid, setpgid};
 
 use super::{pidfd, proc};
@@ -49,7 +49,10 @@ pub fn divide() -> std::io::Result<Above> {
     ] {
         heard.add(signal);
     }
-    let before = heard.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    heard.thread_block()?;
+    // An ignored SIGCHLD, inherited, would reap children behind our back.
+    // SAFETY: the default action installs no handler.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     // SAFETY: this process has one thread (the contract of this function), so the child's
     // copy of memory is whole, no lock is held by a thread that is not there.
     match unsafe { nix::unistd::fork() }? {
@@ -59,19 +62,26 @@ pub fn divide() -> std::io::Result<Above> {
             let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
             // Now in the background of its terminal, it may still write to it.
             // SAFETY: ignoring a signal installs no handler.
-            unsafe { nix::sys::signal::signal(Signal::SIGTTOU, nix::sys::signal::SigHandler::SigIgn) }?;
-            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+            unsafe { nix::sys::signal::signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
+            // Whatever mask we were started with: the supervisor hears every signal.
+            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
             Ok(Above { pidfd: keeper_fd })
         }
         ForkResult::Parent { child } => {
             drop(keeper_fd);
+            // Known by another name, so that who kills every "regrow" leaves it its work.
+            let _ = nix::sys::prctl::set_name(c"keeper");
             keep(child, &heard)
         }
     }
 }
 
+/// So many interrupts end a supervisor that does not end by itself.
+const IMPATIENT: u32 = 4;
+
 fn keep(supervisor: Pid, heard: &SigSet) -> ! {
     let number = supervisor.as_raw().cast_unsigned();
+    let mut interrupts = 0;
     loop {
         match heard.wait() {
             Ok(Signal::SIGCHLD) => {
@@ -89,7 +99,12 @@ fn keep(supervisor: Pid, heard: &SigSet) -> ! {
                 let _ = kill(supervisor, Signal::SIGCONT);
             }
             Ok(other) => {
-                let _ = kill(supervisor, other);
+                interrupts += u32::from(other == Signal::SIGINT);
+                // The second interrupt kills the services; the third, a supervisor that
+                // doesn't answer any more.
+                let last = interrupts >= IMPATIENT && other == Signal::SIGINT;
+                let _ = kill(supervisor, if last { Signal::SIGKILL } else { other });
+                let _ = kill(supervisor, Signal::SIGCONT);
             }
             Err(_) => {}
         }

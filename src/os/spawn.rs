@@ -70,6 +70,8 @@ pub(super) struct Spawner {
     /// The limit on descriptors that this process came with; children get it back.
     files: libc::rlimit,
     die_with_us: bool,
+    /// This process's own limit, when it was last looked at.
+    limit: u64,
 }
 
 // SAFETY: the two mappings belong to this value alone, and it is used by one thread at a time.
@@ -83,7 +85,16 @@ impl Spawner {
         let slots = [null.try_clone()?, null.try_clone()?];
         let stack = map(STACK, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK)?;
         let report = map(size_of::<Report>(), libc::MAP_SHARED | libc::MAP_ANONYMOUS)?.cast::<Report>();
-        Ok(Spawner { stack, report, null, slots, sharing: Sharing::All, files, die_with_us })
+        Ok(Spawner {
+            stack,
+            report,
+            null,
+            slots,
+            sharing: Sharing::All,
+            files,
+            die_with_us,
+            limit: descriptor_limit(),
+        })
     }
 
     /// Runs a program.
@@ -142,14 +153,17 @@ impl Spawner {
     }
 
     /// A pipe whose writing end lies in a slot.
-    fn pipe(&self, slot: usize) -> Result<(OwnedFd, c_int), SpawnFailure> {
+    fn pipe(&mut self, slot: usize) -> Result<(OwnedFd, c_int), SpawnFailure> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(no_descriptors)?;
         // Descriptors are given lowest first, so a high number means that few are left. The
         // control socket must still answer then.
-        let limit = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
-            .map_or(u64::MAX, |(soft, _)| soft);
-        if u64::try_from(write.as_raw_fd()).unwrap_or(0) + HEADROOM > limit {
-            return Err(no_descriptors(Errno::EMFILE));
+        let needed = u64::try_from(write.as_raw_fd()).unwrap_or(0) + HEADROOM;
+        if needed > self.limit {
+            // It may have been raised from outside since.
+            self.limit = descriptor_limit();
+            if needed > self.limit {
+                return Err(no_descriptors(Errno::EMFILE));
+            }
         }
         nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
             .map_err(no_descriptors)?;
@@ -487,6 +501,11 @@ fn no_descriptors(errno: Errno) -> SpawnFailure {
 
 fn failure(stage: SpawnStage, errno: Errno, message: &str) -> SpawnFailure {
     SpawnFailure { stage, errno: errno as i32, errno_name: format!("{errno:?}"), message: message.to_owned() }
+}
+
+fn descriptor_limit() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
 }
 
 /// Raises this process's own limit on open descriptors as far as it may. Returns the one

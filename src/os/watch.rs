@@ -70,9 +70,13 @@ struct Inner {
 
 impl Line {
     pub(super) fn send(&self, order: Order) {
-        self.inner.orders.lock().unwrap_or_else(PoisonError::into_inner).push(order);
-        // It can only fail when the counter is full, and then the watcher is awake anyway.
-        let _ = self.inner.wake.write(1);
+        let mut orders = self.inner.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        orders.push(order);
+        // Others before it have woken the watcher already.
+        if orders.len() == 1 {
+            // It can only fail when the counter is full, and then the watcher is awake anyway.
+            let _ = self.inner.wake.write(1);
+        }
     }
 }
 
@@ -667,6 +671,8 @@ fn take(process: &mut Process, stream: Stream, bytes: &[u8], sink: &dyn OutputSi
         }
     }
     pipe.partial.extend_from_slice(rest);
+    // A prompt has no newline, and still says that the program is ready.
+    matched |= !pipe.partial.is_empty() && matches_a_line(&process.output, &pipe.partial);
     if pipe.partial.len() >= LONGEST_LINE {
         pipe.partial.push(b'\n');
         sink.lines(source, stream, &pipe.partial);

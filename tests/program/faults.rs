@@ -239,6 +239,28 @@ fn p10_signals_are_fresh_in_the_child() {
     }
 }
 
+/// P10: whatever signals we were started with, ours work.
+#[test]
+fn p10_signals_work_whatever_was_inherited() {
+    for (options, signal, code) in [
+        ("--block-signal=TERM", Signal::SIGTERM, 143),
+        ("--block-signal", Signal::SIGINT, 130),
+        ("--ignore-signal=TERM", Signal::SIGTERM, 143),
+        ("--ignore-signal=CHLD", Signal::SIGTERM, 143),
+    ] {
+        let project = Project::new("[service.s]\nshell = \"echo up; exec sleep 1000\"\n");
+        let mut command = std::process::Command::new("env");
+        command
+            .args([options, env!("CARGO_BIN_EXE_regrow"), "run"])
+            .current_dir(project.dir())
+            .env("REGROW_STATE_DIR", project.state_dir());
+        let mut run = project.start(&mut command);
+        run.line("s      | up");
+        run.signal(signal);
+        assert_eq!(run.code(), code, "{options}: {}", run.text());
+    }
+}
+
 /// P11: shortages are failures that are counted, backed off and recovered from, and the
 /// supervisor answers meanwhile.
 #[test]
@@ -313,7 +335,9 @@ fn r1_a_crash_storm_is_backed_off() {
     eventually("all have come back four times", || {
         let output = project.regrow(&["status", "--json"]);
         let Ok(report) = serde_json::from_str::<Value>(&output.stdout) else { return false };
-        report["services"].as_array().unwrap().iter().all(|r| r["restarts"].as_u64().unwrap() >= 4)
+        report["services"]
+            .as_array()
+            .is_some_and(|rows| rows.iter().all(|r| r["restarts"].as_u64().unwrap() >= 4))
     });
     let report = project.json(&["status", "--json"]);
     let uptime = report["daemon"]["uptime_s"].as_f64().unwrap();
@@ -330,7 +354,7 @@ fn r1_a_crash_storm_is_backed_off() {
 fn r3_fifty_commands_at_once() {
     let tag = std::process::id();
     let project = Project::new(&format!(
-        "[service.one]\nshell = \"echo $$ >> starts; if mkdir lock; then :; else echo TWO >> starts; fi; trap 'rmdir lock; exit 0' TERM; sleep 33{tag} & wait\"\n[service.idle]\ncommand = \"sleep 1000\"\n"
+        "[service.one]\nshell = \"echo $$ >> starts; exec 9> lock; flock -n 9 || echo TWO >> starts; trap 'exit 0' TERM; sleep 33{tag} & wait\"\n[service.idle]\ncommand = \"sleep 1000\"\n"
     ));
     let mut run = project.run(&[]);
     run.line("all 2 are up");
@@ -437,6 +461,27 @@ depends_on = ["db"]
     run.next_line("api    * waiting for db");
     assert_eq!(project.status("db")["state"], "stopped");
     assert_eq!(project.status("db")["goal"], "down");
+    run.stop();
+}
+
+/// R7: a restart is not begun that would end in waiting for what somebody keeps down.
+#[test]
+fn r7_a_restart_without_its_dependency_is_refused() {
+    let project = Project::new(
+        "[service.db]\ncommand = \"sleep 1000\"\n[service.api]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("all 2 are up");
+    assert_eq!(project.regrow(&["stop", "db", "--force"]).code, 0);
+    let api = project.pid("api");
+    let refused = project.regrow(&["restart", "api"]);
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.stderr.contains("api depends on db, which is down because somebody wants it so"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(project.pid("api"), api, "it was not touched");
     run.stop();
 }
 

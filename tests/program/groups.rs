@@ -38,7 +38,7 @@ fn who_is_stopped_and_started_and_in_which_order() {
         ("rest-for-one", "c", vec!["start c"]),
     ] {
         let project = project(strategy, "");
-        let mut run = up(&project);
+        let run = up(&project);
         end(project.pid(fallen));
         eventually("all of the story", || story(&project).split(", ").count() >= want.len());
         for name in ["a", "b", "c"] {

@@ -1,6 +1,5 @@
 //! The whole program, from outside, as its user sees it: exact output, exit codes, and
 //! what is left of the processes.
-#![expect(missing_docs, reason = "tests")]
 
 mod faults;
 mod groups;

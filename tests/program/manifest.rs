@@ -52,6 +52,8 @@ error: "replicas" must be a whole number, not a string
   |
 8 | replicas = "two"
   |            ^^^^^ this is a string
+  |
+  = help: write it without quotes: 2
 
 error: service "api": undefined variable "NO_SUCH_VARIABLE"
   --> regrow.toml:11:11
@@ -284,6 +286,38 @@ not started
     );
     let mermaid = project.regrow(&["plan", "--format", "mermaid"]).stdout;
     assert!(mermaid.starts_with("flowchart LR\n") && mermaid.contains("s2 -->|completed| s1"), "{mermaid}");
+}
+
+#[test]
+fn a_limit_that_can_not_be_reached_is_warned_about() {
+    let project = Project::new(
+        "[service.a]\ncommand = \"true\"\nrestart = { backoff = { initial = \"30s\" } }\n[group.g]\nmembers = [\"a\"]\nintensity = 3\nperiod = \"10s\"\n",
+    );
+    let check = project.regrow(&["check"]);
+    assert_eq!((check.code, check.stdout.as_str()), (0, "regrow.toml: ok (1 service, 1 group)\n"));
+    let warning = "warning: group \"g\" never gives up: with their backoff its members fall at most 1 times within 10s, and the limit is more than 3\n --> regrow.toml:4:8\n";
+    assert!(check.stderr.starts_with(warning), "{}", check.stderr);
+    let json = project.json(&["check", "--json"]);
+    assert_eq!((&json["ok"], &json["files"][0]["warnings"][0]["line"]), (&true.into(), &4.into()));
+    project.write(
+        "regrow.toml",
+        "[service.a]\ncommand = \"true\"\n[group.g]\nmembers = [\"a\"]\nintensity = 3\n",
+    );
+    assert_eq!(project.regrow(&["check"]).stderr, "", "100 ms doubling falls four times in 10 s");
+}
+
+#[test]
+fn variables_that_double_with_each_step_are_refused_at_once() {
+    let doubling: String = (1..40).map(|n| format!(", A{n} = \"${{A{}}}${{A{}}}\"", n - 1, n - 1)).collect();
+    let project = Project::new(&format!(
+        "[service.a]\ncommand = \"true\"\nenv = {{ A0 = \"xxxxxxxxxx\"{doubling} }}\n"
+    ));
+    let check = project.regrow(&["check"]);
+    assert_eq!(check.code, 3);
+    assert!(check.stderr.contains("grows to more than 1 MiB"), "{}", &check.stderr[..500]);
+    let endless = project.regrow(&["check", "/dev/zero"]);
+    assert_eq!(endless.code, 3);
+    assert!(endless.stderr.contains("larger than 64 MiB"), "{}", endless.stderr);
 }
 
 #[test]

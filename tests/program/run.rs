@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use super::harness::{Project, eventually, free_port, is_alive};
+use super::harness::{Project, free_port};
 
 #[test]
 fn comes_up_in_order_and_goes_down_in_reverse() {
@@ -218,27 +218,26 @@ fn a_second_run_of_the_same_manifest_is_refused() {
 }
 
 #[test]
-fn a_reader_that_goes_away_does_not_take_the_services_with_it() {
+fn a_reader_that_goes_away_ends_the_run_in_order() {
     let project = Project::new("[service.a]\nshell = \"while :; do echo x; sleep 0.01; done\"\n");
     let mut command = std::process::Command::new("sh");
-    command
-        .args(["-c", &format!("{} run | head -n 5", env!("CARGO_BIN_EXE_regrow"))])
-        .current_dir(project.dir())
-        .env("REGROW_STATE_DIR", project.state_dir());
+    let script = format!("({} run; echo code $? >&2) | head -n 5", env!("CARGO_BIN_EXE_regrow"));
+    command.args(["-c", &script]).current_dir(project.dir()).env("REGROW_STATE_DIR", project.state_dir());
     let mut pipe = project.start(&mut command);
-    pipe.line("| x");
-    let pid = project.pid("a");
-    eventually("head has ended", || !super::harness::named("head -n 5").iter().any(|pid| is_head(*pid)));
-    // Long enough for several writes into the broken pipe, each an event of the log.
-    let lines = || project.json(&["logs", "--json"])["lines"].as_array().unwrap().len();
-    let before = lines();
-    eventually("it prints on", || lines() > before + 5);
-    assert!(is_alive(pid));
-    assert_eq!(project.regrow(&["down"]).code, 0);
+    pipe.line("code 141");
     pipe.code();
+    project.assert_nothing_left();
 }
 
-/// Not the shell whose command line has it, too.
-fn is_head(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "head")
+#[test]
+fn after_down_a_failed_service_still_makes_the_code_one() {
+    let project = Project::new(
+        "[service.ok]\ncommand = \"sleep 1000\"\n[service.bad]\nshell = \"echo boom; exit 3\"\nrestart = \"never\"\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("bad    * failed: exit code 3");
+    let down = project.regrow(&["down"]);
+    assert_eq!((down.code, down.stdout.as_str(), down.stderr.as_str()), (0, "everything is down\n", ""));
+    assert_eq!(run.code(), 1);
+    assert!(run.text().contains("  bad: exit code 3\n    boom"), "{}", run.text());
 }
