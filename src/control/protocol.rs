@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /v1/status?service=NAME` | [`StatusReport`](crate::model::StatusReport) |
 //! | `GET /v1/events?since=SEQ` | [`Events`] |
-//! | `GET /v1/events?follow=true&since=SEQ` | server-sent events, each an [`Event`](crate::model::Event) |
+//! | `GET /v1/events?follow=true&since=SEQ` | server-sent events, each an [`Event`] |
 //! | `GET /v1/logs?service=NAME&lines=N&since_s=S` | [`Logs`] |
 //! | `GET /v1/logs?follow=true&...` | server-sent events, each a [`LogLine`] |
 //! | `GET /v1/why?service=NAME` | [`WhyReport`] |

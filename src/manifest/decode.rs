@@ -141,10 +141,10 @@ const CONDITIONS: [(&str, Condition); 4] = [
 pub(super) fn document(table: &DeTable<'_>, collector: &mut Collector) -> Declared {
     let mut declared = Declared::default();
     let mut reader = Reader::new(table, "the manifest");
-    if let Some(value) = reader.get("project") {
-        if let Some(table) = table_of("[project]", value, collector) {
-            declared.project = project(table, collector);
-        }
+    if let Some(value) = reader.get("project")
+        && let Some(table) = table_of("[project]", value, collector)
+    {
+        declared.project = project(table, collector);
     }
     for (key, value) in named(&mut reader, "service", collector) {
         let title = format!("[service.{}]", key.value);
@@ -589,10 +589,10 @@ fn restart(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> RestartSpe
     if let Some(reset_after) = inner.duration("reset_after", collector) {
         spec.reset_after = reset_after;
     }
-    if let Some(value) = inner.get("backoff") {
-        if let Some(table) = table_of("\"backoff\"", value, collector) {
-            spec.backoff = backoff(table, value.span(), collector);
-        }
+    if let Some(value) = inner.get("backoff")
+        && let Some(table) = table_of("\"backoff\"", value, collector)
+    {
+        spec.backoff = backoff(table, value.span(), collector);
     }
     if let Some(value) = inner.get("success_codes") {
         spec.success_codes = codes(value, collector);

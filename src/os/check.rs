@@ -87,11 +87,12 @@ async fn get(url: &str) -> Outcome {
     };
     let mut connection = std::pin::pin!(connection);
     let mut answer = std::pin::pin!(answer);
-    let answered = loop {
-        tokio::select! {
-            answered = &mut answer => break answered,
-            ended = &mut connection => if let Err(error) = ended { break Err(error) } else { break answer.await },
-        }
+    let answered = tokio::select! {
+        answered = &mut answer => answered,
+        ended = &mut connection => match ended {
+            Ok(()) => answer.await,
+            Err(error) => Err(error),
+        },
     };
     match answered {
         Ok((status, _)) if (200..400).contains(&status.as_u16()) => Outcome::Pass,

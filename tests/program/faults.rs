@@ -388,7 +388,8 @@ fn r5_dependents_fail_and_come_back_with_what_they_depend_on() {
     let project = Project::new(
         r#"
 [service.a]
-shell = "test -e fixed && exec sleep 1000; exit 1"
+shell = "test -e fixed && echo up && exec sleep 1000; exit 1"
+ready = { log = "up" }
 restart = "never"
 [service.b]
 command = "sleep 1000"
