@@ -119,6 +119,9 @@ impl Bench {
     fn floor(&self, count: usize) -> (Duration, Duration) {
         let program = CString::new(self.path("tiny").display().to_string()).unwrap();
         let argv = [program.as_ptr().cast_mut(), std::ptr::null_mut()];
+        let env: Vec<CString> =
+            std::env::vars().map(|(n, v)| CString::new(format!("{n}={v}")).unwrap()).collect();
+        let envp: Vec<_> = env.iter().map(|e| e.as_ptr().cast_mut()).chain([std::ptr::null_mut()]).collect();
         let mut pids = Vec::with_capacity(count);
         let begin = Instant::now();
         for _ in 0..count {
@@ -131,7 +134,7 @@ impl Bench {
                     std::ptr::null(),
                     std::ptr::null(),
                     argv.as_ptr(),
-                    argv[1..].as_ptr(),
+                    envp.as_ptr(),
                 )
             };
             assert_eq!(result, 0);

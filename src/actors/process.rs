@@ -351,10 +351,7 @@ impl ProcessState {
         thresholds: Thresholds,
     ) {
         let pid = self.process.as_ref().and_then(|live| live.pid);
-        let env = match &check.target {
-            CheckTarget::Exec(_) => environment(&self.context, &self.spec, &self.id, pid),
-            CheckTarget::Tcp(_) | CheckTarget::Http(_) => Vec::new(),
-        };
+        let env = environment(&self.context, &self.spec, &self.id, pid);
         let (actor, host, dir) = (myself.clone(), Arc::clone(&self.context.host), self.spec.dir.clone());
         let task = tokio::spawn(async move {
             // A service is often ready within milliseconds: begin quickly, then slow down.
@@ -422,7 +419,7 @@ const CHECK_OUTPUT: usize = 2_000;
 struct Attempt<'a> {
     host: &'a Arc<dyn Host>,
     dir: &'a std::path::Path,
-    env: &'a [std::ffi::CString],
+    env: &'a env::Recipe,
     command: &'a CommandLine,
 }
 
@@ -439,7 +436,7 @@ impl Attempt<'_> {
             key,
             argv: self.command.argv.clone(),
             dir: self.dir.to_owned(),
-            env: self.env.to_vec(),
+            env: self.env.clone(),
             output: Output::Capture(CHECK_OUTPUT),
             news,
         });
@@ -486,19 +483,11 @@ impl Drop for KillOnDrop<'_> {
 }
 
 /// What a process of an instance gets as its environment.
-fn environment(
-    context: &Context,
-    spec: &ServiceSpec,
-    id: &InstanceId,
-    pid: Option<u32>,
-) -> Vec<std::ffi::CString> {
-    let instance = id.to_string();
-    let socket = context.socket.as_ref().map(|path| path.to_string_lossy().into_owned());
-    let pid = pid.map(|pid| pid.to_string());
-    let mut given = vec![("REGROW_SERVICE", spec.name.as_str()), ("REGROW_INSTANCE", instance.as_str())];
-    given.extend(socket.as_deref().map(|socket| ("REGROW_SOCKET", socket)));
-    given.extend(pid.as_deref().map(|pid| ("REGROW_PID", pid)));
-    env::compose(&context.plan.inherited, &spec.env, &given)
+fn environment(context: &Context, spec: &Arc<ServiceSpec>, id: &InstanceId, pid: Option<u32>) -> env::Recipe {
+    let mut given = vec![("REGROW_SERVICE", spec.name.to_string()), ("REGROW_INSTANCE", id.to_string())];
+    given.extend(context.socket.as_ref().map(|path| ("REGROW_SOCKET", path.to_string_lossy().into_owned())));
+    given.extend(pid.map(|pid| ("REGROW_PID", pid.to_string())));
+    env::Recipe { inherited: Arc::clone(&context.plan.inherited), service: Arc::clone(spec), given }
 }
 
 impl ProcessActor {

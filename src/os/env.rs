@@ -3,11 +3,32 @@
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
-use crate::model::EnvSpec;
+use crate::model::{EnvSpec, ServiceSpec};
 
 /// What a child without any `PATH` of its own searches.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+
+/// What a child's environment is made from.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// The supervisor's own.
+    pub inherited: Arc<Vec<(OsString, OsString)>>,
+    /// What the manifest makes of it.
+    pub service: Arc<ServiceSpec>,
+    /// regrow's own variables.
+    pub given: Vec<(&'static str, String)>,
+}
+
+impl Recipe {
+    /// `NAME=VALUE` of each variable.
+    pub fn compose(&self) -> Vec<CString> {
+        let given: Vec<(&str, &str)> =
+            self.given.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        compose(&self.inherited, &self.service.env, &given)
+    }
+}
 
 /// `NAME=VALUE` of each variable. `given` are regrow's own and win over all.
 ///

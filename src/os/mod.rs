@@ -4,7 +4,6 @@
 //! Actors see it through one trait, [`Host`], so that they are tested without processes
 //! ([`fake::FakeHost`]) and later run on another host without change.
 
-use std::ffi::CString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,8 +74,8 @@ pub struct SpawnOrder {
     pub argv: Vec<String>,
     /// Working folder.
     pub dir: PathBuf,
-    /// The whole environment, `NAME=VALUE` each.
-    pub env: Vec<CString>,
+    /// Its environment, composed when its turn comes: a thousand orders may wait.
+    pub env: env::Recipe,
     /// What becomes of its output.
     pub output: Output,
     /// Who is told of it.

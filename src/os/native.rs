@@ -43,7 +43,7 @@ pub struct NativeHost {
 }
 
 impl NativeHost {
-    /// Starts its threads: the watcher, and one spawner a core (two at most).
+    /// Starts its threads: the watcher, and a few spawners.
     pub fn start(sink: Arc<dyn OutputSink>, options: HostOptions) -> io::Result<NativeHost> {
         if options.subreaper {
             nix::sys::prctl::set_child_subreaper(true)?;
@@ -53,18 +53,15 @@ impl NativeHost {
         let (spawns, orders) = mpsc::channel::<SpawnOrder>();
         let orders = Arc::new(Mutex::new(orders));
         let mark = RandomState::new().build_hasher().finish();
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(2));
+        // One more than cores: in vfork a spawner sleeps while its child executes.
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
             let mut spawner = Spawner::new(files, options.die_with_us)?;
             let orders = Arc::clone(&orders);
             let line = line.clone();
             let work = move || {
-                loop {
-                    let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                    match order {
-                        Ok(order) => run(&mut spawner, &line, order, mark),
-                        Err(mpsc::RecvError) => return,
-                    }
+                while let Some(order) = next(&orders, &line) {
+                    run(&mut spawner, &line, order, mark);
                 }
             };
             std::thread::Builder::new().name("regrow-spawn".into()).stack_size(256 * 1024).spawn(work)?;
@@ -104,15 +101,28 @@ impl Drop for NativeHost {
     }
 }
 
+/// The next order. Before it waits for one it wakes the watcher, which in a burst of orders
+/// is woken for many at once.
+fn next(orders: &Mutex<mpsc::Receiver<SpawnOrder>>, line: &Line) -> Option<SpawnOrder> {
+    if let Ok(orders) = orders.try_lock()
+        && let Ok(order) = orders.try_recv()
+    {
+        return Some(order);
+    }
+    line.wake();
+    orders.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
 fn run(spawner: &mut Spawner, line: &Line, order: SpawnOrder, mark: u64) {
-    let SpawnOrder { key, argv, dir, mut env, output, news } = order;
+    let SpawnOrder { key, argv, dir, env, output, news } = order;
+    let mut env = env.compose();
     let mark = format!("{mark:016x}.{key}");
     if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={mark}")) {
         env.push(entry);
     }
     match spawner.spawn(&argv, &dir, &env) {
         Ok(made) => {
-            line.send(Order::Watch(Box::new(Watched {
+            line.send_later(Order::Watch(Box::new(Watched {
                 key,
                 pid: made.pid,
                 pidfd: made.pidfd,

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -69,16 +69,39 @@ struct Inner {
 }
 
 impl Line {
+    /// Gives an order and wakes the watcher.
     pub(super) fn send(&self, order: Order) {
-        let mut orders = self.inner.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        self.orders().push(order);
+        self.wake();
+    }
+
+    /// Gives an order without waking the watcher for it, unless many wait already. The
+    /// caller is to wake it before it rests.
+    pub(super) fn send_later(&self, order: Order) {
+        let mut orders = self.orders();
         orders.push(order);
-        // Others before it have woken the watcher already.
-        if orders.len() == 1 {
+        let many = orders.len() % BATCH == 0;
+        drop(orders);
+        if many {
+            self.wake();
+        }
+    }
+
+    /// Wakes the watcher where orders wait.
+    pub(super) fn wake(&self) {
+        if !self.orders().is_empty() {
             // It can only fail when the counter is full, and then the watcher is awake anyway.
             let _ = self.inner.wake.write(1);
         }
     }
+
+    fn orders(&self) -> MutexGuard<'_, Vec<Order>> {
+        self.inner.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+/// In a burst of starts the watcher is woken for so many at once.
+const BATCH: usize = 32;
 
 /// Starts the thread. `sink` gets the lines; `reap_all`: every child that is left to this
 /// process is ours to reap, because nobody else in it makes children.
@@ -218,8 +241,7 @@ impl Watcher {
     /// `false`: the watcher is to end.
     fn take_orders(&mut self) -> bool {
         let _ = self.line.inner.wake.read();
-        let orders =
-            std::mem::take(&mut *self.line.inner.orders.lock().unwrap_or_else(PoisonError::into_inner));
+        let orders = std::mem::take(&mut *self.line.orders());
         for order in orders {
             match order {
                 Order::Watch(watched) => self.watch(*watched),
