@@ -117,7 +117,8 @@ impl Console {
         if self.terminal {
             let mut state = lock(&self.shared);
             if state.status != text {
-                let width = terminal::width().unwrap_or(80).saturating_sub(1);
+                // Room for the "^C" that a terminal shows, without which the line would wrap.
+                let width = terminal::width().unwrap_or(80).saturating_sub(3);
                 state.status = text.map(|t| format::shorten(&t, width));
                 state.status_changed = true;
                 self.shared.filled.notify_one();

@@ -635,7 +635,7 @@ impl Screen {
                 let (links, _) =
                     handle.board(|board| crate::decide::why::chain(handle.graph(), board, id, now));
                 let first = links.first()?;
-                Some(format!("{id} ({}: {})", first.state, first.because))
+                Some(format!("{id}: {}", first.because))
             })
             .collect();
         listed(&words, 4)
@@ -672,7 +672,7 @@ impl Screen {
 /// The first few, and how many more there are.
 fn listed(words: &[String], most: usize) -> String {
     if words.len() <= most {
-        return words.join(", ");
+        return words.join("; ");
     }
-    format!("{} and {} more", words[..most].join(", "), words.len() - most)
+    format!("{} and {} more", words[..most].join("; "), words.len() - most)
 }

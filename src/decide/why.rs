@@ -104,8 +104,8 @@ fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> String
                 Some(other) => other.to_string(),
                 None => "nothing".to_owned(),
             };
-            let failing = entry.failing.as_ref().map(|f| format!(" ({f})")).unwrap_or_default();
-            format!("it runs and is not ready yet: waits for {how}{failing}")
+            let what = entry.failing.clone().unwrap_or_else(|| format!("waits for {how}"));
+            format!("it runs and is not ready yet: {what}")
         }
         State::Paused => "somebody paused it".to_owned(),
         State::Stopping => "it is being ended".to_owned(),

@@ -305,9 +305,10 @@ impl Watcher {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
             Err(error) => {
-                // Somebody else in this program reaped our child: its status is lost.
+                // Somebody else in this program reaped our child: its status is lost, and what
+                // is not known to be a success is none.
                 tracing::error!(%error, pid = process.pid, "a child was reaped by someone else");
-                Exit::Code(0)
+                Exit::Code(255)
             }
         };
         process.exit = Some(exit);

@@ -163,7 +163,7 @@ fn what_is_not_ready_in_time_is_named_and_ends_the_run_with_five() {
     let mut run = project.run(&["--timeout", "500ms"]);
     assert_eq!(run.code(), 5, "{}", run.text());
     assert!(
-        run.text().contains("not ready within 500 ms: slow (running: it runs and is not ready yet"),
+        run.text().contains("not ready within 500 ms: slow: it runs and is not ready yet"),
         "{}",
         run.text()
     );
