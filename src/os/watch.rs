@@ -80,7 +80,7 @@ impl Line {
     pub(super) fn send_later(&self, order: Order) {
         let mut orders = self.orders();
         orders.push(order);
-        let many = orders.len() % BATCH == 0;
+        let many = orders.len().is_multiple_of(BATCH);
         drop(orders);
         if many {
             self.wake();
