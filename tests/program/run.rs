@@ -239,5 +239,8 @@ fn after_down_a_failed_service_still_makes_the_code_one() {
     let down = project.regrow(&["down"]);
     assert_eq!((down.code, down.stdout.as_str(), down.stderr.as_str()), (0, "everything is down\n", ""));
     assert_eq!(run.code(), 1);
-    assert!(run.text().contains("  bad: exit code 3\n    boom"), "{}", run.text());
+    // The two streams are read side by side; each is in order.
+    for line in ["  bad: exit code 3", "    boom"] {
+        assert!(run.text().lines().any(|l| l == line), "{line:?} in\n{}", run.text());
+    }
 }
