@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +16,9 @@ use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_core::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::protocol::{Down, ErrorBody, Events, LogLine, Logs, StreamName, Wait, WaitFor, Waited, WhyReport};
 use crate::actors::event_log::Read;
@@ -34,7 +36,8 @@ pub async fn serve(
     handle: Handle,
     closing: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let listener = Guarded(UnixListener::from_std(listener)?);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let listener = Guarded { listener: UnixListener::from_std(listener)?, places };
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
@@ -72,17 +75,62 @@ impl FromRef<Shared> for Handle {
     }
 }
 
+/// So many clients at a time; more wait at the door, since each costs a descriptor that a
+/// service may need.
+const CONNECTIONS: usize = 64;
+
 /// Lets only our own user and root in; asked before the first byte is read.
-struct Guarded(UnixListener);
+struct Guarded {
+    listener: UnixListener,
+    places: Arc<Semaphore>,
+}
+
+/// A connection, and its place among those that are open.
+struct Connection {
+    stream: UnixStream,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
 
 impl axum::serve::Listener for Guarded {
-    type Io = UnixStream;
+    type Io = Connection;
     type Addr = tokio::net::unix::SocketAddr;
 
-    async fn accept(&mut self) -> (UnixStream, Self::Addr) {
+    async fn accept(&mut self) -> (Connection, Self::Addr) {
         loop {
-            match self.0.accept().await {
-                Ok((stream, address)) if files::peer_is_trusted(&stream) => return (stream, address),
+            // Fails only when it was closed, which nobody does.
+            let place = Arc::clone(&self.places).acquire_owned().await.ok();
+            match self.listener.accept().await {
+                Ok((stream, address)) if files::peer_is_trusted(&stream) => {
+                    return (Connection { stream, _place: place }, address);
+                }
                 Ok(_) => tracing::warn!("another user's connection to the control socket was refused"),
                 Err(error) => {
                     tracing::warn!(%error, "the control socket can't accept");
@@ -94,7 +142,7 @@ impl axum::serve::Listener for Guarded {
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.0.local_addr()
+        self.listener.local_addr()
     }
 }
 
@@ -276,7 +324,7 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
     let Some(mut follower) = follower.take() else {
         return Ok(axum::Json(Logs { lines: past }).into_response());
     };
-    let hub: std::sync::Arc<OutputHub> = std::sync::Arc::clone(hub);
+    let hub: Arc<OutputHub> = Arc::clone(hub);
     Ok(stream(move |sender| async move {
         for line in past {
             if sender.send(json_event("line", &line)).await.is_err() {
