@@ -213,7 +213,10 @@ impl Board {
                 entry.settle(State::Running);
                 entry.pid = Some(*pid);
             }
-            Fact::Ready { .. } => entry.ready = true,
+            Fact::Ready { .. } => {
+                entry.ready = true;
+                entry.failing = None;
+            }
             Fact::CheckFailed { message, check, .. } | Fact::CheckUnable { message, check, .. } => {
                 entry.failing = Some(format!("{check} check: {message}"));
             }
