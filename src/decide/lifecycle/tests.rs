@@ -1,0 +1,407 @@
+//! The machine by tables of cases and by random inputs.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::exit::SpawnStage;
+use crate::model::{Check, CheckTarget, CommandLine, Condition, Dependency, HealthSpec, Policy};
+
+fn spec() -> ServiceSpec {
+    ServiceSpec::new(Name::new("web").unwrap(), ["web"])
+}
+
+/// A machine with its clock and what it asked for last.
+struct Bench {
+    machine: Machine,
+    spec: ServiceSpec,
+    now: Duration,
+}
+
+impl Bench {
+    fn new(spec: ServiceSpec) -> Bench {
+        Bench { machine: Machine::new(InstanceId::sole(spec.name.clone()), None), spec, now: Duration::ZERO }
+    }
+
+    fn give(&mut self, input: Input) -> Vec<Effect> {
+        let mut out = Vec::new();
+        self.machine.step(&self.spec, self.now, input, &mut out);
+        out
+    }
+
+    fn later(&mut self, millis: u64) -> Vec<Effect> {
+        self.now += Duration::from_millis(millis);
+        self.give(Input::Tick)
+    }
+
+    /// Up to running.
+    fn up(spec: ServiceSpec) -> Bench {
+        let mut bench = Bench::new(spec);
+        bench.give(Input::Start(StartCause::Boot));
+        bench.give(Input::Spawned { incarnation: Incarnation(1), pid: 7 });
+        assert_eq!(bench.machine.state(), State::Running);
+        bench
+    }
+
+    fn exit(&mut self, incarnation: u64, exit: Exit, remains: bool) -> Vec<Effect> {
+        self.give(Input::Exited { incarnation: Incarnation(incarnation), exit, remains, roll: 0.5 })
+    }
+
+    fn state(&self) -> State {
+        self.machine.state()
+    }
+}
+
+fn facts(effects: &[Effect]) -> Vec<String> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Emit(fact) => {
+                let value = serde_json::to_value(fact).unwrap();
+                Some(value["event"].as_str().unwrap().to_owned())
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_life_from_start_to_return() {
+    let mut bench = Bench::new(spec());
+    let out = bench.give(Input::Start(StartCause::Boot));
+    assert_eq!(facts(&out), ["goal_set", "starting"]);
+    assert!(out.contains(&Effect::Spawn(Incarnation(1))));
+    let out = bench.give(Input::Spawned { incarnation: Incarnation(1), pid: 7 });
+    assert_eq!(facts(&out), ["running", "ready"]);
+    let out = bench.exit(1, Exit::Code(3), false);
+    assert_eq!(facts(&out), ["exited", "crashed"]);
+    assert!(out.contains(&Effect::Fell(Duration::from_millis(100))));
+    assert_eq!(bench.state(), State::Crashed);
+    bench.give(Input::Permit);
+    assert_eq!(bench.machine.next_deadline(), Some(Duration::from_millis(100)));
+    assert!(bench.later(99).is_empty());
+    assert!(bench.later(1).contains(&Effect::Spawn(Incarnation(2))));
+}
+
+#[test]
+fn a_stop_is_asked_then_forced() {
+    let mut bench = Bench::up(spec());
+    let out = bench.give(Input::Stop(StopCause::Command));
+    assert!(out.contains(&Effect::Terminate(Incarnation(1), 15)));
+    assert!(bench.later(9_999).is_empty());
+    let out = bench.later(1);
+    assert_eq!(facts(&out), ["killed"], "the KILL is named");
+    assert!(out.contains(&Effect::KillTree(Incarnation(1))));
+    let out = bench.exit(1, Exit::Signal { signal: 9, core_dumped: false }, false);
+    let exited = out.iter().find_map(|effect| match effect {
+        Effect::Emit(Fact::Exited { exit: ExitOutcome::Process { ended, .. }, .. }) => Some(*ended),
+        _ => None,
+    });
+    assert_eq!(exited, Some(Ended::ByForce));
+    assert_eq!(bench.state(), State::Stopped);
+}
+
+#[test]
+fn a_stuck_process_is_told_once_and_the_stop_still_ends() {
+    let mut bench = Bench::up(spec());
+    bench.give(Input::Kill(StopCause::Command));
+    assert_eq!(facts(&bench.later(5_000)), ["stuck"]);
+    assert_eq!(bench.machine.next_deadline(), None);
+    bench.exit(1, Exit::Signal { signal: 9, core_dumped: false }, false);
+    assert_eq!(bench.state(), State::Stopped);
+}
+
+#[test]
+fn the_last_command_wins() {
+    let mut bench = Bench::up(spec());
+    bench.give(Input::Stop(StopCause::Command));
+    bench.give(Input::Start(StartCause::Command));
+    let out = bench.exit(1, Exit::Code(0), false);
+    assert!(out.contains(&Effect::Spawn(Incarnation(2))), "stop, then start");
+    bench.give(Input::Restart);
+    bench.give(Input::Stop(StopCause::Command));
+    bench.give(Input::Spawned { incarnation: Incarnation(2), pid: 8 });
+    bench.exit(2, Exit::Code(0), false);
+    assert_eq!(bench.state(), State::Stopped, "restart while starting, then stop");
+}
+
+#[test]
+fn a_stop_while_the_process_is_being_made_waits_for_it() {
+    let mut bench = Bench::new(spec());
+    bench.give(Input::Start(StartCause::Command));
+    assert!(facts(&bench.give(Input::Stop(StopCause::Command))).contains(&"goal_set".to_owned()));
+    assert_eq!(bench.state(), State::Starting);
+    let out = bench.give(Input::Spawned { incarnation: Incarnation(1), pid: 7 });
+    assert!(out.contains(&Effect::Terminate(Incarnation(1), 15)));
+}
+
+#[test]
+fn late_news_changes_nothing() {
+    let mut bench = Bench::up(spec());
+    bench.give(Input::Restart);
+    bench.exit(1, Exit::Code(0), false);
+    bench.give(Input::Spawned { incarnation: Incarnation(2), pid: 8 });
+    let before = format!("{:?}", bench.machine);
+    for late in [
+        Input::Exited { incarnation: Incarnation(1), exit: Exit::Code(1), remains: false, roll: 0.5 },
+        Input::TreeGone { incarnation: Incarnation(1), roll: 0.5 },
+        Input::Spawned { incarnation: Incarnation(1), pid: 9 },
+        Input::LogMatched { incarnation: Incarnation(1) },
+        Input::StopCommandDone { incarnation: Incarnation(1) },
+    ] {
+        assert!(bench.give(late).is_empty());
+    }
+    assert_eq!(format!("{:?}", bench.machine), before);
+}
+
+#[test]
+fn what_is_left_behind_is_ended_before_the_return() {
+    let mut bench = Bench::up(spec());
+    let out = bench.exit(1, Exit::Code(1), true);
+    assert_eq!(facts(&out), ["left_behind"]);
+    assert!(out.contains(&Effect::Terminate(Incarnation(1), 15)));
+    assert_eq!(bench.state(), State::Stopping);
+    assert!(bench.later(10_000).contains(&Effect::KillTree(Incarnation(1))));
+    let out = bench.give(Input::TreeGone { incarnation: Incarnation(1), roll: 0.5 });
+    assert_eq!(facts(&out), ["exited", "crashed"]);
+}
+
+#[test]
+fn readiness_by_delay_by_log_and_by_deadline() {
+    let with = |target, deadline| {
+        let mut spec = spec();
+        spec.ready = Some(ReadySpec { target, deadline });
+        Bench::up(spec)
+    };
+    let mut after = with(ReadyTarget::After(Duration::from_secs(2)), None);
+    assert!(after.later(1_999).is_empty());
+    assert_eq!(facts(&after.later(1)), ["ready"]);
+    let mut log = with(ReadyTarget::Log("up".into()), Some(Duration::from_secs(5)));
+    assert_eq!(facts(&log.give(Input::LogMatched { incarnation: Incarnation(1) })), ["ready"]);
+    assert_eq!(log.machine.next_deadline(), None, "no deadline once ready");
+    let mut late = with(ReadyTarget::Log("up".into()), Some(Duration::from_secs(5)));
+    assert_eq!(facts(&late.later(5_000)), ["stopping"]);
+    let out = late.exit(1, Exit::Code(0), false);
+    assert_eq!(facts(&out), ["exited", "crashed"], "a missed deadline is a failure even with code 0");
+}
+
+fn with_health() -> ServiceSpec {
+    let mut spec = spec();
+    spec.health = Some(HealthSpec {
+        check: Check {
+            target: CheckTarget::Exec(CommandLine { argv: vec!["check".into()], shell: false }),
+            interval: Duration::from_secs(30),
+            timeout: Duration::from_secs(5),
+            successes: 1,
+        },
+        failures: 3,
+        start_period: Duration::ZERO,
+    });
+    spec
+}
+
+#[test]
+fn a_health_kill_is_a_failure_and_a_stop_by_hand_is_not() {
+    let bad = || Input::Checked {
+        incarnation: Incarnation(1),
+        kind: CheckKind::Health,
+        change: Change::Bad { in_a_row: 3, message: "refused".into() },
+    };
+    let mut bench = Bench::up(with_health());
+    assert_eq!(facts(&bench.give(bad())), ["check_failed", "health_changed", "stopping"]);
+    let out = bench.exit(1, Exit::Signal { signal: 15, core_dumped: false }, false);
+    assert_eq!(facts(&out), ["exited", "crashed"]);
+    let mut never = with_health();
+    never.restart.policy = Policy::Never;
+    let mut bench = Bench::up(never);
+    bench.give(bad());
+    bench.exit(1, Exit::Code(0), false);
+    assert_eq!(bench.state(), State::Failed);
+    let mut bench = Bench::up(with_health());
+    bench.give(Input::Stop(StopCause::Command));
+    bench.exit(1, Exit::Signal { signal: 15, core_dumped: false }, false);
+    assert_eq!(bench.state(), State::Stopped);
+}
+
+#[test]
+fn retries_are_counted_and_forgotten_after_a_healthy_time() {
+    let mut spec = spec();
+    spec.restart.max_retries = Some(2);
+    spec.restart.backoff.initial = Duration::ZERO;
+    let mut bench = Bench::up(spec);
+    for n in 1..=2 {
+        bench.exit(n, Exit::Code(1), false);
+        assert_eq!(bench.state(), State::Crashed);
+        bench.give(Input::Permit);
+        bench.give(Input::Spawned { incarnation: Incarnation(n + 1), pid: 7 });
+    }
+    bench.later(60_000);
+    bench.exit(3, Exit::Code(1), false);
+    assert_eq!(bench.state(), State::Crashed, "a minute of health forgives");
+    for n in 4..=5 {
+        bench.give(Input::Permit);
+        bench.give(Input::Spawned { incarnation: Incarnation(n), pid: 7 });
+        bench.exit(n, Exit::Code(1), false);
+    }
+    assert_eq!(bench.state(), State::Failed);
+    bench.give(Input::Start(StartCause::Command));
+    assert_eq!(bench.state(), State::Starting, "a start by hand clears failed");
+}
+
+#[test]
+fn a_program_that_does_not_exist_is_not_tried_again_and_a_full_machine_is() {
+    let failure =
+        |stage, errno| SpawnFailure { stage, errno, errno_name: String::new(), message: String::new() };
+    for (stage, errno, want) in [
+        (SpawnStage::Exec, 2, State::Failed),
+        (SpawnStage::Chdir, 2, State::Failed),
+        (SpawnStage::Fork, 11, State::Crashed),
+    ] {
+        let mut bench = Bench::new(spec());
+        bench.give(Input::Start(StartCause::Boot));
+        bench.give(Input::SpawnFailed {
+            incarnation: Incarnation(1),
+            failure: failure(stage, errno),
+            roll: 0.5,
+        });
+        assert_eq!(bench.state(), want, "{stage} {errno}");
+    }
+}
+
+#[test]
+fn a_dependency_that_failed_fails_and_revives_only_who_is_wanted() {
+    let mut spec = spec();
+    let on = Name::new("db").unwrap();
+    spec.depends_on = vec![Dependency { on: on.clone(), condition: Condition::Ready, required: true }];
+    let mut bench = Bench::new(spec.clone());
+    assert!(bench.give(Input::Start(StartCause::Boot)).contains(&Effect::Ask));
+    bench.give(Input::DependencyFailed(on.clone()));
+    assert_eq!(bench.state(), State::Failed);
+    assert!(bench.give(Input::DependencyBack).contains(&Effect::Ask));
+    bench.give(Input::DependencyFailed(on));
+    bench.give(Input::Stop(StopCause::Command));
+    assert!(bench.give(Input::DependencyBack).is_empty(), "goal down is never revived");
+}
+
+#[test]
+fn what_was_stopped_by_hand_is_not_started_by_its_group() {
+    let mut bench = Bench::up(spec());
+    bench.give(Input::Stop(StopCause::Command));
+    bench.give(Input::Stop(StopCause::Group));
+    bench.exit(1, Exit::Code(0), false);
+    assert!(bench.give(Input::Start(StartCause::Group)).is_empty());
+    assert_eq!(bench.state(), State::Stopped);
+}
+
+#[test]
+fn a_stop_command_comes_before_the_signal() {
+    let mut spec = spec();
+    spec.stop.command = Some(CommandLine { argv: vec!["bye".into()], shell: false });
+    let mut bench = Bench::up(spec);
+    let out = bench.give(Input::Stop(StopCause::Command));
+    assert!(out.contains(&Effect::StopCommand(Incarnation(1))));
+    assert!(!out.iter().any(|e| matches!(e, Effect::Terminate(..))));
+    let out = bench.give(Input::StopCommandDone { incarnation: Incarnation(1) });
+    assert_eq!(out, [Effect::Terminate(Incarnation(1), 15)]);
+    assert_eq!(bench.machine.next_deadline(), Some(Duration::from_secs(10)), "one time for both");
+}
+
+/// Random wishes and random truthful or late news.
+fn inputs() -> impl Strategy<Value = Vec<(u8, u8, u64)>> {
+    prop::collection::vec((0u8..18, 0u8..4, 0u64..20_000), 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #[test]
+    fn never_two_live_incarnations_and_every_stop_ends(steps in inputs(), depends in any::<bool>()) {
+        let mut spec = with_health();
+        spec.restart.policy = Policy::Always;
+        if depends {
+            let on = Name::new("db").unwrap();
+            spec.depends_on = vec![Dependency { on, condition: Condition::Ready, required: true }];
+        }
+        let mut bench = Bench::new(spec);
+        // The kernel's side: incarnations asked for and not yet answered, and the living.
+        let mut asked: Vec<Incarnation> = Vec::new();
+        let mut alive: Vec<Incarnation> = Vec::new();
+        for (what, which, millis) in steps {
+            bench.now += Duration::from_millis(millis);
+            let goal_before = bench.machine.goal();
+            let late = Incarnation(u64::from(which));
+            let input = match what {
+                0 => Input::Start(StartCause::Command),
+                1 => Input::Start(StartCause::Group),
+                2 => Input::Stop(StopCause::Command),
+                3 => Input::Stop(StopCause::Group),
+                4 => Input::Stop(StopCause::GaveUp),
+                5 => Input::Kill(StopCause::Command),
+                6 => Input::Restart,
+                7 => Input::Release,
+                8 => Input::DependencyFailed(Name::new("db").unwrap()),
+                9 => Input::DependencyBack,
+                10 => Input::Permit,
+                11 | 12 => match asked.pop() {
+                    Some(incarnation) if which > 0 => {
+                        alive.push(incarnation);
+                        Input::Spawned { incarnation, pid: 7 }
+                    }
+                    Some(incarnation) => Input::SpawnFailed {
+                        incarnation,
+                        failure: SpawnFailure {
+                            stage: SpawnStage::Fork,
+                            errno: 11,
+                            errno_name: String::new(),
+                            message: String::new(),
+                        },
+                        roll: 0.5,
+                    },
+                    None => Input::Tick,
+                },
+                13 | 14 => match alive.pop() {
+                    Some(incarnation) => {
+                        Input::Exited { incarnation, exit: Exit::Code(i32::from(which)), remains: false, roll: 0.5 }
+                    }
+                    None => Input::Exited { incarnation: late, exit: Exit::Code(1), remains: false, roll: 0.5 },
+                },
+                15 => Input::Checked {
+                    incarnation: late,
+                    kind: CheckKind::Health,
+                    change: Change::Bad { in_a_row: 3, message: String::new() },
+                },
+                16 => Input::LogMatched { incarnation: late },
+                _ => Input::Tick,
+            };
+            // An exit of an incarnation that lives can't be invented as late news.
+            if let Input::Exited { incarnation, .. } = &input
+                && bench.machine.live() == Some(*incarnation)
+                && asked.contains(incarnation)
+            {
+                continue;
+            }
+            if matches!(&input, Input::Exited { incarnation, .. } if alive.contains(incarnation)) {
+                continue;
+            }
+            let by_hand = matches!(input, Input::Start(StartCause::Command) | Input::Restart);
+            for effect in bench.give(input) {
+                if let Effect::Spawn(incarnation) = effect {
+                    prop_assert!(alive.is_empty() && asked.is_empty(), "two live incarnations");
+                    prop_assert!(goal_before == Goal::Up || by_hand, "goal down is never revived");
+                    asked.push(incarnation);
+                }
+            }
+        }
+        // From anywhere, a stop comes to rest when the kernel does its part.
+        bench.give(Input::Stop(StopCause::Command));
+        for incarnation in asked {
+            bench.give(Input::Spawned { incarnation, pid: 7 });
+            alive.push(incarnation);
+        }
+        bench.now += Duration::from_secs(20_000);
+        bench.give(Input::Tick);
+        for incarnation in alive {
+            bench.exit(incarnation.0, Exit::Signal { signal: 9, core_dumped: false }, false);
+        }
+        prop_assert!(bench.machine.live().is_none());
+        prop_assert_eq!(bench.machine.activity(), Activity::Resting);
+    }
+}
