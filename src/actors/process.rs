@@ -19,7 +19,7 @@ use crate::decide::lifecycle::{Effect, Input, Machine};
 use crate::decide::probe::{Outcome, Thresholds, one_line};
 use crate::model::event::CheckKind;
 use crate::model::{
-    Check, CheckTarget, CommandLine, Fact, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
+    Check, CheckTarget, CommandLine, Exit, Fact, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
 };
 use crate::os::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, check, env};
 
@@ -180,8 +180,8 @@ impl ProcessState {
             News::SpawnFailed { key, failure } => {
                 if live.stop_command == Some(key) {
                     live.stop_command = None;
-                    tracing::warn!(instance = %self.id, %failure, "the stop command could not be run");
-                    return Some(Input::StopCommandDone { incarnation: live.incarnation });
+                    let trouble = Some(failure.to_string());
+                    return Some(Input::StopCommandDone { incarnation: live.incarnation, trouble });
                 }
                 let incarnation = of(key)?;
                 live.gone = true;
@@ -192,7 +192,8 @@ impl ProcessState {
             News::Exited { key, exit, remains, .. } => {
                 if live.stop_command == Some(key) {
                     live.stop_command = None;
-                    return Some(Input::StopCommandDone { incarnation: live.incarnation });
+                    let trouble = (exit != Exit::SUCCESS).then(|| exit.to_string());
+                    return Some(Input::StopCommandDone { incarnation: live.incarnation, trouble });
                 }
                 let incarnation = of(key)?;
                 if !remains {
@@ -255,6 +256,10 @@ impl ProcessState {
                 }
             }
             Effect::Terminate(incarnation, signal) => {
+                // A stop command whose time is over.
+                if let Some(command) = self.process.as_mut().and_then(|live| live.stop_command.take()) {
+                    self.context.host.kill(command);
+                }
                 if let Some(key) = self.key_of(incarnation) {
                     self.context.host.signal(key, signal);
                 }
@@ -452,7 +457,7 @@ impl Attempt<'_> {
         };
         match tokio::time::timeout(timeout, ended).await {
             Ok(Ok((exit, captured))) => {
-                if exit == crate::model::Exit::SUCCESS {
+                if exit == Exit::SUCCESS {
                     return Outcome::Pass;
                 }
                 let text = one_line(&captured);

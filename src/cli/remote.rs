@@ -462,6 +462,9 @@ fn words(fact: &Fact) -> String {
             let how = signal.clone().unwrap_or_else(|| "stop command".to_owned());
             format!("{instance}: stopping ({cause}) by {how}, SIGKILL after {}", short(*timeout))
         }
+        Fact::StopCommandFailed { instance, message, .. } => {
+            format!("{instance}: its stop command failed: {message}")
+        }
         Fact::LeftBehind { instance, exit, .. } => {
             format!("{instance}: {exit}, and left processes behind, which are ended")
         }

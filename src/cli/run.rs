@@ -531,6 +531,9 @@ impl Screen {
                 }
                 StopCause::Shutdown | StopCause::LeftBehind => None,
             },
+            Fact::StopCommandFailed { instance, message, .. } => {
+                about(instance, format!("its stop command failed: {message}"), Tint::Warn)
+            }
             Fact::LeftBehind { instance, exit, .. } => {
                 about(instance, format!("{exit}, and left processes behind: ending them"), Tint::Warn)
             }

@@ -459,7 +459,10 @@ fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool>
                 }
             };
             let never = match wanted {
-                WaitFor::Ready | WaitFor::Completed => entry.state == Is::Failed,
+                // A tree that goes down starts nothing any more.
+                WaitFor::Ready | WaitFor::Completed => {
+                    entry.state == Is::Failed || (board.shutting_down() && !is)
+                }
                 WaitFor::Stopped => false,
             };
             if never {

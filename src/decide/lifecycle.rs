@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use super::operation::short;
 use super::probe::Change;
 use super::restart::{self, Verdict};
 use crate::model::event::{CheckKind, FailedWhy, StartCause, Unmet};
@@ -82,6 +83,8 @@ pub enum Input {
     StopCommandDone {
         /// Which.
         incarnation: Incarnation,
+        /// What went wrong with it.
+        trouble: Option<String>,
     },
     /// A line of its output matched.
     LogMatched {
@@ -109,7 +112,7 @@ impl Input {
             | Input::SpawnFailed { incarnation, .. }
             | Input::Exited { incarnation, .. }
             | Input::TreeGone { incarnation, .. }
-            | Input::StopCommandDone { incarnation }
+            | Input::StopCommandDone { incarnation, .. }
             | Input::LogMatched { incarnation }
             | Input::Checked { incarnation, .. } => Some(*incarnation),
             Input::Start(_)
@@ -420,12 +423,13 @@ impl Turn<'_> {
             // Without an exit before it there is no such news; the exit's own will come.
             (phase, Input::Exited { .. } | Input::TreeGone { .. }) => phase,
 
-            (Phase::Stopping(stopping), Input::StopCommandDone { .. }) => match stopping.step {
+            (Phase::Stopping(stopping), Input::StopCommandDone { trouble, .. }) => match stopping.step {
                 Step::Command { deadline } => {
+                    self.stop_command_trouble(&stopping, trouble);
                     self.out.push(Effect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
                     Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
                 }
-                // Its time ran out first: SIGKILL is on its way.
+                // Its time ran out first, which was told.
                 Step::Terminating { .. } | Step::Killing { .. } => Phase::Stopping(stopping),
             },
             // A stop command runs only while stopping.
@@ -739,6 +743,16 @@ impl Turn<'_> {
         Phase::Stopping(Stopping { life, cause, asked: self.now, exit: None, step, next, reason })
     }
 
+    fn stop_command_trouble(&mut self, stopping: &Stopping, trouble: Option<String>) {
+        if let Some(message) = trouble {
+            self.emit(Fact::StopCommandFailed {
+                instance: self.machine.id.clone(),
+                incarnation: stopping.life.incarnation,
+                message,
+            });
+        }
+    }
+
     fn end_by_force(&mut self, life: Life, cause: StopCause, asked: Duration) -> Phase {
         self.out.push(Effect::EndChecks);
         let step = Step::Killing { stuck_at: None };
@@ -780,7 +794,12 @@ impl Turn<'_> {
             uptime: self.now.saturating_sub(life.started),
         });
         match (cause, next) {
-            (_, Next::Start(cause)) => self.begin(cause),
+            (_, Next::Start(cause)) => {
+                // Its group may be waiting for it to be down: it was, for a moment.
+                self.out.push(Effect::Report(Activity::Resting));
+                self.out.push(Effect::Report(Activity::Active));
+                self.begin(cause)
+            }
             (StopCause::LeftBehind | StopCause::Timeout | StopCause::Health, Next::Rest) => {
                 self.judge(outcome, Some(life), roll)
             }
@@ -869,9 +888,15 @@ impl Turn<'_> {
                 Readiness::Not { .. } | Readiness::Since(_) => Phase::Running(life),
             },
             Phase::Stopping(stopping) => match stopping.step {
-                Step::Command { deadline } | Step::Terminating { deadline } if due(Some(deadline)) => {
-                    self.kill(stopping)
+                // As systemd has it: the signal gets a time of its own.
+                Step::Command { deadline } if due(Some(deadline)) => {
+                    let limit = short(self.spec.stop.timeout);
+                    self.stop_command_trouble(&stopping, Some(format!("it did not end within {limit}")));
+                    self.out.push(Effect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
+                    let deadline = self.now + self.spec.stop.timeout;
+                    Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
                 }
+                Step::Terminating { deadline } if due(Some(deadline)) => self.kill(stopping),
                 Step::Killing { stuck_at } if due(stuck_at) => {
                     self.emit(Fact::Stuck {
                         instance: self.machine.id.clone(),

@@ -487,8 +487,9 @@ fn refuse_while_needed(graph: &Graph, board: &Board, targets: &[InstanceId]) -> 
     let stopped: HashSet<&InstanceId> = targets.iter().collect();
     let mut needed: Vec<(String, String)> = Vec::new();
     for target in targets {
-        let running = board.entry(target).is_some_and(|e| e.state.has_process());
-        if !running {
+        // One that is about to come back is needed as much as one that runs.
+        let there = board.entry(target).is_some_and(|e| e.state.has_process() || e.state == State::Crashed);
+        if !there {
             continue;
         }
         for dependent in graph.dependents(target.service()) {

@@ -234,6 +234,9 @@ impl Board {
                 entry.settle(State::Stopping);
                 entry.ready = false;
             }
+            Fact::StopCommandFailed { message, .. } => {
+                entry.failing = Some(format!("stop command: {message}"));
+            }
             Fact::Stuck { .. } => {}
             Fact::Exited { exit, .. } => {
                 entry.exit = Some(exit.clone());

@@ -145,6 +145,15 @@ pub enum Fact {
         #[serde(rename = "timeout_s", with = "secs")]
         timeout: Duration,
     },
+    /// Its stop command failed; the signal follows all the same.
+    StopCommandFailed {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// How.
+        message: String,
+    },
     /// Its main process ended by itself and others of its tree live on; they are ended now.
     LeftBehind {
         /// Who.
@@ -261,6 +270,7 @@ impl Fact {
             | Fact::CheckUnable { instance, .. }
             | Fact::HealthChanged { instance, .. }
             | Fact::Stopping { instance, .. }
+            | Fact::StopCommandFailed { instance, .. }
             | Fact::LeftBehind { instance, .. }
             | Fact::Killed { instance, .. }
             | Fact::Stuck { instance, .. }

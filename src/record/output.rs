@@ -177,12 +177,13 @@ impl Follower {
         loop {
             {
                 let mut state = lock(&self.queue.state);
+                // Told at once: a reader that never catches up must hear of it, too.
+                if state.dropped > 0 {
+                    return Followed::Dropped(std::mem::take(&mut state.dropped));
+                }
                 if let Some(chunk) = state.chunks.pop_front() {
                     state.size -= chunk.bytes.len();
                     return Followed::Chunk(chunk);
-                }
-                if state.dropped > 0 {
-                    return Followed::Dropped(std::mem::take(&mut state.dropped));
                 }
             }
             self.queue.filled.notified().await;
@@ -225,9 +226,9 @@ mod tests {
         for _ in 0..sent {
             hub.lines(SourceId(0), Stream::Out, &line);
         }
+        assert!(matches!(slow.next().await, Followed::Dropped(7)));
         for _ in 0..QUEUE / 1024 {
             assert!(matches!(slow.next().await, Followed::Chunk(_)));
         }
-        assert!(matches!(slow.next().await, Followed::Dropped(7)));
     }
 }

@@ -284,3 +284,18 @@ fn a_service_reaches_its_own_supervisor() {
     assert_eq!(run.code(), 0, "{}", run.text());
     assert!(run.text().contains("\"name\":\"asker\""), "{}", run.text());
 }
+
+#[test]
+fn a_wait_that_the_end_overtakes_is_answered() {
+    let project =
+        Project::new("[service.a]\nshell = \"trap 'sleep 0.3; exit 0' TERM; echo up; sleep 1000 & wait\"\n");
+    let mut run = project.run(&[]);
+    run.line("a      | up");
+    let mut wait = project.start(&mut project.command(&["wait", "a", "--for", "completed", "--json"]));
+    assert_eq!(project.regrow(&["down"]).code, 0);
+    let code = wait.code();
+    // It may also have come after the end.
+    assert!([1, 4].contains(&code), "{code}: {}", wait.text());
+    assert!(!wait.text().contains("can't be read"), "{}", wait.text());
+    run.code();
+}

@@ -146,7 +146,7 @@ fn late_news_changes_nothing() {
         Input::TreeGone { incarnation: Incarnation(1), roll: 0.5 },
         Input::Spawned { incarnation: Incarnation(1), pid: 9 },
         Input::LogMatched { incarnation: Incarnation(1) },
-        Input::StopCommandDone { incarnation: Incarnation(1) },
+        Input::StopCommandDone { incarnation: Incarnation(1), trouble: None },
     ] {
         assert!(bench.give(late).is_empty());
     }
@@ -300,7 +300,7 @@ fn a_stop_command_comes_before_the_signal() {
     let out = bench.give(Input::Stop(StopCause::Command));
     assert!(out.contains(&Effect::StopCommand(Incarnation(1))));
     assert!(!out.iter().any(|e| matches!(e, Effect::Terminate(..))));
-    let out = bench.give(Input::StopCommandDone { incarnation: Incarnation(1) });
+    let out = bench.give(Input::StopCommandDone { incarnation: Incarnation(1), trouble: None });
     assert_eq!(out, [Effect::Terminate(Incarnation(1), 15)]);
     assert_eq!(bench.machine.next_deadline(), Some(Duration::from_secs(10)), "one time for both");
 }
@@ -404,4 +404,31 @@ proptest! {
         prop_assert!(bench.machine.live().is_none());
         prop_assert_eq!(bench.machine.activity(), Activity::Resting);
     }
+}
+
+#[test]
+fn a_stop_command_that_fails_or_hangs_is_told_and_the_signal_still_gets_its_time() {
+    let mut spec = spec();
+    spec.stop.command = Some(CommandLine { argv: vec!["bye".into()], shell: false });
+    let mut bench = Bench::up(spec.clone());
+    bench.give(Input::Stop(StopCause::Command));
+    let trouble = Some("exit code 3".to_owned());
+    let out = bench.give(Input::StopCommandDone { incarnation: Incarnation(1), trouble });
+    assert_eq!(facts(&out), ["stop_command_failed"]);
+    let mut bench = Bench::up(spec);
+    bench.give(Input::Stop(StopCause::Command));
+    let out = bench.later(10_000);
+    assert_eq!(facts(&out), ["stop_command_failed"]);
+    assert!(out.contains(&Effect::Terminate(Incarnation(1), 15)));
+    assert!(bench.later(10_000).contains(&Effect::KillTree(Incarnation(1))));
+}
+
+#[test]
+fn a_group_that_waits_for_it_hears_of_its_rest_before_it_starts_again() {
+    let mut bench = Bench::up(spec());
+    bench.give(Input::Stop(StopCause::Group));
+    bench.give(Input::Restart);
+    let out = bench.exit(1, Exit::Code(0), false);
+    let reports: Vec<&Effect> = out.iter().filter(|e| matches!(e, Effect::Report(_))).collect();
+    assert_eq!(reports, [&Effect::Report(Activity::Resting), &Effect::Report(Activity::Active)]);
 }
