@@ -512,7 +512,7 @@ impl Turn<'_> {
             }
             Phase::Crashed(_) => self.rest(cause),
             // The graph must not bring it back.
-            Phase::Failed(FailedWhy::Dependency { .. }) if self.machine.goal == Goal::Down => {
+            Phase::Failed(FailedWhy::Dependency { .. }) if cause == StopCause::Command => {
                 self.out.push(Effect::Withdraw);
                 self.rest(cause)
             }

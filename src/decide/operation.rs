@@ -397,7 +397,7 @@ impl Work {
                 Fact::Crashed { exit, retry_in, .. } => {
                     Some((false, format!("crashed: {exit}; comes back in {}", short(*retry_in))))
                 }
-                Fact::Stopped { held: false, .. } => Some((false, "stopped".to_owned())),
+                // A stop that came later has overtaken this; an earlier one's end is none of ours.
                 _ => None,
             },
             Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => match fact {
