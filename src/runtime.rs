@@ -288,6 +288,8 @@ impl Made {
             root: Some(line.clone()),
         };
         let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
+        // It ends with the root, and with it all that it holds.
+        dependencies.link(root.get_cell());
         dependencies
             .cast(GraphMsg::Root(root.clone()))
             .map_err(|error| StartError::Tree(error.to_string()))?;

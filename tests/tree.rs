@@ -197,3 +197,27 @@ async fn two_trees_live_side_by_side() {
     assert!(one.alive("web").is_empty());
     assert_eq!(two.alive("web").len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_right_after_the_start_leaves_nothing() {
+    let (host, handle) = tree(vec![service("web", &["db"]), service("db", &[])]).await;
+    handle.shutdown().await;
+    assert!(host.alive("db").is_empty() && host.alive("web").is_empty(), "{:?}", host.told());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_while_what_it_needs_is_being_stopped_brings_both() {
+    let host = Arc::new(FakeHost::new());
+    host.let_behave("db", Behaviour::IgnoresSignals);
+    let (_, handle) = tree_on(host, vec![service("db", &[]), service("web", &["db"])]).await;
+    all_ready(&handle, &["db", "web"]).await;
+    let stop = Command::Stop { select: Selector::all(), force: false };
+    let stopping = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.command(stop).await }
+    });
+    event(&handle, |fact| matches!(fact, Fact::Stopping { .. }) && about(fact, "db")).await;
+    let start = Command::Start { select: Selector::named(["web"]), no_deps: false };
+    assert!(handle.command(start).await.unwrap().ok);
+    assert!(!stopping.await.unwrap().unwrap().ok, "overtaken");
+}

@@ -172,6 +172,11 @@ impl ProcessState {
         let live = self.process.as_mut()?;
         let of = |key: ProcessKey| (key == live.key).then_some(live.incarnation);
         match news {
+            News::Spawned { key, .. } if key != live.key && live.stop_command != Some(key) => {
+                // A stop command that was given up while it was being made.
+                host.kill(key);
+                None
+            }
             News::Spawned { key, pid } => {
                 let incarnation = of(key)?;
                 live.pid = Some(pid);
@@ -192,6 +197,8 @@ impl ProcessState {
             News::Exited { key, exit, remains, .. } => {
                 if live.stop_command == Some(key) {
                     live.stop_command = None;
+                    // What it left behind goes with it.
+                    host.kill(key);
                     let trouble = (exit != Exit::SUCCESS).then(|| exit.to_string());
                     return Some(Input::StopCommandDone { incarnation: live.incarnation, trouble });
                 }
@@ -285,10 +292,13 @@ impl ProcessState {
     }
 
     fn order(&self, myself: &ActorRef<ProcessMsg>, key: ProcessKey, command: &CommandLine) -> SpawnOrder {
-        let actor = myself.clone();
+        let (actor, host) = (myself.clone(), Arc::clone(&self.context.host));
         let news: NewsSink = Arc::new(move |news| {
-            // The actor is gone only when the whole tree is.
-            let _ = actor.cast(ProcessMsg::News(news));
+            let made = matches!(news, News::Spawned { .. });
+            // Made for an actor that is gone: nobody else would end it.
+            if actor.cast(ProcessMsg::News(news)).is_err() && made {
+                host.kill(key);
+            }
         });
         SpawnOrder {
             key,
@@ -431,10 +441,15 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn make(&self, timeout: Duration) -> Outcome {
         let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
-        let news: NewsSink = Arc::new(move |news| {
-            let _ = told.send(news);
-        });
         let key = self.host.next_key();
+        let host = Arc::clone(self.host);
+        let news: NewsSink = Arc::new(move |news| {
+            let made = matches!(news, News::Spawned { .. });
+            // Made for a check that was given up meanwhile: nobody else would end it.
+            if told.send(news).is_err() && made {
+                host.kill(key);
+            }
+        });
         // Ends the command, its children included, when this is dropped half way.
         let mut guard = KillOnDrop { host: self.host, key: Some(key) };
         self.host.spawn(SpawnOrder {

@@ -554,6 +554,8 @@ impl Screen {
             }
             Fact::Stopped { instance, .. } => match self.uptimes.remove(instance) {
                 Some(uptime) => about(instance, format!("stopped, ran {}", short(uptime)), Tint::Faint),
+                // It never ran: at the end that is no news.
+                None if self.stopping => None,
                 None => about(instance, "stopped".to_owned(), Tint::Faint),
             },
             Fact::Completed { instance } => {

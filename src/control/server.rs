@@ -461,7 +461,8 @@ fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool>
             let never = match wanted {
                 // A tree that goes down starts nothing any more.
                 WaitFor::Ready | WaitFor::Completed => {
-                    entry.state == Is::Failed || (board.shutting_down() && !is)
+                    let over = entry.state == Is::Completed && entry.spec.kind == Kind::Service;
+                    entry.state == Is::Failed || ((over || board.shutting_down()) && !is)
                 }
                 WaitFor::Stopped => false,
             };

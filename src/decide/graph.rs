@@ -295,8 +295,7 @@ fn unmet(board: &Board, spec: &ServiceSpec) -> Vec<(Unmet, Standing)> {
 
 /// Dependencies that rest because somebody wants it so: nothing brings them up by itself.
 pub fn held_down(board: &Board, spec: &ServiceSpec) -> Vec<Name> {
-    let rests =
-        |entry: &Entry| entry.goal == Goal::Down && matches!(entry.state, State::Registered | State::Stopped);
+    let rests = |entry: &Entry| entry.goal == Goal::Down && entry.state != State::Completed;
     waits_for(board, spec)
         .into_iter()
         .map(|unmet| unmet.service)
@@ -322,9 +321,12 @@ fn standing(board: &Board, dependency: &Dependency) -> Standing {
         }
     }
     let absent = || {
-        board
-            .instances_of(&dependency.on)
-            .all(|e| e.goal == Goal::Down && matches!(e.state, State::Registered | State::Stopped))
+        board.instances_of(&dependency.on).all(|e| match e.state {
+            // One that starts with the tree may not have heard of it yet.
+            State::Registered => !e.spec.autostart,
+            State::Stopped => e.goal == Goal::Down,
+            _ => false,
+        })
     };
     match all {
         Standing::Impossible if !dependency.required => Standing::Met,

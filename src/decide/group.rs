@@ -116,6 +116,8 @@ enum Mode {
     Stopping { queue: VecDeque<Slot>, cause: StopCause, then: Then },
     /// It gave up and waits for a start by hand.
     Failed,
+    /// It gave up, and its parent decides.
+    Escalated,
 }
 
 /// What follows when everything is down.
@@ -171,7 +173,11 @@ impl Group {
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.mode {
             Mode::Restarting { queue, not_before, .. } if queue.is_empty() => Some(*not_before),
-            Mode::Restarting { .. } | Mode::Steady | Mode::Stopping { .. } | Mode::Failed => None,
+            Mode::Restarting { .. }
+            | Mode::Steady
+            | Mode::Stopping { .. }
+            | Mode::Failed
+            | Mode::Escalated => None,
         }
     }
 
@@ -206,6 +212,7 @@ impl Group {
     fn activity(&self) -> Activity {
         match &self.mode {
             Mode::Restarting { .. } | Mode::Stopping { .. } => Activity::Active,
+            Mode::Escalated => Activity::Fallen,
             Mode::Steady | Mode::Failed => {
                 if self.members.iter().any(|m| m.activity != Activity::Resting) {
                     Activity::Active
@@ -236,7 +243,7 @@ impl Group {
                 return;
             }
             // Someone started it by hand; that clears the mark (see `reported`).
-            Mode::Failed => self.mode = Mode::Steady,
+            Mode::Failed | Mode::Escalated => self.mode = Mode::Steady,
         }
         if let Some(intensity) = self.intensity
             && !self.window.allow(intensity, self.period, now)
@@ -333,7 +340,7 @@ impl Group {
         self.members[slot].activity = activity;
         if activity != Activity::Resting {
             self.members[slot].held = false;
-            if self.mode == Mode::Failed {
+            if matches!(self.mode, Mode::Failed | Mode::Escalated) {
                 self.mode = Mode::Steady;
                 self.window.clear();
             }
@@ -344,7 +351,7 @@ impl Group {
                 advance(queue, slot, &self.members).map(|s| (s, StopCause::Group))
             }
             Mode::Stopping { queue, cause, .. } => advance(queue, slot, &self.members).map(|s| (s, *cause)),
-            Mode::Steady | Mode::Failed => None,
+            Mode::Steady | Mode::Failed | Mode::Escalated => None,
         };
         if let Some((slot, cause)) = next {
             out.push(Effect::Stop(slot, cause));
@@ -376,15 +383,24 @@ impl Group {
                 }
             }
             Mode::Stopping { queue, then, .. } if queue.is_empty() => match then {
-                Then::Report => self.mode = Mode::Steady,
+                Then::Report => {
+                    // Also when a member was started meanwhile: the parent waits for this word.
+                    self.mode = Mode::Steady;
+                    self.reported = Activity::Resting;
+                    out.push(Effect::Report(Activity::Resting));
+                }
                 Then::Mark => self.mode = Mode::Failed,
                 Then::Escalate => {
-                    self.mode = Mode::Failed;
+                    self.mode = Mode::Escalated;
                     self.reported = Activity::Fallen;
                     out.push(Effect::Fell);
                 }
             },
-            Mode::Restarting { .. } | Mode::Stopping { .. } | Mode::Steady | Mode::Failed => {}
+            Mode::Restarting { .. }
+            | Mode::Stopping { .. }
+            | Mode::Steady
+            | Mode::Failed
+            | Mode::Escalated => {}
         }
     }
 }

@@ -505,6 +505,8 @@ impl Turn<'_> {
             | StopCause::LeftBehind => {}
         }
         match phase {
+            // A shutdown waits for word of each: a start may still have been on its way here.
+            Phase::Registered if cause == StopCause::Shutdown => self.rest(cause),
             Phase::Registered => Phase::Registered,
             Phase::Waiting { .. } => {
                 self.out.push(Effect::Withdraw);
@@ -625,7 +627,10 @@ impl Turn<'_> {
             uptime: Duration::ZERO,
         });
         match abort {
-            Some(Abort { next: Next::Start(cause), .. }) => self.begin(cause),
+            Some(Abort { next: Next::Start(cause), .. }) => {
+                self.rested_for_a_moment();
+                self.begin(cause)
+            }
             Some(Abort { next: Next::Rest, cause, .. }) => self.rest(cause),
             None => self.judge(exit, None, roll),
         }
@@ -771,6 +776,12 @@ impl Turn<'_> {
         Phase::Stopping(Stopping { step, ..stopping })
     }
 
+    /// Its group may be waiting for it to be down: it was, between two lives.
+    fn rested_for_a_moment(&mut self) {
+        self.out.push(Effect::Report(Activity::Resting));
+        self.out.push(Effect::Report(Activity::Active));
+    }
+
     /// The whole tree is gone.
     fn finish(&mut self, stopping: Stopping, roll: f64) -> Phase {
         let Stopping { life, cause, exit, step, next, reason, .. } = stopping;
@@ -795,9 +806,7 @@ impl Turn<'_> {
         });
         match (cause, next) {
             (_, Next::Start(cause)) => {
-                // Its group may be waiting for it to be down: it was, for a moment.
-                self.out.push(Effect::Report(Activity::Resting));
-                self.out.push(Effect::Report(Activity::Active));
+                self.rested_for_a_moment();
                 self.begin(cause)
             }
             (StopCause::LeftBehind | StopCause::Timeout | StopCause::Health, Next::Rest) => {

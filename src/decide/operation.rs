@@ -12,7 +12,7 @@ use crate::model::command::InstanceAnswer;
 use crate::model::event::StartCause;
 use crate::model::nearest::nearest;
 use crate::model::{
-    Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, Kind, Name, Plan, Selector, State,
+    Answer, Command, Denial, DenialCode, Event, Fact, Goal, InstanceId, Kind, Name, Plan, Selector, State,
     StopCause,
 };
 
@@ -379,6 +379,8 @@ impl Work {
         match self {
             Work::Start => already_up(entry),
             Work::Restart => None,
+            // Each says so itself: what was asked of it before may not be on the board yet.
+            Work::Shutdown(_) if entry.state == State::Registered => None,
             // What failed stays so when the tree goes down; a stop by hand clears it first.
             Work::Shutdown(_) if entry.state == State::Failed => Some("failed".to_owned()),
             Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => already_down(entry),
@@ -444,15 +446,18 @@ fn with_resting_dependencies(graph: &Graph, board: &Board, targets: &[InstanceId
     let mut found = Vec::new();
     for name in graph.with_dependencies(services(targets)) {
         for entry in board.instances_of(&name) {
+            // Down, or on the way there because somebody wants it so.
             let rests = match entry.state {
-                State::Registered | State::Stopped | State::Failed => true,
-                State::Waiting
+                State::Completed => false,
+                State::Failed => true,
+                State::Registered
+                | State::Stopped
+                | State::Waiting
                 | State::Starting
                 | State::Running
                 | State::Paused
                 | State::Stopping
-                | State::Completed
-                | State::Crashed => false,
+                | State::Crashed => entry.goal == Goal::Down,
             };
             if wanted.contains(&entry.id) || (rests && !targets.iter().any(|t| *t.service() == name)) {
                 found.push(entry.id.clone());

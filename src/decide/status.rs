@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::model::event::{FailedWhy, StartCause, Unmet};
+use crate::model::plan::GiveUp;
 use crate::model::sample::Sample;
 use crate::model::status::GroupStatus;
 use crate::model::{
@@ -169,6 +170,8 @@ impl Board {
     pub fn apply(&mut self, event: &Event) {
         self.last_event = event.seq;
         match &event.fact {
+            // One that escalates is its parent's to restart.
+            Fact::GroupGaveUp { then: GiveUp::Escalate, .. } => {}
             Fact::GroupGaveUp { group: Some(group), .. } => {
                 if let Some(status) = self.groups.get_mut(group) {
                     status.failed = true;

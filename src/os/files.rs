@@ -83,11 +83,20 @@ pub fn lock(path: &Path, content: &str) -> io::Result<Result<Lock, String>> {
     }
 }
 
-/// Listens on a socket that only its owner can connect to. Replaces one that is left over:
-/// the caller holds the lock of its folder.
+/// Listens on a socket that only its owner can connect to. Replaces one that is left over
+/// and that nobody listens on.
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Ok(()) => {}
+    use std::os::unix::fs::FileTypeExt;
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            let what = format!("{} is there and is no socket", path.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
+        }
+        Ok(_) if connect(path).is_ok() => {
+            let what = format!("somebody listens on {}", path.display());
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, what));
+        }
+        Ok(_) => fs::remove_file(path)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
