@@ -902,6 +902,13 @@ impl Turn<'_> {
                     let limit = short(self.spec.stop.timeout);
                     self.stop_command_trouble(&stopping, Some(format!("it did not end within {limit}")));
                     self.out.push(Effect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
+                    self.emit(Fact::Stopping {
+                        instance: self.machine.id.clone(),
+                        incarnation: stopping.life.incarnation,
+                        cause: stopping.cause,
+                        signal: Some(signal_name(self.spec.stop.signal)),
+                        timeout: self.spec.stop.timeout,
+                    });
                     let deadline = self.now + self.spec.stop.timeout;
                     Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
                 }

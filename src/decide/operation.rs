@@ -334,21 +334,25 @@ impl Operation {
 
     /// Every part is done: the answer, or what comes next of the same command.
     fn answer(self, since: u64, out: &mut Vec<Effect>) -> Option<Operation> {
-        let mut ids = Vec::with_capacity(self.parts.len());
-        let mut results = Vec::with_capacity(self.parts.len());
+        let mut done = Vec::with_capacity(self.parts.len());
         for (id, part) in self.parts {
             if let Part::Done(answer) = part {
-                results.push(answer);
+                done.push((id, answer));
             }
-            ids.push(id);
         }
-        let ok = results.iter().all(|r| r.ok);
+        if matches!(self.work, Work::RestartInOrder(_)) && done.iter().any(|(_, answer)| answer.ok) {
+            // What came down goes up again, whatever became of the others.
+            let (down, others): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, answer)| answer.ok);
+            let ids = down.into_iter().map(|(id, _)| id).collect();
+            let mut next = Operation::new(self.ticket, Work::Start, ids, since);
+            next.parts.extend(others.into_iter().map(|(id, answer)| (id, Part::Done(answer))));
+            return Some(next);
+        }
+        let results: Vec<InstanceAnswer> = done.into_iter().map(|(_, answer)| answer).collect();
         match self.work {
             Work::Shutdown(_) => out.push(Effect::ShutdownDone),
-            Work::RestartInOrder(_) if ok => {
-                return Some(Operation::new(self.ticket, Work::Start, ids, since));
-            }
             Work::RestartInOrder(_) | Work::Start | Work::Stop(_) | Work::Restart => {
+                let ok = results.iter().all(|r| r.ok);
                 out.push(Effect::Answer(self.ticket, Answer { ok, results }));
             }
         }

@@ -76,7 +76,7 @@ pub fn divide() -> std::io::Result<Above> {
     }
 }
 
-/// So many interrupts end a supervisor that does not end by itself.
+/// The second interrupt kills the services; this one, a supervisor that doesn't answer any more.
 const IMPATIENT: u32 = 4;
 
 fn keep(supervisor: Pid, heard: &SigSet) -> ! {
@@ -100,8 +100,6 @@ fn keep(supervisor: Pid, heard: &SigSet) -> ! {
             }
             Ok(other) => {
                 interrupts += u32::from(other == Signal::SIGINT);
-                // The second interrupt kills the services; the third, a supervisor that
-                // doesn't answer any more.
                 let last = interrupts >= IMPATIENT && other == Signal::SIGINT;
                 let _ = kill(supervisor, if last { Signal::SIGKILL } else { other });
                 let _ = kill(supervisor, Signal::SIGCONT);

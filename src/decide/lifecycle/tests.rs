@@ -418,7 +418,7 @@ fn a_stop_command_that_fails_or_hangs_is_told_and_the_signal_still_gets_its_time
     let mut bench = Bench::up(spec);
     bench.give(Input::Stop(StopCause::Command));
     let out = bench.later(10_000);
-    assert_eq!(facts(&out), ["stop_command_failed"]);
+    assert_eq!(facts(&out), ["stop_command_failed", "stopping"]);
     assert!(out.contains(&Effect::Terminate(Incarnation(1), 15)));
     assert!(bench.later(10_000).contains(&Effect::KillTree(Incarnation(1))));
 }
