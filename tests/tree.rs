@@ -221,3 +221,22 @@ async fn a_start_while_what_it_needs_is_being_stopped_brings_both() {
     assert!(handle.command(start).await.unwrap().ok);
     assert!(!stopping.await.unwrap().unwrap().ok, "overtaken");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_by_hand_of_failed_ones_is_answered_by_what_becomes_of_them() {
+    let host = Arc::new(FakeHost::new());
+    let missing = SpawnFailure {
+        stage: SpawnStage::Exec,
+        errno: 2,
+        errno_name: "ENOENT".into(),
+        message: "no program".into(),
+    };
+    host.let_behave("b", Behaviour::Fails(missing));
+    let (host, handle) =
+        tree_on(host, vec![service("c", &["b"]), service("b", &["a"]), service("a", &[])]).await;
+    event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "c")).await;
+    host.let_behave("b", Behaviour::Obeys);
+    let start = Command::Start { select: Selector::named(["c"]), no_deps: false };
+    let answer = handle.command(start).await.unwrap();
+    assert!(answer.ok, "{answer:?}");
+}

@@ -439,6 +439,7 @@ fn words(fact: &Fact) -> String {
             format!("{} {} denied: {}", command.verb(), selected(command), denial.reason)
         }
         Fact::GoalSet { instance, goal } => format!("{instance}: goal {goal}"),
+        Fact::Waiting { instance, for_ } if for_.is_empty() => format!("{instance}: wants to start"),
         Fact::Waiting { instance, for_ } => {
             let list: Vec<String> = for_.iter().map(ToString::to_string).collect();
             format!("{instance}: waiting for {}", list.join(", "))

@@ -492,6 +492,7 @@ impl Screen {
     fn line(&mut self, event: &Event) -> Option<(Option<String>, String, Tint)> {
         let about = |id: &InstanceId, text: String, tint| Some((Some(id.to_string()), text, tint));
         match &event.fact {
+            Fact::Waiting { for_, .. } if for_.is_empty() => None,
             Fact::Waiting { instance, for_ } => {
                 let words: Vec<String> = for_.iter().map(ToString::to_string).collect();
                 about(instance, format!("waiting for {}", words.join(", ")), Tint::Faint)

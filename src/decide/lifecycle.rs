@@ -566,6 +566,8 @@ impl Turn<'_> {
         if self.spec.depends_on.is_empty() {
             self.spawn(cause)
         } else {
+            // Told before the graph answers: whoever depends on it sees that it is on its way.
+            self.emit(Fact::Waiting { instance: self.machine.id.clone(), for_: Vec::new() });
             self.out.push(Effect::Ask);
             Phase::Waiting { cause }
         }

@@ -448,7 +448,10 @@ fn already_down(entry: &Entry) -> Option<String> {
 fn with_resting_dependencies(graph: &Graph, board: &Board, targets: &[InstanceId]) -> Vec<InstanceId> {
     let wanted: HashSet<&InstanceId> = targets.iter().collect();
     let mut found = Vec::new();
-    for name in graph.with_dependencies(services(targets)) {
+    let concerned: HashSet<Name> = graph.with_dependencies(services(targets)).into_iter().collect();
+    // What is needed is told first, so that who needs it finds it on its way.
+    let in_order = graph.start_waves().into_iter().flatten().filter(|name| concerned.contains(name));
+    for name in in_order {
         for entry in board.instances_of(&name) {
             // Down, or on the way there because somebody wants it so.
             let rests = match entry.state {

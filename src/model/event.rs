@@ -62,7 +62,7 @@ pub enum Fact {
         /// To what.
         goal: Goal,
     },
-    /// An instance wants to start and can't yet.
+    /// An instance wants to start and asks what it depends on; with a list: it can't yet.
     Waiting {
         /// Who.
         instance: InstanceId,
