@@ -173,7 +173,8 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         });
         let screen = Screen::new(&handle, Arc::clone(&console), names);
         let exit_on_end = args.exit_on_end.as_deref().and_then(|name| Name::new(name).ok());
-        let foreground = Foreground { handle, console, screen, exit_on_end, timeout: args.timeout };
+        let foreground =
+            Foreground { handle, console, screen, exit_on_end, ended: None, timeout: args.timeout };
         let ended = foreground.go(signals).await;
         close.send_replace(true);
         if let Some(server) = server {
@@ -211,6 +212,8 @@ struct Foreground {
     console: Arc<Console>,
     screen: Screen,
     exit_on_end: Option<Name>,
+    /// The code of the process of `exit_on_end` whose fate the next fact tells.
+    ended: Option<u8>,
     timeout: Option<Duration>,
 }
 
@@ -349,24 +352,37 @@ impl Foreground {
     }
 
     /// What an event means for the run as a whole.
-    fn follow(&self, event: &Event) -> Option<Reason> {
+    fn follow(&mut self, event: &Event) -> Option<Reason> {
+        let awaited = event.fact.instance().filter(|i| self.exit_on_end.as_ref() == Some(i.service()));
         match &event.fact {
-            Fact::Exited { instance, exit, .. } if self.exit_on_end.as_ref() == Some(instance.service()) => {
-                let ended = match exit {
+            Fact::Exited { exit, .. } if awaited.is_some() => {
+                self.ended = Some(match exit {
                     ExitOutcome::Process { exit: Exit::Code(code), .. } => u8::try_from(*code).unwrap_or(1),
                     ExitOutcome::Process { exit: Exit::Signal { signal, .. }, .. } => {
                         u8::try_from(128 + signal).unwrap_or(1)
                     }
                     ExitOutcome::Spawn(_) => code::FAILED,
-                };
-                self.console.say(&format!("{instance} has ended ({exit}): stopping"), Tint::Faint);
-                self.handle.begin_shutdown(&format!("{instance} has ended"));
-                Some(Reason::Ended(ended))
+                });
+                None
             }
-            Fact::Failed { instance, why } if self.exit_on_end.as_ref() == Some(instance.service()) => {
-                self.console.say(&format!("{instance} failed ({why}): stopping"), Tint::Faint);
-                self.handle.begin_shutdown(&format!("{instance} failed"));
-                Some(Reason::Ended(code::FAILED))
+            // One that was restarted, by hand or with its group, has not ended.
+            Fact::Starting { .. } | Fact::Waiting { .. } | Fact::Stopped { held: true, .. }
+                if awaited.is_some() =>
+            {
+                self.ended = None;
+                None
+            }
+            Fact::Completed { instance }
+            | Fact::Crashed { instance, .. }
+            | Fact::Failed { instance, .. }
+            | Fact::Stopped { instance, .. }
+                if awaited.is_some() =>
+            {
+                // Without an exit it never ran: a dependency failed, or its group gave up.
+                let code = self.ended.take().unwrap_or(code::FAILED);
+                self.console.say(&format!("{instance} has ended: stopping"), Tint::Faint);
+                self.handle.begin_shutdown(&format!("{instance} has ended"));
+                Some(Reason::Ended(code))
             }
             Fact::ShutdownStarted { .. } => Some(Reason::Elsewhere),
             _ => None,

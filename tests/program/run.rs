@@ -244,3 +244,14 @@ fn after_down_a_failed_service_still_makes_the_code_one() {
         assert!(run.text().lines().any(|l| l == line), "{line:?} in\n{}", run.text());
     }
 }
+
+#[test]
+fn exit_on_end_outlives_a_restart_by_hand() {
+    let project = Project::new("[service.web]\nshell = \"echo up; exec sleep 1000\"\n");
+    let mut run = project.run(&["--exit-on-end", "web"]);
+    run.line("web    | up");
+    assert_eq!(project.regrow(&["restart", "web"]).code, 0);
+    run.next_line("web    | up");
+    super::harness::end(project.pid("web"));
+    assert_eq!(run.code(), 137, "{}", run.text());
+}
