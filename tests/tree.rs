@@ -23,6 +23,16 @@ fn service(text: &str, needs: &[&str]) -> ServiceSpec {
     spec
 }
 
+/// A program that does not exist.
+fn missing() -> Behaviour {
+    Behaviour::Fails(SpawnFailure {
+        stage: SpawnStage::Exec,
+        errno: 2,
+        errno_name: "ENOENT".into(),
+        message: "no program".into(),
+    })
+}
+
 async fn tree(services: Vec<ServiceSpec>) -> (Arc<FakeHost>, Handle) {
     tree_on(Arc::new(FakeHost::new()), services).await
 }
@@ -129,13 +139,7 @@ async fn a_thousand_commands_are_each_answered_once_and_one_copy_lives() {
 #[tokio::test(start_paused = true)]
 async fn a_dependent_never_wedges_whatever_its_dependency_does() {
     let host = Arc::new(FakeHost::new());
-    let missing = SpawnFailure {
-        stage: SpawnStage::Exec,
-        errno: 2,
-        errno_name: "ENOENT".into(),
-        message: "no program".into(),
-    };
-    host.let_behave("db", Behaviour::Fails(missing));
+    host.let_behave("db", missing());
     let (host, handle) =
         tree_on(host, vec![service("db", &[]), service("api", &["db"]), service("web", &["api"])]).await;
     event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "web")).await;
@@ -225,13 +229,7 @@ async fn a_start_while_what_it_needs_is_being_stopped_brings_both() {
 #[tokio::test(start_paused = true)]
 async fn a_start_by_hand_of_failed_ones_is_answered_by_what_becomes_of_them() {
     let host = Arc::new(FakeHost::new());
-    let missing = SpawnFailure {
-        stage: SpawnStage::Exec,
-        errno: 2,
-        errno_name: "ENOENT".into(),
-        message: "no program".into(),
-    };
-    host.let_behave("b", Behaviour::Fails(missing));
+    host.let_behave("b", missing());
     let (host, handle) =
         tree_on(host, vec![service("c", &["b"]), service("b", &["a"]), service("a", &[])]).await;
     event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "c")).await;

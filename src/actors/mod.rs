@@ -30,7 +30,7 @@ pub struct Context {
     pub graph: Graph,
     /// Where processes come from.
     pub host: Arc<dyn Host>,
-    /// The same clock as the host's.
+    /// The tree's clock: every deadline and every event is told by it.
     pub clock: Clock,
     /// The one writer of events.
     pub log: EventLog,

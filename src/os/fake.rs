@@ -3,11 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::clock::Clock;
 use super::{Host, News, NewsSink, ProcessKey, SpawnOrder};
 use crate::model::{Exit, SpawnFailure};
 
@@ -35,7 +33,6 @@ pub enum Behaviour {
 
 /// Notes orders; a test plays the kernel.
 pub struct FakeHost {
-    clock: Clock,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -57,7 +54,7 @@ impl Default for FakeHost {
 impl FakeHost {
     /// A host on which every process obeys.
     pub fn new() -> FakeHost {
-        FakeHost { clock: Clock::start(), state: Mutex::new(State::default()), changed: Notify::new() }
+        FakeHost { state: Mutex::new(State::default()), changed: Notify::new() }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
@@ -89,11 +86,6 @@ impl FakeHost {
         }
     }
 
-    /// Tells news as they are, late or false ones included.
-    pub fn tell(&self, news_sink: &NewsSink, news: News) {
-        news_sink(news);
-    }
-
     /// Waits until something is true of what was told.
     pub async fn until(&self, mut what: impl FnMut(&[Told]) -> bool) {
         loop {
@@ -109,10 +101,6 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
-    fn now(&self) -> Duration {
-        self.clock.now()
-    }
-
     fn roll(&self) -> f64 {
         0.5
     }

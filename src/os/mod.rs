@@ -7,7 +7,6 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::model::{Exit, SpawnFailure};
 
@@ -129,8 +128,6 @@ pub enum News {
 ///
 /// None of its methods waits: an order is taken and answered by [`News`].
 pub trait Host: Send + Sync + 'static {
-    /// Time since the host came to be, by a clock that nobody can set.
-    fn now(&self) -> Duration;
     /// Chance, from 0 to 1.
     fn roll(&self) -> f64;
     /// A key for the next process.

@@ -7,9 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
 
-use super::clock::Clock;
 use super::spawn::{Spawner, raise_descriptor_limit};
 use super::watch::{self, Line, MARK, Order, Watched};
 use super::{Host, News, OutputSink, ProcessKey, SpawnOrder};
@@ -35,7 +33,6 @@ impl Default for HostOptions {
 
 /// Makes processes of its own.
 pub struct NativeHost {
-    clock: Clock,
     line: Line,
     spawns: Option<mpsc::Sender<SpawnOrder>>,
     keys: AtomicU64,
@@ -67,7 +64,6 @@ impl NativeHost {
             std::thread::Builder::new().name("regrow-spawn".into()).stack_size(256 * 1024).spawn(work)?;
         }
         Ok(NativeHost {
-            clock: Clock::start(),
             line,
             spawns: Some(spawns),
             keys: AtomicU64::new(1),
@@ -138,10 +134,6 @@ fn run(spawner: &mut Spawner, line: &Line, order: SpawnOrder, mark: u64) {
 }
 
 impl Host for NativeHost {
-    fn now(&self) -> Duration {
-        self.clock.now()
-    }
-
     fn roll(&self) -> f64 {
         // SplitMix64: jitter needs spread, not secrecy.
         let mut z = self.chance.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
