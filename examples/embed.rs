@@ -42,7 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for service in tree.status().services {
         println!("{}: {}, {} restarts", service.name, service.state, service.restarts);
     }
-    tree.shutdown().await;
+    tree.shutdown().await?;
     println!("nothing is left");
     Ok(())
 }

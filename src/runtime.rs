@@ -84,6 +84,18 @@ impl std::fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// The root of a tree broke: a fault in regrow itself, told in the program's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TreeBroke;
+
+impl std::fmt::Display for TreeBroke {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the tree has ended by a fault in regrow itself")
+    }
+}
+
+impl std::error::Error for TreeBroke {}
+
 /// A running tree. Cheap to clone; the tree lives until it is shut down.
 #[derive(Clone)]
 pub struct Handle {
@@ -93,7 +105,8 @@ pub struct Handle {
 struct Inner {
     context: Arc<Context>,
     root: ActorRef<SupervisorMsg>,
-    line: RootLine,
+    /// Turns true when all is down; its sender ends with the root.
+    down: watch::Receiver<bool>,
     output: Arc<OutputHub>,
     sample: watch::Receiver<Option<Arc<Sample>>>,
     /// `None` on a fake host.
@@ -232,25 +245,27 @@ impl Handle {
         let _ = self.inner.root.cast(SupervisorMsg::KillAll);
     }
 
-    /// Returns when a shutdown is done and nothing of the tree is left.
-    pub async fn wait_down(&self) {
-        let mut down = self.inner.line.down.subscribe();
-        // Fails only when the root is gone, and then so is the tree.
-        let _ = down.wait_for(|down| *down).await;
+    /// Returns when a shutdown is done and nothing of the tree is left. `Err`: the tree ended
+    /// by a fault of its own; what it left is ended all the same.
+    pub async fn wait_down(&self) -> Result<(), TreeBroke> {
+        let mut down = self.inner.down.clone();
+        let ended = down.wait_for(|down| *down).await.map(drop).map_err(|_| TreeBroke);
         if let Some(native) = &self.inner.native {
-            let (done, ended) = oneshot::channel();
+            let (done, gone) = oneshot::channel();
             native.end_strays(move || {
                 let _ = done.send(());
             });
-            let _ = ended.await;
+            let _ = gone.await;
         }
+        ended
     }
 
     /// Takes everything down, dependents first, and ends the tree's actors.
-    pub async fn shutdown(&self) {
+    pub async fn shutdown(&self) -> Result<(), TreeBroke> {
         self.begin_shutdown("the program asked");
-        self.wait_down().await;
+        let ended = self.wait_down().await;
         let _ = self.inner.root.stop_and_wait(None, None).await;
+        ended
     }
 
     /// The host, where it makes processes of its own.
@@ -279,13 +294,14 @@ impl Made {
 
         let (dependencies, _) =
             DependencyGraph::spawn(None, DependencyGraph, Arc::clone(&context)).await.map_err(broken)?;
-        let line = RootLine { observing: Arc::new(AtomicBool::new(false)), down: watch::Sender::new(false) };
+        let observing = Arc::new(AtomicBool::new(false));
+        let (down_sender, down) = watch::channel(false);
         let args = SupervisorArgs {
             context: Arc::clone(&context),
             name: None,
             parent: None,
             dependencies: dependencies.clone(),
-            root: Some(line.clone()),
+            root: Some(RootLine { observing: Arc::clone(&observing), down: down_sender }),
         };
         let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
         // It ends with the root, and with it all that it holds.
@@ -299,7 +315,7 @@ impl Made {
             .await
             .map_err(broken)?;
 
-        let (listening_root, observing) = (root.clone(), Arc::clone(&line.observing));
+        let listening_root = root.clone();
         let listening_context = Arc::downgrade(&context);
         context.log.listen(vec![
             Box::new(move |event, _| {
@@ -325,6 +341,6 @@ impl Made {
         }]);
         root.cast(SupervisorMsg::Group(group::Input::Start(StartCause::Boot)))
             .map_err(|error| StartError::Tree(error.to_string()))?;
-        Ok(Handle { inner: Arc::new(Inner { context, root, line, output, sample, native }) })
+        Ok(Handle { inner: Arc::new(Inner { context, root, down, output, sample, native }) })
     }
 }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regrow::actors::event_log::Read;
+use regrow::model::event::FailedWhy;
 use regrow::model::{
     Command, Condition, DenialCode, Dependency, Event, Exit, Fact, Name, Plan, Policy, Selector, ServiceSpec,
     SpawnFailure, SpawnStage, State,
 };
 use regrow::os::fake::{Behaviour, FakeHost, Told};
+use regrow::os::{Host, ProcessKey, SpawnOrder};
 use regrow::runtime::Handle;
 
 fn name(text: &str) -> Name {
@@ -69,7 +71,7 @@ async fn starts_go_up_the_graph_and_stops_go_down() {
         tree(vec![service("web", &["api"]), service("api", &["db"]), service("db", &[])]).await;
     all_ready(&handle, &["db", "api", "web"]).await;
     handle.begin_shutdown("test");
-    handle.wait_down().await;
+    handle.wait_down().await.unwrap();
     let order: Vec<String> = host
         .told()
         .into_iter()
@@ -186,7 +188,7 @@ async fn while_the_tree_goes_down_commands_are_denied() {
     let (_, handle) = tree(vec![service("web", &[])]).await;
     all_ready(&handle, &["web"]).await;
     handle.begin_shutdown("test");
-    handle.wait_down().await;
+    handle.wait_down().await.unwrap();
     let denied = handle.command(Command::Restart { select: Selector::all() }).await.unwrap_err();
     assert_eq!(denied.code, DenialCode::ShuttingDown);
 }
@@ -197,7 +199,7 @@ async fn two_trees_live_side_by_side() {
     let (two, second) = tree(vec![service("web", &[])]).await;
     all_ready(&first, &["web"]).await;
     all_ready(&second, &["web"]).await;
-    first.shutdown().await;
+    first.shutdown().await.unwrap();
     assert!(one.alive("web").is_empty());
     assert_eq!(two.alive("web").len(), 1);
 }
@@ -205,7 +207,7 @@ async fn two_trees_live_side_by_side() {
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_right_after_the_start_leaves_nothing() {
     let (host, handle) = tree(vec![service("web", &["db"]), service("db", &[])]).await;
-    handle.shutdown().await;
+    handle.shutdown().await.unwrap();
     assert!(host.alive("db").is_empty() && host.alive("web").is_empty(), "{:?}", host.told());
 }
 
@@ -237,4 +239,114 @@ async fn a_start_by_hand_of_failed_ones_is_answered_by_what_becomes_of_them() {
     let start = Command::Start { select: Selector::named(["c"]), no_deps: false };
     let answer = handle.command(start).await.unwrap();
     assert!(answer.ok, "{answer:?}");
+}
+
+fn start(text: &str) -> Command {
+    Command::Start { select: Selector::named([text]), no_deps: false }
+}
+
+fn stop(text: &str) -> Command {
+    Command::Stop { select: Selector::named([text]), force: true }
+}
+
+/// The messages of answers to commands that were given at the same instant, in that order.
+async fn at_once(handle: &Handle, commands: Vec<Command>) -> Vec<Vec<String>> {
+    let asked: Vec<_> = commands
+        .into_iter()
+        .map(|command| {
+            let handle = handle.clone();
+            tokio::spawn(async move { handle.command(command).await.unwrap() })
+        })
+        .collect();
+    let mut answers = Vec::new();
+    for answer in asked {
+        let results = answer.await.unwrap().results;
+        answers.push(results.into_iter().map(|r| format!("{}: {}", r.name, r.message)).collect());
+    }
+    answers
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_commands_at_the_same_instant_the_last_one_wins_and_each_answer_is_true() {
+    let (host, handle) = tree(vec![service("db", &[]), service("web", &["db"])]).await;
+    all_ready(&handle, &["db", "web"]).await;
+    let answers = at_once(&handle, vec![stop("web"), start("web")]).await;
+    assert_eq!(answers, [["web: overtaken by a later command"], ["web: ready after 0 us"]]);
+    assert_eq!(host.alive("web").len(), 1);
+    let answers = at_once(&handle, vec![start("web"), stop("web")]).await;
+    assert_eq!(answers, [["web: overtaken by a later command"], ["web: stopped"]]);
+    assert!(host.alive("web").is_empty());
+    let answers = at_once(&handle, vec![start("web"), stop("web"), start("web")]).await;
+    assert_eq!(answers[2], ["web: ready after 0 us"]);
+    assert_eq!(host.alive("web").len(), 1);
+    // The stop of db waits for web's; a start of web needs db, and so overtakes both.
+    let all = Command::Stop { select: Selector::all(), force: false };
+    let answers = at_once(&handle, vec![all, start("web")]).await;
+    let overtaken = ["db: overtaken by a later command", "web: overtaken by a later command"];
+    assert_eq!(answers[0], overtaken);
+    assert_eq!(answers[1], ["web: ready after 0 us"]);
+    assert_eq!((host.alive("db").len(), host.alive("web").len()), (1, 1));
+}
+
+/// A host that breaks the actor that asks it for a signal.
+struct Breaks {
+    fake: FakeHost,
+    kills: std::sync::atomic::AtomicBool,
+}
+
+impl Host for Breaks {
+    fn roll(&self) -> f64 {
+        self.fake.roll()
+    }
+    fn next_key(&self) -> ProcessKey {
+        self.fake.next_key()
+    }
+    fn spawn(&self, order: SpawnOrder) {
+        self.fake.spawn(order);
+    }
+    fn signal(&self, _: ProcessKey, _: i32) {
+        panic!("the test breaks this actor");
+    }
+    fn kill(&self, key: ProcessKey) {
+        // A tree takes its time to die.
+        if self.kills.load(std::sync::atomic::Ordering::SeqCst) {
+            self.fake.kill(key);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_broken_actor_leaves_is_gone_before_another_is_made() {
+    let host = Arc::new(Breaks { fake: FakeHost::new(), kills: false.into() });
+    let plan = Plan::of("test", vec![service("web", &[])]);
+    let handle = Handle::start_on(plan, Arc::clone(&host) as Arc<_>).await.unwrap();
+    all_ready(&handle, &["web"]).await;
+    let first = host.fake.alive("web")[0];
+    let stopping = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.command(stop("web")).await }
+    });
+    event(&handle, |fact| matches!(fact, Fact::Killed { .. })).await;
+    let answer = stopping.await.unwrap().unwrap();
+    assert_eq!(answer.results[0].message, "a fault in regrow itself: the test breaks this actor");
+    let starting = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.command(start("web")).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(host.fake.alive("web"), [first], "no second one while the first lives");
+    host.fake.exit(first, Exit::Signal { signal: 9, core_dumped: false });
+    assert!(starting.await.unwrap().unwrap().ok);
+    let second = host.fake.alive("web")[0];
+    assert_ne!(first, second);
+    // Nobody starts it this time.
+    host.kills.store(true, std::sync::atomic::Ordering::SeqCst);
+    let answer = handle.command(stop("web")).await.unwrap();
+    assert_eq!(answer.results[0].message, "a fault in regrow itself: the test breaks this actor");
+    assert!(!answer.ok);
+    event(&handle, |fact| matches!(fact, Fact::Failed { why: FailedWhy::Internal { .. }, .. })).await;
+    assert!(host.fake.alive("web").is_empty());
+    assert_eq!(handle.status().services[0].state, State::Failed);
+    assert!(handle.command(start("web")).await.unwrap().ok);
+    assert_eq!(host.fake.alive("web").len(), 1);
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::Context;
 use super::supervisor::SupervisorMsg;
+use super::{Context, tell};
 use crate::decide::graph::{Frontier, Reply};
 use crate::decide::lifecycle::Input;
 use crate::model::{InstanceId, Name};
@@ -81,7 +81,7 @@ impl Actor for DependencyGraph {
                 Reply::Failed(on) => Input::DependencyFailed(on),
                 Reply::Back => Input::DependencyBack,
             };
-            root.cast(SupervisorMsg::Wish(instance, input))?;
+            tell(root, SupervisorMsg::Answer(instance, input));
         }
         Ok(())
     }

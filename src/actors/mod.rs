@@ -39,3 +39,11 @@ pub struct Context {
     /// The control socket, for the environment of services.
     pub socket: Option<PathBuf>,
 }
+
+/// Sends a message to an actor that may be gone. What becomes of those is told by their
+/// supervisor; whoever only wrote to them goes on.
+fn tell<M: ractor::Message>(actor: &ractor::ActorRef<M>, message: M) {
+    if actor.cast(message).is_err() {
+        tracing::debug!(actor = %actor.get_id(), "a message to an actor that is gone");
+    }
+}

@@ -5,34 +5,114 @@
 //! one timer) and drops it with it. Should the actor itself break, its guard kills the
 //! process, so that none is left without an owner.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
-use super::Context;
 use super::graph::GraphMsg;
 use super::supervisor::{ChildNews, SupervisorMsg};
+use super::{Context, tell};
 use crate::decide::group::Slot;
-use crate::decide::lifecycle::{Effect, Input, Machine};
+use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
+use crate::decide::operation::{Receipt, Standing, WishNumber};
 use crate::decide::probe::{Outcome, Thresholds, one_line};
 use crate::model::event::CheckKind;
 use crate::model::{
-    Check, CheckTarget, CommandLine, Exit, Fact, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
+    Check, CheckTarget, CommandLine, Exit, Goal, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
 };
 use crate::os::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, check, env};
 
 /// What a process actor is told.
 pub enum ProcessMsg {
-    /// A wish, or the graph's or the group's answer.
+    /// The graph's or the group's answer, or a wish of the group's.
     Input(Input),
+    /// A command's wish, which is to be acknowledged.
+    Wish(Input, Sender),
     /// The host's news of a process.
     News(News),
     /// One attempt of a check has come to a result.
     Checked(Incarnation, CheckKind, Outcome),
     /// The timer rang.
     Timer,
+}
+
+/// Who hears that a wish was taken.
+#[derive(Clone)]
+pub struct Sender {
+    pub(crate) root: ActorRef<SupervisorMsg>,
+    pub(crate) number: WishNumber,
+}
+
+/// What outlives an actor that breaks: whom the host's news reach, and what process there
+/// may be.
+#[derive(Default)]
+pub(crate) struct Lifeline(Mutex<Ends>);
+
+#[derive(Default)]
+struct Ends {
+    actor: Option<ActorRef<ProcessMsg>>,
+    process: Option<Held>,
+}
+
+/// A process that the host was asked for and has not reported gone.
+#[derive(Clone, Copy)]
+struct Held {
+    key: ProcessKey,
+    incarnation: Incarnation,
+    legacy: Legacy,
+}
+
+impl Lifeline {
+    fn ends(&self) -> MutexGuard<'_, Ends> {
+        // Nothing panics while it is held, and each write is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// News go to this actor from now on; returns what an earlier one has left.
+    fn take_over(&self, actor: &ActorRef<ProcessMsg>) -> Option<Held> {
+        let mut ends = self.ends();
+        ends.actor = Some(actor.clone());
+        ends.process
+    }
+
+    fn asked_for(&self, key: ProcessKey, incarnation: Incarnation) {
+        self.ends().process = Some(Held { key, incarnation, legacy: Legacy::Making });
+    }
+
+    /// Notes what is left and passes the news on. `false`: nobody is there to hear them.
+    fn pass_on(&self, news: News) -> bool {
+        let mut ends = self.ends();
+        match &news {
+            News::Spawned { .. } => ends.leaves(Some(Legacy::Alive { exit: None })),
+            News::Exited { exit, remains: true, .. } => {
+                ends.leaves(Some(Legacy::Alive { exit: Some(*exit) }))
+            }
+            News::SpawnFailed { .. } | News::Exited { remains: false, .. } | News::TreeGone { .. } => {
+                ends.leaves(None);
+            }
+            News::LogMatched { .. } => {}
+        }
+        // Still under the lock: whoever takes over finds it noted, or in its own mailbox.
+        ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
+    }
+}
+
+impl Ends {
+    fn leaves(&mut self, legacy: Option<Legacy>) {
+        self.process = match (self.process, legacy) {
+            (Some(held), Some(legacy)) => Some(Held { legacy, ..held }),
+            (_, None) | (None, Some(_)) => None,
+        };
+    }
+}
+
+/// That another actor in this place broke.
+pub(crate) struct Broke {
+    pub(crate) goal: Goal,
+    pub(crate) last: Incarnation,
+    pub(crate) message: String,
 }
 
 /// How it is made.
@@ -44,8 +124,9 @@ pub(crate) struct ProcessArgs {
     pub(crate) slot: Slot,
     pub(crate) parent: ActorRef<SupervisorMsg>,
     pub(crate) dependencies: ActorRef<GraphMsg>,
-    /// The number of the last process that another actor made for this instance.
-    pub(crate) last: Incarnation,
+    pub(crate) lifeline: Arc<Lifeline>,
+    /// It takes the place of one that broke.
+    pub(crate) broke: Option<Broke>,
 }
 
 pub(crate) struct ProcessActor;
@@ -57,6 +138,7 @@ pub(crate) struct ProcessState {
     slot: Slot,
     parent: ActorRef<SupervisorMsg>,
     dependencies: ActorRef<GraphMsg>,
+    lifeline: Arc<Lifeline>,
     machine: Machine,
     process: Option<Live>,
     timer: Option<(Duration, AbortHandle)>,
@@ -83,6 +165,18 @@ struct Watch {
 }
 
 impl Live {
+    fn new(host: &Arc<dyn Host>, incarnation: Incarnation, key: ProcessKey) -> Live {
+        Live {
+            host: Arc::clone(host),
+            incarnation,
+            key,
+            pid: None,
+            checks: Vec::new(),
+            stop_command: None,
+            gone: false,
+        }
+    }
+
     fn end_checks(&mut self) {
         for watch in self.checks.drain(..) {
             watch.task.abort();
@@ -110,23 +204,30 @@ impl Actor for ProcessActor {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<ProcessMsg>,
+        myself: ActorRef<ProcessMsg>,
         args: ProcessArgs,
     ) -> Result<ProcessState, ActorProcessingErr> {
-        let ProcessArgs { context, id, spec, group, slot, parent, dependencies, last } = args;
-        let machine = Machine::new(id.clone(), group).after(last);
-        Ok(ProcessState {
+        let ProcessArgs { context, id, spec, group, slot, parent, dependencies, lifeline, broke } = args;
+        let held = lifeline.take_over(&myself);
+        let mut state = ProcessState {
+            machine: Machine::new(id.clone(), group),
             context,
             id,
             spec,
             slot,
             parent,
             dependencies,
-            machine,
+            lifeline,
             process: None,
             timer: None,
             effects: Vec::new(),
-        })
+        };
+        if let Some(Broke { goal, last, message }) = broke {
+            state.process = held.map(|held| Live::new(&state.context.host, held.incarnation, held.key));
+            let left = held.map(|held| held.legacy);
+            state.step(&myself, Input::Inherit { goal, last, left, message });
+        }
+        Ok(state)
     }
 
     async fn handle(
@@ -135,8 +236,20 @@ impl Actor for ProcessActor {
         message: ProcessMsg,
         state: &mut ProcessState,
     ) -> Result<(), ActorProcessingErr> {
-        if let Some(input) = state.input(message) {
-            state.step(&myself, input)?;
+        match message {
+            ProcessMsg::Wish(input, sender) => {
+                let before = state.standing();
+                state.step(&myself, input);
+                let (after, instance) = (state.standing(), state.id.clone());
+                let receipt = Receipt { number: sender.number, instance, before, after };
+                // After what the wish caused at once, which the log has passed on by now.
+                tell(&sender.root, SupervisorMsg::Taken(receipt));
+            }
+            message => {
+                if let Some(input) = state.input(message) {
+                    state.step(&myself, input);
+                }
+            }
         }
         Ok(())
     }
@@ -146,7 +259,7 @@ impl ProcessState {
     /// The machine's input for a message; `None` where it is late or of no account.
     fn input(&mut self, message: ProcessMsg) -> Option<Input> {
         match message {
-            ProcessMsg::Input(input) => Some(input),
+            ProcessMsg::Input(input) | ProcessMsg::Wish(input, _) => Some(input),
             ProcessMsg::Timer => {
                 self.timer = None;
                 Some(Input::Tick)
@@ -218,7 +331,11 @@ impl ProcessState {
         }
     }
 
-    fn step(&mut self, myself: &ActorRef<ProcessMsg>, input: Input) -> Result<(), ActorProcessingErr> {
+    fn standing(&self) -> Standing {
+        Standing { state: self.machine.state(), ready: self.machine.is_ready() }
+    }
+
+    fn step(&mut self, myself: &ActorRef<ProcessMsg>, input: Input) {
         let mut effects = std::mem::take(&mut self.effects);
         self.machine.step(&self.spec, self.context.clock.now(), input, &mut effects);
         // Facts first: whoever acts on an effect finds it told.
@@ -227,19 +344,18 @@ impl ProcessState {
             _ => None,
         }));
         for effect in effects.drain(..) {
-            self.perform(myself, effect)?;
+            self.perform(myself, effect);
         }
         // A thousand idle services should not keep a thousand empty buffers.
         self.effects = Vec::new();
         self.arm(myself);
-        Ok(())
     }
 
-    fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: Effect) -> Result<(), ActorProcessingErr> {
+    fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: Effect) {
         match effect {
             Effect::Emit(_) => {}
-            Effect::Ask => self.dependencies.cast(GraphMsg::Ask(self.id.clone()))?,
-            Effect::Withdraw => self.dependencies.cast(GraphMsg::Withdraw(self.id.clone()))?,
+            Effect::Ask => tell(&self.dependencies, GraphMsg::Ask(self.id.clone())),
+            Effect::Withdraw => tell(&self.dependencies, GraphMsg::Withdraw(self.id.clone())),
             Effect::Spawn(incarnation) => self.spawn(myself, incarnation),
             Effect::WatchReady(incarnation) => {
                 if let Some(ready) = &self.spec.ready
@@ -278,13 +394,12 @@ impl ProcessState {
             }
             Effect::StopCommand(incarnation) => self.stop_command(myself, incarnation),
             Effect::Fell(delay) => {
-                self.parent.cast(SupervisorMsg::Child(self.slot, ChildNews::Fell(delay)))?;
+                tell(&self.parent, SupervisorMsg::Child(self.slot, ChildNews::Fell(delay)));
             }
             Effect::Report(activity) => {
-                self.parent.cast(SupervisorMsg::Child(self.slot, ChildNews::Activity(activity)))?;
+                tell(&self.parent, SupervisorMsg::Child(self.slot, ChildNews::Activity(activity)));
             }
         }
-        Ok(())
     }
 
     fn key_of(&self, incarnation: Incarnation) -> Option<ProcessKey> {
@@ -313,15 +428,8 @@ impl ProcessState {
     fn spawn(&mut self, myself: &ActorRef<ProcessMsg>, incarnation: Incarnation) {
         let key = self.context.host.next_key();
         // What was left of an earlier one is gone: the machine saw to that.
-        self.process = Some(Live {
-            host: Arc::clone(&self.context.host),
-            incarnation,
-            key,
-            pid: None,
-            checks: Vec::new(),
-            stop_command: None,
-            gone: false,
-        });
+        self.process = Some(Live::new(&self.context.host, incarnation, key));
+        self.lifeline.asked_for(key, incarnation);
         let pattern = match self.spec.ready.as_ref().map(|ready| &ready.target) {
             // Checked when the manifest was; a plan made by a program may still be wrong.
             Some(ReadyTarget::Log(pattern)) => regex::bytes::Regex::new(pattern)
@@ -333,6 +441,14 @@ impl ProcessState {
         if let Some(source) = self.context.sources.get(&self.id) {
             order.output = Output::Lines(*source, pattern);
         }
+        let (lifeline, host) = (Arc::clone(&self.lifeline), Arc::clone(&self.context.host));
+        order.news = Arc::new(move |news| {
+            let made = matches!(news, News::Spawned { .. });
+            // Made for a tree that is gone: nobody else would end it.
+            if !lifeline.pass_on(news) && made {
+                host.kill(key);
+            }
+        });
         self.context.host.spawn(order);
     }
 
@@ -508,11 +624,4 @@ fn environment(context: &Context, spec: &Arc<ServiceSpec>, id: &InstanceId, pid:
     given.extend(context.socket.as_ref().map(|path| ("REGROW_SOCKET", path.to_string_lossy().into_owned())));
     given.extend(pid.map(|pid| ("REGROW_PID", pid.to_string())));
     env::Recipe { inherited: Arc::clone(&context.plan.inherited), service: Arc::clone(spec), given }
-}
-
-impl ProcessActor {
-    /// The fact to write when an actor broke.
-    pub(crate) fn broken(id: InstanceId, message: String) -> Fact {
-        Fact::Failed { instance: id, why: crate::model::event::FailedWhy::Internal { message } }
-    }
 }

@@ -13,24 +13,27 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use super::Context;
 use super::graph::GraphMsg;
-use super::process::{ProcessActor, ProcessArgs, ProcessMsg};
+use super::process::{Broke, Lifeline, ProcessActor, ProcessArgs, ProcessMsg, Sender};
+use super::{Context, tell};
 use crate::decide::group::{self, Group, Slot};
 use crate::decide::lifecycle::{Activity, Input};
-use crate::decide::operation::{self, Operations, Ticket};
+use crate::decide::operation::{self, Operations, Receipt, Ticket};
 use crate::model::event::StartCause;
 use crate::model::{
-    Answer, Child, Command, Denial, Event, Fact, GroupSpec, Incarnation, InstanceId, Name, Policy,
-    ServiceSpec, StopCause,
+    Answer, Child, Command, Denial, Event, Fact, GroupSpec, InstanceId, Name, Policy, ServiceSpec, StopCause,
 };
 
 /// What a supervisor is told.
 pub enum SupervisorMsg {
     /// A child's news.
     Child(Slot, ChildNews),
-    /// A wish for an instance below.
-    Wish(InstanceId, Input),
+    /// The graph's answer for an instance below.
+    Answer(InstanceId, Input),
+    /// A command's wish for an instance below.
+    Wish(InstanceId, Input, Sender),
+    /// An instance has taken a command's wish (the root only).
+    Taken(Receipt),
     /// A wish of the parent's, or the boot.
     Group(group::Input),
     /// The timer rang.
@@ -57,8 +60,7 @@ pub enum ChildNews {
     Activity(Activity),
 }
 
-/// What the root shares with whoever waits for it.
-#[derive(Clone)]
+/// What the root shares with whoever waits for it. It ends with the root.
 pub(crate) struct RootLine {
     /// Whether commands are under way, so that events are worth a message.
     pub(crate) observing: Arc<AtomicBool>,
@@ -79,7 +81,7 @@ pub(crate) struct SupervisorArgs {
 pub(crate) struct ServiceSupervisor;
 
 enum Kid {
-    Process { id: InstanceId, actor: ActorRef<ProcessMsg> },
+    Process { id: InstanceId, actor: ActorRef<ProcessMsg>, lifeline: Arc<Lifeline> },
     Group { name: Name, actor: ActorRef<SupervisorMsg> },
 }
 
@@ -167,21 +169,23 @@ impl Actor for ServiceSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SupervisorMsg::Child(slot, ChildNews::Fell(delay)) => {
-                state.step(&myself, group::Input::Fell(slot, delay))?;
+                state.step(&myself, group::Input::Fell(slot, delay));
             }
             SupervisorMsg::Child(slot, ChildNews::Activity(activity)) => {
-                state.step(&myself, group::Input::Reported(slot, activity))?;
+                state.step(&myself, group::Input::Reported(slot, activity));
             }
-            SupervisorMsg::Wish(instance, input) => state.hand_down(&instance, input)?,
-            SupervisorMsg::Group(input) => state.step(&myself, input)?,
+            SupervisorMsg::Answer(instance, input) => state.hand_down(instance, input),
+            SupervisorMsg::Wish(instance, input, sender) => state.hand_down_wish(instance, input, sender),
+            SupervisorMsg::Taken(receipt) => state.taken(&myself, &receipt),
+            SupervisorMsg::Group(input) => state.step(&myself, input),
             SupervisorMsg::Timer => {
                 state.timer = None;
-                state.step(&myself, group::Input::Tick)?;
+                state.step(&myself, group::Input::Tick);
             }
-            SupervisorMsg::Command(command, reply) => state.command(command, reply)?,
-            SupervisorMsg::Shutdown(cause) => state.shutdown(cause)?,
-            SupervisorMsg::KillAll => state.kill_all()?,
-            SupervisorMsg::Observed(event) => state.observed(&event)?,
+            SupervisorMsg::Command(command, reply) => state.command(&myself, command, reply),
+            SupervisorMsg::Shutdown(cause) => state.shutdown(&myself, cause),
+            SupervisorMsg::KillAll => state.kill_all(&myself),
+            SupervisorMsg::Observed(event) => state.observed(&myself, &event),
         }
         Ok(())
     }
@@ -218,9 +222,10 @@ impl SupervisorState {
                 };
                 for id in spec.instances() {
                     let slot = self.machine.add(spec.restart.policy != Policy::Never, spec.autostart);
-                    let actor = self.process(myself, &id, &spec, slot, Incarnation(0)).await?;
+                    let lifeline = Arc::default();
+                    let actor = self.process(myself, &id, &spec, slot, &lifeline, None).await?;
                     self.routes.insert(id.clone(), slot);
-                    self.kids.push(Kid::Process { id, actor });
+                    self.kids.push(Kid::Process { id, actor, lifeline });
                 }
             }
             Child::Group(name) => {
@@ -257,7 +262,8 @@ impl SupervisorState {
         id: &InstanceId,
         spec: &Arc<ServiceSpec>,
         slot: Slot,
-        last: Incarnation,
+        lifeline: &Arc<Lifeline>,
+        broke: Option<Broke>,
     ) -> Result<ActorRef<ProcessMsg>, ActorProcessingErr> {
         let args = ProcessArgs {
             context: Arc::clone(&self.context),
@@ -267,108 +273,106 @@ impl SupervisorState {
             slot,
             parent: myself.clone(),
             dependencies: self.dependencies.clone(),
-            last,
+            lifeline: Arc::clone(lifeline),
+            broke,
         };
         let (actor, _) = ProcessActor::spawn_linked(None, ProcessActor, args, myself.get_cell()).await?;
         Ok(actor)
     }
 
-    /// Puts a new actor in the place of a broken one. Its instance is `failed` until it is
-    /// started by hand: what broke once may break again.
+    /// Puts a new actor in the place of a broken one; see [`Input::Inherit`].
     async fn replace(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
         slot: Slot,
         error: &str,
     ) -> Result<(), ActorProcessingErr> {
-        let Kid::Process { id, .. } = &self.kids[slot] else {
+        let Kid::Process { id, lifeline, .. } = &self.kids[slot] else {
             return Err(format!("the supervisor of group {} broke: {error}", self.kids[slot].name()).into());
         };
-        let id = id.clone();
-        let found = self.context.log.board(|b| b.entry(&id).map(|e| (Arc::clone(&e.spec), e.incarnation)));
-        let Some((spec, last)) = found else {
+        let (id, lifeline) = (id.clone(), Arc::clone(lifeline));
+        let found = self.context.log.board(|board| {
+            let entry = board.entry(&id)?;
+            let message = error.to_owned();
+            Some((Arc::clone(&entry.spec), Broke { goal: entry.goal, last: entry.incarnation, message }))
+        });
+        let Some((spec, broke)) = found else {
             return Ok(());
         };
-        let actor = self.process(myself, &id, &spec, slot, last).await?;
-        self.context.log.append([ProcessActor::broken(id.clone(), error.to_owned())]);
-        self.kids[slot] = Kid::Process { id, actor };
-        self.step(myself, group::Input::Reported(slot, Activity::Resting))
-    }
-
-    fn step(
-        &mut self,
-        myself: &ActorRef<SupervisorMsg>,
-        input: group::Input,
-    ) -> Result<(), ActorProcessingErr> {
-        let mut effects = Vec::new();
-        self.machine.step(self.context.clock.now(), input, &mut effects);
-        for effect in effects {
-            self.perform(myself, effect)?;
-        }
-        self.arm(myself);
+        let actor = self.process(myself, &id, &spec, slot, &lifeline, Some(broke)).await?;
+        self.kids[slot] = Kid::Process { id, actor, lifeline };
         Ok(())
     }
 
-    fn perform(
-        &mut self,
-        myself: &ActorRef<SupervisorMsg>,
-        effect: group::Effect,
-    ) -> Result<(), ActorProcessingErr> {
+    fn step(&mut self, myself: &ActorRef<SupervisorMsg>, input: group::Input) {
+        let mut effects = Vec::new();
+        self.machine.step(self.context.clock.now(), input, &mut effects);
+        for effect in effects {
+            self.perform(myself, effect);
+        }
+        self.arm(myself);
+    }
+
+    fn perform(&mut self, myself: &ActorRef<SupervisorMsg>, effect: group::Effect) {
         match effect {
             group::Effect::Permit(slot) => match &self.kids[slot] {
-                Kid::Process { actor, .. } => actor.cast(ProcessMsg::Input(Input::Permit))?,
+                Kid::Process { actor, .. } => tell(actor, ProcessMsg::Input(Input::Permit)),
                 Kid::Group { actor, .. } => {
-                    actor.cast(SupervisorMsg::Group(group::Input::Start(StartCause::Group)))?;
+                    tell(actor, SupervisorMsg::Group(group::Input::Start(StartCause::Group)));
                 }
             },
             group::Effect::Start(slot, cause) => match &self.kids[slot] {
-                Kid::Process { actor, .. } => actor.cast(ProcessMsg::Input(Input::Start(cause)))?,
-                Kid::Group { actor, .. } => actor.cast(SupervisorMsg::Group(group::Input::Start(cause)))?,
+                Kid::Process { actor, .. } => tell(actor, ProcessMsg::Input(Input::Start(cause))),
+                Kid::Group { actor, .. } => tell(actor, SupervisorMsg::Group(group::Input::Start(cause))),
             },
             group::Effect::Stop(slot, cause) => match &self.kids[slot] {
-                Kid::Process { actor, .. } => actor.cast(ProcessMsg::Input(Input::Stop(cause)))?,
-                Kid::Group { actor, .. } => actor.cast(SupervisorMsg::Group(group::Input::Stop(cause)))?,
+                Kid::Process { actor, .. } => tell(actor, ProcessMsg::Input(Input::Stop(cause))),
+                Kid::Group { actor, .. } => tell(actor, SupervisorMsg::Group(group::Input::Stop(cause))),
             },
-            group::Effect::Fell => {
-                if let Some((parent, slot)) = &self.parent {
-                    parent.cast(SupervisorMsg::Child(*slot, ChildNews::Fell(Duration::ZERO)))?;
-                }
-            }
-            group::Effect::Report(activity) => {
-                if let Some((parent, slot)) = &self.parent {
-                    parent.cast(SupervisorMsg::Child(*slot, ChildNews::Activity(activity)))?;
-                }
-            }
+            group::Effect::Fell => self.tell_parent(ChildNews::Fell(Duration::ZERO)),
+            group::Effect::Report(activity) => self.tell_parent(ChildNews::Activity(activity)),
             group::Effect::ExitTree => {
                 // Down from the root, where every wish starts; its last words are the event's.
                 let group = self.name.as_ref().map_or("the root group".to_owned(), |n| format!("group {n}"));
                 let cause = format!("{group} gave up");
-                match &self.parent {
-                    None => myself.cast(SupervisorMsg::Shutdown(cause))?,
-                    Some((parent, _)) => parent.cast(SupervisorMsg::Shutdown(cause))?,
-                }
+                tell(
+                    self.parent.as_ref().map_or(myself, |(parent, _)| parent),
+                    SupervisorMsg::Shutdown(cause),
+                );
             }
             group::Effect::Emit(fact) => {
                 let fact = fact.named(self.name.as_ref(), &self.spec, |slot| self.kids[slot].name());
                 self.context.log.append([fact]);
             }
         }
-        Ok(())
     }
 
-    /// Hands a wish to the child that is, or is above, the instance.
-    fn hand_down(&self, instance: &InstanceId, input: Input) -> Result<(), ActorProcessingErr> {
-        match self.routes.get(instance).map(|slot| &self.kids[*slot]) {
-            Some(Kid::Process { actor, .. }) => actor.cast(ProcessMsg::Input(input))?,
-            Some(Kid::Group { actor, .. }) => actor.cast(SupervisorMsg::Wish(instance.clone(), input))?,
+    fn tell_parent(&self, news: ChildNews) {
+        if let Some((parent, slot)) = &self.parent {
+            tell(parent, SupervisorMsg::Child(*slot, news));
+        }
+    }
+
+    /// Hands something to the child that is, or is above, the instance.
+    fn hand_down(&self, instance: InstanceId, input: Input) {
+        match self.routes.get(&instance).map(|slot| &self.kids[*slot]) {
+            Some(Kid::Process { actor, .. }) => tell(actor, ProcessMsg::Input(input)),
+            Some(Kid::Group { actor, .. }) => tell(actor, SupervisorMsg::Answer(instance, input)),
             None => {}
         }
-        Ok(())
     }
 
-    fn command(&mut self, command: Command, reply: Reply) -> Result<(), ActorProcessingErr> {
+    fn hand_down_wish(&self, instance: InstanceId, input: Input, sender: Sender) {
+        match self.routes.get(&instance).map(|slot| &self.kids[*slot]) {
+            Some(Kid::Process { actor, .. }) => tell(actor, ProcessMsg::Wish(input, sender)),
+            Some(Kid::Group { actor, .. }) => tell(actor, SupervisorMsg::Wish(instance, input, sender)),
+            None => {}
+        }
+    }
+
+    fn command(&mut self, myself: &ActorRef<SupervisorMsg>, command: Command, reply: Reply) {
         let Some(desk) = &mut self.desk else {
-            return Ok(());
+            return;
         };
         let ticket = desk.next;
         desk.next += 1;
@@ -392,22 +396,18 @@ impl SupervisorState {
                 let _ = reply.send(Err(denial));
             }
         }
-        self.carry_out(effects)
+        self.carry_out(myself, effects);
     }
 
-    fn shutdown(&mut self, cause: String) -> Result<(), ActorProcessingErr> {
-        if self.desk.is_none() {
-            if let Some((parent, _)) = &self.parent {
-                parent.cast(SupervisorMsg::Shutdown(cause))?;
-            }
-            return Ok(());
-        }
+    fn shutdown(&mut self, myself: &ActorRef<SupervisorMsg>, cause: String) {
         let Some(desk) = &mut self.desk else {
-            return Ok(());
+            if let Some((parent, _)) = &self.parent {
+                tell(parent, SupervisorMsg::Shutdown(cause));
+            }
+            return;
         };
-        let already = self.context.log.board(|board| board.shutting_down());
-        if already {
-            return Ok(());
+        if self.context.log.board(|board| board.shutting_down()) {
+            return;
         }
         desk.line.observing.store(true, Ordering::SeqCst);
         self.context.log.append([Fact::ShutdownStarted { cause }]);
@@ -415,33 +415,44 @@ impl SupervisorState {
         self.context.log.board(|board| {
             desk.operations.shutdown(&self.context.graph, board, &mut effects);
         });
-        self.carry_out(effects)
+        self.carry_out(myself, effects);
     }
 
-    fn kill_all(&mut self) -> Result<(), ActorProcessingErr> {
-        self.shutdown("killed".to_owned())?;
-        let all: Vec<InstanceId> = self.routes.keys().cloned().collect();
-        for id in all {
-            self.hand_down(&id, Input::Kill(StopCause::Shutdown))?;
+    fn kill_all(&mut self, myself: &ActorRef<SupervisorMsg>) {
+        self.shutdown(myself, "killed".to_owned());
+        for id in self.routes.keys() {
+            self.hand_down(id.clone(), Input::Kill(StopCause::Shutdown));
         }
-        Ok(())
     }
 
-    fn observed(&mut self, event: &Event) -> Result<(), ActorProcessingErr> {
+    fn taken(&mut self, myself: &ActorRef<SupervisorMsg>, receipt: &Receipt) {
         let Some(desk) = &mut self.desk else {
-            return Ok(());
+            return;
+        };
+        let mut effects = Vec::new();
+        self.context.log.board(|board| {
+            desk.operations.taken(&self.context.graph, board, receipt, &mut effects);
+        });
+        self.carry_out(myself, effects);
+    }
+
+    fn observed(&mut self, myself: &ActorRef<SupervisorMsg>, event: &Event) {
+        let Some(desk) = &mut self.desk else {
+            return;
         };
         let mut effects = Vec::new();
         self.context.log.board(|board| {
             desk.operations.observe(&self.context.graph, board, event, &mut effects);
         });
-        self.carry_out(effects)
+        self.carry_out(myself, effects);
     }
 
-    fn carry_out(&mut self, effects: Vec<operation::Effect>) -> Result<(), ActorProcessingErr> {
+    fn carry_out(&mut self, myself: &ActorRef<SupervisorMsg>, effects: Vec<operation::Effect>) {
         for effect in effects {
             match effect {
-                operation::Effect::Wish(instance, input) => self.hand_down(&instance, input)?,
+                operation::Effect::Wish(instance, input, number) => {
+                    self.hand_down_wish(instance, input, Sender { root: myself.clone(), number });
+                }
                 operation::Effect::Answer(ticket, answer) => {
                     let reply = self.desk.as_mut().and_then(|desk| desk.replies.remove(&ticket));
                     if let Some(reply) = reply {
@@ -460,7 +471,6 @@ impl SupervisorState {
         if let Some(desk) = &self.desk {
             desk.line.observing.store(desk.operations.any(), Ordering::SeqCst);
         }
-        Ok(())
     }
 
     fn arm(&mut self, myself: &ActorRef<SupervisorMsg>) {

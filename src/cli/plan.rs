@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::report::{CheckReport, load_or_tell, objects, tell};
 use super::{CheckArgs, PlanArgs, PlanFormat, code, report, usage_error};
 use crate::decide::graph::Graph;
-use crate::decide::operation::short;
 use crate::decide::select::{Selection, select};
+use crate::decide::words::short;
 use crate::manifest::{Environment, load};
 use crate::model::{Child, GroupSpec, Kind, Name, Plan, ReadyTarget, ServiceSpec};
 

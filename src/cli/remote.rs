@@ -14,7 +14,7 @@ use super::{
 use crate::control::client::{Client, Error, encode};
 use crate::control::place;
 use crate::control::protocol::{Down, ErrorBody, Events, LogLine, Logs, StreamName, Wait, Waited, WhyReport};
-use crate::decide::operation::short;
+use crate::decide::words::short;
 use crate::model::{
     Answer, Command, Denial, DenialCode, Event, Fact, Goal, Health, Selector, ServiceStatus, State,
     StatusReport,
@@ -471,6 +471,7 @@ fn words(fact: &Fact) -> String {
         }
         Fact::Killed { instance, after, .. } => format!("{instance}: SIGKILL after {}", short(*after)),
         Fact::Stuck { instance, .. } => format!("{instance}: not gone even after SIGKILL"),
+        Fact::ActorBroke { instance, message } => format!("{instance}: a fault in regrow itself: {message}"),
         Fact::Exited { instance, exit, uptime, .. } => {
             format!("{instance}: ended after {}: {exit}", short(*uptime))
         }

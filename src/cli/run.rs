@@ -13,9 +13,9 @@ use super::{RunArgs, code, format, report, runtime, usage_error};
 use crate::actors::event_log::Read;
 use crate::control::place::{self, Card, Taken};
 use crate::control::server;
-use crate::decide::operation::short;
 use crate::decide::select::{Selection, select};
 use crate::decide::status::Entry;
+use crate::decide::words::short;
 use crate::manifest::Loaded;
 use crate::model::event::{CheckKind, StartCause, StopCause};
 use crate::model::plan::GiveUp;
@@ -205,6 +205,8 @@ enum Reason {
     ReaderGone,
     /// `regrow down`, or a group that gave up.
     Elsewhere,
+    /// A fault in regrow itself.
+    Broke,
 }
 
 struct Foreground {
@@ -271,7 +273,11 @@ impl Foreground {
                         self.handle.kill_all();
                     }
                 }
-                () = &mut down => {
+                ended = &mut down => {
+                    if let Err(broke) = ended {
+                        self.console.say(&broke.to_string(), Tint::Bad);
+                        reason = Some(Reason::Broke);
+                    }
                     while let Some(read) = events.try_next() {
                         self.screen.show(&read);
                     }
@@ -435,6 +441,7 @@ impl Foreground {
             Reason::Ended(ended) => ended,
             Reason::Finished | Reason::Elsewhere if !failed.is_empty() || gave_up => code::FAILED,
             Reason::Finished | Reason::Elsewhere => code::DONE,
+            Reason::Broke => code::FAILED,
         }
     }
 }
@@ -546,7 +553,7 @@ impl Screen {
                 StopCause::Command | StopCause::Restart | StopCause::Group | StopCause::GaveUp => {
                     about(instance, format!("stopping ({cause})"), Tint::Faint)
                 }
-                StopCause::Shutdown | StopCause::LeftBehind => None,
+                StopCause::Shutdown | StopCause::LeftBehind | StopCause::Internal => None,
             },
             Fact::StopCommandFailed { instance, message, .. } => {
                 about(instance, format!("its stop command failed: {message}"), Tint::Warn)
@@ -564,6 +571,9 @@ impl Screen {
             }
             Fact::Stuck { instance, .. } => {
                 about(instance, "SIGKILL has not ended it: stuck in the kernel".to_owned(), Tint::Bad)
+            }
+            Fact::ActorBroke { instance, message } => {
+                about(instance, format!("a fault in regrow itself: {message}"), Tint::Bad)
             }
             Fact::Exited { instance, uptime, .. } => {
                 self.uptimes.insert(instance.clone(), *uptime);

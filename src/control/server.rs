@@ -477,8 +477,8 @@ fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool>
 
 async fn down(State(handle): State<Handle>) -> Response {
     handle.begin_shutdown("regrow down");
-    handle.wait_down().await;
-    axum::Json(Down { ok: true }).into_response()
+    let ok = handle.wait_down().await.is_ok();
+    axum::Json(Down { ok }).into_response()
 }
 
 fn json_event(name: &str, value: &impl serde::Serialize) -> sse::Event {

@@ -293,16 +293,6 @@ fn unmet(board: &Board, spec: &ServiceSpec) -> Vec<(Unmet, Standing)> {
         .collect()
 }
 
-/// Dependencies that rest because somebody wants it so: nothing brings them up by itself.
-pub fn held_down(board: &Board, spec: &ServiceSpec) -> Vec<Name> {
-    let rests = |entry: &Entry| entry.goal == Goal::Down && entry.state != State::Completed;
-    waits_for(board, spec)
-        .into_iter()
-        .map(|unmet| unmet.service)
-        .filter(|service| board.instances_of(service).any(rests))
-        .collect()
-}
-
 /// What a service waits for at the moment.
 pub fn waits_for(board: &Board, spec: &ServiceSpec) -> Vec<Unmet> {
     unmet(board, spec).into_iter().map(|(unmet, _)| unmet).collect()

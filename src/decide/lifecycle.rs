@@ -11,9 +11,9 @@
 
 use std::time::Duration;
 
-use super::operation::short;
 use super::probe::Change;
 use super::restart::{self, Verdict};
+use super::words::short;
 use crate::model::event::{CheckKind, FailedWhy, StartCause, Unmet};
 use crate::model::exit::{EndReason, SpawnFailure, signal_name};
 use crate::model::{
@@ -102,6 +102,30 @@ pub enum Input {
     },
     /// A deadline may have passed.
     Tick,
+    /// The actor that drove another machine for this instance broke; this one takes its place.
+    /// The first input of a machine or none.
+    Inherit {
+        /// What is wanted of it.
+        goal: Goal,
+        /// The number of the last process that was made for it.
+        last: Incarnation,
+        /// What may still live of it.
+        left: Option<Legacy>,
+        /// What broke.
+        message: String,
+    },
+}
+
+/// The process that a broken actor leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Legacy {
+    /// It was asked for, and the host has not answered yet.
+    Making,
+    /// It runs, or others of its tree do.
+    Alive {
+        /// How its main process ended, if it has.
+        exit: Option<Exit>,
+    },
 }
 
 impl Input {
@@ -124,7 +148,8 @@ impl Input {
             | Input::DependencyFailed(_)
             | Input::DependencyBack
             | Input::Permit
-            | Input::Tick => None,
+            | Input::Tick
+            | Input::Inherit { .. } => None,
         }
     }
 }
@@ -198,14 +223,14 @@ enum Phase {
 }
 
 /// A wish to end a process that is still being made.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Abort {
     cause: StopCause,
     by_force: bool,
     next: Next,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Stopping {
     life: Life,
     cause: StopCause,
@@ -229,10 +254,12 @@ enum Step {
 }
 
 /// What comes after a stop.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Next {
     Rest,
     Start(StartCause),
+    /// Regrow itself is to blame.
+    Fail(FailedWhy),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -261,12 +288,6 @@ impl Machine {
         Machine { id, group, goal: Goal::Down, phase: Phase::Registered, last: Incarnation(0), attempts: 0 }
     }
 
-    /// One that goes on counting where another, whose actor broke, left off.
-    #[must_use]
-    pub fn after(self, last: Incarnation) -> Machine {
-        Machine { last, ..self }
-    }
-
     /// What is wanted of it.
     pub fn goal(&self) -> Goal {
         self.goal
@@ -285,6 +306,11 @@ impl Machine {
             Phase::Crashed(_) => State::Crashed,
             Phase::Failed(_) => State::Failed,
         }
+    }
+
+    /// Whether it runs and is ready.
+    pub fn is_ready(&self) -> bool {
+        matches!(&self.phase, Phase::Running(Life { ready: Readiness::Since(_), .. }))
     }
 
     /// The incarnation that may have a process.
@@ -344,12 +370,13 @@ impl Machine {
         {
             return;
         }
-        let before = self.activity();
+        // The group knew another machine in this place.
+        let before = (!matches!(input, Input::Inherit { .. })).then(|| self.activity());
         let phase = std::mem::replace(&mut self.phase, Phase::Registered);
         self.phase = Turn { machine: self, spec, now, out }.turn(phase, input);
         let after = self.activity();
         // A fall is told by `Fell`, which carries the delay.
-        if before != after && after != Activity::Fallen {
+        if before != Some(after) && after != Activity::Fallen {
             out.push(Effect::Report(after));
         }
     }
@@ -441,6 +468,43 @@ impl Turn<'_> {
             (phase, Input::LogMatched { .. } | Input::Checked { .. }) => phase,
 
             (phase, Input::Tick) => self.tick(phase),
+
+            (Phase::Registered, Input::Inherit { goal, last, left, message }) => {
+                self.inherit(goal, last, left, message)
+            }
+            // One that has begun has nothing to inherit.
+            (phase, Input::Inherit { .. }) => phase,
+        }
+    }
+
+    /// What is left of a broken actor's process is killed; then it is `failed` until it is
+    /// started by hand: what broke once may break again.
+    fn inherit(&mut self, goal: Goal, last: Incarnation, left: Option<Legacy>, message: String) -> Phase {
+        self.machine.goal = goal;
+        self.machine.last = last;
+        self.emit(Fact::ActorBroke { instance: self.machine.id.clone(), message: message.clone() });
+        let why = FailedWhy::Internal { message };
+        let (cause, next) = (StopCause::Internal, Next::Fail(why.clone()));
+        match left {
+            None => self.fail(why),
+            Some(Legacy::Making) => Phase::Starting {
+                incarnation: last,
+                asked: self.now,
+                abort: Some(Abort { cause, by_force: true, next }),
+            },
+            Some(Legacy::Alive { exit }) => {
+                let ready = Readiness::Not { at: None, deadline: None };
+                let life = Life { incarnation: last, started: self.now, ready };
+                self.kill(Stopping {
+                    life,
+                    cause,
+                    asked: self.now,
+                    exit,
+                    step: Step::Killing { stuck_at: None },
+                    next,
+                    reason: None,
+                })
+            }
         }
     }
 
@@ -502,11 +566,10 @@ impl Turn<'_> {
             | StopCause::GaveUp
             | StopCause::Timeout
             | StopCause::Health
-            | StopCause::LeftBehind => {}
+            | StopCause::LeftBehind
+            | StopCause::Internal => {}
         }
         match phase {
-            // A shutdown waits for word of each: a start may still have been on its way here.
-            Phase::Registered if cause == StopCause::Shutdown => self.rest(cause),
             Phase::Registered => Phase::Registered,
             Phase::Waiting { .. } => {
                 self.out.push(Effect::Withdraw);
@@ -528,7 +591,8 @@ impl Turn<'_> {
                 | StopCause::GaveUp
                 | StopCause::Timeout
                 | StopCause::Health
-                | StopCause::LeftBehind => Phase::Failed(why),
+                | StopCause::LeftBehind
+                | StopCause::Internal => Phase::Failed(why),
             },
             Phase::Starting { incarnation, asked, abort } => {
                 let by_force = by_force || abort.is_some_and(|a| a.by_force);
@@ -539,7 +603,7 @@ impl Turn<'_> {
                 }
             }
             // Even by force it goes through `Stopping`: only the host tells when a tree is gone.
-            Phase::Running(life) if by_force => self.end_by_force(life, cause, self.now),
+            Phase::Running(life) if by_force => self.end_by_force(life, cause, Next::Rest),
             Phase::Running(life) => self.begin_stop(life, cause, Next::Rest),
             Phase::Stopping(stopping) => {
                 let stopping = Stopping { cause, next: Next::Rest, ..stopping };
@@ -593,7 +657,7 @@ impl Turn<'_> {
         let life = Life { incarnation, started: asked, ready: never_ready };
         if let Some(abort) = abort {
             return if abort.by_force {
-                self.end_by_force(life, abort.cause, self.now)
+                self.end_by_force(life, abort.cause, abort.next)
             } else {
                 self.begin_stop(life, abort.cause, abort.next)
             };
@@ -634,6 +698,7 @@ impl Turn<'_> {
                 self.begin(cause)
             }
             Some(Abort { next: Next::Rest, cause, .. }) => self.rest(cause),
+            Some(Abort { next: Next::Fail(why), .. }) => self.fail(why),
             None => self.judge(exit, None, roll),
         }
     }
@@ -745,7 +810,8 @@ impl Turn<'_> {
             | StopCause::Shutdown
             | StopCause::Group
             | StopCause::GaveUp
-            | StopCause::LeftBehind => None,
+            | StopCause::LeftBehind
+            | StopCause::Internal => None,
         };
         Phase::Stopping(Stopping { life, cause, asked: self.now, exit: None, step, next, reason })
     }
@@ -760,10 +826,10 @@ impl Turn<'_> {
         }
     }
 
-    fn end_by_force(&mut self, life: Life, cause: StopCause, asked: Duration) -> Phase {
+    fn end_by_force(&mut self, life: Life, cause: StopCause, next: Next) -> Phase {
         self.out.push(Effect::EndChecks);
-        let step = Step::Killing { stuck_at: None };
-        self.kill(Stopping { life, cause, asked, exit: None, step, next: Next::Rest, reason: None })
+        let (asked, step) = (self.now, Step::Killing { stuck_at: None });
+        self.kill(Stopping { life, cause, asked, exit: None, step, next, reason: None })
     }
 
     fn kill(&mut self, stopping: Stopping) -> Phase {
@@ -811,6 +877,7 @@ impl Turn<'_> {
                 self.rested_for_a_moment();
                 self.begin(cause)
             }
+            (_, Next::Fail(why)) => self.fail(why),
             (StopCause::LeftBehind | StopCause::Timeout | StopCause::Health, Next::Rest) => {
                 self.judge(outcome, Some(life), roll)
             }
@@ -819,7 +886,8 @@ impl Turn<'_> {
                 | StopCause::Restart
                 | StopCause::Shutdown
                 | StopCause::Group
-                | StopCause::GaveUp,
+                | StopCause::GaveUp
+                | StopCause::Internal,
                 Next::Rest,
             ) => self.rest(cause),
         }
@@ -874,7 +942,8 @@ impl Turn<'_> {
             | StopCause::Group
             | StopCause::Timeout
             | StopCause::Health
-            | StopCause::LeftBehind => {
+            | StopCause::LeftBehind
+            | StopCause::Internal => {
                 // What was stopped by hand is never the group's to start again.
                 let held = cause == StopCause::Group && self.machine.goal == Goal::Up;
                 self.emit(Fact::Stopped { instance: self.machine.id.clone(), held });

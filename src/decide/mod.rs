@@ -14,3 +14,4 @@ pub mod select;
 pub mod status;
 pub mod why;
 pub mod window;
+pub mod words;

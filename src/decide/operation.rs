@@ -8,8 +8,9 @@ use std::collections::{HashMap, HashSet};
 use super::graph::{Graph, StopOrder};
 use super::lifecycle::Input;
 use super::status::{Board, Entry};
+use super::words::short;
 use crate::model::command::InstanceAnswer;
-use crate::model::event::StartCause;
+use crate::model::event::{FailedWhy, StartCause};
 use crate::model::nearest::nearest;
 use crate::model::{
     Answer, Command, Denial, DenialCode, Event, Fact, Goal, InstanceId, Kind, Name, Plan, Selector, State,
@@ -19,11 +20,37 @@ use crate::model::{
 /// The number of a command under way.
 pub type Ticket = u64;
 
+/// The number of a wish that was sent; never used twice.
+pub type WishNumber = u64;
+
+/// How an instance stands, as its own machine says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Its state.
+    pub state: State,
+    /// Whether it is ready.
+    pub ready: bool,
+}
+
+/// An instance's word that it has taken a wish. Until it comes, what is told of the instance
+/// is the doing of earlier wishes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Of which wish.
+    pub number: WishNumber,
+    /// Whose.
+    pub instance: InstanceId,
+    /// How it stood before.
+    pub before: Standing,
+    /// How it stands now.
+    pub after: Standing,
+}
+
 /// What the actor is to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Hand an input to an instance.
-    Wish(InstanceId, Input),
+    /// Hand an input to an instance, which is to send a [`Receipt`].
+    Wish(InstanceId, Input, WishNumber),
     /// Answer a command.
     Answer(Ticket, Answer),
     /// The whole tree is down.
@@ -87,10 +114,12 @@ pub fn not_found<'a>(what: &str, text: &str, known: impl Iterator<Item = &'a str
 enum Part {
     /// Its turn has not come.
     Queued,
-    /// The wish was sent.
-    Sent,
-    /// It is answered.
-    Done(InstanceAnswer),
+    /// The wish was sent and may still lie in a mailbox.
+    Sent(WishNumber),
+    /// The instance has taken it: what happens now is its doing.
+    Taken,
+    /// It is answered; `None`: there is nothing to tell.
+    Done(Option<InstanceAnswer>),
 }
 
 /// What a command does with its instances.
@@ -109,8 +138,9 @@ enum Work {
 struct Operation {
     ticket: Ticket,
     work: Work,
-    /// The last event that the board had when it began: what came before is not its doing.
-    since: u64,
+    /// Who is among the targets only because another needs it: not told of where there was
+    /// nothing to do.
+    implied: HashSet<InstanceId>,
     parts: Vec<(InstanceId, Part)>,
     places: HashMap<InstanceId, usize>,
     /// Parts that are not done: of each service, and of all.
@@ -122,6 +152,7 @@ struct Operation {
 #[derive(Debug, Default)]
 pub struct Operations {
     running: Vec<Operation>,
+    wishes: WishNumber,
 }
 
 impl Operations {
@@ -143,23 +174,27 @@ impl Operations {
             });
         }
         let mut targets = resolve(plan, board, command.select())?;
+        let mut implied = HashSet::new();
         let work = match command {
             Command::Start { no_deps, .. } => {
                 if *no_deps {
-                    refuse_without_dependencies(graph, board, &targets)?;
+                    self.refuse_without_dependencies(graph, board, &targets)?;
                 } else {
-                    targets = with_resting_dependencies(graph, board, &targets);
+                    let all = self.with_resting_dependencies(graph, board, &targets);
+                    let named: HashSet<&InstanceId> = targets.iter().collect();
+                    implied = all.iter().filter(|id| !named.contains(id)).cloned().collect();
+                    targets = all;
                 }
                 Work::Start
             }
             Command::Stop { force, .. } => {
                 if !force {
-                    refuse_while_needed(graph, board, &targets)?;
+                    self.refuse_while_needed(graph, board, &targets)?;
                 }
                 Work::Stop(StopOrder::new(graph, services(&targets)))
             }
             Command::Restart { .. } => {
-                refuse_without_dependencies(graph, board, &targets)?;
+                self.refuse_without_dependencies(graph, board, &targets)?;
                 let names: HashSet<&Name> = targets.iter().map(InstanceId::service).collect();
                 let tangled = names.iter().any(|n| graph.dependents(n).any(|d| names.contains(&d.name)));
                 if tangled {
@@ -169,7 +204,8 @@ impl Operations {
                 }
             }
         };
-        self.begin(graph, board, ticket, work, targets, out);
+        let operation = Operation { implied, ..Operation::new(ticket, work, targets) };
+        self.begin(graph, board, operation, out);
         Ok(())
     }
 
@@ -180,12 +216,35 @@ impl Operations {
         }
         let targets: Vec<InstanceId> = board.entries().iter().map(|e| e.id.clone()).collect();
         let order = StopOrder::new(graph, services(&targets));
-        self.begin(graph, board, 0, Work::Shutdown(order), targets, out);
+        self.begin(graph, board, Operation::new(0, Work::Shutdown(order), targets), out);
     }
 
     /// Whether any command is under way.
     pub fn any(&self) -> bool {
         !self.running.is_empty()
+    }
+
+    /// An instance has taken a wish; `board` has what followed from it at once.
+    pub fn taken(&mut self, graph: &Graph, board: &Board, receipt: &Receipt, out: &mut Vec<Effect>) {
+        let Receipt { number, instance, before, after } = receipt;
+        let Some(entry) = board.entry(instance) else {
+            return;
+        };
+        for operation in &mut self.running {
+            let Some(&at) = operation.places.get(instance) else {
+                continue;
+            };
+            if operation.parts[at].1 != Part::Sent(*number) {
+                continue;
+            }
+            operation.parts[at].1 = Part::Taken;
+            if let Some(message) = operation.work.at_once(entry.spec.kind, *before, *after) {
+                let silent = operation.implied.contains(instance);
+                operation.settle(graph, at, (!silent).then_some((true, message)));
+                operation.send(graph, board, &mut self.wishes, out);
+            }
+        }
+        self.answer_finished(graph, board, out);
     }
 
     /// Takes an event; `board` has it already.
@@ -194,63 +253,70 @@ impl Operations {
         let Some(entry) = fact.instance().and_then(|instance| board.entry(instance)) else {
             return;
         };
-        let mut finished = false;
         for operation in &mut self.running {
             let Some(&at) = operation.places.get(&entry.id) else {
                 continue;
             };
-            if event.seq <= operation.since {
-                continue;
-            }
-            if operation.parts[at].1 == Part::Sent
-                && let Some((ok, message)) = operation.work.outcome(fact, entry)
-            {
-                operation.settle(graph, at, ok, message);
-                operation.send(graph, board, out);
-                finished |= operation.left == 0;
+            let outcome = match (&operation.parts[at].1, fact) {
+                (Part::Taken, fact) => operation.work.outcome(fact, entry),
+                // What lay in the actor's mailbox is gone with it.
+                (Part::Sent(_), Fact::ActorBroke { message, .. }) => {
+                    Some((false, FailedWhy::Internal { message: message.clone() }.to_string()))
+                }
+                (Part::Sent(_) | Part::Queued | Part::Done(_), _) => None,
+            };
+            if let Some((ok, message)) = outcome {
+                operation.settle(graph, at, Some((ok, message)));
+                operation.send(graph, board, &mut self.wishes, out);
             }
         }
-        if finished {
-            self.answer_finished(graph, board, out);
-        }
+        self.answer_finished(graph, board, out);
     }
 
-    fn begin(
-        &mut self,
-        graph: &Graph,
-        board: &Board,
-        ticket: Ticket,
-        work: Work,
-        targets: Vec<InstanceId>,
-        out: &mut Vec<Effect>,
-    ) {
+    fn begin(&mut self, graph: &Graph, board: &Board, mut operation: Operation, out: &mut Vec<Effect>) {
         for earlier in &mut self.running {
-            if !earlier.work.loses_to(&work) {
+            if !earlier.work.loses_to(&operation.work) {
                 continue;
             }
-            for id in &targets {
+            for (id, _) in &operation.parts {
                 let Some(&at) = earlier.places.get(id) else {
                     continue;
                 };
                 if !matches!(earlier.parts[at].1, Part::Done(_)) {
-                    earlier.settle(graph, at, false, "overtaken by a later command".to_owned());
+                    let message = "overtaken by a later command".to_owned();
+                    earlier.settle(graph, at, Some((false, message)));
                 }
             }
-            earlier.send(graph, board, out);
+            earlier.send(graph, board, &mut self.wishes, out);
         }
-        let mut operation = Operation::new(ticket, work, targets, board.last_event());
-        operation.send(graph, board, out);
+        operation.send(graph, board, &mut self.wishes, out);
         self.running.push(operation);
         self.answer_finished(graph, board, out);
     }
 
+    /// What is wanted of an instance: by the last command that has not come to it yet, or
+    /// as it says itself.
+    fn goal(&self, entry: &Entry) -> Goal {
+        let under_way = |operation: &Operation| {
+            let at = *operation.places.get(&entry.id)?;
+            match operation.parts[at].1 {
+                Part::Done(_) => None,
+                Part::Queued | Part::Sent(_) | Part::Taken => Some(operation.work.goal()),
+            }
+        };
+        self.running.iter().rev().find_map(under_way).unwrap_or(entry.goal)
+    }
+
     fn answer_finished(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+        if self.running.iter().all(|op| op.left > 0) {
+            return;
+        }
         let (finished, still) = std::mem::take(&mut self.running).into_iter().partition(|op| op.left == 0);
         self.running = still;
         let finished: Vec<Operation> = finished;
         for operation in finished {
-            if let Some(mut next) = operation.answer(board.last_event(), out) {
-                next.send(graph, board, out);
+            if let Some(mut next) = operation.answer(out) {
+                next.send(graph, board, &mut self.wishes, out);
                 self.running.push(next);
             }
         }
@@ -258,7 +324,7 @@ impl Operations {
 }
 
 impl Operation {
-    fn new(ticket: Ticket, work: Work, targets: Vec<InstanceId>, since: u64) -> Operation {
+    fn new(ticket: Ticket, work: Work, targets: Vec<InstanceId>) -> Operation {
         let mut left_of: HashMap<Name, usize> = HashMap::new();
         for id in &targets {
             *left_of.entry(id.service().clone()).or_default() += 1;
@@ -266,7 +332,7 @@ impl Operation {
         Operation {
             ticket,
             work,
-            since,
+            implied: HashSet::new(),
             places: targets.iter().cloned().zip(0..).collect(),
             left: targets.len(),
             left_of,
@@ -275,9 +341,10 @@ impl Operation {
     }
 
     /// One part is done.
-    fn settle(&mut self, graph: &Graph, at: usize, ok: bool, message: String) {
+    fn settle(&mut self, graph: &Graph, at: usize, answer: Option<(bool, String)>) {
         let (id, part) = &mut self.parts[at];
-        *part = Part::Done(InstanceAnswer { name: id.to_string(), ok, message });
+        let name = id.to_string();
+        *part = Part::Done(answer.map(|(ok, message)| InstanceAnswer { name, ok, message }));
         self.left -= 1;
         let Some(left) = self.left_of.get_mut(id.service()) else {
             return;
@@ -295,7 +362,7 @@ impl Operation {
     }
 
     /// Sends what may be sent by now.
-    fn send(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+    fn send(&mut self, graph: &Graph, board: &Board, wishes: &mut WishNumber, out: &mut Vec<Effect>) {
         let wish = match &self.work {
             Work::Start => Input::Start(StartCause::Command),
             Work::Restart => Input::Restart,
@@ -319,12 +386,9 @@ impl Operation {
                 if *part != Part::Queued {
                     continue;
                 }
-                *part = Part::Sent;
-                out.push(Effect::Wish(id.clone(), wish.clone()));
-                let there = board.entry(id).and_then(|entry| self.work.already(entry));
-                if let Some(message) = there {
-                    self.settle(graph, at, true, message);
-                }
+                *wishes += 1;
+                *part = Part::Sent(*wishes);
+                out.push(Effect::Wish(id.clone(), wish.clone(), *wishes));
             }
             if matches!(self.work, Work::Start | Work::Restart) {
                 return;
@@ -333,10 +397,10 @@ impl Operation {
     }
 
     /// Every part is done: the answer, or what comes next of the same command.
-    fn answer(self, since: u64, out: &mut Vec<Effect>) -> Option<Operation> {
+    fn answer(self, out: &mut Vec<Effect>) -> Option<Operation> {
         let mut done = Vec::with_capacity(self.parts.len());
         for (id, part) in self.parts {
-            if let Part::Done(answer) = part {
+            if let Part::Done(Some(answer)) = part {
                 done.push((id, answer));
             }
         }
@@ -344,8 +408,8 @@ impl Operation {
             // What came down goes up again, whatever became of the others.
             let (down, others): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, answer)| answer.ok);
             let ids = down.into_iter().map(|(id, _)| id).collect();
-            let mut next = Operation::new(self.ticket, Work::Start, ids, since);
-            next.parts.extend(others.into_iter().map(|(id, answer)| (id, Part::Done(answer))));
+            let mut next = Operation::new(self.ticket, Work::Start, ids);
+            next.parts.extend(others.into_iter().map(|(id, answer)| (id, Part::Done(Some(answer)))));
             return Some(next);
         }
         let results: Vec<InstanceAnswer> = done.into_iter().map(|(_, answer)| answer).collect();
@@ -378,20 +442,43 @@ impl Work {
         }
     }
 
-    /// Whether the wish is fulfilled as it is sent.
-    fn already(&self, entry: &Entry) -> Option<String> {
+    /// What its targets are to be.
+    fn goal(&self) -> Goal {
         match self {
-            Work::Start => already_up(entry),
-            Work::Restart => None,
-            // Each says so itself: what was asked of it before may not be on the board yet.
-            Work::Shutdown(_) if entry.state == State::Registered => None,
-            // What failed stays so when the tree goes down; a stop by hand clears it first.
-            Work::Shutdown(_) if entry.state == State::Failed => Some("failed".to_owned()),
-            Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => already_down(entry),
+            Work::Start | Work::Restart | Work::RestartInOrder(_) => Goal::Up,
+            Work::Stop(_) | Work::Shutdown(_) => Goal::Down,
         }
     }
 
-    /// What a fact means for a part that was sent; `None`: nothing yet.
+    /// Whether a wish is fulfilled as it is taken: what the instance was already, or what it
+    /// became at once.
+    fn at_once(&self, kind: Kind, before: Standing, after: Standing) -> Option<String> {
+        let words = |already: &str, now: &str| {
+            Some(if before.state == after.state { already.to_owned() } else { now.to_owned() })
+        };
+        match self {
+            Work::Start => {
+                let up = after.state == State::Running && after.ready && kind == Kind::Service;
+                up.then(|| "already ready".to_owned())
+            }
+            Work::Restart => None,
+            Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => match after.state {
+                State::Registered => Some("was not started".to_owned()),
+                State::Stopped => words("already stopped", "stopped"),
+                State::Completed => words("already completed", "completed"),
+                // It stays so when the tree goes down; a stop by hand clears it.
+                State::Failed => Some("failed".to_owned()),
+                State::Waiting
+                | State::Starting
+                | State::Running
+                | State::Paused
+                | State::Stopping
+                | State::Crashed => None,
+            },
+        }
+    }
+
+    /// What a fact means for a part that was taken; `None`: nothing yet.
     fn outcome(&self, fact: &Fact, entry: &Entry) -> Option<(bool, String)> {
         match self {
             Work::Start | Work::Restart => match fact {
@@ -423,137 +510,129 @@ fn services(targets: &[InstanceId]) -> impl Iterator<Item = &Name> {
     targets.iter().map(InstanceId::service)
 }
 
-fn already_up(entry: &Entry) -> Option<String> {
-    let up = entry.state == State::Running && entry.ready && entry.spec.kind == Kind::Service;
-    up.then(|| "already ready".to_owned())
-}
-
-fn already_down(entry: &Entry) -> Option<String> {
-    match entry.state {
-        State::Registered => Some("was not started".to_owned()),
-        State::Stopped => Some("already stopped".to_owned()),
-        State::Completed => Some("already completed".to_owned()),
-        // Answered by the fact that follows the wish.
-        State::Failed
-        | State::Waiting
-        | State::Starting
-        | State::Running
-        | State::Paused
-        | State::Stopping
-        | State::Crashed => None,
-    }
-}
-
-/// The targets, and what they need that rests and would never come by itself.
-fn with_resting_dependencies(graph: &Graph, board: &Board, targets: &[InstanceId]) -> Vec<InstanceId> {
-    let wanted: HashSet<&InstanceId> = targets.iter().collect();
-    let mut found = Vec::new();
-    let concerned: HashSet<Name> = graph.with_dependencies(services(targets)).into_iter().collect();
-    // What is needed is told first, so that who needs it finds it on its way.
-    let in_order = graph.start_waves().into_iter().flatten().filter(|name| concerned.contains(name));
-    for name in in_order {
-        for entry in board.instances_of(&name) {
-            // Down, or on the way there because somebody wants it so.
-            let rests = match entry.state {
-                State::Completed => false,
-                State::Failed => true,
-                State::Registered
-                | State::Stopped
-                | State::Waiting
-                | State::Starting
-                | State::Running
-                | State::Paused
-                | State::Stopping
-                | State::Crashed => entry.goal == Goal::Down,
-            };
-            if wanted.contains(&entry.id) || (rests && !targets.iter().any(|t| *t.service() == name)) {
-                found.push(entry.id.clone());
-            }
-        }
-    }
-    found
-}
-
-/// Nothing is started, or stopped to be started again, that would then wait for what
-/// somebody keeps down.
-fn refuse_without_dependencies(graph: &Graph, board: &Board, targets: &[InstanceId]) -> Result<(), Denial> {
-    let wanted: HashSet<&Name> = services(targets).collect();
-    for target in targets {
-        let Some(spec) = graph.service(target.service()) else {
-            continue;
-        };
-        let down = super::graph::held_down(board, spec);
-        if let Some(on) = down.iter().find(|on| !wanted.contains(on)) {
-            return Err(Denial {
-                code: DenialCode::DependencyDown,
-                reason: format!("{target} depends on {on}, which is down because somebody wants it so"),
-                hint: Some(format!("\"regrow start {target}\" starts both")),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// A service that others need is not stopped under them.
-fn refuse_while_needed(graph: &Graph, board: &Board, targets: &[InstanceId]) -> Result<(), Denial> {
-    let stopped: HashSet<&InstanceId> = targets.iter().collect();
-    let mut needed: Vec<(String, String)> = Vec::new();
-    for target in targets {
-        // One that is about to come back is needed as much as one that runs.
-        let there = board.entry(target).is_some_and(|e| e.state.has_process() || e.state == State::Crashed);
-        if !there {
-            continue;
-        }
-        for dependent in graph.dependents(target.service()) {
-            for entry in board.instances_of(&dependent.name) {
-                let needs = entry.state.has_process() && entry.state != State::Stopping;
-                if needs && !stopped.contains(&entry.id) {
-                    needed.push((target.to_string(), entry.id.to_string()));
+impl Operations {
+    /// The targets, and what they need that rests and would never come by itself.
+    fn with_resting_dependencies(
+        &self,
+        graph: &Graph,
+        board: &Board,
+        targets: &[InstanceId],
+    ) -> Vec<InstanceId> {
+        let wanted: HashSet<&InstanceId> = targets.iter().collect();
+        let mut found = Vec::new();
+        let concerned: HashSet<Name> = graph.with_dependencies(services(targets)).into_iter().collect();
+        // What is needed is told first, so that who needs it finds it on its way.
+        let in_order = graph.start_waves().into_iter().flatten().filter(|name| concerned.contains(name));
+        for name in in_order {
+            for entry in board.instances_of(&name) {
+                // Down, or on the way there because somebody wants it so.
+                let rests = match entry.state {
+                    State::Completed => false,
+                    State::Failed => true,
+                    State::Registered
+                    | State::Stopped
+                    | State::Waiting
+                    | State::Starting
+                    | State::Running
+                    | State::Paused
+                    | State::Stopping
+                    | State::Crashed => self.goal(entry) == Goal::Down,
+                };
+                if wanted.contains(&entry.id) || (rests && !targets.iter().any(|t| *t.service() == name)) {
+                    found.push(entry.id.clone());
                 }
             }
         }
+        found
     }
-    if needed.is_empty() {
-        return Ok(());
-    }
-    let mut by_target: Vec<(String, Vec<String>)> = Vec::new();
-    for (target, dependent) in needed {
-        match by_target.iter_mut().find(|(t, _)| *t == target) {
-            Some((_, list)) => list.push(dependent),
-            None => by_target.push((target, vec![dependent])),
-        }
-    }
-    let reason = by_target
-        .iter()
-        .map(|(target, list)| {
-            let verb = if list.len() == 1 { "depends" } else { "depend" };
-            format!(
-                "{} {verb} on {target} and {} running",
-                list.join(", "),
-                if list.len() == 1 { "is" } else { "are" }
-            )
-        })
-        .collect::<Vec<_>>()
-        .join("; ");
-    Err(Denial {
-        code: DenialCode::HasDependents,
-        reason,
-        hint: Some("stop them too, or say --force".to_owned()),
-    })
-}
 
-/// A duration for people: three digits are enough.
-pub fn short(duration: std::time::Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    if seconds < 0.001 {
-        format!("{:.0} us", seconds * 1e6)
-    } else if seconds < 0.1 {
-        format!("{:.1} ms", seconds * 1e3)
-    } else if seconds < 1.0 {
-        format!("{:.0} ms", seconds * 1e3)
-    } else if seconds < 60.0 {
-        format!("{seconds:.1} s")
-    } else {
-        humantime::format_duration(std::time::Duration::from_secs(seconds.round() as u64)).to_string()
+    /// Nothing is started, or stopped to be started again, that would then wait for what
+    /// somebody keeps down.
+    fn refuse_without_dependencies(
+        &self,
+        graph: &Graph,
+        board: &Board,
+        targets: &[InstanceId],
+    ) -> Result<(), Denial> {
+        let wanted: HashSet<&Name> = services(targets).collect();
+        for target in targets {
+            let Some(spec) = graph.service(target.service()) else {
+                continue;
+            };
+            let unmet = super::graph::waits_for(board, spec);
+            let held_down = |on: &Name| {
+                board.instances_of(on).any(|entry| {
+                    let down = entry.goal == Goal::Down && unmet.iter().any(|unmet| unmet.service == *on);
+                    let going_down = entry.goal == Goal::Up && self.goal(entry) == Goal::Down;
+                    (down && self.goal(entry) == Goal::Down && entry.state != State::Completed) || going_down
+                })
+            };
+            let on = spec.depends_on.iter().map(|d| &d.on).find(|on| !wanted.contains(on) && held_down(on));
+            if let Some(on) = on {
+                return Err(Denial {
+                    code: DenialCode::DependencyDown,
+                    reason: format!("{target} depends on {on}, which is down because somebody wants it so"),
+                    hint: Some(format!("\"regrow start {target}\" starts both")),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A service that others need is not stopped under them.
+    fn refuse_while_needed(
+        &self,
+        graph: &Graph,
+        board: &Board,
+        targets: &[InstanceId],
+    ) -> Result<(), Denial> {
+        let stopped: HashSet<&InstanceId> = targets.iter().collect();
+        let mut needed: Vec<(String, String)> = Vec::new();
+        for target in targets {
+            // One that is about to come back is needed as much as one that runs.
+            let there =
+                board.entry(target).is_some_and(|e| e.state.has_process() || e.state == State::Crashed);
+            if !there {
+                continue;
+            }
+            for dependent in graph.dependents(target.service()) {
+                for entry in board.instances_of(&dependent.name) {
+                    // One that is to go down needs it only until it has.
+                    let needs = entry.state.has_process()
+                        && entry.state != State::Stopping
+                        && self.goal(entry) == Goal::Up;
+                    if needs && !stopped.contains(&entry.id) {
+                        needed.push((target.to_string(), entry.id.to_string()));
+                    }
+                }
+            }
+        }
+        if needed.is_empty() {
+            return Ok(());
+        }
+        let mut by_target: Vec<(String, Vec<String>)> = Vec::new();
+        for (target, dependent) in needed {
+            match by_target.iter_mut().find(|(t, _)| *t == target) {
+                Some((_, list)) => list.push(dependent),
+                None => by_target.push((target, vec![dependent])),
+            }
+        }
+        let reason = by_target
+            .iter()
+            .map(|(target, list)| {
+                let verb = if list.len() == 1 { "depends" } else { "depend" };
+                format!(
+                    "{} {verb} on {target} and {} running",
+                    list.join(", "),
+                    if list.len() == 1 { "is" } else { "are" }
+                )
+            })
+            .collect::<Vec<_>>()
+            .join("; ");
+        Err(Denial {
+            code: DenialCode::HasDependents,
+            reason,
+            hint: Some("stop them too, or say --force".to_owned()),
+        })
     }
 }

@@ -240,7 +240,7 @@ impl Board {
             Fact::StopCommandFailed { message, .. } => {
                 entry.failing = Some(format!("stop command: {message}"));
             }
-            Fact::Stuck { .. } => {}
+            Fact::Stuck { .. } | Fact::ActorBroke { .. } => {}
             Fact::Exited { exit, .. } => {
                 entry.exit = Some(exit.clone());
                 entry.pid = None;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::graph::{Graph, waits_for};
-use super::operation::short;
 use super::status::{Board, Entry};
+use super::words::short;
 use crate::model::event::FailedWhy;
 use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State};
 

@@ -180,6 +180,13 @@ pub enum Fact {
         /// Its number.
         incarnation: Incarnation,
     },
+    /// The actor that kept it broke, by a fault in regrow itself; another has taken its place.
+    ActorBroke {
+        /// Who.
+        instance: InstanceId,
+        /// What broke.
+        message: String,
+    },
     /// Its process, and all of its tree, is gone.
     Exited {
         /// Who.
@@ -274,6 +281,7 @@ impl Fact {
             | Fact::LeftBehind { instance, .. }
             | Fact::Killed { instance, .. }
             | Fact::Stuck { instance, .. }
+            | Fact::ActorBroke { instance, .. }
             | Fact::Exited { instance, .. }
             | Fact::Stopped { instance, .. }
             | Fact::Completed { instance }
@@ -375,6 +383,8 @@ pub enum StopCause {
     Health,
     /// Its main process is gone and left others behind.
     LeftBehind,
+    /// The actor that kept it broke: a fault in regrow itself.
+    Internal,
 }
 
 impl fmt::Display for StopCause {
@@ -388,6 +398,7 @@ impl fmt::Display for StopCause {
             StopCause::Timeout => "not ready in time",
             StopCause::Health => "unhealthy",
             StopCause::LeftBehind => "its main process is gone",
+            StopCause::Internal => "regrow lost hold of it",
         })
     }
 }

@@ -95,9 +95,14 @@ impl Project {
         rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}")).clone()
     }
 
+    /// The pid of an instance, once it has one.
     pub(crate) fn pid(&self, name: &str) -> u32 {
-        let row = self.status(name);
-        u32::try_from(row["pid"].as_u64().unwrap_or_else(|| panic!("{name} has no pid: {row}"))).unwrap()
+        let mut pid = None;
+        eventually(&format!("{name} has a pid"), || {
+            pid = self.status(name)["pid"].as_u64();
+            pid.is_some()
+        });
+        pid.and_then(|pid| u32::try_from(pid).ok()).unwrap()
     }
 
     /// `regrow run` in the background.

@@ -1,0 +1,17 @@
+//! Values as people read them.
+
+/// A duration: three digits are enough.
+pub fn short(duration: std::time::Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds < 0.001 {
+        format!("{:.0} us", seconds * 1e6)
+    } else if seconds < 0.1 {
+        format!("{:.1} ms", seconds * 1e3)
+    } else if seconds < 1.0 {
+        format!("{:.0} ms", seconds * 1e3)
+    } else if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        humantime::format_duration(std::time::Duration::from_secs(seconds.round() as u64)).to_string()
+    }
+}
