@@ -11,6 +11,8 @@ pub mod monitor;
 pub mod process;
 pub mod supervisor;
 
+mod timer;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;

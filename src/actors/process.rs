@@ -13,11 +13,12 @@ use tokio::task::AbortHandle;
 
 use super::graph::GraphMsg;
 use super::supervisor::{ChildNews, SupervisorMsg};
+use super::timer::Timer;
 use super::{Context, tell};
 use crate::decide::group::Slot;
 use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
 use crate::decide::operation::{Receipt, Standing, WishNumber};
-use crate::decide::probe::{Outcome, Thresholds, one_line};
+use crate::decide::probe::{Outcome, Pauses, Thresholds, one_line};
 use crate::model::event::CheckKind;
 use crate::model::{
     Check, CheckTarget, CommandLine, Exit, Goal, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
@@ -87,7 +88,7 @@ impl Lifeline {
         match &news {
             News::Spawned { .. } => ends.leaves(Some(Legacy::Alive { exit: None })),
             News::Exited { exit, remains: true, .. } => {
-                ends.leaves(Some(Legacy::Alive { exit: Some(*exit) }))
+                ends.leaves(Some(Legacy::Alive { exit: Some(*exit) }));
             }
             News::SpawnFailed { .. } | News::Exited { remains: false, .. } | News::TreeGone { .. } => {
                 ends.leaves(None);
@@ -141,7 +142,7 @@ pub(crate) struct ProcessState {
     lifeline: Arc<Lifeline>,
     machine: Machine,
     process: Option<Live>,
-    timer: Option<(Duration, AbortHandle)>,
+    timer: Timer,
     effects: Vec<Effect>,
 }
 
@@ -160,7 +161,6 @@ struct Live {
 struct Watch {
     kind: CheckKind,
     thresholds: Thresholds,
-    since: Duration,
     task: AbortHandle,
 }
 
@@ -219,7 +219,7 @@ impl Actor for ProcessActor {
             dependencies,
             lifeline,
             process: None,
-            timer: None,
+            timer: Timer::default(),
             effects: Vec::new(),
         };
         if let Some(Broke { goal, last, message }) = broke {
@@ -261,20 +261,14 @@ impl ProcessState {
         match message {
             ProcessMsg::Input(input) | ProcessMsg::Wish(input, _) => Some(input),
             ProcessMsg::Timer => {
-                self.timer = None;
+                self.timer.rang();
                 Some(Input::Tick)
             }
             ProcessMsg::News(news) => self.news(news),
             ProcessMsg::Checked(incarnation, kind, outcome) => {
                 let live = self.process.as_mut().filter(|live| live.incarnation == incarnation)?;
                 let watch = live.checks.iter_mut().find(|w| w.kind == kind)?;
-                let grace = match (kind, &self.spec.health) {
-                    (CheckKind::Health, Some(health)) => {
-                        self.context.clock.now().saturating_sub(watch.since) < health.start_period
-                    }
-                    (CheckKind::Health, None) | (CheckKind::Ready, _) => false,
-                };
-                let change = watch.thresholds.take(outcome, grace)?;
+                let change = watch.thresholds.take(outcome, self.context.clock.now())?;
                 Some(Input::Checked { incarnation, kind, change })
             }
         }
@@ -348,7 +342,7 @@ impl ProcessState {
         }
         // A thousand idle services should not keep a thousand empty buffers.
         self.effects = Vec::new();
-        self.arm(myself);
+        self.timer.set(self.machine.next_deadline(), self.context.clock, myself, || ProcessMsg::Timer);
     }
 
     fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: Effect) {
@@ -361,7 +355,7 @@ impl ProcessState {
                 if let Some(ready) = &self.spec.ready
                     && let ReadyTarget::Check(check) = &ready.target
                 {
-                    let thresholds = Thresholds::new(CheckKind::Ready, check.successes, 1);
+                    let thresholds = Thresholds::new(CheckKind::Ready, check.successes, 1, Duration::ZERO);
                     let check = check.clone();
                     self.watch(myself, incarnation, CheckKind::Ready, check, thresholds);
                 }
@@ -369,7 +363,9 @@ impl ProcessState {
             Effect::WatchHealth(incarnation) => {
                 if let Some(health) = &self.spec.health {
                     let check = health.check.clone();
-                    let thresholds = Thresholds::new(CheckKind::Health, check.successes, health.failures);
+                    let grace_until = self.context.clock.now() + health.start_period;
+                    let thresholds =
+                        Thresholds::new(CheckKind::Health, check.successes, health.failures, grace_until);
                     self.watch(myself, incarnation, CheckKind::Health, check, thresholds);
                 }
             }
@@ -485,12 +481,7 @@ impl ProcessState {
         let env = environment(&self.context, &self.spec, &self.id, pid);
         let (actor, host, dir) = (myself.clone(), Arc::clone(&self.context.host), self.spec.dir.clone());
         let task = tokio::spawn(async move {
-            // A service is often ready within milliseconds: begin quickly, then slow down.
-            let mut pause = match kind {
-                CheckKind::Ready => FIRST_PAUSE.min(check.interval),
-                CheckKind::Health => check.interval,
-            };
-            loop {
+            for pause in Pauses::new(kind, check.interval) {
                 let outcome = match &check.target {
                     CheckTarget::Tcp(address) => check::tcp(address, check.timeout).await,
                     CheckTarget::Http(url) => check::http(url, check.timeout).await,
@@ -503,45 +494,13 @@ impl ProcessState {
                     return;
                 }
                 tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(check.interval);
             }
         });
-        let since = self.context.clock.now();
         if let Some(live) = &mut self.process {
-            live.checks.push(Watch { kind, thresholds, since, task: task.abort_handle() });
-        }
-    }
-
-    /// Sees to it that the one timer rings at the machine's next deadline.
-    fn arm(&mut self, myself: &ActorRef<ProcessMsg>) {
-        let wanted = self.machine.next_deadline();
-        if self.timer.as_ref().map(|(at, _)| *at) == wanted {
-            return;
-        }
-        if let Some((_, task)) = self.timer.take() {
-            task.abort();
-        }
-        if let Some(at) = wanted {
-            let (actor, instant) = (myself.clone(), self.context.clock.instant(at));
-            let task = tokio::spawn(async move {
-                tokio::time::sleep_until(instant).await;
-                let _ = actor.cast(ProcessMsg::Timer);
-            });
-            self.timer = Some((at, task.abort_handle()));
+            live.checks.push(Watch { kind, thresholds, task: task.abort_handle() });
         }
     }
 }
-
-impl Drop for ProcessState {
-    fn drop(&mut self) {
-        if let Some((_, task)) = self.timer.take() {
-            task.abort();
-        }
-    }
-}
-
-/// The pause after the first attempt of a readiness check; it doubles up to the interval.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// How much of a check command's output is kept for its message.
 const CHECK_OUTPUT: usize = 2_000;

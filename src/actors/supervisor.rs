@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
-use tokio::task::AbortHandle;
 
 use super::graph::GraphMsg;
 use super::process::{Broke, Lifeline, ProcessActor, ProcessArgs, ProcessMsg, Sender};
+use super::timer::Timer;
 use super::{Context, tell};
 use crate::decide::group::{self, Group, Slot};
 use crate::decide::lifecycle::{Activity, Input};
@@ -119,7 +119,7 @@ pub(crate) struct SupervisorState {
     kids: Vec<Kid>,
     /// The child through which each instance below is reached.
     routes: HashMap<InstanceId, Slot>,
-    timer: Option<(Duration, AbortHandle)>,
+    timer: Timer,
     desk: Option<Desk>,
 }
 
@@ -147,7 +147,7 @@ impl Actor for ServiceSupervisor {
             dependencies,
             kids: Vec::new(),
             routes: HashMap::new(),
-            timer: None,
+            timer: Timer::default(),
             desk: root.map(|line| Desk {
                 line,
                 operations: Operations::default(),
@@ -179,7 +179,7 @@ impl Actor for ServiceSupervisor {
             SupervisorMsg::Taken(receipt) => state.taken(&myself, &receipt),
             SupervisorMsg::Group(input) => state.step(&myself, input),
             SupervisorMsg::Timer => {
-                state.timer = None;
+                state.timer.rang();
                 state.step(&myself, group::Input::Tick);
             }
             SupervisorMsg::Command(command, reply) => state.command(&myself, command, reply),
@@ -310,7 +310,7 @@ impl SupervisorState {
         for effect in effects {
             self.perform(myself, effect);
         }
-        self.arm(myself);
+        self.timer.set(self.machine.next_deadline(), self.context.clock, myself, || SupervisorMsg::Timer);
     }
 
     fn perform(&mut self, myself: &ActorRef<SupervisorMsg>, effect: group::Effect) {
@@ -470,32 +470,6 @@ impl SupervisorState {
         }
         if let Some(desk) = &self.desk {
             desk.line.observing.store(desk.operations.any(), Ordering::SeqCst);
-        }
-    }
-
-    fn arm(&mut self, myself: &ActorRef<SupervisorMsg>) {
-        let wanted = self.machine.next_deadline();
-        if self.timer.as_ref().map(|(at, _)| *at) == wanted {
-            return;
-        }
-        if let Some((_, task)) = self.timer.take() {
-            task.abort();
-        }
-        if let Some(at) = wanted {
-            let (actor, instant) = (myself.clone(), self.context.clock.instant(at));
-            let task = tokio::spawn(async move {
-                tokio::time::sleep_until(instant).await;
-                let _ = actor.cast(SupervisorMsg::Timer);
-            });
-            self.timer = Some((at, task.abort_handle()));
-        }
-    }
-}
-
-impl Drop for SupervisorState {
-    fn drop(&mut self) {
-        if let Some((_, task)) = self.timer.take() {
-            task.abort();
         }
     }
 }

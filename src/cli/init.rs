@@ -26,6 +26,10 @@ pub(super) fn init(args: &InitArgs) -> u8 {
             tell!("  = help: --force overwrites it");
             code::FAILED
         }
+        Err(_) if args.file.is_relative() && super::here().is_err() => {
+            tell!("{}: {}", format::error_word(), super::here().unwrap_err());
+            code::FAILED
+        }
         Err(error) => {
             tell!("{}: can't write {shown}: {error}", format::error_word());
             code::FAILED

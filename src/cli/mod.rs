@@ -380,6 +380,14 @@ pub fn main() -> ExitCode {
 }
 
 /// The usage line of a verb, for errors that clap can't see.
+/// The folder that we are in.
+fn here() -> Result<PathBuf, String> {
+    std::env::current_dir().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => "the folder that you are in is gone; go to another".to_owned(),
+        _ => format!("the folder that you are in can't be told: {error}"),
+    })
+}
+
 fn usage_error(verb: &str, message: &str) -> u8 {
     let mut command = Cli::command();
     command.build();

@@ -104,7 +104,7 @@ fn socket(common: &Common) -> Result<PathBuf, String> {
     if let Some(socket) = std::env::var_os("REGROW_SOCKET").filter(|s| !s.is_empty()) {
         return Ok(PathBuf::from(socket));
     }
-    let cwd = std::env::current_dir().map_err(|error| error.to_string())?;
+    let cwd = super::here()?;
     place::find(&cwd)
 }
 
@@ -226,7 +226,11 @@ fn note(service: &ServiceStatus) -> String {
             let exit = service.exit.as_ref().map(ToString::to_string).unwrap_or_default();
             let left =
                 service.retry_in_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or_default();
-            format!("{exit}; back in {}", short(left))
+            if left.is_zero() {
+                format!("{exit}; back with its group")
+            } else {
+                format!("{exit}; back in {}", short(left))
+            }
         }
         State::Failed => service.failed.as_ref().map(ToString::to_string).unwrap_or_default(),
         State::Stopped if service.goal == Goal::Up => "by its group".to_owned(),

@@ -29,7 +29,10 @@ pub(super) fn load_or_tell(file: Option<&Path>, env_files: &[PathBuf]) -> Result
 
 /// The manifest of this folder or one above, relative to here.
 pub(super) fn found() -> Result<PathBuf, u8> {
-    let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("."));
+    let cwd = super::here().map_err(|words| {
+        tell!("{}: {words}", format::error_word());
+        code::MANIFEST
+    })?;
     let Some(path) = discover(&cwd) else {
         tell!(
             "{}: there is no regrow.toml or dev-env.toml in {} or above it",

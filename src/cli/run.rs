@@ -15,7 +15,8 @@ use crate::control::place::{self, Card, Taken};
 use crate::control::server;
 use crate::decide::select::{Selection, select};
 use crate::decide::status::Entry;
-use crate::decide::words::short;
+use crate::decide::why;
+use crate::decide::words::{in_time, short};
 use crate::manifest::Loaded;
 use crate::model::event::{CheckKind, StartCause, StopCause};
 use crate::model::plan::GiveUp;
@@ -590,12 +591,7 @@ impl Screen {
                 about(instance, format!("completed{}", after.unwrap_or_default()), Tint::Good)
             }
             Fact::Crashed { instance, exit, retry_in, .. } => {
-                let when = if retry_in.is_zero() {
-                    "at once".to_owned()
-                } else {
-                    format!("in {}", short(*retry_in))
-                };
-                about(instance, format!("{exit}; comes back {when}"), Tint::Bad)
+                about(instance, format!("{exit}; comes back {}", in_time(*retry_in)), Tint::Bad)
             }
             Fact::Failed { instance, why } => {
                 self.failures.insert(instance.clone(), why.to_string());
@@ -659,52 +655,35 @@ impl Screen {
     /// Who is not ready, and why, in declared order.
     fn not_ready(&self, handle: &Handle) -> String {
         let now = handle.uptime();
-        let words: Vec<String> = self
-            .names
-            .iter()
-            .filter(|id| self.pending.contains(id))
-            .filter_map(|id| {
-                let (links, _) =
-                    handle.board(|board| crate::decide::why::chain(handle.graph(), board, id, now));
-                let first = links.first()?;
-                Some(format!("{id}: {}", first.because))
-            })
-            .collect();
-        listed(&words, 4)
+        let pending: Vec<&InstanceId> = self.names.iter().filter(|id| self.pending.contains(id)).collect();
+        handle.board(|board| {
+            let words = pending.iter().filter_map(|id| {
+                let entry = board.entry(id)?;
+                Some(format!("{id}: {}", why::because(handle.graph(), board, entry, now)))
+            });
+            listed(words, pending.len(), 4)
+        })
     }
 
     /// Who is not gone, and how long it has left.
     fn lingering(&self, handle: &Handle) -> String {
         let now = handle.uptime();
-        let started = |id: &InstanceId| {
-            handle.kept_events().iter().rev().find_map(|event| match &event.fact {
-                Fact::Stopping { instance, timeout, .. } if instance == id => {
-                    Some((event.since_start, *timeout))
+        handle.board(|board| {
+            let lingering: Vec<&Entry> =
+                board.entries().iter().filter(|e| e.state == State::Stopping).collect();
+            let words = lingering.iter().map(|entry| match entry.kill_at.filter(|at| *at > now) {
+                Some(at) => {
+                    format!("{} (SIGKILL in {:.0} s)", entry.id, (at - now).as_secs_f64().ceil())
                 }
-                _ => None,
-            })
-        };
-        let lingering: Vec<InstanceId> = handle.board(|board| {
-            board.entries().iter().filter(|e| e.state == State::Stopping).map(|e| e.id.clone()).collect()
-        });
-        let words: Vec<String> = lingering
-            .iter()
-            .map(|id| match started(id) {
-                Some((at, timeout)) if at + timeout > now => {
-                    let left = (at + timeout - now).as_secs_f64().ceil();
-                    format!("{id} (SIGKILL in {left:.0} s)")
-                }
-                _ => format!("{id} (SIGKILL sent)"),
-            })
-            .collect();
-        listed(&words, 6)
+                None => format!("{} (SIGKILL sent)", entry.id),
+            });
+            listed(words, lingering.len(), 6)
+        })
     }
 }
 
 /// The first few, and how many more there are.
-fn listed(words: &[String], most: usize) -> String {
-    if words.len() <= most {
-        return words.join("; ");
-    }
-    format!("{} and {} more", words[..most].join("; "), words.len() - most)
+fn listed(words: impl Iterator<Item = String>, count: usize, most: usize) -> String {
+    let first = words.take(most).collect::<Vec<_>>().join("; ");
+    if count <= most { first } else { format!("{first} and {} more", count - most) }
 }

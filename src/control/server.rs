@@ -1,6 +1,6 @@
 //! The socket's server.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use crate::actors::event_log::Read;
 use crate::decide::operation::resolve;
 use crate::decide::why::{self, Why};
 use crate::model::{Command, Denial, DenialCode, InstanceId, Kind, Selector, ServiceStatus, State as Is};
-use crate::os::{Stream as OutputStream, files};
+use crate::os::{SourceId, Stream as OutputStream, files};
 use crate::record::output::{Chunk, Followed, OutputHub};
 use crate::runtime::Handle;
 
@@ -307,11 +307,17 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
     let newer_than = age(&query)?;
     let wanted: HashSet<InstanceId> = instances(&handle, query.all("service"))?.into_iter().collect();
     let hub = handle.output();
-    // First the follower, then the past: so nothing falls between them.
-    let mut follower = query.flag("follow").then(|| hub.follow());
+    let sources: Vec<(&InstanceId, SourceId)> =
+        hub.sources().filter(|(name, _)| wanted.contains(name)).collect();
+    // First the follower, then the past: so nothing falls between them. What is in both is
+    // known by its number.
+    let follower =
+        query.flag("follow").then(|| hub.follow(sources.iter().map(|(_, source)| *source).collect()));
+    let mut told: HashMap<SourceId, u64> = HashMap::new();
     let mut past: Vec<(Chunk, LogLine)> = Vec::new();
-    for (name, source) in hub.sources().filter(|(name, _)| wanted.contains(name)) {
+    for (name, source) in sources {
         for chunk in hub.kept(source) {
+            told.insert(source, chunk.number);
             if newer_than.is_none_or(|at| chunk.at >= at) {
                 past.extend(lines(&chunk, name).map(|line| (chunk.clone(), line)));
             }
@@ -319,9 +325,8 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
     }
     past.sort_by_key(|(chunk, _)| chunk.at);
     let skip = past.len().saturating_sub(count);
-    let last = past.last().map(|(chunk, _)| chunk.at);
     let past: Vec<LogLine> = past.into_iter().skip(skip).map(|(_, line)| line).collect();
-    let Some(mut follower) = follower.take() else {
+    let Some(mut follower) = follower else {
         return Ok(axum::Json(Logs { lines: past }).into_response());
     };
     let hub: Arc<OutputHub> = Arc::clone(hub);
@@ -339,13 +344,12 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
             };
             match followed {
                 Followed::Chunk(chunk) => {
-                    // Read between the two looks: told already.
-                    if last.is_some_and(|last| chunk.at <= last) {
-                        continue;
-                    }
-                    let Some(name) = hub.name(chunk.source).filter(|name| wanted.contains(*name)) else {
+                    let Some(name) = hub.name(chunk.source) else {
                         continue;
                     };
+                    if told.get(&chunk.source).is_some_and(|last| chunk.number <= *last) {
+                        continue;
+                    }
                     for line in lines(&chunk, name) {
                         if sender.send(json_event("line", &line)).await.is_err() {
                             return;

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::graph::{Graph, StopOrder};
 use super::lifecycle::Input;
 use super::status::{Board, Entry};
-use super::words::short;
+use super::words::{in_time, short};
 use crate::model::command::InstanceAnswer;
 use crate::model::event::{FailedWhy, StartCause};
 use crate::model::nearest::nearest;
@@ -488,7 +488,7 @@ impl Work {
                 Fact::Completed { .. } => Some((true, "completed".to_owned())),
                 Fact::Failed { why, .. } => Some((false, format!("failed: {why}"))),
                 Fact::Crashed { exit, retry_in, .. } => {
-                    Some((false, format!("crashed: {exit}; comes back in {}", short(*retry_in))))
+                    Some((false, format!("crashed: {exit}; comes back {}", in_time(*retry_in))))
                 }
                 // A stop that came later has overtaken this; an earlier one's end is none of ours.
                 _ => None,

@@ -1,4 +1,7 @@
-//! Thresholds of checks: how many results in a row change what we believe.
+//! Checks: when the next attempt is made, and how many results in a row change what we
+//! believe.
+
+use std::time::Duration;
 
 use crate::model::Health;
 use crate::model::event::CheckKind;
@@ -32,6 +35,38 @@ pub fn one_line(output: &[u8]) -> String {
     words
 }
 
+/// The pauses between the attempts of a check.
+#[derive(Debug, Clone)]
+pub struct Pauses {
+    next: Duration,
+    interval: Duration,
+}
+
+impl Pauses {
+    /// Of a check with this interval. A service is often ready within milliseconds: its
+    /// readiness check begins quickly, and slows down to the interval.
+    pub fn new(kind: CheckKind, interval: Duration) -> Pauses {
+        let next = match kind {
+            CheckKind::Ready => FIRST_PAUSE.min(interval),
+            CheckKind::Health => interval,
+        };
+        Pauses { next, interval }
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.interval);
+        Some(pause)
+    }
+}
+
+/// The pause after the first attempt of a readiness check; it doubles up to the interval.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
 /// What an attempt changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
@@ -60,11 +95,14 @@ pub struct Thresholds {
     failed: u32,
     unable: u32,
     believed: Health,
+    /// Failures before this time don't count.
+    grace_until: Duration,
 }
 
 impl Thresholds {
     /// Nothing is believed yet. A readiness check is never `Bad`: it just isn't ready yet.
-    pub fn new(kind: CheckKind, successes: u32, failures: u32) -> Thresholds {
+    /// Failures before `grace_until` don't count.
+    pub fn new(kind: CheckKind, successes: u32, failures: u32, grace_until: Duration) -> Thresholds {
         Thresholds {
             kind,
             successes: successes.max(1),
@@ -73,11 +111,12 @@ impl Thresholds {
             failed: 0,
             unable: 0,
             believed: Health::Unknown,
+            grace_until,
         }
     }
 
-    /// Takes one result. `grace`: it came within the start period, so failures don't count.
-    pub fn take(&mut self, outcome: Outcome, grace: bool) -> Option<Change> {
+    /// Takes one result.
+    pub fn take(&mut self, outcome: Outcome, now: Duration) -> Option<Change> {
         match outcome {
             Outcome::Pass => {
                 self.failed = 0;
@@ -92,7 +131,7 @@ impl Thresholds {
             Outcome::Fail(message) => {
                 self.passed = 0;
                 self.unable = 0;
-                if grace {
+                if now < self.grace_until {
                     return None;
                 }
                 self.failed = self.failed.saturating_add(1);
@@ -118,6 +157,8 @@ impl Thresholds {
 mod tests {
     use super::*;
 
+    const NOW: Duration = Duration::from_secs(60);
+
     fn fail() -> Outcome {
         Outcome::Fail("refused".into())
     }
@@ -131,51 +172,61 @@ mod tests {
 
     #[test]
     fn a_flapping_check_never_reaches_the_threshold() {
-        let mut health = Thresholds::new(CheckKind::Health, 1, 3);
-        assert_eq!(health.take(Outcome::Pass, false), Some(Change::Good));
+        let mut health = Thresholds::new(CheckKind::Health, 1, 3, Duration::ZERO);
+        assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
         for _ in 0..50 {
-            assert_eq!(health.take(fail(), false), Some(Change::Failing("refused".into())));
-            assert_eq!(health.take(fail(), false), None);
-            assert_eq!(health.take(Outcome::Pass, false), None);
+            assert_eq!(health.take(fail(), NOW), Some(Change::Failing("refused".into())));
+            assert_eq!(health.take(fail(), NOW), None);
+            assert_eq!(health.take(Outcome::Pass, NOW), None);
         }
     }
 
     #[test]
     fn thresholds_hold_both_ways() {
-        let mut health = Thresholds::new(CheckKind::Health, 2, 2);
-        assert_eq!(health.take(Outcome::Pass, false), None);
-        assert_eq!(health.take(Outcome::Pass, false), Some(Change::Good));
-        assert_eq!(health.take(fail(), false), Some(Change::Failing("refused".into())));
-        assert_eq!(health.take(fail(), false), Some(Change::Bad { in_a_row: 2, message: "refused".into() }));
-        assert_eq!(health.take(fail(), false), None, "told once");
-        assert_eq!(health.take(Outcome::Pass, false), None);
-        assert_eq!(health.take(Outcome::Pass, false), Some(Change::Good));
+        let mut health = Thresholds::new(CheckKind::Health, 2, 2, Duration::ZERO);
+        assert_eq!(health.take(Outcome::Pass, NOW), None);
+        assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
+        assert_eq!(health.take(fail(), NOW), Some(Change::Failing("refused".into())));
+        assert_eq!(health.take(fail(), NOW), Some(Change::Bad { in_a_row: 2, message: "refused".into() }));
+        assert_eq!(health.take(fail(), NOW), None, "told once");
+        assert_eq!(health.take(Outcome::Pass, NOW), None);
+        assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
     }
 
     #[test]
     fn unable_is_neither_good_nor_bad_and_told_once_a_series() {
-        let mut health = Thresholds::new(CheckKind::Health, 1, 1);
+        let mut health = Thresholds::new(CheckKind::Health, 1, 1, Duration::ZERO);
         let unable = || Outcome::Unable("no descriptors".into());
-        assert_eq!(health.take(unable(), false), Some(Change::Unable("no descriptors".into())));
-        assert_eq!(health.take(unable(), false), None);
-        assert_eq!(health.take(Outcome::Pass, false), Some(Change::Good));
-        assert_eq!(health.take(unable(), false), Some(Change::Unable("no descriptors".into())));
+        assert_eq!(health.take(unable(), NOW), Some(Change::Unable("no descriptors".into())));
+        assert_eq!(health.take(unable(), NOW), None);
+        assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
+        assert_eq!(health.take(unable(), NOW), Some(Change::Unable("no descriptors".into())));
     }
 
     #[test]
     fn failures_in_the_start_period_do_not_count() {
-        let mut health = Thresholds::new(CheckKind::Health, 1, 1);
-        assert_eq!(health.take(fail(), true), None);
-        assert!(matches!(health.take(fail(), false), Some(Change::Bad { in_a_row: 1, .. })));
+        let mut health = Thresholds::new(CheckKind::Health, 1, 1, NOW);
+        assert_eq!(health.take(fail(), NOW - Duration::from_nanos(1)), None);
+        assert!(matches!(health.take(fail(), NOW), Some(Change::Bad { in_a_row: 1, .. })));
+    }
+
+    #[test]
+    fn a_readiness_check_begins_quickly_and_slows_down_to_its_interval() {
+        let millis = |kind, interval| -> Vec<u128> {
+            Pauses::new(kind, Duration::from_millis(interval)).take(5).map(|p| p.as_millis()).collect()
+        };
+        assert_eq!(millis(CheckKind::Ready, 100), [10, 20, 40, 80, 100]);
+        assert_eq!(millis(CheckKind::Ready, 5), [5, 5, 5, 5, 5]);
+        assert_eq!(millis(CheckKind::Health, 100), [100, 100, 100, 100, 100]);
     }
 
     #[test]
     fn a_readiness_check_is_never_bad() {
-        let mut ready = Thresholds::new(CheckKind::Ready, 1, 1);
-        assert_eq!(ready.take(fail(), false), Some(Change::Failing("refused".into())));
+        let mut ready = Thresholds::new(CheckKind::Ready, 1, 1, Duration::ZERO);
+        assert_eq!(ready.take(fail(), NOW), Some(Change::Failing("refused".into())));
         for _ in 0..100 {
-            assert_eq!(ready.take(fail(), false), None);
+            assert_eq!(ready.take(fail(), NOW), None);
         }
-        assert_eq!(ready.take(Outcome::Pass, false), Some(Change::Good));
+        assert_eq!(ready.take(Outcome::Pass, NOW), Some(Change::Good));
     }
 }

@@ -49,6 +49,8 @@ pub struct Entry {
     pub waiting_for: Vec<Unmet>,
     /// When it comes back.
     pub retry_at: Option<Duration>,
+    /// When SIGKILL follows, while it is being stopped.
+    pub kill_at: Option<Duration>,
     /// The last failing check since its start, in words.
     pub failing: Option<String>,
 }
@@ -100,6 +102,7 @@ impl Board {
                     failed: None,
                     waiting_for: Vec::new(),
                     retry_at: None,
+                    kill_at: None,
                     failing: None,
                 });
             }
@@ -229,9 +232,15 @@ impl Board {
                     entry.failing = None;
                 }
             }
-            Fact::Stopping { .. } | Fact::LeftBehind { .. } => {
+            Fact::Stopping { timeout, .. } => {
                 entry.settle(State::Stopping);
                 entry.ready = false;
+                entry.kill_at = Some(event.since_start + *timeout);
+            }
+            Fact::LeftBehind { .. } => {
+                entry.settle(State::Stopping);
+                entry.ready = false;
+                entry.kill_at = Some(event.since_start + entry.spec.stop.timeout);
             }
             Fact::Killed { .. } => {
                 entry.settle(State::Stopping);
@@ -320,6 +329,7 @@ impl Entry {
         self.state = state;
         self.waiting_for = Vec::new();
         self.retry_at = None;
+        self.kill_at = None;
         self.failed = None;
     }
 

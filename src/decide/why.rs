@@ -1,12 +1,13 @@
 //! Why an instance is as it is: the causal chain, from it down to the first cause.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::graph::{Graph, waits_for};
 use super::status::{Board, Entry};
-use super::words::short;
+use super::words::in_time;
 use crate::model::event::FailedWhy;
 use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State};
 
@@ -39,13 +40,14 @@ pub struct Link {
 /// The chain, and the instance at its end.
 pub fn chain(graph: &Graph, board: &Board, from: &InstanceId, now: Duration) -> (Vec<Link>, InstanceId) {
     let mut links: Vec<Link> = Vec::new();
+    let mut seen: HashSet<InstanceId> = HashSet::new();
     let mut end = from.clone();
     let mut todo = vec![from.clone()];
     while let Some(id) = todo.pop() {
         let Some(entry) = board.entry(&id) else {
             continue;
         };
-        if links.iter().any(|l| l.name == id.to_string()) {
+        if !seen.insert(id.clone()) {
             continue;
         }
         links.push(Link {
@@ -71,7 +73,8 @@ pub fn chain(graph: &Graph, board: &Board, from: &InstanceId, now: Duration) -> 
     (links, end)
 }
 
-fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> String {
+/// What is true of one instance, without what lies behind it.
+pub fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> String {
     let exit = entry.exit.as_ref().map(ToString::to_string);
     match entry.state {
         State::Registered if !entry.spec.autostart => "it does not start by itself (regrow start)".to_owned(),
@@ -113,13 +116,14 @@ fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> String
         State::Stopped => "somebody stopped it".to_owned(),
         State::Completed => "it ended with success".to_owned(),
         State::Crashed => {
-            let left = entry.retry_at.map(|at| short(at.saturating_sub(now)));
+            let left = entry.retry_at.map(|at| at.saturating_sub(now));
             let failing = entry.failing.as_ref().map(|f| format!("; {f}")).unwrap_or_default();
-            format!(
-                "{}; it comes back in {}{failing}",
-                exit.unwrap_or_else(|| "it fell".to_owned()),
-                left.unwrap_or_else(|| "a moment".to_owned())
-            )
+            let exit = exit.unwrap_or_else(|| "it fell".to_owned());
+            match left {
+                Some(left) if !left.is_zero() => format!("{exit}; it comes back {}{failing}", in_time(left)),
+                // Its time has come, and still it is down: its group is not done yet.
+                Some(_) | None => format!("{exit}; it comes back when its group lets it{failing}"),
+            }
         }
         State::Failed => {
             let why = entry.failed.as_ref().map_or_else(|| "it failed".to_owned(), ToString::to_string);

@@ -1,5 +1,10 @@
 //! Values as people read them.
 
+/// When something comes that is due in this time.
+pub fn in_time(left: std::time::Duration) -> String {
+    if left.is_zero() { "at once".to_owned() } else { format!("in {}", short(left)) }
+}
+
 /// A duration: three digits are enough.
 pub fn short(duration: std::time::Duration) -> String {
     let seconds = duration.as_secs_f64();

@@ -12,7 +12,9 @@
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Pid, getpid, setpgid};
@@ -111,26 +113,40 @@ fn keep(supervisor: Pid, heard: &SigSet) -> ! {
 
 /// The supervisor is dead: end what it left, then end as it did.
 fn end(exit: Exit) -> ! {
-    let left = end_all_children();
-    match exit {
-        Exit::Code(code) => std::process::exit(code),
+    let (ended, stuck) = end_all_children();
+    let code = match exit {
+        Exit::Code(code) => code,
         Exit::Signal { signal, .. } => {
             let name = crate::model::exit::signal_name(signal);
             let _ = writeln!(
                 std::io::stderr(),
-                "regrow: the supervisor was ended by {name}; {left} {} it left behind {} ended",
-                if left == 1 { "process" } else { "processes" },
-                if left == 1 { "was" } else { "were" },
+                "regrow: the supervisor was ended by {name}; {ended} {} it left behind {} ended",
+                if ended == 1 { "process" } else { "processes" },
+                if ended == 1 { "was" } else { "were" },
             );
-            std::process::exit(128 + signal)
+            128 + signal
         }
+    };
+    if !stuck.is_empty() {
+        let pids: Vec<String> = stuck.iter().map(ToString::to_string).collect();
+        let _ = writeln!(
+            std::io::stderr(),
+            "regrow: SIGKILL has not ended what is stuck in the kernel: pid {}",
+            pids.join(", ")
+        );
     }
+    std::process::exit(code)
 }
 
-/// Ends every child, and theirs as they come to us, until there is none. Returns how many.
-fn end_all_children() -> usize {
+/// What SIGKILL has not ended in this time is stuck in the kernel, and nobody waits for it.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// Ends every child, and theirs as they come to us, until there is none. Returns how many
+/// were ended, and who can't be.
+fn end_all_children() -> (usize, Vec<u32>) {
     let me = std::process::id();
     let mut ended = std::collections::BTreeSet::new();
+    let mut since = Instant::now();
     loop {
         let children = proc::children(me);
         for pid in &children {
@@ -140,10 +156,29 @@ fn end_all_children() -> usize {
             // A child's number is not given away before we reap it.
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
-        // SAFETY: waits for any child; a null status is allowed.
-        let waited = unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) };
-        if waited < 0 && nix::errno::Errno::last() == nix::errno::Errno::ECHILD {
-            return ended.len();
+        loop {
+            // SAFETY: waits for any child; a null status is allowed.
+            match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
+                1.. => since = Instant::now(),
+                0 => break,
+                _ if Errno::last() == Errno::ECHILD => return (ended.len(), Vec::new()),
+                _ => break,
+            }
         }
+        let left = STUCK.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            ended.retain(|pid| !children.contains(pid));
+            return (ended.len(), children);
+        }
+        wait_for_a_death(left);
     }
+}
+
+/// Until a child dies; SIGCHLD is blocked here, so none is missed.
+fn wait_for_a_death(at_most: Duration) {
+    let mut deaths = SigSet::empty();
+    deaths.add(Signal::SIGCHLD);
+    let time = nix::sys::time::TimeSpec::from(at_most);
+    // SAFETY: both point to valid values; a null info is allowed.
+    unsafe { libc::sigtimedwait(deaths.as_ref(), std::ptr::null_mut(), time.as_ref()) };
 }

@@ -5,7 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use super::spawn::{Spawner, raise_descriptor_limit};
@@ -35,6 +35,8 @@ impl Default for HostOptions {
 pub struct NativeHost {
     line: Line,
     spawns: Option<mpsc::Sender<SpawnOrder>>,
+    /// How many of them no spawner has taken yet.
+    waiting: Arc<AtomicUsize>,
     keys: AtomicU64,
     chance: AtomicU64,
 }
@@ -49,15 +51,16 @@ impl NativeHost {
         let line = watch::start(sink, options.owns_process)?;
         let (spawns, orders) = mpsc::channel::<SpawnOrder>();
         let orders = Arc::new(Mutex::new(orders));
+        let waiting = Arc::new(AtomicUsize::new(0));
         let mark = RandomState::new().build_hasher().finish();
         // One more than cores: in vfork a spawner sleeps while its child executes.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
             let mut spawner = Spawner::new(files, options.die_with_us)?;
-            let orders = Arc::clone(&orders);
+            let (orders, waiting) = (Arc::clone(&orders), Arc::clone(&waiting));
             let line = line.clone();
             let work = move || {
-                while let Some(order) = next(&orders, &line) {
+                while let Some(order) = next(&orders, &waiting, &line) {
                     run(&mut spawner, &line, order, mark);
                 }
             };
@@ -66,6 +69,7 @@ impl NativeHost {
         Ok(NativeHost {
             line,
             spawns: Some(spawns),
+            waiting,
             keys: AtomicU64::new(1),
             chance: AtomicU64::new(RandomState::new().build_hasher().finish()),
         })
@@ -97,16 +101,28 @@ impl Drop for NativeHost {
     }
 }
 
-/// The next order. Before it waits for one it wakes the watcher, which in a burst of orders
-/// is woken for many at once.
-fn next(orders: &Mutex<mpsc::Receiver<SpawnOrder>>, line: &Line) -> Option<SpawnOrder> {
+/// The next order. In a burst of them the watcher is woken for many at once; but before a
+/// wait, and before an order behind which no other comes, it is woken: making a process may
+/// take long (a folder on a network), and what was made before is to be heard of.
+fn next(
+    orders: &Mutex<mpsc::Receiver<SpawnOrder>>,
+    waiting: &AtomicUsize,
+    line: &Line,
+) -> Option<SpawnOrder> {
     if let Ok(orders) = orders.try_lock()
         && let Ok(order) = orders.try_recv()
     {
+        if waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
+            line.wake();
+        } else {
+            line.wake_if_late();
+        }
         return Some(order);
     }
     line.wake();
-    orders.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+    let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+    waiting.fetch_sub(1, Ordering::Relaxed);
+    order
 }
 
 fn run(spawner: &mut Spawner, line: &Line, order: SpawnOrder, mark: u64) {
@@ -152,6 +168,7 @@ impl Host for NativeHost {
         let Some(spawns) = &self.spawns else {
             return;
         };
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         // Only a panic of every spawner closes the channel; then the order is answered here.
         if let Err(mpsc::SendError(order)) = spawns.send(order) {
             let failure = crate::model::SpawnFailure {

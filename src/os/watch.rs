@@ -9,9 +9,10 @@
 //! What a process leaves behind when it dies is given to us (child subreaper) or found by
 //! its session or by the mark in its environment.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -57,6 +58,13 @@ pub(super) struct Watched {
     pub(super) news: NewsSink,
 }
 
+/// Orders, and since when the first of them waits.
+#[derive(Default)]
+struct Orders {
+    list: Vec<Order>,
+    since: Option<Instant>,
+}
+
 /// How others reach the watcher.
 #[derive(Clone)]
 pub(super) struct Line {
@@ -64,14 +72,14 @@ pub(super) struct Line {
 }
 
 struct Inner {
-    orders: Mutex<Vec<Order>>,
+    orders: Mutex<Orders>,
     wake: EventFd,
 }
 
 impl Line {
     /// Gives an order and wakes the watcher.
     pub(super) fn send(&self, order: Order) {
-        self.orders().push(order);
+        self.orders().list.push(order);
         self.wake();
     }
 
@@ -79,29 +87,41 @@ impl Line {
     /// caller is to wake it before it rests.
     pub(super) fn send_later(&self, order: Order) {
         let mut orders = self.orders();
-        orders.push(order);
-        let many = orders.len().is_multiple_of(BATCH);
+        orders.list.push(order);
+        orders.since.get_or_insert_with(Instant::now);
+        let many = orders.list.len().is_multiple_of(BATCH);
         drop(orders);
         if many {
             self.wake();
         }
     }
 
+    /// Wakes the watcher where orders have waited for long: before something that may take
+    /// its time.
+    pub(super) fn wake_if_late(&self) {
+        let late = self.orders().since.is_some_and(|since| since.elapsed() > LATE);
+        if late {
+            self.wake();
+        }
+    }
+
     /// Wakes the watcher where orders wait.
     pub(super) fn wake(&self) {
-        if !self.orders().is_empty() {
+        if !self.orders().list.is_empty() {
             // It can only fail when the counter is full, and then the watcher is awake anyway.
             let _ = self.inner.wake.write(1);
         }
     }
 
-    fn orders(&self) -> MutexGuard<'_, Vec<Order>> {
+    fn orders(&self) -> MutexGuard<'_, Orders> {
         self.inner.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// In a burst of starts the watcher is woken for so many at once.
 const BATCH: usize = 32;
+/// And nothing waits longer than this while more processes are made.
+const LATE: Duration = Duration::from_millis(1);
 
 /// Starts the thread. `sink` gets the lines; `reap_all`: every child that is left to this
 /// process is ours to reap, because nobody else in it makes children.
@@ -109,7 +129,7 @@ pub(super) fn start(sink: Arc<dyn OutputSink>, reap_all: bool) -> std::io::Resul
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
     epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Token::Wake.pack()))?;
-    let line = Line { inner: Arc::new(Inner { orders: Mutex::new(Vec::new()), wake }) };
+    let line = Line { inner: Arc::new(Inner { orders: Mutex::default(), wake }) };
     let watcher = Watcher {
         line: line.clone(),
         epoll,
@@ -118,8 +138,10 @@ pub(super) fn start(sink: Arc<dyn OutputSink>, reap_all: bool) -> std::io::Resul
         processes: HashMap::new(),
         dead: Vec::new(),
         buffer: vec![0; PIECE].into_boxed_slice(),
+        blind: HashSet::new(),
         die_with: None,
         ending_strays: Vec::new(),
+        strays_since: Instant::now(),
     };
     std::thread::Builder::new().name("regrow-watch".into()).stack_size(256 * 1024).spawn(|| watcher.run())?;
     Ok(line)
@@ -195,9 +217,17 @@ struct Watcher {
     /// Whose leader or remnant ended in this round.
     dead: Vec<u64>,
     buffer: Box<[u8]>,
+    /// Trees with processes that could not be pinned for want of descriptors: to be looked
+    /// at again.
+    blind: HashSet<u64>,
     die_with: Option<OwnedFd>,
     ending_strays: Vec<Box<dyn FnOnce() + Send>>,
+    /// Since when nothing more of them has ended.
+    strays_since: Instant,
 }
+
+/// What SIGKILL has not ended in this time is stuck in the kernel, and nobody waits for it.
+const STUCK: Duration = Duration::from_secs(5);
 
 impl Watcher {
     fn run(mut self) {
@@ -205,8 +235,11 @@ impl Watcher {
         loop {
             // Strays that are being ended may be children of each other, whose end only
             // their parent is told: look again soon while that goes on, and only then.
-            let timeout =
-                if self.ending_strays.is_empty() { EpollTimeout::NONE } else { EpollTimeout::from(2u16) };
+            let timeout = match (self.ending_strays.is_empty(), self.blind.is_empty()) {
+                (true, true) => EpollTimeout::NONE,
+                (true, false) => EpollTimeout::from(20u16),
+                (false, _) => EpollTimeout::from(2u16),
+            };
             let ready = match self.epoll.wait(&mut events, timeout) {
                 Ok(ready) => ready,
                 Err(nix::errno::Errno::EINTR) => 0,
@@ -233,6 +266,7 @@ impl Watcher {
                     }
                 }
             }
+            self.dead.extend(self.blind.drain());
             self.tell_deaths();
             self.go_on_ending_strays();
         }
@@ -242,7 +276,7 @@ impl Watcher {
     fn take_orders(&mut self) -> bool {
         let _ = self.line.inner.wake.read();
         let orders = std::mem::take(&mut *self.line.orders());
-        for order in orders {
+        for order in orders.list {
             match order {
                 Order::Watch(watched) => self.watch(*watched),
                 Order::Signal(key, signal) => self.signal_tree(key.0, signal),
@@ -254,7 +288,10 @@ impl Watcher {
                         self.die_with = Some(fd);
                     }
                 }
-                Order::EndStrays(done) => self.ending_strays.push(done),
+                Order::EndStrays(done) => {
+                    self.strays_since = Instant::now();
+                    self.ending_strays.push(done);
+                }
                 Order::Quit => return false,
             }
         }
@@ -393,7 +430,7 @@ impl Watcher {
         if in_group {
             self.find_by_session(key);
         }
-        self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
+        !self.blind.contains(&key) && self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
     }
 
     /// Looks through all processes for those of a tree's session or group. Only where the
@@ -454,15 +491,23 @@ impl Watcher {
         if process.remnants.contains_key(&stat.pid) {
             return;
         }
-        let Ok(fd) = pidfd::open(stat.pid) else {
-            return;
+        let fd = match pidfd::open(stat.pid) {
+            Ok(fd) => fd,
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return,
+            Err(_) => {
+                self.blind.insert(key);
+                return;
+            }
         };
         // Between the look and the open it may have died and its number been given away.
         if proc::stat(stat.pid).map(|s| s.started) != Some(stat.started) {
             return;
         }
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Remnant(key).pack());
-        if self.epoll.add(&fd, event).is_ok() {
+        if let Err(error) = self.epoll.add(&fd, event) {
+            tracing::warn!(%error, pid = stat.pid, "can't watch a process");
+            self.blind.insert(key);
+        } else {
             process.remnants.insert(stat.pid, fd);
         }
     }
@@ -497,9 +542,18 @@ impl Watcher {
         let Some(process) = self.processes.get(&key) else {
             return;
         };
+        // Each gets it once: to some programs a second one means that it is urgent.
+        let outside: Vec<&OwnedFd> = process
+            .remnants
+            .iter()
+            .filter(|(pid, _)| proc::stat(**pid).is_some_and(|stat| stat.group != process.pid))
+            .map(|(_, fd)| fd)
+            .collect();
         for number in [signal, nix::libc::SIGCONT] {
-            self.signal_group(process, number);
-            for fd in process.remnants.values() {
+            let all = !self.signal_group(process, number);
+            for fd in
+                process.remnants.values().filter(|_| all).chain(outside.iter().copied().filter(|_| !all))
+            {
                 let _ = pidfd::signal(fd, number);
             }
         }
@@ -507,16 +561,16 @@ impl Watcher {
 
     /// Signals the leader's group; where the kernel can't do that by descriptor, the group
     /// by number while the leader is not reaped (so its number is not given away), and else
-    /// nobody: those left are pinned one by one.
-    fn signal_group(&self, process: &Process, signal: i32) {
+    /// nobody: those left are pinned one by one. Returns whether the group was reached.
+    fn signal_group(&self, process: &Process, signal: i32) -> bool {
         match pidfd::signal_group(&process.pidfd, signal) {
             Err(error) if error.kind() == std::io::ErrorKind::Unsupported && process.exit.is_none() => {
                 let group = nix::unistd::Pid::from_raw(process.pid.cast_signed());
-                if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
-                    let _ = nix::sys::signal::killpg(group, signal);
-                }
+                nix::sys::signal::Signal::try_from(signal)
+                    .is_ok_and(|signal| nix::sys::signal::killpg(group, signal).is_ok())
             }
-            Ok(()) | Err(_) => {}
+            Ok(()) => true,
+            Err(_) => false,
         }
     }
 
@@ -606,17 +660,21 @@ impl Watcher {
             return;
         }
         let known: Vec<u32> = self.processes.values().map(|p| p.pid).collect();
-        let mut left = false;
-        for pid in orphans().into_iter().filter(|pid| !known.contains(pid)) {
-            if self.reap_all {
-                left = true;
-                if let Ok(fd) = pidfd::open(pid) {
-                    let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
-                    let _ = pidfd::reap(&fd);
+        let mut left = Vec::new();
+        for pid in orphans().into_iter().filter(|pid| self.reap_all && !known.contains(pid)) {
+            left.push(pid);
+            if let Ok(fd) = pidfd::open(pid) {
+                let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
+                if let Ok(Some(_)) = pidfd::reap(&fd) {
+                    self.strays_since = Instant::now();
                 }
             }
         }
-        if !left {
+        let stuck = self.strays_since.elapsed() > STUCK;
+        if stuck && !left.is_empty() {
+            tracing::error!(pids = ?left, "SIGKILL has not ended them: stuck in the kernel");
+        }
+        if left.is_empty() || stuck {
             for done in self.ending_strays.drain(..) {
                 done();
             }
@@ -641,7 +699,7 @@ impl Watcher {
                 }
                 let _ = pidfd::reap_pid(pid);
             }
-            std::thread::sleep(std::time::Duration::from_micros(200));
+            std::thread::sleep(Duration::from_micros(200));
         }
         std::process::exit(137);
     }

@@ -4,7 +4,7 @@
 //! Lines come on the host's thread and stay whole. Each follower has a queue with a bound;
 //! what a slow one can't take is dropped for it alone, counted, and told.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
@@ -23,6 +23,8 @@ const QUEUE: usize = 4 * 1024 * 1024;
 pub struct Chunk {
     /// Whose.
     pub source: SourceId,
+    /// Its number among those of its source, from 1.
+    pub number: u64,
     /// Which stream.
     pub stream: Stream,
     /// When it was read.
@@ -58,6 +60,8 @@ pub struct OutputHub {
 struct Ring {
     chunks: VecDeque<Chunk>,
     size: usize,
+    /// How many chunks there were.
+    count: u64,
 }
 
 impl OutputHub {
@@ -97,9 +101,9 @@ impl OutputHub {
         lines
     }
 
-    /// Follows what comes from now on.
-    pub fn follow(&self) -> Follower {
-        let queue = Arc::new(Queue::default());
+    /// Follows what these sources print from now on.
+    pub fn follow(&self, sources: HashSet<SourceId>) -> Follower {
+        let queue = Arc::new(Queue { sources, state: Mutex::default(), filled: Notify::new() });
         lock(&self.followers).push(Arc::downgrade(&queue));
         Follower { queue }
     }
@@ -107,9 +111,11 @@ impl OutputHub {
 
 impl OutputSink for OutputHub {
     fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]) {
-        let chunk = Chunk { source, stream, at: SystemTime::now(), bytes: Arc::from(lines) };
+        let mut chunk = Chunk { source, number: 0, stream, at: SystemTime::now(), bytes: Arc::from(lines) };
         if let Some(ring) = self.rings.get(source.0 as usize) {
             let mut ring = lock(ring);
+            ring.count += 1;
+            chunk.number = ring.count;
             ring.size += lines.len();
             ring.chunks.push_back(chunk.clone());
             while ring.size > KEPT && ring.chunks.len() > 1 {
@@ -130,8 +136,8 @@ impl OutputSink for OutputHub {
     }
 }
 
-#[derive(Default)]
 struct Queue {
+    sources: HashSet<SourceId>,
     state: Mutex<QueueState>,
     filled: Notify,
 }
@@ -145,6 +151,9 @@ struct QueueState {
 
 impl Queue {
     fn push(&self, chunk: &Chunk) {
+        if !self.sources.contains(&chunk.source) {
+            return;
+        }
         let mut state = lock(&self.state);
         if state.size + chunk.bytes.len() > QUEUE {
             state.dropped += chunk.lines().count() as u64;
@@ -218,9 +227,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_follower_hears_its_sources_alone_and_each_chunk_has_a_number() {
+        let names = ["a", "b"].map(|name| InstanceId::sole(Name::new(name).unwrap()));
+        let hub = OutputHub::new(names.into(), None);
+        hub.lines(SourceId(1), Stream::Out, b"before\n");
+        let mut follower = hub.follow(HashSet::from([SourceId(1)]));
+        hub.lines(SourceId(0), Stream::Out, b"of another\n");
+        hub.lines(SourceId(1), Stream::Err, b"mine\n");
+        let Followed::Chunk(chunk) = follower.next().await else { panic!("nothing was dropped") };
+        assert_eq!((chunk.number, &*chunk.bytes), (2, &b"mine\n"[..]));
+        assert_eq!(hub.kept(SourceId(1)).last().map(|c| c.number), Some(2));
+    }
+
+    #[tokio::test]
     async fn a_slow_follower_loses_lines_and_is_told_how_many() {
         let hub = hub();
-        let mut slow = hub.follow();
+        let mut slow = hub.follow(HashSet::from([SourceId(0)]));
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let sent = QUEUE / 1024 + 7;
         for _ in 0..sent {
