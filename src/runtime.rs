@@ -15,7 +15,7 @@ use crate::actors::event_log::{EventLog, EventReader};
 use crate::actors::graph::{DependencyGraph, GraphMsg};
 use crate::actors::monitor::ResourceMonitor;
 use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
-use crate::decide::graph::{Graph, waits_for};
+use crate::decide::graph::{self, Graph, waits_for};
 use crate::decide::group;
 use crate::decide::status::Board;
 use crate::model::event::StartCause;
@@ -324,7 +324,8 @@ impl Made {
                 if let Some(instance) = event.fact.instance()
                     && context.graph.dependents(instance.service()).next().is_some()
                 {
-                    let _ = dependencies.cast(GraphMsg::Changed(instance.service().clone()));
+                    let _ =
+                        dependencies.cast(GraphMsg::Input(graph::Input::Changed(instance.service().clone())));
                 }
             }),
             Box::new(move |event, _| {

@@ -9,21 +9,15 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::supervisor::SupervisorMsg;
 use super::{Context, tell};
-use crate::decide::graph::{Frontier, Reply};
-use crate::decide::lifecycle::Input;
-use crate::model::{InstanceId, Name};
+use crate::decide::graph::{Frontier, Input};
 
 /// What the graph is told.
 #[derive(Debug)]
 pub enum GraphMsg {
     /// The root, to which releases go; first of all.
     Root(ActorRef<SupervisorMsg>),
-    /// An instance wants to start.
-    Ask(InstanceId),
-    /// It no longer does.
-    Withdraw(InstanceId),
-    /// Something about a service changed.
-    Changed(Name),
+    /// Of an instance or a service.
+    Input(Input),
 }
 
 pub(crate) struct DependencyGraph;
@@ -54,34 +48,19 @@ impl Actor for DependencyGraph {
         state: &mut GraphState,
     ) -> Result<(), ActorProcessingErr> {
         let GraphState { context, frontier, root } = state;
-        let replies = match message {
+        let input = match message {
             GraphMsg::Root(actor) => {
                 *root = Some(actor);
-                Vec::new()
+                return Ok(());
             }
-            GraphMsg::Ask(instance) => {
-                let reply = context.log.board(|board| frontier.ask(&context.graph, board, &instance));
-                vec![(instance, reply)]
-            }
-            GraphMsg::Withdraw(instance) => {
-                frontier.withdraw(&instance);
-                Vec::new()
-            }
-            GraphMsg::Changed(service) => {
-                context.log.board(|board| frontier.changed(&context.graph, board, &service))
-            }
+            GraphMsg::Input(input) => input,
         };
+        let replies = context.log.board(|board| frontier.step(&context.graph, board, &input));
         let Some(root) = root else {
             return Ok(());
         };
         for (instance, reply) in replies {
-            let input = match reply {
-                Reply::Release => Input::Release,
-                Reply::Blocked(unmet) => Input::Blocked(unmet),
-                Reply::Failed(on) => Input::DependencyFailed(on),
-                Reply::Back => Input::DependencyBack,
-            };
-            tell(root, SupervisorMsg::Answer(instance, input));
+            tell(root, SupervisorMsg::Answer(instance, reply.into_input()));
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use super::graph::GraphMsg;
 use super::supervisor::{ChildNews, SupervisorMsg};
 use super::timer::Timer;
 use super::{Context, tell};
+use crate::decide::graph;
 use crate::decide::group::Slot;
 use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
 use crate::decide::operation::{Receipt, Standing, WishNumber};
@@ -348,8 +349,10 @@ impl ProcessState {
     fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: Effect) {
         match effect {
             Effect::Emit(_) => {}
-            Effect::Ask => tell(&self.dependencies, GraphMsg::Ask(self.id.clone())),
-            Effect::Withdraw => tell(&self.dependencies, GraphMsg::Withdraw(self.id.clone())),
+            Effect::Ask => tell(&self.dependencies, GraphMsg::Input(graph::Input::Ask(self.id.clone()))),
+            Effect::Withdraw => {
+                tell(&self.dependencies, GraphMsg::Input(graph::Input::Withdraw(self.id.clone())))
+            }
             Effect::Spawn(incarnation) => self.spawn(myself, incarnation),
             Effect::WatchReady(incarnation) => {
                 if let Some(ready) = &self.spec.ready

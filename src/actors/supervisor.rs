@@ -18,10 +18,10 @@ use super::timer::Timer;
 use super::{Context, tell};
 use crate::decide::group::{self, Group, Slot};
 use crate::decide::lifecycle::{Activity, Input};
-use crate::decide::operation::{self, Operations, Receipt, Ticket};
+use crate::decide::operation::{self, DeskInput, Operations, Receipt, Ticket};
 use crate::model::event::StartCause;
 use crate::model::{
-    Answer, Child, Command, Denial, Event, Fact, GroupSpec, InstanceId, Name, Policy, ServiceSpec, StopCause,
+    Answer, Child, Command, Denial, Event, GroupSpec, InstanceId, Name, Policy, ServiceSpec, StopCause,
 };
 
 /// What a supervisor is told.
@@ -176,7 +176,7 @@ impl Actor for ServiceSupervisor {
             }
             SupervisorMsg::Answer(instance, input) => state.hand_down(instance, input),
             SupervisorMsg::Wish(instance, input, sender) => state.hand_down_wish(instance, input, sender),
-            SupervisorMsg::Taken(receipt) => state.taken(&myself, &receipt),
+            SupervisorMsg::Taken(receipt) => state.at_desk(&myself, DeskInput::Taken(receipt)),
             SupervisorMsg::Group(input) => state.step(&myself, input),
             SupervisorMsg::Timer => {
                 state.timer.rang();
@@ -185,7 +185,7 @@ impl Actor for ServiceSupervisor {
             SupervisorMsg::Command(command, reply) => state.command(&myself, command, reply),
             SupervisorMsg::Shutdown(cause) => state.shutdown(&myself, cause),
             SupervisorMsg::KillAll => state.kill_all(&myself),
-            SupervisorMsg::Observed(event) => state.observed(&myself, &event),
+            SupervisorMsg::Observed(event) => state.at_desk(&myself, DeskInput::Observed(event)),
         }
         Ok(())
     }
@@ -376,46 +376,15 @@ impl SupervisorState {
         };
         let ticket = desk.next;
         desk.next += 1;
-        desk.line.observing.store(true, Ordering::SeqCst);
-        let mut effects = Vec::new();
-        let context = &self.context;
-        let taken = context.log.board(|board| {
-            desk.operations.submit(&context.plan, &context.graph, board, ticket, &command, &mut effects)
-        });
-        match taken {
-            Ok(()) => {
-                context.log.append([Fact::CommandAccepted { command: Box::new(command) }]);
-                desk.replies.insert(ticket, reply);
-            }
-            Err(denial) => {
-                context.log.append([Fact::CommandDenied {
-                    command: Box::new(command),
-                    denial: Box::new(denial.clone()),
-                }]);
-                // Nobody waits any more when the client has hung up.
-                let _ = reply.send(Err(denial));
-            }
-        }
-        self.carry_out(myself, effects);
+        desk.replies.insert(ticket, reply);
+        self.at_desk(myself, DeskInput::Command(ticket, command));
     }
 
     fn shutdown(&mut self, myself: &ActorRef<SupervisorMsg>, cause: String) {
-        let Some(desk) = &mut self.desk else {
-            if let Some((parent, _)) = &self.parent {
-                tell(parent, SupervisorMsg::Shutdown(cause));
-            }
-            return;
-        };
-        if self.context.log.board(|board| board.shutting_down()) {
-            return;
+        match &self.parent {
+            Some((parent, _)) => tell(parent, SupervisorMsg::Shutdown(cause)),
+            None => self.at_desk(myself, DeskInput::Shutdown(cause)),
         }
-        desk.line.observing.store(true, Ordering::SeqCst);
-        self.context.log.append([Fact::ShutdownStarted { cause }]);
-        let mut effects = Vec::new();
-        self.context.log.board(|board| {
-            desk.operations.shutdown(&self.context.graph, board, &mut effects);
-        });
-        self.carry_out(myself, effects);
     }
 
     fn kill_all(&mut self, myself: &ActorRef<SupervisorMsg>) {
@@ -425,51 +394,40 @@ impl SupervisorState {
         }
     }
 
-    fn taken(&mut self, myself: &ActorRef<SupervisorMsg>, receipt: &Receipt) {
+    /// A step of the commands under way, at the root.
+    fn at_desk(&mut self, myself: &ActorRef<SupervisorMsg>, input: DeskInput) {
         let Some(desk) = &mut self.desk else {
             return;
         };
+        // Before the first wish is out: what it causes is to be heard of.
+        desk.line.observing.store(true, Ordering::SeqCst);
+        let Context { plan, graph, log, .. } = &*self.context;
         let mut effects = Vec::new();
-        self.context.log.board(|board| {
-            desk.operations.taken(&self.context.graph, board, receipt, &mut effects);
-        });
-        self.carry_out(myself, effects);
-    }
-
-    fn observed(&mut self, myself: &ActorRef<SupervisorMsg>, event: &Event) {
-        let Some(desk) = &mut self.desk else {
-            return;
-        };
-        let mut effects = Vec::new();
-        self.context.log.board(|board| {
-            desk.operations.observe(&self.context.graph, board, event, &mut effects);
-        });
-        self.carry_out(myself, effects);
-    }
-
-    fn carry_out(&mut self, myself: &ActorRef<SupervisorMsg>, effects: Vec<operation::Effect>) {
+        log.board(|board| desk.operations.step(plan, graph, board, input, &mut effects));
+        // Facts first: whoever acts on an effect finds it told.
+        log.append(effects.iter().filter_map(|effect| match effect {
+            operation::Effect::Emit(fact) => Some(fact.clone()),
+            _ => None,
+        }));
+        desk.line.observing.store(desk.operations.any(), Ordering::SeqCst);
         for effect in effects {
             match effect {
+                operation::Effect::Emit(_) => {}
                 operation::Effect::Wish(instance, input, number) => {
                     self.hand_down_wish(instance, input, Sender { root: myself.clone(), number });
                 }
                 operation::Effect::Answer(ticket, answer) => {
-                    let reply = self.desk.as_mut().and_then(|desk| desk.replies.remove(&ticket));
-                    if let Some(reply) = reply {
+                    if let Some(reply) = self.desk.as_mut().and_then(|desk| desk.replies.remove(&ticket)) {
                         // Nobody waits any more when the client has hung up.
-                        let _ = reply.send(Ok(answer));
+                        let _ = reply.send(answer);
                     }
                 }
-                operation::Effect::ShutdownDone => {
-                    self.context.log.append([Fact::ShutdownDone]);
+                operation::Effect::Down => {
                     if let Some(desk) = &self.desk {
                         desk.line.down.send_replace(true);
                     }
                 }
             }
-        }
-        if let Some(desk) = &self.desk {
-            desk.line.observing.store(desk.operations.any(), Ordering::SeqCst);
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::lifecycle;
 use super::status::{Board, Entry};
 use crate::model::event::{FailedWhy, Unmet};
 use crate::model::{Condition, Dependency, Goal, InstanceId, Name, ServiceSpec, State};
@@ -178,6 +179,18 @@ pub enum Reply {
     Back,
 }
 
+impl Reply {
+    /// The answer as the instance's machine takes it.
+    pub fn into_input(self) -> lifecycle::Input {
+        match self {
+            Reply::Release => lifecycle::Input::Release,
+            Reply::Blocked(unmet) => lifecycle::Input::Blocked(unmet),
+            Reply::Failed(on) => lifecycle::Input::DependencyFailed(on),
+            Reply::Back => lifecycle::Input::DependencyBack,
+        }
+    }
+}
+
 /// Who asked, and how they stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asking {
@@ -192,9 +205,32 @@ pub struct Frontier {
     asking: HashMap<Name, BTreeMap<InstanceId, Asking>>,
 }
 
-impl Frontier {
+/// What the frontier is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
     /// An instance wants to start.
-    pub fn ask(&mut self, graph: &Graph, board: &Board, instance: &InstanceId) -> Reply {
+    Ask(InstanceId),
+    /// It no longer does.
+    Withdraw(InstanceId),
+    /// Something about a service changed.
+    Changed(Name),
+}
+
+impl Frontier {
+    /// Takes one input; returns who is told what. `board` has all that was written down so far.
+    pub fn step(&mut self, graph: &Graph, board: &Board, input: &Input) -> Vec<(InstanceId, Reply)> {
+        match input {
+            Input::Ask(instance) => vec![(instance.clone(), self.ask(graph, board, instance))],
+            Input::Withdraw(instance) => {
+                self.withdraw(instance);
+                Vec::new()
+            }
+            Input::Changed(service) => self.changed(graph, board, service),
+        }
+    }
+
+    /// An instance wants to start.
+    fn ask(&mut self, graph: &Graph, board: &Board, instance: &InstanceId) -> Reply {
         let Some(spec) = graph.service(instance.service()) else {
             return Reply::Release;
         };
@@ -207,8 +243,7 @@ impl Frontier {
         reply
     }
 
-    /// It no longer does.
-    pub fn withdraw(&mut self, instance: &InstanceId) {
+    fn withdraw(&mut self, instance: &InstanceId) {
         if let Some(instances) = self.asking.get_mut(instance.service()) {
             instances.remove(instance);
             if instances.is_empty() {
@@ -217,8 +252,8 @@ impl Frontier {
         }
     }
 
-    /// Something about a service changed: whom does that let go?
-    pub fn changed(&mut self, graph: &Graph, board: &Board, service: &Name) -> Vec<(InstanceId, Reply)> {
+    /// Whom does a change of this service let go?
+    fn changed(&mut self, graph: &Graph, board: &Board, service: &Name) -> Vec<(InstanceId, Reply)> {
         let mut replies = Vec::new();
         let dependents: Vec<Arc<ServiceSpec>> = graph.dependents(service).cloned().collect();
         for spec in dependents {

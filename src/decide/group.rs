@@ -7,6 +7,7 @@
 //! (a start that a group orders still waits for the graph).
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::lifecycle::Activity;
@@ -25,8 +26,8 @@ pub enum Input {
     Fell(Slot, Duration),
     /// A child changed what it is up to.
     Reported(Slot, Activity),
-    /// Start every child that is to start: at boot those with autostart, later those that
-    /// this group stopped.
+    /// Start every child that is to start: at boot those with autostart, later those that a
+    /// group stopped (which they know themselves).
     Start(StartCause),
     /// Stop every child, in reverse order, and report when all are down.
     Stop(StopCause),
@@ -99,8 +100,6 @@ struct Member {
     activity: Activity,
     /// Its policy is not `never`; groups always return.
     returns: bool,
-    /// This group stopped it and owes it a start.
-    held: bool,
     /// It starts with the tree.
     autostart: bool,
 }
@@ -111,7 +110,7 @@ enum Mode {
     /// Children live their lives.
     Steady,
     /// The affected are being stopped; then they start, not before `not_before`.
-    Restarting { queue: VecDeque<Slot>, starting: Vec<Slot>, not_before: Duration },
+    Restarting { queue: VecDeque<Slot>, affected: Range<Slot>, not_before: Duration },
     /// Everything is being stopped.
     Stopping { queue: VecDeque<Slot>, cause: StopCause, then: Then },
     /// It gave up and waits for a start by hand.
@@ -165,7 +164,7 @@ impl Group {
 
     /// Adds a child behind the others.
     pub fn add(&mut self, returns: bool, autostart: bool) -> Slot {
-        self.members.push(Member { activity: Activity::Resting, returns, held: false, autostart });
+        self.members.push(Member { activity: Activity::Resting, returns, autostart });
         self.members.len() - 1
     }
 
@@ -227,9 +226,7 @@ impl Group {
         match &mut self.mode {
             Mode::Steady => {}
             // Its turn to be stopped comes, and it will be found down.
-            Mode::Restarting { queue, starting, .. } if queue.contains(&slot) || starting.contains(&slot) => {
-                return;
-            }
+            Mode::Restarting { affected, .. } if affected.contains(&slot) => return,
             // One that is not affected: its own fall counts and is answered below.
             Mode::Restarting { .. } => {}
             Mode::Stopping { queue, cause, .. } => {
@@ -264,27 +261,22 @@ impl Group {
             .rev()
             .filter(|s| *s != slot && self.members[*s].activity != Activity::Resting)
             .collect();
-        let (mut owed, mut not_before) = (Vec::new(), now + delay);
-        if let Mode::Restarting { starting, not_before: earlier, .. } = &self.mode {
-            owed.clone_from(starting);
+        let mut not_before = now + delay;
+        if let Mode::Restarting { not_before: earlier, .. } = &self.mode {
             not_before = not_before.max(*earlier);
         }
-        let starting: Vec<Slot> = (0..self.members.len())
+        // Not affected yet, it lies before those that are: now the range reaches down to it.
+        let starting: Vec<Slot> = affected
+            .clone()
             .filter(|s| {
-                owed.contains(s)
-                    || (affected.contains(s)
-                        && (*s == slot
-                            || (self.members[*s].activity != Activity::Resting && self.members[*s].returns)))
+                let member = &self.members[*s];
+                *s == slot || (member.activity != Activity::Resting && member.returns)
             })
             .collect();
-        out.push(Effect::Emit(GroupFact::Restarting {
-            fallen: slot,
-            stopping: stopping.clone(),
-            starting: starting.clone(),
-        }));
+        out.push(Effect::Emit(GroupFact::Restarting { fallen: slot, stopping: stopping.clone(), starting }));
         let queue: VecDeque<Slot> = stopping.into();
         self.stop_next(&queue, StopCause::Group, out);
-        self.mode = Mode::Restarting { queue, starting, not_before };
+        self.mode = Mode::Restarting { queue, affected, not_before };
     }
 
     fn give_up(&mut self, out: &mut Vec<Effect>) {
@@ -301,31 +293,14 @@ impl Group {
     }
 
     fn stop_all(&mut self, cause: StopCause, then: Then, out: &mut Vec<Effect>) {
-        if let Mode::Restarting { starting, .. } = &self.mode {
-            for slot in starting {
-                self.members[*slot].held = true;
-            }
-        }
-        let mut queue = VecDeque::new();
-        for slot in (0..self.members.len()).rev() {
-            let member = &mut self.members[slot];
-            // A member held by an earlier restart rests already, and is marked with the others.
-            let concerned =
-                member.activity != Activity::Resting || (member.held && cause == StopCause::GaveUp);
-            if concerned {
-                member.held = matches!(cause, StopCause::Group) && member.returns;
-                queue.push_back(slot);
-            }
-        }
+        let (resting, active): (Vec<Slot>, Vec<Slot>) =
+            (0..self.members.len()).rev().partition(|slot| self.members[*slot].activity == Activity::Resting);
         if cause == StopCause::GaveUp {
-            // Marking needs no waiting: what rests answers at once, what runs is waited for.
-            let resting: Vec<Slot> =
-                queue.iter().copied().filter(|s| self.members[*s].activity == Activity::Resting).collect();
-            queue.retain(|s| !resting.contains(s));
-            for slot in resting {
-                out.push(Effect::Stop(slot, cause));
-            }
+            // One that an earlier restart holds rests already, and is marked with the others;
+            // there is nothing to wait for.
+            out.extend(resting.into_iter().map(|slot| Effect::Stop(slot, cause)));
         }
+        let queue: VecDeque<Slot> = active.into();
         self.stop_next(&queue, cause, out);
         self.mode = Mode::Stopping { queue, cause, then };
     }
@@ -339,7 +314,6 @@ impl Group {
     fn reported(&mut self, slot: Slot, activity: Activity, out: &mut Vec<Effect>) {
         self.members[slot].activity = activity;
         if activity != Activity::Resting {
-            self.members[slot].held = false;
             if matches!(self.mode, Mode::Failed | Mode::Escalated) {
                 self.mode = Mode::Steady;
                 self.window.clear();
@@ -363,10 +337,17 @@ impl Group {
             StartCause::Boot => true,
             StartCause::Command | StartCause::Policy | StartCause::Group | StartCause::Dependency => false,
         };
+        match self.mode {
+            // Its members are, or will be, failed with it until somebody starts them.
+            Mode::Failed | Mode::Stopping { then: Then::Mark, .. } => return,
+            // Its parent hears of it when all are down, and then decides.
+            Mode::Stopping { then: Then::Escalate, .. } => return,
+            Mode::Steady | Mode::Restarting { .. } | Mode::Stopping { .. } | Mode::Escalated => {}
+        }
         self.window.clear();
         self.mode = Mode::Steady;
-        for (slot, member) in self.members.iter_mut().enumerate() {
-            if std::mem::take(&mut member.held) || (boot && member.autostart) {
+        for (slot, member) in self.members.iter().enumerate() {
+            if !boot || member.autostart {
                 out.push(Effect::Start(slot, cause));
             }
         }
@@ -375,12 +356,10 @@ impl Group {
     /// Moves on where nothing is waited for any more.
     fn proceed(&mut self, now: Duration, out: &mut Vec<Effect>) {
         match &mut self.mode {
-            Mode::Restarting { queue, starting, not_before } if queue.is_empty() && *not_before <= now => {
-                let starting = std::mem::take(starting);
+            Mode::Restarting { queue, affected, not_before } if queue.is_empty() && *not_before <= now => {
+                // Each knows whether a group stopped it, and stays down where not.
+                out.extend(affected.clone().map(|slot| Effect::Start(slot, StartCause::Group)));
                 self.mode = Mode::Steady;
-                for slot in starting {
-                    out.push(Effect::Start(slot, StartCause::Group));
-                }
             }
             Mode::Stopping { queue, then, .. } if queue.is_empty() => match then {
                 Then::Report => {
@@ -418,8 +397,19 @@ mod tests {
     use super::*;
 
     /// A group of children that obey at once, so that only the order is looked at.
+    /// What the machine of a child does, in short.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Child {
+        Up,
+        Fallen,
+        Held,
+        Down,
+    }
+
     struct Bench {
         group: Group,
+        returns: Vec<bool>,
+        children: Vec<Child>,
         now: Duration,
         told: Vec<String>,
     }
@@ -431,7 +421,13 @@ mod tests {
             for returns in returns {
                 group.add(*returns, true);
             }
-            let mut bench = Bench { group, now: Duration::ZERO, told: Vec::new() };
+            let mut bench = Bench {
+                group,
+                returns: returns.to_vec(),
+                children: vec![Child::Down; returns.len()],
+                now: Duration::ZERO,
+                told: Vec::new(),
+            };
             bench.give(Input::Start(StartCause::Boot));
             bench.told.clear();
             bench
@@ -440,16 +436,29 @@ mod tests {
         fn give(&mut self, input: Input) {
             let mut todo = VecDeque::from([input]);
             while let Some(input) = todo.pop_front() {
+                match input {
+                    Input::Fell(slot, _) => self.children[slot] = Child::Fallen,
+                    Input::Reported(slot, Activity::Active) => self.children[slot] = Child::Up,
+                    Input::Reported(slot, Activity::Resting) if self.children[slot] != Child::Held => {
+                        self.children[slot] = Child::Down;
+                    }
+                    _ => {}
+                }
                 let mut out = Vec::new();
                 self.group.step(self.now, input, &mut out);
                 for effect in out {
                     match effect {
-                        Effect::Start(slot, _) => {
-                            self.told.push(format!("start {slot}"));
-                            todo.push_back(Input::Reported(slot, Activity::Active));
+                        Effect::Start(slot, cause) => {
+                            let boot = cause == StartCause::Boot;
+                            if boot || matches!(self.children[slot], Child::Held | Child::Fallen) {
+                                self.told.push(format!("start {slot}"));
+                                todo.push_back(Input::Reported(slot, Activity::Active));
+                            }
                         }
-                        Effect::Stop(slot, _) => {
+                        Effect::Stop(slot, cause) => {
                             self.told.push(format!("stop {slot}"));
+                            let held = cause == StopCause::Group && self.returns[slot];
+                            self.children[slot] = if held { Child::Held } else { Child::Down };
                             todo.push_back(Input::Reported(slot, Activity::Resting));
                         }
                         Effect::Permit(slot) => {

@@ -17,8 +17,8 @@ use super::words::short;
 use crate::model::event::{CheckKind, FailedWhy, StartCause, Unmet};
 use crate::model::exit::{EndReason, SpawnFailure, signal_name};
 use crate::model::{
-    Ended, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, ReadySpec, ReadyTarget,
-    ServiceSpec, State, StopCause,
+    Ended, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Policy, ReadySpec,
+    ReadyTarget, ServiceSpec, State, StopCause,
 };
 
 /// How long after SIGKILL a tree that is still there counts as stuck.
@@ -520,12 +520,25 @@ impl Turn<'_> {
             return phase;
         }
         match phase {
+            // A group starts again what a group stopped, and what fell; the rest is left alone.
+            Phase::Registered | Phase::Stopped { held: false } | Phase::Completed | Phase::Failed(_)
+                if cause == StartCause::Group =>
+            {
+                phase
+            }
             Phase::Registered
             | Phase::Stopped { .. }
             | Phase::Completed
             | Phase::Crashed(_)
             | Phase::Failed(_) => self.begin(cause),
             Phase::Waiting { .. } | Phase::Running(_) => phase,
+            // It is on its way down for a reason of its own: its policy decides what follows.
+            Phase::Starting { abort: Some(Abort { cause: stop, .. }), .. }
+            | Phase::Stopping(Stopping { cause: stop, .. })
+                if cause == StartCause::Group && stop != StopCause::Group =>
+            {
+                phase
+            }
             Phase::Starting { incarnation, asked, abort } => Phase::Starting {
                 incarnation,
                 asked,
@@ -944,6 +957,10 @@ impl Turn<'_> {
             | StopCause::Health
             | StopCause::LeftBehind
             | StopCause::Internal => {
+                // OTP's temporary child: once its group has stopped it, nobody wants it any more.
+                if cause == StopCause::Group && self.spec.restart.policy == Policy::Never {
+                    self.aim(Goal::Down);
+                }
                 // What was stopped by hand is never the group's to start again.
                 let held = cause == StopCause::Group && self.machine.goal == Goal::Up;
                 self.emit(Fact::Stopped { instance: self.machine.id.clone(), held });

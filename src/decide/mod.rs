@@ -15,3 +15,4 @@ pub mod status;
 pub mod why;
 pub mod window;
 pub mod words;
+pub mod world;

@@ -4,6 +4,7 @@
 //! of it is done, has failed, or was overtaken by a later command: the last one wins.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::graph::{Graph, StopOrder};
 use super::lifecycle::Input;
@@ -46,15 +47,30 @@ pub struct Receipt {
     pub after: Standing,
 }
 
+/// What the desk is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeskInput {
+    /// A command, to be answered under this number.
+    Command(Ticket, Command),
+    /// Take everything down, dependents first, for this reason.
+    Shutdown(String),
+    /// An instance has taken a wish.
+    Taken(Receipt),
+    /// Something happened.
+    Observed(Arc<Event>),
+}
+
 /// What the actor is to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Hand an input to an instance, which is to send a [`Receipt`].
     Wish(InstanceId, Input, WishNumber),
     /// Answer a command.
-    Answer(Ticket, Answer),
-    /// The whole tree is down.
-    ShutdownDone,
+    Answer(Ticket, Result<Answer, Denial>),
+    /// Write a fact down.
+    Emit(Fact),
+    /// Say that the whole tree is down.
+    Down,
 }
 
 /// The instances that a selector means, in declared order.
@@ -156,8 +172,49 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Takes a command. `Err`: it is denied and nothing was done.
-    pub fn submit(
+    /// Takes one input and appends what is to be done to `out`; `board` has all that was
+    /// written down so far.
+    pub fn step(
+        &mut self,
+        plan: &Plan,
+        graph: &Graph,
+        board: &Board,
+        input: DeskInput,
+        out: &mut Vec<Effect>,
+    ) {
+        match input {
+            DeskInput::Command(ticket, command) => {
+                let before = out.len();
+                match self.submit(plan, graph, board, ticket, &command, out) {
+                    // It comes before what it causes.
+                    Ok(()) => {
+                        out.insert(
+                            before,
+                            Effect::Emit(Fact::CommandAccepted { command: Box::new(command) }),
+                        );
+                    }
+                    Err(denial) => {
+                        out.push(Effect::Emit(Fact::CommandDenied {
+                            command: Box::new(command),
+                            denial: Box::new(denial.clone()),
+                        }));
+                        out.push(Effect::Answer(ticket, Err(denial)));
+                    }
+                }
+            }
+            DeskInput::Shutdown(cause) => {
+                if !board.shutting_down() {
+                    out.push(Effect::Emit(Fact::ShutdownStarted { cause }));
+                    self.shutdown(graph, board, out);
+                }
+            }
+            DeskInput::Taken(receipt) => self.taken(graph, board, &receipt, out),
+            DeskInput::Observed(event) => self.observe(graph, board, &event, out),
+        }
+    }
+
+    /// `Err`: it is denied and nothing was done.
+    fn submit(
         &mut self,
         plan: &Plan,
         graph: &Graph,
@@ -209,11 +266,7 @@ impl Operations {
         Ok(())
     }
 
-    /// Takes the whole tree down, dependents first.
-    pub fn shutdown(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
-        if self.running.iter().any(|op| matches!(op.work, Work::Shutdown(_))) {
-            return;
-        }
+    fn shutdown(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
         let targets: Vec<InstanceId> = board.entries().iter().map(|e| e.id.clone()).collect();
         let order = StopOrder::new(graph, services(&targets));
         self.begin(graph, board, Operation::new(0, Work::Shutdown(order), targets), out);
@@ -224,8 +277,8 @@ impl Operations {
         !self.running.is_empty()
     }
 
-    /// An instance has taken a wish; `board` has what followed from it at once.
-    pub fn taken(&mut self, graph: &Graph, board: &Board, receipt: &Receipt, out: &mut Vec<Effect>) {
+    /// What followed from a wish at once is on the board.
+    fn taken(&mut self, graph: &Graph, board: &Board, receipt: &Receipt, out: &mut Vec<Effect>) {
         let Receipt { number, instance, before, after } = receipt;
         let Some(entry) = board.entry(instance) else {
             return;
@@ -244,11 +297,11 @@ impl Operations {
                 operation.send(graph, board, &mut self.wishes, out);
             }
         }
+        self.settle_stranded(graph, board, out);
         self.answer_finished(graph, board, out);
     }
 
-    /// Takes an event; `board` has it already.
-    pub fn observe(&mut self, graph: &Graph, board: &Board, event: &Event, out: &mut Vec<Effect>) {
+    fn observe(&mut self, graph: &Graph, board: &Board, event: &Event, out: &mut Vec<Effect>) {
         let fact = &event.fact;
         let Some(entry) = fact.instance().and_then(|instance| board.entry(instance)) else {
             return;
@@ -270,7 +323,54 @@ impl Operations {
                 operation.send(graph, board, &mut self.wishes, out);
             }
         }
+        if matches!(fact, Fact::GoalSet { .. } | Fact::Stopped { .. } | Fact::Waiting { .. }) {
+            self.settle_stranded(graph, board, out);
+        }
         self.answer_finished(graph, board, out);
+    }
+
+    /// Whoever waits for what somebody keeps down may wait for ever: who asked hears of it.
+    fn settle_stranded(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+        let mut stranded = Vec::new();
+        for (number, operation) in self.running.iter().enumerate() {
+            if operation.work.goal() == Goal::Down || operation.left == 0 {
+                continue;
+            }
+            for (at, (id, part)) in operation.parts.iter().enumerate() {
+                if let (Part::Taken, Some(entry)) = (part, board.entry(id))
+                    && let Some(on) = self.waits_in_vain_for(board, entry)
+                {
+                    stranded.push((
+                        number,
+                        at,
+                        format!("waits for {on}, which is down because somebody wants it so"),
+                    ));
+                }
+            }
+        }
+        for (number, at, message) in stranded {
+            self.running[number].settle(graph, at, Some((false, message)));
+            self.running[number].send(graph, board, &mut self.wishes, out);
+        }
+    }
+
+    /// What is at the end of a wait, if it rests and nobody asked for it.
+    fn waits_in_vain_for(&self, board: &Board, entry: &Entry) -> Option<Name> {
+        if entry.state != State::Waiting {
+            return None;
+        }
+        let unmet = super::graph::waits_for(board, &entry.spec);
+        unmet.iter().flat_map(|unmet| board.instances_of(&unmet.service)).find_map(|on| match on.state {
+            State::Registered | State::Stopped => (self.goal(on) == Goal::Down).then(|| on.spec.name.clone()),
+            State::Waiting => self.waits_in_vain_for(board, on),
+            State::Starting
+            | State::Running
+            | State::Paused
+            | State::Stopping
+            | State::Completed
+            | State::Crashed
+            | State::Failed => None,
+        })
     }
 
     fn begin(&mut self, graph: &Graph, board: &Board, mut operation: Operation, out: &mut Vec<Effect>) {
@@ -282,9 +382,18 @@ impl Operations {
                 let Some(&at) = earlier.places.get(id) else {
                     continue;
                 };
-                if !matches!(earlier.parts[at].1, Part::Done(_)) {
-                    let message = "overtaken by a later command".to_owned();
-                    earlier.settle(graph, at, Some((false, message)));
+                let halfway = matches!(earlier.work, Work::RestartInOrder(_));
+                let overtaken = "overtaken by a later command".to_owned();
+                match &mut earlier.parts[at].1 {
+                    // Down, and to go up again when the others are down: not any more.
+                    Part::Done(Some(answer)) if halfway && answer.ok => {
+                        answer.ok = false;
+                        answer.message = overtaken;
+                    }
+                    Part::Done(_) => {}
+                    Part::Queued | Part::Sent(_) | Part::Taken => {
+                        earlier.settle(graph, at, Some((false, overtaken)));
+                    }
                 }
             }
             earlier.send(graph, board, &mut self.wishes, out);
@@ -414,10 +523,10 @@ impl Operation {
         }
         let results: Vec<InstanceAnswer> = done.into_iter().map(|(_, answer)| answer).collect();
         match self.work {
-            Work::Shutdown(_) => out.push(Effect::ShutdownDone),
+            Work::Shutdown(_) => out.extend([Effect::Emit(Fact::ShutdownDone), Effect::Down]),
             Work::RestartInOrder(_) | Work::Start | Work::Stop(_) | Work::Restart => {
                 let ok = results.iter().all(|r| r.ok);
-                out.push(Effect::Answer(self.ticket, Answer { ok, results }));
+                out.push(Effect::Answer(self.ticket, Ok(Answer { ok, results })));
             }
         }
         None
@@ -490,7 +599,8 @@ impl Work {
                 Fact::Crashed { exit, retry_in, .. } => {
                     Some((false, format!("crashed: {exit}; comes back {}", in_time(*retry_in))))
                 }
-                // A stop that came later has overtaken this; an earlier one's end is none of ours.
+                // By its group, after it had taken the wish.
+                Fact::Stopped { held: false, .. } => Some((false, "stopped meanwhile".to_owned())),
                 _ => None,
             },
             Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => match fact {

@@ -1,0 +1,55 @@
+//! The one timer of an actor: a message to itself at its machine's next deadline.
+
+use std::time::Duration;
+
+use ractor::{ActorRef, Message};
+use tokio::task::AbortHandle;
+
+use crate::os::clock::Clock;
+
+/// Rings once; setting it anew, or dropping it, silences what was set before.
+#[derive(Default)]
+pub(super) struct Timer {
+    set: Option<(Duration, AbortHandle)>,
+}
+
+impl Timer {
+    /// Sees to it that it rings then, or not at all.
+    pub(super) fn set<M: Message>(
+        &mut self,
+        at: Option<Duration>,
+        clock: Clock,
+        actor: &ActorRef<M>,
+        ring: impl FnOnce() -> M + Send + 'static,
+    ) {
+        if self.set.as_ref().map(|(at, _)| *at) == at {
+            return;
+        }
+        self.silence();
+        if let Some(at) = at {
+            let (actor, instant) = (actor.clone(), clock.instant(at));
+            let task = tokio::spawn(async move {
+                tokio::time::sleep_until(instant).await;
+                super::tell(&actor, ring());
+            });
+            self.set = Some((at, task.abort_handle()));
+        }
+    }
+
+    /// It rang: what comes next is to be set anew, even for the same time.
+    pub(super) fn rang(&mut self) {
+        self.set = None;
+    }
+
+    fn silence(&mut self) {
+        if let Some((_, task)) = self.set.take() {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.silence();
+    }
+}

@@ -1,0 +1,397 @@
+//! The whole tree as one value: every machine, and who tells whom.
+//!
+//! The actors are the same machines, each with a mailbox of its own. Here they stand side by
+//! side, so that a test can deliver messages in any order that mailboxes allow, and a
+//! recorded run can be told again. Deliberately absent: mailboxes, time that passes by itself
+//! and processes; whoever drives the world has those.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::graph::{self, Frontier, Graph};
+use super::group::{self, Group, Slot};
+use super::lifecycle::{self, Activity, Machine};
+use super::operation::{self, DeskInput, Operations, Receipt, Standing, Ticket, WishNumber};
+use super::status::Board;
+use crate::model::event::StartCause;
+use crate::model::{
+    Answer, Child, Denial, Event, Fact, GroupSpec, Incarnation, InstanceId, Name, Plan, Policy, ServiceSpec,
+};
+
+/// One that takes messages one after the other: an actor.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Node {
+    /// A process actor.
+    Instance(InstanceId),
+    /// A supervisor; `None`: the root.
+    Group(Option<Name>),
+    /// The dependency graph.
+    Graph,
+}
+
+/// What a node is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// To an instance.
+    Input(lifecycle::Input),
+    /// To an instance: a command's wish, to be acknowledged.
+    Wish(lifecycle::Input, WishNumber),
+    /// To a group: for its own machine.
+    Group(group::Input),
+    /// To a group: an answer of the graph for an instance below.
+    Relay(InstanceId, lifecycle::Input),
+    /// To a group: a command's wish for an instance below.
+    RelayWish(InstanceId, lifecycle::Input, WishNumber),
+    /// To the root: about commands.
+    Desk(DeskInput),
+    /// To the graph.
+    Graph(graph::Input),
+}
+
+/// What follows from a message.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Tell another node.
+    Send(Node, Message),
+    /// The host is to do something for an instance.
+    Host(InstanceId, lifecycle::Effect),
+    /// It was written down.
+    Fact(Arc<Event>),
+    /// A command is answered.
+    Answer(Ticket, Result<Answer, Denial>),
+    /// Everything is down.
+    Down,
+}
+
+struct Supervisor {
+    spec: GroupSpec,
+    machine: Group,
+    parent: Option<(Node, Slot)>,
+    kids: Vec<Node>,
+    routes: HashMap<InstanceId, Slot>,
+}
+
+struct Instance {
+    spec: Arc<ServiceSpec>,
+    machine: Machine,
+    parent: Node,
+    slot: Slot,
+}
+
+/// Every machine of a tree.
+pub struct World {
+    plan: Arc<Plan>,
+    graph: Graph,
+    board: Board,
+    next_event: u64,
+    instances: BTreeMap<InstanceId, Instance>,
+    groups: BTreeMap<Option<Name>, Supervisor>,
+    frontier: Frontier,
+    desk: Operations,
+}
+
+impl World {
+    /// Everything registered, nothing started. `Err`: the cycles of its dependencies.
+    pub fn new(plan: Arc<Plan>) -> Result<World, Vec<Vec<Name>>> {
+        let graph = Graph::new(&plan.services)?;
+        let mut world = World {
+            board: Board::new(&plan, SystemTime::UNIX_EPOCH),
+            graph,
+            next_event: 1,
+            instances: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            frontier: Frontier::default(),
+            desk: Operations::default(),
+            plan,
+        };
+        world.adopt(None, None);
+        Ok(world)
+    }
+
+    fn adopt(&mut self, name: Option<&Name>, parent: Option<(Node, Slot)>) {
+        let spec = match name {
+            Some(name) => self.plan.groups.get(name).cloned().unwrap_or_default(),
+            None => self.plan.root.clone(),
+        };
+        let me = Node::Group(name.cloned());
+        let mut machine = Group::new(&spec, name.is_none());
+        let (mut kids, mut routes) = (Vec::new(), HashMap::new());
+        for child in &spec.children {
+            match child {
+                Child::Service(service) => {
+                    let Some(spec) = self.graph.service(service).cloned() else {
+                        continue;
+                    };
+                    for id in spec.instances() {
+                        let slot = machine.add(spec.restart.policy != Policy::Never, spec.autostart);
+                        let instance = Instance {
+                            spec: Arc::clone(&spec),
+                            machine: Machine::new(id.clone(), name.cloned()),
+                            parent: me.clone(),
+                            slot,
+                        };
+                        self.instances.insert(id.clone(), instance);
+                        routes.insert(id.clone(), slot);
+                        kids.push(Node::Instance(id));
+                    }
+                }
+                Child::Group(group) => {
+                    let slot = machine.add(true, true);
+                    for service in self.plan.services_below(group.as_str()) {
+                        let ids = self.graph.service(&service).into_iter().flat_map(|s| s.instances());
+                        routes.extend(ids.map(|id| (id, slot)));
+                    }
+                    kids.push(Node::Group(Some(group.clone())));
+                    self.adopt(Some(group), Some((me.clone(), slot)));
+                }
+            }
+        }
+        let supervisor = Supervisor { spec, machine, parent, kids, routes };
+        self.groups.insert(name.cloned(), supervisor);
+    }
+
+    /// The fold of all that was written down.
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Its dependencies.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Every instance's machine.
+    pub fn machines(&self) -> impl Iterator<Item = (&InstanceId, &Machine)> {
+        self.instances.iter().map(|(id, instance)| (id, &instance.machine))
+    }
+
+    /// An instance's machine.
+    pub fn machine(&self, id: &InstanceId) -> Option<&Machine> {
+        self.instances.get(id).map(|instance| &instance.machine)
+    }
+
+    /// A group's machine; `None` is the root.
+    pub fn group(&self, name: Option<&Name>) -> Option<&Group> {
+        self.groups.get(&name.cloned()).map(|group| &group.machine)
+    }
+
+    /// When the next deadline is, and whose.
+    pub fn next_deadline(&self) -> Option<(Duration, Node)> {
+        let of_instances = self
+            .instances
+            .iter()
+            .filter_map(|(id, i)| Some((i.machine.next_deadline()?, Node::Instance(id.clone()))));
+        let of_groups = self
+            .groups
+            .iter()
+            .filter_map(|(name, g)| Some((g.machine.next_deadline()?, Node::Group(name.clone()))));
+        of_instances.chain(of_groups).min()
+    }
+
+    /// Delivers one message at time `now`; what follows from it is appended to `out`, facts
+    /// first.
+    pub fn deliver(&mut self, now: Duration, to: &Node, message: Message, out: &mut Vec<Output>) {
+        match (to, message) {
+            (Node::Instance(id), Message::Input(input)) => self.instance(now, id, input, None, out),
+            (Node::Instance(id), Message::Wish(input, number)) => {
+                self.instance(now, id, input, Some(number), out);
+            }
+            (Node::Group(name), Message::Group(input)) => self.supervisor(now, name, input, out),
+            (Node::Group(name), Message::Relay(id, input)) => {
+                if let Some(kid) = self.kid_above(name, &id) {
+                    let message = match kid {
+                        Node::Instance(_) => Message::Input(input),
+                        Node::Group(_) | Node::Graph => Message::Relay(id, input),
+                    };
+                    out.push(Output::Send(kid, message));
+                }
+            }
+            (Node::Group(name), Message::RelayWish(id, input, number)) => {
+                if let Some(kid) = self.kid_above(name, &id) {
+                    let message = match kid {
+                        Node::Instance(_) => Message::Wish(input, number),
+                        Node::Group(_) | Node::Graph => Message::RelayWish(id, input, number),
+                    };
+                    out.push(Output::Send(kid, message));
+                }
+            }
+            (Node::Group(None), Message::Desk(input)) => self.desk(now, input, out),
+            (Node::Graph, Message::Graph(input)) => {
+                for (instance, reply) in self.frontier.step(&self.graph, &self.board, &input) {
+                    let message = Message::Relay(instance, reply.into_input());
+                    out.push(Output::Send(Node::Group(None), message));
+                }
+            }
+            // No node sends another what it can't take.
+            (Node::Instance(_) | Node::Group(_) | Node::Graph, _) => {}
+        }
+    }
+
+    fn kid_above(&self, name: &Option<Name>, id: &InstanceId) -> Option<Node> {
+        let group = self.groups.get(name)?;
+        group.routes.get(id).map(|slot| group.kids[*slot].clone())
+    }
+
+    /// Writes a fact down; who listens to facts is told at once, as in the event log.
+    fn write(&mut self, now: Duration, fact: Fact, out: &mut Vec<Output>) {
+        let seq = self.next_event;
+        self.next_event += 1;
+        let event = Arc::new(Event { seq, at: SystemTime::UNIX_EPOCH, since_start: now, fact });
+        self.board.apply(&event);
+        if let Some(instance) = event.fact.instance()
+            && self.graph.dependents(instance.service()).next().is_some()
+        {
+            let changed = graph::Input::Changed(instance.service().clone());
+            out.push(Output::Send(Node::Graph, Message::Graph(changed)));
+        }
+        if self.desk.any() {
+            let observed = DeskInput::Observed(Arc::clone(&event));
+            out.push(Output::Send(Node::Group(None), Message::Desk(observed)));
+        }
+        out.push(Output::Fact(event));
+    }
+
+    fn instance(
+        &mut self,
+        now: Duration,
+        id: &InstanceId,
+        input: lifecycle::Input,
+        wish: Option<WishNumber>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(instance) = self.instances.get_mut(id) else {
+            return;
+        };
+        let standing = |machine: &Machine| Standing { state: machine.state(), ready: machine.is_ready() };
+        let before = standing(&instance.machine);
+        let mut effects = Vec::new();
+        instance.machine.step(&instance.spec, now, input, &mut effects);
+        let after = standing(&instance.machine);
+        let (parent, slot) = (instance.parent.clone(), instance.slot);
+        let (facts, rest): (Vec<_>, Vec<_>) =
+            effects.into_iter().partition(|effect| matches!(effect, lifecycle::Effect::Emit(_)));
+        for fact in facts {
+            if let lifecycle::Effect::Emit(fact) = fact {
+                self.write(now, fact, out);
+            }
+        }
+        for effect in rest {
+            out.push(match effect {
+                lifecycle::Effect::Ask => {
+                    Output::Send(Node::Graph, Message::Graph(graph::Input::Ask(id.clone())))
+                }
+                lifecycle::Effect::Withdraw => {
+                    Output::Send(Node::Graph, Message::Graph(graph::Input::Withdraw(id.clone())))
+                }
+                lifecycle::Effect::Fell(delay) => {
+                    Output::Send(parent.clone(), Message::Group(group::Input::Fell(slot, delay)))
+                }
+                lifecycle::Effect::Report(activity) => {
+                    Output::Send(parent.clone(), Message::Group(group::Input::Reported(slot, activity)))
+                }
+                order => Output::Host(id.clone(), order),
+            });
+        }
+        if let Some(number) = wish {
+            let receipt = Receipt { number, instance: id.clone(), before, after };
+            out.push(Output::Send(Node::Group(None), Message::Desk(DeskInput::Taken(receipt))));
+        }
+    }
+
+    fn supervisor(&mut self, now: Duration, name: &Option<Name>, input: group::Input, out: &mut Vec<Output>) {
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        let mut effects = Vec::new();
+        group.machine.step(now, input, &mut effects);
+        for effect in effects {
+            let Some(group) = self.groups.get(name) else {
+                return;
+            };
+            let start = |slot: Slot, instance: lifecycle::Input, cause: StartCause| {
+                let kid = group.kids[slot].clone();
+                let message = match kid {
+                    Node::Instance(_) => Message::Input(instance),
+                    Node::Group(_) | Node::Graph => Message::Group(group::Input::Start(cause)),
+                };
+                Output::Send(kid, message)
+            };
+            let to_parent = |input: fn(Slot) -> group::Input| {
+                let (parent, slot) = group.parent.as_ref()?;
+                Some(Output::Send(parent.clone(), Message::Group(input(*slot))))
+            };
+            match effect {
+                group::Effect::Permit(slot) => {
+                    out.push(start(slot, lifecycle::Input::Permit, StartCause::Group));
+                }
+                group::Effect::Start(slot, cause) => {
+                    out.push(start(slot, lifecycle::Input::Start(cause), cause));
+                }
+                group::Effect::Stop(slot, cause) => {
+                    let kid = group.kids[slot].clone();
+                    let message = match kid {
+                        Node::Instance(_) => Message::Input(lifecycle::Input::Stop(cause)),
+                        Node::Group(_) | Node::Graph => Message::Group(group::Input::Stop(cause)),
+                    };
+                    out.push(Output::Send(kid, message));
+                }
+                group::Effect::Fell => out.extend(to_parent(|slot| group::Input::Fell(slot, Duration::ZERO))),
+                group::Effect::Report(activity) => out.extend(to_parent(match activity {
+                    Activity::Active => |slot| group::Input::Reported(slot, Activity::Active),
+                    Activity::Fallen => |slot| group::Input::Reported(slot, Activity::Fallen),
+                    Activity::Resting => |slot| group::Input::Reported(slot, Activity::Resting),
+                })),
+                group::Effect::ExitTree => {
+                    let shown = name.as_ref().map_or("the root group".to_owned(), |n| format!("group {n}"));
+                    let shutdown = DeskInput::Shutdown(format!("{shown} gave up"));
+                    out.push(Output::Send(Node::Group(None), Message::Desk(shutdown)));
+                }
+                group::Effect::Emit(fact) => {
+                    let shown = |slot: Slot| match &group.kids[slot] {
+                        Node::Instance(id) => id.to_string(),
+                        Node::Group(name) => name.as_ref().map_or(String::new(), ToString::to_string),
+                        Node::Graph => String::new(),
+                    };
+                    let fact = fact.named(name.as_ref(), &group.spec, shown);
+                    self.write(now, fact, out);
+                }
+            }
+        }
+    }
+
+    fn desk(&mut self, now: Duration, input: DeskInput, out: &mut Vec<Output>) {
+        let mut effects = Vec::new();
+        self.desk.step(&self.plan, &self.graph, &self.board, input, &mut effects);
+        let (facts, rest): (Vec<_>, Vec<_>) =
+            effects.into_iter().partition(|effect| matches!(effect, operation::Effect::Emit(_)));
+        for fact in facts {
+            if let operation::Effect::Emit(fact) = fact {
+                self.write(now, fact, out);
+            }
+        }
+        for effect in rest {
+            match effect {
+                operation::Effect::Emit(_) => {}
+                operation::Effect::Wish(id, input, number) => {
+                    let me = Node::Group(None);
+                    if let Some(kid) = self.kid_above(&None, &id) {
+                        let message = match kid {
+                            Node::Instance(_) => Message::Wish(input, number),
+                            Node::Group(_) | Node::Graph => Message::RelayWish(id, input, number),
+                        };
+                        debug_assert_ne!(kid, me);
+                        out.push(Output::Send(kid, message));
+                    }
+                }
+                operation::Effect::Answer(ticket, answer) => out.push(Output::Answer(ticket, answer)),
+                operation::Effect::Down => out.push(Output::Down),
+            }
+        }
+    }
+
+    /// The incarnation of an instance that may have a process.
+    pub fn live(&self, id: &InstanceId) -> Option<Incarnation> {
+        self.instances.get(id).and_then(|instance| instance.machine.live())
+    }
+}

@@ -1,0 +1,558 @@
+//! Random trees under random fates: every machine with a mailbox of its own, messages
+//! delivered in any order that mailboxes allow, processes that end as they like, commands at
+//! any time. What must hold whatever happens is asserted by name.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use regrow::decide::graph::waits_for;
+use regrow::decide::group;
+use regrow::decide::lifecycle::{Effect, Input};
+use regrow::decide::operation::DeskInput;
+use regrow::decide::probe::Change;
+use regrow::decide::world::{Message, Node, Output, World};
+use regrow::model::event::{CheckKind, FailedWhy, StartCause};
+use regrow::model::plan::GiveUp;
+use regrow::model::{
+    Check, CheckTarget, Child, Command, CommandLine, Condition, Dependency, Exit, Fact, Goal, GroupSpec,
+    HealthSpec, Incarnation, InstanceId, Kind, Name, Plan, Policy, ReadySpec, ReadyTarget, Selector,
+    ServiceSpec, SpawnFailure, SpawnStage, State, StopCause, Strategy as Siblings,
+};
+
+/// What proptest chose, taken one after the other; when none is left it is always the first.
+struct Choices {
+    list: Vec<u32>,
+    at: usize,
+}
+
+impl Choices {
+    fn of(&mut self, count: usize) -> usize {
+        let choice = self.list.get(self.at).copied().unwrap_or(0);
+        self.at += 1;
+        choice as usize % count.max(1)
+    }
+
+    fn one_in(&mut self, count: usize) -> bool {
+        self.of(count) == count - 1
+    }
+
+    fn is_over(&self) -> bool {
+        self.at >= self.list.len()
+    }
+}
+
+fn name(prefix: &str, number: usize) -> Name {
+    Name::new(&format!("{prefix}{number}")).unwrap()
+}
+
+fn command_line() -> CommandLine {
+    CommandLine { argv: vec!["x".into()], shell: false }
+}
+
+fn random_service(choices: &mut Choices, number: usize, kinds: &[Kind]) -> ServiceSpec {
+    let mut spec = ServiceSpec::new(name("s", number), ["x"]);
+    spec.replicas = if choices.one_in(5) { 2 } else { 1 };
+    spec.autostart = !choices.one_in(6);
+    if choices.one_in(5) {
+        spec.kind = Kind::Task;
+    }
+    spec.restart.policy =
+        [Policy::OnFailure, Policy::Always, Policy::Never, Policy::UnlessStopped][choices.of(4)];
+    spec.restart.max_retries = [None, Some(0), Some(2)][choices.of(3)];
+    if choices.one_in(2) {
+        spec.restart.backoff.initial = Duration::ZERO;
+    }
+    spec.ready = match choices.of(4) {
+        0 | 1 => None,
+        2 => Some(ReadySpec { target: ReadyTarget::Log("up".into()), deadline: None }),
+        _ => Some(ReadySpec {
+            target: ReadyTarget::After(Duration::from_secs(1)),
+            deadline: Some(Duration::from_secs(5)),
+        }),
+    };
+    if spec.kind == Kind::Service && choices.one_in(4) {
+        spec.health = Some(HealthSpec {
+            check: Check {
+                target: CheckTarget::Tcp("127.0.0.1:1".into()),
+                interval: Duration::from_secs(1),
+                timeout: Duration::from_secs(1),
+                successes: 1,
+            },
+            failures: 1,
+            start_period: Duration::ZERO,
+        });
+    }
+    if choices.one_in(6) {
+        spec.stop.command = Some(command_line());
+    }
+    for on in 0..number {
+        if choices.one_in(4) {
+            // Of a service that stays up nobody can wait for the end.
+            let conditions = match kinds[on] {
+                Kind::Task => [Condition::Ready, Condition::Started, Condition::Completed, Condition::Exited],
+                Kind::Service => [Condition::Ready, Condition::Started, Condition::Ready, Condition::Started],
+            };
+            let condition = conditions[choices.of(4)];
+            spec.depends_on.push(Dependency { on: name("s", on), condition, required: !choices.one_in(4) });
+        }
+    }
+    spec
+}
+
+fn random_group(choices: &mut Choices) -> GroupSpec {
+    GroupSpec {
+        children: Vec::new(),
+        strategy: [Siblings::OneForOne, Siblings::OneForAll, Siblings::RestForOne][choices.of(3)],
+        intensity: [None, Some(0), Some(1), Some(3)][choices.of(4)],
+        period: Duration::from_secs(10),
+        on_give_up: [GiveUp::Mark, GiveUp::Escalate, GiveUp::Exit][choices.of(3)],
+    }
+}
+
+fn random_plan(choices: &mut Choices) -> Plan {
+    let count = 1 + choices.of(6);
+    let (mut services, mut kinds) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let service = random_service(choices, number, &kinds);
+        kinds.push(service.kind);
+        services.push(service);
+    }
+    let mut plan = Plan::of("random", services);
+    plan.root = random_group(choices);
+    let groups = choices.of(4);
+    let mut specs: Vec<GroupSpec> = (0..groups).map(|_| random_group(choices)).collect();
+    // Each hangs under the root or an earlier group, so there is no circle.
+    let mut place = |child: Child, before: usize, choices: &mut Choices, root: &mut GroupSpec| match choices
+        .of(before + 1)
+    {
+        0 => root.children.push(child),
+        at => specs[at - 1].children.push(child),
+    };
+    for group in 0..groups {
+        place(Child::Group(name("g", group)), group, choices, &mut plan.root);
+    }
+    for service in 0..count {
+        place(Child::Service(name("s", service)), groups, choices, &mut plan.root);
+    }
+    plan.groups = specs.into_iter().enumerate().map(|(n, spec)| (name("g", n), spec)).collect();
+    plan
+}
+
+/// A process in the random world.
+#[derive(Debug, Clone)]
+struct Process {
+    incarnation: Incarnation,
+    stage: Stage,
+    /// It was asked to end, and is one that obeys.
+    ending: bool,
+    stubborn: bool,
+    stop_command: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stage {
+    Making,
+    Leader,
+    /// Its main process is gone.
+    Others,
+}
+
+struct Sim {
+    world: World,
+    now: Duration,
+    mailboxes: BTreeMap<Node, VecDeque<Message>>,
+    processes: BTreeMap<InstanceId, Process>,
+    answers: HashMap<u64, usize>,
+    asked: u64,
+    shutting_down: bool,
+    downs: usize,
+    story: String,
+}
+
+impl Sim {
+    fn new(plan: Plan) -> Sim {
+        let mut story = String::new();
+        for service in &plan.services {
+            let needs: Vec<String> = service
+                .depends_on
+                .iter()
+                .map(|d| format!("{} {}{}", d.on, d.condition, if d.required { "" } else { "?" }))
+                .collect();
+            writeln!(
+                story,
+                "{} x{} {:?} auto={} {} max={:?} backoff={:?} ready={:?} health={} cmd={} needs [{}]",
+                service.name,
+                service.replicas,
+                service.kind,
+                service.autostart,
+                service.restart.policy,
+                service.restart.max_retries,
+                service.restart.backoff.initial,
+                service.ready.as_ref().map(|r| &r.target),
+                service.health.is_some(),
+                service.stop.command.is_some(),
+                needs.join(", ")
+            )
+            .unwrap();
+        }
+        writeln!(story, "root {:?}", plan.root).unwrap();
+        for (name, group) in &plan.groups {
+            writeln!(story, "{name} {group:?}").unwrap();
+        }
+        let world = World::new(Arc::new(plan)).unwrap();
+        let mut sim = Sim {
+            world,
+            now: Duration::ZERO,
+            mailboxes: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            answers: HashMap::new(),
+            asked: 0,
+            shutting_down: false,
+            downs: 0,
+            story,
+        };
+        sim.post(Node::Group(None), Message::Group(group::Input::Start(StartCause::Boot)));
+        sim
+    }
+
+    fn post(&mut self, to: Node, message: Message) {
+        self.mailboxes.entry(to).or_default().push_back(message);
+    }
+
+    fn full(&self) -> Vec<Node> {
+        self.mailboxes.iter().filter(|(_, list)| !list.is_empty()).map(|(node, _)| node.clone()).collect()
+    }
+
+    fn deliver(&mut self, to: &Node) {
+        let Some(message) = self.mailboxes.get_mut(to).and_then(VecDeque::pop_front) else {
+            return;
+        };
+        writeln!(self.story, "{:>8.3} {to:?} <- {message:?}", self.now.as_secs_f64()).unwrap();
+        let mut out = Vec::new();
+        self.world.deliver(self.now, to, message, &mut out);
+        for output in out {
+            match output {
+                Output::Send(to, message) => self.post(to, message),
+                Output::Host(id, order) => self.host(&id, &order),
+                Output::Fact(event) => self.told(&event.fact),
+                Output::Answer(ticket, answer) => {
+                    writeln!(self.story, "         answer {ticket}: {answer:?}").unwrap();
+                    *self.answers.entry(ticket).or_default() += 1;
+                }
+                Output::Down => self.downs += 1,
+            }
+        }
+    }
+
+    fn told(&mut self, fact: &Fact) {
+        writeln!(self.story, "         {fact:?}").unwrap();
+        if let Fact::Stopping { instance, cause: StopCause::Shutdown, .. } = fact {
+            // Dependents stop before what they depend on.
+            for dependent in self.world.graph().dependents(instance.service()) {
+                for id in dependent.instances() {
+                    let live = self.world.live(&id);
+                    assert_eq!(
+                        live, None,
+                        "{instance} is stopped before {id}, which needs it\n{}",
+                        self.story
+                    );
+                }
+            }
+        }
+    }
+
+    fn host(&mut self, id: &InstanceId, order: &Effect) {
+        let story = &self.story;
+        match order {
+            Effect::Spawn(incarnation) => {
+                let other = self.processes.get(id);
+                assert!(other.is_none(), "never two live incarnations: {id} {other:?}\n{story}");
+                let goal = self.world.machine(id).unwrap().goal();
+                assert_eq!(goal, Goal::Up, "goal down is never revived: {id}\n{story}");
+                let process = Process {
+                    incarnation: *incarnation,
+                    stage: Stage::Making,
+                    ending: false,
+                    stubborn: false,
+                    stop_command: false,
+                };
+                self.processes.insert(id.clone(), process);
+            }
+            // One that ended meanwhile hears nothing.
+            Effect::Terminate(incarnation, _) => {
+                if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
+                    process.stop_command = false;
+                    process.ending |= !process.stubborn;
+                }
+            }
+            Effect::KillTree(incarnation) => {
+                if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
+                    process.ending = true;
+                }
+            }
+            Effect::StopCommand(incarnation) => {
+                if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
+                    process.stop_command = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn news(&mut self, id: &InstanceId, input: Input) {
+        self.post(Node::Instance(id.clone()), Message::Input(input));
+    }
+
+    /// Its main process ends; `remains`: others of its tree live on.
+    fn exits(&mut self, id: &InstanceId, exit: Exit, remains: bool) {
+        let process = self.processes.get_mut(id).unwrap();
+        let incarnation = process.incarnation;
+        if remains {
+            process.stage = Stage::Others;
+        } else {
+            self.processes.remove(id);
+        }
+        self.news(id, Input::Exited { incarnation, exit, remains, roll: 0.5 });
+    }
+
+    fn gone(&mut self, id: &InstanceId) {
+        let incarnation = self.processes.remove(id).unwrap().incarnation;
+        self.news(id, Input::TreeGone { incarnation, roll: 0.5 });
+    }
+
+    /// Something happens to a process, as it likes.
+    fn fate(&mut self, id: &InstanceId, choices: &mut Choices) {
+        let Process { incarnation, stage, stop_command, .. } = self.processes[id].clone();
+        let exits = [Exit::Code(1), Exit::SUCCESS, Exit::Signal { signal: 9, core_dumped: false }];
+        match (stage, choices.of(8)) {
+            (Stage::Making, 0) => {
+                self.processes.remove(id);
+                let failure = SpawnFailure {
+                    stage: SpawnStage::Fork,
+                    errno: 11,
+                    errno_name: "EAGAIN".into(),
+                    message: "full".into(),
+                };
+                self.news(id, Input::SpawnFailed { incarnation, failure, roll: 0.5 });
+            }
+            (Stage::Making, 1) => {
+                self.processes.remove(id);
+                let failure = SpawnFailure {
+                    stage: SpawnStage::Exec,
+                    errno: 2,
+                    errno_name: "ENOENT".into(),
+                    message: "missing".into(),
+                };
+                self.news(id, Input::SpawnFailed { incarnation, failure, roll: 0.5 });
+            }
+            (Stage::Making, _) => {
+                self.processes.get_mut(id).unwrap().stage = Stage::Leader;
+                self.news(id, Input::Spawned { incarnation, pid: 1 });
+            }
+            (Stage::Leader, 0) if stop_command => {
+                self.processes.get_mut(id).unwrap().stop_command = false;
+                let trouble = choices.one_in(2).then(|| "no".to_owned());
+                self.news(id, Input::StopCommandDone { incarnation, trouble });
+            }
+            (Stage::Leader, 1..=3) => {
+                let exit = exits[choices.of(3)];
+                let remains = choices.one_in(3);
+                self.exits(id, exit, remains);
+            }
+            (Stage::Leader, 4) if self.world.board().entry(id).unwrap().spec.health.is_some() => {
+                let change = Change::Bad { in_a_row: 1, message: "bad".into() };
+                self.news(id, Input::Checked { incarnation, kind: CheckKind::Health, change });
+            }
+            (Stage::Leader, 5) => self.processes.get_mut(id).unwrap().stubborn = true,
+            (Stage::Leader, _) => self.news(id, Input::LogMatched { incarnation }),
+            (Stage::Others, _) => self.gone(id),
+        }
+    }
+
+    fn command(&mut self, choices: &mut Choices) {
+        let services: Vec<String> = {
+            let mut names: Vec<String> =
+                self.world.board().entries().iter().map(|e| e.spec.name.to_string()).collect();
+            names.dedup();
+            names
+        };
+        let select = match choices.of(4) {
+            0 => Selector::all(),
+            1 => {
+                let (one, two) = (choices.of(services.len()), choices.of(services.len()));
+                Selector::named([services[one].clone(), services[two].clone()])
+            }
+            _ => Selector::named([services[choices.of(services.len())].clone()]),
+        };
+        let command = match choices.of(4) {
+            0 => Command::Start { select, no_deps: choices.one_in(4) },
+            1 => Command::Stop { select, force: false },
+            2 => Command::Stop { select, force: true },
+            _ => Command::Restart { select },
+        };
+        self.asked += 1;
+        self.post(Node::Group(None), Message::Desk(DeskInput::Command(self.asked, command)));
+    }
+
+    fn pass_time(&mut self) -> bool {
+        let Some((at, node)) = self.world.next_deadline() else {
+            return false;
+        };
+        self.now = self.now.max(at);
+        let message = match node {
+            Node::Instance(_) => Message::Input(Input::Tick),
+            Node::Group(_) | Node::Graph => Message::Group(group::Input::Tick),
+        };
+        self.post(node, message);
+        true
+    }
+
+    fn random_step(&mut self, choices: &mut Choices) {
+        let full = self.full();
+        match choices.of(16) {
+            0..=7 if !full.is_empty() => self.deliver(&full[choices.of(full.len())].clone()),
+            8..=12 if !self.processes.is_empty() => {
+                let ids: Vec<InstanceId> = self.processes.keys().cloned().collect();
+                self.fate(&ids[choices.of(ids.len())].clone(), choices);
+            }
+            13 if !self.shutting_down => self.command(choices),
+            14 => {
+                self.pass_time();
+            }
+            _ => {
+                if !full.is_empty() {
+                    self.deliver(&full[choices.of(full.len())].clone());
+                }
+            }
+        }
+    }
+
+    /// From here on the world is kind: processes can be made, get ready, obey, and tasks end well.
+    fn calm_down(&mut self) {
+        for _ in 0..20_000 {
+            if let Some(node) = self.full().first().cloned() {
+                self.deliver(&node);
+                continue;
+            }
+            let next = self.processes.iter().find_map(|(id, p)| {
+                let machine = self.world.machine(id)?;
+                let task = self.world.board().entry(id)?.spec.kind == Kind::Task;
+                let step = match p.stage {
+                    Stage::Making => Calm::Made,
+                    Stage::Leader if p.ending => Calm::Exits(Exit::Signal { signal: 15, core_dumped: false }),
+                    Stage::Others if p.ending => Calm::Gone,
+                    Stage::Leader if p.stop_command => Calm::StopCommandDone,
+                    Stage::Leader if machine.state() == State::Running && task => Calm::Exits(Exit::SUCCESS),
+                    Stage::Leader if machine.state() == State::Running && !machine.is_ready() => Calm::Ready,
+                    Stage::Leader | Stage::Others => return None,
+                };
+                Some((id.clone(), p.incarnation, step))
+            });
+            if let Some((id, incarnation, step)) = next {
+                match step {
+                    Calm::Made => {
+                        self.processes.get_mut(&id).unwrap().stage = Stage::Leader;
+                        self.news(&id, Input::Spawned { incarnation, pid: 1 });
+                    }
+                    Calm::Exits(exit) => self.exits(&id, exit, false),
+                    Calm::Gone => self.gone(&id),
+                    Calm::StopCommandDone => {
+                        self.processes.get_mut(&id).unwrap().stop_command = false;
+                        self.news(&id, Input::StopCommandDone { incarnation, trouble: None });
+                    }
+                    Calm::Ready => self.news(&id, Input::LogMatched { incarnation }),
+                }
+                continue;
+            }
+            if !self.pass_time() {
+                return;
+            }
+        }
+        panic!("it never comes to rest\n{}", self.story);
+    }
+
+    fn check_at_rest(&self) {
+        let story = &self.story;
+        for ticket in 1..=self.asked {
+            let count = self.answers.get(&ticket).copied().unwrap_or(0);
+            assert_eq!(count, 1, "every command is answered exactly once: {ticket}\n{story}");
+        }
+        for (id, machine) in self.world.machines() {
+            let entry = self.world.board().entry(id).unwrap();
+            let (state, goal) = (machine.state(), machine.goal());
+            assert_eq!((entry.state, entry.goal), (state, goal), "the board is true: {id}\n{story}");
+            let process = self.processes.get(id).map(|p| p.incarnation);
+            assert_eq!(machine.live(), process, "a machine knows of its process: {id}\n{story}");
+            let unmet = waits_for(self.world.board(), &entry.spec);
+            let fine = match (goal, state) {
+                (Goal::Down, State::Registered | State::Stopped | State::Completed | State::Failed) => true,
+                (Goal::Up, State::Running) => machine.is_ready(),
+                (Goal::Up, State::Completed) => true,
+                (Goal::Up, State::Failed) => match &entry.failed {
+                    Some(FailedWhy::Dependency { .. }) => !unmet.is_empty(),
+                    _ => true,
+                },
+                (Goal::Up, State::Waiting) => !unmet.is_empty(),
+                (Goal::Up, State::Stopped) => self.below_a_failed_group(id),
+                _ => false,
+            };
+            assert!(fine, "nobody is left half way: {id} is {state} with goal {goal}\n{story}");
+        }
+    }
+
+    fn below_a_failed_group(&self, id: &InstanceId) -> bool {
+        let mut group = self.world.board().entry(id).unwrap().group.clone();
+        loop {
+            if self.world.group(group.as_ref()).is_some_and(group::Group::is_failed) {
+                return true;
+            }
+            let Some(name) = group else {
+                return false;
+            };
+            let parent = self.world.board().groups().find(|g| g.name == name).unwrap().parent.clone();
+            group = parent;
+        }
+    }
+}
+
+enum Calm {
+    Made,
+    Exits(Exit),
+    Gone,
+    StopCommandDone,
+    Ready,
+}
+
+fn cases() -> u32 {
+    std::env::var("REGROW_TEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_invariants_hold(list in prop::collection::vec(any::<u32>(), 60..600)) {
+        let mut choices = Choices { list, at: 0 };
+        let mut sim = Sim::new(random_plan(&mut choices));
+        while !choices.is_over() {
+            sim.random_step(&mut choices);
+        }
+        writeln!(sim.story, "--- calm").unwrap();
+        sim.calm_down();
+        if sim.downs == 0 {
+            sim.check_at_rest();
+        }
+        writeln!(sim.story, "--- shutdown").unwrap();
+        sim.post(Node::Group(None), Message::Desk(DeskInput::Shutdown("test".into())));
+        sim.calm_down();
+        let story = &sim.story;
+        prop_assert_eq!(sim.downs, 1, "a shutdown ends: {}", story);
+        prop_assert!(sim.processes.is_empty(), "nothing is left: {:?}\n{}", sim.processes, story);
+        for ticket in 1..=sim.asked {
+            prop_assert_eq!(sim.answers.get(&ticket), Some(&1), "answered once: {}\n{}", ticket, story);
+        }
+    }
+}
