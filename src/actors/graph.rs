@@ -10,6 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::supervisor::SupervisorMsg;
 use super::{Context, tell};
 use crate::decide::graph::{Frontier, Input};
+use crate::decide::lifecycle;
 
 /// What the graph is told.
 #[derive(Debug)]
@@ -59,8 +60,8 @@ impl Actor for DependencyGraph {
         let Some(root) = root else {
             return Ok(());
         };
-        for (instance, reply) in replies {
-            tell(root, SupervisorMsg::Answer(instance, reply.into_input()));
+        for (instance, question, reply) in replies {
+            tell(root, SupervisorMsg::Answer(instance, lifecycle::Input::Answered(question, reply)));
         }
         Ok(())
     }

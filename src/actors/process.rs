@@ -277,7 +277,13 @@ impl ProcessState {
 
     fn news(&mut self, news: News) -> Option<Input> {
         let host = Arc::clone(&self.context.host);
-        let live = self.process.as_mut()?;
+        let Some(live) = self.process.as_mut() else {
+            // A stop command that was still being made when the service ended.
+            if let News::Spawned { key, .. } = news {
+                host.kill(key);
+            }
+            return None;
+        };
         let of = |key: ProcessKey| (key == live.key).then_some(live.incarnation);
         match news {
             News::Spawned { key, .. } if key != live.key && live.stop_command != Some(key) => {
@@ -349,7 +355,10 @@ impl ProcessState {
     fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: Effect) {
         match effect {
             Effect::Emit(_) => {}
-            Effect::Ask => tell(&self.dependencies, GraphMsg::Input(graph::Input::Ask(self.id.clone()))),
+            Effect::Ask(question) => {
+                let ask = graph::Input::Ask(self.id.clone(), question);
+                tell(&self.dependencies, GraphMsg::Input(ask));
+            }
             Effect::Withdraw => {
                 tell(&self.dependencies, GraphMsg::Input(graph::Input::Withdraw(self.id.clone())))
             }

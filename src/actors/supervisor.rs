@@ -202,6 +202,11 @@ impl Actor for ServiceSupervisor {
             if let Some(slot) = slot {
                 tracing::error!(child = %state.kids[slot].name(), %error, "an actor broke");
                 state.replace(&myself, slot, &error.to_string()).await?;
+            } else if actor.get_id() == state.dependencies.get_id() {
+                // Without it whatever depends on something would wait for ever.
+                return Err(format!("the dependency graph broke: {error}").into());
+            } else {
+                tracing::error!(%error, "the monitor broke: there are no samples any more");
             }
         }
         Ok(())

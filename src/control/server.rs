@@ -1,6 +1,6 @@
 //! The socket's server.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
@@ -307,26 +307,21 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
     let newer_than = age(&query)?;
     let wanted: HashSet<InstanceId> = instances(&handle, query.all("service"))?.into_iter().collect();
     let hub = handle.output();
-    let sources: Vec<(&InstanceId, SourceId)> =
-        hub.sources().filter(|(name, _)| wanted.contains(name)).collect();
-    // First the follower, then the past: so nothing falls between them. What is in both is
-    // known by its number.
-    let follower =
-        query.flag("follow").then(|| hub.follow(sources.iter().map(|(_, source)| *source).collect()));
-    let mut told: HashMap<SourceId, u64> = HashMap::new();
+    let sources: HashSet<SourceId> =
+        hub.sources().filter(|(name, _)| wanted.contains(name)).map(|(_, source)| source).collect();
+    let (kept, follower) = hub.follow(sources);
     let mut past: Vec<(Chunk, LogLine)> = Vec::new();
-    for (name, source) in sources {
-        for chunk in hub.kept(source) {
-            told.insert(source, chunk.number);
-            if newer_than.is_none_or(|at| chunk.at >= at) {
-                past.extend(lines(&chunk, name).map(|line| (chunk.clone(), line)));
-            }
+    for chunk in kept {
+        if newer_than.is_none_or(|at| chunk.at >= at)
+            && let Some(name) = hub.name(chunk.source)
+        {
+            past.extend(lines(&chunk, name).map(|line| (chunk.clone(), line)));
         }
     }
     past.sort_by_key(|(chunk, _)| chunk.at);
     let skip = past.len().saturating_sub(count);
     let past: Vec<LogLine> = past.into_iter().skip(skip).map(|(_, line)| line).collect();
-    let Some(mut follower) = follower else {
+    let Some(mut follower) = query.flag("follow").then_some(follower) else {
         return Ok(axum::Json(Logs { lines: past }).into_response());
     };
     let hub: Arc<OutputHub> = Arc::clone(hub);
@@ -347,9 +342,6 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
                     let Some(name) = hub.name(chunk.source) else {
                         continue;
                     };
-                    if told.get(&chunk.source).is_some_and(|last| chunk.number <= *last) {
-                        continue;
-                    }
                     for line in lines(&chunk, name) {
                         if sender.send(json_event("line", &line)).await.is_err() {
                             return;

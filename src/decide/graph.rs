@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::lifecycle;
 use super::status::{Board, Entry};
 use crate::model::event::{FailedWhy, Unmet};
 use crate::model::{Condition, Dependency, Goal, InstanceId, Name, ServiceSpec, State};
@@ -166,6 +165,18 @@ enum Standing {
     Impossible,
 }
 
+/// A question of an instance, numbered by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Question(pub u64);
+
+impl Question {
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Question {
+        Question(self.0 + 1)
+    }
+}
+
 /// What the graph answers an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
@@ -179,18 +190,6 @@ pub enum Reply {
     Back,
 }
 
-impl Reply {
-    /// The answer as the instance's machine takes it.
-    pub fn into_input(self) -> lifecycle::Input {
-        match self {
-            Reply::Release => lifecycle::Input::Release,
-            Reply::Blocked(unmet) => lifecycle::Input::Blocked(unmet),
-            Reply::Failed(on) => lifecycle::Input::DependencyFailed(on),
-            Reply::Back => lifecycle::Input::DependencyBack,
-        }
-    }
-}
-
 /// Who asked, and how they stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asking {
@@ -202,14 +201,14 @@ enum Asking {
 #[derive(Debug, Clone, Default)]
 pub struct Frontier {
     /// By service, since news comes by service.
-    asking: HashMap<Name, BTreeMap<InstanceId, Asking>>,
+    asking: HashMap<Name, BTreeMap<InstanceId, (Question, Asking)>>,
 }
 
 /// What the frontier is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// An instance wants to start.
-    Ask(InstanceId),
+    Ask(InstanceId, Question),
     /// It no longer does.
     Withdraw(InstanceId),
     /// Something about a service changed.
@@ -218,9 +217,16 @@ pub enum Input {
 
 impl Frontier {
     /// Takes one input; returns who is told what. `board` has all that was written down so far.
-    pub fn step(&mut self, graph: &Graph, board: &Board, input: &Input) -> Vec<(InstanceId, Reply)> {
+    pub fn step(
+        &mut self,
+        graph: &Graph,
+        board: &Board,
+        input: &Input,
+    ) -> Vec<(InstanceId, Question, Reply)> {
         match input {
-            Input::Ask(instance) => vec![(instance.clone(), self.ask(graph, board, instance))],
+            Input::Ask(instance, question) => {
+                vec![(instance.clone(), *question, self.ask(graph, board, instance, *question))]
+            }
             Input::Withdraw(instance) => {
                 self.withdraw(instance);
                 Vec::new()
@@ -230,16 +236,21 @@ impl Frontier {
     }
 
     /// An instance wants to start.
-    fn ask(&mut self, graph: &Graph, board: &Board, instance: &InstanceId) -> Reply {
+    fn ask(&mut self, graph: &Graph, board: &Board, instance: &InstanceId, question: Question) -> Reply {
         let Some(spec) = graph.service(instance.service()) else {
             return Reply::Release;
         };
+        // Whatever it asked before is settled by this.
+        self.withdraw(instance);
         let (reply, asking) = match judge(board, spec) {
             Judgement::Free => return Reply::Release,
             Judgement::Blocked(unmet) => (Reply::Blocked(unmet), Asking::Waiting),
             Judgement::Failed(on) => (Reply::Failed(on), Asking::Failed),
         };
-        self.asking.entry(instance.service().clone()).or_default().insert(instance.clone(), asking);
+        self.asking
+            .entry(instance.service().clone())
+            .or_default()
+            .insert(instance.clone(), (question, asking));
         reply
     }
 
@@ -253,7 +264,12 @@ impl Frontier {
     }
 
     /// Whom does a change of this service let go?
-    fn changed(&mut self, graph: &Graph, board: &Board, service: &Name) -> Vec<(InstanceId, Reply)> {
+    fn changed(
+        &mut self,
+        graph: &Graph,
+        board: &Board,
+        service: &Name,
+    ) -> Vec<(InstanceId, Question, Reply)> {
         let mut replies = Vec::new();
         let dependents: Vec<Arc<ServiceSpec>> = graph.dependents(service).cloned().collect();
         for spec in dependents {
@@ -262,32 +278,30 @@ impl Frontier {
             };
             match judge(board, &spec) {
                 Judgement::Free => {
-                    for (instance, asking) in std::mem::take(instances) {
+                    for (instance, (question, asking)) in std::mem::take(instances) {
                         // One that was given up is told so first; it then asks again by itself.
-                        replies.push((
-                            instance,
-                            match asking {
-                                Asking::Waiting => Reply::Release,
-                                Asking::Failed => Reply::Back,
-                            },
-                        ));
+                        let reply = match asking {
+                            Asking::Waiting => Reply::Release,
+                            Asking::Failed => Reply::Back,
+                        };
+                        replies.push((instance, question, reply));
                     }
                     self.asking.remove(&spec.name);
                 }
                 Judgement::Blocked(_) => {
-                    instances.retain(|instance, asking| match asking {
+                    instances.retain(|instance, (question, asking)| match asking {
                         Asking::Waiting => true,
                         Asking::Failed => {
-                            replies.push((instance.clone(), Reply::Back));
+                            replies.push((instance.clone(), *question, Reply::Back));
                             false
                         }
                     });
                 }
                 Judgement::Failed(on) => {
-                    for (instance, asking) in instances.iter_mut() {
+                    for (instance, (question, asking)) in instances.iter_mut() {
                         if *asking == Asking::Waiting {
                             *asking = Asking::Failed;
-                            replies.push((instance.clone(), Reply::Failed(on.clone())));
+                            replies.push((instance.clone(), *question, Reply::Failed(on.clone())));
                         }
                     }
                 }

@@ -320,15 +320,16 @@ impl Group {
             }
             return;
         }
-        let next = match &mut self.mode {
+        match &mut self.mode {
             Mode::Restarting { queue, .. } => {
-                advance(queue, slot, &self.members).map(|s| (s, StopCause::Group))
+                let next = advance(queue, slot, &self.members, false);
+                out.extend(next.into_iter().map(|slot| Effect::Stop(slot, StopCause::Group)));
             }
-            Mode::Stopping { queue, cause, .. } => advance(queue, slot, &self.members).map(|s| (s, *cause)),
-            Mode::Steady | Mode::Failed | Mode::Escalated => None,
-        };
-        if let Some((slot, cause)) = next {
-            out.push(Effect::Stop(slot, cause));
+            Mode::Stopping { queue, cause, .. } => {
+                let next = advance(queue, slot, &self.members, *cause == StopCause::GaveUp);
+                out.extend(next.into_iter().map(|slot| Effect::Stop(slot, *cause)));
+            }
+            Mode::Steady | Mode::Failed | Mode::Escalated => {}
         }
     }
 
@@ -384,12 +385,23 @@ impl Group {
     }
 }
 
-/// Takes a child that is down off the queue and returns the next to be stopped, skipping
-/// those that went down by themselves meanwhile.
-fn advance(queue: &mut VecDeque<Slot>, down: Slot, members: &[Member]) -> Option<Slot> {
-    let was_first = queue.front() == Some(&down);
-    queue.retain(|s| *s != down && members[*s].activity != Activity::Resting);
-    if was_first { queue.front().copied() } else { None }
+/// Takes a child that is down off the queue, and those that went down by themselves
+/// meanwhile. Who is next to be told to stop: of those, all where `marks`, since they are to
+/// be marked though they rest; and the new first one.
+fn advance(queue: &mut VecDeque<Slot>, down: Slot, members: &[Member], marks: bool) -> Vec<Slot> {
+    let first = queue.front().copied();
+    let mut next = Vec::new();
+    queue.retain(|slot| {
+        let rests = members[*slot].activity == Activity::Resting;
+        if rests && marks && Some(*slot) != first {
+            next.push(*slot);
+        }
+        *slot != down && !rests
+    });
+    if first == Some(down) {
+        next.extend(queue.front());
+    }
+    next
 }
 
 #[cfg(test)]

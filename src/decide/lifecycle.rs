@@ -11,10 +11,11 @@
 
 use std::time::Duration;
 
+use super::graph::{Question, Reply};
 use super::probe::Change;
 use super::restart::{self, Verdict};
 use super::words::short;
-use crate::model::event::{CheckKind, FailedWhy, StartCause, Unmet};
+use crate::model::event::{CheckKind, FailedWhy, StartCause};
 use crate::model::exit::{EndReason, SpawnFailure, signal_name};
 use crate::model::{
     Ended, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Policy, ReadySpec,
@@ -35,14 +36,8 @@ pub enum Input {
     Kill(StopCause),
     /// Stop it, then start it, by hand.
     Restart,
-    /// What it depends on is there: start.
-    Release,
-    /// What it depends on is not there yet.
-    Blocked(Vec<Unmet>),
-    /// What it depends on has failed for good.
-    DependencyFailed(Name),
-    /// What it depends on may come after all.
-    DependencyBack,
+    /// The graph answers the last question, or corrects an answer to it.
+    Answered(Question, Reply),
     /// The group lets it return after its delay.
     Permit,
     /// The process runs.
@@ -143,10 +138,7 @@ impl Input {
             | Input::Stop(_)
             | Input::Kill(_)
             | Input::Restart
-            | Input::Release
-            | Input::Blocked(_)
-            | Input::DependencyFailed(_)
-            | Input::DependencyBack
+            | Input::Answered(..)
             | Input::Permit
             | Input::Tick
             | Input::Inherit { .. } => None,
@@ -158,7 +150,7 @@ impl Input {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Ask the graph for the release.
-    Ask,
+    Ask(Question),
     /// Take the question back.
     Withdraw,
     /// Make the process.
@@ -278,6 +270,8 @@ pub struct Machine {
     goal: Goal,
     phase: Phase,
     last: Incarnation,
+    /// The last question to the graph; answers to earlier ones are late.
+    question: Question,
     /// Returns in a row that nobody asked for: for `max_retries` and the backoff.
     attempts: u32,
 }
@@ -285,7 +279,15 @@ pub struct Machine {
 impl Machine {
     /// A new instance, known and at rest. `group`: the one it hangs under.
     pub fn new(id: InstanceId, group: Option<Name>) -> Machine {
-        Machine { id, group, goal: Goal::Down, phase: Phase::Registered, last: Incarnation(0), attempts: 0 }
+        Machine {
+            id,
+            group,
+            goal: Goal::Down,
+            phase: Phase::Registered,
+            last: Incarnation(0),
+            question: Question(0),
+            attempts: 0,
+        }
     }
 
     /// What is wanted of it.
@@ -370,6 +372,9 @@ impl Machine {
         {
             return;
         }
+        if matches!(&input, Input::Answered(question, _) if *question != self.question) {
+            return;
+        }
         // The group knew another machine in this place.
         let before = (!matches!(input, Input::Inherit { .. })).then(|| self.activity());
         let phase = std::mem::replace(&mut self.phase, Phase::Registered);
@@ -398,22 +403,21 @@ impl Turn<'_> {
             (phase, Input::Stop(cause)) => self.stop(phase, cause, false),
             (phase, Input::Kill(cause)) => self.stop(phase, cause, true),
 
-            (Phase::Waiting { cause }, Input::Release) => self.spawn(cause),
-            (Phase::Waiting { cause }, Input::Blocked(unmet)) => {
+            (Phase::Waiting { cause }, Input::Answered(_, Reply::Release)) => self.spawn(cause),
+            (Phase::Waiting { cause }, Input::Answered(_, Reply::Blocked(unmet))) => {
                 self.emit(Fact::Waiting { instance: self.machine.id.clone(), for_: unmet });
                 Phase::Waiting { cause }
             }
-            (Phase::Waiting { .. }, Input::DependencyFailed(on)) => self.fail(FailedWhy::Dependency { on }),
-            (Phase::Failed(FailedWhy::Dependency { .. }), Input::DependencyBack)
+            (Phase::Waiting { .. }, Input::Answered(_, Reply::Failed(on))) => {
+                self.fail(FailedWhy::Dependency { on })
+            }
+            (Phase::Failed(FailedWhy::Dependency { .. }), Input::Answered(_, Reply::Back))
                 if self.machine.goal == Goal::Up =>
             {
                 self.begin(StartCause::Dependency)
             }
-            // The graph answers a question that a stop or another start has overtaken.
-            (
-                phase,
-                Input::Release | Input::Blocked(_) | Input::DependencyFailed(_) | Input::DependencyBack,
-            ) => phase,
+            // The graph answers a question that a stop has overtaken.
+            (phase, Input::Answered(..)) => phase,
 
             (Phase::Crashed(Retry::Asked(delay)), Input::Permit) => {
                 if delay.is_zero() {
@@ -544,7 +548,15 @@ impl Turn<'_> {
                 asked,
                 abort: abort.map(|abort| Abort { next: Next::Start(cause), ..abort }),
             },
-            Phase::Stopping(stopping) => Phase::Stopping(Stopping { next: Next::Start(cause), ..stopping }),
+            Phase::Stopping(stopping) => {
+                let step = match stopping.step {
+                    Step::Killing { stuck_at: None } => {
+                        Step::Killing { stuck_at: Some(self.now + STUCK_AFTER) }
+                    }
+                    step => step,
+                };
+                Phase::Stopping(Stopping { step, next: Next::Start(cause), ..stopping })
+            }
         }
     }
 
@@ -586,7 +598,14 @@ impl Turn<'_> {
             Phase::Registered => Phase::Registered,
             Phase::Waiting { .. } => {
                 self.out.push(Effect::Withdraw);
-                self.rest(cause)
+                match cause {
+                    // It has not run yet: whatever its policy, it is still to.
+                    StopCause::Group if self.machine.goal == Goal::Up => {
+                        self.emit(Fact::Stopped { instance: self.machine.id.clone(), held: true });
+                        Phase::Stopped { held: true }
+                    }
+                    cause => self.rest(cause),
+                }
             }
             Phase::Crashed(_) => self.rest(cause),
             // The graph must not bring it back.
@@ -622,6 +641,11 @@ impl Turn<'_> {
                 let stopping = Stopping { cause, next: Next::Rest, ..stopping };
                 match stopping.step {
                     Step::Command { .. } | Step::Terminating { .. } if by_force => self.kill(stopping),
+                    // Told to be stuck already: whoever asks now is to hear it, too.
+                    Step::Killing { stuck_at: None } => {
+                        let step = Step::Killing { stuck_at: Some(self.now + STUCK_AFTER) };
+                        Phase::Stopping(Stopping { step, ..stopping })
+                    }
                     Step::Command { .. } | Step::Terminating { .. } | Step::Killing { .. } => {
                         Phase::Stopping(stopping)
                     }
@@ -645,7 +669,8 @@ impl Turn<'_> {
         } else {
             // Told before the graph answers: whoever depends on it sees that it is on its way.
             self.emit(Fact::Waiting { instance: self.machine.id.clone(), for_: Vec::new() });
-            self.out.push(Effect::Ask);
+            self.machine.question = self.machine.question.next();
+            self.out.push(Effect::Ask(self.machine.question));
             Phase::Waiting { cause }
         }
     }
@@ -961,8 +986,9 @@ impl Turn<'_> {
                 if cause == StopCause::Group && self.spec.restart.policy == Policy::Never {
                     self.aim(Goal::Down);
                 }
-                // What was stopped by hand is never the group's to start again.
-                let held = cause == StopCause::Group && self.machine.goal == Goal::Up;
+                // Whoever stopped it will start it again; never what was stopped by hand.
+                let again = matches!(cause, StopCause::Group | StopCause::Restart);
+                let held = again && self.machine.goal == Goal::Up;
                 self.emit(Fact::Stopped { instance: self.machine.id.clone(), held });
                 Phase::Stopped { held }
             }

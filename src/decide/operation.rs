@@ -130,10 +130,12 @@ pub fn not_found<'a>(what: &str, text: &str, known: impl Iterator<Item = &'a str
 enum Part {
     /// Its turn has not come.
     Queued,
-    /// The wish was sent and may still lie in a mailbox.
-    Sent(WishNumber),
+    /// The wish was sent and may still lie in a mailbox; the last event at that time.
+    Sent(WishNumber, u64),
     /// The instance has taken it: what happens now is its doing.
     Taken,
+    /// It is down, and goes up again when the others of its command are down.
+    Down,
     /// It is answered; `None`: there is nothing to tell.
     Done(Option<InstanceAnswer>),
 }
@@ -287,15 +289,15 @@ impl Operations {
             let Some(&at) = operation.places.get(instance) else {
                 continue;
             };
-            if operation.parts[at].1 != Part::Sent(*number) {
+            if !matches!(operation.parts[at].1, Part::Sent(sent, _) if sent == *number) {
                 continue;
             }
             operation.parts[at].1 = Part::Taken;
             if let Some(message) = operation.work.at_once(entry.spec.kind, *before, *after) {
                 let silent = operation.implied.contains(instance);
                 operation.settle(graph, at, (!silent).then_some((true, message)));
-                operation.send(graph, board, &mut self.wishes, out);
             }
+            operation.send(graph, board, &mut self.wishes, out);
         }
         self.settle_stranded(graph, board, out);
         self.answer_finished(graph, board, out);
@@ -313,11 +315,18 @@ impl Operations {
             let outcome = match (&operation.parts[at].1, fact) {
                 (Part::Taken, fact) => operation.work.outcome(fact, entry),
                 // What lay in the actor's mailbox is gone with it.
-                (Part::Sent(_), Fact::ActorBroke { message, .. }) => {
+                (Part::Sent(_, since), Fact::ActorBroke { message, .. }) if event.seq > *since => {
                     Some((false, FailedWhy::Internal { message: message.clone() }.to_string()))
                 }
-                (Part::Sent(_) | Part::Queued | Part::Done(_), _) => None,
+                (Part::Sent(..) | Part::Queued | Part::Down | Part::Done(_), _) => None,
             };
+            if let (Fact::Stuck { .. }, Work::RestartInOrder(_), Some(_)) = (fact, &operation.work, &outcome)
+            {
+                // Nobody waits for it; when the kernel lets it go, it is to come up again.
+                self.wishes += 1;
+                let again = Input::Start(StartCause::Command);
+                out.push(Effect::Wish(entry.id.clone(), again, self.wishes));
+            }
             if let Some((ok, message)) = outcome {
                 operation.settle(graph, at, Some((ok, message)));
                 operation.send(graph, board, &mut self.wishes, out);
@@ -382,19 +391,7 @@ impl Operations {
                 let Some(&at) = earlier.places.get(id) else {
                     continue;
                 };
-                let halfway = matches!(earlier.work, Work::RestartInOrder(_));
-                let overtaken = "overtaken by a later command".to_owned();
-                match &mut earlier.parts[at].1 {
-                    // Down, and to go up again when the others are down: not any more.
-                    Part::Done(Some(answer)) if halfway && answer.ok => {
-                        answer.ok = false;
-                        answer.message = overtaken;
-                    }
-                    Part::Done(_) => {}
-                    Part::Queued | Part::Sent(_) | Part::Taken => {
-                        earlier.settle(graph, at, Some((false, overtaken)));
-                    }
-                }
+                earlier.overtake(graph, at);
             }
             earlier.send(graph, board, &mut self.wishes, out);
         }
@@ -410,13 +407,18 @@ impl Operations {
             let at = *operation.places.get(&entry.id)?;
             match operation.parts[at].1 {
                 Part::Done(_) => None,
-                Part::Queued | Part::Sent(_) | Part::Taken => Some(operation.work.goal()),
+                Part::Queued | Part::Sent(..) | Part::Taken | Part::Down => Some(operation.work.goal()),
             }
         };
         self.running.iter().rev().find_map(under_way).unwrap_or(entry.goal)
     }
 
     fn answer_finished(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+        for operation in self.running.iter_mut().filter(|op| op.left == 0) {
+            if operation.go_up_again() {
+                operation.send(graph, board, &mut self.wishes, out);
+            }
+        }
         if self.running.iter().all(|op| op.left > 0) {
             return;
         }
@@ -424,10 +426,7 @@ impl Operations {
         self.running = still;
         let finished: Vec<Operation> = finished;
         for operation in finished {
-            if let Some(mut next) = operation.answer(out) {
-                next.send(graph, board, &mut self.wishes, out);
-                self.running.push(next);
-            }
+            operation.answer(out);
         }
     }
 }
@@ -449,11 +448,15 @@ impl Operation {
         }
     }
 
-    /// One part is done.
+    /// One part is done, or half done where it goes up again.
     fn settle(&mut self, graph: &Graph, at: usize, answer: Option<(bool, String)>) {
         let (id, part) = &mut self.parts[at];
-        let name = id.to_string();
-        *part = Part::Done(answer.map(|(ok, message)| InstanceAnswer { name, ok, message }));
+        *part = match (&self.work, answer) {
+            (Work::RestartInOrder(_), Some((true, _))) => Part::Down,
+            (_, answer) => {
+                Part::Done(answer.map(|(ok, message)| InstanceAnswer { name: id.to_string(), ok, message }))
+            }
+        };
         self.left -= 1;
         let Some(left) = self.left_of.get_mut(id.service()) else {
             return;
@@ -470,17 +473,51 @@ impl Operation {
         }
     }
 
+    /// A later command has taken this part over.
+    fn overtake(&mut self, graph: &Graph, at: usize) {
+        let message = "overtaken by a later command".to_owned();
+        let (id, part) = &mut self.parts[at];
+        match part {
+            Part::Done(_) => {}
+            // It counts as done already.
+            Part::Down => {
+                *part = Part::Done(Some(InstanceAnswer { name: id.to_string(), ok: false, message }));
+            }
+            Part::Queued | Part::Sent(..) | Part::Taken => self.settle(graph, at, Some((false, message))),
+        }
+    }
+
+    /// The second half of a restart in order: what came down goes up again, whatever became
+    /// of the others. `false`: there is nothing of the kind.
+    fn go_up_again(&mut self) -> bool {
+        let down = |(_, part): &&(InstanceId, Part)| matches!(part, Part::Down);
+        self.left = self.parts.iter().filter(down).count();
+        if self.left == 0 {
+            return false;
+        }
+        self.work = Work::Start;
+        for (id, part) in &mut self.parts {
+            if matches!(part, Part::Down) {
+                *part = Part::Queued;
+                *self.left_of.entry(id.service().clone()).or_default() += 1;
+            }
+        }
+        true
+    }
+
     /// Sends what may be sent by now.
     fn send(&mut self, graph: &Graph, board: &Board, wishes: &mut WishNumber, out: &mut Vec<Effect>) {
         let wish = match &self.work {
             Work::Start => Input::Start(StartCause::Command),
             Work::Restart => Input::Restart,
-            Work::Stop(_) | Work::RestartInOrder(_) => Input::Stop(StopCause::Command),
+            Work::Stop(_) => Input::Stop(StopCause::Command),
+            Work::RestartInOrder(_) => Input::Stop(StopCause::Restart),
             Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),
         };
         loop {
             let turn: Vec<usize> = match &mut self.work {
-                Work::Start | Work::Restart => (0..self.parts.len()).collect(),
+                Work::Start => self.startable(graph, board),
+                Work::Restart => (0..self.parts.len()).collect(),
                 Work::Stop(order) | Work::RestartInOrder(order) | Work::Shutdown(order) => {
                     let Some(name) = order.next(graph) else {
                         return;
@@ -496,7 +533,7 @@ impl Operation {
                     continue;
                 }
                 *wishes += 1;
-                *part = Part::Sent(*wishes);
+                *part = Part::Sent(*wishes, board.last_event());
                 out.push(Effect::Wish(id.clone(), wish.clone(), *wishes));
             }
             if matches!(self.work, Work::Start | Work::Restart) {
@@ -505,23 +542,28 @@ impl Operation {
         }
     }
 
-    /// Every part is done: the answer, or what comes next of the same command.
-    fn answer(self, out: &mut Vec<Effect>) -> Option<Operation> {
-        let mut done = Vec::with_capacity(self.parts.len());
-        for (id, part) in self.parts {
-            if let Part::Done(Some(answer)) = part {
-                done.push((id, answer));
-            }
-        }
-        if matches!(self.work, Work::RestartInOrder(_)) && done.iter().any(|(_, answer)| answer.ok) {
-            // What came down goes up again, whatever became of the others.
-            let (down, others): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, answer)| answer.ok);
-            let ids = down.into_iter().map(|(id, _)| id).collect();
-            let mut next = Operation::new(self.ticket, Work::Start, ids);
-            next.parts.extend(others.into_iter().map(|(id, answer)| (id, Part::Done(Some(answer)))));
-            return Some(next);
-        }
-        let results: Vec<InstanceAnswer> = done.into_iter().map(|(_, answer)| answer).collect();
+    /// Those whose turn to start has come. Whoever needs another of them waits until that
+    /// one has taken its wish: so the graph finds it on its way, not failed or at rest.
+    fn startable(&self, graph: &Graph, board: &Board) -> Vec<usize> {
+        let is_on_its_way = |id: &InstanceId| match self.places.get(id).map(|at| &self.parts[*at].1) {
+            Some(Part::Queued | Part::Sent(..)) => false,
+            Some(Part::Taken | Part::Down | Part::Done(_)) | None => true,
+        };
+        let may_start = |id: &InstanceId| {
+            let needs = graph.service(id.service()).into_iter().flat_map(|spec| &spec.depends_on);
+            needs.flat_map(|needed| board.instances_of(&needed.on)).all(|on| is_on_its_way(&on.id))
+        };
+        let queued = self.parts.iter().enumerate().filter(|(_, (_, part))| *part == Part::Queued);
+        queued.filter(|(_, (id, _))| may_start(id)).map(|(at, _)| at).collect()
+    }
+
+    /// Every part is done.
+    fn answer(self, out: &mut Vec<Effect>) {
+        let answers = self.parts.into_iter().filter_map(|(_, part)| match part {
+            Part::Done(answer) => answer,
+            Part::Queued | Part::Sent(..) | Part::Taken | Part::Down => None,
+        });
+        let results: Vec<InstanceAnswer> = answers.collect();
         match self.work {
             Work::Shutdown(_) => out.extend([Effect::Emit(Fact::ShutdownDone), Effect::Down]),
             Work::RestartInOrder(_) | Work::Start | Work::Stop(_) | Work::Restart => {
@@ -529,7 +571,6 @@ impl Operation {
                 out.push(Effect::Answer(self.ticket, Ok(Answer { ok, results })));
             }
         }
-        None
     }
 }
 
@@ -601,20 +642,25 @@ impl Work {
                 }
                 // By its group, after it had taken the wish.
                 Fact::Stopped { held: false, .. } => Some((false, "stopped meanwhile".to_owned())),
+                Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
                 _ => None,
             },
             Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => match fact {
+                // Its group may start it again at once: then it was down, and that was wanted.
+                Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_)) => {
+                    Some((true, "stopped".to_owned()))
+                }
                 Fact::Stopped { .. } => Some((true, "stopped".to_owned())),
                 Fact::Completed { .. } => Some((true, "completed".to_owned())),
                 Fact::Failed { why, .. } => Some((true, format!("failed: {why}"))),
-                Fact::Stuck { .. } => {
-                    Some((false, "SIGKILL has not ended it: a process is stuck in the kernel".to_owned()))
-                }
+                Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
                 _ => None,
             },
         }
     }
 }
+
+const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";
 
 fn services(targets: &[InstanceId]) -> impl Iterator<Item = &Name> {
     targets.iter().map(InstanceId::service)

@@ -218,8 +218,8 @@ impl World {
             }
             (Node::Group(None), Message::Desk(input)) => self.desk(now, input, out),
             (Node::Graph, Message::Graph(input)) => {
-                for (instance, reply) in self.frontier.step(&self.graph, &self.board, &input) {
-                    let message = Message::Relay(instance, reply.into_input());
+                for (instance, question, reply) in self.frontier.step(&self.graph, &self.board, &input) {
+                    let message = Message::Relay(instance, lifecycle::Input::Answered(question, reply));
                     out.push(Output::Send(Node::Group(None), message));
                 }
             }
@@ -278,8 +278,8 @@ impl World {
         }
         for effect in rest {
             out.push(match effect {
-                lifecycle::Effect::Ask => {
-                    Output::Send(Node::Graph, Message::Graph(graph::Input::Ask(id.clone())))
+                lifecycle::Effect::Ask(question) => {
+                    Output::Send(Node::Graph, Message::Graph(graph::Input::Ask(id.clone(), question)))
                 }
                 lifecycle::Effect::Withdraw => {
                     Output::Send(Node::Graph, Message::Graph(graph::Input::Withdraw(id.clone())))

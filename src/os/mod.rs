@@ -47,7 +47,7 @@ pub enum Stream {
 }
 
 /// Where output is known by, at an [`OutputSink`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId(pub u32);
 
 /// Takes what processes print. Called on the host's own thread: it must not block for long.

@@ -442,7 +442,7 @@ impl Watcher {
         let (pid, alive) = (process.pid, process.exit.is_none());
         for stat in proc::all() {
             let of_tree = stat.session == pid || stat.group == pid;
-            if of_tree && !(alive && stat.pid == pid) && stat.state != b'Z' {
+            if of_tree && !(alive && stat.pid == pid) {
                 self.pin(key, &stat);
             }
         }
@@ -459,15 +459,13 @@ impl Watcher {
                 continue;
             };
             let owner = self.owner(&stat);
-            if stat.state == b'Z' {
-                if owner.is_some() || self.reap_all {
-                    let _ = pidfd::reap_pid(pid);
-                    if let Some(key) = owner {
-                        self.dead.push(key);
-                    }
-                }
-            } else if let Some(key) = owner {
-                self.pin(key, &stat);
+            let reaped = stat.state == b'Z'
+                && (owner.is_some() || self.reap_all)
+                && matches!(pidfd::reap_pid(pid), Ok(Some(_)));
+            match owner {
+                Some(key) if reaped => self.dead.push(key),
+                Some(key) => self.pin(key, &stat),
+                None => {}
             }
         }
     }
@@ -499,6 +497,10 @@ impl Watcher {
                 return;
             }
         };
+        // A zombie may have threads that still run; only its pidfd knows.
+        if stat.state == b'Z' && has_ended(fd.as_fd()) {
+            return;
+        }
         // Between the look and the open it may have died and its number been given away.
         if proc::stat(stat.pid).map(|s| s.started) != Some(stat.started) {
             return;
@@ -530,7 +532,6 @@ impl Watcher {
             // The group is signalled as one, by a descriptor.
             if let Some(stat) = proc::stat(pid)
                 && stat.group != group
-                && stat.state != b'Z'
             {
                 self.pin(key, &stat);
             }

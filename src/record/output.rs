@@ -4,7 +4,7 @@
 //! Lines come on the host's thread and stay whole. Each follower has a queue with a bound;
 //! what a slow one can't take is dropped for it alone, counted, and told.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
@@ -101,11 +101,20 @@ impl OutputHub {
         lines
     }
 
-    /// Follows what these sources print from now on.
-    pub fn follow(&self, sources: HashSet<SourceId>) -> Follower {
-        let queue = Arc::new(Queue { sources, state: Mutex::default(), filled: Notify::new() });
-        lock(&self.followers).push(Arc::downgrade(&queue));
-        Follower { queue }
+    /// Follows what these sources print. Comes with what is kept of them, each oldest first:
+    /// nothing falls between the two, and nothing is in both.
+    pub fn follow(&self, sources: HashSet<SourceId>) -> (Vec<Chunk>, Follower) {
+        let mut order: Vec<SourceId> = sources.iter().copied().collect();
+        order.sort_unstable();
+        // Held while looking back: what is printed meanwhile waits to be handed to followers.
+        let mut followers = lock(&self.followers);
+        let past: Vec<Chunk> = order.into_iter().flat_map(|source| self.kept(source)).collect();
+        // The one that waits, if there is one, is kept already.
+        let told = past.iter().map(|chunk| (chunk.source, chunk.number)).collect();
+        let queue = Arc::new(Queue { sources, told, state: Mutex::default(), filled: Notify::new() });
+        followers.retain(|follower| follower.strong_count() > 0);
+        followers.push(Arc::downgrade(&queue));
+        (past, Follower { queue })
     }
 }
 
@@ -138,6 +147,8 @@ impl OutputSink for OutputHub {
 
 struct Queue {
     sources: HashSet<SourceId>,
+    /// Of each source the last number that was kept when the follower came.
+    told: HashMap<SourceId, u64>,
     state: Mutex<QueueState>,
     filled: Notify,
 }
@@ -151,7 +162,8 @@ struct QueueState {
 
 impl Queue {
     fn push(&self, chunk: &Chunk) {
-        if !self.sources.contains(&chunk.source) {
+        let told = self.told.get(&chunk.source).is_some_and(|last| chunk.number <= *last);
+        if told || !self.sources.contains(&chunk.source) {
             return;
         }
         let mut state = lock(&self.state);
@@ -231,7 +243,8 @@ mod tests {
         let names = ["a", "b"].map(|name| InstanceId::sole(Name::new(name).unwrap()));
         let hub = OutputHub::new(names.into(), None);
         hub.lines(SourceId(1), Stream::Out, b"before\n");
-        let mut follower = hub.follow(HashSet::from([SourceId(1)]));
+        let (past, mut follower) = hub.follow(HashSet::from([SourceId(1)]));
+        assert_eq!(past.iter().map(|c| c.number).collect::<Vec<_>>(), [1]);
         hub.lines(SourceId(0), Stream::Out, b"of another\n");
         hub.lines(SourceId(1), Stream::Err, b"mine\n");
         let Followed::Chunk(chunk) = follower.next().await else { panic!("nothing was dropped") };
@@ -242,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_follower_loses_lines_and_is_told_how_many() {
         let hub = hub();
-        let mut slow = hub.follow(HashSet::from([SourceId(0)]));
+        let (_, mut slow) = hub.follow(HashSet::from([SourceId(0)]));
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let sent = QUEUE / 1024 + 7;
         for _ in 0..sent {

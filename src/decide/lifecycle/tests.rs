@@ -273,13 +273,16 @@ fn a_dependency_that_failed_fails_and_revives_only_who_is_wanted() {
     let on = Name::new("db").unwrap();
     spec.depends_on = vec![Dependency { on: on.clone(), condition: Condition::Ready, required: true }];
     let mut bench = Bench::new(spec.clone());
-    assert!(bench.give(Input::Start(StartCause::Boot)).contains(&Effect::Ask));
-    bench.give(Input::DependencyFailed(on.clone()));
+    assert!(bench.give(Input::Start(StartCause::Boot)).contains(&Effect::Ask(Question(1))));
+    bench.give(Input::Answered(Question(1), Reply::Failed(on.clone())));
     assert_eq!(bench.state(), State::Failed);
-    assert!(bench.give(Input::DependencyBack).contains(&Effect::Ask));
-    bench.give(Input::DependencyFailed(on));
+    assert!(bench.give(Input::Answered(Question(1), Reply::Back)).contains(&Effect::Ask(Question(2))));
+    bench.give(Input::Answered(Question(1), Reply::Failed(on.clone())));
+    assert_eq!(bench.state(), State::Waiting, "an answer to the question before is late");
+    bench.give(Input::Answered(Question(2), Reply::Failed(on)));
     bench.give(Input::Stop(StopCause::Command));
-    assert!(bench.give(Input::DependencyBack).is_empty(), "goal down is never revived");
+    let back = Input::Answered(Question(2), Reply::Back);
+    assert!(bench.give(back).is_empty(), "goal down is never revived");
 }
 
 #[test]
@@ -336,9 +339,9 @@ proptest! {
                 4 => Input::Stop(StopCause::GaveUp),
                 5 => Input::Kill(StopCause::Command),
                 6 => Input::Restart,
-                7 => Input::Release,
-                8 => Input::DependencyFailed(Name::new("db").unwrap()),
-                9 => Input::DependencyBack,
+                7 => Input::Answered(bench.machine.question, Reply::Release),
+                8 => Input::Answered(bench.machine.question, Reply::Failed(Name::new("db").unwrap())),
+                9 => Input::Answered(bench.machine.question, Reply::Back),
                 10 => Input::Permit,
                 11 | 12 => match asked.pop() {
                     Some(incarnation) if which > 0 => {
