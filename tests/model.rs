@@ -88,10 +88,10 @@ fn random_service(choices: &mut Choices, number: usize, kinds: &[Kind]) -> Servi
     if choices.one_in(6) {
         spec.stop.command = Some(command_line());
     }
-    for on in 0..number {
+    for (on, kind) in kinds.iter().enumerate() {
         if choices.one_in(4) {
             // Of a service that stays up nobody can wait for the end.
-            let conditions = match kinds[on] {
+            let conditions = match kind {
                 Kind::Task => [Condition::Ready, Condition::Started, Condition::Completed, Condition::Exited],
                 Kind::Service => [Condition::Ready, Condition::Started, Condition::Ready, Condition::Started],
             };
@@ -555,7 +555,7 @@ proptest! {
             sim.random_step(&mut choices);
         }
         writeln!(sim.story, "--- calm").unwrap();
-        let still_stuck = choices.list[0] % 4 == 0;
+        let still_stuck = choices.list[0].is_multiple_of(4);
         if !still_stuck {
             for process in sim.processes.values_mut() {
                 process.stuck = false;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use regrow::actors::event_log::Read;
 use regrow::model::event::FailedWhy;
 use regrow::model::{
-    Command, Condition, DenialCode, Dependency, Event, Exit, Fact, Name, Plan, Policy, Selector, ServiceSpec,
-    SpawnFailure, SpawnStage, State,
+    Command, Condition, DenialCode, Dependency, Event, Exit, Fact, Name, Plan, Policy, ReadySpec,
+    ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State,
 };
 use regrow::os::fake::{Behaviour, FakeHost, Told};
 use regrow::os::{Host, ProcessKey, SpawnOrder};
@@ -315,6 +315,23 @@ impl Host for Breaks {
     }
 }
 
+/// A host whose kills end nothing.
+struct Stuck(FakeHost);
+
+impl Host for Stuck {
+    fn roll(&self) -> f64 {
+        self.0.roll()
+    }
+    fn next_key(&self) -> ProcessKey {
+        self.0.next_key()
+    }
+    fn spawn(&self, order: SpawnOrder) {
+        self.0.spawn(order);
+    }
+    fn signal(&self, _: ProcessKey, _: i32) {}
+    fn kill(&self, _: ProcessKey) {}
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_broken_actor_leaves_is_gone_before_another_is_made() {
     let host = Arc::new(Breaks { fake: FakeHost::new(), kills: false.into() });
@@ -349,4 +366,79 @@ async fn what_a_broken_actor_leaves_is_gone_before_another_is_made() {
     assert_eq!(handle.status().services[0].state, State::Failed);
     assert!(handle.command(start("web")).await.unwrap().ok);
     assert_eq!(host.fake.alive("web").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_what_a_restart_has_brought_down_holds() {
+    let host = Arc::new(FakeHost::new());
+    host.let_behave("slow", Behaviour::IgnoresSignals);
+    let services = vec![service("a", &[]), service("slow", &[]), service("b", &["a", "slow"])];
+    let (host, handle) = tree_on(host, services).await;
+    all_ready(&handle, &["a", "slow", "b"]).await;
+    let restarting = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.command(Command::Restart { select: Selector::all() }).await.unwrap() }
+    });
+    event(&handle, |fact| matches!(fact, Fact::Stopped { .. }) && about(fact, "a")).await;
+    let answer = handle.command(stop("a")).await.unwrap();
+    assert_eq!(answer.results[0].message, "already stopped");
+    let answer = restarting.await.unwrap();
+    let messages: Vec<String> = answer.results.iter().map(|r| format!("{}: {}", r.name, r.message)).collect();
+    let in_vain = "b: waits for a, which is down because somebody wants it so";
+    assert_eq!(messages, ["a: overtaken by a later command", "slow: ready after 0 us", in_vain]);
+    assert!(host.alive("a").is_empty());
+    // The same with the whole tree.
+    assert!(handle.command(start("b")).await.unwrap().ok);
+    let mut events = handle.events();
+    let restarting = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.command(Command::Restart { select: Selector::all() }).await }
+    });
+    loop {
+        if let Read::Event(event) = events.next().await
+            && matches!(event.fact, Fact::Stopping { .. })
+            && about(&event.fact, "slow")
+        {
+            break;
+        }
+    }
+    handle.shutdown().await.unwrap();
+    assert!(["a", "slow", "b"].iter().all(|name| host.alive(name).is_empty()), "{:?}", host.told());
+    assert!(!restarting.await.unwrap().unwrap().ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_waits_in_vain_is_answered() {
+    let mut db = service("db", &[]);
+    db.ready = Some(ReadySpec { target: ReadyTarget::After(Duration::from_secs(1)), deadline: None });
+    let (_, handle) = tree(vec![db, service("web", &["db"])]).await;
+    all_ready(&handle, &["db", "web"]).await;
+    assert!(handle.command(Command::Stop { select: Selector::all(), force: false }).await.unwrap().ok);
+    let answers = at_once(&handle, vec![start("web"), stop("db")]).await;
+    assert_eq!(
+        answers[0],
+        ["db: overtaken by a later command", "web: waits for db, which is down because somebody wants it so",]
+    );
+    // It goes on waiting, and comes up when it can.
+    assert!(handle.command(start("db")).await.unwrap().ok);
+    event(&handle, |fact| {
+        matches!(fact, Fact::Ready { incarnation, .. } if incarnation.0 == 2) && about(fact, "web")
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stuck_is_told_to_each_who_asks() {
+    let host = Arc::new(Stuck(FakeHost::new()));
+    let plan = Plan::of("test", vec![service("stuck", &[])]);
+    let handle = Handle::start_on(plan, Arc::clone(&host) as Arc<_>).await.unwrap();
+    all_ready(&handle, &["stuck"]).await;
+    for _ in 0..2 {
+        let answer = handle.command(stop("stuck")).await.unwrap();
+        assert!(answer.results[0].message.contains("stuck in the kernel"), "{answer:?}");
+    }
+    let answer = handle.command(Command::Restart { select: Selector::all() }).await.unwrap();
+    assert!(answer.results[0].message.contains("stuck in the kernel"), "{answer:?}");
+    handle.begin_shutdown("test");
+    handle.wait_down().await.unwrap();
 }

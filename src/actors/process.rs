@@ -360,7 +360,7 @@ impl ProcessState {
                 tell(&self.dependencies, GraphMsg::Input(ask));
             }
             Effect::Withdraw => {
-                tell(&self.dependencies, GraphMsg::Input(graph::Input::Withdraw(self.id.clone())))
+                tell(&self.dependencies, GraphMsg::Input(graph::Input::Withdraw(self.id.clone())));
             }
             Effect::Spawn(incarnation) => self.spawn(myself, incarnation),
             Effect::WatchReady(incarnation) => {

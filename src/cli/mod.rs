@@ -10,11 +10,13 @@ macro_rules! tell {
     }};
 }
 
-/// `println!` that does not panic when nobody listens.
+/// `println!` that does not panic; a failure is told at the end of the program.
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(std::io::stdout(), $($words)*);
+        if let Err(error) = writeln!(std::io::stdout(), $($words)*) {
+            $crate::cli::unwritten(error);
+        }
     }};
 }
 
@@ -28,6 +30,7 @@ mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -354,8 +357,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // clap prints help and version as it prints errors; only the latter are failures.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { code::USAGE } else { code::DONE });
+            if let Err(error) = error.print() {
+                unwritten(error);
+            }
+            let ended = if error.use_stderr() { code::USAGE } else { code::DONE };
+            return ExitCode::from(if all_is_written() { ended } else { ended.max(code::FAILED) });
         }
     };
     if !matches!(cli.verb, Verb::Run(_)) {
@@ -376,10 +382,29 @@ pub fn main() -> ExitCode {
         Verb::Wait(args) => remote::wait(args),
         Verb::Down(args) => remote::down(args),
     };
-    ExitCode::from(ended)
+    ExitCode::from(if all_is_written() { ended } else { ended.max(code::FAILED) })
 }
 
-/// The usage line of a verb, for errors that clap can't see.
+/// The first thing that could not be written to standard output.
+static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
+
+fn unwritten(error: std::io::Error) {
+    // The first one is told.
+    let _ = UNWRITTEN.set(error);
+}
+
+/// Whether everything said has arrived; says so if not.
+fn all_is_written() -> bool {
+    use std::io::Write as _;
+    if let Err(error) = std::io::stdout().flush() {
+        unwritten(error);
+    }
+    if let Some(error) = UNWRITTEN.get() {
+        tell!("{}: can't write the output: {error}", format::error_word());
+    }
+    UNWRITTEN.get().is_none()
+}
+
 /// The folder that we are in.
 fn here() -> Result<PathBuf, String> {
     std::env::current_dir().map_err(|error| match error.kind() {
@@ -388,6 +413,7 @@ fn here() -> Result<PathBuf, String> {
     })
 }
 
+/// The usage line of a verb, for errors that clap can't see.
 fn usage_error(verb: &str, message: &str) -> u8 {
     let mut command = Cli::command();
     command.build();

@@ -773,8 +773,8 @@ impl Turn<'_> {
                 self.emit(Fact::HealthChanged { instance, incarnation, health: Health::Healthy });
                 Phase::Running(life)
             }
-            (CheckKind::Ready | CheckKind::Health, Change::Failing(message)) => {
-                self.emit(Fact::CheckFailed { instance, incarnation, check: kind, in_a_row: 1, message });
+            (CheckKind::Ready | CheckKind::Health, Change::Failing { in_a_row, message }) => {
+                self.emit(Fact::CheckFailed { instance, incarnation, check: kind, in_a_row, message });
                 Phase::Running(life)
             }
             (CheckKind::Ready | CheckKind::Health, Change::Unable(message)) => {

@@ -72,8 +72,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 pub enum Change {
     /// Enough successes in a row: good now, and was not before.
     Good,
-    /// The first failure of a series, worth telling.
-    Failing(String),
+    /// A failure worth telling: the first of a series, and later one that says something
+    /// else, at ever longer distances.
+    Failing {
+        /// How many in a row.
+        in_a_row: u32,
+        /// How it failed.
+        message: String,
+    },
     /// Enough failures in a row: bad now, and was not before.
     Bad {
         /// How many in a row.
@@ -95,6 +101,8 @@ pub struct Thresholds {
     failed: u32,
     unable: u32,
     believed: Health,
+    /// The failure of this series that was told last, and how many there were by then.
+    told: Option<(u32, String)>,
     /// Failures before this time don't count.
     grace_until: Duration,
 }
@@ -111,6 +119,7 @@ impl Thresholds {
             failed: 0,
             unable: 0,
             believed: Health::Unknown,
+            told: None,
             grace_until,
         }
     }
@@ -120,6 +129,7 @@ impl Thresholds {
         match outcome {
             Outcome::Pass => {
                 self.failed = 0;
+                self.told = None;
                 self.unable = 0;
                 self.passed = self.passed.saturating_add(1);
                 if self.passed >= self.successes && self.believed != Health::Healthy {
@@ -143,7 +153,14 @@ impl Thresholds {
                     self.believed = Health::Unhealthy;
                     return Some(Change::Bad { in_a_row: self.failed, message });
                 }
-                (self.failed == 1).then_some(Change::Failing(message))
+                let news = self.told.as_ref().is_none_or(|(at, told)| {
+                    // A message that carries the time differs each time.
+                    *told != message && self.failed >= at.saturating_mul(2)
+                });
+                news.then(|| {
+                    self.told = Some((self.failed, message.clone()));
+                    Change::Failing { in_a_row: self.failed, message }
+                })
             }
             Outcome::Unable(message) => {
                 self.unable = self.unable.saturating_add(1);
@@ -175,7 +192,10 @@ mod tests {
         let mut health = Thresholds::new(CheckKind::Health, 1, 3, Duration::ZERO);
         assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
         for _ in 0..50 {
-            assert_eq!(health.take(fail(), NOW), Some(Change::Failing("refused".into())));
+            assert_eq!(
+                health.take(fail(), NOW),
+                Some(Change::Failing { in_a_row: 1, message: "refused".into() })
+            );
             assert_eq!(health.take(fail(), NOW), None);
             assert_eq!(health.take(Outcome::Pass, NOW), None);
         }
@@ -186,7 +206,10 @@ mod tests {
         let mut health = Thresholds::new(CheckKind::Health, 2, 2, Duration::ZERO);
         assert_eq!(health.take(Outcome::Pass, NOW), None);
         assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
-        assert_eq!(health.take(fail(), NOW), Some(Change::Failing("refused".into())));
+        assert_eq!(
+            health.take(fail(), NOW),
+            Some(Change::Failing { in_a_row: 1, message: "refused".into() })
+        );
         assert_eq!(health.take(fail(), NOW), Some(Change::Bad { in_a_row: 2, message: "refused".into() }));
         assert_eq!(health.take(fail(), NOW), None, "told once");
         assert_eq!(health.take(Outcome::Pass, NOW), None);
@@ -221,9 +244,22 @@ mod tests {
     }
 
     #[test]
+    fn another_failure_is_told_too_but_not_each_of_those_that_always_differ() {
+        let mut ready = Thresholds::new(CheckKind::Ready, 1, 1, Duration::ZERO);
+        let mut told = Vec::new();
+        for n in 1..=100 {
+            let message = if n <= 5 { "refused".to_owned() } else { format!("timed out at {n}") };
+            if let Some(Change::Failing { in_a_row, .. }) = ready.take(Outcome::Fail(message), NOW) {
+                told.push(in_a_row);
+            }
+        }
+        assert_eq!(told, [1, 6, 12, 24, 48, 96]);
+    }
+
+    #[test]
     fn a_readiness_check_is_never_bad() {
         let mut ready = Thresholds::new(CheckKind::Ready, 1, 1, Duration::ZERO);
-        assert_eq!(ready.take(fail(), NOW), Some(Change::Failing("refused".into())));
+        assert_eq!(ready.take(fail(), NOW), Some(Change::Failing { in_a_row: 1, message: "refused".into() }));
         for _ in 0..100 {
             assert_eq!(ready.take(fail(), NOW), None);
         }

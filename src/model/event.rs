@@ -98,7 +98,8 @@ pub enum Fact {
         #[serde(rename = "after_s", with = "secs")]
         after: Duration,
     },
-    /// A check failed. Told when the series of failures begins, and when it ends a process.
+    /// A check failed. Told when a series of failures begins, when it says something else (at
+    /// ever longer distances), and when it ends a process.
     CheckFailed {
         /// Who.
         instance: InstanceId,

@@ -92,6 +92,14 @@ pub(super) fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
+/// The pipes that a process has as its standard output and error, by their inodes.
+pub(super) fn output_pipes(pid: u32) -> impl Iterator<Item = u64> {
+    [1, 2].into_iter().filter_map(move |fd| {
+        let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+        target.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()
+    })
+}
+
 /// A variable that a process was started with.
 pub(super) fn variable(pid: u32, name: &str) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;

@@ -7,7 +7,7 @@
 //! down from it, each pinned by a pidfd of its own.
 //!
 //! What a process leaves behind when it dies is given to us (child subreaper) or found by
-//! its session or by the mark in its environment.
+//! its session, the mark in its environment, or the pipe that it prints to.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -188,6 +188,13 @@ struct Pipe {
     fd: OwnedFd,
     /// The start of a line whose end has not come yet.
     partial: Vec<u8>,
+}
+
+impl Pipe {
+    /// Both ends of a pipe have the same.
+    fn inode(&self) -> u64 {
+        nix::sys::stat::fstat(&self.fd).map_or(0, |stat| stat.st_ino)
+    }
 }
 
 /// A process and its tree.
@@ -478,7 +485,14 @@ impl Watcher {
             let mark = proc::variable(stat.pid, MARK)?;
             self.processes.iter().find(|(_, p)| p.mark == mark.as_bytes())
         };
-        by_session.or_else(pinned).or_else(marked).map(|(key, _)| *key)
+        // One that left the session and cleared its environment may still print to us.
+        let by_output = || {
+            let pipes: Vec<u64> = proc::output_pipes(stat.pid).collect();
+            let prints_here =
+                |p: &Process| p.pipes.iter().flatten().any(|pipe| pipes.contains(&pipe.inode()));
+            self.processes.iter().find(|(_, p)| !pipes.is_empty() && prints_here(p))
+        };
+        by_session.or_else(pinned).or_else(marked).or_else(by_output).map(|(key, _)| *key)
     }
 
     /// Holds on to one of a tree's other processes.

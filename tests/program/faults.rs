@@ -114,6 +114,26 @@ fn p3_what_a_crash_leaves_behind_is_ended_before_the_return() {
     run.stop();
 }
 
+/// P3: one that left the session, its parents and its environment still prints to us.
+#[test]
+fn p3_a_daemon_without_environment_is_ended_too() {
+    let tag = std::process::id();
+    let project = Project::new(&format!(
+        "[service.family]\nshell = \"(env -i setsid sleep 36{tag}1 &) ; exec sleep 36{tag}2\"\n[service.other]\ncommand = \"sleep 1000\"\n"
+    ));
+    let mut run = project.run(&[]);
+    run.line("all 2 are up");
+    let left = || named(&format!("sleep 36{tag}1")).len();
+    eventually("it has left", || left() == 1);
+    for _ in 0..3 {
+        assert_eq!(project.regrow(&["restart", "family"]).code, 0);
+    }
+    eventually("and is there once", || left() == 1);
+    assert_eq!(project.regrow(&["stop", "family"]).code, 0);
+    assert_eq!(left(), 0, "gone when stop says so");
+    run.stop();
+}
+
 /// P4: every service has a session of its own.
 #[test]
 fn p4_a_signal_to_its_own_group_spares_the_others() {

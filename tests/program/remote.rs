@@ -229,6 +229,39 @@ fn why_leads_from_the_waiting_one_to_the_cause() {
     run.stop();
 }
 
+/// What a check says later replaces what it said at first.
+#[test]
+fn why_gives_the_last_failing_check() {
+    let project = Project::new(
+        "[service.slow]\ncommand = \"sleep 1000\"\nready = { exec = \"./check\", interval = \"20ms\" }\n",
+    );
+    project.script(
+        "check",
+        "#!/bin/sh\nif mkdir flag 2>/dev/null; then echo first trouble; else echo second trouble; fi\nexit 1\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("second trouble");
+    let why = project.regrow(&["why", "slow"]).stdout;
+    assert!(why.contains("second trouble") && !why.contains("first trouble"), "{why}");
+    run.stop();
+}
+
+/// An answer that nobody can read is not a success.
+#[test]
+fn output_that_can_not_be_written_is_a_failure() {
+    let project = Project::new("[service.one]\ncommand = \"sleep 1000\"\n");
+    let mut run = project.run(&[]);
+    run.line("one    * running");
+    for verb in [&["status", "--json"][..], &["events"], &["check"], &["plan"], &["--version"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = project.command(verb).stdout(full).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{verb:?}: {words}");
+        assert!(words.contains("can't write the output: No space left on device"), "{verb:?}: {words}");
+    }
+    run.stop();
+}
+
 /// The protocol is plain HTTP/1.1: this client is forty lines of std.
 #[test]
 fn any_http_client_will_do() {
