@@ -282,6 +282,10 @@ impl Foreground {
                     while let Some(read) = events.try_next() {
                         self.screen.show(&read);
                     }
+                    if reason.is_none() {
+                        // It went down faster than its events were read; what failed stays failed.
+                        failed_before = self.failed();
+                    }
                     break;
                 }
                 read = events.next() => {

@@ -682,6 +682,7 @@ fn replicas_are_one_process_each() {
     let mut run = project.run(&[]);
     for n in 1..=3 {
         run.line(&format!("web.{n}  | web web.{n}"));
+        project.pid(&format!("web.{n}"));
     }
     let rows = project.json(&["status", "web", "--json"]);
     let pids: HashMap<u64, String> = rows["services"]
