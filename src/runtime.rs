@@ -17,6 +17,7 @@ use crate::actors::monitor::ResourceMonitor;
 use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
 use crate::decide::graph::{self, Graph, waits_for};
 use crate::decide::group;
+use crate::decide::operation::Operations;
 use crate::decide::status::Board;
 use crate::model::event::StartCause;
 use crate::model::sample::Sample;
@@ -317,6 +318,7 @@ impl Made {
 
         let listening_root = root.clone();
         let listening_context = Arc::downgrade(&context);
+        let following = Arc::downgrade(&context);
         context.log.listen(vec![
             Box::new(move |event, _| {
                 let Some(context) = listening_context.upgrade() else { return };
@@ -329,7 +331,13 @@ impl Made {
                 }
             }),
             Box::new(move |event, _| {
-                if observing.load(Ordering::SeqCst) {
+                let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
+                let followed = || {
+                    let services = event.fact.instance().map(InstanceId::service);
+                    let graph = following.upgrade();
+                    services.zip(graph).is_some_and(|(on, tree)| Operations::has_followers(&tree.graph, on))
+                };
+                if observing.load(Ordering::SeqCst) || (falls && followed()) {
                     let _ = listening_root.cast(SupervisorMsg::Observed(Arc::clone(event)));
                 }
             }),

@@ -15,11 +15,11 @@ use regrow::decide::operation::DeskInput;
 use regrow::decide::probe::Change;
 use regrow::decide::world::{Message, Node, Output, World};
 use regrow::model::event::{CheckKind, FailedWhy, StartCause};
-use regrow::model::plan::GiveUp;
+use regrow::model::plan::{AutoShutdown, GiveUp};
 use regrow::model::{
     Check, CheckTarget, Child, Command, CommandLine, Condition, Dependency, Exit, Fact, Goal, GroupSpec,
-    HealthSpec, Incarnation, InstanceId, Kind, Name, Plan, Policy, ReadySpec, ReadyTarget, Selector,
-    ServiceSpec, SpawnFailure, SpawnStage, State, StopCause, Strategy as Siblings,
+    HealthSpec, Incarnation, InstanceId, Kind, Name, OnDependencyRestart, Plan, Policy, ReadySpec,
+    ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, StopCause, Strategy as Siblings,
 };
 
 /// What proptest chose, taken one after the other; when none is left it is always the first.
@@ -88,6 +88,11 @@ fn random_service(choices: &mut Choices, number: usize, kinds: &[Kind]) -> Servi
     if choices.one_in(6) {
         spec.stop.command = Some(command_line());
     }
+    if choices.one_in(3) {
+        spec.on_dependency_restart = OnDependencyRestart::Ignore;
+    }
+    spec.rerun = choices.one_in(5);
+    spec.significant = choices.one_in(4);
     for (on, kind) in kinds.iter().enumerate() {
         if choices.one_in(4) {
             // Of a service that stays up nobody can wait for the end.
@@ -109,6 +114,9 @@ fn random_group(choices: &mut Choices) -> GroupSpec {
         intensity: [None, Some(0), Some(1), Some(3)][choices.of(4)],
         period: Duration::from_secs(10),
         on_give_up: [GiveUp::Mark, GiveUp::Escalate, GiveUp::Exit][choices.of(3)],
+        auto_shutdown: [AutoShutdown::Never, AutoShutdown::Never, AutoShutdown::Any, AutoShutdown::All]
+            [choices.of(4)],
+        significant: choices.one_in(4),
     }
 }
 
@@ -186,7 +194,7 @@ impl Sim {
                 .collect();
             writeln!(
                 story,
-                "{} x{} {:?} auto={} {} max={:?} backoff={:?} ready={:?} health={} cmd={} needs [{}]",
+                "{} x{} {:?} auto={} {} max={:?} backoff={:?} ready={:?} health={} cmd={} dep={:?} rerun={} sig={} needs [{}]",
                 service.name,
                 service.replicas,
                 service.kind,
@@ -197,6 +205,9 @@ impl Sim {
                 service.ready.as_ref().map(|r| &r.target),
                 service.health.is_some(),
                 service.stop.command.is_some(),
+                service.on_dependency_restart,
+                service.rerun,
+                service.significant,
                 needs.join(", ")
             )
             .unwrap();

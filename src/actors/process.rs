@@ -404,6 +404,7 @@ impl ProcessState {
             Effect::Fell(delay) => {
                 tell(&self.parent, SupervisorMsg::Child(self.slot, ChildNews::Fell(delay)));
             }
+            Effect::Ended => tell(&self.parent, SupervisorMsg::Child(self.slot, ChildNews::Ended)),
             Effect::Report(activity) => {
                 tell(&self.parent, SupervisorMsg::Child(self.slot, ChildNews::Activity(activity)));
             }

@@ -16,12 +16,12 @@ use super::graph::GraphMsg;
 use super::process::{Broke, Lifeline, ProcessActor, ProcessArgs, ProcessMsg, Sender};
 use super::timer::Timer;
 use super::{Context, tell};
-use crate::decide::group::{self, Group, Slot};
+use crate::decide::group::{self, Group, NewChild, Slot};
 use crate::decide::lifecycle::{Activity, Input};
 use crate::decide::operation::{self, DeskInput, Operations, Receipt, Ticket};
 use crate::model::event::StartCause;
 use crate::model::{
-    Answer, Child, Command, Denial, Event, GroupSpec, InstanceId, Name, Policy, ServiceSpec, StopCause,
+    Answer, Child, Command, Denial, Event, GroupSpec, InstanceId, Name, ServiceSpec, StopCause,
 };
 
 /// What a supervisor is told.
@@ -56,6 +56,8 @@ pub type Reply = oneshot::Sender<Result<Answer, Denial>>;
 pub enum ChildNews {
     /// It fell and would return after this delay.
     Fell(Duration),
+    /// It ended by itself and is not to come back.
+    Ended,
     /// What it is up to now.
     Activity(Activity),
 }
@@ -171,6 +173,7 @@ impl Actor for ServiceSupervisor {
             SupervisorMsg::Child(slot, ChildNews::Fell(delay)) => {
                 state.step(&myself, group::Input::Fell(slot, delay));
             }
+            SupervisorMsg::Child(slot, ChildNews::Ended) => state.step(&myself, group::Input::Ended(slot)),
             SupervisorMsg::Child(slot, ChildNews::Activity(activity)) => {
                 state.step(&myself, group::Input::Reported(slot, activity));
             }
@@ -226,7 +229,7 @@ impl SupervisorState {
                     return Err(format!("{name} is in no plan").into());
                 };
                 for id in spec.instances() {
-                    let slot = self.machine.add(spec.restart.policy != Policy::Never, spec.autostart);
+                    let slot = self.machine.add(NewChild::instance(&spec));
                     let lifeline = Arc::default();
                     let actor = self.process(myself, &id, &spec, slot, &lifeline, None).await?;
                     self.routes.insert(id.clone(), slot);
@@ -234,7 +237,8 @@ impl SupervisorState {
                 }
             }
             Child::Group(name) => {
-                let slot = self.machine.add(true, true);
+                let inner = self.context.plan.groups.get(name).cloned().unwrap_or_default();
+                let slot = self.machine.add(NewChild::group(&inner));
                 let args = SupervisorArgs {
                     context: Arc::clone(&self.context),
                     name: Some(name.clone()),
@@ -336,6 +340,11 @@ impl SupervisorState {
             },
             group::Effect::Fell => self.tell_parent(ChildNews::Fell(Duration::ZERO)),
             group::Effect::Report(activity) => self.tell_parent(ChildNews::Activity(activity)),
+            group::Effect::Ended => self.tell_parent(ChildNews::Ended),
+            group::Effect::EndTree => {
+                let cause = "its significant services have ended".to_owned();
+                tell(myself, SupervisorMsg::Shutdown(cause));
+            }
             group::Effect::ExitTree => {
                 // Down from the root, where every wish starts; its last words are the event's.
                 let group = self.name.as_ref().map_or("the root group".to_owned(), |n| format!("group {n}"));

@@ -233,7 +233,7 @@ fn note(service: &ServiceStatus) -> String {
             }
         }
         State::Failed => service.failed.as_ref().map(ToString::to_string).unwrap_or_default(),
-        State::Stopped if service.goal == Goal::Up => "by its group".to_owned(),
+        State::Stopped if service.goal == Goal::Up => "to be started again".to_owned(),
         State::Registered
         | State::Starting
         | State::Running
@@ -480,7 +480,7 @@ fn words(fact: &Fact) -> String {
             format!("{instance}: ended after {}: {exit}", short(*uptime))
         }
         Fact::Stopped { instance, held: false } => format!("{instance}: stopped"),
-        Fact::Stopped { instance, held: true } => format!("{instance}: stopped, to be started by its group"),
+        Fact::Stopped { instance, held: true } => format!("{instance}: stopped, to be started again"),
         Fact::Completed { instance } => format!("{instance}: completed"),
         Fact::Crashed { instance, exit, retry_in, attempt } => {
             format!("{instance}: crashed ({exit}), return {attempt} in {}", short(*retry_in))
@@ -493,6 +493,10 @@ fn words(fact: &Fact) -> String {
                 stopping.join(", "),
                 starting.join(", ")
             )
+        }
+        Fact::GroupShutDown { group, ended } => {
+            let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+            format!("{group} goes down: {ended} has ended")
         }
         Fact::GroupGaveUp { group, restarts, period, .. } => {
             let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));

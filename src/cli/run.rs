@@ -555,9 +555,12 @@ impl Screen {
                 StopCause::Timeout | StopCause::Health => {
                     about(instance, format!("{cause}: ending it"), Tint::Bad)
                 }
-                StopCause::Command | StopCause::Restart | StopCause::Group | StopCause::GaveUp => {
-                    about(instance, format!("stopping ({cause})"), Tint::Faint)
-                }
+                StopCause::Command
+                | StopCause::Restart
+                | StopCause::Group
+                | StopCause::GaveUp
+                | StopCause::Dependency
+                | StopCause::AutoShutdown => about(instance, format!("stopping ({cause})"), Tint::Faint),
                 StopCause::Shutdown | StopCause::LeftBehind | StopCause::Internal => None,
             },
             Fact::StopCommandFailed { instance, message, .. } => {
@@ -605,6 +608,10 @@ impl Screen {
                 let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
                 let text = format!("{group} ({strategy}): {fallen} fell, restarting {}", starting.join(", "));
                 Some((None, text, Tint::Warn))
+            }
+            Fact::GroupShutDown { group, ended } => {
+                let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+                Some((None, format!("{group} goes down: {ended} has ended"), Tint::Faint))
             }
             Fact::GroupGaveUp { group, restarts, period, then } => {
                 let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));

@@ -13,8 +13,8 @@ use std::time::Duration;
 use super::lifecycle::Activity;
 use super::window::Window;
 use crate::model::event::StartCause;
-use crate::model::plan::GiveUp;
-use crate::model::{Fact, GroupSpec, Name, StopCause, Strategy};
+use crate::model::plan::{AutoShutdown, GiveUp};
+use crate::model::{Fact, GroupSpec, Name, Policy, ServiceSpec, StopCause, Strategy};
 
 /// The place of a child in its group, from 0, in declared order.
 pub type Slot = usize;
@@ -24,6 +24,8 @@ pub type Slot = usize;
 pub enum Input {
     /// A child fell and would return after this delay.
     Fell(Slot, Duration),
+    /// A child ended by itself and is not to come back.
+    Ended(Slot),
     /// A child changed what it is up to.
     Reported(Slot, Activity),
     /// Start every child that is to start: at boot those with autostart, later those that a
@@ -46,10 +48,14 @@ pub enum Effect {
     Start(Slot, StartCause),
     /// Tell the parent that this group fell and would return at once.
     Fell,
+    /// Tell the parent that this group has ended by itself.
+    Ended,
     /// Tell the parent what this group is up to.
     Report(Activity),
-    /// Take the whole tree down, exit code 1.
+    /// Take the whole tree down: the group gave up.
     ExitTree,
+    /// Take the whole tree down: its root has ended by itself.
+    EndTree,
     /// Write a fact down.
     Emit(GroupFact),
 }
@@ -65,6 +71,11 @@ pub enum GroupFact {
         stopping: Vec<Slot>,
         /// Who is started afterwards, in order.
         starting: Vec<Slot>,
+    },
+    /// The group goes down, since significant children have ended.
+    ShutDown {
+        /// Whose end it answers.
+        ended: Slot,
     },
     /// The group gave up.
     GaveUp {
@@ -87,10 +98,40 @@ impl GroupFact {
                 stopping: names(stopping),
                 starting: names(starting),
             },
+            GroupFact::ShutDown { ended } => {
+                Fact::GroupShutDown { group: group.cloned(), ended: name(ended) }
+            }
             GroupFact::GaveUp { restarts, then } => {
                 Fact::GroupGaveUp { group: group.cloned(), restarts, period: spec.period, then }
             }
         }
+    }
+}
+
+/// What a group is to know of a new child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewChild {
+    /// Its policy is not `never`.
+    pub returns: bool,
+    /// It starts with the tree.
+    pub autostart: bool,
+    /// Its end by itself counts for the group's.
+    pub significant: bool,
+}
+
+impl NewChild {
+    /// An instance of this service.
+    pub fn instance(spec: &ServiceSpec) -> NewChild {
+        NewChild {
+            returns: spec.restart.policy != Policy::Never || spec.rerun,
+            autostart: spec.autostart,
+            significant: spec.significant,
+        }
+    }
+
+    /// A nested group.
+    pub fn group(spec: &GroupSpec) -> NewChild {
+        NewChild { returns: true, autostart: true, significant: spec.significant }
     }
 }
 
@@ -102,6 +143,10 @@ struct Member {
     returns: bool,
     /// It starts with the tree.
     autostart: bool,
+    /// Its end counts for the group's.
+    significant: bool,
+    /// It has ended by itself since it last started.
+    ended: bool,
 }
 
 /// Where a group stands.
@@ -124,6 +169,8 @@ enum Mode {
 enum Then {
     /// The parent wanted it.
     Report,
+    /// Its significant children have ended.
+    End,
     /// It gave up and is marked.
     Mark,
     /// It gave up and its parent counts a death.
@@ -137,6 +184,8 @@ pub struct Group {
     intensity: Option<u32>,
     period: Duration,
     on_give_up: GiveUp,
+    auto_shutdown: AutoShutdown,
+    root: bool,
     members: Vec<Member>,
     window: Window,
     mode: Mode,
@@ -155,6 +204,8 @@ impl Group {
             intensity: spec.intensity,
             period: spec.period,
             on_give_up,
+            auto_shutdown: spec.auto_shutdown,
+            root,
             members: Vec::new(),
             window: Window::default(),
             mode: Mode::Steady,
@@ -163,8 +214,10 @@ impl Group {
     }
 
     /// Adds a child behind the others.
-    pub fn add(&mut self, returns: bool, autostart: bool) -> Slot {
-        self.members.push(Member { activity: Activity::Resting, returns, autostart });
+    pub fn add(&mut self, child: NewChild) -> Slot {
+        let NewChild { returns, autostart, significant } = child;
+        let activity = Activity::Resting;
+        self.members.push(Member { activity, returns, autostart, significant, ended: false });
         self.members.len() - 1
     }
 
@@ -192,6 +245,7 @@ impl Group {
                 self.members[slot].activity = Activity::Fallen;
                 self.fell(slot, delay, now, out);
             }
+            Input::Ended(slot) => self.ended(slot, out),
             Input::Reported(slot, activity) => self.reported(slot, activity, out),
             Input::Start(cause) => self.start(cause, out),
             Input::Stop(cause) => {
@@ -279,6 +333,29 @@ impl Group {
         self.mode = Mode::Restarting { queue, affected, not_before };
     }
 
+    /// OTP's auto_shutdown.
+    fn ended(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+        self.members[slot].ended = true;
+        let mut significant = self.members.iter().filter(|m| m.significant);
+        let over = match self.auto_shutdown {
+            AutoShutdown::Never => false,
+            AutoShutdown::Any => self.members[slot].significant,
+            AutoShutdown::All => self.members[slot].significant && significant.all(|m| m.ended),
+        };
+        match self.mode {
+            Mode::Steady | Mode::Restarting { .. } if over => {
+                out.push(Effect::Emit(GroupFact::ShutDown { ended: slot }));
+                self.stop_all(StopCause::AutoShutdown, Then::End, out);
+            }
+            // It goes down already, or is down.
+            Mode::Steady
+            | Mode::Restarting { .. }
+            | Mode::Stopping { .. }
+            | Mode::Failed
+            | Mode::Escalated => {}
+        }
+    }
+
     fn give_up(&mut self, out: &mut Vec<Effect>) {
         let restarts = u32::try_from(self.window.count()).unwrap_or(u32::MAX);
         out.push(Effect::Emit(GroupFact::GaveUp { restarts, then: self.on_give_up }));
@@ -295,7 +372,7 @@ impl Group {
     fn stop_all(&mut self, cause: StopCause, then: Then, out: &mut Vec<Effect>) {
         let (resting, active): (Vec<Slot>, Vec<Slot>) =
             (0..self.members.len()).rev().partition(|slot| self.members[*slot].activity == Activity::Resting);
-        if cause == StopCause::GaveUp {
+        if matches!(cause, StopCause::GaveUp | StopCause::AutoShutdown) {
             // One that an earlier restart holds rests already, and is marked with the others;
             // there is nothing to wait for.
             out.extend(resting.into_iter().map(|slot| Effect::Stop(slot, cause)));
@@ -314,6 +391,7 @@ impl Group {
     fn reported(&mut self, slot: Slot, activity: Activity, out: &mut Vec<Effect>) {
         self.members[slot].activity = activity;
         if activity != Activity::Resting {
+            self.members[slot].ended = false;
             if matches!(self.mode, Mode::Failed | Mode::Escalated) {
                 self.mode = Mode::Steady;
                 self.window.clear();
@@ -326,7 +404,12 @@ impl Group {
                 out.extend(next.into_iter().map(|slot| Effect::Stop(slot, StopCause::Group)));
             }
             Mode::Stopping { queue, cause, .. } => {
-                let next = advance(queue, slot, &self.members, *cause == StopCause::GaveUp);
+                let next = advance(
+                    queue,
+                    slot,
+                    &self.members,
+                    matches!(cause, StopCause::GaveUp | StopCause::AutoShutdown),
+                );
                 out.extend(next.into_iter().map(|slot| Effect::Stop(slot, *cause)));
             }
             Mode::Steady | Mode::Failed | Mode::Escalated => {}
@@ -342,7 +425,7 @@ impl Group {
             // Its members are, or will be, failed with it until somebody starts them.
             Mode::Failed | Mode::Stopping { then: Then::Mark, .. } => return,
             // Its parent hears of it when all are down, and then decides.
-            Mode::Stopping { then: Then::Escalate, .. } => return,
+            Mode::Stopping { then: Then::Escalate | Then::End, .. } => return,
             Mode::Steady | Mode::Restarting { .. } | Mode::Stopping { .. } | Mode::Escalated => {}
         }
         self.window.clear();
@@ -370,6 +453,10 @@ impl Group {
                     out.push(Effect::Report(Activity::Resting));
                 }
                 Then::Mark => self.mode = Mode::Failed,
+                Then::End => {
+                    self.mode = Mode::Steady;
+                    out.push(if self.root { Effect::EndTree } else { Effect::Ended });
+                }
                 Then::Escalate => {
                     self.mode = Mode::Escalated;
                     self.reported = Activity::Fallen;
@@ -431,7 +518,7 @@ mod tests {
             let spec = GroupSpec { strategy, intensity: limit, on_give_up, ..GroupSpec::default() };
             let mut group = Group::new(&spec, false);
             for returns in returns {
-                group.add(*returns, true);
+                group.add(NewChild { returns: *returns, autostart: true, significant: false });
             }
             let mut bench = Bench {
                 group,
@@ -479,6 +566,11 @@ mod tests {
                         }
                         Effect::Fell => self.told.push("fell".into()),
                         Effect::ExitTree => self.told.push("exit".into()),
+                        Effect::Ended => self.told.push("ended".into()),
+                        Effect::EndTree => self.told.push("end".into()),
+                        Effect::Emit(GroupFact::ShutDown { ended }) => {
+                            self.told.push(format!("over with {ended}"));
+                        }
                         Effect::Emit(GroupFact::GaveUp { restarts, .. }) => {
                             self.told.push(format!("gave up {restarts}"));
                         }
@@ -537,7 +629,7 @@ mod tests {
         let spec = GroupSpec { strategy: Strategy::OneForAll, ..GroupSpec::default() };
         let mut group = Group::new(&spec, false);
         for _ in 0..3 {
-            group.add(true, true);
+            group.add(NewChild { returns: true, autostart: true, significant: false });
         }
         let mut give = |input| {
             let mut out = Vec::new();
@@ -591,7 +683,7 @@ mod tests {
         assert_eq!(exit.fall(0), "gave up 1, exit");
         let spec = GroupSpec { intensity: Some(0), on_give_up: GiveUp::Escalate, ..GroupSpec::default() };
         let mut root = Group::new(&spec, true);
-        root.add(true, true);
+        root.add(NewChild { returns: true, autostart: true, significant: false });
         let mut out = Vec::new();
         root.step(Duration::ZERO, Input::Fell(0, Duration::ZERO), &mut out);
         assert!(out.contains(&Effect::ExitTree), "the root has no parent");

@@ -169,6 +169,8 @@ pub enum Effect {
     KillTree(Incarnation),
     /// Tell the group: it fell and would return after this delay.
     Fell(Duration),
+    /// Tell the group that it has ended by itself and is not to come back.
+    Ended,
     /// Tell the group what it is up to now.
     Report(Activity),
     /// Write a fact down.
@@ -517,6 +519,12 @@ impl Turn<'_> {
             StartCause::Boot | StartCause::Command => true,
             StartCause::Policy | StartCause::Group | StartCause::Dependency => false,
         };
+        // Who stopped it to start it again; `None`: anybody may start it.
+        let stopped_by = match cause {
+            StartCause::Group => Some(StopCause::Group),
+            StartCause::Dependency => Some(StopCause::Dependency),
+            StartCause::Boot | StartCause::Command | StartCause::Policy => None,
+        };
         if by_hand {
             self.aim(Goal::Up);
             self.machine.attempts = 0;
@@ -524,9 +532,12 @@ impl Turn<'_> {
             return phase;
         }
         match phase {
-            // A group starts again what a group stopped, and what fell; the rest is left alone.
+            Phase::Completed if cause == StartCause::Group && self.spec.rerun => self.begin(cause),
+            // What fell waits for its group, and for nobody else.
+            Phase::Crashed(_) if cause == StartCause::Dependency => phase,
+            // What was not stopped to be started again is left alone.
             Phase::Registered | Phase::Stopped { held: false } | Phase::Completed | Phase::Failed(_)
-                if cause == StartCause::Group =>
+                if stopped_by.is_some() =>
             {
                 phase
             }
@@ -539,7 +550,7 @@ impl Turn<'_> {
             // It is on its way down for a reason of its own: its policy decides what follows.
             Phase::Starting { abort: Some(Abort { cause: stop, .. }), .. }
             | Phase::Stopping(Stopping { cause: stop, .. })
-                if cause == StartCause::Group && stop != StopCause::Group =>
+                if stopped_by.is_some_and(|by| by != stop) =>
             {
                 phase
             }
@@ -586,6 +597,15 @@ impl Turn<'_> {
     fn stop(&mut self, phase: Phase, cause: StopCause, by_force: bool) -> Phase {
         match cause {
             StopCause::Command | StopCause::Shutdown => self.aim(Goal::Down),
+            // Only what runs goes with what it depends on; the rest asks the graph anyway.
+            StopCause::Dependency
+                if !matches!(phase, Phase::Running(_) | Phase::Starting { abort: None, .. }) =>
+            {
+                return phase;
+            }
+            // Nobody wants it any more: what a later restart brings back is not this one.
+            StopCause::AutoShutdown => self.aim(Goal::Down),
+            StopCause::Dependency => {}
             StopCause::Restart
             | StopCause::Group
             | StopCause::GaveUp
@@ -624,6 +644,8 @@ impl Turn<'_> {
                 | StopCause::Timeout
                 | StopCause::Health
                 | StopCause::LeftBehind
+                | StopCause::Dependency
+                | StopCause::AutoShutdown
                 | StopCause::Internal => Phase::Failed(why),
             },
             Phase::Starting { incarnation, asked, abort } => {
@@ -849,6 +871,8 @@ impl Turn<'_> {
             | StopCause::Group
             | StopCause::GaveUp
             | StopCause::LeftBehind
+            | StopCause::Dependency
+            | StopCause::AutoShutdown
             | StopCause::Internal => None,
         };
         Phase::Stopping(Stopping { life, cause, asked: self.now, exit: None, step, next, reason })
@@ -925,6 +949,8 @@ impl Turn<'_> {
                 | StopCause::Shutdown
                 | StopCause::Group
                 | StopCause::GaveUp
+                | StopCause::Dependency
+                | StopCause::AutoShutdown
                 | StopCause::Internal,
                 Next::Rest,
             ) => self.rest(cause),
@@ -944,11 +970,18 @@ impl Turn<'_> {
         match restart::verdict(self.spec.kind, &self.spec.restart, &outcome) {
             Verdict::Complete => {
                 self.emit(Fact::Completed { instance: self.machine.id.clone() });
+                self.out.push(Effect::Ended);
                 Phase::Completed
             }
             Verdict::Fail => match outcome {
                 ExitOutcome::Spawn(_) => self.fail(FailedWhy::Spawn { exit: outcome }),
-                ExitOutcome::Process { .. } => self.fail(FailedWhy::Exit { exit: outcome }),
+                ExitOutcome::Process { .. } => {
+                    // As OTP's temporary child: however it ended, it has.
+                    if self.spec.restart.policy == Policy::Never {
+                        self.out.push(Effect::Ended);
+                    }
+                    self.fail(FailedWhy::Exit { exit: outcome })
+                }
             },
             Verdict::Return => {
                 // A success that always returns counts, too: a limit must be one that is reached.
@@ -981,13 +1014,16 @@ impl Turn<'_> {
             | StopCause::Timeout
             | StopCause::Health
             | StopCause::LeftBehind
+            | StopCause::Dependency
+            | StopCause::AutoShutdown
             | StopCause::Internal => {
                 // OTP's temporary child: once its group has stopped it, nobody wants it any more.
-                if cause == StopCause::Group && self.spec.restart.policy == Policy::Never {
+                let stays_down = self.spec.restart.policy == Policy::Never && !self.spec.rerun;
+                if cause == StopCause::Group && stays_down {
                     self.aim(Goal::Down);
                 }
                 // Whoever stopped it will start it again; never what was stopped by hand.
-                let again = matches!(cause, StopCause::Group | StopCause::Restart);
+                let again = matches!(cause, StopCause::Group | StopCause::Restart | StopCause::Dependency);
                 let held = again && self.machine.goal == Goal::Up;
                 self.emit(Fact::Stopped { instance: self.machine.id.clone(), held });
                 Phase::Stopped { held }

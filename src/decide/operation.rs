@@ -14,8 +14,8 @@ use crate::model::command::InstanceAnswer;
 use crate::model::event::{FailedWhy, StartCause};
 use crate::model::nearest::nearest;
 use crate::model::{
-    Answer, Command, Denial, DenialCode, Event, Fact, Goal, InstanceId, Kind, Name, Plan, Selector, State,
-    StopCause,
+    Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, Kind, Name,
+    OnDependencyRestart, Plan, Policy, Selector, ServiceSpec, State, StopCause,
 };
 
 /// The number of a command under way.
@@ -143,18 +143,21 @@ enum Part {
 /// What a command does with its instances.
 #[derive(Debug)]
 enum Work {
-    Start,
+    Start(StartCause),
     Stop(StopOrder),
     /// Each by itself: nothing among them depends on another.
     Restart,
     /// Down in order, then up again.
     RestartInOrder(StopOrder),
+    /// What they depend on fell: down in order, then up again as far as that lets them.
+    Cascade(StopOrder),
     Shutdown(StopOrder),
 }
 
 #[derive(Debug)]
 struct Operation {
-    ticket: Ticket,
+    /// `None`: nobody asked for it.
+    ticket: Option<Ticket>,
     work: Work,
     /// Who is among the targets only because another needs it: not told of where there was
     /// nothing to do.
@@ -244,7 +247,7 @@ impl Operations {
                     implied = all.iter().filter(|id| !named.contains(id)).cloned().collect();
                     targets = all;
                 }
-                Work::Start
+                Work::Start(StartCause::Command)
             }
             Command::Stop { force, .. } => {
                 if !force {
@@ -263,7 +266,7 @@ impl Operations {
                 }
             }
         };
-        let operation = Operation { implied, ..Operation::new(ticket, work, targets) };
+        let operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
         self.begin(graph, board, operation, out);
         Ok(())
     }
@@ -271,7 +274,7 @@ impl Operations {
     fn shutdown(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
         let targets: Vec<InstanceId> = board.entries().iter().map(|e| e.id.clone()).collect();
         let order = StopOrder::new(graph, services(&targets));
-        self.begin(graph, board, Operation::new(0, Work::Shutdown(order), targets), out);
+        self.begin(graph, board, Operation::new(None, Work::Shutdown(order), targets), out);
     }
 
     /// Whether any command is under way.
@@ -293,7 +296,10 @@ impl Operations {
                 continue;
             }
             operation.parts[at].1 = Part::Taken;
-            if let Some(message) = operation.work.at_once(entry.spec.kind, *before, *after) {
+            if matches!(operation.work, Work::Cascade(_)) && !after.state.has_process() {
+                // It is down by itself meanwhile, and its policy or the graph has it.
+                operation.settle(graph, at, None);
+            } else if let Some(message) = operation.work.at_once(entry.spec.kind, *before, *after) {
                 let silent = operation.implied.contains(instance);
                 operation.settle(graph, at, (!silent).then_some((true, message)));
             }
@@ -320,11 +326,11 @@ impl Operations {
                 }
                 (Part::Sent(..) | Part::Queued | Part::Down | Part::Done(_), _) => None,
             };
-            if let (Fact::Stuck { .. }, Work::RestartInOrder(_), Some(_)) = (fact, &operation.work, &outcome)
-            {
+            let goes_up_again = matches!(operation.work, Work::RestartInOrder(_) | Work::Cascade(_));
+            if outcome.is_some() && goes_up_again && matches!(fact, Fact::Stuck { .. }) {
                 // Nobody waits for it; when the kernel lets it go, it is to come up again.
                 self.wishes += 1;
-                let again = Input::Start(StartCause::Command);
+                let again = Input::Start(operation.work.again());
                 out.push(Effect::Wish(entry.id.clone(), again, self.wishes));
             }
             if let Some((ok, message)) = outcome {
@@ -335,7 +341,44 @@ impl Operations {
         if matches!(fact, Fact::GoalSet { .. } | Fact::Stopped { .. } | Fact::Waiting { .. }) {
             self.settle_stranded(graph, board, out);
         }
+        if matches!(fact, Fact::Crashed { .. } | Fact::Failed { .. }) && !board.shutting_down() {
+            self.cascade(graph, board, entry, event.seq, out);
+        }
         self.answer_finished(graph, board, out);
+    }
+
+    /// Whether a fall of this service is of any account to others.
+    pub fn has_followers(graph: &Graph, service: &Name) -> bool {
+        graph.dependents(service).any(|dependent| follows(dependent, service))
+    }
+
+    /// What depends on a fallen instance is restarted with it.
+    fn cascade(&mut self, graph: &Graph, board: &Board, fallen: &Entry, since: u64, out: &mut Vec<Effect>) {
+        // Another copy goes on serving them.
+        if board.instances_of(fallen.id.service()).any(|other| other.id != fallen.id && other.ready) {
+            return;
+        }
+        let mut targets: Vec<InstanceId> = Vec::new();
+        let mut todo = vec![fallen.spec.name.clone()];
+        while let Some(service) = todo.pop() {
+            for dependent in graph.dependents(&service).filter(|spec| follows(spec, &service)) {
+                let runs = |entry: &&Entry| {
+                    let up = entry.state.has_process() && entry.state != State::Stopping;
+                    // One that was made since then was made knowing of it.
+                    up && entry.born < since && self.goal(entry) == Goal::Up
+                };
+                let ids = board.instances_of(&dependent.name).filter(runs).map(|entry| entry.id.clone());
+                let new: Vec<InstanceId> = ids.filter(|id| !targets.contains(id)).collect();
+                if !new.is_empty() {
+                    targets.extend(new);
+                    todo.push(dependent.name.clone());
+                }
+            }
+        }
+        if !targets.is_empty() {
+            let order = StopOrder::new(graph, services(&targets));
+            self.begin(graph, board, Operation::new(None, Work::Cascade(order), targets), out);
+        }
     }
 
     /// Whoever waits for what somebody keeps down may wait for ever: who asked hears of it.
@@ -432,7 +475,7 @@ impl Operations {
 }
 
 impl Operation {
-    fn new(ticket: Ticket, work: Work, targets: Vec<InstanceId>) -> Operation {
+    fn new(ticket: Option<Ticket>, work: Work, targets: Vec<InstanceId>) -> Operation {
         let mut left_of: HashMap<Name, usize> = HashMap::new();
         for id in &targets {
             *left_of.entry(id.service().clone()).or_default() += 1;
@@ -452,7 +495,7 @@ impl Operation {
     fn settle(&mut self, graph: &Graph, at: usize, answer: Option<(bool, String)>) {
         let (id, part) = &mut self.parts[at];
         *part = match (&self.work, answer) {
-            (Work::RestartInOrder(_), Some((true, _))) => Part::Down,
+            (Work::RestartInOrder(_) | Work::Cascade(_), Some((true, _))) => Part::Down,
             (_, answer) => {
                 Part::Done(answer.map(|(ok, message)| InstanceAnswer { name: id.to_string(), ok, message }))
             }
@@ -466,10 +509,13 @@ impl Operation {
             return;
         }
         match &mut self.work {
-            Work::Stop(order) | Work::RestartInOrder(order) | Work::Shutdown(order) => {
+            Work::Stop(order)
+            | Work::RestartInOrder(order)
+            | Work::Cascade(order)
+            | Work::Shutdown(order) => {
                 order.down(graph, id.service());
             }
-            Work::Start | Work::Restart => {}
+            Work::Start(_) | Work::Restart => {}
         }
     }
 
@@ -495,7 +541,7 @@ impl Operation {
         if self.left == 0 {
             return false;
         }
-        self.work = Work::Start;
+        self.work = Work::Start(self.work.again());
         for (id, part) in &mut self.parts {
             if matches!(part, Part::Down) {
                 *part = Part::Queued;
@@ -508,17 +554,21 @@ impl Operation {
     /// Sends what may be sent by now.
     fn send(&mut self, graph: &Graph, board: &Board, wishes: &mut WishNumber, out: &mut Vec<Effect>) {
         let wish = match &self.work {
-            Work::Start => Input::Start(StartCause::Command),
+            Work::Start(cause) => Input::Start(*cause),
             Work::Restart => Input::Restart,
             Work::Stop(_) => Input::Stop(StopCause::Command),
             Work::RestartInOrder(_) => Input::Stop(StopCause::Restart),
+            Work::Cascade(_) => Input::Stop(StopCause::Dependency),
             Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),
         };
         loop {
             let turn: Vec<usize> = match &mut self.work {
-                Work::Start => self.startable(graph, board),
+                Work::Start(_) => self.startable(graph, board),
                 Work::Restart => (0..self.parts.len()).collect(),
-                Work::Stop(order) | Work::RestartInOrder(order) | Work::Shutdown(order) => {
+                Work::Stop(order)
+                | Work::RestartInOrder(order)
+                | Work::Cascade(order)
+                | Work::Shutdown(order) => {
                     let Some(name) = order.next(graph) else {
                         return;
                     };
@@ -536,7 +586,7 @@ impl Operation {
                 *part = Part::Sent(*wishes, board.last_event());
                 out.push(Effect::Wish(id.clone(), wish.clone(), *wishes));
             }
-            if matches!(self.work, Work::Start | Work::Restart) {
+            if matches!(self.work, Work::Start(_) | Work::Restart) {
                 return;
             }
         }
@@ -566,9 +616,9 @@ impl Operation {
         let results: Vec<InstanceAnswer> = answers.collect();
         match self.work {
             Work::Shutdown(_) => out.extend([Effect::Emit(Fact::ShutdownDone), Effect::Down]),
-            Work::RestartInOrder(_) | Work::Start | Work::Stop(_) | Work::Restart => {
+            Work::RestartInOrder(_) | Work::Cascade(_) | Work::Start(_) | Work::Stop(_) | Work::Restart => {
                 let ok = results.iter().all(|r| r.ok);
-                out.push(Effect::Answer(self.ticket, Ok(Answer { ok, results })));
+                out.extend(self.ticket.map(|ticket| Effect::Answer(ticket, Ok(Answer { ok, results }))));
             }
         }
     }
@@ -578,24 +628,41 @@ impl Work {
     /// Whether a part of this is given up when `later` wants the same instance.
     fn loses_to(&self, later: &Work) -> bool {
         match (self, later) {
-            (Work::Start | Work::Restart | Work::RestartInOrder(_), Work::Stop(_) | Work::Shutdown(_)) => {
+            // Nobody asked for it, and whatever is asked later takes its place.
+            (Work::Cascade(_), _) => true,
+            (Work::Start(_) | Work::Restart | Work::RestartInOrder(_), Work::Stop(_) | Work::Shutdown(_)) => {
                 true
             }
-            (Work::Stop(_), Work::Start | Work::Restart | Work::RestartInOrder(_)) => true,
+            (Work::Stop(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
             // The second restart makes its own incarnation; that is the one that becomes ready.
-            (Work::Start, Work::RestartInOrder(_)) => true,
-            (Work::RestartInOrder(_), Work::Start | Work::Restart | Work::RestartInOrder(_)) => true,
+            (Work::Start(_), Work::RestartInOrder(_)) => true,
+            (Work::RestartInOrder(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
             (Work::Restart, Work::RestartInOrder(_)) => true,
-            (Work::Start | Work::Restart, Work::Start | Work::Restart) => false,
+            (Work::Start(_) | Work::Restart, Work::Start(_) | Work::Restart) => false,
             (Work::Stop(_), Work::Stop(_) | Work::Shutdown(_)) => false,
+            // Whoever waits for it to be ready waits a little longer.
+            (Work::Start(_) | Work::Stop(_) | Work::Restart | Work::RestartInOrder(_), Work::Cascade(_)) => {
+                false
+            }
             (Work::Shutdown(_), _) => false,
+        }
+    }
+
+    /// Why what it brought down goes up again.
+    fn again(&self) -> StartCause {
+        match self {
+            Work::Cascade(_) => StartCause::Dependency,
+            Work::Start(cause) => *cause,
+            Work::Stop(_) | Work::Restart | Work::RestartInOrder(_) | Work::Shutdown(_) => {
+                StartCause::Command
+            }
         }
     }
 
     /// What its targets are to be.
     fn goal(&self) -> Goal {
         match self {
-            Work::Start | Work::Restart | Work::RestartInOrder(_) => Goal::Up,
+            Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Goal::Up,
             Work::Stop(_) | Work::Shutdown(_) => Goal::Down,
         }
     }
@@ -607,31 +674,33 @@ impl Work {
             Some(if before.state == after.state { already.to_owned() } else { now.to_owned() })
         };
         match self {
-            Work::Start => {
+            Work::Start(_) => {
                 let up = after.state == State::Running && after.ready && kind == Kind::Service;
                 up.then(|| "already ready".to_owned())
             }
             Work::Restart => None,
-            Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => match after.state {
-                State::Registered => Some("was not started".to_owned()),
-                State::Stopped => words("already stopped", "stopped"),
-                State::Completed => words("already completed", "completed"),
-                // It stays so when the tree goes down; a stop by hand clears it.
-                State::Failed => Some("failed".to_owned()),
-                State::Waiting
-                | State::Starting
-                | State::Running
-                | State::Paused
-                | State::Stopping
-                | State::Crashed => None,
-            },
+            Work::Stop(_) | Work::RestartInOrder(_) | Work::Cascade(_) | Work::Shutdown(_) => {
+                match after.state {
+                    State::Registered => Some("was not started".to_owned()),
+                    State::Stopped => words("already stopped", "stopped"),
+                    State::Completed => words("already completed", "completed"),
+                    // It stays so when the tree goes down; a stop by hand clears it.
+                    State::Failed => Some("failed".to_owned()),
+                    State::Waiting
+                    | State::Starting
+                    | State::Running
+                    | State::Paused
+                    | State::Stopping
+                    | State::Crashed => None,
+                }
+            }
         }
     }
 
     /// What a fact means for a part that was taken; `None`: nothing yet.
     fn outcome(&self, fact: &Fact, entry: &Entry) -> Option<(bool, String)> {
         match self {
-            Work::Start | Work::Restart => match fact {
+            Work::Start(_) | Work::Restart => match fact {
                 Fact::Ready { after, .. } if entry.spec.kind == Kind::Service => {
                     Some((true, format!("ready after {}", short(*after))))
                 }
@@ -645,9 +714,9 @@ impl Work {
                 Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
                 _ => None,
             },
-            Work::Stop(_) | Work::RestartInOrder(_) | Work::Shutdown(_) => match fact {
+            Work::Stop(_) | Work::RestartInOrder(_) | Work::Cascade(_) | Work::Shutdown(_) => match fact {
                 // Its group may start it again at once: then it was down, and that was wanted.
-                Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_)) => {
+                Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_) | Work::Cascade(_)) => {
                     Some((true, "stopped".to_owned()))
                 }
                 Fact::Stopped { .. } => Some((true, "stopped".to_owned())),
@@ -658,6 +727,18 @@ impl Work {
             },
         }
     }
+}
+
+/// Whether a fall of `on` restarts this service while it runs. What runs to completion, or never
+/// comes back by itself, is left alone.
+fn follows(spec: &ServiceSpec, on: &Name) -> bool {
+    let stays_up = spec.kind == Kind::Service && spec.restart.policy != Policy::Never;
+    let needs_it = |d: &Dependency| {
+        d.on == *on && d.required && matches!(d.condition, Condition::Started | Condition::Ready)
+    };
+    stays_up
+        && spec.on_dependency_restart == OnDependencyRestart::Restart
+        && spec.depends_on.iter().any(needs_it)
 }
 
 const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";

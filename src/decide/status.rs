@@ -35,6 +35,8 @@ pub struct Entry {
     pub pid: Option<u32>,
     /// Its current or last process.
     pub incarnation: Incarnation,
+    /// The number of the event that told of its making.
+    pub born: u64,
     /// Returns that nobody asked for.
     pub restarts: u64,
     /// When its process was made.
@@ -95,6 +97,7 @@ impl Board {
                     goal: Goal::Down,
                     pid: None,
                     incarnation: Incarnation(0),
+                    born: 0,
                     restarts: 0,
                     started: None,
                     since: now,
@@ -186,6 +189,7 @@ impl Board {
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }
+            | Fact::GroupShutDown { .. }
             | Fact::ShutdownDone => {}
             fact => self.apply_to_instance(event, fact),
         }
@@ -204,6 +208,7 @@ impl Board {
                 entry.waiting_for.clone_from(for_);
             }
             Fact::Starting { incarnation, cause, .. } => {
+                entry.born = event.seq;
                 entry.settle(State::Starting);
                 entry.incarnation = *incarnation;
                 entry.started = Some(event.since_start);
@@ -271,6 +276,7 @@ impl Board {
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }
+            | Fact::GroupShutDown { .. }
             | Fact::GroupGaveUp { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => {}

@@ -112,7 +112,7 @@ pub fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> St
         }
         State::Paused => "somebody paused it".to_owned(),
         State::Stopping => "it is being ended".to_owned(),
-        State::Stopped if entry.goal == Goal::Up => "its group stopped it and will start it again".to_owned(),
+        State::Stopped if entry.goal == Goal::Up => "it was stopped, to be started again".to_owned(),
         State::Stopped => "somebody stopped it".to_owned(),
         State::Completed => "it ended with success".to_owned(),
         State::Crashed => {

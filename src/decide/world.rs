@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::graph::{self, Frontier, Graph};
-use super::group::{self, Group, Slot};
+use super::group::{self, Group, NewChild, Slot};
 use super::lifecycle::{self, Activity, Machine};
 use super::operation::{self, DeskInput, Operations, Receipt, Standing, Ticket, WishNumber};
 use super::status::Board;
 use crate::model::event::StartCause;
 use crate::model::{
-    Answer, Child, Denial, Event, Fact, GroupSpec, Incarnation, InstanceId, Name, Plan, Policy, ServiceSpec,
+    Answer, Child, Denial, Event, Fact, GroupSpec, Incarnation, InstanceId, Name, Plan, ServiceSpec,
 };
 
 /// One that takes messages one after the other: an actor.
@@ -124,7 +124,7 @@ impl World {
                         continue;
                     };
                     for id in spec.instances() {
-                        let slot = machine.add(spec.restart.policy != Policy::Never, spec.autostart);
+                        let slot = machine.add(NewChild::instance(&spec));
                         let instance = Instance {
                             spec: Arc::clone(&spec),
                             machine: Machine::new(id.clone(), name.cloned()),
@@ -137,7 +137,8 @@ impl World {
                     }
                 }
                 Child::Group(group) => {
-                    let slot = machine.add(true, true);
+                    let inner = self.plan.groups.get(group).cloned().unwrap_or_default();
+                    let slot = machine.add(NewChild::group(&inner));
                     for service in self.plan.services_below(group.as_str()) {
                         let ids = self.graph.service(&service).into_iter().flat_map(|s| s.instances());
                         routes.extend(ids.map(|id| (id, slot)));
@@ -245,7 +246,9 @@ impl World {
             let changed = graph::Input::Changed(instance.service().clone());
             out.push(Output::Send(Node::Graph, Message::Graph(changed)));
         }
-        if self.desk.any() {
+        let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
+        let followed = |id: &InstanceId| Operations::has_followers(&self.graph, id.service());
+        if self.desk.any() || (falls && event.fact.instance().is_some_and(followed)) {
             let observed = DeskInput::Observed(Arc::clone(&event));
             out.push(Output::Send(Node::Group(None), Message::Desk(observed)));
         }
@@ -286,6 +289,9 @@ impl World {
                 }
                 lifecycle::Effect::Fell(delay) => {
                     Output::Send(parent.clone(), Message::Group(group::Input::Fell(slot, delay)))
+                }
+                lifecycle::Effect::Ended => {
+                    Output::Send(parent.clone(), Message::Group(group::Input::Ended(slot)))
                 }
                 lifecycle::Effect::Report(activity) => {
                     Output::Send(parent.clone(), Message::Group(group::Input::Reported(slot, activity)))
@@ -342,6 +348,11 @@ impl World {
                     Activity::Fallen => |slot| group::Input::Reported(slot, Activity::Fallen),
                     Activity::Resting => |slot| group::Input::Reported(slot, Activity::Resting),
                 })),
+                group::Effect::Ended => out.extend(to_parent(group::Input::Ended)),
+                group::Effect::EndTree => {
+                    let shutdown = DeskInput::Shutdown("its significant services have ended".to_owned());
+                    out.push(Output::Send(Node::Group(None), Message::Desk(shutdown)));
+                }
                 group::Effect::ExitTree => {
                     let shown = name.as_ref().map_or("the root group".to_owned(), |n| format!("group {n}"));
                     let shutdown = DeskInput::Shutdown(format!("{shown} gave up"));

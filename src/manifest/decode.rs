@@ -11,9 +11,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{self, At, Collector, Reader, kind_of};
 use crate::model::exit::signal_number;
-use crate::model::plan::GiveUp;
+use crate::model::plan::{AutoShutdown, GiveUp};
 use crate::model::spec::ExitMatch;
-use crate::model::{Backoff, Condition, Kind, Name, Policy, RestartSpec, Strategy};
+use crate::model::{Backoff, Condition, Kind, Name, OnDependencyRestart, Policy, RestartSpec, Strategy};
 
 /// A manifest as it is written, names unresolved and variables unexpanded.
 #[derive(Debug, Default)]
@@ -37,6 +37,7 @@ pub(super) struct Supervision {
     pub(super) intensity: Option<u32>,
     pub(super) period: Option<Duration>,
     pub(super) on_give_up: Option<GiveUp>,
+    pub(super) auto_shutdown: Option<AutoShutdown>,
 }
 
 #[derive(Debug)]
@@ -44,6 +45,7 @@ pub(super) struct Group {
     pub(super) name: At<Name>,
     pub(super) members: Vec<At<String>>,
     pub(super) supervision: Supervision,
+    pub(super) significant: bool,
 }
 
 #[derive(Debug)]
@@ -63,6 +65,9 @@ pub(super) struct Service {
     pub(super) stop: Stop,
     pub(super) replicas: u32,
     pub(super) autostart: bool,
+    pub(super) on_dependency_restart: OnDependencyRestart,
+    pub(super) rerun: bool,
+    pub(super) significant: bool,
     pub(super) profiles: Vec<String>,
     pub(super) tags: Vec<String>,
 }
@@ -255,7 +260,12 @@ fn supervision(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Superv
         &[("mark", GiveUp::Mark), ("escalate", GiveUp::Escalate), ("exit", GiveUp::Exit)],
         collector,
     );
-    Supervision { strategy, intensity, period, on_give_up }
+    let auto_shutdown = reader.choice(
+        "auto_shutdown",
+        &[("never", AutoShutdown::Never), ("any", AutoShutdown::Any), ("all", AutoShutdown::All)],
+        collector,
+    );
+    Supervision { strategy, intensity, period, on_give_up, auto_shutdown }
 }
 
 fn group(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Group {
@@ -271,8 +281,9 @@ fn group(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Grou
         );
     }
     let supervision = supervision(&mut reader, collector);
+    let significant = reader.boolean("significant", collector).unwrap_or(false);
     reader.finish(collector);
-    Group { name, members: members.unwrap_or_default(), supervision }
+    Group { name, members: members.unwrap_or_default(), supervision, significant }
 }
 
 fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Service {
@@ -293,6 +304,15 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
     let stop = stop(&mut reader, collector);
     let replicas = reader.integer("replicas", 1..=10_000, collector).map_or(1, |n| n.value);
     let autostart = reader.boolean("autostart", collector).unwrap_or(true);
+    let on_dependency_restart = reader
+        .choice(
+            "on_dependency_restart",
+            &[("restart", OnDependencyRestart::Restart), ("ignore", OnDependencyRestart::Ignore)],
+            collector,
+        )
+        .unwrap_or(OnDependencyRestart::Restart);
+    let rerun = reader.boolean("rerun", collector).unwrap_or(false);
+    let significant = reader.boolean("significant", collector).unwrap_or(false);
     let profiles = plain("profiles", &mut reader, collector);
     let tags = plain("tags", &mut reader, collector);
     reader.finish(collector);
@@ -312,6 +332,9 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
         stop,
         replicas,
         autostart,
+        on_dependency_restart,
+        rerun,
+        significant,
         profiles,
         tags,
     }

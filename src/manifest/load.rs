@@ -312,6 +312,9 @@ impl Loader<'_> {
             stop,
             replicas: service.replicas,
             autostart: service.autostart,
+            on_dependency_restart: service.on_dependency_restart,
+            rerun: service.rerun,
+            significant: service.significant,
             profiles: service.profiles.clone(),
             tags: service.tags.clone(),
         }

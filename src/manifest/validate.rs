@@ -230,7 +230,7 @@ pub(super) fn tree(declared: &Declared, collector: &mut Collector) -> Tree {
             parent.insert(text, (at, member.span.clone()));
             children.push(child);
         }
-        specs.insert(group.name.value.clone(), spec(children, &group.supervision));
+        specs.insert(group.name.value.clone(), spec(children, &group.supervision, group.significant));
     }
     // A name that is also a service's is told above; it nests nothing.
     let nesting = parent.iter().filter(|(name, _)| !services.contains_key(*name));
@@ -248,10 +248,10 @@ pub(super) fn tree(declared: &Declared, collector: &mut Collector) -> Tree {
     }
     top.sort_by_key(|(at, _)| *at);
     let children = top.into_iter().map(|(_, child)| child).collect();
-    Tree { root: spec(children, &declared.project.supervision), groups: specs }
+    Tree { root: spec(children, &declared.project.supervision, false), groups: specs }
 }
 
-fn spec(children: Vec<Child>, supervision: &Supervision) -> GroupSpec {
+fn spec(children: Vec<Child>, supervision: &Supervision, significant: bool) -> GroupSpec {
     let default = GroupSpec::default();
     GroupSpec {
         children,
@@ -259,6 +259,8 @@ fn spec(children: Vec<Child>, supervision: &Supervision) -> GroupSpec {
         intensity: supervision.intensity,
         period: supervision.period.unwrap_or(default.period),
         on_give_up: supervision.on_give_up.unwrap_or(default.on_give_up),
+        auto_shutdown: supervision.auto_shutdown.unwrap_or(default.auto_shutdown),
+        significant,
     }
 }
 

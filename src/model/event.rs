@@ -244,6 +244,13 @@ pub enum Fact {
         /// Who is then started, in that order.
         starting: Vec<String>,
     },
+    /// A group goes down, since significant members have ended by themselves.
+    GroupShutDown {
+        /// Which; `None` for the root.
+        group: Option<Name>,
+        /// Whose end it answers.
+        ended: String,
+    },
     /// A group restarted more often than it may.
     GroupGaveUp {
         /// Which; `None` for the root.
@@ -292,6 +299,7 @@ impl Fact {
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }
+            | Fact::GroupShutDown { .. }
             | Fact::GroupGaveUp { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => None,
@@ -384,6 +392,10 @@ pub enum StopCause {
     Health,
     /// Its main process is gone and left others behind.
     LeftBehind,
+    /// What it depends on fell.
+    Dependency,
+    /// Its group goes down, since significant members have ended.
+    AutoShutdown,
     /// The actor that kept it broke: a fault in regrow itself.
     Internal,
 }
@@ -399,6 +411,8 @@ impl fmt::Display for StopCause {
             StopCause::Timeout => "not ready in time",
             StopCause::Health => "unhealthy",
             StopCause::LeftBehind => "its main process is gone",
+            StopCause::Dependency => "what it depends on fell",
+            StopCause::AutoShutdown => "its group is done",
             StopCause::Internal => "regrow lost hold of it",
         })
     }

@@ -117,6 +117,10 @@ pub struct GroupSpec {
     pub period: Duration,
     /// What follows giving up.
     pub on_give_up: GiveUp,
+    /// Whether it goes down when significant members have ended by themselves.
+    pub auto_shutdown: AutoShutdown,
+    /// Whether its own auto-shutdown counts as the end of a significant member of its parent.
+    pub significant: bool,
 }
 
 impl Default for GroupSpec {
@@ -127,6 +131,8 @@ impl Default for GroupSpec {
             intensity: None,
             period: Duration::from_secs(10),
             on_give_up: GiveUp::Mark,
+            auto_shutdown: AutoShutdown::Never,
+            significant: false,
         }
     }
 }
@@ -151,6 +157,19 @@ impl fmt::Display for Strategy {
             Strategy::RestForOne => "rest-for-one",
         })
     }
+}
+
+/// `auto_shutdown`: a group goes down when its significant members have ended by themselves
+/// (OTP's supervisor flag of that name).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AutoShutdown {
+    /// Never.
+    Never,
+    /// When the first of them has.
+    Any,
+    /// When all of them have.
+    All,
 }
 
 /// `on_give_up`: what follows when a group restarted too often.

@@ -37,6 +37,14 @@ pub struct ServiceSpec {
     pub replicas: u32,
     /// Whether it starts with the tree, without being asked for by name.
     pub autostart: bool,
+    /// What becomes of it when something that it depends on falls.
+    pub on_dependency_restart: OnDependencyRestart,
+    /// Whether a restart of its group runs it again though it has completed, or would stay
+    /// down by its policy.
+    pub rerun: bool,
+    /// Whether its end by itself counts for `auto_shutdown` of its group (OTP's significant
+    /// child).
+    pub significant: bool,
     /// Profiles it belongs to; none: all.
     pub profiles: Vec<String>,
     /// Free labels that commands select by.
@@ -69,6 +77,9 @@ impl ServiceSpec {
             stop: StopSpec::default(),
             replicas: 1,
             autostart: true,
+            on_dependency_restart: OnDependencyRestart::Restart,
+            rerun: false,
+            significant: false,
             profiles: Vec::new(),
             tags: Vec::new(),
         }
@@ -277,6 +288,17 @@ impl fmt::Display for Policy {
             Policy::UnlessStopped => "unless-stopped",
         })
     }
+}
+
+/// `on_dependency_restart`: what becomes of a running service when something that it depends
+/// on falls and will return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDependencyRestart {
+    /// It is stopped, dependents first, and starts again when the other is back.
+    Restart,
+    /// It runs on.
+    Ignore,
 }
 
 /// `restart`.
