@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use regrow::actors::event_log::Read;
 use regrow::model::event::FailedWhy;
+use regrow::model::plan::AutoShutdown;
 use regrow::model::{
-    Command, Condition, DenialCode, Dependency, Event, Exit, Fact, Name, Plan, Policy, ReadySpec,
-    ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State,
+    Child, Command, Condition, DenialCode, Dependency, Event, Exit, Fact, GroupSpec, InstanceId, Kind, Name,
+    OnDependencyRestart, Plan, Policy, ReadySpec, ReadyTarget, Selector, ServiceSpec, SpawnFailure,
+    SpawnStage, State, Strategy,
 };
 use regrow::os::fake::{Behaviour, FakeHost, Told};
 use regrow::os::{Host, ProcessKey, SpawnOrder};
@@ -441,4 +443,170 @@ async fn what_is_stuck_is_told_to_each_who_asks() {
     assert!(answer.results[0].message.contains("stuck in the kernel"), "{answer:?}");
     handle.begin_shutdown("test");
     handle.wait_down().await.unwrap();
+}
+
+/// What the host was told from now on, as `start NAME` and `stop NAME`.
+fn story(host: &FakeHost, from: usize) -> Vec<String> {
+    let told = host.told();
+    let name_of = |key: ProcessKey| {
+        told.iter().find_map(|told| match told {
+            Told::Spawn(of, argv) if *of == key => Some(argv[0].clone()),
+            _ => None,
+        })
+    };
+    told[from..]
+        .iter()
+        .map(|told| match told {
+            Told::Spawn(_, argv) => format!("start {}", argv[0]),
+            Told::Signal(key, _) | Told::Kill(key) => format!("stop {}", name_of(*key).unwrap()),
+        })
+        .collect()
+}
+
+/// db <- api <- web, each by `ready`.
+async fn chain(of: impl Fn(&mut ServiceSpec)) -> (Arc<FakeHost>, Handle, usize) {
+    let mut services = vec![service("db", &[]), service("api", &["db"]), service("web", &["api"])];
+    services.iter_mut().for_each(of);
+    let (host, handle) = tree(services).await;
+    all_ready(&handle, &["web"]).await;
+    let told = host.told().len();
+    (host, handle, told)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fall_restarts_what_depends_on_it_in_order_and_counts_for_it_alone() {
+    let (host, handle, from) = chain(|_| {}).await;
+    host.exit(host.alive("db")[0], Exit::Code(1));
+    host.until(|told| told.len() == from + 5).await;
+    assert_eq!(story(&host, from), ["stop web", "stop api", "start db", "start api", "start web"]);
+    let restarts: Vec<u64> = handle.status().services.iter().map(|s| s.restarts).collect();
+    assert_eq!(restarts, [1, 0, 0]);
+    // The middle one: what it depends on is left alone.
+    host.exit(host.alive("api")[0], Exit::Code(1));
+    host.until(|told| told.len() == from + 8).await;
+    assert_eq!(story(&host, from)[5..], ["stop web", "start api", "start web"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_ignores_a_fall_runs_on() {
+    let (host, handle, from) = chain(|spec| {
+        if spec.name.as_str() == "api" {
+            spec.on_dependency_restart = OnDependencyRestart::Ignore;
+        }
+    })
+    .await;
+    host.exit(host.alive("db")[0], Exit::Code(1));
+    host.until(|told| told.len() == from + 1).await;
+    handle.shutdown().await.unwrap();
+    assert_eq!(story(&host, from), ["start db", "stop web", "stop api", "stop db"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fall_for_good_fails_what_depends_on_it_until_it_returns() {
+    let (host, handle, from) = chain(|spec| {
+        if spec.name.as_str() == "db" {
+            spec.restart.policy = Policy::Never;
+        }
+    })
+    .await;
+    host.exit(host.alive("db")[0], Exit::Code(1));
+    event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "web")).await;
+    assert_eq!(story(&host, from), ["stop web", "stop api"]);
+    let why = |text: &str| handle.board(|b| b.entry(&InstanceId::sole(name(text))).unwrap().failed.clone());
+    assert_eq!(why("api"), Some(FailedWhy::Dependency { on: name("db") }));
+    assert_eq!(why("web"), Some(FailedWhy::Dependency { on: name("api") }));
+    // A stop by hand is no fall: it is refused, or forced and nobody goes with it.
+    assert!(handle.command(start("db")).await.unwrap().ok);
+    host.until(|told| told.len() == from + 5).await;
+    assert!(handle.command(stop("db")).await.unwrap().ok);
+    assert_eq!(story(&host, from)[2..], ["start db", "start api", "start web", "stop db"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_left_serves_on() {
+    let (host, handle, from) = chain(|spec| {
+        if spec.name.as_str() == "db" {
+            spec.replicas = 2;
+        }
+    })
+    .await;
+    host.exit(host.alive("db")[0], Exit::Code(1));
+    host.until(|told| told.len() == from + 1).await;
+    handle.shutdown().await.unwrap();
+    assert_eq!(story(&host, from)[..2], ["start db", "stop web"]);
+}
+
+/// A one-for-all group of a task and a service.
+async fn group_of(more: impl Fn(&mut Plan)) -> (Arc<FakeHost>, Handle) {
+    let mut task = service("task", &[]);
+    task.kind = Kind::Task;
+    let mut plan = Plan::of("test", vec![task, service("one", &[]), service("two", &[])]);
+    let group = GroupSpec { strategy: Strategy::OneForAll, ..GroupSpec::default() };
+    plan.root.children = vec![Child::Group(name("g"))];
+    let children = ["task", "one", "two"].map(|text| Child::Service(name(text))).to_vec();
+    plan.groups.insert(name("g"), GroupSpec { children, ..group });
+    more(&mut plan);
+    let host = Arc::new(FakeHost::new());
+    let handle = Handle::start_on(plan, Arc::clone(&host) as Arc<_>).await.unwrap();
+    all_ready(&handle, &["task", "one", "two"]).await;
+    (host, handle)
+}
+
+fn change(plan: &mut Plan, text: &str, change: impl Fn(&mut ServiceSpec)) {
+    let spec = plan.services.iter_mut().find(|spec| spec.name.as_str() == text).unwrap();
+    change(Arc::make_mut(spec));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_completed_runs_again_with_its_group_where_it_is_to() {
+    for (rerun, want) in
+        [(false, vec!["start one", "start two"]), (true, vec!["start task", "start one", "start two"])]
+    {
+        let (host, handle) = group_of(|plan| change(plan, "task", |spec| spec.rerun = rerun)).await;
+        host.exit(host.alive("task")[0], Exit::SUCCESS);
+        event(&handle, |fact| matches!(fact, Fact::Completed { .. })).await;
+        let from = host.told().len();
+        host.exit(host.alive("one")[0], Exit::Code(1));
+        host.until(|told| told.len() == from + 1 + want.len()).await;
+        assert_eq!(story(&host, from)[0], "stop two");
+        assert_eq!(story(&host, from)[1..], want);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_goes_down_when_its_significant_members_have_ended() {
+    let significant = |plan: &mut Plan, names: &[&str], auto_shutdown| {
+        for text in names {
+            change(plan, text, |spec| spec.significant = true);
+        }
+        plan.groups.get_mut(&name("g")).unwrap().auto_shutdown = auto_shutdown;
+    };
+    // Any: the first is enough, whatever its policy says of success.
+    let (host, handle) = group_of(|plan| significant(plan, &["task", "one"], AutoShutdown::Any)).await;
+    let from = host.told().len();
+    host.exit(host.alive("task")[0], Exit::SUCCESS);
+    event(&handle, |fact| matches!(fact, Fact::Stopped { .. }) && about(fact, "one")).await;
+    assert_eq!(story(&host, from), ["stop two", "stop one"]);
+    assert!(handle.status().services.iter().all(|s| s.state != State::Failed));
+    // All: each of them, and a return is no end.
+    let (host, handle) = group_of(|plan| significant(plan, &["task", "one"], AutoShutdown::All)).await;
+    host.exit(host.alive("task")[0], Exit::SUCCESS);
+    event(&handle, |fact| matches!(fact, Fact::Completed { .. })).await;
+    assert_eq!(host.alive("two").len(), 1);
+    let from = host.told().len();
+    host.exit(host.alive("one")[0], Exit::SUCCESS);
+    event(&handle, |fact| matches!(fact, Fact::Stopped { .. }) && about(fact, "two")).await;
+    assert_eq!(story(&host, from), ["stop two"]);
+    // A start by hand begins anew.
+    assert!(handle.command(start("two")).await.unwrap().ok);
+    // The root itself: the whole tree.
+    let (host, handle) = group_of(|plan| {
+        significant(plan, &["task"], AutoShutdown::Any);
+        plan.groups.get_mut(&name("g")).unwrap().significant = true;
+        plan.root.auto_shutdown = AutoShutdown::All;
+    })
+    .await;
+    host.exit(host.alive("task")[0], Exit::SUCCESS);
+    handle.wait_down().await.unwrap();
+    assert!(host.alive("one").is_empty() && host.alive("two").is_empty());
 }
