@@ -160,6 +160,8 @@ struct Process {
     /// Stuck in the kernel: not even SIGKILL ends it.
     stuck: bool,
     stop_command: bool,
+    /// It was told to stand still, and that was not answered yet.
+    halting: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -295,6 +297,7 @@ impl Sim {
                     stubborn: false,
                     stuck: false,
                     stop_command: false,
+                    halting: false,
                 };
                 self.processes.insert(id.clone(), process);
             }
@@ -308,6 +311,11 @@ impl Sim {
             Effect::KillTree(incarnation) => {
                 if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
                     process.ending = true;
+                }
+            }
+            Effect::Pause(incarnation) => {
+                if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
+                    process.halting = true;
                 }
             }
             Effect::StopCommand(incarnation) => {
@@ -342,7 +350,7 @@ impl Sim {
 
     /// Something happens to a process, as it likes.
     fn fate(&mut self, id: &InstanceId, choices: &mut Choices) {
-        let Process { incarnation, stage, stop_command, stuck, .. } = self.processes[id].clone();
+        let Process { incarnation, stage, stop_command, stuck, halting, .. } = self.processes[id].clone();
         if stuck {
             return;
         }
@@ -371,6 +379,10 @@ impl Sim {
             (Stage::Making, _) => {
                 self.processes.get_mut(id).unwrap().stage = Stage::Leader;
                 self.news(id, Input::Spawned { incarnation, pid: 1 });
+            }
+            (Stage::Leader | Stage::Others, 0) if halting => {
+                self.processes.get_mut(id).unwrap().halting = false;
+                self.news(id, Input::Halted { incarnation });
             }
             (Stage::Leader, 0) if stop_command => {
                 self.processes.get_mut(id).unwrap().stop_command = false;
@@ -411,7 +423,9 @@ impl Sim {
             }
             _ => Selector::named([services[choices.of(services.len())].clone()]),
         };
-        let command = match choices.of(4) {
+        let command = match choices.of(6) {
+            4 => Command::Pause { select },
+            5 => Command::Resume { select },
             0 => Command::Start { select, no_deps: choices.one_in(4) },
             1 => Command::Stop { select, force: false },
             2 => Command::Stop { select, force: true },
@@ -466,6 +480,7 @@ impl Sim {
                 let task = self.world.board().entry(id)?.spec.kind == Kind::Task;
                 let step = match p.stage {
                     Stage::Making => Calm::Made,
+                    _ if p.halting => Calm::Halted,
                     _ if p.ending && p.stuck => return None,
                     Stage::Leader if p.ending => Calm::Exits(Exit::Signal { signal: 15, core_dumped: false }),
                     Stage::Others if p.ending => Calm::Gone,
@@ -484,6 +499,10 @@ impl Sim {
                     }
                     Calm::Exits(exit) => self.exits(&id, exit, false),
                     Calm::Gone => self.gone(&id),
+                    Calm::Halted => {
+                        self.processes.get_mut(&id).unwrap().halting = false;
+                        self.news(&id, Input::Halted { incarnation });
+                    }
                     Calm::StopCommandDone => {
                         self.processes.get_mut(&id).unwrap().stop_command = false;
                         self.news(&id, Input::StopCommandDone { incarnation, trouble: None });
@@ -515,6 +534,7 @@ impl Sim {
             let fine = match (goal, state) {
                 (Goal::Down, State::Registered | State::Stopped | State::Completed | State::Failed) => true,
                 (Goal::Up, State::Running) => machine.is_ready(),
+                (Goal::Up, State::Paused) => true,
                 (Goal::Up, State::Completed) => true,
                 (Goal::Up, State::Failed) => match &entry.failed {
                     Some(FailedWhy::Dependency { .. }) => !unmet.is_empty(),
@@ -547,6 +567,7 @@ enum Calm {
     Made,
     Exits(Exit),
     Gone,
+    Halted,
     StopCommandDone,
     Ready,
 }

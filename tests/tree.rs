@@ -81,6 +81,7 @@ async fn starts_go_up_the_graph_and_stops_go_down() {
             Told::Spawn(key, argv) => format!("{} {key}", argv[0]),
             Told::Signal(key, signal) => format!("{signal} to {key}"),
             Told::Kill(key) => format!("kill {key}"),
+            Told::Pause(key) | Told::Resume(key) => format!("neither of {key}"),
         })
         .collect();
     assert_eq!(order, ["db 1", "api 2", "web 3", "15 to 3", "15 to 2", "15 to 1"]);
@@ -309,6 +310,12 @@ impl Host for Breaks {
     fn signal(&self, _: ProcessKey, _: i32) {
         panic!("the test breaks this actor");
     }
+    fn pause(&self, key: ProcessKey) {
+        self.fake.pause(key);
+    }
+    fn resume(&self, key: ProcessKey) {
+        self.fake.resume(key);
+    }
     fn kill(&self, key: ProcessKey) {
         // A tree takes its time to die.
         if self.kills.load(std::sync::atomic::Ordering::SeqCst) {
@@ -331,6 +338,8 @@ impl Host for Stuck {
         self.0.spawn(order);
     }
     fn signal(&self, _: ProcessKey, _: i32) {}
+    fn pause(&self, _: ProcessKey) {}
+    fn resume(&self, _: ProcessKey) {}
     fn kill(&self, _: ProcessKey) {}
 }
 
@@ -459,6 +468,8 @@ fn story(host: &FakeHost, from: usize) -> Vec<String> {
         .map(|told| match told {
             Told::Spawn(_, argv) => format!("start {}", argv[0]),
             Told::Signal(key, _) | Told::Kill(key) => format!("stop {}", name_of(*key).unwrap()),
+            Told::Pause(key) => format!("pause {}", name_of(*key).unwrap()),
+            Told::Resume(key) => format!("resume {}", name_of(*key).unwrap()),
         })
         .collect()
 }
@@ -609,4 +620,52 @@ async fn a_group_goes_down_when_its_significant_members_have_ended() {
     host.exit(host.alive("task")[0], Exit::SUCCESS);
     handle.wait_down().await.unwrap();
     assert!(host.alive("one").is_empty() && host.alive("two").is_empty());
+}
+
+fn pause(text: &str) -> Command {
+    Command::Pause { select: Selector::named([text]) }
+}
+
+fn resume(text: &str) -> Command {
+    Command::Resume { select: Selector::named([text]) }
+}
+
+async fn say(handle: &Handle, command: Command) -> (bool, String) {
+    let answer = handle.command(command).await.unwrap();
+    (answer.ok, answer.results[0].message.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_paused_stands_still_with_its_timers_and_goes_on() {
+    let mut slow = service("slow", &[]);
+    let deadline = Some(Duration::from_secs(20));
+    slow.ready = Some(ReadySpec { target: ReadyTarget::After(Duration::from_secs(10)), deadline });
+    let (host, handle) = tree(vec![slow, service("web", &["slow"])]).await;
+    host.until(|told| told.len() == 1).await;
+    let denied = "is waiting: only what runs can be paused".to_owned();
+    assert_eq!(say(&handle, pause("web")).await, (false, denied));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(say(&handle, pause("slow")).await, (true, "paused".to_owned()));
+    assert_eq!(say(&handle, pause("slow")).await, (true, "already paused".to_owned()));
+    assert_eq!(handle.status().services[0].state, State::Paused);
+    tokio::time::sleep(Duration::from_secs(1_000)).await;
+    let before = handle.uptime();
+    assert_eq!(say(&handle, resume("slow")).await, (true, "resumed".to_owned()));
+    assert_eq!(say(&handle, resume("slow")).await, (true, "already running".to_owned()));
+    all_ready(&handle, &["slow", "web"]).await;
+    assert_eq!(handle.uptime() - before, Duration::from_secs(6));
+    // Ready before, ready after; a stop, a start and a restart all find their way.
+    assert!(say(&handle, pause("slow")).await.0);
+    assert!(!handle.status().services[0].ready);
+    assert_eq!(say(&handle, start("slow")).await, (true, "resumed".to_owned()));
+    assert!(handle.status().services[0].ready);
+    assert!(say(&handle, pause("slow")).await.0);
+    assert_eq!(say(&handle, stop("slow")).await, (true, "stopped".to_owned()));
+    let denied = "is stopped: only what is paused can be resumed".to_owned();
+    assert_eq!(say(&handle, resume("slow")).await, (false, denied));
+    assert!(say(&handle, start("slow")).await.0);
+    assert!(say(&handle, pause("slow")).await.0);
+    assert!(say(&handle, Command::Restart { select: Selector::named(["slow"]) }).await.0);
+    assert!(say(&handle, pause("slow")).await.0);
+    handle.shutdown().await.unwrap();
 }

@@ -94,7 +94,7 @@ impl Lifeline {
             News::SpawnFailed { .. } | News::Exited { remains: false, .. } | News::TreeGone { .. } => {
                 ends.leaves(None);
             }
-            News::LogMatched { .. } => {}
+            News::LogMatched { .. } | News::Paused { .. } => {}
         }
         // Still under the lock: whoever takes over finds it noted, or in its own mailbox.
         ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
@@ -307,6 +307,7 @@ impl ProcessState {
                 self.process = None;
                 Some(Input::SpawnFailed { incarnation, failure, roll: host.roll() })
             }
+            News::Paused { key } => Some(Input::Halted { incarnation: of(key)? }),
             News::LogMatched { key } => Some(Input::LogMatched { incarnation: of(key)? }),
             News::Exited { key, exit, remains, .. } => {
                 if live.stop_command == Some(key) {
@@ -393,6 +394,16 @@ impl ProcessState {
                 }
                 if let Some(key) = self.key_of(incarnation) {
                     self.context.host.signal(key, signal);
+                }
+            }
+            Effect::Pause(incarnation) => {
+                if let Some(key) = self.key_of(incarnation) {
+                    self.context.host.pause(key);
+                }
+            }
+            Effect::Resume(incarnation) => {
+                if let Some(key) = self.key_of(incarnation) {
+                    self.context.host.resume(key);
                 }
             }
             Effect::KillTree(incarnation) => {
@@ -553,7 +564,12 @@ impl Attempt<'_> {
                 match hear.recv().await {
                     Some(News::Exited { exit, captured, .. }) => return Ok((exit, captured)),
                     Some(News::SpawnFailed { failure, .. }) => return Err(failure.to_string()),
-                    Some(News::Spawned { .. } | News::LogMatched { .. } | News::TreeGone { .. }) => {}
+                    Some(
+                        News::Spawned { .. }
+                        | News::LogMatched { .. }
+                        | News::Paused { .. }
+                        | News::TreeGone { .. },
+                    ) => {}
                     None => return Err("the host is gone".to_owned()),
                 }
             }

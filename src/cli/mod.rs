@@ -75,7 +75,11 @@ enum Verb {
     /// Stop services; refused while running services depend on them
     Stop(StopArgs),
     /// Stop services, then start them
-    Restart(RestartArgs),
+    Restart(PlainArgs),
+    /// Halt what runs, with its whole tree; its timers and checks stand still
+    Pause(PlainArgs),
+    /// Let it go on
+    Resume(PlainArgs),
     /// Show what services print
     Logs(LogsArgs),
     /// Explain why a service is as it is
@@ -247,7 +251,7 @@ struct StopArgs {
 }
 
 #[derive(Debug, Args)]
-struct RestartArgs {
+struct PlainArgs {
     #[command(flatten)]
     select: Select,
     #[command(flatten)]
@@ -376,6 +380,8 @@ pub fn main() -> ExitCode {
         Verb::Start(args) => remote::start(args),
         Verb::Stop(args) => remote::stop(args),
         Verb::Restart(args) => remote::restart(args),
+        Verb::Pause(args) => remote::pause(args),
+        Verb::Resume(args) => remote::resume(args),
         Verb::Logs(args) => remote::logs(args),
         Verb::Why(args) => remote::why(args),
         Verb::Events(args) => remote::events(args),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::format::{self, Table, Tint};
 use super::{
-    Common, DownArgs, EventsArgs, LogsArgs, Patience, RestartArgs, Select, StartArgs, StatusArgs, StopArgs,
+    Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs, StatusArgs, StopArgs,
     WaitArgs, WhyArgs, code, runtime, usage_error,
 };
 use crate::control::client::{Client, Error, encode};
@@ -258,9 +258,19 @@ pub(super) fn stop(args: StopArgs) -> u8 {
     command("stop", Command::Stop { select: selector(select), force }, &patience, &common)
 }
 
-pub(super) fn restart(args: RestartArgs) -> u8 {
-    let RestartArgs { select, patience, common } = args;
+pub(super) fn restart(args: PlainArgs) -> u8 {
+    let PlainArgs { select, patience, common } = args;
     command("restart", Command::Restart { select: selector(select) }, &patience, &common)
+}
+
+pub(super) fn pause(args: PlainArgs) -> u8 {
+    let PlainArgs { select, patience, common } = args;
+    command("pause", Command::Pause { select: selector(select) }, &patience, &common)
+}
+
+pub(super) fn resume(args: PlainArgs) -> u8 {
+    let PlainArgs { select, patience, common } = args;
+    command("resume", Command::Resume { select: selector(select) }, &patience, &common)
 }
 
 fn command(verb: &str, command: Command, patience: &Patience, common: &Common) -> u8 {
@@ -475,6 +485,8 @@ fn words(fact: &Fact) -> String {
         }
         Fact::Killed { instance, after, .. } => format!("{instance}: SIGKILL after {}", short(*after)),
         Fact::Stuck { instance, .. } => format!("{instance}: not gone even after SIGKILL"),
+        Fact::Paused { instance, .. } => format!("{instance}: paused"),
+        Fact::Resumed { instance, .. } => format!("{instance}: resumed"),
         Fact::ActorBroke { instance, message } => format!("{instance}: a fault in regrow itself: {message}"),
         Fact::Exited { instance, exit, uptime, .. } => {
             format!("{instance}: ended after {}: {exit}", short(*uptime))

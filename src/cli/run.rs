@@ -580,6 +580,8 @@ impl Screen {
             Fact::Stuck { instance, .. } => {
                 about(instance, "SIGKILL has not ended it: stuck in the kernel".to_owned(), Tint::Bad)
             }
+            Fact::Paused { instance, .. } => about(instance, "paused".to_owned(), Tint::Warn),
+            Fact::Resumed { instance, .. } => about(instance, "resumed".to_owned(), Tint::Good),
             Fact::ActorBroke { instance, message } => {
                 about(instance, format!("a fault in regrow itself: {message}"), Tint::Bad)
             }

@@ -18,8 +18,8 @@ use super::words::short;
 use crate::model::event::{CheckKind, FailedWhy, StartCause};
 use crate::model::exit::{EndReason, SpawnFailure, signal_name};
 use crate::model::{
-    Ended, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Policy, ReadySpec,
-    ReadyTarget, ServiceSpec, State, StopCause,
+    Ended, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Policy, ReadyTarget,
+    ServiceSpec, State, StopCause,
 };
 
 /// How long after SIGKILL a tree that is still there counts as stuck.
@@ -36,6 +36,15 @@ pub enum Input {
     Kill(StopCause),
     /// Stop it, then start it, by hand.
     Restart,
+    /// Halt it.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// All of its tree stands still.
+    Halted {
+        /// Which.
+        incarnation: Incarnation,
+    },
     /// The graph answers the last question, or corrects an answer to it.
     Answered(Question, Reply),
     /// The group lets it return after its delay.
@@ -132,12 +141,15 @@ impl Input {
             | Input::Exited { incarnation, .. }
             | Input::TreeGone { incarnation, .. }
             | Input::StopCommandDone { incarnation, .. }
+            | Input::Halted { incarnation }
             | Input::LogMatched { incarnation }
             | Input::Checked { incarnation, .. } => Some(*incarnation),
             Input::Start(_)
             | Input::Stop(_)
             | Input::Kill(_)
             | Input::Restart
+            | Input::Pause
+            | Input::Resume
             | Input::Answered(..)
             | Input::Permit
             | Input::Tick
@@ -163,6 +175,10 @@ pub enum Effect {
     EndChecks,
     /// Send this signal to the whole tree, and SIGCONT after it.
     Terminate(Incarnation, i32),
+    /// Halt the whole tree.
+    Pause(Incarnation),
+    /// Let the whole tree go on.
+    Resume(Incarnation),
     /// Run the stop command.
     StopCommand(Incarnation),
     /// SIGKILL the tree until it is empty.
@@ -209,6 +225,7 @@ enum Phase {
     Waiting { cause: StartCause },
     Starting { incarnation: Incarnation, asked: Duration, abort: Option<Abort> },
     Running(Life),
+    Paused(Paused),
     Stopping(Stopping),
     Stopped { held: bool },
     Completed,
@@ -222,6 +239,23 @@ struct Abort {
     cause: StopCause,
     by_force: bool,
     next: Next,
+}
+
+/// A life that stands still.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Paused {
+    life: Life,
+    /// When that was asked for; what waited then waits so much longer.
+    since: Duration,
+    halt: Halt,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Halt {
+    /// The host was told.
+    Asked,
+    /// It has said that all of the tree stands still.
+    Done,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -303,7 +337,8 @@ impl Machine {
             Phase::Registered => State::Registered,
             Phase::Waiting { .. } => State::Waiting,
             Phase::Starting { .. } => State::Starting,
-            Phase::Running(_) => State::Running,
+            Phase::Running(_) | Phase::Paused(Paused { halt: Halt::Asked, .. }) => State::Running,
+            Phase::Paused(Paused { halt: Halt::Done, .. }) => State::Paused,
             Phase::Stopping(_) => State::Stopping,
             Phase::Stopped { .. } => State::Stopped,
             Phase::Completed => State::Completed,
@@ -321,7 +356,9 @@ impl Machine {
     pub fn live(&self) -> Option<Incarnation> {
         match &self.phase {
             Phase::Starting { incarnation, .. } => Some(*incarnation),
-            Phase::Running(life) | Phase::Stopping(Stopping { life, .. }) => Some(life.incarnation),
+            Phase::Running(life)
+            | Phase::Paused(Paused { life, .. })
+            | Phase::Stopping(Stopping { life, .. }) => Some(life.incarnation),
             Phase::Registered
             | Phase::Waiting { .. }
             | Phase::Stopped { .. }
@@ -334,9 +371,11 @@ impl Machine {
     /// What the group sees.
     pub fn activity(&self) -> Activity {
         match &self.phase {
-            Phase::Waiting { .. } | Phase::Starting { .. } | Phase::Running(_) | Phase::Stopping(_) => {
-                Activity::Active
-            }
+            Phase::Waiting { .. }
+            | Phase::Starting { .. }
+            | Phase::Running(_)
+            | Phase::Paused(_)
+            | Phase::Stopping(_) => Activity::Active,
             Phase::Crashed(_) => Activity::Fallen,
             Phase::Registered | Phase::Stopped { .. } | Phase::Completed | Phase::Failed(_) => {
                 Activity::Resting
@@ -356,7 +395,9 @@ impl Machine {
                 Step::Killing { stuck_at } => *stuck_at,
             },
             Phase::Crashed(Retry::At(at)) => Some(*at),
-            Phase::Running(Life { ready: Readiness::Since(_), .. })
+            // It stands still, and so does its time.
+            Phase::Paused(_)
+            | Phase::Running(Life { ready: Readiness::Since(_), .. })
             | Phase::Crashed(Retry::Asked(_))
             | Phase::Registered
             | Phase::Waiting { .. }
@@ -402,6 +443,20 @@ impl Turn<'_> {
         match (phase, input) {
             (phase, Input::Start(cause)) => self.start(phase, cause),
             (phase, Input::Restart) => self.restart(phase),
+            (Phase::Running(life), Input::Pause) => {
+                self.out.extend([Effect::EndChecks, Effect::Pause(life.incarnation)]);
+                Phase::Paused(Paused { life, since: self.now, halt: Halt::Asked })
+            }
+            (Phase::Paused(paused), Input::Resume) => self.resume(paused),
+            // Only what runs can be paused, only what is paused resumed.
+            (phase, Input::Pause | Input::Resume) => phase,
+            (Phase::Paused(Paused { life, since, halt: Halt::Asked }), Input::Halted { .. }) => {
+                let (instance, incarnation) = (self.machine.id.clone(), life.incarnation);
+                self.emit(Fact::Paused { instance, incarnation });
+                Phase::Paused(Paused { life, since, halt: Halt::Done })
+            }
+            // A stop or a resume was faster.
+            (phase, Input::Halted { .. }) => phase,
             (phase, Input::Stop(cause)) => self.stop(phase, cause, false),
             (phase, Input::Kill(cause)) => self.stop(phase, cause, true),
 
@@ -440,9 +495,10 @@ impl Turn<'_> {
             // The host answers each spawn once, while it is `Starting`.
             (phase, Input::Spawned { .. } | Input::SpawnFailed { .. }) => phase,
 
-            (Phase::Running(life), Input::Exited { exit, remains, roll, .. }) => {
-                self.exited(life, exit, remains, roll)
-            }
+            (
+                Phase::Running(life) | Phase::Paused(Paused { life, .. }),
+                Input::Exited { exit, remains, roll, .. },
+            ) => self.exited(life, exit, remains, roll),
             (Phase::Stopping(stopping), Input::Exited { exit, remains, roll, .. }) => {
                 let stopping = Stopping { exit: Some(exit), ..stopping };
                 if remains {
@@ -469,6 +525,14 @@ impl Turn<'_> {
             (phase, Input::StopCommandDone { .. }) => phase,
 
             (Phase::Running(life), Input::LogMatched { .. }) => self.ready(life),
+            // It said so before it stood still; told when it goes on.
+            (Phase::Paused(paused), Input::LogMatched { .. }) => match paused.life.ready {
+                Readiness::Since(_) => Phase::Paused(paused),
+                Readiness::Not { .. } => {
+                    let ready = Readiness::Not { at: Some(paused.since), deadline: None };
+                    Phase::Paused(Paused { life: Life { ready, ..paused.life }, ..paused })
+                }
+            },
             (Phase::Running(life), Input::Checked { kind, change, .. }) => self.checked(life, kind, change),
             // Late news of a check: the process is on its way out, or not yet known to be in.
             (phase, Input::LogMatched { .. } | Input::Checked { .. }) => phase,
@@ -546,7 +610,9 @@ impl Turn<'_> {
             | Phase::Completed
             | Phase::Crashed(_)
             | Phase::Failed(_) => self.begin(cause),
-            Phase::Waiting { .. } | Phase::Running(_) => phase,
+            // Who wants it started wants it to run.
+            Phase::Paused(paused) if by_hand => self.resume(paused),
+            Phase::Waiting { .. } | Phase::Running(_) | Phase::Paused(_) => phase,
             // It is on its way down for a reason of its own: its policy decides what follows.
             Phase::Starting { abort: Some(Abort { cause: stop, .. }), .. }
             | Phase::Stopping(Stopping { cause: stop, .. })
@@ -574,7 +640,7 @@ impl Turn<'_> {
     fn restart(&mut self, phase: Phase) -> Phase {
         let next = Next::Start(StartCause::Command);
         match phase {
-            Phase::Running(life) => {
+            Phase::Running(life) | Phase::Paused(Paused { life, .. }) => {
                 self.aim(Goal::Up);
                 self.machine.attempts = 0;
                 self.begin_stop(life, StopCause::Restart, next)
@@ -599,7 +665,10 @@ impl Turn<'_> {
             StopCause::Command | StopCause::Shutdown => self.aim(Goal::Down),
             // Only what runs goes with what it depends on; the rest asks the graph anyway.
             StopCause::Dependency
-                if !matches!(phase, Phase::Running(_) | Phase::Starting { abort: None, .. }) =>
+                if !matches!(
+                    phase,
+                    Phase::Running(_) | Phase::Paused(_) | Phase::Starting { abort: None, .. }
+                ) =>
             {
                 return phase;
             }
@@ -657,8 +726,15 @@ impl Turn<'_> {
                 }
             }
             // Even by force it goes through `Stopping`: only the host tells when a tree is gone.
-            Phase::Running(life) if by_force => self.end_by_force(life, cause, Next::Rest),
+            Phase::Running(life) | Phase::Paused(Paused { life, .. }) if by_force => {
+                self.end_by_force(life, cause, Next::Rest)
+            }
             Phase::Running(life) => self.begin_stop(life, cause, Next::Rest),
+            Phase::Paused(Paused { life, .. }) => {
+                // A stop command talks to it, so it must be able to listen.
+                self.out.push(Effect::Resume(life.incarnation));
+                self.begin_stop(life, cause, Next::Rest)
+            }
             Phase::Stopping(stopping) => {
                 let stopping = Stopping { cause, next: Next::Rest, ..stopping };
                 match stopping.step {
@@ -674,6 +750,40 @@ impl Turn<'_> {
                 }
             }
         }
+    }
+
+    /// It goes on where it stood: its deadlines, and the uptime that counts, move with it.
+    fn resume(&mut self, paused: Paused) -> Phase {
+        let Paused { life, since, halt } = paused;
+        let still = self.now.saturating_sub(since);
+        let ready = match life.ready {
+            Readiness::Since(at) => Readiness::Since(at + still),
+            Readiness::Not { at, deadline } => {
+                Readiness::Not { at: at.map(|at| at + still), deadline: deadline.map(|d| d + still) }
+            }
+        };
+        self.out.push(Effect::Resume(life.incarnation));
+        match ready {
+            Readiness::Since(_) if self.spec.health.is_some() => {
+                self.out.push(Effect::WatchHealth(life.incarnation));
+            }
+            Readiness::Not { .. } if self.checks_readiness() => {
+                self.out.push(Effect::WatchReady(life.incarnation));
+            }
+            Readiness::Since(_) | Readiness::Not { .. } => {}
+        }
+        if halt == Halt::Done {
+            self.emit(Fact::Resumed {
+                instance: self.machine.id.clone(),
+                incarnation: life.incarnation,
+                ready: matches!(ready, Readiness::Since(_)),
+            });
+        }
+        Phase::Running(Life { ready, ..life })
+    }
+
+    fn checks_readiness(&self) -> bool {
+        self.spec.ready.as_ref().is_some_and(|ready| matches!(ready.target, ReadyTarget::Check(_)))
     }
 
     /// Sets the goal and says so when that is a change.
@@ -773,8 +883,7 @@ impl Turn<'_> {
                     incarnation,
                     after: self.now.saturating_sub(life.started),
                 });
-                let repeats = |ready: &ReadySpec| matches!(ready.target, ReadyTarget::Check(_));
-                if self.spec.ready.as_ref().is_some_and(repeats) {
+                if self.checks_readiness() {
                     // Ready is for once; from here on health counts.
                     self.out.push(Effect::EndChecks);
                 }
@@ -1079,6 +1188,7 @@ impl Turn<'_> {
             Phase::Registered
             | Phase::Waiting { .. }
             | Phase::Starting { .. }
+            | Phase::Paused(_)
             | Phase::Stopped { .. }
             | Phase::Completed
             | Phase::Crashed(_)

@@ -151,6 +151,8 @@ enum Work {
     RestartInOrder(StopOrder),
     /// What they depend on fell: down in order, then up again as far as that lets them.
     Cascade(StopOrder),
+    Pause,
+    Resume,
     Shutdown(StopOrder),
 }
 
@@ -265,6 +267,8 @@ impl Operations {
                     Work::Restart
                 }
             }
+            Command::Pause { .. } => Work::Pause,
+            Command::Resume { .. } => Work::Resume,
         };
         let operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
         self.begin(graph, board, operation, out);
@@ -299,9 +303,9 @@ impl Operations {
             if matches!(operation.work, Work::Cascade(_)) && !after.state.has_process() {
                 // It is down by itself meanwhile, and its policy or the graph has it.
                 operation.settle(graph, at, None);
-            } else if let Some(message) = operation.work.at_once(entry.spec.kind, *before, *after) {
+            } else if let Some((ok, message)) = operation.work.at_once(entry.spec.kind, *before, *after) {
                 let silent = operation.implied.contains(instance);
-                operation.settle(graph, at, (!silent).then_some((true, message)));
+                operation.settle(graph, at, (!silent).then_some((ok, message)));
             }
             operation.send(graph, board, &mut self.wishes, out);
         }
@@ -338,7 +342,11 @@ impl Operations {
                 operation.send(graph, board, &mut self.wishes, out);
             }
         }
-        if matches!(fact, Fact::GoalSet { .. } | Fact::Stopped { .. } | Fact::Waiting { .. }) {
+        let may_strand = matches!(
+            fact,
+            Fact::GoalSet { .. } | Fact::Stopped { .. } | Fact::Waiting { .. } | Fact::Paused { .. }
+        );
+        if may_strand {
             self.settle_stranded(graph, board, out);
         }
         if matches!(fact, Fact::Crashed { .. } | Fact::Failed { .. }) && !board.shutting_down() {
@@ -385,18 +393,17 @@ impl Operations {
     fn settle_stranded(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
         let mut stranded = Vec::new();
         for (number, operation) in self.running.iter().enumerate() {
-            if operation.work.goal() == Goal::Down || operation.left == 0 {
+            if operation.work.goal() != Some(Goal::Up) || operation.left == 0 {
                 continue;
             }
             for (at, (id, part)) in operation.parts.iter().enumerate() {
                 if let (Part::Taken, Some(entry)) = (part, board.entry(id))
                     && let Some(on) = self.waits_in_vain_for(board, entry)
                 {
-                    stranded.push((
-                        number,
-                        at,
-                        format!("waits for {on}, which is down because somebody wants it so"),
-                    ));
+                    let is = if on.state == State::Paused { "paused" } else { "down" };
+                    let on = &on.spec.name;
+                    let message = format!("waits for {on}, which is {is} because somebody wants it so");
+                    stranded.push((number, at, message));
                 }
             }
         }
@@ -406,18 +413,18 @@ impl Operations {
         }
     }
 
-    /// What is at the end of a wait, if it rests and nobody asked for it.
-    fn waits_in_vain_for(&self, board: &Board, entry: &Entry) -> Option<Name> {
+    /// What is at the end of a wait, if only a command will move it and none is under way.
+    fn waits_in_vain_for<'a>(&self, board: &'a Board, entry: &Entry) -> Option<&'a Entry> {
         if entry.state != State::Waiting {
             return None;
         }
         let unmet = super::graph::waits_for(board, &entry.spec);
         unmet.iter().flat_map(|unmet| board.instances_of(&unmet.service)).find_map(|on| match on.state {
-            State::Registered | State::Stopped => (self.goal(on) == Goal::Down).then(|| on.spec.name.clone()),
+            State::Registered | State::Stopped => (self.goal(on) == Goal::Down).then_some(on),
+            State::Paused => Some(on),
             State::Waiting => self.waits_in_vain_for(board, on),
             State::Starting
             | State::Running
-            | State::Paused
             | State::Stopping
             | State::Completed
             | State::Crashed
@@ -427,14 +434,20 @@ impl Operations {
 
     fn begin(&mut self, graph: &Graph, board: &Board, mut operation: Operation, out: &mut Vec<Effect>) {
         for earlier in &mut self.running {
-            if !earlier.work.loses_to(&operation.work) {
+            let all = earlier.work.loses_to(&operation.work);
+            // A start that comes behind it would let what runs go on.
+            let in_the_way = matches!((&earlier.work, &operation.work), (Work::Start(_), Work::Pause));
+            if !all && !in_the_way {
                 continue;
             }
             for (id, _) in &operation.parts {
                 let Some(&at) = earlier.places.get(id) else {
                     continue;
                 };
-                earlier.overtake(graph, at);
+                let runs = |entry: &Entry| entry.state == State::Running;
+                if all || (earlier.parts[at].1 == Part::Queued && board.entry(id).is_some_and(runs)) {
+                    earlier.overtake(graph, at);
+                }
             }
             earlier.send(graph, board, &mut self.wishes, out);
         }
@@ -450,7 +463,7 @@ impl Operations {
             let at = *operation.places.get(&entry.id)?;
             match operation.parts[at].1 {
                 Part::Done(_) => None,
-                Part::Queued | Part::Sent(..) | Part::Taken | Part::Down => Some(operation.work.goal()),
+                Part::Queued | Part::Sent(..) | Part::Taken | Part::Down => operation.work.goal(),
             }
         };
         self.running.iter().rev().find_map(under_way).unwrap_or(entry.goal)
@@ -515,7 +528,7 @@ impl Operation {
             | Work::Shutdown(order) => {
                 order.down(graph, id.service());
             }
-            Work::Start(_) | Work::Restart => {}
+            Work::Start(_) | Work::Restart | Work::Pause | Work::Resume => {}
         }
     }
 
@@ -560,11 +573,13 @@ impl Operation {
             Work::RestartInOrder(_) => Input::Stop(StopCause::Restart),
             Work::Cascade(_) => Input::Stop(StopCause::Dependency),
             Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),
+            Work::Pause => Input::Pause,
+            Work::Resume => Input::Resume,
         };
         loop {
             let turn: Vec<usize> = match &mut self.work {
                 Work::Start(_) => self.startable(graph, board),
-                Work::Restart => (0..self.parts.len()).collect(),
+                Work::Restart | Work::Pause | Work::Resume => (0..self.parts.len()).collect(),
                 Work::Stop(order)
                 | Work::RestartInOrder(order)
                 | Work::Cascade(order)
@@ -586,7 +601,7 @@ impl Operation {
                 *part = Part::Sent(*wishes, board.last_event());
                 out.push(Effect::Wish(id.clone(), wish.clone(), *wishes));
             }
-            if matches!(self.work, Work::Start(_) | Work::Restart) {
+            if matches!(self.work, Work::Start(_) | Work::Restart | Work::Pause | Work::Resume) {
                 return;
             }
         }
@@ -616,7 +631,13 @@ impl Operation {
         let results: Vec<InstanceAnswer> = answers.collect();
         match self.work {
             Work::Shutdown(_) => out.extend([Effect::Emit(Fact::ShutdownDone), Effect::Down]),
-            Work::RestartInOrder(_) | Work::Cascade(_) | Work::Start(_) | Work::Stop(_) | Work::Restart => {
+            Work::RestartInOrder(_)
+            | Work::Cascade(_)
+            | Work::Start(_)
+            | Work::Stop(_)
+            | Work::Pause
+            | Work::Resume
+            | Work::Restart => {
                 let ok = results.iter().all(|r| r.ok);
                 out.extend(self.ticket.map(|ticket| Effect::Answer(ticket, Ok(Answer { ok, results }))));
             }
@@ -629,6 +650,7 @@ impl Work {
     fn loses_to(&self, later: &Work) -> bool {
         match (self, later) {
             // Nobody asked for it, and whatever is asked later takes its place.
+            (Work::Cascade(_), Work::Pause | Work::Resume) => false,
             (Work::Cascade(_), _) => true,
             (Work::Start(_) | Work::Restart | Work::RestartInOrder(_), Work::Stop(_) | Work::Shutdown(_)) => {
                 true
@@ -640,10 +662,24 @@ impl Work {
             (Work::Restart, Work::RestartInOrder(_)) => true,
             (Work::Start(_) | Work::Restart, Work::Start(_) | Work::Restart) => false,
             (Work::Stop(_), Work::Stop(_) | Work::Shutdown(_)) => false,
+            // It will not stand still, or not for long.
+            (
+                Work::Pause,
+                Work::Resume
+                | Work::Start(_)
+                | Work::Stop(_)
+                | Work::Restart
+                | Work::RestartInOrder(_)
+                | Work::Shutdown(_),
+            ) => true,
+            (Work::Pause, Work::Pause | Work::Cascade(_)) => false,
+            // Answered as it is taken.
+            (Work::Resume, _) => false,
             // Whoever waits for it to be ready waits a little longer.
-            (Work::Start(_) | Work::Stop(_) | Work::Restart | Work::RestartInOrder(_), Work::Cascade(_)) => {
-                false
-            }
+            (
+                Work::Start(_) | Work::Stop(_) | Work::Restart | Work::RestartInOrder(_),
+                Work::Cascade(_) | Work::Pause | Work::Resume,
+            ) => false,
             (Work::Shutdown(_), _) => false,
         }
     }
@@ -653,39 +689,54 @@ impl Work {
         match self {
             Work::Cascade(_) => StartCause::Dependency,
             Work::Start(cause) => *cause,
-            Work::Stop(_) | Work::Restart | Work::RestartInOrder(_) | Work::Shutdown(_) => {
-                StartCause::Command
-            }
+            Work::Stop(_)
+            | Work::Restart
+            | Work::RestartInOrder(_)
+            | Work::Pause
+            | Work::Resume
+            | Work::Shutdown(_) => StartCause::Command,
         }
     }
 
-    /// What its targets are to be.
-    fn goal(&self) -> Goal {
+    /// What its targets are to be; `None`: what they were.
+    fn goal(&self) -> Option<Goal> {
         match self {
-            Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Goal::Up,
-            Work::Stop(_) | Work::Shutdown(_) => Goal::Down,
+            Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Some(Goal::Up),
+            Work::Stop(_) | Work::Shutdown(_) => Some(Goal::Down),
+            Work::Pause | Work::Resume => None,
         }
     }
 
-    /// Whether a wish is fulfilled as it is taken: what the instance was already, or what it
-    /// became at once.
-    fn at_once(&self, kind: Kind, before: Standing, after: Standing) -> Option<String> {
+    /// What can be said as a wish is taken: what the instance was already, or what it became
+    /// at once.
+    fn at_once(&self, kind: Kind, before: Standing, after: Standing) -> Option<(bool, String)> {
         let words = |already: &str, now: &str| {
-            Some(if before.state == after.state { already.to_owned() } else { now.to_owned() })
+            Some((true, if before.state == after.state { already.to_owned() } else { now.to_owned() }))
         };
         match self {
             Work::Start(_) => {
                 let up = after.state == State::Running && after.ready && kind == Kind::Service;
-                up.then(|| "already ready".to_owned())
+                up.then_some(()).and_then(|()| words("already ready", "resumed"))
             }
             Work::Restart => None,
+            Work::Pause => match (before.state, after.state) {
+                (State::Paused, _) => Some((true, "already paused".to_owned())),
+                // Until all of its tree stands still.
+                (State::Running, _) => None,
+                (state, _) => Some((false, format!("is {state}: only what runs can be paused"))),
+            },
+            Work::Resume => match (before.state, after.state) {
+                (State::Paused, State::Running) => Some((true, "resumed".to_owned())),
+                (State::Running, _) => Some((true, "already running".to_owned())),
+                (state, _) => Some((false, format!("is {state}: only what is paused can be resumed"))),
+            },
             Work::Stop(_) | Work::RestartInOrder(_) | Work::Cascade(_) | Work::Shutdown(_) => {
                 match after.state {
-                    State::Registered => Some("was not started".to_owned()),
+                    State::Registered => Some((true, "was not started".to_owned())),
                     State::Stopped => words("already stopped", "stopped"),
                     State::Completed => words("already completed", "completed"),
                     // It stays so when the tree goes down; a stop by hand clears it.
-                    State::Failed => Some("failed".to_owned()),
+                    State::Failed => Some((true, "failed".to_owned())),
                     State::Waiting
                     | State::Starting
                     | State::Running
@@ -700,6 +751,16 @@ impl Work {
     /// What a fact means for a part that was taken; `None`: nothing yet.
     fn outcome(&self, fact: &Fact, entry: &Entry) -> Option<(bool, String)> {
         match self {
+            Work::Pause => match fact {
+                Fact::Paused { .. } => Some((true, "paused".to_owned())),
+                Fact::Exited { exit, .. } => Some((false, format!("has ended meanwhile: {exit}"))),
+                Fact::Stopping { .. } | Fact::LeftBehind { .. } => {
+                    Some((false, "is stopping: only what runs can be paused".to_owned()))
+                }
+                _ => None,
+            },
+            // Answered as it was taken.
+            Work::Resume => None,
             Work::Start(_) | Work::Restart => match fact {
                 Fact::Ready { after, .. } if entry.spec.kind == Kind::Service => {
                     Some((true, format!("ready after {}", short(*after))))
@@ -711,6 +772,7 @@ impl Work {
                 }
                 // By its group, after it had taken the wish.
                 Fact::Stopped { held: false, .. } => Some((false, "stopped meanwhile".to_owned())),
+                Fact::Paused { .. } => Some((false, "paused meanwhile".to_owned())),
                 Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
                 _ => None,
             },

@@ -237,6 +237,14 @@ impl Board {
                     entry.failing = None;
                 }
             }
+            Fact::Paused { .. } => {
+                entry.settle(State::Paused);
+                entry.ready = false;
+            }
+            Fact::Resumed { ready, .. } => {
+                entry.settle(State::Running);
+                entry.ready = *ready;
+            }
             Fact::Stopping { timeout, .. } => {
                 entry.settle(State::Stopping);
                 entry.ready = false;

@@ -31,6 +31,18 @@ pub enum Command {
         #[serde(flatten)]
         select: Selector,
     },
+    /// Halt what runs, with all of its tree; timers and checks stand still meanwhile.
+    Pause {
+        /// Which.
+        #[serde(flatten)]
+        select: Selector,
+    },
+    /// Let it go on.
+    Resume {
+        /// Which.
+        #[serde(flatten)]
+        select: Selector,
+    },
 }
 
 impl Command {
@@ -40,15 +52,19 @@ impl Command {
             Command::Start { .. } => "start",
             Command::Stop { .. } => "stop",
             Command::Restart { .. } => "restart",
+            Command::Pause { .. } => "pause",
+            Command::Resume { .. } => "resume",
         }
     }
 
     /// Which services it is about.
     pub fn select(&self) -> &Selector {
         match self {
-            Command::Start { select, .. } | Command::Stop { select, .. } | Command::Restart { select } => {
-                select
-            }
+            Command::Start { select, .. }
+            | Command::Stop { select, .. }
+            | Command::Restart { select }
+            | Command::Pause { select }
+            | Command::Resume { select } => select,
         }
     }
 }

@@ -132,6 +132,22 @@ pub enum Fact {
         /// To what.
         health: Health,
     },
+    /// All of its tree is halted (SIGSTOP).
+    Paused {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+    },
+    /// It goes on.
+    Resumed {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// Whether it is ready, as it was before.
+        ready: bool,
+    },
     /// It is being ended.
     Stopping {
         /// Who.
@@ -284,6 +300,8 @@ impl Fact {
             | Fact::CheckFailed { instance, .. }
             | Fact::CheckUnable { instance, .. }
             | Fact::HealthChanged { instance, .. }
+            | Fact::Paused { instance, .. }
+            | Fact::Resumed { instance, .. }
             | Fact::Stopping { instance, .. }
             | Fact::StopCommandFailed { instance, .. }
             | Fact::LeftBehind { instance, .. }

@@ -16,6 +16,10 @@ pub enum Told {
     Spawn(ProcessKey, Vec<String>),
     /// To signal one.
     Signal(ProcessKey, i32),
+    /// To halt one.
+    Pause(ProcessKey),
+    /// To let one go on.
+    Resume(ProcessKey),
     /// To kill one.
     Kill(ProcessKey),
 }
@@ -141,6 +145,20 @@ impl Host for FakeHost {
         if obeys {
             self.exit(key, Exit::Signal { signal, core_dumped: false });
         }
+    }
+
+    fn pause(&self, key: ProcessKey) {
+        let news = self.with(|state| {
+            state.told.push(Told::Pause(key));
+            state.alive.get(&key).map(|(_, news)| news.clone())
+        });
+        if let Some(news) = news {
+            news(News::Paused { key });
+        }
+    }
+
+    fn resume(&self, key: ProcessKey) {
+        self.with(|state| state.told.push(Told::Resume(key)));
     }
 
     fn kill(&self, key: ProcessKey) {

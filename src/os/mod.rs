@@ -106,6 +106,11 @@ pub enum News {
         /// Which.
         key: ProcessKey,
     },
+    /// All of its tree stands still.
+    Paused {
+        /// Which.
+        key: ProcessKey,
+    },
     /// The process ended, and all it printed has been handed on.
     Exited {
         /// Which.
@@ -136,6 +141,10 @@ pub trait Host: Send + Sync + 'static {
     fn spawn(&self, order: SpawnOrder);
     /// Sends a signal, and SIGCONT after it, to every process of a tree.
     fn signal(&self, key: ProcessKey, signal: i32);
+    /// Halts every process of a tree (SIGSTOP); answered by [`News::Paused`].
+    fn pause(&self, key: ProcessKey);
+    /// Lets every process of a tree go on (SIGCONT).
+    fn resume(&self, key: ProcessKey);
     /// Sends SIGKILL to every process of a tree until it is empty.
     fn kill(&self, key: ProcessKey);
 }

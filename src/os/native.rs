@@ -185,6 +185,14 @@ impl Host for NativeHost {
         self.line.send(Order::Signal(key, signal));
     }
 
+    fn pause(&self, key: ProcessKey) {
+        self.line.send(Order::Pause(key));
+    }
+
+    fn resume(&self, key: ProcessKey) {
+        self.line.send(Order::Resume(key));
+    }
+
     fn kill(&self, key: ProcessKey) {
         self.line.send(Order::Kill(key));
     }

@@ -33,6 +33,10 @@ pub(super) enum Order {
     Watch(Box<Watched>),
     /// Signal a whole tree, and SIGCONT after it.
     Signal(ProcessKey, i32),
+    /// SIGSTOP a whole tree, and say so.
+    Pause(ProcessKey),
+    /// SIGCONT a whole tree.
+    Resume(ProcessKey),
     /// SIGKILL a whole tree until it is empty.
     Kill(ProcessKey),
     /// A child of this process died (SIGCHLD): it may be one that was left to us.
@@ -286,7 +290,12 @@ impl Watcher {
         for order in orders.list {
             match order {
                 Order::Watch(watched) => self.watch(*watched),
-                Order::Signal(key, signal) => self.signal_tree(key.0, signal),
+                Order::Signal(key, signal) => {
+                    self.signal_tree(key.0, signal);
+                    self.signal_tree(key.0, nix::libc::SIGCONT);
+                }
+                Order::Pause(key) => self.pause_tree(key.0),
+                Order::Resume(key) => self.signal_tree(key.0, nix::libc::SIGCONT),
                 Order::Kill(key) => self.kill_tree(key.0),
                 Order::ChildDied => self.adopt(),
                 Order::DieWith(fd) => {
@@ -564,13 +573,30 @@ impl Watcher {
             .filter(|(pid, _)| proc::stat(**pid).is_some_and(|stat| stat.group != process.pid))
             .map(|(_, fd)| fd)
             .collect();
-        for number in [signal, nix::libc::SIGCONT] {
-            let all = !self.signal_group(process, number);
-            for fd in
-                process.remnants.values().filter(|_| all).chain(outside.iter().copied().filter(|_| !all))
-            {
-                let _ = pidfd::signal(fd, number);
+        let all = !self.signal_group(process, signal);
+        for fd in process.remnants.values().filter(|_| all).chain(outside.iter().copied().filter(|_| !all)) {
+            let _ = pidfd::signal(fd, signal);
+        }
+    }
+
+    /// Halts a tree. What was forked while that was going on is found by looking again, until
+    /// nothing new is there: who stands still makes no more.
+    fn pause_tree(&mut self, key: u64) {
+        let mut known = usize::MAX;
+        for _ in 0..PAUSE_ROUNDS {
+            self.signal_tree(key, nix::libc::SIGSTOP);
+            let Some(process) = self.processes.get(&key) else {
+                return;
+            };
+            let now = process.remnants.len() + proc::descendants(process.pid).len();
+            if now == known {
+                break;
             }
+            known = now;
+        }
+        if let Some(process) = self.processes.get(&key) {
+            let news = Arc::clone(&process.news);
+            news(News::Paused { key: ProcessKey(key) });
         }
     }
 
@@ -719,6 +745,9 @@ impl Watcher {
         std::process::exit(137);
     }
 }
+
+/// So often is looked for what a tree forks while it is being halted.
+const PAUSE_ROUNDS: usize = 20;
 
 /// The name of the variable that marks a tree.
 pub(super) const MARK: &str = "REGROW_MARK";

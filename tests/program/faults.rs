@@ -148,6 +148,40 @@ fn p4_a_signal_to_its_own_group_spares_the_others() {
     run.stop();
 }
 
+/// Pause halts the whole tree, in sessions of their own, too; a stop still ends it in time.
+#[test]
+fn a_paused_tree_stands_still_and_can_be_stopped() {
+    let tag = std::process::id();
+    let project = Project::new(&format!(
+        "[service.family]\nshell = \"setsid sh -c 'while :; do sleep 37{tag}1; done' & while :; do sleep 37{tag}2; done\"\nstop = {{ command = \"true\", timeout = \"5s\" }}\n"
+    ));
+    let mut run = project.run(&[]);
+    run.line("family * running");
+    let tree = || named(&format!("37{tag}"));
+    let stands_still = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T"))
+    };
+    eventually("the family is complete", || tree().len() == 4);
+    for _ in 0..3 {
+        assert_eq!(project.regrow(&["pause", "family"]).stdout, "family: paused\n");
+        assert_eq!(project.status("family")["state"], "paused");
+        assert!(tree().iter().all(stands_still), "{:?}", tree());
+        assert_eq!(project.regrow(&["resume", "--all"]).stdout, "family: resumed\n");
+        eventually("it goes on", || !tree().iter().any(stands_still));
+    }
+    assert_eq!(project.regrow(&["pause", "family"]).code, 0);
+    let stop = project.regrow(&["stop", "family"]);
+    assert_eq!((stop.code, stop.stdout.as_str()), (0, "family: stopped\n"));
+    assert!(tree().is_empty());
+    let pause = project.regrow(&["pause", "family"]);
+    assert_eq!(
+        (pause.code, pause.stderr.as_str()),
+        (1, "family: is stopped: only what runs can be paused\n")
+    );
+    run.stop();
+}
+
 /// P5: deaf or stopped, it ends within its time, and the KILL is named.
 #[test]
 fn p5_deaf_and_stopped_processes_end_in_time() {

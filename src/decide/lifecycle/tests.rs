@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::ReadySpec;
 use crate::model::exit::SpawnStage;
 use crate::model::{Check, CheckTarget, CommandLine, Condition, Dependency, HealthSpec, Policy};
 
