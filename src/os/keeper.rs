@@ -7,6 +7,8 @@
 //! sessions of their own included, is given to it by the kernel, and it ends them all. The
 //! other way round, the supervisor watches the keeper by a pidfd ([`Above`]).
 //!
+//! As process 1 (a container's, or that of a namespace) it reaps whatever else is left to it.
+//!
 //! The keeper is what the shell waits for, so it hands signals down (the terminal sends
 //! them to it alone), stops and continues with its supervisor, and ends with its exit code.
 
@@ -87,12 +89,14 @@ fn keep(supervisor: Pid, heard: &SigSet) -> ! {
     loop {
         match heard.wait() {
             Ok(Signal::SIGCHLD) => {
-                // One SIGCHLD may stand for several deaths; the supervisor's is the one that counts.
+                // One SIGCHLD may stand for several deaths. The supervisor's is the one that
+                // counts; others come to a keeper that is process 1, and leave in silence.
                 match pidfd::reap_pid(number) {
                     Ok(Some(exit)) => end(exit),
                     Ok(None) => {}
                     Err(_) => end(Exit::Code(1)),
                 }
+                reap_others(number);
             }
             Ok(Signal::SIGTSTP) => {
                 let _ = kill(supervisor, Signal::SIGSTOP);
@@ -107,6 +111,15 @@ fn keep(supervisor: Pid, heard: &SigSet) -> ! {
                 let _ = kill(supervisor, Signal::SIGCONT);
             }
             Err(_) => {}
+        }
+    }
+}
+
+/// Reaps every dead child but the supervisor.
+fn reap_others(supervisor: u32) {
+    for pid in proc::children(std::process::id()) {
+        if pid != supervisor && proc::stat(pid).is_some_and(|stat| stat.state == b'Z') {
+            let _ = pidfd::reap_pid(pid);
         }
     }
 }

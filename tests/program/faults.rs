@@ -240,6 +240,47 @@ fn p6_nothing_survives_a_killed_run() {
     }
 }
 
+/// P8: as process 1 it reaps what it never started, and hears signals.
+#[test]
+fn p8_as_process_one_nothing_stays_a_zombie() {
+    let probe = std::process::Command::new("unshare").args(["-pf", "--mount-proc", "true"]).output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "this needs unshare(1), as root");
+        eprintln!("SKIPPED p8_as_process_one_nothing_stays_a_zombie: no namespace can be made here");
+        return;
+    }
+    let tag = std::process::id();
+    let project = Project::new(&format!(
+        "[service.orphans]\nshell = \"n=0; while [ $n -lt 1000 ]; do (true &); n=$((n+1)); done; echo made; exec sleep 38{tag}\"\n"
+    ));
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["-pf", "--mount-proc", env!("CARGO_BIN_EXE_regrow"), "run"])
+        .current_dir(project.dir())
+        .env("REGROW_STATE_DIR", project.state_dir());
+    let mut run = project.start(&mut command);
+    run.line("orphans | made");
+    let children = |pid: u32| -> Vec<u32> {
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        list.split_whitespace().map(|word| word.parse().unwrap()).collect()
+    };
+    let keeper = children(run.pid())[0];
+    // These come from outside, and belong to process 1 alone when their parent is gone.
+    for _ in 0..20 {
+        let enter = std::process::Command::new("nsenter")
+            .args(["-t", &keeper.to_string(), "-p", "sh", "-c", "sleep 0.05 & sleep 0.06 &"])
+            .status();
+        assert!(enter.unwrap().success());
+    }
+    let zombie = |pid: &u32| !is_alive(*pid) && std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let supervisor = children(keeper)[0];
+    eventually("nothing but the supervisor is left to process 1", || children(keeper) == [supervisor]);
+    eventually("no zombie is left", || !children(supervisor).iter().any(zombie));
+    nix::sys::signal::kill(pid_of(keeper), nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(run.code(), 143, "{}", run.text());
+    assert!(named(&format!("sleep 38{tag}")).is_empty());
+}
+
 /// P9: children get 0, 1, 2, whatever we came with.
 #[test]
 fn p9_no_descriptor_leaks() {
