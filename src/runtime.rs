@@ -19,6 +19,7 @@ use crate::decide::graph::{self, Graph, waits_for};
 use crate::decide::group;
 use crate::decide::operation::Operations;
 use crate::decide::status::Board;
+use crate::decide::world::StepSink;
 use crate::model::event::StartCause;
 use crate::model::sample::Sample;
 use crate::model::status::DaemonStatus;
@@ -42,6 +43,8 @@ pub struct Options {
     pub console: Option<Arc<dyn ChunkSink>>,
     /// The control socket, for the environment of services.
     pub socket: Option<PathBuf>,
+    /// Takes down every step and event of the run.
+    pub recorder: Option<Box<dyn StepSink>>,
 }
 
 impl Default for Options {
@@ -51,6 +54,7 @@ impl Default for Options {
             sample_interval: SAMPLE_INTERVAL,
             console: None,
             socket: None,
+            recorder: None,
         }
     }
 }
@@ -136,17 +140,30 @@ impl Handle {
             }
         });
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
-        let made = Made { plan, graph, host, output, socket: options.socket, native: Some(native) };
+        let made = Made {
+            plan,
+            graph,
+            host,
+            output,
+            socket: options.socket,
+            native: Some(native),
+            recorder: options.recorder,
+        };
         made.start(options.sample_interval).await
     }
 
-    /// On a host of the caller's, for tests of the tree without processes.
-    pub async fn start_on(plan: Plan, host: Arc<dyn Host>) -> Result<Handle, StartError> {
+    /// On a host of the caller's, for tests of the tree without processes; `recorder` takes
+    /// down every step and event.
+    pub async fn start_on(
+        plan: Plan,
+        host: Arc<dyn Host>,
+        recorder: Option<Box<dyn StepSink>>,
+    ) -> Result<Handle, StartError> {
         let graph = Graph::new(&plan.services).map_err(StartError::Cycles)?;
         let names: Vec<InstanceId> =
             plan.services.iter().flat_map(|s| s.instances().collect::<Vec<_>>()).collect();
         let output = Arc::new(OutputHub::new(names, None));
-        let made = Made { plan, graph, host, output, socket: None, native: None };
+        let made = Made { plan, graph, host, output, socket: None, native: None, recorder };
         made.start(SAMPLE_INTERVAL).await
     }
 
@@ -282,13 +299,17 @@ struct Made {
     output: Arc<OutputHub>,
     socket: Option<PathBuf>,
     native: Option<Arc<NativeHost>>,
+    recorder: Option<Box<dyn StepSink>>,
 }
 
 impl Made {
     async fn start(self, sample_interval: Duration) -> Result<Handle, StartError> {
-        let Made { plan, graph, host, output, socket, native } = self;
+        let Made { plan, graph, host, output, socket, native, recorder } = self;
         let clock = Clock::start();
         let log = EventLog::new(Board::new(&plan, SystemTime::now()), clock);
+        if let Some(recorder) = recorder {
+            log.record_to(recorder);
+        }
         let sources: HashMap<_, _> = output.sources().map(|(name, source)| (name.clone(), source)).collect();
         let context = Arc::new(Context { plan, graph, host, clock, log, sources, socket });
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());

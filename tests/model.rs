@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ use regrow::decide::group;
 use regrow::decide::lifecycle::{Effect, Input};
 use regrow::decide::operation::DeskInput;
 use regrow::decide::probe::Change;
-use regrow::decide::world::{Message, Node, Output, World};
+use regrow::decide::world::{Message, Node, Output, Step, StepSink, World};
 use regrow::model::event::{CheckKind, FailedWhy, StartCause};
 use regrow::model::plan::{AutoShutdown, GiveUp};
 use regrow::model::{
@@ -21,6 +21,7 @@ use regrow::model::{
     HealthSpec, Incarnation, InstanceId, Kind, Name, OnDependencyRestart, Plan, Policy, ReadySpec,
     ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, StopCause, Strategy as Siblings,
 };
+use regrow::record::recording::Recorder;
 
 /// What proptest chose, taken one after the other; when none is left it is always the first.
 struct Choices {
@@ -182,7 +183,32 @@ struct Sim {
     shutting_down: bool,
     downs: usize,
     told_stuck: HashSet<InstanceId>,
+    recorder: Recorder<Vec<u8>>,
     story: String,
+}
+
+/// The shortest recording of a failing case so far.
+static SHORTEST: Mutex<usize> = Mutex::new(usize::MAX);
+
+impl Drop for Sim {
+    /// A case that fails is left as a recording for `regrow replay`.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let recording = std::mem::replace(
+            &mut self.recorder,
+            Recorder::new(Vec::new(), &Plan::of("", Vec::new())).unwrap(),
+        );
+        let bytes = recording.into_inner().unwrap_or_default();
+        let mut shortest = SHORTEST.lock().unwrap_or_else(PoisonError::into_inner);
+        if bytes.len() < *shortest {
+            *shortest = bytes.len();
+            let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("failing-case.recording");
+            std::fs::write(&path, bytes).unwrap();
+            eprintln!("regrow replay {}", path.display());
+        }
+    }
 }
 
 impl Sim {
@@ -218,6 +244,7 @@ impl Sim {
         for (name, group) in &plan.groups {
             writeln!(story, "{name} {group:?}").unwrap();
         }
+        let recorder = Recorder::new(Vec::new(), &plan).unwrap();
         let world = World::new(Arc::new(plan)).unwrap();
         let mut sim = Sim {
             world,
@@ -229,6 +256,7 @@ impl Sim {
             shutting_down: false,
             downs: 0,
             told_stuck: HashSet::new(),
+            recorder,
             story,
         };
         sim.post(Node::Group(None), Message::Group(group::Input::Start(StartCause::Boot)));
@@ -249,7 +277,13 @@ impl Sim {
         };
         writeln!(self.story, "{:>8.3} {to:?} <- {message:?}", self.now.as_secs_f64()).unwrap();
         let mut out = Vec::new();
+        self.recorder.step(&Step { at: self.now, to: to.clone(), message: message.clone() });
         self.world.deliver(self.now, to, message, &mut out);
+        for output in &out {
+            if let Output::Fact(event) = output {
+                self.recorder.event(event);
+            }
+        }
         for output in out {
             match output {
                 Output::Send(to, message) => self.post(to, message),

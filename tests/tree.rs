@@ -42,7 +42,8 @@ async fn tree(services: Vec<ServiceSpec>) -> (Arc<FakeHost>, Handle) {
 }
 
 async fn tree_on(host: Arc<FakeHost>, services: Vec<ServiceSpec>) -> (Arc<FakeHost>, Handle) {
-    let handle = Handle::start_on(Plan::of("test", services), Arc::clone(&host) as Arc<_>).await.unwrap();
+    let handle =
+        Handle::start_on(Plan::of("test", services), Arc::clone(&host) as Arc<_>, None).await.unwrap();
     (host, handle)
 }
 
@@ -347,7 +348,7 @@ impl Host for Stuck {
 async fn what_a_broken_actor_leaves_is_gone_before_another_is_made() {
     let host = Arc::new(Breaks { fake: FakeHost::new(), kills: false.into() });
     let plan = Plan::of("test", vec![service("web", &[])]);
-    let handle = Handle::start_on(plan, Arc::clone(&host) as Arc<_>).await.unwrap();
+    let handle = Handle::start_on(plan, Arc::clone(&host) as Arc<_>, None).await.unwrap();
     all_ready(&handle, &["web"]).await;
     let first = host.fake.alive("web")[0];
     let stopping = tokio::spawn({
@@ -442,7 +443,7 @@ async fn a_start_that_waits_in_vain_is_answered() {
 async fn what_is_stuck_is_told_to_each_who_asks() {
     let host = Arc::new(Stuck(FakeHost::new()));
     let plan = Plan::of("test", vec![service("stuck", &[])]);
-    let handle = Handle::start_on(plan, Arc::clone(&host) as Arc<_>).await.unwrap();
+    let handle = Handle::start_on(plan, Arc::clone(&host) as Arc<_>, None).await.unwrap();
     all_ready(&handle, &["stuck"]).await;
     for _ in 0..2 {
         let answer = handle.command(stop("stuck")).await.unwrap();
@@ -558,7 +559,7 @@ async fn group_of(more: impl Fn(&mut Plan)) -> (Arc<FakeHost>, Handle) {
     plan.groups.insert(name("g"), GroupSpec { children, ..group });
     more(&mut plan);
     let host = Arc::new(FakeHost::new());
-    let handle = Handle::start_on(plan, Arc::clone(&host) as Arc<_>).await.unwrap();
+    let handle = Handle::start_on(plan, Arc::clone(&host) as Arc<_>, None).await.unwrap();
     all_ready(&handle, &["task", "one", "two"]).await;
     (host, handle)
 }

@@ -7,12 +7,14 @@
 //! do nothing else.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
 use crate::decide::status::Board;
+use crate::decide::world::{Step, StepSink};
 use crate::model::{Event, Fact};
 use crate::os::clock::Clock;
 
@@ -30,6 +32,8 @@ pub struct EventLog {
 struct Inner {
     state: Mutex<State>,
     latest: watch::Sender<u64>,
+    /// Whether steps are worth describing.
+    recording: AtomicBool,
     listeners: OnceLock<Vec<Listener>>,
     clock: Clock,
 }
@@ -38,15 +42,17 @@ struct State {
     next: u64,
     ring: VecDeque<Arc<Event>>,
     board: Board,
+    recorder: Option<Box<dyn StepSink>>,
 }
 
 impl EventLog {
     /// Empty, over this board.
     pub fn new(board: Board, clock: Clock) -> EventLog {
-        let state = State { next: 1, ring: VecDeque::new(), board };
+        let state = State { next: 1, ring: VecDeque::new(), board, recorder: None };
         let inner = Inner {
             state: Mutex::new(state),
             latest: watch::Sender::new(0),
+            recording: AtomicBool::new(false),
             listeners: OnceLock::new(),
             clock,
         };
@@ -58,16 +64,60 @@ impl EventLog {
         let _ = self.inner.listeners.set(listeners);
     }
 
+    /// Everything from now on is recorded, too; once, before the tree starts.
+    pub(crate) fn record_to(&self, recorder: Box<dyn StepSink>) {
+        self.state().recorder = Some(recorder);
+        self.inner.recording.store(true, Ordering::SeqCst);
+    }
+
     /// Writes facts down, in order and without others between them.
     pub fn append(&self, facts: impl IntoIterator<Item = Fact>) {
-        let since_start = self.inner.clock.now();
-        let at = SystemTime::now();
         let mut state = self.state();
         let before = state.next;
+        self.write(&mut state, facts);
+        self.tell_readers(state, before);
+    }
+
+    /// Something about a step, for a recording; `None` where there is none.
+    pub fn describe<T>(&self, what: impl FnOnce() -> T) -> Option<T> {
+        self.inner.recording.load(Ordering::Relaxed).then(what)
+    }
+
+    /// Writes down what a machine was told, and the facts that it decided on.
+    pub fn commit(&self, step: Option<Step>, facts: impl IntoIterator<Item = Fact>) {
+        let mut state = self.state();
+        let before = state.next;
+        if let (Some(recorder), Some(step)) = (&mut state.recorder, &step) {
+            recorder.step(step);
+        }
+        self.write(&mut state, facts);
+        self.tell_readers(state, before);
+    }
+
+    /// Lets a machine decide by what is on the board, and writes down its facts before anybody
+    /// else's.
+    pub fn decide<T>(&self, step: Option<Step>, decide: impl FnOnce(&Board) -> (T, Vec<Fact>)) -> T {
+        let mut state = self.state();
+        let before = state.next;
+        if let (Some(recorder), Some(step)) = (&mut state.recorder, &step) {
+            recorder.step(step);
+        }
+        let (decided, facts) = decide(&state.board);
+        self.write(&mut state, facts);
+        self.tell_readers(state, before);
+        decided
+    }
+
+    fn write(&self, state: &mut State, facts: impl IntoIterator<Item = Fact>) {
+        let since_start = self.inner.clock.now();
+        let at = SystemTime::now();
         for fact in facts {
             let event = Arc::new(Event { seq: state.next, at, since_start, fact });
             state.next += 1;
             state.board.apply(&event);
+            if let Some(recorder) = &mut state.recorder {
+                recorder.event(&event);
+            }
             if state.ring.len() == KEPT {
                 state.ring.pop_front();
             }
@@ -76,6 +126,9 @@ impl EventLog {
                 listener(&event, &state.board);
             }
         }
+    }
+
+    fn tell_readers(&self, state: MutexGuard<'_, State>, before: u64) {
         let last = state.next - 1;
         drop(state);
         if last >= before {

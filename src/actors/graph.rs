@@ -11,6 +11,7 @@ use super::supervisor::SupervisorMsg;
 use super::{Context, tell};
 use crate::decide::graph::{Frontier, Input};
 use crate::decide::lifecycle;
+use crate::decide::world::{Message, Node, Step};
 
 /// What the graph is told.
 #[derive(Debug)]
@@ -56,7 +57,13 @@ impl Actor for DependencyGraph {
             }
             GraphMsg::Input(input) => input,
         };
-        let replies = context.log.board(|board| frontier.step(&context.graph, board, &input));
+        let step = context.log.describe(|| Step {
+            at: context.clock.now(),
+            to: Node::Graph,
+            message: Message::Graph(input.clone()),
+        });
+        let replies =
+            context.log.decide(step, |board| (frontier.step(&context.graph, board, &input), Vec::new()));
         let Some(root) = root else {
             return Ok(());
         };

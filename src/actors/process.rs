@@ -20,6 +20,7 @@ use crate::decide::group::Slot;
 use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
 use crate::decide::operation::{Receipt, Standing, WishNumber};
 use crate::decide::probe::{Outcome, Pauses, Thresholds, one_line};
+use crate::decide::world::{Message, Node, Step};
 use crate::model::event::CheckKind;
 use crate::model::{
     Check, CheckTarget, CommandLine, Exit, Goal, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
@@ -240,7 +241,8 @@ impl Actor for ProcessActor {
         match message {
             ProcessMsg::Wish(input, sender) => {
                 let before = state.standing();
-                state.step(&myself, input);
+                let message = state.context.log.describe(|| Message::Wish(input.clone(), sender.number));
+                state.take(&myself, input, message);
                 let (after, instance) = (state.standing(), state.id.clone());
                 let receipt = Receipt { number: sender.number, instance, before, after };
                 // After what the wish caused at once, which the log has passed on by now.
@@ -338,13 +340,23 @@ impl ProcessState {
     }
 
     fn step(&mut self, myself: &ActorRef<ProcessMsg>, input: Input) {
+        let message = self.context.log.describe(|| Message::Input(input.clone()));
+        self.take(myself, input, message);
+    }
+
+    /// `message`: how it came here, for a recording.
+    fn take(&mut self, myself: &ActorRef<ProcessMsg>, input: Input, message: Option<Message>) {
+        let now = self.context.clock.now();
+        let to = || Node::Instance(self.id.clone());
+        let step = message.map(|message| Step { at: now, to: to(), message });
         let mut effects = std::mem::take(&mut self.effects);
-        self.machine.step(&self.spec, self.context.clock.now(), input, &mut effects);
+        self.machine.step(&self.spec, now, input, &mut effects);
         // Facts first: whoever acts on an effect finds it told.
-        self.context.log.append(effects.iter().filter_map(|effect| match effect {
+        let facts = effects.iter().filter_map(|effect| match effect {
             Effect::Emit(fact) => Some(fact.clone()),
             _ => None,
-        }));
+        });
+        self.context.log.commit(step, facts);
         for effect in effects.drain(..) {
             self.perform(myself, effect);
         }

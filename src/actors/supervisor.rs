@@ -19,9 +19,10 @@ use super::{Context, tell};
 use crate::decide::group::{self, Group, NewChild, Slot};
 use crate::decide::lifecycle::{Activity, Input};
 use crate::decide::operation::{self, DeskInput, Operations, Receipt, Ticket};
+use crate::decide::world::{Message, Node, Step};
 use crate::model::event::StartCause;
 use crate::model::{
-    Answer, Child, Command, Denial, Event, GroupSpec, InstanceId, Name, ServiceSpec, StopCause,
+    Answer, Child, Command, Denial, Event, Fact, GroupSpec, InstanceId, Name, ServiceSpec, StopCause,
 };
 
 /// What a supervisor is told.
@@ -314,8 +315,21 @@ impl SupervisorState {
     }
 
     fn step(&mut self, myself: &ActorRef<SupervisorMsg>, input: group::Input) {
+        let now = self.context.clock.now();
+        let step = self.context.log.describe(|| Step {
+            at: now,
+            to: Node::Group(self.name.clone()),
+            message: Message::Group(input),
+        });
         let mut effects = Vec::new();
-        self.machine.step(self.context.clock.now(), input, &mut effects);
+        self.machine.step(now, input, &mut effects);
+        // Facts first: whoever acts on an effect finds it told.
+        let name = |slot: Slot| self.kids[slot].name();
+        let facts = effects.iter().filter_map(|effect| match effect {
+            group::Effect::Emit(fact) => Some(fact.clone().named(self.name.as_ref(), &self.spec, name)),
+            _ => None,
+        });
+        self.context.log.commit(step, facts);
         for effect in effects {
             self.perform(myself, effect);
         }
@@ -354,10 +368,7 @@ impl SupervisorState {
                     SupervisorMsg::Shutdown(cause),
                 );
             }
-            group::Effect::Emit(fact) => {
-                let fact = fact.named(self.name.as_ref(), &self.spec, |slot| self.kids[slot].name());
-                self.context.log.append([fact]);
-            }
+            group::Effect::Emit(_) => {}
         }
     }
 
@@ -415,14 +426,22 @@ impl SupervisorState {
         };
         // Before the first wish is out: what it causes is to be heard of.
         desk.line.observing.store(true, Ordering::SeqCst);
-        let Context { plan, graph, log, .. } = &*self.context;
-        let mut effects = Vec::new();
-        log.board(|board| desk.operations.step(plan, graph, board, input, &mut effects));
-        // Facts first: whoever acts on an effect finds it told.
-        log.append(effects.iter().filter_map(|effect| match effect {
-            operation::Effect::Emit(fact) => Some(fact.clone()),
-            _ => None,
-        }));
+        let Context { plan, graph, log, clock, .. } = &*self.context;
+        let step = log.describe(|| Step {
+            at: clock.now(),
+            to: Node::Group(None),
+            message: Message::Desk(input.clone()),
+        });
+        let effects = log.decide(step, |board| {
+            let mut effects = Vec::new();
+            desk.operations.step(plan, graph, board, input, &mut effects);
+            let facts = effects.iter().filter_map(|effect| match effect {
+                operation::Effect::Emit(fact) => Some(fact.clone()),
+                _ => None,
+            });
+            let facts: Vec<Fact> = facts.collect();
+            (effects, facts)
+        });
         desk.line.observing.store(desk.operations.any(), Ordering::SeqCst);
         for effect in effects {
             match effect {

@@ -25,6 +25,7 @@ mod format;
 mod init;
 mod plan;
 mod remote;
+mod replay;
 mod report;
 mod run;
 
@@ -90,6 +91,8 @@ enum Verb {
     Wait(WaitArgs),
     /// Stop everything in reverse order, then the supervisor
     Down(DownArgs),
+    /// Tell a recorded run again, step by step, and check it
+    Replay(ReplayArgs),
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +123,20 @@ struct RunArgs {
     /// Where the control socket is made [default: in the state folder]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Write down in a new file what each machine is told and decides, for `regrow replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ReplayArgs {
+    /// What `run --record` wrote
+    file: PathBuf,
+    /// Only the steps of these services, instances and groups [default: all]
+    services: Vec<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -387,6 +404,7 @@ pub fn main() -> ExitCode {
         Verb::Events(args) => remote::events(args),
         Verb::Wait(args) => remote::wait(args),
         Verb::Down(args) => remote::down(args),
+        Verb::Replay(args) => replay::replay(&args),
     };
     ExitCode::from(if all_is_written() { ended } else { ended.max(code::FAILED) })
 }

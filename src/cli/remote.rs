@@ -439,11 +439,11 @@ pub(super) fn events(args: EventsArgs) -> u8 {
 
 fn show_event(event: &Event) {
     let at = humantime::format_rfc3339_millis(event.at);
-    say(&format!("{:>5}  {at}  {}", event.seq, words(&event.fact)));
+    say(&format!("{:>5}  {at}  {}", event.seq, fact_in_words(&event.fact)));
 }
 
 /// A fact as a sentence without a full stop.
-fn words(fact: &Fact) -> String {
+pub(super) fn fact_in_words(fact: &Fact) -> String {
     match fact {
         Fact::SupervisorStarted { pid, version, project, services } => {
             format!("regrow {version} (pid {pid}) supervises {project}: {services} services")

@@ -17,6 +17,7 @@ use crate::decide::select::{Selection, select};
 use crate::decide::status::Entry;
 use crate::decide::why;
 use crate::decide::words::{in_time, short};
+use crate::decide::world::StepSink;
 use crate::manifest::Loaded;
 use crate::model::event::{CheckKind, StartCause, StopCause};
 use crate::model::plan::GiveUp;
@@ -24,6 +25,7 @@ use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, State};
 use crate::os::native::HostOptions;
 use crate::os::signals::{Heard, Signals};
 use crate::os::{files, keeper, memory};
+use crate::record::recording::Recorder;
 use crate::runtime::{Handle, Options};
 
 /// After this long without a word, what is waited for is named.
@@ -147,11 +149,23 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             ),
             Tint::Faint,
         );
+        let recorder: Option<Box<dyn StepSink>> = match &args.record {
+            None => None,
+            Some(path) => match Recorder::create(path, &plan) {
+                Ok(recorder) => Some(Box::new(recorder)),
+                Err(error) => {
+                    let path = path.display();
+                    tell!("{}: can't record into a new file {path}: {error}", format::error_word());
+                    return code::FAILED;
+                }
+            },
+        };
         let options = Options {
             host: HostOptions { subreaper: true, owns_process: true, die_with_us: true },
             sample_interval: args.sample_interval,
             console: Some(Arc::clone(&console) as Arc<_>),
             socket: place.as_ref().filter(|_| listener.is_some()).map(|place| place.socket.clone()),
+            recorder,
         };
         let handle = match Handle::start(plan, options).await {
             Ok(handle) => handle,

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::status::{Board, Entry};
 use crate::model::event::{FailedWhy, Unmet};
 use crate::model::{Condition, Dependency, Goal, InstanceId, Name, ServiceSpec, State};
@@ -166,7 +168,7 @@ enum Standing {
 }
 
 /// A question of an instance, numbered by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Question(pub u64);
 
 impl Question {
@@ -178,7 +180,8 @@ impl Question {
 }
 
 /// What the graph answers an instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// Start.
     Release,
@@ -205,7 +208,8 @@ pub struct Frontier {
 }
 
 /// What the frontier is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Input {
     /// An instance wants to start.
     Ask(InstanceId, Question),

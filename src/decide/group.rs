@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::lifecycle::Activity;
 use super::window::Window;
 use crate::model::event::StartCause;
@@ -20,7 +22,8 @@ use crate::model::{Fact, GroupSpec, Name, Policy, ServiceSpec, StopCause, Strate
 pub type Slot = usize;
 
 /// What a group is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Input {
     /// A child fell and would return after this delay.
     Fell(Slot, Duration),

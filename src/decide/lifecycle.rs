@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::graph::{Question, Reply};
 use super::probe::Change;
 use super::restart::{self, Verdict};
@@ -26,7 +28,8 @@ use crate::model::{
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// What happened to an instance, or is wanted of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Input {
     /// Start it.
     Start(StartCause),
@@ -121,7 +124,8 @@ pub enum Input {
 }
 
 /// The process that a broken actor leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Legacy {
     /// It was asked for, and the host has not answered yet.
     Making,
@@ -194,7 +198,8 @@ pub enum Effect {
 }
 
 /// What a group needs to know of a child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activity {
     /// It runs, or is on the way up or down.
     Active,

@@ -6,6 +6,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::graph::{Graph, StopOrder};
 use super::lifecycle::Input;
 use super::status::{Board, Entry};
@@ -25,7 +27,7 @@ pub type Ticket = u64;
 pub type WishNumber = u64;
 
 /// How an instance stands, as its own machine says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Its state.
     pub state: State,
@@ -35,7 +37,7 @@ pub struct Standing {
 
 /// An instance's word that it has taken a wish. Until it comes, what is told of the instance
 /// is the doing of earlier wishes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// Of which wish.
     pub number: WishNumber,
@@ -48,7 +50,8 @@ pub struct Receipt {
 }
 
 /// What the desk is told.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DeskInput {
     /// A command, to be answered under this number.
     Command(Ticket, Command),

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Health;
 use crate::model::event::CheckKind;
 
@@ -68,7 +70,8 @@ impl Iterator for Pauses {
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
 /// What an attempt changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Change {
     /// Enough successes in a row: good now, and was not before.
     Good,

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::graph::{self, Frontier, Graph};
 use super::group::{self, Group, NewChild, Slot};
 use super::lifecycle::{self, Activity, Machine};
@@ -20,7 +22,8 @@ use crate::model::{
 };
 
 /// One that takes messages one after the other: an actor.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Node {
     /// A process actor.
     Instance(InstanceId),
@@ -31,7 +34,8 @@ pub enum Node {
 }
 
 /// What a node is told.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Message {
     /// To an instance.
     Input(lifecycle::Input),
@@ -47,6 +51,26 @@ pub enum Message {
     Desk(DeskInput),
     /// To the graph.
     Graph(graph::Input),
+}
+
+/// A message that was delivered, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Since the start.
+    pub at: Duration,
+    /// To whom.
+    pub to: Node,
+    /// What.
+    pub message: Message,
+}
+
+/// Takes down what the machines of a tree are told, and what happens: each step before the
+/// events that follow from it at once.
+pub trait StepSink: Send {
+    /// A machine was told something.
+    fn step(&mut self, step: &Step);
+    /// It was written down.
+    fn event(&mut self, event: &Event);
 }
 
 /// What follows from a message.
@@ -229,6 +253,11 @@ impl World {
         }
     }
 
+    /// Writes down what no machine decided: that the supervisor came up.
+    pub fn note(&mut self, now: Duration, fact: Fact) {
+        self.write(now, fact, &mut Vec::new());
+    }
+
     fn kid_above(&self, name: &Option<Name>, id: &InstanceId) -> Option<Node> {
         let group = self.groups.get(name)?;
         group.routes.get(id).map(|slot| group.kids[*slot].clone())
@@ -268,6 +297,12 @@ impl World {
         };
         let standing = |machine: &Machine| Standing { state: machine.state(), ready: machine.is_ready() };
         let before = standing(&instance.machine);
+        if matches!(input, lifecycle::Input::Inherit { .. }) {
+            let Node::Group(group) = &instance.parent else {
+                return;
+            };
+            instance.machine = Machine::new(id.clone(), group.clone());
+        }
         let mut effects = Vec::new();
         instance.machine.step(&instance.spec, now, input, &mut effects);
         let after = standing(&instance.machine);

@@ -9,7 +9,7 @@ use super::command::{Command, Denial};
 use super::exit::ExitOutcome;
 use super::id::{Incarnation, InstanceId, Name};
 use super::plan::{GiveUp, Strategy};
-use super::spec::Condition;
+use super::spec::{Condition, seconds};
 use super::status::{Goal, Health};
 
 /// A fact with its number and its time.
@@ -21,7 +21,7 @@ pub struct Event {
     #[serde(with = "rfc3339")]
     pub at: SystemTime,
     /// When, since the supervisor's start, by the monotonic clock.
-    #[serde(rename = "since_start_s", with = "secs")]
+    #[serde(rename = "since_start_s", with = "seconds")]
     pub since_start: Duration,
     /// What.
     #[serde(flatten)]
@@ -95,7 +95,7 @@ pub enum Fact {
         /// Its number.
         incarnation: Incarnation,
         /// Since its process was asked for, in seconds.
-        #[serde(rename = "after_s", with = "secs")]
+        #[serde(rename = "after_s", with = "seconds")]
         after: Duration,
     },
     /// A check failed. Told when a series of failures begins, when it says something else (at
@@ -159,7 +159,7 @@ pub enum Fact {
         /// The signal that asks it; `None` where a stop command does.
         signal: Option<String>,
         /// How long until SIGKILL.
-        #[serde(rename = "timeout_s", with = "secs")]
+        #[serde(rename = "timeout_s", with = "seconds")]
         timeout: Duration,
     },
     /// Its stop command failed; the signal follows all the same.
@@ -187,7 +187,7 @@ pub enum Fact {
         /// Its number.
         incarnation: Incarnation,
         /// How long after the request.
-        #[serde(rename = "after_s", with = "secs")]
+        #[serde(rename = "after_s", with = "seconds")]
         after: Duration,
     },
     /// Even SIGKILL has not emptied the tree (a process stuck in the kernel).
@@ -213,7 +213,7 @@ pub enum Fact {
         /// How.
         exit: ExitOutcome,
         /// How long it ran.
-        #[serde(rename = "uptime_s", with = "secs")]
+        #[serde(rename = "uptime_s", with = "seconds")]
         uptime: Duration,
     },
     /// It rests because somebody asked.
@@ -235,7 +235,7 @@ pub enum Fact {
         /// How it ended, or why it did not start.
         exit: ExitOutcome,
         /// After this delay.
-        #[serde(rename = "retry_in_s", with = "secs")]
+        #[serde(rename = "retry_in_s", with = "seconds")]
         retry_in: Duration,
         /// How many times it has come back in a row.
         attempt: u32,
@@ -274,7 +274,7 @@ pub enum Fact {
         /// How many restarts were counted within the period.
         restarts: u32,
         /// The period.
-        #[serde(rename = "period_s", with = "secs")]
+        #[serde(rename = "period_s", with = "seconds")]
         period: Duration,
         /// What follows.
         then: GiveUp,
@@ -526,20 +526,5 @@ pub(crate) mod rfc3339 {
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)
-    }
-}
-
-pub(crate) mod secs {
-    //! Durations as a number of seconds.
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(value.as_secs_f64())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }

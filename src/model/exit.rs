@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// What the kernel reports of an ended process. A code and a signal are different
 /// things and are never folded into one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// It ended by itself with this code, 0 to 255.
     Code(i32),

@@ -14,7 +14,7 @@ use super::spec::ServiceSpec;
 
 /// A manifest that was found to be right: names resolve, the dependency graph has no
 /// cycle, every service hangs under exactly one group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
     /// `[project] name`, by default the folder's.
     pub project: String,
@@ -28,7 +28,8 @@ pub struct Plan {
     pub root: GroupSpec,
     /// The named groups.
     pub groups: BTreeMap<Name, GroupSpec>,
-    /// The environment that services inherit from.
+    /// The environment that services inherit from. Never written down: it may hold secrets.
+    #[serde(skip)]
     pub inherited: Arc<Vec<(OsString, OsString)>>,
 }
 
@@ -85,7 +86,7 @@ impl Plan {
 }
 
 /// A child of a group.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Child {
     /// A service: all its instances, in order.
@@ -104,7 +105,7 @@ impl Child {
 }
 
 /// One `[group.NAME]`, or the root.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupSpec {
     /// Members in declared order.
     pub children: Vec<Child>,
@@ -113,13 +114,15 @@ pub struct GroupSpec {
     /// More than so many restarts within `period`, and the group gives up; `None`: no limit.
     pub intensity: Option<u32>,
     /// The window that `intensity` counts in.
-    #[serde(serialize_with = "super::spec::seconds")]
+    #[serde(with = "super::spec::seconds")]
     pub period: Duration,
     /// What follows giving up.
     pub on_give_up: GiveUp,
     /// Whether it goes down when significant members have ended by themselves.
+    #[serde(default)]
     pub auto_shutdown: AutoShutdown,
     /// Whether its own auto-shutdown counts as the end of a significant member of its parent.
+    #[serde(default)]
     pub significant: bool,
 }
 
@@ -161,10 +164,11 @@ impl fmt::Display for Strategy {
 
 /// `auto_shutdown`: a group goes down when its significant members have ended by themselves
 /// (OTP's supervisor flag of that name).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AutoShutdown {
     /// Never.
+    #[default]
     Never,
     /// When the first of them has.
     Any,

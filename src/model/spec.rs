@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::exit::{Exit, signal_name};
+use super::exit::{Exit, signal_name, signal_number};
 use super::id::{InstanceId, Name};
 
 /// One `[service.NAME]`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     /// Its name.
     pub name: Name,
@@ -38,12 +38,15 @@ pub struct ServiceSpec {
     /// Whether it starts with the tree, without being asked for by name.
     pub autostart: bool,
     /// What becomes of it when something that it depends on falls.
+    #[serde(default)]
     pub on_dependency_restart: OnDependencyRestart,
     /// Whether a restart of its group runs it again though it has completed, or would stay
     /// down by its policy.
+    #[serde(default)]
     pub rerun: bool,
     /// Whether its end by itself counts for `auto_shutdown` of its group (OTP's significant
     /// child).
+    #[serde(default)]
     pub significant: bool,
     /// Profiles it belongs to; none: all.
     pub profiles: Vec<String>,
@@ -99,7 +102,7 @@ impl ServiceSpec {
 }
 
 /// The program that runs and its arguments; the first word is the program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandLine {
     /// Words as the kernel gets them. Never empty.
     pub argv: Vec<String>,
@@ -147,7 +150,7 @@ pub struct EnvSpec {
 }
 
 /// One entry of `depends_on`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dependency {
     /// The service waited for.
     pub on: Name,
@@ -183,7 +186,7 @@ impl fmt::Display for Condition {
 }
 
 /// What a check does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckTarget {
     /// Connect to `HOST:PORT`.
@@ -205,33 +208,33 @@ impl fmt::Display for CheckTarget {
 }
 
 /// A check and how often it is made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Check {
     /// What it does.
     pub target: CheckTarget,
     /// Time between the end of one attempt and the next.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub interval: Duration,
     /// How long one attempt may take before it is cut off.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub timeout: Duration,
     /// Successes in a row that count as good.
     pub successes: u32,
 }
 
 /// `ready`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReadySpec {
     /// How it shows.
     #[serde(flatten)]
     pub target: ReadyTarget,
     /// Not ready this long after its start: it is ended, reason `timeout`.
-    #[serde(serialize_with = "opt_seconds", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "opt_seconds", default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
 }
 
 /// The forms of `ready`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadyTarget {
     /// A check that is repeated until it succeeds.
@@ -239,7 +242,7 @@ pub enum ReadyTarget {
     /// A line of its output matches this regular expression.
     Log(String),
     /// It has run for this long.
-    After(#[serde(serialize_with = "seconds")] Duration),
+    After(#[serde(with = "seconds")] Duration),
 }
 
 impl fmt::Display for ReadyTarget {
@@ -253,14 +256,14 @@ impl fmt::Display for ReadyTarget {
 }
 
 /// `health`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthSpec {
     /// The check.
     pub check: Check,
     /// Failures in a row that make it unhealthy.
     pub failures: u32,
     /// Failures this early after the start don't count.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub start_period: Duration,
 }
 
@@ -292,24 +295,25 @@ impl fmt::Display for Policy {
 
 /// `on_dependency_restart`: what becomes of a running service when something that it depends
 /// on falls and will return.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDependencyRestart {
     /// It is stopped, dependents first, and starts again when the other is back.
+    #[default]
     Restart,
     /// It runs on.
     Ignore,
 }
 
 /// `restart`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RestartSpec {
     /// When it comes back.
     pub policy: Policy,
     /// How often in a row it comes back before it stays `failed`; `None`: no limit.
     pub max_retries: Option<u32>,
     /// Uptime after which earlier failures are forgotten.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub reset_after: Duration,
     /// The growing delay between attempts.
     pub backoff: Backoff,
@@ -336,13 +340,13 @@ impl Default for RestartSpec {
 }
 
 /// `restart.backoff`: attempt n waits `initial * factor^n`, at most `max`, spread by jitter.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Backoff {
     /// Delay before the first return; zero for at once.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub initial: Duration,
     /// The longest delay.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub max: Duration,
     /// Growth from one attempt to the next, at least 1.
     pub factor: f64,
@@ -390,14 +394,31 @@ impl Serialize for ExitMatch {
     }
 }
 
+impl<'de> Deserialize<'de> for ExitMatch {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ExitMatch, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Code(i32),
+            Signal(String),
+        }
+        match Either::deserialize(deserializer)? {
+            Either::Code(code) => Ok(ExitMatch::Code(code)),
+            Either::Signal(name) => signal_number(&name)
+                .map(ExitMatch::Signal)
+                .ok_or_else(|| serde::de::Error::custom(format!("{name:?} is no signal"))),
+        }
+    }
+}
+
 /// `stop`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopSpec {
     /// The first signal, to the whole tree of the service.
-    #[serde(serialize_with = "signal_text")]
+    #[serde(with = "signal_text")]
     pub signal: i32,
     /// How long it may take before SIGKILL.
-    #[serde(serialize_with = "seconds")]
+    #[serde(with = "seconds")]
     pub timeout: Duration,
     /// A command that asks it to stop; the signal follows when the command has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -411,22 +432,57 @@ impl Default for StopSpec {
 }
 
 /// Durations in every output: seconds as a number.
-pub(crate) fn seconds<S: serde::Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(value.as_secs_f64())
-}
+pub(crate) mod seconds {
+    use std::time::Duration;
 
-/// The same for one that may be missing.
-#[expect(clippy::ref_option, reason = "serde hands serialize_with a reference to the field")]
-pub(crate) fn opt_seconds<S: serde::Serializer>(
-    value: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(duration) => serializer.serialize_f64(duration.as_secs_f64()),
-        None => serializer.serialize_none(),
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(value.as_secs_f64())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
-fn signal_text<S: serde::Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&signal_name(*value))
+/// The same for one that may be missing.
+pub(crate) mod opt_seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde hands it a reference to the field")]
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match value {
+            Some(duration) => serializer.serialize_f64(duration.as_secs_f64()),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(deserializer)?;
+        seconds.map(Duration::try_from_secs_f64).transpose().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A signal as people name it.
+mod signal_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::model::exit::{signal_name, signal_number};
+
+    pub(super) fn serialize<S: Serializer>(value: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&signal_name(*value))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        signal_number(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no signal")))
+    }
 }

@@ -272,11 +272,11 @@ fn p8_as_process_one_nothing_stays_a_zombie() {
             .status();
         assert!(enter.unwrap().success());
     }
-    let zombie = |pid: &u32| !is_alive(*pid) && std::path::Path::new(&format!("/proc/{pid}")).exists();
+    let zombie = |pid: &u32| !is_alive(*pid) && Path::new(&format!("/proc/{pid}")).exists();
     let supervisor = children(keeper)[0];
     eventually("nothing but the supervisor is left to process 1", || children(keeper) == [supervisor]);
     eventually("no zombie is left", || !children(supervisor).iter().any(zombie));
-    nix::sys::signal::kill(pid_of(keeper), nix::sys::signal::Signal::SIGTERM).unwrap();
+    kill(pid_of(keeper), Signal::SIGTERM).unwrap();
     assert_eq!(run.code(), 143, "{}", run.text());
     assert!(named(&format!("sleep 38{tag}")).is_empty());
 }

@@ -7,4 +7,6 @@ mod harness;
 mod manifest;
 mod real;
 mod remote;
+mod replay;
 mod run;
+mod torture;

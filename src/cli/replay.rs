@@ -1,0 +1,249 @@
+//! `replay`: a recorded run told again by the same machines, step by step, with what each saw
+//! and decided; where they decide otherwise now, or break an invariant, it says so.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::remote::fact_in_words;
+use super::{ReplayArgs, code, format};
+use crate::decide::lifecycle::{Effect, Input};
+use crate::decide::operation::DeskInput;
+use crate::decide::world::{Message, Node, Output, Step, World};
+use crate::model::{Event, Fact, Goal, Incarnation, InstanceId};
+use crate::record::recording::{Line, ReadError, Reading};
+
+/// The end of it, for `--json`.
+#[derive(Debug, Default, Serialize)]
+struct Verdict {
+    steps: u64,
+    events: u64,
+    commands: u64,
+    /// What was decided otherwise than recorded, or must never be.
+    faults: Vec<String>,
+}
+
+pub(super) fn replay(args: &ReplayArgs) -> u8 {
+    let shown = args.file.display();
+    let mut reading = match Reading::open(&args.file) {
+        Ok(reading) => reading,
+        Err(error) => {
+            tell!("{}: can't read {shown}: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
+    let plan = Arc::new(reading.head.plan.clone());
+    let Ok(world) = World::new(Arc::clone(&plan)) else {
+        tell!("{}: the plan of {shown} has dependencies in a circle", format::error_word());
+        return code::FAILED;
+    };
+    if !args.json {
+        say!(
+            "{} recorded by regrow {}, {} services",
+            plan.project,
+            reading.head.version,
+            plan.services.len()
+        );
+    }
+    let mut told = Told {
+        world,
+        only: args.services.clone(),
+        quiet: args.json,
+        awaited: VecDeque::new(),
+        live: HashMap::new(),
+        answered: HashMap::new(),
+        verdict: Verdict::default(),
+    };
+    loop {
+        match reading.next_line() {
+            Ok(Some((number, Line::Step(step)))) => told.step(number, step),
+            Ok(Some((number, Line::Event(event)))) => told.event(number, &event),
+            Ok(None) => break,
+            Err(ReadError::Io(error)) => {
+                tell!("{}: can't read {shown}: {error}", format::error_word());
+                return code::FAILED;
+            }
+            Err(error @ ReadError::NotOurs(_)) => {
+                tell!("{}: {shown}: {error}", format::error_word());
+                return code::FAILED;
+            }
+        }
+    }
+    told.conclude()
+}
+
+struct Told {
+    world: World,
+    /// Of whom steps are shown; empty: of all.
+    only: Vec<String>,
+    quiet: bool,
+    /// Facts decided on that the recording has not told yet.
+    awaited: VecDeque<Fact>,
+    live: HashMap<InstanceId, Incarnation>,
+    answered: HashMap<u64, u32>,
+    verdict: Verdict,
+}
+
+impl Told {
+    fn step(&mut self, number: usize, step: Step) {
+        self.settle(number);
+        self.verdict.steps += 1;
+        let who = match &step.to {
+            Node::Instance(id) => id.to_string(),
+            Node::Group(Some(name)) => format!("group {name}"),
+            Node::Group(None) => "root".to_owned(),
+            Node::Graph => "graph".to_owned(),
+        };
+        let shown =
+            !self.quiet && (self.only.is_empty() || self.only.iter().any(|name| is_about(&step.to, name)));
+        if shown {
+            say!("{:>10.6}  {who} <- {}", step.at.as_secs_f64(), in_words(&step.message));
+        }
+        match &step.message {
+            Message::Input(
+                Input::SpawnFailed { .. } | Input::TreeGone { .. } | Input::Exited { remains: false, .. },
+            ) => {
+                if let Node::Instance(id) = &step.to {
+                    self.live.remove(id);
+                }
+            }
+            Message::Desk(DeskInput::Command(ticket, _)) => {
+                self.verdict.commands += 1;
+                self.answered.insert(*ticket, 0);
+            }
+            _ => {}
+        }
+        let mut out = Vec::new();
+        self.world.deliver(step.at, &step.to, step.message, &mut out);
+        for output in out {
+            match output {
+                Output::Fact(event) => self.awaited.push_back(event.fact.clone()),
+                Output::Host(id, effect) => {
+                    if shown {
+                        say!("            {who} -> {effect:?}");
+                    }
+                    self.ordered(number, &id, &effect);
+                }
+                Output::Answer(ticket, _) => *self.answered.entry(ticket).or_default() += 1,
+                Output::Send(..) | Output::Down => {}
+            }
+        }
+    }
+
+    fn ordered(&mut self, number: usize, id: &InstanceId, effect: &Effect) {
+        let Effect::Spawn(incarnation) = effect else {
+            return;
+        };
+        if let Some(other) = self.live.insert(id.clone(), *incarnation) {
+            self.fault(number, &format!("{id}: #{incarnation} is made while #{other} lives"));
+        }
+        let goal = self.world.machine(id).map(|machine| machine.goal());
+        if goal != Some(Goal::Up) {
+            self.fault(number, &format!("{id}: #{incarnation} is made though nobody wants it"));
+        }
+    }
+
+    fn event(&mut self, number: usize, event: &Event) {
+        self.verdict.events += 1;
+        if matches!(event.fact, Fact::SupervisorStarted { .. }) {
+            // No machine decides on this one.
+            self.world.note(event.since_start, event.fact.clone());
+            return;
+        }
+        let about = |name: &String| {
+            event.fact.instance().is_some_and(|id| id.to_string() == *name || id.service().as_str() == name)
+        };
+        if !self.quiet && (self.only.is_empty() || self.only.iter().any(about)) {
+            say!("            {:>5} {}", event.seq, fact_in_words(&event.fact));
+        }
+        match self.awaited.pop_front() {
+            Some(fact) if same(&fact, &event.fact) => {}
+            Some(fact) => self.fault(
+                number,
+                &format!("decided now: {}; recorded: {}", fact_in_words(&fact), fact_in_words(&event.fact)),
+            ),
+            None => {
+                self.fault(number, &format!("recorded, and not decided now: {}", fact_in_words(&event.fact)));
+            }
+        }
+    }
+
+    /// What was decided on was recorded, too.
+    fn settle(&mut self, number: usize) {
+        while let Some(fact) = self.awaited.pop_front() {
+            self.fault(number, &format!("decided now, and not recorded: {}", fact_in_words(&fact)));
+        }
+    }
+
+    fn fault(&mut self, number: usize, words: &str) {
+        let words = format!("line {number}: {words}");
+        if !self.quiet {
+            say!("BROKEN      {words}");
+        }
+        self.verdict.faults.push(words);
+    }
+
+    fn conclude(mut self) -> u8 {
+        for (ticket, count) in &self.answered {
+            if *count > 1 {
+                self.verdict.faults.push(format!("command {ticket} was answered {count} times"));
+            }
+        }
+        for (id, machine) in self.world.machines() {
+            let entry = self.world.board().entry(id);
+            if entry.is_none_or(|entry| entry.state != machine.state() || entry.goal != machine.goal()) {
+                self.verdict.faults.push(format!("{id}: the board is not what the machine says"));
+            }
+        }
+        let Verdict { steps, events, commands, faults } = &self.verdict;
+        if self.quiet {
+            match serde_json::to_string_pretty(&self.verdict) {
+                Ok(text) => say!("{text}"),
+                Err(error) => tell!("{}: {error}", format::error_word()),
+            }
+        } else if faults.is_empty() {
+            say!(
+                "{steps} steps, {events} events, {commands} commands: decided as recorded, all invariants hold"
+            );
+        } else {
+            say!("{steps} steps, {events} events, {commands} commands: {} faults", faults.len());
+        }
+        if faults.is_empty() { code::DONE } else { code::FAILED }
+    }
+}
+
+/// As a reader of the events sees them: two facts are the same when they are written the same.
+fn same(one: &Fact, other: &Fact) -> bool {
+    serde_json::to_value(one).ok() == serde_json::to_value(other).ok()
+}
+
+fn is_about(node: &Node, name: &str) -> bool {
+    match node {
+        Node::Instance(id) => id.to_string() == name || id.service().as_str() == name,
+        Node::Group(group) => group.as_ref().is_some_and(|group| group.as_str() == name),
+        Node::Graph => false,
+    }
+}
+
+fn in_words(message: &Message) -> String {
+    if let Message::Desk(DeskInput::Observed(event)) = message {
+        return format!("observed event {}", event.seq);
+    }
+    match serde_json::to_value(message) {
+        Ok(value) => words(&value),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// `{"input": {"start": "boot"}}` as `input start boot`.
+fn words(value: &Value) -> String {
+    match value {
+        Value::Object(map) if map.len() == 1 => {
+            map.iter().map(|(key, value)| format!("{key} {}", words(value))).collect()
+        }
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

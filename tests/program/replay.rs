@@ -1,0 +1,99 @@
+//! `run --record` and `replay`: a run told again decides as it did.
+
+use super::harness::{Project, end};
+
+/// A run with falls, commands, a group and a hanging stop.
+fn recorded() -> Project {
+    let project = Project::new(
+        "[service.db]\nshell = \"echo up; exec sleep 1000\"\nready = { log = \"up\" }\nrestart = { backoff = { initial = \"10ms\" } }\n\
+         [service.api]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n\
+         [service.deaf]\nshell = \"trap '' TERM; echo deaf; while :; do sleep 0.01; done\"\nstop = { timeout = \"200ms\" }\n\
+         [service.gone]\ncommand = \"/no/such/program\"\n\
+         [service.job]\nshell = \"exit 0\"\nkind = \"task\"\n\
+         [group.g]\nmembers = [\"db\", \"deaf\"]\nstrategy = \"one-for-all\"\nintensity = 5\n",
+    );
+    let mut run = project.run(&["--record", "run.recording"]);
+    run.line("api    * running");
+    run.line("deaf   | deaf");
+    end(project.pid("db"));
+    run.next_line("api    * running");
+    assert_eq!(project.regrow(&["restart", "api"]).code, 0);
+    assert_eq!(project.regrow(&["stop", "db"]).code, 1);
+    assert_eq!(project.regrow(&["pause", "api"]).code, 0);
+    assert_eq!(project.regrow(&["resume", "api"]).code, 0);
+    run.stop();
+    project
+}
+
+#[test]
+fn a_recorded_run_decides_the_same_again() {
+    let project = recorded();
+    let replay = project.regrow(&["replay", "run.recording"]);
+    assert_eq!((replay.code, replay.stderr.as_str()), (0, ""), "{}", replay.stdout);
+    for words in [
+        "shop recorded by regrow ",
+        "root <- group start boot",
+        "api -> Spawn(Incarnation(2))",
+        "api: paused",
+        "db: crashed (SIGKILL), return 1 in",
+        "decided as recorded, all invariants hold",
+    ] {
+        assert!(replay.stdout.contains(words), "{words}\n{}", replay.stdout);
+    }
+    // Of one only.
+    let replay = project.regrow(&["replay", "run.recording", "api"]);
+    assert!(replay.stdout.contains("api <- ") && !replay.stdout.contains("db <- "), "{}", replay.stdout);
+    let verdict = project.json(&["replay", "run.recording", "--json"]);
+    assert_eq!(verdict["faults"], serde_json::json!([]));
+    assert_eq!(verdict["commands"], 4);
+    // No environment goes into it.
+    let text = std::fs::read_to_string(project.file("run.recording")).unwrap();
+    assert!(!text.contains("REGROW_STATE_DIR"));
+    // It is never written over.
+    let again = project.regrow(&["run", "--record", "run.recording"]);
+    assert_eq!(again.code, 1);
+    assert!(
+        again.stderr.contains("can't record into a new file run.recording: File exists"),
+        "{}",
+        again.stderr
+    );
+}
+
+#[test]
+fn what_was_decided_otherwise_is_told_and_what_can_not_be_read_says_why() {
+    let project = recorded();
+    let text = std::fs::read_to_string(project.file("run.recording")).unwrap();
+    // An event that no machine decides on, and one that is missing.
+    let forged = text.replacen("\"event\":\"paused\"", "\"event\":\"stuck\"", 1);
+    project.write("forged", forged);
+    let replay = project.regrow(&["replay", "forged"]);
+    assert_eq!(replay.code, 1);
+    assert!(
+        replay.stdout.contains("decided now: api: paused; recorded: api: not gone even after SIGKILL"),
+        "{}",
+        replay.stdout
+    );
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains("\"event\":\"paused\"")).collect();
+    project.write("missing", lines.join("\n"));
+    let replay = project.regrow(&["replay", "missing"]);
+    assert_eq!(replay.code, 1);
+    assert!(replay.stdout.contains("decided now, and not recorded: api: paused"), "{}", replay.stdout);
+    // Cut off in the middle of a line, as a kill does: it ends there.
+    project.write("cut", &text[..text.len() * 2 / 3]);
+    assert_eq!(project.regrow(&["replay", "cut"]).code, 0);
+    for (name, content, words) in [
+        ("none", "hello\n".to_owned(), "this is no recording of regrow"),
+        ("empty", String::new(), "this is no recording of regrow"),
+        (
+            "later",
+            text.replacen("\"regrow_recording\":1", "\"regrow_recording\":7", 1),
+            "this recording has format 7; this regrow reads up to 1",
+        ),
+        ("damaged", text.replacen("{\"step\"", "{\"stop\"", 1), "line 3: unknown variant `stop`"),
+    ] {
+        project.write(name, content);
+        let replay = project.regrow(&["replay", name]);
+        assert_eq!(replay.code, 1, "{name}");
+        assert!(replay.stderr.contains(words), "{name}: {}", replay.stderr);
+    }
+}
