@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorRef};
 use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::actors::Context;
-use crate::actors::event_log::{EventLog, EventReader};
+use crate::actors::event_log::{EventLog, EventReader, Read};
 use crate::actors::graph::{DependencyGraph, GraphMsg};
 use crate::actors::monitor::ResourceMonitor;
 use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
@@ -237,6 +238,25 @@ impl Handle {
         self.inner.context.log.kept()
     }
 
+    /// Calls a function for every event from now on, in a task of its own: a hook of the program
+    /// that embeds the tree ([`Hook::of`](crate::model::event::Hook::of) tells what an event is to
+    /// the hooks of a manifest). The task ends with the tree, or when it is aborted.
+    ///
+    /// A slow one holds nobody up, and misses what is no longer kept by the time it comes to it.
+    pub fn on_event(&self, mut callback: impl FnMut(&Event) + Send + 'static) -> JoinHandle<()> {
+        let mut events = self.events();
+        tokio::spawn(async move {
+            loop {
+                if let Read::Event(event) = events.next().await {
+                    callback(&event);
+                    if matches!(event.fact, Fact::ShutdownDone) {
+                        return;
+                    }
+                }
+            }
+        })
+    }
+
     /// What the processes print.
     pub fn output(&self) -> &Arc<OutputHub> {
         &self.inner.output
@@ -268,6 +288,9 @@ impl Handle {
     pub async fn wait_down(&self) -> Result<(), TreeBroke> {
         let mut down = self.inner.down.clone();
         let ended = down.wait_for(|down| *down).await.map(drop).map_err(|_| TreeBroke);
+        // Each has a time limit of its own.
+        let mut hooks = self.inner.context.hooks.subscribe();
+        let _ = hooks.wait_for(|running| *running == 0).await;
         if let Some(native) = &self.inner.native {
             let (done, gone) = oneshot::channel();
             native.end_strays(move || {
@@ -311,7 +334,16 @@ impl Made {
             log.record_to(recorder);
         }
         let sources: HashMap<_, _> = output.sources().map(|(name, source)| (name.clone(), source)).collect();
-        let context = Arc::new(Context { plan, graph, host, clock, log, sources, socket });
+        let context = Arc::new(Context {
+            plan,
+            graph,
+            host,
+            clock,
+            log,
+            sources,
+            socket,
+            hooks: watch::Sender::new(0),
+        });
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
 
         let (dependencies, _) =

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regrow::actors::event_log::Read;
-use regrow::model::event::FailedWhy;
+use regrow::model::event::{FailedWhy, Hook};
 use regrow::model::plan::AutoShutdown;
 use regrow::model::{
     Child, Command, Condition, DenialCode, Dependency, Event, Exit, Fact, GroupSpec, InstanceId, Kind, Name,
@@ -669,4 +669,21 @@ async fn what_is_paused_stands_still_with_its_timers_and_goes_on() {
     assert!(say(&handle, Command::Restart { select: Selector::named(["slow"]) }).await.0);
     assert!(say(&handle, pause("slow")).await.0);
     handle.shutdown().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_hears_every_event_by_a_callback() {
+    let (host, handle) = tree(vec![service("web", &[])]).await;
+    let heard: Arc<std::sync::Mutex<Vec<Hook>>> = Arc::default();
+    let hooks = Arc::clone(&heard);
+    let task = handle.on_event(move |event| hooks.lock().unwrap().extend(Hook::of(&event.fact)));
+    all_ready(&handle, &["web"]).await;
+    host.exit(host.alive("web")[0], Exit::Code(1));
+    host.until(|told| told.len() == 2).await;
+    handle.shutdown().await.unwrap();
+    task.await.unwrap();
+    assert_eq!(
+        *heard.lock().unwrap(),
+        [Hook::Ready, Hook::Exit, Hook::Retry, Hook::Ready, Hook::Exit, Hook::Stop]
+    );
 }

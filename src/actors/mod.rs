@@ -11,11 +11,14 @@ pub mod monitor;
 pub mod process;
 pub mod supervisor;
 
+mod errand;
 mod timer;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use tokio::sync::watch;
 
 use crate::decide::graph::Graph;
 use crate::model::{InstanceId, Plan};
@@ -40,6 +43,8 @@ pub struct Context {
     pub sources: HashMap<InstanceId, SourceId>,
     /// The control socket, for the environment of services.
     pub socket: Option<PathBuf>,
+    /// How many hooks run.
+    pub hooks: watch::Sender<usize>,
 }
 
 /// Sends a message to an actor that may be gone. What becomes of those is told by their

@@ -5,12 +5,15 @@
 //! one timer) and drops it with it. Should the actor itself break, its guard kills the
 //! process, so that none is left without an owner.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::errand::{self, Errand};
 use super::graph::GraphMsg;
 use super::supervisor::{ChildNews, SupervisorMsg};
 use super::timer::Timer;
@@ -21,9 +24,11 @@ use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
 use crate::decide::operation::{Receipt, Standing, WishNumber};
 use crate::decide::probe::{Outcome, Pauses, Thresholds, one_line};
 use crate::decide::world::{Message, Node, Step};
-use crate::model::event::CheckKind;
+use crate::model::event::{CheckKind, Hook};
+use crate::model::exit::signal_name;
 use crate::model::{
-    Check, CheckTarget, CommandLine, Exit, Goal, Incarnation, InstanceId, Name, ReadyTarget, ServiceSpec,
+    Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, Name, ReadyTarget,
+    ServiceSpec,
 };
 use crate::os::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, check, env};
 
@@ -357,6 +362,15 @@ impl ProcessState {
             _ => None,
         });
         self.context.log.commit(step, facts);
+        if let Some(hooks) = &self.spec.on {
+            for effect in &effects {
+                if let Effect::Emit(fact) = effect
+                    && let Some((hook, command)) = hooks.of(fact)
+                {
+                    self.run_hook(hook, command, fact, hooks.timeout);
+                }
+            }
+        }
         for effect in effects.drain(..) {
             self.perform(myself, effect);
         }
@@ -432,6 +446,31 @@ impl ProcessState {
                 tell(&self.parent, SupervisorMsg::Child(self.slot, ChildNews::Activity(activity)));
             }
         }
+    }
+
+    /// Runs a hook beside everything else. It is not the service's: a stop does not end it, but
+    /// the end of the tree waits for it.
+    fn run_hook(&self, hook: Hook, command: &CommandLine, fact: &Fact, limit: Duration) {
+        let mut env = environment(&self.context, &self.spec, &self.id, None);
+        env.given.extend(hook_variables(hook, fact));
+        let output = match self.context.sources.get(&self.id) {
+            Some(source) => Output::Lines(*source, None),
+            None => Output::Capture(0),
+        };
+        let (context, id, command) = (Arc::clone(&self.context), self.id.clone(), command.clone());
+        let dir = self.spec.dir.clone();
+        self.context.hooks.send_modify(|count| *count += 1);
+        tokio::spawn(async move {
+            let _running = Running(&context.hooks);
+            let errand = Errand { host: &context.host, dir: &dir, env: &env, command: &command, output };
+            let message = match errand.run(limit).await {
+                errand::Outcome::Ended(Exit::SUCCESS, _) => return,
+                errand::Outcome::Ended(exit, _) => format!("{command} ended with {exit}"),
+                errand::Outcome::Unable(reason) => format!("{command}: {reason}"),
+                errand::Outcome::TimedOut => format!("{command} did not end within {limit:?}"),
+            };
+            context.log.append([Fact::HookFailed { instance: id, hook, message }]);
+        });
     }
 
     fn key_of(&self, incarnation: Incarnation) -> Option<ProcessKey> {
@@ -521,10 +560,7 @@ impl ProcessState {
                 let outcome = match &check.target {
                     CheckTarget::Tcp(address) => check::tcp(address, check.timeout).await,
                     CheckTarget::Http(url) => check::http(url, check.timeout).await,
-                    CheckTarget::Exec(command) => {
-                        let attempt = Attempt { host: &host, dir: &dir, env: &env, command };
-                        attempt.make(check.timeout).await
-                    }
+                    CheckTarget::Exec(command) => attempt(&host, &dir, &env, command, check.timeout).await,
                 };
                 if actor.cast(ProcessMsg::Checked(incarnation, kind, outcome)).is_err() {
                     return;
@@ -541,81 +577,61 @@ impl ProcessState {
 /// How much of a check command's output is kept for its message.
 const CHECK_OUTPUT: usize = 2_000;
 
-/// One run of a check command.
-struct Attempt<'a> {
-    host: &'a Arc<dyn Host>,
-    dir: &'a std::path::Path,
-    env: &'a env::Recipe,
-    command: &'a CommandLine,
-}
-
-impl Attempt<'_> {
-    async fn make(&self, timeout: Duration) -> Outcome {
-        let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
-        let key = self.host.next_key();
-        let host = Arc::clone(self.host);
-        let news: NewsSink = Arc::new(move |news| {
-            let made = matches!(news, News::Spawned { .. });
-            // Made for a check that was given up meanwhile: nobody else would end it.
-            if told.send(news).is_err() && made {
-                host.kill(key);
-            }
-        });
-        // Ends the command, its children included, when this is dropped half way.
-        let mut guard = KillOnDrop { host: self.host, key: Some(key) };
-        self.host.spawn(SpawnOrder {
-            key,
-            argv: self.command.argv.clone(),
-            dir: self.dir.to_owned(),
-            env: self.env.clone(),
-            output: Output::Capture(CHECK_OUTPUT),
-            news,
-        });
-        let ended = async {
-            loop {
-                match hear.recv().await {
-                    Some(News::Exited { exit, captured, .. }) => return Ok((exit, captured)),
-                    Some(News::SpawnFailed { failure, .. }) => return Err(failure.to_string()),
-                    Some(
-                        News::Spawned { .. }
-                        | News::LogMatched { .. }
-                        | News::Paused { .. }
-                        | News::TreeGone { .. },
-                    ) => {}
-                    None => return Err("the host is gone".to_owned()),
-                }
-            }
-        };
-        match tokio::time::timeout(timeout, ended).await {
-            Ok(Ok((exit, captured))) => {
-                if exit == Exit::SUCCESS {
-                    return Outcome::Pass;
-                }
-                let text = one_line(&captured);
-                let text = if text.is_empty() { text } else { format!(": {text}") };
-                Outcome::Fail(format!("{} ended with {exit}{text}", self.command))
-            }
-            Ok(Err(reason)) => {
-                guard.key = None;
-                Outcome::Unable(format!("{}: {reason}", self.command))
-            }
-            Err(_) => Outcome::Fail(format!("{} did not end within {timeout:?}", self.command)),
+/// One attempt of a check by a command.
+async fn attempt(
+    host: &Arc<dyn Host>,
+    dir: &Path,
+    env: &env::Recipe,
+    command: &CommandLine,
+    limit: Duration,
+) -> Outcome {
+    let errand = Errand { host, dir, env, command, output: Output::Capture(CHECK_OUTPUT) };
+    match errand.run(limit).await {
+        errand::Outcome::Ended(Exit::SUCCESS, _) => Outcome::Pass,
+        errand::Outcome::Ended(exit, captured) => {
+            let text = one_line(&captured);
+            let text = if text.is_empty() { text } else { format!(": {text}") };
+            Outcome::Fail(format!("{command} ended with {exit}{text}"))
         }
+        errand::Outcome::Unable(reason) => Outcome::Unable(format!("{command}: {reason}")),
+        errand::Outcome::TimedOut => Outcome::Fail(format!("{command} did not end within {limit:?}")),
     }
 }
 
-struct KillOnDrop<'a> {
-    host: &'a Arc<dyn Host>,
-    key: Option<ProcessKey>,
-}
+/// Counts a hook while it runs.
+struct Running<'a>(&'a watch::Sender<usize>);
 
-impl Drop for KillOnDrop<'_> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        // Also after an orderly end: what the command left behind goes with it.
-        if let Some(key) = self.key {
-            self.host.kill(key);
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// What a hook is told of the event, beside what every process of the service gets.
+fn hook_variables(hook: Hook, fact: &Fact) -> Vec<(&'static str, String)> {
+    let mut given = vec![("REGROW_EVENT", hook.to_string())];
+    let exit = match fact {
+        Fact::Exited { exit, .. } => Some(exit),
+        Fact::Crashed { exit, retry_in, attempt, .. } => {
+            given.push(("REGROW_RETRY_IN", retry_in.as_secs_f64().to_string()));
+            given.push(("REGROW_ATTEMPT", attempt.to_string()));
+            Some(exit)
+        }
+        Fact::Failed { why, .. } => {
+            given.push(("REGROW_REASON", why.to_string()));
+            why.exit()
+        }
+        _ => None,
+    };
+    if let Some(exit) = exit {
+        given.push(("REGROW_EXIT", exit.to_string()));
+        match exit.exit() {
+            Some(Exit::Code(code)) => given.push(("REGROW_EXIT_CODE", code.to_string())),
+            Some(Exit::Signal { signal, .. }) => given.push(("REGROW_EXIT_SIGNAL", signal_name(signal))),
+            None => {}
         }
     }
+    given
 }
 
 /// What a process of an instance gets as its environment.

@@ -487,6 +487,9 @@ pub(super) fn fact_in_words(fact: &Fact) -> String {
         Fact::Stuck { instance, .. } => format!("{instance}: not gone even after SIGKILL"),
         Fact::Paused { instance, .. } => format!("{instance}: paused"),
         Fact::Resumed { instance, .. } => format!("{instance}: resumed"),
+        Fact::HookFailed { instance, hook, message } => {
+            format!("{instance}: its {hook} hook failed: {message}")
+        }
         Fact::ActorBroke { instance, message } => format!("{instance}: a fault in regrow itself: {message}"),
         Fact::Exited { instance, exit, uptime, .. } => {
             format!("{instance}: ended after {}: {exit}", short(*uptime))

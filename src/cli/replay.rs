@@ -147,7 +147,7 @@ impl Told {
 
     fn event(&mut self, number: usize, event: &Event) {
         self.verdict.events += 1;
-        if matches!(event.fact, Fact::SupervisorStarted { .. }) {
+        if matches!(event.fact, Fact::SupervisorStarted { .. } | Fact::HookFailed { .. }) {
             // No machine decides on this one.
             self.world.note(event.since_start, event.fact.clone());
             return;

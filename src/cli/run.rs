@@ -596,6 +596,9 @@ impl Screen {
             }
             Fact::Paused { instance, .. } => about(instance, "paused".to_owned(), Tint::Warn),
             Fact::Resumed { instance, .. } => about(instance, "resumed".to_owned(), Tint::Good),
+            Fact::HookFailed { instance, hook, message } => {
+                about(instance, format!("its {hook} hook failed: {message}"), Tint::Warn)
+            }
             Fact::ActorBroke { instance, message } => {
                 about(instance, format!("a fault in regrow itself: {message}"), Tint::Bad)
             }

@@ -262,7 +262,7 @@ impl Board {
             Fact::StopCommandFailed { message, .. } => {
                 entry.failing = Some(format!("stop command: {message}"));
             }
-            Fact::Stuck { .. } | Fact::ActorBroke { .. } => {}
+            Fact::Stuck { .. } | Fact::ActorBroke { .. } | Fact::HookFailed { .. } => {}
             Fact::Exited { exit, .. } => {
                 entry.exit = Some(exit.clone());
                 entry.pid = None;

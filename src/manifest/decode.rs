@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{self, At, Collector, Reader, kind_of};
+use crate::model::event::Hook;
 use crate::model::exit::signal_number;
 use crate::model::plan::{AutoShutdown, GiveUp};
 use crate::model::spec::ExitMatch;
@@ -63,6 +64,7 @@ pub(super) struct Service {
     pub(super) health: Option<Health>,
     pub(super) restart: RestartSpec,
     pub(super) stop: Stop,
+    pub(super) on: Option<Hooks>,
     pub(super) replicas: u32,
     pub(super) autostart: bool,
     pub(super) on_dependency_restart: OnDependencyRestart,
@@ -126,6 +128,13 @@ pub(super) struct Stop {
     pub(super) signal: Option<i32>,
     pub(super) timeout: Option<Duration>,
     pub(super) command: Option<Words>,
+}
+
+/// `on`.
+#[derive(Debug)]
+pub(super) struct Hooks {
+    pub(super) commands: Vec<(Hook, Words)>,
+    pub(super) timeout: Option<Duration>,
 }
 
 const POLICIES: [(&str, Policy); 4] = [
@@ -302,6 +311,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
     let health = health(&mut reader, collector);
     let restart = restart(&mut reader, collector);
     let stop = stop(&mut reader, collector);
+    let on = hooks(&mut reader, collector);
     let replicas = reader.integer("replicas", 1..=10_000, collector).map_or(1, |n| n.value);
     let autostart = reader.boolean("autostart", collector).unwrap_or(true);
     let on_dependency_restart = reader
@@ -330,6 +340,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
         health,
         restart,
         stop,
+        on,
         replicas,
         autostart,
         on_dependency_restart,
@@ -736,6 +747,29 @@ fn stop(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Stop {
             Stop::default()
         }
     }
+}
+
+fn hooks(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Hooks> {
+    let value = reader.get("on")?;
+    let table = table_of("\"on\"", value, collector)?;
+    let mut inner = Reader::new(table, "on");
+    let mut commands = Vec::new();
+    for (key, hook) in [
+        ("ready", Hook::Ready),
+        ("fail", Hook::Fail),
+        ("retry", Hook::Retry),
+        ("stop", Hook::Stop),
+        ("exit", Hook::Exit),
+    ] {
+        if let Some(value) = inner.get(key)
+            && let Some(command) = words(key, value, collector)
+        {
+            commands.push((hook, command));
+        }
+    }
+    let timeout = positive("timeout", &mut inner, collector);
+    inner.finish(collector);
+    Some(Hooks { commands, timeout })
 }
 
 fn signal(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Option<i32> {

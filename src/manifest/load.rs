@@ -18,8 +18,8 @@ use super::{dotenv, validate};
 use crate::decide::graph::Graph;
 use crate::model::nearest::nearest;
 use crate::model::{
-    Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, Kind, Plan, ReadySpec, ReadyTarget, ServiceSpec,
-    StopSpec,
+    Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, Plan, ReadySpec, ReadyTarget,
+    ServiceSpec, StopSpec,
 };
 
 /// How often a readiness check is repeated, unless the manifest says otherwise. The first
@@ -29,6 +29,7 @@ const READY_INTERVAL: Duration = Duration::from_millis(250);
 const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
 /// How long an attempt may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Failures in a row that make a service unhealthy.
 const HEALTH_FAILURES: u32 = 3;
 
@@ -298,6 +299,14 @@ impl Loader<'_> {
                 .as_ref()
                 .map(|words| CommandLine { argv: faults.words(&scope, words), shell: false }),
         };
+        let on = service.on.as_ref().map(|on| HookSpec {
+            commands: on
+                .commands
+                .iter()
+                .map(|(hook, words)| (*hook, CommandLine { argv: faults.words(&scope, words), shell: false }))
+                .collect(),
+            timeout: on.timeout.unwrap_or(HOOK_TIMEOUT),
+        });
         // Even without a command or a folder the service exists: others may depend on it.
         ServiceSpec {
             name: service.name.value.clone(),
@@ -310,6 +319,7 @@ impl Loader<'_> {
             health,
             restart: service.restart.clone(),
             stop,
+            on,
             replicas: service.replicas,
             autostart: service.autostart,
             on_dependency_restart: service.on_dependency_restart,

@@ -204,6 +204,15 @@ pub enum Fact {
         /// What broke.
         message: String,
     },
+    /// A hook of it failed; that changes nothing else.
+    HookFailed {
+        /// Whose.
+        instance: InstanceId,
+        /// Which.
+        hook: Hook,
+        /// How.
+        message: String,
+    },
     /// Its process, and all of its tree, is gone.
     Exited {
         /// Who.
@@ -308,6 +317,7 @@ impl Fact {
             | Fact::Killed { instance, .. }
             | Fact::Stuck { instance, .. }
             | Fact::ActorBroke { instance, .. }
+            | Fact::HookFailed { instance, .. }
             | Fact::Exited { instance, .. }
             | Fact::Stopped { instance, .. }
             | Fact::Completed { instance }
@@ -322,6 +332,51 @@ impl Fact {
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => None,
         }
+    }
+}
+
+/// When a command of `on` is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// It became ready.
+    Ready,
+    /// It will not come back.
+    Fail,
+    /// It fell and will come back.
+    Retry,
+    /// It rests, because somebody asked.
+    Stop,
+    /// Its process, and all of its tree, is gone, however.
+    Exit,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Hook; 5] = [Hook::Ready, Hook::Fail, Hook::Retry, Hook::Stop, Hook::Exit];
+
+    /// The one that a fact calls for.
+    pub fn of(fact: &Fact) -> Option<Hook> {
+        match fact {
+            Fact::Ready { .. } => Some(Hook::Ready),
+            Fact::Failed { .. } => Some(Hook::Fail),
+            Fact::Crashed { .. } => Some(Hook::Retry),
+            Fact::Stopped { .. } => Some(Hook::Stop),
+            Fact::Exited { .. } => Some(Hook::Exit),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hook::Ready => "ready",
+            Hook::Fail => "fail",
+            Hook::Retry => "retry",
+            Hook::Stop => "stop",
+            Hook::Exit => "exit",
+        })
     }
 }
 

@@ -19,7 +19,7 @@ pub use exit::{Ended, Exit, ExitOutcome, SpawnFailure, SpawnStage};
 pub use id::{Incarnation, InstanceId, Name, NameError};
 pub use plan::{Child, GroupSpec, Plan, Strategy};
 pub use spec::{
-    Backoff, Check, CheckTarget, CommandLine, Condition, Dependency, EnvSpec, HealthSpec, Kind,
+    Backoff, Check, CheckTarget, CommandLine, Condition, Dependency, EnvSpec, HealthSpec, HookSpec, Kind,
     OnDependencyRestart, Policy, ReadySpec, ReadyTarget, RestartSpec, ServiceSpec, StopSpec,
 };
 pub use status::{Goal, Health, ServiceStatus, State, StatusReport};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::event::{Fact, Hook};
 use super::exit::{Exit, signal_name, signal_number};
 use super::id::{InstanceId, Name};
 
@@ -33,6 +34,9 @@ pub struct ServiceSpec {
     pub restart: RestartSpec,
     /// How it is stopped.
     pub stop: StopSpec,
+    /// Commands that are run when something happens to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<HookSpec>,
     /// Number of instances, at least 1.
     pub replicas: u32,
     /// Whether it starts with the tree, without being asked for by name.
@@ -78,6 +82,7 @@ impl ServiceSpec {
             health: None,
             restart: RestartSpec::default(),
             stop: StopSpec::default(),
+            on: None,
             replicas: 1,
             autostart: true,
             on_dependency_restart: OnDependencyRestart::Restart,
@@ -428,6 +433,24 @@ pub struct StopSpec {
 impl Default for StopSpec {
     fn default() -> StopSpec {
         StopSpec { signal: 15, timeout: Duration::from_secs(10), command: None }
+    }
+}
+
+/// `on`: commands that are run when something happens, with the event in their environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookSpec {
+    /// What is run when.
+    pub commands: Vec<(Hook, CommandLine)>,
+    /// How long each may take before it is killed.
+    #[serde(with = "seconds")]
+    pub timeout: Duration,
+}
+
+impl HookSpec {
+    /// The hook for a fact, if there is one.
+    pub fn of(&self, fact: &Fact) -> Option<(Hook, &CommandLine)> {
+        let hook = Hook::of(fact)?;
+        self.commands.iter().find(|(of, _)| *of == hook).map(|(hook, command)| (*hook, command))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use super::harness::{Project, free_port};
+use super::harness::{Project, eventually, free_port};
 
 #[test]
 fn comes_up_in_order_and_goes_down_in_reverse() {
@@ -254,4 +254,41 @@ fn exit_on_end_outlives_a_restart_by_hand() {
     run.next_line("web    | up");
     super::harness::end(project.pid("web"));
     assert_eq!(run.code(), 137, "{}", run.text());
+}
+
+/// Hooks: the event in their environment, a time limit, and the end waits for them.
+#[test]
+fn hooks_are_run_with_the_event_and_never_hold_anything_up() {
+    let project = Project::new(
+        "[service.web]\nshell = \"echo up; sleep 0.05; if mkdir once; then exit 3; fi; exec sleep 1000\"\nready = { log = \"up\" }\nrestart = { backoff = { initial = \"10ms\" } }\non = { ready = \"./hook\", retry = \"./hook\", exit = \"./hook\", stop = [\"./slow\"], fail = \"./hook\", timeout = \"2s\" }\n\
+         [service.never]\nshell = \"kill -9 $$\"\nrestart = \"never\"\non = { fail = \"./hook\", exit = \"/no/such/hook\" }\n\
+         [service.hangs]\ncommand = \"sleep 1000\"\non = { ready = \"sleep 777\", timeout = \"100ms\" }\n",
+    );
+    project.script(
+        "hook",
+        "#!/bin/sh\necho \"$REGROW_INSTANCE $REGROW_EVENT $REGROW_EXIT_CODE$REGROW_EXIT_SIGNAL $REGROW_ATTEMPT\" >> story\necho said by a hook\n",
+    );
+    project.script(
+        "slow",
+        "#!/bin/sh\nsleep 0.3; echo \"$REGROW_INSTANCE $REGROW_EVENT, and the end has waited\" >> story\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("web    | said by a hook");
+    run.line("never  * its exit hook failed: /no/such/hook: ");
+    run.line("hangs  * its ready hook failed: sleep 777 did not end within 100ms");
+    let story = || std::fs::read_to_string(project.file("story")).unwrap_or_default();
+    eventually("all of the story", || {
+        story().lines().filter(|line| line.starts_with("web ready")).count() == 2
+    });
+    eventually("the end of the other", || story().contains("never fail SIGKILL"));
+    let story_so_far = story();
+    for line in ["web exit 3 ", "web retry 3 1"] {
+        assert!(story_so_far.lines().any(|l| l == line), "{line:?} in\n{story_so_far}");
+    }
+    run.stop();
+    let story = story();
+    assert!(
+        story.contains("web exit SIGTERM") && story.contains("web stop, and the end has waited"),
+        "{story}"
+    );
 }

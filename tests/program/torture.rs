@@ -137,7 +137,7 @@ fn two_hundred_services_under_torture() {
         let number: usize = row["name"].as_str().unwrap()[1..].parse().unwrap();
         let group = number / 10;
         // In its group, or before it in a chain, something keeps falling.
-        group % 3 != 0 || (number % 5 == 4 && [3, 4].contains(&((number - 1) % 8)))
+        !group.is_multiple_of(3) || (number % 5 == 4 && [3, 4].contains(&((number - 1) % 8)))
     };
     let not_right = || -> Vec<Value> {
         let is_right = |row: &Value| match row["goal"].as_str().unwrap() {
