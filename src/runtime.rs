@@ -23,7 +23,7 @@ use crate::decide::status::Board;
 use crate::decide::world::StepSink;
 use crate::model::event::StartCause;
 use crate::model::sample::Sample;
-use crate::model::status::DaemonStatus;
+use crate::model::status::{DaemonStatus, TreeStatus};
 use crate::model::{Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, StatusReport};
 use crate::os::clock::Clock;
 use crate::os::native::{HostOptions, NativeHost};
@@ -216,6 +216,14 @@ impl Handle {
                 groups: board.groups().cloned().collect(),
             }
         })
+    }
+
+    /// A supervisor and all that hangs under it; `None` is the root. `None` is returned for a
+    /// group that is not there. OTP's `which_children` and `count_children` in one.
+    pub fn tree(&self, group: Option<&Name>) -> Option<TreeStatus> {
+        let plan = self.plan();
+        let known = group.is_none_or(|name| plan.groups.contains_key(name));
+        known.then(|| self.board(|board| board.tree(plan, group)))
     }
 
     /// Looks at the board, the fold of all events so far.

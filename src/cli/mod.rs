@@ -214,6 +214,9 @@ struct StatusArgs {
     /// Print it again whenever something changes
     #[arg(long)]
     watch: bool,
+    /// Show the supervisors and what hangs under each
+    #[arg(long, conflicts_with_all = ["services", "watch"])]
+    tree: bool,
     #[command(flatten)]
     common: Common,
 }

@@ -15,6 +15,7 @@ use crate::control::client::{Client, Error, encode};
 use crate::control::place;
 use crate::control::protocol::{Down, ErrorBody, Events, LogLine, Logs, StreamName, Wait, Waited, WhyReport};
 use crate::decide::words::short;
+use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
 use crate::model::{
     Answer, Command, Denial, DenialCode, Event, Fact, Goal, Health, Selector, ServiceStatus, State,
     StatusReport,
@@ -113,7 +114,18 @@ fn query(services: &[String]) -> String {
 }
 
 pub(super) fn status(args: StatusArgs) -> u8 {
-    let StatusArgs { services, watch, common } = args;
+    let StatusArgs { services, watch, tree, common } = args;
+    if tree {
+        return talk(&common, async |mut client| {
+            let tree: TreeStatus = client.get("/v1/tree").await?;
+            if common.json {
+                print_json(&tree);
+            } else {
+                tree_lines(&tree).iter().for_each(|line| say(line));
+            }
+            Ok(code::DONE)
+        });
+    }
     let path = format!("/v1/status?{}", query(&services).trim_start_matches('&'));
     talk(&common, async |mut client| {
         let report: StatusReport = client.get(&path).await?;
@@ -141,6 +153,44 @@ pub(super) fn status(args: StatusArgs) -> u8 {
             }
         }
     })
+}
+
+/// A supervisor, a line each for it and all below.
+fn tree_lines(tree: &TreeStatus) -> Vec<String> {
+    let name = tree.group.as_ref().map_or("root".to_owned(), |name| format!("group {name}"));
+    let ChildCount { specs, active, supervisors, workers } = tree.count;
+    let failed = if tree.failed { ", failed" } else { "" };
+    let noun = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    let mut of = vec![];
+    if supervisors > 0 {
+        of.push(noun(supervisors, "group"));
+    }
+    if workers > 0 {
+        of.push(noun(workers, "instance"));
+    }
+    let of = of.join(", ");
+    let mut lines = vec![format!("{name} ({}{failed}): {active} of {specs} active, {of}", tree.strategy)];
+    let last = tree.children.len().saturating_sub(1);
+    for (at, child) in tree.children.iter().enumerate() {
+        let (branch, below) = if at == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+        match child {
+            ChildStatus::Group(group) => {
+                let leads = std::iter::once(branch).chain(std::iter::repeat(below));
+                lines.extend(leads.zip(tree_lines(group)).map(|(lead, text)| format!("{lead}{text}")));
+            }
+            ChildStatus::Instance { name, state, ready, pid, restarts } => {
+                let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+                let ready = if *ready { ", ready" } else { "" };
+                let restarts = match restarts {
+                    0 => String::new(),
+                    1 => ", 1 restart".to_owned(),
+                    count => format!(", {count} restarts"),
+                };
+                lines.push(format!("{branch}{name}: {state}{ready}{pid}{restarts}"));
+            }
+        }
+    }
+    lines
 }
 
 fn show_status(report: &StatusReport, json: bool, watch: bool) {

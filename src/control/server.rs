@@ -41,6 +41,7 @@ pub async fn serve(
     let router = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
+        .route("/v1/tree", get(tree))
         .route("/v1/logs", get(logs))
         .route("/v1/why", get(explain))
         .route("/v1/command", post(command))
@@ -60,7 +61,8 @@ pub async fn serve(
 }
 
 /// For who asks for something else.
-const PATHS: &str = "GET /v1/status, /v1/events, /v1/logs, /v1/why; POST /v1/command, /v1/wait, /v1/down";
+const PATHS: &str =
+    "GET /v1/status, /v1/tree, /v1/events, /v1/logs, /v1/why; POST /v1/command, /v1/wait, /v1/down";
 
 /// What every request works with.
 #[derive(Clone)]
@@ -256,6 +258,11 @@ async fn status(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result
     let mut report = handle.status();
     report.services.retain(|s| wanted.contains(&s.name));
     Ok(axum::Json(report).into_response())
+}
+
+async fn tree(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+    Query::parse(raw, &[])?;
+    Ok(axum::Json(handle.tree(None)).into_response())
 }
 
 async fn events(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {

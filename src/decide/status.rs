@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use crate::model::event::{FailedWhy, StartCause, Unmet};
 use crate::model::plan::GiveUp;
 use crate::model::sample::Sample;
-use crate::model::status::GroupStatus;
+use crate::model::status::{ChildCount, ChildStatus, GroupStatus, TreeStatus};
 use crate::model::{
-    Event, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Plan, ServiceSpec, ServiceStatus,
-    State,
+    Child, Event, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Plan, ServiceSpec,
+    ServiceStatus, State,
 };
 
 /// What is known of one instance.
@@ -145,6 +145,47 @@ impl Board {
     /// The groups, by name.
     pub fn groups(&self) -> impl Iterator<Item = &GroupStatus> {
         self.groups.values()
+    }
+
+    /// A group of the plan, `None` for the root, and all that hangs under it.
+    pub fn tree(&self, plan: &Plan, group: Option<&Name>) -> TreeStatus {
+        let spec = match group {
+            Some(name) => plan.groups.get(name).cloned().unwrap_or_default(),
+            None => plan.root.clone(),
+        };
+        let mut children = Vec::new();
+        for child in &spec.children {
+            match child {
+                Child::Group(name) => children.push(ChildStatus::Group(self.tree(plan, Some(name)))),
+                Child::Service(name) => {
+                    children.extend(self.instances_of(name).map(|entry| ChildStatus::Instance {
+                        name: entry.id.to_string(),
+                        state: entry.state,
+                        ready: entry.ready,
+                        pid: entry.pid,
+                        restarts: entry.restarts,
+                    }));
+                }
+            }
+        }
+        let mut count = ChildCount { specs: children.len(), ..ChildCount::default() };
+        for child in &children {
+            match child {
+                ChildStatus::Group(_) => {
+                    count.supervisors += 1;
+                    count.active += 1;
+                }
+                ChildStatus::Instance { pid, .. } => {
+                    count.workers += 1;
+                    count.active += usize::from(pid.is_some());
+                }
+            }
+        }
+        let failed = match group {
+            Some(name) => self.groups.get(name).is_some_and(|group| group.failed),
+            None => self.root_failed,
+        };
+        TreeStatus { group: group.cloned(), strategy: spec.strategy, failed, count, children }
     }
 
     /// How many instances have, want or will have a process.

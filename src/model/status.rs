@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::event::{FailedWhy, Unmet};
 use super::exit::ExitOutcome;
 use super::id::Name;
+use super::plan::Strategy;
 use super::sample::MachineSample;
 
 /// The state of an instance. Readiness and health stand beside it, never inside.
@@ -198,4 +199,54 @@ pub struct GroupStatus {
     pub failed: bool,
     /// Its members, in order.
     pub members: Vec<Name>,
+}
+
+/// `status --tree`: a supervisor and what hangs under it, as OTP's `which_children` and
+/// `count_children` tell it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TreeStatus {
+    /// The group; `null` for the root.
+    pub group: Option<Name>,
+    /// What the fall of one means for the others.
+    pub strategy: Strategy,
+    /// Whether it gave up and has not been started again.
+    pub failed: bool,
+    /// How many there are below.
+    pub count: ChildCount,
+    /// Its members, in declared order.
+    pub children: Vec<ChildStatus>,
+}
+
+/// A member of a [`TreeStatus`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ChildStatus {
+    /// A nested group.
+    Group(TreeStatus),
+    /// An instance of a service.
+    Instance {
+        /// Who.
+        name: String,
+        /// What is.
+        state: State,
+        /// Whether it is ready.
+        ready: bool,
+        /// Its process, while there is one.
+        pid: Option<u32>,
+        /// How many times it came back without being asked to.
+        restarts: u64,
+    },
+}
+
+/// How many children a supervisor has itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ChildCount {
+    /// All of them.
+    pub specs: usize,
+    /// Those that have a process, and groups.
+    pub active: usize,
+    /// Groups.
+    pub supervisors: usize,
+    /// Instances.
+    pub workers: usize,
 }

@@ -229,6 +229,38 @@ fn why_leads_from_the_waiting_one_to_the_cause() {
     run.stop();
 }
 
+/// OTP's which_children and count_children.
+#[test]
+fn status_as_a_tree() {
+    let project = Project::new(
+        "[service.web]\ncommand = \"sleep 1000\"\nreplicas = 2\n[service.db]\ncommand = \"sleep 1000\"\n[service.later]\ncommand = \"sleep 1000\"\nautostart = false\n\
+         [group.inner]\nmembers = [\"db\"]\n[group.outer]\nmembers = [\"inner\", \"web\"]\nstrategy = \"rest-for-one\"\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("all 3 are up");
+    let tree = project.regrow(&["status", "--tree"]).stdout;
+    let pid = |name: &str| project.pid(name);
+    assert_eq!(
+        tree,
+        format!(
+            "root (one-for-one): 1 of 2 active, 1 group, 1 instance\n\
+             ├─ later: registered\n\
+             └─ group outer (rest-for-one): 3 of 3 active, 1 group, 2 instances\n   \
+             ├─ group inner (one-for-one): 1 of 1 active, 1 instance\n   \
+             │  └─ db: running, ready, pid {}\n   \
+             ├─ web.1: running, ready, pid {}\n   \
+             └─ web.2: running, ready, pid {}\n",
+            pid("db"),
+            pid("web.1"),
+            pid("web.2")
+        )
+    );
+    let json = project.json(&["status", "--tree", "--json"]);
+    assert_eq!(json["count"], serde_json::json!({"specs": 2, "active": 1, "supervisors": 1, "workers": 1}));
+    assert_eq!(json["children"][1]["children"][0]["children"][0]["name"], "db");
+    run.stop();
+}
+
 /// What a check says later replaces what it said at first.
 #[test]
 fn why_gives_the_last_failing_check() {
