@@ -496,7 +496,10 @@ fn interpreter(path: &Path) -> Option<String> {
 }
 
 fn no_descriptors(errno: Errno) -> SpawnFailure {
-    failure(SpawnStage::Prepare, errno, "there are no descriptors left for its output (limit on open files)")
+    let limit = descriptor_limit();
+    let message =
+        format!("there are no descriptors left for its output (this process may open {limit} files)");
+    failure(SpawnStage::Prepare, errno, &message)
 }
 
 fn failure(stage: SpawnStage, errno: Errno, message: &str) -> SpawnFailure {
