@@ -401,6 +401,59 @@ fn p11_a_shortage_of_descriptors_passes() {
     run.stop();
 }
 
+/// P11: the same for processes, by a limit that only another user has: counted, answered, and
+/// over when the limit is raised.
+#[test]
+fn p11_a_shortage_of_processes_passes() {
+    const TEST: &str = "p11_a_shortage_of_processes_passes";
+    // A user of its own: the limit counts all of a user's threads.
+    const USER: u32 = 64_911;
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root || !installed(TEST, Path::new("/usr/bin/prlimit")) {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} needs root");
+        eprintln!("SKIPPED {TEST}: only root can become another user");
+        return;
+    }
+    let manifest: String = (0..40)
+        .map(|n| {
+            format!(
+                "[service.s{n}]\ncommand = \"sleep 1000\"\nrestart = {{ backoff = {{ max = \"300ms\" }} }}\n"
+            )
+        })
+        .collect();
+    let project = Project::new(&manifest);
+    for path in [project.dir(), project.file("regrow.toml"), project.dir().parent().unwrap().to_owned()] {
+        std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let user = USER.to_string();
+    let mut command = std::process::Command::new("setpriv");
+    command
+        .args(["--reuid", &user, "--regid", &user, "--clear-groups", "prlimit", "--nproc=25:1000"])
+        .args([env!("CARGO_BIN_EXE_regrow"), "run"])
+        .current_dir(project.dir())
+        .env("REGROW_STATE_DIR", project.state_dir());
+    let mut run = project.start(&mut command);
+    run.line("the kernel allows no further process");
+    let rows = project.json(&["status", "--json"]);
+    let supervisor = rows["daemon"]["pid"].as_u64().unwrap().to_string();
+    eventually("one is backed off, and says why", || {
+        let rows = project.json(&["status", "--json"]);
+        let rows = rows["services"].as_array().unwrap();
+        rows.iter().any(|row| row["exit"]["stage"] == "fork" && row["exit"]["errno_name"] == "EAGAIN")
+    });
+    let raised = std::process::Command::new("setpriv")
+        .args(["--reuid", &user, "--regid", &user, "--clear-groups"])
+        .args(["prlimit", "--pid", &supervisor, "--nproc=1000:1000"])
+        .status();
+    assert!(raised.unwrap().success());
+    let names: Vec<String> = (0..40).map(|n| format!("s{n}")).collect();
+    let mut wait = vec!["wait", "--timeout", "25s"];
+    wait.extend(names.iter().map(String::as_str));
+    let waited = project.regrow(&wait);
+    assert_eq!(waited.code, 0, "all recover: {}{}", waited.stdout, waited.stderr);
+    run.stop();
+}
+
 /// P15: a code and a signal are different things.
 #[test]
 fn p15_exit_137_and_sigkill_read_differently() {
