@@ -138,11 +138,14 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
                 None
             }
         });
-        let starting = plan.services.iter().filter(|s| s.autostart).count();
-        let noun = if starting == 1 { "service" } else { "services" };
+        let starting = plan.services.iter().filter(|s| s.autostart);
+        let services = starting.clone().count();
+        let instances: usize = starting.map(|service| service.instances().count()).sum();
+        let noun = if services == 1 { "service" } else { "services" };
+        let copies = if instances == services { String::new() } else { format!(", {instances} instances") };
         console.say(
             &format!(
-                "regrow {}: {} from {}, {starting} {noun}",
+                "regrow {}: {} from {}, {services} {noun}{copies}",
                 env!("CARGO_PKG_VERSION"),
                 plan.project,
                 path.display()
