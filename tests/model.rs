@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use regrow::decide::graph::waits_for;
 use regrow::decide::group;
 use regrow::decide::lifecycle::{Effect, Input};
@@ -606,12 +607,20 @@ enum Calm {
     Ready,
 }
 
-fn cases() -> u32 {
-    std::env::var("REGROW_TEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000)
+/// The same thousands of cases each time; with `REGROW_TEST_CASES=100000` so many new ones.
+fn config() -> ProptestConfig {
+    let wanted: Option<u32> = std::env::var("REGROW_TEST_CASES").ok().and_then(|n| n.parse().ok());
+    let rng_seed = if wanted.is_some() { RngSeed::Random } else { RngSeed::Fixed(20_261_121) };
+    ProptestConfig {
+        cases: wanted.unwrap_or(3_000),
+        failure_persistence: None,
+        rng_seed,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn whatever_happens_the_invariants_hold(list in prop::collection::vec(any::<u32>(), 60..600)) {

@@ -437,20 +437,14 @@ impl Operations {
 
     fn begin(&mut self, graph: &Graph, board: &Board, mut operation: Operation, out: &mut Vec<Effect>) {
         for earlier in &mut self.running {
-            let all = earlier.work.loses_to(&operation.work);
-            // A start that comes behind it would let what runs go on.
-            let in_the_way = matches!((&earlier.work, &operation.work), (Work::Start(_), Work::Pause));
-            if !all && !in_the_way {
+            if !earlier.work.loses_to(&operation.work) {
                 continue;
             }
             for (id, _) in &operation.parts {
                 let Some(&at) = earlier.places.get(id) else {
                     continue;
                 };
-                let runs = |entry: &Entry| entry.state == State::Running;
-                if all || (earlier.parts[at].1 == Part::Queued && board.entry(id).is_some_and(runs)) {
-                    earlier.overtake(graph, at);
-                }
+                earlier.overtake(graph, at);
             }
             earlier.send(graph, board, &mut self.wishes, out);
         }
@@ -472,7 +466,25 @@ impl Operations {
         self.running.iter().rev().find_map(under_way).unwrap_or(entry.goal)
     }
 
+    /// A pause comes to an instance behind whatever an earlier command still holds back for
+    /// it: otherwise a start would let go on what was paused since.
+    fn send_pauses(&mut self, board: &Board, out: &mut Vec<Effect>) {
+        let is_pause = |operation: &Operation| matches!(operation.work, Work::Pause | Work::Resume);
+        if !self.running.iter().any(is_pause) {
+            return;
+        }
+        let mut held_back: HashSet<InstanceId> = HashSet::new();
+        for operation in &mut self.running {
+            if is_pause(operation) {
+                operation.send_but(&held_back, board, &mut self.wishes, out);
+            }
+            let holds = |part: &Part| matches!(part, Part::Queued | Part::Down);
+            held_back.extend(operation.parts.iter().filter(|(_, p)| holds(p)).map(|(id, _)| id.clone()));
+        }
+    }
+
     fn answer_finished(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+        self.send_pauses(board, out);
         for operation in self.running.iter_mut().filter(|op| op.left == 0) {
             if operation.go_up_again() {
                 operation.send(graph, board, &mut self.wishes, out);
@@ -582,7 +594,9 @@ impl Operation {
         loop {
             let turn: Vec<usize> = match &mut self.work {
                 Work::Start(_) => self.startable(graph, board),
-                Work::Restart | Work::Pause | Work::Resume => (0..self.parts.len()).collect(),
+                Work::Restart => (0..self.parts.len()).collect(),
+                // See `Operations::send_pauses`.
+                Work::Pause | Work::Resume => return,
                 Work::Stop(order)
                 | Work::RestartInOrder(order)
                 | Work::Cascade(order)
@@ -604,8 +618,26 @@ impl Operation {
                 *part = Part::Sent(*wishes, board.last_event());
                 out.push(Effect::Wish(id.clone(), wish.clone(), *wishes));
             }
-            if matches!(self.work, Work::Start(_) | Work::Restart | Work::Pause | Work::Resume) {
+            if matches!(self.work, Work::Start(_) | Work::Restart) {
                 return;
+            }
+        }
+    }
+
+    /// Sends a pause or a resume to all but these.
+    fn send_but(
+        &mut self,
+        held_back: &HashSet<InstanceId>,
+        board: &Board,
+        wishes: &mut WishNumber,
+        out: &mut Vec<Effect>,
+    ) {
+        let wish = if matches!(self.work, Work::Pause) { Input::Pause } else { Input::Resume };
+        for (id, part) in &mut self.parts {
+            if *part == Part::Queued && !held_back.contains(id) {
+                *wishes += 1;
+                *part = Part::Sent(*wishes, board.last_event());
+                out.push(Effect::Wish(id.clone(), wish.clone(), *wishes));
             }
         }
     }
