@@ -286,19 +286,31 @@ impl Handle {
         let _ = self.inner.root.cast(SupervisorMsg::Shutdown(cause.to_owned()));
     }
 
-    /// Takes everything down at once, by SIGKILL.
+    /// Takes everything down at once, by SIGKILL, hooks included.
     pub fn kill_all(&self) {
         let _ = self.inner.root.cast(SupervisorMsg::KillAll);
+        self.inner.context.no_hooks.send_replace(true);
+    }
+
+    /// The hooks that run, for people.
+    pub fn running_hooks(&self) -> Vec<String> {
+        self.inner.context.hooks.borrow().clone()
+    }
+
+    /// Returns when a shutdown has ended every service; hooks may still run. See
+    /// [`Handle::wait_down`].
+    pub async fn wait_stopped(&self) -> Result<(), TreeBroke> {
+        let mut down = self.inner.down.clone();
+        down.wait_for(|down| *down).await.map(drop).map_err(|_| TreeBroke)
     }
 
     /// Returns when a shutdown is done and nothing of the tree is left. `Err`: the tree ended
     /// by a fault of its own; what it left is ended all the same.
     pub async fn wait_down(&self) -> Result<(), TreeBroke> {
-        let mut down = self.inner.down.clone();
-        let ended = down.wait_for(|down| *down).await.map(drop).map_err(|_| TreeBroke);
+        let ended = self.wait_stopped().await;
         // Each has a time limit of its own.
         let mut hooks = self.inner.context.hooks.subscribe();
-        let _ = hooks.wait_for(|running| *running == 0).await;
+        let _ = hooks.wait_for(Vec::is_empty).await;
         if let Some(native) = &self.inner.native {
             let (done, gone) = oneshot::channel();
             native.end_strays(move || {
@@ -350,7 +362,8 @@ impl Made {
             log,
             sources,
             socket,
-            hooks: watch::Sender::new(0),
+            hooks: watch::Sender::new(Vec::new()),
+            no_hooks: watch::Sender::new(false),
         });
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
 

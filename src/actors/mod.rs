@@ -43,8 +43,10 @@ pub struct Context {
     pub sources: HashMap<InstanceId, SourceId>,
     /// The control socket, for the environment of services.
     pub socket: Option<PathBuf>,
-    /// How many hooks run.
-    pub hooks: watch::Sender<usize>,
+    /// The hooks that run, for people.
+    pub hooks: watch::Sender<Vec<String>>,
+    /// Turns true when hooks are not waited for any more.
+    pub no_hooks: watch::Sender<bool>,
 }
 
 /// Sends a message to an actor that may be gone. What becomes of those is told by their

@@ -459,11 +459,18 @@ impl ProcessState {
         };
         let (context, id, command) = (Arc::clone(&self.context), self.id.clone(), command.clone());
         let dir = self.spec.dir.clone();
-        self.context.hooks.send_modify(|count| *count += 1);
+        let name = format!("the {hook} hook of {id}");
+        self.context.hooks.send_modify(|names| names.push(name.clone()));
+        let mut killed = self.context.no_hooks.subscribe();
         tokio::spawn(async move {
-            let _running = Running(&context.hooks);
+            let _running = Running { hooks: &context.hooks, name };
             let errand = Errand { host: &context.host, dir: &dir, env: &env, command: &command, output };
-            let message = match errand.run(limit).await {
+            let outcome = tokio::select! {
+                outcome = errand.run(limit) => outcome,
+                // Dropped half way, it is killed.
+                _ = killed.wait_for(|killed| *killed) => return,
+            };
+            let message = match outcome {
                 errand::Outcome::Ended(Exit::SUCCESS, _) => return,
                 errand::Outcome::Ended(exit, _) => format!("{command} ended with {exit}"),
                 errand::Outcome::Unable(reason) => format!("{command}: {reason}"),
@@ -598,12 +605,19 @@ async fn attempt(
     }
 }
 
-/// Counts a hook while it runs.
-struct Running<'a>(&'a watch::Sender<usize>);
+/// Lists a hook while it runs.
+struct Running<'a> {
+    hooks: &'a watch::Sender<Vec<String>>,
+    name: String,
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        self.hooks.send_modify(|names| {
+            if let Some(at) = names.iter().position(|name| *name == self.name) {
+                names.remove(at);
+            }
+        });
     }
 }
 

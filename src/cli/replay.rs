@@ -21,6 +21,8 @@ struct Verdict {
     steps: u64,
     events: u64,
     commands: u64,
+    /// Whether the run came to its end; one that was killed has none.
+    complete: bool,
     /// What was decided otherwise than recorded, or must never be.
     faults: Vec<String>,
 }
@@ -39,6 +41,16 @@ pub(super) fn replay(args: &ReplayArgs) -> u8 {
         tell!("{}: the plan of {shown} has dependencies in a circle", format::error_word());
         return code::FAILED;
     };
+    let known = |name: &String| {
+        let is_service = plan.services.iter().any(|service| {
+            service.name.as_str() == name || service.instances().any(|id| id.to_string() == *name)
+        });
+        is_service || plan.groups.contains_key(name.as_str())
+    };
+    if let Some(name) = args.services.iter().find(|name| !known(name)) {
+        tell!("{}: there is no service or group {name:?} in {shown}", format::error_word());
+        return code::FAILED;
+    }
     if !args.json {
         say!(
             "{} recorded by regrow {}, {} services",
@@ -90,6 +102,7 @@ impl Told {
     fn step(&mut self, number: usize, step: Step) {
         self.settle(number);
         self.verdict.steps += 1;
+        let step = self.world.own(step);
         let who = match &step.to {
             Node::Instance(id) => id.to_string(),
             Node::Group(Some(name)) => format!("group {name}"),
@@ -147,6 +160,7 @@ impl Told {
 
     fn event(&mut self, number: usize, event: &Event) {
         self.verdict.events += 1;
+        self.verdict.complete |= matches!(event.fact, Fact::ShutdownDone);
         if matches!(event.fact, Fact::SupervisorStarted { .. } | Fact::HookFailed { .. }) {
             // No machine decides on this one.
             self.world.note(event.since_start, event.fact.clone());
@@ -197,7 +211,10 @@ impl Told {
                 self.verdict.faults.push(format!("{id}: the board is not what the machine says"));
             }
         }
-        let Verdict { steps, events, commands, faults } = &self.verdict;
+        let Verdict { steps, events, commands, complete, faults } = &self.verdict;
+        if !self.quiet && !complete {
+            say!("the recording stops before the run's end");
+        }
         if self.quiet {
             match serde_json::to_string_pretty(&self.verdict) {
                 Ok(text) => say!("{text}"),

@@ -701,6 +701,7 @@ impl Screen {
     /// Who is not gone, and how long it has left.
     fn lingering(&self, handle: &Handle) -> String {
         let now = handle.uptime();
+        let hooks = handle.running_hooks();
         handle.board(|board| {
             let lingering: Vec<&Entry> =
                 board.entries().iter().filter(|e| e.state == State::Stopping).collect();
@@ -710,7 +711,7 @@ impl Screen {
                 }
                 None => format!("{} (SIGKILL sent)", entry.id),
             });
-            listed(words, lingering.len(), 6)
+            listed(words.chain(hooks.iter().cloned()), lingering.len() + hooks.len(), 6)
         })
     }
 }

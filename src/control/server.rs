@@ -480,7 +480,8 @@ fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool>
 
 async fn down(State(handle): State<Handle>) -> Response {
     handle.begin_shutdown("regrow down");
-    let ok = handle.wait_down().await.is_ok();
+    // Not for hooks: it may be one that asks.
+    let ok = handle.wait_stopped().await.is_ok();
     axum::Json(Down { ok }).into_response()
 }
 

@@ -339,11 +339,15 @@ impl Group {
     /// OTP's auto_shutdown.
     fn ended(&mut self, slot: Slot, out: &mut Vec<Effect>) {
         self.members[slot].ended = true;
+        // The last of those that were active, as in OTP: who rests is not waited for.
         let mut significant = self.members.iter().filter(|m| m.significant);
         let over = match self.auto_shutdown {
             AutoShutdown::Never => false,
             AutoShutdown::Any => self.members[slot].significant,
-            AutoShutdown::All => self.members[slot].significant && significant.all(|m| m.ended),
+            AutoShutdown::All => {
+                self.members[slot].significant
+                    && significant.all(|m| m.ended || m.activity == Activity::Resting)
+            }
         };
         match self.mode {
             Mode::Steady | Mode::Restarting { .. } if over => {

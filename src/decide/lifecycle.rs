@@ -646,6 +646,9 @@ impl Turn<'_> {
         let next = Next::Start(StartCause::Command);
         match phase {
             Phase::Running(life) | Phase::Paused(Paused { life, .. }) => {
+                if matches!(phase, Phase::Paused(_)) {
+                    self.out.push(Effect::Resume(life.incarnation));
+                }
                 self.aim(Goal::Up);
                 self.machine.attempts = 0;
                 self.begin_stop(life, StopCause::Restart, next)

@@ -164,8 +164,8 @@ struct Operation {
     /// `None`: nobody asked for it.
     ticket: Option<Ticket>,
     work: Work,
-    /// Who is among the targets only because another needs it: not told of where there was
-    /// nothing to do.
+    /// Who is among the targets without being named, because another needs it or with all
+    /// others: not told of where there was nothing to do.
     implied: HashSet<InstanceId>,
     parts: Vec<(InstanceId, Part)>,
     places: HashMap<InstanceId, usize>,
@@ -270,8 +270,16 @@ impl Operations {
                     Work::Restart
                 }
             }
-            Command::Pause { .. } => Work::Pause,
-            Command::Resume { .. } => Work::Resume,
+            Command::Pause { select } | Command::Resume { select } => {
+                let named = |id: &&InstanceId| {
+                    select
+                        .services
+                        .iter()
+                        .any(|text| id.service().as_str() == text || id.to_string() == *text)
+                };
+                implied = targets.iter().filter(|id| !named(id)).cloned().collect();
+                if matches!(command, Command::Pause { .. }) { Work::Pause } else { Work::Resume }
+            }
         };
         let operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
         self.begin(graph, board, operation, out);
@@ -307,7 +315,15 @@ impl Operations {
                 // It is down by itself meanwhile, and its policy or the graph has it.
                 operation.settle(graph, at, None);
             } else if let Some((ok, message)) = operation.work.at_once(entry.spec.kind, *before, *after) {
-                let silent = operation.implied.contains(instance);
+                let rests = matches!(
+                    after.state,
+                    State::Registered | State::Stopped | State::Completed | State::Failed
+                );
+                let nothing_to_do = match operation.work {
+                    Work::Pause | Work::Resume => !ok && rests,
+                    _ => true,
+                };
+                let silent = nothing_to_do && operation.implied.contains(instance);
                 operation.settle(graph, at, (!silent).then_some((ok, message)));
             }
             operation.send(graph, board, &mut self.wishes, out);

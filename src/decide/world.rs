@@ -109,6 +109,8 @@ pub struct World {
     graph: Graph,
     board: Board,
     next_event: u64,
+    /// All that was written down.
+    written: Vec<Arc<Event>>,
     instances: BTreeMap<InstanceId, Instance>,
     groups: BTreeMap<Option<Name>, Supervisor>,
     frontier: Frontier,
@@ -123,6 +125,7 @@ impl World {
             board: Board::new(&plan, SystemTime::UNIX_EPOCH),
             graph,
             next_event: 1,
+            written: Vec::new(),
             instances: BTreeMap::new(),
             groups: BTreeMap::new(),
             frontier: Frontier::default(),
@@ -253,6 +256,42 @@ impl World {
         }
     }
 
+    /// A step that was read from a recording, with this world's own names and events in it: the
+    /// printed form of an instance does not tell a replica from a service of that name.
+    pub fn own(&self, step: Step) -> Step {
+        let names: &dyn Fn(InstanceId) -> InstanceId = &|id| {
+            if self.instances.contains_key(&id) {
+                return id;
+            }
+            let text = id.to_string();
+            self.instances.keys().find(|own| own.to_string() == text).cloned().unwrap_or(id)
+        };
+        let Step { at, to, message } = step;
+        let to = match to {
+            Node::Instance(id) => Node::Instance(names(id)),
+            other => other,
+        };
+        let message = match message {
+            Message::Relay(id, input) => Message::Relay(names(id), input),
+            Message::RelayWish(id, input, number) => Message::RelayWish(names(id), input, number),
+            Message::Graph(graph::Input::Ask(id, question)) => {
+                Message::Graph(graph::Input::Ask(names(id), question))
+            }
+            Message::Graph(graph::Input::Withdraw(id)) => Message::Graph(graph::Input::Withdraw(names(id))),
+            Message::Desk(DeskInput::Taken(receipt)) => {
+                let instance = names(receipt.instance);
+                Message::Desk(DeskInput::Taken(Receipt { instance, ..receipt }))
+            }
+            Message::Desk(DeskInput::Observed(event)) => {
+                let at = usize::try_from(event.seq).unwrap_or(0).wrapping_sub(1);
+                let own = self.written.get(at).cloned();
+                Message::Desk(DeskInput::Observed(own.unwrap_or(event)))
+            }
+            other => other,
+        };
+        Step { at, to, message }
+    }
+
     /// Writes down what no machine decided: that the supervisor came up.
     pub fn note(&mut self, now: Duration, fact: Fact) {
         self.write(now, fact, &mut Vec::new());
@@ -269,6 +308,7 @@ impl World {
         self.next_event += 1;
         let event = Arc::new(Event { seq, at: SystemTime::UNIX_EPOCH, since_start: now, fact });
         self.board.apply(&event);
+        self.written.push(Arc::clone(&event));
         if let Some(instance) = event.fact.instance()
             && self.graph.dependents(instance.service()).next().is_some()
         {
