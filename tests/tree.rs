@@ -687,3 +687,26 @@ async fn a_program_hears_every_event_by_a_callback() {
         [Hook::Ready, Hook::Exit, Hook::Retry, Hook::Ready, Hook::Exit, Hook::Stop]
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_one_can_listen_before_it_is_asked_to_end_and_all_means_what_runs() {
+    let mut done = service("done", &[]);
+    done.kind = Kind::Task;
+    let (host, handle) = tree(vec![service("db", &[]), service("web", &["db"]), done]).await;
+    all_ready(&handle, &["db", "web", "done"]).await;
+    host.exit(host.alive("done")[0], Exit::SUCCESS);
+    event(&handle, |fact| matches!(fact, Fact::Completed { .. })).await;
+    let all = handle.command(Command::Pause { select: Selector::all() }).await.unwrap();
+    let paused: Vec<&str> = all.results.iter().map(|r| r.name.as_str()).collect();
+    assert!(all.ok, "{all:?}");
+    assert_eq!(paused, ["db", "web"]);
+    let from = host.told().len();
+    let denied = handle.command(Command::Restart { select: Selector::named(["web"]) }).await.unwrap_err();
+    assert_eq!(denied.reason, "web depends on db, which is paused because somebody wants it so");
+    assert!(say(&handle, Command::Restart { select: Selector::named(["db"]) }).await.0);
+    assert_eq!(story(&host, from)[..2], ["resume db", "stop db"]);
+    assert!(say(&handle, pause("db")).await.0);
+    let started = handle.command(start("web")).await.unwrap();
+    assert!(started.ok, "{started:?}");
+    assert_eq!(handle.status().services[0].state, State::Running);
+}

@@ -878,13 +878,12 @@ impl Operations {
                 // Down, or on the way there because somebody wants it so.
                 let rests = match entry.state {
                     State::Completed => false,
-                    State::Failed => true,
+                    State::Failed | State::Paused => true,
                     State::Registered
                     | State::Stopped
                     | State::Waiting
                     | State::Starting
                     | State::Running
-                    | State::Paused
                     | State::Stopping
                     | State::Crashed => self.goal(entry) == Goal::Down,
                 };
@@ -910,18 +909,22 @@ impl Operations {
                 continue;
             };
             let unmet = super::graph::waits_for(board, spec);
-            let held_down = |on: &Name| {
-                board.instances_of(on).any(|entry| {
-                    let down = entry.goal == Goal::Down && unmet.iter().any(|unmet| unmet.service == *on);
+            let holds_up = |on: &Name| {
+                board.instances_of(on).find(|entry| {
+                    let missing = unmet.iter().any(|unmet| unmet.service == *on);
+                    let down = missing && entry.goal == Goal::Down && entry.state != State::Completed;
                     let going_down = entry.goal == Goal::Up && self.goal(entry) == Goal::Down;
-                    (down && self.goal(entry) == Goal::Down && entry.state != State::Completed) || going_down
+                    let paused = missing && entry.state == State::Paused;
+                    (down && self.goal(entry) == Goal::Down) || going_down || paused
                 })
             };
-            let on = spec.depends_on.iter().map(|d| &d.on).find(|on| !wanted.contains(on) && held_down(on));
-            if let Some(on) = on {
+            let others = spec.depends_on.iter().map(|d| &d.on).filter(|on| !wanted.contains(on));
+            if let Some(on) = others.filter_map(holds_up).next() {
+                let is = if on.state == State::Paused { "paused" } else { "down" };
+                let on = &on.spec.name;
                 return Err(Denial {
                     code: DenialCode::DependencyDown,
-                    reason: format!("{target} depends on {on}, which is down because somebody wants it so"),
+                    reason: format!("{target} depends on {on}, which is {is} because somebody wants it so"),
                     hint: Some(format!("\"regrow start {target}\" starts both")),
                 });
             }

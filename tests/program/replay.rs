@@ -8,6 +8,7 @@ fn recorded() -> Project {
         "[service.db]\nshell = \"echo up; exec sleep 1000\"\nready = { log = \"up\" }\nrestart = { backoff = { initial = \"10ms\" } }\n\
          [service.api]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n\
          [service.deaf]\nshell = \"trap '' TERM; echo deaf; while :; do sleep 0.01; done\"\nstop = { timeout = \"200ms\" }\n\
+         [service.web]\ncommand = \"sleep 1000\"\nreplicas = 2\ndepends_on = [\"api\"]\n\
          [service.gone]\ncommand = \"/no/such/program\"\n\
          [service.job]\nshell = \"exit 0\"\nkind = \"task\"\n\
          [group.g]\nmembers = [\"db\", \"deaf\"]\nstrategy = \"one-for-all\"\nintensity = 5\n",
@@ -46,6 +47,10 @@ fn a_recorded_run_decides_the_same_again() {
     let verdict = project.json(&["replay", "run.recording", "--json"]);
     assert_eq!(verdict["faults"], serde_json::json!([]));
     assert_eq!(verdict["commands"], 4);
+    assert_eq!(verdict["complete"], true);
+    let nobody = project.regrow(&["replay", "run.recording", "nobody"]);
+    assert_eq!(nobody.code, 1);
+    assert!(nobody.stderr.contains("there is no service or group \"nobody\""), "{}", nobody.stderr);
     // No environment goes into it.
     let text = std::fs::read_to_string(project.file("run.recording")).unwrap();
     assert!(!text.contains("REGROW_STATE_DIR"));
@@ -80,7 +85,9 @@ fn what_was_decided_otherwise_is_told_and_what_can_not_be_read_says_why() {
     assert!(replay.stdout.contains("decided now, and not recorded: api: paused"), "{}", replay.stdout);
     // Cut off in the middle of a line, as a kill does: it ends there.
     project.write("cut", &text[..text.len() * 2 / 3]);
-    assert_eq!(project.regrow(&["replay", "cut"]).code, 0);
+    let cut = project.regrow(&["replay", "cut"]);
+    assert_eq!(cut.code, 0, "{}", cut.stdout);
+    assert!(cut.stdout.contains("the recording stops before the run's end"), "{}", cut.stdout);
     for (name, content, words) in [
         ("none", "hello\n".to_owned(), "this is no recording of regrow"),
         ("empty", String::new(), "this is no recording of regrow"),

@@ -292,3 +292,23 @@ fn hooks_are_run_with_the_event_and_never_hold_anything_up() {
         "{story}"
     );
 }
+
+#[test]
+fn a_hook_may_take_everything_down_and_the_second_interrupt_ends_hooks_too() {
+    let regrow = env!("CARGO_BIN_EXE_regrow");
+    let project = Project::new(&format!(
+        "[service.a]\nshell = \"echo up; sleep 0.1; exit 1\"\nrestart = \"never\"\non = {{ fail = \"{regrow} down\" }}\n[service.b]\ncommand = \"sleep 1000\"\n"
+    ));
+    let mut run = project.run(&[]);
+    assert_eq!(run.code(), 1, "{}", run.text());
+    assert!(!run.text().contains("hook failed"), "{}", run.text());
+    let project = Project::new(
+        "[service.b]\nshell = \"echo up; exec sleep 1000\"\non = { exit = \"sleep 999\", timeout = \"10m\" }\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("b      | up");
+    run.interrupt();
+    run.line("still stopping: the exit hook of b");
+    run.interrupt();
+    assert_eq!(run.code(), 130, "{}", run.text());
+}
