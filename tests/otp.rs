@@ -82,10 +82,25 @@ impl Bench {
         self.host.exit(self.key(text), exit);
     }
 
-    /// All that follows by itself has followed.
-    async fn settle(&self) {
-        // Paused time only moves when nothing else is left to do.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    /// Waits until something is true, looking again at each event.
+    async fn comes_true(&mut self, what: &str, is: impl Fn(&Bench) -> bool) {
+        while !is(self) {
+            let next = tokio::time::timeout(Duration::from_secs(60), self.events.next()).await;
+            assert!(next.is_ok(), "never: {what}");
+        }
+    }
+
+    /// Waits until each of these runs as its nth process.
+    async fn run_as(&mut self, names: &[&str], nth: usize) {
+        let up = |bench: &Bench, text: &&str| bench.state(text) == State::Running && bench.count(text) == nth;
+        self.comes_true("they run", |bench| names.iter().all(|text| up(bench, text))).await;
+    }
+
+    /// Nothing happens for so long.
+    async fn silent_for(&mut self, time: Duration) {
+        while self.events.try_next().is_some() {}
+        let next = tokio::time::timeout(time, self.events.next()).await;
+        assert!(next.is_err(), "{next:?}");
     }
 
     fn state(&self, text: &str) -> State {
@@ -118,10 +133,11 @@ async fn kinds_of_children_by_kinds_of_ends() {
         (Never, Exit::Code(1), Failed, 1),
         (Never, KILLED, Failed, 1),
     ] {
-        let bench = Bench::group(Strategy::OneForOne, None, vec![service("a", policy)]).await;
+        let mut bench = Bench::group(Strategy::OneForOne, None, vec![service("a", policy)]).await;
         bench.end("a", exit);
-        bench.settle().await;
-        assert_eq!((bench.state("a"), bench.count("a")), (state, made), "{policy} {exit}");
+        let what = format!("{policy} {exit}: {state}, made {made} times");
+        bench.comes_true(&what, |bench| (bench.state("a"), bench.count("a")) == (state, made)).await;
+        bench.silent_for(Duration::from_secs(60)).await;
     }
 }
 
@@ -158,10 +174,11 @@ async fn who_is_replaced_by_strategy() {
         (Strategy::RestForOne, "c", &["c"]),
     ] {
         let services = ["a", "b", "c"].map(|text| service(text, Policy::Always)).to_vec();
-        let bench = Bench::group(strategy, None, services).await;
+        let mut bench = Bench::group(strategy, None, services).await;
         let before = ["a", "b", "c"].map(|text| bench.key(text));
         bench.end(fallen, KILLED);
-        bench.settle().await;
+        bench.run_as(replaced, 2).await;
+        bench.silent_for(Duration::from_secs(60)).await;
         for (text, before) in ["a", "b", "c"].into_iter().zip(before) {
             assert_eq!(bench.key(text) != before, replaced.contains(&text), "{strategy} {fallen}: {text}");
         }
@@ -185,9 +202,8 @@ async fn another_fails_to_start_during_a_restart() {
         bench.end("a", Exit::Code(1));
         let gave_up = bench.until(|fact| matches!(fact, Fact::GroupGaveUp { .. })).await;
         assert!(matches!(gave_up, Fact::GroupGaveUp { restarts: 4, .. }), "{strategy}: {gave_up:?}");
-        bench.settle().await;
         for text in ["a", "b", "c"] {
-            assert_eq!(bench.state(text), State::Failed, "{strategy} {text}");
+            bench.comes_true("all are failed", |bench| bench.state(text) == State::Failed).await;
             assert!(bench.host.alive(text).is_empty(), "{strategy} {text}");
         }
         // Whole again, it is started by hand.
@@ -202,14 +218,12 @@ async fn another_fails_to_start_during_a_restart() {
 async fn several_deaths_at_once_are_one_restart() {
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
         let services = ["a", "b", "c"].map(|text| service(text, Policy::Always)).to_vec();
-        let bench = Bench::group(strategy, Some(1), services).await;
+        let mut bench = Bench::group(strategy, Some(1), services).await;
         for text in ["a", "b", "c"] {
             bench.end(text, KILLED);
         }
-        bench.settle().await;
-        for text in ["a", "b", "c"] {
-            assert_eq!((bench.state(text), bench.count(text)), (State::Running, 2), "{strategy} {text}");
-        }
+        bench.run_as(&["a", "b", "c"], 2).await;
+        bench.silent_for(Duration::from_secs(60)).await;
     }
 }
 
@@ -235,16 +249,16 @@ async fn giving_up_escalates() {
             vec![Child::Service(name("before")), Child::Group(name("g")), Child::Service(name("after"))];
         let mut bench = Bench::of(plan).await;
         bench.end("a", KILLED);
-        bench.settle().await;
+        bench.run_as(&["a", "b", "after"], 2).await;
+        bench.silent_for(Duration::from_secs(5)).await;
         let made = ["before", "a", "b", "after"].map(|text| bench.count(text));
         assert_eq!(made, [1, 2, 2, 2], "{strategy}");
         // Once more is more than the root allows; its mark is the default.
         bench.end("b", KILLED);
         bench.until(|fact| matches!(fact, Fact::GroupGaveUp { group: None, .. })).await;
-        bench.settle().await;
         for text in ["before", "a", "b", "after"] {
+            bench.comes_true("all are failed", |bench| bench.state(text) == State::Failed).await;
             assert!(bench.host.alive(text).is_empty(), "{strategy} {text}");
-            assert_eq!(bench.state(text), State::Failed, "{strategy} {text}");
         }
     }
 }
@@ -253,17 +267,16 @@ async fn giving_up_escalates() {
 #[tokio::test(start_paused = true)]
 async fn intensity_trips_at_more_than_n_in_the_period() {
     let mut bench = Bench::group(Strategy::OneForOne, Some(3), vec![service("a", Policy::Always)]).await;
-    for _ in 0..3 {
+    for nth in 2..=4 {
         bench.end("a", KILLED);
-        bench.settle().await;
+        bench.run_as(&["a"], nth).await;
     }
-    assert_eq!(bench.state("a"), State::Running);
-    tokio::time::sleep(Duration::from_secs(11)).await;
-    for _ in 0..3 {
+    bench.silent_for(Duration::from_secs(11)).await;
+    // What lies longer back is forgotten.
+    for nth in 5..=7 {
         bench.end("a", KILLED);
-        bench.settle().await;
+        bench.run_as(&["a"], nth).await;
     }
-    assert_eq!(bench.state("a"), State::Running, "what lies longer back is forgotten");
     bench.end("a", KILLED);
     let failed = bench.until(|fact| matches!(fact, Fact::Failed { .. })).await;
     assert!(matches!(failed, Fact::Failed { why: FailedWhy::Group { group: Some(_) }, .. }), "{failed:?}");
@@ -274,14 +287,13 @@ async fn intensity_trips_at_more_than_n_in_the_period() {
 async fn a_deaf_child_is_killed_at_its_time() {
     let mut deaf = service("deaf", Policy::Always);
     deaf.stop.timeout = Duration::from_secs(3);
-    let bench = Bench::group(Strategy::OneForAll, None, vec![deaf, service("b", Policy::Always)]).await;
+    let mut bench = Bench::group(Strategy::OneForAll, None, vec![deaf, service("b", Policy::Always)]).await;
     bench.host.let_behave("deaf", Behaviour::IgnoresSignals);
     let begin = bench.handle.uptime();
     bench.end("b", KILLED);
     bench.host.until(|told| told.iter().any(|told| matches!(told, Told::Kill(_)))).await;
     assert_eq!(bench.handle.uptime() - begin, Duration::from_secs(3));
-    bench.settle().await;
-    assert_eq!((bench.count("deaf"), bench.count("b")), (2, 2));
+    bench.run_as(&["deaf", "b"], 2).await;
 }
 
 /// tree: a supervisor of supervisors is stopped from below, in reverse order.
@@ -301,7 +313,9 @@ async fn a_tree_stops_in_reverse_order() {
     let keys = ["b", "c", "d"].map(|text| bench.key(text));
     bench.end("a", KILLED);
     bench.until(|fact| matches!(fact, Fact::GroupGaveUp { group: None, .. })).await;
-    bench.settle().await;
+    for text in ["a", "b", "c", "d"] {
+        bench.comes_true("all are failed", |bench| bench.state(text) == State::Failed).await;
+    }
     let stopped: Vec<ProcessKey> = bench
         .host
         .told()
@@ -324,16 +338,15 @@ fn needs(mut spec: ServiceSpec, on: &str) -> ServiceSpec {
 #[tokio::test(start_paused = true)]
 async fn a_parked_dependent_starts_once_when_its_dependency_recovers() {
     let services = vec![service("db", Policy::Always), needs(service("api", Policy::Always), "db")];
-    let bench = Bench::of(Plan::of("race", services)).await;
+    let mut bench = Bench::of(Plan::of("race", services)).await;
     // Both fall at once, the dependency again and again.
     bench.end("api", KILLED);
-    for _ in 0..20 {
+    for round in 0..20 {
         bench.end("db", KILLED);
-        tokio::task::yield_now().await;
-        bench.host.until(|_| true).await;
-        bench.settle().await;
+        bench.run_as(&["db"], round + 2).await;
+        bench.comes_true("the dependent is up again", |bench| bench.state("api") == State::Running).await;
     }
-    assert_eq!((bench.state("db"), bench.state("api")), (State::Running, State::Running));
+    bench.silent_for(Duration::from_secs(60)).await;
     assert_eq!(bench.host.alive("api").len(), 1);
     // Once for its own fall, and once for each of those after which it was up again.
     assert!(bench.count("api") <= 22, "{}", bench.count("api"));
@@ -346,7 +359,7 @@ async fn concurrent_restarts_and_falls_leave_one_copy_and_one_loop() {
     spec.restart.backoff.initial = Duration::from_secs(1);
     spec.restart.backoff.max = Duration::from_secs(1);
     spec.restart.backoff.jitter = 0.0;
-    let bench = Bench::of(Plan::of("race", vec![spec])).await;
+    let mut bench = Bench::of(Plan::of("race", vec![spec])).await;
     bench.end("web", KILLED);
     let asked: Vec<_> = (0..10)
         .map(|_| {
@@ -361,11 +374,10 @@ async fn concurrent_restarts_and_falls_leave_one_copy_and_one_loop() {
     assert_eq!(bench.host.alive("web").len(), 1);
     // The backoff that was under way is gone: nothing more is made when its time comes.
     let made = bench.count("web");
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!(bench.count("web"), made);
+    bench.silent_for(Duration::from_secs(30)).await;
     bench.end("web", KILLED);
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    assert_eq!(bench.count("web"), made + 1);
+    bench.run_as(&["web"], made + 1).await;
+    bench.silent_for(Duration::from_secs(30)).await;
 }
 
 /// A task that completes while its group restarts is not run again.
@@ -374,11 +386,11 @@ async fn what_completes_during_a_restart_stays_completed() {
     let mut task = service("task", Policy::OnFailure);
     task.kind = Kind::Task;
     let services = vec![service("a", Policy::Always), service("deaf", Policy::Always), task];
-    let bench = Bench::group(Strategy::RestForOne, None, services).await;
+    let mut bench = Bench::group(Strategy::RestForOne, None, services).await;
     bench.host.let_behave("deaf", Behaviour::IgnoresSignals);
     bench.end("task", Exit::SUCCESS);
     bench.end("a", KILLED);
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(bench.state("task"), State::Completed);
-    assert_eq!((bench.count("a"), bench.count("deaf"), bench.count("task")), (2, 2, 1));
+    bench.run_as(&["a", "deaf"], 2).await;
+    bench.silent_for(Duration::from_secs(60)).await;
+    assert_eq!((bench.state("task"), bench.count("task")), (State::Completed, 1));
 }

@@ -631,6 +631,13 @@ fn resume(text: &str) -> Command {
     Command::Resume { select: Selector::named([text]) }
 }
 
+/// Nothing happens for so long.
+async fn silent_for(handle: &Handle, time: Duration) {
+    let mut events = handle.events();
+    let next = tokio::time::timeout(time, events.next()).await;
+    assert!(next.is_err(), "{next:?}");
+}
+
 async fn say(handle: &Handle, command: Command) -> (bool, String) {
     let answer = handle.command(command).await.unwrap();
     (answer.ok, answer.results[0].message.clone())
@@ -645,11 +652,11 @@ async fn what_is_paused_stands_still_with_its_timers_and_goes_on() {
     host.until(|told| told.len() == 1).await;
     let denied = "is waiting: only what runs can be paused".to_owned();
     assert_eq!(say(&handle, pause("web")).await, (false, denied));
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    silent_for(&handle, Duration::from_secs(4)).await;
     assert_eq!(say(&handle, pause("slow")).await, (true, "paused".to_owned()));
     assert_eq!(say(&handle, pause("slow")).await, (true, "already paused".to_owned()));
     assert_eq!(handle.status().services[0].state, State::Paused);
-    tokio::time::sleep(Duration::from_secs(1_000)).await;
+    silent_for(&handle, Duration::from_secs(1_000)).await;
     let before = handle.uptime();
     assert_eq!(say(&handle, resume("slow")).await, (true, "resumed".to_owned()));
     assert_eq!(say(&handle, resume("slow")).await, (true, "already running".to_owned()));
