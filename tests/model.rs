@@ -307,7 +307,7 @@ impl Sim {
         if let Fact::Stopping { instance, cause: StopCause::Shutdown, .. } = fact {
             for dependent in self.world.graph().dependents(instance.service()) {
                 for id in dependent.instances() {
-                    let live = self.world.live(&id).is_some();
+                    let live = self.world.machine(&id).is_some_and(|m| m.live().is_some());
                     // What is stuck in the kernel is told, and not waited for.
                     let stuck = self.told_stuck.contains(&id);
                     let story = &self.story;
@@ -383,6 +383,13 @@ impl Sim {
         self.news(id, Input::TreeGone { incarnation, roll: 0.5 });
     }
 
+    fn does_not_start(&mut self, id: &InstanceId, stage: SpawnStage, errno: i32, name: &str) {
+        let incarnation = self.processes.remove(id).unwrap().incarnation;
+        let failure =
+            SpawnFailure { stage, errno, errno_name: name.to_owned(), message: "as it likes".to_owned() };
+        self.news(id, Input::SpawnFailed { incarnation, failure, roll: 0.5 });
+    }
+
     /// Something happens to a process, as it likes.
     fn fate(&mut self, id: &InstanceId, choices: &mut Choices) {
         let Process { incarnation, stage, stop_command, stuck, halting, .. } = self.processes[id].clone();
@@ -392,25 +399,9 @@ impl Sim {
         let exits = [Exit::Code(1), Exit::SUCCESS, Exit::Signal { signal: 9, core_dumped: false }];
         match (stage, choices.of(8)) {
             (Stage::Making, 0) => {
-                self.processes.remove(id);
-                let failure = SpawnFailure {
-                    stage: SpawnStage::Fork,
-                    errno: 11,
-                    errno_name: "EAGAIN".into(),
-                    message: "full".into(),
-                };
-                self.news(id, Input::SpawnFailed { incarnation, failure, roll: 0.5 });
+                self.does_not_start(id, SpawnStage::Fork, 11, "EAGAIN");
             }
-            (Stage::Making, 1) => {
-                self.processes.remove(id);
-                let failure = SpawnFailure {
-                    stage: SpawnStage::Exec,
-                    errno: 2,
-                    errno_name: "ENOENT".into(),
-                    message: "missing".into(),
-                };
-                self.news(id, Input::SpawnFailed { incarnation, failure, roll: 0.5 });
-            }
+            (Stage::Making, 1) => self.does_not_start(id, SpawnStage::Exec, 2, "ENOENT"),
             (Stage::Making, _) => {
                 self.processes.get_mut(id).unwrap().stage = Stage::Leader;
                 self.news(id, Input::Spawned { incarnation, pid: 1 });

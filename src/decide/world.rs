@@ -13,13 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::graph::{self, Frontier, Graph};
 use super::group::{self, Group, NewChild, Slot};
-use super::lifecycle::{self, Activity, Machine};
+use super::lifecycle::{self, Machine};
 use super::operation::{self, DeskInput, Operations, Receipt, Standing, Ticket, WishNumber};
 use super::status::Board;
 use crate::model::event::StartCause;
-use crate::model::{
-    Answer, Child, Denial, Event, Fact, GroupSpec, Incarnation, InstanceId, Name, Plan, ServiceSpec,
-};
+use crate::model::{Answer, Child, Denial, Event, Fact, GroupSpec, InstanceId, Name, Plan, ServiceSpec};
 
 /// One that takes messages one after the other: an actor.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -108,9 +106,10 @@ pub struct World {
     plan: Arc<Plan>,
     graph: Graph,
     board: Board,
-    next_event: u64,
-    /// All that was written down.
+    /// All that was written down: event n is at n - 1.
     written: Vec<Arc<Event>>,
+    /// Each instance by its printed form.
+    names: HashMap<String, InstanceId>,
     instances: BTreeMap<InstanceId, Instance>,
     groups: BTreeMap<Option<Name>, Supervisor>,
     frontier: Frontier,
@@ -124,8 +123,8 @@ impl World {
         let mut world = World {
             board: Board::new(&plan, SystemTime::UNIX_EPOCH),
             graph,
-            next_event: 1,
             written: Vec::new(),
+            names: HashMap::new(),
             instances: BTreeMap::new(),
             groups: BTreeMap::new(),
             frontier: Frontier::default(),
@@ -159,6 +158,7 @@ impl World {
                             slot,
                         };
                         self.instances.insert(id.clone(), instance);
+                        self.names.insert(id.to_string(), id.clone());
                         routes.insert(id.clone(), slot);
                         kids.push(Node::Instance(id));
                     }
@@ -227,22 +227,10 @@ impl World {
             }
             (Node::Group(name), Message::Group(input)) => self.supervisor(now, name, input, out),
             (Node::Group(name), Message::Relay(id, input)) => {
-                if let Some(kid) = self.kid_above(name, &id) {
-                    let message = match kid {
-                        Node::Instance(_) => Message::Input(input),
-                        Node::Group(_) | Node::Graph => Message::Relay(id, input),
-                    };
-                    out.push(Output::Send(kid, message));
-                }
+                out.extend(self.hand_down(name, id, Message::Input, input, Message::Relay));
             }
             (Node::Group(name), Message::RelayWish(id, input, number)) => {
-                if let Some(kid) = self.kid_above(name, &id) {
-                    let message = match kid {
-                        Node::Instance(_) => Message::Wish(input, number),
-                        Node::Group(_) | Node::Graph => Message::RelayWish(id, input, number),
-                    };
-                    out.push(Output::Send(kid, message));
-                }
+                out.extend(self.hand_down_wish(name, id, input, number));
             }
             (Node::Group(None), Message::Desk(input)) => self.desk(now, input, out),
             (Node::Graph, Message::Graph(input)) => {
@@ -259,13 +247,7 @@ impl World {
     /// A step that was read from a recording, with this world's own names and events in it: the
     /// printed form of an instance does not tell a replica from a service of that name.
     pub fn own(&self, step: Step) -> Step {
-        let names: &dyn Fn(InstanceId) -> InstanceId = &|id| {
-            if self.instances.contains_key(&id) {
-                return id;
-            }
-            let text = id.to_string();
-            self.instances.keys().find(|own| own.to_string() == text).cloned().unwrap_or(id)
-        };
+        let names = |id: InstanceId| self.names.get(&id.to_string()).cloned().unwrap_or(id);
         let Step { at, to, message } = step;
         let to = match to {
             Node::Instance(id) => Node::Instance(names(id)),
@@ -297,15 +279,38 @@ impl World {
         self.write(now, fact, &mut Vec::new());
     }
 
-    fn kid_above(&self, name: &Option<Name>, id: &InstanceId) -> Option<Node> {
-        let group = self.groups.get(name)?;
-        group.routes.get(id).map(|slot| group.kids[*slot].clone())
+    /// To the child of a group that is, or is above, an instance.
+    fn hand_down<T>(
+        &self,
+        group: &Option<Name>,
+        id: InstanceId,
+        arrives: impl FnOnce(T) -> Message,
+        what: T,
+        passes: impl FnOnce(InstanceId, T) -> Message,
+    ) -> Option<Output> {
+        let group = self.groups.get(group)?;
+        let kid = group.kids[*group.routes.get(&id)?].clone();
+        let message = match kid {
+            Node::Instance(_) => arrives(what),
+            Node::Group(_) | Node::Graph => passes(id, what),
+        };
+        Some(Output::Send(kid, message))
+    }
+
+    fn hand_down_wish(
+        &self,
+        group: &Option<Name>,
+        id: InstanceId,
+        input: lifecycle::Input,
+        number: WishNumber,
+    ) -> Option<Output> {
+        let passes = |id, (input, number)| Message::RelayWish(id, input, number);
+        self.hand_down(group, id, |(input, number)| Message::Wish(input, number), (input, number), passes)
     }
 
     /// Writes a fact down; who listens to facts is told at once, as in the event log.
     fn write(&mut self, now: Duration, fact: Fact, out: &mut Vec<Output>) {
-        let seq = self.next_event;
-        self.next_event += 1;
+        let seq = self.written.len() as u64 + 1;
         let event = Arc::new(Event { seq, at: SystemTime::UNIX_EPOCH, since_start: now, fact });
         self.board.apply(&event);
         self.written.push(Arc::clone(&event));
@@ -386,10 +391,25 @@ impl World {
         };
         let mut effects = Vec::new();
         group.machine.step(now, input, &mut effects);
+        let shown = |slot: Slot| match &group.kids[slot] {
+            Node::Instance(id) => id.to_string(),
+            Node::Group(name) => name.as_ref().map_or(String::new(), ToString::to_string),
+            Node::Graph => String::new(),
+        };
+        let facts: Vec<Fact> = effects
+            .iter()
+            .filter_map(|effect| match effect {
+                group::Effect::Emit(fact) => Some(fact.clone().named(name.as_ref(), &group.spec, shown)),
+                _ => None,
+            })
+            .collect();
+        for fact in facts {
+            self.write(now, fact, out);
+        }
+        let Some(group) = self.groups.get(name) else {
+            return;
+        };
         for effect in effects {
-            let Some(group) = self.groups.get(name) else {
-                return;
-            };
             let start = |slot: Slot, instance: lifecycle::Input, cause: StartCause| {
                 let kid = group.kids[slot].clone();
                 let message = match kid {
@@ -398,7 +418,7 @@ impl World {
                 };
                 Output::Send(kid, message)
             };
-            let to_parent = |input: fn(Slot) -> group::Input| {
+            let to_parent = |input: &dyn Fn(Slot) -> group::Input| {
                 let (parent, slot) = group.parent.as_ref()?;
                 Some(Output::Send(parent.clone(), Message::Group(input(*slot))))
             };
@@ -417,13 +437,13 @@ impl World {
                     };
                     out.push(Output::Send(kid, message));
                 }
-                group::Effect::Fell => out.extend(to_parent(|slot| group::Input::Fell(slot, Duration::ZERO))),
-                group::Effect::Report(activity) => out.extend(to_parent(match activity {
-                    Activity::Active => |slot| group::Input::Reported(slot, Activity::Active),
-                    Activity::Fallen => |slot| group::Input::Reported(slot, Activity::Fallen),
-                    Activity::Resting => |slot| group::Input::Reported(slot, Activity::Resting),
-                })),
-                group::Effect::Ended => out.extend(to_parent(group::Input::Ended)),
+                group::Effect::Fell => {
+                    out.extend(to_parent(&|slot| group::Input::Fell(slot, Duration::ZERO)));
+                }
+                group::Effect::Report(activity) => {
+                    out.extend(to_parent(&|slot| group::Input::Reported(slot, activity)));
+                }
+                group::Effect::Ended => out.extend(to_parent(&group::Input::Ended)),
                 group::Effect::EndTree => {
                     let shutdown = DeskInput::Shutdown("its significant services have ended".to_owned());
                     out.push(Output::Send(Node::Group(None), Message::Desk(shutdown)));
@@ -433,15 +453,7 @@ impl World {
                     let shutdown = DeskInput::Shutdown(format!("{shown} gave up"));
                     out.push(Output::Send(Node::Group(None), Message::Desk(shutdown)));
                 }
-                group::Effect::Emit(fact) => {
-                    let shown = |slot: Slot| match &group.kids[slot] {
-                        Node::Instance(id) => id.to_string(),
-                        Node::Group(name) => name.as_ref().map_or(String::new(), ToString::to_string),
-                        Node::Graph => String::new(),
-                    };
-                    let fact = fact.named(name.as_ref(), &group.spec, shown);
-                    self.write(now, fact, out);
-                }
+                group::Effect::Emit(_) => {}
             }
         }
     }
@@ -460,24 +472,11 @@ impl World {
             match effect {
                 operation::Effect::Emit(_) => {}
                 operation::Effect::Wish(id, input, number) => {
-                    let me = Node::Group(None);
-                    if let Some(kid) = self.kid_above(&None, &id) {
-                        let message = match kid {
-                            Node::Instance(_) => Message::Wish(input, number),
-                            Node::Group(_) | Node::Graph => Message::RelayWish(id, input, number),
-                        };
-                        debug_assert_ne!(kid, me);
-                        out.push(Output::Send(kid, message));
-                    }
+                    out.extend(self.hand_down_wish(&None, id, input, number));
                 }
                 operation::Effect::Answer(ticket, answer) => out.push(Output::Answer(ticket, answer)),
                 operation::Effect::Down => out.push(Output::Down),
             }
         }
-    }
-
-    /// The incarnation of an instance that may have a process.
-    pub fn live(&self, id: &InstanceId) -> Option<Incarnation> {
-        self.instances.get(id).and_then(|instance| instance.machine.live())
     }
 }

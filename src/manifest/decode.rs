@@ -754,15 +754,9 @@ fn hooks(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Hooks
     let table = table_of("\"on\"", value, collector)?;
     let mut inner = Reader::new(table, "on");
     let mut commands = Vec::new();
-    for (key, hook) in [
-        ("ready", Hook::Ready),
-        ("fail", Hook::Fail),
-        ("retry", Hook::Retry),
-        ("stop", Hook::Stop),
-        ("exit", Hook::Exit),
-    ] {
-        if let Some(value) = inner.get(key)
-            && let Some(command) = words(key, value, collector)
+    for hook in Hook::ALL {
+        if let Some(value) = inner.get(hook.key())
+            && let Some(command) = words(hook.key(), value, collector)
         {
             commands.push((hook, command));
         }

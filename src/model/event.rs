@@ -355,6 +355,17 @@ impl Hook {
     /// All of them.
     pub const ALL: [Hook; 5] = [Hook::Ready, Hook::Fail, Hook::Retry, Hook::Stop, Hook::Exit];
 
+    /// Its key in a manifest.
+    pub fn key(self) -> &'static str {
+        match self {
+            Hook::Ready => "ready",
+            Hook::Fail => "fail",
+            Hook::Retry => "retry",
+            Hook::Stop => "stop",
+            Hook::Exit => "exit",
+        }
+    }
+
     /// The one that a fact calls for.
     pub fn of(fact: &Fact) -> Option<Hook> {
         match fact {
@@ -370,13 +381,7 @@ impl Hook {
 
 impl fmt::Display for Hook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Hook::Ready => "ready",
-            Hook::Fail => "fail",
-            Hook::Retry => "retry",
-            Hook::Stop => "stop",
-            Hook::Exit => "exit",
-        })
+        f.write_str(self.key())
     }
 }
 

@@ -21,7 +21,7 @@ use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Pid, getpid, setpgid};
 
-use super::{pidfd, proc};
+use super::{STUCK, pidfd, proc};
 use crate::model::Exit;
 
 /// The keeper, seen from the supervisor.
@@ -150,9 +150,6 @@ fn end(exit: Exit) -> ! {
     }
     std::process::exit(code)
 }
-
-/// What SIGKILL has not ended in this time is stuck in the kernel, and nobody waits for it.
-const STUCK: Duration = Duration::from_secs(5);
 
 /// Ends every child, and theirs as they come to us, until there is none. Returns how many
 /// were ended, and who can't be.

@@ -27,6 +27,9 @@ mod proc;
 mod spawn;
 mod watch;
 
+/// What SIGKILL has not ended in this time is stuck in the kernel, and nobody waits for it.
+const STUCK: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A process that a host was asked to make; never used twice in one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessKey(pub u64);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::{News, NewsSink, Output, OutputSink, ProcessKey, Stream, pidfd, proc};
+use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, Stream, pidfd, proc};
 use crate::model::Exit;
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
@@ -236,9 +236,6 @@ struct Watcher {
     /// Since when nothing more of them has ended.
     strays_since: Instant,
 }
-
-/// What SIGKILL has not ended in this time is stuck in the kernel, and nobody waits for it.
-const STUCK: Duration = Duration::from_secs(5);
 
 impl Watcher {
     fn run(mut self) {

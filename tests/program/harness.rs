@@ -191,10 +191,15 @@ pub(crate) fn named(text: &str) -> Vec<u32> {
 }
 
 /// What `/proc` alone can tell has no event to wait for: looks again until it is true.
-pub(crate) fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, is: impl FnMut() -> bool) {
+    eventually_or(|| what.to_owned(), is);
+}
+
+/// The same, with words for what is wrong at the end.
+pub(crate) fn eventually_or(words: impl Fn() -> String, mut is: impl FnMut() -> bool) {
     let until = Instant::now() + BOUND;
     while !is() {
-        assert!(Instant::now() < until, "not within {BOUND:?}: {what}");
+        assert!(Instant::now() < until, "not within {BOUND:?}: {}", words());
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }

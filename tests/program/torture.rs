@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use super::harness::{BOUND, Project, eventually, is_alive, pid_of, processes};
+use super::harness::{Project, eventually, eventually_or, is_alive, pid_of, processes};
 
 const SERVICES: usize = 200;
 
@@ -152,11 +152,7 @@ fn two_hundred_services_under_torture() {
         let looked_at = |row: &&Value| steady(row) && !needs_the_restless(row);
         rows.iter().filter(looked_at).filter(|row| !is_right(row)).cloned().collect()
     };
-    let until = Instant::now() + BOUND;
-    while !not_right().is_empty() {
-        assert!(Instant::now() < until, "seed {seed}: {:#?}", not_right());
-        std::thread::park_timeout(Duration::from_millis(50));
-    }
+    eventually_or(|| format!("seed {seed}: {:#?}", not_right()), || not_right().is_empty());
     // Everything down: no process of any service is left, though many had left their sessions.
     let stop = project.regrow(&["stop", "--all", "--timeout", "60s"]);
     assert_eq!(stop.code, 0, "{}{}", stop.stdout, stop.stderr);
