@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::protocol::{Down, ErrorBody, Events, LogLine, Logs, StreamName, Wait, WaitFor, Waited, WhyReport};
 use crate::actors::event_log::Read;
-use crate::decide::operation::resolve;
+use crate::decide::resolve::resolve;
 use crate::decide::why::{self, Why};
 use crate::model::{Command, Denial, DenialCode, InstanceId, Kind, Selector, ServiceStatus, State as Is};
 use crate::os::{SourceId, Stream as OutputStream, files};

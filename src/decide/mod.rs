@@ -9,6 +9,7 @@ pub mod group;
 pub mod lifecycle;
 pub mod operation;
 pub mod probe;
+pub mod resolve;
 pub mod restart;
 pub mod select;
 pub mod status;

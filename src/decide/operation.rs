@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::graph::{Graph, StopOrder};
 use super::lifecycle::Input;
+use super::resolve::resolve;
 use super::status::{Board, Entry};
 use super::words::{in_time, short};
 use crate::model::command::InstanceAnswer;
 use crate::model::event::{FailedWhy, StartCause};
-use crate::model::nearest::nearest;
 use crate::model::{
     Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, Kind, Name,
-    OnDependencyRestart, Plan, Policy, Selector, ServiceSpec, State, StopCause,
+    OnDependencyRestart, Plan, Policy, ServiceSpec, State, StopCause,
 };
 
 /// The number of a command under way.
@@ -74,58 +74,6 @@ pub enum Effect {
     Emit(Fact),
     /// Say that the whole tree is down.
     Down,
-}
-
-/// The instances that a selector means, in declared order.
-pub fn resolve(plan: &Plan, board: &Board, select: &Selector) -> Result<Vec<InstanceId>, Denial> {
-    if select.is_empty() {
-        return Err(Denial {
-            code: DenialCode::Invalid,
-            reason: "no service was named".to_owned(),
-            hint: Some("name services, or say --all, --group or --tag".to_owned()),
-        });
-    }
-    let mut meant: HashSet<InstanceId> = HashSet::new();
-    if select.all {
-        meant.extend(board.entries().iter().map(|e| e.id.clone()));
-    }
-    for text in &select.services {
-        let before = meant.len();
-        let named = |e: &&Entry| e.spec.name.as_str() == text || e.id.to_string() == *text;
-        meant.extend(board.entries().iter().filter(named).map(|e| e.id.clone()));
-        let known = meant.len() > before || board.entries().iter().any(|e| named(&e));
-        if !known {
-            let names = plan.services.iter().map(|s| s.name.as_str());
-            return Err(not_found("service", text, names));
-        }
-    }
-    for group in &select.groups {
-        if !plan.groups.contains_key(group.as_str()) {
-            return Err(not_found("group", group, plan.groups.keys().map(Name::as_str)));
-        }
-        for service in plan.services_below(group) {
-            meant.extend(board.instances_of(&service).map(|e| e.id.clone()));
-        }
-    }
-    for tag in &select.tags {
-        let tagged: Vec<_> = board.entries().iter().filter(|e| e.spec.tags.contains(tag)).collect();
-        if tagged.is_empty() {
-            let tags = plan.services.iter().flat_map(|s| s.tags.iter().map(String::as_str));
-            return Err(not_found("tag", tag, tags));
-        }
-        meant.extend(tagged.into_iter().map(|e| e.id.clone()));
-    }
-    Ok(board.entries().iter().filter(|e| meant.contains(&e.id)).map(|e| e.id.clone()).collect())
-}
-
-/// The denial of an unknown name, with the nearest known one.
-pub fn not_found<'a>(what: &str, text: &str, known: impl Iterator<Item = &'a str>) -> Denial {
-    let shown: String = text.chars().take(80).collect();
-    Denial {
-        code: DenialCode::NotFound,
-        reason: format!("there is no {what} {shown:?}"),
-        hint: nearest(text, known).map(|near| format!("did you mean {near:?}?")),
-    }
 }
 
 /// What is left of one instance's part.
@@ -696,152 +644,6 @@ impl Operation {
     }
 }
 
-impl Work {
-    /// Whether a part of this is given up when `later` wants the same instance.
-    fn loses_to(&self, later: &Work) -> bool {
-        match (self, later) {
-            // Nobody asked for it, and whatever is asked later takes its place.
-            (Work::Cascade(_), Work::Pause | Work::Resume) => false,
-            (Work::Cascade(_), _) => true,
-            (Work::Start(_) | Work::Restart | Work::RestartInOrder(_), Work::Stop(_) | Work::Shutdown(_)) => {
-                true
-            }
-            (Work::Stop(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
-            // The second restart makes its own incarnation; that is the one that becomes ready.
-            (Work::Start(_), Work::RestartInOrder(_)) => true,
-            (Work::RestartInOrder(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
-            (Work::Restart, Work::RestartInOrder(_)) => true,
-            (Work::Start(_) | Work::Restart, Work::Start(_) | Work::Restart) => false,
-            (Work::Stop(_), Work::Stop(_) | Work::Shutdown(_)) => false,
-            // It will not stand still, or not for long.
-            (
-                Work::Pause,
-                Work::Resume
-                | Work::Start(_)
-                | Work::Stop(_)
-                | Work::Restart
-                | Work::RestartInOrder(_)
-                | Work::Shutdown(_),
-            ) => true,
-            (Work::Pause, Work::Pause | Work::Cascade(_)) => false,
-            // Answered as it is taken.
-            (Work::Resume, _) => false,
-            // Whoever waits for it to be ready waits a little longer.
-            (
-                Work::Start(_) | Work::Stop(_) | Work::Restart | Work::RestartInOrder(_),
-                Work::Cascade(_) | Work::Pause | Work::Resume,
-            ) => false,
-            (Work::Shutdown(_), _) => false,
-        }
-    }
-
-    /// Why what it brought down goes up again.
-    fn again(&self) -> StartCause {
-        match self {
-            Work::Cascade(_) => StartCause::Dependency,
-            Work::Start(cause) => *cause,
-            Work::Stop(_)
-            | Work::Restart
-            | Work::RestartInOrder(_)
-            | Work::Pause
-            | Work::Resume
-            | Work::Shutdown(_) => StartCause::Command,
-        }
-    }
-
-    /// What its targets are to be; `None`: what they were.
-    fn goal(&self) -> Option<Goal> {
-        match self {
-            Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Some(Goal::Up),
-            Work::Stop(_) | Work::Shutdown(_) => Some(Goal::Down),
-            Work::Pause | Work::Resume => None,
-        }
-    }
-
-    /// What can be said as a wish is taken: what the instance was already, or what it became
-    /// at once.
-    fn at_once(&self, kind: Kind, before: Standing, after: Standing) -> Option<(bool, String)> {
-        let words = |already: &str, now: &str| {
-            Some((true, if before.state == after.state { already.to_owned() } else { now.to_owned() }))
-        };
-        match self {
-            Work::Start(_) => {
-                let up = after.state == State::Running && after.ready && kind == Kind::Service;
-                up.then_some(()).and_then(|()| words("already ready", "resumed"))
-            }
-            Work::Restart => None,
-            Work::Pause => match (before.state, after.state) {
-                (State::Paused, _) => Some((true, "already paused".to_owned())),
-                // Until all of its tree stands still.
-                (State::Running, _) => None,
-                (state, _) => Some((false, format!("is {state}: only what runs can be paused"))),
-            },
-            Work::Resume => match (before.state, after.state) {
-                (State::Paused, State::Running) => Some((true, "resumed".to_owned())),
-                (State::Running, _) => Some((true, "already running".to_owned())),
-                (state, _) => Some((false, format!("is {state}: only what is paused can be resumed"))),
-            },
-            Work::Stop(_) | Work::RestartInOrder(_) | Work::Cascade(_) | Work::Shutdown(_) => {
-                match after.state {
-                    State::Registered => Some((true, "was not started".to_owned())),
-                    State::Stopped => words("already stopped", "stopped"),
-                    State::Completed => words("already completed", "completed"),
-                    // It stays so when the tree goes down; a stop by hand clears it.
-                    State::Failed => Some((true, "failed".to_owned())),
-                    State::Waiting
-                    | State::Starting
-                    | State::Running
-                    | State::Paused
-                    | State::Stopping
-                    | State::Crashed => None,
-                }
-            }
-        }
-    }
-
-    /// What a fact means for a part that was taken; `None`: nothing yet.
-    fn outcome(&self, fact: &Fact, entry: &Entry) -> Option<(bool, String)> {
-        match self {
-            Work::Pause => match fact {
-                Fact::Paused { .. } => Some((true, "paused".to_owned())),
-                Fact::Exited { exit, .. } => Some((false, format!("has ended meanwhile: {exit}"))),
-                Fact::Stopping { .. } | Fact::LeftBehind { .. } => {
-                    Some((false, "is stopping: only what runs can be paused".to_owned()))
-                }
-                _ => None,
-            },
-            // Answered as it was taken.
-            Work::Resume => None,
-            Work::Start(_) | Work::Restart => match fact {
-                Fact::Ready { after, .. } if entry.spec.kind == Kind::Service => {
-                    Some((true, format!("ready after {}", short(*after))))
-                }
-                Fact::Completed { .. } => Some((true, "completed".to_owned())),
-                Fact::Failed { why, .. } => Some((false, format!("failed: {why}"))),
-                Fact::Crashed { exit, retry_in, .. } => {
-                    Some((false, format!("crashed: {exit}; comes back {}", in_time(*retry_in))))
-                }
-                // By its group, after it had taken the wish.
-                Fact::Stopped { held: false, .. } => Some((false, "stopped meanwhile".to_owned())),
-                Fact::Paused { .. } => Some((false, "paused meanwhile".to_owned())),
-                Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
-                _ => None,
-            },
-            Work::Stop(_) | Work::RestartInOrder(_) | Work::Cascade(_) | Work::Shutdown(_) => match fact {
-                // Its group may start it again at once: then it was down, and that was wanted.
-                Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_) | Work::Cascade(_)) => {
-                    Some((true, "stopped".to_owned()))
-                }
-                Fact::Stopped { .. } => Some((true, "stopped".to_owned())),
-                Fact::Completed { .. } => Some((true, "completed".to_owned())),
-                Fact::Failed { why, .. } => Some((true, format!("failed: {why}"))),
-                Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
-                _ => None,
-            },
-        }
-    }
-}
-
 /// Whether a fall of `on` restarts this service while it runs. What runs to completion, or never
 /// comes back by itself, is left alone.
 fn follows(spec: &ServiceSpec, on: &Name) -> bool {
@@ -854,138 +656,9 @@ fn follows(spec: &ServiceSpec, on: &Name) -> bool {
         && spec.depends_on.iter().any(needs_it)
 }
 
-const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";
-
 fn services(targets: &[InstanceId]) -> impl Iterator<Item = &Name> {
     targets.iter().map(InstanceId::service)
 }
 
-impl Operations {
-    /// The targets, and what they need that rests and would never come by itself.
-    fn with_resting_dependencies(
-        &self,
-        graph: &Graph,
-        board: &Board,
-        targets: &[InstanceId],
-    ) -> Vec<InstanceId> {
-        let wanted: HashSet<&InstanceId> = targets.iter().collect();
-        let mut found = Vec::new();
-        let concerned: HashSet<Name> = graph.with_dependencies(services(targets)).into_iter().collect();
-        // What is needed is told first, so that who needs it finds it on its way.
-        let in_order = graph.start_waves().into_iter().flatten().filter(|name| concerned.contains(name));
-        for name in in_order {
-            for entry in board.instances_of(&name) {
-                // Down, or on the way there because somebody wants it so.
-                let rests = match entry.state {
-                    State::Completed => false,
-                    State::Failed | State::Paused => true,
-                    State::Registered
-                    | State::Stopped
-                    | State::Waiting
-                    | State::Starting
-                    | State::Running
-                    | State::Stopping
-                    | State::Crashed => self.goal(entry) == Goal::Down,
-                };
-                if wanted.contains(&entry.id) || (rests && !targets.iter().any(|t| *t.service() == name)) {
-                    found.push(entry.id.clone());
-                }
-            }
-        }
-        found
-    }
-
-    /// Nothing is started, or stopped to be started again, that would then wait for what
-    /// somebody keeps down.
-    fn refuse_without_dependencies(
-        &self,
-        graph: &Graph,
-        board: &Board,
-        targets: &[InstanceId],
-    ) -> Result<(), Denial> {
-        let wanted: HashSet<&Name> = services(targets).collect();
-        for target in targets {
-            let Some(spec) = graph.service(target.service()) else {
-                continue;
-            };
-            let unmet = super::graph::waits_for(board, spec);
-            let holds_up = |on: &Name| {
-                board.instances_of(on).find(|entry| {
-                    let missing = unmet.iter().any(|unmet| unmet.service == *on);
-                    let down = missing && entry.goal == Goal::Down && entry.state != State::Completed;
-                    let going_down = entry.goal == Goal::Up && self.goal(entry) == Goal::Down;
-                    let paused = missing && entry.state == State::Paused;
-                    (down && self.goal(entry) == Goal::Down) || going_down || paused
-                })
-            };
-            let others = spec.depends_on.iter().map(|d| &d.on).filter(|on| !wanted.contains(on));
-            if let Some(on) = others.filter_map(holds_up).next() {
-                let is = if on.state == State::Paused { "paused" } else { "down" };
-                let on = &on.spec.name;
-                return Err(Denial {
-                    code: DenialCode::DependencyDown,
-                    reason: format!("{target} depends on {on}, which is {is} because somebody wants it so"),
-                    hint: Some(format!("\"regrow start {target}\" starts both")),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// A service that others need is not stopped under them.
-    fn refuse_while_needed(
-        &self,
-        graph: &Graph,
-        board: &Board,
-        targets: &[InstanceId],
-    ) -> Result<(), Denial> {
-        let stopped: HashSet<&InstanceId> = targets.iter().collect();
-        let mut needed: Vec<(String, String)> = Vec::new();
-        for target in targets {
-            // One that is about to come back is needed as much as one that runs.
-            let there =
-                board.entry(target).is_some_and(|e| e.state.has_process() || e.state == State::Crashed);
-            if !there {
-                continue;
-            }
-            for dependent in graph.dependents(target.service()) {
-                for entry in board.instances_of(&dependent.name) {
-                    // One that is to go down needs it only until it has.
-                    let needs = entry.state.has_process()
-                        && entry.state != State::Stopping
-                        && self.goal(entry) == Goal::Up;
-                    if needs && !stopped.contains(&entry.id) {
-                        needed.push((target.to_string(), entry.id.to_string()));
-                    }
-                }
-            }
-        }
-        if needed.is_empty() {
-            return Ok(());
-        }
-        let mut by_target: Vec<(String, Vec<String>)> = Vec::new();
-        for (target, dependent) in needed {
-            match by_target.iter_mut().find(|(t, _)| *t == target) {
-                Some((_, list)) => list.push(dependent),
-                None => by_target.push((target, vec![dependent])),
-            }
-        }
-        let reason = by_target
-            .iter()
-            .map(|(target, list)| {
-                let verb = if list.len() == 1 { "depends" } else { "depend" };
-                format!(
-                    "{} {verb} on {target} and {} running",
-                    list.join(", "),
-                    if list.len() == 1 { "is" } else { "are" }
-                )
-            })
-            .collect::<Vec<_>>()
-            .join("; ");
-        Err(Denial {
-            code: DenialCode::HasDependents,
-            reason,
-            hint: Some("stop them too, or say --force".to_owned()),
-        })
-    }
-}
+mod permit;
+mod work;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::graph::Graph;
-use super::operation::not_found;
+use super::resolve::not_found;
 use crate::model::{Denial, Name, Plan};
 
 /// What the command line asks for.

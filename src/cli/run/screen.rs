@@ -1,0 +1,257 @@
+//! What a run shows: an event becomes a line, and whoever takes long is named.
+
+use super::*;
+
+/// Turns events into lines.
+pub(super) struct Screen {
+    pub(super) console: Arc<Console>,
+    pub(super) names: Vec<InstanceId>,
+    /// Who is still on the way up for the first time.
+    pub(super) pending: HashSet<InstanceId>,
+    pub(super) all_ready: bool,
+    pub(super) never_started: usize,
+    pub(super) gave_up: bool,
+    /// A shutdown is under way.
+    pub(super) stopping: bool,
+    pub(super) uptimes: HashMap<InstanceId, Duration>,
+    pub(super) failures: HashMap<InstanceId, String>,
+    pub(super) starting: usize,
+    pub(super) with_check: HashSet<InstanceId>,
+    pub(super) pids: HashMap<InstanceId, u32>,
+}
+
+impl Screen {
+    pub(super) fn new(handle: &Handle, console: Arc<Console>, names: Vec<InstanceId>) -> Screen {
+        let services = &handle.plan().services;
+        let of = |autostart: bool| {
+            services
+                .iter()
+                .filter(move |s| s.autostart == autostart)
+                .flat_map(|s| s.instances().collect::<Vec<_>>())
+        };
+        let pending: HashSet<InstanceId> = of(true).collect();
+        let checked = services.iter().filter(|s| s.ready.is_some());
+        Screen {
+            console,
+            names,
+            all_ready: pending.is_empty(),
+            starting: pending.len(),
+            pending,
+            never_started: of(false).count(),
+            gave_up: false,
+            stopping: false,
+            uptimes: HashMap::new(),
+            failures: HashMap::new(),
+            with_check: checked.flat_map(|s| s.instances().collect::<Vec<_>>()).collect(),
+            pids: HashMap::new(),
+        }
+    }
+
+    /// Shows an event; whether that made a line.
+    pub(super) fn show(&mut self, read: &Read) -> bool {
+        let event = match read {
+            Read::Event(event) => event,
+            Read::Missed(count) => {
+                self.console.say(&format!("{count} events were not shown"), Tint::Warn);
+                return true;
+            }
+        };
+        let line = self.line(event);
+        let told = line.is_some();
+        if let Some((name, text, tint)) = line {
+            match name {
+                Some(name) => self.console.about(&name, &text, tint),
+                None => self.console.say(&text, tint),
+            }
+        }
+        self.count(event);
+        told
+    }
+
+    pub(super) fn line(&mut self, event: &Event) -> Option<(Option<String>, String, Tint)> {
+        let about = |id: &InstanceId, text: String, tint| Some((Some(id.to_string()), text, tint));
+        match &event.fact {
+            Fact::Waiting { for_, .. } if for_.is_empty() => None,
+            Fact::Waiting { instance, for_ } => {
+                let words: Vec<String> = for_.iter().map(ToString::to_string).collect();
+                about(instance, format!("waiting for {}", words.join(", ")), Tint::Faint)
+            }
+            Fact::Starting { instance, cause, .. } => match cause {
+                StartCause::Boot => None,
+                StartCause::Policy => about(instance, "starting again".to_owned(), Tint::Warn),
+                StartCause::Group => about(instance, "starting again with its group".to_owned(), Tint::Warn),
+                StartCause::Command => None,
+                StartCause::Dependency => {
+                    about(instance, "starting: what it depends on is back".to_owned(), Tint::Faint)
+                }
+            },
+            Fact::Running { instance, pid, .. } => {
+                self.pids.insert(instance.clone(), *pid);
+                None
+            }
+            Fact::Ready { instance, after, .. } => {
+                let word = if self.with_check.contains(instance) { "ready" } else { "running" };
+                let pid = self.pids.get(instance).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                about(instance, format!("{word} after {}{pid}", short(*after)), Tint::Good)
+            }
+            Fact::CheckFailed { instance, check: CheckKind::Health, message, .. } => {
+                about(instance, format!("health check failed: {message}"), Tint::Warn)
+            }
+            // A server that does not answer yet is what a readiness check is for.
+            Fact::CheckFailed { check: CheckKind::Ready, .. } => None,
+            Fact::CheckUnable { instance, check, message, .. } => {
+                about(instance, format!("{check} check could not be made: {message}"), Tint::Warn)
+            }
+            Fact::Stopping { instance, cause, .. } => match cause {
+                StopCause::Timeout | StopCause::Health => {
+                    about(instance, format!("{cause}: ending it"), Tint::Bad)
+                }
+                StopCause::Command
+                | StopCause::Restart
+                | StopCause::Group
+                | StopCause::GaveUp
+                | StopCause::Dependency
+                | StopCause::AutoShutdown => about(instance, format!("stopping ({cause})"), Tint::Faint),
+                StopCause::Shutdown | StopCause::LeftBehind | StopCause::Internal => None,
+            },
+            Fact::StopCommandFailed { instance, message, .. } => {
+                about(instance, format!("its stop command failed: {message}"), Tint::Warn)
+            }
+            Fact::LeftBehind { instance, exit, .. } => {
+                about(instance, format!("{exit}, and left processes behind: ending them"), Tint::Warn)
+            }
+            Fact::Killed { instance, after, .. } => {
+                let text = if after.is_zero() {
+                    "SIGKILL".to_owned()
+                } else {
+                    format!("SIGKILL after {}", short(*after))
+                };
+                about(instance, text, Tint::Bad)
+            }
+            Fact::Stuck { instance, .. } => {
+                about(instance, "SIGKILL has not ended it: stuck in the kernel".to_owned(), Tint::Bad)
+            }
+            Fact::Paused { instance, .. } => about(instance, "paused".to_owned(), Tint::Warn),
+            Fact::Resumed { instance, .. } => about(instance, "resumed".to_owned(), Tint::Good),
+            Fact::HookFailed { instance, hook, message } => {
+                about(instance, format!("its {hook} hook failed: {message}"), Tint::Warn)
+            }
+            Fact::ActorBroke { instance, message } => {
+                about(instance, format!("a fault in regrow itself: {message}"), Tint::Bad)
+            }
+            Fact::Exited { instance, uptime, .. } => {
+                self.uptimes.insert(instance.clone(), *uptime);
+                None
+            }
+            Fact::Stopped { instance, .. } => match self.uptimes.remove(instance) {
+                Some(uptime) => about(instance, format!("stopped, ran {}", short(uptime)), Tint::Faint),
+                // It never ran: at the end that is no news.
+                None if self.stopping => None,
+                None => about(instance, "stopped".to_owned(), Tint::Faint),
+            },
+            Fact::Completed { instance } => {
+                let after = self.uptimes.remove(instance).map(|u| format!(" after {}", short(u)));
+                about(instance, format!("completed{}", after.unwrap_or_default()), Tint::Good)
+            }
+            Fact::Crashed { instance, exit, retry_in, .. } => {
+                about(instance, format!("{exit}; comes back {}", in_time(*retry_in)), Tint::Bad)
+            }
+            Fact::Failed { instance, why } => {
+                self.failures.insert(instance.clone(), why.to_string());
+                about(instance, format!("failed: {why}"), Tint::Bad)
+            }
+            Fact::GroupRestarting { group, strategy, fallen, starting, .. } => {
+                let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+                let text = format!("{group} ({strategy}): {fallen} fell, restarting {}", starting.join(", "));
+                Some((None, text, Tint::Warn))
+            }
+            Fact::GroupShutDown { group, ended } => {
+                let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+                Some((None, format!("{group} goes down: {ended} has ended"), Tint::Faint))
+            }
+            Fact::GroupGaveUp { group, restarts, period, then } => {
+                let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+                let then = match then {
+                    GiveUp::Mark => "its members are failed until started by hand",
+                    GiveUp::Escalate => "its parent decides",
+                    GiveUp::Exit => "everything goes down",
+                };
+                let text =
+                    format!("{group} gave up after {restarts} restarts within {}: {then}", short(*period));
+                Some((None, text, Tint::Bad))
+            }
+            Fact::CommandDenied { command, denial } => {
+                Some((None, format!("{} was refused: {}", command.verb(), denial.reason), Tint::Faint))
+            }
+            Fact::ShutdownStarted { cause } => {
+                self.stopping = true;
+                (cause == "regrow down").then(|| (None, "regrow down: stopping".to_owned(), Tint::Warn))
+            }
+            Fact::SupervisorStarted { .. }
+            | Fact::CommandAccepted { .. }
+            | Fact::GoalSet { .. }
+            | Fact::HealthChanged { .. }
+            | Fact::ShutdownDone => None,
+        }
+    }
+
+    pub(super) fn count(&mut self, event: &Event) {
+        if let Fact::GroupGaveUp { then: GiveUp::Exit | GiveUp::Escalate, group: None, .. }
+        | Fact::GroupGaveUp { then: GiveUp::Exit, .. } = &event.fact
+        {
+            self.gave_up = true;
+        }
+        let arrived = match &event.fact {
+            Fact::Ready { instance, .. } | Fact::Completed { instance } => self.pending.remove(instance),
+            _ => false,
+        };
+        if arrived && self.pending.is_empty() && !self.all_ready {
+            self.all_ready = true;
+            self.console.status(None);
+            memory::give_back();
+            if !self.stopping && self.starting > 1 {
+                let after = short(event.since_start);
+                self.console.say(
+                    &format!("all {} are up after {after}; Ctrl-C stops them", self.starting),
+                    Tint::Good,
+                );
+            }
+        }
+    }
+
+    /// Who is not ready, and why, in declared order.
+    pub(super) fn not_ready(&self, handle: &Handle) -> String {
+        let now = handle.uptime();
+        let pending: Vec<&InstanceId> = self.names.iter().filter(|id| self.pending.contains(id)).collect();
+        handle.board(|board| {
+            let words = pending.iter().filter_map(|id| {
+                let entry = board.entry(id)?;
+                Some(format!("{id}: {}", why::because(handle.graph(), board, entry, now)))
+            });
+            listed(words, pending.len(), 4)
+        })
+    }
+
+    /// Who is not gone, and how long it has left.
+    pub(super) fn lingering(&self, handle: &Handle) -> String {
+        let now = handle.uptime();
+        let hooks = handle.running_hooks();
+        handle.board(|board| {
+            let lingering: Vec<&Entry> =
+                board.entries().iter().filter(|e| e.state == State::Stopping).collect();
+            let words = lingering.iter().map(|entry| match entry.kill_at.filter(|at| *at > now) {
+                Some(at) => {
+                    format!("{} (SIGKILL in {:.0} s)", entry.id, (at - now).as_secs_f64().ceil())
+                }
+                None => format!("{} (SIGKILL sent)", entry.id),
+            });
+            listed(words.chain(hooks.iter().cloned()), lingering.len() + hooks.len(), 6)
+        })
+    }
+}
+
+/// The first few, and how many more there are.
+fn listed(words: impl Iterator<Item = String>, count: usize, most: usize) -> String {
+    let first = words.take(most).collect::<Vec<_>>().join("; ");
+    if count <= most { first } else { format!("{first} and {} more", count - most) }
+}

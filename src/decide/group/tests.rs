@@ -1,0 +1,207 @@
+//! Groups of children that obey at once, so that only the order is looked at.
+
+use super::*;
+
+/// A group of children that obey at once, so that only the order is looked at.
+/// What the machine of a child does, in short.
+#[derive(Clone, Copy, PartialEq)]
+enum Child {
+    Up,
+    Fallen,
+    Held,
+    Down,
+}
+
+struct Bench {
+    group: Group,
+    returns: Vec<bool>,
+    children: Vec<Child>,
+    now: Duration,
+    told: Vec<String>,
+}
+
+impl Bench {
+    fn new(strategy: Strategy, limit: Option<u32>, on_give_up: GiveUp, returns: &[bool]) -> Bench {
+        let spec = GroupSpec { strategy, intensity: limit, on_give_up, ..GroupSpec::default() };
+        let mut group = Group::new(&spec, false);
+        for returns in returns {
+            group.add(NewChild { returns: *returns, autostart: true, significant: false });
+        }
+        let mut bench = Bench {
+            group,
+            returns: returns.to_vec(),
+            children: vec![Child::Down; returns.len()],
+            now: Duration::ZERO,
+            told: Vec::new(),
+        };
+        bench.give(Input::Start(StartCause::Boot));
+        bench.told.clear();
+        bench
+    }
+
+    fn give(&mut self, input: Input) {
+        let mut todo = VecDeque::from([input]);
+        while let Some(input) = todo.pop_front() {
+            match input {
+                Input::Fell(slot, _) => self.children[slot] = Child::Fallen,
+                Input::Reported(slot, Activity::Active) => self.children[slot] = Child::Up,
+                Input::Reported(slot, Activity::Resting) if self.children[slot] != Child::Held => {
+                    self.children[slot] = Child::Down;
+                }
+                _ => {}
+            }
+            let mut out = Vec::new();
+            self.group.step(self.now, input, &mut out);
+            for effect in out {
+                match effect {
+                    Effect::Start(slot, cause) => {
+                        let boot = cause == StartCause::Boot;
+                        if boot || matches!(self.children[slot], Child::Held | Child::Fallen) {
+                            self.told.push(format!("start {slot}"));
+                            todo.push_back(Input::Reported(slot, Activity::Active));
+                        }
+                    }
+                    Effect::Stop(slot, cause) => {
+                        self.told.push(format!("stop {slot}"));
+                        let held = cause == StopCause::Group && self.returns[slot];
+                        self.children[slot] = if held { Child::Held } else { Child::Down };
+                        todo.push_back(Input::Reported(slot, Activity::Resting));
+                    }
+                    Effect::Permit(slot) => {
+                        self.told.push(format!("permit {slot}"));
+                        todo.push_back(Input::Reported(slot, Activity::Active));
+                    }
+                    Effect::Fell => self.told.push("fell".into()),
+                    Effect::ExitTree => self.told.push("exit".into()),
+                    Effect::Ended => self.told.push("ended".into()),
+                    Effect::EndTree => self.told.push("end".into()),
+                    Effect::Emit(GroupFact::ShutDown { ended }) => {
+                        self.told.push(format!("over with {ended}"));
+                    }
+                    Effect::Emit(GroupFact::GaveUp { restarts, .. }) => {
+                        self.told.push(format!("gave up {restarts}"));
+                    }
+                    Effect::Emit(GroupFact::Restarting { .. }) | Effect::Report(_) => {}
+                }
+            }
+        }
+    }
+
+    fn fall(&mut self, slot: Slot) -> String {
+        self.told.clear();
+        self.give(Input::Fell(slot, Duration::ZERO));
+        self.told.join(", ")
+    }
+}
+
+/// strategy x who fell -> who stops, who starts, in which order.
+#[test]
+fn strategies() {
+    use Strategy::{OneForAll, OneForOne, RestForOne};
+    for (strategy, fallen, want) in [
+        (OneForOne, 1, "permit 1"),
+        (OneForAll, 1, "stop 3, stop 2, stop 0, start 0, start 1, start 2, start 3"),
+        (OneForAll, 3, "stop 2, stop 1, stop 0, start 0, start 1, start 2, start 3"),
+        (RestForOne, 0, "stop 3, stop 2, stop 1, start 0, start 1, start 2, start 3"),
+        (RestForOne, 2, "stop 3, start 2, start 3"),
+        (RestForOne, 3, "start 3"),
+    ] {
+        let mut bench = Bench::new(strategy, None, GiveUp::Mark, &[true; 4]);
+        assert_eq!(bench.fall(fallen), want, "{strategy} {fallen}");
+    }
+}
+
+#[test]
+fn never_members_are_stopped_and_stay_down_and_resting_ones_are_left_alone() {
+    let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true, false, true, true]);
+    bench.give(Input::Reported(3, Activity::Resting));
+    assert_eq!(bench.fall(0), "stop 2, stop 1, start 0, start 2");
+    assert_eq!(bench.fall(2), "stop 0, start 0, start 2");
+}
+
+#[test]
+fn the_fallen_ones_delay_holds_the_start_back() {
+    let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true; 2]);
+    bench.give(Input::Fell(0, Duration::from_secs(3)));
+    assert_eq!(bench.told, ["stop 1"]);
+    assert_eq!(bench.group.next_deadline(), Some(Duration::from_secs(3)));
+    bench.now = Duration::from_secs(3);
+    bench.give(Input::Tick);
+    assert_eq!(bench.told, ["stop 1", "start 0", "start 1"]);
+}
+
+/// Nothing starts while one of the affected is still going down.
+#[test]
+fn the_next_is_stopped_only_when_the_one_before_is_down() {
+    let spec = GroupSpec { strategy: Strategy::OneForAll, ..GroupSpec::default() };
+    let mut group = Group::new(&spec, false);
+    for _ in 0..3 {
+        group.add(NewChild { returns: true, autostart: true, significant: false });
+    }
+    let mut give = |input| {
+        let mut out = Vec::new();
+        group.step(Duration::ZERO, input, &mut out);
+        out.retain(|e| !matches!(e, Effect::Emit(_) | Effect::Report(_)));
+        out
+    };
+    give(Input::Start(StartCause::Boot));
+    for slot in 0..3 {
+        give(Input::Reported(slot, Activity::Active));
+    }
+    let stop = |slot| [Effect::Stop(slot, StopCause::Group)];
+    assert_eq!(give(Input::Fell(1, Duration::ZERO)), stop(2));
+    // One that is yet to be stopped falls by itself: its turn finds it fallen, no new restart.
+    assert_eq!(give(Input::Fell(0, Duration::ZERO)), []);
+    assert_eq!(give(Input::Reported(2, Activity::Resting)), stop(0));
+    let started = give(Input::Reported(0, Activity::Resting));
+    assert_eq!(started, [0, 1, 2].map(|slot| Effect::Start(slot, StartCause::Group)));
+}
+
+#[test]
+fn a_group_restart_counts_once_and_more_than_n_gives_up() {
+    let mut bench = Bench::new(Strategy::OneForAll, Some(2), GiveUp::Mark, &[true; 3]);
+    assert!(bench.fall(0).ends_with("start 2"));
+    assert!(bench.fall(1).ends_with("start 2"));
+    assert_eq!(bench.fall(2), "gave up 3, stop 2, stop 1, stop 0");
+    assert!(bench.group.is_failed());
+    bench.give(Input::Reported(1, Activity::Active));
+    assert!(!bench.group.is_failed(), "a start by hand clears the mark");
+    assert!(bench.fall(1).ends_with("start 1"), "and the count");
+}
+
+#[test]
+fn falls_outside_the_period_are_forgotten() {
+    let mut bench = Bench::new(Strategy::OneForOne, Some(1), GiveUp::Mark, &[true]);
+    for _ in 0..20 {
+        bench.now += Duration::from_secs(11);
+        assert_eq!(bench.fall(0), "permit 0");
+    }
+    assert_eq!(bench.fall(0), "gave up 2, stop 0");
+}
+
+#[test]
+fn giving_up_escalates_or_exits() {
+    let mut up = Bench::new(Strategy::OneForOne, Some(0), GiveUp::Escalate, &[true; 2]);
+    assert_eq!(up.fall(0), "gave up 1, stop 1, stop 0, fell");
+    up.told.clear();
+    up.give(Input::Start(StartCause::Group));
+    assert_eq!(up.told, ["start 0", "start 1"], "the parent restarts it whole");
+    let mut exit = Bench::new(Strategy::OneForOne, Some(0), GiveUp::Exit, &[true; 2]);
+    assert_eq!(exit.fall(0), "gave up 1, exit");
+    let spec = GroupSpec { intensity: Some(0), on_give_up: GiveUp::Escalate, ..GroupSpec::default() };
+    let mut root = Group::new(&spec, true);
+    root.add(NewChild { returns: true, autostart: true, significant: false });
+    let mut out = Vec::new();
+    root.step(Duration::ZERO, Input::Fell(0, Duration::ZERO), &mut out);
+    assert!(out.contains(&Effect::ExitTree), "the root has no parent");
+}
+
+#[test]
+fn a_group_that_is_stopped_reports_when_all_are_down() {
+    let mut bench = Bench::new(Strategy::OneForOne, None, GiveUp::Mark, &[true; 3]);
+    bench.give(Input::Stop(StopCause::Group));
+    assert_eq!(bench.told, ["stop 2", "stop 1", "stop 0"]);
+    bench.told.clear();
+    bench.give(Input::Start(StartCause::Group));
+    assert_eq!(bench.told, ["start 0", "start 1", "start 2"]);
+}

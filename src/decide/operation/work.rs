@@ -1,0 +1,152 @@
+//! What a command means for one instance: which commands give way to which, and what a taken
+//! wish or a fact says of it.
+
+use super::*;
+
+const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";
+
+impl Work {
+    /// Whether a part of this is given up when `later` wants the same instance.
+    pub(super) fn loses_to(&self, later: &Work) -> bool {
+        match (self, later) {
+            // Nobody asked for it, and whatever is asked later takes its place.
+            (Work::Cascade(_), Work::Pause | Work::Resume) => false,
+            (Work::Cascade(_), _) => true,
+            (Work::Start(_) | Work::Restart | Work::RestartInOrder(_), Work::Stop(_) | Work::Shutdown(_)) => {
+                true
+            }
+            (Work::Stop(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
+            // The second restart makes its own incarnation; that is the one that becomes ready.
+            (Work::Start(_), Work::RestartInOrder(_)) => true,
+            (Work::RestartInOrder(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
+            (Work::Restart, Work::RestartInOrder(_)) => true,
+            (Work::Start(_) | Work::Restart, Work::Start(_) | Work::Restart) => false,
+            (Work::Stop(_), Work::Stop(_) | Work::Shutdown(_)) => false,
+            // It will not stand still, or not for long.
+            (
+                Work::Pause,
+                Work::Resume
+                | Work::Start(_)
+                | Work::Stop(_)
+                | Work::Restart
+                | Work::RestartInOrder(_)
+                | Work::Shutdown(_),
+            ) => true,
+            (Work::Pause, Work::Pause | Work::Cascade(_)) => false,
+            // Answered as it is taken.
+            (Work::Resume, _) => false,
+            // Whoever waits for it to be ready waits a little longer.
+            (
+                Work::Start(_) | Work::Stop(_) | Work::Restart | Work::RestartInOrder(_),
+                Work::Cascade(_) | Work::Pause | Work::Resume,
+            ) => false,
+            (Work::Shutdown(_), _) => false,
+        }
+    }
+
+    /// Why what it brought down goes up again.
+    pub(super) fn again(&self) -> StartCause {
+        match self {
+            Work::Cascade(_) => StartCause::Dependency,
+            Work::Start(cause) => *cause,
+            Work::Stop(_)
+            | Work::Restart
+            | Work::RestartInOrder(_)
+            | Work::Pause
+            | Work::Resume
+            | Work::Shutdown(_) => StartCause::Command,
+        }
+    }
+
+    /// What its targets are to be; `None`: what they were.
+    pub(super) fn goal(&self) -> Option<Goal> {
+        match self {
+            Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Some(Goal::Up),
+            Work::Stop(_) | Work::Shutdown(_) => Some(Goal::Down),
+            Work::Pause | Work::Resume => None,
+        }
+    }
+
+    /// What can be said as a wish is taken: what the instance was already, or what it became
+    /// at once.
+    pub(super) fn at_once(&self, kind: Kind, before: Standing, after: Standing) -> Option<(bool, String)> {
+        let words = |already: &str, now: &str| {
+            Some((true, if before.state == after.state { already.to_owned() } else { now.to_owned() }))
+        };
+        match self {
+            Work::Start(_) => {
+                let up = after.state == State::Running && after.ready && kind == Kind::Service;
+                up.then_some(()).and_then(|()| words("already ready", "resumed"))
+            }
+            Work::Restart => None,
+            Work::Pause => match (before.state, after.state) {
+                (State::Paused, _) => Some((true, "already paused".to_owned())),
+                // Until all of its tree stands still.
+                (State::Running, _) => None,
+                (state, _) => Some((false, format!("is {state}: only what runs can be paused"))),
+            },
+            Work::Resume => match (before.state, after.state) {
+                (State::Paused, State::Running) => Some((true, "resumed".to_owned())),
+                (State::Running, _) => Some((true, "already running".to_owned())),
+                (state, _) => Some((false, format!("is {state}: only what is paused can be resumed"))),
+            },
+            Work::Stop(_) | Work::RestartInOrder(_) | Work::Cascade(_) | Work::Shutdown(_) => {
+                match after.state {
+                    State::Registered => Some((true, "was not started".to_owned())),
+                    State::Stopped => words("already stopped", "stopped"),
+                    State::Completed => words("already completed", "completed"),
+                    // It stays so when the tree goes down; a stop by hand clears it.
+                    State::Failed => Some((true, "failed".to_owned())),
+                    State::Waiting
+                    | State::Starting
+                    | State::Running
+                    | State::Paused
+                    | State::Stopping
+                    | State::Crashed => None,
+                }
+            }
+        }
+    }
+
+    /// What a fact means for a part that was taken; `None`: nothing yet.
+    pub(super) fn outcome(&self, fact: &Fact, entry: &Entry) -> Option<(bool, String)> {
+        match self {
+            Work::Pause => match fact {
+                Fact::Paused { .. } => Some((true, "paused".to_owned())),
+                Fact::Exited { exit, .. } => Some((false, format!("has ended meanwhile: {exit}"))),
+                Fact::Stopping { .. } | Fact::LeftBehind { .. } => {
+                    Some((false, "is stopping: only what runs can be paused".to_owned()))
+                }
+                _ => None,
+            },
+            // Answered as it was taken.
+            Work::Resume => None,
+            Work::Start(_) | Work::Restart => match fact {
+                Fact::Ready { after, .. } if entry.spec.kind == Kind::Service => {
+                    Some((true, format!("ready after {}", short(*after))))
+                }
+                Fact::Completed { .. } => Some((true, "completed".to_owned())),
+                Fact::Failed { why, .. } => Some((false, format!("failed: {why}"))),
+                Fact::Crashed { exit, retry_in, .. } => {
+                    Some((false, format!("crashed: {exit}; comes back {}", in_time(*retry_in))))
+                }
+                // By its group, after it had taken the wish.
+                Fact::Stopped { held: false, .. } => Some((false, "stopped meanwhile".to_owned())),
+                Fact::Paused { .. } => Some((false, "paused meanwhile".to_owned())),
+                Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
+                _ => None,
+            },
+            Work::Stop(_) | Work::RestartInOrder(_) | Work::Cascade(_) | Work::Shutdown(_) => match fact {
+                // Its group may start it again at once: then it was down, and that was wanted.
+                Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_) | Work::Cascade(_)) => {
+                    Some((true, "stopped".to_owned()))
+                }
+                Fact::Stopped { .. } => Some((true, "stopped".to_owned())),
+                Fact::Completed { .. } => Some((true, "completed".to_owned())),
+                Fact::Failed { why, .. } => Some((true, format!("failed: {why}"))),
+                Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
+                _ => None,
+            },
+        }
+    }
+}

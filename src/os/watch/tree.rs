@@ -1,0 +1,200 @@
+//! The processes of a tree: who belongs to it, and how all of them are signalled.
+
+use super::*;
+
+impl Watcher {
+    /// Whether nothing of a tree is left; what is found is pinned and watched.
+    pub(super) fn is_empty(&mut self, key: u64) -> bool {
+        let Some(process) = self.processes.get(&key) else {
+            return true;
+        };
+        let in_group = match pidfd::signal_group(&process.pidfd, 0) {
+            Ok(()) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => true,
+            Err(_) => false,
+        };
+        if in_group {
+            self.find_by_session(key);
+        }
+        !self.blind.contains(&key) && self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
+    }
+
+    /// Looks through all processes for those of a tree's session or group. Only where the
+    /// kernel said, or can't say, that there are some.
+    pub(super) fn find_by_session(&mut self, key: u64) {
+        let Some(process) = self.processes.get(&key) else {
+            return;
+        };
+        let (pid, alive) = (process.pid, process.exit.is_none());
+        for stat in proc::all() {
+            let of_tree = stat.session == pid || stat.group == pid;
+            if of_tree && !(alive && stat.pid == pid) {
+                self.pin(key, &stat);
+            }
+        }
+    }
+
+    /// Takes over what was left to this process: reaps the dead, and gives the living to the
+    /// tree they came from.
+    pub(super) fn adopt(&mut self) {
+        for pid in orphans() {
+            if self.processes.values().any(|p| p.pid == pid && p.exit.is_none()) {
+                continue;
+            }
+            let Some(stat) = proc::stat(pid) else {
+                continue;
+            };
+            let owner = self.owner(&stat);
+            let reaped = stat.state == b'Z'
+                && (owner.is_some() || self.reap_all)
+                && matches!(pidfd::reap_pid(pid), Ok(Some(_)));
+            match owner {
+                Some(key) if reaped => self.dead.push(key),
+                Some(key) => self.pin(key, &stat),
+                None => {}
+            }
+        }
+    }
+
+    /// The tree that a process came from.
+    pub(super) fn owner(&self, stat: &proc::Stat) -> Option<u64> {
+        let by_session = self.processes.iter().find(|(_, p)| p.pid == stat.session || p.pid == stat.group);
+        let pinned = || self.processes.iter().find(|(_, p)| p.remnants.contains_key(&stat.pid));
+        let marked = || {
+            let mark = proc::variable(stat.pid, MARK)?;
+            self.processes.iter().find(|(_, p)| p.mark == mark.as_bytes())
+        };
+        // One that left the session and cleared its environment may still print to us.
+        let by_output = || {
+            let pipes: Vec<u64> = proc::output_pipes(stat.pid).collect();
+            let prints_here =
+                |p: &Process| p.pipes.iter().flatten().any(|pipe| pipes.contains(&pipe.inode()));
+            self.processes.iter().find(|(_, p)| !pipes.is_empty() && prints_here(p))
+        };
+        by_session.or_else(pinned).or_else(marked).or_else(by_output).map(|(key, _)| *key)
+    }
+
+    /// Holds on to one of a tree's other processes.
+    pub(super) fn pin(&mut self, key: u64, stat: &proc::Stat) {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        if process.remnants.contains_key(&stat.pid) {
+            return;
+        }
+        let fd = match pidfd::open(stat.pid) {
+            Ok(fd) => fd,
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return,
+            Err(_) => {
+                self.blind.insert(key);
+                return;
+            }
+        };
+        // A zombie may have threads that still run; only its pidfd knows.
+        if stat.state == b'Z' && has_ended(fd.as_fd()) {
+            return;
+        }
+        // Between the look and the open it may have died and its number been given away.
+        if proc::stat(stat.pid).map(|s| s.started) != Some(stat.started) {
+            return;
+        }
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Remnant(key).pack());
+        if let Err(error) = self.epoll.add(&fd, event) {
+            tracing::warn!(%error, pid = stat.pid, "can't watch a process");
+            self.blind.insert(key);
+        } else {
+            process.remnants.insert(stat.pid, fd);
+        }
+    }
+
+    /// Pins every process of a tree that is not in its leader's group.
+    pub(super) fn find_tree(&mut self, key: u64) {
+        self.adopt();
+        let Some(process) = self.processes.get(&key) else {
+            return;
+        };
+        let mut roots: Vec<u32> = process.remnants.keys().copied().collect();
+        if process.exit.is_none() {
+            roots.push(process.pid);
+        }
+        let group = process.pid;
+        let mut found: Vec<u32> = roots.into_iter().flat_map(proc::descendants).collect();
+        found.sort_unstable();
+        found.dedup();
+        for pid in found {
+            // The group is signalled as one, by a descriptor.
+            if let Some(stat) = proc::stat(pid)
+                && stat.group != group
+            {
+                self.pin(key, &stat);
+            }
+        }
+    }
+
+    pub(super) fn signal_tree(&mut self, key: u64, signal: i32) {
+        self.find_tree(key);
+        let Some(process) = self.processes.get(&key) else {
+            return;
+        };
+        // Each gets it once: to some programs a second one means that it is urgent.
+        let outside: Vec<&OwnedFd> = process
+            .remnants
+            .iter()
+            .filter(|(pid, _)| proc::stat(**pid).is_some_and(|stat| stat.group != process.pid))
+            .map(|(_, fd)| fd)
+            .collect();
+        let all = !self.signal_group(process, signal);
+        for fd in process.remnants.values().filter(|_| all).chain(outside.iter().copied().filter(|_| !all)) {
+            let _ = pidfd::signal(fd, signal);
+        }
+    }
+
+    /// Halts a tree. What was forked while that was going on is found by looking again, until
+    /// nothing new is there: who stands still makes no more.
+    pub(super) fn pause_tree(&mut self, key: u64) {
+        let mut known = usize::MAX;
+        for _ in 0..PAUSE_ROUNDS {
+            self.signal_tree(key, nix::libc::SIGSTOP);
+            let Some(process) = self.processes.get(&key) else {
+                return;
+            };
+            let now = process.remnants.len() + proc::descendants(process.pid).len();
+            if now == known {
+                break;
+            }
+            known = now;
+        }
+        if let Some(process) = self.processes.get(&key) {
+            let news = Arc::clone(&process.news);
+            news(News::Paused { key: ProcessKey(key) });
+        }
+    }
+
+    /// Signals the leader's group; where the kernel can't do that by descriptor, the group
+    /// by number while the leader is not reaped (so its number is not given away), and else
+    /// nobody: those left are pinned one by one. Returns whether the group was reached.
+    pub(super) fn signal_group(&self, process: &Process, signal: i32) -> bool {
+        match pidfd::signal_group(&process.pidfd, signal) {
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported && process.exit.is_none() => {
+                let group = nix::unistd::Pid::from_raw(process.pid.cast_signed());
+                nix::sys::signal::Signal::try_from(signal)
+                    .is_ok_and(|signal| nix::sys::signal::killpg(group, signal).is_ok())
+            }
+            Ok(()) => true,
+            Err(_) => false,
+        }
+    }
+
+    pub(super) fn kill_tree(&mut self, key: u64) {
+        self.find_tree(key);
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        process.killing = true;
+        let process = &self.processes[&key];
+        self.signal_group(process, nix::libc::SIGKILL);
+        for fd in process.remnants.values() {
+            let _ = pidfd::signal(fd, nix::libc::SIGKILL);
+        }
+    }
+}
