@@ -276,7 +276,9 @@ impl Operations {
             }
             operation.send(graph, board, &mut self.wishes, out);
         }
-        self.settle_stranded(graph, board, out);
+        if self.waits_in_vain_for(board, entry, &mut HashSet::new()).is_some() {
+            self.settle_stranded(graph, board, out);
+        }
         self.answer_finished(graph, board, out);
     }
 
@@ -309,12 +311,15 @@ impl Operations {
                 operation.send(graph, board, &mut self.wishes, out);
             }
         }
-        let may_strand = matches!(
-            fact,
-            Fact::GoalSet { .. } | Fact::Stopped { .. } | Fact::Waiting { .. } | Fact::Paused { .. }
-        );
-        if may_strand {
-            self.settle_stranded(graph, board, out);
+        match fact {
+            Fact::GoalSet { goal: Goal::Down, .. } | Fact::Stopped { .. } | Fact::Paused { .. } => {
+                self.settle_stranded(graph, board, out);
+            }
+            // If its own wait is in vain, so is that of who waits for it.
+            Fact::Waiting { .. } if self.waits_in_vain_for(board, entry, &mut HashSet::new()).is_some() => {
+                self.settle_stranded(graph, board, out);
+            }
+            _ => {}
         }
         if matches!(fact, Fact::Crashed { .. } | Fact::Failed { .. }) && !board.shutting_down() {
             self.cascade(graph, board, entry, event.seq, out);
@@ -359,13 +364,15 @@ impl Operations {
     /// Whoever waits for what somebody keeps down may wait for ever: who asked hears of it.
     fn settle_stranded(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
         let mut stranded = Vec::new();
+        // What is on its way, or waits for such: looked at once, however many wait for it.
+        let mut hopeful = HashSet::new();
         for (number, operation) in self.running.iter().enumerate() {
             if operation.work.goal() != Some(Goal::Up) || operation.left == 0 {
                 continue;
             }
             for (at, (id, part)) in operation.parts.iter().enumerate() {
                 if let (Part::Taken, Some(entry)) = (part, board.entry(id))
-                    && let Some(on) = self.waits_in_vain_for(board, entry)
+                    && let Some(on) = self.waits_in_vain_for(board, entry, &mut hopeful)
                 {
                     let is = if on.state == State::Paused { "paused" } else { "down" };
                     let on = &on.spec.name;
@@ -381,22 +388,38 @@ impl Operations {
     }
 
     /// What is at the end of a wait, if only a command will move it and none is under way.
-    fn waits_in_vain_for<'a>(&self, board: &'a Board, entry: &Entry) -> Option<&'a Entry> {
-        if entry.state != State::Waiting {
-            return None;
+    fn waits_in_vain_for<'a>(
+        &self,
+        board: &'a Board,
+        entry: &'a Entry,
+        hopeful: &mut HashSet<&'a InstanceId>,
+    ) -> Option<&'a Entry> {
+        let mut seen: HashSet<&InstanceId> = HashSet::new();
+        let mut todo = vec![entry];
+        while let Some(waiting) = todo.pop() {
+            if waiting.state != State::Waiting || hopeful.contains(&waiting.id) || !seen.insert(&waiting.id) {
+                continue;
+            }
+            for unmet in super::graph::waits_for(board, &waiting.spec) {
+                for on in board.instances_of(&unmet.service) {
+                    match on.state {
+                        State::Registered | State::Stopped if self.goal(on) == Goal::Down => return Some(on),
+                        State::Paused => return Some(on),
+                        State::Waiting => todo.push(on),
+                        State::Registered
+                        | State::Stopped
+                        | State::Starting
+                        | State::Running
+                        | State::Stopping
+                        | State::Completed
+                        | State::Crashed
+                        | State::Failed => {}
+                    }
+                }
+            }
         }
-        let unmet = super::graph::waits_for(board, &entry.spec);
-        unmet.iter().flat_map(|unmet| board.instances_of(&unmet.service)).find_map(|on| match on.state {
-            State::Registered | State::Stopped => (self.goal(on) == Goal::Down).then_some(on),
-            State::Paused => Some(on),
-            State::Waiting => self.waits_in_vain_for(board, on),
-            State::Starting
-            | State::Running
-            | State::Stopping
-            | State::Completed
-            | State::Crashed
-            | State::Failed => None,
-        })
+        hopeful.extend(seen);
+        None
     }
 
     fn begin(&mut self, graph: &Graph, board: &Board, mut operation: Operation, out: &mut Vec<Effect>) {
