@@ -27,28 +27,33 @@ fn p1_a_reused_pid_is_spared() {
         eprintln!("SKIPPED p1_a_reused_pid_is_spared: {} can't be written", last_pid.display());
         return;
     }
-    let project = Project::new(
-        "[service.gone]\nshell = \"echo up; exec sleep 1000\"\nrestart = \"never\"\n[service.stays]\ncommand = \"sleep 1000\"\n",
-    );
+    // Several, since others on this machine take numbers too, and may keep one.
+    const COUNT: usize = 8;
+    let mut manifest = "[service.stays]\ncommand = \"sleep 1000\"\n".to_owned();
+    for n in 0..COUNT {
+        manifest.push_str(&format!("[service.gone{n}]\ncommand = \"sleep 1000\"\nrestart = \"never\"\n"));
+    }
+    let project = Project::new(&manifest);
     let mut run = project.run(&[]);
-    run.line("gone   | up");
-    run.line("all 2 are up");
-    let pid = project.pid("gone");
-    end(pid);
-    run.line("gone   * failed: SIGKILL");
-    // Others on this machine take numbers too: try until the number is ours.
-    let decoy = (0..1_000).find_map(|_| {
+    run.line(&format!("all {} are up", COUNT + 1));
+    let gone: Vec<(String, u32)> =
+        (0..COUNT).map(|n| format!("gone{n}")).map(|n| (n.clone(), project.pid(&n))).collect();
+    for (name, pid) in &gone {
+        end(*pid);
+        run.line(&format!("{name}  * failed: SIGKILL"));
+    }
+    let decoy = gone.iter().cycle().take(1_000).find_map(|(name, pid)| {
         std::fs::write(last_pid, (pid - 1).to_string()).unwrap();
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        if child.id() == pid {
-            return Some(child);
+        if child.id() == *pid {
+            return Some((name, *pid, child));
         }
         child.kill().unwrap();
         child.wait().unwrap();
         None
     });
-    let mut decoy = decoy.expect("the number is given again");
-    assert_eq!(project.regrow(&["stop", "gone"]).code, 0);
+    let (name, pid, mut decoy) = decoy.expect("a number is given again");
+    assert_eq!(project.regrow(&["stop", name]).code, 0);
     run.stop();
     assert!(is_alive(pid), "the stranger lives");
     decoy.kill().unwrap();
