@@ -1,6 +1,5 @@
 //! Wiring: a plan becomes a running tree, and a [`Handle`] to it.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +15,8 @@ use crate::actors::event_log::{EventLog, EventReader, Read};
 use crate::actors::graph::{DependencyGraph, GraphMsg};
 use crate::actors::monitor::ResourceMonitor;
 use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
-use crate::decide::graph::{self, Graph, waits_for};
+use crate::decide::frontier::{self, waits_for};
+use crate::decide::graph::Graph;
 use crate::decide::group;
 use crate::decide::operation::Operations;
 use crate::decide::status::Board;
@@ -24,11 +24,14 @@ use crate::decide::world::StepSink;
 use crate::model::event::StartCause;
 use crate::model::sample::Sample;
 use crate::model::status::{DaemonStatus, TreeStatus};
-use crate::model::{Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, StatusReport};
+use crate::model::{
+    Addition, Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, Selector,
+    StatusReport,
+};
 use crate::os::clock::Clock;
 use crate::os::native::{HostOptions, NativeHost};
 use crate::os::signals::ChildSignal;
-use crate::os::{Host, OutputSink};
+use crate::os::{Host, OutputSink, Sources};
 use crate::record::output::{ChunkSink, OutputHub};
 
 /// How often the ResourceMonitor samples, unless told otherwise.
@@ -123,10 +126,9 @@ impl Handle {
     /// Brings a plan up and starts what is to start with it. Must be called within a tokio
     /// runtime whose I/O and time are enabled.
     pub async fn start(plan: Plan, options: Options) -> Result<Handle, StartError> {
-        let graph = Graph::new(&plan.services).map_err(StartError::Cycles)?;
-        let names: Vec<InstanceId> =
-            plan.services.iter().flat_map(|s| s.instances().collect::<Vec<_>>()).collect();
-        let output = Arc::new(OutputHub::new(names, options.console));
+        let plan = Arc::new(plan);
+        let board = Board::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
+        let output = Arc::new(OutputHub::new(options.console));
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
         let native = NativeHost::start(sink, options.host).map_err(StartError::Host)?;
         let native = Arc::new(native);
@@ -142,8 +144,7 @@ impl Handle {
         });
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
         let made = Made {
-            plan,
-            graph,
+            board,
             host,
             output,
             socket: options.socket,
@@ -160,22 +161,21 @@ impl Handle {
         host: Arc<dyn Host>,
         recorder: Option<Box<dyn StepSink>>,
     ) -> Result<Handle, StartError> {
-        let graph = Graph::new(&plan.services).map_err(StartError::Cycles)?;
-        let names: Vec<InstanceId> =
-            plan.services.iter().flat_map(|s| s.instances().collect::<Vec<_>>()).collect();
-        let output = Arc::new(OutputHub::new(names, None));
-        let made = Made { plan, graph, host, output, socket: None, native: None, recorder };
+        let plan = Arc::new(plan);
+        let board = Board::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
+        let output = Arc::new(OutputHub::new(None));
+        let made = Made { board, host, output, socket: None, native: None, recorder };
         made.start(SAMPLE_INTERVAL).await
     }
 
-    /// The plan it was made from.
-    pub fn plan(&self) -> &Plan {
-        &self.inner.context.plan
+    /// What there is by now.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.board(|board| Arc::clone(board.plan()))
     }
 
     /// Its dependencies.
-    pub fn graph(&self) -> &Graph {
-        &self.inner.context.graph
+    pub fn graph(&self) -> Arc<Graph> {
+        self.board(|board| Arc::clone(board.graph()))
     }
 
     /// Carries a command out. Returns when it is done, or says why not.
@@ -187,6 +187,30 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
+    /// Adds services and groups to the tree and starts those that start with it. Returns as a
+    /// start does: when each is ready (a task: completed), or says why not. What was added stays
+    /// in the tree either way.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: regrow::runtime::Handle) -> Result<(), regrow::model::Denial> {
+    /// use regrow::model::{Addition, Name, Selector, ServiceSpec};
+    /// let worker = ServiceSpec::new(Name::new("worker").unwrap(), ["sleep", "1000"]);
+    /// let answer = handle.add(Addition::of(worker)).await?;
+    /// assert!(answer.ok);
+    /// handle.remove(Selector::named(["worker"])).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn add(&self, addition: Addition) -> Result<Answer, Denial> {
+        self.command(Command::Add { addition: Arc::new(addition) }).await
+    }
+
+    /// Stops services and takes them out of the tree, and the groups that are selected with all
+    /// below them. Returns when they are gone, or says why not.
+    pub async fn remove(&self, select: Selector) -> Result<Answer, Denial> {
+        self.command(Command::Remove { select }).await
+    }
+
     /// What is.
     pub fn status(&self) -> StatusReport {
         let inner = &self.inner;
@@ -196,7 +220,7 @@ impl Handle {
             let mut services = board.rows(now, sample.as_deref());
             for row in &mut services {
                 if !row.waiting_for.is_empty()
-                    && let Some(spec) = inner.context.graph.service(&row.service)
+                    && let Some(spec) = board.graph().service(&row.service)
                 {
                     row.waiting_for = waits_for(board, spec);
                 }
@@ -206,8 +230,8 @@ impl Handle {
                     pid: std::process::id(),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     uptime_s: now.as_secs_f64(),
-                    project: inner.context.plan.project.clone(),
-                    manifest: inner.context.plan.file.as_ref().map(|p| p.display().to_string()),
+                    project: board.plan().project.clone(),
+                    manifest: board.plan().file.as_ref().map(|p| p.display().to_string()),
                     stopping: board.shutting_down(),
                     last_event: board.last_event(),
                 },
@@ -221,9 +245,7 @@ impl Handle {
     /// A supervisor and all that hangs under it; `None` is the root. `None` is returned for a
     /// group that is not there. OTP's `which_children` and `count_children` in one.
     pub fn tree(&self, group: Option<&Name>) -> Option<TreeStatus> {
-        let plan = self.plan();
-        let known = group.is_none_or(|name| plan.groups.contains_key(name));
-        known.then(|| self.board(|board| board.tree(plan, group)))
+        self.board(|board| board.tree(group))
     }
 
     /// Looks at the board, the fold of all events so far.
@@ -336,8 +358,7 @@ impl Handle {
 }
 
 struct Made {
-    plan: Plan,
-    graph: Graph,
+    board: Board,
     host: Arc<dyn Host>,
     output: Arc<OutputHub>,
     socket: Option<PathBuf>,
@@ -347,20 +368,19 @@ struct Made {
 
 impl Made {
     async fn start(self, sample_interval: Duration) -> Result<Handle, StartError> {
-        let Made { plan, graph, host, output, socket, native, recorder } = self;
+        let Made { board, host, output, socket, native, recorder } = self;
         let clock = Clock::start();
-        let log = EventLog::new(Board::new(&plan, SystemTime::now()), clock);
+        let plan = Arc::clone(board.plan());
+        let log = EventLog::new(board, clock);
         if let Some(recorder) = recorder {
             log.record_to(recorder);
         }
-        let sources: HashMap<_, _> = output.sources().map(|(name, source)| (name.clone(), source)).collect();
         let context = Arc::new(Context {
-            plan,
-            graph,
+            inherited: Arc::clone(&plan.inherited),
             host,
             clock,
             log,
-            sources,
+            sources: Arc::clone(&output) as Arc<dyn Sources>,
             socket,
             hooks: watch::Sender::new(Vec::new()),
             no_hooks: watch::Sender::new(false),
@@ -391,25 +411,27 @@ impl Made {
             .map_err(broken)?;
 
         let listening_root = root.clone();
-        let listening_context = Arc::downgrade(&context);
-        let following = Arc::downgrade(&context);
+        let forgetting = Arc::clone(&output);
         context.log.listen(vec![
             Box::new(move |event, _| {
-                let Some(context) = listening_context.upgrade() else { return };
-                // Most services have nobody that waits for them.
-                if let Some(instance) = event.fact.instance()
-                    && context.graph.dependents(instance.service()).next().is_some()
-                {
-                    let _ =
-                        dependencies.cast(GraphMsg::Input(graph::Input::Changed(instance.service().clone())));
+                if let Fact::Removed { services, .. } = &event.fact {
+                    services.iter().for_each(|service| forgetting.forget(service));
                 }
             }),
-            Box::new(move |event, _| {
+            Box::new(move |event, board| {
+                // Most services have nobody that waits for them.
+                if let Some(instance) = event.fact.instance()
+                    && board.graph().dependents(instance.service()).next().is_some()
+                {
+                    let _ = dependencies
+                        .cast(GraphMsg::Input(frontier::Input::Changed(instance.service().clone())));
+                }
+            }),
+            Box::new(move |event, board| {
                 let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
                 let followed = || {
-                    let services = event.fact.instance().map(InstanceId::service);
-                    let graph = following.upgrade();
-                    services.zip(graph).is_some_and(|(on, tree)| Operations::has_followers(&tree.graph, on))
+                    let service = event.fact.instance().map(InstanceId::service);
+                    service.is_some_and(|service| Operations::has_followers(board, service))
                 };
                 if observing.load(Ordering::SeqCst) || (falls && followed()) {
                     let _ = listening_root.cast(SupervisorMsg::Observed(Arc::clone(event)));
@@ -419,8 +441,8 @@ impl Made {
         context.log.append([Fact::SupervisorStarted {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            project: context.plan.project.clone(),
-            services: context.plan.services.len(),
+            project: plan.project.clone(),
+            services: plan.services.len(),
         }]);
         root.cast(SupervisorMsg::Group(group::Input::Start(StartCause::Boot)))
             .map_err(|error| StartError::Tree(error.to_string()))?;

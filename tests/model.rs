@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use regrow::decide::graph::waits_for;
+use regrow::decide::frontier::waits_for;
 use regrow::decide::group;
 use regrow::decide::lifecycle::{Effect, Input};
 use regrow::decide::operation::DeskInput;

@@ -176,7 +176,8 @@ async fn the_board_is_the_fold_of_the_events() {
     all_ready(&handle, &["web", "never"]).await;
     host.exit(host.alive("never")[0], Exit::Code(3));
     event(&handle, |fact| matches!(fact, Fact::Failed { .. })).await;
-    let mut folded = regrow::decide::status::Board::new(handle.plan(), std::time::SystemTime::UNIX_EPOCH);
+    let mut folded =
+        regrow::decide::status::Board::new(handle.plan(), std::time::SystemTime::UNIX_EPOCH).unwrap();
     for event in handle.kept_events() {
         folded.apply(&event);
     }

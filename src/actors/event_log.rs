@@ -220,9 +220,11 @@ impl EventReader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Plan;
 
     fn log() -> EventLog {
-        EventLog::new(Board::default(), Clock::start())
+        let nothing = Plan::of("nothing", Vec::new());
+        EventLog::new(Board::new(Arc::new(nothing), SystemTime::UNIX_EPOCH).unwrap(), Clock::start())
     }
 
     #[tokio::test]

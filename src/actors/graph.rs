@@ -9,7 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::supervisor::SupervisorMsg;
 use super::{Context, tell};
-use crate::decide::graph::{Frontier, Input};
+use crate::decide::frontier::{Frontier, Input};
 use crate::decide::lifecycle;
 use crate::decide::world::{Message, Node, Step};
 
@@ -62,8 +62,7 @@ impl Actor for DependencyGraph {
             to: Node::Graph,
             message: Message::Graph(input.clone()),
         });
-        let replies =
-            context.log.decide(step, |board| (frontier.step(&context.graph, board, &input), Vec::new()));
+        let replies = context.log.decide(step, |board| (frontier.step(board, &input), Vec::new()));
         let Some(root) = root else {
             return Ok(());
         };

@@ -14,25 +14,21 @@ pub mod supervisor;
 mod errand;
 mod timer;
 
-use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::decide::graph::Graph;
-use crate::model::{InstanceId, Plan};
 use crate::os::clock::Clock;
-use crate::os::{Host, SourceId};
+use crate::os::{Host, Sources};
 
 use event_log::EventLog;
 
 /// What every actor of a tree shares: nothing of it changes.
 pub struct Context {
-    /// The plan.
-    pub plan: Plan,
-    /// Its dependencies.
-    pub graph: Graph,
+    /// What processes inherit of the environment.
+    pub inherited: Arc<Vec<(OsString, OsString)>>,
     /// Where processes come from.
     pub host: Arc<dyn Host>,
     /// The tree's clock: every deadline and every event is told by it.
@@ -40,7 +36,7 @@ pub struct Context {
     /// The one writer of events.
     pub log: EventLog,
     /// Under which name each instance's output is known.
-    pub sources: HashMap<InstanceId, SourceId>,
+    pub sources: Arc<dyn Sources>,
     /// The control socket, for the environment of services.
     pub socket: Option<PathBuf>,
     /// The hooks that run, for people.

@@ -18,7 +18,7 @@ use super::graph::GraphMsg;
 use super::supervisor::{ChildNews, SupervisorMsg};
 use super::timer::Timer;
 use super::{Context, tell};
-use crate::decide::graph;
+use crate::decide::frontier;
 use crate::decide::group::Slot;
 use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
 use crate::decide::operation::{Receipt, Standing, WishNumber};
@@ -30,7 +30,7 @@ use crate::model::{
     Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, Name, ReadyTarget,
     ServiceSpec,
 };
-use crate::os::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, check, env};
+use crate::os::{Host, News, NewsSink, Output, ProcessKey, SourceId, SpawnOrder, check, env};
 
 /// What a process actor is told.
 pub enum ProcessMsg {
@@ -144,6 +144,8 @@ pub(crate) struct ProcessState {
     id: InstanceId,
     spec: Arc<ServiceSpec>,
     slot: Slot,
+    /// What its output goes by.
+    source: SourceId,
     parent: ActorRef<SupervisorMsg>,
     dependencies: ActorRef<GraphMsg>,
     lifeline: Arc<Lifeline>,
@@ -218,6 +220,7 @@ impl Actor for ProcessActor {
         let held = lifeline.take_over(&myself);
         let mut state = ProcessState {
             machine: Machine::new(id.clone(), group),
+            source: context.sources.source(&id),
             context,
             id,
             spec,
@@ -383,11 +386,11 @@ impl ProcessState {
         match effect {
             Effect::Emit(_) => {}
             Effect::Ask(question) => {
-                let ask = graph::Input::Ask(self.id.clone(), question);
+                let ask = frontier::Input::Ask(self.id.clone(), question);
                 tell(&self.dependencies, GraphMsg::Input(ask));
             }
             Effect::Withdraw => {
-                tell(&self.dependencies, GraphMsg::Input(graph::Input::Withdraw(self.id.clone())));
+                tell(&self.dependencies, GraphMsg::Input(frontier::Input::Withdraw(self.id.clone())));
             }
             Effect::Spawn(incarnation) => self.spawn(myself, incarnation),
             Effect::WatchReady(incarnation) => {
@@ -453,10 +456,7 @@ impl ProcessState {
     fn run_hook(&self, hook: Hook, command: &CommandLine, fact: &Fact, limit: Duration) {
         let mut env = environment(&self.context, &self.spec, &self.id, None);
         env.given.extend(hook_variables(hook, fact));
-        let output = match self.context.sources.get(&self.id) {
-            Some(source) => Output::Lines(*source, None),
-            None => Output::Capture(0),
-        };
+        let output = Output::Lines(self.source, None);
         let (context, id, command) = (Arc::clone(&self.context), self.id.clone(), command.clone());
         let dir = self.spec.dir.clone();
         let name = format!("the {hook} hook of {id}");
@@ -516,9 +516,7 @@ impl ProcessState {
             Some(ReadyTarget::Check(_) | ReadyTarget::After(_)) | None => None,
         };
         let mut order = self.order(myself, key, &self.spec.command);
-        if let Some(source) = self.context.sources.get(&self.id) {
-            order.output = Output::Lines(*source, pattern);
-        }
+        order.output = Output::Lines(self.source, pattern);
         let (lifeline, host) = (Arc::clone(&self.lifeline), Arc::clone(&self.context.host));
         order.news = Arc::new(move |news| {
             let made = matches!(news, News::Spawned { .. });
@@ -541,9 +539,7 @@ impl ProcessState {
         let key = self.context.host.next_key();
         let mut order = self.order(myself, key, &command);
         order.env = environment(&self.context, &self.spec, &self.id, pid);
-        if let Some(source) = self.context.sources.get(&self.id) {
-            order.output = Output::Lines(*source, None);
-        }
+        order.output = Output::Lines(self.source, None);
         if let Some(live) = &mut self.process {
             live.stop_command = Some(key);
         }
@@ -653,5 +649,5 @@ fn environment(context: &Context, spec: &Arc<ServiceSpec>, id: &InstanceId, pid:
     let mut given = vec![("REGROW_SERVICE", spec.name.to_string()), ("REGROW_INSTANCE", id.to_string())];
     given.extend(context.socket.as_ref().map(|path| ("REGROW_SOCKET", path.to_string_lossy().into_owned())));
     given.extend(pid.map(|pid| ("REGROW_PID", pid.to_string())));
-    env::Recipe { inherited: Arc::clone(&context.plan.inherited), service: Arc::clone(spec), given }
+    env::Recipe { inherited: Arc::clone(&context.inherited), service: Arc::clone(spec), given }
 }

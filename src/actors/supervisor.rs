@@ -4,7 +4,7 @@
 //! machine of `decide::group`, what the fall of one means for the others. The root also
 //! takes commands and carries them through ([`Operations`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,13 +16,15 @@ use super::graph::GraphMsg;
 use super::process::{Broke, Lifeline, ProcessActor, ProcessArgs, ProcessMsg, Sender};
 use super::timer::Timer;
 use super::{Context, tell};
+use crate::decide::graph::Graph;
 use crate::decide::group::{self, Group, NewChild, Slot};
+use crate::decide::growth::Branch;
 use crate::decide::lifecycle::{Activity, Input};
 use crate::decide::operation::{self, DeskInput, Operations, Receipt, Ticket};
 use crate::decide::world::{Message, Node, Step};
 use crate::model::event::StartCause;
 use crate::model::{
-    Answer, Child, Command, Denial, Event, Fact, GroupSpec, InstanceId, Name, ServiceSpec, StopCause,
+    Answer, Child, Command, Denial, Event, Fact, GroupSpec, InstanceId, Name, Plan, ServiceSpec, StopCause,
 };
 
 /// What a supervisor is told.
@@ -33,6 +35,12 @@ pub enum SupervisorMsg {
     Answer(InstanceId, Input),
     /// A command's wish for an instance below.
     Wish(InstanceId, Input, Sender),
+    /// What a command added there or below.
+    Adopt(Branch),
+    /// What a command removed there or below.
+    Dismiss(Branch),
+    /// What a command added is in the tree (the root only).
+    Desk(DeskInput),
     /// An instance has taken a command's wish (the root only).
     Taken(Receipt),
     /// A wish of the parent's, or the boot.
@@ -83,6 +91,18 @@ pub(crate) struct SupervisorArgs {
 
 pub(crate) struct ServiceSupervisor;
 
+/// What there is at one moment.
+struct Shape {
+    plan: Arc<Plan>,
+    graph: Arc<Graph>,
+}
+
+impl Shape {
+    fn of(context: &Context) -> Shape {
+        context.log.board(|b| Shape { plan: Arc::clone(b.plan()), graph: Arc::clone(b.graph()) })
+    }
+}
+
 enum Kid {
     Process { id: InstanceId, actor: ActorRef<ProcessMsg>, lifeline: Arc<Lifeline> },
     Group { name: Name, actor: ActorRef<SupervisorMsg> },
@@ -119,7 +139,7 @@ pub(crate) struct SupervisorState {
     parent: Option<(ActorRef<SupervisorMsg>, Slot)>,
     dependencies: ActorRef<GraphMsg>,
     machine: Group,
-    kids: Vec<Kid>,
+    kids: BTreeMap<Slot, Kid>,
     /// The child through which each instance below is reached.
     routes: HashMap<InstanceId, Slot>,
     timer: Timer,
@@ -137,10 +157,8 @@ impl Actor for ServiceSupervisor {
         args: SupervisorArgs,
     ) -> Result<SupervisorState, ActorProcessingErr> {
         let SupervisorArgs { context, name, parent, dependencies, root } = args;
-        let spec = match &name {
-            Some(name) => context.plan.groups.get(name).cloned().unwrap_or_default(),
-            None => context.plan.root.clone(),
-        };
+        let shape = Shape::of(&context);
+        let spec = shape.plan.group(name.as_ref()).cloned().unwrap_or_default();
         let mut state = SupervisorState {
             machine: Group::new(&spec, name.is_none()),
             context,
@@ -148,7 +166,7 @@ impl Actor for ServiceSupervisor {
             spec,
             parent,
             dependencies,
-            kids: Vec::new(),
+            kids: BTreeMap::new(),
             routes: HashMap::new(),
             timer: Timer::default(),
             desk: root.map(|line| Desk {
@@ -159,7 +177,7 @@ impl Actor for ServiceSupervisor {
             }),
         };
         for child in state.spec.children.clone() {
-            state.adopt(&myself, &child).await?;
+            state.adopt(&myself, &shape, &child).await?;
         }
         Ok(state)
     }
@@ -180,16 +198,19 @@ impl Actor for ServiceSupervisor {
             }
             SupervisorMsg::Answer(instance, input) => state.hand_down(instance, input),
             SupervisorMsg::Wish(instance, input, sender) => state.hand_down_wish(instance, input, sender),
-            SupervisorMsg::Taken(receipt) => state.at_desk(&myself, DeskInput::Taken(receipt)),
+            SupervisorMsg::Adopt(branch) => state.add(&myself, branch).await?,
+            SupervisorMsg::Dismiss(branch) => state.dismiss(&myself, branch),
+            SupervisorMsg::Desk(input) => state.at_desk(&myself, input).await?,
+            SupervisorMsg::Taken(receipt) => state.at_desk(&myself, DeskInput::Taken(receipt)).await?,
             SupervisorMsg::Group(input) => state.step(&myself, input),
             SupervisorMsg::Timer => {
                 state.timer.rang();
                 state.step(&myself, group::Input::Tick);
             }
-            SupervisorMsg::Command(command, reply) => state.command(&myself, command, reply),
-            SupervisorMsg::Shutdown(cause) => state.shutdown(&myself, cause),
-            SupervisorMsg::KillAll => state.kill_all(&myself),
-            SupervisorMsg::Observed(event) => state.at_desk(&myself, DeskInput::Observed(event)),
+            SupervisorMsg::Command(command, reply) => state.command(&myself, command, reply).await?,
+            SupervisorMsg::Shutdown(cause) => state.shutdown(&myself, cause).await?,
+            SupervisorMsg::KillAll => state.kill_all(&myself).await?,
+            SupervisorMsg::Observed(event) => state.at_desk(&myself, DeskInput::Observed(event)).await?,
         }
         Ok(())
     }
@@ -202,9 +223,9 @@ impl Actor for ServiceSupervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(actor, error) = event {
-            let slot = state.kids.iter().position(|kid| kid.actor_id() == actor.get_id());
-            if let Some(slot) = slot {
-                tracing::error!(child = %state.kids[slot].name(), %error, "an actor broke");
+            let broke = state.kids.iter().find(|(_, kid)| kid.actor_id() == actor.get_id());
+            if let Some((slot, child)) = broke.map(|(slot, kid)| (*slot, kid.name())) {
+                tracing::error!(%child, %error, "an actor broke");
                 state.replace(&myself, slot, &error.to_string()).await?;
             } else if actor.get_id() == state.dependencies.get_id() {
                 // Without it whatever depends on something would wait for ever.
@@ -222,11 +243,13 @@ impl SupervisorState {
     async fn adopt(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
+        shape: &Shape,
         child: &Child,
     ) -> Result<(), ActorProcessingErr> {
+        let Shape { plan, graph } = shape;
         match child {
             Child::Service(name) => {
-                let Some(spec) = self.context.graph.service(name).cloned() else {
+                let Some(spec) = graph.service(name).cloned() else {
                     return Err(format!("{name} is in no plan").into());
                 };
                 for id in spec.instances() {
@@ -234,11 +257,11 @@ impl SupervisorState {
                     let lifeline = Arc::default();
                     let actor = self.process(myself, &id, &spec, slot, &lifeline, None).await?;
                     self.routes.insert(id.clone(), slot);
-                    self.kids.push(Kid::Process { id, actor, lifeline });
+                    self.kids.insert(slot, Kid::Process { id, actor, lifeline });
                 }
             }
             Child::Group(name) => {
-                let inner = self.context.plan.groups.get(name).cloned().unwrap_or_default();
+                let inner = plan.groups.get(name).cloned().unwrap_or_default();
                 let slot = self.machine.add(NewChild::group(&inner));
                 let args = SupervisorArgs {
                     context: Arc::clone(&self.context),
@@ -255,12 +278,11 @@ impl SupervisorState {
                     myself.get_cell(),
                 ));
                 let (actor, _) = made.await?;
-                for service in self.context.plan.services_below(name.as_str()) {
-                    for id in self.context.graph.service(&service).into_iter().flat_map(|s| s.instances()) {
-                        self.routes.insert(id, slot);
-                    }
+                for service in plan.services_below(name.as_str()) {
+                    let ids = graph.service(&service).into_iter().flat_map(|s| s.instances());
+                    self.routes.extend(ids.map(|id| (id, slot)));
                 }
-                self.kids.push(Kid::Group { name: name.clone(), actor });
+                self.kids.insert(slot, Kid::Group { name: name.clone(), actor });
             }
         }
         Ok(())
@@ -297,10 +319,13 @@ impl SupervisorState {
         slot: Slot,
         error: &str,
     ) -> Result<(), ActorProcessingErr> {
-        let Kid::Process { id, lifeline, .. } = &self.kids[slot] else {
-            return Err(format!("the supervisor of group {} broke: {error}", self.kids[slot].name()).into());
+        let (id, lifeline) = match self.kids.get(&slot) {
+            Some(Kid::Process { id, lifeline, .. }) => (id.clone(), Arc::clone(lifeline)),
+            Some(Kid::Group { name, .. }) => {
+                return Err(format!("the supervisor of group {name} broke: {error}").into());
+            }
+            None => return Ok(()),
         };
-        let (id, lifeline) = (id.clone(), Arc::clone(lifeline));
         let found = self.context.log.board(|board| {
             let entry = board.entry(&id)?;
             let message = error.to_owned();
@@ -310,21 +335,105 @@ impl SupervisorState {
             return Ok(());
         };
         let actor = self.process(myself, &id, &spec, slot, &lifeline, Some(broke)).await?;
-        self.kids[slot] = Kid::Process { id, actor, lifeline };
+        self.kids.insert(slot, Kid::Process { id, actor, lifeline });
         Ok(())
     }
 
+    /// What was added: made here, or by a supervisor below, which is told.
+    async fn add(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        branch: Branch,
+    ) -> Result<(), ActorProcessingErr> {
+        let instances = branch.instances.clone();
+        match branch.descend() {
+            Ok((next, branch)) => {
+                if let Some((slot, actor)) = self.group_below(&next) {
+                    self.routes.extend(instances.into_iter().map(|id| (id, slot)));
+                    tell(&actor, SupervisorMsg::Adopt(branch));
+                }
+            }
+            Err(branch) => {
+                let shape = Shape::of(&self.context);
+                self.note(|| Message::Adopt(branch.clone()));
+                for child in &branch.children {
+                    // It may have been there when this supervisor was made.
+                    if self.slots(child).is_empty() {
+                        self.adopt(myself, &shape, child).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was removed, and is down: forgotten here, or by a supervisor below, which is told.
+    fn dismiss(&mut self, myself: &ActorRef<SupervisorMsg>, branch: Branch) {
+        for id in &branch.instances {
+            self.routes.remove(id);
+        }
+        let branch = match branch.descend() {
+            Ok((next, branch)) => {
+                if let Some((_, actor)) = self.group_below(&next) {
+                    tell(&actor, SupervisorMsg::Dismiss(branch));
+                }
+                return;
+            }
+            Err(branch) => branch,
+        };
+        self.note(|| Message::Dismiss(branch.clone()));
+        for slot in branch.children.iter().flat_map(|child| self.slots(child)).collect::<Vec<_>>() {
+            self.run(myself, group::Input::Removed(slot), None);
+            match self.kids.remove(&slot) {
+                Some(Kid::Process { actor, .. }) => actor.stop(None),
+                Some(Kid::Group { actor, .. }) => actor.stop(None),
+                None => {}
+            }
+        }
+    }
+
+    /// Writes down what this supervisor was told; at the root that is part of the desk's step.
+    fn note(&self, message: impl FnOnce() -> Message) {
+        if self.desk.is_none() {
+            let at = self.context.clock.now();
+            let to = Node::Group(self.name.clone());
+            let step = self.context.log.describe(|| Step { at, to, message: message() });
+            self.context.log.commit(step, []);
+        }
+    }
+
+    fn group_below(&self, group: &Name) -> Option<(Slot, ActorRef<SupervisorMsg>)> {
+        self.kids.iter().find_map(|(slot, kid)| match kid {
+            Kid::Group { name, actor } if name == group => Some((*slot, actor.clone())),
+            Kid::Group { .. } | Kid::Process { .. } => None,
+        })
+    }
+
+    /// The slots of a member: one a copy of a service.
+    fn slots(&self, child: &Child) -> Vec<Slot> {
+        let is = |kid: &Kid| match (kid, child) {
+            (Kid::Process { id, .. }, Child::Service(name)) => id.service() == name,
+            (Kid::Group { name: group, .. }, Child::Group(name)) => group == name,
+            (Kid::Process { .. } | Kid::Group { .. }, _) => false,
+        };
+        self.kids.iter().filter(|(_, kid)| is(kid)).map(|(slot, _)| *slot).collect()
+    }
+
     fn step(&mut self, myself: &ActorRef<SupervisorMsg>, input: group::Input) {
-        let now = self.context.clock.now();
         let step = self.context.log.describe(|| Step {
-            at: now,
+            at: self.context.clock.now(),
             to: Node::Group(self.name.clone()),
             message: Message::Group(input),
         });
+        self.run(myself, input, step);
+    }
+
+    fn run(&mut self, myself: &ActorRef<SupervisorMsg>, input: group::Input, step: Option<Step>) {
+        let now = step.as_ref().map_or_else(|| self.context.clock.now(), |step| step.at);
         let mut effects = Vec::new();
         self.machine.step(now, input, &mut effects);
         // Facts first: whoever acts on an effect finds it told.
-        let name = |slot: Slot| self.kids[slot].name();
+        let name = |slot: Slot| self.kids.get(&slot).map(Kid::name).unwrap_or_default();
         let facts = effects.iter().filter_map(|effect| match effect {
             group::Effect::Emit(fact) => Some(fact.clone().named(self.name.as_ref(), &self.spec, name)),
             _ => None,
@@ -338,20 +447,15 @@ impl SupervisorState {
 
     fn perform(&mut self, myself: &ActorRef<SupervisorMsg>, effect: group::Effect) {
         match effect {
-            group::Effect::Permit(slot) => match &self.kids[slot] {
-                Kid::Process { actor, .. } => tell(actor, ProcessMsg::Input(Input::Permit)),
-                Kid::Group { actor, .. } => {
-                    tell(actor, SupervisorMsg::Group(group::Input::Start(StartCause::Group)));
-                }
-            },
-            group::Effect::Start(slot, cause) => match &self.kids[slot] {
-                Kid::Process { actor, .. } => tell(actor, ProcessMsg::Input(Input::Start(cause))),
-                Kid::Group { actor, .. } => tell(actor, SupervisorMsg::Group(group::Input::Start(cause))),
-            },
-            group::Effect::Stop(slot, cause) => match &self.kids[slot] {
-                Kid::Process { actor, .. } => tell(actor, ProcessMsg::Input(Input::Stop(cause))),
-                Kid::Group { actor, .. } => tell(actor, SupervisorMsg::Group(group::Input::Stop(cause))),
-            },
+            group::Effect::Permit(slot) => {
+                self.tell_kid(slot, Input::Permit, group::Input::Start(StartCause::Group));
+            }
+            group::Effect::Start(slot, cause) => {
+                self.tell_kid(slot, Input::Start(cause), group::Input::Start(cause));
+            }
+            group::Effect::Stop(slot, cause) => {
+                self.tell_kid(slot, Input::Stop(cause), group::Input::Stop(cause));
+            }
             group::Effect::Fell => self.tell_parent(ChildNews::Fell(Duration::ZERO)),
             group::Effect::Report(activity) => self.tell_parent(ChildNews::Activity(activity)),
             group::Effect::Ended => self.tell_parent(ChildNews::Ended),
@@ -372,6 +476,15 @@ impl SupervisorState {
         }
     }
 
+    /// Tells a child: the first if it is a process, the second if it is a group.
+    fn tell_kid(&self, slot: Slot, process: Input, group: group::Input) {
+        match self.kids.get(&slot) {
+            Some(Kid::Process { actor, .. }) => tell(actor, ProcessMsg::Input(process)),
+            Some(Kid::Group { actor, .. }) => tell(actor, SupervisorMsg::Group(group)),
+            None => {}
+        }
+    }
+
     fn tell_parent(&self, news: ChildNews) {
         if let Some((parent, slot)) = &self.parent {
             tell(parent, SupervisorMsg::Child(*slot, news));
@@ -380,7 +493,7 @@ impl SupervisorState {
 
     /// Hands something to the child that is, or is above, the instance.
     fn hand_down(&self, instance: InstanceId, input: Input) {
-        match self.routes.get(&instance).map(|slot| &self.kids[*slot]) {
+        match self.routes.get(&instance).and_then(|slot| self.kids.get(slot)) {
             Some(Kid::Process { actor, .. }) => tell(actor, ProcessMsg::Input(input)),
             Some(Kid::Group { actor, .. }) => tell(actor, SupervisorMsg::Answer(instance, input)),
             None => {}
@@ -388,45 +501,60 @@ impl SupervisorState {
     }
 
     fn hand_down_wish(&self, instance: InstanceId, input: Input, sender: Sender) {
-        match self.routes.get(&instance).map(|slot| &self.kids[*slot]) {
+        match self.routes.get(&instance).and_then(|slot| self.kids.get(slot)) {
             Some(Kid::Process { actor, .. }) => tell(actor, ProcessMsg::Wish(input, sender)),
             Some(Kid::Group { actor, .. }) => tell(actor, SupervisorMsg::Wish(instance, input, sender)),
             None => {}
         }
     }
 
-    fn command(&mut self, myself: &ActorRef<SupervisorMsg>, command: Command, reply: Reply) {
+    async fn command(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        command: Command,
+        reply: Reply,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(desk) = &mut self.desk else {
-            return;
+            return Ok(());
         };
         let ticket = desk.next;
         desk.next += 1;
         desk.replies.insert(ticket, reply);
-        self.at_desk(myself, DeskInput::Command(ticket, command));
+        self.at_desk(myself, DeskInput::Command(ticket, command)).await
     }
 
-    fn shutdown(&mut self, myself: &ActorRef<SupervisorMsg>, cause: String) {
+    async fn shutdown(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        cause: String,
+    ) -> Result<(), ActorProcessingErr> {
         match &self.parent {
             Some((parent, _)) => tell(parent, SupervisorMsg::Shutdown(cause)),
-            None => self.at_desk(myself, DeskInput::Shutdown(cause)),
+            None => self.at_desk(myself, DeskInput::Shutdown(cause)).await?,
         }
+        Ok(())
     }
 
-    fn kill_all(&mut self, myself: &ActorRef<SupervisorMsg>) {
-        self.shutdown(myself, "killed".to_owned());
+    async fn kill_all(&mut self, myself: &ActorRef<SupervisorMsg>) -> Result<(), ActorProcessingErr> {
+        self.shutdown(myself, "killed".to_owned()).await?;
         for id in self.routes.keys() {
             self.hand_down(id.clone(), Input::Kill(StopCause::Shutdown));
         }
+        Ok(())
     }
 
     /// A step of the commands under way, at the root.
-    fn at_desk(&mut self, myself: &ActorRef<SupervisorMsg>, input: DeskInput) {
+    async fn at_desk(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        input: DeskInput,
+    ) -> Result<(), ActorProcessingErr> {
         let Some(desk) = &mut self.desk else {
-            return;
+            return Ok(());
         };
         // Before the first wish is out: what it causes is to be heard of.
         desk.line.observing.store(true, Ordering::SeqCst);
-        let Context { plan, graph, log, clock, .. } = &*self.context;
+        let Context { log, clock, .. } = &*self.context;
         let step = log.describe(|| Step {
             at: clock.now(),
             to: Node::Group(None),
@@ -434,7 +562,7 @@ impl SupervisorState {
         });
         let effects = log.decide(step, |board| {
             let mut effects = Vec::new();
-            desk.operations.step(plan, graph, board, input, &mut effects);
+            desk.operations.step(board, input, &mut effects);
             let facts = effects.iter().filter_map(|effect| match effect {
                 operation::Effect::Emit(fact) => Some(fact.clone()),
                 _ => None,
@@ -449,6 +577,9 @@ impl SupervisorState {
                 operation::Effect::Wish(instance, input, number) => {
                     self.hand_down_wish(instance, input, Sender { root: myself.clone(), number });
                 }
+                operation::Effect::Adopt(branch) => self.add(myself, branch).await?,
+                operation::Effect::Dismiss(branch) => self.dismiss(myself, branch),
+                operation::Effect::Again(input) => tell(myself, SupervisorMsg::Desk(input)),
                 operation::Effect::Answer(ticket, answer) => {
                     if let Some(reply) = self.desk.as_mut().and_then(|desk| desk.replies.remove(&ticket)) {
                         // Nobody waits any more when the client has hung up.
@@ -462,5 +593,6 @@ impl SupervisorState {
                 }
             }
         }
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ use unicode_width::UnicodeWidthStr;
 
 use super::format::{self, Tint};
 use crate::model::InstanceId;
-use crate::os::{SourceId, Stream, terminal};
+use crate::os::{Stream, terminal};
 use crate::record::output::{Chunk, ChunkSink};
 
 /// Bytes that may wait to be written.
@@ -28,11 +28,19 @@ const PREFIX: usize = 24;
 /// The queue in front of standard output.
 pub(super) struct Console {
     shared: Arc<Shared>,
-    prefixes: Vec<[Vec<u8>; 2]>,
-    names: HashMap<String, usize>,
+    /// Of each name, in the order in which they came: its place, and what stands before a line
+    /// of its standard output and error.
+    names: Mutex<HashMap<String, Arc<Prefix>>>,
     width: usize,
     colour: bool,
     terminal: bool,
+}
+
+/// What stands before the lines of one instance.
+struct Prefix {
+    colour: &'static str,
+    out: Vec<u8>,
+    err: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -62,25 +70,10 @@ fn lock(shared: &Shared) -> MutexGuard<'_, State> {
 }
 
 impl Console {
-    /// For these instances; source n is the nth of them.
+    /// For these instances, and whoever comes later.
     pub(super) fn start(names: &[InstanceId]) -> std::io::Result<Arc<Console>> {
         let colour = format::colour_on_stdout();
         let width = names.iter().map(|n| n.to_string().width()).max().unwrap_or(0).clamp(6, PREFIX);
-        let prefix = |name: &str, at: usize, bar: &str, tint: Tint| {
-            let padded = format!("{:width$}", format::shorten(name, width));
-            let painted =
-                if colour { format!("\x1b[{}m{padded}\x1b[0m", PALETTE[at % PALETTE.len()]) } else { padded };
-            format!("{painted} {} ", tint.paint(bar, colour)).into_bytes()
-        };
-        let prefixes = names
-            .iter()
-            .enumerate()
-            .map(|(at, name)| {
-                let name = name.to_string();
-                [prefix(&name, at, "|", Tint::Faint), prefix(&name, at, "!", Tint::Bad)]
-            })
-            .collect();
-        let places = names.iter().enumerate().map(|(at, name)| (name.to_string(), at)).collect();
         let shared = Arc::new(Shared::default());
         let writer = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -88,7 +81,27 @@ impl Console {
             .stack_size(128 * 1024)
             .spawn(move || write_all(&writer))?;
         let terminal = terminal::stdout_is_terminal() && std::env::var_os("CI").is_none();
-        Ok(Arc::new(Console { shared, prefixes, names: places, width, colour, terminal }))
+        let console = Console { shared, names: Mutex::default(), width, colour, terminal };
+        for name in names {
+            console.prefix(&name.to_string());
+        }
+        Ok(Arc::new(console))
+    }
+
+    /// What stands before a line of that name; made when it is new.
+    fn prefix(&self, name: &str) -> Arc<Prefix> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(prefix) = names.get(name) {
+            return Arc::clone(prefix);
+        }
+        let colour = PALETTE[names.len() % PALETTE.len()];
+        let (width, paints) = (self.width, self.colour);
+        let padded = format!("{:width$}", format::shorten(name, width));
+        let painted = if paints { format!("\x1b[{colour}m{padded}\x1b[0m") } else { padded };
+        let before = |bar, tint: Tint| format!("{painted} {} ", tint.paint(bar, paints)).into_bytes();
+        let prefix = Arc::new(Prefix { colour, out: before("|", Tint::Faint), err: before("!", Tint::Bad) });
+        names.insert(name.to_owned(), Arc::clone(&prefix));
+        prefix
     }
 
     /// Whether lines may be replaced.
@@ -99,9 +112,9 @@ impl Console {
     /// A line of regrow's about an instance.
     pub(super) fn about(&self, name: &str, text: &str, tint: Tint) {
         let padded = format!("{:width$}", format::shorten(name, self.width), width = self.width);
-        let padded = match self.names.get(name) {
-            Some(at) if self.colour => format!("\x1b[{}m{padded}\x1b[0m", PALETTE[at % PALETTE.len()]),
-            Some(_) | None => padded,
+        let padded = match self.colour {
+            true => format!("\x1b[{}m{padded}\x1b[0m", self.prefix(name).colour),
+            false => padded,
         };
         let bar = Tint::Faint.paint("*", self.colour);
         self.push(format!("{padded} {bar} {}\n", tint.paint(text, self.colour)).as_bytes(), true);
@@ -184,11 +197,9 @@ impl Console {
 }
 
 impl ChunkSink for Console {
-    fn chunk(&self, chunk: &Chunk) {
-        let Some(prefixes) = self.prefixes.get(chunk.source.0 as usize) else {
-            return;
-        };
-        let prefix = &prefixes[usize::from(chunk.stream == Stream::Err)];
+    fn chunk(&self, name: &InstanceId, chunk: &Chunk) {
+        let prefix = self.prefix(&name.to_string());
+        let prefix = if chunk.stream == Stream::Err { &prefix.err } else { &prefix.out };
         let mut lines = Vec::with_capacity(chunk.bytes.len() + prefix.len() * 4);
         for line in chunk.lines() {
             lines.extend_from_slice(prefix);
@@ -301,11 +312,6 @@ fn write_all(shared: &Shared) {
 
 /// Colours of names: those that read well on dark and on light.
 const PALETTE: [&str; 10] = ["36", "33", "32", "35", "34", "96", "93", "92", "95", "94"];
-
-/// The place of an instance among the sources.
-pub(super) fn source_of(names: &[InstanceId], name: &InstanceId) -> Option<SourceId> {
-    names.iter().position(|n| n == name).and_then(|at| u32::try_from(at).ok()).map(SourceId)
-}
 
 #[cfg(test)]
 mod tests {

@@ -81,6 +81,10 @@ enum Verb {
     Pause(PlainArgs),
     /// Let it go on
     Resume(PlainArgs),
+    /// Add the services and groups of a manifest to the running tree, and start them
+    Add(AddArgs),
+    /// Stop services and take them out of the running tree; --group takes the group itself too
+    Remove(RemoveArgs),
     /// Show what services print
     Logs(LogsArgs),
     /// Explain why a service is as it is
@@ -281,6 +285,29 @@ struct PlainArgs {
 }
 
 #[derive(Debug, Args)]
+struct AddArgs {
+    /// A manifest of what is new; it may depend on what is there
+    file: PathBuf,
+    /// Add it to this group [default: the root]
+    #[arg(long, value_name = "GROUP")]
+    group: Option<String>,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct RemoveArgs {
+    #[command(flatten)]
+    select: Select,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
 struct LogsArgs {
     /// Services or instances [default: all]
     services: Vec<String>,
@@ -402,6 +429,8 @@ pub fn main() -> ExitCode {
         Verb::Restart(args) => remote::restart(args),
         Verb::Pause(args) => remote::pause(args),
         Verb::Resume(args) => remote::resume(args),
+        Verb::Add(args) => remote::add(args),
+        Verb::Remove(args) => remote::remove(args),
         Verb::Logs(args) => remote::logs(args),
         Verb::Why(args) => remote::why(args),
         Verb::Events(args) => remote::events(args),

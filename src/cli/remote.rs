@@ -1,24 +1,29 @@
 //! The verbs that talk to a running tree.
 
+use std::collections::HashMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::format::{self, Table, Tint};
 use super::{
-    Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs, StatusArgs, StopArgs,
-    WaitArgs, WhyArgs, code, runtime, usage_error,
+    AddArgs, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, RemoveArgs, Select, StartArgs,
+    StatusArgs, StopArgs, WaitArgs, WhyArgs, code, runtime, usage_error,
 };
 use crate::control::client::{Client, Error, encode};
 use crate::control::place;
-use crate::control::protocol::{Down, ErrorBody, Events, LogLine, Logs, StreamName, Wait, Waited, WhyReport};
+use crate::control::protocol::{
+    Add, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, Waited, WhyReport,
+};
 use crate::decide::words::short;
+use crate::manifest::{Fault, LoadError, Source};
 use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
 use crate::model::{
-    Answer, Command, Denial, DenialCode, Event, Fact, Goal, Health, Selector, ServiceStatus, State,
-    StatusReport,
+    Answer, Child, Command, Denial, DenialCode, Event, Fact, Goal, Health, Name, Selector, ServiceStatus,
+    State, StatusReport,
 };
 use crate::os::terminal;
 
@@ -65,9 +70,16 @@ where
         Err(error) => {
             if common.json {
                 print_json(&match &error {
-                    Error::Denied(denial) => ErrorBody { error: denial.clone() },
+                    Error::Denied(denial) => ErrorBody { error: denial.clone(), faults: Vec::new() },
+                    Error::Faulty(faults) => {
+                        ErrorBody { error: faulty(faults.len()), faults: faults.clone() }
+                    }
                     Error::NotRunning(_) | Error::Broken(_) => not_running(&error.to_string()),
                 });
+            }
+            if let Error::Faulty(faults) = error {
+                super::report::tell(&LoadError::Faulty(with_text(faults)));
+                return code::MANIFEST;
             }
             tell!("{}: {error}", format::error_word());
             match error {
@@ -80,21 +92,50 @@ where
                         DenialCode::TimedOut => code::TIMED_OUT,
                         DenialCode::Invalid => code::USAGE,
                         DenialCode::NotRunning => code::NOT_RUNNING,
+                        DenialCode::Faulty => code::MANIFEST,
                         DenialCode::NotFound
+                        | DenialCode::Exists
                         | DenialCode::HasDependents
                         | DenialCode::DependencyDown
                         | DenialCode::ShuttingDown
                         | DenialCode::Internal => code::FAILED,
                     }
                 }
-                Error::Broken(_) => code::FAILED,
+                Error::Broken(_) | Error::Faulty(_) => code::FAILED,
             }
         }
     }
 }
 
+fn faulty(count: usize) -> Denial {
+    let reason = format!("the manifest has {count} fault{}", if count == 1 { "" } else { "s" });
+    Denial { code: DenialCode::Faulty, reason, hint: None }
+}
+
+/// Faults that came over the socket, with the files that they are about read again.
+fn with_text(faults: Vec<FaultBody>) -> Vec<Fault> {
+    let mut sources: HashMap<PathBuf, Arc<Source>> = HashMap::new();
+    let cwd = super::here().ok();
+    let shown = |path: &Path| {
+        let relative = cwd.as_ref().and_then(|cwd| path.strip_prefix(cwd).ok());
+        relative.unwrap_or(path).to_owned()
+    };
+    faults
+        .into_iter()
+        .map(|fault| {
+            let source = sources.entry(fault.file.clone()).or_insert_with(|| {
+                let text = std::fs::read_to_string(&fault.file).unwrap_or_default();
+                Arc::new(Source { path: shown(&fault.file), text })
+            });
+            let source = Arc::clone(source);
+            fault.with(source)
+        })
+        .collect()
+}
+
 fn not_running(reason: &str) -> ErrorBody {
-    ErrorBody { error: Denial { code: DenialCode::NotRunning, reason: reason.to_owned(), hint: None } }
+    let error = Denial { code: DenialCode::NotRunning, reason: reason.to_owned(), hint: None };
+    ErrorBody { error, faults: Vec::new() }
 }
 
 fn socket(common: &Common) -> Result<PathBuf, String> {
@@ -323,12 +364,36 @@ pub(super) fn resume(args: PlainArgs) -> u8 {
     command("resume", Command::Resume { select: selector(select) }, &patience, &common)
 }
 
+pub(super) fn add(args: AddArgs) -> u8 {
+    let AddArgs { file, group, patience, common } = args;
+    let unreadable = |error| {
+        super::report::tell(&LoadError::Unreadable { path: file.clone(), error });
+        code::MANIFEST
+    };
+    let read = file.canonicalize().and_then(|file| Ok((std::fs::read_to_string(&file)?, file)));
+    let (manifest, file) = match read {
+        Ok(read) => read,
+        Err(error) => return unreadable(error),
+    };
+    ask("/v1/add", &Add { manifest, file, group }, &patience, &common)
+}
+
+pub(super) fn remove(args: RemoveArgs) -> u8 {
+    let RemoveArgs { select, patience, common } = args;
+    command("remove", Command::Remove { select: selector(select) }, &patience, &common)
+}
+
 fn command(verb: &str, command: Command, patience: &Patience, common: &Common) -> u8 {
-    if command.select().is_empty() {
+    if command.select().is_some_and(Selector::is_empty) {
         return usage_error(verb, "name services, or say --all, --group or --tag");
     }
+    ask("/v1/command", &command, patience, common)
+}
+
+/// Asks for something that is answered when it is done.
+fn ask(path: &str, body: &impl Serialize, patience: &Patience, common: &Common) -> u8 {
     talk(common, async |mut client| {
-        let asked = client.post("/v1/command", &command);
+        let asked = client.post(path, body);
         let answer: Answer = match patience.timeout {
             None => asked.await?,
             Some(limit) => match tokio::time::timeout(limit, asked).await {
@@ -567,13 +632,25 @@ pub(super) fn fact_in_words(fact: &Fact) -> String {
             let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
             format!("{group} gave up: {restarts} restarts within {}", short(*period))
         }
+        Fact::Added { addition } => {
+            let at = addition.into.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+            format!("added to {at}: {}", joined(addition.children.iter().map(Child::name)))
+        }
+        Fact::Removed { services, groups } => format!("removed: {}", joined(services.iter().chain(groups))),
         Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
         Fact::ShutdownDone => "everything is gone".to_owned(),
     }
 }
 
+fn joined<'a>(names: impl Iterator<Item = &'a Name>) -> String {
+    names.map(Name::as_str).collect::<Vec<_>>().join(", ")
+}
+
 fn selected(command: &Command) -> String {
-    let select = command.select();
+    let select = match command {
+        Command::Add { addition } => return joined(addition.children.iter().map(Child::name)),
+        other => other.select().cloned().unwrap_or_default(),
+    };
     let mut words: Vec<String> = select.services.clone();
     words.extend(select.all.then(|| "--all".to_owned()));
     words.extend(select.groups.iter().map(|g| format!("--group {g}")));

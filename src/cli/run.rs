@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::console::{Console, source_of};
+use super::console::Console;
 use super::format::Tint;
 use super::{RunArgs, code, format, report, runtime, usage_error};
 use crate::actors::event_log::Read;
@@ -449,7 +449,8 @@ impl Foreground {
                 // The shutdown's own end must not hide what it found.
                 let why = why.or_else(|| self.screen.failures.get(id).cloned()).unwrap_or_default();
                 tell!("  {id}: {why}");
-                let lines = source_of(&self.screen.names, id).map(|s| self.handle.output().last_lines(s, 10));
+                let output = self.handle.output();
+                let lines = output.source_of(id).map(|source| output.last_lines(source, 10));
                 for line in lines.unwrap_or_default() {
                     tell!("    {line}");
                 }

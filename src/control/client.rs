@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::protocol::ErrorBody;
+use super::protocol::{ErrorBody, FaultBody};
 use crate::model::{Denial, DenialCode};
 use crate::os::files;
 
@@ -21,6 +21,8 @@ pub enum Error {
     NotRunning(std::io::Error),
     /// The other side refused.
     Denied(Denial),
+    /// The manifest that was sent has faults.
+    Faulty(Vec<FaultBody>),
     /// The connection broke, or its answer can't be read.
     Broken(String),
 }
@@ -30,6 +32,12 @@ impl std::fmt::Display for Error {
         match self {
             Error::NotRunning(error) => write!(f, "nobody answers on the control socket: {error}"),
             Error::Denied(denial) => write!(f, "{denial}"),
+            Error::Faulty(faults) => {
+                let lines = faults.iter().map(|fault| {
+                    format!("{}:{}:{}: {}", fault.file.display(), fault.line, fault.column, fault.message)
+                });
+                f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+            }
             Error::Broken(reason) => write!(f, "the supervisor's answer can't be read: {reason}"),
         }
     }
@@ -117,6 +125,7 @@ async fn denied(response: Response<Incoming>) -> Error {
     let status = response.status();
     match response.into_body().collect().await {
         Ok(body) => match serde_json::from_slice::<ErrorBody>(&body.to_bytes()) {
+            Ok(ErrorBody { faults, .. }) if !faults.is_empty() => Error::Faulty(faults),
             Ok(body) => Error::Denied(body.error),
             Err(_) => Error::Denied(Denial {
                 code: DenialCode::Internal,

@@ -9,16 +9,21 @@
 //! | `GET /v1/logs?follow=true&...` | server-sent events, each a [`LogLine`] |
 //! | `GET /v1/why?service=NAME` | [`WhyReport`] |
 //! | `POST /v1/command` with a [`Command`](crate::model::Command) | [`Answer`](crate::model::Answer) |
+//! | `POST /v1/add` with an [`Add`] | [`Answer`](crate::model::Answer) |
 //! | `POST /v1/wait` with a [`Wait`] | [`Waited`] |
 //! | `POST /v1/down` | [`Down`], when everything is gone |
 //!
 //! `service` may be given several times. An error is an [`ErrorBody`] with a status from 400 on.
 
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use crate::decide::why::Why;
+use crate::manifest::{Fault, Source};
 use crate::model::{Denial, Event, ServiceStatus};
 
 /// `GET /v1/events`.
@@ -119,9 +124,70 @@ pub struct Down {
     pub ok: bool,
 }
 
+/// `POST /v1/add`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Add {
+    /// A manifest of what is new. It may depend on what is there.
+    pub manifest: String,
+    /// The file that it comes from, absolute: its paths count from that file's folder.
+    pub file: PathBuf,
+    /// The group that it is added to; none: the root.
+    #[serde(default)]
+    pub group: Option<String>,
+}
+
 /// Every error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorBody {
     /// What and why.
     pub error: Denial,
+    /// With `faulty`: what is wrong with the manifest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultBody>,
+}
+
+/// A fault of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultBody {
+    /// Of which file.
+    pub file: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// The bytes of the file.
+    pub span: Range<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// A few words about that place.
+    pub label: String,
+    /// Another place that has to do with it, and a few words about that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also: Option<(Range<usize>, String)>,
+    /// What would help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl FaultBody {
+    /// As it goes over the socket.
+    pub fn of(fault: &Fault) -> FaultBody {
+        let (line, column) = fault.place();
+        FaultBody {
+            file: fault.source.path.clone(),
+            line,
+            column,
+            span: fault.span.clone(),
+            message: fault.message.clone(),
+            label: fault.label.clone(),
+            also: fault.also.clone(),
+            hint: fault.hint.clone(),
+        }
+    }
+
+    /// As it was, with the text that it is about.
+    pub fn with(self, source: Arc<Source>) -> Fault {
+        let FaultBody { span, message, label, also, hint, .. } = self;
+        Fault { source, span, message, label, also, hint }
+    }
 }

@@ -20,11 +20,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::protocol::{Down, ErrorBody, Events, LogLine, Logs, StreamName, Wait, WaitFor, Waited, WhyReport};
+use super::protocol::{
+    Add, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, WaitFor, Waited, WhyReport,
+};
 use crate::actors::event_log::Read;
 use crate::decide::resolve::resolve;
 use crate::decide::why::{self, Why};
-use crate::model::{Command, Denial, DenialCode, InstanceId, Kind, Selector, ServiceStatus, State as Is};
+use crate::manifest::{Environment, load_addition};
+use crate::model::{
+    Addition, Command, Denial, DenialCode, InstanceId, Kind, Name, Selector, ServiceStatus, State as Is,
+};
 use crate::os::{SourceId, Stream as OutputStream, files};
 use crate::record::output::{Chunk, Followed, OutputHub};
 use crate::runtime::Handle;
@@ -45,6 +50,7 @@ pub async fn serve(
         .route("/v1/logs", get(logs))
         .route("/v1/why", get(explain))
         .route("/v1/command", post(command))
+        .route("/v1/add", post(add))
         .route("/v1/wait", post(wait))
         .route("/v1/down", post(down))
         .fallback(|| async { refuse(DenialCode::NotFound, "there is no such path", Some(PATHS)) })
@@ -149,30 +155,36 @@ impl axum::serve::Listener for Guarded {
 }
 
 /// An error, or the denial of a command.
-struct Refused(Denial);
+struct Refused {
+    denial: Denial,
+    faults: Vec<FaultBody>,
+}
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let status = match self.0.code {
+        let status = match self.denial.code {
             DenialCode::NotFound => StatusCode::NOT_FOUND,
-            DenialCode::HasDependents | DenialCode::DependencyDown => StatusCode::CONFLICT,
+            DenialCode::HasDependents | DenialCode::DependencyDown | DenialCode::Exists => {
+                StatusCode::CONFLICT
+            }
+            DenialCode::Faulty => StatusCode::UNPROCESSABLE_ENTITY,
             DenialCode::ShuttingDown | DenialCode::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
             DenialCode::Invalid => StatusCode::BAD_REQUEST,
             DenialCode::TimedOut => StatusCode::REQUEST_TIMEOUT,
             DenialCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        (status, axum::Json(ErrorBody { error: self.0 })).into_response()
+        (status, axum::Json(ErrorBody { error: self.denial, faults: self.faults })).into_response()
     }
 }
 
 impl From<Denial> for Refused {
     fn from(denial: Denial) -> Refused {
-        Refused(denial)
+        Refused { denial, faults: Vec::new() }
     }
 }
 
 fn refuse(code: DenialCode, reason: impl Into<String>, hint: Option<&str>) -> Refused {
-    Refused(Denial { code, reason: reason.into(), hint: hint.map(str::to_owned) })
+    Refused::from(Denial { code, reason: reason.into(), hint: hint.map(str::to_owned) })
 }
 
 fn body<T>(json: Result<axum::Json<T>, JsonRejection>) -> Result<T, Refused> {
@@ -248,7 +260,7 @@ fn decode(text: &str) -> String {
 /// The instances that names mean; none named: all.
 fn instances(handle: &Handle, services: Vec<String>) -> Result<Vec<InstanceId>, Refused> {
     let select = if services.is_empty() { Selector::all() } else { Selector::named(services) };
-    Ok(handle.board(|board| resolve(handle.plan(), board, &select))?)
+    Ok(handle.board(|board| resolve(board, &select))?)
 }
 
 async fn status(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
@@ -312,17 +324,19 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
     let query = Query::parse(raw, &["service", "lines", "since_s", "follow"])?;
     let count: usize = query.number("lines")?.unwrap_or(usize::MAX);
     let newer_than = age(&query)?;
-    let wanted: HashSet<InstanceId> = instances(&handle, query.all("service"))?.into_iter().collect();
     let hub = handle.output();
-    let sources: HashSet<SourceId> =
-        hub.sources().filter(|(name, _)| wanted.contains(name)).map(|(_, source)| source).collect();
+    let named = query.all("service");
+    let sources: Option<HashSet<SourceId>> = match named.is_empty() {
+        true => None,
+        false => Some(instances(&handle, named)?.iter().filter_map(|id| hub.source_of(id)).collect()),
+    };
     let (kept, follower) = hub.follow(sources);
     let mut past: Vec<(Chunk, LogLine)> = Vec::new();
     for chunk in kept {
         if newer_than.is_none_or(|at| chunk.at >= at)
             && let Some(name) = hub.name(chunk.source)
         {
-            past.extend(lines(&chunk, name).map(|line| (chunk.clone(), line)));
+            past.extend(lines(&chunk, &name).map(|line| (chunk.clone(), line)));
         }
     }
     past.sort_by_key(|(chunk, _)| chunk.at);
@@ -349,7 +363,7 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
                     let Some(name) = hub.name(chunk.source) else {
                         continue;
                     };
-                    for line in lines(&chunk, name) {
+                    for line in lines(&chunk, &name) {
                         if sender.send(json_event("line", &line)).await.is_err() {
                             return;
                         }
@@ -391,15 +405,15 @@ async fn explain(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Resul
     let services = handle.board(|board| {
         ids.iter()
             .map(|id| {
-                let (chain, end) = why::chain(handle.graph(), board, id, now);
+                let (chain, end) = why::chain(board, id, now);
                 let entry = board.entry(id);
-                let source = handle.output().sources().find(|(name, _)| **name == end);
+                let source = handle.output().source_of(&end);
                 Why {
                     name: id.to_string(),
                     chain,
                     exit: entry.and_then(|e| e.exit.clone()),
                     check: entry.and_then(|e| e.failing.clone()),
-                    last_lines: source.map(|(_, s)| handle.output().last_lines(s, 10)).unwrap_or_default(),
+                    last_lines: source.map(|s| handle.output().last_lines(s, 10)).unwrap_or_default(),
                 }
             })
             .collect()
@@ -412,7 +426,36 @@ async fn command(
     json: Result<axum::Json<Command>, JsonRejection>,
 ) -> Result<Response, Refused> {
     let command = body(json)?;
+    if matches!(command, Command::Add { .. }) {
+        // As data it would come without its environment, which is never written down.
+        return Err(refuse(DenialCode::Invalid, "a manifest is added at /v1/add", None));
+    }
     let answer = handle.command(command).await?;
+    Ok(axum::Json(answer).into_response())
+}
+
+async fn add(
+    State(handle): State<Handle>,
+    json: Result<axum::Json<Add>, JsonRejection>,
+) -> Result<Response, Refused> {
+    let Add { manifest, file, group } = body(json)?;
+    let into = match group {
+        Some(group) => Some(
+            Name::new(&group)
+                .map_err(|_| refuse(DenialCode::NotFound, format!("there is no group {group:?}"), None))?,
+        ),
+        None => None,
+    };
+    let plan = handle.plan();
+    let environment = Environment { vars: plan.inherited.to_vec(), env_files: Vec::new() };
+    let addition = load_addition(&manifest, &file, &environment, &plan).map_err(|faults| {
+        let count = faults.len();
+        let reason = format!("the manifest has {count} fault{}", if count == 1 { "" } else { "s" });
+        let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
+        Refused { denial, faults: faults.iter().map(FaultBody::of).collect() }
+    })?;
+    let addition = Arc::new(Addition { into, ..addition });
+    let answer = handle.command(Command::Add { addition }).await?;
     Ok(axum::Json(answer).into_response())
 }
 

@@ -6,7 +6,7 @@
 //! and policy (the child decided those before it said that it fell) and dependencies
 //! (a start that a group orders still waits for the graph).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use crate::model::event::StartCause;
 use crate::model::plan::{AutoShutdown, GiveUp};
 use crate::model::{Fact, GroupSpec, Name, Policy, ServiceSpec, StopCause, Strategy};
 
-/// The place of a child in its group, from 0, in declared order.
+/// The place of a child in its group, in declared order. That of a child that was removed is
+/// never given again.
 pub type Slot = usize;
 
 /// What a group is told.
@@ -36,6 +37,8 @@ pub enum Input {
     Start(StartCause),
     /// Stop every child, in reverse order, and report when all are down.
     Stop(StopCause),
+    /// A child, which is down, was taken out.
+    Removed(Slot),
     /// A deadline may have passed.
     Tick,
 }
@@ -189,7 +192,9 @@ pub struct Group {
     on_give_up: GiveUp,
     auto_shutdown: AutoShutdown,
     root: bool,
-    members: Vec<Member>,
+    members: BTreeMap<Slot, Member>,
+    /// The slot of the next child.
+    next: Slot,
     window: Window,
     mode: Mode,
     reported: Activity,
@@ -209,7 +214,8 @@ impl Group {
             on_give_up,
             auto_shutdown: spec.auto_shutdown,
             root,
-            members: Vec::new(),
+            members: BTreeMap::new(),
+            next: 0,
             window: Window::default(),
             mode: Mode::Steady,
             reported: Activity::Resting,
@@ -220,8 +226,10 @@ impl Group {
     pub fn add(&mut self, child: NewChild) -> Slot {
         let NewChild { returns, autostart, significant } = child;
         let activity = Activity::Resting;
-        self.members.push(Member { activity, returns, autostart, significant, ended: false });
-        self.members.len() - 1
+        let slot = self.next;
+        self.next += 1;
+        self.members.insert(slot, Member { activity, returns, autostart, significant, ended: false });
+        slot
     }
 
     /// When it wants a [`Input::Tick`], if it does.
@@ -244,12 +252,20 @@ impl Group {
     /// Takes one input and appends what is to be done to `out`.
     pub fn step(&mut self, now: Duration, input: Input, out: &mut Vec<Effect>) {
         match input {
+            // From one that was removed since.
+            Input::Fell(slot, _) | Input::Ended(slot) | Input::Reported(slot, _)
+                if !self.members.contains_key(&slot) => {}
             Input::Fell(slot, delay) => {
-                self.members[slot].activity = Activity::Fallen;
+                self.set_activity(slot, Activity::Fallen);
                 self.fell(slot, delay, now, out);
             }
             Input::Ended(slot) => self.ended(slot, out),
             Input::Reported(slot, activity) => self.reported(slot, activity, out),
+            Input::Removed(slot) => {
+                // Its last word may not have come yet, and somebody may wait for it.
+                self.reported(slot, Activity::Resting, out);
+                self.members.remove(&slot);
+            }
             Input::Start(cause) => self.start(cause, out),
             Input::Stop(cause) => {
                 let then = Then::Report;
@@ -265,12 +281,22 @@ impl Group {
         }
     }
 
+    fn set_activity(&mut self, slot: Slot, activity: Activity) {
+        if let Some(member) = self.members.get_mut(&slot) {
+            member.activity = activity;
+        }
+    }
+
+    fn rests(&self, slot: Slot) -> bool {
+        rests(&self.members, slot)
+    }
+
     fn activity(&self) -> Activity {
         match &self.mode {
             Mode::Restarting { .. } | Mode::Stopping { .. } => Activity::Active,
             Mode::Escalated => Activity::Fallen,
             Mode::Steady | Mode::Failed => {
-                if self.members.iter().any(|m| m.activity != Activity::Resting) {
+                if self.members.values().any(|m| m.activity != Activity::Resting) {
                     Activity::Active
                 } else {
                     Activity::Resting
@@ -310,26 +336,22 @@ impl Group {
                 out.push(Effect::Permit(slot));
                 return;
             }
-            Strategy::OneForAll => 0..self.members.len(),
-            Strategy::RestForOne => slot..self.members.len(),
+            Strategy::OneForAll => 0..self.next,
+            Strategy::RestForOne => slot..self.next,
         };
-        let stopping: Vec<Slot> = affected
-            .clone()
-            .rev()
-            .filter(|s| *s != slot && self.members[*s].activity != Activity::Resting)
-            .collect();
+        let active = |s: &Slot| *s != slot && !self.rests(*s);
+        let stopping: Vec<Slot> =
+            self.members.range(affected.clone()).map(|(s, _)| *s).rev().filter(active).collect();
         let mut not_before = now + delay;
         if let Mode::Restarting { not_before: earlier, .. } = &self.mode {
             not_before = not_before.max(*earlier);
         }
         // Not affected yet, it lies before those that are: now the range reaches down to it.
-        let starting: Vec<Slot> = affected
-            .clone()
-            .filter(|s| {
-                let member = &self.members[*s];
-                *s == slot || (member.activity != Activity::Resting && member.returns)
-            })
-            .collect();
+        let starts = |(s, member): &(&Slot, &Member)| {
+            **s == slot || (member.activity != Activity::Resting && member.returns)
+        };
+        let starting: Vec<Slot> =
+            self.members.range(affected.clone()).filter(starts).map(|(s, _)| *s).collect();
         out.push(Effect::Emit(GroupFact::Restarting { fallen: slot, stopping: stopping.clone(), starting }));
         let queue: VecDeque<Slot> = stopping.into();
         self.stop_next(&queue, StopCause::Group, out);
@@ -338,16 +360,17 @@ impl Group {
 
     /// OTP's auto_shutdown.
     fn ended(&mut self, slot: Slot, out: &mut Vec<Effect>) {
-        self.members[slot].ended = true;
+        let Some(member) = self.members.get_mut(&slot) else {
+            return;
+        };
+        member.ended = true;
+        let counts = member.significant;
         // The last of those that were active, as in OTP: who rests is not waited for.
-        let mut significant = self.members.iter().filter(|m| m.significant);
+        let mut significant = self.members.values().filter(|m| m.significant);
         let over = match self.auto_shutdown {
             AutoShutdown::Never => false,
-            AutoShutdown::Any => self.members[slot].significant,
-            AutoShutdown::All => {
-                self.members[slot].significant
-                    && significant.all(|m| m.ended || m.activity == Activity::Resting)
-            }
+            AutoShutdown::Any => counts,
+            AutoShutdown::All => counts && significant.all(|m| m.ended || m.activity == Activity::Resting),
         };
         match self.mode {
             Mode::Steady | Mode::Restarting { .. } if over => {
@@ -378,7 +401,7 @@ impl Group {
 
     fn stop_all(&mut self, cause: StopCause, then: Then, out: &mut Vec<Effect>) {
         let (resting, active): (Vec<Slot>, Vec<Slot>) =
-            (0..self.members.len()).rev().partition(|slot| self.members[*slot].activity == Activity::Resting);
+            self.members.keys().rev().copied().partition(|slot| self.rests(*slot));
         if matches!(cause, StopCause::GaveUp | StopCause::AutoShutdown) {
             // One that an earlier restart holds rests already, and is marked with the others;
             // there is nothing to wait for.
@@ -396,9 +419,11 @@ impl Group {
     }
 
     fn reported(&mut self, slot: Slot, activity: Activity, out: &mut Vec<Effect>) {
-        self.members[slot].activity = activity;
+        self.set_activity(slot, activity);
         if activity != Activity::Resting {
-            self.members[slot].ended = false;
+            if let Some(member) = self.members.get_mut(&slot) {
+                member.ended = false;
+            }
             if matches!(self.mode, Mode::Failed | Mode::Escalated) {
                 self.mode = Mode::Steady;
                 self.window.clear();
@@ -437,9 +462,9 @@ impl Group {
         }
         self.window.clear();
         self.mode = Mode::Steady;
-        for (slot, member) in self.members.iter().enumerate() {
+        for (slot, member) in &self.members {
             if !boot || member.autostart {
-                out.push(Effect::Start(slot, cause));
+                out.push(Effect::Start(*slot, cause));
             }
         }
     }
@@ -449,7 +474,8 @@ impl Group {
         match &mut self.mode {
             Mode::Restarting { queue, affected, not_before } if queue.is_empty() && *not_before <= now => {
                 // Each knows whether a group stopped it, and stays down where not.
-                out.extend(affected.clone().map(|slot| Effect::Start(slot, StartCause::Group)));
+                let affected = self.members.range(affected.clone());
+                out.extend(affected.map(|(slot, _)| Effect::Start(*slot, StartCause::Group)));
                 self.mode = Mode::Steady;
             }
             Mode::Stopping { queue, then, .. } if queue.is_empty() => match then {
@@ -479,14 +505,24 @@ impl Group {
     }
 }
 
+/// Whether there is nothing to stop: it is down, or was removed.
+fn rests(members: &BTreeMap<Slot, Member>, slot: Slot) -> bool {
+    members.get(&slot).is_none_or(|member| member.activity == Activity::Resting)
+}
+
 /// Takes a child that is down off the queue, and those that went down by themselves
 /// meanwhile. Who is next to be told to stop: of those, all where `marks`, since they are to
 /// be marked though they rest; and the new first one.
-fn advance(queue: &mut VecDeque<Slot>, down: Slot, members: &[Member], marks: bool) -> Vec<Slot> {
+fn advance(
+    queue: &mut VecDeque<Slot>,
+    down: Slot,
+    members: &BTreeMap<Slot, Member>,
+    marks: bool,
+) -> Vec<Slot> {
     let first = queue.front().copied();
     let mut next = Vec::new();
     queue.retain(|slot| {
-        let rests = members[*slot].activity == Activity::Resting;
+        let rests = rests(members, *slot);
         if rests && marks && Some(*slot) != first {
             next.push(*slot);
         }

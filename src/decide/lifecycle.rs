@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::graph::{Question, Reply};
+use super::frontier::{Question, Reply};
 use super::probe::Change;
 use super::restart::{self, Verdict};
 use super::words::short;

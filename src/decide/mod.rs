@@ -4,8 +4,10 @@
 //! a [`std::time::Duration`] since the supervisor's start, chance is a number from 0 to 1
 //! that the caller rolls. So a test writes time down, and a recorded run can be replayed.
 
+pub mod frontier;
 pub mod graph;
 pub mod group;
+pub mod growth;
 pub mod lifecycle;
 pub mod operation;
 pub mod probe;

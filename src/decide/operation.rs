@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::graph::{Graph, StopOrder};
+use super::graph::StopOrder;
+use super::growth::{self, Branch, Removal};
 use super::lifecycle::Input;
 use super::resolve::resolve;
 use super::status::{Board, Entry};
@@ -17,7 +18,7 @@ use crate::model::command::InstanceAnswer;
 use crate::model::event::{FailedWhy, StartCause};
 use crate::model::{
     Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, Kind, Name,
-    OnDependencyRestart, Plan, Policy, ServiceSpec, State, StopCause,
+    OnDependencyRestart, Policy, ServiceSpec, State, StopCause,
 };
 
 /// The number of a command under way.
@@ -57,6 +58,8 @@ pub enum DeskInput {
     Command(Ticket, Command),
     /// Take everything down, dependents first, for this reason.
     Shutdown(String),
+    /// What a command added is in the tree: these services, which are to be started.
+    Added(Ticket, Vec<Name>),
     /// An instance has taken a wish.
     Taken(Receipt),
     /// Something happened.
@@ -68,6 +71,12 @@ pub enum DeskInput {
 pub enum Effect {
     /// Hand an input to an instance, which is to send a [`Receipt`].
     Wish(InstanceId, Input, WishNumber),
+    /// Make the machines of what was added. Before any wish for them.
+    Adopt(Branch),
+    /// End the machines of what was removed.
+    Dismiss(Branch),
+    /// Come back to the desk with this, when all that is written down here is on the board.
+    Again(DeskInput),
     /// Answer a command.
     Answer(Ticket, Result<Answer, Denial>),
     /// Write a fact down.
@@ -96,6 +105,8 @@ enum Part {
 enum Work {
     Start(StartCause),
     Stop(StopOrder),
+    /// Down in order, and out of the tree when all are.
+    Remove(StopOrder, Removal),
     /// Each by itself: nothing among them depends on another.
     Restart,
     /// Down in order, then up again.
@@ -132,18 +143,11 @@ pub struct Operations {
 impl Operations {
     /// Takes one input and appends what is to be done to `out`; `board` has all that was
     /// written down so far.
-    pub fn step(
-        &mut self,
-        plan: &Plan,
-        graph: &Graph,
-        board: &Board,
-        input: DeskInput,
-        out: &mut Vec<Effect>,
-    ) {
+    pub fn step(&mut self, board: &Board, input: DeskInput, out: &mut Vec<Effect>) {
         match input {
             DeskInput::Command(ticket, command) => {
                 let before = out.len();
-                match self.submit(plan, graph, board, ticket, &command, out) {
+                match self.submit(board, ticket, &command, out) {
                     // It comes before what it causes.
                     Ok(()) => {
                         out.insert(
@@ -163,19 +167,18 @@ impl Operations {
             DeskInput::Shutdown(cause) => {
                 if !board.shutting_down() {
                     out.push(Effect::Emit(Fact::ShutdownStarted { cause }));
-                    self.shutdown(graph, board, out);
+                    self.shutdown(board, out);
                 }
             }
-            DeskInput::Taken(receipt) => self.taken(graph, board, &receipt, out),
-            DeskInput::Observed(event) => self.observe(graph, board, &event, out),
+            DeskInput::Added(ticket, names) => self.added(board, ticket, &names, out),
+            DeskInput::Taken(receipt) => self.taken(board, &receipt, out),
+            DeskInput::Observed(event) => self.observe(board, &event, out),
         }
     }
 
     /// `Err`: it is denied and nothing was done.
     fn submit(
         &mut self,
-        plan: &Plan,
-        graph: &Graph,
         board: &Board,
         ticket: Ticket,
         command: &Command,
@@ -188,14 +191,17 @@ impl Operations {
                 hint: None,
             });
         }
-        let mut targets = resolve(plan, board, command.select())?;
+        let mut targets = match command.select() {
+            Some(select) => resolve(board, select)?,
+            None => Vec::new(),
+        };
         let mut implied = HashSet::new();
         let work = match command {
             Command::Start { no_deps, .. } => {
                 if *no_deps {
-                    self.refuse_without_dependencies(graph, board, &targets)?;
+                    self.refuse_without_dependencies(board, &targets)?;
                 } else {
-                    let all = self.with_resting_dependencies(graph, board, &targets);
+                    let all = self.with_resting_dependencies(board, &targets);
                     let named: HashSet<&InstanceId> = targets.iter().collect();
                     implied = all.iter().filter(|id| !named.contains(id)).cloned().collect();
                     targets = all;
@@ -204,19 +210,35 @@ impl Operations {
             }
             Command::Stop { force, .. } => {
                 if !force {
-                    self.refuse_while_needed(graph, board, &targets)?;
+                    self.refuse_while_needed(board, &targets)?;
                 }
-                Work::Stop(StopOrder::new(graph, services(&targets)))
+                Work::Stop(StopOrder::new(board.graph(), services(&targets)))
             }
             Command::Restart { .. } => {
-                self.refuse_without_dependencies(graph, board, &targets)?;
+                self.refuse_without_dependencies(board, &targets)?;
                 let names: HashSet<&Name> = targets.iter().map(InstanceId::service).collect();
-                let tangled = names.iter().any(|n| graph.dependents(n).any(|d| names.contains(&d.name)));
+                let tangled =
+                    names.iter().any(|n| board.graph().dependents(n).any(|d| names.contains(&d.name)));
                 if tangled {
-                    Work::RestartInOrder(StopOrder::new(graph, services(&targets)))
+                    Work::RestartInOrder(StopOrder::new(board.graph(), services(&targets)))
                 } else {
                     Work::Restart
                 }
+            }
+            Command::Add { addition } => {
+                growth::grown(board.plan(), addition)?;
+                out.push(Effect::Emit(Fact::Added { addition: Arc::clone(addition) }));
+                out.push(Effect::Adopt(Branch::of_addition(board, addition)));
+                let names = addition.services.iter().map(|spec| spec.name.clone()).collect();
+                out.push(Effect::Again(DeskInput::Added(ticket, names)));
+                return Ok(());
+            }
+            Command::Remove { select } => {
+                let removal = growth::removal(board, select)?;
+                // All copies of each, also of one that is named by its group.
+                targets = board.entries().iter().map(|e| e.id.clone()).collect();
+                targets.retain(|id| removal.services.contains(id.service()));
+                Work::Remove(StopOrder::new(board.graph(), &removal.services), removal)
             }
             Command::Pause { select } | Command::Resume { select } => {
                 let named = |id: &&InstanceId| {
@@ -230,14 +252,38 @@ impl Operations {
             }
         };
         let operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
-        self.begin(graph, board, operation, out);
+        self.begin(board, operation, out);
         Ok(())
     }
 
-    fn shutdown(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+    /// Starts what was added, as a start by hand would.
+    fn added(&mut self, board: &Board, ticket: Ticket, names: &[Name], out: &mut Vec<Effect>) {
+        // What was removed again since is nobody's to start.
+        let new: Vec<&Entry> = names.iter().flat_map(|name| board.instances_of(name)).collect();
+        let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.into_iter().partition(|e| e.spec.autostart);
+        let ids = |entries: Vec<&Entry>| entries.into_iter().map(|e| e.id.clone()).collect::<Vec<_>>();
+        let (named, left) = (ids(start), ids(leave));
+        let mut targets = self.with_resting_dependencies(board, &named);
+        let implied = targets.iter().filter(|id| !named.contains(id)).cloned().collect();
+        let first_left = targets.len();
+        targets.extend(left.into_iter().filter(|id| !targets.contains(id)).collect::<Vec<_>>());
+        let work = Work::Start(StartCause::Command);
+        let mut operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
+        for at in first_left..operation.parts.len() {
+            operation.settle(at, Some((true, "added".to_owned())));
+        }
+        if board.shutting_down() {
+            for at in 0..first_left {
+                operation.settle(at, Some((false, "added, but the tree is going down".to_owned())));
+            }
+        }
+        self.begin(board, operation, out);
+    }
+
+    fn shutdown(&mut self, board: &Board, out: &mut Vec<Effect>) {
         let targets: Vec<InstanceId> = board.entries().iter().map(|e| e.id.clone()).collect();
-        let order = StopOrder::new(graph, services(&targets));
-        self.begin(graph, board, Operation::new(None, Work::Shutdown(order), targets), out);
+        let order = StopOrder::new(board.graph(), services(&targets));
+        self.begin(board, Operation::new(None, Work::Shutdown(order), targets), out);
     }
 
     /// Whether any command is under way.
@@ -246,7 +292,7 @@ impl Operations {
     }
 
     /// What followed from a wish at once is on the board.
-    fn taken(&mut self, graph: &Graph, board: &Board, receipt: &Receipt, out: &mut Vec<Effect>) {
+    fn taken(&mut self, board: &Board, receipt: &Receipt, out: &mut Vec<Effect>) {
         let Receipt { number, instance, before, after } = receipt;
         let Some(entry) = board.entry(instance) else {
             return;
@@ -261,7 +307,7 @@ impl Operations {
             operation.parts[at].1 = Part::Taken;
             if matches!(operation.work, Work::Cascade(_)) && !after.state.has_process() {
                 // It is down by itself meanwhile, and its policy or the graph has it.
-                operation.settle(graph, at, None);
+                operation.settle(at, None);
             } else if let Some((ok, message)) = operation.work.at_once(entry.spec.kind, *before, *after) {
                 let rests = matches!(
                     after.state,
@@ -272,17 +318,17 @@ impl Operations {
                     _ => true,
                 };
                 let silent = nothing_to_do && operation.implied.contains(instance);
-                operation.settle(graph, at, (!silent).then_some((ok, message)));
+                operation.settle(at, (!silent).then_some((ok, message)));
             }
-            operation.send(graph, board, &mut self.wishes, out);
+            operation.send(board, &mut self.wishes, out);
         }
         if self.waits_in_vain_for(board, entry, &mut HashSet::new()).is_some() {
-            self.settle_stranded(graph, board, out);
+            self.settle_stranded(board, out);
         }
-        self.answer_finished(graph, board, out);
+        self.answer_finished(board, out);
     }
 
-    fn observe(&mut self, graph: &Graph, board: &Board, event: &Event, out: &mut Vec<Effect>) {
+    fn observe(&mut self, board: &Board, event: &Event, out: &mut Vec<Effect>) {
         let fact = &event.fact;
         let Some(entry) = fact.instance().and_then(|instance| board.entry(instance)) else {
             return;
@@ -307,33 +353,33 @@ impl Operations {
                 out.push(Effect::Wish(entry.id.clone(), again, self.wishes));
             }
             if let Some((ok, message)) = outcome {
-                operation.settle(graph, at, Some((ok, message)));
-                operation.send(graph, board, &mut self.wishes, out);
+                operation.settle(at, Some((ok, message)));
+                operation.send(board, &mut self.wishes, out);
             }
         }
         match fact {
             Fact::GoalSet { goal: Goal::Down, .. } | Fact::Stopped { .. } | Fact::Paused { .. } => {
-                self.settle_stranded(graph, board, out);
+                self.settle_stranded(board, out);
             }
             // If its own wait is in vain, so is that of who waits for it.
             Fact::Waiting { .. } if self.waits_in_vain_for(board, entry, &mut HashSet::new()).is_some() => {
-                self.settle_stranded(graph, board, out);
+                self.settle_stranded(board, out);
             }
             _ => {}
         }
         if matches!(fact, Fact::Crashed { .. } | Fact::Failed { .. }) && !board.shutting_down() {
-            self.cascade(graph, board, entry, event.seq, out);
+            self.cascade(board, entry, event.seq, out);
         }
-        self.answer_finished(graph, board, out);
+        self.answer_finished(board, out);
     }
 
     /// Whether a fall of this service is of any account to others.
-    pub fn has_followers(graph: &Graph, service: &Name) -> bool {
-        graph.dependents(service).any(|dependent| follows(dependent, service))
+    pub fn has_followers(board: &Board, service: &Name) -> bool {
+        board.graph().dependents(service).any(|dependent| follows(dependent, service))
     }
 
     /// What depends on a fallen instance is restarted with it.
-    fn cascade(&mut self, graph: &Graph, board: &Board, fallen: &Entry, since: u64, out: &mut Vec<Effect>) {
+    fn cascade(&mut self, board: &Board, fallen: &Entry, since: u64, out: &mut Vec<Effect>) {
         // Another copy goes on serving them.
         if board.instances_of(fallen.id.service()).any(|other| other.id != fallen.id && other.ready) {
             return;
@@ -341,7 +387,7 @@ impl Operations {
         let mut targets: Vec<InstanceId> = Vec::new();
         let mut todo = vec![fallen.spec.name.clone()];
         while let Some(service) = todo.pop() {
-            for dependent in graph.dependents(&service).filter(|spec| follows(spec, &service)) {
+            for dependent in board.graph().dependents(&service).filter(|spec| follows(spec, &service)) {
                 let runs = |entry: &&Entry| {
                     let up = entry.state.has_process() && entry.state != State::Stopping;
                     // One that was made since then was made knowing of it.
@@ -356,13 +402,13 @@ impl Operations {
             }
         }
         if !targets.is_empty() {
-            let order = StopOrder::new(graph, services(&targets));
-            self.begin(graph, board, Operation::new(None, Work::Cascade(order), targets), out);
+            let order = StopOrder::new(board.graph(), services(&targets));
+            self.begin(board, Operation::new(None, Work::Cascade(order), targets), out);
         }
     }
 
     /// Whoever waits for what somebody keeps down may wait for ever: who asked hears of it.
-    fn settle_stranded(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+    fn settle_stranded(&mut self, board: &Board, out: &mut Vec<Effect>) {
         let mut stranded = Vec::new();
         // What is on its way, or waits for such: looked at once, however many wait for it.
         let mut hopeful = HashSet::new();
@@ -382,8 +428,8 @@ impl Operations {
             }
         }
         for (number, at, message) in stranded {
-            self.running[number].settle(graph, at, Some((false, message)));
-            self.running[number].send(graph, board, &mut self.wishes, out);
+            self.running[number].settle(at, Some((false, message)));
+            self.running[number].send(board, &mut self.wishes, out);
         }
     }
 
@@ -400,7 +446,7 @@ impl Operations {
             if waiting.state != State::Waiting || hopeful.contains(&waiting.id) || !seen.insert(&waiting.id) {
                 continue;
             }
-            for unmet in super::graph::waits_for(board, &waiting.spec) {
+            for unmet in super::frontier::waits_for(board, &waiting.spec) {
                 for on in board.instances_of(&unmet.service) {
                     match on.state {
                         State::Registered | State::Stopped if self.goal(on) == Goal::Down => return Some(on),
@@ -422,7 +468,7 @@ impl Operations {
         None
     }
 
-    fn begin(&mut self, graph: &Graph, board: &Board, mut operation: Operation, out: &mut Vec<Effect>) {
+    fn begin(&mut self, board: &Board, mut operation: Operation, out: &mut Vec<Effect>) {
         for earlier in &mut self.running {
             if !earlier.work.loses_to(&operation.work) {
                 continue;
@@ -431,13 +477,13 @@ impl Operations {
                 let Some(&at) = earlier.places.get(id) else {
                     continue;
                 };
-                earlier.overtake(graph, at);
+                earlier.overtake(at);
             }
-            earlier.send(graph, board, &mut self.wishes, out);
+            earlier.send(board, &mut self.wishes, out);
         }
-        operation.send(graph, board, &mut self.wishes, out);
+        operation.send(board, &mut self.wishes, out);
         self.running.push(operation);
-        self.answer_finished(graph, board, out);
+        self.answer_finished(board, out);
     }
 
     /// What is wanted of an instance: by the last command that has not come to it yet, or
@@ -470,21 +516,88 @@ impl Operations {
         }
     }
 
-    fn answer_finished(&mut self, graph: &Graph, board: &Board, out: &mut Vec<Effect>) {
+    fn answer_finished(&mut self, board: &Board, out: &mut Vec<Effect>) {
         self.send_pauses(board, out);
         for operation in self.running.iter_mut().filter(|op| op.left == 0) {
             if operation.go_up_again() {
-                operation.send(graph, board, &mut self.wishes, out);
+                operation.send(board, &mut self.wishes, out);
             }
         }
-        if self.running.iter().all(|op| op.left > 0) {
+        let over: Vec<bool> = self.running.iter().map(|op| op.left == 0 && !self.is_held_up(op)).collect();
+        if !over.contains(&true) {
             return;
         }
-        let (finished, still) = std::mem::take(&mut self.running).into_iter().partition(|op| op.left == 0);
+        let (mut finished, mut still) = (Vec::new(), Vec::new());
+        for (operation, over) in std::mem::take(&mut self.running).into_iter().zip(over) {
+            if over { finished.push(operation) } else { still.push(operation) }
+        }
         self.running = still;
-        let finished: Vec<Operation> = finished;
-        for operation in finished {
+        for mut operation in finished {
+            if matches!(operation.work, Work::Remove(..)) {
+                self.remove(board, &mut operation, out);
+            }
             operation.answer(out);
+        }
+    }
+
+    /// Whether another command has wishes under way for what this one is to take out of the
+    /// tree: they would never be answered.
+    fn is_held_up(&self, removing: &Operation) -> bool {
+        let unanswered = |other: &Operation, id: &InstanceId| {
+            let part = other.places.get(id).map(|at| &other.parts[*at].1);
+            part.is_some_and(|part| !matches!(part, Part::Done(_)))
+        };
+        // One that starts it again has decided that it stays.
+        let waits = |other: &&Operation| other.left > 0 && other.work.goal() != Some(Goal::Up);
+        matches!(removing.work, Work::Remove(..))
+            && self
+                .running
+                .iter()
+                .filter(waits)
+                .any(|other| removing.parts.iter().any(|(id, _)| unanswered(other, id)))
+    }
+
+    /// Everything that was to be down for it has been: if it still is, it goes.
+    fn remove(&self, board: &Board, operation: &mut Operation, out: &mut Vec<Effect>) {
+        let Work::Remove(_, removal) = &operation.work else {
+            return;
+        };
+        let in_the_way = if board.shutting_down() {
+            Some("the tree is going down".to_owned())
+        } else {
+            removal.refusal(board).map(|denial| denial.reason)
+        };
+        let mut goes = in_the_way.is_none();
+        for (id, part) in &mut operation.parts {
+            let Part::Done(Some(answer)) = part else {
+                continue;
+            };
+            let returns = |entry: &Entry| is_up(entry) || self.goal(entry) == Goal::Up;
+            if let Some(reason) = in_the_way.as_ref().filter(|_| answer.ok) {
+                (answer.ok, answer.message) = (false, format!("not removed: {reason}"));
+            } else if answer.ok && board.entry(id).is_some_and(returns) {
+                let message = "not removed: it was started again meanwhile".to_owned();
+                (answer.ok, answer.message) = (false, message);
+            }
+            goes &= answer.ok;
+        }
+        if !goes {
+            return;
+        }
+        // Another command may have taken some of it out already.
+        let plan = board.plan();
+        let there = |name: &&Name| plan.service(name.as_str()).is_some();
+        let services: Vec<Name> = removal.services.iter().filter(there).cloned().collect();
+        let groups = removal.groups.iter().filter(|name| plan.groups.contains_key(*name));
+        let groups: Vec<Name> = groups.cloned().collect();
+        out.extend(Branch::of_removal(board, removal).into_iter().map(Effect::Dismiss));
+        if !services.is_empty() || !groups.is_empty() {
+            out.push(Effect::Emit(Fact::Removed { services, groups }));
+        }
+        for (_, part) in &mut operation.parts {
+            if let Part::Done(Some(answer)) = part {
+                "removed".clone_into(&mut answer.message);
+            }
         }
     }
 }
@@ -507,7 +620,7 @@ impl Operation {
     }
 
     /// One part is done, or half done where it goes up again.
-    fn settle(&mut self, graph: &Graph, at: usize, answer: Option<(bool, String)>) {
+    fn settle(&mut self, at: usize, answer: Option<(bool, String)>) {
         let (id, part) = &mut self.parts[at];
         *part = match (&self.work, answer) {
             (Work::RestartInOrder(_) | Work::Cascade(_), Some((true, _))) => Part::Down,
@@ -525,17 +638,18 @@ impl Operation {
         }
         match &mut self.work {
             Work::Stop(order)
+            | Work::Remove(order, _)
             | Work::RestartInOrder(order)
             | Work::Cascade(order)
             | Work::Shutdown(order) => {
-                order.down(graph, id.service());
+                order.down(id.service());
             }
             Work::Start(_) | Work::Restart | Work::Pause | Work::Resume => {}
         }
     }
 
     /// A later command has taken this part over.
-    fn overtake(&mut self, graph: &Graph, at: usize) {
+    fn overtake(&mut self, at: usize) {
         let message = "overtaken by a later command".to_owned();
         let (id, part) = &mut self.parts[at];
         match part {
@@ -544,7 +658,7 @@ impl Operation {
             Part::Down => {
                 *part = Part::Done(Some(InstanceAnswer { name: id.to_string(), ok: false, message }));
             }
-            Part::Queued | Part::Sent(..) | Part::Taken => self.settle(graph, at, Some((false, message))),
+            Part::Queued | Part::Sent(..) | Part::Taken => self.settle(at, Some((false, message))),
         }
     }
 
@@ -567,11 +681,11 @@ impl Operation {
     }
 
     /// Sends what may be sent by now.
-    fn send(&mut self, graph: &Graph, board: &Board, wishes: &mut WishNumber, out: &mut Vec<Effect>) {
+    fn send(&mut self, board: &Board, wishes: &mut WishNumber, out: &mut Vec<Effect>) {
         let wish = match &self.work {
             Work::Start(cause) => Input::Start(*cause),
             Work::Restart => Input::Restart,
-            Work::Stop(_) => Input::Stop(StopCause::Command),
+            Work::Stop(_) | Work::Remove(..) => Input::Stop(StopCause::Command),
             Work::RestartInOrder(_) => Input::Stop(StopCause::Restart),
             Work::Cascade(_) => Input::Stop(StopCause::Dependency),
             Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),
@@ -580,15 +694,16 @@ impl Operation {
         };
         loop {
             let turn: Vec<usize> = match &mut self.work {
-                Work::Start(_) => self.startable(graph, board),
+                Work::Start(_) => self.startable(board),
                 Work::Restart => (0..self.parts.len()).collect(),
                 // See `Operations::send_pauses`.
                 Work::Pause | Work::Resume => return,
                 Work::Stop(order)
+                | Work::Remove(order, _)
                 | Work::RestartInOrder(order)
                 | Work::Cascade(order)
                 | Work::Shutdown(order) => {
-                    let Some(name) = order.next(graph) else {
+                    let Some(name) = order.next() else {
                         return;
                     };
                     // The last instance first: the reverse of the start.
@@ -631,13 +746,13 @@ impl Operation {
 
     /// Those whose turn to start has come. Whoever needs another of them waits until that
     /// one has taken its wish: so the graph finds it on its way, not failed or at rest.
-    fn startable(&self, graph: &Graph, board: &Board) -> Vec<usize> {
+    fn startable(&self, board: &Board) -> Vec<usize> {
         let is_on_its_way = |id: &InstanceId| match self.places.get(id).map(|at| &self.parts[*at].1) {
             Some(Part::Queued | Part::Sent(..)) => false,
             Some(Part::Taken | Part::Down | Part::Done(_)) | None => true,
         };
         let may_start = |id: &InstanceId| {
-            let needs = graph.service(id.service()).into_iter().flat_map(|spec| &spec.depends_on);
+            let needs = board.graph().service(id.service()).into_iter().flat_map(|spec| &spec.depends_on);
             needs.flat_map(|needed| board.instances_of(&needed.on)).all(|on| is_on_its_way(&on.id))
         };
         let queued = self.parts.iter().enumerate().filter(|(_, (_, part))| *part == Part::Queued);
@@ -657,6 +772,7 @@ impl Operation {
             | Work::Cascade(_)
             | Work::Start(_)
             | Work::Stop(_)
+            | Work::Remove(..)
             | Work::Pause
             | Work::Resume
             | Work::Restart => {
@@ -677,6 +793,11 @@ fn follows(spec: &ServiceSpec, on: &Name) -> bool {
     stays_up
         && spec.on_dependency_restart == OnDependencyRestart::Restart
         && spec.depends_on.iter().any(needs_it)
+}
+
+/// Whether it has a process, or is on its way to one.
+fn is_up(entry: &Entry) -> bool {
+    entry.state.has_process() || matches!(entry.state, State::Waiting | State::Crashed)
 }
 
 fn services(targets: &[InstanceId]) -> impl Iterator<Item = &Name> {

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use super::status::{Board, Entry};
 use crate::model::nearest::nearest;
-use crate::model::{Denial, DenialCode, InstanceId, Name, Plan, Selector};
+use crate::model::{Denial, DenialCode, InstanceId, Name, Selector};
 
 /// The instances that a selector means, in declared order.
-pub fn resolve(plan: &Plan, board: &Board, select: &Selector) -> Result<Vec<InstanceId>, Denial> {
+pub fn resolve(board: &Board, select: &Selector) -> Result<Vec<InstanceId>, Denial> {
+    let plan = board.plan();
     if select.is_empty() {
         return Err(Denial {
             code: DenialCode::Invalid,

@@ -1,17 +1,19 @@
 //! What is, folded from what happened. The one picture that status, commands and the
 //! dependency graph read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::graph::Graph;
+use super::growth;
 use crate::model::event::{FailedWhy, StartCause, Unmet};
 use crate::model::plan::GiveUp;
 use crate::model::sample::Sample;
 use crate::model::status::{ChildCount, ChildStatus, GroupStatus, TreeStatus};
 use crate::model::{
-    Child, Event, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Plan, ServiceSpec,
-    ServiceStatus, State,
+    Addition, Child, Event, ExitOutcome, Fact, Goal, GroupSpec, Health, Incarnation, InstanceId, Name, Plan,
+    ServiceSpec, ServiceStatus, State,
 };
 
 /// What is known of one instance.
@@ -57,9 +59,12 @@ pub struct Entry {
     pub failing: Option<String>,
 }
 
-/// All instances, in declared order.
-#[derive(Debug, Clone, Default)]
+/// What there is, and how each instance of it stands.
+#[derive(Debug, Clone)]
 pub struct Board {
+    plan: Arc<Plan>,
+    graph: Arc<Graph>,
+    /// In declared order.
     entries: Vec<Entry>,
     places: HashMap<InstanceId, usize>,
     services: HashMap<Name, std::ops::Range<usize>>,
@@ -74,9 +79,22 @@ pub struct Board {
 }
 
 impl Board {
-    /// Everything registered, nothing started. `now` is the wall clock, for people.
-    pub fn new(plan: &Plan, now: SystemTime) -> Board {
-        let mut board = Board::default();
+    /// Everything registered, nothing started. `now` is the wall clock, for people. `Err`: the
+    /// cycles of the plan's dependencies.
+    pub fn new(plan: Arc<Plan>, now: SystemTime) -> Result<Board, Vec<Vec<Name>>> {
+        let mut board = Board {
+            graph: Arc::new(Graph::new(&plan.services)?),
+            plan: Arc::clone(&plan),
+            entries: Vec::new(),
+            places: HashMap::new(),
+            services: HashMap::new(),
+            groups: BTreeMap::new(),
+            root_failed: false,
+            shutting_down: false,
+            last_event: 0,
+            busy: 0,
+            untouched: 0,
+        };
         let mut parents: HashMap<&Name, &Name> = HashMap::new();
         for (name, group) in &plan.groups {
             for child in &group.children {
@@ -84,46 +102,119 @@ impl Board {
             }
         }
         for spec in &plan.services {
-            let first = board.entries.len();
-            for id in spec.instances() {
-                board.places.insert(id.clone(), board.entries.len());
-                board.entries.push(Entry {
-                    id,
-                    spec: Arc::clone(spec),
-                    group: parents.get(&spec.name).map(|n| (*n).clone()),
-                    state: State::Registered,
-                    ready: false,
-                    health: Health::Unknown,
-                    goal: Goal::Down,
-                    pid: None,
-                    incarnation: Incarnation(0),
-                    born: 0,
-                    restarts: 0,
-                    started: None,
-                    since: now,
-                    exit: None,
-                    failed: None,
-                    waiting_for: Vec::new(),
-                    retry_at: None,
-                    kill_at: None,
-                    failing: None,
-                });
-            }
-            board.services.insert(spec.name.clone(), first..board.entries.len());
+            board.register(spec, parents.get(&spec.name).copied(), now);
         }
-        board.untouched = board.entries.len();
         for (name, group) in &plan.groups {
-            board.groups.insert(
-                name.clone(),
-                GroupStatus {
-                    name: name.clone(),
-                    parent: parents.get(name).map(|n| (*n).clone()),
-                    failed: false,
-                    members: group.children.iter().map(|c| c.name().clone()).collect(),
-                },
-            );
+            board.register_group(name, group, parents.get(name).copied());
         }
-        board
+        Ok(board)
+    }
+
+    fn register(&mut self, spec: &Arc<ServiceSpec>, group: Option<&Name>, now: SystemTime) {
+        let first = self.entries.len();
+        for id in spec.instances() {
+            self.places.insert(id.clone(), self.entries.len());
+            self.entries.push(Entry {
+                id,
+                spec: Arc::clone(spec),
+                group: group.cloned(),
+                state: State::Registered,
+                ready: false,
+                health: Health::Unknown,
+                goal: Goal::Down,
+                pid: None,
+                incarnation: Incarnation(0),
+                born: 0,
+                restarts: 0,
+                started: None,
+                since: now,
+                exit: None,
+                failed: None,
+                waiting_for: Vec::new(),
+                retry_at: None,
+                kill_at: None,
+                failing: None,
+            });
+            self.untouched += 1;
+        }
+        self.services.insert(spec.name.clone(), first..self.entries.len());
+    }
+
+    fn register_group(&mut self, name: &Name, spec: &GroupSpec, parent: Option<&Name>) {
+        let status = GroupStatus {
+            name: name.clone(),
+            parent: parent.cloned(),
+            failed: false,
+            members: spec.children.iter().map(|c| c.name().clone()).collect(),
+        };
+        self.groups.insert(name.clone(), status);
+    }
+
+    /// The groups from the root down to this one, itself the last; empty for the root.
+    pub fn path_to(&self, group: Option<&Name>) -> Vec<Name> {
+        let mut path: Vec<Name> = Vec::new();
+        let mut at = group;
+        while let Some(name) = at {
+            path.push(name.clone());
+            at = self.groups.get(name).and_then(|status| status.parent.as_ref());
+        }
+        path.reverse();
+        path
+    }
+
+    fn grow(&mut self, addition: &Addition, now: SystemTime) {
+        // It was asked before it was written down.
+        let Ok((plan, graph)) = growth::grown(&self.plan, addition) else {
+            return;
+        };
+        (self.plan, self.graph) = (Arc::new(plan), Arc::new(graph));
+        let mut parents: HashMap<&Name, &Name> = HashMap::new();
+        for (name, group) in &addition.groups {
+            parents.extend(group.children.iter().map(|child| (child.name(), name)));
+        }
+        if let Some(into) = &addition.into {
+            parents.extend(addition.children.iter().map(|child| (child.name(), into)));
+        }
+        for spec in &addition.services {
+            self.register(spec, parents.get(&spec.name).copied(), now);
+        }
+        for (name, group) in &addition.groups {
+            self.register_group(name, group, parents.get(name).copied());
+        }
+        if let Some(parent) = addition.into.as_ref().and_then(|into| self.groups.get_mut(into)) {
+            parent.members.extend(addition.children.iter().map(|child| child.name().clone()));
+        }
+    }
+
+    fn shrink(&mut self, services: &[Name], groups: &[Name]) {
+        let plan = growth::shrunk(&self.plan, services, groups);
+        let Ok(graph) = Graph::new(&plan.services) else {
+            return;
+        };
+        (self.plan, self.graph) = (Arc::new(plan), Arc::new(graph));
+        let gone: HashSet<&Name> = services.iter().collect();
+        self.entries.retain(|entry| !gone.contains(&entry.spec.name));
+        self.places = self.entries.iter().map(|entry| entry.id.clone()).zip(0..).collect();
+        self.services.clear();
+        for (at, entry) in self.entries.iter().enumerate() {
+            self.services.entry(entry.spec.name.clone()).or_insert(at..at).end = at + 1;
+        }
+        self.busy = self.entries.iter().filter(|entry| is_busy(entry.state)).count();
+        self.untouched = self.entries.iter().filter(|entry| entry.state == State::Registered).count();
+        self.groups.retain(|name, _| !groups.contains(name));
+        for status in self.groups.values_mut() {
+            status.members.retain(|name| !services.contains(name) && !groups.contains(name));
+        }
+    }
+
+    /// What there is.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Its dependencies.
+    pub fn graph(&self) -> &Arc<Graph> {
+        &self.graph
     }
 
     /// Every instance, in declared order.
@@ -147,16 +238,14 @@ impl Board {
         self.groups.values()
     }
 
-    /// A group of the plan, `None` for the root, and all that hangs under it.
-    pub fn tree(&self, plan: &Plan, group: Option<&Name>) -> TreeStatus {
-        let spec = match group {
-            Some(name) => plan.groups.get(name).cloned().unwrap_or_default(),
-            None => plan.root.clone(),
-        };
+    /// A group, `None` for the root, and all that hangs under it. `None` is returned for a group
+    /// that is not there.
+    pub fn tree(&self, group: Option<&Name>) -> Option<TreeStatus> {
+        let spec = self.plan.group(group)?;
         let mut children = Vec::new();
         for child in &spec.children {
             match child {
-                Child::Group(name) => children.push(ChildStatus::Group(self.tree(plan, Some(name)))),
+                Child::Group(name) => children.extend(self.tree(Some(name)).map(ChildStatus::Group)),
                 Child::Service(name) => {
                     children.extend(self.instances_of(name).map(|entry| ChildStatus::Instance {
                         name: entry.id.to_string(),
@@ -185,7 +274,7 @@ impl Board {
             Some(name) => self.groups.get(name).is_some_and(|group| group.failed),
             None => self.root_failed,
         };
-        TreeStatus { group: group.cloned(), strategy: spec.strategy, failed, count, children }
+        Some(TreeStatus { group: group.cloned(), strategy: spec.strategy, failed, count, children })
     }
 
     /// How many instances have, want or will have a process.
@@ -226,6 +315,8 @@ impl Board {
             }
             Fact::GroupGaveUp { group: None, .. } => self.root_failed = true,
             Fact::ShutdownStarted { .. } => self.shutting_down = true,
+            Fact::Added { addition } => self.grow(addition, event.at),
+            Fact::Removed { services, groups } => self.shrink(services, groups),
             Fact::SupervisorStarted { .. }
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
@@ -327,6 +418,8 @@ impl Board {
             | Fact::GroupRestarting { .. }
             | Fact::GroupShutDown { .. }
             | Fact::GroupGaveUp { .. }
+            | Fact::Added { .. }
+            | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => {}
         }

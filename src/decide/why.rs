@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::graph::{Graph, waits_for};
+use super::frontier::waits_for;
 use super::status::{Board, Entry};
 use super::words::in_time;
 use crate::model::event::FailedWhy;
@@ -38,7 +38,7 @@ pub struct Link {
 }
 
 /// The chain, and the instance at its end.
-pub fn chain(graph: &Graph, board: &Board, from: &InstanceId, now: Duration) -> (Vec<Link>, InstanceId) {
+pub fn chain(board: &Board, from: &InstanceId, now: Duration) -> (Vec<Link>, InstanceId) {
     let mut links: Vec<Link> = Vec::new();
     let mut seen: HashSet<InstanceId> = HashSet::new();
     let mut end = from.clone();
@@ -50,11 +50,7 @@ pub fn chain(graph: &Graph, board: &Board, from: &InstanceId, now: Duration) -> 
         if !seen.insert(id.clone()) {
             continue;
         }
-        links.push(Link {
-            name: id.to_string(),
-            state: entry.state,
-            because: because(graph, board, entry, now),
-        });
+        links.push(Link { name: id.to_string(), state: entry.state, because: because(board, entry, now) });
         end = id;
         // The last pushed is looked at next: the first cause listed comes first.
         let mut causes: Vec<InstanceId> = match (entry.state, &entry.failed) {
@@ -74,7 +70,7 @@ pub fn chain(graph: &Graph, board: &Board, from: &InstanceId, now: Duration) -> 
 }
 
 /// What is true of one instance, without what lies behind it.
-pub fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> String {
+pub fn because(board: &Board, entry: &Entry, now: Duration) -> String {
     let exit = entry.exit.as_ref().map(ToString::to_string);
     match entry.state {
         State::Registered if !entry.spec.autostart => "it does not start by itself (regrow start)".to_owned(),
@@ -88,7 +84,7 @@ pub fn because(graph: &Graph, board: &Board, entry: &Entry, now: Duration) -> St
         State::Starting => "its process is being made".to_owned(),
         State::Running if entry.ready => {
             let needed: Vec<String> =
-                graph.dependents(entry.id.service()).map(|d| d.name.to_string()).collect();
+                board.graph().dependents(entry.id.service()).map(|d| d.name.to_string()).collect();
             let back = match (&exit, entry.restarts) {
                 (Some(exit), 1..) => format!("; it came back after {exit}"),
                 _ => String::new(),

@@ -11,8 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::graph::{self, Frontier, Graph};
+use super::frontier::{self, Frontier};
+use super::graph::Graph;
 use super::group::{self, Group, NewChild, Slot};
+use super::growth::Branch;
 use super::lifecycle::{self, Machine};
 use super::operation::{self, DeskInput, Operations, Receipt, Standing, Ticket, WishNumber};
 use super::status::Board;
@@ -45,10 +47,14 @@ pub enum Message {
     Relay(InstanceId, lifecycle::Input),
     /// To a group: a command's wish for an instance below.
     RelayWish(InstanceId, lifecycle::Input, WishNumber),
+    /// To a group: what was added there or below.
+    Adopt(Branch),
+    /// To a group: what was removed there or below.
+    Dismiss(Branch),
     /// To the root: about commands.
     Desk(DeskInput),
     /// To the graph.
-    Graph(graph::Input),
+    Graph(frontier::Input),
 }
 
 /// A message that was delivered, and when.
@@ -90,8 +96,25 @@ struct Supervisor {
     spec: GroupSpec,
     machine: Group,
     parent: Option<(Node, Slot)>,
-    kids: Vec<Node>,
+    kids: BTreeMap<Slot, Node>,
     routes: HashMap<InstanceId, Slot>,
+}
+
+impl Supervisor {
+    fn slot_of(&self, group: &Name) -> Option<Slot> {
+        let is = |node: &Node| matches!(node, Node::Group(Some(name)) if name == group);
+        self.kids.iter().find(|(_, node)| is(node)).map(|(slot, _)| *slot)
+    }
+
+    /// The slots of a member: one a copy of a service.
+    fn slots(&self, child: &Child) -> Vec<Slot> {
+        let is = |node: &Node| match (node, child) {
+            (Node::Instance(id), Child::Service(name)) => id.service() == name,
+            (Node::Group(Some(group)), Child::Group(name)) => group == name,
+            (Node::Instance(_) | Node::Group(_) | Node::Graph, _) => false,
+        };
+        self.kids.iter().filter(|(_, node)| is(node)).map(|(slot, _)| *slot).collect()
+    }
 }
 
 struct Instance {
@@ -103,8 +126,6 @@ struct Instance {
 
 /// Every machine of a tree.
 pub struct World {
-    plan: Arc<Plan>,
-    graph: Graph,
     board: Board,
     /// All that was written down: event n is at n - 1.
     written: Vec<Arc<Event>>,
@@ -119,64 +140,130 @@ pub struct World {
 impl World {
     /// Everything registered, nothing started. `Err`: the cycles of its dependencies.
     pub fn new(plan: Arc<Plan>) -> Result<World, Vec<Vec<Name>>> {
-        let graph = Graph::new(&plan.services)?;
         let mut world = World {
-            board: Board::new(&plan, SystemTime::UNIX_EPOCH),
-            graph,
+            board: Board::new(plan, SystemTime::UNIX_EPOCH)?,
             written: Vec::new(),
             names: HashMap::new(),
             instances: BTreeMap::new(),
             groups: BTreeMap::new(),
             frontier: Frontier::default(),
             desk: Operations::default(),
-            plan,
         };
-        world.adopt(None, None);
+        world.raise(None, None);
         Ok(world)
     }
 
-    fn adopt(&mut self, name: Option<&Name>, parent: Option<(Node, Slot)>) {
-        let spec = match name {
-            Some(name) => self.plan.groups.get(name).cloned().unwrap_or_default(),
-            None => self.plan.root.clone(),
-        };
+    /// Makes the machines of a group and of all below it.
+    fn raise(&mut self, name: Option<&Name>, parent: Option<(Node, Slot)>) {
+        let spec = self.board.plan().group(name).cloned().unwrap_or_default();
+        let machine = Group::new(&spec, name.is_none());
+        let children = spec.children.clone();
+        let supervisor = Supervisor { spec, machine, parent, kids: BTreeMap::new(), routes: HashMap::new() };
+        self.groups.insert(name.cloned(), supervisor);
+        for child in &children {
+            self.adopt(name, child);
+        }
+    }
+
+    /// Makes the machines of one member of a group, and of all below it.
+    fn adopt(&mut self, name: Option<&Name>, child: &Child) {
         let me = Node::Group(name.cloned());
-        let mut machine = Group::new(&spec, name.is_none());
-        let (mut kids, mut routes) = (Vec::new(), HashMap::new());
-        for child in &spec.children {
-            match child {
-                Child::Service(service) => {
-                    let Some(spec) = self.graph.service(service).cloned() else {
-                        continue;
+        let Some(group) = self.groups.get_mut(&name.cloned()) else {
+            return;
+        };
+        match child {
+            Child::Service(service) => {
+                let Some(spec) = self.board.graph().service(service).cloned() else {
+                    return;
+                };
+                for id in spec.instances() {
+                    let slot = group.machine.add(NewChild::instance(&spec));
+                    let instance = Instance {
+                        spec: Arc::clone(&spec),
+                        machine: Machine::new(id.clone(), name.cloned()),
+                        parent: me.clone(),
+                        slot,
                     };
-                    for id in spec.instances() {
-                        let slot = machine.add(NewChild::instance(&spec));
-                        let instance = Instance {
-                            spec: Arc::clone(&spec),
-                            machine: Machine::new(id.clone(), name.cloned()),
-                            parent: me.clone(),
-                            slot,
-                        };
-                        self.instances.insert(id.clone(), instance);
-                        self.names.insert(id.to_string(), id.clone());
-                        routes.insert(id.clone(), slot);
-                        kids.push(Node::Instance(id));
-                    }
-                }
-                Child::Group(group) => {
-                    let inner = self.plan.groups.get(group).cloned().unwrap_or_default();
-                    let slot = machine.add(NewChild::group(&inner));
-                    for service in self.plan.services_below(group.as_str()) {
-                        let ids = self.graph.service(&service).into_iter().flat_map(|s| s.instances());
-                        routes.extend(ids.map(|id| (id, slot)));
-                    }
-                    kids.push(Node::Group(Some(group.clone())));
-                    self.adopt(Some(group), Some((me.clone(), slot)));
+                    self.instances.insert(id.clone(), instance);
+                    self.names.insert(id.to_string(), id.clone());
+                    group.routes.insert(id.clone(), slot);
+                    group.kids.insert(slot, Node::Instance(id));
                 }
             }
+            Child::Group(inner) => {
+                let plan = Arc::clone(self.board.plan());
+                let slot = group.machine.add(NewChild::group(plan.group(Some(inner)).unwrap_or(&plan.root)));
+                for service in plan.services_below(inner.as_str()) {
+                    let ids = self.board.graph().service(&service).into_iter().flat_map(|s| s.instances());
+                    group.routes.extend(ids.map(|id| (id, slot)));
+                }
+                group.kids.insert(slot, Node::Group(Some(inner.clone())));
+                self.raise(Some(inner), Some((me, slot)));
+            }
         }
-        let supervisor = Supervisor { spec, machine, parent, kids, routes };
-        self.groups.insert(name.cloned(), supervisor);
+    }
+
+    /// What was added under a group: made here, or by a group below, which is told.
+    fn add(&mut self, name: &Option<Name>, branch: Branch) -> Option<Output> {
+        let instances = branch.instances.clone();
+        match branch.descend() {
+            Ok((next, branch)) => {
+                let group = self.groups.get_mut(name)?;
+                let slot = group.slot_of(&next)?;
+                group.routes.extend(instances.into_iter().map(|id| (id, slot)));
+                Some(Output::Send(Node::Group(Some(next)), Message::Adopt(branch)))
+            }
+            Err(here) => {
+                for child in &here.children {
+                    // The board that it was raised from may have had it already.
+                    if self.groups.get(name)?.slots(child).is_empty() {
+                        self.adopt(name.as_ref(), child);
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// What was removed under a group.
+    fn dismiss(&mut self, now: Duration, name: &Option<Name>, branch: Branch, out: &mut Vec<Output>) {
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        for id in &branch.instances {
+            group.routes.remove(id);
+        }
+        let here = match branch.descend() {
+            Ok((next, branch)) => {
+                out.push(Output::Send(Node::Group(Some(next)), Message::Dismiss(branch)));
+                return;
+            }
+            Err(here) => here,
+        };
+        for child in &here.children {
+            let slots = self.groups.get(name).map(|group| group.slots(child)).unwrap_or_default();
+            for slot in slots {
+                self.supervisor(now, name, group::Input::Removed(slot), out);
+                let kid = self.groups.get_mut(name).and_then(|group| group.kids.remove(&slot));
+                self.end(kid);
+            }
+        }
+    }
+
+    /// Forgets a node and all below it.
+    fn end(&mut self, node: Option<Node>) {
+        match node {
+            Some(Node::Instance(id)) => {
+                self.instances.remove(&id);
+            }
+            Some(Node::Group(name)) => {
+                let group = self.groups.remove(&name);
+                for kid in group.into_iter().flat_map(|group| group.kids.into_values()) {
+                    self.end(Some(kid));
+                }
+            }
+            Some(Node::Graph) | None => {}
+        }
     }
 
     /// The fold of all that was written down.
@@ -186,7 +273,7 @@ impl World {
 
     /// Its dependencies.
     pub fn graph(&self) -> &Graph {
-        &self.graph
+        self.board.graph()
     }
 
     /// Every instance's machine.
@@ -232,9 +319,11 @@ impl World {
             (Node::Group(name), Message::RelayWish(id, input, number)) => {
                 out.extend(self.hand_down_wish(name, id, input, number));
             }
+            (Node::Group(name), Message::Adopt(branch)) => out.extend(self.add(name, branch)),
+            (Node::Group(name), Message::Dismiss(branch)) => self.dismiss(now, name, branch, out),
             (Node::Group(None), Message::Desk(input)) => self.desk(now, input, out),
             (Node::Graph, Message::Graph(input)) => {
-                for (instance, question, reply) in self.frontier.step(&self.graph, &self.board, &input) {
+                for (instance, question, reply) in self.frontier.step(&self.board, &input) {
                     let message = Message::Relay(instance, lifecycle::Input::Answered(question, reply));
                     out.push(Output::Send(Node::Group(None), message));
                 }
@@ -256,10 +345,12 @@ impl World {
         let message = match message {
             Message::Relay(id, input) => Message::Relay(names(id), input),
             Message::RelayWish(id, input, number) => Message::RelayWish(names(id), input, number),
-            Message::Graph(graph::Input::Ask(id, question)) => {
-                Message::Graph(graph::Input::Ask(names(id), question))
+            Message::Graph(frontier::Input::Ask(id, question)) => {
+                Message::Graph(frontier::Input::Ask(names(id), question))
             }
-            Message::Graph(graph::Input::Withdraw(id)) => Message::Graph(graph::Input::Withdraw(names(id))),
+            Message::Graph(frontier::Input::Withdraw(id)) => {
+                Message::Graph(frontier::Input::Withdraw(names(id)))
+            }
             Message::Desk(DeskInput::Taken(receipt)) => {
                 let instance = names(receipt.instance);
                 Message::Desk(DeskInput::Taken(Receipt { instance, ..receipt }))
@@ -289,7 +380,7 @@ impl World {
         passes: impl FnOnce(InstanceId, T) -> Message,
     ) -> Option<Output> {
         let group = self.groups.get(group)?;
-        let kid = group.kids[*group.routes.get(&id)?].clone();
+        let kid = group.kids.get(group.routes.get(&id)?)?.clone();
         let message = match kid {
             Node::Instance(_) => arrives(what),
             Node::Group(_) | Node::Graph => passes(id, what),
@@ -315,13 +406,13 @@ impl World {
         self.board.apply(&event);
         self.written.push(Arc::clone(&event));
         if let Some(instance) = event.fact.instance()
-            && self.graph.dependents(instance.service()).next().is_some()
+            && self.board.graph().dependents(instance.service()).next().is_some()
         {
-            let changed = graph::Input::Changed(instance.service().clone());
+            let changed = frontier::Input::Changed(instance.service().clone());
             out.push(Output::Send(Node::Graph, Message::Graph(changed)));
         }
         let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
-        let followed = |id: &InstanceId| Operations::has_followers(&self.graph, id.service());
+        let followed = |id: &InstanceId| Operations::has_followers(&self.board, id.service());
         if self.desk.any() || (falls && event.fact.instance().is_some_and(followed)) {
             let observed = DeskInput::Observed(Arc::clone(&event));
             out.push(Output::Send(Node::Group(None), Message::Desk(observed)));
@@ -362,10 +453,10 @@ impl World {
         for effect in rest {
             out.push(match effect {
                 lifecycle::Effect::Ask(question) => {
-                    Output::Send(Node::Graph, Message::Graph(graph::Input::Ask(id.clone(), question)))
+                    Output::Send(Node::Graph, Message::Graph(frontier::Input::Ask(id.clone(), question)))
                 }
                 lifecycle::Effect::Withdraw => {
-                    Output::Send(Node::Graph, Message::Graph(graph::Input::Withdraw(id.clone())))
+                    Output::Send(Node::Graph, Message::Graph(frontier::Input::Withdraw(id.clone())))
                 }
                 lifecycle::Effect::Fell(delay) => {
                     Output::Send(parent.clone(), Message::Group(group::Input::Fell(slot, delay)))
@@ -391,10 +482,10 @@ impl World {
         };
         let mut effects = Vec::new();
         group.machine.step(now, input, &mut effects);
-        let shown = |slot: Slot| match &group.kids[slot] {
-            Node::Instance(id) => id.to_string(),
-            Node::Group(name) => name.as_ref().map_or(String::new(), ToString::to_string),
-            Node::Graph => String::new(),
+        let shown = |slot: Slot| match group.kids.get(&slot) {
+            Some(Node::Instance(id)) => id.to_string(),
+            Some(Node::Group(Some(name))) => name.to_string(),
+            Some(Node::Group(None) | Node::Graph) | None => String::new(),
         };
         let facts: Vec<Fact> = effects
             .iter()
@@ -410,13 +501,13 @@ impl World {
             return;
         };
         for effect in effects {
-            let start = |slot: Slot, instance: lifecycle::Input, cause: StartCause| {
-                let kid = group.kids[slot].clone();
+            let tell = |slot: Slot, instance: lifecycle::Input, inner: group::Input| {
+                let kid = group.kids.get(&slot)?.clone();
                 let message = match kid {
                     Node::Instance(_) => Message::Input(instance),
-                    Node::Group(_) | Node::Graph => Message::Group(group::Input::Start(cause)),
+                    Node::Group(_) | Node::Graph => Message::Group(inner),
                 };
-                Output::Send(kid, message)
+                Some(Output::Send(kid, message))
             };
             let to_parent = |input: &dyn Fn(Slot) -> group::Input| {
                 let (parent, slot) = group.parent.as_ref()?;
@@ -424,18 +515,14 @@ impl World {
             };
             match effect {
                 group::Effect::Permit(slot) => {
-                    out.push(start(slot, lifecycle::Input::Permit, StartCause::Group));
+                    let inner = group::Input::Start(StartCause::Group);
+                    out.extend(tell(slot, lifecycle::Input::Permit, inner));
                 }
                 group::Effect::Start(slot, cause) => {
-                    out.push(start(slot, lifecycle::Input::Start(cause), cause));
+                    out.extend(tell(slot, lifecycle::Input::Start(cause), group::Input::Start(cause)));
                 }
                 group::Effect::Stop(slot, cause) => {
-                    let kid = group.kids[slot].clone();
-                    let message = match kid {
-                        Node::Instance(_) => Message::Input(lifecycle::Input::Stop(cause)),
-                        Node::Group(_) | Node::Graph => Message::Group(group::Input::Stop(cause)),
-                    };
-                    out.push(Output::Send(kid, message));
+                    out.extend(tell(slot, lifecycle::Input::Stop(cause), group::Input::Stop(cause)));
                 }
                 group::Effect::Fell => {
                     out.extend(to_parent(&|slot| group::Input::Fell(slot, Duration::ZERO)));
@@ -460,7 +547,7 @@ impl World {
 
     fn desk(&mut self, now: Duration, input: DeskInput, out: &mut Vec<Output>) {
         let mut effects = Vec::new();
-        self.desk.step(&self.plan, &self.graph, &self.board, input, &mut effects);
+        self.desk.step(&self.board, input, &mut effects);
         let (facts, rest): (Vec<_>, Vec<_>) =
             effects.into_iter().partition(|effect| matches!(effect, operation::Effect::Emit(_)));
         for fact in facts {
@@ -473,6 +560,11 @@ impl World {
                 operation::Effect::Emit(_) => {}
                 operation::Effect::Wish(id, input, number) => {
                     out.extend(self.hand_down_wish(&None, id, input, number));
+                }
+                operation::Effect::Adopt(branch) => out.extend(self.add(&None, branch)),
+                operation::Effect::Dismiss(branch) => self.dismiss(now, &None, branch, out),
+                operation::Effect::Again(input) => {
+                    out.push(Output::Send(Node::Group(None), Message::Desk(input)));
                 }
                 operation::Effect::Answer(ticket, answer) => out.push(Output::Answer(ticket, answer)),
                 operation::Effect::Down => out.push(Output::Down),

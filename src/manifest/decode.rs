@@ -26,6 +26,8 @@ pub(super) struct Declared {
 
 #[derive(Debug, Default)]
 pub(super) struct Project {
+    /// Where it stands, if it does.
+    pub(super) span: Option<Range<usize>>,
     pub(super) name: Option<String>,
     pub(super) env_file: Vec<At<String>>,
     pub(super) supervision: Supervision,
@@ -158,7 +160,7 @@ pub(super) fn document(table: &DeTable<'_>, collector: &mut Collector) -> Declar
     if let Some(value) = reader.get("project")
         && let Some(table) = table_of("[project]", value, collector)
     {
-        declared.project = project(table, collector);
+        declared.project = Project { span: Some(value.span()), ..project(table, collector) };
     }
     for (key, value) in named(&mut reader, "service", collector) {
         let title = format!("[service.{}]", key.value);
@@ -249,7 +251,7 @@ fn project(table: &DeTable<'_>, collector: &mut Collector) -> Project {
     let env_file = paths("env_file", &mut reader, collector);
     let supervision = supervision(&mut reader, collector);
     reader.finish(collector);
-    Project { name, env_file, supervision }
+    Project { span: None, name, env_file, supervision }
 }
 
 fn supervision(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Supervision {

@@ -18,8 +18,8 @@ use super::{dotenv, validate};
 use crate::decide::graph::Graph;
 use crate::model::nearest::nearest;
 use crate::model::{
-    Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, Plan, ReadySpec, ReadyTarget,
-    ServiceSpec, StopSpec,
+    Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, Plan, ReadySpec,
+    ReadyTarget, ServiceSpec, StopSpec,
 };
 
 /// How often a readiness check is repeated, unless the manifest says otherwise. The first
@@ -99,6 +99,20 @@ pub fn load_text(text: &str, folder: &Path, environment: &Environment) -> Result
     load_in(&source, None, folder, environment)
 }
 
+/// Checks a manifest of what is to be added to a tree: it may depend on what is there, and must
+/// not clash with it. `file` is where the text comes from.
+pub fn load_addition(
+    text: &str,
+    file: &Path,
+    environment: &Environment,
+    there: &Plan,
+) -> Result<Addition, Vec<Fault>> {
+    let source = Arc::new(Source { path: file.to_owned(), text: text.to_owned() });
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let Sound { services, tree, .. } = read(&source, folder, environment, Some(there))?;
+    Ok(Addition { into: None, children: tree.root.children, services, groups: tree.groups })
+}
+
 fn load_source(
     source: &Arc<Source>,
     file: Option<&Path>,
@@ -114,6 +128,40 @@ fn load_in(
     folder: &Path,
     environment: &Environment,
 ) -> Result<Loaded, Vec<Fault>> {
+    let Sound { name, services, graph, tree, warnings } = read(source, folder, environment, None)?;
+    let name = name.or_else(|| {
+        let name = folder.file_name()?.to_string_lossy().into_owned();
+        Some(name)
+    });
+    let plan = Plan {
+        project: name.unwrap_or_else(|| "project".to_owned()),
+        file: file.map(Path::to_owned),
+        folder: folder.to_owned(),
+        services,
+        root: tree.root,
+        groups: tree.groups,
+        inherited: Arc::new(environment.vars.clone()),
+    };
+    Ok(Loaded { plan, graph, warnings })
+}
+
+/// A text without faults.
+struct Sound {
+    /// The project's.
+    name: Option<String>,
+    services: Vec<Arc<ServiceSpec>>,
+    graph: Graph,
+    tree: validate::Tree,
+    warnings: Vec<Fault>,
+}
+
+/// `there`: what it is to be added to.
+fn read(
+    source: &Arc<Source>,
+    folder: &Path,
+    environment: &Environment,
+    there: Option<&Plan>,
+) -> Result<Sound, Vec<Fault>> {
     let mut collector = Collector::new(Arc::clone(source));
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
@@ -132,13 +180,18 @@ fn load_in(
             loader.process.insert(name.to_owned(), value.to_owned());
         }
     }
-    let services = loader.services(&declared, environment);
+    let there_already = there.map_or(&[][..], |plan| &plan.services);
+    let services = loader.services(&declared, environment, there_already);
     let mut collector = loader.collector;
-    validate::services(&declared, &services, &mut collector);
+    validate::services(&declared, &services, there_already, &mut collector);
+    if let Some(plan) = there {
+        validate::beside(&declared, plan, &mut collector);
+    }
     warnings.extend(validate::unreachable_limits(&declared, &services, &collector));
     let tree = validate::tree(&declared, &mut collector);
     let services: Vec<Arc<ServiceSpec>> = services.into_iter().map(Arc::new).collect();
-    let graph = match Graph::new(&services) {
+    let all: Vec<Arc<ServiceSpec>> = there_already.iter().chain(&services).cloned().collect();
+    let graph = match Graph::new(&all) {
         Ok(graph) => graph,
         Err(cycles) => {
             validate::cycles(&declared, &cycles, &mut collector);
@@ -148,20 +201,7 @@ fn load_in(
     if !collector.faults.is_empty() {
         return Err(sorted(collector.faults));
     }
-    let name = declared.project.name.clone().or_else(|| {
-        let name = folder.file_name()?.to_string_lossy().into_owned();
-        Some(name)
-    });
-    let plan = Plan {
-        project: name.unwrap_or_else(|| "project".to_owned()),
-        file: file.map(Path::to_owned),
-        folder: folder.to_owned(),
-        services,
-        root: tree.root,
-        groups: tree.groups,
-        inherited: Arc::new(environment.vars.clone()),
-    };
-    Ok(Loaded { plan, graph, warnings })
+    Ok(Sound { name: declared.project.name.clone(), services, graph, tree, warnings })
 }
 
 /// In the order of the text; files other than the manifest come after it.
@@ -185,7 +225,12 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn services(&mut self, declared: &Declared, environment: &Environment) -> Vec<ServiceSpec> {
+    fn services(
+        &mut self,
+        declared: &Declared,
+        environment: &Environment,
+        there: &[Arc<ServiceSpec>],
+    ) -> Vec<ServiceSpec> {
         let mut project = Assignments::new();
         for path in &declared.project.env_file {
             let absolute = self.absolute(&path.value);
@@ -206,8 +251,11 @@ impl Loader<'_> {
         for path in &environment.env_files {
             project.extend(self.env_file(path, None));
         }
-        let kinds: HashMap<&str, Kind> =
-            declared.services.iter().map(|s| (s.name.value.as_str(), s.kind)).collect();
+        let kinds: HashMap<&str, Kind> = there.iter().map(|s| (s.name.as_str(), s.kind)).collect();
+        let kinds: HashMap<&str, Kind> = kinds
+            .into_iter()
+            .chain(declared.services.iter().map(|s| (s.name.value.as_str(), s.kind)))
+            .collect();
         declared.services.iter().map(|service| self.service(service, &project, &kinds)).collect()
     }
 

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::decode::{Declared, Service, Supervision, Target};
 use super::fault::Fault;
 use super::load::did_you_mean;
 use super::reader::Collector;
 use crate::model::{
-    CheckTarget, Child, Condition, Dependency, GroupSpec, Kind, Name, ReadyTarget, ServiceSpec,
+    CheckTarget, Child, Condition, Dependency, GroupSpec, Kind, Name, Plan, ReadyTarget, ServiceSpec,
 };
 
 /// The tree of groups.
@@ -38,7 +39,12 @@ pub(super) fn dependencies(service: &Service, kinds: &HashMap<&str, Kind>) -> Ve
 }
 
 /// Faults between services.
-pub(super) fn services(declared: &Declared, services: &[ServiceSpec], collector: &mut Collector) {
+pub(super) fn services(
+    declared: &Declared,
+    services: &[ServiceSpec],
+    there: &[Arc<ServiceSpec>],
+    collector: &mut Collector,
+) {
     let known: HashMap<&str, &Service> =
         declared.services.iter().map(|s| (s.name.value.as_str(), s)).collect();
     let groups: HashSet<&str> = declared.groups.iter().map(|g| g.name.value.as_str()).collect();
@@ -55,12 +61,15 @@ pub(super) fn services(declared: &Declared, services: &[ServiceSpec], collector:
         let mut seen: HashMap<&str, Range<usize>> = HashMap::new();
         for depends in &service.depends_on {
             let on = depends.on.value.as_str();
-            if !known.contains_key(on) {
+            if !known.contains_key(on) && !there.iter().any(|s| s.name.as_str() == on) {
                 let message = format!("service {name:?} depends on {on:?}, which is not declared");
                 let hint = if groups.contains(on) {
                     format!("{on:?} is a group: depend on its members")
                 } else {
-                    known_names(on, declared.services.iter().map(|s| s.name.value.as_str()))
+                    {
+                        let names = declared.services.iter().map(|s| s.name.value.as_str());
+                        known_names(on, names.chain(there.iter().map(|s| s.name.as_str())))
+                    }
                 };
                 collector.fault_with(depends.on.span.clone(), message, "no such service", hint);
             }
@@ -91,22 +100,61 @@ pub(super) fn services(declared: &Declared, services: &[ServiceSpec], collector:
             }
         }
     }
-    ports(declared, services, collector);
+    ports(declared, services, there, collector);
+}
+
+/// What is added beside what is there already.
+pub(super) fn beside(declared: &Declared, there: &Plan, collector: &mut Collector) {
+    if let Some(span) = &declared.project.span {
+        collector.fault_with(
+            span.clone(),
+            "[project] has no place in what is added to a project",
+            "leave this out",
+            "services and groups alone can be added; \"env_file\" may stand at each service",
+        );
+    }
+    let mut taken: HashSet<String> = there.groups.keys().map(ToString::to_string).collect();
+    for spec in &there.services {
+        taken.extend(spec.instances().map(|id| id.to_string()));
+        taken.insert(spec.name.to_string());
+    }
+    let services = declared.services.iter().map(|s| (&s.name.value, &s.name.span, s.replicas));
+    let groups = declared.groups.iter().map(|g| (&g.name.value, &g.name.span, 1));
+    for (name, span, replicas) in services.chain(groups) {
+        let copies = (1..=replicas.min(10_000)).filter(|_| replicas > 1).map(|n| format!("{name}.{n}"));
+        if let Some(clash) = std::iter::once(name.to_string()).chain(copies).find(|n| taken.contains(n)) {
+            let message = format!("{clash:?} is there already");
+            let hint = format!("choose another name, or take it out first: \"regrow remove {clash}\"");
+            collector.fault_with(span.clone(), message, "a name of the running tree", hint);
+        }
+    }
+}
+
+/// What a service says it will listen on.
+fn listens_on(spec: &ServiceSpec) -> Option<(String, u16)> {
+    let ReadyTarget::Check(check) = &spec.ready.as_ref()?.target else {
+        return None;
+    };
+    let (host, port) = match &check.target {
+        CheckTarget::Tcp(text) => address(text),
+        CheckTarget::Http(url) => self::url(url),
+        CheckTarget::Exec(_) => return None,
+    }
+    .ok()?;
+    Some((local(&host), port))
 }
 
 /// A port that two services say they will listen on.
-fn ports(declared: &Declared, services: &[ServiceSpec], collector: &mut Collector) {
+fn ports(
+    declared: &Declared,
+    services: &[ServiceSpec],
+    there: &[Arc<ServiceSpec>],
+    collector: &mut Collector,
+) {
     let mut asked: HashMap<(String, u16), Vec<usize>> = HashMap::new();
     for (at, spec) in services.iter().enumerate() {
-        let Some(ready) = &spec.ready else { continue };
-        let ReadyTarget::Check(check) = &ready.target else { continue };
-        let address = match &check.target {
-            CheckTarget::Tcp(address) => self::address(address),
-            CheckTarget::Http(url) => self::url(url),
-            CheckTarget::Exec(_) => continue,
-        };
-        let Ok((host, port)) = address else { continue };
-        let asking = asked.entry((local(&host), port)).or_default();
+        let Some((host, port)) = listens_on(spec) else { continue };
+        let asking = asked.entry((host.clone(), port)).or_default();
         let first = asking.iter().find(|other| together(spec, &services[**other]));
         let span = |at: usize| {
             let declared = declared.services.iter().find(|s| s.name.value == services[at].name)?;
@@ -129,6 +177,16 @@ fn ports(declared: &Declared, services: &[ServiceSpec], collector: &mut Collecto
             );
         }
         asking.push(at);
+        let beside = |other: &&Arc<ServiceSpec>| {
+            together(spec, other) && listens_on(other) == Some((host.clone(), port))
+        };
+        if let (Some(other), Some(here)) = (there.iter().find(beside), span(at)) {
+            let message = format!(
+                "port {port} is asked for twice: by {:?}, which is there, and by {:?}",
+                other.name, spec.name
+            );
+            collector.fault(here, message, format!("{} wants it too", spec.name));
+        }
     }
 }
 
@@ -319,7 +377,7 @@ fn also(
     other_label: &str,
 ) {
     collector.faults.push(Fault {
-        source: std::sync::Arc::clone(&collector.source),
+        source: Arc::clone(&collector.source),
         span,
         message,
         label: label.into(),
@@ -356,7 +414,7 @@ pub(super) fn unreachable_limits(
             members.iter().map(|m| most_falls(m, period, intensity) * u64::from(m.replicas)).sum();
         if falls <= u64::from(intensity) {
             warnings.push(Fault {
-                source: std::sync::Arc::clone(&collector.source),
+                source: Arc::clone(&collector.source),
                 span: group.name.span.clone(),
                 message: format!(
                     "group {:?} never gives up: with their backoff its members fall at most {falls} times within {}, and the limit is more than {intensity}",

@@ -1,10 +1,14 @@
 //! Wishes and their answers. A command may be denied, with its reason; what then
 //! happened is told by events.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use super::plan::Addition;
+
 /// What a user wants.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verb")]
 pub enum Command {
     /// Goal up; answered when each is ready (a task: completed).
@@ -43,6 +47,19 @@ pub enum Command {
         #[serde(flatten)]
         select: Selector,
     },
+    /// Add services and groups to the tree and start what starts with it; answered as a start
+    /// is (OTP's `start_child`).
+    Add {
+        /// What, and where.
+        addition: Arc<Addition>,
+    },
+    /// Stop services and take them out of the tree (OTP's `terminate_child` and `delete_child`);
+    /// a group goes with all below it. Whole services only, and none that another depends on.
+    Remove {
+        /// Which.
+        #[serde(flatten)]
+        select: Selector,
+    },
 }
 
 impl Command {
@@ -54,17 +71,21 @@ impl Command {
             Command::Restart { .. } => "restart",
             Command::Pause { .. } => "pause",
             Command::Resume { .. } => "resume",
+            Command::Add { .. } => "add",
+            Command::Remove { .. } => "remove",
         }
     }
 
-    /// Which services it is about.
-    pub fn select(&self) -> &Selector {
+    /// Which services of the tree it is about; `None`: it brings its own.
+    pub fn select(&self) -> Option<&Selector> {
         match self {
             Command::Start { select, .. }
             | Command::Stop { select, .. }
             | Command::Restart { select }
             | Command::Pause { select }
-            | Command::Resume { select } => select,
+            | Command::Resume { select }
+            | Command::Remove { select } => Some(select),
+            Command::Add { .. } => None,
         }
     }
 }
@@ -154,12 +175,16 @@ pub enum DenialCode {
     HasDependents,
     /// It depends on something that was stopped by hand.
     DependencyDown,
+    /// Something of that name is there already.
+    Exists,
     /// Nothing is running that could be asked.
     NotRunning,
     /// The tree is going down.
     ShuttingDown,
     /// The request makes no sense as it stands.
     Invalid,
+    /// The manifest that came with it has faults.
+    Faulty,
     /// It took longer than the caller would wait.
     TimedOut,
     /// The runtime is gone, or part of it failed.

@@ -1,6 +1,7 @@
 //! Facts: past tense, numbered by one writer. Everything a user sees is a fold over them.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{Command, Denial};
 use super::exit::ExitOutcome;
 use super::id::{Incarnation, InstanceId, Name};
-use super::plan::{GiveUp, Strategy};
+use super::plan::{Addition, GiveUp, Strategy};
 use super::spec::{Condition, seconds};
 use super::status::{Goal, Health};
 
@@ -288,6 +289,18 @@ pub enum Fact {
         /// What follows.
         then: GiveUp,
     },
+    /// Services and groups were added to the tree.
+    Added {
+        /// They.
+        addition: Arc<Addition>,
+    },
+    /// Services and groups were taken out of the tree.
+    Removed {
+        /// Which services.
+        services: Vec<Name>,
+        /// Which groups.
+        groups: Vec<Name>,
+    },
     /// The whole tree goes down.
     ShutdownStarted {
         /// Why, in words.
@@ -329,6 +342,8 @@ impl Fact {
             | Fact::GroupRestarting { .. }
             | Fact::GroupShutDown { .. }
             | Fact::GroupGaveUp { .. }
+            | Fact::Added { .. }
+            | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => None,
         }

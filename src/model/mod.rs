@@ -17,7 +17,7 @@ pub use command::{Answer, Command, Denial, DenialCode, Selector};
 pub use event::{Event, Fact, StopCause};
 pub use exit::{Ended, Exit, ExitOutcome, SpawnFailure, SpawnStage};
 pub use id::{Incarnation, InstanceId, Name, NameError};
-pub use plan::{Child, GroupSpec, Plan, Strategy};
+pub use plan::{Addition, Child, GroupSpec, Plan, Strategy};
 pub use spec::{
     Backoff, Check, CheckTarget, CommandLine, Condition, Dependency, EnvSpec, HealthSpec, HookSpec, Kind,
     OnDependencyRestart, Policy, ReadySpec, ReadyTarget, RestartSpec, ServiceSpec, StopSpec,

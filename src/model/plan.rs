@@ -55,6 +55,14 @@ impl Plan {
         self.services.iter().find(|s| s.name.as_str() == name)
     }
 
+    /// A supervisor; `None` is the root.
+    pub fn group(&self, name: Option<&Name>) -> Option<&GroupSpec> {
+        match name {
+            Some(name) => self.groups.get(name),
+            None => Some(&self.root),
+        }
+    }
+
     /// The group that a service or group hangs under; `None` for the root.
     pub fn parent_of(&self, child: &str) -> Option<&Name> {
         self.groups
@@ -85,8 +93,52 @@ impl Plan {
     }
 }
 
+/// Services and groups that are added to a tree while it runs.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Addition {
+    /// The group that they are added to; `None`: the root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into: Option<Name>,
+    /// What hangs there, behind what hangs there already.
+    pub children: Vec<Child>,
+    /// Every new service, in declared order.
+    pub services: Vec<Arc<ServiceSpec>>,
+    /// Every new group.
+    #[serde(default)]
+    pub groups: BTreeMap<Name, GroupSpec>,
+}
+
+impl Addition {
+    /// One service under the root.
+    pub fn of(service: ServiceSpec) -> Addition {
+        Addition {
+            children: vec![Child::Service(service.name.clone())],
+            services: vec![Arc::new(service)],
+            ..Addition::default()
+        }
+    }
+
+    /// A group under the root, with these services as its members in this order.
+    pub fn of_group(name: Name, mut group: GroupSpec, services: Vec<ServiceSpec>) -> Addition {
+        group.children = services.iter().map(|s| Child::Service(s.name.clone())).collect();
+        Addition {
+            children: vec![Child::Group(name.clone())],
+            services: services.into_iter().map(Arc::new).collect(),
+            groups: BTreeMap::from([(name, group)]),
+            ..Addition::default()
+        }
+    }
+
+    /// The same, under this group.
+    #[must_use]
+    pub fn under(mut self, group: Name) -> Addition {
+        self.into = Some(group);
+        self
+    }
+}
+
 /// A child of a group.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Child {
     /// A service: all its instances, in order.

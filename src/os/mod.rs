@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::model::{Exit, SpawnFailure};
+use crate::model::{Exit, InstanceId, SpawnFailure};
 
 pub mod check;
 pub mod clock;
@@ -57,6 +57,12 @@ pub struct SourceId(pub u32);
 pub trait OutputSink: Send + Sync + 'static {
     /// Whole lines, each with its newline, of one read.
     fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]);
+}
+
+/// Gives each instance the name that its output goes by.
+pub trait Sources: Send + Sync + 'static {
+    /// That of an instance: a new one the first time it is asked.
+    fn source(&self, instance: &InstanceId) -> SourceId;
 }
 
 /// What becomes of a process's output.

@@ -5,13 +5,13 @@
 //! what a slow one can't take is dropped for it alone, counted, and told.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
-use crate::model::InstanceId;
-use crate::os::{OutputSink, SourceId, Stream};
+use crate::model::{InstanceId, Name};
+use crate::os::{OutputSink, SourceId, Sources, Stream};
 
 /// Bytes kept of each instance's output.
 pub const KEPT: usize = 256 * 1024;
@@ -43,17 +43,24 @@ impl Chunk {
 
 /// Takes chunks as they come, on the host's thread: the console of `regrow run`.
 pub trait ChunkSink: Send + Sync + 'static {
-    /// One chunk.
-    fn chunk(&self, chunk: &Chunk);
+    /// One chunk, and whose.
+    fn chunk(&self, name: &InstanceId, chunk: &Chunk);
 }
 
 /// All output of a tree.
 #[derive(Default)]
 pub struct OutputHub {
-    names: Vec<InstanceId>,
-    rings: Vec<Mutex<Ring>>,
+    index: RwLock<Index>,
     followers: Mutex<Vec<Weak<Queue>>>,
     console: Option<Arc<dyn ChunkSink>>,
+}
+
+/// Who prints. A source is never given twice, so that what comes late is nobody else's.
+#[derive(Default)]
+struct Index {
+    names: HashMap<InstanceId, SourceId>,
+    rings: HashMap<SourceId, Arc<(InstanceId, Mutex<Ring>)>>,
+    next: u32,
 }
 
 #[derive(Default)]
@@ -65,26 +72,36 @@ struct Ring {
 }
 
 impl OutputHub {
-    /// For these instances; source n is the nth of them.
-    pub fn new(names: Vec<InstanceId>, console: Option<Arc<dyn ChunkSink>>) -> OutputHub {
-        let rings = names.iter().map(|_| Mutex::default()).collect();
-        OutputHub { names, rings, followers: Mutex::default(), console }
+    /// Without a source yet.
+    pub fn new(console: Option<Arc<dyn ChunkSink>>) -> OutputHub {
+        OutputHub { console, ..OutputHub::default() }
     }
 
-    /// Each instance with its source.
-    pub fn sources(&self) -> impl Iterator<Item = (&InstanceId, SourceId)> {
-        self.names.iter().zip(0..).map(|(name, at)| (name, SourceId(at)))
+    /// The source of an instance, if it has one by now.
+    pub fn source_of(&self, instance: &InstanceId) -> Option<SourceId> {
+        self.index().names.get(instance).copied()
     }
 
     /// Whose output a source is.
-    pub fn name(&self, source: SourceId) -> Option<&InstanceId> {
-        self.names.get(source.0 as usize)
+    pub fn name(&self, source: SourceId) -> Option<InstanceId> {
+        self.index().rings.get(&source).map(|ring| ring.0.clone())
+    }
+
+    /// Drops what is kept of a service that is there no more.
+    pub fn forget(&self, service: &Name) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.names.retain(|instance, _| instance.service() != service);
+        index.rings.retain(|_, ring| ring.0.service() != service);
+    }
+
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is kept of a source, oldest first.
     pub fn kept(&self, source: SourceId) -> Vec<Chunk> {
-        let ring = self.rings.get(source.0 as usize);
-        ring.map(|ring| lock(ring).chunks.iter().cloned().collect()).unwrap_or_default()
+        let ring = self.index().rings.get(&source).cloned();
+        ring.map(|ring| lock(&ring.1).chunks.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// The last lines of a source, oldest first, for people.
@@ -101,10 +118,13 @@ impl OutputHub {
         lines
     }
 
-    /// Follows what these sources print. Comes with what is kept of them, each oldest first:
-    /// nothing falls between the two, and nothing is in both.
-    pub fn follow(&self, sources: HashSet<SourceId>) -> (Vec<Chunk>, Follower) {
-        let mut order: Vec<SourceId> = sources.iter().copied().collect();
+    /// Follows what these sources print; `None`: all, and those that come. Comes with what is
+    /// kept of them, each oldest first: nothing falls between the two, and nothing is in both.
+    pub fn follow(&self, sources: Option<HashSet<SourceId>>) -> (Vec<Chunk>, Follower) {
+        let mut order: Vec<SourceId> = match &sources {
+            Some(sources) => sources.iter().copied().collect(),
+            None => self.index().rings.keys().copied().collect(),
+        };
         order.sort_unstable();
         // Held while looking back: what is printed meanwhile waits to be handed to followers.
         let mut followers = lock(&self.followers);
@@ -118,10 +138,28 @@ impl OutputHub {
     }
 }
 
+impl Sources for OutputHub {
+    fn source(&self, instance: &InstanceId) -> SourceId {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = index.names.get(instance) {
+            return *source;
+        }
+        let source = SourceId(index.next);
+        index.next += 1;
+        index.names.insert(instance.clone(), source);
+        index.rings.insert(source, Arc::new((instance.clone(), Mutex::default())));
+        source
+    }
+}
+
 impl OutputSink for OutputHub {
     fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]) {
         let mut chunk = Chunk { source, number: 0, stream, at: SystemTime::now(), bytes: Arc::from(lines) };
-        if let Some(ring) = self.rings.get(source.0 as usize) {
+        let Some(ring) = self.index().rings.get(&source).cloned() else {
+            return;
+        };
+        let (name, ring) = &*ring;
+        {
             let mut ring = lock(ring);
             ring.count += 1;
             chunk.number = ring.count;
@@ -140,13 +178,14 @@ impl OutputSink for OutputHub {
             None => false,
         });
         if let Some(console) = &self.console {
-            console.chunk(&chunk);
+            console.chunk(name, &chunk);
         }
     }
 }
 
 struct Queue {
-    sources: HashSet<SourceId>,
+    /// `None`: all.
+    sources: Option<HashSet<SourceId>>,
     /// Of each source the last number that was kept when the follower came.
     told: HashMap<SourceId, u64>,
     state: Mutex<QueueState>,
@@ -163,7 +202,7 @@ struct QueueState {
 impl Queue {
     fn push(&self, chunk: &Chunk) {
         let told = self.told.get(&chunk.source).is_some_and(|last| chunk.number <= *last);
-        if told || !self.sources.contains(&chunk.source) {
+        if told || self.sources.as_ref().is_some_and(|sources| !sources.contains(&chunk.source)) {
             return;
         }
         let mut state = lock(&self.state);
@@ -220,10 +259,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Name;
 
     fn hub() -> OutputHub {
-        OutputHub::new(vec![InstanceId::sole(Name::new("web").unwrap())], None)
+        let hub = OutputHub::new(None);
+        assert_eq!(hub.source(&InstanceId::sole(Name::new("web").unwrap())), SourceId(0));
+        hub
     }
 
     #[test]
@@ -241,9 +281,12 @@ mod tests {
     #[tokio::test]
     async fn a_follower_hears_its_sources_alone_and_each_chunk_has_a_number() {
         let names = ["a", "b"].map(|name| InstanceId::sole(Name::new(name).unwrap()));
-        let hub = OutputHub::new(names.into(), None);
+        let hub = OutputHub::new(None);
+        for name in &names {
+            hub.source(name);
+        }
         hub.lines(SourceId(1), Stream::Out, b"before\n");
-        let (past, mut follower) = hub.follow(HashSet::from([SourceId(1)]));
+        let (past, mut follower) = hub.follow(Some(HashSet::from([SourceId(1)])));
         assert_eq!(past.iter().map(|c| c.number).collect::<Vec<_>>(), [1]);
         hub.lines(SourceId(0), Stream::Out, b"of another\n");
         hub.lines(SourceId(1), Stream::Err, b"mine\n");
@@ -255,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_follower_loses_lines_and_is_told_how_many() {
         let hub = hub();
-        let (_, mut slow) = hub.follow(HashSet::from([SourceId(0)]));
+        let (_, mut slow) = hub.follow(Some(HashSet::from([SourceId(0)])));
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         let sent = QUEUE / 1024 + 7;
         for _ in 0..sent {
@@ -265,5 +308,18 @@ mod tests {
         for _ in 0..QUEUE / 1024 {
             assert!(matches!(slow.next().await, Followed::Chunk(_)));
         }
+    }
+    #[tokio::test]
+    async fn who_follows_all_hears_of_new_ones_and_what_is_forgotten_is_gone() {
+        let hub = hub();
+        let (_, mut follower) = hub.follow(None);
+        let late = InstanceId::sole(Name::new("late").unwrap());
+        let source = hub.source(&late);
+        hub.lines(source, Stream::Out, b"here\n");
+        let Followed::Chunk(chunk) = follower.next().await else { panic!("nothing was dropped") };
+        assert_eq!(hub.name(chunk.source), Some(late.clone()));
+        hub.forget(late.service());
+        assert!(hub.kept(source).is_empty() && hub.source_of(&late).is_none());
+        assert_ne!(hub.source(&late), source, "the next of that name is another");
     }
 }

@@ -22,7 +22,8 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new(handle: &Handle, console: Arc<Console>, names: Vec<InstanceId>) -> Screen {
-        let services = &handle.plan().services;
+        let plan = handle.plan();
+        let services = &plan.services;
         let of = |autostart: bool| {
             services
                 .iter()
@@ -183,6 +184,26 @@ impl Screen {
             Fact::CommandDenied { command, denial } => {
                 Some((None, format!("{} was refused: {}", command.verb(), denial.reason), Tint::Faint))
             }
+            Fact::Added { addition } => {
+                for spec in addition.services.iter().filter(|spec| spec.ready.is_some()) {
+                    self.with_check.extend(spec.instances());
+                }
+                let names: Vec<&str> = addition.children.iter().map(|child| child.name().as_str()).collect();
+                Some((None, format!("added: {}", names.join(", ")), Tint::Faint))
+            }
+            Fact::Removed { services, groups } => {
+                let stays = |id: &InstanceId| !services.contains(id.service());
+                let before = self.pending.len();
+                self.pending.retain(stays);
+                self.starting -= before - self.pending.len();
+                self.with_check.retain(stays);
+                self.names.retain(stays);
+                self.pids.retain(|id, _| stays(id));
+                self.uptimes.retain(|id, _| stays(id));
+                self.failures.retain(|id, _| stays(id));
+                let names: Vec<&str> = services.iter().chain(groups).map(|name| name.as_str()).collect();
+                Some((None, format!("removed: {}", names.join(", ")), Tint::Faint))
+            }
             Fact::ShutdownStarted { cause } => {
                 self.stopping = true;
                 (cause == "regrow down").then(|| (None, "regrow down: stopping".to_owned(), Tint::Warn))
@@ -203,6 +224,7 @@ impl Screen {
         }
         let arrived = match &event.fact {
             Fact::Ready { instance, .. } | Fact::Completed { instance } => self.pending.remove(instance),
+            Fact::Removed { .. } => true,
             _ => false,
         };
         if arrived && self.pending.is_empty() && !self.all_ready {
@@ -226,7 +248,7 @@ impl Screen {
         handle.board(|board| {
             let words = pending.iter().filter_map(|id| {
                 let entry = board.entry(id)?;
-                Some(format!("{id}: {}", why::because(handle.graph(), board, entry, now)))
+                Some(format!("{id}: {}", why::because(board, entry, now)))
             });
             listed(words, pending.len(), 4)
         })

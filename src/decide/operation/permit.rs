@@ -4,17 +4,14 @@ use super::*;
 
 impl Operations {
     /// The targets, and what they need that rests and would never come by itself.
-    pub(super) fn with_resting_dependencies(
-        &self,
-        graph: &Graph,
-        board: &Board,
-        targets: &[InstanceId],
-    ) -> Vec<InstanceId> {
+    pub(super) fn with_resting_dependencies(&self, board: &Board, targets: &[InstanceId]) -> Vec<InstanceId> {
         let wanted: HashSet<&InstanceId> = targets.iter().collect();
         let mut found = Vec::new();
-        let concerned: HashSet<Name> = graph.with_dependencies(services(targets)).into_iter().collect();
+        let concerned: HashSet<Name> =
+            board.graph().with_dependencies(services(targets)).into_iter().collect();
         // What is needed is told first, so that who needs it finds it on its way.
-        let in_order = graph.start_waves().into_iter().flatten().filter(|name| concerned.contains(name));
+        let in_order =
+            board.graph().start_waves().into_iter().flatten().filter(|name| concerned.contains(name));
         for name in in_order {
             for entry in board.instances_of(&name) {
                 // Down, or on the way there because somebody wants it so.
@@ -41,16 +38,15 @@ impl Operations {
     /// somebody keeps down.
     pub(super) fn refuse_without_dependencies(
         &self,
-        graph: &Graph,
         board: &Board,
         targets: &[InstanceId],
     ) -> Result<(), Denial> {
         let wanted: HashSet<&Name> = services(targets).collect();
         for target in targets {
-            let Some(spec) = graph.service(target.service()) else {
+            let Some(spec) = board.graph().service(target.service()) else {
                 continue;
             };
-            let unmet = crate::decide::graph::waits_for(board, spec);
+            let unmet = crate::decide::frontier::waits_for(board, spec);
             let holds_up = |on: &Name| {
                 board.instances_of(on).find(|entry| {
                     let missing = unmet.iter().any(|unmet| unmet.service == *on);
@@ -75,12 +71,7 @@ impl Operations {
     }
 
     /// A service that others need is not stopped under them.
-    pub(super) fn refuse_while_needed(
-        &self,
-        graph: &Graph,
-        board: &Board,
-        targets: &[InstanceId],
-    ) -> Result<(), Denial> {
+    pub(super) fn refuse_while_needed(&self, board: &Board, targets: &[InstanceId]) -> Result<(), Denial> {
         let stopped: HashSet<&InstanceId> = targets.iter().collect();
         let mut needed: Vec<(String, String)> = Vec::new();
         for target in targets {
@@ -90,7 +81,7 @@ impl Operations {
             if !there {
                 continue;
             }
-            for dependent in graph.dependents(target.service()) {
+            for dependent in board.graph().dependents(target.service()) {
                 for entry in board.instances_of(&dependent.name) {
                     // One that is to go down needs it only until it has.
                     let needs = entry.state.has_process()

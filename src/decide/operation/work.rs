@@ -12,22 +12,29 @@ impl Work {
             // Nobody asked for it, and whatever is asked later takes its place.
             (Work::Cascade(_), Work::Pause | Work::Resume) => false,
             (Work::Cascade(_), _) => true,
-            (Work::Start(_) | Work::Restart | Work::RestartInOrder(_), Work::Stop(_) | Work::Shutdown(_)) => {
+            (
+                Work::Start(_) | Work::Restart | Work::RestartInOrder(_),
+                Work::Stop(_) | Work::Remove(..) | Work::Shutdown(_),
+            ) => true,
+            (Work::Stop(_) | Work::Remove(..), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => {
                 true
             }
-            (Work::Stop(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
+            // What goes down with the tree is not taken out of it.
+            (Work::Remove(..), Work::Shutdown(_)) => true,
             // The second restart makes its own incarnation; that is the one that becomes ready.
             (Work::Start(_), Work::RestartInOrder(_)) => true,
             (Work::RestartInOrder(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
             (Work::Restart, Work::RestartInOrder(_)) => true,
             (Work::Start(_) | Work::Restart, Work::Start(_) | Work::Restart) => false,
-            (Work::Stop(_), Work::Stop(_) | Work::Shutdown(_)) => false,
+            (Work::Stop(_), Work::Stop(_) | Work::Remove(..) | Work::Shutdown(_)) => false,
+            (Work::Remove(..), Work::Stop(_) | Work::Remove(..)) => false,
             // It will not stand still, or not for long.
             (
                 Work::Pause,
                 Work::Resume
                 | Work::Start(_)
                 | Work::Stop(_)
+                | Work::Remove(..)
                 | Work::Restart
                 | Work::RestartInOrder(_)
                 | Work::Shutdown(_),
@@ -37,7 +44,7 @@ impl Work {
             (Work::Resume, _) => false,
             // Whoever waits for it to be ready waits a little longer.
             (
-                Work::Start(_) | Work::Stop(_) | Work::Restart | Work::RestartInOrder(_),
+                Work::Start(_) | Work::Stop(_) | Work::Remove(..) | Work::Restart | Work::RestartInOrder(_),
                 Work::Cascade(_) | Work::Pause | Work::Resume,
             ) => false,
             (Work::Shutdown(_), _) => false,
@@ -50,6 +57,7 @@ impl Work {
             Work::Cascade(_) => StartCause::Dependency,
             Work::Start(cause) => *cause,
             Work::Stop(_)
+            | Work::Remove(..)
             | Work::Restart
             | Work::RestartInOrder(_)
             | Work::Pause
@@ -62,7 +70,7 @@ impl Work {
     pub(super) fn goal(&self) -> Option<Goal> {
         match self {
             Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Some(Goal::Up),
-            Work::Stop(_) | Work::Shutdown(_) => Some(Goal::Down),
+            Work::Stop(_) | Work::Remove(..) | Work::Shutdown(_) => Some(Goal::Down),
             Work::Pause | Work::Resume => None,
         }
     }
@@ -90,7 +98,11 @@ impl Work {
                 (State::Running, _) => Some((true, "already running".to_owned())),
                 (state, _) => Some((false, format!("is {state}: only what is paused can be resumed"))),
             },
-            Work::Stop(_) | Work::RestartInOrder(_) | Work::Cascade(_) | Work::Shutdown(_) => {
+            Work::Stop(_)
+            | Work::Remove(..)
+            | Work::RestartInOrder(_)
+            | Work::Cascade(_)
+            | Work::Shutdown(_) => {
                 match after.state {
                     State::Registered => Some((true, "was not started".to_owned())),
                     State::Stopped => words("already stopped", "stopped"),
@@ -136,7 +148,11 @@ impl Work {
                 Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
                 _ => None,
             },
-            Work::Stop(_) | Work::RestartInOrder(_) | Work::Cascade(_) | Work::Shutdown(_) => match fact {
+            Work::Stop(_)
+            | Work::Remove(..)
+            | Work::RestartInOrder(_)
+            | Work::Cascade(_)
+            | Work::Shutdown(_) => match fact {
                 // Its group may start it again at once: then it was down, and that was wanted.
                 Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_) | Work::Cascade(_)) => {
                     Some((true, "stopped".to_owned()))

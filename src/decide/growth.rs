@@ -1,0 +1,249 @@
+//! A tree that changes while it runs: what may be added and removed, and what there is then.
+//!
+//! Works on plans alone. Deliberately absent: when something is down and may go, which is
+//! [`operation`](super::operation)'s, and the machines of what is new, which the supervisors
+//! make as they are told of their [`Branch`].
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::graph::Graph;
+use super::resolve::not_found;
+use super::status::Board;
+use crate::model::{Addition, Child, Denial, DenialCode, InstanceId, Name, Plan, Selector, ServiceSpec};
+
+/// Children of one supervisor that come or go, as the supervisors above it hear of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Branch {
+    /// The way down to that supervisor, from the one that is told; empty: itself.
+    pub path: Vec<Name>,
+    /// Its children.
+    pub children: Vec<Child>,
+    /// All instances among and below them.
+    pub instances: Vec<InstanceId>,
+}
+
+/// What is taken out of a tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Removal {
+    pub(super) services: BTreeSet<Name>,
+    pub(super) groups: BTreeSet<Name>,
+}
+
+/// The plan with something added, and its graph. The reason, if it can't be.
+pub(super) fn grown(plan: &Plan, addition: &Addition) -> Result<(Plan, Graph), Denial> {
+    let invalid = |reason: String| Denial { code: DenialCode::Invalid, reason, hint: None };
+    if let Some(into) = &addition.into
+        && !plan.groups.contains_key(into)
+    {
+        return Err(not_found("group", into.as_str(), plan.groups.keys().map(Name::as_str)));
+    }
+    if addition.services.is_empty() && addition.groups.is_empty() {
+        return Err(invalid("there is nothing to add".to_owned()));
+    }
+    let mut taken: HashSet<String> = plan.groups.keys().map(ToString::to_string).collect();
+    for spec in &plan.services {
+        taken.extend(spec.instances().map(|id| id.to_string()));
+        taken.insert(spec.name.to_string());
+    }
+    let printed = |spec: &Arc<ServiceSpec>| -> BTreeSet<String> {
+        let instances = spec.instances().map(|id| id.to_string());
+        instances.chain([spec.name.to_string()]).collect()
+    };
+    let new = addition.services.iter().flat_map(printed);
+    for name in new.chain(addition.groups.keys().map(ToString::to_string)) {
+        if !taken.insert(name.clone()) {
+            return Err(Denial {
+                code: DenialCode::Exists,
+                reason: format!("{name} is there already"),
+                hint: Some(format!("\"regrow remove {name}\" takes it out of the tree")),
+            });
+        }
+    }
+    every_one_has_a_place(addition).map_err(invalid)?;
+
+    let mut grown = plan.clone();
+    grown.services.extend(addition.services.iter().cloned());
+    grown.groups.extend(addition.groups.iter().map(|(name, group)| (name.clone(), group.clone())));
+    let parent = match &addition.into {
+        Some(into) => grown.groups.get_mut(into),
+        None => Some(&mut grown.root),
+    };
+    if let Some(parent) = parent {
+        parent.children.extend(addition.children.iter().cloned());
+    }
+    let graph = Graph::new(&grown.services).map_err(|cycles| {
+        let shown: Vec<String> = cycles
+            .iter()
+            .map(|cycle| cycle.iter().map(Name::as_str).collect::<Vec<_>>().join(" -> "))
+            .collect();
+        invalid(format!("dependencies in a circle: {}", shown.join("; ")))
+    })?;
+    for spec in &addition.services {
+        for dependency in &spec.depends_on {
+            if graph.service(&dependency.on).is_none() {
+                let names = grown.services.iter().map(|s| s.name.as_str());
+                let Denial { hint, .. } = not_found("service", dependency.on.as_str(), names);
+                let reason = format!("{} depends on {}, which is not there", spec.name, dependency.on);
+                return Err(Denial { code: DenialCode::NotFound, reason, hint });
+            }
+        }
+    }
+    Ok((grown, graph))
+}
+
+/// Each new service and group hangs under exactly one supervisor of the addition.
+fn every_one_has_a_place(addition: &Addition) -> Result<(), String> {
+    let mut places: BTreeMap<&Child, usize> = BTreeMap::new();
+    let groups = addition.groups.values().map(|group| &group.children);
+    for child in groups.chain([&addition.children]).flatten() {
+        *places.entry(child).or_default() += 1;
+    }
+    let services = addition.services.iter().map(|spec| Child::Service(spec.name.clone()));
+    for child in services.chain(addition.groups.keys().map(|name| Child::Group(name.clone()))) {
+        match places.remove(&child) {
+            Some(1) => {}
+            Some(_) => return Err(format!("{} hangs under more than one group", child.name())),
+            None => return Err(format!("{} hangs under no group", child.name())),
+        }
+    }
+    if let Some(child) = places.into_keys().next() {
+        return Err(format!("{} is not among what is added", child.name()));
+    }
+    // Groups that hang under each other are reached from nowhere.
+    let mut reached: Vec<&Child> = addition.children.iter().collect();
+    let mut count = 0;
+    while let Some(child) = reached.pop() {
+        if let Child::Group(name) = child {
+            count += 1;
+            reached.extend(addition.groups.get(name).into_iter().flat_map(|group| &group.children));
+        }
+    }
+    if count == addition.groups.len() { Ok(()) } else { Err("groups hang under each other".to_owned()) }
+}
+
+/// What a selector takes out of the tree. The reason, if it can't go.
+pub(super) fn removal(board: &Board, select: &Selector) -> Result<Removal, Denial> {
+    let plan = board.plan();
+    let mut gone = Removal::default();
+    for id in super::resolve::resolve(board, select)? {
+        gone.services.insert(id.service().clone());
+    }
+    if let Some(text) = select.services.iter().find(|text| plan.service(text).is_none()) {
+        return Err(Denial {
+            code: DenialCode::Invalid,
+            reason: format!("{text} is one copy of a service: only a whole service can be removed"),
+            hint: Some(format!("\"regrow stop {text}\" stops this one")),
+        });
+    }
+    let mut groups: Vec<Name> = if select.all {
+        plan.groups.keys().cloned().collect()
+    } else {
+        plan.groups.keys().filter(|name| select.groups.iter().any(|g| g == name.as_str())).cloned().collect()
+    };
+    while let Some(name) = groups.pop() {
+        for child in plan.groups.get(&name).into_iter().flat_map(|group| &group.children) {
+            if let Child::Group(inner) = child {
+                groups.push(inner.clone());
+            }
+        }
+        gone.groups.insert(name);
+    }
+    match gone.refusal(board) {
+        Some(denial) => Err(denial),
+        None => Ok(gone),
+    }
+}
+
+impl Removal {
+    /// What keeps it in the tree.
+    pub(super) fn refusal(&self, board: &Board) -> Option<Denial> {
+        for service in &self.services {
+            let stays = board.graph().dependents(service).find(|other| !self.services.contains(&other.name));
+            if let Some(dependent) = stays {
+                return Some(Denial {
+                    code: DenialCode::HasDependents,
+                    reason: format!("{} depends on {service}", dependent.name),
+                    hint: Some(format!("remove {} too, or first", dependent.name)),
+                });
+            }
+        }
+        for name in &self.groups {
+            let goes = |child: &&Child| match child {
+                Child::Service(name) => self.services.contains(name),
+                Child::Group(name) => self.groups.contains(name),
+            };
+            let members = board.plan().groups.get(name).into_iter().flat_map(|group| &group.children);
+            if let Some(child) = members.filter(|child| !goes(child)).next() {
+                return Some(Denial {
+                    code: DenialCode::HasDependents,
+                    reason: format!("{} was added to group {name} meanwhile", child.name()),
+                    hint: None,
+                });
+            }
+        }
+        None
+    }
+}
+
+/// The plan without what goes.
+pub(super) fn shrunk(plan: &Plan, services: &[Name], groups: &[Name]) -> Plan {
+    let gone: HashSet<&Name> = services.iter().chain(groups).collect();
+    let mut shrunk = plan.clone();
+    shrunk.services.retain(|spec| !gone.contains(&spec.name));
+    shrunk.groups.retain(|name, _| !gone.contains(name));
+    for group in shrunk.groups.values_mut().chain([&mut shrunk.root]) {
+        group.children.retain(|child| !gone.contains(child.name()));
+    }
+    shrunk
+}
+
+impl Branch {
+    /// What an addition puts into the tree.
+    pub(super) fn of_addition(board: &Board, addition: &Addition) -> Branch {
+        Branch {
+            path: board.path_to(addition.into.as_ref()),
+            children: addition.children.clone(),
+            instances: addition.services.iter().flat_map(|spec| spec.instances()).collect(),
+        }
+    }
+
+    /// What a removal takes out of it, as long as it is there: one branch a supervisor that
+    /// stays.
+    pub(super) fn of_removal(board: &Board, removal: &Removal) -> Vec<Branch> {
+        let plan = board.plan();
+        let stays = plan.groups.iter().filter(|(name, _)| !removal.groups.contains(*name));
+        let stays = stays.map(|(name, group)| (Some(name), group)).chain([(None, &plan.root)]);
+        let mut branches = Vec::new();
+        for (name, group) in stays {
+            let goes = |child: &&Child| match child {
+                Child::Service(name) => removal.services.contains(name),
+                Child::Group(name) => removal.groups.contains(name),
+            };
+            let children: Vec<Child> = group.children.iter().filter(goes).cloned().collect();
+            let mut services: Vec<Name> = Vec::new();
+            for child in &children {
+                match child {
+                    Child::Service(name) => services.push(name.clone()),
+                    Child::Group(name) => services.extend(plan.services_below(name.as_str())),
+                }
+            }
+            if !children.is_empty() {
+                let ids = services.iter().flat_map(|name| board.instances_of(name)).map(|e| e.id.clone());
+                branches.push(Branch { path: board.path_to(name), children, instances: ids.collect() });
+            }
+        }
+        branches
+    }
+
+    /// The child through which it is reached, and what that child is told; `None`: it hangs here.
+    pub fn descend(mut self) -> Result<(Name, Branch), Branch> {
+        if self.path.is_empty() {
+            return Err(self);
+        }
+        let next = self.path.remove(0);
+        Ok((next, self))
+    }
+}
