@@ -18,8 +18,8 @@ use regrow::decide::world::{Message, Node, Output, Step, StepSink, World};
 use regrow::model::event::{CheckKind, FailedWhy, StartCause};
 use regrow::model::plan::{AutoShutdown, GiveUp};
 use regrow::model::{
-    Check, CheckTarget, Child, Command, CommandLine, Condition, Dependency, Exit, Fact, Goal, GroupSpec,
-    HealthSpec, Incarnation, InstanceId, Kind, Name, OnDependencyRestart, Plan, Policy, ReadySpec,
+    Addition, Check, CheckTarget, Child, Command, CommandLine, Condition, Dependency, Exit, Fact, Goal,
+    GroupSpec, HealthSpec, Incarnation, InstanceId, Kind, Name, OnDependencyRestart, Plan, Policy, ReadySpec,
     ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, StopCause, Strategy as Siblings,
 };
 use regrow::record::recording::Recorder;
@@ -54,7 +54,7 @@ fn command_line() -> CommandLine {
     CommandLine { argv: vec!["x".into()], shell: false }
 }
 
-fn random_service(choices: &mut Choices, number: usize, kinds: &[Kind]) -> ServiceSpec {
+fn random_service(choices: &mut Choices, number: usize, there: &[(Name, Kind)]) -> ServiceSpec {
     let mut spec = ServiceSpec::new(name("s", number), ["x"]);
     spec.replicas = if choices.one_in(5) { 2 } else { 1 };
     spec.autostart = !choices.one_in(6);
@@ -95,7 +95,7 @@ fn random_service(choices: &mut Choices, number: usize, kinds: &[Kind]) -> Servi
     }
     spec.rerun = choices.one_in(5);
     spec.significant = choices.one_in(4);
-    for (on, kind) in kinds.iter().enumerate() {
+    for (on, kind) in there {
         if choices.one_in(4) {
             // Of a service that stays up nobody can wait for the end.
             let conditions = match kind {
@@ -103,7 +103,7 @@ fn random_service(choices: &mut Choices, number: usize, kinds: &[Kind]) -> Servi
                 Kind::Service => [Condition::Ready, Condition::Started, Condition::Ready, Condition::Started],
             };
             let condition = conditions[choices.of(4)];
-            spec.depends_on.push(Dependency { on: name("s", on), condition, required: !choices.one_in(4) });
+            spec.depends_on.push(Dependency { on: on.clone(), condition, required: !choices.one_in(4) });
         }
     }
     spec
@@ -127,7 +127,7 @@ fn random_plan(choices: &mut Choices) -> Plan {
     let (mut services, mut kinds) = (Vec::new(), Vec::new());
     for number in 0..count {
         let service = random_service(choices, number, &kinds);
-        kinds.push(service.kind);
+        kinds.push((service.name.clone(), service.kind));
         services.push(service);
     }
     let mut plan = Plan::of("random", services);
@@ -288,6 +288,9 @@ impl Sim {
         for output in out {
             match output {
                 Output::Send(to, message) => self.post(to, message),
+                Output::Ended(node) => {
+                    self.mailboxes.remove(&node);
+                }
                 Output::Host(id, order) => self.host(&id, &order),
                 Output::Fact(event) => self.told(&event.fact),
                 Output::Answer(ticket, answer) => {
@@ -301,6 +304,10 @@ impl Sim {
 
     fn told(&mut self, fact: &Fact) {
         writeln!(self.story, "         {fact:?}").unwrap();
+        if let Fact::Removed { services, .. } = fact {
+            let left = self.processes.keys().find(|id| services.contains(id.service()));
+            assert!(left.is_none(), "what is removed is down: {left:?}\n{}", self.story);
+        }
         if let Fact::Stuck { instance, .. } = fact {
             self.told_stuck.insert(instance.clone());
         }
@@ -442,6 +449,7 @@ impl Sim {
             names
         };
         let select = match choices.of(4) {
+            _ if services.is_empty() => Selector::all(),
             0 => Selector::all(),
             1 => {
                 let (one, two) = (choices.of(services.len()), choices.of(services.len()));
@@ -449,7 +457,23 @@ impl Sim {
             }
             _ => Selector::named([services[choices.of(services.len())].clone()]),
         };
-        let command = match choices.of(6) {
+        let command = match choices.of(8) {
+            6 => Command::Add { addition: Arc::new(self.addition(choices)) },
+            7 => {
+                let groups: Vec<String> = self.world.board().groups().map(|g| g.name.to_string()).collect();
+                let of_group = !groups.is_empty() && choices.one_in(3);
+                let groups =
+                    if of_group { vec![groups[choices.of(groups.len())].clone()] } else { Vec::new() };
+                let services = if of_group { Vec::new() } else { select.services };
+                Command::Remove {
+                    select: Selector {
+                        services,
+                        groups,
+                        all: select.all && !of_group,
+                        ..Selector::default()
+                    },
+                }
+            }
             4 => Command::Pause { select },
             5 => Command::Resume { select },
             0 => Command::Start { select, no_deps: choices.one_in(4) },
@@ -459,6 +483,31 @@ impl Sim {
         };
         self.asked += 1;
         self.post(Node::Group(None), Message::Desk(DeskInput::Command(self.asked, command)));
+    }
+
+    /// A service, or a group of two; sometimes under a name that is taken.
+    fn addition(&mut self, choices: &mut Choices) -> Addition {
+        let board = self.world.board();
+        let mut there: Vec<(Name, Kind)> =
+            board.plan().services.iter().map(|spec| (spec.name.clone(), spec.kind)).collect();
+        let groups: Vec<Name> = board.groups().map(|group| group.name.clone()).collect();
+        let mut service = |choices: &mut Choices| {
+            let number = choices.of(9);
+            there.retain(|(other, _)| *other != name("s", number));
+            let spec = random_service(choices, number, &there);
+            there.push((spec.name.clone(), spec.kind));
+            spec
+        };
+        let addition = if choices.one_in(3) {
+            let services = vec![service(choices), service(choices)];
+            Addition::of_group(name("g", choices.of(5)), random_group(choices), services)
+        } else {
+            Addition::of(service(choices))
+        };
+        match choices.of(groups.len() + 1) {
+            0 => addition,
+            at => addition.under(groups[at - 1].clone()),
+        }
     }
 
     fn pass_time(&mut self) -> bool {
@@ -550,6 +599,14 @@ impl Sim {
             let count = self.answers.get(&ticket).copied().unwrap_or(0);
             assert_eq!(count, 1, "every command is answered exactly once: {ticket}\n{story}");
         }
+        let board = self.world.board();
+        let machines: Vec<&InstanceId> = self.world.machines().map(|(id, _)| id).collect();
+        let mut entries: Vec<&InstanceId> = board.entries().iter().map(|entry| &entry.id).collect();
+        entries.sort();
+        assert_eq!(machines, entries, "the tree of actors equals the fold of events\n{story}");
+        let groups: Vec<&Name> = self.world.groups().flatten().collect();
+        let on_board: Vec<&Name> = board.groups().map(|group| &group.name).collect();
+        assert_eq!(groups, on_board, "the tree of supervisors equals the fold of events\n{story}");
         for (id, machine) in self.world.machines() {
             let entry = self.world.board().entry(id).unwrap();
             let (state, goal) = (machine.state(), machine.goal());

@@ -37,9 +37,9 @@ pub enum SupervisorMsg {
     Wish(InstanceId, Input, Sender),
     /// What a command added there or below.
     Adopt(Branch),
-    /// What a command removed there or below.
-    Dismiss(Branch),
-    /// What a command added is in the tree (the root only).
+    /// What a command removed there or below; the root is to hear when it is gone.
+    Dismiss(Branch, Sender),
+    /// About what a command added or removed (the root only).
     Desk(DeskInput),
     /// An instance has taken a command's wish (the root only).
     Taken(Receipt),
@@ -199,7 +199,7 @@ impl Actor for ServiceSupervisor {
             SupervisorMsg::Answer(instance, input) => state.hand_down(instance, input),
             SupervisorMsg::Wish(instance, input, sender) => state.hand_down_wish(instance, input, sender),
             SupervisorMsg::Adopt(branch) => state.add(&myself, branch).await?,
-            SupervisorMsg::Dismiss(branch) => state.dismiss(&myself, branch),
+            SupervisorMsg::Dismiss(branch, sender) => state.dismiss(&myself, branch, sender).await,
             SupervisorMsg::Desk(input) => state.at_desk(&myself, input).await?,
             SupervisorMsg::Taken(receipt) => state.at_desk(&myself, DeskInput::Taken(receipt)).await?,
             SupervisorMsg::Group(input) => state.step(&myself, input),
@@ -368,28 +368,31 @@ impl SupervisorState {
     }
 
     /// What was removed, and is down: forgotten here, or by a supervisor below, which is told.
-    fn dismiss(&mut self, myself: &ActorRef<SupervisorMsg>, branch: Branch) {
+    async fn dismiss(&mut self, myself: &ActorRef<SupervisorMsg>, branch: Branch, sender: Sender) {
         for id in &branch.instances {
             self.routes.remove(id);
         }
         let branch = match branch.descend() {
             Ok((next, branch)) => {
                 if let Some((_, actor)) = self.group_below(&next) {
-                    tell(&actor, SupervisorMsg::Dismiss(branch));
+                    tell(&actor, SupervisorMsg::Dismiss(branch, sender));
                 }
                 return;
             }
             Err(branch) => branch,
         };
-        self.note(|| Message::Dismiss(branch.clone()));
+        self.note(|| Message::Dismiss(branch.clone(), sender.number));
         for slot in branch.children.iter().flat_map(|child| self.slots(child)).collect::<Vec<_>>() {
             self.run(myself, group::Input::Removed(slot), None);
-            match self.kids.remove(&slot) {
-                Some(Kid::Process { actor, .. }) => actor.stop(None),
-                Some(Kid::Group { actor, .. }) => actor.stop(None),
-                None => {}
-            }
+            // It rests: at most it is at a message that changes nothing. An error means that it is
+            // gone already.
+            let _ = match self.kids.remove(&slot) {
+                Some(Kid::Process { actor, .. }) => actor.stop_and_wait(None, None).await,
+                Some(Kid::Group { actor, .. }) => actor.stop_and_wait(None, None).await,
+                None => Ok(()),
+            };
         }
+        tell(&sender.root, SupervisorMsg::Desk(DeskInput::Dismissed(sender.number)));
     }
 
     /// Writes down what this supervisor was told; at the root that is part of the desk's step.
@@ -578,7 +581,9 @@ impl SupervisorState {
                     self.hand_down_wish(instance, input, Sender { root: myself.clone(), number });
                 }
                 operation::Effect::Adopt(branch) => self.add(myself, branch).await?,
-                operation::Effect::Dismiss(branch) => self.dismiss(myself, branch),
+                operation::Effect::Dismiss(branch, number) => {
+                    self.dismiss(myself, branch, Sender { root: myself.clone(), number }).await;
+                }
                 operation::Effect::Again(input) => tell(myself, SupervisorMsg::Desk(input)),
                 operation::Effect::Answer(ticket, answer) => {
                     if let Some(reply) = self.desk.as_mut().and_then(|desk| desk.replies.remove(&ticket)) {

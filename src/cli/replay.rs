@@ -140,7 +140,7 @@ impl Told {
                     self.ordered(number, &id, &effect);
                 }
                 Output::Answer(ticket, _) => *self.answered.entry(ticket).or_default() += 1,
-                Output::Send(..) | Output::Down => {}
+                Output::Send(..) | Output::Ended(_) | Output::Down => {}
             }
         }
     }

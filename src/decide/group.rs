@@ -331,7 +331,7 @@ impl Group {
             self.give_up(out);
             return;
         }
-        let affected = match self.strategy {
+        let mut affected = match self.strategy {
             Strategy::OneForOne => {
                 out.push(Effect::Permit(slot));
                 return;
@@ -339,14 +339,15 @@ impl Group {
             Strategy::OneForAll => 0..self.next,
             Strategy::RestForOne => slot..self.next,
         };
+        let mut not_before = now + delay;
+        // Not affected yet, it lies before those that are, or was added since.
+        if let Mode::Restarting { affected: earlier, not_before: until, .. } = &self.mode {
+            affected = affected.start.min(earlier.start)..affected.end.max(earlier.end);
+            not_before = not_before.max(*until);
+        }
         let active = |s: &Slot| *s != slot && !self.rests(*s);
         let stopping: Vec<Slot> =
             self.members.range(affected.clone()).map(|(s, _)| *s).rev().filter(active).collect();
-        let mut not_before = now + delay;
-        if let Mode::Restarting { not_before: earlier, .. } = &self.mode {
-            not_before = not_before.max(*earlier);
-        }
-        // Not affected yet, it lies before those that are: now the range reaches down to it.
         let starts = |(s, member): &(&Slot, &Member)| {
             **s == slot || (member.activity != Activity::Resting && member.returns)
         };

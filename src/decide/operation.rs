@@ -27,6 +27,9 @@ pub type Ticket = u64;
 /// The number of a wish that was sent; never used twice.
 pub type WishNumber = u64;
 
+/// The number of a branch that was removed; never used twice.
+pub type BranchNumber = u64;
+
 /// How an instance stands, as its own machine says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
@@ -60,6 +63,8 @@ pub enum DeskInput {
     Shutdown(String),
     /// What a command added is in the tree: these services, which are to be started.
     Added(Ticket, Vec<Name>),
+    /// The machines of this branch, which a command removed, are no more.
+    Dismissed(BranchNumber),
     /// An instance has taken a wish.
     Taken(Receipt),
     /// Something happened.
@@ -73,8 +78,8 @@ pub enum Effect {
     Wish(InstanceId, Input, WishNumber),
     /// Make the machines of what was added. Before any wish for them.
     Adopt(Branch),
-    /// End the machines of what was removed.
-    Dismiss(Branch),
+    /// End the machines of what was removed, and say when they are no more.
+    Dismiss(Branch, BranchNumber),
     /// Come back to the desk with this, when all that is written down here is on the board.
     Again(DeskInput),
     /// Answer a command.
@@ -137,7 +142,19 @@ struct Operation {
 #[derive(Debug, Default)]
 pub struct Operations {
     running: Vec<Operation>,
+    leaving: Vec<Leaving>,
     wishes: WishNumber,
+    branches: BranchNumber,
+}
+
+/// What was taken out of the tree and may still have machines: nothing of that name can come
+/// before they are gone, and then the command is answered.
+#[derive(Debug)]
+struct Leaving {
+    names: HashSet<Name>,
+    branches: HashSet<BranchNumber>,
+    ticket: Option<Ticket>,
+    results: Vec<InstanceAnswer>,
 }
 
 impl Operations {
@@ -171,6 +188,7 @@ impl Operations {
                 }
             }
             DeskInput::Added(ticket, names) => self.added(board, ticket, &names, out),
+            DeskInput::Dismissed(number) => self.dismissed(board, number, out),
             DeskInput::Taken(receipt) => self.taken(board, &receipt, out),
             DeskInput::Observed(event) => self.observe(board, &event, out),
         }
@@ -227,6 +245,15 @@ impl Operations {
             }
             Command::Add { addition } => {
                 growth::grown(board.plan(), addition)?;
+                let names = addition.services.iter().map(|spec| &spec.name).chain(addition.groups.keys());
+                let leaves = |name: &&Name| self.leaving.iter().any(|leaving| leaving.names.contains(*name));
+                if let Some(name) = names.filter(leaves).next() {
+                    return Err(Denial {
+                        code: DenialCode::Exists,
+                        reason: format!("{name} is still on its way out of the tree"),
+                        hint: Some("the command that removes it is answered when it is gone".to_owned()),
+                    });
+                }
                 out.push(Effect::Emit(Fact::Added { addition: Arc::clone(addition) }));
                 out.push(Effect::Adopt(Branch::of_addition(board, addition)));
                 let names = addition.services.iter().map(|spec| spec.name.clone()).collect();
@@ -288,7 +315,7 @@ impl Operations {
 
     /// Whether any command is under way.
     pub fn any(&self) -> bool {
-        !self.running.is_empty()
+        !self.running.is_empty() || !self.leaving.is_empty()
     }
 
     /// What followed from a wish at once is on the board.
@@ -523,20 +550,28 @@ impl Operations {
                 operation.send(board, &mut self.wishes, out);
             }
         }
-        let over: Vec<bool> = self.running.iter().map(|op| op.left == 0 && !self.is_held_up(op)).collect();
-        if !over.contains(&true) {
-            return;
-        }
-        let (mut finished, mut still) = (Vec::new(), Vec::new());
-        for (operation, over) in std::mem::take(&mut self.running).into_iter().zip(over) {
-            if over { finished.push(operation) } else { still.push(operation) }
-        }
-        self.running = still;
-        for mut operation in finished {
-            if matches!(operation.work, Work::Remove(..)) {
-                self.remove(board, &mut operation, out);
-            }
+        let removes = |op: &Operation| matches!(op.work, Work::Remove(..));
+        let over = |op: &mut Operation| op.left == 0 && !removes(op);
+        let finished: Vec<Operation> = self.running.extract_if(.., over).collect();
+        for operation in finished {
             operation.answer(out);
+        }
+        let ready = |all: &Operations| {
+            all.running.iter().position(|op| op.left == 0 && removes(op) && !all.is_held_up(op))
+        };
+        while let Some(at) = ready(self) {
+            let mut operation = self.running.remove(at);
+            let Some(leaving) = self.remove(board, &mut operation, out) else {
+                operation.answer(out);
+                continue;
+            };
+            let took_something = !leaving.branches.is_empty();
+            self.leaving.push(leaving);
+            self.answer_gone(out);
+            if took_something {
+                // The next one is to find on the board what this one leaves.
+                return;
+            }
         }
     }
 
@@ -547,6 +582,12 @@ impl Operations {
             let part = other.places.get(id).map(|at| &other.parts[*at].1);
             part.is_some_and(|part| !matches!(part, Part::Done(_)))
         };
+        // A group that is told of a branch below it is to live until it has dealt with that.
+        if matches!(&removing.work, Work::Remove(_, removal) if !removal.groups.is_empty())
+            && !self.leaving.is_empty()
+        {
+            return true;
+        }
         // One that starts it again has decided that it stays.
         let waits = |other: &&Operation| other.left > 0 && other.work.goal() != Some(Goal::Up);
         matches!(removing.work, Work::Remove(..))
@@ -557,10 +598,30 @@ impl Operations {
                 .any(|other| removing.parts.iter().any(|(id, _)| unanswered(other, id)))
     }
 
-    /// Everything that was to be down for it has been: if it still is, it goes.
-    fn remove(&self, board: &Board, operation: &mut Operation, out: &mut Vec<Effect>) {
+    /// The machines of something that was removed are no more.
+    fn dismissed(&mut self, board: &Board, number: BranchNumber, out: &mut Vec<Effect>) {
+        for leaving in &mut self.leaving {
+            leaving.branches.remove(&number);
+        }
+        self.answer_gone(out);
+        self.answer_finished(board, out);
+    }
+
+    fn answer_gone(&mut self, out: &mut Vec<Effect>) {
+        let (gone, still) =
+            std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.branches.is_empty());
+        self.leaving = still;
+        let gone: Vec<Leaving> = gone;
+        for Leaving { ticket, results, .. } in gone {
+            out.extend(ticket.map(|ticket| Effect::Answer(ticket, Ok(Answer { ok: true, results }))));
+        }
+    }
+
+    /// Everything that was to be down for a removal has been: if it still is, it goes. `None`: it
+    /// stays, and its parts say why; or nothing was to be removed.
+    fn remove(&mut self, board: &Board, operation: &mut Operation, out: &mut Vec<Effect>) -> Option<Leaving> {
         let Work::Remove(_, removal) = &operation.work else {
-            return;
+            return None;
         };
         let in_the_way = if board.shutting_down() {
             Some("the tree is going down".to_owned())
@@ -582,7 +643,7 @@ impl Operations {
             goes &= answer.ok;
         }
         if !goes {
-            return;
+            return None;
         }
         // Another command may have taken some of it out already.
         let plan = board.plan();
@@ -590,15 +651,20 @@ impl Operations {
         let services: Vec<Name> = removal.services.iter().filter(there).cloned().collect();
         let groups = removal.groups.iter().filter(|name| plan.groups.contains_key(*name));
         let groups: Vec<Name> = groups.cloned().collect();
-        out.extend(Branch::of_removal(board, removal).into_iter().map(Effect::Dismiss));
+        let mut branches = HashSet::new();
+        for branch in Branch::of_removal(board, removal) {
+            self.branches += 1;
+            branches.insert(self.branches);
+            out.push(Effect::Dismiss(branch, self.branches));
+        }
+        let names = services.iter().chain(&groups).cloned().collect();
+        let removed = |name: String| InstanceAnswer { name, ok: true, message: "removed".to_owned() };
+        let ids = operation.parts.iter().map(|(id, _)| id.to_string());
+        let results = ids.chain(removal.groups.iter().map(ToString::to_string)).map(removed).collect();
         if !services.is_empty() || !groups.is_empty() {
             out.push(Effect::Emit(Fact::Removed { services, groups }));
         }
-        for (_, part) in &mut operation.parts {
-            if let Part::Done(Some(answer)) = part {
-                "removed".clone_into(&mut answer.message);
-            }
-        }
+        Some(Leaving { names, branches, ticket: operation.ticket, results })
     }
 }
 

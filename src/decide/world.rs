@@ -16,7 +16,7 @@ use super::graph::Graph;
 use super::group::{self, Group, NewChild, Slot};
 use super::growth::Branch;
 use super::lifecycle::{self, Machine};
-use super::operation::{self, DeskInput, Operations, Receipt, Standing, Ticket, WishNumber};
+use super::operation::{self, BranchNumber, DeskInput, Operations, Receipt, Standing, Ticket, WishNumber};
 use super::status::Board;
 use crate::model::event::StartCause;
 use crate::model::{Answer, Child, Denial, Event, Fact, GroupSpec, InstanceId, Name, Plan, ServiceSpec};
@@ -50,7 +50,7 @@ pub enum Message {
     /// To a group: what was added there or below.
     Adopt(Branch),
     /// To a group: what was removed there or below.
-    Dismiss(Branch),
+    Dismiss(Branch, BranchNumber),
     /// To the root: about commands.
     Desk(DeskInput),
     /// To the graph.
@@ -86,6 +86,8 @@ pub enum Output {
     Host(InstanceId, lifecycle::Effect),
     /// It was written down.
     Fact(Arc<Event>),
+    /// This node is no more: what lies in its mailbox is lost.
+    Ended(Node),
     /// A command is answered.
     Answer(Ticket, Result<Answer, Denial>),
     /// Everything is down.
@@ -226,7 +228,13 @@ impl World {
     }
 
     /// What was removed under a group.
-    fn dismiss(&mut self, now: Duration, name: &Option<Name>, branch: Branch, out: &mut Vec<Output>) {
+    fn dismiss(
+        &mut self,
+        now: Duration,
+        name: &Option<Name>,
+        (branch, number): (Branch, BranchNumber),
+        out: &mut Vec<Output>,
+    ) {
         let Some(group) = self.groups.get_mut(name) else {
             return;
         };
@@ -235,7 +243,7 @@ impl World {
         }
         let here = match branch.descend() {
             Ok((next, branch)) => {
-                out.push(Output::Send(Node::Group(Some(next)), Message::Dismiss(branch)));
+                out.push(Output::Send(Node::Group(Some(next)), Message::Dismiss(branch, number)));
                 return;
             }
             Err(here) => here,
@@ -245,25 +253,30 @@ impl World {
             for slot in slots {
                 self.supervisor(now, name, group::Input::Removed(slot), out);
                 let kid = self.groups.get_mut(name).and_then(|group| group.kids.remove(&slot));
-                self.end(kid);
+                self.end(kid, out);
             }
         }
+        out.push(Output::Send(Node::Group(None), Message::Desk(DeskInput::Dismissed(number))));
     }
 
     /// Forgets a node and all below it.
-    fn end(&mut self, node: Option<Node>) {
-        match node {
-            Some(Node::Instance(id)) => {
-                self.instances.remove(&id);
+    fn end(&mut self, node: Option<Node>, out: &mut Vec<Output>) {
+        let Some(node) = node else {
+            return;
+        };
+        match &node {
+            Node::Instance(id) => {
+                self.instances.remove(id);
             }
-            Some(Node::Group(name)) => {
-                let group = self.groups.remove(&name);
+            Node::Group(name) => {
+                let group = self.groups.remove(name);
                 for kid in group.into_iter().flat_map(|group| group.kids.into_values()) {
-                    self.end(Some(kid));
+                    self.end(Some(kid), out);
                 }
             }
-            Some(Node::Graph) | None => {}
+            Node::Graph => {}
         }
+        out.push(Output::Ended(node));
     }
 
     /// The fold of all that was written down.
@@ -284,6 +297,11 @@ impl World {
     /// An instance's machine.
     pub fn machine(&self, id: &InstanceId) -> Option<&Machine> {
         self.instances.get(id).map(|instance| &instance.machine)
+    }
+
+    /// Every group; `None` is the root.
+    pub fn groups(&self) -> impl Iterator<Item = Option<&Name>> {
+        self.groups.keys().map(Option::as_ref)
     }
 
     /// A group's machine; `None` is the root.
@@ -320,7 +338,9 @@ impl World {
                 out.extend(self.hand_down_wish(name, id, input, number));
             }
             (Node::Group(name), Message::Adopt(branch)) => out.extend(self.add(name, branch)),
-            (Node::Group(name), Message::Dismiss(branch)) => self.dismiss(now, name, branch, out),
+            (Node::Group(name), Message::Dismiss(branch, number)) => {
+                self.dismiss(now, name, (branch, number), out);
+            }
             (Node::Group(None), Message::Desk(input)) => self.desk(now, input, out),
             (Node::Graph, Message::Graph(input)) => {
                 for (instance, question, reply) in self.frontier.step(&self.board, &input) {
@@ -562,7 +582,9 @@ impl World {
                     out.extend(self.hand_down_wish(&None, id, input, number));
                 }
                 operation::Effect::Adopt(branch) => out.extend(self.add(&None, branch)),
-                operation::Effect::Dismiss(branch) => self.dismiss(now, &None, branch, out),
+                operation::Effect::Dismiss(branch, number) => {
+                    self.dismiss(now, &None, (branch, number), out);
+                }
                 operation::Effect::Again(input) => {
                     out.push(Output::Send(Node::Group(None), Message::Desk(input)));
                 }
