@@ -76,7 +76,11 @@ fn boot_decided() {
                 match output {
                     Output::Send(to, message) => todo.push_back((to, message)),
                     Output::Host(..) => spawned += 1,
-                    Output::Fact(_) | Output::Answer(..) | Output::Ended(_) | Output::Down => {}
+                    Output::Fact(_)
+                    | Output::Answer(..)
+                    | Output::Again(_)
+                    | Output::Ended(_)
+                    | Output::Down => {}
                 }
             }
         }

@@ -288,6 +288,10 @@ impl Sim {
         for output in out {
             match output {
                 Output::Send(to, message) => self.post(to, message),
+                Output::Again(input) => {
+                    self.mailboxes.entry(Node::Group(None)).or_default().push_front(Message::Desk(input));
+                    self.deliver(&Node::Group(None));
+                }
                 Output::Ended(node) => {
                     self.mailboxes.remove(&node);
                 }

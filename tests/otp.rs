@@ -8,8 +8,8 @@ use regrow::actors::event_log::{EventReader, Read};
 use regrow::model::event::FailedWhy;
 use regrow::model::plan::GiveUp;
 use regrow::model::{
-    Child, Command, Condition, Dependency, Exit, Fact, GroupSpec, Kind, Name, Plan, Policy, Selector,
-    ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
+    Addition, Child, Command, Condition, DenialCode, Dependency, Exit, Fact, GroupSpec, Kind, Name, Plan,
+    Policy, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
 };
 use regrow::os::ProcessKey;
 use regrow::os::fake::{Behaviour, FakeHost, Told};
@@ -161,6 +161,17 @@ async fn children_are_administered_by_hand() {
     assert!(bench.handle.command(stop).await.unwrap().ok);
     assert_eq!(bench.handle.tree(Some(&name("g"))).unwrap().count.active, 1);
     assert!(bench.handle.tree(Some(&name("none"))).is_none());
+    // start_child, and terminate_child with delete_child.
+    let added = Addition::of(service("c", Policy::Always)).under(name("g"));
+    assert!(bench.handle.add(added.clone()).await.unwrap().ok);
+    let counts = || {
+        let count = bench.handle.tree(Some(&name("g"))).unwrap().count;
+        (count.specs, count.active, count.workers)
+    };
+    assert_eq!(counts(), (3, 2, 3));
+    assert_eq!(bench.handle.add(added).await.unwrap_err().code, DenialCode::Exists, "already_present");
+    assert!(bench.handle.remove(Selector::named(["c"])).await.unwrap().ok);
+    assert_eq!(counts(), (2, 1, 2));
 }
 
 /// one_for_one, one_for_all, rest_for_one: by the pids, who is another one now.

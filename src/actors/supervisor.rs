@@ -20,7 +20,7 @@ use crate::decide::graph::Graph;
 use crate::decide::group::{self, Group, NewChild, Slot};
 use crate::decide::growth::Branch;
 use crate::decide::lifecycle::{Activity, Input};
-use crate::decide::operation::{self, DeskInput, Operations, Receipt, Ticket};
+use crate::decide::operation::{self, BranchNumber, DeskInput, Operations, Receipt, Ticket};
 use crate::decide::world::{Message, Node, Step};
 use crate::model::event::StartCause;
 use crate::model::{
@@ -39,8 +39,8 @@ pub enum SupervisorMsg {
     Adopt(Branch),
     /// What a command removed there or below; the root is to hear when it is gone.
     Dismiss(Branch, Sender),
-    /// About what a command added or removed (the root only).
-    Desk(DeskInput),
+    /// What a command removed is no more (the root only).
+    Dismissed(BranchNumber),
     /// An instance has taken a command's wish (the root only).
     Taken(Receipt),
     /// A wish of the parent's, or the boot.
@@ -200,7 +200,9 @@ impl Actor for ServiceSupervisor {
             SupervisorMsg::Wish(instance, input, sender) => state.hand_down_wish(instance, input, sender),
             SupervisorMsg::Adopt(branch) => state.add(&myself, branch).await?,
             SupervisorMsg::Dismiss(branch, sender) => state.dismiss(&myself, branch, sender).await,
-            SupervisorMsg::Desk(input) => state.at_desk(&myself, input).await?,
+            SupervisorMsg::Dismissed(number) => {
+                state.at_desk(&myself, DeskInput::Dismissed(number)).await?;
+            }
             SupervisorMsg::Taken(receipt) => state.at_desk(&myself, DeskInput::Taken(receipt)).await?,
             SupervisorMsg::Group(input) => state.step(&myself, input),
             SupervisorMsg::Timer => {
@@ -392,7 +394,7 @@ impl SupervisorState {
                 None => Ok(()),
             };
         }
-        tell(&sender.root, SupervisorMsg::Desk(DeskInput::Dismissed(sender.number)));
+        tell(&sender.root, SupervisorMsg::Dismissed(sender.number));
     }
 
     /// Writes down what this supervisor was told; at the root that is part of the desk's step.
@@ -552,8 +554,21 @@ impl SupervisorState {
         myself: &ActorRef<SupervisorMsg>,
         input: DeskInput,
     ) -> Result<(), ActorProcessingErr> {
+        let mut next = Some(input);
+        while let Some(input) = next.take() {
+            next = self.one_at_desk(myself, input).await?;
+        }
+        Ok(())
+    }
+
+    /// What the desk wants to be told next, before anything else.
+    async fn one_at_desk(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        input: DeskInput,
+    ) -> Result<Option<DeskInput>, ActorProcessingErr> {
         let Some(desk) = &mut self.desk else {
-            return Ok(());
+            return Ok(None);
         };
         // Before the first wish is out: what it causes is to be heard of.
         desk.line.observing.store(true, Ordering::SeqCst);
@@ -574,6 +589,7 @@ impl SupervisorState {
             (effects, facts)
         });
         desk.line.observing.store(desk.operations.any(), Ordering::SeqCst);
+        let mut next = None;
         for effect in effects {
             match effect {
                 operation::Effect::Emit(_) => {}
@@ -584,7 +600,7 @@ impl SupervisorState {
                 operation::Effect::Dismiss(branch, number) => {
                     self.dismiss(myself, branch, Sender { root: myself.clone(), number }).await;
                 }
-                operation::Effect::Again(input) => tell(myself, SupervisorMsg::Desk(input)),
+                operation::Effect::Again(input) => next = Some(input),
                 operation::Effect::Answer(ticket, answer) => {
                     if let Some(reply) = self.desk.as_mut().and_then(|desk| desk.replies.remove(&ticket)) {
                         // Nobody waits any more when the client has hung up.
@@ -598,6 +614,6 @@ impl SupervisorState {
                 }
             }
         }
-        Ok(())
+        Ok(next)
     }
 }

@@ -140,7 +140,7 @@ impl Told {
                     self.ordered(number, &id, &effect);
                 }
                 Output::Answer(ticket, _) => *self.answered.entry(ticket).or_default() += 1,
-                Output::Send(..) | Output::Ended(_) | Output::Down => {}
+                Output::Send(..) | Output::Again(_) | Output::Ended(_) | Output::Down => {}
             }
         }
     }

@@ -181,7 +181,7 @@ impl StopOrder {
     }
 
     /// The next service that may be stopped now.
-    pub fn next(&mut self) -> Option<Name> {
+    pub fn let_go(&mut self) -> Option<Name> {
         self.free.pop_front().map(|node| self.graph.services[node].name.clone())
     }
 
@@ -278,8 +278,8 @@ mod tests {
         let all: Vec<Name> = graph.services().iter().map(|s| s.name.clone()).collect();
         let mut order = StopOrder::new(&graph, &all);
         for want in ["web", "api", "db"] {
-            assert_eq!(order.next(), Some(name(want)));
-            assert_eq!(order.next(), None, "nothing else before {want} is down");
+            assert_eq!(order.let_go(), Some(name(want)));
+            assert_eq!(order.let_go(), None, "nothing else before {want} is down");
             order.down(&name(want));
         }
     }
@@ -303,7 +303,7 @@ mod tests {
             let all: Vec<Name> = services.iter().map(|s| s.name.clone()).collect();
             let mut order = StopOrder::new(&graph, &all);
             let mut down: Vec<Name> = Vec::new();
-            while let Some(next) = order.next() {
+            while let Some(next) = order.let_go() {
                 for dependent in graph.dependents(&next) {
                     prop_assert!(down.contains(&dependent.name), "{} before {}", next, dependent.name);
                 }

@@ -175,8 +175,8 @@ impl Removal {
                 Child::Service(name) => self.services.contains(name),
                 Child::Group(name) => self.groups.contains(name),
             };
-            let members = board.plan().groups.get(name).into_iter().flat_map(|group| &group.children);
-            if let Some(child) = members.filter(|child| !goes(child)).next() {
+            let mut members = board.plan().groups.get(name).into_iter().flat_map(|group| &group.children);
+            if let Some(child) = members.find(|child| !goes(child)) {
                 return Some(Denial {
                     code: DenialCode::HasDependents,
                     reason: format!("{} was added to group {name} meanwhile", child.name()),

@@ -80,7 +80,8 @@ pub enum Effect {
     Adopt(Branch),
     /// End the machines of what was removed, and say when they are no more.
     Dismiss(Branch, BranchNumber),
-    /// Come back to the desk with this, when all that is written down here is on the board.
+    /// Come back to the desk with this before anything else, when all that is written down here
+    /// is on the board.
     Again(DeskInput),
     /// Answer a command.
     Answer(Ticket, Result<Answer, Denial>),
@@ -245,9 +246,9 @@ impl Operations {
             }
             Command::Add { addition } => {
                 growth::grown(board.plan(), addition)?;
-                let names = addition.services.iter().map(|spec| &spec.name).chain(addition.groups.keys());
+                let mut names = addition.services.iter().map(|spec| &spec.name).chain(addition.groups.keys());
                 let leaves = |name: &&Name| self.leaving.iter().any(|leaving| leaving.names.contains(*name));
-                if let Some(name) = names.filter(leaves).next() {
+                if let Some(name) = names.find(leaves) {
                     return Err(Denial {
                         code: DenialCode::Exists,
                         reason: format!("{name} is still on its way out of the tree"),
@@ -647,8 +648,8 @@ impl Operations {
         }
         // Another command may have taken some of it out already.
         let plan = board.plan();
-        let there = |name: &&Name| plan.service(name.as_str()).is_some();
-        let services: Vec<Name> = removal.services.iter().filter(there).cloned().collect();
+        let services = plan.services.iter().map(|spec| spec.name.clone());
+        let services: Vec<Name> = services.filter(|name| removal.services.contains(name)).collect();
         let groups = removal.groups.iter().filter(|name| plan.groups.contains_key(*name));
         let groups: Vec<Name> = groups.cloned().collect();
         let mut branches = HashSet::new();
@@ -769,7 +770,7 @@ impl Operation {
                 | Work::RestartInOrder(order)
                 | Work::Cascade(order)
                 | Work::Shutdown(order) => {
-                    let Some(name) = order.next() else {
+                    let Some(name) = order.let_go() else {
                         return;
                     };
                     // The last instance first: the reverse of the start.

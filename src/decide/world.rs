@@ -86,6 +86,8 @@ pub enum Output {
     Host(InstanceId, lifecycle::Effect),
     /// It was written down.
     Fact(Arc<Event>),
+    /// Tell the root this before anything else.
+    Again(DeskInput),
     /// This node is no more: what lies in its mailbox is lost.
     Ended(Node),
     /// A command is answered.
@@ -585,9 +587,7 @@ impl World {
                 operation::Effect::Dismiss(branch, number) => {
                     self.dismiss(now, &None, (branch, number), out);
                 }
-                operation::Effect::Again(input) => {
-                    out.push(Output::Send(Node::Group(None), Message::Desk(input)));
-                }
+                operation::Effect::Again(input) => out.push(Output::Again(input)),
                 operation::Effect::Answer(ticket, answer) => out.push(Output::Answer(ticket, answer)),
                 operation::Effect::Down => out.push(Output::Down),
             }

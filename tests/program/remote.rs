@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::Value;
 
-use super::harness::{Project, end};
+use super::harness::{Project, end, is_alive};
 
 fn shop() -> Project {
     Project::new(
@@ -295,29 +295,31 @@ fn output_that_can_not_be_written_is_a_failure() {
 }
 
 /// The protocol is plain HTTP/1.1: this client is forty lines of std.
+/// What the socket answers to these bytes: status and body.
+fn ask(project: &Project, request: &str) -> (u16, String) {
+    let place = std::fs::read_dir(project.state_dir().join("run")).unwrap().next().unwrap().unwrap().path();
+    let mut stream = UnixStream::connect(place.join("control.sock")).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status: u16 = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+fn post(project: &Project, path: &str, body: &str) -> (u16, String) {
+    let length = body.len();
+    let head = "host: x\r\nconnection: close\r\ncontent-type: application/json";
+    ask(project, &format!("POST {path} HTTP/1.1\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}"))
+}
+
 #[test]
 fn any_http_client_will_do() {
     let project = shop();
     let mut run = project.run(&[]);
     run.line("all 2 are up");
-    let place = std::fs::read_dir(project.state_dir().join("run")).unwrap().next().unwrap().unwrap().path();
-    let socket = place.join("control.sock");
-    let ask = |request: &str| {
-        let mut stream = UnixStream::connect(&socket).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let status: u16 = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = answer.split_once("\r\n\r\n").unwrap().1.to_owned();
-        (status, body)
-    };
-    let get = |path: &str| ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
-    let post = |path: &str, body: &str| {
-        ask(&format!(
-            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        ))
-    };
+    let get =
+        |path: &str| ask(&project, &format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+    let post = |path: &str, body: &str| post(&project, path, body);
     let (status, body) = get("/v1/status?service=db");
     let report: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((status, report["services"].as_array().unwrap().len()), (200, 1));
@@ -363,4 +365,93 @@ fn a_wait_that_the_end_overtakes_is_answered() {
     assert!([1, 4].contains(&code), "{code}: {}", wait.text());
     assert!(!wait.text().contains("can't be read"), "{}", wait.text());
     run.code();
+}
+
+/// What the screen shows is compared whole: line, column, caret and hint.
+#[test]
+fn services_and_groups_are_added_and_removed_while_it_runs() {
+    let project = Project::new(
+        "[service.db]\nshell = \"echo up; exec sleep 1000\"\nready = { log = \"up\" }\n[service.api]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("all 2 are up");
+    let write = |file: &str, text: &str| std::fs::write(project.file(file), text).unwrap();
+    std::fs::create_dir(project.file("more")).unwrap();
+    write("more/.env", "WORD=hello\n");
+    write(
+        "more/more.toml",
+        "[service.worker]\nshell = \"echo $WORD from $PWD; exec sleep 1000\"\nenv_file = [\".env\"]\ndepends_on = [\"db\"]\n[service.later]\ncommand = \"sleep 1000\"\nautostart = false\n[group.jobs]\nmembers = [\"worker\", \"later\"]\nstrategy = \"one-for-all\"\n",
+    );
+    let added = project.regrow(&["add", "more/more.toml"]);
+    assert_eq!(added.code, 0, "{}", added.stderr);
+    let lines: Vec<&str> = added.stdout.lines().collect();
+    assert!(lines[0].starts_with("worker: ready after ") && lines[1] == "later: added", "{lines:?}");
+    run.line("added: jobs");
+    run.line(&format!("worker | hello from {}", project.file("more").canonicalize().unwrap().display()));
+    let tree = project.json(&["status", "--tree", "--json"]);
+    assert_eq!(tree["count"]["supervisors"], 1);
+    assert_eq!(tree["children"][2]["strategy"], "one-for-all");
+
+    write(
+        "faulty.toml",
+        "[service.db]\ncommand = \"true\"\n[service.x]\ncommand = \"true\"\ndepends_on = [\"apo\"]\n",
+    );
+    let faulty = project.regrow(&["add", "faulty.toml"]);
+    assert_eq!(
+        (faulty.code, faulty.stdout.as_str(), faulty.stderr.as_str()),
+        (
+            3,
+            "",
+            "error: \"db\" is there already
+ --> faulty.toml:1:10
+  |
+1 | [service.db]
+  |          ^^ a name of the running tree
+  |
+  = help: choose another name, or take it out first: \"regrow remove db\"
+
+error: service \"x\" depends on \"apo\", which is not declared
+ --> faulty.toml:5:15
+  |
+5 | depends_on = [\"apo\"]
+  |               ^^^^^ no such service
+  |
+  = help: did you mean \"api\"?
+
+error: faulty.toml has 2 faults; nothing was started
+"
+        )
+    );
+    let object = project.regrow(&["add", "faulty.toml", "--json"]);
+    let object: Value = serde_json::from_str(&object.stdout).unwrap();
+    assert_eq!(object["error"]["code"], "faulty");
+    assert_eq!((&object["faults"][1]["line"], &object["faults"][1]["column"]), (&5.into(), &15.into()));
+
+    let needed = project.regrow(&["remove", "db"]);
+    assert_eq!(
+        (needed.code, needed.stderr.as_str()),
+        (1, "error: api depends on db\n  = help: remove api too, or first\n")
+    );
+    let pid = project.pid("worker");
+    let removed = project.regrow(&["remove", "--group", "jobs"]);
+    assert_eq!(
+        (removed.code, removed.stdout.as_str()),
+        (0, "worker: removed\nlater: removed\njobs: removed\n")
+    );
+    assert!(!is_alive(pid));
+    run.line("removed: worker, later, jobs");
+    assert_eq!(project.regrow(&["remove", "worker"]).stderr, "error: there is no service \"worker\"\n");
+    // The socket takes no specification as data: its environment would be lost on the way.
+    let text = r#"{"verb":"add","addition":{"children":[],"services":[]}}"#;
+    let (status, _) = post(&project, "/v1/command", text);
+    assert_eq!(status, 400);
+    let (status, answer) = post(
+        &project,
+        "/v1/add",
+        r#"{"manifest":"[service.w]\ncommand = \"sleep 1000\"\n","file":"/nowhere/w.toml"}"#,
+    );
+    // Relative to the file that it says to come from.
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!((status, &answer["ok"]), (200, &Value::Bool(false)), "{answer}");
+    run.stop();
 }

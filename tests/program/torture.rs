@@ -74,11 +74,20 @@ fn resident(pid: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn torment(project: &Project, chance: &mut Chance, until: Instant) {
+fn torment(project: &Project, client: u64, chance: &mut Chance, until: Instant) {
     let mut commands = 0;
+    // A service of its own that comes and goes, under some group.
+    let own = format!("x{client}");
+    let file = project.file(&format!("{own}.toml"));
+    std::fs::write(&file, format!("[service.{own}]\nshell = \"setsid sleep 100000 & exec sleep 100000\"\n"))
+        .unwrap();
     while Instant::now() < until {
         let name = format!("s{}", chance.of(SERVICES));
-        let verbs: &[&str] = match chance.of(8) {
+        let group = format!("g{}", chance.of(SERVICES / 10));
+        let file = file.to_str().unwrap();
+        let verbs: &[&str] = match chance.of(10) {
+            8 => &["add", "--group", &group, file],
+            9 => &["remove", &own],
             0 => &["start"],
             1 => &["stop", "--force"],
             2 | 3 => &["restart"],
@@ -98,10 +107,20 @@ fn torment(project: &Project, chance: &mut Chance, until: Instant) {
             }
         };
         let mut args = verbs.to_vec();
-        args.extend([name.as_str(), "--timeout", "20s"]);
+        if !["add", "remove"].contains(&args[0]) {
+            args.push(&name);
+        }
+        args.extend(["--timeout", "20s"]);
         let output = project.regrow(&args);
         // Done or denied, but answered.
-        assert!([0, 1].contains(&output.code), "{args:?}: {}{}", output.stdout, output.stderr);
+        let there_already =
+            output.code == 3 && args[0] == "add" && output.stderr.contains("is there already");
+        assert!(
+            [0, 1].contains(&output.code) || there_already,
+            "{args:?}: {}{}",
+            output.stdout,
+            output.stderr
+        );
         commands += 1;
     }
     assert!(commands > 0);
@@ -124,10 +143,14 @@ fn two_hundred_services_under_torture() {
     std::thread::scope(|scope| {
         for client in 0..10 {
             let project = &project;
-            scope.spawn(move || torment(project, &mut Chance(seed ^ (client << 40)), until));
+            scope.spawn(move || torment(project, client, &mut Chance(seed ^ (client << 40)), until));
         }
     });
     // From here on they are left alone but for those that end by themselves.
+    for client in 0..10 {
+        // One that is there no more is denied.
+        project.regrow(&["remove", &format!("x{client}")]);
+    }
     project.regrow(&["resume", "--all"]);
     let steady = |row: &Value| {
         let number: usize = row["name"].as_str().unwrap()[1..].parse().unwrap();
