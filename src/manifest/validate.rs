@@ -389,9 +389,17 @@ fn also(
 /// What an unknown name may have meant, or which there are.
 fn known_names<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     did_you_mean(word, known.clone()).unwrap_or_else(|| {
-        let names: Vec<&str> = known.clone().take(8).collect();
-        let more = if known.count() > names.len() { ", ..." } else { "" };
-        format!("declared are {}{more}", names.join(", "))
+        let mut names: Vec<&str> = Vec::new();
+        for name in known {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+            if names.len() > 8 {
+                names[8] = "...";
+                break;
+            }
+        }
+        format!("declared are {}", names.join(", "))
     })
 }
 
