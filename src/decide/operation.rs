@@ -539,7 +539,13 @@ impl Operations {
             if is_pause(operation) {
                 operation.send_but(&held_back, board, &mut self.wishes, out);
             }
-            let holds = |part: &Part| matches!(part, Part::Queued | Part::Down);
+            // What is stopped to go up again has its start still to come.
+            let goes_up_again = matches!(operation.work, Work::RestartInOrder(_) | Work::Cascade(_));
+            let holds = |part: &Part| match part {
+                Part::Queued | Part::Down => true,
+                Part::Sent(..) | Part::Taken => goes_up_again,
+                Part::Done(_) => false,
+            };
             held_back.extend(operation.parts.iter().filter(|(_, p)| holds(p)).map(|(id, _)| id.clone()));
         }
     }
