@@ -73,9 +73,11 @@ pub fn divide() -> std::io::Result<Above> {
         }
         ForkResult::Parent { child } => {
             drop(keeper_fd);
+            // Of its own start, before its number can be another's.
+            let started = proc::stat(child.as_raw().cast_unsigned()).map(|stat| stat.started);
             // Known by another name, so that who kills every "regrow" leaves it its work.
             let _ = nix::sys::prctl::set_name(c"keeper");
-            keep(child, &heard)
+            keep(child, started, &heard)
         }
     }
 }
@@ -83,7 +85,7 @@ pub fn divide() -> std::io::Result<Above> {
 /// The second interrupt kills the services; this one, a supervisor that doesn't answer any more.
 const IMPATIENT: u32 = 4;
 
-fn keep(supervisor: Pid, heard: &SigSet) -> ! {
+fn keep(supervisor: Pid, started: Option<u64>, heard: &SigSet) -> ! {
     let number = supervisor.as_raw().cast_unsigned();
     let mut interrupts = 0;
     loop {
@@ -92,9 +94,9 @@ fn keep(supervisor: Pid, heard: &SigSet) -> ! {
                 // One SIGCHLD may stand for several deaths. The supervisor's is the one that
                 // counts; others come to a keeper that is process 1, and leave in silence.
                 match pidfd::reap_pid(number) {
-                    Ok(Some(exit)) => end(exit),
+                    Ok(Some(exit)) => end(exit, number, started),
                     Ok(None) => {}
-                    Err(_) => end(Exit::Code(1)),
+                    Err(_) => end(Exit::Code(1), number, started),
                 }
                 reap_others(number);
             }
@@ -125,8 +127,11 @@ fn reap_others(supervisor: u32) {
 }
 
 /// The supervisor is dead: end what it left, then end as it did.
-fn end(exit: Exit) -> ! {
+fn end(exit: Exit, supervisor: u32, started: Option<u64>) -> ! {
     let (ended, stuck) = end_all_children();
+    if let Some(started) = started {
+        super::cgroup::end_of(supervisor, started);
+    }
     let code = match exit {
         Exit::Code(code) => code,
         Exit::Signal { signal, .. } => {

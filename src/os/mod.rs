@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use crate::model::{Exit, InstanceId, SpawnFailure};
 
+mod cgroup;
 pub mod check;
 pub mod clock;
+mod clone3;
 pub mod env;
 pub mod fake;
 pub mod files;

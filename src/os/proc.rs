@@ -50,6 +50,13 @@ fn parse(text: &[u8]) -> Option<Stat> {
     })
 }
 
+/// The soft limit on real-time computing of a process, if it has one.
+pub(super) fn realtime_limit(pid: u32) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max realtime timeout"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
 /// Every process of the machine, as far as it can be read.
 pub(super) fn all() -> Vec<Stat> {
     pids().into_iter().filter_map(stat).collect()

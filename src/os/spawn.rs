@@ -14,14 +14,16 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc::{self, c_char, c_int, c_long, c_void};
+use nix::sys::resource::{Resource, getrlimit};
 
+use super::clone3::{self, CloneArgs};
 use super::env;
 use crate::model::{SpawnFailure, SpawnStage};
 
@@ -31,6 +33,8 @@ pub(super) struct Spawned {
     pub(super) pidfd: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
+    /// It was made in the cgroup that it was to be made in.
+    pub(super) in_cgroup: bool,
 }
 
 /// How much the child shares until it executes.
@@ -69,6 +73,8 @@ pub(super) struct Spawner {
     sharing: Sharing,
     /// The limit on descriptors that this process came with; children get it back.
     files: libc::rlimit,
+    /// Real-time computing is not limited here, so that a limit can be a mark.
+    unlimited: bool,
     die_with_us: bool,
     /// This process's own limit, when it was last looked at.
     limit: u64,
@@ -92,6 +98,9 @@ impl Spawner {
             slots,
             sharing: Sharing::All,
             files,
+            // A mark that an outer regrow left may go: it is no limit.
+            unlimited: getrlimit(Resource::RLIMIT_RTTIME)
+                .is_ok_and(|(soft, hard)| soft >= 1 << 62 && hard == libc::RLIM_INFINITY),
             die_with_us,
             limit: descriptor_limit(),
         })
@@ -103,6 +112,8 @@ impl Spawner {
         argv: &[String],
         dir: &Path,
         environment: &[CString],
+        mark: u64,
+        cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<Spawned, SpawnFailure> {
         let folder = folder(dir)?;
         let program = find(argv.first().map_or("", String::as_str), dir, environment)?;
@@ -125,19 +136,21 @@ impl Spawner {
             highest: out.max(err).max(self.null.as_raw_fd()),
             unshare: self.sharing == Sharing::All,
             files: self.files,
+            mark: self.unlimited.then_some(libc::rlimit { rlim_cur: mark, rlim_max: libc::RLIM_INFINITY }),
             parent: if self.die_with_us { std::process::id().cast_signed() } else { 0 },
             report: self.report,
         };
-        let made = self.clone_child(&plan);
+        let made = self.clone_child(&plan, cgroup);
         self.empty_slots();
         match made {
-            Ok((pid, pidfd)) => Ok(Spawned { pid, pidfd, stdout, stderr }),
+            Ok((pid, pidfd)) => Ok(Spawned { pid, pidfd, stdout, stderr, in_cgroup: cgroup.is_some() }),
+            Err(Trouble::Cgroup) => self.spawn(argv, dir, environment, mark, None),
             Err(Trouble::Share) => {
                 self.sharing = match self.sharing {
                     Sharing::All => Sharing::Memory,
                     Sharing::Memory | Sharing::Nothing => Sharing::Nothing,
                 };
-                self.spawn(argv, dir, environment)
+                self.spawn(argv, dir, environment, mark, cgroup)
             }
             Err(Trouble::Fork(errno)) => {
                 let message = match errno {
@@ -183,12 +196,15 @@ impl Spawner {
         }
     }
 
-    fn clone_child(&mut self, plan: &ChildPlan) -> Result<(u32, OwnedFd), Trouble> {
+    fn clone_child(
+        &mut self,
+        plan: &ChildPlan,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<(u32, OwnedFd), Trouble> {
         // SAFETY: `report` is our mapping, and no child is using it.
         unsafe { self.report.write_volatile(Report { stage: 0, errno: 0 }) };
         let flags = libc::CLONE_VFORK
             | libc::CLONE_PIDFD
-            | libc::SIGCHLD
             | match self.sharing {
                 Sharing::All => libc::CLONE_VM | libc::CLONE_FILES,
                 Sharing::Memory => libc::CLONE_VM,
@@ -209,21 +225,40 @@ impl Spawner {
                 8,
             );
         }
-        // SAFETY: the stack is ours, unused and large enough for `child`; `plan` and all it
-        // points to outlive the call, since CLONE_VFORK holds this thread until the child has
-        // executed or ended; `child` only makes system calls and never returns into our frames.
-        let pid = unsafe {
-            libc::clone(
-                child,
-                self.stack.byte_add(STACK),
-                flags,
-                ptr::from_ref(plan).cast_mut().cast::<c_void>(),
-                &raw mut pidfd,
-                ptr::null_mut::<c_void>(),
-                ptr::null_mut::<c_int>(),
-            )
+        let plan = ptr::from_ref(plan).cast_mut().cast::<c_void>();
+        let made = match cgroup {
+            None => {
+                // SAFETY: the stack is ours, unused and large enough for `child`; `plan` and all it
+                // points to outlive the call, since CLONE_VFORK holds this thread until the child
+                // has executed or ended; `child` only makes system calls and never returns into
+                // our frames.
+                let pid = unsafe {
+                    libc::clone(
+                        child,
+                        self.stack.byte_add(STACK),
+                        flags | libc::SIGCHLD,
+                        plan,
+                        &raw mut pidfd,
+                        ptr::null_mut::<c_void>(),
+                        ptr::null_mut::<c_int>(),
+                    )
+                };
+                if pid < 0 { Err(Errno::last()) } else { Ok(pid) }
+            }
+            Some(cgroup) => {
+                let args = CloneArgs {
+                    flags: u64::from(flags.cast_unsigned()) | clone3::INTO_CGROUP,
+                    pidfd: (&raw mut pidfd).expose_provenance() as u64,
+                    exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+                    stack: self.stack.expose_provenance() as u64,
+                    stack_size: STACK as u64,
+                    cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
+                    ..CloneArgs::default()
+                };
+                // SAFETY: as above; the stack's end is that of a mapping, and so aligned.
+                unsafe { clone3::clone3(&args, child, plan) }
+            }
         };
-        let errno = Errno::last();
         // SAFETY: as above.
         unsafe {
             libc::syscall(
@@ -234,14 +269,18 @@ impl Spawner {
                 8,
             );
         }
-        if pid < 0 {
-            let refused = matches!(errno, Errno::EINVAL | Errno::EPERM | Errno::ENOSYS);
-            return Err(if refused && self.sharing != Sharing::Nothing {
-                Trouble::Share
-            } else {
-                Trouble::Fork(errno)
-            });
-        }
+        let pid = match made {
+            Ok(pid) => pid,
+            // What is short will be short without a cgroup, too.
+            Err(errno @ (Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)) => {
+                return Err(Trouble::Fork(errno));
+            }
+            Err(_) if cgroup.is_some() => return Err(Trouble::Cgroup),
+            Err(Errno::EINVAL | Errno::EPERM | Errno::ENOSYS) if self.sharing != Sharing::Nothing => {
+                return Err(Trouble::Share);
+            }
+            Err(errno) => return Err(Trouble::Fork(errno)),
+        };
         // SAFETY: CLONE_PIDFD made this descriptor for us, and nobody else has it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
         // SAFETY: the child has executed or ended, so nobody writes to it any more.
@@ -277,6 +316,8 @@ impl Drop for Spawner {
 enum Trouble {
     /// This way of sharing is not to be had here.
     Share,
+    /// A child can't be made in a cgroup here.
+    Cgroup,
     Fork(Errno),
     Child(SpawnStage, Errno),
 }
@@ -293,6 +334,8 @@ struct ChildPlan {
     highest: c_int,
     unshare: bool,
     files: libc::rlimit,
+    /// See `limit_mark` of the host.
+    mark: Option<libc::rlimit>,
     parent: c_int,
     report: *mut Report,
 }
@@ -361,6 +404,15 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
             &raw const plan.files,
             ptr::null::<libc::rlimit>(),
         );
+        if let Some(mark) = &plan.mark {
+            libc::syscall(
+                libc::SYS_prlimit64,
+                0,
+                libc::RLIMIT_RTTIME,
+                ptr::from_ref(mark),
+                ptr::null::<libc::rlimit>(),
+            );
+        }
         // The default action for every signal: ignored ones outlive an exec. A zeroed
         // kernel sigaction is SIG_DFL without flags on every architecture.
         let default = [0u64; 4];
@@ -507,7 +559,6 @@ fn failure(stage: SpawnStage, errno: Errno, message: &str) -> SpawnFailure {
 }
 
 fn descriptor_limit() -> u64 {
-    use nix::sys::resource::{Resource, getrlimit};
     getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
 }
 
@@ -530,15 +581,14 @@ mod tests {
     use super::*;
 
     fn limits() -> libc::rlimit {
-        let (soft, hard) =
-            nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         libc::rlimit { rlim_cur: soft, rlim_max: hard }
     }
 
     fn run(spawner: &mut Spawner, argv: &[&str]) -> (String, crate::model::Exit) {
         let argv: Vec<String> = argv.iter().map(|w| (*w).to_owned()).collect();
         let env = [CString::new("PATH=/usr/bin:/bin").unwrap(), CString::new("X=1").unwrap()];
-        let made = spawner.spawn(&argv, Path::new("/"), &env).unwrap();
+        let made = spawner.spawn(&argv, Path::new("/"), &env, 1 << 62, None).unwrap();
         let mut text = String::new();
         let mut pipe = std::fs::File::from(made.stdout);
         nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
@@ -585,7 +635,7 @@ mod tests {
         chmod(&plain, 0o644);
         let mut fails = |program: &str, dir: &Path| {
             let env = [CString::new("PATH=/usr/bin:/bin").unwrap()];
-            match spawner.spawn(&[program.to_owned()], dir, &env) {
+            match spawner.spawn(&[program.to_owned()], dir, &env, 1 << 62, None) {
                 Ok(_) => panic!("{program} should not start"),
                 Err(failure) => (failure.stage, failure.errno_name, failure.message),
             }

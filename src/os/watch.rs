@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use super::cgroup::Cgroups;
 use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, Stream, pidfd, proc};
 use crate::model::Exit;
 
@@ -61,6 +62,10 @@ pub(super) struct Watched {
     pub(super) output: Output,
     /// `NAME=VALUE` in its environment that no other process tree has.
     pub(super) mark: Vec<u8>,
+    /// Its limit that no other process tree has.
+    pub(super) limit_mark: u64,
+    /// It was made in a cgroup of its own.
+    pub(super) in_cgroup: bool,
     pub(super) news: NewsSink,
 }
 
@@ -131,7 +136,11 @@ const LATE: Duration = Duration::from_millis(1);
 
 /// Starts the thread. `sink` gets the lines; `reap_all`: every child that is left to this
 /// process is ours to reap, because nobody else in it makes children.
-pub(super) fn start(sink: Arc<dyn OutputSink>, reap_all: bool) -> std::io::Result<Line> {
+pub(super) fn start(
+    sink: Arc<dyn OutputSink>,
+    reap_all: bool,
+    cgroups: Option<Arc<Cgroups>>,
+) -> std::io::Result<Line> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
     epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Token::Wake.pack()))?;
@@ -141,6 +150,7 @@ pub(super) fn start(sink: Arc<dyn OutputSink>, reap_all: bool) -> std::io::Resul
         epoll,
         sink,
         reap_all,
+        cgroups,
         processes: HashMap::new(),
         dead: Vec::new(),
         buffer: vec![0; PIECE].into_boxed_slice(),
@@ -211,6 +221,8 @@ struct Process {
     output: Output,
     captured: Vec<u8>,
     mark: Vec<u8>,
+    limit_mark: u64,
+    in_cgroup: bool,
     news: NewsSink,
     /// The leader's end, once reaped.
     exit: Option<Exit>,
@@ -226,6 +238,7 @@ struct Watcher {
     epoll: Epoll,
     sink: Arc<dyn OutputSink>,
     reap_all: bool,
+    cgroups: Option<Arc<Cgroups>>,
     processes: HashMap<u64, Process>,
     /// Whose leader or remnant ended in this round.
     dead: Vec<u64>,
@@ -291,7 +304,7 @@ impl Watcher {
                 Order::Watch(watched) => self.watch(*watched),
                 Order::Signal(key, signal) => {
                     self.signal_tree(key.0, signal);
-                    self.signal_tree(key.0, nix::libc::SIGCONT);
+                    self.signal_found(key.0, nix::libc::SIGCONT);
                 }
                 Order::Pause(key) => self.pause_tree(key.0),
                 Order::Resume(key) => self.signal_tree(key.0, nix::libc::SIGCONT),
@@ -315,7 +328,7 @@ impl Watcher {
 
     fn watch(&mut self, watched: Watched) {
         let key = watched.key.0;
-        let Watched { pid, pidfd, stdout, stderr, output, mark, news, .. } = watched;
+        let Watched { pid, pidfd, stdout, stderr, output, mark, limit_mark, in_cgroup, news, .. } = watched;
         let leader = EpollEvent::new(EpollFlags::EPOLLIN, Token::Leader(key).pack());
         let pipes = [(stdout, Token::Out(key)), (stderr, Token::Err(key))].map(|(fd, token)| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
@@ -334,6 +347,8 @@ impl Watcher {
                 output,
                 captured: Vec::new(),
                 mark,
+                limit_mark,
+                in_cgroup,
                 news,
                 exit: None,
                 told: false,
@@ -495,6 +510,9 @@ impl Watcher {
             }
             for fd in process.remnants.values() {
                 let _ = self.epoll.delete(fd);
+            }
+            if let Some(cgroups) = self.cgroups.as_ref().filter(|_| process.in_cgroup) {
+                cgroups.remove(key);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use super::harness::{Project, end, eventually, free_port, installed, is_alive, named, pid_of};
+use super::harness::{Project, Run, end, eventually, free_port, installed, is_alive, named, pid_of};
 
 fn events(project: &Project, kind: &str) -> Vec<Value> {
     let all = project.json(&["events", "--json"]);
@@ -137,6 +137,129 @@ fn p3_a_daemon_without_environment_is_ended_too() {
     assert_eq!(project.regrow(&["stop", "family"]).code, 0);
     assert_eq!(left(), 0, "gone when stop says so");
     run.stop();
+}
+
+/// `regrow run` of a project as another user, by way of a command.
+fn as_user(project: &Project, user: u32, by: &[&str]) -> std::process::Command {
+    for path in [project.dir(), project.file("regrow.toml"), project.dir().parent().unwrap().to_owned()] {
+        std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+    }
+    let number = user.to_string();
+    let mut command = std::process::Command::new("setpriv");
+    command
+        .args(["--reuid", &number, "--regid", &number, "--clear-groups"])
+        .args(by)
+        .args([env!("CARGO_BIN_EXE_regrow"), "run"])
+        .current_dir(project.dir())
+        .env("REGROW_STATE_DIR", project.state_dir());
+    command
+}
+
+/// What leaves its parents, its session, its environment and its output.
+fn escape(argument: &str) -> String {
+    let daemon = format!("exec </dev/null >/dev/null 2>&1; cd /; sleep {argument}; true");
+    format!("(env -i setsid setsid sh -c '{daemon}' &) ; exec sleep 1000")
+}
+
+fn an_escape_fails(project: &Project, mut run: Run, sleep: &str) {
+    run.line("all 2 are up");
+    let left = || named(sleep).len();
+    // The shell's own command line has the words, too.
+    eventually("it has left", || left() == 2);
+    for _ in 0..3 {
+        assert_eq!(project.regrow(&["restart", "family"]).code, 0);
+        eventually("and is there once", || left() == 2);
+    }
+    assert_eq!(project.regrow(&["stop", "family"]).code, 0);
+    assert_eq!(left(), 0, "gone when stop says so");
+    run.stop();
+}
+
+/// P3: by its cgroup, where one can be made.
+#[test]
+fn p3_who_leaves_everything_behind_is_ended_too() {
+    let sleep = format!("38{}1", std::process::id());
+    let shell = escape(&sleep);
+    let project = Project::new(&format!(
+        "[service.family]\nshell = \"{shell}\"\n[service.other]\ncommand = \"sleep 1000\"\n"
+    ));
+    let run = project.run(&[]);
+    an_escape_fails(&project, run, &sleep);
+}
+
+/// P3: and where none can, by the mark that it carries without knowing.
+#[test]
+fn p3_the_same_without_a_cgroup() {
+    const TEST: &str = "p3_the_same_without_a_cgroup";
+    const USER: u32 = 64_912;
+    if !nix::unistd::geteuid().is_root() || !installed(TEST, Path::new("/usr/bin/setpriv")) {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} needs root");
+        eprintln!("SKIPPED {TEST}: only root can become another user");
+        return;
+    }
+    let sleep = format!("38{}2", std::process::id());
+    let shell = escape(&sleep);
+    let project = Project::new(&format!(
+        "[service.family]\nshell = \"{shell}\"\n[service.other]\ncommand = \"sleep 1000\"\n"
+    ));
+    let mut run = project.start(&mut as_user(&project, USER, &[]));
+    run.line("other  * running");
+    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", project.pid("other"))).unwrap();
+    assert!(!cgroup.contains("/regrow-"), "{cgroup}");
+    an_escape_fails(&project, run, &sleep);
+}
+
+/// P6: keeper and supervisor killed at the same instant leave what escaped; the next run there
+/// ends it, by its cgroup.
+#[test]
+fn p6_what_a_killed_pair_leaves_is_ended_by_the_next_run() {
+    const TEST: &str = "p6_what_a_killed_pair_leaves_is_ended_by_the_next_run";
+    let sleep = format!("38{}3", std::process::id());
+    let project = Project::new(&format!("[service.family]\nshell = \"{}\"\n", escape(&sleep)));
+    let mut run = project.run(&[]);
+    run.line("family * running");
+    let folder = cgroup_of(project.pid("family"));
+    if !folder.to_string_lossy().contains("/regrow-") {
+        eprintln!("SKIPPED {TEST}: no cgroup can be made here");
+        run.stop();
+        return;
+    }
+    let root = folder.parent().unwrap().to_owned();
+    eventually("it has left", || named(&sleep).len() == 2);
+    let supervisor = project.json(&["status", "--json"])["daemon"]["pid"].as_u64().unwrap();
+    let keeper = parent_of(u32::try_from(supervisor).unwrap());
+    // Stopped first, so that neither hears of the other's end.
+    for pid in [keeper, u32::try_from(supervisor).unwrap()] {
+        kill(pid_of(pid), Signal::SIGSTOP).unwrap();
+    }
+    end(keeper);
+    end(u32::try_from(supervisor).unwrap());
+    run.code();
+    // Nobody was left to end it; another test's run may have done so by now.
+    let other = Project::new("[service.s]\ncommand = \"sleep 1000\"\n");
+    let mut next = other.run(&[]);
+    next.line("s      * running");
+    eventually("the next run ends it", || named(&sleep).is_empty());
+    assert!(!root.exists(), "{}", root.display());
+    let of_next = cgroup_of(other.pid("s")).parent().unwrap().to_owned();
+    assert!(of_next.exists());
+    next.stop();
+    assert!(!of_next.exists(), "a run leaves no cgroup behind: {}", of_next.display());
+}
+
+/// The folder of a process's cgroup (version 2).
+fn cgroup_of(pid: u32) -> std::path::PathBuf {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    let point = mount.and_then(|line| line.split(' ').nth(4)).unwrap_or("/sys/fs/cgroup");
+    Path::new(point).join(path)
+}
+
+fn parent_of(pid: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// P4: every service has a session of its own.
@@ -429,17 +552,8 @@ fn p11_a_shortage_of_processes_passes() {
         })
         .collect();
     let project = Project::new(&manifest);
-    for path in [project.dir(), project.file("regrow.toml"), project.dir().parent().unwrap().to_owned()] {
-        std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
-    }
+    let mut run = project.start(&mut as_user(&project, USER, &["prlimit", "--nproc=25:1000"]));
     let user = USER.to_string();
-    let mut command = std::process::Command::new("setpriv");
-    command
-        .args(["--reuid", &user, "--regid", &user, "--clear-groups", "prlimit", "--nproc=25:1000"])
-        .args([env!("CARGO_BIN_EXE_regrow"), "run"])
-        .current_dir(project.dir())
-        .env("REGROW_STATE_DIR", project.state_dir());
-    let mut run = project.start(&mut command);
     run.line("the kernel allows no further process");
     let rows = project.json(&["status", "--json"]);
     let supervisor = rows["daemon"]["pid"].as_u64().unwrap().to_string();

@@ -16,7 +16,38 @@ impl Watcher {
         if in_group {
             self.find_by_session(key);
         }
+        self.find_by_cgroup(key);
         !self.blind.contains(&key) && self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
+    }
+
+    fn cgroups_of(&self, key: u64) -> Option<Arc<Cgroups>> {
+        let in_cgroup = self.processes.get(&key).is_some_and(|process| process.in_cgroup);
+        self.cgroups.as_ref().filter(|_| in_cgroup).map(Arc::clone)
+    }
+
+    /// Pins whom the kernel knows to be of a tree, where the tree has a cgroup.
+    fn find_by_cgroup(&mut self, key: u64) {
+        let Some(cgroups) = self.cgroups_of(key) else {
+            return;
+        };
+        match cgroups.is_populated(key) {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(_) => {
+                self.blind.insert(key);
+                return;
+            }
+        }
+        let leader = self.processes.get(&key).filter(|p| p.exit.is_none()).map(|p| p.pid);
+        for pid in cgroups.processes(key).into_iter().filter(|pid| Some(*pid) != leader) {
+            if let Some(stat) = proc::stat(pid) {
+                self.pin(key, &stat);
+            }
+        }
+        if leader.is_none() && self.processes.get(&key).is_some_and(|p| p.remnants.is_empty()) {
+            // Somebody lives who was not seen: on the way out, or just made by one who is.
+            self.blind.insert(key);
+        }
     }
 
     /// Looks through all processes for those of a tree's session or group. Only where the
@@ -60,6 +91,14 @@ impl Watcher {
     pub(super) fn owner(&self, stat: &proc::Stat) -> Option<u64> {
         let by_session = self.processes.iter().find(|(_, p)| p.pid == stat.session || p.pid == stat.group);
         let pinned = || self.processes.iter().find(|(_, p)| p.remnants.contains_key(&stat.pid));
+        let in_cgroup = || {
+            let key = self.cgroups.as_ref()?.key_of(stat.pid)?;
+            self.processes.get_key_value(&key)
+        };
+        let by_limit = || {
+            let mark = proc::realtime_limit(stat.pid)?;
+            self.processes.iter().find(|(_, p)| p.limit_mark == mark)
+        };
         let marked = || {
             let mark = proc::variable(stat.pid, MARK)?;
             self.processes.iter().find(|(_, p)| p.mark == mark.as_bytes())
@@ -71,7 +110,8 @@ impl Watcher {
                 |p: &Process| p.pipes.iter().flatten().any(|pipe| pipes.contains(&pipe.inode()));
             self.processes.iter().find(|(_, p)| !pipes.is_empty() && prints_here(p))
         };
-        by_session.or_else(pinned).or_else(marked).or_else(by_output).map(|(key, _)| *key)
+        let found = by_session.or_else(pinned).or_else(in_cgroup).or_else(by_limit);
+        found.or_else(marked).or_else(by_output).map(|(key, _)| *key)
     }
 
     /// Holds on to one of a tree's other processes.
@@ -113,15 +153,18 @@ impl Watcher {
         let Some(process) = self.processes.get(&key) else {
             return;
         };
-        let mut roots: Vec<u32> = process.remnants.keys().copied().collect();
-        if process.exit.is_none() {
-            roots.push(process.pid);
-        }
         let group = process.pid;
-        let mut found: Vec<u32> = roots.into_iter().flat_map(proc::descendants).collect();
+        let mut found = match self.cgroups_of(key) {
+            Some(cgroups) => cgroups.processes(key),
+            None => {
+                let leader = process.exit.is_none().then_some(process.pid);
+                let roots = process.remnants.keys().copied().chain(leader);
+                roots.flat_map(proc::descendants).collect()
+            }
+        };
         found.sort_unstable();
         found.dedup();
-        for pid in found {
+        for pid in found.into_iter().filter(|pid| *pid != group) {
             // The group is signalled as one, by a descriptor.
             if let Some(stat) = proc::stat(pid)
                 && stat.group != group
@@ -133,6 +176,11 @@ impl Watcher {
 
     pub(super) fn signal_tree(&mut self, key: u64, signal: i32) {
         self.find_tree(key);
+        self.signal_found(key, signal);
+    }
+
+    /// Signals all of a tree that was found just before.
+    pub(super) fn signal_found(&self, key: u64, signal: i32) {
         let Some(process) = self.processes.get(&key) else {
             return;
         };
@@ -191,6 +239,10 @@ impl Watcher {
             return;
         };
         process.killing = true;
+        // All of it at once, before anything can fork again; what is left is found one by one.
+        if let Some(cgroups) = self.cgroups_of(key) {
+            cgroups.kill(key);
+        }
         let process = &self.processes[&key];
         self.signal_group(process, nix::libc::SIGKILL);
         for fd in process.remnants.values() {

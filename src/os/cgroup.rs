@@ -1,0 +1,266 @@
+//! A cgroup for each process tree, where one can be made: then the kernel itself says who
+//! belongs to it, whatever session, environment or output it took on, and ends all of it at once.
+//!
+//! Version 2 alone, without any controller: nothing is limited here. Below the cgroup that this
+//! process is in lies one of this run, named after its owner, and in that one for every process
+//! that was made, by its key; each is used once, since what was killed through it stays deadly.
+//! What an owner that died by force left behind is ended by its keeper ([`end_of`]), or by the
+//! next run there ([`sweep`]).
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use super::{clone3, proc};
+
+/// The cgroups of one run.
+pub(super) struct Cgroups {
+    root: PathBuf,
+    dir: OwnedFd,
+    /// Turns false when the kernel refuses to make processes in them.
+    usable: AtomicBool,
+    /// Of trees that are gone, to be removed by a thread that has time for it.
+    gone: mpsc::Sender<u64>,
+}
+
+impl Cgroups {
+    /// Makes that of this run; `None` where none can be made.
+    pub(super) fn make() -> Option<Cgroups> {
+        if !clone3::AVAILABLE {
+            return None;
+        }
+        let root = own_cgroup()?.join(name_of(std::process::id())?);
+        match fs::create_dir(&root) {
+            Ok(()) => {}
+            // Another host in this process made it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return None,
+            Err(_) => return None,
+        }
+        let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
+        let (gone, keys) = mpsc::channel::<u64>();
+        let (inside, folder) = (dir.try_clone().ok()?, root.clone());
+        let clean = move || {
+            for key in keys {
+                remove(&inside, &folder, key);
+            }
+            // The host is gone. What still lives keeps its own; the next run looks again.
+            remove_all(&folder);
+        };
+        std::thread::Builder::new().name("regrow-cgroup".into()).stack_size(128 * 1024).spawn(clean).ok()?;
+        Some(Cgroups { root, dir, usable: AtomicBool::new(true), gone })
+    }
+
+    /// A new one, to make a process in. `None`: there is none to be had.
+    pub(super) fn fresh(&self, key: u64) -> Option<OwnedFd> {
+        if !self.usable.load(Ordering::Relaxed) {
+            return None;
+        }
+        let name = key.to_string();
+        let made = nix::sys::stat::mkdirat(&self.dir, name.as_str(), Mode::from_bits_truncate(0o755));
+        match made.map_err(io::Error::from).and_then(|()| open_dir(&self.dir, Path::new(&name))) {
+            Ok(dir) => Some(dir),
+            Err(error) => {
+                // A limit on their number, most likely: the other ways of knowing a tree are left.
+                tracing::debug!(%error, key, "no cgroup for a process");
+                None
+            }
+        }
+    }
+
+    /// The kernel refuses to make processes in cgroups: none is tried any more.
+    pub(super) fn give_up(&self) {
+        self.usable.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether anything of a tree lives.
+    pub(super) fn is_populated(&self, key: u64) -> io::Result<bool> {
+        let mut text = [0u8; 128];
+        let length = match self.open(key, "cgroup.events").and_then(|mut file| file.read(&mut text)) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        Ok(!String::from_utf8_lossy(&text[..length]).contains("populated 0"))
+    }
+
+    /// Everything of a tree that lives.
+    pub(super) fn processes(&self, key: u64) -> Vec<u32> {
+        let mut found = Vec::new();
+        // A service may have made cgroups of its own: another regrow, say.
+        let mut folders = vec![self.root.join(key.to_string())];
+        while let Some(folder) = folders.pop() {
+            let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            // 0 is one that is not in sight from here.
+            found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid > 0));
+            // A folder has a link for each below it, and two of its own.
+            if fs::metadata(&folder).is_ok_and(|folder| folder.nlink() > 2) {
+                folders.extend(folders_in(&folder));
+            }
+        }
+        found
+    }
+
+    /// Sends SIGKILL to everything of a tree at once (Linux 5.14).
+    pub(super) fn kill(&self, key: u64) {
+        // Without it, each is killed by its pidfd, as where there is no cgroup.
+        let _ = self.open(key, "cgroup.kill").and_then(|mut file| file.write_all(b"1"));
+    }
+
+    /// Forgets that of a tree that is gone.
+    pub(super) fn remove(&self, key: u64) {
+        // The thread lives as long as this does.
+        let _ = self.gone.send(key);
+    }
+
+    /// The key of the tree that a process belongs to.
+    pub(super) fn key_of(&self, pid: u32) -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = Path::new(text.lines().find_map(|line| line.strip_prefix("0::"))?);
+        let run = self.root.file_name()?;
+        let mut parts = path.iter().skip_while(|part| *part != run).skip(1);
+        parts.next()?.to_str()?.parse().ok()
+    }
+
+    fn open(&self, key: u64, file: &str) -> io::Result<fs::File> {
+        let path = format!("{key}/{file}");
+        let write = if file == "cgroup.kill" { OFlag::O_WRONLY } else { OFlag::O_RDONLY };
+        let fd = nix::fcntl::openat(&self.dir, path.as_str(), write | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(fd.into())
+    }
+}
+
+fn remove(dir: &OwnedFd, root: &Path, key: u64) {
+    let name = key.to_string();
+    let gone = nix::unistd::unlinkat(dir, name.as_str(), nix::unistd::UnlinkatFlags::RemoveDir);
+    if gone == Err(nix::errno::Errno::EBUSY) {
+        remove_all(&root.join(name));
+    }
+}
+
+/// Ends whatever is left of a run whose owner is dead.
+pub(super) fn end_of(owner: u32, started: u64) {
+    let name = pid_namespace().map(|space| format!("regrow-{space}-{owner}-{started}"));
+    if let Some(root) = own_cgroup().zip(name).map(|(own, name)| own.join(name))
+        && root.is_dir()
+    {
+        kill_and_remove(&root);
+    }
+}
+
+/// Ends what runs left behind here whose owners are dead.
+pub(super) fn sweep() {
+    let (Some(own), Some(space)) = (own_cgroup(), pid_namespace()) else {
+        return;
+    };
+    for folder in folders_in(&own) {
+        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        // Those of another namespace can't be told dead from here.
+        let Some(rest) = name.strip_prefix(&format!("regrow-{space}-")) else {
+            continue;
+        };
+        let owner: Option<(u32, u64)> =
+            rest.split_once('-').and_then(|(pid, at)| Some((pid.parse().ok()?, at.parse().ok()?)));
+        if let Some((pid, started)) = owner
+            && proc::stat(pid).is_none_or(|stat| stat.started != started || stat.state == b'Z')
+        {
+            tracing::warn!(owner = pid, "ending what a run left behind");
+            kill_and_remove(&folder);
+        }
+    }
+}
+
+fn kill_and_remove(root: &Path) {
+    let _ = fs::write(root.join("cgroup.kill"), "1");
+    // What was killed leaves within moments, but for what is stuck in the kernel.
+    for _ in 0..200 {
+        remove_all(root);
+        if !root.exists() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+/// The name of a process's cgroup: with its namespace and its start, no other has it.
+fn name_of(pid: u32) -> Option<String> {
+    Some(format!("regrow-{}-{pid}-{}", pid_namespace()?, proc::stat(pid)?.started))
+}
+
+fn pid_namespace() -> Option<u64> {
+    fs::metadata("/proc/self/ns/pid").ok().map(|space| space.ino())
+}
+
+/// The folder of the cgroup that this process is in, as far as it is mounted.
+fn own_cgroup() -> Option<PathBuf> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    mounts.lines().find_map(|line| below_mount(line, path))
+}
+
+/// Where a path of the hierarchy lies, by a line of mountinfo (proc(5)), if that is its mount.
+fn below_mount(line: &str, path: &str) -> Option<PathBuf> {
+    let (mount, kind) = line.split_once(" - ")?;
+    if !kind.starts_with("cgroup2 ") {
+        return None;
+    }
+    let mut fields = mount.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    let inside = Path::new(path).strip_prefix(root).ok()?;
+    // One that lies outside of this namespace's root.
+    if inside.iter().any(|part| part == "..") {
+        return None;
+    }
+    Some(Path::new(point).join(inside))
+}
+
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()).collect()
+}
+
+/// Removes a cgroup and those below it, as far as they are empty.
+fn remove_all(folder: &Path) {
+    for inner in folders_in(folder) {
+        remove_all(&inner);
+    }
+    let _ = fs::remove_dir(folder);
+}
+
+fn open_dir(at: impl std::os::fd::AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let dir = nix::fcntl::openat(at, path, flags, Mode::empty())?;
+    debug_assert!(dir.as_raw_fd() >= 0);
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_is_found_by_the_mount() {
+        let unified = "31 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate";
+        let hybrid = "42 32 0:39 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
+        let part = "50 40 0:26 /user.slice /sys/fs/cgroup rw - cgroup2 cgroup rw";
+        let old = "33 32 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory";
+        for (line, path, want) in [
+            (unified, "/", Some("/sys/fs/cgroup/")),
+            (unified, "/user.slice/x.scope", Some("/sys/fs/cgroup/user.slice/x.scope")),
+            (hybrid, "/a", Some("/sys/fs/cgroup/unified/a")),
+            (part, "/user.slice/x", Some("/sys/fs/cgroup/x")),
+            (part, "/system.slice", None),
+            (unified, "/../outside", None),
+            (old, "/", None),
+        ] {
+            assert_eq!(below_mount(line, path).as_deref(), want.map(Path::new), "{line} {path}");
+        }
+    }
+}
