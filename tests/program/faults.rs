@@ -619,6 +619,72 @@ fn r1_a_crash_storm_is_backed_off() {
     run.stop();
 }
 
+/// A library that moves the wall clock of whoever loads it by the seconds in a file.
+const JUMP: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    int result = syscall(SYS_clock_gettime, clock, time);
+    int file = clock == CLOCK_REALTIME ? open(getenv("JUMP"), O_RDONLY | O_CLOEXEC) : -1;
+    if (file >= 0) {
+        char text[32] = {0};
+        read(file, text, 31);
+        close(file);
+        time->tv_sec += atol(text);
+    }
+    return result;
+}
+"#;
+
+/// R2: the wall clock moves a year ahead during a backoff, and two back during the next.
+#[test]
+fn r2_a_clock_that_jumps_moves_no_deadline() {
+    const TEST: &str = "r2_a_clock_that_jumps_moves_no_deadline";
+    if !installed(TEST, Path::new("/usr/bin/cc")) {
+        return;
+    }
+    let project = Project::new(
+        "[service.s]\nshell = \"sleep 0.1; exit 1\"\nrestart = { backoff = { initial = \"1s\", max = \"1s\", jitter = 0.0 } }\n[service.slow]\ncommand = \"sleep 1000\"\nready = { after = \"2s\", deadline = \"20s\" }\n",
+    );
+    project.write("jump.c", JUMP);
+    project.write("jump", "0");
+    let library = project.file("jump.so");
+    let made = std::process::Command::new("/usr/bin/cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &project.file("jump.c")])
+        .status();
+    assert!(made.unwrap().success());
+    let mut command = project.command(&["run"]);
+    command.env("LD_PRELOAD", &library).env("JUMP", project.file("jump"));
+    let mut run = project.start(&mut command);
+    const OVER_A_YEAR: i64 = 400 * 86_400;
+    for offset in [OVER_A_YEAR, -OVER_A_YEAR] {
+        run.next_line("s      * exit code 1; comes back in 1.0 s");
+        project.write("jump", offset.to_string());
+    }
+    run.line("slow   * ready after 2.");
+    run.next_line("s      * exit code 1; comes back in 1.0 s");
+    let all = project.json(&["events", "--json"]);
+    let all = all["events"].as_array().unwrap();
+    let of = |kind: &str| -> Vec<&Value> {
+        all.iter().filter(|e| e["event"] == kind && e["instance"] == "s").collect()
+    };
+    let (falls, starts) = (of("crashed"), of("starting"));
+    for (fall, start) in falls.iter().zip(&starts[1..]) {
+        let waited = start["since_start_s"].as_f64().unwrap() - fall["since_start_s"].as_f64().unwrap();
+        assert!((1.0..3.0).contains(&waited), "{waited}");
+    }
+    let year = |event: &Value| event["at"].as_str().unwrap()[..4].parse::<i64>().unwrap();
+    let (before, ahead, behind) = (year(falls[0]), year(starts[1]), year(starts[2]));
+    assert!(behind < before && before < ahead, "the clock did jump: {before}, {ahead}, {behind}");
+    assert!(project.status("slow")["uptime_s"].as_f64().unwrap() < 60.0);
+    run.stop();
+}
+
 /// R3: whatever ten clients want at once, there is never a second copy, and all are answered.
 #[test]
 fn r3_fifty_commands_at_once() {
