@@ -104,3 +104,17 @@ fn what_was_decided_otherwise_is_told_and_what_can_not_be_read_says_why() {
         assert!(replay.stderr.contains(words), "{name}: {}", replay.stderr);
     }
 }
+
+/// Written by the first version that wrote any; whatever comes later still reads it.
+#[test]
+fn a_recording_of_the_first_format_still_loads() {
+    let project = Project::new("[service.s]\ncommand = \"true\"\n");
+    project.write("first.recording", include_str!("format-1.recording"));
+    let replay = project.regrow(&["replay", "first.recording"]);
+    assert_eq!((replay.code, replay.stderr.as_str()), (0, ""), "{}", replay.stdout);
+    assert!(
+        replay.stdout.ends_with("4 commands: decided as recorded, all invariants hold\n"),
+        "{}",
+        replay.stdout
+    );
+}
