@@ -189,6 +189,9 @@ fn read(
     }
     warnings.extend(validate::unreachable_limits(&declared, &services, &collector));
     let tree = validate::tree(&declared, &mut collector);
+    if there.is_none() {
+        warnings.extend(validate::idle_keys(&declared, &services, &tree, &collector));
+    }
     let services: Vec<Arc<ServiceSpec>> = services.into_iter().map(Arc::new).collect();
     let all: Vec<Arc<ServiceSpec>> = there_already.iter().chain(&services).cloned().collect();
     let graph = match Graph::new(&all) {

@@ -9,8 +9,9 @@ use super::decode::{Declared, Service, Supervision, Target};
 use super::fault::Fault;
 use super::load::did_you_mean;
 use super::reader::Collector;
+use crate::model::plan::AutoShutdown;
 use crate::model::{
-    CheckTarget, Child, Condition, Dependency, GroupSpec, Kind, Name, Plan, ReadyTarget, ServiceSpec,
+    CheckTarget, Child, Condition, Dependency, GroupSpec, Kind, Name, Plan, Policy, ReadyTarget, ServiceSpec,
 };
 
 /// The tree of groups.
@@ -401,6 +402,78 @@ fn known_names<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> 
         }
         format!("declared are {}", names.join(", "))
     })
+}
+
+/// What is said of auto-shutdown and can have no effect.
+pub(super) fn idle_keys(
+    declared: &Declared,
+    services: &[ServiceSpec],
+    tree: &Tree,
+    collector: &Collector,
+) -> Vec<Fault> {
+    let mut warnings = Vec::new();
+    let mut warn = |span: &Range<usize>, message: String, label: &str, hint: &str| {
+        warnings.push(Fault {
+            source: Arc::clone(&collector.source),
+            span: span.clone(),
+            message,
+            label: label.to_owned(),
+            also: None,
+            hint: Some(hint.to_owned()),
+        });
+    };
+    let groups = tree.groups.iter().map(|(name, spec)| (Some(name), spec)).chain([(None, &tree.root)]);
+    for (name, group) in groups {
+        let shuts_down = group.auto_shutdown != AutoShutdown::Never;
+        let shown = name.map_or("the root group".to_owned(), |name| format!("group {:?}", name.as_str()));
+        let mut counted = false;
+        for child in &group.children {
+            let (span, significant, always) = match child {
+                Child::Service(child) => {
+                    let Some(at) = declared.services.iter().position(|s| s.name.value == *child) else {
+                        continue;
+                    };
+                    let (declared, spec) = (&declared.services[at], &services[at]);
+                    let always = matches!(spec.restart.policy, Policy::Always | Policy::UnlessStopped)
+                        && spec.kind == Kind::Service;
+                    (&declared.name.span, spec.significant, always)
+                }
+                Child::Group(child) => {
+                    let Some(inner) = declared.groups.iter().find(|g| g.name.value == *child) else {
+                        continue;
+                    };
+                    (&inner.name.span, inner.significant, false)
+                }
+            };
+            if !significant {
+                continue;
+            }
+            counted |= !always;
+            let child = child.name().as_str();
+            if !shuts_down {
+                let message = format!("{child:?} is significant, and {shown} has no \"auto_shutdown\"");
+                warn(
+                    span,
+                    message,
+                    "its end means nothing",
+                    "auto_shutdown = \"any\" or \"all\" in the group",
+                );
+            } else if always {
+                let message = format!("{child:?} is significant, and its policy always brings it back");
+                warn(span, message, "it never ends by itself", "restart = \"on-failure\" or \"never\"");
+            }
+        }
+        let span = match name {
+            Some(name) => declared.groups.iter().find(|g| g.name.value == *name).map(|g| &g.name.span),
+            None => declared.project.span.as_ref(),
+        };
+        if let Some(span) = span.filter(|_| shuts_down && !counted) {
+            let message =
+                format!("{shown} has an \"auto_shutdown\" and nothing whose end would bring it about");
+            warn(span, message, "it never goes down by itself", "significant = true in a member");
+        }
+    }
+    warnings
 }
 
 /// Groups whose members come back so slowly that the limit can't be reached.

@@ -357,3 +357,30 @@ restart = "never"
     assert_eq!(run.code(), 1);
     assert!(run.text().contains("there is no env file missing.env"), "{}", run.text());
 }
+
+#[test]
+fn what_can_have_no_effect_is_warned_about() {
+    for (manifest, warning) in [
+        (
+            "[service.a]\ncommand = \"true\"\nsignificant = true\n",
+            "\"a\" is significant, and the root group has no \"auto_shutdown\"\n --> regrow.toml:1:10\n",
+        ),
+        (
+            "[service.a]\ncommand = \"true\"\n[group.g]\nmembers = [\"a\"]\nauto_shutdown = \"any\"\n",
+            "group \"g\" has an \"auto_shutdown\" and nothing whose end would bring it about\n --> regrow.toml:3:8\n",
+        ),
+        (
+            "[project]\nauto_shutdown = \"all\"\n[service.a]\ncommand = \"true\"\nsignificant = true\nrestart = \"always\"\n",
+            "\"a\" is significant, and its policy always brings it back\n --> regrow.toml:3:10\n",
+        ),
+    ] {
+        let project = Project::new(manifest);
+        let check = project.regrow(&["check"]);
+        assert_eq!(check.code, 0, "{}", check.stderr);
+        assert!(check.stderr.starts_with(&format!("warning: {warning}")), "{}", check.stderr);
+    }
+    let project = Project::new(
+        "[project]\nauto_shutdown = \"any\"\n[service.a]\ncommand = \"true\"\nsignificant = true\n",
+    );
+    assert_eq!(project.regrow(&["check"]).stderr, "");
+}
