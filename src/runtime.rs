@@ -411,13 +411,7 @@ impl Made {
             .map_err(broken)?;
 
         let listening_root = root.clone();
-        let forgetting = Arc::clone(&output);
         context.log.listen(vec![
-            Box::new(move |event, _| {
-                if let Fact::Removed { services, .. } = &event.fact {
-                    services.iter().for_each(|service| forgetting.forget(service));
-                }
-            }),
             Box::new(move |event, board| {
                 // Most services have nobody that waits for them.
                 if let Some(instance) = event.fact.instance()

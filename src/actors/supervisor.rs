@@ -116,6 +116,15 @@ impl Kid {
         }
     }
 
+    /// Ends its actor, and waits for that.
+    async fn end(self) {
+        // An error means that it is gone already.
+        let _ = match self {
+            Kid::Process { actor, .. } => actor.stop_and_wait(None, None).await,
+            Kid::Group { actor, .. } => actor.stop_and_wait(None, None).await,
+        };
+    }
+
     fn actor_id(&self) -> ActorId {
         match self {
             Kid::Process { actor, .. } => actor.get_id(),
@@ -217,7 +226,19 @@ impl Actor for ServiceSupervisor {
         Ok(())
     }
 
-    /// A child actor ends only with the tree, or because regrow itself broke.
+    /// Whoever waits for the end of a supervisor waits for that of all below it.
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<SupervisorMsg>,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        for kid in std::mem::take(&mut state.kids).into_values() {
+            kid.end().await;
+        }
+        Ok(())
+    }
+
+    /// A child actor ends with what it is for, with the tree, or because regrow itself broke.
     async fn handle_supervisor_evt(
         &self,
         myself: ActorRef<SupervisorMsg>,
@@ -357,7 +378,7 @@ impl SupervisorState {
             }
             Err(branch) => {
                 let shape = Shape::of(&self.context);
-                self.note(|| Message::Adopt(branch.clone()));
+                self.note(self.context.clock.now(), || Message::Adopt(branch.clone()));
                 for child in &branch.children {
                     // It may have been there when this supervisor was made.
                     if self.slots(child).is_empty() {
@@ -383,24 +404,27 @@ impl SupervisorState {
             }
             Err(branch) => branch,
         };
-        self.note(|| Message::Dismiss(branch.clone(), sender.number));
-        for slot in branch.children.iter().flat_map(|child| self.slots(child)).collect::<Vec<_>>() {
-            self.run(myself, group::Input::Removed(slot), None);
-            // It rests: at most it is at a message that changes nothing. An error means that it is
-            // gone already.
-            let _ = match self.kids.remove(&slot) {
-                Some(Kid::Process { actor, .. }) => actor.stop_and_wait(None, None).await,
-                Some(Kid::Group { actor, .. }) => actor.stop_and_wait(None, None).await,
-                None => Ok(()),
-            };
+        let now = self.context.clock.now();
+        self.note(now, || Message::Dismiss(branch.clone(), sender.number));
+        let slots: Vec<Slot> = branch.children.iter().flat_map(|child| self.slots(child)).collect();
+        for slot in &slots {
+            self.run(myself, group::Input::Removed(*slot), now, None);
+        }
+        for slot in slots {
+            // It rests: at most it is at a message that changes nothing.
+            if let Some(kid) = self.kids.remove(&slot) {
+                kid.end().await;
+            }
+        }
+        for id in &branch.instances {
+            self.context.sources.forget(id);
         }
         tell(&sender.root, SupervisorMsg::Dismissed(sender.number));
     }
 
     /// Writes down what this supervisor was told; at the root that is part of the desk's step.
-    fn note(&self, message: impl FnOnce() -> Message) {
+    fn note(&self, at: Duration, message: impl FnOnce() -> Message) {
         if self.desk.is_none() {
-            let at = self.context.clock.now();
             let to = Node::Group(self.name.clone());
             let step = self.context.log.describe(|| Step { at, to, message: message() });
             self.context.log.commit(step, []);
@@ -425,16 +449,22 @@ impl SupervisorState {
     }
 
     fn step(&mut self, myself: &ActorRef<SupervisorMsg>, input: group::Input) {
+        let now = self.context.clock.now();
         let step = self.context.log.describe(|| Step {
-            at: self.context.clock.now(),
+            at: now,
             to: Node::Group(self.name.clone()),
             message: Message::Group(input),
         });
-        self.run(myself, input, step);
+        self.run(myself, input, now, step);
     }
 
-    fn run(&mut self, myself: &ActorRef<SupervisorMsg>, input: group::Input, step: Option<Step>) {
-        let now = step.as_ref().map_or_else(|| self.context.clock.now(), |step| step.at);
+    fn run(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        input: group::Input,
+        now: Duration,
+        step: Option<Step>,
+    ) {
         let mut effects = Vec::new();
         self.machine.step(now, input, &mut effects);
         // Facts first: whoever acts on an effect finds it told.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,16 +32,19 @@ pub(super) struct Console {
     /// Of each name, in the order in which they came: its place, and what stands before a line
     /// of its standard output and error.
     names: Mutex<HashMap<String, Arc<Prefix>>>,
-    width: usize,
+    /// Of the widest name so far, within bounds.
+    width: AtomicUsize,
     colour: bool,
     terminal: bool,
 }
 
 /// What stands before the lines of one instance.
 struct Prefix {
+    width: usize,
     colour: &'static str,
     out: Vec<u8>,
     err: Vec<u8>,
+    about: Vec<u8>,
 }
 
 #[derive(Default)]
@@ -81,6 +85,7 @@ impl Console {
             .stack_size(128 * 1024)
             .spawn(move || write_all(&writer))?;
         let terminal = terminal::stdout_is_terminal() && std::env::var_os("CI").is_none();
+        let width = AtomicUsize::new(width);
         let console = Console { shared, names: Mutex::default(), width, colour, terminal };
         for name in names {
             console.prefix(&name.to_string());
@@ -88,18 +93,28 @@ impl Console {
         Ok(Arc::new(console))
     }
 
-    /// What stands before a line of that name; made when it is new.
+    /// What stands before a line of that name; made when it is new, or a wider one has come.
     fn prefix(&self, name: &str) -> Arc<Prefix> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(prefix) = names.get(name) {
+        let known = names.get(name);
+        let paints = self.colour;
+        let width = match known {
+            Some(_) => self.width.load(Ordering::Relaxed),
+            None => {
+                let own = name.width().min(PREFIX);
+                self.width.fetch_max(own, Ordering::Relaxed).max(own)
+            }
+        };
+        if let Some(prefix) = known.filter(|prefix| prefix.width == width) {
             return Arc::clone(prefix);
         }
-        let colour = PALETTE[names.len() % PALETTE.len()];
-        let (width, paints) = (self.width, self.colour);
+        let colour = known.map_or(PALETTE[names.len() % PALETTE.len()], |prefix| prefix.colour);
         let padded = format!("{:width$}", format::shorten(name, width));
-        let painted = if paints { format!("\x1b[{colour}m{padded}\x1b[0m") } else { padded };
-        let before = |bar, tint: Tint| format!("{painted} {} ", tint.paint(bar, paints)).into_bytes();
-        let prefix = Arc::new(Prefix { colour, out: before("|", Tint::Faint), err: before("!", Tint::Bad) });
+        let padded = if paints { format!("\x1b[{colour}m{padded}\x1b[0m") } else { padded };
+        let before = |bar, tint: Tint| format!("{padded} {} ", tint.paint(bar, paints)).into_bytes();
+        let (out, err) = (before("|", Tint::Faint), before("!", Tint::Bad));
+        let about = before("*", Tint::Faint);
+        let prefix = Arc::new(Prefix { width, colour, out, err, about });
         names.insert(name.to_owned(), Arc::clone(&prefix));
         prefix
     }
@@ -111,13 +126,10 @@ impl Console {
 
     /// A line of regrow's about an instance.
     pub(super) fn about(&self, name: &str, text: &str, tint: Tint) {
-        let padded = format!("{:width$}", format::shorten(name, self.width), width = self.width);
-        let padded = match self.colour {
-            true => format!("\x1b[{}m{padded}\x1b[0m", self.prefix(name).colour),
-            false => padded,
-        };
-        let bar = Tint::Faint.paint("*", self.colour);
-        self.push(format!("{padded} {bar} {}\n", tint.paint(text, self.colour)).as_bytes(), true);
+        let mut line = self.prefix(name).about.clone();
+        line.extend_from_slice(tint.paint(text, self.colour).as_bytes());
+        line.push(b'\n');
+        self.push(&line, true);
     }
 
     /// A line of regrow's own.
@@ -197,8 +209,8 @@ impl Console {
 }
 
 impl ChunkSink for Console {
-    fn chunk(&self, name: &InstanceId, chunk: &Chunk) {
-        let prefix = self.prefix(&name.to_string());
+    fn chunk(&self, chunk: &Chunk) {
+        let prefix = self.prefix(&chunk.name.to_string());
         let prefix = if chunk.stream == Stream::Err { &prefix.err } else { &prefix.out };
         let mut lines = Vec::with_capacity(chunk.bytes.len() + prefix.len() * 4);
         for line in chunk.lines() {

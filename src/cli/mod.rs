@@ -230,9 +230,9 @@ struct Select {
     /// Services or instances
     services: Vec<String>,
     /// All services
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["services", "group", "tag"])]
     all: bool,
-    /// The services below a group
+    /// The services below a group (remove: and the group)
     #[arg(long, value_name = "GROUP")]
     group: Vec<String>,
     /// The services with a tag

@@ -16,7 +16,7 @@ use super::{
 use crate::control::client::{Client, Error, encode};
 use crate::control::place;
 use crate::control::protocol::{
-    Add, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, Waited, WhyReport,
+    Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, Waited, WhyReport,
 };
 use crate::decide::words::short;
 use crate::manifest::{Fault, LoadError, Source};
@@ -71,14 +71,17 @@ where
             if common.json {
                 print_json(&match &error {
                     Error::Denied(denial) => ErrorBody { error: denial.clone(), faults: Vec::new() },
-                    Error::Faulty(faults) => {
-                        ErrorBody { error: faulty(faults.len()), faults: faults.clone() }
+                    Error::Faulty(denial, faults) => {
+                        ErrorBody { error: denial.clone(), faults: faults.clone() }
                     }
                     Error::NotRunning(_) | Error::Broken(_) => not_running(&error.to_string()),
                 });
             }
-            if let Error::Faulty(faults) = error {
-                super::report::tell(&LoadError::Faulty(with_text(faults)));
+            if let Error::Faulty(_, faults) = error {
+                match with_text(&faults) {
+                    Some(faults) => super::report::tell(&LoadError::Faulty(faults)),
+                    None => tell_by_place(&faults),
+                }
                 return code::MANIFEST;
             }
             tell!("{}: {error}", format::error_word());
@@ -101,36 +104,49 @@ where
                         | DenialCode::Internal => code::FAILED,
                     }
                 }
-                Error::Broken(_) | Error::Faulty(_) => code::FAILED,
+                Error::Broken(_) | Error::Faulty(..) => code::FAILED,
             }
         }
     }
 }
 
-fn faulty(count: usize) -> Denial {
-    let reason = format!("the manifest has {count} fault{}", if count == 1 { "" } else { "s" });
-    Denial { code: DenialCode::Faulty, reason, hint: None }
-}
-
-/// Faults that came over the socket, with the files that they are about read again.
-fn with_text(faults: Vec<FaultBody>) -> Vec<Fault> {
-    let mut sources: HashMap<PathBuf, Arc<Source>> = HashMap::new();
+/// Faults that came over the socket, with the files that they are about read again. `None`: one
+/// of these is not what it was.
+fn with_text(faults: &[FaultBody]) -> Option<Vec<Fault>> {
+    let mut sources: HashMap<&Path, Arc<Source>> = HashMap::new();
     let cwd = super::here().ok();
     let shown = |path: &Path| {
         let relative = cwd.as_ref().and_then(|cwd| path.strip_prefix(cwd).ok());
         relative.unwrap_or(path).to_owned()
     };
-    faults
-        .into_iter()
-        .map(|fault| {
-            let source = sources.entry(fault.file.clone()).or_insert_with(|| {
-                let text = std::fs::read_to_string(&fault.file).unwrap_or_default();
-                Arc::new(Source { path: shown(&fault.file), text })
-            });
-            let source = Arc::clone(source);
-            fault.with(source)
-        })
-        .collect()
+    let mut found = Vec::new();
+    for fault in faults {
+        let source = match sources.get(fault.file.as_path()) {
+            Some(source) => Arc::clone(source),
+            None => {
+                let text = std::fs::read_to_string(&fault.file).ok()?;
+                let source = Arc::new(Source { path: shown(&fault.file), text });
+                sources.insert(&fault.file, Arc::clone(&source));
+                source
+            }
+        };
+        let also = fault.also.iter().map(|(span, _)| span.end);
+        let fits = also.chain([fault.span.end]).all(|end| end <= source.text.len());
+        if !fits || source.place(fault.span.start) != (fault.line, fault.column) {
+            return None;
+        }
+        found.push(fault.clone().with(source));
+    }
+    Some(found)
+}
+
+fn tell_by_place(faults: &[FaultBody]) {
+    for FaultBody { file, line, column, message, hint, .. } in faults {
+        tell!("{}: {}:{line}:{column}: {message}", format::error_word(), file.display());
+        if let Some(hint) = hint {
+            tell!("  = help: {hint}");
+        }
+    }
 }
 
 fn not_running(reason: &str) -> ErrorBody {
@@ -209,8 +225,8 @@ fn tree_lines(tree: &TreeStatus) -> Vec<String> {
     if workers > 0 {
         of.push(noun(workers, "instance"));
     }
-    let of = of.join(", ");
-    let mut lines = vec![format!("{name} ({}{failed}): {active} of {specs} active, {of}", tree.strategy)];
+    let of: String = of.iter().map(|words| format!(", {words}")).collect();
+    let mut lines = vec![format!("{name} ({}{failed}): {active} of {specs} active{of}", tree.strategy)];
     let last = tree.children.len().saturating_sub(1);
     for (at, child) in tree.children.iter().enumerate() {
         let (branch, below) = if at == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
@@ -370,13 +386,27 @@ pub(super) fn add(args: AddArgs) -> u8 {
         super::report::tell(&LoadError::Unreadable { path: file.clone(), error });
         code::MANIFEST
     };
-    let read = file.canonicalize().and_then(|file| Ok((std::fs::read_to_string(&file)?, file)));
+    let read = file.canonicalize().and_then(|file| {
+        if std::fs::metadata(&file)?.len() > LARGEST_ADDITION {
+            return Err(std::io::Error::other("it is larger than 16 MiB; add it in parts"));
+        }
+        Ok((std::fs::read_to_string(&file)?, file))
+    });
     let (manifest, file) = match read {
         Ok(read) => read,
         Err(error) => return unreadable(error),
     };
-    ask("/v1/add", &Add { manifest, file, group }, &patience, &common)
+    let body = Add { manifest, file, group };
+    ask("/v1/add", &body, &patience, &common, |added: &Added| {
+        if let Some(warnings) = with_text(&added.warnings) {
+            super::report::warn(&warnings);
+        }
+        &added.answer
+    })
 }
+
+/// Bytes of the largest manifest that is sent.
+const LARGEST_ADDITION: u64 = 16 << 20;
 
 pub(super) fn remove(args: RemoveArgs) -> u8 {
     let RemoveArgs { select, patience, common } = args;
@@ -387,14 +417,20 @@ fn command(verb: &str, command: Command, patience: &Patience, common: &Common) -
     if command.select().is_some_and(Selector::is_empty) {
         return usage_error(verb, "name services, or say --all, --group or --tag");
     }
-    ask("/v1/command", &command, patience, common)
+    ask("/v1/command", &command, patience, common, |answer: &Answer| answer)
 }
 
 /// Asks for something that is answered when it is done.
-fn ask(path: &str, body: &impl Serialize, patience: &Patience, common: &Common) -> u8 {
+fn ask<T: Serialize + serde::de::DeserializeOwned>(
+    path: &str,
+    body: &impl Serialize,
+    patience: &Patience,
+    common: &Common,
+    answer_of: impl FnOnce(&T) -> &Answer,
+) -> u8 {
     talk(common, async |mut client| {
         let asked = client.post(path, body);
-        let answer: Answer = match patience.timeout {
+        let got: T = match patience.timeout {
             None => asked.await?,
             Some(limit) => match tokio::time::timeout(limit, asked).await {
                 Ok(answer) => answer?,
@@ -407,8 +443,9 @@ fn ask(path: &str, body: &impl Serialize, patience: &Patience, common: &Common) 
                 }
             },
         };
+        let answer = answer_of(&got);
         if common.json {
-            print_json(&answer);
+            print_json(&got);
         } else {
             for result in &answer.results {
                 let line = format!("{}: {}", result.name, result.message);
@@ -670,6 +707,11 @@ pub(super) fn wait(args: WaitArgs) -> u8 {
                 let note = note(service);
                 let note = if note.is_empty() { note } else { format!(" ({note})") };
                 tell!("{}: {}{note}", service.name, service.state);
+            }
+            let is_there =
+                |name: &String| waited.services.iter().any(|s| s.name == *name || s.service.as_str() == name);
+            for name in wait.services.iter().filter(|name| !is_there(name)) {
+                tell!("{name}: removed");
             }
         }
         Ok(match (waited.ok, waited.timed_out) {

@@ -328,6 +328,9 @@ impl Foreground {
                     if reason.is_none() && self.is_finished() {
                         failed_before = self.failed();
                         reason = Some(Reason::Finished);
+                        if self.handle.board(|board| board.entries().is_empty()) {
+                            self.console.say("nothing is left", Tint::Faint);
+                        }
                         self.handle.begin_shutdown("everything has ended");
                     } else if reason.is_none() && self.is_idle() && !told_idle {
                         told_idle = true;
@@ -420,15 +423,13 @@ impl Foreground {
 
     /// Nothing runs, nothing will by itself, and nobody stopped anything by hand.
     fn is_finished(&self) -> bool {
-        self.handle.board(|board| {
-            board.busy() == 0
-                && board.untouched() <= self.screen.never_started
-                && !board.entries().iter().any(|e| e.state == State::Stopped)
-        })
+        self.is_idle() && self.handle.board(|b| !b.entries().iter().any(|e| e.state == State::Stopped))
     }
 
+    /// Nothing runs, and nothing will by itself.
     fn is_idle(&self) -> bool {
-        self.handle.board(|board| board.busy() == 0 && board.untouched() <= self.screen.never_started)
+        let will_start = |entry: &Entry| entry.state == State::Registered && entry.spec.autostart;
+        self.handle.board(|board| board.busy() == 0 && !board.entries().iter().any(will_start))
     }
 
     fn failed(&self) -> Vec<InstanceId> {

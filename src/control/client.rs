@@ -22,7 +22,7 @@ pub enum Error {
     /// The other side refused.
     Denied(Denial),
     /// The manifest that was sent has faults.
-    Faulty(Vec<FaultBody>),
+    Faulty(Denial, Vec<FaultBody>),
     /// The connection broke, or its answer can't be read.
     Broken(String),
 }
@@ -32,7 +32,7 @@ impl std::fmt::Display for Error {
         match self {
             Error::NotRunning(error) => write!(f, "nobody answers on the control socket: {error}"),
             Error::Denied(denial) => write!(f, "{denial}"),
-            Error::Faulty(faults) => {
+            Error::Faulty(_, faults) => {
                 let lines = faults.iter().map(|fault| {
                     format!("{}:{}:{}: {}", fault.file.display(), fault.line, fault.column, fault.message)
                 });
@@ -125,7 +125,7 @@ async fn denied(response: Response<Incoming>) -> Error {
     let status = response.status();
     match response.into_body().collect().await {
         Ok(body) => match serde_json::from_slice::<ErrorBody>(&body.to_bytes()) {
-            Ok(ErrorBody { faults, .. }) if !faults.is_empty() => Error::Faulty(faults),
+            Ok(ErrorBody { error, faults }) if !faults.is_empty() => Error::Faulty(error, faults),
             Ok(body) => Error::Denied(body.error),
             Err(_) => Error::Denied(Denial {
                 code: DenialCode::Internal,

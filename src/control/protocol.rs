@@ -8,8 +8,8 @@
 //! | `GET /v1/logs?service=NAME&lines=N&since_s=S` | [`Logs`] |
 //! | `GET /v1/logs?follow=true&...` | server-sent events, each a [`LogLine`] |
 //! | `GET /v1/why?service=NAME` | [`WhyReport`] |
-//! | `POST /v1/command` with a [`Command`](crate::model::Command) | [`Answer`](crate::model::Answer) |
-//! | `POST /v1/add` with an [`Add`] | [`Answer`](crate::model::Answer) |
+//! | `POST /v1/command` with a [`Command`](crate::model::Command) | [`Answer`] |
+//! | `POST /v1/add` with an [`Add`] | [`Added`] |
 //! | `POST /v1/wait` with a [`Wait`] | [`Waited`] |
 //! | `POST /v1/down` | [`Down`], when everything is gone |
 //!
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::why::Why;
 use crate::manifest::{Fault, Source};
-use crate::model::{Denial, Event, ServiceStatus};
+use crate::model::{Answer, Denial, Event, ServiceStatus};
 
 /// `GET /v1/events`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -134,6 +134,17 @@ pub struct Add {
     /// The group that it is added to; none: the root.
     #[serde(default)]
     pub group: Option<String>,
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Added {
+    /// As to a start.
+    #[serde(flatten)]
+    pub answer: Answer,
+    /// What is allowed and still worth a word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<FaultBody>,
 }
 
 /// Every error.

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRef, RawQuery, State};
+use axum::extract::{DefaultBodyLimit, FromRef, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
@@ -18,20 +18,21 @@ use axum::routing::{get, post};
 use futures_core::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::protocol::{
-    Add, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, WaitFor, Waited, WhyReport,
+    Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, WaitFor, Waited,
+    WhyReport,
 };
 use crate::actors::event_log::Read;
 use crate::decide::resolve::resolve;
 use crate::decide::why::{self, Why};
-use crate::manifest::{Environment, load_addition};
+use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
 use crate::model::{
     Addition, Command, Denial, DenialCode, InstanceId, Kind, Name, Selector, ServiceStatus, State as Is,
 };
 use crate::os::{SourceId, Stream as OutputStream, files};
-use crate::record::output::{Chunk, Followed, OutputHub};
+use crate::record::output::{Chunk, Followed};
 use crate::runtime::Handle;
 
 /// Serves until `closing` turns true; then what is under way is answered and followers are
@@ -50,7 +51,7 @@ pub async fn serve(
         .route("/v1/logs", get(logs))
         .route("/v1/why", get(explain))
         .route("/v1/command", post(command))
-        .route("/v1/add", post(add))
+        .route("/v1/add", post(add).layer(DefaultBodyLimit::max(LARGEST_ADDITION)))
         .route("/v1/wait", post(wait))
         .route("/v1/down", post(down))
         .fallback(|| async { refuse(DenialCode::NotFound, "there is no such path", Some(PATHS)) })
@@ -68,7 +69,7 @@ pub async fn serve(
 
 /// For who asks for something else.
 const PATHS: &str =
-    "GET /v1/status, /v1/tree, /v1/events, /v1/logs, /v1/why; POST /v1/command, /v1/wait, /v1/down";
+    "GET /v1/status, /v1/tree, /v1/events, /v1/logs, /v1/why; POST /v1/command, /v1/add, /v1/wait, /v1/down";
 
 /// What every request works with.
 #[derive(Clone)]
@@ -86,6 +87,8 @@ impl FromRef<Shared> for Handle {
 /// So many clients at a time; more wait at the door, since each costs a descriptor that a
 /// service may need.
 const CONNECTIONS: usize = 64;
+/// Bytes of the largest addition.
+const LARGEST_ADDITION: usize = 64 << 20;
 
 /// Lets only our own user and root in; asked before the first byte is read.
 struct Guarded {
@@ -333,10 +336,8 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
     let (kept, follower) = hub.follow(sources);
     let mut past: Vec<(Chunk, LogLine)> = Vec::new();
     for chunk in kept {
-        if newer_than.is_none_or(|at| chunk.at >= at)
-            && let Some(name) = hub.name(chunk.source)
-        {
-            past.extend(lines(&chunk, &name).map(|line| (chunk.clone(), line)));
+        if newer_than.is_none_or(|at| chunk.at >= at) {
+            past.extend(lines(&chunk).map(|line| (chunk.clone(), line)));
         }
     }
     past.sort_by_key(|(chunk, _)| chunk.at);
@@ -345,7 +346,6 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
     let Some(mut follower) = query.flag("follow").then_some(follower) else {
         return Ok(axum::Json(Logs { lines: past }).into_response());
     };
-    let hub: Arc<OutputHub> = Arc::clone(hub);
     Ok(stream(move |sender| async move {
         for line in past {
             if sender.send(json_event("line", &line)).await.is_err() {
@@ -360,10 +360,7 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
             };
             match followed {
                 Followed::Chunk(chunk) => {
-                    let Some(name) = hub.name(chunk.source) else {
-                        continue;
-                    };
-                    for line in lines(&chunk, &name) {
+                    for line in lines(&chunk) {
                         if sender.send(json_event("line", &line)).await.is_err() {
                             return;
                         }
@@ -380,9 +377,9 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
     }))
 }
 
-fn lines<'a>(chunk: &'a Chunk, name: &'a InstanceId) -> impl Iterator<Item = LogLine> + 'a {
+fn lines(chunk: &Chunk) -> impl Iterator<Item = LogLine> + '_ {
     chunk.lines().map(move |line| LogLine {
-        name: name.to_string(),
+        name: chunk.name.to_string(),
         stream: match chunk.stream {
             OutputStream::Out => StreamName::Stdout,
             OutputStream::Err => StreamName::Stderr,
@@ -446,9 +443,21 @@ async fn add(
         ),
         None => None,
     };
+    if !file.is_absolute() {
+        let reason = format!("\"file\" must be an absolute path, not {:?}", file.display().to_string());
+        return Err(refuse(DenialCode::Invalid, reason, None));
+    }
     let plan = handle.plan();
-    let environment = Environment { vars: plan.inherited.to_vec(), env_files: Vec::new() };
-    let addition = load_addition(&manifest, &file, &environment, &plan).map_err(|faults| {
+    let (done, loaded) = oneshot::channel();
+    // On a thread of its own: it reads env files, and a folder on a network may hang.
+    let load = move || {
+        let environment = Environment { vars: plan.inherited.to_vec(), env_files: Vec::new() };
+        // Nobody waits any more when the client has hung up.
+        let _ = done.send(load_addition(&manifest, &file, &environment, &plan));
+    };
+    let gone = || refuse(DenialCode::Internal, "the manifest could not be read", None);
+    std::thread::Builder::new().name("regrow-load".into()).spawn(load).map_err(|_| gone())?;
+    let Loaded { addition, warnings } = loaded.await.map_err(|_| gone())?.map_err(|faults| {
         let count = faults.len();
         let reason = format!("the manifest has {count} fault{}", if count == 1 { "" } else { "s" });
         let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
@@ -456,7 +465,8 @@ async fn add(
     })?;
     let addition = Arc::new(Addition { into, ..addition });
     let answer = handle.command(Command::Add { addition }).await?;
-    Ok(axum::Json(answer).into_response())
+    let warnings = warnings.iter().map(FaultBody::of).collect();
+    Ok(axum::Json(Added { answer, warnings }).into_response())
 }
 
 async fn wait(
@@ -494,7 +504,14 @@ async fn wait(
 fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool> {
     handle.board(|board| {
         let mut all = true;
-        for entry in ids.iter().filter_map(|id| board.entry(id)) {
+        for id in ids {
+            let Some(entry) = board.entry(id) else {
+                // It was removed: down for good.
+                match wanted {
+                    WaitFor::Ready | WaitFor::Completed => return Some(false),
+                    WaitFor::Stopped => continue,
+                }
+            };
             let is = match wanted {
                 WaitFor::Ready => {
                     entry.ready || (entry.state == Is::Completed && entry.spec.kind == Kind::Task)

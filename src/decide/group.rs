@@ -160,8 +160,9 @@ struct Member {
 enum Mode {
     /// Children live their lives.
     Steady,
-    /// The affected are being stopped; then they start, not before `not_before`.
-    Restarting { queue: VecDeque<Slot>, affected: Range<Slot>, not_before: Duration },
+    /// The affected are being stopped; then they start, not before the delays of those whose falls
+    /// this answers.
+    Restarting { queue: VecDeque<Slot>, affected: Range<Slot>, delays: BTreeMap<Slot, Duration> },
     /// Everything is being stopped.
     Stopping { queue: VecDeque<Slot>, cause: StopCause, then: Then },
     /// It gave up and waits for a start by hand.
@@ -235,7 +236,9 @@ impl Group {
     /// When it wants a [`Input::Tick`], if it does.
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.mode {
-            Mode::Restarting { queue, not_before, .. } if queue.is_empty() => Some(*not_before),
+            Mode::Restarting { queue, delays, .. } if queue.is_empty() => {
+                Some(delays.values().copied().max().unwrap_or_default())
+            }
             Mode::Restarting { .. }
             | Mode::Steady
             | Mode::Stopping { .. }
@@ -339,11 +342,11 @@ impl Group {
             Strategy::OneForAll => 0..self.next,
             Strategy::RestForOne => slot..self.next,
         };
-        let mut not_before = now + delay;
+        let mut delays = BTreeMap::from([(slot, now + delay)]);
         // Not affected yet, it lies before those that are, or was added since.
-        if let Mode::Restarting { affected: earlier, not_before: until, .. } = &self.mode {
+        if let Mode::Restarting { affected: earlier, delays: others, .. } = &self.mode {
             affected = affected.start.min(earlier.start)..affected.end.max(earlier.end);
-            not_before = not_before.max(*until);
+            delays.extend(others);
         }
         let active = |s: &Slot| *s != slot && !self.rests(*s);
         let stopping: Vec<Slot> =
@@ -356,7 +359,7 @@ impl Group {
         out.push(Effect::Emit(GroupFact::Restarting { fallen: slot, stopping: stopping.clone(), starting }));
         let queue: VecDeque<Slot> = stopping.into();
         self.stop_next(&queue, StopCause::Group, out);
-        self.mode = Mode::Restarting { queue, affected, not_before };
+        self.mode = Mode::Restarting { queue, affected, delays };
     }
 
     /// OTP's auto_shutdown.
@@ -432,7 +435,11 @@ impl Group {
             return;
         }
         match &mut self.mode {
-            Mode::Restarting { queue, .. } => {
+            Mode::Restarting { queue, delays, .. } => {
+                // Not by this group: somebody stopped it or took it out, and with it its delay.
+                if !queue.contains(&slot) {
+                    delays.remove(&slot);
+                }
                 let next = advance(queue, slot, &self.members, false);
                 out.extend(next.into_iter().map(|slot| Effect::Stop(slot, StopCause::Group)));
             }
@@ -473,7 +480,9 @@ impl Group {
     /// Moves on where nothing is waited for any more.
     fn proceed(&mut self, now: Duration, out: &mut Vec<Effect>) {
         match &mut self.mode {
-            Mode::Restarting { queue, affected, not_before } if queue.is_empty() && *not_before <= now => {
+            Mode::Restarting { queue, affected, delays }
+                if queue.is_empty() && delays.values().all(|until| *until <= now) =>
+            {
                 // Each knows whether a group stopped it, and stays down where not.
                 let affected = self.members.range(affected.clone());
                 out.extend(affected.map(|(slot, _)| Effect::Start(*slot, StartCause::Group)));

@@ -43,22 +43,13 @@ pub(super) fn grown(plan: &Plan, addition: &Addition) -> Result<(Plan, Graph), D
     if addition.services.is_empty() && addition.groups.is_empty() {
         return Err(invalid("there is nothing to add".to_owned()));
     }
-    let mut taken: HashSet<String> = plan.groups.keys().map(ToString::to_string).collect();
-    for spec in &plan.services {
-        taken.extend(spec.instances().map(|id| id.to_string()));
-        taken.insert(spec.name.to_string());
-    }
-    let printed = |spec: &Arc<ServiceSpec>| -> BTreeSet<String> {
-        let instances = spec.instances().map(|id| id.to_string());
-        instances.chain([spec.name.to_string()]).collect()
-    };
-    let new = addition.services.iter().flat_map(printed);
-    for name in new.chain(addition.groups.keys().map(ToString::to_string)) {
+    let mut taken: HashSet<String> = printed(&plan.services, plan.groups.keys()).collect();
+    for name in printed(&addition.services, addition.groups.keys()) {
         if !taken.insert(name.clone()) {
             return Err(Denial {
                 code: DenialCode::Exists,
                 reason: format!("{name} is there already"),
-                hint: Some(format!("\"regrow remove {name}\" takes it out of the tree")),
+                hint: Some(format!("\"{}\" takes it out of the tree", removes(plan, &name))),
             });
         }
     }
@@ -92,6 +83,28 @@ pub(super) fn grown(plan: &Plan, addition: &Addition) -> Result<(Plan, Graph), D
         }
     }
     Ok((grown, graph))
+}
+
+/// The command that takes a name out of the tree, for people.
+pub fn removes(plan: &Plan, name: &str) -> String {
+    if plan.groups.contains_key(name) {
+        return format!("regrow remove --group {name}");
+    }
+    let is_of = |spec: &&Arc<ServiceSpec>| spec.instances().any(|id| id.to_string() == name);
+    let service = plan.services.iter().find(is_of).map_or(name, |spec| spec.name.as_str());
+    format!("regrow remove {service}")
+}
+
+/// The names by which services, their instances and groups are known, each once.
+pub fn printed<'a>(
+    services: &'a [Arc<ServiceSpec>],
+    groups: impl IntoIterator<Item = &'a Name>,
+) -> impl Iterator<Item = String> {
+    let of = |spec: &Arc<ServiceSpec>| -> BTreeSet<String> {
+        let instances = spec.instances().map(|id| id.to_string());
+        instances.chain([spec.name.to_string()]).collect()
+    };
+    services.iter().flat_map(of).chain(groups.into_iter().map(ToString::to_string))
 }
 
 /// Each new service and group hangs under exactly one supervisor of the addition.

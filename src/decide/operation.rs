@@ -152,7 +152,8 @@ pub struct Operations {
 /// before they are gone, and then the command is answered.
 #[derive(Debug)]
 struct Leaving {
-    names: HashSet<Name>,
+    /// As they are printed: those of instances, services and groups.
+    names: HashSet<String>,
     branches: HashSet<BranchNumber>,
     ticket: Option<Ticket>,
     results: Vec<InstanceAnswer>,
@@ -246,8 +247,8 @@ impl Operations {
             }
             Command::Add { addition } => {
                 growth::grown(board.plan(), addition)?;
-                let mut names = addition.services.iter().map(|spec| &spec.name).chain(addition.groups.keys());
-                let leaves = |name: &&Name| self.leaving.iter().any(|leaving| leaving.names.contains(*name));
+                let leaves = |name: &String| self.leaving.iter().any(|leaving| leaving.names.contains(name));
+                let mut names = growth::printed(&addition.services, addition.groups.keys());
                 if let Some(name) = names.find(leaves) {
                     return Err(Denial {
                         code: DenialCode::Exists,
@@ -286,7 +287,6 @@ impl Operations {
 
     /// Starts what was added, as a start by hand would.
     fn added(&mut self, board: &Board, ticket: Ticket, names: &[Name], out: &mut Vec<Effect>) {
-        // What was removed again since is nobody's to start.
         let new: Vec<&Entry> = names.iter().flat_map(|name| board.instances_of(name)).collect();
         let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.into_iter().partition(|e| e.spec.autostart);
         let ids = |entries: Vec<&Entry>| entries.into_iter().map(|e| e.id.clone()).collect::<Vec<_>>();
@@ -299,11 +299,6 @@ impl Operations {
         let mut operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
         for at in first_left..operation.parts.len() {
             operation.settle(at, Some((true, "added".to_owned())));
-        }
-        if board.shutting_down() {
-            for at in 0..first_left {
-                operation.settle(at, Some((false, "added, but the tree is going down".to_owned())));
-            }
         }
         self.begin(board, operation, out);
     }
@@ -325,6 +320,7 @@ impl Operations {
         let Some(entry) = board.entry(instance) else {
             return;
         };
+        let mut settled = false;
         for operation in &mut self.running {
             let Some(&at) = operation.places.get(instance) else {
                 continue;
@@ -332,6 +328,7 @@ impl Operations {
             if !matches!(operation.parts[at].1, Part::Sent(sent, _) if sent == *number) {
                 continue;
             }
+            let left = operation.left;
             operation.parts[at].1 = Part::Taken;
             if matches!(operation.work, Work::Cascade(_)) && !after.state.has_process() {
                 // It is down by itself meanwhile, and its policy or the graph has it.
@@ -348,9 +345,12 @@ impl Operations {
                 let silent = nothing_to_do && operation.implied.contains(instance);
                 operation.settle(at, (!silent).then_some((ok, message)));
             }
+            settled |= operation.left < left;
             operation.send(board, &mut self.wishes, out);
         }
-        if self.waits_in_vain_for(board, entry, &mut HashSet::new()).is_some() {
+        // What a command that is over had wanted of it is wanted no more.
+        let is_left_down = settled && self.goal(entry) == Goal::Down;
+        if is_left_down || self.waits_in_vain_for(board, entry, &mut HashSet::new()).is_some() {
             self.settle_stranded(board, out);
         }
         self.answer_finished(board, out);
@@ -664,7 +664,9 @@ impl Operations {
             branches.insert(self.branches);
             out.push(Effect::Dismiss(branch, self.branches));
         }
-        let names = services.iter().chain(&groups).cloned().collect();
+        let specs: Vec<Arc<ServiceSpec>> =
+            services.iter().filter_map(|name| plan.service(name.as_str())).cloned().collect();
+        let names = growth::printed(&specs, &groups).collect();
         let removed = |name: String| InstanceAnswer { name, ok: true, message: "removed".to_owned() };
         let ids = operation.parts.iter().map(|(id, _)| id.to_string());
         let results = ids.chain(removal.groups.iter().map(ToString::to_string)).map(removed).collect();

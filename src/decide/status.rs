@@ -74,8 +74,6 @@ pub struct Board {
     last_event: u64,
     /// Instances that have, want or will have a process.
     busy: usize,
-    /// Instances that were never started.
-    untouched: usize,
 }
 
 impl Board {
@@ -93,7 +91,6 @@ impl Board {
             shutting_down: false,
             last_event: 0,
             busy: 0,
-            untouched: 0,
         };
         let mut parents: HashMap<&Name, &Name> = HashMap::new();
         for (name, group) in &plan.groups {
@@ -135,7 +132,6 @@ impl Board {
                 kill_at: None,
                 failing: None,
             });
-            self.untouched += 1;
         }
         self.services.insert(spec.name.clone(), first..self.entries.len());
     }
@@ -200,7 +196,6 @@ impl Board {
             self.services.entry(entry.spec.name.clone()).or_insert(at..at).end = at + 1;
         }
         self.busy = self.entries.iter().filter(|entry| is_busy(entry.state)).count();
-        self.untouched = self.entries.iter().filter(|entry| entry.state == State::Registered).count();
         self.groups.retain(|name, _| !groups.contains(name));
         for status in self.groups.values_mut() {
             status.members.retain(|name| !services.contains(name) && !groups.contains(name));
@@ -280,11 +275,6 @@ impl Board {
     /// How many instances have, want or will have a process.
     pub fn busy(&self) -> usize {
         self.busy
-    }
-
-    /// How many instances were never started.
-    pub fn untouched(&self) -> usize {
-        self.untouched
     }
 
     /// Whether the root group gave up.
@@ -448,7 +438,6 @@ impl Board {
                 (true, false) => self.busy -= 1,
                 (true, true) | (false, false) => {}
             }
-            self.untouched -= usize::from(before == State::Registered);
         }
     }
 

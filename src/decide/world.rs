@@ -196,7 +196,8 @@ impl World {
             }
             Child::Group(inner) => {
                 let plan = Arc::clone(self.board.plan());
-                let slot = group.machine.add(NewChild::group(plan.group(Some(inner)).unwrap_or(&plan.root)));
+                let spec = plan.group(Some(inner)).cloned().unwrap_or_default();
+                let slot = group.machine.add(NewChild::group(&spec));
                 for service in plan.services_below(inner.as_str()) {
                     let ids = self.board.graph().service(&service).into_iter().flat_map(|s| s.instances());
                     group.routes.extend(ids.map(|id| (id, slot)));

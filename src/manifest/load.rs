@@ -60,6 +60,15 @@ pub struct Loaded {
     pub warnings: Vec<Fault>,
 }
 
+/// A right manifest of what is to be added.
+#[derive(Debug)]
+pub struct LoadedAddition {
+    /// What; where is left to the caller.
+    pub addition: Addition,
+    /// What is allowed and still worth a word.
+    pub warnings: Vec<Fault>,
+}
+
 /// Finds the manifest as `regrow run` without FILE does: `regrow.toml`, then
 /// `dev-env.toml`, in this folder or the nearest parent that has one.
 pub fn discover(from: &Path) -> Option<PathBuf> {
@@ -106,11 +115,12 @@ pub fn load_addition(
     file: &Path,
     environment: &Environment,
     there: &Plan,
-) -> Result<Addition, Vec<Fault>> {
+) -> Result<LoadedAddition, Vec<Fault>> {
     let source = Arc::new(Source { path: file.to_owned(), text: text.to_owned() });
     let folder = file.parent().unwrap_or(Path::new("/"));
-    let Sound { services, tree, .. } = read(&source, folder, environment, Some(there))?;
-    Ok(Addition { into: None, children: tree.root.children, services, groups: tree.groups })
+    let Sound { services, tree, warnings, .. } = read(&source, folder, environment, Some(there))?;
+    let addition = Addition { into: None, children: tree.root.children, services, groups: tree.groups };
+    Ok(LoadedAddition { addition, warnings })
 }
 
 fn load_source(
@@ -128,7 +138,7 @@ fn load_in(
     folder: &Path,
     environment: &Environment,
 ) -> Result<Loaded, Vec<Fault>> {
-    let Sound { name, services, graph, tree, warnings } = read(source, folder, environment, None)?;
+    let Sound { name, shared, services, graph, tree, warnings } = read(source, folder, environment, None)?;
     let name = name.or_else(|| {
         let name = folder.file_name()?.to_string_lossy().into_owned();
         Some(name)
@@ -141,6 +151,7 @@ fn load_in(
         root: tree.root,
         groups: tree.groups,
         inherited: Arc::new(environment.vars.clone()),
+        shared: Arc::new(shared),
     };
     Ok(Loaded { plan, graph, warnings })
 }
@@ -149,6 +160,8 @@ fn load_in(
 struct Sound {
     /// The project's.
     name: Option<String>,
+    /// What the project's env files set.
+    shared: Assignments,
     services: Vec<Arc<ServiceSpec>>,
     graph: Graph,
     tree: validate::Tree,
@@ -181,14 +194,15 @@ fn read(
         }
     }
     let there_already = there.map_or(&[][..], |plan| &plan.services);
-    let services = loader.services(&declared, environment, there_already);
+    let shared = loader.project(&declared, environment, there);
+    let services = loader.services(&declared, &shared, there_already);
     let mut collector = loader.collector;
     validate::services(&declared, &services, there_already, &mut collector);
     if let Some(plan) = there {
         validate::beside(&declared, plan, &mut collector);
     }
     warnings.extend(validate::unreachable_limits(&declared, &services, &collector));
-    let tree = validate::tree(&declared, &mut collector);
+    let tree = validate::tree(&declared, there, &mut collector);
     if there.is_none() {
         warnings.extend(validate::idle_keys(&declared, &services, &tree, &collector));
     }
@@ -204,7 +218,7 @@ fn read(
     if !collector.faults.is_empty() {
         return Err(sorted(collector.faults));
     }
-    Ok(Sound { name: declared.project.name.clone(), services, graph, tree, warnings })
+    Ok(Sound { name: declared.project.name.clone(), shared, services, graph, tree, warnings })
 }
 
 /// In the order of the text; files other than the manifest come after it.
@@ -228,13 +242,14 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn services(
+    /// What the project's env files set, which every service starts from.
+    fn project(
         &mut self,
         declared: &Declared,
         environment: &Environment,
-        there: &[Arc<ServiceSpec>],
-    ) -> Vec<ServiceSpec> {
-        let mut project = Assignments::new();
+        there: Option<&Plan>,
+    ) -> Assignments {
+        let mut project = there.map(|plan| plan.shared.to_vec()).unwrap_or_default();
         for path in &declared.project.env_file {
             let absolute = self.absolute(&path.value);
             if absolute.exists() {
@@ -254,12 +269,21 @@ impl Loader<'_> {
         for path in &environment.env_files {
             project.extend(self.env_file(path, None));
         }
+        project
+    }
+
+    fn services(
+        &mut self,
+        declared: &Declared,
+        project: &Assignments,
+        there: &[Arc<ServiceSpec>],
+    ) -> Vec<ServiceSpec> {
         let kinds: HashMap<&str, Kind> = there.iter().map(|s| (s.name.as_str(), s.kind)).collect();
         let kinds: HashMap<&str, Kind> = kinds
             .into_iter()
             .chain(declared.services.iter().map(|s| (s.name.value.as_str(), s.kind)))
             .collect();
-        declared.services.iter().map(|service| self.service(service, &project, &kinds)).collect()
+        declared.services.iter().map(|service| self.service(service, project, &kinds)).collect()
     }
 
     fn service(

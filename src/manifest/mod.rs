@@ -12,7 +12,7 @@ mod reader;
 mod validate;
 
 pub use fault::{Fault, LoadError, Source};
-pub use load::{Environment, Loaded, discover, load, load_addition, load_text};
+pub use load::{Environment, Loaded, LoadedAddition, discover, load, load_addition, load_text};
 
 #[cfg(doc)]
 use crate::model::Plan;

@@ -9,6 +9,7 @@ use super::decode::{Declared, Service, Supervision, Target};
 use super::fault::Fault;
 use super::load::did_you_mean;
 use super::reader::Collector;
+use crate::decide::growth;
 use crate::model::plan::AutoShutdown;
 use crate::model::{
     CheckTarget, Child, Condition, Dependency, GroupSpec, Kind, Name, Plan, Policy, ReadyTarget, ServiceSpec,
@@ -67,10 +68,8 @@ pub(super) fn services(
                 let hint = if groups.contains(on) {
                     format!("{on:?} is a group: depend on its members")
                 } else {
-                    {
-                        let names = declared.services.iter().map(|s| s.name.value.as_str());
-                        known_names(on, names.chain(there.iter().map(|s| s.name.as_str())))
-                    }
+                    let names = declared.services.iter().map(|s| s.name.value.as_str());
+                    known_names(on, names.chain(there.iter().map(|s| s.name.as_str())))
                 };
                 collector.fault_with(depends.on.span.clone(), message, "no such service", hint);
             }
@@ -114,21 +113,22 @@ pub(super) fn beside(declared: &Declared, there: &Plan, collector: &mut Collecto
             "services and groups alone can be added; \"env_file\" may stand at each service",
         );
     }
-    let mut taken: HashSet<String> = there.groups.keys().map(ToString::to_string).collect();
-    for spec in &there.services {
-        taken.extend(spec.instances().map(|id| id.to_string()));
-        taken.insert(spec.name.to_string());
-    }
+    let taken: HashSet<String> = growth::printed(&there.services, there.groups.keys()).collect();
     let services = declared.services.iter().map(|s| (&s.name.value, &s.name.span, s.replicas));
     let groups = declared.groups.iter().map(|g| (&g.name.value, &g.name.span, 1));
     for (name, span, replicas) in services.chain(groups) {
         let copies = (1..=replicas.min(10_000)).filter(|_| replicas > 1).map(|n| format!("{name}.{n}"));
         if let Some(clash) = std::iter::once(name.to_string()).chain(copies).find(|n| taken.contains(n)) {
             let message = format!("{clash:?} is there already");
-            let hint = format!("choose another name, or take it out first: \"regrow remove {clash}\"");
+            let command = growth::removes(there, &clash);
+            let hint = format!("choose another name, or take it out first: \"{command}\"");
             collector.fault_with(span.clone(), message, "a name of the running tree", hint);
         }
     }
+}
+
+fn is_there(plan: &Plan, name: &str) -> bool {
+    plan.service(name).is_some() || plan.groups.contains_key(name)
 }
 
 /// What a service says it will listen on.
@@ -234,7 +234,7 @@ pub(super) fn url(text: &str) -> Result<(String, u16), String> {
 }
 
 /// Every service and group gets its place.
-pub(super) fn tree(declared: &Declared, collector: &mut Collector) -> Tree {
+pub(super) fn tree(declared: &Declared, there: Option<&Plan>, collector: &mut Collector) -> Tree {
     let services: HashMap<&str, &Service> =
         declared.services.iter().map(|s| (s.name.value.as_str(), s)).collect();
     let groups: HashMap<&str, usize> =
@@ -270,6 +270,15 @@ pub(super) fn tree(declared: &Declared, collector: &mut Collector) -> Tree {
             let child = match (services.get(text), groups.get(text)) {
                 (Some(service), _) => Child::Service(service.name.value.clone()),
                 (None, Some(&at)) => Child::Group(declared.groups[at].name.value.clone()),
+                (None, None) if there.is_some_and(|plan| is_there(plan, text)) => {
+                    collector.fault_with(
+                        member.span.clone(),
+                        format!("{text:?} has its place in the running tree"),
+                        "not among what is added",
+                        "what runs is not moved; --group adds to a group of the running tree",
+                    );
+                    continue;
+                }
                 (None, None) => {
                     let message = format!(
                         "group {:?} names {text:?}, which is not declared",

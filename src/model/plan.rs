@@ -31,6 +31,10 @@ pub struct Plan {
     /// The environment that services inherit from. Never written down: it may hold secrets.
     #[serde(skip)]
     pub inherited: Arc<Vec<(OsString, OsString)>>,
+    /// What the project's env files set, for services that are added later; name and value.
+    /// Never written down either.
+    #[serde(skip)]
+    pub shared: Arc<Vec<(String, String)>>,
 }
 
 impl Plan {
@@ -47,6 +51,7 @@ impl Plan {
             root: GroupSpec { children, ..GroupSpec::default() },
             groups: BTreeMap::new(),
             inherited: Arc::new(Vec::new()),
+            shared: Arc::new(Vec::new()),
         }
     }
 

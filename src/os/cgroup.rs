@@ -9,13 +9,14 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
 
 use super::{clone3, proc};
@@ -37,12 +38,8 @@ impl Cgroups {
             return None;
         }
         let root = own_cgroup()?.join(name_of(std::process::id())?);
-        match fs::create_dir(&root) {
-            Ok(()) => {}
-            // Another host in this process made it.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return None,
-            Err(_) => return None,
-        }
+        fs::create_dir(&root).ok()?;
+        let held = hold(&root)?;
         let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
         let (gone, keys) = mpsc::channel::<u64>();
         let (inside, folder) = (dir.try_clone().ok()?, root.clone());
@@ -52,6 +49,7 @@ impl Cgroups {
             }
             // The host is gone. What still lives keeps its own; the next run looks again.
             remove_all(&folder);
+            drop(held);
         };
         std::thread::Builder::new().name("regrow-cgroup".into()).stack_size(128 * 1024).spawn(clean).ok()?;
         Some(Cgroups { root, dir, usable: AtomicBool::new(true), gone })
@@ -64,9 +62,13 @@ impl Cgroups {
         }
         let name = key.to_string();
         let made = nix::sys::stat::mkdirat(&self.dir, name.as_str(), Mode::from_bits_truncate(0o755));
+        let is_there = made.is_ok();
         match made.map_err(io::Error::from).and_then(|()| open_dir(&self.dir, Path::new(&name))) {
             Ok(dir) => Some(dir),
             Err(error) => {
+                if is_there {
+                    self.remove(key);
+                }
                 // A limit on their number, most likely: the other ways of knowing a tree are left.
                 tracing::debug!(%error, key, "no cgroup for a process");
                 None
@@ -74,9 +76,13 @@ impl Cgroups {
         }
     }
 
-    /// The kernel refuses to make processes in cgroups: none is tried any more.
-    pub(super) fn give_up(&self) {
-        self.usable.store(false, Ordering::Relaxed);
+    /// The kernel would not make a process in one. Where that won't pass, none is tried any more.
+    pub(super) fn refused(&self, errno: Errno) {
+        let for_good =
+            [Errno::ENOSYS, Errno::EPERM, Errno::EACCES, Errno::EINVAL, Errno::E2BIG, Errno::EOPNOTSUPP];
+        if for_good.contains(&errno) && self.usable.swap(false, Ordering::Relaxed) {
+            tracing::warn!(%errno, "no process can be made in a cgroup here");
+        }
     }
 
     /// Whether anything of a tree lives.
@@ -119,6 +125,11 @@ impl Cgroups {
         let _ = self.gone.send(key);
     }
 
+    /// Removes all of them at once, as far as they are empty: this process is about to end.
+    pub(super) fn leave(&self) {
+        remove_all(&self.root);
+    }
+
     /// The key of the tree that a process belongs to.
     pub(super) fn key_of(&self, pid: u32) -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
@@ -139,7 +150,7 @@ impl Cgroups {
 fn remove(dir: &OwnedFd, root: &Path, key: u64) {
     let name = key.to_string();
     let gone = nix::unistd::unlinkat(dir, name.as_str(), nix::unistd::UnlinkatFlags::RemoveDir);
-    if gone == Err(nix::errno::Errno::EBUSY) {
+    if gone == Err(Errno::EBUSY) {
         remove_all(&root.join(name));
     }
 }
@@ -156,24 +167,20 @@ pub(super) fn end_of(owner: u32, started: u64) {
 
 /// Ends what runs left behind here whose owners are dead.
 pub(super) fn sweep() {
-    let (Some(own), Some(space)) = (own_cgroup(), pid_namespace()) else {
-        return;
-    };
-    for folder in folders_in(&own) {
-        let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        // Those of another namespace can't be told dead from here.
-        let Some(rest) = name.strip_prefix(&format!("regrow-{space}-")) else {
-            continue;
-        };
-        let owner: Option<(u32, u64)> =
-            rest.split_once('-').and_then(|(pid, at)| Some((pid.parse().ok()?, at.parse().ok()?)));
-        if let Some((pid, started)) = owner
-            && proc::stat(pid).is_none_or(|stat| stat.started != started || stat.state == b'Z')
-        {
-            tracing::warn!(owner = pid, "ending what a run left behind");
+    for folder in own_cgroup().map(|own| folders_in(&own)).unwrap_or_default() {
+        let is_ours = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("regrow-"));
+        // Whoever lives holds it, in whatever namespace.
+        if is_ours && let Some(_held) = hold(&folder) {
+            tracing::warn!(cgroup = %folder.display(), "ending what a run left behind");
             kill_and_remove(&folder);
         }
     }
+}
+
+/// Holds the folder of a run, for as long as the answer lives; `None`: another does.
+fn hold(folder: &Path) -> Option<Flock<fs::File>> {
+    let file = fs::File::open(folder).ok()?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
 }
 
 fn kill_and_remove(root: &Path) {
@@ -188,7 +195,7 @@ fn kill_and_remove(root: &Path) {
     }
 }
 
-/// The name of a process's cgroup: with its namespace and its start, no other has it.
+/// The name of a run's cgroup: with its owner's namespace and start, no other has it.
 fn name_of(pid: u32) -> Option<String> {
     Some(format!("regrow-{}-{pid}-{}", pid_namespace()?, proc::stat(pid)?.started))
 }
@@ -236,9 +243,7 @@ fn remove_all(folder: &Path) {
 
 fn open_dir(at: impl std::os::fd::AsFd, path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let dir = nix::fcntl::openat(at, path, flags, Mode::empty())?;
-    debug_assert!(dir.as_raw_fd() >= 0);
-    Ok(dir)
+    Ok(nix::fcntl::openat(at, path, flags, Mode::empty())?)
 }
 
 #[cfg(test)]

@@ -65,6 +65,8 @@ pub trait OutputSink: Send + Sync + 'static {
 pub trait Sources: Send + Sync + 'static {
     /// That of an instance: a new one the first time it is asked.
     fn source(&self, instance: &InstanceId) -> SourceId;
+    /// Drops what is kept of one that is there no more.
+    fn forget(&self, instance: &InstanceId);
 }
 
 /// What becomes of a process's output.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use super::cgroup::{self, Cgroups};
-use super::spawn::{Spawner, raise_descriptor_limit};
+use super::spawn::{Placed, Spawner, raise_descriptor_limit};
 use super::watch::{self, Line, MARK, Order, Watched};
 use super::{Host, News, OutputSink, ProcessKey, SpawnOrder};
 
@@ -150,12 +150,13 @@ fn run(spawner: &mut Spawner, line: &Line, cgroups: Option<&Cgroups>, order: Spa
     }
     let cgroup = cgroups.and_then(|cgroups| cgroups.fresh(key.0));
     let made = spawner.spawn(&argv, &dir, &env, number, cgroup.as_ref().map(AsFd::as_fd));
+    let placed = made.as_ref().map_or(Placed::WithUs, |made| made.placed);
     if let (Some(cgroups), Some(_)) = (cgroups, cgroup)
-        && !made.as_ref().is_ok_and(|made| made.in_cgroup)
+        && placed != Placed::InCgroup
     {
         cgroups.remove(key.0);
-        if made.is_ok() {
-            cgroups.give_up();
+        if let Placed::Refused(errno) = placed {
+            cgroups.refused(errno);
         }
     }
     match made {
@@ -169,7 +170,7 @@ fn run(spawner: &mut Spawner, line: &Line, cgroups: Option<&Cgroups>, order: Spa
                 output,
                 mark: mark.into_bytes(),
                 limit_mark: number,
-                in_cgroup: made.in_cgroup,
+                in_cgroup: placed == Placed::InCgroup,
                 news,
             })));
         }

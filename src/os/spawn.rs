@@ -33,8 +33,18 @@ pub(super) struct Spawned {
     pub(super) pidfd: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
-    /// It was made in the cgroup that it was to be made in.
-    pub(super) in_cgroup: bool,
+    pub(super) placed: Placed,
+}
+
+/// Where a process was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// In the cgroup that it was to be made in.
+    InCgroup,
+    /// In this process's own, as it was to be.
+    WithUs,
+    /// There, too: the kernel would not make it in its cgroup.
+    Refused(Errno),
 }
 
 /// How much the child shares until it executes.
@@ -143,8 +153,14 @@ impl Spawner {
         let made = self.clone_child(&plan, cgroup);
         self.empty_slots();
         match made {
-            Ok((pid, pidfd)) => Ok(Spawned { pid, pidfd, stdout, stderr, in_cgroup: cgroup.is_some() }),
-            Err(Trouble::Cgroup) => self.spawn(argv, dir, environment, mark, None),
+            Ok((pid, pidfd)) => {
+                let placed = if cgroup.is_some() { Placed::InCgroup } else { Placed::WithUs };
+                Ok(Spawned { pid, pidfd, stdout, stderr, placed })
+            }
+            Err(Trouble::Cgroup(errno)) => {
+                let made = self.spawn(argv, dir, environment, mark, None)?;
+                Ok(Spawned { placed: Placed::Refused(errno), ..made })
+            }
             Err(Trouble::Share) => {
                 self.sharing = match self.sharing {
                     Sharing::All => Sharing::Memory,
@@ -275,7 +291,7 @@ impl Spawner {
             Err(errno @ (Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)) => {
                 return Err(Trouble::Fork(errno));
             }
-            Err(_) if cgroup.is_some() => return Err(Trouble::Cgroup),
+            Err(errno) if cgroup.is_some() => return Err(Trouble::Cgroup(errno)),
             Err(Errno::EINVAL | Errno::EPERM | Errno::ENOSYS) if self.sharing != Sharing::Nothing => {
                 return Err(Trouble::Share);
             }
@@ -316,8 +332,8 @@ impl Drop for Spawner {
 enum Trouble {
     /// This way of sharing is not to be had here.
     Share,
-    /// A child can't be made in a cgroup here.
-    Cgroup,
+    /// A child can't be made in this cgroup.
+    Cgroup(Errno),
     Fork(Errno),
     Child(SpawnStage, Errno),
 }
@@ -565,11 +581,10 @@ fn descriptor_limit() -> u64 {
 /// Raises this process's own limit on open descriptors as far as it may. Returns the one
 /// before, which children are to get back: programs that still use select(2) rely on it.
 pub(super) fn raise_descriptor_limit() -> libc::rlimit {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     if soft < hard {
         // A refusal leaves the old limit, which then is what a failing pipe will name.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+        let _ = nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
     libc::rlimit { rlim_cur: soft, rlim_max: hard }
 }
@@ -577,6 +592,7 @@ pub(super) fn raise_descriptor_limit() -> libc::rlimit {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -585,10 +601,14 @@ mod tests {
         libc::rlimit { rlim_cur: soft, rlim_max: hard }
     }
 
-    fn run(spawner: &mut Spawner, argv: &[&str]) -> (String, crate::model::Exit) {
+    fn run(
+        spawner: &mut Spawner,
+        argv: &[&str],
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> (String, crate::model::Exit) {
         let argv: Vec<String> = argv.iter().map(|w| (*w).to_owned()).collect();
         let env = [CString::new("PATH=/usr/bin:/bin").unwrap(), CString::new("X=1").unwrap()];
-        let made = spawner.spawn(&argv, Path::new("/"), &env, 1 << 62, None).unwrap();
+        let made = spawner.spawn(&argv, Path::new("/"), &env, 1 << 62, cgroup).unwrap();
         let mut text = String::new();
         let mut pipe = std::fs::File::from(made.stdout);
         nix::fcntl::fcntl(&pipe, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
@@ -604,12 +624,21 @@ mod tests {
 
     #[test]
     fn every_way_of_sharing_makes_the_same_child() {
-        for sharing in [Sharing::All, Sharing::Memory, Sharing::Nothing] {
+        let cgroups = super::super::cgroup::Cgroups::make();
+        let ways = [Sharing::All, Sharing::Memory, Sharing::Nothing];
+        for (key, (sharing, in_cgroup)) in
+            (0u64..).zip(ways.iter().flat_map(|way| [(*way, false), (*way, true)]))
+        {
+            let cgroup = cgroups.as_ref().filter(|_| in_cgroup).and_then(|cgroups| cgroups.fresh(key));
+            if in_cgroup && cgroup.is_none() {
+                eprintln!("SKIPPED {sharing:?} in a cgroup: none can be made here");
+                continue;
+            }
             let mut spawner = Spawner::new(limits(), true).unwrap();
             spawner.sharing = sharing;
             let script = "ls /proc/self/fd | tr '\\n' ' '; grep -E 'SigBlk|SigIgn' /proc/self/status; \
-                          echo \"$X $(ps -o sid= -p $$ | tr -d ' ') $$\"; exit 7";
-            let (text, exit) = run(&mut spawner, &["sh", "-c", script]);
+                          cat /proc/self/cgroup; echo \"$X $(ps -o sid= -p $$ | tr -d ' ') $$\"; exit 7";
+            let (text, exit) = run(&mut spawner, &["sh", "-c", script], cgroup.as_ref().map(AsFd::as_fd));
             let lines: Vec<&str> = text.lines().collect();
             assert!(text.starts_with("0 1 2 3 "), "{sharing:?}: ls itself opens 3: {text}");
             assert_eq!(text.matches("0000000000000000").count(), 2, "{sharing:?}: {text}");
@@ -617,6 +646,8 @@ mod tests {
             assert_eq!((last[0], last[1]), ("1", last[2]), "{sharing:?}: its own session: {text}");
             assert_eq!(exit, crate::model::Exit::Code(7), "{sharing:?}");
             assert_eq!(spawner.sharing, sharing, "no silent fallback");
+            let own = lines.iter().any(|line| line.starts_with("0::") && line.ends_with(&format!("/{key}")));
+            assert_eq!(own, in_cgroup, "{sharing:?}: {text}");
         }
     }
 

@@ -243,8 +243,8 @@ struct Watcher {
     /// Whose leader or remnant ended in this round.
     dead: Vec<u64>,
     buffer: Box<[u8]>,
-    /// Trees with processes that could not be pinned for want of descriptors: to be looked
-    /// at again.
+    /// Trees with processes that could not be pinned for want of descriptors, or that live and
+    /// were not seen: to be looked at again.
     blind: HashSet<u64>,
     die_with: Option<OwnedFd>,
     ending_strays: Vec<Box<dyn FnOnce() + Send>>,
@@ -563,6 +563,9 @@ impl Watcher {
                 let _ = pidfd::reap_pid(pid);
             }
             std::thread::sleep(Duration::from_micros(200));
+        }
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.leave();
         }
         std::process::exit(137);
     }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
-use crate::model::{InstanceId, Name};
+use crate::model::InstanceId;
 use crate::os::{OutputSink, SourceId, Sources, Stream};
 
 /// Bytes kept of each instance's output.
@@ -23,6 +23,8 @@ const QUEUE: usize = 4 * 1024 * 1024;
 pub struct Chunk {
     /// Whose.
     pub source: SourceId,
+    /// The same by name.
+    pub name: InstanceId,
     /// Its number among those of its source, from 1.
     pub number: u64,
     /// Which stream.
@@ -43,8 +45,8 @@ impl Chunk {
 
 /// Takes chunks as they come, on the host's thread: the console of `regrow run`.
 pub trait ChunkSink: Send + Sync + 'static {
-    /// One chunk, and whose.
-    fn chunk(&self, name: &InstanceId, chunk: &Chunk);
+    /// One chunk.
+    fn chunk(&self, chunk: &Chunk);
 }
 
 /// All output of a tree.
@@ -80,18 +82,6 @@ impl OutputHub {
     /// The source of an instance, if it has one by now.
     pub fn source_of(&self, instance: &InstanceId) -> Option<SourceId> {
         self.index().names.get(instance).copied()
-    }
-
-    /// Whose output a source is.
-    pub fn name(&self, source: SourceId) -> Option<InstanceId> {
-        self.index().rings.get(&source).map(|ring| ring.0.clone())
-    }
-
-    /// Drops what is kept of a service that is there no more.
-    pub fn forget(&self, service: &Name) {
-        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.names.retain(|instance, _| instance.service() != service);
-        index.rings.retain(|_, ring| ring.0.service() != service);
     }
 
     fn index(&self) -> RwLockReadGuard<'_, Index> {
@@ -150,15 +140,23 @@ impl Sources for OutputHub {
         index.rings.insert(source, Arc::new((instance.clone(), Mutex::default())));
         source
     }
+
+    fn forget(&self, instance: &InstanceId) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = index.names.remove(instance) {
+            index.rings.remove(&source);
+        }
+    }
 }
 
 impl OutputSink for OutputHub {
     fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]) {
-        let mut chunk = Chunk { source, number: 0, stream, at: SystemTime::now(), bytes: Arc::from(lines) };
         let Some(ring) = self.index().rings.get(&source).cloned() else {
             return;
         };
         let (name, ring) = &*ring;
+        let (at, bytes) = (SystemTime::now(), Arc::from(lines));
+        let mut chunk = Chunk { source, name: name.clone(), number: 0, stream, at, bytes };
         {
             let mut ring = lock(ring);
             ring.count += 1;
@@ -178,7 +176,7 @@ impl OutputSink for OutputHub {
             None => false,
         });
         if let Some(console) = &self.console {
-            console.chunk(name, &chunk);
+            console.chunk(&chunk);
         }
     }
 }
@@ -259,6 +257,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Name;
 
     fn hub() -> OutputHub {
         let hub = OutputHub::new(None);
@@ -317,8 +316,8 @@ mod tests {
         let source = hub.source(&late);
         hub.lines(source, Stream::Out, b"here\n");
         let Followed::Chunk(chunk) = follower.next().await else { panic!("nothing was dropped") };
-        assert_eq!(hub.name(chunk.source), Some(late.clone()));
-        hub.forget(late.service());
+        assert_eq!(chunk.name, late);
+        hub.forget(&late);
         assert!(hub.kept(source).is_empty() && hub.source_of(&late).is_none());
         assert_ne!(hub.source(&late), source, "the next of that name is another");
     }

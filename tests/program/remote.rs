@@ -371,8 +371,9 @@ fn a_wait_that_the_end_overtakes_is_answered() {
 #[test]
 fn services_and_groups_are_added_and_removed_while_it_runs() {
     let project = Project::new(
-        "[service.db]\nshell = \"echo up; exec sleep 1000\"\nready = { log = \"up\" }\n[service.api]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n",
+        "[project]\nenv_file = [\"shared.env\"]\n[service.db]\nshell = \"echo up; exec sleep 1000\"\nready = { log = \"up\" }\n[service.api]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n",
     );
+    project.write("shared.env", "SHARED=of-all\n");
     let mut run = project.run(&[]);
     run.line("all 2 are up");
     let write = |file: &str, text: &str| std::fs::write(project.file(file), text).unwrap();
@@ -441,6 +442,35 @@ error: faulty.toml has 2 faults; nothing was started
     assert!(!is_alive(pid));
     run.line("removed: worker, later, jobs");
     assert_eq!(project.regrow(&["remove", "worker"]).stderr, "error: there is no service \"worker\"\n");
+    // All or some: not both.
+    assert_eq!(project.regrow(&["remove", "--all", "db"]).code, 2);
+    // Who waits for something that is removed waits in vain.
+    write("never.toml", "[service.never]\ncommand = \"sleep 1000\"\nready = { log = \"never\" }\n");
+    let wait = || {
+        assert_eq!(project.regrow(&["add", "never.toml", "--timeout", "50ms"]).code, 5);
+        let waits = |what: &str| {
+            let mut command = project.command(&["wait", "never", "--for", what, "--timeout", "20s"]);
+            command.stderr(std::process::Stdio::piped()).spawn().unwrap()
+        };
+        let waiting = [waits("ready"), waits("stopped")];
+        assert_eq!(project.regrow(&["remove", "never"]).code, 0);
+        waiting.map(|child| {
+            let output = child.wait_with_output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        })
+    };
+    // One that comes too late is told so.
+    let in_time =
+        |ended: &[(Option<i32>, String); 2]| ended.iter().all(|(_, text)| !text.contains("no service"));
+    let [ready, stopped] = (0..100).map(|_| wait()).find(in_time).expect("both come in time once");
+    assert_eq!((ready, stopped), ((Some(1), "never: removed\n".to_owned()), (Some(0), String::new())));
+    // The project's env files are those of what is added, too; the prefix makes room.
+    write(
+        "wide.toml",
+        "[service.worker-alpha]\nshell = \"echo $WORD $SHARED\"\nenv = { WORD = \"${SHARED}!\" }\nkind = \"task\"\n",
+    );
+    assert_eq!(project.regrow(&["add", "wide.toml"]).code, 0);
+    run.line("worker-alpha | of-all! of-all");
     // The socket takes no specification as data: its environment would be lost on the way.
     let text = r#"{"verb":"add","addition":{"children":[],"services":[]}}"#;
     let (status, _) = post(&project, "/v1/command", text);
@@ -451,6 +481,10 @@ error: faulty.toml has 2 faults; nothing was started
         r#"{"manifest":"[service.w]\ncommand = \"sleep 1000\"\n","file":"/nowhere/w.toml"}"#,
     );
     // Relative to the file that it says to come from.
+    for nowhere in ["w.toml", ""] {
+        let text = format!(r#"{{"manifest":"[service.q]\\ncommand = \\"true\\"\\n","file":"{nowhere}"}}"#);
+        assert_eq!(post(&project, "/v1/add", &text).0, 400);
+    }
     let answer: Value = serde_json::from_str(&answer).unwrap();
     assert_eq!((status, &answer["ok"]), (200, &Value::Bool(false)), "{answer}");
     run.stop();

@@ -9,7 +9,6 @@ pub(super) struct Screen {
     /// Who is still on the way up for the first time.
     pub(super) pending: HashSet<InstanceId>,
     pub(super) all_ready: bool,
-    pub(super) never_started: usize,
     pub(super) gave_up: bool,
     /// A shutdown is under way.
     pub(super) stopping: bool,
@@ -24,13 +23,8 @@ impl Screen {
     pub(super) fn new(handle: &Handle, console: Arc<Console>, names: Vec<InstanceId>) -> Screen {
         let plan = handle.plan();
         let services = &plan.services;
-        let of = |autostart: bool| {
-            services
-                .iter()
-                .filter(move |s| s.autostart == autostart)
-                .flat_map(|s| s.instances().collect::<Vec<_>>())
-        };
-        let pending: HashSet<InstanceId> = of(true).collect();
+        let started = services.iter().filter(|s| s.autostart);
+        let pending: HashSet<InstanceId> = started.flat_map(|s| s.instances().collect::<Vec<_>>()).collect();
         let checked = services.iter().filter(|s| s.ready.is_some());
         Screen {
             console,
@@ -38,7 +32,6 @@ impl Screen {
             all_ready: pending.is_empty(),
             starting: pending.len(),
             pending,
-            never_started: of(false).count(),
             gave_up: false,
             stopping: false,
             uptimes: HashMap::new(),
@@ -155,10 +148,12 @@ impl Screen {
                 about(instance, format!("completed{}", after.unwrap_or_default()), Tint::Good)
             }
             Fact::Crashed { instance, exit, retry_in, .. } => {
+                self.uptimes.remove(instance);
                 about(instance, format!("{exit}; comes back {}", in_time(*retry_in)), Tint::Bad)
             }
             Fact::Failed { instance, why } => {
                 self.failures.insert(instance.clone(), why.to_string());
+                self.uptimes.remove(instance);
                 about(instance, format!("failed: {why}"), Tint::Bad)
             }
             Fact::GroupRestarting { group, strategy, fallen, starting, .. } => {
@@ -197,7 +192,6 @@ impl Screen {
                 self.pending.retain(stays);
                 self.starting -= before - self.pending.len();
                 self.with_check.retain(stays);
-                self.names.retain(stays);
                 self.pids.retain(|id, _| stays(id));
                 self.uptimes.retain(|id, _| stays(id));
                 self.failures.retain(|id, _| stays(id));
@@ -224,7 +218,11 @@ impl Screen {
         }
         let arrived = match &event.fact {
             Fact::Ready { instance, .. } | Fact::Completed { instance } => self.pending.remove(instance),
-            Fact::Removed { .. } => true,
+            Fact::Removed { .. } if self.pending.is_empty() => {
+                self.all_ready = true;
+                self.console.status(None);
+                false
+            }
             _ => false,
         };
         if arrived && self.pending.is_empty() && !self.all_ready {

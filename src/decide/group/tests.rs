@@ -130,6 +130,24 @@ fn the_fallen_ones_delay_holds_the_start_back() {
     assert_eq!(bench.told, ["stop 1", "start 0", "start 1"]);
 }
 
+/// Whoever stops the fallen one by hand, or takes it out, takes its delay along.
+#[test]
+fn a_delay_goes_with_the_one_it_is_for() {
+    for input in [Input::Reported(0, Activity::Resting), Input::Removed(0)] {
+        let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true; 3]);
+        bench.give(Input::Fell(0, Duration::from_secs(3)));
+        assert_eq!(bench.told, ["stop 2", "stop 1"]);
+        bench.give(input);
+        let others: Vec<&str> =
+            bench.told[2..].iter().map(String::as_str).filter(|t| *t != "start 0").collect();
+        assert_eq!(others, ["start 1", "start 2"], "{input:?}");
+    }
+    // One that its group stops keeps its own: here 1 falls before it is told to stop.
+    let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true; 2]);
+    bench.give(Input::Fell(0, Duration::from_secs(3)));
+    assert_eq!(bench.group.next_deadline(), Some(Duration::from_secs(3)));
+}
+
 /// Nothing starts while one of the affected is still going down.
 #[test]
 fn the_next_is_stopped_only_when_the_one_before_is_down() {

@@ -38,15 +38,29 @@ impl Watcher {
                 return;
             }
         }
-        let leader = self.processes.get(&key).filter(|p| p.exit.is_none()).map(|p| p.pid);
-        for pid in cgroups.processes(key).into_iter().filter(|pid| Some(*pid) != leader) {
-            if let Some(stat) = proc::stat(pid) {
-                self.pin(key, &stat);
-            }
-        }
-        if leader.is_none() && self.processes.get(&key).is_some_and(|p| p.remnants.is_empty()) {
+        self.pin_by_cgroup(key, |_| true);
+        let over = |process: &Process| process.exit.is_some() && process.remnants.is_empty();
+        if self.processes.get(&key).is_some_and(over) {
             // Somebody lives who was not seen: on the way out, or just made by one who is.
             self.blind.insert(key);
+        }
+    }
+
+    /// Pins those in a tree's cgroup that are not its leader and fit.
+    fn pin_by_cgroup(&mut self, key: u64, fits: impl Fn(&proc::Stat) -> bool) {
+        let Some(cgroups) = self.cgroups_of(key) else {
+            return;
+        };
+        let leader = self.processes.get(&key).filter(|p| p.exit.is_none()).map(|p| p.pid);
+        for pid in cgroups.processes(key).into_iter().filter(|pid| Some(*pid) != leader) {
+            // Asked again behind the look at it: the number may have been given away since the
+            // list was read, and `pin` makes sure that it is still the one that was looked at.
+            if let Some(stat) = proc::stat(pid)
+                && fits(&stat)
+                && cgroups.key_of(pid) == Some(key)
+            {
+                self.pin(key, &stat);
+            }
         }
     }
 
@@ -154,17 +168,13 @@ impl Watcher {
             return;
         };
         let group = process.pid;
-        let mut found = match self.cgroups_of(key) {
-            Some(cgroups) => cgroups.processes(key),
-            None => {
-                let leader = process.exit.is_none().then_some(process.pid);
-                let roots = process.remnants.keys().copied().chain(leader);
-                roots.flat_map(proc::descendants).collect()
-            }
-        };
+        let leader = process.exit.is_none().then_some(process.pid);
+        let roots = process.remnants.keys().copied().chain(leader);
+        // Also where there is a cgroup: somebody may have moved them to another.
+        let mut found: Vec<u32> = roots.flat_map(proc::descendants).collect();
         found.sort_unstable();
         found.dedup();
-        for pid in found.into_iter().filter(|pid| *pid != group) {
+        for pid in found {
             // The group is signalled as one, by a descriptor.
             if let Some(stat) = proc::stat(pid)
                 && stat.group != group
@@ -172,6 +182,7 @@ impl Watcher {
                 self.pin(key, &stat);
             }
         }
+        self.pin_by_cgroup(key, |stat| stat.group != group);
     }
 
     pub(super) fn signal_tree(&mut self, key: u64, signal: i32) {
