@@ -18,7 +18,7 @@ use crate::control::place;
 use crate::control::protocol::{
     Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, Waited, WhyReport,
 };
-use crate::decide::words::short;
+use crate::decide::words::{few, short};
 use crate::manifest::{Fault, LoadError, Source};
 use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
 use crate::model::{
@@ -671,21 +671,21 @@ pub(super) fn fact_in_words(fact: &Fact) -> String {
         }
         Fact::Added { addition } => {
             let at = addition.into.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
-            format!("added to {at}: {}", joined(addition.children.iter().map(Child::name)))
+            format!("added to {at}: {}", names(addition.children.iter().map(Child::name)))
         }
-        Fact::Removed { services, groups } => format!("removed: {}", joined(services.iter().chain(groups))),
+        Fact::Removed { services, groups } => format!("removed: {}", names(services.iter().chain(groups))),
         Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
         Fact::ShutdownDone => "everything is gone".to_owned(),
     }
 }
 
-fn joined<'a>(names: impl Iterator<Item = &'a Name>) -> String {
-    names.map(Name::as_str).collect::<Vec<_>>().join(", ")
+fn names<'a>(names: impl Iterator<Item = &'a Name>) -> String {
+    few(names.map(Name::as_str))
 }
 
 fn selected(command: &Command) -> String {
     let select = match command {
-        Command::Add { addition } => return joined(addition.children.iter().map(Child::name)),
+        Command::Add { addition } => return names(addition.children.iter().map(Child::name)),
         other => other.select().cloned().unwrap_or_default(),
     };
     let mut words: Vec<String> = select.services.clone();

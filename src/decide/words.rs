@@ -20,3 +20,21 @@ pub fn short(duration: std::time::Duration) -> String {
         humantime::format_duration(std::time::Duration::from_secs(seconds.round() as u64)).to_string()
     }
 }
+
+/// The first names of a list, and how many more there are.
+///
+/// ```
+/// use regrow::decide::words::few;
+/// assert_eq!(few(["a", "b"]), "a, b");
+/// assert_eq!(few(["x"; 10]), "x, x, x, x, x, x, x, x and 2 more");
+/// ```
+pub fn few<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
+    const MOST: usize = 8;
+    let names: Vec<T> = names.into_iter().collect();
+    let first: Vec<&str> = names.iter().take(MOST).map(AsRef::as_ref).collect();
+    let first = first.join(", ");
+    match names.len().saturating_sub(MOST) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}

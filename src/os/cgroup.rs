@@ -1,11 +1,12 @@
-//! A cgroup for each process tree, where one can be made: then the kernel itself says who
-//! belongs to it, whatever session, environment or output it took on, and ends all of it at once.
+//! A cgroup for a process tree, where one can be made: then the kernel itself says who belongs
+//! to it, whatever session, environment or output it took on, and ends all of it at once.
 //!
 //! Version 2 alone, without any controller: nothing is limited here. Below the cgroup that this
-//! process is in lies one of this run, named after its owner, and in that one for every process
-//! that was made, by its key; each is used once, since what was killed through it stays deadly.
-//! What an owner that died by force left behind is ended by its keeper ([`end_of`]), or by the
-//! next run there ([`sweep`]).
+//! process is in lies one of this run, named after its owner, who holds a lock on it, and in that
+//! one for every process that was made, by its key; each is used once, since what was killed
+//! through it stays deadly. In a burst of starts the host asks for none (see `native`). What an
+//! owner that died by force left behind is ended by its keeper ([`end_of`]), or by the next run
+//! there ([`sweep`]).
 
 use std::fs;
 use std::io::{self, Read, Write};

@@ -1,7 +1,7 @@
 //! Making a process, at the same small price however large this one is.
 //!
-//! One `clone` with CLONE_VM and CLONE_VFORK on a stack of its own: no page table is
-//! copied, and the child's few steps before `execve` (session, folder, descriptors,
+//! One `clone` (`clone3`, where it is to be born in a cgroup) with CLONE_VM and CLONE_VFORK on a
+//! stack of its own: no page table is copied, and the child's few steps before `execve` (session, folder, descriptors,
 //! signals) are plain system calls in our memory while the calling thread stands still.
 //! CLONE_FILES with `close_range(CLOSE_RANGE_UNSHARE)` spares copying the descriptor table,
 //! which with thousands of services would cost more than the process.

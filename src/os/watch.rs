@@ -3,11 +3,11 @@
 //! It is the one owner of wait for the children of a host: each is reaped through its
 //! pidfd when the kernel says that it ended, never by polling. It reads output, fairly,
 //! one piece a pipe and round, and empties a dead process's pipes before it tells of the
-//! death. It ends trees: the group by the leader's pidfd, and what left the group by walking
-//! down from it, each pinned by a pidfd of its own.
+//! death. It ends trees: through their cgroup where there is one, the group by the leader's
+//! pidfd, and what left the group by walking down from it, each pinned by a pidfd of its own.
 //!
-//! What a process leaves behind when it dies is given to us (child subreaper) or found by
-//! its session, the mark in its environment, or the pipe that it prints to.
+//! What a process leaves behind when it dies is given to us (child subreaper) or found by its
+//! session, its cgroup, the mark in a limit or in its environment, or the pipe that it prints to.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

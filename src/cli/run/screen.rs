@@ -158,7 +158,7 @@ impl Screen {
             }
             Fact::GroupRestarting { group, strategy, fallen, starting, .. } => {
                 let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
-                let text = format!("{group} ({strategy}): {fallen} fell, restarting {}", starting.join(", "));
+                let text = format!("{group} ({strategy}): {fallen} fell, restarting {}", few(starting));
                 Some((None, text, Tint::Warn))
             }
             Fact::GroupShutDown { group, ended } => {
@@ -183,8 +183,8 @@ impl Screen {
                 for spec in addition.services.iter().filter(|spec| spec.ready.is_some()) {
                     self.with_check.extend(spec.instances());
                 }
-                let names: Vec<&str> = addition.children.iter().map(|child| child.name().as_str()).collect();
-                Some((None, format!("added: {}", names.join(", ")), Tint::Faint))
+                let names = addition.children.iter().map(|child| child.name().as_str());
+                Some((None, format!("added: {}", few(names)), Tint::Faint))
             }
             Fact::Removed { services, groups } => {
                 let stays = |id: &InstanceId| !services.contains(id.service());
@@ -195,8 +195,8 @@ impl Screen {
                 self.pids.retain(|id, _| stays(id));
                 self.uptimes.retain(|id, _| stays(id));
                 self.failures.retain(|id, _| stays(id));
-                let names: Vec<&str> = services.iter().chain(groups).map(|name| name.as_str()).collect();
-                Some((None, format!("removed: {}", names.join(", ")), Tint::Faint))
+                let names = services.iter().chain(groups).map(Name::as_str);
+                Some((None, format!("removed: {}", few(names)), Tint::Faint))
             }
             Fact::ShutdownStarted { cause } => {
                 self.stopping = true;
