@@ -401,6 +401,30 @@ impl Sim {
         self.news(id, Input::SpawnFailed { incarnation, failure, roll: 0.5 });
     }
 
+    /// News of a process that was, or never is, of an incarnation other than the one that lives.
+    fn late_news(&mut self, choices: &mut Choices) {
+        let ids: Vec<InstanceId> = self.world.machines().map(|(id, _)| id.clone()).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = ids[choices.of(ids.len())].clone();
+        let last = self.world.board().entry(&id).map_or(0, |entry| entry.incarnation.0);
+        // One that comes to nothing where a process is just being made has its own number.
+        let incarnation = Incarnation(last.saturating_sub(1 + choices.of(2) as u64));
+        if self.processes.get(&id).is_some_and(|process| process.incarnation == incarnation) {
+            return;
+        }
+        let input = match choices.of(6) {
+            0 => Input::Exited { incarnation, exit: Exit::Code(1), remains: choices.one_in(2), roll: 0.5 },
+            1 => Input::TreeGone { incarnation, roll: 0.5 },
+            2 => Input::LogMatched { incarnation },
+            3 => Input::Halted { incarnation },
+            4 => Input::Spawned { incarnation, pid: 1 },
+            _ => Input::StopCommandDone { incarnation, trouble: None },
+        };
+        self.news(&id, input);
+    }
+
     /// Something happens to a process, as it likes.
     fn fate(&mut self, id: &InstanceId, choices: &mut Choices) {
         let Process { incarnation, stage, stop_command, stuck, halting, .. } = self.processes[id].clone();
@@ -536,6 +560,13 @@ impl Sim {
                 self.fate(&ids[choices.of(ids.len())].clone(), choices);
             }
             13 if !self.shutting_down => self.command(choices),
+            15 if choices.one_in(3) => self.late_news(choices),
+            14 if choices.one_in(4) => {
+                // The machine slept, or the thread: much later, before any timer rings.
+                self.now +=
+                    [Duration::from_millis(50), Duration::from_secs(7), Duration::from_secs(40_000_000)]
+                        [choices.of(3)];
+            }
             14 => {
                 self.pass_time();
             }
