@@ -20,6 +20,7 @@ use crate::model::{
     Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, Kind, Name,
     OnDependencyRestart, Policy, ServiceSpec, State, StopCause,
 };
+use growing::Leaving;
 
 /// The number of a command under way.
 pub type Ticket = u64;
@@ -148,17 +149,6 @@ pub struct Operations {
     branches: BranchNumber,
 }
 
-/// What was taken out of the tree and may still have machines: nothing of that name can come
-/// before they are gone, and then the command is answered.
-#[derive(Debug)]
-struct Leaving {
-    /// As they are printed: those of instances, services and groups.
-    names: HashSet<String>,
-    branches: HashSet<BranchNumber>,
-    ticket: Option<Ticket>,
-    results: Vec<InstanceAnswer>,
-}
-
 impl Operations {
     /// Takes one input and appends what is to be done to `out`; `board` has all that was
     /// written down so far.
@@ -283,24 +273,6 @@ impl Operations {
         let operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
         self.begin(board, operation, out);
         Ok(())
-    }
-
-    /// Starts what was added, as a start by hand would.
-    fn added(&mut self, board: &Board, ticket: Ticket, names: &[Name], out: &mut Vec<Effect>) {
-        let new: Vec<&Entry> = names.iter().flat_map(|name| board.instances_of(name)).collect();
-        let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.into_iter().partition(|e| e.spec.autostart);
-        let ids = |entries: Vec<&Entry>| entries.into_iter().map(|e| e.id.clone()).collect::<Vec<_>>();
-        let (named, left) = (ids(start), ids(leave));
-        let mut targets = self.with_resting_dependencies(board, &named);
-        let implied = targets.iter().filter(|id| !named.contains(id)).cloned().collect();
-        let first_left = targets.len();
-        targets.extend(left.into_iter().filter(|id| !targets.contains(id)).collect::<Vec<_>>());
-        let work = Work::Start(StartCause::Command);
-        let mut operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
-        for at in first_left..operation.parts.len() {
-            operation.settle(at, Some((true, "added".to_owned())));
-        }
-        self.begin(board, operation, out);
     }
 
     fn shutdown(&mut self, board: &Board, out: &mut Vec<Effect>) {
@@ -561,16 +533,19 @@ impl Operations {
         let over = |op: &mut Operation| op.left == 0 && !removes(op);
         let finished: Vec<Operation> = self.running.extract_if(.., over).collect();
         for operation in finished {
-            operation.answer(out);
+            operation.answer(Vec::new(), out);
         }
         let ready = |all: &Operations| {
             all.running.iter().position(|op| op.left == 0 && removes(op) && !all.is_held_up(op))
         };
         while let Some(at) = ready(self) {
             let mut operation = self.running.remove(at);
-            let Some(leaving) = self.remove(board, &mut operation, out) else {
-                operation.answer(out);
-                continue;
+            let leaving = match self.remove(board, &mut operation, out) {
+                Ok(leaving) => leaving,
+                Err(of_groups) => {
+                    operation.answer(of_groups, out);
+                    continue;
+                }
             };
             let took_something = !leaving.branches.is_empty();
             self.leaving.push(leaving);
@@ -580,100 +555,6 @@ impl Operations {
                 return;
             }
         }
-    }
-
-    /// Whether another command has wishes under way for what this one is to take out of the
-    /// tree: they would never be answered.
-    fn is_held_up(&self, removing: &Operation) -> bool {
-        let unanswered = |other: &Operation, id: &InstanceId| {
-            let part = other.places.get(id).map(|at| &other.parts[*at].1);
-            part.is_some_and(|part| !matches!(part, Part::Done(_)))
-        };
-        // A group that is told of a branch below it is to live until it has dealt with that.
-        if matches!(&removing.work, Work::Remove(_, removal) if !removal.groups.is_empty())
-            && !self.leaving.is_empty()
-        {
-            return true;
-        }
-        // One that starts it again has decided that it stays.
-        let waits = |other: &&Operation| other.left > 0 && other.work.goal() != Some(Goal::Up);
-        matches!(removing.work, Work::Remove(..))
-            && self
-                .running
-                .iter()
-                .filter(waits)
-                .any(|other| removing.parts.iter().any(|(id, _)| unanswered(other, id)))
-    }
-
-    /// The machines of something that was removed are no more.
-    fn dismissed(&mut self, board: &Board, number: BranchNumber, out: &mut Vec<Effect>) {
-        for leaving in &mut self.leaving {
-            leaving.branches.remove(&number);
-        }
-        self.answer_gone(out);
-        self.answer_finished(board, out);
-    }
-
-    fn answer_gone(&mut self, out: &mut Vec<Effect>) {
-        let (gone, still) =
-            std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.branches.is_empty());
-        self.leaving = still;
-        let gone: Vec<Leaving> = gone;
-        for Leaving { ticket, results, .. } in gone {
-            out.extend(ticket.map(|ticket| Effect::Answer(ticket, Ok(Answer { ok: true, results }))));
-        }
-    }
-
-    /// Everything that was to be down for a removal has been: if it still is, it goes. `None`: it
-    /// stays, and its parts say why; or nothing was to be removed.
-    fn remove(&mut self, board: &Board, operation: &mut Operation, out: &mut Vec<Effect>) -> Option<Leaving> {
-        let Work::Remove(_, removal) = &operation.work else {
-            return None;
-        };
-        let in_the_way = if board.shutting_down() {
-            Some("the tree is going down".to_owned())
-        } else {
-            removal.refusal(board).map(|denial| denial.reason)
-        };
-        let mut goes = in_the_way.is_none();
-        for (id, part) in &mut operation.parts {
-            let Part::Done(Some(answer)) = part else {
-                continue;
-            };
-            let returns = |entry: &Entry| is_up(entry) || self.goal(entry) == Goal::Up;
-            if let Some(reason) = in_the_way.as_ref().filter(|_| answer.ok) {
-                (answer.ok, answer.message) = (false, format!("not removed: {reason}"));
-            } else if answer.ok && board.entry(id).is_some_and(returns) {
-                let message = "not removed: it was started again meanwhile".to_owned();
-                (answer.ok, answer.message) = (false, message);
-            }
-            goes &= answer.ok;
-        }
-        if !goes {
-            return None;
-        }
-        // Another command may have taken some of it out already.
-        let plan = board.plan();
-        let services = plan.services.iter().map(|spec| spec.name.clone());
-        let services: Vec<Name> = services.filter(|name| removal.services.contains(name)).collect();
-        let groups = removal.groups.iter().filter(|name| plan.groups.contains_key(*name));
-        let groups: Vec<Name> = groups.cloned().collect();
-        let mut branches = HashSet::new();
-        for branch in Branch::of_removal(board, removal) {
-            self.branches += 1;
-            branches.insert(self.branches);
-            out.push(Effect::Dismiss(branch, self.branches));
-        }
-        let specs: Vec<Arc<ServiceSpec>> =
-            services.iter().filter_map(|name| plan.service(name.as_str())).cloned().collect();
-        let names = growth::printed(&specs, &groups).collect();
-        let removed = |name: String| InstanceAnswer { name, ok: true, message: "removed".to_owned() };
-        let ids = operation.parts.iter().map(|(id, _)| id.to_string());
-        let results = ids.chain(removal.groups.iter().map(ToString::to_string)).map(removed).collect();
-        if !services.is_empty() || !groups.is_empty() {
-            out.push(Effect::Emit(Fact::Removed { services, groups }));
-        }
-        Some(Leaving { names, branches, ticket: operation.ticket, results })
     }
 }
 
@@ -834,13 +715,13 @@ impl Operation {
         queued.filter(|(_, (id, _))| may_start(id)).map(|(at, _)| at).collect()
     }
 
-    /// Every part is done.
-    fn answer(self, out: &mut Vec<Effect>) {
+    /// Every part is done; `also`: what is to be said besides.
+    fn answer(self, also: Vec<InstanceAnswer>, out: &mut Vec<Effect>) {
         let answers = self.parts.into_iter().filter_map(|(_, part)| match part {
             Part::Done(answer) => answer,
             Part::Queued | Part::Sent(..) | Part::Taken | Part::Down => None,
         });
-        let results: Vec<InstanceAnswer> = answers.collect();
+        let results: Vec<InstanceAnswer> = answers.chain(also).collect();
         match self.work {
             Work::Shutdown(_) => out.extend([Effect::Emit(Fact::ShutdownDone), Effect::Down]),
             Work::RestartInOrder(_)
@@ -870,14 +751,10 @@ fn follows(spec: &ServiceSpec, on: &Name) -> bool {
         && spec.depends_on.iter().any(needs_it)
 }
 
-/// Whether it has a process, or is on its way to one.
-fn is_up(entry: &Entry) -> bool {
-    entry.state.has_process() || matches!(entry.state, State::Waiting | State::Crashed)
-}
-
 fn services(targets: &[InstanceId]) -> impl Iterator<Item = &Name> {
     targets.iter().map(InstanceId::service)
 }
 
+mod growing;
 mod permit;
 mod work;

@@ -1,0 +1,144 @@
+//! Commands that change what there is: starting what was added, and taking out what is down.
+
+use super::*;
+
+/// What was taken out of the tree and may still have machines: nothing of that name can come
+/// before they are gone, and then the command is answered.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    /// As they are printed: those of instances, services and groups.
+    pub(super) names: HashSet<String>,
+    pub(super) branches: HashSet<BranchNumber>,
+    ticket: Option<Ticket>,
+    results: Vec<InstanceAnswer>,
+}
+
+impl Operations {
+    /// Starts what was added, as a start by hand would.
+    pub(super) fn added(&mut self, board: &Board, ticket: Ticket, names: &[Name], out: &mut Vec<Effect>) {
+        let new: Vec<&Entry> = names.iter().flat_map(|name| board.instances_of(name)).collect();
+        let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.into_iter().partition(|e| e.spec.autostart);
+        let ids = |entries: Vec<&Entry>| entries.into_iter().map(|e| e.id.clone()).collect::<Vec<_>>();
+        let (named, left) = (ids(start), ids(leave));
+        let mut targets = self.with_resting_dependencies(board, &named);
+        let implied = targets.iter().filter(|id| !named.contains(id)).cloned().collect();
+        let first_left = targets.len();
+        targets.extend(left.into_iter().filter(|id| !targets.contains(id)).collect::<Vec<_>>());
+        let work = Work::Start(StartCause::Command);
+        let mut operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
+        for at in first_left..operation.parts.len() {
+            operation.settle(at, Some((true, "added".to_owned())));
+        }
+        self.begin(board, operation, out);
+    }
+
+    /// Whether another command has wishes under way for what this one is to take out of the
+    /// tree: they would never be answered.
+    pub(super) fn is_held_up(&self, removing: &Operation) -> bool {
+        let unanswered = |other: &Operation, id: &InstanceId| {
+            let part = other.places.get(id).map(|at| &other.parts[*at].1);
+            part.is_some_and(|part| !matches!(part, Part::Done(_)))
+        };
+        // A group that is told of a branch below it is to live until it has dealt with that.
+        if matches!(&removing.work, Work::Remove(_, removal) if !removal.groups.is_empty())
+            && !self.leaving.is_empty()
+        {
+            return true;
+        }
+        // One that starts it again has decided that it stays.
+        let waits = |other: &&Operation| other.left > 0 && other.work.goal() != Some(Goal::Up);
+        matches!(removing.work, Work::Remove(..))
+            && self
+                .running
+                .iter()
+                .filter(waits)
+                .any(|other| removing.parts.iter().any(|(id, _)| unanswered(other, id)))
+    }
+
+    /// The machines of something that was removed are no more.
+    pub(super) fn dismissed(&mut self, board: &Board, number: BranchNumber, out: &mut Vec<Effect>) {
+        for leaving in &mut self.leaving {
+            leaving.branches.remove(&number);
+        }
+        self.answer_gone(out);
+        self.answer_finished(board, out);
+    }
+
+    pub(super) fn answer_gone(&mut self, out: &mut Vec<Effect>) {
+        let (gone, still) =
+            std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.branches.is_empty());
+        self.leaving = still;
+        let gone: Vec<Leaving> = gone;
+        for Leaving { ticket, results, .. } in gone {
+            out.extend(ticket.map(|ticket| Effect::Answer(ticket, Ok(Answer { ok: true, results }))));
+        }
+    }
+
+    /// Everything that was to be down for a removal has been: if it still is, it goes. `Err`: it
+    /// stays; the parts say why, and what is returned, of its groups.
+    pub(super) fn remove(
+        &mut self,
+        board: &Board,
+        operation: &mut Operation,
+        out: &mut Vec<Effect>,
+    ) -> Result<Leaving, Vec<InstanceAnswer>> {
+        let Work::Remove(_, removal) = &operation.work else {
+            return Err(Vec::new());
+        };
+        let in_the_way = if board.shutting_down() {
+            Some("the tree is going down".to_owned())
+        } else {
+            removal.refusal(board).map(|denial| denial.reason)
+        };
+        let mut goes = in_the_way.is_none();
+        for (id, part) in &mut operation.parts {
+            let Part::Done(Some(answer)) = part else {
+                continue;
+            };
+            let returns = |entry: &Entry| is_up(entry) || self.goal(entry) == Goal::Up;
+            if let Some(reason) = in_the_way.as_ref().filter(|_| answer.ok) {
+                (answer.ok, answer.message) = (false, format!("not removed: {reason}"));
+            } else if answer.ok && board.entry(id).is_some_and(returns) {
+                let message = "not removed: it was started again meanwhile".to_owned();
+                (answer.ok, answer.message) = (false, message);
+            }
+            goes &= answer.ok;
+        }
+        if !goes {
+            let reason = in_the_way.unwrap_or_else(|| "not all below it is".to_owned());
+            let stays = |name: &Name| InstanceAnswer {
+                name: name.to_string(),
+                ok: false,
+                message: format!("not removed: {reason}"),
+            };
+            return Err(removal.groups.iter().map(stays).collect());
+        }
+        // Another command may have taken some of it out already.
+        let plan = board.plan();
+        let services = plan.services.iter().map(|spec| spec.name.clone());
+        let services: Vec<Name> = services.filter(|name| removal.services.contains(name)).collect();
+        let groups = removal.groups.iter().filter(|name| plan.groups.contains_key(*name));
+        let groups: Vec<Name> = groups.cloned().collect();
+        let mut branches = HashSet::new();
+        for branch in Branch::of_removal(board, removal) {
+            self.branches += 1;
+            branches.insert(self.branches);
+            out.push(Effect::Dismiss(branch, self.branches));
+        }
+        let specs: Vec<Arc<ServiceSpec>> =
+            services.iter().filter_map(|name| plan.service(name.as_str())).cloned().collect();
+        let names = growth::printed(&specs, &groups).collect();
+        let removed = |name: String| InstanceAnswer { name, ok: true, message: "removed".to_owned() };
+        let ids = operation.parts.iter().map(|(id, _)| id.to_string());
+        let results = ids.chain(removal.groups.iter().map(ToString::to_string)).map(removed).collect();
+        if !services.is_empty() || !groups.is_empty() {
+            out.push(Effect::Emit(Fact::Removed { services, groups }));
+        }
+        Ok(Leaving { names, branches, ticket: operation.ticket, results })
+    }
+}
+
+/// Whether it has a process, or is on its way to one.
+fn is_up(entry: &Entry) -> bool {
+    entry.state.has_process() || matches!(entry.state, State::Waiting | State::Crashed)
+}
