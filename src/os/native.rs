@@ -108,7 +108,7 @@ impl Drop for NativeHost {
 
 /// With so many starts waiting, those that come first are made without a cgroup, which costs an
 /// eighth of the time that a thousand take. They are still known by their marks.
-const BURST: usize = 64;
+const BURST: usize = 16;
 
 /// A number for a tree that its processes hand on without knowing: a soft limit on real-time
 /// computing (RLIMIT_RTTIME, in microseconds) of over a hundred thousand years.
