@@ -40,8 +40,12 @@ impl Cgroups {
         }
         let root = own_cgroup()?.join(name_of(std::process::id())?);
         fs::create_dir(&root).ok()?;
-        let held = hold(&root)?;
-        let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
+        // A folder that nobody holds would be taken for a dead owner's.
+        let held = hold(&root).zip(open_dir(nix::fcntl::AT_FDCWD, &root).ok());
+        let Some((held, dir)) = held else {
+            remove_all(&root);
+            return None;
+        };
         let (gone, keys) = mpsc::channel::<u64>();
         let (inside, folder) = (dir.try_clone().ok()?, root.clone());
         let clean = move || {
@@ -185,7 +189,11 @@ fn hold(folder: &Path) -> Option<Flock<fs::File>> {
 }
 
 fn kill_and_remove(root: &Path) {
-    let _ = fs::write(root.join("cgroup.kill"), "1");
+    let killed = fs::write(root.join("cgroup.kill"), "1");
+    if killed.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+        // Another user's.
+        return;
+    }
     // What was killed leaves within moments, but for what is stuck in the kernel.
     for _ in 0..200 {
         remove_all(root);
