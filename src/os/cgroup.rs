@@ -39,13 +39,8 @@ impl Cgroups {
             return None;
         }
         let root = own_cgroup()?.join(name_of(std::process::id())?);
-        fs::create_dir(&root).ok()?;
-        // A folder that nobody holds would be taken for a dead owner's.
-        let held = hold(&root).zip(open_dir(nix::fcntl::AT_FDCWD, &root).ok());
-        let Some((held, dir)) = held else {
-            remove_all(&root);
-            return None;
-        };
+        let held = made_and_held(&root)?;
+        let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
         let (gone, keys) = mpsc::channel::<u64>();
         let (inside, folder) = (dir.try_clone().ok()?, root.clone());
         let clean = move || {
@@ -180,6 +175,25 @@ pub(super) fn sweep() {
             kill_and_remove(&folder);
         }
     }
+}
+
+/// A folder that nobody holds is taken for a dead owner's, also between its making and its
+/// owner's first grasp; then it has to be made again.
+fn made_and_held(root: &Path) -> Option<Flock<fs::File>> {
+    for _ in 0..10 {
+        match fs::create_dir(root) {
+            Ok(()) => {
+                if let Some(held) = hold(root).filter(|_| root.exists()) {
+                    return Some(held);
+                }
+                remove_all(root);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(_) => return None,
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    None
 }
 
 /// Holds the folder of a run, for as long as the answer lives; `None`: another does.
