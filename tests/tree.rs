@@ -600,6 +600,11 @@ async fn a_group_goes_down_when_its_significant_members_have_ended() {
     host.exit(host.alive("task")[0], Exit::SUCCESS);
     event(&handle, |fact| matches!(fact, Fact::Stopped { .. }) && about(fact, "one")).await;
     assert_eq!(story(&host, from), ["stop two", "stop one"]);
+    let why = handle.board(|board| {
+        let entry = board.entries().iter().find(|entry| entry.id.to_string() == "one").unwrap();
+        regrow::decide::why::because(board, entry, Duration::ZERO)
+    });
+    assert_eq!(why, "it was stopped: its group is done");
     assert!(handle.status().services.iter().all(|s| s.state != State::Failed));
     // All: each of them, and a return is no end.
     let (host, handle) = group_of(|plan| significant(plan, &["task", "one"], AutoShutdown::All)).await;

@@ -18,7 +18,7 @@ use crate::control::place;
 use crate::control::protocol::{
     Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, Waited, WhyReport,
 };
-use crate::decide::words::{few, short};
+use crate::decide::words::{falls, few, short};
 use crate::manifest::{Fault, LoadError, Source};
 use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
 use crate::model::{
@@ -667,7 +667,7 @@ pub(super) fn fact_in_words(fact: &Fact) -> String {
         }
         Fact::GroupGaveUp { group, restarts, period, .. } => {
             let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
-            format!("{group} gave up: {restarts} restarts within {}", short(*period))
+            format!("{group} gave up: {} within {}", falls(*restarts), short(*period))
         }
         Fact::Added { addition } => {
             let at = addition.into.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));

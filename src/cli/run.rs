@@ -16,7 +16,7 @@ use crate::control::server;
 use crate::decide::select::{Selection, select};
 use crate::decide::status::Entry;
 use crate::decide::why;
-use crate::decide::words::{few, in_time, short};
+use crate::decide::words::{falls, few, in_time, short};
 use crate::decide::world::StepSink;
 use crate::manifest::Loaded;
 use crate::model::event::{CheckKind, StartCause, StopCause};

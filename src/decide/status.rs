@@ -13,7 +13,7 @@ use crate::model::sample::Sample;
 use crate::model::status::{ChildCount, ChildStatus, GroupStatus, TreeStatus};
 use crate::model::{
     Addition, Child, Event, ExitOutcome, Fact, Goal, GroupSpec, Health, Incarnation, InstanceId, Name, Plan,
-    ServiceSpec, ServiceStatus, State,
+    ServiceSpec, ServiceStatus, State, StopCause,
 };
 
 /// What is known of one instance.
@@ -55,6 +55,8 @@ pub struct Entry {
     pub retry_at: Option<Duration>,
     /// When SIGKILL follows, while it is being stopped.
     pub kill_at: Option<Duration>,
+    /// Why it was last stopped.
+    pub stopped_for: Option<StopCause>,
     /// The last failing check since its start, in words.
     pub failing: Option<String>,
 }
@@ -130,6 +132,7 @@ impl Board {
                 waiting_for: Vec::new(),
                 retry_at: None,
                 kill_at: None,
+                stopped_for: None,
                 failing: None,
             });
         }
@@ -255,9 +258,9 @@ impl Board {
         let mut count = ChildCount { specs: children.len(), ..ChildCount::default() };
         for child in &children {
             match child {
-                ChildStatus::Group(_) => {
+                ChildStatus::Group(group) => {
                     count.supervisors += 1;
-                    count.active += 1;
+                    count.active += usize::from(!group.failed);
                 }
                 ChildStatus::Instance { pid, .. } => {
                     count.workers += 1;
@@ -336,6 +339,7 @@ impl Board {
                 entry.started = Some(event.since_start);
                 entry.health = Health::Unknown;
                 entry.failing = None;
+                entry.stopped_for = None;
                 entry.restarts += u64::from(cause.is_restart());
                 if *cause == StartCause::Command {
                     self.clear_mark(at);
@@ -367,7 +371,8 @@ impl Board {
                 entry.settle(State::Running);
                 entry.ready = *ready;
             }
-            Fact::Stopping { timeout, .. } => {
+            Fact::Stopping { timeout, cause, .. } => {
+                entry.stopped_for = Some(*cause);
                 entry.settle(State::Stopping);
                 entry.ready = false;
                 entry.kill_at = Some(event.since_start + *timeout);

@@ -9,7 +9,7 @@ use super::frontier::waits_for;
 use super::status::{Board, Entry};
 use super::words::in_time;
 use crate::model::event::FailedWhy;
-use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State};
+use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State, StopCause};
 
 /// `why SERVICE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,7 +109,12 @@ pub fn because(board: &Board, entry: &Entry, now: Duration) -> String {
         State::Paused => "somebody paused it".to_owned(),
         State::Stopping => "it is being ended".to_owned(),
         State::Stopped if entry.goal == Goal::Up => "it was stopped, to be started again".to_owned(),
-        State::Stopped => "somebody stopped it".to_owned(),
+        State::Stopped => match entry.stopped_for {
+            Some(cause @ (StopCause::AutoShutdown | StopCause::Group | StopCause::GaveUp)) => {
+                format!("it was stopped: {cause}")
+            }
+            _ => "somebody stopped it".to_owned(),
+        },
         State::Completed => "it ended with success".to_owned(),
         State::Crashed => {
             let left = entry.retry_at.map(|at| at.saturating_sub(now));

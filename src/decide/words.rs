@@ -38,3 +38,8 @@ pub fn few<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
         more => format!("{first} and {more} more"),
     }
 }
+
+/// So many falls.
+pub fn falls(count: u32) -> String {
+    format!("{count} fall{}", if count == 1 { "" } else { "s" })
+}

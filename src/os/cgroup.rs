@@ -20,7 +20,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::Mode;
 
-use super::{clone3, proc};
+use super::native::run_of;
+use super::{clone3, pidfd, proc};
 
 /// The cgroups of one run.
 pub(super) struct Cgroups {
@@ -33,12 +34,13 @@ pub(super) struct Cgroups {
 }
 
 impl Cgroups {
-    /// Makes that of this run; `None` where none can be made.
-    pub(super) fn make() -> Option<Cgroups> {
+    /// Makes that of this run, whose processes carry this number in their limits; `None` where none
+    /// can be made.
+    pub(super) fn make(run: u32) -> Option<Cgroups> {
         if !clone3::AVAILABLE {
             return None;
         }
-        let root = own_cgroup()?.join(name_of(std::process::id())?);
+        let root = own_cgroup()?.join(format!("{}-{run:x}", name_of(std::process::id())?));
         let held = made_and_held(&root)?;
         let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
         let (gone, keys) = mpsc::channel::<u64>();
@@ -157,11 +159,14 @@ fn remove(dir: &OwnedFd, root: &Path, key: u64) {
 
 /// Ends whatever is left of a run whose owner is dead.
 pub(super) fn end_of(owner: u32, started: u64) {
-    let name = pid_namespace().map(|space| format!("regrow-{space}-{owner}-{started}"));
-    if let Some(root) = own_cgroup().zip(name).map(|(own, name)| own.join(name))
-        && root.is_dir()
-    {
-        kill_and_remove(&root);
+    let Some(space) = pid_namespace() else {
+        return;
+    };
+    let prefix = format!("regrow-{space}-{owner}-{started}-");
+    for folder in own_cgroup().map(|own| folders_in(&own)).unwrap_or_default() {
+        if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)) {
+            kill_and_remove(&folder);
+        }
     }
 }
 
@@ -173,7 +178,34 @@ pub(super) fn sweep() {
         if is_ours && let Some(_held) = hold(&folder) {
             tracing::warn!(cgroup = %folder.display(), "ending what a run left behind");
             kill_and_remove(&folder);
+            let run = folder
+                .file_name()
+                .and_then(|name| u32::from_str_radix(name.to_str()?.rsplit('-').next()?, 16).ok());
+            if let Some(run) = run {
+                end_marked(run);
+            }
         }
+    }
+}
+
+/// Ends whoever carries a dead run's number in a limit: not all had a cgroup.
+fn end_marked(run: u32) {
+    let is_of_run = |pid: u32| proc::realtime_limit(pid).is_some_and(|mark| run_of(mark) == Some(run));
+    // What they fork meanwhile carries it, too.
+    for _ in 0..50 {
+        let found: Vec<u32> = proc::all().iter().map(|stat| stat.pid).filter(|pid| is_of_run(*pid)).collect();
+        if found.is_empty() {
+            return;
+        }
+        for pid in found {
+            // Asked again by who holds the number: it may have been given away since.
+            if let Ok(fd) = pidfd::open(pid)
+                && is_of_run(pid)
+            {
+                let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 

@@ -50,12 +50,12 @@ impl NativeHost {
         }
         let files = raise_descriptor_limit();
         cgroup::sweep();
-        let cgroups = Cgroups::make().map(Arc::new);
+        let mark = RandomState::new().build_hasher().finish();
+        let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
         let line = watch::start(sink, options.owns_process, cgroups.clone())?;
         let (spawns, orders) = mpsc::channel::<SpawnOrder>();
         let orders = Arc::new(Mutex::new(orders));
         let waiting = Arc::new(AtomicUsize::new(0));
-        let mark = RandomState::new().build_hasher().finish();
         // One more than cores: in vfork a spawner sleeps while its child executes.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
@@ -113,7 +113,18 @@ const BURST: usize = 16;
 /// A number for a tree that its processes hand on without knowing: a soft limit on real-time
 /// computing (RLIMIT_RTTIME, in microseconds) of over a hundred thousand years.
 fn limit_mark(run: u64, key: u64) -> u64 {
-    1 << 62 | (run & 0x3fff_ffff) << 32 | (key & 0xffff_ffff)
+    1 << 62 | u64::from(number_of(run)) << 32 | (key & 0xffff_ffff)
+}
+
+/// The part of a run's mark that goes into limits.
+fn number_of(run: u64) -> u32 {
+    u32::try_from(run & 0x3fff_ffff).unwrap_or_default()
+}
+
+/// The run that a limit is a mark of, if it is one.
+pub(super) fn run_of(mark: u64) -> Option<u32> {
+    // Unlimited has every bit set.
+    (mark >> 62 == 1).then(|| number_of(mark >> 32))
 }
 
 /// The next order. In a burst of them the watcher is woken for many at once; but before a

@@ -624,7 +624,7 @@ mod tests {
 
     #[test]
     fn every_way_of_sharing_makes_the_same_child() {
-        let cgroups = super::super::cgroup::Cgroups::make();
+        let cgroups = super::super::cgroup::Cgroups::make(1);
         let ways = [Sharing::All, Sharing::Memory, Sharing::Nothing];
         for (key, (sharing, in_cgroup)) in
             (0u64..).zip(ways.iter().flat_map(|way| [(*way, false), (*way, true)]))

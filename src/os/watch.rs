@@ -551,18 +551,22 @@ impl Watcher {
             self.kill_tree(key);
         }
         // What dies leaves its children to us: until none comes any more.
-        for _ in 0..10_000 {
+        let mut since = Instant::now();
+        while since.elapsed() < STUCK {
             let left = proc::children(std::process::id());
             if left.is_empty() {
                 break;
             }
-            for pid in left {
-                if let Ok(fd) = pidfd::open(pid) {
-                    let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
-                }
-                let _ = pidfd::reap_pid(pid);
+            // All of them first: who forks is to have no time for it.
+            for fd in left.iter().filter_map(|pid| pidfd::open(*pid).ok()) {
+                let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
             }
-            std::thread::sleep(Duration::from_micros(200));
+            let reaped = left.iter().filter(|pid| matches!(pidfd::reap_pid(**pid), Ok(Some(_)))).count();
+            if reaped > 0 {
+                since = Instant::now();
+            } else {
+                std::thread::sleep(Duration::from_micros(200));
+            }
         }
         if let Some(cgroups) = &self.cgroups {
             cgroups.leave();

@@ -218,17 +218,22 @@ fn p3_the_same_without_a_cgroup() {
 fn p6_what_a_killed_pair_leaves_is_ended_by_the_next_run() {
     const TEST: &str = "p6_what_a_killed_pair_leaves_is_ended_by_the_next_run";
     let sleep = format!("38{}3", std::process::id());
-    let project = Project::new(&format!("[service.family]\nshell = \"{}\"\n", escape(&sleep)));
+    // More at once than get a cgroup each: the others are known by their marks.
+    const COUNT: usize = 30;
+    let manifest: String =
+        (0..COUNT).map(|n| format!("[service.family{n}]\nshell = \"{}\"\n", escape(&sleep))).collect();
+    let project = Project::new(&manifest);
     let mut run = project.run(&[]);
-    run.line("family * running");
-    let folder = cgroup_of(project.pid("family"));
+    run.line(&format!("all {COUNT} are up"));
+    let folders = (0..COUNT).map(|n| cgroup_of(project.pid(&format!("family{n}"))));
+    let folder = folders.into_iter().find(|folder| folder.to_string_lossy().contains("/regrow-"));
     if !a_cgroup_can_be_made() {
         eprintln!("SKIPPED {TEST}: no cgroup can be made here");
         run.stop();
         return;
     }
-    let root = folder.parent().unwrap().to_owned();
-    eventually("it has left", || named(&sleep).len() == 2);
+    let root = folder.expect("one has a cgroup").parent().unwrap().to_owned();
+    eventually("they have left", || named(&sleep).len() == 2 * COUNT);
     let supervisor = project.json(&["status", "--json"])["daemon"]["pid"].as_u64().unwrap();
     let keeper = parent_of(u32::try_from(supervisor).unwrap());
     // Stopped first, so that neither hears of the other's end.

@@ -74,7 +74,7 @@ fn one_group_restart_counts_once_and_more_than_n_gives_up() {
         }
     }
     end(project.pid("a"));
-    run.line("group g gave up after 3 restarts within 1m");
+    run.line("group g gave up after 3 falls within 1m");
     for name in ["a", "b", "c"] {
         run.line(&format!("{name}      * failed: group g gave up"));
     }
@@ -131,7 +131,7 @@ strategy = "one-for-all"
     run.line("sibling | sibling up");
     let sibling = project.pid("sibling");
     end(project.pid("inner"));
-    run.line("group low gave up after 1 restarts");
+    run.line("group low gave up after 1 fall within");
     run.line("group high (one-for-all): low fell, restarting sibling, low");
     run.next_line("inner   | inner up");
     assert_eq!(project.regrow(&["wait", "sibling", "inner", "--timeout", "20s"]).code, 0);

@@ -173,7 +173,7 @@ impl Screen {
                     GiveUp::Exit => "everything goes down",
                 };
                 let text =
-                    format!("{group} gave up after {restarts} restarts within {}: {then}", short(*period));
+                    format!("{group} gave up after {} within {}: {then}", falls(*restarts), short(*period));
                 Some((None, text, Tint::Bad))
             }
             Fact::CommandDenied { command, denial } => {

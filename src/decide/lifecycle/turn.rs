@@ -603,7 +603,10 @@ impl Turn<'_> {
             Step::Killing { .. } => true,
             Step::Command { .. } | Step::Terminating { .. } => false,
         };
-        let unasked = matches!(cause, StopCause::LeftBehind);
+        // SIGKILL before its time is somebody else's.
+        let by_kill = matches!(exit, Some(Exit::Signal { signal: 9, .. }));
+        let killed = by_kill && !by_force && self.spec.stop.signal != 9;
+        let unasked = matches!(cause, StopCause::LeftBehind) || killed;
         let ended = match (unasked, by_force) {
             (true, _) => Ended::ByItself,
             (false, true) => Ended::ByForce,
