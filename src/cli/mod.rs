@@ -84,7 +84,7 @@ enum Verb {
     /// Add the services and groups of a manifest to the running tree, and start them
     Add(AddArgs),
     /// Stop services and take them out of the running tree; --group takes the group itself too
-    Remove(RemoveArgs),
+    Remove(PlainArgs),
     /// Show what services print
     Logs(LogsArgs),
     /// Explain why a service is as it is
@@ -291,16 +291,6 @@ struct AddArgs {
     /// Add it to this group [default: the root]
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
-    #[command(flatten)]
-    patience: Patience,
-    #[command(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, Args)]
-struct RemoveArgs {
-    #[command(flatten)]
-    select: Select,
     #[command(flatten)]
     patience: Patience,
     #[command(flatten)]

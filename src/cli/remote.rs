@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::format::{self, Table, Tint};
 use super::{
-    AddArgs, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, RemoveArgs, Select, StartArgs,
-    StatusArgs, StopArgs, WaitArgs, WhyArgs, code, runtime, usage_error,
+    AddArgs, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs, StatusArgs,
+    StopArgs, WaitArgs, WhyArgs, code, runtime, usage_error,
 };
 use crate::control::client::{Client, Error, encode};
 use crate::control::place;
@@ -408,8 +408,8 @@ pub(super) fn add(args: AddArgs) -> u8 {
 /// Bytes of the largest manifest that is sent.
 const LARGEST_ADDITION: u64 = 16 << 20;
 
-pub(super) fn remove(args: RemoveArgs) -> u8 {
-    let RemoveArgs { select, patience, common } = args;
+pub(super) fn remove(args: PlainArgs) -> u8 {
+    let PlainArgs { select, patience, common } = args;
     command("remove", Command::Remove { select: selector(select) }, &patience, &common)
 }
 
