@@ -25,10 +25,11 @@ pub struct Branch {
     pub instances: Vec<InstanceId>,
 }
 
-/// What is taken out of a tree.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What is taken out of a tree. Services as they were then: one that comes later under the same
+/// name is not meant.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Removal {
-    pub(super) services: BTreeSet<Name>,
+    pub(super) services: BTreeMap<Name, Arc<ServiceSpec>>,
     pub(super) groups: BTreeSet<Name>,
 }
 
@@ -142,7 +143,9 @@ pub(super) fn removal(board: &Board, select: &Selector) -> Result<Removal, Denia
     let plan = board.plan();
     let mut gone = Removal::default();
     for id in super::resolve::resolve(board, select)? {
-        gone.services.insert(id.service().clone());
+        if let Some(spec) = board.graph().service(id.service()) {
+            gone.services.insert(spec.name.clone(), Arc::clone(spec));
+        }
     }
     if let Some(text) = select.services.iter().find(|text| plan.service(text).is_none()) {
         return Err(Denial {
@@ -171,10 +174,24 @@ pub(super) fn removal(board: &Board, select: &Selector) -> Result<Removal, Denia
 }
 
 impl Removal {
+    /// Whether this service of the tree is meant.
+    pub(super) fn has(&self, spec: &Arc<ServiceSpec>) -> bool {
+        self.services.get(&spec.name).is_some_and(|meant| Arc::ptr_eq(meant, spec))
+    }
+
+    /// Whether this child of a supervisor goes.
+    fn takes(&self, board: &Board, child: &Child) -> bool {
+        match child {
+            Child::Service(name) => board.graph().service(name).is_some_and(|spec| self.has(spec)),
+            Child::Group(name) => self.groups.contains(name),
+        }
+    }
+
     /// What keeps it in the tree.
     pub(super) fn refusal(&self, board: &Board) -> Option<Denial> {
-        for service in &self.services {
-            let stays = board.graph().dependents(service).find(|other| !self.services.contains(&other.name));
+        let graph = board.graph();
+        for service in graph.services().iter().filter(|spec| self.has(spec)).map(|spec| &spec.name) {
+            let stays = graph.dependents(service).find(|other| !self.has(other));
             if let Some(dependent) = stays {
                 return Some(Denial {
                     code: DenialCode::HasDependents,
@@ -184,12 +201,8 @@ impl Removal {
             }
         }
         for name in &self.groups {
-            let goes = |child: &&Child| match child {
-                Child::Service(name) => self.services.contains(name),
-                Child::Group(name) => self.groups.contains(name),
-            };
             let mut members = board.plan().groups.get(name).into_iter().flat_map(|group| &group.children);
-            if let Some(child) = members.find(|child| !goes(child)) {
+            if let Some(child) = members.find(|child| !self.takes(board, child)) {
                 return Some(Denial {
                     code: DenialCode::HasDependents,
                     reason: format!("{} was added to group {name} meanwhile", child.name()),
@@ -231,10 +244,7 @@ impl Branch {
         let stays = stays.map(|(name, group)| (Some(name), group)).chain([(None, &plan.root)]);
         let mut branches = Vec::new();
         for (name, group) in stays {
-            let goes = |child: &&Child| match child {
-                Child::Service(name) => removal.services.contains(name),
-                Child::Group(name) => removal.groups.contains(name),
-            };
+            let goes = |child: &&Child| removal.takes(board, child);
             let children: Vec<Child> = group.children.iter().filter(goes).cloned().collect();
             let mut services: Vec<Name> = Vec::new();
             for child in &children {

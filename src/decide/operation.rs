@@ -256,8 +256,8 @@ impl Operations {
                 let removal = growth::removal(board, select)?;
                 // All copies of each, also of one that is named by its group.
                 targets = board.entries().iter().map(|e| e.id.clone()).collect();
-                targets.retain(|id| removal.services.contains(id.service()));
-                Work::Remove(StopOrder::new(board.graph(), &removal.services), removal)
+                targets.retain(|id| removal.services.contains_key(id.service()));
+                Work::Remove(StopOrder::new(board.graph(), removal.services.keys()), removal)
             }
             Command::Pause { select } | Command::Resume { select } => {
                 let named = |id: &&InstanceId| {

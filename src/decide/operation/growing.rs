@@ -95,7 +95,9 @@ impl Operations {
             let Part::Done(Some(answer)) = part else {
                 continue;
             };
-            let returns = |entry: &Entry| is_up(entry) || self.goal(entry) == Goal::Up;
+            // One of that name that came later is another.
+            let returns =
+                |entry: &Entry| removal.has(&entry.spec) && (is_up(entry) || self.goal(entry) == Goal::Up);
             if let Some(reason) = in_the_way.as_ref().filter(|_| answer.ok) {
                 (answer.ok, answer.message) = (false, format!("not removed: {reason}"));
             } else if answer.ok && board.entry(id).is_some_and(returns) {
@@ -115,8 +117,8 @@ impl Operations {
         }
         // Another command may have taken some of it out already.
         let plan = board.plan();
-        let services = plan.services.iter().map(|spec| spec.name.clone());
-        let services: Vec<Name> = services.filter(|name| removal.services.contains(name)).collect();
+        let meant = plan.services.iter().filter(|spec| removal.has(spec));
+        let services: Vec<Name> = meant.map(|spec| spec.name.clone()).collect();
         let groups = removal.groups.iter().filter(|name| plan.groups.contains_key(*name));
         let groups: Vec<Name> = groups.cloned().collect();
         let mut branches = HashSet::new();
