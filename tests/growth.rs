@@ -6,23 +6,13 @@ use std::time::SystemTime;
 
 use regrow::decide::status::Board;
 use regrow::model::{
-    Addition, Child, Command, Condition, DenialCode, Dependency, Event, Exit, Fact, GroupSpec, Name, Plan,
-    Selector, ServiceSpec, State, Strategy,
+    Addition, Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, Plan, Selector, State, Strategy,
 };
 use regrow::os::fake::{FakeHost, Told};
 use regrow::runtime::Handle;
 
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
-
-fn service(text: &str, needs: &[&str]) -> ServiceSpec {
-    let mut spec = ServiceSpec::new(name(text), [text]);
-    let needs =
-        needs.iter().map(|on| Dependency { on: name(on), condition: Condition::Ready, required: true });
-    spec.depends_on = needs.collect();
-    spec
-}
+mod fake;
+use fake::{name, service};
 
 /// `db` under the root, and a rest-for-one group `web` with `api` in it, all ready; and the plan
 /// that it was made from.

@@ -7,25 +7,15 @@ use regrow::actors::event_log::Read;
 use regrow::model::event::{FailedWhy, Hook};
 use regrow::model::plan::AutoShutdown;
 use regrow::model::{
-    Child, Command, Condition, DenialCode, Dependency, Event, Exit, Fact, GroupSpec, InstanceId, Kind, Name,
-    OnDependencyRestart, Plan, Policy, ReadySpec, ReadyTarget, Selector, ServiceSpec, SpawnFailure,
-    SpawnStage, State, Strategy,
+    Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, InstanceId, Kind, OnDependencyRestart, Plan,
+    Policy, ReadySpec, ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
 };
 use regrow::os::fake::{Behaviour, FakeHost, Told};
 use regrow::os::{Host, ProcessKey, SpawnOrder};
 use regrow::runtime::Handle;
 
-fn name(text: &str) -> Name {
-    Name::new(text).unwrap()
-}
-
-fn service(text: &str, needs: &[&str]) -> ServiceSpec {
-    let mut spec = ServiceSpec::new(name(text), [text]);
-    let needs =
-        needs.iter().map(|on| Dependency { on: name(on), condition: Condition::Ready, required: true });
-    spec.depends_on = needs.collect();
-    spec
-}
+mod fake;
+use fake::{name, service};
 
 /// A program that does not exist.
 fn missing() -> Behaviour {

@@ -27,6 +27,11 @@ use crate::model::{
 };
 use crate::os::terminal;
 
+pub(super) use facts::fact_in_words;
+use facts::show_event;
+use status::note;
+pub(super) use status::status;
+
 /// Prints one JSON object and a newline.
 pub(super) fn print_json(value: &impl Serialize) {
     match serde_json::to_string(value) {
@@ -168,187 +173,6 @@ fn socket(common: &Common) -> Result<PathBuf, String> {
 
 fn query(services: &[String]) -> String {
     services.iter().map(|s| format!("&service={}", encode(s))).collect()
-}
-
-pub(super) fn status(args: StatusArgs) -> u8 {
-    let StatusArgs { services, watch, tree, common } = args;
-    if tree {
-        return talk(&common, async |mut client| {
-            let tree: TreeStatus = client.get("/v1/tree").await?;
-            if common.json {
-                print_json(&tree);
-            } else {
-                tree_lines(&tree).iter().for_each(|line| say(line));
-            }
-            Ok(code::DONE)
-        });
-    }
-    let path = format!("/v1/status?{}", query(&services).trim_start_matches('&'));
-    talk(&common, async |mut client| {
-        let report: StatusReport = client.get(&path).await?;
-        show_status(&report, common.json, watch);
-        if !watch {
-            return Ok(code::DONE);
-        }
-        let socket = socket(&common).map_err(|e| Error::NotRunning(std::io::Error::other(e)))?;
-        let mut events = Client::connect(&socket).await?;
-        let since = report.daemon.last_event;
-        let mut stream = events.follow(&format!("/v1/events?follow=true&since={since}")).await?;
-        loop {
-            // Something happened, or enough time passed that the numbers have moved.
-            let next = tokio::time::timeout(Duration::from_secs(2), stream.next()).await;
-            if matches!(next, Ok(Ok(None) | Err(_))) {
-                return Ok(code::DONE);
-            }
-            // What happens together is shown together.
-            while let Ok(Ok(Some(_))) = tokio::time::timeout(Duration::from_millis(50), stream.next()).await {
-            }
-            match client.get(&path).await {
-                Ok(report) => show_status(&report, common.json, watch),
-                Err(Error::Broken(_)) => return Ok(code::DONE),
-                Err(error) => return Err(error),
-            }
-        }
-    })
-}
-
-/// A supervisor, a line each for it and all below.
-fn tree_lines(tree: &TreeStatus) -> Vec<String> {
-    let name = tree.group.as_ref().map_or("root".to_owned(), |name| format!("group {name}"));
-    let ChildCount { specs, active, supervisors, workers } = tree.count;
-    let failed = if tree.failed { ", failed" } else { "" };
-    let noun = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
-    let mut of = vec![];
-    if supervisors > 0 {
-        of.push(noun(supervisors, "group"));
-    }
-    if workers > 0 {
-        of.push(noun(workers, "instance"));
-    }
-    let of: String = of.iter().map(|words| format!(", {words}")).collect();
-    let mut lines = vec![format!("{name} ({}{failed}): {active} of {specs} active{of}", tree.strategy)];
-    let last = tree.children.len().saturating_sub(1);
-    for (at, child) in tree.children.iter().enumerate() {
-        let (branch, below) = if at == last { ("└─ ", "   ") } else { ("├─ ", "│  ") };
-        match child {
-            ChildStatus::Group(group) => {
-                let leads = std::iter::once(branch).chain(std::iter::repeat(below));
-                lines.extend(leads.zip(tree_lines(group)).map(|(lead, text)| format!("{lead}{text}")));
-            }
-            ChildStatus::Instance { name, state, ready, pid, restarts } => {
-                let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
-                let ready = if *ready { ", ready" } else { "" };
-                let restarts = match restarts {
-                    0 => String::new(),
-                    1 => ", 1 restart".to_owned(),
-                    count => format!(", {count} restarts"),
-                };
-                lines.push(format!("{branch}{name}: {state}{ready}{pid}{restarts}"));
-            }
-        }
-    }
-    lines
-}
-
-fn show_status(report: &StatusReport, json: bool, watch: bool) {
-    if json {
-        print_json(report);
-        return;
-    }
-    let colour = format::colour_on_stdout();
-    let text = status_text(report, terminal::width(), colour);
-    if watch && terminal::stdout_is_terminal() {
-        // Home, the new picture line by line, then away with what was below.
-        let picture: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
-        let _ = write!(std::io::stdout(), "\x1b[H{picture}\x1b[J").and_then(|()| std::io::stdout().flush());
-    } else {
-        say(&text);
-    }
-}
-
-fn status_text(report: &StatusReport, width: Option<usize>, colour: bool) -> String {
-    let daemon = &report.daemon;
-    let mut head = format!("{}: pid {}, up {}", daemon.project, daemon.pid, format::uptime(daemon.uptime_s));
-    if let Some(machine) = &report.machine {
-        let cpu = machine.cpu_percent.map(|c| format!("cpu {c:.0}%, ")).unwrap_or_default();
-        head.push_str(&format!(
-            "; machine: {cpu}memory {} of {}, load {:.2}",
-            format::size(machine.memory_used_bytes),
-            format::size(machine.memory_total_bytes),
-            machine.load[0]
-        ));
-    }
-    if daemon.stopping {
-        head.push_str("; stopping");
-    }
-    let head = width.map_or(head.clone(), |w| format::shorten(&head, w));
-    let grouped = report.services.iter().any(|s| s.group.is_some());
-    let mut columns = vec!["NAME"];
-    if grouped {
-        columns.push("GROUP");
-    }
-    columns.extend(["STATE", "READY", "HEALTH", ">PID", ">RESTARTS", ">UPTIME", ">CPU", ">MEMORY", "NOTE"]);
-    let mut table = Table::new(&columns);
-    for service in &report.services {
-        let mut cells = vec![(service.name.clone(), Tint::None)];
-        if grouped {
-            cells.push((service.group.as_ref().map_or(String::new(), ToString::to_string), Tint::Faint));
-        }
-        let state_tint = match service.state {
-            State::Running | State::Completed => Tint::Good,
-            State::Failed | State::Crashed => Tint::Bad,
-            State::Waiting | State::Starting | State::Stopping | State::Paused => Tint::Warn,
-            State::Registered | State::Stopped => Tint::Faint,
-        };
-        let health_tint = match service.health {
-            Health::Healthy => Tint::Good,
-            Health::Unhealthy => Tint::Bad,
-            Health::Unknown => Tint::Faint,
-        };
-        let dash = || "-".to_owned();
-        cells.extend([
-            (service.state.to_string(), state_tint),
-            (if service.ready { "yes" } else { "no" }.to_owned(), Tint::None),
-            (service.health.to_string(), health_tint),
-            (service.pid.map_or_else(dash, |p| p.to_string()), Tint::None),
-            (service.restarts.to_string(), Tint::None),
-            (service.uptime_s.map_or_else(dash, format::uptime), Tint::None),
-            (service.cpu_percent.map_or_else(dash, |c| format!("{c:.1}%")), Tint::None),
-            (service.memory_bytes.map_or_else(dash, format::size), Tint::None),
-            (note(service), Tint::Faint),
-        ]);
-        table.row(cells);
-    }
-    format!("{head}\n\n{}", table.render(width, colour))
-}
-
-/// What the other columns don't say.
-fn note(service: &ServiceStatus) -> String {
-    match service.state {
-        State::Waiting => {
-            let words: Vec<String> = service.waiting_for.iter().map(ToString::to_string).collect();
-            format!("for {}", words.join(", "))
-        }
-        State::Crashed => {
-            let exit = service.exit.as_ref().map(ToString::to_string).unwrap_or_default();
-            let left =
-                service.retry_in_s.and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or_default();
-            if left.is_zero() {
-                format!("{exit}; back with its group")
-            } else {
-                format!("{exit}; back in {}", short(left))
-            }
-        }
-        State::Failed => service.failed.as_ref().map(ToString::to_string).unwrap_or_default(),
-        State::Stopped if service.goal == Goal::Up => "to be started again".to_owned(),
-        State::Registered
-        | State::Starting
-        | State::Running
-        | State::Paused
-        | State::Stopping
-        | State::Stopped
-        | State::Completed => String::new(),
-    }
 }
 
 fn selector(select: Select) -> Selector {
@@ -589,112 +413,6 @@ pub(super) fn events(args: EventsArgs) -> u8 {
     })
 }
 
-fn show_event(event: &Event) {
-    let at = humantime::format_rfc3339_millis(event.at);
-    say(&format!("{:>5}  {at}  {}", event.seq, fact_in_words(&event.fact)));
-}
-
-/// A fact as a sentence without a full stop.
-pub(super) fn fact_in_words(fact: &Fact) -> String {
-    match fact {
-        Fact::SupervisorStarted { pid, version, project, services } => {
-            format!("regrow {version} (pid {pid}) supervises {project}: {services} services")
-        }
-        Fact::CommandAccepted { command } => format!("{} {} accepted", command.verb(), selected(command)),
-        Fact::CommandDenied { command, denial } => {
-            format!("{} {} denied: {}", command.verb(), selected(command), denial.reason)
-        }
-        Fact::GoalSet { instance, goal } => format!("{instance}: goal {goal}"),
-        Fact::Waiting { instance, for_ } if for_.is_empty() => format!("{instance}: wants to start"),
-        Fact::Waiting { instance, for_ } => {
-            let list: Vec<String> = for_.iter().map(ToString::to_string).collect();
-            format!("{instance}: waiting for {}", list.join(", "))
-        }
-        Fact::Starting { instance, incarnation, cause } => {
-            let cause = serde_json::to_value(cause).ok().and_then(|v| v.as_str().map(str::to_owned));
-            format!("{instance}: starting {incarnation} ({})", cause.unwrap_or_default())
-        }
-        Fact::Running { instance, incarnation, pid } => {
-            format!("{instance}: running {incarnation}, pid {pid}")
-        }
-        Fact::Ready { instance, after, .. } => format!("{instance}: ready after {}", short(*after)),
-        Fact::CheckFailed { instance, check, in_a_row, message, .. } => {
-            format!("{instance}: {check} check failed ({in_a_row} in a row): {message}")
-        }
-        Fact::CheckUnable { instance, check, message, .. } => {
-            format!("{instance}: {check} check could not be made: {message}")
-        }
-        Fact::HealthChanged { instance, health, .. } => format!("{instance}: {health}"),
-        Fact::Stopping { instance, cause, signal, timeout, .. } => {
-            let how = signal.clone().unwrap_or_else(|| "stop command".to_owned());
-            format!("{instance}: stopping ({cause}) by {how}, SIGKILL after {}", short(*timeout))
-        }
-        Fact::StopCommandFailed { instance, message, .. } => {
-            format!("{instance}: its stop command failed: {message}")
-        }
-        Fact::LeftBehind { instance, exit, .. } => {
-            format!("{instance}: {exit}, and left processes behind, which are ended")
-        }
-        Fact::Killed { instance, after, .. } => format!("{instance}: SIGKILL after {}", short(*after)),
-        Fact::Stuck { instance, .. } => format!("{instance}: not gone even after SIGKILL"),
-        Fact::Paused { instance, .. } => format!("{instance}: paused"),
-        Fact::Resumed { instance, .. } => format!("{instance}: resumed"),
-        Fact::HookFailed { instance, hook, message } => {
-            format!("{instance}: its {hook} hook failed: {message}")
-        }
-        Fact::ActorBroke { instance, message } => format!("{instance}: a fault in regrow itself: {message}"),
-        Fact::Exited { instance, exit, uptime, .. } => {
-            format!("{instance}: ended after {}: {exit}", short(*uptime))
-        }
-        Fact::Stopped { instance, held: false } => format!("{instance}: stopped"),
-        Fact::Stopped { instance, held: true } => format!("{instance}: stopped, to be started again"),
-        Fact::Completed { instance } => format!("{instance}: completed"),
-        Fact::Crashed { instance, exit, retry_in, attempt } => {
-            format!("{instance}: crashed ({exit}), return {attempt} in {}", short(*retry_in))
-        }
-        Fact::Failed { instance, why } => format!("{instance}: failed: {why}"),
-        Fact::GroupRestarting { group, strategy, fallen, stopping, starting } => {
-            let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
-            format!(
-                "{group} ({strategy}) restarts because {fallen} fell: stopping [{}], starting [{}]",
-                stopping.join(", "),
-                starting.join(", ")
-            )
-        }
-        Fact::GroupShutDown { group, ended } => {
-            let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
-            format!("{group} goes down: {ended} has ended")
-        }
-        Fact::GroupGaveUp { group, restarts, period, .. } => {
-            let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
-            format!("{group} gave up: {} within {}", falls(*restarts), short(*period))
-        }
-        Fact::Added { addition } => {
-            let at = addition.into.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
-            format!("added to {at}: {}", names(addition.children.iter().map(Child::name)))
-        }
-        Fact::Removed { services, groups } => format!("removed: {}", names(services.iter().chain(groups))),
-        Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
-        Fact::ShutdownDone => "everything is gone".to_owned(),
-    }
-}
-
-fn names<'a>(names: impl Iterator<Item = &'a Name>) -> String {
-    few(names.map(Name::as_str))
-}
-
-fn selected(command: &Command) -> String {
-    let select = match command {
-        Command::Add { addition } => return names(addition.children.iter().map(Child::name)),
-        other => other.select().cloned().unwrap_or_default(),
-    };
-    let mut words: Vec<String> = select.services.clone();
-    words.extend(select.all.then(|| "--all".to_owned()));
-    words.extend(select.groups.iter().map(|g| format!("--group {g}")));
-    words.extend(select.tags.iter().map(|t| format!("--tag {t}")));
-    words.join(" ")
-}
-
 pub(super) fn wait(args: WaitArgs) -> u8 {
     let WaitArgs { services, for_, timeout, common } = args;
     let wait = Wait { services, for_: for_.into(), timeout_s: timeout.map(|t| t.as_secs_f64()) };
@@ -739,3 +457,6 @@ pub(super) fn down(args: DownArgs) -> u8 {
         Ok(code::DONE)
     })
 }
+
+mod facts;
+mod status;

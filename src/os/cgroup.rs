@@ -173,19 +173,26 @@ pub(super) fn end_of(owner: u32, started: u64) {
 /// Ends what runs left behind here whose owners are dead.
 pub(super) fn sweep() {
     for folder in own_cgroup().map(|own| folders_in(&own)).unwrap_or_default() {
-        let is_ours = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("regrow-"));
         // Whoever lives holds it, in whatever namespace.
-        if is_ours && let Some(_held) = hold(&folder) {
+        if let Some(run) = run_named(&folder)
+            && let Some(_held) = hold(&folder)
+        {
             tracing::warn!(cgroup = %folder.display(), "ending what a run left behind");
             kill_and_remove(&folder);
-            let run = folder
-                .file_name()
-                .and_then(|name| u32::from_str_radix(name.to_str()?.rsplit('-').next()?, 16).ok());
-            if let Some(run) = run {
-                end_marked(run);
-            }
+            end_marked(run);
         }
     }
+}
+
+/// The number of the run that a folder is named after; `None`: it is nobody's that we know, and
+/// not ours to end.
+fn run_named(folder: &Path) -> Option<u32> {
+    let mut parts = folder.file_name()?.to_str()?.strip_prefix("regrow-")?.split('-');
+    for _ in ["namespace", "owner", "start"] {
+        parts.next()?.parse::<u64>().ok()?;
+    }
+    let run = u32::from_str_radix(parts.next()?, 16).ok()?;
+    parts.next().is_none().then_some(run)
 }
 
 /// Ends whoever carries a dead run's number in a limit: not all had a cgroup.
@@ -304,6 +311,22 @@ fn open_dir(at: impl std::os::fd::AsFd, path: &Path) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_folders_of_runs_are_ever_swept() {
+        let run = |name: &str| run_named(&Path::new("/sys/fs/cgroup").join(name));
+        assert_eq!(run("regrow-4026531836-4711-99-1f"), Some(0x1f));
+        for other in [
+            "regrow-web.service",
+            "regrow-1-2-3",
+            "regrow-1-2-3-4.slice",
+            "regrow-1-2-3-4-5",
+            "regrow-a-2-3-4",
+            "system.slice",
+        ] {
+            assert_eq!(run(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn the_folder_is_found_by_the_mount() {

@@ -1,0 +1,109 @@
+//! Events as people read them.
+
+use super::*;
+
+pub(super) fn show_event(event: &Event) {
+    let at = humantime::format_rfc3339_millis(event.at);
+    say(&format!("{:>5}  {at}  {}", event.seq, fact_in_words(&event.fact)));
+}
+
+/// A fact as a sentence without a full stop.
+pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
+    match fact {
+        Fact::SupervisorStarted { pid, version, project, services } => {
+            format!("regrow {version} (pid {pid}) supervises {project}: {services} services")
+        }
+        Fact::CommandAccepted { command } => format!("{} {} accepted", command.verb(), selected(command)),
+        Fact::CommandDenied { command, denial } => {
+            format!("{} {} denied: {}", command.verb(), selected(command), denial.reason)
+        }
+        Fact::GoalSet { instance, goal } => format!("{instance}: goal {goal}"),
+        Fact::Waiting { instance, for_ } if for_.is_empty() => format!("{instance}: wants to start"),
+        Fact::Waiting { instance, for_ } => {
+            let list: Vec<String> = for_.iter().map(ToString::to_string).collect();
+            format!("{instance}: waiting for {}", list.join(", "))
+        }
+        Fact::Starting { instance, incarnation, cause } => {
+            let cause = serde_json::to_value(cause).ok().and_then(|v| v.as_str().map(str::to_owned));
+            format!("{instance}: starting {incarnation} ({})", cause.unwrap_or_default())
+        }
+        Fact::Running { instance, incarnation, pid } => {
+            format!("{instance}: running {incarnation}, pid {pid}")
+        }
+        Fact::Ready { instance, after, .. } => format!("{instance}: ready after {}", short(*after)),
+        Fact::CheckFailed { instance, check, in_a_row, message, .. } => {
+            format!("{instance}: {check} check failed ({in_a_row} in a row): {message}")
+        }
+        Fact::CheckUnable { instance, check, message, .. } => {
+            format!("{instance}: {check} check could not be made: {message}")
+        }
+        Fact::HealthChanged { instance, health, .. } => format!("{instance}: {health}"),
+        Fact::Stopping { instance, cause, signal, timeout, .. } => {
+            let how = signal.clone().unwrap_or_else(|| "stop command".to_owned());
+            format!("{instance}: stopping ({cause}) by {how}, SIGKILL after {}", short(*timeout))
+        }
+        Fact::StopCommandFailed { instance, message, .. } => {
+            format!("{instance}: its stop command failed: {message}")
+        }
+        Fact::LeftBehind { instance, exit, .. } => {
+            format!("{instance}: {exit}, and left processes behind, which are ended")
+        }
+        Fact::Killed { instance, after, .. } => format!("{instance}: SIGKILL after {}", short(*after)),
+        Fact::Stuck { instance, .. } => format!("{instance}: not gone even after SIGKILL"),
+        Fact::Paused { instance, .. } => format!("{instance}: paused"),
+        Fact::Resumed { instance, .. } => format!("{instance}: resumed"),
+        Fact::HookFailed { instance, hook, message } => {
+            format!("{instance}: its {hook} hook failed: {message}")
+        }
+        Fact::ActorBroke { instance, message } => format!("{instance}: a fault in regrow itself: {message}"),
+        Fact::Exited { instance, exit, uptime, .. } => {
+            format!("{instance}: ended after {}: {exit}", short(*uptime))
+        }
+        Fact::Stopped { instance, held: false } => format!("{instance}: stopped"),
+        Fact::Stopped { instance, held: true } => format!("{instance}: stopped, to be started again"),
+        Fact::Completed { instance } => format!("{instance}: completed"),
+        Fact::Crashed { instance, exit, retry_in, attempt } => {
+            format!("{instance}: crashed ({exit}), return {attempt} in {}", short(*retry_in))
+        }
+        Fact::Failed { instance, why } => format!("{instance}: failed: {why}"),
+        Fact::GroupRestarting { group, strategy, fallen, stopping, starting } => {
+            let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+            format!(
+                "{group} ({strategy}) restarts because {fallen} fell: stopping [{}], starting [{}]",
+                stopping.join(", "),
+                starting.join(", ")
+            )
+        }
+        Fact::GroupShutDown { group, ended } => {
+            let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+            format!("{group} goes down: {ended} has ended")
+        }
+        Fact::GroupGaveUp { group, restarts, period, .. } => {
+            let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+            format!("{group} gave up: {} within {}", falls(*restarts), short(*period))
+        }
+        Fact::Added { addition } => {
+            let at = addition.into.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
+            format!("added to {at}: {}", names(addition.children.iter().map(Child::name)))
+        }
+        Fact::Removed { services, groups } => format!("removed: {}", names(services.iter().chain(groups))),
+        Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
+        Fact::ShutdownDone => "everything is gone".to_owned(),
+    }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a Name>) -> String {
+    few(names.map(Name::as_str))
+}
+
+fn selected(command: &Command) -> String {
+    let select = match command {
+        Command::Add { addition } => return names(addition.children.iter().map(Child::name)),
+        other => other.select().cloned().unwrap_or_default(),
+    };
+    let mut words: Vec<String> = select.services.clone();
+    words.extend(select.all.then(|| "--all".to_owned()));
+    words.extend(select.groups.iter().map(|g| format!("--group {g}")));
+    words.extend(select.tags.iter().map(|t| format!("--tag {t}")));
+    words.join(" ")
+}
