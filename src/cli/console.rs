@@ -29,8 +29,7 @@ const PREFIX: usize = 24;
 /// The queue in front of standard output.
 pub(super) struct Console {
     shared: Arc<Shared>,
-    /// Of each name, in the order in which they came: its place, and what stands before a line
-    /// of its standard output and error.
+    /// What stands before the lines of each name.
     names: Mutex<HashMap<String, Arc<Prefix>>>,
     /// Of the widest name so far, within bounds.
     width: AtomicUsize,

@@ -261,7 +261,7 @@ impl Branch {
         branches
     }
 
-    /// The child through which it is reached, and what that child is told; `None`: it hangs here.
+    /// The child through which it is reached, and what that child is told; `Err`: it hangs here.
     pub fn descend(mut self) -> Result<(Name, Branch), Branch> {
         if self.path.is_empty() {
             return Err(self);
