@@ -170,29 +170,34 @@ pub(super) fn end_of(owner: u32, started: u64) {
     }
 }
 
-/// Ends what runs left behind here whose owners are dead.
+/// Ends what runs of this pid namespace left behind here whose owners are dead. Those of another
+/// see their own processes, and we don't.
 pub(super) fn sweep() {
+    let space = pid_namespace();
     for folder in own_cgroup().map(|own| folders_in(&own)).unwrap_or_default() {
-        // Whoever lives holds it, in whatever namespace.
-        if let Some(run) = run_named(&folder)
+        // Whoever lives holds it.
+        if let Some((of, run)) = run_named(&folder)
+            && Some(of) == space
             && let Some(_held) = hold(&folder)
         {
             tracing::warn!(cgroup = %folder.display(), "ending what a run left behind");
-            kill_and_remove(&folder);
+            // The folder last: as long as it is there, another run can go on where this one ends.
             end_marked(run);
+            kill_and_remove(&folder);
         }
     }
 }
 
-/// The number of the run that a folder is named after; `None`: it is nobody's that we know, and
-/// not ours to end.
-fn run_named(folder: &Path) -> Option<u32> {
+/// The pid namespace and the number of the run that a folder is named after; `None`: it is nobody's
+/// that we know, and not ours to end.
+fn run_named(folder: &Path) -> Option<(u64, u32)> {
     let mut parts = folder.file_name()?.to_str()?.strip_prefix("regrow-")?.split('-');
-    for _ in ["namespace", "owner", "start"] {
+    let space = parts.next()?.parse().ok()?;
+    for _ in ["owner", "start"] {
         parts.next()?.parse::<u64>().ok()?;
     }
     let run = u32::from_str_radix(parts.next()?, 16).ok()?;
-    parts.next().is_none().then_some(run)
+    parts.next().is_none().then_some((space, run))
 }
 
 /// Ends whoever carries a dead run's number in a limit: not all had a cgroup.
@@ -315,7 +320,7 @@ mod tests {
     #[test]
     fn only_folders_of_runs_are_ever_swept() {
         let run = |name: &str| run_named(&Path::new("/sys/fs/cgroup").join(name));
-        assert_eq!(run("regrow-4026531836-4711-99-1f"), Some(0x1f));
+        assert_eq!(run("regrow-4026531836-4711-99-1f"), Some((4_026_531_836, 0x1f)));
         for other in [
             "regrow-web.service",
             "regrow-1-2-3",

@@ -178,7 +178,7 @@ fn an_escape_fails(project: &Project, mut run: Run, sleep: &str) {
 /// P3: by its cgroup, where one can be made.
 #[test]
 fn p3_who_leaves_everything_behind_is_ended_too() {
-    let sleep = format!("38{}1", std::process::id());
+    let sleep = format!("41{}1", std::process::id());
     let shell = escape(&sleep);
     let project = Project::new(&format!(
         "[service.family]\nshell = \"{shell}\"\n[service.other]\ncommand = \"sleep 1000\"\n"
@@ -200,7 +200,7 @@ fn p3_the_same_without_a_cgroup() {
         eprintln!("SKIPPED {TEST}: only root can become another user");
         return;
     }
-    let sleep = format!("38{}2", std::process::id());
+    let sleep = format!("42{}2", std::process::id());
     let shell = escape(&sleep);
     let project = Project::new(&format!(
         "[service.family]\nshell = \"{shell}\"\n[service.other]\ncommand = \"sleep 1000\"\n"
@@ -217,7 +217,7 @@ fn p3_the_same_without_a_cgroup() {
 #[test]
 fn p6_what_a_killed_pair_leaves_is_ended_by_the_next_run() {
     const TEST: &str = "p6_what_a_killed_pair_leaves_is_ended_by_the_next_run";
-    let sleep = format!("38{}3", std::process::id());
+    let sleep = format!("43{}3", std::process::id());
     // More at once than get a cgroup each: the others are known by their marks.
     const COUNT: usize = 30;
     let manifest: String =
