@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::actors::Context;
+use crate::actors::{Context, KeepRule};
 use crate::actors::event_log::{EventLog, EventReader, Read};
 use crate::actors::graph::{DependencyGraph, GraphMsg};
 use crate::actors::monitor::ResourceMonitor;
@@ -32,10 +32,19 @@ use crate::os::clock::Clock;
 use crate::os::native::{HostOptions, NativeHost};
 use crate::os::signals::ChildSignal;
 use crate::os::{Host, OutputSink, Sources};
+use crate::record::Ledger;
 use crate::record::output::{ChunkSink, OutputHub};
+
+pub use below::Below;
+use below::Taken;
+
+mod below;
 
 /// How often the ResourceMonitor samples, unless told otherwise.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// Nobody waits longer for the store.
+const WRITING: Duration = Duration::from_secs(2);
 
 /// What a runtime is made with.
 pub struct Options {
@@ -144,12 +153,10 @@ impl Handle {
         });
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
         let made = Made {
-            board,
-            host,
-            output,
             socket: options.socket,
             native: Some(native),
             recorder: options.recorder,
+            ..Made::new(board, host, output)
         };
         made.start(options.sample_interval).await
     }
@@ -164,7 +171,7 @@ impl Handle {
         let plan = Arc::new(plan);
         let board = Board::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
         let output = Arc::new(OutputHub::new(None));
-        let made = Made { board, host, output, socket: None, native: None, recorder };
+        let made = Made { recorder, ..Made::new(board, host, output) };
         made.start(SAMPLE_INTERVAL).await
     }
 
@@ -184,7 +191,22 @@ impl Handle {
         let gone =
             || Denial { code: DenialCode::Internal, reason: "the tree is gone".to_owned(), hint: None };
         self.inner.root.cast(SupervisorMsg::Command(command, reply)).map_err(|_| gone())?;
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        let answer = answer.await.unwrap_or_else(|_| Err(gone()));
+        // Whoever hears that it is done may rely on it.
+        self.written().await;
+        answer
+    }
+
+    /// Returns when all that has happened so far is written down where it lasts, or that takes too
+    /// long; at once where nothing is.
+    pub async fn written(&self) {
+        if let Some(ledger) = &self.inner.context.ledger {
+            let (done, wait) = oneshot::channel();
+            ledger.after(Box::new(move || {
+                let _ = done.send(());
+            }));
+            let _ = tokio::time::timeout(WRITING, wait).await;
+        }
     }
 
     /// Adds services and groups to the tree and starts those that start with it. Returns as a
@@ -364,14 +386,34 @@ struct Made {
     socket: Option<PathBuf>,
     native: Option<Arc<NativeHost>>,
     recorder: Option<Box<dyn StepSink>>,
+    clock: Clock,
+    keep: Option<KeepRule>,
+    ledger: Option<Arc<dyn Ledger>>,
+    /// What an earlier supervisor has left.
+    taken: Taken,
 }
 
 impl Made {
+    fn new(board: Board, host: Arc<dyn Host>, output: Arc<OutputHub>) -> Made {
+        Made {
+            board,
+            host,
+            output,
+            socket: None,
+            native: None,
+            recorder: None,
+            clock: Clock::start(),
+            keep: None,
+            ledger: None,
+            taken: Taken::default(),
+        }
+    }
+
     async fn start(self, sample_interval: Duration) -> Result<Handle, StartError> {
-        let Made { board, host, output, socket, native, recorder } = self;
-        let clock = Clock::start();
+        let Made { board, host, output, socket, native, recorder, clock, keep, ledger, taken } = self;
+        let Taken { fact, lives, last_event } = taken;
         let plan = Arc::clone(board.plan());
-        let log = EventLog::new(board, clock);
+        let log = EventLog::behind(board, clock, last_event);
         if let Some(recorder) = recorder {
             log.record_to(recorder);
         }
@@ -384,11 +426,34 @@ impl Made {
             socket,
             hooks: watch::Sender::new(Vec::new()),
             no_hooks: watch::Sender::new(false),
+            keep,
+            ledger,
+            inherited_lives: Mutex::new(lives),
         });
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
+        if let Some(ledger) = &context.ledger {
+            context.log.keep_in(Arc::clone(ledger));
+        }
+        let started = Fact::SupervisorStarted {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            project: plan.project.clone(),
+            services: plan.services.len(),
+        };
+        // Told before any actor goes on from there.
+        context.log.append([started].into_iter().chain(fact));
 
         let (dependencies, _) =
             DependencyGraph::spawn(None, DependencyGraph, Arc::clone(&context)).await.map_err(broken)?;
+        let told = dependencies.clone();
+        context.log.listen(move |event, board| {
+            // Most services have nobody that waits for them.
+            if let Some(instance) = event.fact.instance()
+                && board.graph().dependents(instance.service()).next().is_some()
+            {
+                let _ = told.cast(GraphMsg::Input(frontier::Input::Changed(instance.service().clone())));
+            }
+        });
         let observing = Arc::new(AtomicBool::new(false));
         let (down_sender, down) = watch::channel(false);
         let args = SupervisorArgs {
@@ -401,9 +466,6 @@ impl Made {
         let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
         // It ends with the root, and with it all that it holds.
         dependencies.link(root.get_cell());
-        dependencies
-            .cast(GraphMsg::Root(root.clone()))
-            .map_err(|error| StartError::Tree(error.to_string()))?;
         let (latest, sample) = watch::channel(None);
         let monitor = (Arc::clone(&context), sample_interval, latest);
         ResourceMonitor::spawn_linked(None, ResourceMonitor, monitor, root.get_cell())
@@ -411,33 +473,16 @@ impl Made {
             .map_err(broken)?;
 
         let listening_root = root.clone();
-        context.log.listen(vec![
-            Box::new(move |event, board| {
-                // Most services have nobody that waits for them.
-                if let Some(instance) = event.fact.instance()
-                    && board.graph().dependents(instance.service()).next().is_some()
-                {
-                    let _ = dependencies
-                        .cast(GraphMsg::Input(frontier::Input::Changed(instance.service().clone())));
-                }
-            }),
-            Box::new(move |event, board| {
-                let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
-                let followed = || {
-                    let service = event.fact.instance().map(InstanceId::service);
-                    service.is_some_and(|service| Operations::has_followers(board, service))
-                };
-                if observing.load(Ordering::SeqCst) || (falls && followed()) {
-                    let _ = listening_root.cast(SupervisorMsg::Observed(Arc::clone(event)));
-                }
-            }),
-        ]);
-        context.log.append([Fact::SupervisorStarted {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            project: plan.project.clone(),
-            services: plan.services.len(),
-        }]);
+        context.log.listen(move |event, board| {
+            let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
+            let followed = || {
+                let service = event.fact.instance().map(InstanceId::service);
+                service.is_some_and(|service| Operations::has_followers(board, service))
+            };
+            if observing.load(Ordering::SeqCst) || (falls && followed()) {
+                let _ = listening_root.cast(SupervisorMsg::Observed(Arc::clone(event)));
+            }
+        });
         root.cast(SupervisorMsg::Group(group::Input::Start(StartCause::Boot)))
             .map_err(|error| StartError::Tree(error.to_string()))?;
         Ok(Handle { inner: Arc::new(Inner { context, root, down, output, sample, native }) })

@@ -47,6 +47,8 @@ impl Errand<'_> {
             dir: self.dir.to_owned(),
             env: self.env.clone(),
             output: self.output,
+            owner: None,
+            keep: None,
             news,
         });
         let ended = async {
@@ -58,7 +60,8 @@ impl Errand<'_> {
                         News::Spawned { .. }
                         | News::LogMatched { .. }
                         | News::Paused { .. }
-                        | News::TreeGone { .. },
+                        | News::TreeGone { .. }
+                        | News::Unkept { .. },
                     ) => {}
                     None => return Outcome::Unable("the host is gone".to_owned()),
                 }

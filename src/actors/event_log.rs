@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::decide::status::Board;
 use crate::decide::world::{Step, StepSink};
 use crate::model::{Event, Fact};
 use crate::os::clock::Clock;
+use crate::record::Ledger;
 
 /// How many events are kept for readers that come late or are slow.
 pub const KEPT: usize = 16_384;
@@ -34,7 +35,6 @@ struct Inner {
     latest: watch::Sender<u64>,
     /// Whether steps are worth describing.
     recording: AtomicBool,
-    listeners: OnceLock<Vec<Listener>>,
     clock: Clock,
 }
 
@@ -43,25 +43,41 @@ struct State {
     ring: VecDeque<Arc<Event>>,
     board: Board,
     recorder: Option<Box<dyn StepSink>>,
+    ledger: Option<Arc<dyn Ledger>>,
+    listeners: Vec<Listener>,
 }
 
 impl EventLog {
     /// Empty, over this board.
     pub fn new(board: Board, clock: Clock) -> EventLog {
-        let state = State { next: 1, ring: VecDeque::new(), board, recorder: None };
+        EventLog::behind(board, clock, 0)
+    }
+
+    /// The same behind the last event of an earlier supervisor.
+    pub fn behind(board: Board, clock: Clock, last: u64) -> EventLog {
+        let state = State { next: last + 1, ring: VecDeque::new(),
+            board,
+            recorder: None,
+            ledger: None,
+            listeners: Vec::new(),
+        };
         let inner = Inner {
             state: Mutex::new(state),
             latest: watch::Sender::new(0),
             recording: AtomicBool::new(false),
-            listeners: OnceLock::new(),
             clock,
         };
         EventLog { inner: Arc::new(inner) }
     }
 
-    /// Sets who hears of every event; once, before the tree starts.
-    pub(crate) fn listen(&self, listeners: Vec<Listener>) {
-        let _ = self.inner.listeners.set(listeners);
+    /// Somebody else who hears of every event from now on.
+    pub(crate) fn listen(&self, listener: impl Fn(&Arc<Event>, &Board) + Send + Sync + 'static) {
+        self.state().listeners.push(Box::new(listener));
+    }
+
+    /// Every event from now on is kept there, too; once, before the tree starts.
+    pub(crate) fn keep_in(&self, ledger: Arc<dyn Ledger>) {
+        self.state().ledger = Some(ledger);
     }
 
     /// Everything from now on is recorded, too; once, before the tree starts.
@@ -122,7 +138,10 @@ impl EventLog {
                 state.ring.pop_front();
             }
             state.ring.push_back(Arc::clone(&event));
-            for listener in self.inner.listeners.get().into_iter().flatten() {
+            if let Some(ledger) = &state.ledger {
+                ledger.event(&event, &state.board);
+            }
+            for listener in &state.listeners {
                 listener(&event, &state.board);
             }
         }
@@ -148,7 +167,12 @@ impl EventLog {
 
     /// Reads from event number `from` on, counted from 1; 0 and 1 mean the first that is kept.
     pub fn read_from(&self, from: u64) -> EventReader {
-        EventReader { log: self.clone(), next: from.max(1), latest: self.inner.latest.subscribe() }
+        let first = {
+            let state = self.state();
+            state.next - state.ring.len() as u64
+        };
+        let next = if from <= 1 { first } else { from };
+        EventReader { log: self.clone(), next, latest: self.inner.latest.subscribe() }
     }
 
     /// Reads what comes from now on.

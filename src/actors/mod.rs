@@ -14,14 +14,18 @@ pub mod supervisor;
 mod errand;
 mod timer;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use crate::model::{InstanceId, Past, ServiceSpec};
 use crate::os::clock::Clock;
-use crate::os::{Host, Sources};
+use crate::os::log::Keep;
+use crate::os::{Host, ProcessKey, Sources};
+use crate::record::Ledger;
 
 use event_log::EventLog;
 
@@ -43,6 +47,58 @@ pub struct Context {
     pub hooks: watch::Sender<Vec<String>>,
     /// Turns true when hooks are not waited for any more.
     pub no_hooks: watch::Sender<bool>,
+    /// Where output is kept in files, if it is.
+    pub keep: Option<KeepRule>,
+    /// What happened is written down there, if anywhere.
+    pub ledger: Option<Arc<dyn Ledger>>,
+    /// What an earlier supervisor has left of each instance, until its actor is made.
+    pub inherited_lives: Mutex<HashMap<InstanceId, Inheritance>>,
+}
+
+/// How every instance's log files are kept.
+#[derive(Debug, Clone)]
+pub struct KeepRule {
+    /// Below this folder, in one a project.
+    pub folder: PathBuf,
+    /// Bytes from which on a file is put aside.
+    pub max_size: u64,
+    /// How many there are of each stream.
+    pub max_files: u32,
+}
+
+impl KeepRule {
+    /// That of one instance.
+    pub fn of(&self, id: &InstanceId, spec: &ServiceSpec) -> Keep {
+        // A name has no characters that mean anything in a path, but for the slash behind a
+        // project's.
+        let printed = id.to_string();
+        let name = printed.rsplit('/').next().unwrap_or_default().to_owned();
+        let folder = match &spec.project {
+            Some(project) => self.folder.join(project),
+            None => self.folder.clone(),
+        };
+        Keep { stem: folder.join(name), max_size: self.max_size, max_files: self.max_files }
+    }
+}
+
+/// What an earlier supervisor has left of an instance.
+pub struct Inheritance {
+    /// How it stands.
+    pub past: Past,
+    /// Its process, which the keeper has kept.
+    pub process: Option<ProcessKey>,
+}
+
+impl Context {
+    /// A process is gone, and what happened to it was told: whoever keeps it may forget it when that
+    /// is written down.
+    fn settle(&self, key: ProcessKey) {
+        let host = Arc::clone(&self.host);
+        match &self.ledger {
+            Some(ledger) => ledger.after(Box::new(move || host.settle(key))),
+            None => host.settle(key),
+        }
+    }
 }
 
 /// Sends a message to an actor that may be gone. What becomes of those is told by their

@@ -17,7 +17,7 @@ use super::errand::{self, Errand};
 use super::graph::GraphMsg;
 use super::supervisor::{ChildNews, SupervisorMsg};
 use super::timer::Timer;
-use super::{Context, tell};
+use super::{Context, Inheritance, tell};
 use crate::decide::frontier;
 use crate::decide::group::Slot;
 use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
@@ -30,7 +30,8 @@ use crate::model::{
     Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, Name, ReadyTarget,
     ServiceSpec,
 };
-use crate::os::{Host, News, NewsSink, Output, ProcessKey, SourceId, SpawnOrder, check, env};
+use crate::os::log::Keep;
+use crate::os::{Host, News, NewsSink, Output, Owner, ProcessKey, SourceId, SpawnOrder, check, env};
 
 /// What a process actor is told.
 pub enum ProcessMsg {
@@ -85,6 +86,11 @@ impl Lifeline {
         ends.process
     }
 
+    /// A process that lives already.
+    fn holds(&self, key: ProcessKey, incarnation: Incarnation) {
+        self.ends().process = Some(Held { key, incarnation, legacy: Legacy::Alive { exit: None } });
+    }
+
     fn asked_for(&self, key: ProcessKey, incarnation: Incarnation) {
         self.ends().process = Some(Held { key, incarnation, legacy: Legacy::Making });
     }
@@ -100,7 +106,7 @@ impl Lifeline {
             News::SpawnFailed { .. } | News::Exited { remains: false, .. } | News::TreeGone { .. } => {
                 ends.leaves(None);
             }
-            News::LogMatched { .. } | News::Paused { .. } => {}
+            News::LogMatched { .. } | News::Paused { .. } | News::Unkept { .. } => {}
         }
         // Still under the lock: whoever takes over finds it noted, or in its own mailbox.
         ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
@@ -153,6 +159,8 @@ pub(crate) struct ProcessState {
     process: Option<Live>,
     timer: Timer,
     effects: Vec<Effect>,
+    /// A process whose end is being told.
+    gone: Option<ProcessKey>,
 }
 
 /// What belongs to the incarnation that lives.
@@ -231,7 +239,13 @@ impl Actor for ProcessActor {
             process: None,
             timer: Timer::default(),
             effects: Vec::new(),
+            gone: None,
         };
+        let inherited =
+            state.context.inherited_lives.lock().unwrap_or_else(PoisonError::into_inner).remove(&state.id);
+        if let Some(inheritance) = inherited {
+            state.inherit(&myself, inheritance);
+        }
         if let Some(Broke { goal, last, message }) = broke {
             state.process = held.map(|held| Live::new(&state.context.host, held.incarnation, held.key));
             let left = held.map(|held| held.legacy);
@@ -260,6 +274,9 @@ impl Actor for ProcessActor {
                 if let Some(input) = state.input(message) {
                     state.step(&myself, input);
                 }
+                if let Some(key) = state.gone.take() {
+                    state.context.settle(key);
+                }
             }
         }
         Ok(())
@@ -267,6 +284,47 @@ impl Actor for ProcessActor {
 }
 
 impl ProcessState {
+    /// Goes on with what an earlier supervisor has left.
+    fn inherit(&mut self, myself: &ActorRef<ProcessMsg>, inheritance: Inheritance) {
+        let Inheritance { past, process } = inheritance;
+        if let Some(key) = process {
+            let mut live = Live::new(&self.context.host, past.incarnation, key);
+            live.pid = past.pid;
+            self.process = Some(live);
+            self.lifeline.holds(key, past.incarnation);
+            let output = Output::Lines(self.source, self.pattern());
+            self.context.host.adopt(key, output, self.keep(), self.news(key));
+        }
+        self.step(myself, Input::Restore(Box::new(past)));
+    }
+
+    /// What its output is looked for, until it is ready.
+    fn pattern(&self) -> Option<regex::bytes::Regex> {
+        match self.spec.ready.as_ref().map(|ready| &ready.target) {
+            // Checked when the manifest was; a plan made by a program may still be wrong.
+            Some(ReadyTarget::Log(pattern)) => regex::bytes::Regex::new(pattern)
+                .map_err(|error| tracing::error!(instance = %self.id, %error, "ready can't match"))
+                .ok(),
+            Some(ReadyTarget::Check(_) | ReadyTarget::After(_)) | None => None,
+        }
+    }
+
+    fn keep(&self) -> Option<Keep> {
+        self.context.keep.as_ref().map(|rule| rule.of(&self.id, &self.spec))
+    }
+
+    /// Passes the news of its process on, to whichever actor is there.
+    fn news(&self, key: ProcessKey) -> NewsSink {
+        let (lifeline, host) = (Arc::clone(&self.lifeline), Arc::clone(&self.context.host));
+        Arc::new(move |news| {
+            let made = matches!(news, News::Spawned { .. });
+            // Made for a tree that is gone: nobody else would end it.
+            if !lifeline.pass_on(news) && made {
+                host.kill(key);
+            }
+        })
+    }
+
     /// The machine's input for a message; `None` where it is late or of no account.
     fn input(&mut self, message: ProcessMsg) -> Option<Input> {
         match message {
@@ -275,7 +333,7 @@ impl ProcessState {
                 self.timer.rang();
                 Some(Input::Tick)
             }
-            ProcessMsg::News(news) => self.news(news),
+            ProcessMsg::News(news) => self.heard(news),
             ProcessMsg::Checked(incarnation, kind, outcome) => {
                 let live = self.process.as_mut().filter(|live| live.incarnation == incarnation)?;
                 let watch = live.checks.iter_mut().find(|w| w.kind == kind)?;
@@ -285,7 +343,7 @@ impl ProcessState {
         }
     }
 
-    fn news(&mut self, news: News) -> Option<Input> {
+    fn heard(&mut self, news: News) -> Option<Input> {
         let host = Arc::clone(&self.context.host);
         let Some(live) = self.process.as_mut() else {
             // A stop command that was still being made when the service ended.
@@ -301,9 +359,12 @@ impl ProcessState {
                 host.kill(key);
                 None
             }
-            News::Spawned { key, pid } => {
+            News::Spawned { key, pid, life } => {
                 let incarnation = of(key)?;
                 live.pid = Some(pid);
+                if let (Some(ledger), Some(life)) = (&self.context.ledger, life) {
+                    ledger.life(&self.id, incarnation, life);
+                }
                 Some(Input::Spawned { incarnation, pid })
             }
             News::SpawnFailed { key, failure } => {
@@ -331,13 +392,20 @@ impl ProcessState {
                 if !remains {
                     live.gone = true;
                     self.process = None;
+                    self.gone = Some(key);
                 }
                 Some(Input::Exited { incarnation, exit, remains, roll: host.roll() })
+            }
+            News::Unkept { lost, reason, .. } => {
+                let (instance, lost_bytes) = (self.id.clone(), lost);
+                self.context.log.append([Fact::OutputLost { instance, lost_bytes, reason }]);
+                None
             }
             News::TreeGone { key } => {
                 let incarnation = of(key)?;
                 live.gone = true;
                 self.process = None;
+                self.gone = Some(key);
                 Some(Input::TreeGone { incarnation, roll: host.roll() })
             }
         }
@@ -499,6 +567,8 @@ impl ProcessState {
             dir: self.spec.dir.clone(),
             env: environment(&self.context, &self.spec, &self.id, None),
             output: Output::Capture(0),
+            owner: None,
+            keep: None,
             news,
         }
     }
@@ -508,23 +578,11 @@ impl ProcessState {
         // What was left of an earlier one is gone: the machine saw to that.
         self.process = Some(Live::new(&self.context.host, incarnation, key));
         self.lifeline.asked_for(key, incarnation);
-        let pattern = match self.spec.ready.as_ref().map(|ready| &ready.target) {
-            // Checked when the manifest was; a plan made by a program may still be wrong.
-            Some(ReadyTarget::Log(pattern)) => regex::bytes::Regex::new(pattern)
-                .map_err(|error| tracing::error!(instance = %self.id, %error, "ready can't match"))
-                .ok(),
-            Some(ReadyTarget::Check(_) | ReadyTarget::After(_)) | None => None,
-        };
         let mut order = self.order(myself, key, &self.spec.command);
-        order.output = Output::Lines(self.source, pattern);
-        let (lifeline, host) = (Arc::clone(&self.lifeline), Arc::clone(&self.context.host));
-        order.news = Arc::new(move |news| {
-            let made = matches!(news, News::Spawned { .. });
-            // Made for a tree that is gone: nobody else would end it.
-            if !lifeline.pass_on(news) && made {
-                host.kill(key);
-            }
-        });
+        order.output = Output::Lines(self.source, self.pattern());
+        order.owner = Some(Owner { instance: self.id.to_string(), incarnation });
+        order.keep = self.keep();
+        order.news = self.news(key);
         self.context.host.spawn(order);
     }
 
@@ -638,7 +696,7 @@ fn hook_variables(hook: Hook, fact: &Fact) -> Vec<(&'static str, String)> {
         match exit.exit() {
             Some(Exit::Code(code)) => given.push(("REGROW_EXIT_CODE", code.to_string())),
             Some(Exit::Signal { signal, .. }) => given.push(("REGROW_EXIT_SIGNAL", signal_name(signal))),
-            None => {}
+            Some(Exit::Unknown) | None => {}
         }
     }
     given

@@ -166,6 +166,10 @@ impl Actor for ServiceSupervisor {
         args: SupervisorArgs,
     ) -> Result<SupervisorState, ActorProcessingErr> {
         let SupervisorArgs { context, name, parent, dependencies, root } = args;
+        if root.is_some() {
+            // Before anybody below asks it for anything.
+            tell(&dependencies, GraphMsg::Root(myself.clone()));
+        }
         let shape = Shape::of(&context);
         let spec = shape.plan.group(name.as_ref()).cloned().unwrap_or_default();
         let mut state = SupervisorState {
@@ -417,6 +421,7 @@ impl SupervisorState {
             }
         }
         for id in &branch.instances {
+            self.context.host.forget(self.context.sources.source(id));
             self.context.sources.forget(id);
         }
         tell(&sender.root, SupervisorMsg::Dismissed(sender.number));

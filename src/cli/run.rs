@@ -393,7 +393,7 @@ impl Foreground {
                     ExitOutcome::Process { exit: Exit::Signal { signal, .. }, .. } => {
                         u8::try_from(128 + signal).unwrap_or(1)
                     }
-                    ExitOutcome::Spawn(_) => code::FAILED,
+                    ExitOutcome::Process { exit: Exit::Unknown, .. } | ExitOutcome::Spawn(_) => code::FAILED,
                 });
                 None
             }

@@ -20,7 +20,7 @@ use super::words::short;
 use crate::model::event::{CheckKind, FailedWhy, StartCause};
 use crate::model::exit::{EndReason, SpawnFailure, signal_name};
 use crate::model::{
-    Ended, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Policy, ReadyTarget,
+    Ended, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Past, Policy, ReadyTarget,
     ServiceSpec, State, StopCause,
 };
 
@@ -111,6 +111,9 @@ pub enum Input {
     },
     /// A deadline may have passed.
     Tick,
+    /// What an earlier supervisor has left of it, which goes on. The first input of a machine or
+    /// none.
+    Restore(Box<Past>),
     /// The actor that drove another machine for this instance broke; this one takes its place.
     /// The first input of a machine or none.
     Inherit {
@@ -159,6 +162,7 @@ impl Input {
             | Input::Answered(..)
             | Input::Permit
             | Input::Tick
+            | Input::Restore(_)
             | Input::Inherit { .. } => None,
         }
     }
@@ -426,7 +430,8 @@ impl Machine {
             return;
         }
         // The group knew another machine in this place.
-        let before = (!matches!(input, Input::Inherit { .. })).then(|| self.activity());
+        let anew = matches!(input, Input::Inherit { .. } | Input::Restore(_));
+        let before = (!anew).then(|| self.activity());
         let phase = std::mem::replace(&mut self.phase, Phase::Registered);
         self.phase = Turn { machine: self, spec, now, out }.turn(phase, input);
         let after = self.activity();

@@ -25,7 +25,8 @@ pub fn is_success(spec: &RestartSpec, exit: &ExitOutcome) -> bool {
         ExitOutcome::Process { exit: Exit::Code(code), reason: None, .. } => {
             spec.success_codes.contains(code)
         }
-        ExitOutcome::Process { exit: Exit::Signal { .. }, .. }
+        // What is not known to be a success is none.
+        ExitOutcome::Process { exit: Exit::Signal { .. } | Exit::Unknown, .. }
         | ExitOutcome::Process { reason: Some(EndReason::Timeout | EndReason::Health), .. }
         | ExitOutcome::Spawn(_) => false,
     }

@@ -12,7 +12,8 @@ use crate::model::plan::GiveUp;
 use crate::model::sample::Sample;
 use crate::model::status::{ChildCount, ChildStatus, GroupStatus, TreeStatus};
 use crate::model::{
-    Addition, Child, Event, ExitOutcome, Fact, Goal, GroupSpec, Health, Incarnation, InstanceId, Name, Plan,
+    Addition, Child, Event, ExitOutcome, Fact, Goal, GroupSpec, Health, Incarnation, InstanceId, Name, Past,
+    Plan,
     ServiceSpec, ServiceStatus, State, StopCause,
 };
 
@@ -41,6 +42,10 @@ pub struct Entry {
     pub born: u64,
     /// Returns that nobody asked for.
     pub restarts: u64,
+    /// The same in a row, for `max_retries` and the backoff.
+    pub attempts: u32,
+    /// What the user wanted before the tree went down.
+    pub wish: Goal,
     /// When its process was made.
     pub started: Option<Duration>,
     /// When it came into its state.
@@ -125,6 +130,8 @@ impl Board {
                 incarnation: Incarnation(0),
                 born: 0,
                 restarts: 0,
+                attempts: 0,
+                wish: Goal::Down,
                 started: None,
                 since: now,
                 exit: None,
@@ -310,6 +317,16 @@ impl Board {
             Fact::ShutdownStarted { .. } => self.shutting_down = true,
             Fact::Added { addition } => self.grow(addition, event.at),
             Fact::Removed { services, groups } => self.shrink(services, groups),
+            Fact::TakenOver { instances, failed_groups } => {
+                for past in instances {
+                    self.take_over(past);
+                }
+                for group in failed_groups {
+                    if let Some(status) = self.groups.get_mut(group) {
+                        status.failed = true;
+                    }
+                }
+            }
             Fact::SupervisorStarted { .. }
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
@@ -320,6 +337,29 @@ impl Board {
         }
     }
 
+    fn take_over(&mut self, past: &Past) {
+        let Some(entry) = self.places.get(&past.instance).map(|at| &mut self.entries[*at]) else {
+            return;
+        };
+        let before = is_busy(entry.state);
+        entry.state = past.state;
+        entry.ready = past.ready;
+        (entry.goal, entry.wish) = (past.goal, past.goal);
+        entry.pid = past.pid;
+        entry.incarnation = past.incarnation;
+        (entry.restarts, entry.attempts) = (past.restarts, past.attempts);
+        (entry.started, entry.retry_at) = (past.started, past.retry_at);
+        entry.since = past.since;
+        entry.exit.clone_from(&past.exit);
+        entry.failed.clone_from(&past.failed);
+        entry.stopped_for = past.stopped_for;
+        match (before, is_busy(past.state)) {
+            (false, true) => self.busy += 1,
+            (true, false) => self.busy -= 1,
+            (true, true) | (false, false) => {}
+        }
+    }
+
     fn apply_to_instance(&mut self, event: &Event, fact: &Fact) {
         let Some(at) = fact.instance().and_then(|id| self.places.get(id)).copied() else {
             return;
@@ -327,7 +367,13 @@ impl Board {
         let entry = &mut self.entries[at];
         let before = entry.state;
         match fact {
-            Fact::GoalSet { goal, .. } => entry.goal = *goal,
+            Fact::GoalSet { goal, .. } => {
+                entry.goal = *goal;
+                // The end of the tree is nobody's wish for a service.
+                if !self.shutting_down {
+                    entry.wish = *goal;
+                }
+            }
             Fact::Waiting { for_, .. } => {
                 entry.settle(State::Waiting);
                 entry.waiting_for.clone_from(for_);
@@ -341,6 +387,9 @@ impl Board {
                 entry.failing = None;
                 entry.stopped_for = None;
                 entry.restarts += u64::from(cause.is_restart());
+                if *cause == StartCause::Command || *cause == StartCause::Boot {
+                    entry.attempts = 0;
+                }
                 if *cause == StartCause::Command {
                     self.clear_mark(at);
                     return self.stamp(at, before, event);
@@ -389,7 +438,10 @@ impl Board {
             Fact::StopCommandFailed { message, .. } => {
                 entry.failing = Some(format!("stop command: {message}"));
             }
-            Fact::Stuck { .. } | Fact::ActorBroke { .. } | Fact::HookFailed { .. } => {}
+            Fact::Stuck { .. }
+            | Fact::ActorBroke { .. }
+            | Fact::HookFailed { .. }
+            | Fact::OutputLost { .. } => {}
             Fact::Exited { exit, .. } => {
                 entry.exit = Some(exit.clone());
                 entry.pid = None;
@@ -399,7 +451,8 @@ impl Board {
             }
             Fact::Stopped { .. } => entry.settle(State::Stopped),
             Fact::Completed { .. } => entry.settle(State::Completed),
-            Fact::Crashed { retry_in, .. } => {
+            Fact::Crashed { retry_in, attempt, .. } => {
+                entry.attempts = *attempt;
                 entry.settle(State::Crashed);
                 entry.retry_at = Some(event.since_start + *retry_in);
             }
@@ -408,6 +461,7 @@ impl Board {
                 entry.failed = Some(why.clone());
             }
             Fact::SupervisorStarted { .. }
+            | Fact::TakenOver { .. }
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }
@@ -473,6 +527,26 @@ impl Entry {
         self.retry_at = None;
         self.kill_at = None;
         self.failed = None;
+    }
+
+    /// What a later supervisor is to know of it.
+    pub fn past(&self) -> Past {
+        Past {
+            instance: self.id.clone(),
+            goal: self.wish,
+            state: self.state,
+            ready: self.ready,
+            incarnation: self.incarnation,
+            restarts: self.restarts,
+            attempts: self.attempts,
+            pid: self.pid,
+            started: self.started,
+            retry_at: self.retry_at,
+            since: self.since,
+            exit: self.exit.clone(),
+            failed: self.failed.clone(),
+            stopped_for: self.stopped_for,
+        }
     }
 
     /// Its row of `status`.

@@ -402,6 +402,8 @@ impl Loader<'_> {
             significant: service.significant,
             profiles: service.profiles.clone(),
             tags: service.tags.clone(),
+            project: None,
+            fault: None,
         }
     }
 

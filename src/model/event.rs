@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{Command, Denial};
 use super::exit::ExitOutcome;
 use super::id::{Incarnation, InstanceId, Name};
+use super::past::Past;
 use super::plan::{Addition, GiveUp, Strategy};
 use super::spec::{Condition, seconds};
 use super::status::{Goal, Health};
@@ -43,6 +44,14 @@ pub enum Fact {
         project: String,
         /// How many services the plan has.
         services: usize,
+    },
+    /// A supervisor after another: what it has taken over, as it stands.
+    TakenOver {
+        /// Each instance that was known before.
+        instances: Vec<Past>,
+        /// Groups that had given up.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failed_groups: Vec<Name>,
     },
     /// A command was taken.
     CommandAccepted {
@@ -214,6 +223,18 @@ pub enum Fact {
         /// How.
         message: String,
     },
+    /// What it prints can't be kept in its log files; with a number: it can again, and so much was
+    /// not kept. It still reaches those who follow.
+    OutputLost {
+        /// Whose.
+        instance: InstanceId,
+        /// How many bytes, once that is over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost_bytes: Option<u64>,
+        /// Why.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
     /// Its process, and all of its tree, is gone.
     Exited {
         /// Who.
@@ -331,12 +352,14 @@ impl Fact {
             | Fact::Stuck { instance, .. }
             | Fact::ActorBroke { instance, .. }
             | Fact::HookFailed { instance, .. }
+            | Fact::OutputLost { instance, .. }
             | Fact::Exited { instance, .. }
             | Fact::Stopped { instance, .. }
             | Fact::Completed { instance }
             | Fact::Crashed { instance, .. }
             | Fact::Failed { instance, .. } => Some(instance),
             Fact::SupervisorStarted { .. }
+            | Fact::TakenOver { .. }
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }
@@ -542,6 +565,11 @@ pub enum FailedWhy {
         /// Which; `None` for the root.
         group: Option<Name>,
     },
+    /// The manifest that declares it has faults.
+    Manifest {
+        /// The first of them.
+        message: String,
+    },
     /// regrow itself broke while looking after it.
     Internal {
         /// What the actor said last.
@@ -556,7 +584,10 @@ impl FailedWhy {
             FailedWhy::Exit { exit } | FailedWhy::Retries { exit, .. } | FailedWhy::Spawn { exit } => {
                 Some(exit)
             }
-            FailedWhy::Dependency { .. } | FailedWhy::Group { .. } | FailedWhy::Internal { .. } => None,
+            FailedWhy::Dependency { .. }
+            | FailedWhy::Group { .. }
+            | FailedWhy::Manifest { .. }
+            | FailedWhy::Internal { .. } => None,
         }
     }
 
@@ -568,6 +599,7 @@ impl FailedWhy {
             FailedWhy::Spawn { .. } => "spawn",
             FailedWhy::Dependency { .. } => "dependency",
             FailedWhy::Group { .. } => "group",
+            FailedWhy::Manifest { .. } => "manifest",
             FailedWhy::Internal { .. } => "internal",
         }
     }
@@ -583,6 +615,7 @@ impl fmt::Display for FailedWhy {
             FailedWhy::Dependency { on } => write!(f, "dependency: {on} failed"),
             FailedWhy::Group { group: Some(group) } => write!(f, "group {group} gave up"),
             FailedWhy::Group { group: None } => f.write_str("the root group gave up"),
+            FailedWhy::Manifest { message } => write!(f, "its manifest is faulty: {message}"),
             FailedWhy::Internal { message } => write!(f, "a fault in regrow itself: {message}"),
         }
     }

@@ -18,6 +18,9 @@ pub enum Exit {
         /// Whether the kernel wrote a core dump.
         core_dumped: bool,
     },
+    /// It ended while nobody was there who could be told how: its keeper was killed, and the
+    /// kernel (before Linux 6.15) keeps no word of it.
+    Unknown,
 }
 
 impl Exit {
@@ -36,6 +39,7 @@ impl fmt::Display for Exit {
                 }
                 Ok(())
             }
+            Exit::Unknown => f.write_str("an end unknown"),
         }
     }
 }
@@ -121,6 +125,8 @@ struct ExitWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     core_dumped: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    unknown: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     ended: Option<Ended>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
@@ -146,6 +152,7 @@ impl Serialize for ExitOutcome {
                         wire.name = Some(signal_name(signal));
                         wire.core_dumped = Some(core_dumped);
                     }
+                    Exit::Unknown => wire.unknown = Some(true),
                 }
                 wire.ended = Some(*ended);
                 wire.reason = reason.map(|r| {
@@ -180,6 +187,7 @@ impl<'de> Deserialize<'de> for ExitOutcome {
             })));
         }
         let exit = match (wire.code, wire.signal) {
+            (None, None) if wire.unknown == Some(true) => Exit::Unknown,
             (Some(code), None) => Exit::Code(code),
             (None, Some(signal)) => Exit::Signal { signal, core_dumped: wire.core_dumped.unwrap_or(false) },
             _ => return Err(serde::de::Error::custom("an exit has a code, a signal, or a spawn stage")),
@@ -341,6 +349,7 @@ mod tests {
     fn outcomes_survive_the_wire() {
         for outcome in [
             ExitOutcome::Process { exit: Exit::Code(3), ended: Ended::Gracefully, reason: None },
+            ExitOutcome::Process { exit: Exit::Unknown, ended: Ended::ByItself, reason: None },
             ExitOutcome::Process {
                 exit: Exit::Signal { signal: 6, core_dumped: true },
                 ended: Ended::ByForce,

@@ -8,6 +8,7 @@ pub mod event;
 pub mod exit;
 pub mod id;
 pub mod nearest;
+pub mod past;
 pub mod plan;
 pub mod sample;
 pub mod spec;
@@ -17,6 +18,7 @@ pub use command::{Answer, Command, Denial, DenialCode, Selector};
 pub use event::{Event, Fact, StopCause};
 pub use exit::{Ended, Exit, ExitOutcome, SpawnFailure, SpawnStage};
 pub use id::{Incarnation, InstanceId, Name, NameError};
+pub use past::Past;
 pub use plan::{Addition, Child, GroupSpec, Plan, Strategy};
 pub use spec::{
     Backoff, Check, CheckTarget, CommandLine, Condition, Dependency, EnvSpec, HealthSpec, HookSpec, Kind,

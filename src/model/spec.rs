@@ -56,6 +56,12 @@ pub struct ServiceSpec {
     pub profiles: Vec<String>,
     /// Free labels that commands select by.
     pub tags: Vec<String>,
+    /// The project that it belongs to, where a tree has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
+    /// What is wrong with its manifest: it can't be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 impl ServiceSpec {
@@ -90,6 +96,8 @@ impl ServiceSpec {
             significant: false,
             profiles: Vec::new(),
             tags: Vec::new(),
+            project: None,
+            fault: None,
         }
     }
 
@@ -385,7 +393,8 @@ impl ExitMatch {
         match (self, exit) {
             (ExitMatch::Code(want), Exit::Code(code)) => want == code,
             (ExitMatch::Signal(want), Exit::Signal { signal, .. }) => want == signal,
-            (ExitMatch::Code(_), Exit::Signal { .. }) | (ExitMatch::Signal(_), Exit::Code(_)) => false,
+            (ExitMatch::Code(_), Exit::Signal { .. } | Exit::Unknown)
+            | (ExitMatch::Signal(_), Exit::Code(_) | Exit::Unknown) => false,
         }
     }
 }

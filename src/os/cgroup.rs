@@ -57,6 +57,37 @@ impl Cgroups {
         Some(Cgroups { root, dir, usable: AtomicBool::new(true), gone })
     }
 
+    /// Makes that of a daemon, whose processes outlive it: nobody sweeps it.
+    pub(super) fn make_lasting(run: u32) -> Option<Cgroups> {
+        if !clone3::AVAILABLE {
+            return None;
+        }
+        let root = own_cgroup()?.join(format!("regrowd-{}-{run:x}", pid_namespace()?));
+        fs::create_dir(&root).ok()?;
+        Cgroups::join(&root)
+    }
+
+    /// Those of an earlier daemon.
+    pub(super) fn join(root: &Path) -> Option<Cgroups> {
+        let root = root.to_owned();
+        let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
+        let (gone, keys) = mpsc::channel::<u64>();
+        let (inside, folder) = (dir.try_clone().ok()?, root.clone());
+        let clean = move || {
+            for key in keys {
+                remove(&inside, &folder, key);
+            }
+            remove_all(&folder);
+        };
+        std::thread::Builder::new().name("regrow-cgroup".into()).stack_size(128 * 1024).spawn(clean).ok()?;
+        Some(Cgroups { root, dir, usable: AtomicBool::new(true), gone })
+    }
+
+    /// Where they lie.
+    pub(super) fn folder(&self) -> &Path {
+        &self.root
+    }
+
     /// A new one, to make a process in. `None`: there is none to be had.
     pub(super) fn fresh(&self, key: u64) -> Option<OwnedFd> {
         if !self.usable.load(Ordering::Relaxed) {
@@ -132,10 +163,8 @@ impl Cgroups {
         remove_all(&self.root);
     }
 
-    /// The key of the tree that a process belongs to.
-    pub(super) fn key_of(&self, pid: u32) -> Option<u64> {
-        let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let path = Path::new(text.lines().find_map(|line| line.strip_prefix("0::"))?);
+    /// The key of the tree that a process in this cgroup belongs to.
+    pub(super) fn key_of(&self, path: &Path) -> Option<u64> {
         let run = self.root.file_name()?;
         let mut parts = path.iter().skip_while(|part| *part != run).skip(1);
         parts.next()?.to_str()?.parse().ok()

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::{Host, News, NewsSink, ProcessKey, SpawnOrder};
+use super::{Host, News, NewsSink, Output, ProcessKey, SourceId, SpawnOrder, log};
 use crate::model::{Exit, SpawnFailure};
 
 /// What a fake host was told.
@@ -130,7 +130,7 @@ impl Host for FakeHost {
             Some(Behaviour::Fails(failure)) => news(News::SpawnFailed { key, failure }),
             Some(Behaviour::Obeys | Behaviour::IgnoresSignals) | None => {
                 let pid = u32::try_from(1_000 + key.0).unwrap_or(u32::MAX);
-                news(News::Spawned { key, pid });
+                news(News::Spawned { key, pid, life: None });
             }
         }
     }
@@ -165,4 +165,12 @@ impl Host for FakeHost {
         self.with(|state| state.told.push(Told::Kill(key)));
         self.exit(key, Exit::Signal { signal: 9, core_dumped: false });
     }
+
+    fn adopt(&self, key: ProcessKey, _: Output, _: Option<log::Keep>, news: NewsSink) {
+        self.with(|state| state.alive.insert(key, (vec!["adopted".to_owned()], news)));
+    }
+
+    fn settle(&self, _: ProcessKey) {}
+
+    fn forget(&self, _: SourceId) {}
 }

@@ -8,7 +8,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::model::{Exit, InstanceId, SpawnFailure};
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Exit, Incarnation, InstanceId, SpawnFailure};
 
 mod cgroup;
 pub mod check;
@@ -18,6 +20,7 @@ pub mod env;
 pub mod fake;
 pub mod files;
 pub mod keeper;
+pub mod log;
 pub mod memory;
 pub mod native;
 pub mod sample;
@@ -90,8 +93,35 @@ pub struct SpawnOrder {
     pub env: env::Recipe,
     /// What becomes of its output.
     pub output: Output,
+    /// For whom, where it is to be known by that to a later daemon; what has no owner is ended
+    /// with the daemon that asked for it.
+    pub owner: Option<Owner>,
+    /// Where its output is kept in files, beside what becomes of it otherwise.
+    pub keep: Option<log::Keep>,
     /// Who is told of it.
     pub news: NewsSink,
+}
+
+/// What a process is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The instance, as it is printed.
+    pub instance: String,
+    /// Its number in the life of it.
+    pub incarnation: Incarnation,
+}
+
+/// A process that an earlier daemon asked for, and that a keeper has kept.
+#[derive(Debug)]
+pub struct Found {
+    /// By this it is known.
+    pub key: ProcessKey,
+    /// Its process id.
+    pub pid: u32,
+    /// Whose it is.
+    pub owner: Option<Owner>,
+    /// How it ended, if it has; others of its tree may live.
+    pub exit: Option<Exit>,
 }
 
 /// Hears of one process. Called on the host's own threads.
@@ -106,6 +136,8 @@ pub enum News {
         key: ProcessKey,
         /// Its process id.
         pid: u32,
+        /// By what it is found again when nobody has kept it, where that may come to pass.
+        life: Option<String>,
     },
     /// It does not.
     SpawnFailed {
@@ -140,6 +172,15 @@ pub enum News {
         /// Which.
         key: ProcessKey,
     },
+    /// What it prints can't be kept in its log files, or can again.
+    Unkept {
+        /// Which.
+        key: ProcessKey,
+        /// How many bytes were not kept, now that it can.
+        lost: Option<u64>,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// Makes processes, ends them, and tells what becomes of them.
@@ -160,4 +201,12 @@ pub trait Host: Send + Sync + 'static {
     fn resume(&self, key: ProcessKey);
     /// Sends SIGKILL to every process of a tree until it is empty.
     fn kill(&self, key: ProcessKey);
+    /// Takes over one that was [`Found`]; from here on it is as one that was spawned. `spawned` is
+    /// not told again.
+    fn adopt(&self, key: ProcessKey, output: Output, keep: Option<log::Keep>, news: NewsSink);
+    /// All facts of its end are written down where they last: what is kept of a process that is
+    /// gone may go.
+    fn settle(&self, key: ProcessKey);
+    /// A source will print no more.
+    fn forget(&self, source: SourceId);
 }

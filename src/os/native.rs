@@ -1,17 +1,24 @@
-//! The host that makes processes itself: the one of `regrow run` and of programs that
-//! embed the tree.
+//! The host of real processes. It makes them itself ([`NativeHost::start`]: `regrow run`, and
+//! programs that embed the tree), or a keeper makes them, which they and it live below
+//! ([`NativeHost::below`]: `regrow daemon`).
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use super::cgroup::{self, Cgroups};
-use super::spawn::{Placed, Spawner, raise_descriptor_limit};
-use super::watch::{self, Line, MARK, Order, Watched};
-use super::{Host, News, OutputSink, ProcessKey, SpawnOrder};
+use super::keeper::Tether;
+use super::keeper::client::Client;
+use super::log::{Keep, Logs};
+use super::spawn::{Placed, Program, Spawner, Ties, raise_descriptor_limit};
+use super::watch::{self, About, Above, Expected, Line, MARK, Marks, Order, Watched};
+use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder};
+use crate::model::{SpawnFailure, SpawnStage};
 
 /// How a [`NativeHost`] treats the process it lives in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +39,10 @@ impl Default for HostOptions {
     }
 }
 
-/// Makes processes of its own.
+/// Makes processes.
 pub struct NativeHost {
     line: Line,
+    keeper: Option<Arc<Client>>,
     spawns: Option<mpsc::Sender<SpawnOrder>>,
     /// How many of them no spawner has taken yet.
     waiting: Arc<AtomicUsize>,
@@ -52,32 +60,100 @@ impl NativeHost {
         cgroup::sweep();
         let mark = RandomState::new().build_hasher().finish();
         let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
-        let line = watch::start(sink, options.owns_process, cgroups.clone())?;
+        let logs = Arc::<Logs>::default();
+        let line = watch::start(sink, options.owns_process, cgroups.clone(), Arc::clone(&logs), None)?;
+        let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
+        let work = Work { line: line.clone(), cgroups, logs, mark };
+        let by = || Ok(By::Ourselves(Spawner::new(files, ties)?));
+        NativeHost::with(line, None, 1, work, by)
+    }
+
+    /// Has a keeper make its processes, which outlive it. Returns what earlier daemons have left
+    /// there, and when the keeper came up, by the monotonic clock: each process that was found is to
+    /// be adopted ([`Host::adopt`]).
+    ///
+    /// `before_change` is called when the keeper was killed and this process is about to go on as
+    /// another one.
+    pub fn below(
+        tether: Tether,
+        sink: Arc<dyn OutputSink>,
+        before_change: Arc<dyn Fn() + Send + Sync>,
+    ) -> io::Result<(NativeHost, Duration, Vec<Found>)> {
+        let _ = raise_descriptor_limit();
+        let mark = RandomState::new().build_hasher().finish();
+        let cgroups = Cgroups::make_lasting(number_of(mark)).map(Arc::new);
+        let (client, welcome) = Client::greet(tether)?;
+        let client = Arc::new(client);
+        let (since, last_key) = (welcome.since, welcome.last_key);
+        let above = Above::new(Arc::clone(&client), welcome, before_change);
+        let found = above.found();
+        let logs = Arc::<Logs>::default();
+        let line = watch::start(sink, true, cgroups.clone(), Arc::clone(&logs), Some(above))?;
+        let work = Work { line: line.clone(), cgroups, logs, mark };
+        let by = || Ok(By::Keeper(Arc::clone(&client)));
+        let host = NativeHost::with(line, Some(Arc::clone(&client)), last_key + 1, work, by)?;
+        Ok((host, since, found))
+    }
+
+    fn with(
+        line: Line,
+        keeper: Option<Arc<Client>>,
+        first_key: u64,
+        work: Work,
+        by: impl Fn() -> io::Result<By>,
+    ) -> io::Result<NativeHost> {
         let (spawns, orders) = mpsc::channel::<SpawnOrder>();
         let orders = Arc::new(Mutex::new(orders));
         let waiting = Arc::new(AtomicUsize::new(0));
         // One more than cores: in vfork a spawner sleeps while its child executes.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
-            let mut spawner = Spawner::new(files, options.die_with_us)?;
+            let (mut by, work) = (by()?, work.clone());
             let (orders, waiting) = (Arc::clone(&orders), Arc::clone(&waiting));
-            let (line, cgroups) = (line.clone(), cgroups.clone());
-            let work = move || {
-                while let Some(order) = next(&orders, &waiting, &line) {
+            let run = move || {
+                while let Some(order) = next(&orders, &waiting, &work.line) {
                     let burst = waiting.load(Ordering::Relaxed) >= BURST;
-                    let cgroups = cgroups.as_deref().filter(|_| !burst);
-                    run(&mut spawner, &line, cgroups, order, mark);
+                    work.carry_out(&mut by, order, burst);
                 }
             };
-            std::thread::Builder::new().name("regrow-spawn".into()).stack_size(256 * 1024).spawn(work)?;
+            std::thread::Builder::new().name("regrow-spawn".into()).stack_size(256 * 1024).spawn(run)?;
         }
         Ok(NativeHost {
             line,
+            keeper,
             spawns: Some(spawns),
             waiting,
-            keys: AtomicU64::new(1),
+            keys: AtomicU64::new(first_key),
             chance: AtomicU64::new(RandomState::new().build_hasher().finish()),
         })
+    }
+
+    /// Tells whoever started the keeper how we are: sd_notify(3). Nothing without a keeper.
+    pub fn notify(&self, text: &str) {
+        if let Some(keeper) = &self.keeper {
+            keeper.notify(text);
+        }
+    }
+
+    /// This process is about to end, and its keeper with it, with this code.
+    pub fn bye(&self, code: u8) {
+        if let Some(keeper) = &self.keeper {
+            keeper.bye(code);
+        }
+    }
+
+    /// This process is about to end, and its keeper is to start another from this program.
+    pub fn replace_with(&self, program: &Path) {
+        if let Some(keeper) = &self.keeper {
+            keeper.replace(program);
+        }
+    }
+
+    /// The keeper is to go on as this program, with all that it keeps.
+    pub fn renew_keeper(&self, program: &Path) {
+        if let Some(keeper) = &self.keeper {
+            keeper.renew(program);
+        }
     }
 
     /// A child of this process died, as SIGCHLD says: it may be one that was left to us.
@@ -151,41 +227,109 @@ fn next(
     order
 }
 
-fn run(spawner: &mut Spawner, line: &Line, cgroups: Option<&Cgroups>, order: SpawnOrder, mark: u64) {
-    let SpawnOrder { key, argv, dir, env, output, news } = order;
-    let mut env = env.compose();
-    let number = limit_mark(mark, key.0);
-    let mark = format!("{mark:016x}.{key}");
-    if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={mark}")) {
-        env.push(entry);
-    }
-    let cgroup = cgroups.and_then(|cgroups| cgroups.fresh(key.0));
-    let made = spawner.spawn(&argv, &dir, &env, number, cgroup.as_ref().map(AsFd::as_fd));
-    let placed = made.as_ref().map_or(Placed::WithUs, |made| made.placed);
-    if let (Some(cgroups), Some(_)) = (cgroups, cgroup)
-        && placed != Placed::InCgroup
-    {
-        cgroups.remove(key.0);
-        if let Placed::Refused(errno) = placed {
-            cgroups.refused(errno);
+/// What the threads work with that carry orders out.
+#[derive(Clone)]
+struct Work {
+    line: Line,
+    cgroups: Option<Arc<Cgroups>>,
+    logs: Arc<Logs>,
+    mark: u64,
+}
+
+/// Who makes processes.
+enum By {
+    Ourselves(Spawner),
+    Keeper(Arc<Client>),
+}
+
+impl Work {
+    fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {
+        let SpawnOrder { key, argv, dir, env, output, owner, keep, news } = order;
+        let mut env = env.compose();
+        let limit = limit_mark(self.mark, key.0);
+        let variable = format!("{:016x}.{key}", self.mark);
+        if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={variable}")) {
+            env.push(entry);
         }
-    }
-    match made {
-        Ok(made) => {
-            line.send_later(Order::Watch(Box::new(Watched {
-                key,
-                pid: made.pid,
-                pidfd: made.pidfd,
-                stdout: made.stdout,
-                stderr: made.stderr,
-                output,
-                mark: mark.into_bytes(),
-                limit_mark: number,
-                in_cgroup: placed == Placed::InCgroup,
-                news,
-            })));
+        let program = match Program::find(&argv, &dir, env) {
+            Ok(program) => program,
+            Err(failure) => return news(News::SpawnFailed { key, failure }),
+        };
+        let files = match (&output, &keep) {
+            (Output::Lines(source, _), Some(keep)) => match self.logs.open(*source, keep) {
+                Ok(files) => Some(files),
+                Err(error) => {
+                    // It runs all the same, and says what it says to those who follow.
+                    let reason = format!("{}: {error}", keep.stem.display());
+                    news(News::Unkept { key, lost: None, reason });
+                    None
+                }
+            },
+            _ => None,
+        };
+        let cgroups = self.cgroups.as_ref().filter(|_| !burst);
+        let cgroup = cgroups.and_then(|cgroups| cgroups.fresh(key.0));
+        let cgroups = cgroups.filter(|_| cgroup.is_some());
+        let inside = cgroup.as_ref().map(AsFd::as_fd);
+        let marks = Marks { variable, limit };
+        match by {
+            By::Ourselves(spawner) => {
+                let made = spawner.spawn(&program, limit, inside);
+                let placed = made.as_ref().map_or(Placed::WithUs, |made| made.placed);
+                if let Some(cgroups) = cgroups
+                    && placed != Placed::InCgroup
+                {
+                    cgroups.remove(key.0);
+                    if let Placed::Refused(errno) = placed {
+                        cgroups.refused(errno);
+                    }
+                }
+                match made {
+                    Ok(made) => self.line.send_later(Order::Watch(Box::new(Watched {
+                        key,
+                        pid: made.pid,
+                        pidfd: made.pidfd,
+                        pipes: [Some(made.stdout), Some(made.stderr)],
+                        output,
+                        marks,
+                        cgroups: cgroups.filter(|_| placed == Placed::InCgroup).cloned(),
+                        news,
+                    }))),
+                    Err(failed) => news(News::SpawnFailed { key, failure: program.explain(failed) }),
+                }
+            }
+            By::Keeper(keeper) => {
+                let about = owner.map(|owner| About {
+                    owner,
+                    variable: marks.variable.clone(),
+                    limit,
+                    cgroups: cgroups.map(|cgroups| cgroups.folder().to_owned()),
+                });
+                let about = about.and_then(|about| serde_json::to_string(&about).ok());
+                let (told, failed) = (about.clone().unwrap_or_default(), Arc::clone(&news));
+                let cgroups = cgroups.cloned();
+                let words = program.clone();
+                self.line.send(Order::Expect(Box::new(Expected {
+                    key,
+                    output,
+                    marks,
+                    cgroups,
+                    about,
+                    program: words,
+                    news,
+                })));
+                let logs = files.as_ref().map(|[out, err]| [out.as_fd(), err.as_fd()]);
+                if let Err(error) = keeper.spawn(key.0, limit, told, &program, inside, logs) {
+                    let failure = SpawnFailure {
+                        stage: SpawnStage::Prepare,
+                        errno: error.raw_os_error().unwrap_or_default(),
+                        errno_name: String::new(),
+                        message: format!("the keeper can't be asked for a process: {error}"),
+                    };
+                    failed(News::SpawnFailed { key, failure });
+                }
+            }
         }
-        Err(failure) => news(News::SpawnFailed { key, failure }),
     }
 }
 
@@ -211,8 +355,8 @@ impl Host for NativeHost {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         // Only a panic of every spawner closes the channel; then the order is answered here.
         if let Err(mpsc::SendError(order)) = spawns.send(order) {
-            let failure = crate::model::SpawnFailure {
-                stage: crate::model::SpawnStage::Prepare,
+            let failure = SpawnFailure {
+                stage: SpawnStage::Prepare,
                 errno: 0,
                 errno_name: String::new(),
                 message: "the threads that make processes are gone".to_owned(),
@@ -235,5 +379,19 @@ impl Host for NativeHost {
 
     fn kill(&self, key: ProcessKey) {
         self.line.send(Order::Kill(key));
+    }
+
+    fn adopt(&self, key: ProcessKey, output: Output, keep: Option<Keep>, news: NewsSink) {
+        self.line.send(Order::Adopt(key, output, keep, news));
+    }
+
+    fn settle(&self, key: ProcessKey) {
+        if self.keeper.is_some() {
+            self.line.send(Order::Settle(key));
+        }
+    }
+
+    fn forget(&self, source: SourceId) {
+        self.line.send(Order::Forget(source));
     }
 }

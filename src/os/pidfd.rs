@@ -1,7 +1,7 @@
 //! Processes by descriptor, so that a reused pid is never mistaken for the one that was meant.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::libc;
@@ -53,15 +53,59 @@ fn send(fd: i32, signal: i32, flags: libc::c_uint) -> io::Result<()> {
 /// Reaps a child if it has ended. `Ok(None)`: it has not. `Err(ECHILD)`: it is no child of ours.
 pub(super) fn reap(fd: impl AsFd) -> io::Result<Option<Exit>> {
     let id = fd.as_fd().as_raw_fd().cast_unsigned();
-    wait(libc::P_PIDFD, id)
+    Ok(wait(libc::P_PIDFD, id)?.map(|(_, exit)| exit))
+}
+
+/// Reaps any child that has ended; for one who owns every child of this process.
+pub(super) fn reap_any() -> io::Result<Option<(u32, Exit)>> {
+    wait(libc::P_ALL, 0)
+}
+
+/// Whether the process behind a pidfd has ended.
+pub(super) fn has_ended(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
+    matches!(nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO), Ok(1..))
+}
+
+/// `struct pidfd_info` of Linux 6.15, in its first size.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// `PIDFD_GET_INFO`: _IOWR(0xFF, 11, struct pidfd_info).
+const GET_INFO: libc::c_ulong = 0xC040_FF0B;
+/// `PIDFD_INFO_EXIT`.
+const INFO_EXIT: u64 = 1 << 3;
+
+/// How a process that has been reaped by its parent, which we are not, ended: the kernel keeps
+/// that as long as a pidfd is open (Linux 6.15). `None`: it can't be told.
+pub(super) fn exit_of(fd: impl AsFd) -> Option<Exit> {
+    let mut info = Info { mask: INFO_EXIT, ..Info::default() };
+    // SAFETY: `info` is valid for writes for the length of the call, and as large as the request
+    // says.
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), GET_INFO, &raw mut info) };
+    (result == 0 && info.mask & INFO_EXIT != 0).then(|| of_status(info.exit_code))
+}
+
+/// A status as wait(2) gives it.
+pub(super) fn of_status(status: i32) -> Exit {
+    match status & 0x7f {
+        0 => Exit::Code(status >> 8 & 0xff),
+        signal => Exit::Signal { signal, core_dumped: status & 0x80 != 0 },
+    }
 }
 
 /// The same by pid; only for pids that are known to be unreaped children.
 pub(super) fn reap_pid(pid: u32) -> io::Result<Option<Exit>> {
-    wait(libc::P_PID, pid)
+    Ok(wait(libc::P_PID, pid)?.map(|(_, exit)| exit))
 }
 
-fn wait(kind: libc::idtype_t, id: u32) -> io::Result<Option<Exit>> {
+fn wait(kind: libc::idtype_t, id: u32) -> io::Result<Option<(u32, Exit)>> {
     // SAFETY: all zeroes is a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is valid for writes for the length of the call.
@@ -74,8 +118,9 @@ fn wait(kind: libc::idtype_t, id: u32) -> io::Result<Option<Exit>> {
     if pid == 0 {
         return Ok(None);
     }
-    Ok(Some(match info.si_code {
+    let exit = match info.si_code {
         libc::CLD_EXITED => Exit::Code(status),
         code => Exit::Signal { signal: status, core_dumped: code == libc::CLD_DUMPED },
-    }))
+    };
+    Ok(Some((pid.cast_unsigned(), exit)))
 }

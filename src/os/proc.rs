@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::path::PathBuf;
 
 /// What `/proc/PID/stat` says that we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,17 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     parse(&buffer[..length])
 }
 
+/// How a process ended that nobody has reaped yet.
+pub(super) fn exit_of_zombie(pid: u32) -> Option<crate::model::Exit> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let fields: Vec<&str> = text[text.rfind(')')? + 1..].split_ascii_whitespace().collect();
+    if *fields.first()? != "Z" {
+        return None;
+    }
+    Some(super::pidfd::of_status(fields.get(49)?.parse().ok()?))
+}
+
 fn parse(text: &[u8]) -> Option<Stat> {
     let text = std::str::from_utf8(text).ok().map(str::to_owned).unwrap_or_else(|| {
         // A command name may hold any byte; the numbers behind it are ASCII.
@@ -48,6 +60,12 @@ fn parse(text: &[u8]) -> Option<Stat> {
         started: number(19)?,
         pages: number(21)?,
     })
+}
+
+/// The cgroup (version 2) that a process is in, as a path of the hierarchy.
+pub(super) fn cgroup(pid: u32) -> Option<PathBuf> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
 }
 
 /// The soft limit on real-time computing of a process, if it has one.

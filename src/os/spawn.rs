@@ -1,9 +1,11 @@
 //! Making a process, at the same small price however large this one is.
 //!
-//! One `clone` (`clone3`, where it is to be born in a cgroup) with CLONE_VM and CLONE_VFORK on a
-//! stack of its own: no page table is copied, and the child's few steps before `execve` (session, folder, descriptors,
-//! signals) are plain system calls in our memory while the calling thread stands still.
-//! CLONE_FILES with `close_range(CLOSE_RANGE_UNSHARE)` spares copying the descriptor table,
+//! One `clone` (`clone3`, where it is to be born in a cgroup) with CLONE_VM on a stack of its own:
+//! no page table is copied, and the child's few steps before `execve` (session, folder,
+//! descriptors, signals) are plain system calls in our memory. With [`Spawner::spawn`] the calling
+//! thread stands still meanwhile (CLONE_VFORK); with [`Spawner::begin`] it goes on, and a pipe that
+//! the program's start closes tells the end: a keeper has one thread, and a folder on a network may
+//! hang. CLONE_FILES with `close_range(CLOSE_RANGE_UNSHARE)` spares copying the descriptor table,
 //! which with thousands of services would cost more than the process.
 //!
 //! Where the kernel is older than that or refuses it, the same steps run in a forked copy
@@ -14,18 +16,23 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::ptr;
 
 use nix::errno::Errno;
 use nix::libc::{self, c_char, c_int, c_long, c_void};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::clone3::{self, CloneArgs};
 use super::env;
 use crate::model::{SpawnFailure, SpawnStage};
+
+pub(super) use program::Program;
+
+mod program;
 
 /// A process that runs.
 pub(super) struct Spawned {
@@ -45,6 +52,13 @@ pub(super) enum Placed {
     WithUs,
     /// There, too: the kernel would not make it in its cgroup.
     Refused(Errno),
+}
+
+/// Why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failed {
+    pub(super) stage: SpawnStage,
+    pub(super) errno: Errno,
 }
 
 /// How much the child shares until it executes.
@@ -72,38 +86,102 @@ struct Report {
     errno: c_int,
 }
 
-/// What one thread needs to make processes.
-pub(super) struct Spawner {
+/// A child's stack, and where it leaves word.
+struct Room {
     stack: *mut c_void,
     report: *mut Report,
+}
+
+// SAFETY: the two mappings belong to this value alone, and it is used by one thread at a time.
+unsafe impl Send for Room {}
+
+impl Room {
+    fn new() -> io::Result<Room> {
+        let stack = map(STACK, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK)?;
+        let report = map(size_of::<Report>(), libc::MAP_SHARED | libc::MAP_ANONYMOUS)?.cast::<Report>();
+        Ok(Room { stack, report })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // SAFETY: both mappings are ours, of these sizes, and no child uses them any more.
+        unsafe {
+            libc::munmap(self.stack, STACK);
+            libc::munmap(self.report.cast(), size_of::<Report>());
+        }
+    }
+}
+
+/// How children of a spawner stand to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ties {
+    /// They get SIGKILL when the thread that made them ends.
+    pub(super) die_with_us: bool,
+    /// Their output goes into pipes that they can read themselves: nobody's end breaks them.
+    pub(super) outlive_readers: bool,
+}
+
+/// What one thread needs to make processes.
+pub(super) struct Spawner {
+    /// Of children that have executed.
+    rooms: Vec<Room>,
     null: OwnedFd,
     /// Low descriptors that the child's ends of the pipes are moved to, so that the child
-    /// keeps a short table.
-    slots: [OwnedFd; 2],
+    /// keeps a short table: its output, and what its start closes.
+    slots: [OwnedFd; 3],
     sharing: Sharing,
     /// The limit on descriptors that this process came with; children get it back.
     files: libc::rlimit,
     /// Real-time computing is not limited here, so that a limit can be a mark.
     unlimited: bool,
-    die_with_us: bool,
+    ties: Ties,
     /// This process's own limit, when it was last looked at.
     limit: u64,
 }
 
-// SAFETY: the two mappings belong to this value alone, and it is used by one thread at a time.
-unsafe impl Send for Spawner {}
+/// A process that is being made.
+pub(super) struct Begun {
+    /// Closed when it executes or ends.
+    status: OwnedFd,
+    pid: u32,
+    pidfd: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    placed: Placed,
+    room: Room,
+    /// What it reads until then.
+    _program: Program,
+    _plan: Box<ChildPlan>,
+    _pointers: [Vec<*const c_char>; 2],
+}
+
+impl Begun {
+    /// Becomes readable, or hangs up, when there is something to tell.
+    pub(super) fn status(&self) -> BorrowedFd<'_> {
+        self.status.as_fd()
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Why it is not made in the cgroup that it was to be made in.
+    pub(super) fn refused(&self) -> Option<Errno> {
+        match self.placed {
+            Placed::Refused(errno) => Some(errno),
+            Placed::InCgroup | Placed::WithUs => None,
+        }
+    }
+}
 
 impl Spawner {
     /// `files`: the limit on open descriptors that children get.
-    /// `die_with_us`: children get SIGKILL when the thread that made them ends.
-    pub(super) fn new(files: libc::rlimit, die_with_us: bool) -> io::Result<Spawner> {
+    pub(super) fn new(files: libc::rlimit, ties: Ties) -> io::Result<Spawner> {
         let null = OwnedFd::from(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?);
-        let slots = [null.try_clone()?, null.try_clone()?];
-        let stack = map(STACK, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK)?;
-        let report = map(size_of::<Report>(), libc::MAP_SHARED | libc::MAP_ANONYMOUS)?.cast::<Report>();
+        let slots = [null.try_clone()?, null.try_clone()?, null.try_clone()?];
         Ok(Spawner {
-            stack,
-            report,
+            rooms: Vec::new(),
             null,
             slots,
             sharing: Sharing::All,
@@ -111,78 +189,161 @@ impl Spawner {
             // A mark that an outer regrow left may go: it is no limit.
             unlimited: getrlimit(Resource::RLIMIT_RTTIME)
                 .is_ok_and(|(soft, hard)| soft >= 1 << 62 && hard == libc::RLIM_INFINITY),
-            die_with_us,
+            ties,
             limit: descriptor_limit(),
         })
     }
 
-    /// Runs a program.
+    /// Runs a program; returns when it runs.
     pub(super) fn spawn(
         &mut self,
-        argv: &[String],
-        dir: &Path,
-        environment: &[CString],
+        program: &Program,
         mark: u64,
         cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<Spawned, SpawnFailure> {
-        let folder = folder(dir)?;
-        let program = find(argv.first().map_or("", String::as_str), dir, environment)?;
-        let words =
-            argv.iter().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, _>>().map_err(
-                |_| failure(SpawnStage::Prepare, Errno::EINVAL, "an argument contains a NUL character"),
-            )?;
-        let argv_ptrs = pointers(&words);
-        let env_ptrs = pointers(environment);
+    ) -> Result<Spawned, Failed> {
+        let room = self.room()?;
+        let pointers = [pointers(&program.argv), pointers(&program.env)];
         let (stdout, out) = self.pipe(0)?;
         let (stderr, err) = self.pipe(1)?;
-        let plan = ChildPlan {
+        let plan = self.plan(program, &pointers, [out, err], None, mark, &room);
+        let made = self.clone_child(&plan, &room, cgroup, libc::CLONE_VFORK);
+        self.empty_slots();
+        self.rooms.push(room);
+        let trouble = match made {
+            Ok((pid, pidfd)) => {
+                let Some(trouble) = self.last_word() else {
+                    let placed = if cgroup.is_some() { Placed::InCgroup } else { Placed::WithUs };
+                    return Ok(Spawned { pid, pidfd, stdout, stderr, placed });
+                };
+                bury(&pidfd);
+                trouble
+            }
+            Err(trouble) => trouble,
+        };
+        match trouble {
+            Trouble::Cgroup(errno) => {
+                let made = self.spawn(program, mark, None)?;
+                Ok(Spawned { placed: Placed::Refused(errno), ..made })
+            }
+            Trouble::Share => {
+                self.share_less();
+                self.spawn(program, mark, cgroup)
+            }
+            Trouble::Failed(failed) => Err(failed),
+        }
+    }
+
+    /// Begins to run a program; [`Spawner::settle`] tells what became of it.
+    pub(super) fn begin(
+        &mut self,
+        program: Program,
+        mark: u64,
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<Begun, Failed> {
+        let room = self.room()?;
+        let pointers = [pointers(&program.argv), pointers(&program.env)];
+        let (stdout, out) = self.pipe(0)?;
+        let (stderr, err) = self.pipe(1)?;
+        let (status, told) = self.status()?;
+        let plan = Box::new(self.plan(&program, &pointers, [out, err], Some(told), mark, &room));
+        let made = self.clone_child(&plan, &room, cgroup, 0);
+        let trouble = match made {
+            Ok((pid, pidfd)) => {
+                // It has its own descriptors from its first step on; until then the slots are its.
+                let heard = heard_first(&status, &pidfd);
+                self.empty_slots();
+                let placed = if cgroup.is_some() { Placed::InCgroup } else { Placed::WithUs };
+                if heard {
+                    let (_program, _plan, _pointers) = (program, plan, pointers);
+                    return Ok(Begun {
+                        status, pid, pidfd, stdout, stderr, placed, room, _program, _plan, _pointers,
+                    });
+                }
+                // It could not unshare, or was killed at once.
+                bury(&pidfd);
+                self.rooms.push(room);
+                self.last_word().unwrap_or(Trouble::Failed(Failed {
+                    stage: SpawnStage::Fork,
+                    errno: Errno::ECHILD,
+                }))
+            }
+            Err(trouble) => {
+                self.empty_slots();
+                self.rooms.push(room);
+                trouble
+            }
+        };
+        match trouble {
+            Trouble::Cgroup(errno) => {
+                let made = self.begin(program, mark, None)?;
+                Ok(Begun { placed: Placed::Refused(errno), ..made })
+            }
+            Trouble::Share => {
+                self.share_less();
+                self.begin(program, mark, cgroup)
+            }
+            Trouble::Failed(failed) => Err(failed),
+        }
+    }
+
+    /// What became of a start whose status is readable. A child that failed is not reaped here.
+    pub(super) fn settle(&mut self, begun: Begun) -> Result<Spawned, Failed> {
+        let Begun { pid, pidfd, stdout, stderr, placed, room, .. } = begun;
+        self.rooms.push(room);
+        match self.last_word() {
+            // Shared less since its clone: that is tried again by whoever asked.
+            Some(Trouble::Share | Trouble::Cgroup(_)) => {
+                Err(Failed { stage: SpawnStage::Fork, errno: Errno::EAGAIN })
+            }
+            Some(Trouble::Failed(failed)) => Err(failed),
+            None => Ok(Spawned { pid, pidfd, stdout, stderr, placed }),
+        }
+    }
+
+    fn room(&mut self) -> Result<Room, Failed> {
+        match self.rooms.pop() {
+            Some(room) => Ok(room),
+            None => Room::new().map_err(|_| Failed { stage: SpawnStage::Fork, errno: Errno::ENOMEM }),
+        }
+    }
+
+    fn share_less(&mut self) {
+        self.sharing = match self.sharing {
+            Sharing::All => Sharing::Memory,
+            Sharing::Memory | Sharing::Nothing => Sharing::Nothing,
+        };
+    }
+
+    fn plan(
+        &self,
+        program: &Program,
+        pointers: &[Vec<*const c_char>; 2],
+        [out, err]: [c_int; 2],
+        status: Option<c_int>,
+        mark: u64,
+        room: &Room,
+    ) -> ChildPlan {
+        let status = status.unwrap_or(-1);
+        ChildPlan {
             program: program.path.as_ptr(),
-            argv: argv_ptrs.as_ptr(),
-            envp: env_ptrs.as_ptr(),
-            dir: folder.as_ptr(),
+            argv: pointers[0].as_ptr(),
+            envp: pointers[1].as_ptr(),
+            dir: program.dir.as_ptr(),
             null: self.null.as_raw_fd(),
             out,
             err,
-            highest: out.max(err).max(self.null.as_raw_fd()),
+            status,
+            highest: out.max(err).max(status).max(self.null.as_raw_fd()),
             unshare: self.sharing == Sharing::All,
             files: self.files,
             mark: self.unlimited.then_some(libc::rlimit { rlim_cur: mark, rlim_max: libc::RLIM_INFINITY }),
-            parent: if self.die_with_us { std::process::id().cast_signed() } else { 0 },
-            report: self.report,
-        };
-        let made = self.clone_child(&plan, cgroup);
-        self.empty_slots();
-        match made {
-            Ok((pid, pidfd)) => {
-                let placed = if cgroup.is_some() { Placed::InCgroup } else { Placed::WithUs };
-                Ok(Spawned { pid, pidfd, stdout, stderr, placed })
-            }
-            Err(Trouble::Cgroup(errno)) => {
-                let made = self.spawn(argv, dir, environment, mark, None)?;
-                Ok(Spawned { placed: Placed::Refused(errno), ..made })
-            }
-            Err(Trouble::Share) => {
-                self.sharing = match self.sharing {
-                    Sharing::All => Sharing::Memory,
-                    Sharing::Memory | Sharing::Nothing => Sharing::Nothing,
-                };
-                self.spawn(argv, dir, environment, mark, cgroup)
-            }
-            Err(Trouble::Fork(errno)) => {
-                let message = match errno {
-                    Errno::EAGAIN => "the kernel allows no further process (a limit on processes is reached)",
-                    Errno::ENOMEM => "there is not enough memory for another process",
-                    Errno::EMFILE | Errno::ENFILE => "there are no descriptors left for another process",
-                    _ => "the kernel would not make another process",
-                };
-                Err(failure(SpawnStage::Fork, errno, message))
-            }
-            Err(Trouble::Child(stage, errno)) => Err(explain(stage, errno, &program, dir)),
+            parent: if self.ties.die_with_us { std::process::id().cast_signed() } else { 0 },
+            report: room.report,
         }
     }
 
     /// A pipe whose writing end lies in a slot.
-    fn pipe(&mut self, slot: usize) -> Result<(OwnedFd, c_int), SpawnFailure> {
+    fn pipe(&mut self, slot: usize) -> Result<(OwnedFd, c_int), Failed> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(no_descriptors)?;
         // Descriptors are given lowest first, so a high number means that few are left. The
         // control socket must still answer then.
@@ -196,12 +357,23 @@ impl Spawner {
         }
         nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
             .map_err(no_descriptors)?;
+        let write = if self.ties.outlive_readers { readable_too(write) } else { write };
+        Ok((read, self.into_slot(slot, &write)?))
+    }
+
+    /// A pipe that says when a child has executed. It blocks.
+    fn status(&mut self) -> Result<(OwnedFd, c_int), Failed> {
+        let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(no_descriptors)?;
+        Ok((read, self.into_slot(2, &write)?))
+    }
+
+    fn into_slot(&self, slot: usize, fd: &OwnedFd) -> Result<c_int, Failed> {
         let place = self.slots[slot].as_raw_fd();
         // SAFETY: both are open descriptors of ours; `place` stays owned by `slots`.
-        if unsafe { libc::dup3(write.as_raw_fd(), place, libc::O_CLOEXEC) } < 0 {
+        if unsafe { libc::dup3(fd.as_raw_fd(), place, libc::O_CLOEXEC) } < 0 {
             return Err(no_descriptors(Errno::last()));
         }
-        Ok((read, place))
+        Ok(place)
     }
 
     /// Puts `/dev/null` back, so that the pipes' writing ends are the child's alone.
@@ -212,14 +384,17 @@ impl Spawner {
         }
     }
 
+    /// `flags`: beside those of sharing.
     fn clone_child(
         &mut self,
         plan: &ChildPlan,
+        room: &Room,
         cgroup: Option<BorrowedFd<'_>>,
+        flags: c_int,
     ) -> Result<(u32, OwnedFd), Trouble> {
         // SAFETY: `report` is our mapping, and no child is using it.
-        unsafe { self.report.write_volatile(Report { stage: 0, errno: 0 }) };
-        let flags = libc::CLONE_VFORK
+        unsafe { room.report.write_volatile(Report { stage: 0, errno: 0 }) };
+        let flags = flags
             | libc::CLONE_PIDFD
             | match self.sharing {
                 Sharing::All => libc::CLONE_VM | libc::CLONE_FILES,
@@ -244,14 +419,14 @@ impl Spawner {
         let plan = ptr::from_ref(plan).cast_mut().cast::<c_void>();
         let made = match cgroup {
             None => {
-                // SAFETY: the stack is ours, unused and large enough for `child`; `plan` and all it
-                // points to outlive the call, since CLONE_VFORK holds this thread until the child
-                // has executed or ended; `child` only makes system calls and never returns into
-                // our frames.
+                // SAFETY: the stack is this child's alone and large enough for `child`; `plan` and
+                // all it points to live until the child has executed or ended: with CLONE_VFORK
+                // this thread stands still until then, without it `Begun` holds them; `child` only
+                // makes system calls and never returns into our frames.
                 let pid = unsafe {
                     libc::clone(
                         child,
-                        self.stack.byte_add(STACK),
+                        room.stack.byte_add(STACK),
                         flags | libc::SIGCHLD,
                         plan,
                         &raw mut pidfd,
@@ -266,7 +441,7 @@ impl Spawner {
                     flags: u64::from(flags.cast_unsigned()) | clone3::INTO_CGROUP,
                     pidfd: (&raw mut pidfd).expose_provenance() as u64,
                     exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
-                    stack: self.stack.expose_provenance() as u64,
+                    stack: room.stack.expose_provenance() as u64,
                     stack_size: STACK as u64,
                     cgroup: u64::from(cgroup.as_raw_fd().cast_unsigned()),
                     ..CloneArgs::default()
@@ -289,44 +464,67 @@ impl Spawner {
             Ok(pid) => pid,
             // What is short will be short without a cgroup, too.
             Err(errno @ (Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)) => {
-                return Err(Trouble::Fork(errno));
+                return Err(Trouble::Failed(Failed { stage: SpawnStage::Fork, errno }));
             }
             Err(errno) if cgroup.is_some() => return Err(Trouble::Cgroup(errno)),
             Err(Errno::EINVAL | Errno::EPERM | Errno::ENOSYS) if self.sharing != Sharing::Nothing => {
                 return Err(Trouble::Share);
             }
-            Err(errno) => return Err(Trouble::Fork(errno)),
+            Err(errno) => return Err(Trouble::Failed(Failed { stage: SpawnStage::Fork, errno })),
         };
         // SAFETY: CLONE_PIDFD made this descriptor for us, and nobody else has it.
         let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok((pid.cast_unsigned(), pidfd))
+    }
+
+    /// What the last child that was given back left word of; `None`: it executed.
+    fn last_word(&self) -> Option<Trouble> {
+        let room = self.rooms.last()?;
         // SAFETY: the child has executed or ended, so nobody writes to it any more.
-        let report = unsafe { self.report.read_volatile() };
+        let report = unsafe { room.report.read_volatile() };
         if report.stage == 0 {
-            return Ok((pid.cast_unsigned(), pidfd));
-        }
-        // It has ended; its exit was not told to anybody else, so it is ours to reap.
-        while let Ok(None) = super::pidfd::reap(&pidfd) {
-            std::thread::yield_now();
+            return None;
         }
         let errno = Errno::from_raw(report.errno);
+        let failed = |stage| Some(Trouble::Failed(Failed { stage, errno }));
         match Step::from_number(report.stage) {
-            Some(Step::Unshare) => Err(Trouble::Share),
-            Some(Step::Session) => Err(Trouble::Child(SpawnStage::Session, errno)),
-            Some(Step::Chdir) => Err(Trouble::Child(SpawnStage::Chdir, errno)),
-            Some(Step::Stdio) => Err(Trouble::Child(SpawnStage::Stdio, errno)),
-            Some(Step::Exec) | None => Err(Trouble::Child(SpawnStage::Exec, errno)),
+            Some(Step::Unshare) => Some(Trouble::Share),
+            Some(Step::Session) => failed(SpawnStage::Session),
+            Some(Step::Chdir) => failed(SpawnStage::Chdir),
+            Some(Step::Stdio) => failed(SpawnStage::Stdio),
+            Some(Step::Exec) | None => failed(SpawnStage::Exec),
         }
     }
 }
 
-impl Drop for Spawner {
-    fn drop(&mut self) {
-        // SAFETY: both mappings are ours, of these sizes, and no child uses them any more.
-        unsafe {
-            libc::munmap(self.stack, STACK);
-            libc::munmap(self.report.cast(), size_of::<Report>());
-        }
+/// Reaps a child that is ending; its exit was told to nobody else.
+fn bury(pidfd: &OwnedFd) {
+    while let Ok(None) = super::pidfd::reap(pidfd) {
+        std::thread::yield_now();
     }
+}
+
+/// Waits for a child's first word; `false`: it ended without one.
+fn heard_first(status: &OwnedFd, pidfd: &OwnedFd) -> bool {
+    loop {
+        let mut both =
+            [PollFd::new(status.as_fd(), PollFlags::POLLIN), PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        if matches!(nix::poll::poll(&mut both, PollTimeout::NONE), Err(Errno::EINTR)) {
+            continue;
+        }
+        if both[0].any() == Some(true) {
+            return matches!(nix::unistd::read(status, &mut [0u8; 1]), Ok(1));
+        }
+        return false;
+    }
+}
+
+/// The writing end of a pipe, opened for reading too: then the pipe is never without a reader.
+fn readable_too(write: OwnedFd) -> OwnedFd {
+    let path = format!("/proc/self/fd/{}", write.as_raw_fd());
+    let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC;
+    // Without /proc it breaks with its last reader.
+    nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty()).unwrap_or(write)
 }
 
 enum Trouble {
@@ -334,8 +532,7 @@ enum Trouble {
     Share,
     /// A child can't be made in this cgroup.
     Cgroup(Errno),
-    Fork(Errno),
-    Child(SpawnStage, Errno),
+    Failed(Failed),
 }
 
 /// All that the child needs, as plain values and pointers.
@@ -347,6 +544,8 @@ struct ChildPlan {
     null: c_int,
     out: c_int,
     err: c_int,
+    /// Where it says that its descriptors are its own; closed by its start. -1: nobody listens.
+    status: c_int,
     highest: c_int,
     unshare: bool,
     files: libc::rlimit,
@@ -389,6 +588,9 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
                 fail(plan, Step::Unshare);
             }
         }
+        if plan.status >= 0 {
+            libc::syscall(libc::SYS_write, plan.status, b"U".as_ptr(), 1);
+        }
         if plan.parent != 0 {
             libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             if libc::syscall(libc::SYS_getppid) != c_long::from(plan.parent) {
@@ -407,11 +609,19 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
                 fail(plan, Step::Stdio);
             }
         }
-        // What we inherited ourselves and nobody marked close-on-exec goes as well.
-        if libc::syscall(libc::SYS_close_range, 3, c_long::from(u32::MAX), 0) != 0 {
-            for fd in 3..=plan.highest {
-                libc::syscall(libc::SYS_close, fd);
+        // What we inherited ourselves and nobody marked close-on-exec goes as well; what tells of
+        // the start by being closed stays until then.
+        if plan.status < 0 {
+            if libc::syscall(libc::SYS_close_range, 3, c_long::from(u32::MAX), 0) != 0 {
+                for fd in 3..=plan.highest {
+                    libc::syscall(libc::SYS_close, fd);
+                }
             }
+        } else {
+            if plan.status > 3 {
+                close_between(3, plan.status - 1, plan.highest);
+            }
+            close_between(plan.status + 1, c_int::MAX, plan.highest);
         }
         libc::syscall(
             libc::SYS_prlimit64,
@@ -442,6 +652,21 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
     }
 }
 
+/// Closes a range of the child's descriptors.
+///
+/// # Safety
+/// To be called by the child alone.
+unsafe fn close_between(first: c_int, last: c_int, highest: c_int) {
+    // SAFETY: plain system calls on the child's own table.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, last, 0) != 0 {
+            for fd in first..=last.min(highest) {
+                libc::syscall(libc::SYS_close, fd);
+            }
+        }
+    }
+}
+
 /// Leaves word and ends the child.
 fn fail(plan: &ChildPlan, step: Step) -> ! {
     let errno = Errno::last_raw();
@@ -464,110 +689,8 @@ fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([ptr::null()]).collect()
 }
 
-/// A program that was found.
-struct Program {
-    path: CString,
-    /// As the kernel will see it, for messages.
-    shown: PathBuf,
-}
-
-fn folder(dir: &Path) -> Result<CString, SpawnFailure> {
-    let bad = |errno: Errno| explain_folder(errno, dir);
-    match std::fs::metadata(dir) {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(bad(Errno::ENOTDIR)),
-        Err(error) => return Err(bad(Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOENT)))),
-    }
-    CString::new(dir.as_os_str().as_bytes()).map_err(|_| bad(Errno::EINVAL))
-}
-
-/// The program's file: as it is named when there is a slash in it, else the first in `PATH`.
-fn find(name: &str, dir: &Path, environment: &[CString]) -> Result<Program, SpawnFailure> {
-    let made = |shown: PathBuf, given: &OsStr| {
-        CString::new(given.as_bytes()).map(|path| Program { path, shown }).map_err(|_| {
-            failure(SpawnStage::Exec, Errno::EINVAL, "the program's name contains a NUL character")
-        })
-    };
-    if name.contains('/') {
-        return made(dir.join(name), OsStr::new(name));
-    }
-    let missing = || {
-        let message = format!("there is no program {name:?} in PATH");
-        failure(SpawnStage::Exec, Errno::ENOENT, &message)
-    };
-    if name.is_empty() {
-        return Err(missing());
-    }
-    let path = env::value_of(environment, "PATH").unwrap_or(OsStr::new(env::DEFAULT_PATH));
-    let mut not_executable = None;
-    for folder in std::env::split_paths(path) {
-        let candidate = dir.join(folder).join(name);
-        if !candidate.is_file() {
-            continue;
-        }
-        if nix::unistd::access(&candidate, nix::unistd::AccessFlags::X_OK).is_ok() {
-            return made(candidate.clone(), candidate.as_os_str());
-        }
-        not_executable.get_or_insert(candidate);
-    }
-    match not_executable {
-        Some(path) => {
-            let message = format!("{} is not executable", path.display());
-            Err(failure(SpawnStage::Exec, Errno::EACCES, &message))
-        }
-        None => Err(missing()),
-    }
-}
-
-fn explain(stage: SpawnStage, errno: Errno, program: &Program, dir: &Path) -> SpawnFailure {
-    let shown = program.shown.display();
-    let message = match (stage, errno) {
-        (SpawnStage::Chdir, errno) => return explain_folder(errno, dir),
-        (SpawnStage::Exec, Errno::ENOENT) if program.shown.exists() => match interpreter(&program.shown) {
-            Some(interpreter) => format!("{shown} needs the interpreter {interpreter}, which does not exist"),
-            None => format!("{shown} needs a loader that does not exist (built for another system?)"),
-        },
-        (SpawnStage::Exec, Errno::ENOENT) => format!("there is no program {shown}"),
-        (SpawnStage::Exec, Errno::EACCES) if program.shown.is_dir() => format!("{shown} is a folder"),
-        (SpawnStage::Exec, Errno::EACCES) => format!("{shown} is not executable"),
-        (SpawnStage::Exec, Errno::ENOEXEC) => {
-            format!(
-                "{shown} is no program the kernel can run (a script needs a first line such as #!/bin/sh)"
-            )
-        }
-        (SpawnStage::Exec, Errno::ENOTDIR) => format!("part of {shown} is not a folder"),
-        (SpawnStage::Exec, Errno::E2BIG) => "arguments and environment are too long together".to_owned(),
-        (SpawnStage::Exec, Errno::ETXTBSY) => format!("{shown} is being written"),
-        (stage, errno) => format!("{shown}: {stage} failed: {}", errno.desc()),
-    };
-    failure(stage, errno, &message)
-}
-
-fn explain_folder(errno: Errno, dir: &Path) -> SpawnFailure {
-    let shown = dir.display();
-    let message = match errno {
-        Errno::ENOENT => format!("its folder {shown} does not exist"),
-        Errno::ENOTDIR => format!("its folder {shown} is not a folder"),
-        Errno::EACCES => format!("its folder {shown} may not be entered"),
-        other => format!("its folder {shown} can't be entered: {}", other.desc()),
-    };
-    failure(SpawnStage::Chdir, errno, &message)
-}
-
-/// What the first line of a script names.
-fn interpreter(path: &Path) -> Option<String> {
-    let mut start = [0u8; 256];
-    let length = io::Read::read(&mut std::fs::File::open(path).ok()?, &mut start).ok()?;
-    let line = start[..length].strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
-    let text = String::from_utf8_lossy(line).trim().to_owned();
-    text.split_whitespace().next().map(str::to_owned)
-}
-
-fn no_descriptors(errno: Errno) -> SpawnFailure {
-    let limit = descriptor_limit();
-    let message =
-        format!("there are no descriptors left for its output (this process may open {limit} files)");
-    failure(SpawnStage::Prepare, errno, &message)
+fn no_descriptors(errno: Errno) -> Failed {
+    Failed { stage: SpawnStage::Prepare, errno }
 }
 
 fn failure(stage: SpawnStage, errno: Errno, message: &str) -> SpawnFailure {

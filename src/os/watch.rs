@@ -8,9 +8,12 @@
 //!
 //! What a process leaves behind when it dies is given to us (child subreaper) or found by its
 //! session, its cgroup, the mark in a limit or in its environment, or the pipe that it prints to.
+//!
+//! Below a keeper, processes are the keeper's children: it reaps, and tells (`kept`).
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,9 +21,13 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::cgroup::Cgroups;
-use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, Stream, pidfd, proc};
+use super::log::{self, Keep, Logs, Loss, Took};
+use super::pidfd::has_ended;
+use super::spawn::Program;
+use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Stream, pidfd, proc};
 use crate::model::Exit;
 
+pub(super) use kept::{About, Above};
 use lines::take;
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
@@ -48,6 +55,14 @@ pub(super) enum Order {
     DieWith(OwnedFd),
     /// End whatever was left to us and belongs to nobody; then say so.
     EndStrays(Box<dyn FnOnce() + Send>),
+    /// The keeper was asked for this process.
+    Expect(Box<Expected>),
+    /// Look after a process that the keeper has kept.
+    Adopt(ProcessKey, Output, Option<Keep>, NewsSink),
+    /// What is kept of a process that is gone may go.
+    Settle(ProcessKey),
+    /// A source prints no more.
+    Forget(SourceId),
     /// End.
     Quit,
 }
@@ -57,15 +72,34 @@ pub(super) struct Watched {
     pub(super) key: ProcessKey,
     pub(super) pid: u32,
     pub(super) pidfd: OwnedFd,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
+    pub(super) pipes: [Option<OwnedFd>; 2],
     pub(super) output: Output,
+    pub(super) marks: Marks,
+    /// The cgroup of its own that it was made in lies there.
+    pub(super) cgroups: Option<Arc<Cgroups>>,
+    pub(super) news: NewsSink,
+}
+
+/// By what a tree is known that has no cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Marks {
     /// `NAME=VALUE` in its environment that no other process tree has.
-    pub(super) mark: Vec<u8>,
+    pub(super) variable: String,
     /// Its limit that no other process tree has.
-    pub(super) limit_mark: u64,
-    /// It was made in a cgroup of its own.
-    pub(super) in_cgroup: bool,
+    pub(super) limit: u64,
+}
+
+/// A process that a keeper is making.
+pub(super) struct Expected {
+    pub(super) key: ProcessKey,
+    pub(super) output: Output,
+    pub(super) marks: Marks,
+    /// Where it is to have its cgroup.
+    pub(super) cgroups: Option<Arc<Cgroups>>,
+    /// What the keeper says of it to a later daemon; `None`: nothing, it is to end with us.
+    pub(super) about: Option<String>,
+    /// What is run, for words about a failure.
+    pub(super) program: Program,
     pub(super) news: NewsSink,
 }
 
@@ -140,10 +174,15 @@ pub(super) fn start(
     sink: Arc<dyn OutputSink>,
     reap_all: bool,
     cgroups: Option<Arc<Cgroups>>,
+    logs: Arc<Logs>,
+    above: Option<Above>,
 ) -> std::io::Result<Line> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
     epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Token::Wake.pack()))?;
+    if let Some(above) = &above {
+        epoll.add(above.socket(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Keeper.pack()))?;
+    }
     let line = Line { inner: Arc::new(Inner { orders: Mutex::default(), wake }) };
     let watcher = Watcher {
         line: line.clone(),
@@ -151,6 +190,8 @@ pub(super) fn start(
         sink,
         reap_all,
         cgroups,
+        logs,
+        above,
         processes: HashMap::new(),
         dead: Vec::new(),
         buffer: vec![0; PIECE].into_boxed_slice(),
@@ -158,6 +199,8 @@ pub(super) fn start(
         die_with: None,
         ending_strays: Vec::new(),
         strays_since: Instant::now(),
+        strays_left: 0,
+        leaders: HashMap::new(),
     };
     std::thread::Builder::new().name("regrow-watch".into()).stack_size(256 * 1024).spawn(|| watcher.run())?;
     Ok(line)
@@ -168,6 +211,8 @@ pub(super) fn start(
 enum Token {
     Wake,
     DieWith,
+    /// The line to the keeper.
+    Keeper,
     Leader(u64),
     Out(u64),
     Err(u64),
@@ -180,6 +225,7 @@ impl Token {
         match self {
             Token::Wake => 0,
             Token::DieWith => 1,
+            Token::Keeper => 6,
             Token::Leader(key) => key << 3 | 2,
             Token::Out(key) => key << 3 | 3,
             Token::Err(key) => key << 3 | 4,
@@ -194,6 +240,7 @@ impl Token {
             (4, key) => Token::Err(key),
             (5, key) => Token::Remnant(key),
             (1, _) => Token::DieWith,
+            (6, _) => Token::Keeper,
             _ => Token::Wake,
         }
     }
@@ -220,9 +267,11 @@ struct Process {
     pipes: [Option<Pipe>; 2],
     output: Output,
     captured: Vec<u8>,
-    mark: Vec<u8>,
-    limit_mark: u64,
-    in_cgroup: bool,
+    marks: Marks,
+    /// Where its cgroup lies, if it has one.
+    cgroups: Option<Arc<Cgroups>>,
+    /// What the keeper says of it to a later daemon.
+    about: Option<String>,
     news: NewsSink,
     /// The leader's end, once reaped.
     exit: Option<Exit>,
@@ -239,6 +288,9 @@ struct Watcher {
     sink: Arc<dyn OutputSink>,
     reap_all: bool,
     cgroups: Option<Arc<Cgroups>>,
+    logs: Arc<Logs>,
+    /// The keeper, where there is one.
+    above: Option<Above>,
     processes: HashMap<u64, Process>,
     /// Whose leader or remnant ended in this round.
     dead: Vec<u64>,
@@ -248,8 +300,11 @@ struct Watcher {
     blind: HashSet<u64>,
     die_with: Option<OwnedFd>,
     ending_strays: Vec<Box<dyn FnOnce() + Send>>,
-    /// Since when nothing more of them has ended.
+    /// Since when nothing more of them has ended, and how many there were.
     strays_since: Instant,
+    strays_left: usize,
+    /// Who leads which tree and has not ended.
+    leaders: HashMap<u32, u64>,
 }
 
 impl Watcher {
@@ -279,6 +334,7 @@ impl Watcher {
                         }
                     }
                     Token::DieWith => self.end_everything_now(),
+                    Token::Keeper => self.hear_keeper(),
                     Token::Leader(key) => self.leader_ended(key),
                     Token::Remnant(key) => self.remnants_ended(key),
                     Token::Out(key) => {
@@ -320,6 +376,10 @@ impl Watcher {
                     self.strays_since = Instant::now();
                     self.ending_strays.push(done);
                 }
+                Order::Expect(expected) => self.expect(*expected),
+                Order::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
+                Order::Settle(key) => self.settled(key.0),
+                Order::Forget(source) => self.logs.close(source),
                 Order::Quit => return false,
             }
         }
@@ -327,17 +387,30 @@ impl Watcher {
     }
 
     fn watch(&mut self, watched: Watched) {
+        let (key, pid, tell) = (watched.key, watched.pid, Arc::clone(&watched.news));
+        self.look_after(watched, None);
+        // Told from here, so that no signal can come before the process is known and no exit
+        // before its start.
+        tell(News::Spawned { key, pid, life: None });
+    }
+
+    fn look_after(&mut self, watched: Watched, about: Option<String>) {
         let key = watched.key.0;
-        let Watched { pid, pidfd, stdout, stderr, output, mark, limit_mark, in_cgroup, news, .. } = watched;
-        let leader = EpollEvent::new(EpollFlags::EPOLLIN, Token::Leader(key).pack());
-        let pipes = [(stdout, Token::Out(key)), (stderr, Token::Err(key))].map(|(fd, token)| {
+        let Watched { pid, pidfd, pipes, output, marks, cgroups, news, .. } = watched;
+        let [out, err] = pipes;
+        let pipes = [(out, Token::Out(key)), (err, Token::Err(key))].map(|(fd, token)| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
+            let fd = fd?;
             self.epoll.add(&fd, event).ok().map(|()| Pipe { fd, partial: Vec::new() })
         });
-        if let Err(error) = self.epoll.add(&pidfd, leader) {
-            tracing::error!(%error, pid, "can't watch a process");
+        // A keeper tells how its children end.
+        if self.above.is_none() {
+            let leader = EpollEvent::new(EpollFlags::EPOLLIN, Token::Leader(key).pack());
+            if let Err(error) = self.epoll.add(&pidfd, leader) {
+                tracing::error!(%error, pid, "can't watch a process");
+            }
         }
-        let tell = Arc::clone(&news);
+        self.leaders.insert(pid, key);
         self.processes.insert(
             key,
             Process {
@@ -346,9 +419,9 @@ impl Watcher {
                 pipes,
                 output,
                 captured: Vec::new(),
-                mark,
-                limit_mark,
-                in_cgroup,
+                marks,
+                cgroups,
+                about,
                 news,
                 exit: None,
                 told: false,
@@ -356,9 +429,6 @@ impl Watcher {
                 killing: false,
             },
         );
-        // Told from here, so that no signal can come before the process is known and no exit
-        // before its start.
-        tell(News::Spawned { key: ProcessKey(key), pid });
     }
 
     fn leader_ended(&mut self, key: u64) {
@@ -372,15 +442,26 @@ impl Watcher {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
             Err(error) => {
-                // Somebody else in this program reaped our child: its status is lost, and what
-                // is not known to be a success is none.
+                // Somebody else in this program reaped our child: its status is lost.
                 tracing::error!(%error, pid = process.pid, "a child was reaped by someone else");
-                Exit::Code(255)
+                Exit::Unknown
             }
         };
-        process.exit = Some(exit);
         let _ = self.epoll.delete(&process.pidfd);
-        self.dead.push(key);
+        self.ended(key, exit);
+    }
+
+    /// A leader has ended, and was reaped.
+    fn ended(&mut self, key: u64, exit: Exit) {
+        if let Some(process) = self.processes.get_mut(&key)
+            && process.exit.is_none()
+        {
+            process.exit = Some(exit);
+            if self.leaders.get(&process.pid) == Some(&key) {
+                self.leaders.remove(&process.pid);
+            }
+            self.dead.push(key);
+        }
     }
 
     fn remnants_ended(&mut self, key: u64) {
@@ -410,7 +491,11 @@ impl Watcher {
             for key in &dead {
                 self.read_last_words(*key);
             }
-            self.adopt();
+            // A keeper's children are many; those of trees with a cgroup are known by that.
+            let unsure = |key: &u64| self.processes.get(key).is_some_and(|p| p.cgroups.is_none());
+            if self.above.is_none() || dead.iter().any(unsure) {
+                self.adopt();
+            }
             for key in dead {
                 self.settle(key);
             }
@@ -471,11 +556,35 @@ impl Watcher {
         let Some(process) = self.processes.get_mut(&key) else {
             return 0;
         };
+        if process.pipes[stream as usize].is_none() {
+            return 0;
+        }
+        if let Output::Lines(source, _) = &process.output
+            && let Some(begun) = self.logs.open_if_due(*source)
+        {
+            // Lines that another has begun to read.
+            for (pipe, begun) in process.pipes.iter_mut().zip(begun) {
+                if let Some(pipe) = pipe {
+                    pipe.partial = begun;
+                }
+            }
+        }
         let Some(pipe) = &mut process.pipes[stream as usize] else {
             return 0;
         };
-        match nix::unistd::read(&pipe.fd, &mut self.buffer) {
-            Ok(0) => {
+        let (took, loss) = match &process.output {
+            Output::Lines(source, _) => self.logs.take(*source, stream, pipe.fd.as_fd(), &mut self.buffer),
+            Output::Capture(_) => (log::read(pipe.fd.as_fd(), &mut self.buffer), None),
+        };
+        if let Some(loss) = loss {
+            let (lost, reason) = match loss {
+                Loss::Begins(reason) => (None, reason),
+                Loss::Over(lost) => (Some(lost), String::new()),
+            };
+            (process.news)(News::Unkept { key: ProcessKey(key), lost, reason });
+        }
+        match took {
+            Took::End => {
                 let _ = self.epoll.delete(&pipe.fd);
                 self.flush_partial(key, stream);
                 if let Some(process) = self.processes.get_mut(&key) {
@@ -483,11 +592,15 @@ impl Watcher {
                 }
                 0
             }
-            Ok(length) => {
+            Took::Bytes(length) => {
                 take(process, stream, &self.buffer[..length], self.sink.as_ref(), ProcessKey(key));
+                if let Output::Lines(source, _) = &process.output {
+                    let source = *source;
+                    self.rotate_if_full(source);
+                }
                 length
             }
-            Err(_) => 0,
+            Took::Nothing => 0,
         }
     }
 
@@ -511,8 +624,14 @@ impl Watcher {
             for fd in process.remnants.values() {
                 let _ = self.epoll.delete(fd);
             }
-            if let Some(cgroups) = self.cgroups.as_ref().filter(|_| process.in_cgroup) {
+            if self.leaders.get(&process.pid) == Some(&key) {
+                self.leaders.remove(&process.pid);
+            }
+            if let Some(cgroups) = &process.cgroups {
                 cgroups.remove(key);
+            }
+            if let Some(above) = &mut self.above {
+                above.gone(key, process);
             }
         }
     }
@@ -522,9 +641,10 @@ impl Watcher {
         if self.ending_strays.is_empty() {
             return;
         }
-        let known: Vec<u32> = self.processes.values().map(|p| p.pid).collect();
         let mut left = Vec::new();
-        for pid in orphans().into_iter().filter(|pid| self.reap_all && !known.contains(pid)) {
+        let mut orphans = self.orphans();
+        orphans.retain(|pid| self.reap_all && !self.leaders.contains_key(pid));
+        for pid in orphans {
             left.push(pid);
             if let Ok(fd) = pidfd::open(pid) {
                 let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
@@ -532,6 +652,10 @@ impl Watcher {
                     self.strays_since = Instant::now();
                 }
             }
+        }
+        if left.len() != self.strays_left {
+            self.strays_left = left.len();
+            self.strays_since = Instant::now();
         }
         let stuck = self.strays_since.elapsed() > STUCK;
         if stuck && !left.is_empty() {
@@ -581,19 +705,6 @@ const PAUSE_ROUNDS: usize = 20;
 /// The name of the variable that marks a tree.
 pub(super) const MARK: &str = "REGROW_MARK";
 
-/// Children of this process that its main thread has. Hosts make theirs on other threads,
-/// and the kernel gives those that lost their parent to the main one.
-fn orphans() -> Vec<u32> {
-    let me = std::process::id();
-    proc::children_of_thread(me, me).unwrap_or_default()
-}
-
-/// Whether the process behind a pidfd has ended.
-fn has_ended(fd: BorrowedFd<'_>) -> bool {
-    let mut poll = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
-    debug_assert!(fd.as_raw_fd() >= 0);
-    matches!(nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO), Ok(1..))
-}
-
+mod kept;
 mod lines;
 mod tree;

@@ -13,6 +13,10 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
         Fact::SupervisorStarted { pid, version, project, services } => {
             format!("regrow {version} (pid {pid}) supervises {project}: {services} services")
         }
+        Fact::TakenOver { instances, .. } => {
+            let live = instances.iter().filter(|past| past.pid.is_some()).count();
+            format!("took over {} instances, {live} with a process", instances.len())
+        }
         Fact::CommandAccepted { command } => format!("{} {} accepted", command.verb(), selected(command)),
         Fact::CommandDenied { command, denial } => {
             format!("{} {} denied: {}", command.verb(), selected(command), denial.reason)
@@ -54,6 +58,12 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
         Fact::Resumed { instance, .. } => format!("{instance}: resumed"),
         Fact::HookFailed { instance, hook, message } => {
             format!("{instance}: its {hook} hook failed: {message}")
+        }
+        Fact::OutputLost { instance, lost_bytes: None, reason } => {
+            format!("{instance}: its output can't be kept: {reason}")
+        }
+        Fact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
+            format!("{instance}: its output is kept again; {lost} bytes were not")
         }
         Fact::ActorBroke { instance, message } => format!("{instance}: a fault in regrow itself: {message}"),
         Fact::Exited { instance, exit, uptime, .. } => {

@@ -203,6 +203,8 @@ impl Screen {
                 (cause == "regrow down").then(|| (None, "regrow down: stopping".to_owned(), Tint::Warn))
             }
             Fact::SupervisorStarted { .. }
+            | Fact::TakenOver { .. }
+            | Fact::OutputLost { .. }
             | Fact::CommandAccepted { .. }
             | Fact::GoalSet { .. }
             | Fact::HealthChanged { .. }

@@ -114,8 +114,96 @@ impl Turn<'_> {
             (Phase::Registered, Input::Inherit { goal, last, left, message }) => {
                 self.inherit(goal, last, left, message)
             }
+            (Phase::Registered, Input::Restore(past)) => self.restore(*past),
             // One that has begun has nothing to inherit.
-            (phase, Input::Inherit { .. }) => phase,
+            (phase, Input::Inherit { .. } | Input::Restore(_)) => phase,
+        }
+    }
+
+    /// Goes on where an earlier supervisor's machine stood.
+    fn restore(&mut self, past: Past) -> Phase {
+        self.machine.goal = past.goal;
+        self.machine.last = past.incarnation;
+        self.machine.attempts = past.attempts;
+        let wanted = past.goal == Goal::Up;
+        match past.state {
+            State::Registered => Phase::Registered,
+            // Whoever was to start it is gone, too: it starts by itself.
+            State::Stopped if wanted => self.begin(StartCause::Group),
+            State::Waiting if wanted => self.begin(StartCause::Boot),
+            State::Stopped => Phase::Stopped { held: false },
+            State::Waiting => self.rest(StopCause::Command),
+            State::Completed => Phase::Completed,
+            State::Failed => match past.failed {
+                Some(FailedWhy::Dependency { .. }) if wanted => self.begin(StartCause::Dependency),
+                why => Phase::Failed(why.unwrap_or(FailedWhy::Internal {
+                    message: "why it failed was not written down".to_owned(),
+                })),
+            },
+            State::Crashed => {
+                let delay = past.retry_at.map_or(Duration::ZERO, |at| at.saturating_sub(self.now));
+                self.out.push(Effect::Fell(delay));
+                Phase::Crashed(Retry::Asked(delay))
+            }
+            State::Starting | State::Running | State::Paused | State::Stopping => self.live_on(&past),
+        }
+    }
+
+    /// Its process lives on.
+    fn live_on(&mut self, past: &Past) -> Phase {
+        let incarnation = past.incarnation;
+        let started = past.started.unwrap_or(self.now);
+        let deadline = self.spec.ready.as_ref().and_then(|ready| ready.deadline);
+        let after = match self.spec.ready.as_ref().map(|ready| &ready.target) {
+            Some(ReadyTarget::After(delay)) => Some(started + *delay),
+            Some(ReadyTarget::Check(_) | ReadyTarget::Log(_)) | None => None,
+        };
+        let ready = match past.ready {
+            true => Readiness::Since(started),
+            // Its time begins anew: nobody looked while there was no supervisor.
+            false => Readiness::Not { at: after, deadline: deadline.map(|limit| self.now + limit) },
+        };
+        let life = Life { incarnation, started, ready };
+        let stopping = (past.state == State::Stopping).then_some(past.stopped_for).flatten();
+        match (stopping, past.goal) {
+            // What was under way is begun again.
+            (Some(cause), _) => {
+                let next = match cause {
+                    StopCause::Restart => Next::Start(StartCause::Command),
+                    StopCause::Group => Next::Start(StartCause::Group),
+                    StopCause::Dependency => Next::Start(StartCause::Dependency),
+                    StopCause::Command
+                    | StopCause::Shutdown
+                    | StopCause::GaveUp
+                    | StopCause::Timeout
+                    | StopCause::Health
+                    | StopCause::LeftBehind
+                    | StopCause::AutoShutdown
+                    | StopCause::Internal => Next::Rest,
+                };
+                self.begin_stop(life, cause, next)
+            }
+            (None, Goal::Down) => self.begin_stop(life, StopCause::Command, Next::Rest),
+            (None, Goal::Up) if past.state == State::Paused => {
+                // Halted once more: what it has forked since may run.
+                self.out.push(Effect::Pause(incarnation));
+                Phase::Paused(Paused { life, since: self.now, halt: Halt::Done })
+            }
+            (None, Goal::Up) => match ready {
+                Readiness::Since(_) => {
+                    if self.spec.health.is_some() {
+                        self.out.push(Effect::WatchHealth(incarnation));
+                    }
+                    Phase::Running(life)
+                }
+                Readiness::Not { .. } if self.spec.ready.is_none() => self.ready(life),
+                Readiness::Not { .. } => {
+                    if self.checks_readiness() {
+                        self.out.push(Effect::WatchReady(incarnation));
+                    }
+                    Phase::Running(life)
+                }
+            },
         }
     }
 
@@ -151,6 +239,10 @@ impl Turn<'_> {
     }
 
     fn start(&mut self, phase: Phase, cause: StartCause) -> Phase {
+        // What an earlier supervisor has left goes on without being started.
+        if cause == StartCause::Boot && phase != Phase::Registered {
+            return phase;
+        }
         let by_hand = match cause {
             StartCause::Boot | StartCause::Command => true,
             StartCause::Policy | StartCause::Group | StartCause::Dependency => false,
@@ -371,6 +463,9 @@ impl Turn<'_> {
 
     /// On the way up: through the graph where there is something to wait for.
     fn begin(&mut self, cause: StartCause) -> Phase {
+        if let Some(fault) = &self.spec.fault {
+            return self.fail(FailedWhy::Manifest { message: fault.clone() });
+        }
         if self.spec.depends_on.is_empty() {
             self.spawn(cause)
         } else {

@@ -21,8 +21,18 @@ impl Watcher {
     }
 
     fn cgroups_of(&self, key: u64) -> Option<Arc<Cgroups>> {
-        let in_cgroup = self.processes.get(&key).is_some_and(|process| process.in_cgroup);
-        self.cgroups.as_ref().filter(|_| in_cgroup).map(Arc::clone)
+        self.processes.get(&key)?.cgroups.clone()
+    }
+
+    /// Children of this process that its main thread has. Hosts make theirs on other threads, and
+    /// the kernel gives those that lost their parent to the main one. Below a keeper: all of its
+    /// children but us; it is given them in our place.
+    pub(super) fn orphans(&self) -> Vec<u32> {
+        let me = std::process::id();
+        let above = self.above.as_ref().map_or(me, Above::pid);
+        let mut found = proc::children_of_thread(above, above).unwrap_or_default();
+        found.retain(|pid| *pid != me);
+        found
     }
 
     /// Pins whom the kernel knows to be of a tree, where the tree has a cgroup.
@@ -57,7 +67,7 @@ impl Watcher {
             // list was read, and `pin` makes sure that it is still the one that was looked at.
             if let Some(stat) = proc::stat(pid)
                 && fits(&stat)
-                && cgroups.key_of(pid) == Some(key)
+                && proc::cgroup(pid).is_some_and(|path| cgroups.key_of(&path) == Some(key))
             {
                 self.pin(key, &stat);
             }
@@ -82,14 +92,15 @@ impl Watcher {
     /// Takes over what was left to this process: reaps the dead, and gives the living to the
     /// tree they came from.
     pub(super) fn adopt(&mut self) {
-        for pid in orphans() {
-            if self.processes.values().any(|p| p.pid == pid && p.exit.is_none()) {
+        for pid in self.orphans() {
+            if self.leaders.contains_key(&pid) {
                 continue;
             }
             let Some(stat) = proc::stat(pid) else {
                 continue;
             };
             let owner = self.owner(&stat);
+            // What is a keeper's is reaped by it.
             let reaped = stat.state == b'Z'
                 && (owner.is_some() || self.reap_all)
                 && matches!(pidfd::reap_pid(pid), Ok(Some(_)));
@@ -106,16 +117,18 @@ impl Watcher {
         let by_session = self.processes.iter().find(|(_, p)| p.pid == stat.session || p.pid == stat.group);
         let pinned = || self.processes.iter().find(|(_, p)| p.remnants.contains_key(&stat.pid));
         let in_cgroup = || {
-            let key = self.cgroups.as_ref()?.key_of(stat.pid)?;
-            self.processes.get_key_value(&key)
+            let path = proc::cgroup(stat.pid)?;
+            self.processes
+                .iter()
+                .find(|(key, p)| p.cgroups.as_ref().is_some_and(|of| of.key_of(&path) == Some(**key)))
         };
         let by_limit = || {
             let mark = proc::realtime_limit(stat.pid)?;
-            self.processes.iter().find(|(_, p)| p.limit_mark == mark)
+            self.processes.iter().find(|(_, p)| p.marks.limit == mark)
         };
         let marked = || {
             let mark = proc::variable(stat.pid, MARK)?;
-            self.processes.iter().find(|(_, p)| p.mark == mark.as_bytes())
+            self.processes.iter().find(|(_, p)| p.marks.variable == mark)
         };
         // One that left the session and cleared its environment may still print to us.
         let by_output = || {

@@ -13,7 +13,7 @@
 //! them to it alone), stops and continues with its supervisor, and ends with its exit code.
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -23,6 +23,103 @@ use nix::unistd::{ForkResult, Pid, getpid, setpgid};
 
 use super::{STUCK, pidfd, proc};
 use crate::model::Exit;
+
+pub(super) mod client;
+pub(super) mod handover;
+mod notify;
+mod serve;
+pub(super) mod wire;
+
+/// Tells a daemon that is started again the descriptor of the line to its keeper.
+const LINE: &str = "REGROW_KEEPER_LINE";
+
+/// The line of a daemon to its keeper.
+#[derive(Debug)]
+pub struct Tether {
+    pub(super) line: OwnedFd,
+}
+
+/// Goes on as the keeper that this process is to be, if it was executed for that; then it does not
+/// return. To be called before anything else.
+pub fn resume() {
+    let Some(handed) = handover::receive() else {
+        return;
+    };
+    let made = as_keeper().and_then(|()| serve::Keeper::new(Some(handed?)));
+    match made {
+        Ok(keeper) => keeper.run(),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "regrow: the keeper can't go on: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// Divides this process in two and returns in the daemon; its keeper never returns. Where a keeper
+/// has started this process, it is the daemon already.
+///
+/// To be called before any thread is made.
+pub fn over_daemon() -> std::io::Result<Tether> {
+    if let Some(fd) = std::env::var(LINE).ok().and_then(|text| text.parse().ok()) {
+        // SAFETY: called before any thread is made.
+        unsafe { std::env::remove_var(LINE) };
+        // SAFETY: the keeper left it open for us, and nobody else here knows of it.
+        let line = unsafe { OwnedFd::from_raw_fd(fd) };
+        nix::fcntl::fcntl(&line, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+        return Ok(Tether { line });
+    }
+    as_keeper()?;
+    let mut keeper = serve::Keeper::new(None)?;
+    let (here, there) = wire::pair()?;
+    // SAFETY: this process has one thread (the contract of this function), so the child's
+    // copy of memory is whole.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            drop((keeper, here));
+            as_daemon()?;
+            Ok(Tether { line: there })
+        }
+        ForkResult::Parent { child } => {
+            drop(there);
+            keeper.up(child.as_raw().cast_unsigned(), here);
+            keeper.run()
+        }
+    }
+}
+
+/// Blocks what a keeper waits for, in the thread that is about to execute one.
+pub(super) fn quieten() {
+    let _ = serve::heard().thread_block();
+}
+
+/// What a process is as a keeper.
+fn as_keeper() -> std::io::Result<()> {
+    nix::sys::prctl::set_child_subreaper(true)?;
+    serve::heard().thread_block()?;
+    // An ignored SIGCHLD, inherited, would reap children behind our back.
+    // SAFETY: the default action installs no handler.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    Ok(())
+}
+
+/// What a process is below one.
+fn as_daemon() -> std::io::Result<()> {
+    // In a group of its own: what the terminal sends reaches the keeper alone, and each signal
+    // arrives once.
+    let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    // Now in the background of its terminal, it may still write to it.
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { nix::sys::signal::signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
+    // Whatever mask we were started with: the daemon hears every signal.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+    Ok(())
+}
+
+/// `NAME=VALUE`.
+fn assignment(name: &std::ffi::OsStr, value: &std::ffi::OsStr) -> Option<std::ffi::CString> {
+    let bytes = [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat();
+    std::ffi::CString::new(bytes).ok()
+}
 
 /// The keeper, seen from the supervisor.
 #[derive(Debug)]
@@ -134,6 +231,7 @@ fn end(exit: Exit, supervisor: u32, started: Option<u64>) -> ! {
     }
     let code = match exit {
         Exit::Code(code) => code,
+        Exit::Unknown => 1,
         Exit::Signal { signal, .. } => {
             let name = crate::model::exit::signal_name(signal);
             let _ = writeln!(

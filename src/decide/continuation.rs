@@ -1,0 +1,223 @@
+//! How an instance goes on below a new supervisor, by what the last one wrote down and what is
+//! still there of it.
+//!
+//! Within a boot of the machine, and without an orderly end, it goes on exactly where it stood.
+//! Otherwise all begins anew, but for what was wished by hand: what was stopped stays down (unless
+//! its policy is `always`), what was started comes up.
+
+use std::time::{Duration, SystemTime};
+
+use crate::model::event::FailedWhy;
+use crate::model::past::Past;
+use crate::model::{
+    Ended, Exit, ExitOutcome, Goal, Incarnation, InstanceId, Policy, ServiceSpec, State, StopCause,
+};
+
+use super::restart::{self, Verdict};
+
+/// Whether this supervisor follows another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The last one was ended by force, or replaced: its services live on.
+    Follows,
+    /// The machine was booted, or the last one ended in order.
+    Afresh,
+}
+
+/// A process of an instance that is still known, dead or alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Its number.
+    pub incarnation: Incarnation,
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// How an instance goes on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Continuation {
+    /// How it stands; `None`: as one that was never seen.
+    pub past: Option<Past>,
+    /// Whether the process that is left is its process.
+    pub adopts: bool,
+}
+
+/// Decides it. `now` is the time since the tree came up; `today` the wall clock, for people.
+pub fn continuation(
+    id: &InstanceId,
+    spec: &ServiceSpec,
+    start: Start,
+    written: Option<Past>,
+    left: Option<Left>,
+    now: Duration,
+    today: SystemTime,
+) -> Continuation {
+    let known = written.is_some();
+    let mut past = written.unwrap_or_else(|| Past::new(id.clone(), today));
+    past.instance = id.clone();
+    if let Some(left) = left.filter(|left| is_current(&past, left)) {
+        if left.incarnation > past.incarnation || !past.state.has_process() {
+            // It was made after the last word was written.
+            past.ready = false;
+            past.started = Some(now);
+            past.state = State::Running;
+            past.goal = if known { past.goal } else { Goal::Up };
+            past.stopped_for = None;
+        }
+        if past.state == State::Starting {
+            past.state = State::Running;
+        }
+        past.incarnation = left.incarnation;
+        past.pid = Some(left.pid);
+        past.started = past.started.or(Some(now));
+        return Continuation { past: Some(past), adopts: true };
+    }
+    past.incarnation = past.incarnation.max(left.map_or(Incarnation(0), |left| left.incarnation));
+    past.pid = None;
+    if !known {
+        let past = (past.incarnation > Incarnation(0)).then_some(past);
+        return Continuation { past, adopts: false };
+    }
+    let past = match start {
+        Start::Follows => vanished(spec, past, now),
+        Start::Afresh => afresh(spec, past),
+    };
+    Continuation { past: Some(past), adopts: false }
+}
+
+/// Whether what is left is not merely something whose end was written down, and whose keeper was
+/// not told so any more.
+fn is_current(past: &Past, left: &Left) -> bool {
+    left.incarnation > past.incarnation
+        || (left.incarnation == past.incarnation && (past.state.has_process() || past.state == State::Starting))
+}
+
+/// Nothing is left of its process, and nobody knows how it ended.
+fn vanished(spec: &ServiceSpec, mut past: Past, now: Duration) -> Past {
+    past.ready = false;
+    match past.state {
+        // It was never made: it is tried again.
+        State::Starting => past.state = if past.goal == Goal::Up { State::Waiting } else { State::Stopped },
+        State::Running | State::Paused | State::Stopping => {
+            let exit = ExitOutcome::Process { exit: Exit::Unknown, ended: Ended::ByItself, reason: None };
+            past.exit = Some(exit.clone());
+            past.started = None;
+            let asked = matches!(
+                past.stopped_for.filter(|_| past.state == State::Stopping),
+                Some(StopCause::Restart | StopCause::Group | StopCause::Dependency)
+            );
+            past.state = match restart::verdict(spec.kind, &spec.restart, &exit) {
+                _ if past.goal == Goal::Down => State::Stopped,
+                _ if asked => State::Waiting,
+                Verdict::Return => {
+                    past.retry_at = Some(now);
+                    State::Crashed
+                }
+                Verdict::Complete => State::Completed,
+                Verdict::Fail => {
+                    past.failed = Some(FailedWhy::Exit { exit });
+                    State::Failed
+                }
+            };
+        }
+        State::Registered
+        | State::Waiting
+        | State::Stopped
+        | State::Completed
+        | State::Crashed
+        | State::Failed => {}
+    }
+    past
+}
+
+fn afresh(spec: &ServiceSpec, past: Past) -> Past {
+    // Not what a group or the end of a tree wanted.
+    let by_hand = !matches!(past.stopped_for, Some(StopCause::AutoShutdown | StopCause::Group));
+    let state = match past.goal {
+        Goal::Down if by_hand && spec.autostart && spec.restart.policy != Policy::Always => State::Stopped,
+        Goal::Up if !spec.autostart => State::Waiting,
+        Goal::Up | Goal::Down => State::Registered,
+    };
+    let goal = if state == State::Registered { Goal::Down } else { past.goal };
+    Past { goal, state, ready: false, restarts: 0, attempts: 0, started: None, retry_at: None, failed: None, ..past }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Name;
+
+    const NOW: Duration = Duration::from_secs(100);
+    const TODAY: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn web() -> (InstanceId, ServiceSpec) {
+        let name = Name::new("web").unwrap();
+        (InstanceId::sole(name.clone()), ServiceSpec::new(name, ["web"]))
+    }
+
+    fn past(state: State, goal: Goal, incarnation: u64) -> Past {
+        let (id, _) = web();
+        Past { state, goal, incarnation: Incarnation(incarnation), ..Past::new(id, TODAY) }
+    }
+
+    fn go_on(start: Start, written: Option<Past>, left: Option<u64>) -> Continuation {
+        let (id, spec) = web();
+        let left = left.map(|number| Left { incarnation: Incarnation(number), pid: 7 });
+        continuation(&id, &spec, start, written, left, NOW, TODAY)
+    }
+
+    #[test]
+    fn where_it_stood_it_goes_on() {
+        use Goal::{Down, Up};
+        // state, goal, number written, number of what is left => state, number, adopted
+        for (state, goal, number, left, want, last, adopts) in [
+            (State::Running, Up, 3, Some(3), State::Running, 3, true),
+            (State::Paused, Up, 3, Some(3), State::Paused, 3, true),
+            (State::Stopping, Down, 3, Some(3), State::Stopping, 3, true),
+            (State::Starting, Up, 3, Some(3), State::Running, 3, true),
+            // Made after the last word.
+            (State::Crashed, Up, 3, Some(4), State::Running, 4, true),
+            (State::Starting, Up, 3, Some(4), State::Running, 4, true),
+            // Its end was written down already.
+            (State::Crashed, Up, 3, Some(3), State::Crashed, 3, false),
+            (State::Completed, Up, 3, Some(2), State::Completed, 3, false),
+            // Asked for, and never made.
+            (State::Starting, Up, 4, None, State::Waiting, 4, false),
+            (State::Starting, Down, 4, None, State::Stopped, 4, false),
+            // Gone, nobody knows how.
+            (State::Running, Up, 3, None, State::Crashed, 3, false),
+            (State::Running, Down, 3, None, State::Stopped, 3, false),
+            (State::Failed, Up, 3, None, State::Failed, 3, false),
+            (State::Stopped, Down, 3, None, State::Stopped, 3, false),
+        ] {
+            let found = go_on(Start::Follows, Some(past(state, goal, number)), left);
+            let now = found.past.unwrap();
+            assert_eq!(
+                (now.state, now.incarnation.0, now.goal, found.adopts),
+                (want, last, goal, adopts),
+                "{state:?} {left:?}"
+            );
+        }
+        assert_eq!(go_on(Start::Follows, None, None), Continuation { past: None, adopts: false });
+        let unwritten = go_on(Start::Follows, None, Some(1));
+        assert!(unwritten.adopts && unwritten.past.unwrap().goal == Goal::Up);
+    }
+
+    #[test]
+    fn a_boot_keeps_what_was_wished_by_hand() {
+        let (id, mut spec) = web();
+        for (policy, autostart, goal, want) in [
+            (Policy::OnFailure, true, Goal::Down, State::Stopped),
+            (Policy::UnlessStopped, true, Goal::Down, State::Stopped),
+            (Policy::Always, true, Goal::Down, State::Registered),
+            (Policy::OnFailure, true, Goal::Up, State::Registered),
+            (Policy::OnFailure, false, Goal::Up, State::Waiting),
+            (Policy::OnFailure, false, Goal::Down, State::Registered),
+        ] {
+            (spec.restart.policy, spec.autostart) = (policy, autostart);
+            let written = Some(past(State::Running, goal, 5));
+            let found = continuation(&id, &spec, Start::Afresh, written, None, NOW, TODAY);
+            assert_eq!(found.past.map(|past| past.state), Some(want), "{policy} {autostart} {goal:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What is known of an instance from an earlier life of its supervisor.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{FailedWhy, StopCause, rfc3339};
+use super::exit::ExitOutcome;
+use super::id::{Incarnation, InstanceId};
+use super::spec::opt_seconds;
+use super::status::{Goal, State};
+
+/// How an instance stood when its supervisor ended, by whatever.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Past {
+    /// Whose.
+    pub instance: InstanceId,
+    /// What the user wanted of it; the end of a supervisor changes nothing about that.
+    pub goal: Goal,
+    /// How it stood.
+    pub state: State,
+    /// Whether it was ready.
+    pub ready: bool,
+    /// Its current or last process.
+    pub incarnation: Incarnation,
+    /// Returns that nobody asked for.
+    pub restarts: u64,
+    /// The same in a row, for `max_retries` and the backoff.
+    pub attempts: u32,
+    /// Its process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// When its process was made, since the tree came up; of this boot.
+    #[serde(rename = "started_s", with = "opt_seconds", default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Duration>,
+    /// When it was to come back, by the same clock.
+    #[serde(rename = "retry_at_s", with = "opt_seconds", default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Duration>,
+    /// When it came into its state.
+    #[serde(with = "rfc3339")]
+    pub since: SystemTime,
+    /// How its last process ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitOutcome>,
+    /// Why it had failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailedWhy>,
+    /// Why it was last stopped, or is being.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_for: Option<StopCause>,
+}
+
+impl Past {
+    /// Of one that has never run.
+    pub fn new(instance: InstanceId, now: SystemTime) -> Past {
+        Past {
+            instance,
+            goal: Goal::Down,
+            state: State::Registered,
+            ready: false,
+            incarnation: Incarnation(0),
+            restarts: 0,
+            attempts: 0,
+            pid: None,
+            started: None,
+            retry_at: None,
+            since: now,
+            exit: None,
+            failed: None,
+            stopped_for: None,
+        }
+    }
+}

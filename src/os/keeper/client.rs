@@ -1,0 +1,140 @@
+//! The daemon's side of the line to its keeper.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Tether;
+use super::wire::{self, Came, Frame, Inbox, Order, Takes, VERSION, Word};
+use crate::model::Exit;
+use crate::os::spawn::Program;
+
+/// Orders go out from any thread; what the keeper says is read by one, see [`Client::socket`].
+pub(in crate::os) struct Client {
+    line: OwnedFd,
+    sending: Mutex<()>,
+}
+
+/// What the keeper told at the beginning.
+pub(in crate::os) struct Welcome {
+    pub(in crate::os) keeper: u32,
+    pub(in crate::os) last_key: u64,
+    pub(in crate::os) since: Duration,
+    pub(in crate::os) kept: Vec<Kept>,
+    /// What has come behind it already.
+    pub(in crate::os) inbox: Inbox,
+}
+
+/// A process of an earlier daemon.
+pub(in crate::os) struct Kept {
+    pub(in crate::os) key: u64,
+    pub(in crate::os) pid: u32,
+    pub(in crate::os) about: String,
+    pub(in crate::os) exit: Option<Exit>,
+    pub(in crate::os) pidfd: OwnedFd,
+    pub(in crate::os) pipes: [Option<OwnedFd>; 2],
+}
+
+impl Client {
+    /// Says hello, and hears what there is.
+    pub(in crate::os) fn greet(tether: Tether) -> io::Result<(Client, Welcome)> {
+        let Tether { line } = tether;
+        let client = Client { line, sending: Mutex::new(()) };
+        client.say(&Order::Hello { version: VERSION }, &[], &[])?;
+        let mut inbox = Inbox::default();
+        let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper is gone");
+        let mut next = || -> io::Result<Frame<Word>> {
+            loop {
+                if let Some(frame) = inbox.next::<Word>()? {
+                    return Ok(frame);
+                }
+                if inbox.fill(client.line.as_fd(), true)? == Came::End {
+                    return Err(gone());
+                }
+            }
+        };
+        let (keeper, last_key, since, count) = loop {
+            if let Word::Welcome { pid, last_key, since, kept, .. } = next()?.say {
+                break (pid, last_key, Duration::from_nanos(since), kept);
+            }
+        };
+        let mut kept = Vec::with_capacity(count);
+        while kept.len() < count {
+            let Frame { say, fds, .. } = next()?;
+            let Word::Kept { key, pid, about, exit, pipes } = say else {
+                continue;
+            };
+            let mut fds = fds.into_iter();
+            let Some(pidfd) = fds.next() else {
+                return Err(gone());
+            };
+            let pipes = pipes.map(|there| if there { fds.next() } else { None });
+            kept.push(Kept { key, pid, about, exit, pidfd, pipes });
+        }
+        Ok((client, Welcome { keeper, last_key, since, kept, inbox }))
+    }
+
+    /// Readable when the keeper says something.
+    pub(in crate::os) fn socket(&self) -> BorrowedFd<'_> {
+        self.line.as_fd()
+    }
+
+    fn say(&self, order: &Order, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let _sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        wire::send(self.line.as_fd(), order, bytes, fds)
+    }
+
+    /// As `say`, where a keeper that is gone is found out by its end of the line.
+    fn tell(&self, order: &Order, fds: &[BorrowedFd<'_>]) {
+        if let Err(error) = self.say(order, &[], fds) {
+            tracing::debug!(%error, "the keeper does not hear");
+        }
+    }
+
+    pub(in crate::os) fn spawn(
+        &self,
+        key: u64,
+        mark: u64,
+        about: String,
+        program: &Program,
+        cgroup: Option<BorrowedFd<'_>>,
+        logs: Option<[BorrowedFd<'_>; 2]>,
+    ) -> io::Result<()> {
+        let (mut takes, mut fds) = (Vec::new(), Vec::new());
+        if let Some(cgroup) = cgroup {
+            takes.push(Takes::Cgroup);
+            fds.push(cgroup);
+        }
+        if let Some([out, err]) = logs {
+            takes.extend([Takes::Out, Takes::Err]);
+            fds.extend([out, err]);
+        }
+        self.say(&Order::Spawn { key, mark, about, takes }, &program.to_bytes(), &fds)
+    }
+
+    pub(in crate::os) fn logs(&self, key: u64, logs: [BorrowedFd<'_>; 2]) {
+        self.tell(&Order::Logs { key }, &logs);
+    }
+
+    pub(in crate::os) fn forget(&self, key: u64) {
+        self.tell(&Order::Forget { key }, &[]);
+    }
+
+    pub(in crate::os) fn notify(&self, text: &str) {
+        self.tell(&Order::Notify { text: text.to_owned() }, &[]);
+    }
+
+    pub(in crate::os) fn bye(&self, code: u8) {
+        self.tell(&Order::Bye { code }, &[]);
+    }
+
+    pub(in crate::os) fn replace(&self, program: &Path) {
+        self.tell(&Order::Replace { program: program.to_owned() }, &[]);
+    }
+
+    pub(in crate::os) fn renew(&self, program: &Path) {
+        self.tell(&Order::Renew { program: program.to_owned() }, &[]);
+    }
+}

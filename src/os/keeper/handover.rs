@@ -1,0 +1,197 @@
+//! A keeper's knowledge, handed to the program that is executed in its place: another build of the
+//! keeper, or a daemon that takes the place of a keeper that was killed.
+//!
+//! Descriptors stay open over the execution; what they are stands in a file in memory.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+
+use super::wire::VERSION;
+use crate::model::Exit;
+
+/// Names the file in memory.
+const HANDOVER: &str = "REGROW_KEEPER_HANDOVER";
+
+/// What is handed over.
+pub(in crate::os) struct State<'a> {
+    pub(in crate::os) since: Duration,
+    pub(in crate::os) last_key: u64,
+    /// The daemon that goes on, and the line to it.
+    pub(in crate::os) daemon: Option<(u32, BorrowedFd<'a>)>,
+    /// Who takes over.
+    pub(in crate::os) program: &'a CStr,
+    pub(in crate::os) args: &'a [CString],
+    pub(in crate::os) entries: Vec<Lent<'a>>,
+}
+
+/// One process.
+pub(in crate::os) struct Lent<'a> {
+    pub(in crate::os) key: u64,
+    pub(in crate::os) pid: u32,
+    pub(in crate::os) about: &'a str,
+    pub(in crate::os) exit: Option<Exit>,
+    pub(in crate::os) foreign: bool,
+    pub(in crate::os) pidfd: BorrowedFd<'a>,
+    pub(in crate::os) pipes: [Option<BorrowedFd<'a>>; 2],
+    pub(in crate::os) logs: [Option<BorrowedFd<'a>>; 2],
+}
+
+/// What was handed over.
+pub(super) struct Handed {
+    pub(super) since: Duration,
+    pub(super) last_key: u64,
+    pub(super) daemon: Option<(u32, OwnedFd)>,
+    pub(super) program: Option<CString>,
+    pub(super) entries: Vec<HandedEntry>,
+}
+
+pub(super) struct HandedEntry {
+    pub(super) key: u64,
+    pub(super) pid: u32,
+    pub(super) about: String,
+    pub(super) exit: Option<Exit>,
+    pub(super) foreign: bool,
+    pub(super) pidfd: OwnedFd,
+    pub(super) pipes: [Option<OwnedFd>; 2],
+    pub(super) logs: [Option<OwnedFd>; 2],
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    version: u32,
+    since: u64,
+    last_key: u64,
+    #[serde(default)]
+    daemon: Option<(u32, RawFd)>,
+    #[serde(default)]
+    program: Option<String>,
+    entries: Vec<WrittenEntry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenEntry {
+    key: u64,
+    pid: u32,
+    about: String,
+    #[serde(default)]
+    exit: Option<Exit>,
+    foreign: bool,
+    pidfd: RawFd,
+    pipes: [Option<RawFd>; 2],
+    #[serde(default)]
+    logs: [Option<RawFd>; 2],
+}
+
+/// Executes the program; returns only where that fails.
+pub(in crate::os) fn execute(state: State<'_>) -> io::Error {
+    match try_to_execute(&state) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
+    let raw = |fd: &Option<BorrowedFd<'_>>| fd.as_ref().map(AsRawFd::as_raw_fd);
+    let written = Written {
+        version: VERSION,
+        since: u64::try_from(state.since.as_nanos()).unwrap_or(u64::MAX),
+        last_key: state.last_key,
+        daemon: state.daemon.map(|(pid, line)| (pid, line.as_raw_fd())),
+        program: state.program.to_str().ok().map(str::to_owned),
+        entries: state
+            .entries
+            .iter()
+            .map(|entry| WrittenEntry {
+                key: entry.key,
+                pid: entry.pid,
+                about: entry.about.to_owned(),
+                exit: entry.exit,
+                foreign: entry.foreign,
+                pidfd: entry.pidfd.as_raw_fd(),
+                pipes: [raw(&entry.pipes[0]), raw(&entry.pipes[1])],
+                logs: [raw(&entry.logs[0]), raw(&entry.logs[1])],
+            })
+            .collect(),
+    };
+    let file = memfd_create(c"regrow-handover", MFdFlags::MFD_CLOEXEC)?;
+    let mut file = File::from(file);
+    serde_json::to_writer(&mut file, &written)?;
+    file.flush()?;
+    file.rewind()?;
+    let mut stay = vec![file.as_fd()];
+    stay.extend(state.daemon.map(|(_, line)| line));
+    for entry in &state.entries {
+        stay.push(entry.pidfd);
+        stay.extend(entry.pipes.iter().chain(&entry.logs).flatten());
+    }
+    let env: Vec<CString> = std::env::vars_os()
+        .filter(|(name, _)| name != HANDOVER && name != super::LINE)
+        .chain([(HANDOVER.into(), file.as_raw_fd().to_string().into())])
+        .filter_map(|(name, value)| super::assignment(&name, &value))
+        .collect();
+    for fd in &stay {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    }
+    let failed = nix::unistd::execve(state.program, state.args, &env);
+    for fd in &stay {
+        let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+    }
+    Ok(failed?)
+}
+
+/// What this process was handed, if it was.
+pub(super) fn receive() -> Option<io::Result<Handed>> {
+    let fd: RawFd = std::env::var(HANDOVER).ok()?.parse().ok()?;
+    // SAFETY: called before any thread is made.
+    unsafe { std::env::remove_var(HANDOVER) };
+    Some(read(fd))
+}
+
+fn read(fd: RawFd) -> io::Result<Handed> {
+    // SAFETY: whoever executed us left it open for us, and nobody else here knows of it.
+    let mut file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let written: Written = serde_json::from_slice(&text)?;
+    let own = |fd: RawFd| -> io::Result<OwnedFd> {
+        // SAFETY: as above.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        Ok(fd)
+    };
+    let own_both = |fds: [Option<RawFd>; 2]| -> io::Result<[Option<OwnedFd>; 2]> {
+        let [one, two] = fds.map(|fd| fd.map(own).transpose());
+        Ok([one?, two?])
+    };
+    let daemon = match written.daemon {
+        Some((pid, line)) => Some((pid, own(line)?)),
+        None => None,
+    };
+    let mut entries = Vec::with_capacity(written.entries.len());
+    for entry in written.entries {
+        entries.push(HandedEntry {
+            key: entry.key,
+            pid: entry.pid,
+            about: entry.about,
+            exit: entry.exit,
+            foreign: entry.foreign,
+            pidfd: own(entry.pidfd)?,
+            pipes: own_both(entry.pipes)?,
+            logs: own_both(entry.logs)?,
+        });
+    }
+    Ok(Handed {
+        since: Duration::from_nanos(written.since),
+        last_key: written.last_key,
+        daemon,
+        program: written.program.and_then(|program| CString::new(program).ok()),
+        entries,
+    })
+}

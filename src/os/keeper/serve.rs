@@ -1,0 +1,682 @@
+//! The keeper of a daemon: parent of every service and of the daemon itself, and so small and so
+//! idle that nothing should ever end it.
+//!
+//! One thread, no runtime: it sleeps in poll(2). It makes processes as it is told, holds a
+//! duplicate of every output pipe and the exit of everything that the daemon has not yet taken note
+//! of, and starts the daemon again when it dies. As long as there is none, it empties the pipes
+//! into their log files, so that no service has to wait for somebody to read what it prints.
+//!
+//! It is the one owner of wait: it reaps what it made, and in silence whatever else is left to it.
+//! Deliberately absent: any decision about services.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{ForkResult, Pid};
+
+use super::handover::{self, Handed, HandedEntry};
+use super::wire::{Came, Inbox, Order, Outbox, Takes, VERSION, Word, pair};
+use crate::model::Exit;
+use crate::os::spawn::{Begun, Placed, Program, Spawner, Ties, raise_descriptor_limit};
+use crate::os::{clock, log, pidfd, proc};
+
+/// So long after a daemon's end the keeper reads in its place.
+const AWAY: Duration = Duration::from_secs(1);
+/// How often it does then.
+const DRAIN_EVERY: Duration = Duration::from_millis(100);
+/// A daemon that lived so long did not fail at its start.
+const SETTLED: Duration = Duration::from_secs(10);
+/// The longest pause before a daemon that keeps failing is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// One piece of output.
+const PIECE: usize = 256 * 1024;
+
+/// A process that is kept.
+struct Entry {
+    pid: u32,
+    pidfd: OwnedFd,
+    pipes: [Option<OwnedFd>; 2],
+    logs: [Option<OwnedFd>; 2],
+    about: Box<str>,
+    exit: Option<Exit>,
+    /// It was made by a keeper that is dead; only the kernel can still tell how it ends.
+    foreign: bool,
+}
+
+/// A process that is being made.
+struct Pending {
+    key: u64,
+    begun: Begun,
+    about: Box<str>,
+    logs: [Option<OwnedFd>; 2],
+    exit: Option<Exit>,
+}
+
+enum Daemon {
+    Up {
+        pid: u32,
+        since: Instant,
+        line: OwnedFd,
+        inbox: Inbox,
+        outbox: Outbox,
+        /// It has said hello.
+        greeted: bool,
+        /// What it wants after its end.
+        then: Then,
+    },
+    Down {
+        since: Instant,
+        start_at: Instant,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Then {
+    /// It said nothing: it is started again.
+    Again,
+    /// It is started again at once, from another program.
+    Replaced,
+    /// All is done.
+    End(u8),
+}
+
+pub(super) struct Keeper {
+    signals: SignalFd,
+    spawner: Spawner,
+    entries: BTreeMap<u64, Entry>,
+    pids: HashMap<u32, u64>,
+    pending: Vec<Pending>,
+    daemon: Daemon,
+    /// Where a daemon comes from; `None`: the program that this process runs.
+    program: Option<CString>,
+    args: Vec<CString>,
+    last_key: u64,
+    since: Duration,
+    /// Ends of daemons in a row, each soon after its start.
+    failures: u32,
+    /// No daemon has ever said hello.
+    fresh: bool,
+    /// What was signalled while there was nobody to pass it on to.
+    held: Vec<Signal>,
+}
+
+/// What the terminal or a service manager sends, and the deaths of children.
+pub(super) fn heard() -> SigSet {
+    [
+        Signal::SIGCHLD,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ]
+    .into_iter()
+    .collect()
+}
+
+impl Keeper {
+    /// Of a process with one thread whose signals in [`heard`] are blocked.
+    pub(super) fn new(handed: Option<Handed>) -> io::Result<Keeper> {
+        let files = raise_descriptor_limit();
+        let mut keeper = Keeper {
+            signals: SignalFd::with_flags(&heard(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
+            spawner: Spawner::new(files, Ties { die_with_us: false, outlive_readers: true })?,
+            entries: BTreeMap::new(),
+            pids: HashMap::new(),
+            pending: Vec::new(),
+            daemon: Daemon::Down { since: Instant::now(), start_at: Instant::now() },
+            program: None,
+            args: std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect(),
+            last_key: 0,
+            since: clock::monotonic(),
+            failures: 0,
+            fresh: true,
+            held: Vec::new(),
+        };
+        if let Some(handed) = handed {
+            keeper.take(handed);
+        }
+        Ok(keeper)
+    }
+
+    /// What an earlier keeper, or a daemon whose keeper is dead, has handed over.
+    fn take(&mut self, handed: Handed) {
+        let Handed { since, last_key, daemon, entries, program } = handed;
+        self.since = since;
+        self.last_key = last_key;
+        self.program = program;
+        self.fresh = false;
+        if let Some((pid, line)) = daemon {
+            self.daemon = Daemon::Up {
+                pid,
+                since: Instant::now(),
+                line,
+                inbox: Inbox::default(),
+                outbox: Outbox::default(),
+                greeted: true,
+                then: Then::Again,
+            };
+        }
+        for entry in entries {
+            let HandedEntry { key, pid, about, exit, foreign, pidfd, pipes, logs } = entry;
+            self.pids.insert(pid, key);
+            let about = about.into_boxed_str();
+            self.entries.insert(key, Entry { pid, pidfd, pipes, logs, about, exit, foreign });
+        }
+    }
+
+    pub(super) fn up(&mut self, pid: u32, line: OwnedFd) {
+        self.daemon = Daemon::Up {
+            pid,
+            since: Instant::now(),
+            line,
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            greeted: false,
+            then: Then::Again,
+        };
+    }
+
+    pub(super) fn run(mut self) -> ! {
+        let _ = nix::sys::prctl::set_name(c"keeper");
+        loop {
+            self.start_daemon_if_due();
+            self.wait();
+            self.hear_signals();
+            self.hear_daemon();
+            self.settle_starts();
+            self.look_at_foreign();
+            self.reap();
+            self.drain_if_away();
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&self) {
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        let mut timeout = None;
+        match &self.daemon {
+            Daemon::Up { line, outbox, greeted, since, .. } => {
+                let mut flags = PollFlags::POLLIN;
+                if !outbox.is_empty() {
+                    flags |= PollFlags::POLLOUT;
+                }
+                fds.push(PollFd::new(line.as_fd(), flags));
+                if !greeted {
+                    timeout = Some(AWAY.saturating_sub(since.elapsed()).max(DRAIN_EVERY));
+                }
+            }
+            Daemon::Down { start_at, .. } => {
+                let left = start_at.saturating_duration_since(Instant::now());
+                timeout = Some(left.min(DRAIN_EVERY));
+            }
+        }
+        fds.extend(self.pending.iter().map(|pending| PollFd::new(pending.begun.status(), PollFlags::POLLIN)));
+        let foreign = self.entries.values().filter(|entry| entry.foreign && entry.exit.is_none());
+        fds.extend(foreign.map(|entry| PollFd::new(entry.pidfd.as_fd(), PollFlags::POLLIN)));
+        let timeout = timeout.map_or(PollTimeout::NONE, |left| {
+            // Rounded up, so that it does not turn in place for the last part of one.
+            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+        });
+        let _ = poll(&mut fds, timeout);
+    }
+
+    fn hear_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed()) else {
+                continue;
+            };
+            if signal != Signal::SIGCHLD {
+                self.pass_on(signal);
+            }
+        }
+    }
+
+    fn pass_on(&mut self, signal: Signal) {
+        match &self.daemon {
+            // One that has not said hello may not listen yet, and would die of it.
+            Daemon::Up { pid, greeted: true, .. } => {
+                let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal);
+            }
+            Daemon::Up { .. } | Daemon::Down { .. } => {
+                self.held.push(signal);
+                if let Daemon::Down { start_at, .. } = &mut self.daemon {
+                    *start_at = Instant::now();
+                }
+            }
+        }
+    }
+
+    fn hear_daemon(&mut self) {
+        let Daemon::Up { line, inbox, outbox, .. } = &mut self.daemon else {
+            return;
+        };
+        // Where it has gone, its death is told by SIGCHLD.
+        let _ = outbox.flush(line.as_fd());
+        while let Ok(Came::Something) = inbox.fill(line.as_fd(), false) {}
+        self.take_orders();
+    }
+
+    fn take_orders(&mut self) {
+        loop {
+            let Daemon::Up { inbox, .. } = &mut self.daemon else {
+                return;
+            };
+            match inbox.next::<Order>() {
+                Ok(Some(frame)) => self.obey(frame.say, &frame.bytes, frame.fds),
+                Ok(None) => return,
+                Err(error) => {
+                    complain(&format!("the daemon can't be understood, and is started again: {error}"));
+                    if let Daemon::Up { pid, inbox, .. } = &mut self.daemon {
+                        *inbox = Inbox::default();
+                        let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order, bytes: &[u8], fds: Vec<OwnedFd>) {
+        match order {
+            Order::Hello { .. } => self.welcome(),
+            Order::Spawn { key, mark, about, takes } => self.spawn(key, mark, about, &takes, bytes, fds),
+            Order::Logs { key } => {
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    let mut fds = fds.into_iter();
+                    entry.logs = [fds.next(), fds.next()];
+                }
+            }
+            Order::About { key, about } => {
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    entry.about = about.into_boxed_str();
+                }
+            }
+            Order::Adopt { key, pid, about } => {
+                let mut fds = fds.into_iter();
+                if let Some(pidfd) = fds.next() {
+                    self.last_key = self.last_key.max(key);
+                    self.pids.insert(pid, key);
+                    let (pipes, about) = ([fds.next(), fds.next()], about.into_boxed_str());
+                    let entry = Entry { pid, pidfd, pipes, logs: [None, None], about, exit: None, foreign: true };
+                    self.entries.insert(key, entry);
+                }
+            }
+            Order::Forget { key } => {
+                if let Some(entry) = self.entries.remove(&key)
+                    && self.pids.get(&entry.pid) == Some(&key)
+                {
+                    self.pids.remove(&entry.pid);
+                }
+            }
+            Order::Notify { text } => super::notify::send(&text),
+            Order::Bye { code } => self.after(Then::End(code)),
+            Order::Replace { program } => {
+                self.program = CString::new(program.into_os_string().into_vec()).ok();
+                self.after(Then::Replaced);
+            }
+            Order::Renew { program } => self.renew(program.into_os_string()),
+            // Of a newer daemon; what it can't do without, it asks for by our version.
+            Order::Unknown => {}
+        }
+    }
+
+    fn after(&mut self, what: Then) {
+        if let Daemon::Up { then, .. } = &mut self.daemon {
+            *then = what;
+        }
+    }
+
+    /// Tells a new daemon all that it needs to go on.
+    fn welcome(&mut self) {
+        self.fresh = false;
+        let Daemon::Up { pid, line, outbox, greeted, .. } = &mut self.daemon else {
+            return;
+        };
+        *greeted = true;
+        let welcome = Word::Welcome {
+            version: VERSION,
+            pid: std::process::id(),
+            last_key: self.last_key,
+            since: u64::try_from(self.since.as_nanos()).unwrap_or(u64::MAX),
+            kept: self.entries.len(),
+        };
+        let _ = outbox.send(line.as_fd(), &welcome, &[]);
+        for (key, entry) in &self.entries {
+            let about = entry.about.to_string();
+            let kept = Word::Kept { key: *key, pid: entry.pid, about, exit: entry.exit, pipes: entry.which() };
+            let _ = outbox.send(line.as_fd(), &kept, &entry.descriptors());
+        }
+        for signal in self.held.drain(..) {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal);
+        }
+    }
+
+    fn tell(&mut self, word: &Word, fds: &[BorrowedFd<'_>]) {
+        tell(&mut self.daemon, word, fds);
+    }
+
+    fn spawn(
+        &mut self,
+        key: u64,
+        mark: u64,
+        about: String,
+        takes: &[Takes],
+        bytes: &[u8],
+        fds: Vec<OwnedFd>,
+    ) {
+        self.last_key = self.last_key.max(key);
+        let (mut cgroup, mut logs) = (None, [None, None]);
+        for (what, fd) in takes.iter().zip(fds) {
+            match what {
+                Takes::Cgroup => cgroup = Some(fd),
+                Takes::Out => logs[0] = Some(fd),
+                Takes::Err => logs[1] = Some(fd),
+            }
+        }
+        let failed = match Program::from_bytes(bytes) {
+            Some(program) => match self.spawner.begin(program, mark, cgroup.as_ref().map(AsFd::as_fd)) {
+                Ok(begun) => {
+                    let about = about.into_boxed_str();
+                    self.pending.push(Pending { key, begun, about, logs, exit: None });
+                    return;
+                }
+                Err(failed) => failed,
+            },
+            None => crate::os::spawn::Failed {
+                stage: crate::model::SpawnStage::Prepare,
+                errno: Errno::EINVAL,
+            },
+        };
+        let (stage, errno) = (failed.stage, failed.errno as i32);
+        self.tell(&Word::Failed { key, stage, errno, refused: None }, &[]);
+    }
+
+    /// Starts that have come to something.
+    fn settle_starts(&mut self) {
+        let mut at = 0;
+        while at < self.pending.len() {
+            let mut look = [PollFd::new(self.pending[at].begun.status(), PollFlags::POLLIN)];
+            if matches!(poll(&mut look, PollTimeout::ZERO), Ok(1..)) {
+                let pending = self.pending.swap_remove(at);
+                self.settle(pending);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    fn settle(&mut self, pending: Pending) {
+        let Pending { key, begun, about, logs, exit } = pending;
+        let refused = begun.refused().map(|errno| errno as i32);
+        match self.spawner.settle(begun) {
+            Ok(made) => {
+                let entry = Entry {
+                    pid: made.pid,
+                    pidfd: made.pidfd,
+                    pipes: [Some(made.stdout), Some(made.stderr)],
+                    logs,
+                    about,
+                    exit,
+                    foreign: false,
+                };
+                let in_cgroup = made.placed == Placed::InCgroup;
+                let word = Word::Spawned { key, pid: made.pid, in_cgroup, refused };
+                tell(&mut self.daemon, &word, &entry.descriptors());
+                if let Some(exit) = exit {
+                    tell(&mut self.daemon, &Word::Exited { key, exit }, &[]);
+                } else {
+                    self.pids.insert(made.pid, key);
+                }
+                self.entries.insert(key, entry);
+            }
+            // The child is reaped with the others.
+            Err(failed) => {
+                let (stage, errno) = (failed.stage, failed.errno as i32);
+                self.tell(&Word::Failed { key, stage, errno, refused }, &[]);
+            }
+        }
+    }
+
+    /// Reaps every child that has ended, and only what has.
+    fn reap(&mut self) {
+        while let Ok(Some((pid, exit))) = pidfd::reap_any() {
+            if let Daemon::Up { pid: daemon, .. } = &self.daemon
+                && *daemon == pid
+            {
+                self.daemon_ended(exit);
+            } else if let Some(key) = self.pids.get(&pid).copied() {
+                self.ended(key, exit);
+            } else if let Some(pending) = self.pending.iter_mut().find(|pending| pending.begun.pid() == pid) {
+                pending.exit = Some(exit);
+            }
+        }
+    }
+
+    fn ended(&mut self, key: u64, exit: Exit) {
+        if let Some(entry) = self.entries.get_mut(&key)
+            && entry.exit.is_none()
+        {
+            entry.exit = Some(exit);
+            // The number may be given away from now on.
+            self.pids.remove(&entry.pid);
+            self.tell(&Word::Exited { key, exit }, &[]);
+        }
+    }
+
+    /// What is not our child is seen to end by its pidfd.
+    fn look_at_foreign(&mut self) {
+        let over: Vec<(u64, Exit)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.foreign && entry.exit.is_none() && pidfd::has_ended(entry.pidfd.as_fd()))
+            .map(|(key, entry)| {
+                // As long as its parent has not reaped it, its last state is still to be read.
+                let told = pidfd::exit_of(&entry.pidfd).or_else(|| proc::exit_of_zombie(entry.pid));
+                (*key, told.unwrap_or(Exit::Unknown))
+            })
+            .collect();
+        for (key, exit) in over {
+            self.ended(key, exit);
+        }
+    }
+
+    fn daemon_ended(&mut self, exit: Exit) {
+        let daemon = std::mem::replace(
+            &mut self.daemon,
+            Daemon::Down { since: Instant::now(), start_at: Instant::now() },
+        );
+        let Daemon::Up { since, line, mut inbox, outbox, then, .. } = daemon else {
+            return;
+        };
+        // What it has ordered it meant: it is carried out for the one that follows.
+        while let Ok(Came::Something) = inbox.fill(line.as_fd(), false) {}
+        self.daemon = Daemon::Up { pid: 0, since, line, inbox, outbox, greeted: true, then };
+        self.take_orders();
+        let down = Daemon::Down { since: Instant::now(), start_at: Instant::now() };
+        let Daemon::Up { then, .. } = std::mem::replace(&mut self.daemon, down) else {
+            return;
+        };
+        match then {
+            Then::End(code) => self.end(i32::from(code)),
+            Then::Replaced => {
+                self.failures = 0;
+                return;
+            }
+            Then::Again => {}
+        }
+        // It did not like what it was started with, and has said so.
+        if self.fresh
+            && let Exit::Code(code) = exit
+        {
+            self.end(code);
+        }
+        self.failures = if since.elapsed() > SETTLED { 0 } else { self.failures + 1 };
+        let pause = match self.failures {
+            0 | 1 => Duration::ZERO,
+            n => LONGEST_PAUSE.min(Duration::from_millis(50) * 2u32.saturating_pow(n.min(16))),
+        };
+        complain(&format!(
+            "the daemon was ended by {exit}; its {} processes live on, it is started again",
+            self.entries.values().filter(|entry| entry.exit.is_none()).count()
+        ));
+        self.daemon = Daemon::Down { since: Instant::now(), start_at: Instant::now() + pause };
+    }
+
+    /// Nothing is left to do: the daemon has seen to that.
+    fn end(&mut self, code: i32) -> ! {
+        for entry in self.entries.values().filter(|entry| entry.exit.is_none()) {
+            let _ = pidfd::signal(&entry.pidfd, nix::libc::SIGKILL);
+        }
+        std::process::exit(code)
+    }
+
+    fn start_daemon_if_due(&mut self) {
+        let Daemon::Down { start_at, .. } = &self.daemon else {
+            return;
+        };
+        if *start_at > Instant::now() {
+            return;
+        }
+        match self.start_daemon() {
+            Ok((pid, line)) => self.up(pid, line),
+            Err(error) => {
+                complain(&format!("the daemon can't be started: {error}"));
+                if let Daemon::Down { start_at, .. } = &mut self.daemon {
+                    *start_at = Instant::now() + Duration::from_secs(1);
+                }
+            }
+        }
+    }
+
+    fn start_daemon(&self) -> io::Result<(u32, OwnedFd)> {
+        let (here, there) = pair()?;
+        let own = c"/proc/self/exe".to_owned();
+        let program = self.program.as_ref().unwrap_or(&own);
+        let mut env: Vec<CString> = std::env::vars_os()
+            .filter(|(name, _)| name != super::LINE)
+            .filter_map(|(name, value)| super::assignment(&name, &value))
+            .collect();
+        let line = there.as_raw_fd().to_string();
+        env.extend(super::assignment(super::LINE.as_ref(), line.as_ref()));
+        // SAFETY: this process has one thread; the child makes system calls, and executes or ends.
+        match unsafe { nix::unistd::fork() }? {
+            ForkResult::Child => {
+                let failed = super::as_daemon().and_then(|()| {
+                    nix::fcntl::fcntl(
+                        &there,
+                        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+                    )?;
+                    nix::unistd::execve(program, &self.args, &env)?;
+                    Ok(())
+                });
+                if let Err(error) = failed {
+                    complain(&format!("{} can't be executed: {error}", program.to_string_lossy()));
+                }
+                std::process::exit(127)
+            }
+            ForkResult::Parent { child } => Ok((child.as_raw().cast_unsigned(), here)),
+        }
+    }
+
+    /// Goes on as another build of itself.
+    fn renew(&mut self, program: OsString) {
+        // A start that is half way can't be handed over.
+        while !self.pending.is_empty() {
+            let mut fds: Vec<PollFd<'_>> = self
+                .pending
+                .iter()
+                .map(|pending| PollFd::new(pending.begun.status(), PollFlags::POLLIN))
+                .collect();
+            let _ = poll(&mut fds, PollTimeout::NONE);
+            self.settle_starts();
+        }
+        let daemon = match &self.daemon {
+            Daemon::Up { pid, line, .. } => Some((*pid, line.as_fd())),
+            Daemon::Down { .. } => None,
+        };
+        let entries = self.entries.iter().map(|(key, entry)| entry.handed(*key)).collect();
+        let Ok(program) = CString::new(program.into_vec()) else {
+            return;
+        };
+        let error = handover::execute(handover::State {
+            since: self.since,
+            last_key: self.last_key,
+            daemon,
+            program: &program,
+            args: &self.args,
+            entries,
+        });
+        complain(&format!("the keeper can't be renewed, and goes on as it is: {error}"));
+    }
+
+    /// Reads in the daemon's place when it has been away for long.
+    fn drain_if_away(&self) {
+        let since = match &self.daemon {
+            Daemon::Down { since, .. } => since,
+            Daemon::Up { since, greeted: false, .. } => since,
+            Daemon::Up { .. } => return,
+        };
+        if since.elapsed() < AWAY {
+            return;
+        }
+        for entry in self.entries.values() {
+            for (pipe, log) in entry.pipes.iter().zip(&entry.logs) {
+                if let (Some(pipe), Some(log)) = (pipe, log) {
+                    drain(pipe, log);
+                }
+            }
+        }
+    }
+}
+
+fn tell(daemon: &mut Daemon, word: &Word, fds: &[BorrowedFd<'_>]) {
+    if let Daemon::Up { line, outbox, greeted: true, .. } = daemon {
+        // Where it has gone, the next one is told all of it.
+        let _ = outbox.send(line.as_fd(), word, fds);
+    }
+}
+
+impl Entry {
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let pipes = self.pipes.iter().flatten().map(AsFd::as_fd);
+        [self.pidfd.as_fd()].into_iter().chain(pipes).collect()
+    }
+
+    /// Which of its pipes are there.
+    fn which(&self) -> [bool; 2] {
+        [self.pipes[0].is_some(), self.pipes[1].is_some()]
+    }
+
+    fn handed(&self, key: u64) -> handover::Lent<'_> {
+        handover::Lent {
+            key,
+            pid: self.pid,
+            about: &self.about,
+            exit: self.exit,
+            foreign: self.foreign,
+            pidfd: self.pidfd.as_fd(),
+            pipes: [self.pipes[0].as_ref().map(AsFd::as_fd), self.pipes[1].as_ref().map(AsFd::as_fd)],
+            logs: [self.logs[0].as_ref().map(AsFd::as_fd), self.logs[1].as_ref().map(AsFd::as_fd)],
+        }
+    }
+}
+
+/// Moves what is in a pipe to the end of a file, as far as it goes.
+fn drain(pipe: &OwnedFd, log: &OwnedFd) {
+    while let Ok(1..) = log::splice_to_end(pipe.as_fd(), log.as_fd(), PIECE) {}
+}
+
+fn complain(what: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(io::stderr(), "regrow: {what}");
+}

@@ -1,0 +1,335 @@
+//! Processes that are a keeper's children: it makes them as it is told, and says how they end.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::os::keeper::client::{Client, Kept, Welcome};
+use crate::os::keeper::handover::{self, Lent, State};
+use crate::os::keeper::wire::{Came, Frame, Inbox, Word};
+use crate::os::spawn::Failed;
+use crate::os::{Found, Owner};
+
+/// The keeper, as the watcher knows it.
+pub(in crate::os) struct Above {
+    client: Arc<Client>,
+    pid: u32,
+    /// When it came up.
+    since: Duration,
+    inbox: Inbox,
+    expected: HashMap<u64, Expected>,
+    /// Answers that came before what they answer was known here.
+    early: Vec<Frame<Word>>,
+    found: HashMap<u64, Kept>,
+    /// What has ended, until that is written down for good.
+    gone: HashMap<u64, Gone>,
+    /// Cgroups of earlier daemons.
+    joined: HashMap<PathBuf, Arc<Cgroups>>,
+    /// Called before this process goes on as a keeper: what must not be lost is to be written.
+    before_change: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// What is kept of a process that is gone.
+struct Gone {
+    pid: u32,
+    pidfd: OwnedFd,
+    about: String,
+    exit: Exit,
+}
+
+/// What a later daemon is to know of a process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::os) struct About {
+    pub(in crate::os) owner: Owner,
+    pub(in crate::os) variable: String,
+    pub(in crate::os) limit: u64,
+    #[serde(default)]
+    pub(in crate::os) cgroups: Option<PathBuf>,
+}
+
+impl Above {
+    pub(in crate::os) fn new(
+        client: Arc<Client>,
+        welcome: Welcome,
+        before_change: Arc<dyn Fn() + Send + Sync>,
+    ) -> Above {
+        let Welcome { keeper, since, kept, inbox, .. } = welcome;
+        Above {
+            client,
+            pid: keeper,
+            since,
+            inbox,
+            expected: HashMap::new(),
+            early: Vec::new(),
+            found: kept.into_iter().map(|kept| (kept.key, kept)).collect(),
+            gone: HashMap::new(),
+            joined: HashMap::new(),
+            before_change,
+        }
+    }
+
+    /// What earlier daemons have left, in the order in which it was made.
+    pub(in crate::os) fn found(&self) -> Vec<Found> {
+        let mut found: Vec<Found> = self
+            .found
+            .values()
+            .map(|kept| Found {
+                key: ProcessKey(kept.key),
+                pid: kept.pid,
+                owner: serde_json::from_str::<About>(&kept.about).ok().map(|about| about.owner),
+                exit: kept.exit,
+            })
+            .collect();
+        found.sort_by_key(|found| found.key);
+        found
+    }
+
+    pub(super) fn socket(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.client.socket()
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Nothing of a process's tree is left.
+    pub(super) fn gone(&mut self, key: u64, process: Process) {
+        match (process.about, process.exit) {
+            (Some(about), Some(exit)) => {
+                let gone = Gone { pid: process.pid, pidfd: process.pidfd, about, exit };
+                self.gone.insert(key, gone);
+            }
+            _ => self.client.forget(key),
+        }
+    }
+
+    /// The folder in which a process's cgroup was made.
+    fn join(&mut self, folder: PathBuf, own: Option<&Arc<Cgroups>>) -> Option<Arc<Cgroups>> {
+        if let Some(own) = own
+            && own.folder() == folder
+        {
+            return Some(Arc::clone(own));
+        }
+        if !self.joined.contains_key(&folder) {
+            let joined = Cgroups::join(&folder)?;
+            self.joined.insert(folder.clone(), Arc::new(joined));
+        }
+        self.joined.get(&folder).cloned()
+    }
+}
+
+impl Watcher {
+    pub(super) fn expect(&mut self, expected: Expected) {
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        let key = expected.key.0;
+        above.expected.insert(key, expected);
+        let early = std::mem::take(&mut above.early);
+        for frame in early {
+            self.hear(frame);
+        }
+    }
+
+    pub(super) fn hear_keeper(&mut self) {
+        loop {
+            let Some(above) = &mut self.above else {
+                return;
+            };
+            let came = above.inbox.fill(above.client.socket(), false);
+            loop {
+                let Some(above) = &mut self.above else {
+                    return;
+                };
+                match above.inbox.next::<Word>() {
+                    Ok(Some(frame)) => self.hear(frame),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(%error, "the keeper can't be understood");
+                        return self.take_the_keepers_place();
+                    }
+                }
+            }
+            match came {
+                Ok(Came::Something) => {}
+                Ok(Came::Nothing) => return,
+                Ok(Came::End) => return self.take_the_keepers_place(),
+                Err(error) => {
+                    tracing::error!(%error, "the line to the keeper is broken");
+                    return self.take_the_keepers_place();
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, frame: Frame<Word>) {
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        match &frame.say {
+            Word::Spawned { key, .. } | Word::Failed { key, .. } if !above.expected.contains_key(key) => {
+                above.early.push(frame);
+            }
+            Word::Spawned { key, pid, in_cgroup, refused } => {
+                let (key, pid, in_cgroup) = (*key, *pid, *in_cgroup);
+                let Some(expected) = above.expected.remove(&key) else {
+                    return;
+                };
+                let Expected { output, marks, cgroups, about, news, .. } = expected;
+                if !in_cgroup && let Some(cgroups) = &cgroups {
+                    cgroups.remove(key);
+                    if let Some(errno) = refused {
+                        cgroups.refused(nix::errno::Errno::from_raw(*errno));
+                    }
+                }
+                let mut fds = frame.fds.into_iter();
+                let Some(pidfd) = fds.next() else {
+                    return;
+                };
+                let (id, tell) = (ProcessKey(key), Arc::clone(&news));
+                let pipes = [fds.next(), fds.next()];
+                let cgroups = cgroups.filter(|_| in_cgroup);
+                let watched = Watched { key: id, pid, pidfd, pipes, output, marks, cgroups, news };
+                self.look_after(watched, about);
+                tell(News::Spawned { key: id, pid, life: None });
+            }
+            Word::Failed { key, stage, errno, .. } => {
+                if let Some(expected) = above.expected.remove(key) {
+                    if let Some(cgroups) = &expected.cgroups {
+                        cgroups.remove(*key);
+                    }
+                    let failed = Failed { stage: *stage, errno: nix::errno::Errno::from_raw(*errno) };
+                    let failure = expected.program.explain(failed);
+                    (expected.news)(News::SpawnFailed { key: expected.key, failure });
+                }
+            }
+            Word::Exited { key, exit } => match above.found.get_mut(key) {
+                Some(kept) => kept.exit = Some(*exit),
+                None => self.ended(*key, *exit),
+            },
+            Word::Welcome { .. } | Word::Kept { .. } | Word::Unknown => {}
+        }
+    }
+
+    /// Looks after what an earlier daemon has started.
+    pub(super) fn take_over(&mut self, key: u64, output: Output, keep: Option<Keep>, news: NewsSink) {
+        let own = self.cgroups.clone();
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        let Some(kept) = above.found.remove(&key) else {
+            return;
+        };
+        let about: Option<About> = serde_json::from_str(&kept.about).ok();
+        let cgroups = about.as_ref().and_then(|about| about.cgroups.clone());
+        let cgroups = cgroups.and_then(|folder| above.join(folder, own.as_ref()));
+        // Nobody's, as it is: known by its session and its group alone.
+        let marks = about.as_ref().map_or_else(
+            || Marks { variable: String::new(), limit: 0 },
+            |about| Marks { variable: about.variable.clone(), limit: about.limit },
+        );
+        if let (Output::Lines(source, _), Some(keep)) = (&output, keep) {
+            self.logs.open_later(*source, keep);
+        }
+        let Kept { pid, pidfd, pipes, exit, about: text, .. } = kept;
+        let watched = Watched { key: ProcessKey(key), pid, pidfd, pipes, output, marks, cgroups, news };
+        self.look_after(watched, about.map(|_| text));
+        if let Some(exit) = exit {
+            self.ended(key, exit);
+        }
+    }
+
+    pub(super) fn settled(&mut self, key: u64) {
+        if let Some(above) = &mut self.above
+            && above.gone.remove(&key).is_some()
+        {
+            above.client.forget(key);
+        }
+    }
+
+    /// Puts full log files aside, and tells the keeper of the new ones.
+    pub(super) fn rotate_if_full(&mut self, source: SourceId) {
+        let Some(files) = self.logs.rotate_if_full(source) else {
+            return;
+        };
+        let Some(above) = &self.above else {
+            return;
+        };
+        for (key, process) in &self.processes {
+            if process.about.is_some() && matches!(&process.output, Output::Lines(of, _) if *of == source) {
+                above.client.logs(*key, [files[0].as_fd(), files[1].as_fd()]);
+            }
+        }
+    }
+
+    /// The keeper is dead: this process goes on as one, with all that it holds, and starts a daemon
+    /// of its own.
+    fn take_the_keepers_place(&mut self) {
+        let Some(above) = self.above.take() else {
+            return;
+        };
+        tracing::error!(keeper = above.pid, "the keeper was ended; this process takes its place");
+        (above.before_change)();
+        let files: HashMap<u64, [OwnedFd; 2]> = self
+            .processes
+            .iter()
+            .filter_map(|(key, process)| match &process.output {
+                Output::Lines(source, _) => Some((*key, self.logs.files(*source)?)),
+                Output::Capture(_) => None,
+            })
+            .collect();
+        let living = self.processes.iter().filter_map(|(key, process)| {
+            let [out, err] = &process.pipes;
+            Some(Lent {
+                key: *key,
+                pid: process.pid,
+                about: process.about.as_deref()?,
+                exit: process.exit,
+                foreign: true,
+                pidfd: process.pidfd.as_fd(),
+                pipes: [out, err].map(|pipe| pipe.as_ref().map(|pipe| pipe.fd.as_fd())),
+                logs: match files.get(key) {
+                    Some([out, err]) => [Some(out.as_fd()), Some(err.as_fd())],
+                    None => [None, None],
+                },
+            })
+        });
+        let gone = above.gone.iter().map(|(key, gone)| Lent {
+            key: *key,
+            pid: gone.pid,
+            about: &gone.about,
+            exit: Some(gone.exit),
+            foreign: true,
+            pidfd: gone.pidfd.as_fd(),
+            pipes: [None, None],
+            logs: [None, None],
+        });
+        let unclaimed = above.found.values().map(|kept| Lent {
+            key: kept.key,
+            pid: kept.pid,
+            about: &kept.about,
+            exit: kept.exit,
+            foreign: true,
+            pidfd: kept.pidfd.as_fd(),
+            pipes: [kept.pipes[0].as_ref().map(AsFd::as_fd), kept.pipes[1].as_ref().map(AsFd::as_fd)],
+            logs: [None, None],
+        });
+        let entries: Vec<Lent<'_>> = living.chain(gone).chain(unclaimed).collect();
+        let last_key = entries.iter().map(|entry| entry.key).max().unwrap_or_default();
+        let args = std::env::args_os().filter_map(|arg| {
+            std::ffi::CString::new(std::os::unix::ffi::OsStringExt::into_vec(arg)).ok()
+        });
+        let args: Vec<std::ffi::CString> = args.collect();
+        crate::os::keeper::quieten();
+        let state = State {
+            since: above.since,
+            // What was asked of the dead one and never made has a key, too.
+            last_key: last_key + 1_000_000,
+            daemon: None,
+            program: c"/proc/self/exe",
+            args: &args,
+            entries,
+        };
+        let error = handover::execute(state);
+        tracing::error!(%error, "nothing can be started any more: no keeper");
+    }
+}

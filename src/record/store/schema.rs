@@ -1,0 +1,192 @@
+//! The tables, how they came to be what they are, and what is read of them at the start.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::StoreError;
+use crate::model::{Incarnation, Name, Past};
+use crate::record::Memory;
+
+/// Each step is applied once, in order; the number of those that were is the database's
+/// `user_version`.
+const STEPS: &[&str] = &["
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE services (
+    name TEXT PRIMARY KEY, project TEXT, spec TEXT NOT NULL, created INTEGER NOT NULL, updated INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE instances (
+    id TEXT PRIMARY KEY, service TEXT NOT NULL, state TEXT NOT NULL, goal TEXT NOT NULL, pid INTEGER,
+    incarnation INTEGER NOT NULL, restarts INTEGER NOT NULL, error TEXT, heartbeat INTEGER, past TEXT NOT NULL,
+    created INTEGER NOT NULL, updated INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX instances_by_state ON instances (state);
+CREATE INDEX instances_by_service ON instances (service);
+CREATE INDEX instances_by_heartbeat ON instances (heartbeat);
+CREATE TABLE incarnations (
+    instance TEXT NOT NULL, number INTEGER NOT NULL, pid INTEGER, cause TEXT, started_at TEXT, ended_at TEXT,
+    exit TEXT, uptime_s REAL, life TEXT, PRIMARY KEY (instance, number)
+) WITHOUT ROWID;
+CREATE INDEX incarnations_alive ON incarnations (ended_at) WHERE ended_at IS NULL;
+CREATE TABLE events (seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, name TEXT NOT NULL, instance TEXT, body TEXT NOT NULL);
+CREATE INDEX events_by_instance ON events (instance, seq);
+CREATE INDEX events_by_time ON events (at);
+CREATE TABLE commands (
+    seq INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT, verb TEXT NOT NULL, command TEXT NOT NULL,
+    accepted INTEGER NOT NULL, reason TEXT
+);
+CREATE TABLE samples (
+    at INTEGER NOT NULL, instance TEXT NOT NULL, cpu_percent REAL, memory_bytes INTEGER, processes INTEGER,
+    PRIMARY KEY (at, instance)
+) WITHOUT ROWID;
+"];
+
+/// A larger database is not read through at the start.
+const CHECKED: u64 = 256 << 20;
+
+/// Milliseconds since 1970.
+pub(super) fn millis(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Opens a database that works: one that doesn't is set aside, and told of.
+pub(super) fn open(path: &Path) -> Result<(Connection, Memory), StoreError> {
+    let memory = path.as_os_str() == ":memory:";
+    if !memory {
+        super::private_folder(path).map_err(|error| StoreError(error.to_string()))?;
+    }
+    match prepared(path) {
+        Ok(opened) => Ok(opened),
+        Err(error) if !memory && is_beyond_use(&error) => {
+            let aside = set_aside(path)?;
+            let (connection, memory) = prepared(path)?;
+            let trouble = format!(
+                "the store can't be read ({error}); it was set aside as {}, and a new one is begun",
+                aside.display()
+            );
+            Ok((connection, Memory { trouble: Some(trouble), ..memory }))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a database is not one any more.
+pub(super) fn is_beyond_use(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SchemaChanged};
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            matches!(failure.code, DatabaseCorrupt | NotADatabase | SchemaChanged | rusqlite::ErrorCode::Unknown)
+        }
+        _ => false,
+    }
+}
+
+/// Renames a database with all that belongs to it. Returns its new place.
+pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
+    let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(':', "");
+    let name = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    let aside = (0..100)
+        .map(|n| name(&format!(".corrupt-{at}{}", if n == 0 { String::new() } else { format!("-{n}") })))
+        .find(|aside| !aside.exists())
+        .unwrap_or_else(|| name(".corrupt"));
+    fs::rename(path, &aside).map_err(|error| StoreError(format!("{}: {error}", path.display())))?;
+    for suffix in ["-wal", "-shm"] {
+        let mut to = aside.as_os_str().to_owned();
+        to.push(suffix);
+        // Without the log the file could be mended less well by hand; with a wrong one, the new
+        // file would be spoiled.
+        if fs::rename(name(suffix), to).is_err() {
+            let _ = fs::remove_file(name(suffix));
+        }
+    }
+    Ok(aside)
+}
+
+/// A connection that writes, set up.
+pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    if path.as_os_str() != ":memory:" {
+        // SQLite would make it with what the umask leaves.
+        use std::os::unix::fs::OpenOptionsExt;
+        let made = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(path);
+        if let Err(error) = made {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
+            return Err(rusqlite::Error::SqliteFailure(code, Some(error.to_string())));
+        }
+    }
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    // A commit reaches the kernel: that outlives any process, and a power cut never tears it.
+    connection.pragma_update(None, "synchronous", "normal")?;
+    connection.set_prepared_statement_cache_capacity(32);
+    let applied: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let applied = usize::try_from(applied).unwrap_or_default();
+    for (number, step) in (1usize..).zip(STEPS).skip(applied) {
+        connection.execute_batch(&format!("BEGIN; {step} PRAGMA user_version = {number}; COMMIT;"))?;
+    }
+    Ok(connection)
+}
+
+fn prepared(path: &Path) -> Result<(Connection, Memory), rusqlite::Error> {
+    let connection = connect(path)?;
+    if fs::metadata(path).is_ok_and(|file| file.len() <= CHECKED) {
+        let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if verdict != "ok" {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            return Err(rusqlite::Error::SqliteFailure(code, Some(verdict)));
+        }
+    }
+    let memory = remembered(&connection)?;
+    Ok((connection, memory))
+}
+
+fn remembered(connection: &Connection) -> Result<Memory, rusqlite::Error> {
+    let mut memory = Memory::default();
+    let mut statement = connection.prepare("SELECT id, past FROM instances")?;
+    for row in statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))? {
+        let (id, past) = row?;
+        // One of another form says nothing; its process, if it has one, is still found.
+        if let Ok(past) = serde_json::from_str::<Past>(&past) {
+            memory.pasts.insert(id, past);
+        }
+    }
+    let mut statement = connection
+        .prepare("SELECT instance, number, life FROM incarnations WHERE ended_at IS NULL AND life IS NOT NULL")?;
+    let lives = statement.query_map([], |row| {
+        let number: i64 = row.get(1)?;
+        Ok((row.get(0)?, Incarnation(number.cast_unsigned()), row.get(2)?))
+    })?;
+    memory.lives = lives.collect::<Result<_, _>>()?;
+    let last: Option<i64> = connection.query_row("SELECT max(seq) FROM events", [], |row| row.get(0))?;
+    memory.last_event = last.unwrap_or(0).cast_unsigned();
+    let meta = |key: &str| -> Result<Option<String>, rusqlite::Error> {
+        connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
+    };
+    memory.boot = meta("boot")?;
+    memory.ended = meta("ended")?.is_some();
+    memory.since = meta("since")?.and_then(|text| text.parse().ok()).map(Duration::from_nanos);
+    if let Some(names) = meta("failed_groups")? {
+        memory.failed_groups = serde_json::from_str::<Vec<Name>>(&names).unwrap_or_default();
+    }
+    Ok(memory)
+}
+
+pub(super) fn set_meta(connection: &Connection, key: &str, value: &str) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached("INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?
+        .execute(params![key, value])
+        .map(drop)
+}

@@ -1,0 +1,392 @@
+//! The thread that writes.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::{Connection, params};
+
+use super::schema::{self, millis, set_meta};
+use super::{Retention, StoreError};
+use crate::model::sample::Sample;
+use crate::model::{Event, Fact, Incarnation, Name, Past, ServiceSpec};
+
+/// One transaction takes this much at most, so that readers get their turn at new things.
+const GROUP: usize = 2_000;
+/// Old things are looked for after so many events, and at least this often.
+const TIDY_AFTER: u64 = 5_000;
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// What could not be written is tried again this often.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the writer is told.
+pub(super) enum Told {
+    Begin { boot: String, since: Duration },
+    Plan(Vec<Arc<ServiceSpec>>),
+    Event { event: Arc<Event>, past: Option<Box<Past>>, failed_groups: Option<Vec<Name>> },
+    /// How everything stands.
+    All(Vec<Past>),
+    /// So many events were too many, and how everything stands since.
+    Lost(u64, Vec<Past>),
+    Life(String, Incarnation, String),
+    Sample(SystemTime, Arc<Sample>),
+    After(Box<dyn FnOnce() + Send>),
+}
+
+pub(super) struct Writer {
+    /// `None`: it is beyond use and is to be begun anew.
+    connection: Option<Connection>,
+    path: PathBuf,
+    retention: Retention,
+    waiting: Arc<AtomicU64>,
+    /// What is written at the beginning of a new file.
+    circumstances: Option<(String, Duration)>,
+    plan: Vec<Arc<ServiceSpec>>,
+    /// How each instance stands, for a file that is begun anew or one that was full for a while.
+    stands: HashMap<String, Past>,
+    trouble: Option<Trouble>,
+    since_tidy: u64,
+    tidied: Instant,
+}
+
+/// Why nothing is written at the moment.
+struct Trouble {
+    lost: u64,
+    next_try: Instant,
+}
+
+impl Writer {
+    pub(super) fn new(
+        connection: Connection,
+        path: PathBuf,
+        retention: Retention,
+        waiting: Arc<AtomicU64>,
+    ) -> Writer {
+        Writer {
+            connection: Some(connection),
+            path,
+            retention,
+            waiting,
+            circumstances: None,
+            plan: Vec::new(),
+            stands: HashMap::new(),
+            trouble: None,
+            since_tidy: 0,
+            tidied: Instant::now(),
+        }
+    }
+
+    pub(super) fn run(mut self, told: &Receiver<Told>) {
+        let mut group = Vec::new();
+        loop {
+            let pause = if self.trouble.is_some() { RETRY } else { TIDY_EVERY };
+            match told.recv_timeout(pause) {
+                Ok(first) => group.push(first),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while group.len() < GROUP
+                && let Ok(more) = told.try_recv()
+            {
+                group.push(more);
+            }
+            self.waiting.fetch_sub(group.len() as u64, Ordering::Relaxed);
+            let group = std::mem::take(&mut group);
+            self.remember(&group);
+            let events = group.iter().filter(|told| matches!(told, Told::Event { .. })).count() as u64;
+            self.since_tidy += events;
+            if self.trouble.is_some() {
+                self.try_again(events);
+            } else if let Err(error) = self.write(&group) {
+                self.in_trouble(&error, events);
+            }
+            for told in group {
+                if let Told::After(then) = told {
+                    then();
+                }
+            }
+            let tidy = self.since_tidy >= TIDY_AFTER || self.tidied.elapsed() > TIDY_EVERY;
+            if tidy && self.trouble.is_none() {
+                (self.since_tidy, self.tidied) = (0, Instant::now());
+                if let Err(error) = self.tidy() {
+                    self.in_trouble(&error, 0);
+                }
+            }
+        }
+    }
+
+    /// What would be needed to begin anew.
+    fn remember(&mut self, group: &[Told]) {
+        for told in group {
+            match told {
+                Told::Begin { boot, since } => self.circumstances = Some((boot.clone(), *since)),
+                Told::Plan(services) => self.plan.clone_from(services),
+                Told::Event { past: Some(past), .. } => {
+                    self.stands.insert(past.instance.to_string(), (**past).clone());
+                }
+                Told::Event { event, past: None, .. } => {
+                    if let Fact::Removed { services, .. } = &event.fact {
+                        self.stands.retain(|_, past| !services.contains(past.instance.service()));
+                    }
+                }
+                Told::All(pasts) | Told::Lost(_, pasts) => {
+                    for past in pasts {
+                        self.stands.insert(past.instance.to_string(), past.clone());
+                    }
+                }
+                Told::Life(..) | Told::Sample(..) | Told::After(_) => {}
+            }
+        }
+    }
+
+    fn in_trouble(&mut self, error: &rusqlite::Error, lost: u64) {
+        if schema::is_beyond_use(error) {
+            tracing::error!(%error, "the store can't be written any more and is begun anew");
+            self.connection = None;
+        } else {
+            tracing::error!(%error, "the store can't be written; services are not affected");
+        }
+        self.trouble = Some(Trouble { lost, next_try: Instant::now() });
+        self.try_again(0);
+    }
+
+    /// Writes how everything stands, once that is possible again.
+    fn try_again(&mut self, lost: u64) {
+        let Some(trouble) = &mut self.trouble else {
+            return;
+        };
+        trouble.lost += lost;
+        if trouble.next_try > Instant::now() {
+            return;
+        }
+        trouble.next_try = Instant::now() + RETRY;
+        let lost = trouble.lost;
+        match self.begin_again() {
+            Ok(()) => {
+                self.trouble = None;
+                tracing::warn!(lost_events = lost, "the store is written again");
+            }
+            Err(error) => tracing::debug!(%error, "the store still can't be written"),
+        }
+    }
+
+    fn begin_again(&mut self) -> Result<(), StoreError> {
+        if self.connection.is_none() {
+            if self.path.exists() {
+                schema::set_aside(&self.path)?;
+            }
+            self.connection = Some(schema::connect(&self.path)?);
+        }
+        let mut group = vec![Told::Plan(self.plan.clone())];
+        group.push(Told::All(self.stands.values().cloned().collect()));
+        if let Some((boot, since)) = self.circumstances.clone() {
+            group.push(Told::Begin { boot, since });
+        }
+        self.write(&group)?;
+        Ok(())
+    }
+
+    fn write(&mut self, group: &[Told]) -> Result<(), rusqlite::Error> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        if group.iter().all(|told| matches!(told, Told::After(_))) {
+            return Ok(());
+        }
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        // Of what changes several times in a group the last is written.
+        let mut last: HashMap<String, &Past> = HashMap::new();
+        for told in group {
+            match told {
+                Told::Begin { boot, since } => {
+                    set_meta(&transaction, "boot", boot)?;
+                    set_meta(&transaction, "since", &since.as_nanos().to_string())?;
+                    transaction.execute("DELETE FROM meta WHERE key = 'ended'", [])?;
+                }
+                Told::Plan(services) => write_plan(&transaction, services)?,
+                Told::Event { event, past, failed_groups } => {
+                    write_event(&transaction, event)?;
+                    if let Some(past) = past {
+                        last.insert(past.instance.to_string(), past);
+                    }
+                    if let Some(names) = failed_groups {
+                        let names = serde_json::to_string(names).unwrap_or_default();
+                        set_meta(&transaction, "failed_groups", &names)?;
+                    }
+                    if let Fact::Removed { services, .. } = &event.fact {
+                        last.retain(|_, past| !services.contains(past.instance.service()));
+                        for service in services {
+                            transaction
+                                .prepare_cached("DELETE FROM instances WHERE service = ?1")?
+                                .execute([service.as_str()])?;
+                        }
+                    }
+                }
+                Told::All(pasts) | Told::Lost(_, pasts) => {
+                    last.extend(pasts.iter().map(|past| (past.instance.to_string(), past)));
+                }
+                Told::Life(instance, incarnation, life) => {
+                    transaction
+                        .prepare_cached(
+                            "INSERT INTO incarnations (instance, number, life) VALUES (?1, ?2, ?3) \
+                             ON CONFLICT DO UPDATE SET life = excluded.life",
+                        )?
+                        .execute(params![instance, incarnation.0.cast_signed(), life])?;
+                }
+                Told::Sample(at, sample) => write_sample(&transaction, *at, sample)?,
+                Told::After(_) => {}
+            }
+        }
+        let now = millis(SystemTime::now());
+        for (id, past) in last {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO instances (id, service, state, goal, pid, incarnation, restarts, error, past, \
+                     created, updated) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10) \
+                     ON CONFLICT (id) DO UPDATE SET state = ?3, goal = ?4, pid = ?5, incarnation = ?6, \
+                     restarts = ?7, error = ?8, past = ?9, updated = ?10",
+                )?
+                .execute(params![
+                    id,
+                    past.instance.service().as_str(),
+                    past.state.to_string(),
+                    past.goal.to_string(),
+                    past.pid,
+                    past.incarnation.0.cast_signed(),
+                    past.restarts.cast_signed(),
+                    past.failed.as_ref().map(ToString::to_string),
+                    serde_json::to_string(past).unwrap_or_default(),
+                    now,
+                ])?;
+        }
+        transaction.commit()
+    }
+
+    /// Removes what is older than what is kept.
+    fn tidy(&mut self) -> Result<(), rusqlite::Error> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        let events = i64::try_from(self.retention.events).unwrap_or(i64::MAX);
+        connection.execute(
+            "DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?1",
+            params![events],
+        )?;
+        connection.execute(
+            "DELETE FROM commands WHERE seq < (SELECT min(seq) FROM events)",
+            [],
+        )?;
+        // The last hundred of each instance.
+        connection.execute(
+            "DELETE FROM incarnations WHERE ended_at IS NOT NULL AND number < (SELECT incarnation FROM instances \
+             WHERE id = instance) - 100",
+            [],
+        )?;
+        let oldest = SystemTime::now().checked_sub(self.retention.samples).unwrap_or(SystemTime::UNIX_EPOCH);
+        connection.execute("DELETE FROM samples WHERE at < ?1", params![millis(oldest)])?;
+        Ok(())
+    }
+}
+
+fn write_plan(connection: &Connection, services: &[Arc<ServiceSpec>]) -> Result<(), rusqlite::Error> {
+    let now = millis(SystemTime::now());
+    let mut statement = connection.prepare_cached(
+        "INSERT INTO services VALUES (?1, ?2, ?3, ?4, ?4) ON CONFLICT (name) DO UPDATE SET \
+         project = excluded.project, spec = excluded.spec, updated = CASE WHEN spec = excluded.spec THEN \
+         updated ELSE excluded.updated END",
+    )?;
+    for spec in services {
+        // Without its environment, which is never written down.
+        let text = serde_json::to_string(spec.as_ref()).unwrap_or_default();
+        statement.execute(params![spec.name.as_str(), spec.project, text, now])?;
+    }
+    let names: Vec<&str> = services.iter().map(|spec| spec.name.as_str()).collect();
+    connection.execute(
+        "DELETE FROM services WHERE name NOT IN (SELECT value FROM json_each(?1))",
+        [serde_json::to_string(&names).unwrap_or_default()],
+    )?;
+    Ok(())
+}
+
+fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::Error> {
+    let body = serde_json::to_value(event).unwrap_or_default();
+    let name = body.get("event").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
+    let instance = event.fact.instance().map(ToString::to_string);
+    let seq = event.seq.cast_signed();
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO events VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![seq, millis(event.at), name, instance, body.to_string()])?;
+    let at = || humantime::format_rfc3339_millis(event.at).to_string();
+    match &event.fact {
+        Fact::Starting { instance, incarnation, cause } => {
+            let cause = serde_json::to_value(cause).ok();
+            connection
+                .prepare_cached(
+                    "INSERT INTO incarnations (instance, number, cause, started_at) VALUES (?1, ?2, ?3, ?4) \
+                     ON CONFLICT DO UPDATE SET cause = excluded.cause, started_at = excluded.started_at",
+                )?
+                .execute(params![
+                    instance.to_string(),
+                    incarnation.0.cast_signed(),
+                    cause.as_ref().and_then(|cause| cause.as_str()),
+                    at(),
+                ])?;
+        }
+        Fact::Running { instance, incarnation, pid } => {
+            connection
+                .prepare_cached(
+                    "INSERT INTO incarnations (instance, number, pid) VALUES (?1, ?2, ?3) \
+                     ON CONFLICT DO UPDATE SET pid = excluded.pid",
+                )?
+                .execute(params![instance.to_string(), incarnation.0.cast_signed(), pid])?;
+        }
+        Fact::Exited { instance, incarnation, exit, uptime } => {
+            connection
+                .prepare_cached(
+                    "INSERT INTO incarnations (instance, number, ended_at, exit, uptime_s) \
+                     VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET ended_at = excluded.ended_at, \
+                     exit = excluded.exit, uptime_s = excluded.uptime_s, life = NULL",
+                )?
+                .execute(params![
+                    instance.to_string(),
+                    incarnation.0.cast_signed(),
+                    at(),
+                    serde_json::to_string(exit).ok(),
+                    uptime.as_secs_f64(),
+                ])?;
+        }
+        Fact::CommandAccepted { command } => {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?1, ?2, NULL, ?3, ?4, 1, NULL)")?
+                .execute(params![seq, millis(event.at), command.verb(), serde_json::to_string(command).ok()])?;
+        }
+        Fact::CommandDenied { command, denial } => {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?1, ?2, NULL, ?3, ?4, 0, ?5)")?
+                .execute(params![
+                    seq,
+                    millis(event.at),
+                    command.verb(),
+                    serde_json::to_string(command).ok(),
+                    denial.reason
+                ])?;
+        }
+        Fact::ShutdownDone => set_meta(connection, "ended", "1")?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn write_sample(connection: &Connection, at: SystemTime, sample: &Sample) -> Result<(), rusqlite::Error> {
+    let mut statement =
+        connection.prepare_cached("INSERT OR REPLACE INTO samples VALUES (?1, ?2, ?3, ?4, ?5)")?;
+    for (instance, usage) in &sample.instances {
+        let memory = i64::try_from(usage.memory_bytes).unwrap_or(i64::MAX);
+        let processes = i64::try_from(usage.processes).unwrap_or(i64::MAX);
+        statement.execute(params![millis(at), instance.to_string(), usage.cpu_percent, memory, processes])?;
+    }
+    Ok(())
+}
