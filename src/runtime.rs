@@ -2,22 +2,23 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorRef};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::actors::{Context, KeepRule};
 use crate::actors::event_log::{EventLog, EventReader, Read};
 use crate::actors::graph::{DependencyGraph, GraphMsg};
 use crate::actors::monitor::ResourceMonitor;
 use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
+use crate::actors::{Context, KeepRule};
 use crate::decide::frontier::{self, waits_for};
 use crate::decide::graph::Graph;
 use crate::decide::group;
+use crate::decide::ledger::Ledger;
 use crate::decide::operation::Operations;
 use crate::decide::status::Board;
 use crate::decide::world::StepSink;
@@ -32,7 +33,6 @@ use crate::os::clock::Clock;
 use crate::os::native::{HostOptions, NativeHost};
 use crate::os::signals::ChildSignal;
 use crate::os::{Host, OutputSink, Sources};
-use crate::record::Ledger;
 use crate::record::output::{ChunkSink, OutputHub};
 
 pub use below::Below;

@@ -8,26 +8,36 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     (
         "model",
         &[],
-        &["tokio", "ractor", "nix", "sysinfo", "tracing", "hyper", "axum", "clap", "toml", "regex"],
+        &[
+            "tokio", "ractor", "nix", "sysinfo", "tracing", "hyper", "axum", "clap", "toml", "regex",
+            "rusqlite",
+        ],
     ),
     (
         "decide",
         &["model"],
-        &["tokio", "ractor", "nix", "sysinfo", "tracing", "hyper", "axum", "clap", "toml", "regex"],
+        &[
+            "tokio", "ractor", "nix", "sysinfo", "tracing", "hyper", "axum", "clap", "toml", "regex",
+            "rusqlite",
+        ],
     ),
-    ("manifest", &["model", "decide"], &["tokio", "ractor", "nix", "sysinfo", "hyper", "axum", "clap"]),
-    ("os", &["model", "decide"], &["ractor", "axum", "clap", "toml"]),
-    ("actors", &["model", "decide", "os"], &["nix", "sysinfo", "hyper", "axum", "clap", "toml"]),
+    (
+        "manifest",
+        &["model", "decide"],
+        &["tokio", "ractor", "nix", "sysinfo", "hyper", "axum", "clap", "rusqlite"],
+    ),
+    ("os", &["model", "decide"], &["ractor", "axum", "clap", "toml", "rusqlite"]),
+    ("actors", &["model", "decide", "os"], &["nix", "sysinfo", "hyper", "axum", "clap", "toml", "rusqlite"]),
     ("record", &["model", "decide", "os"], &["ractor", "nix", "sysinfo", "hyper", "axum", "clap", "toml"]),
     (
         "control",
         &["model", "decide", "os", "actors", "record", "manifest", "runtime"],
-        &["ractor", "nix", "sysinfo", "clap", "toml"],
+        &["ractor", "nix", "sysinfo", "clap", "toml", "rusqlite"],
     ),
     (
         "cli",
         &["model", "decide", "os", "actors", "record", "control", "manifest", "runtime"],
-        &["ractor", "nix", "sysinfo", "axum", "toml"],
+        &["ractor", "nix", "sysinfo", "axum", "toml", "rusqlite"],
     ),
 ];
 

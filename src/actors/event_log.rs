@@ -13,11 +13,11 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+use crate::decide::ledger::Ledger;
 use crate::decide::status::Board;
 use crate::decide::world::{Step, StepSink};
 use crate::model::{Event, Fact};
 use crate::os::clock::Clock;
-use crate::record::Ledger;
 
 /// How many events are kept for readers that come late or are slow.
 pub const KEPT: usize = 16_384;
@@ -55,7 +55,9 @@ impl EventLog {
 
     /// The same behind the last event of an earlier supervisor.
     pub fn behind(board: Board, clock: Clock, last: u64) -> EventLog {
-        let state = State { next: last + 1, ring: VecDeque::new(),
+        let state = State {
+            next: last + 1,
+            ring: VecDeque::new(),
             board,
             recorder: None,
             ledger: None,

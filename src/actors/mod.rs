@@ -21,11 +21,11 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 
+use crate::decide::ledger::Ledger;
 use crate::model::{InstanceId, Past, ServiceSpec};
 use crate::os::clock::Clock;
 use crate::os::log::Keep;
 use crate::os::{Host, ProcessKey, Sources};
-use crate::record::Ledger;
 
 use event_log::EventLog;
 

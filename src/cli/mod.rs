@@ -21,6 +21,7 @@ macro_rules! say {
 }
 
 mod console;
+mod daemon;
 mod format;
 mod init;
 mod plan;
@@ -63,6 +64,8 @@ struct Cli {
 enum Verb {
     /// Start everything in the foreground; Ctrl-C stops it in reverse order
     Run(RunArgs),
+    /// Supervise the manifests of a folder; services live on when it is killed or replaced
+    Daemon(DaemonArgs),
     /// Validate manifests, without starting anything
     Check(CheckArgs),
     /// Show the tree, the start waves and the stop order, before anything runs
@@ -130,6 +133,20 @@ struct RunArgs {
     /// Write down in a new file what each machine is told and decides, for `regrow replay`
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DaemonArgs {
+    /// The configuration [default: $REGROW_CONFIG, /etc/regrow/regrow.toml or
+    /// ~/.config/regrow/regrow.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Return when it is up, and leave it running
+    #[arg(long)]
+    detach: bool,
+    /// Print the default configuration, with comments
+    #[arg(long)]
+    print_config: bool,
 }
 
 #[derive(Debug, Args)]
@@ -394,6 +411,8 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
+    // A keeper that was handed its knowledge goes on before anything else.
+    crate::os::keeper::resume();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -405,11 +424,12 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if all_is_written() { ended } else { ended.max(code::FAILED) });
         }
     };
-    if !matches!(cli.verb, Verb::Run(_)) {
+    if !matches!(cli.verb, Verb::Run(_) | Verb::Daemon(_)) {
         signals::end_on_broken_pipe();
     }
     let ended = match cli.verb {
         Verb::Run(args) => run::run(args),
+        Verb::Daemon(args) => daemon::daemon(&args),
         Verb::Check(args) => plan::check(&args),
         Verb::Plan(args) => plan::plan(&args),
         Verb::Init(args) => init::init(&args),

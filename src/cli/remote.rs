@@ -168,7 +168,7 @@ fn socket(common: &Common) -> Result<PathBuf, String> {
         return Ok(PathBuf::from(socket));
     }
     let cwd = super::here()?;
-    place::find(&cwd)
+    place::find(&cwd, super::daemon::socket())
 }
 
 fn query(services: &[String]) -> String {

@@ -52,6 +52,18 @@ pub(super) fn warn(warnings: &[Fault]) {
     }
 }
 
+/// Prints what is wrong with one of several manifests.
+pub(super) fn tell_beside_others(error: &LoadError) {
+    match error {
+        LoadError::Unreadable { .. } => tell(error),
+        LoadError::Faulty(faults) => {
+            for fault in faults {
+                tell!("{}\n", render(fault, Level::ERROR));
+            }
+        }
+    }
+}
+
 /// Prints what is wrong to standard error.
 pub(super) fn tell(error: &LoadError) {
     match error {

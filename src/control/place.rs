@@ -22,6 +22,43 @@ pub struct Card {
     pub socket: Option<PathBuf>,
 }
 
+impl Card {
+    /// That of a daemon, which belongs to no folder.
+    pub fn of_daemon(pid: u32, config: Option<&Path>, socket: &Path) -> Card {
+        Card {
+            pid,
+            manifest: config.map(Path::to_owned).unwrap_or_default(),
+            cwd: PathBuf::new(),
+            socket: Some(socket.to_owned()),
+        }
+    }
+}
+
+/// Takes the place of the daemon of a state folder, for as long as this process, one that it
+/// becomes, or one below it that inherits its descriptors lives.
+pub fn take_daemon(home: &Path, card: &Card) -> Result<(), Taken> {
+    let text = serde_json::to_string(card).map_err(|e| Taken::Unusable(io::Error::other(e)))?;
+    files::private_dir(home).map_err(Taken::Unusable)?;
+    match files::lock(&home.join("lock"), &text).map_err(Taken::Unusable)? {
+        Ok(lock) => {
+            lock.keep_for_ever().map_err(Taken::Unusable)?;
+            Ok(())
+        }
+        Err(other) => {
+            let unknown = Card { pid: 0, ..card.clone() };
+            Err(Taken::ByAnother(serde_json::from_str(&other).unwrap_or(unknown)))
+        }
+    }
+}
+
+/// Writes down who supervises there now, under the lock of its keeper.
+pub fn tell_daemon(home: &Path, card: &Card) {
+    let text = serde_json::to_string(card).unwrap_or_default();
+    if let Err(error) = files::overwrite(&home.join("lock"), &text) {
+        tracing::warn!(%error, "nobody can read who supervises here");
+    }
+}
+
 /// A place that was taken.
 #[derive(Debug)]
 pub struct Place {
@@ -72,9 +109,9 @@ impl Place {
 }
 
 /// Finds the socket for a command typed in `cwd`: that of the manifest that `run` would
-/// take there; else of a tree that was started from there or whose folder this is in.
-/// `Err`: why there is none.
-pub fn find(cwd: &Path) -> Result<PathBuf, String> {
+/// take there; else of a tree that was started from there or whose folder this is in; else the
+/// daemon's. `Err`: why there is none.
+pub fn find(cwd: &Path, daemon: Option<PathBuf>) -> Result<PathBuf, String> {
     let manifest = manifest::discover(cwd).and_then(|path| path.canonicalize().ok());
     if let Some(manifest) = &manifest
         && let Some((socket, _)) = answering(&folder_of(manifest))
@@ -102,6 +139,7 @@ pub fn find(cwd: &Path) -> Result<PathBuf, String> {
             Ok(socket.clone())
         }
         None => match (manifest, &running[..]) {
+            _ if let Some(socket) = daemon.filter(|socket| files::connect(socket).is_ok()) => Ok(socket),
             (Some(manifest), _) => Err(format!("{} is not running (regrow run)", manifest.display())),
             (None, []) => Err("nothing is running (regrow run)".to_owned()),
             (None, others) => {

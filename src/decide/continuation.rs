@@ -89,7 +89,8 @@ pub fn continuation(
 /// not told so any more.
 fn is_current(past: &Past, left: &Left) -> bool {
     left.incarnation > past.incarnation
-        || (left.incarnation == past.incarnation && (past.state.has_process() || past.state == State::Starting))
+        || (left.incarnation == past.incarnation
+            && (past.state.has_process() || past.state == State::Starting))
 }
 
 /// Nothing is left of its process, and nobody knows how it ended.
@@ -139,7 +140,17 @@ fn afresh(spec: &ServiceSpec, past: Past) -> Past {
         Goal::Up | Goal::Down => State::Registered,
     };
     let goal = if state == State::Registered { Goal::Down } else { past.goal };
-    Past { goal, state, ready: false, restarts: 0, attempts: 0, started: None, retry_at: None, failed: None, ..past }
+    Past {
+        goal,
+        state,
+        ready: false,
+        restarts: 0,
+        attempts: 0,
+        started: None,
+        retry_at: None,
+        failed: None,
+        ..past
+    }
 }
 
 #[cfg(test)]
@@ -200,7 +211,7 @@ mod tests {
         }
         assert_eq!(go_on(Start::Follows, None, None), Continuation { past: None, adopts: false });
         let unwritten = go_on(Start::Follows, None, Some(1));
-        assert!(unwritten.adopts && unwritten.past.unwrap().goal == Goal::Up);
+        assert!(unwritten.adopts && unwritten.past.unwrap().goal == Up);
     }
 
     #[test]

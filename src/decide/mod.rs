@@ -9,6 +9,7 @@ pub mod frontier;
 pub mod graph;
 pub mod group;
 pub mod growth;
+pub mod ledger;
 pub mod lifecycle;
 pub mod operation;
 pub mod probe;

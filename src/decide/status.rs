@@ -13,8 +13,7 @@ use crate::model::sample::Sample;
 use crate::model::status::{ChildCount, ChildStatus, GroupStatus, TreeStatus};
 use crate::model::{
     Addition, Child, Event, ExitOutcome, Fact, Goal, GroupSpec, Health, Incarnation, InstanceId, Name, Past,
-    Plan,
-    ServiceSpec, ServiceStatus, State, StopCause,
+    Plan, ServiceSpec, ServiceStatus, State, StopCause,
 };
 
 /// What is known of one instance.

@@ -58,6 +58,8 @@ pub struct Loaded {
     pub graph: Graph,
     /// What is allowed and still worth a word.
     pub warnings: Vec<Fault>,
+    /// Whether it names its project itself.
+    pub named: bool,
 }
 
 /// A right manifest of what is to be added.
@@ -139,6 +141,7 @@ fn load_in(
     environment: &Environment,
 ) -> Result<Loaded, Vec<Fault>> {
     let Sound { name, shared, services, graph, tree, warnings } = read(source, folder, environment, None)?;
+    let named = name.is_some();
     let name = name.or_else(|| {
         let name = folder.file_name()?.to_string_lossy().into_owned();
         Some(name)
@@ -153,7 +156,7 @@ fn load_in(
         inherited: Arc::new(environment.vars.clone()),
         shared: Arc::new(shared),
     };
-    Ok(Loaded { plan, graph, warnings })
+    Ok(Loaded { plan, graph, warnings, named })
 }
 
 /// A text without faults.

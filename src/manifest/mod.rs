@@ -3,9 +3,11 @@
 //! May use `model`, `decide::graph` (a plan is acyclic) and files. Every fault of a manifest
 //! is collected, with its place; nothing is started from here and nothing is printed.
 
+pub mod config;
 mod decode;
 mod dotenv;
 pub mod fault;
+pub mod folder;
 mod interpolate;
 mod load;
 mod reader;

@@ -67,16 +67,26 @@ impl Name {
         Ok(Name(Arc::from(text)))
     }
 
+    /// That of a service or a group in a tree of several projects, where another has the same:
+    /// `project/name`. `project` keeps to the alphabet of names.
+    pub fn qualified(project: &str, name: &Name) -> Name {
+        Name(Arc::from(format!("{project}/{name}")))
+    }
+
     /// The text of it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
+/// Takes qualified ones, too.
 impl TryFrom<String> for Name {
     type Error = NameError;
     fn try_from(text: String) -> Result<Name, NameError> {
-        Name::new(&text)
+        match text.split_once('/') {
+            Some((project, name)) => Ok(Name::qualified(Name::new(project)?.as_str(), &Name::new(name)?)),
+            None => Name::new(&text),
+        }
     }
 }
 

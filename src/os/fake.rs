@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::{Host, News, NewsSink, Output, ProcessKey, SourceId, SpawnOrder, log};
+use super::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, log};
 use crate::model::{Exit, SpawnFailure};
 
 /// What a fake host was told.
@@ -169,8 +169,4 @@ impl Host for FakeHost {
     fn adopt(&self, key: ProcessKey, _: Output, _: Option<log::Keep>, news: NewsSink) {
         self.with(|state| state.alive.insert(key, (vec!["adopted".to_owned()], news)));
     }
-
-    fn settle(&self, _: ProcessKey) {}
-
-    fn forget(&self, _: SourceId) {}
 }

@@ -26,6 +26,17 @@ pub fn state_dir() -> PathBuf {
     home.join(".local/state/regrow")
 }
 
+/// Where a user's own configuration lies: `$XDG_CONFIG_HOME/regrow`, else `~/.config/regrow`; as
+/// root `/etc/regrow`.
+pub fn config_dir() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/etc/regrow");
+    }
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = var("XDG_CONFIG_HOME").or_else(|| var("HOME").map(|home| home.join(".config")));
+    base.unwrap_or_else(|| PathBuf::from("/etc")).join("regrow")
+}
+
 /// Makes a folder, parents included, that is ours alone (0700). An error where one of that
 /// name belongs to somebody else, is a link, or can be entered by others.
 pub fn private_dir(path: &Path) -> io::Result<()> {
@@ -55,6 +66,58 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
+}
+
+impl Lock {
+    /// Holds it as long as this process lives, what it executes, and what inherits its descriptors.
+    /// Services don't: they get theirs and no others.
+    pub fn keep_for_ever(self) -> io::Result<()> {
+        let none = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
+        nix::fcntl::fcntl(&*self._file, none)?;
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
+/// Opens a file of our own to write at its end, never through a link.
+pub fn own_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .open(path)
+}
+
+/// Replaces what is in a file of our own.
+pub fn overwrite(path: &Path, content: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .open(path)?;
+    io::Write::write_all(&mut file, content.as_bytes())
+}
+
+/// Makes the folder of a file, ours alone, where it is not there. One that is there stays as it
+/// is: it may be the machine's (`/run`).
+pub fn private_parent(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.is_dir() => private_dir(folder),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Lets a command begin a session of its own, apart from this terminal.
+pub fn in_own_session(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec it makes one system call, which is safe there.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            Ok(())
+        })
+    }
 }
 
 /// Takes the lock of a file and writes `content` into it. `Ok(Err(content))`: somebody else

@@ -339,11 +339,7 @@ fn splice_at(pipe: BorrowedFd<'_>, file: BorrowedFd<'_>, at: u64, most: usize) -
 }
 
 /// Moves a piece of output to the end of a file.
-pub(super) fn splice_to_end(
-    pipe: BorrowedFd<'_>,
-    file: BorrowedFd<'_>,
-    most: usize,
-) -> Result<usize, Errno> {
+pub(super) fn splice_to_end(pipe: BorrowedFd<'_>, file: BorrowedFd<'_>, most: usize) -> Result<usize, Errno> {
     let size = nix::sys::stat::fstat(file)?.st_size;
     splice_at(pipe, file, size.cast_unsigned(), most)
 }

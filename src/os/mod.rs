@@ -201,12 +201,12 @@ pub trait Host: Send + Sync + 'static {
     fn resume(&self, key: ProcessKey);
     /// Sends SIGKILL to every process of a tree until it is empty.
     fn kill(&self, key: ProcessKey);
-    /// Takes over one that was [`Found`]; from here on it is as one that was spawned. `spawned` is
-    /// not told again.
-    fn adopt(&self, key: ProcessKey, output: Output, keep: Option<log::Keep>, news: NewsSink);
+    /// Takes over one that was [`Found`]; from here on it is as one that was spawned, which is not
+    /// told again. A host whose processes end with it never finds any.
+    fn adopt(&self, _key: ProcessKey, _output: Output, _keep: Option<log::Keep>, _news: NewsSink) {}
     /// All facts of its end are written down where they last: what is kept of a process that is
     /// gone may go.
-    fn settle(&self, key: ProcessKey);
+    fn settle(&self, _key: ProcessKey) {}
     /// A source will print no more.
-    fn forget(&self, source: SourceId);
+    fn forget(&self, _source: SourceId) {}
 }

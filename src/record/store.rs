@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::{Ledger, Memory};
+use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
 use crate::model::sample::Sample;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Plan};
@@ -121,10 +121,10 @@ impl Store {
         )?;
         let names = instances.map(|names| serde_json::to_string(names).unwrap_or_default());
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows = statement.query_map(
-            params![after.cast_signed(), since.map_or(i64::MIN, millis), names, most],
-            |row| row.get::<_, String>(0),
-        )?;
+        let rows = statement
+            .query_map(params![after.cast_signed(), since.map_or(i64::MIN, millis), names, most], |row| {
+                row.get::<_, String>(0)
+            })?;
         let mut events = Vec::new();
         for body in rows {
             // One that an older or newer build wrote in another form is passed over.

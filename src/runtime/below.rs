@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use super::{Handle, Made, Options, StartError};
 use crate::actors::{Inheritance, KeepRule};
 use crate::decide::continuation::{Left, Start, continuation};
+use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
 use crate::model::{Fact, InstanceId, Plan};
 use crate::os::clock::{self, Clock};
@@ -14,7 +15,6 @@ use crate::os::keeper::Tether;
 use crate::os::native::NativeHost;
 use crate::os::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey};
 use crate::record::output::OutputHub;
-use crate::record::{Ledger, Memory};
 
 /// What a tree below a keeper is made with.
 pub struct Below {

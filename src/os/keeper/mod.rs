@@ -55,6 +55,11 @@ pub fn resume() {
     }
 }
 
+/// Whether a keeper has started this process as its daemon.
+pub fn is_above() -> bool {
+    std::env::var_os(LINE).is_some()
+}
+
 /// Divides this process in two and returns in the daemon; its keeper never returns. Where a keeper
 /// has started this process, it is the daemon already.
 ///

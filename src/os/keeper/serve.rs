@@ -307,7 +307,8 @@ impl Keeper {
                     self.last_key = self.last_key.max(key);
                     self.pids.insert(pid, key);
                     let (pipes, about) = ([fds.next(), fds.next()], about.into_boxed_str());
-                    let entry = Entry { pid, pidfd, pipes, logs: [None, None], about, exit: None, foreign: true };
+                    let entry =
+                        Entry { pid, pidfd, pipes, logs: [None, None], about, exit: None, foreign: true };
                     self.entries.insert(key, entry);
                 }
             }
@@ -353,7 +354,8 @@ impl Keeper {
         let _ = outbox.send(line.as_fd(), &welcome, &[]);
         for (key, entry) in &self.entries {
             let about = entry.about.to_string();
-            let kept = Word::Kept { key: *key, pid: entry.pid, about, exit: entry.exit, pipes: entry.which() };
+            let kept =
+                Word::Kept { key: *key, pid: entry.pid, about, exit: entry.exit, pipes: entry.which() };
             let _ = outbox.send(line.as_fd(), &kept, &entry.descriptors());
         }
         for signal in self.held.drain(..) {
@@ -392,10 +394,9 @@ impl Keeper {
                 }
                 Err(failed) => failed,
             },
-            None => crate::os::spawn::Failed {
-                stage: crate::model::SpawnStage::Prepare,
-                errno: Errno::EINVAL,
-            },
+            None => {
+                crate::os::spawn::Failed { stage: crate::model::SpawnStage::Prepare, errno: Errno::EINVAL }
+            }
         };
         let (stage, errno) = (failed.stage, failed.errno as i32);
         self.tell(&Word::Failed { key, stage, errno, refused: None }, &[]);
@@ -478,7 +479,9 @@ impl Keeper {
         let over: Vec<(u64, Exit)> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.foreign && entry.exit.is_none() && pidfd::has_ended(entry.pidfd.as_fd()))
+            .filter(|(_, entry)| {
+                entry.foreign && entry.exit.is_none() && pidfd::has_ended(entry.pidfd.as_fd())
+            })
             .map(|(key, entry)| {
                 // As long as its parent has not reaped it, its last state is still to be read.
                 let told = pidfd::exit_of(&entry.pidfd).or_else(|| proc::exit_of_zombie(entry.pid));
@@ -572,10 +575,7 @@ impl Keeper {
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Child => {
                 let failed = super::as_daemon().and_then(|()| {
-                    nix::fcntl::fcntl(
-                        &there,
-                        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
-                    )?;
+                    nix::fcntl::fcntl(&there, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
                     nix::unistd::execve(program, &self.args, &env)?;
                     Ok(())
                 });

@@ -30,9 +30,7 @@ const MOST_DESCRIPTORS: usize = 16;
 #[serde(tag = "say", rename_all = "snake_case")]
 pub(in crate::os) enum Order {
     /// It is up and takes over.
-    Hello {
-        version: u32,
-    },
+    Hello { version: u32 },
     /// Make a process. The bytes are the program; descriptors: those of `takes`, in this order.
     Spawn {
         key: u64,
@@ -43,41 +41,22 @@ pub(in crate::os) enum Order {
         takes: Vec<Takes>,
     },
     /// Output is kept here from now on. Descriptors: the two log files.
-    Logs {
-        key: u64,
-    },
+    Logs { key: u64 },
     /// Keep this process, which is nobody's child any more. Descriptors: its pidfd, its output, its
     /// error output.
-    Adopt {
-        key: u64,
-        pid: u32,
-        about: String,
-    },
+    Adopt { key: u64, pid: u32, about: String },
     /// What a later daemon is to know of it is this from now on.
-    About {
-        key: u64,
-        about: String,
-    },
+    About { key: u64, about: String },
     /// Nothing of it is of interest any more.
-    Forget {
-        key: u64,
-    },
+    Forget { key: u64 },
     /// To be passed on to who started the keeper (sd_notify(3)).
-    Notify {
-        text: String,
-    },
+    Notify { text: String },
     /// The daemon is about to end, and so are you, with this code.
-    Bye {
-        code: u8,
-    },
+    Bye { code: u8 },
     /// The daemon is about to end, and is to be started again from this program.
-    Replace {
-        program: PathBuf,
-    },
+    Replace { program: PathBuf },
     /// Execute this program in your own place, and go on as its keeper.
-    Renew {
-        program: PathBuf,
-    },
+    Renew { program: PathBuf },
     /// Said by one that is newer; it is skipped.
     #[serde(other)]
     Unknown,
@@ -128,17 +107,9 @@ pub(in crate::os) enum Word {
         refused: Option<i32>,
     },
     /// It does not.
-    Failed {
-        key: u64,
-        stage: SpawnStage,
-        errno: i32,
-        refused: Option<i32>,
-    },
+    Failed { key: u64, stage: SpawnStage, errno: i32, refused: Option<i32> },
     /// It ended.
-    Exited {
-        key: u64,
-        exit: Exit,
-    },
+    Exited { key: u64, exit: Exit },
     #[serde(other)]
     Unknown,
 }
@@ -236,6 +207,7 @@ impl Outbox {
     }
 
     /// How many frames wait.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -331,11 +303,8 @@ impl Inbox {
             Ok(say) => say,
             Err(error) => return broken(format!("a frame can't be read: {error}")),
         };
-        let frame = Frame {
-            say,
-            bytes: self.bytes[12 + json..whole].to_vec(),
-            fds: self.fds.drain(..fds).collect(),
-        };
+        let frame =
+            Frame { say, bytes: self.bytes[12 + json..whole].to_vec(), fds: self.fds.drain(..fds).collect() };
         self.bytes.drain(..whole);
         if self.bytes.is_empty() {
             // After a burst it is large.
@@ -361,12 +330,7 @@ mod tests {
     fn frames_come_whole_and_with_their_descriptors() {
         let (here, there) = pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
-        let spawn = Order::Spawn {
-            key: 7,
-            mark: 1,
-            about: "{}".into(),
-            takes: vec![Takes::Out, Takes::Err],
-        };
+        let spawn = Order::Spawn { key: 7, mark: 1, about: "{}".into(), takes: vec![Takes::Out, Takes::Err] };
         send(here.as_fd(), &Order::Hello { version: 1 }, b"", &[]).unwrap();
         let large = vec![b'x'; 100_000];
         let sending = std::thread::spawn(move || {

@@ -169,4 +169,3 @@ fn interpreter(path: &Path) -> Option<String> {
     let text = String::from_utf8_lossy(line).trim().to_owned();
     text.split_whitespace().next().map(str::to_owned)
 }
-

@@ -315,9 +315,8 @@ impl Watcher {
         });
         let entries: Vec<Lent<'_>> = living.chain(gone).chain(unclaimed).collect();
         let last_key = entries.iter().map(|entry| entry.key).max().unwrap_or_default();
-        let args = std::env::args_os().filter_map(|arg| {
-            std::ffi::CString::new(std::os::unix::ffi::OsStringExt::into_vec(arg)).ok()
-        });
+        let args = std::env::args_os()
+            .filter_map(|arg| std::ffi::CString::new(std::os::unix::ffi::OsStringExt::into_vec(arg)).ok());
         let args: Vec<std::ffi::CString> = args.collect();
         crate::os::keeper::quieten();
         let state = State {

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::StoreError;
+use crate::decide::ledger::Memory;
 use crate::model::{Incarnation, Name, Past};
-use crate::record::Memory;
+use crate::os::files;
 
 /// Each step is applied once, in order; the number of those that were is the database's
 /// `user_version`.
@@ -78,7 +79,10 @@ pub(super) fn is_beyond_use(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SchemaChanged};
     match error {
         rusqlite::Error::SqliteFailure(failure, _) => {
-            matches!(failure.code, DatabaseCorrupt | NotADatabase | SchemaChanged | rusqlite::ErrorCode::Unknown)
+            matches!(
+                failure.code,
+                DatabaseCorrupt | NotADatabase | SchemaChanged | rusqlite::ErrorCode::Unknown
+            )
         }
         _ => false,
     }
@@ -113,15 +117,7 @@ pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
 pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     if path.as_os_str() != ":memory:" {
         // SQLite would make it with what the umask leaves.
-        use std::os::unix::fs::OpenOptionsExt;
-        let made = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW)
-            .open(path);
-        if let Err(error) = made {
+        if let Err(error) = files::own_file(path) {
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
             return Err(rusqlite::Error::SqliteFailure(code, Some(error.to_string())));
         }
@@ -163,8 +159,9 @@ fn remembered(connection: &Connection) -> Result<Memory, rusqlite::Error> {
             memory.pasts.insert(id, past);
         }
     }
-    let mut statement = connection
-        .prepare("SELECT instance, number, life FROM incarnations WHERE ended_at IS NULL AND life IS NOT NULL")?;
+    let mut statement = connection.prepare(
+        "SELECT instance, number, life FROM incarnations WHERE ended_at IS NULL AND life IS NOT NULL",
+    )?;
     let lives = statement.query_map([], |row| {
         let number: i64 = row.get(1)?;
         Ok((row.get(0)?, Incarnation(number.cast_unsigned()), row.get(2)?))
@@ -186,7 +183,9 @@ fn remembered(connection: &Connection) -> Result<Memory, rusqlite::Error> {
 
 pub(super) fn set_meta(connection: &Connection, key: &str, value: &str) -> Result<(), rusqlite::Error> {
     connection
-        .prepare_cached("INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?
+        .prepare_cached(
+            "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )?
         .execute(params![key, value])
         .map(drop)
 }

@@ -1,1 +1,169 @@
+//! The store on a file system, whole and torn.
+
 use super::*;
+use crate::model::event::StartCause;
+use crate::model::exit::{Ended, Exit, ExitOutcome};
+use crate::model::{Goal, Name, ServiceSpec, State};
+
+const EVENTS: u64 = 40;
+
+fn plan() -> Arc<Plan> {
+    let services = ["a", "b"].map(|name| ServiceSpec::new(Name::new(name).unwrap(), ["x"]));
+    Arc::new(Plan::of("test", services.to_vec()))
+}
+
+fn id(name: &str) -> InstanceId {
+    InstanceId::sole(Name::new(name).unwrap())
+}
+
+/// Folds and tells events as the event log does.
+struct Log {
+    board: Board,
+    store: Store,
+    seq: u64,
+}
+
+impl Log {
+    fn new(store: Store, last: u64) -> Log {
+        let board = Board::new(plan(), SystemTime::UNIX_EPOCH).unwrap();
+        store.register(&plan());
+        Log { board, store, seq: last }
+    }
+
+    fn tell(&mut self, fact: Fact) {
+        self.seq += 1;
+        let since_start = Duration::from_secs(self.seq);
+        let event = Arc::new(Event { seq: self.seq, at: SystemTime::now(), since_start, fact });
+        self.board.apply(&event);
+        self.store.event(&event, &self.board);
+    }
+
+    /// A life of an instance, from its start to its crash.
+    fn life(&mut self, name: &str, number: u64) {
+        let (instance, incarnation) = (id(name), Incarnation(number));
+        let exit = ExitOutcome::Process { exit: Exit::Code(3), ended: Ended::ByItself, reason: None };
+        for fact in [
+            Fact::GoalSet { instance: instance.clone(), goal: Goal::Up },
+            Fact::Starting { instance: instance.clone(), incarnation, cause: StartCause::Policy },
+            Fact::Running { instance: instance.clone(), incarnation, pid: 7 },
+            Fact::Exited {
+                instance: instance.clone(),
+                incarnation,
+                exit: exit.clone(),
+                uptime: Duration::from_secs(1),
+            },
+            Fact::Crashed { instance, exit, retry_in: Duration::ZERO, attempt: 1 },
+        ] {
+            self.tell(fact);
+        }
+    }
+}
+
+fn open(path: &Path) -> (Store, Memory) {
+    Store::open(path, Retention { events: EVENTS, ..Retention::default() }).unwrap()
+}
+
+#[test]
+fn what_was_told_is_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state/regrow.db");
+    let (store, memory) = open(&path);
+    assert!(memory.pasts.is_empty() && memory.last_event == 0 && memory.trouble.is_none());
+    let mut log = Log::new(store.clone(), 0);
+    store.begin("boot", Duration::from_nanos(5));
+    log.life("a", 1);
+    log.tell(Fact::GoalSet { instance: id("b"), goal: Goal::Down });
+    store.life(&id("b"), Incarnation(1), "life".to_owned());
+    store.flush();
+    let (_, memory) = open(&path);
+    let past = &memory.pasts["a"];
+    assert_eq!((past.state, past.goal, past.restarts, past.attempts), (State::Crashed, Goal::Up, 1, 1));
+    assert_eq!((memory.last_event, memory.boot.as_deref(), memory.ended), (6, Some("boot"), false));
+    assert_eq!(memory.since, Some(Duration::from_nanos(5)));
+    assert_eq!(memory.lives, [("b".to_owned(), Incarnation(1), "life".to_owned())]);
+    let events = store.events(2, None, Some(&["a".to_owned()]), 2).unwrap();
+    assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [4, 5]);
+    let lived = store.incarnations("a", 10).unwrap();
+    assert_eq!(lived.len(), 1);
+    assert_eq!(lived[0].exit, Some(serde_json::json!({"code": 3, "ended": "by_itself"})));
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn the_end_of_a_tree_is_no_wish_of_the_users() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("regrow.db");
+    let mut log = Log::new(open(&path).0, 0);
+    log.tell(Fact::GoalSet { instance: id("a"), goal: Goal::Up });
+    log.tell(Fact::ShutdownStarted { cause: "test".to_owned() });
+    log.tell(Fact::GoalSet { instance: id("a"), goal: Goal::Down });
+    log.tell(Fact::ShutdownDone);
+    log.store.flush();
+    let (_, memory) = open(&path);
+    assert!(memory.ended && memory.pasts["a"].goal == Goal::Up);
+}
+
+#[test]
+fn a_store_that_is_torn_anywhere_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("regrow.db");
+    let mut log = Log::new(open(&path).0, 0);
+    for number in 1..50 {
+        log.life("a", number);
+    }
+    log.store.flush();
+    drop(log);
+    let whole = |suffix: &str| std::fs::read(format!("{}{suffix}", path.display())).unwrap_or_default();
+    let (file, wal) = (whole(""), whole("-wal"));
+    let connection = Connection::open(&path).unwrap();
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let full = whole("");
+    let mut set_aside = 0;
+    for part in 0..24 {
+        let torn = folder.path().join(format!("torn-{part}.db"));
+        let cut = |bytes: &[u8]| bytes[..bytes.len() * part / 24].to_vec();
+        let (file, wal) = match part % 3 {
+            0 => (cut(&file), wal.clone()),
+            1 => (file.clone(), cut(&wal)),
+            _ => (cut(&full), Vec::new()),
+        };
+        std::fs::write(&torn, file).unwrap();
+        std::fs::write(format!("{}-wal", torn.display()), wal).unwrap();
+        let (store, memory) = open(&torn);
+        set_aside += usize::from(memory.trouble.is_some());
+        let mut log = Log::new(store.clone(), memory.last_event);
+        log.life("a", 99);
+        store.flush();
+        assert_eq!(open(&torn).1.pasts["a"].incarnation, Incarnation(99), "{part}");
+    }
+    assert!(set_aside > 0, "some of them were beyond use");
+    let garbage = folder.path().join("garbage.db");
+    std::fs::write(&garbage, vec![b'x'; 9000]).unwrap();
+    let (_, memory) = open(&garbage);
+    assert!(memory.trouble.unwrap().contains("set aside"));
+}
+
+#[test]
+fn old_events_go_and_readers_see_whole_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("regrow.db");
+    let (store, _) = open(&path);
+    let mut log = Log::new(store.clone(), 0);
+    let reading = store.clone();
+    let reader = std::thread::spawn(move || {
+        for _ in 0..50 {
+            let events = reading.events(0, None, None, usize::MAX).unwrap();
+            assert!(events.windows(2).all(|pair| pair[1].seq == pair[0].seq + 1));
+        }
+    });
+    for number in 1..1_300 {
+        log.life("b", number);
+    }
+    store.flush();
+    reader.join().unwrap();
+    let events = store.events(0, None, None, usize::MAX).unwrap();
+    assert_eq!(events.last().map(|event| event.seq), Some(log.seq));
+    assert!(events.len() < 5_000, "{} are kept", events.len());
+    assert!(store.incarnations("b", usize::MAX).unwrap().len() < 1_299);
+}

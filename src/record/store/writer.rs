@@ -24,9 +24,16 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What the writer is told.
 pub(super) enum Told {
-    Begin { boot: String, since: Duration },
+    Begin {
+        boot: String,
+        since: Duration,
+    },
     Plan(Vec<Arc<ServiceSpec>>),
-    Event { event: Arc<Event>, past: Option<Box<Past>>, failed_groups: Option<Vec<Name>> },
+    Event {
+        event: Arc<Event>,
+        past: Option<Box<Past>>,
+        failed_groups: Option<Vec<Name>>,
+    },
     /// How everything stands.
     All(Vec<Past>),
     /// So many events were too many, and how everything stands since.
@@ -133,6 +140,9 @@ impl Writer {
                     }
                 }
                 Told::All(pasts) | Told::Lost(_, pasts) => {
+                    if let Told::Lost(count, _) = told {
+                        tracing::warn!(count, "events came faster than the store could take them");
+                    }
                     for past in pasts {
                         self.stands.insert(past.instance.to_string(), past.clone());
                     }
@@ -271,14 +281,9 @@ impl Writer {
             return Ok(());
         };
         let events = i64::try_from(self.retention.events).unwrap_or(i64::MAX);
-        connection.execute(
-            "DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?1",
-            params![events],
-        )?;
-        connection.execute(
-            "DELETE FROM commands WHERE seq < (SELECT min(seq) FROM events)",
-            [],
-        )?;
+        connection
+            .execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?1", params![events])?;
+        connection.execute("DELETE FROM commands WHERE seq < (SELECT min(seq) FROM events)", [])?;
         // The last hundred of each instance.
         connection.execute(
             "DELETE FROM incarnations WHERE ended_at IS NOT NULL AND number < (SELECT incarnation FROM instances \
@@ -361,7 +366,12 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
         Fact::CommandAccepted { command } => {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?1, ?2, NULL, ?3, ?4, 1, NULL)")?
-                .execute(params![seq, millis(event.at), command.verb(), serde_json::to_string(command).ok()])?;
+                .execute(params![
+                    seq,
+                    millis(event.at),
+                    command.verb(),
+                    serde_json::to_string(command).ok()
+                ])?;
         }
         Fact::CommandDenied { command, denial } => {
             connection

@@ -1,0 +1,396 @@
+//! `daemon`: the tree of an operator's machine, below a keeper that outlives it.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::remote::fact_in_words;
+use super::{DaemonArgs, code, format, report, runtime};
+use crate::actors::KeepRule;
+use crate::actors::event_log::Read;
+use crate::control::place::{self, Card};
+use crate::control::server;
+use crate::decide::ledger::{Ledger, Memory};
+use crate::decide::select::{Selection, select};
+use crate::manifest::Environment;
+use crate::manifest::config::{Config, DEFAULT, Usual, load_config};
+use crate::manifest::folder::{Folder, load_folder};
+use crate::model::{Event, Fact};
+use crate::os::keeper::{self, Tether};
+use crate::os::native::HostOptions;
+use crate::os::signals::{Heard, Signals};
+use crate::os::{files, memory};
+use crate::record::store::{Retention, Store};
+use crate::runtime::{Below, Handle, Options};
+
+/// How long the answers that are under way may take at the end.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// So long `--detach` waits for the daemon to say that it is up.
+const DETACHING: Duration = Duration::from_secs(60);
+
+/// Told to the daemon that `--detach` starts, so that it doesn't detach again.
+const DETACHED: &str = "REGROW_DETACHED";
+
+pub(super) fn daemon(args: &DaemonArgs) -> u8 {
+    if args.print_config {
+        use std::io::Write as _;
+        if let Err(error) = std::io::stdout().write_all(DEFAULT.as_bytes()) {
+            super::unwritten(error);
+        }
+        return code::DONE;
+    }
+    let config = match load_config(args.config.as_deref(), &usual()) {
+        Ok(config) => config,
+        Err(unusable) => {
+            let path = unusable.path.display();
+            tell!("{}: the configuration {path} can't be used: {}", format::error_word(), unusable.why);
+            return code::MANIFEST;
+        }
+    };
+    if args.detach && std::env::var_os(DETACHED).is_none() {
+        return detach(args, &config);
+    }
+    // A keeper that starts a daemon again holds the lock already.
+    if !keeper::is_above()
+        && let Err(ended) = take_lock(&config)
+    {
+        return ended;
+    }
+    let tether = match keeper::over_daemon() {
+        Ok(tether) => tether,
+        Err(error) => {
+            tell!("{}: can't start a keeper: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .with_ansi(format::colour_on_stderr())
+        .init();
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tell!("{}: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
+    let ended = runtime.block_on(serve(&config, tether));
+    std::process::exit(i32::from(ended))
+}
+
+/// Holds the lock of the state folder for as long as this process, or one that it becomes, or a
+/// daemon below it, lives.
+fn take_lock(config: &Config) -> Result<(), u8> {
+    let card = Card::of_daemon(std::process::id(), config.file.as_deref(), &config.socket);
+    match place::take_daemon(&config.home, &card) {
+        Ok(()) => Ok(()),
+        Err(place::Taken::ByAnother(other)) => {
+            let home = config.home.display();
+            tell!("{}: a daemon runs already in {home} (pid {})", format::error_word(), other.pid);
+            tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
+            Err(code::FAILED)
+        }
+        Err(place::Taken::Unusable(error)) => {
+            tell!("{}: {}: {error}", format::error_word(), config.home.display());
+            Err(code::FAILED)
+        }
+    }
+}
+
+async fn serve(config: &Config, tether: Tether) -> u8 {
+    let environment = environment();
+    let folder = match load_folder(&config.manifests, &environment) {
+        Ok(folder) => folder,
+        Err(error) => {
+            let path = config.manifests.display();
+            tell!("{}: the manifests in {path} can't be read: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
+    report::warn(&folder.warnings);
+    for fault in &folder.faults {
+        report::tell_beside_others(fault);
+    }
+    let Folder { plan, graph, files: manifests, faults, .. } = folder;
+    let selection = Selection { profiles: config.profiles.clone(), ..Selection::default() };
+    // A profile that nothing has is no reason not to start the rest.
+    let plan = select(&plan, &graph, &selection).unwrap_or(plan);
+    let (ledger, memory) = open_store(config);
+    if let Some(store) = &ledger {
+        store.register(&plan);
+    }
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tell!("{}: can't listen to signals: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
+    let card = Card::of_daemon(std::process::id(), config.file.as_deref(), &config.socket);
+    place::tell_daemon(&config.home, &card);
+    let listener = files::private_parent(&config.socket).and_then(|()| files::listen(&config.socket));
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => {
+            let path = config.socket.display();
+            tell!("{}: no control socket at {path}: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
+    let services = plan.services.len();
+    let options = Options {
+        host: HostOptions { subreaper: false, owns_process: true, die_with_us: false },
+        sample_interval: config.sample_interval,
+        console: None,
+        socket: Some(config.socket.clone()),
+        recorder: None,
+    };
+    let below = Below {
+        tether,
+        ledger: ledger.clone().map(|store| (Arc::new(store) as Arc<dyn Ledger>, memory)),
+        keep: Some(KeepRule {
+            folder: config.logs.clone(),
+            max_size: config.log_size,
+            max_files: config.log_files,
+        }),
+    };
+    let handle = match Handle::start_below(plan, options, below).await {
+        Ok(handle) => handle,
+        Err(error) => {
+            tell!("{}: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
+    let host = handle.native_host().cloned();
+    let (close, closing) = watch::channel(false);
+    let served = handle.clone();
+    let server = tokio::spawn(async move {
+        if let Err(error) = server::serve(listener, served, closing).await {
+            tracing::error!(%error, "the control socket is gone");
+        }
+    });
+    let noun = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    log(&format!(
+        "regrow {}: {} from {} in {}{}",
+        env!("CARGO_PKG_VERSION"),
+        noun(services, "service"),
+        noun(manifests.len(), "manifest"),
+        config.manifests.display(),
+        if faults.is_empty() { String::new() } else { format!(", {} faulty", faults.len()) },
+    ));
+    if let Some(host) = &host {
+        host.notify(&format!(
+            "READY=1\nSTATUS={} from {}",
+            noun(services, "service"),
+            config.manifests.display()
+        ));
+    }
+    if let Some(store) = &ledger {
+        keep_samples(&handle, store.clone());
+    }
+    memory::give_back();
+    let broke = follow(&handle, signals).await;
+    if let Some(host) = &host {
+        host.notify("STOPPING=1");
+    }
+    close.send_replace(true);
+    // Who asked for the end is to hear of it; who does not listen is not waited for.
+    let _ = tokio::time::timeout(FAREWELL, server).await;
+    let _ = std::fs::remove_file(&config.socket);
+    if let Some(store) = &ledger {
+        store.flush();
+    }
+    let ended = if broke { code::FAILED } else { code::DONE };
+    if let Some(host) = &host {
+        host.bye(ended);
+    }
+    ended
+}
+
+/// What services inherit: not what is the daemon's own business with whoever started it.
+fn environment() -> Environment {
+    let own =
+        ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
+    let mut environment = Environment::of_process();
+    environment.vars.retain(|(name, _)| !own.iter().any(|own| name == own));
+    environment
+}
+
+fn open_store(config: &Config) -> (Option<Store>, Memory) {
+    match Store::open(&config.store, Retention { events: config.events, samples: config.samples }) {
+        Ok((store, memory)) => {
+            if let Some(trouble) = &memory.trouble {
+                tell!("regrow: {trouble}");
+            }
+            (Some(store), memory)
+        }
+        Err(error) => {
+            let path = config.store.display();
+            tell!("regrow: nothing is written down: the store {path} can't be opened: {error}");
+            (None, Memory::default())
+        }
+    }
+}
+
+fn keep_samples(handle: &Handle, store: Store) {
+    let mut samples = handle.samples();
+    tokio::spawn(async move {
+        while samples.changed().await.is_ok() {
+            let sample = samples.borrow_and_update().clone();
+            if let Some(sample) = sample {
+                store.sample(&sample);
+            }
+        }
+    });
+}
+
+/// Until everything is down; `true`: by a fault of regrow's own.
+async fn follow(handle: &Handle, mut signals: Signals) -> bool {
+    let mut events = handle.events();
+    let mut asked: Option<Instant> = None;
+    let mut down = std::pin::pin!(handle.wait_down());
+    loop {
+        tokio::select! {
+            biased;
+            heard = signals.next() => {
+                match (heard, asked) {
+                    // Said by a terminal that closes; the daemon is not its.
+                    (Heard::HangUp, _) => {}
+                    (Heard::Quit, _) => handle.kill_all(),
+                    (Heard::Interrupt | Heard::Terminate, None) => {
+                        asked = Some(Instant::now());
+                        let name = if heard == Heard::Interrupt { "SIGINT" } else { "SIGTERM" };
+                        handle.begin_shutdown(name);
+                    }
+                    (Heard::Interrupt, Some(at)) if at.elapsed() > Duration::from_millis(50) => {
+                        handle.kill_all();
+                    }
+                    (Heard::Interrupt | Heard::Terminate, Some(_)) => {}
+                }
+            }
+            read = events.next() => {
+                if let Read::Event(event) = read {
+                    tell_event(&event);
+                }
+            }
+            ended = &mut down => {
+                while let Some(Read::Event(event)) = events.try_next() {
+                    tell_event(&event);
+                }
+                return ended.is_err();
+            }
+        }
+    }
+}
+
+/// What an operator wants to find in the journal.
+fn tell_event(event: &Event) {
+    match &event.fact {
+        Fact::Crashed { .. }
+        | Fact::Failed { .. }
+        | Fact::GroupRestarting { .. }
+        | Fact::GroupGaveUp { .. }
+        | Fact::GroupShutDown { .. }
+        | Fact::Stuck { .. }
+        | Fact::ActorBroke { .. }
+        | Fact::HookFailed { .. }
+        | Fact::OutputLost { .. }
+        | Fact::StopCommandFailed { .. }
+        | Fact::Added { .. }
+        | Fact::Removed { .. }
+        | Fact::ShutdownStarted { .. }
+        | Fact::ShutdownDone => log(&fact_in_words(&event.fact)),
+        _ => {}
+    }
+}
+
+fn log(words: &str) {
+    let now = humantime::format_rfc3339_millis(std::time::SystemTime::now());
+    say!("{now}  {words}");
+}
+
+/// Starts the daemon apart from this terminal, and returns when it is up.
+fn detach(args: &DaemonArgs, config: &Config) -> u8 {
+    let failed = |what: String| {
+        tell!("{}: {what}", format::error_word());
+        code::FAILED
+    };
+    if let Err(error) = files::private_dir(&config.home) {
+        return failed(format!("{}: {error}", config.home.display()));
+    }
+    let (log, ready) = (config.home.join("daemon.log"), config.home.join("ready.sock"));
+    let _ = std::fs::remove_file(&ready);
+    let heard = match std::os::unix::net::UnixDatagram::bind(&ready) {
+        Ok(socket) => socket,
+        Err(error) => return failed(format!("{}: {error}", ready.display())),
+    };
+    let ended = start_apart(args, &log, &ready, &heard);
+    let _ = std::fs::remove_file(&ready);
+    match ended {
+        Ok(Ok(())) => code::DONE,
+        Ok(Err(ended)) => {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            for line in text.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev() {
+                tell!("{line}");
+            }
+            failed(format!("the daemon did not come up; it prints to {}", log.display()));
+            ended
+        }
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+fn start_apart(
+    args: &DaemonArgs,
+    log: &Path,
+    ready: &Path,
+    heard: &std::os::unix::net::UnixDatagram,
+) -> std::io::Result<Result<(), u8>> {
+    let _ = std::fs::remove_file(log);
+    let file = files::own_file(log)?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("daemon").arg("--detach");
+    if let Some(path) = &args.config {
+        command.arg("--config").arg(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+    }
+    command
+        .env(DETACHED, "1")
+        .env("NOTIFY_SOCKET", ready)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .process_group(0);
+    let mut child = files::in_own_session(&mut command).spawn()?;
+    let until = Instant::now() + DETACHING;
+    heard.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let mut buffer = [0u8; 4096];
+    while Instant::now() < until {
+        if let Ok(length) = heard.recv(&mut buffer)
+            && String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1")
+        {
+            say!("regrow daemon (pid {}) is up; it prints to {}", child.id(), log.display());
+            return Ok(Ok(()));
+        }
+        if let Some(status) = child.try_wait()? {
+            let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(code::FAILED);
+            return Ok(Err(code.max(code::FAILED)));
+        }
+    }
+    Ok(Err(code::TIMED_OUT))
+}
+
+/// The socket of the daemon that a command of this user means.
+pub(super) fn socket() -> Option<PathBuf> {
+    load_config(None, &usual()).ok().map(|config| config.socket)
+}
+
+fn usual() -> Usual {
+    let named = std::env::var_os("REGROW_CONFIG").filter(|path| !path.is_empty());
+    Usual { state: files::state_dir(), config: files::config_dir(), named: named.map(PathBuf::from) }
+}

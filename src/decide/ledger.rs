@@ -1,0 +1,48 @@
+//! What outlives a supervisor: how everything stood, as the next one is told of it.
+//!
+//! The seam alone; who keeps it where is `record`'s.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::status::Board;
+use crate::model::{Event, Incarnation, InstanceId, Name, Past};
+
+/// What the last supervisor has left.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// How each instance stood, by its printed name.
+    pub pasts: HashMap<String, Past>,
+    /// By what processes that ran then are found again.
+    pub lives: Vec<(String, Incarnation, String)>,
+    /// Groups that had given up.
+    pub failed_groups: Vec<Name>,
+    /// The number of the last event.
+    pub last_event: u64,
+    /// The boot of the machine in which it was written.
+    pub boot: Option<String>,
+    /// Whether it came to an end in order.
+    pub ended: bool,
+    /// When the tree came up, by the monotonic clock of that boot.
+    pub since: Option<Duration>,
+    /// What is wrong with the store, for people.
+    pub trouble: Option<String>,
+}
+
+/// Keeps what happened, so that a later supervisor knows it.
+///
+/// Called under the event log's lock: it passes on and does nothing else.
+pub trait Ledger: Send + Sync + 'static {
+    /// Under which circumstances what follows is written: the boot of the machine, and when the
+    /// tree came up by its monotonic clock.
+    fn begin(&self, boot: &str, since: Duration);
+    /// An event, and what is since.
+    fn event(&self, event: &Arc<Event>, board: &Board);
+    /// By what a process is found again when nobody has kept it; for [`crate::os`] alone to read.
+    fn life(&self, instance: &InstanceId, incarnation: Incarnation, life: String);
+    /// Calls back when every event so far is written, or is known never to be.
+    fn after(&self, then: Box<dyn FnOnce() + Send>);
+    /// Waits until everything is written; not for long.
+    fn flush(&self);
+}
