@@ -241,6 +241,9 @@ impl Actor for ProcessActor {
             effects: Vec::new(),
             gone: None,
         };
+        if let Some(keep) = state.keep() {
+            state.context.sources.kept_in(state.source, keep);
+        }
         let inherited =
             state.context.inherited_lives.lock().unwrap_or_else(PoisonError::into_inner).remove(&state.id);
         if let Some(inheritance) = inherited {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::remote::fact_in_words;
 use super::{DaemonArgs, code, format, report, runtime};
@@ -170,8 +170,10 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     let host = handle.native_host().cloned();
     let (close, closing) = watch::channel(false);
     let served = handle.clone();
+    let (upgrade, mut upgrades) = mpsc::unbounded_channel();
+    let doors = server::Daemon { store: ledger.clone(), upgrade };
     let server = tokio::spawn(async move {
-        if let Err(error) = server::serve(listener, served, closing).await {
+        if let Err(error) = server::serve(listener, served, closing, Some(doors)).await {
             tracing::error!(%error, "the control socket is gone");
         }
     });
@@ -195,8 +197,12 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         keep_samples(&handle, store.clone());
     }
     memory::give_back();
-    let broke = follow(&handle, signals).await;
     if let Some(host) = &host {
+        // A daemon of another build brings its own.
+        host.renew_keeper_if_other();
+    }
+    let end = follow(&handle, signals, &mut upgrades).await;
+    if let (Some(host), End::Down { .. }) = (&host, &end) {
         host.notify("STOPPING=1");
     }
     close.send_replace(true);
@@ -206,11 +212,24 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     if let Some(store) = &ledger {
         store.flush();
     }
-    let ended = if broke { code::FAILED } else { code::DONE };
-    if let Some(host) = &host {
-        host.bye(ended);
+    let ended = match end {
+        End::Down { broke: false } | End::Replaced(_) => code::DONE,
+        End::Down { broke: true } => code::FAILED,
+    };
+    match (&host, end) {
+        (Some(host), End::Down { .. }) => host.bye(ended),
+        (Some(host), End::Replaced(program)) => host.replace_with(&program),
+        (None, _) => {}
     }
     ended
+}
+
+/// How a daemon's time ends.
+enum End {
+    /// Everything is down; by a fault of regrow's own, maybe.
+    Down { broke: bool },
+    /// Another goes on with everything.
+    Replaced(PathBuf),
 }
 
 /// What services inherit: not what is the daemon's own business with whoever started it.
@@ -250,8 +269,12 @@ fn keep_samples(handle: &Handle, store: Store) {
     });
 }
 
-/// Until everything is down; `true`: by a fault of regrow's own.
-async fn follow(handle: &Handle, mut signals: Signals) -> bool {
+/// Until everything is down, or another daemon is to go on.
+async fn follow(
+    handle: &Handle,
+    mut signals: Signals,
+    upgrades: &mut mpsc::UnboundedReceiver<PathBuf>,
+) -> End {
     let mut events = handle.events();
     let mut asked: Option<Instant> = None;
     let mut down = std::pin::pin!(handle.wait_down());
@@ -274,6 +297,10 @@ async fn follow(handle: &Handle, mut signals: Signals) -> bool {
                     (Heard::Interrupt | Heard::Terminate, Some(_)) => {}
                 }
             }
+            Some(program) = upgrades.recv() => {
+                log(&format!("replaced by {}; services are not touched", program.display()));
+                return End::Replaced(program);
+            }
             read = events.next() => {
                 if let Read::Event(event) = read {
                     tell_event(&event);
@@ -283,7 +310,7 @@ async fn follow(handle: &Handle, mut signals: Signals) -> bool {
                 while let Some(Read::Event(event)) = events.try_next() {
                     tell_event(&event);
                 }
-                return ended.is_err();
+                return End::Down { broke: ended.is_err() };
             }
         }
     }
@@ -383,6 +410,11 @@ fn start_apart(
         }
     }
     Ok(Err(code::TIMED_OUT))
+}
+
+/// Whether a keeper or a daemon of this user is there, even when nobody answers.
+pub(super) fn is_kept() -> bool {
+    load_config(None, &usual()).is_ok_and(|config| files::is_locked(&config.home.join("lock")))
 }
 
 /// The socket of the daemon that a command of this user means.

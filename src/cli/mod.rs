@@ -94,6 +94,10 @@ enum Verb {
     Why(WhyArgs),
     /// Show what happened, as numbered facts
     Events(EventsArgs),
+    /// Show the processes that services have had, how each ended and why (a daemon's)
+    History(HistoryArgs),
+    /// Replace a daemon, and its keeper, by another build; services are not touched
+    Upgrade(UpgradeArgs),
     /// Wait until services are ready, completed or stopped
     Wait(WaitArgs),
     /// Stop everything in reverse order, then the supervisor
@@ -357,6 +361,26 @@ struct EventsArgs {
 }
 
 #[derive(Debug, Args)]
+struct HistoryArgs {
+    /// Services or instances [default: all]
+    services: Vec<String>,
+    /// So many of each at most
+    #[arg(short = 'n', long, value_name = "N", default_value = "20")]
+    lines: usize,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct UpgradeArgs {
+    /// The program that takes over [default: what lies now where the daemon's own lay]
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
 struct WaitArgs {
     /// Services or instances
     #[arg(required = true)]
@@ -444,6 +468,8 @@ pub fn main() -> ExitCode {
         Verb::Logs(args) => remote::logs(args),
         Verb::Why(args) => remote::why(args),
         Verb::Events(args) => remote::events(args),
+        Verb::History(args) => remote::history(args),
+        Verb::Upgrade(args) => remote::upgrade(args),
         Verb::Wait(args) => remote::wait(args),
         Verb::Down(args) => remote::down(args),
         Verb::Replay(args) => replay::replay(&args),

@@ -25,12 +25,13 @@ use crate::model::{
     Answer, Child, Command, Denial, DenialCode, Event, Fact, Goal, Health, Name, Selector, ServiceStatus,
     State, StatusReport,
 };
-use crate::os::terminal;
+use crate::os::{files, terminal};
 
 pub(super) use facts::fact_in_words;
 use facts::show_event;
 use status::note;
 pub(super) use status::status;
+pub(super) use upkeep::{history, upgrade};
 
 /// Prints one JSON object and a newline.
 pub(super) fn print_json(value: &impl Serialize) {
@@ -49,7 +50,7 @@ fn talk<F>(common: &Common, conversation: F) -> u8
 where
     F: AsyncFnOnce(Client) -> Result<u8, Error>,
 {
-    let socket = match socket(common) {
+    let socket = match socket_in_time(common) {
         Ok(socket) => socket,
         Err(reason) => {
             if common.json {
@@ -157,6 +158,22 @@ fn tell_by_place(faults: &[FaultBody]) {
 fn not_running(reason: &str) -> ErrorBody {
     let error = Denial { code: DenialCode::NotRunning, reason: reason.to_owned(), hint: None };
     ErrorBody { error, faults: Vec::new() }
+}
+
+/// So long is waited for a daemon whose keeper is there to start it.
+const COMING: Duration = Duration::from_secs(5);
+
+/// The socket, also while a daemon is just being started again.
+fn socket_in_time(common: &Common) -> Result<PathBuf, String> {
+    let since = std::time::Instant::now();
+    loop {
+        let found = socket(common);
+        let answers = found.as_ref().is_ok_and(|path| files::connect(path).is_ok());
+        if answers || since.elapsed() > COMING || !super::daemon::is_kept() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn socket(common: &Common) -> Result<PathBuf, String> {
@@ -460,3 +477,4 @@ pub(super) fn down(args: DownArgs) -> u8 {
 
 mod facts;
 mod status;
+mod upkeep;

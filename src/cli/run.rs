@@ -185,7 +185,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         let server = listener.map(|listener| {
             let served = handle.clone();
             tokio::spawn(async move {
-                if let Err(error) = server::serve(listener, served, closing).await {
+                if let Err(error) = server::serve(listener, served, closing, None).await {
                     tracing::error!(%error, "the control socket is gone");
                 }
             })

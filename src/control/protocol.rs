@@ -12,6 +12,8 @@
 //! | `POST /v1/add` with an [`Add`] | [`Added`] |
 //! | `POST /v1/wait` with a [`Wait`] | [`Waited`] |
 //! | `POST /v1/down` | [`Down`], when everything is gone |
+//! | `GET /v1/history?service=NAME&limit=N` | [`History`] (a daemon's) |
+//! | `POST /v1/upgrade` with an [`Upgrade`] | [`Upgrading`], before it is replaced (a daemon) |
 //!
 //! `service` may be given several times. An error is an [`ErrorBody`] with a status from 400 on.
 
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::decide::why::Why;
 use crate::manifest::{Fault, Source};
 use crate::model::{Answer, Denial, Event, ServiceStatus};
+use crate::record::store::Lived;
 
 /// `GET /v1/events`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,6 +125,41 @@ pub struct Waited {
 pub struct Down {
     /// Everything is gone.
     pub ok: bool,
+}
+
+/// `GET /v1/history`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// One an instance.
+    pub services: Vec<InstanceHistory>,
+}
+
+/// The processes that an instance has had.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceHistory {
+    /// Which.
+    pub name: String,
+    /// Newest first.
+    pub incarnations: Vec<Lived>,
+}
+
+/// `POST /v1/upgrade`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// The program that takes over, absolute; none: what lies now where the daemon's own lay.
+    #[serde(default)]
+    pub binary: Option<PathBuf>,
+}
+
+/// The answer to it: the daemon is about to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrading {
+    /// By this program.
+    pub binary: PathBuf,
+    /// What it says of itself.
+    pub version: String,
+    /// The daemon that ends.
+    pub pid: u32,
 }
 
 /// `POST /v1/add`.

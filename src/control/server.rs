@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,8 +22,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::protocol::{
-    Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, WaitFor, Waited,
-    WhyReport,
+    Add, Added, Down, ErrorBody, Events, FaultBody, History, InstanceHistory, LogLine, Logs, StreamName,
+    Upgrade, Upgrading, Wait, WaitFor, Waited, WhyReport,
 };
 use crate::actors::event_log::Read;
 use crate::decide::resolve::resolve;
@@ -33,6 +34,7 @@ use crate::model::{
 };
 use crate::os::{SourceId, Stream as OutputStream, files};
 use crate::record::output::{Chunk, Followed};
+use crate::record::store::{Store, StoreError};
 use crate::runtime::Handle;
 
 /// Serves until `closing` turns true; then what is under way is answered and followers are
@@ -41,6 +43,7 @@ pub async fn serve(
     listener: std::os::unix::net::UnixListener,
     handle: Handle,
     closing: watch::Receiver<bool>,
+    daemon: Option<Daemon>,
 ) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let listener = Guarded { listener: UnixListener::from_std(listener)?, places };
@@ -54,11 +57,13 @@ pub async fn serve(
         .route("/v1/add", post(add).layer(DefaultBodyLimit::max(LARGEST_ADDITION)))
         .route("/v1/wait", post(wait))
         .route("/v1/down", post(down))
+        .route("/v1/history", get(history))
+        .route("/v1/upgrade", post(upgrade))
         .fallback(|| async { refuse(DenialCode::NotFound, "there is no such path", Some(PATHS)) })
         .method_not_allowed_fallback(|| async {
             refuse(DenialCode::Invalid, "this path does not know that method", Some(PATHS))
         })
-        .with_state(Shared { handle, closing: closing.clone() });
+        .with_state(Shared { handle, closing: closing.clone(), daemon: daemon.map(Arc::new) });
     let mut closing = closing;
     let closed = async move {
         // Without its sender the runtime is gone, too.
@@ -68,14 +73,23 @@ pub async fn serve(
 }
 
 /// For who asks for something else.
-const PATHS: &str =
-    "GET /v1/status, /v1/tree, /v1/events, /v1/logs, /v1/why; POST /v1/command, /v1/add, /v1/wait, /v1/down";
+const PATHS: &str = "GET /v1/status, /v1/tree, /v1/events, /v1/history, /v1/logs, /v1/why; POST /v1/command, /v1/add, \
+     /v1/wait, /v1/down, /v1/upgrade";
 
 /// What every request works with.
 #[derive(Clone)]
 struct Shared {
     handle: Handle,
     closing: watch::Receiver<bool>,
+    daemon: Option<Arc<Daemon>>,
+}
+
+/// What only a daemon can do.
+pub struct Daemon {
+    /// What happened before.
+    pub store: Option<Store>,
+    /// It is to be replaced by this program.
+    pub upgrade: mpsc::UnboundedSender<PathBuf>,
 }
 
 impl FromRef<Shared> for Handle {
@@ -281,8 +295,9 @@ async fn tree(State(handle): State<Handle>, RawQuery(raw): RawQuery) -> Result<R
 }
 
 async fn events(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
-    let Shared { handle, mut closing } = shared;
-    let query = Query::parse(raw, &["since", "since_s", "follow", "service"])?;
+    let Shared { handle, mut closing, daemon } = shared;
+    let query = Query::parse(raw, &["since", "since_s", "follow", "service", "limit"])?;
+    let most: usize = query.number("limit")?.unwrap_or(usize::MAX);
     let since: u64 = query.number("since")?.unwrap_or(0);
     let newer_than = age(&query)?;
     let named = query.all("service");
@@ -290,6 +305,7 @@ async fn events(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result
         true => None,
         false => Some(instances(&handle, named)?.iter().map(ToString::to_string).collect()),
     };
+    let names: Option<Vec<String>> = wanted.as_ref().map(|wanted| wanted.iter().cloned().collect());
     let fits = move |event: &crate::model::Event| {
         event.seq > since
             && newer_than.is_none_or(|at| event.at >= at)
@@ -298,8 +314,19 @@ async fn events(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result
             })
     };
     if !query.flag("follow") {
-        let events =
-            handle.kept_events().into_iter().filter(|e| fits(e)).map(|e| e.as_ref().clone()).collect();
+        let kept = handle.kept_events();
+        let first = kept.first().map_or(u64::MAX, |event| event.seq);
+        // What is not at hand any more, or was before this daemon, is in the store.
+        let mut events = match daemon.as_ref().and_then(|daemon| daemon.store.clone()) {
+            Some(store) if since + 1 < first => {
+                from_store(move || store.events(since, newer_than, names.as_deref(), most)).await?
+            }
+            Some(_) | None => Vec::new(),
+        };
+        events.retain(|event| event.seq < first);
+        events.extend(kept.into_iter().filter(|e| fits(e)).map(|e| e.as_ref().clone()));
+        let skip = events.len().saturating_sub(most);
+        let events = events.split_off(skip);
         return Ok(axum::Json(Events { events }).into_response());
     }
     let mut reader = handle.events_from(since + 1);
@@ -323,7 +350,7 @@ async fn events(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result
 }
 
 async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
-    let Shared { handle, mut closing } = shared;
+    let Shared { handle, mut closing, .. } = shared;
     let query = Query::parse(raw, &["service", "lines", "since_s", "follow"])?;
     let count: usize = query.number("lines")?.unwrap_or(usize::MAX);
     let newer_than = age(&query)?;
@@ -333,7 +360,27 @@ async fn logs(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<R
         true => None,
         false => Some(instances(&handle, named)?.iter().filter_map(|id| hub.source_of(id)).collect()),
     };
-    let (kept, follower) = hub.follow(sources);
+    let (mut kept, follower) = hub.follow(sources.clone());
+    if !query.flag("follow") {
+        // All there is, not only the last of it.
+        let hub = Arc::clone(hub);
+        let sources = match sources {
+            Some(sources) => sources,
+            None => instances(&handle, Vec::new())?.iter().filter_map(|id| hub.source_of(id)).collect(),
+        };
+        let read = move || {
+            let mut kept = kept;
+            for source in sources {
+                if let Some(all) = hub.kept_in_files(source) {
+                    kept.retain(|chunk| chunk.source != source);
+                    kept.extend(all);
+                }
+            }
+            kept
+        };
+        let broken = |_| refuse(DenialCode::Internal, "the log files could not be read", None);
+        kept = tokio::task::spawn_blocking(read).await.map_err(broken)?;
+    }
     let mut past: Vec<(Chunk, LogLine)> = Vec::new();
     for chunk in kept {
         if newer_than.is_none_or(|at| chunk.at >= at) {
@@ -536,6 +583,64 @@ fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool>
         }
         all.then_some(true)
     })
+}
+
+async fn history(State(shared): State<Shared>, RawQuery(raw): RawQuery) -> Result<Response, Refused> {
+    let query = Query::parse(raw, &["service", "limit"])?;
+    let Some(store) = shared.daemon.as_ref().and_then(|daemon| daemon.store.clone()) else {
+        return Err(refuse(DenialCode::Invalid, "there is no store: only a daemon keeps a history", None));
+    };
+    let most = query.number("limit")?.unwrap_or(100);
+    let ids = instances(&shared.handle, query.all("service"))?;
+    let read = move || -> Result<_, StoreError> {
+        let of = |id: &InstanceId| {
+            let name = id.to_string();
+            Ok(InstanceHistory { incarnations: store.incarnations(&name, most)?, name })
+        };
+        ids.iter().map(of).collect::<Result<Vec<_>, _>>()
+    };
+    let services = from_store(read).await?;
+    Ok(axum::Json(History { services }).into_response())
+}
+
+/// Reads the store, beside everything else.
+async fn from_store<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Refused> {
+    let broken = |why: String| refuse(DenialCode::Internal, format!("the store can't be read: {why}"), None);
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(broken(error.to_string())),
+        Err(error) => Err(broken(error.to_string())),
+    }
+}
+
+async fn upgrade(
+    State(shared): State<Shared>,
+    json: Result<axum::Json<Upgrade>, JsonRejection>,
+) -> Result<Response, Refused> {
+    let Upgrade { binary } = body(json)?;
+    let Some(daemon) = &shared.daemon else {
+        let hint = Some("stop it and run it again");
+        return Err(refuse(DenialCode::Invalid, "only a daemon can be replaced in place", hint));
+    };
+    let Some(binary) = binary.or_else(files::own_program) else {
+        return Err(refuse(DenialCode::Internal, "this daemon's own program can't be told", None));
+    };
+    if !binary.is_absolute() {
+        return Err(refuse(DenialCode::Invalid, "\"binary\" must be an absolute path", None));
+    }
+    let tried = binary.clone();
+    let version = tokio::task::spawn_blocking(move || files::version_of(&tried)).await;
+    let version = match version.map_err(io::Error::other).and_then(|version| version) {
+        Ok(version) => version,
+        Err(error) => {
+            let reason = format!("{} can't take this daemon's place: {error}", binary.display());
+            return Err(refuse(DenialCode::Invalid, reason, None));
+        }
+    };
+    let _ = daemon.upgrade.send(binary.clone());
+    Ok(axum::Json(Upgrading { binary, version, pid: std::process::id() }).into_response())
 }
 
 async fn down(State(handle): State<Handle>) -> Response {

@@ -37,6 +37,15 @@ pub fn config_dir() -> PathBuf {
     base.unwrap_or_else(|| PathBuf::from("/etc")).join("regrow")
 }
 
+/// The file of the program that this process runs, by the name it had; another may lie there by now.
+pub fn own_program() -> Option<PathBuf> {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let path = fs::read_link("/proc/self/exe").ok()?;
+    let bytes = path.as_os_str().as_bytes();
+    let named = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+    Some(PathBuf::from(std::ffi::OsString::from_vec(named.to_vec())))
+}
+
 /// Makes a folder, parents included, that is ours alone (0700). An error where one of that
 /// name belongs to somebody else, is a link, or can be entered by others.
 pub fn private_dir(path: &Path) -> io::Result<()> {
@@ -118,6 +127,28 @@ pub fn in_own_session(command: &mut std::process::Command) -> &mut std::process:
             Ok(())
         })
     }
+}
+
+/// What a program that is said to be regrow says of itself; an error where it is not.
+pub fn version_of(program: &Path) -> io::Result<String> {
+    let output = std::process::Command::new(program)
+        .arg("--version")
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    match text.strip_prefix("regrow ") {
+        Some(version) if output.status.success() => Ok(version.to_owned()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regrow")),
+    }
+}
+
+/// Whether somebody holds the lock of a file.
+pub fn is_locked(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, nix::errno::Errno::EWOULDBLOCK)))
 }
 
 /// Takes the lock of a file and writes `content` into it. `Ok(Err(content))`: somebody else

@@ -60,6 +60,9 @@ pub struct SourceId(pub u32);
 
 /// Takes what processes print. Called on the host's own thread: it must not block for long.
 pub trait OutputSink: Send + Sync + 'static {
+    /// A source is about to print, after somebody else who may have printed under its name: what is
+    /// kept of that in files comes first.
+    fn begins(&self, source: SourceId);
     /// Whole lines, each with its newline, of one read.
     fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]);
 }
@@ -68,6 +71,8 @@ pub trait OutputSink: Send + Sync + 'static {
 pub trait Sources: Send + Sync + 'static {
     /// That of an instance: a new one the first time it is asked.
     fn source(&self, instance: &InstanceId) -> SourceId;
+    /// What this source prints, and has printed in earlier lives, is kept in these files.
+    fn kept_in(&self, source: SourceId, keep: log::Keep);
     /// Drops what is kept of one that is there no more.
     fn forget(&self, instance: &InstanceId);
 }

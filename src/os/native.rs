@@ -6,6 +6,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -16,7 +17,7 @@ use super::keeper::Tether;
 use super::keeper::client::Client;
 use super::log::{Keep, Logs};
 use super::spawn::{Placed, Program, Spawner, Ties, raise_descriptor_limit};
-use super::watch::{self, About, Above, Expected, Line, MARK, Marks, Order, Watched};
+use super::watch::{self, About, Above, Expected, Line, MARK, Marks, Order, Reclaimed, Watched};
 use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder};
 use crate::model::{SpawnFailure, SpawnStage};
 
@@ -43,6 +44,7 @@ impl Default for HostOptions {
 pub struct NativeHost {
     line: Line,
     keeper: Option<Arc<Client>>,
+    keeper_pid: Option<u32>,
     spawns: Option<mpsc::Sender<SpawnOrder>>,
     /// How many of them no spawner has taken yet.
     waiting: Arc<AtomicUsize>,
@@ -61,21 +63,24 @@ impl NativeHost {
         let mark = RandomState::new().build_hasher().finish();
         let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
         let logs = Arc::<Logs>::default();
-        let line = watch::start(sink, options.owns_process, cgroups.clone(), Arc::clone(&logs), None)?;
+        let line =
+            watch::start(Arc::clone(&sink), options.owns_process, cgroups.clone(), Arc::clone(&logs), None)?;
         let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
-        let work = Work { line: line.clone(), cgroups, logs, mark };
+        let work = Work { line: line.clone(), sink, cgroups, logs, mark };
         let by = || Ok(By::Ourselves(Spawner::new(files, ties)?));
-        NativeHost::with(line, None, 1, work, by)
+        NativeHost::with(line, None, 1, 0, work, by)
     }
 
     /// Has a keeper make its processes, which outlive it. Returns what earlier daemons have left
     /// there, and when the keeper came up, by the monotonic clock: each process that was found is to
     /// be adopted ([`Host::adopt`]).
     ///
+    /// `lives`: by what processes are found again that no keeper has (see [`News::Spawned`]).
     /// `before_change` is called when the keeper was killed and this process is about to go on as
     /// another one.
     pub fn below(
         tether: Tether,
+        lives: &[String],
         sink: Arc<dyn OutputSink>,
         before_change: Arc<dyn Fn() + Send + Sync>,
     ) -> io::Result<(NativeHost, Duration, Vec<Found>)> {
@@ -84,14 +89,24 @@ impl NativeHost {
         let cgroups = Cgroups::make_lasting(number_of(mark)).map(Arc::new);
         let (client, welcome) = Client::greet(tether)?;
         let client = Arc::new(client);
-        let (since, last_key) = (welcome.since, welcome.last_key);
-        let above = Above::new(Arc::clone(&client), welcome, before_change);
+        let (since, mut last_key, pid) = (welcome.since, welcome.last_key, welcome.keeper);
+        let mut above = Above::new(Arc::clone(&client), welcome, before_change);
+        for life in lives.iter().filter(|life| !above.has(life)).collect::<Vec<_>>() {
+            match watch::reclaim(life) {
+                Reclaimed::Alive(kept) => {
+                    last_key = last_key.max(kept.key);
+                    above.reclaim(kept);
+                }
+                Reclaimed::Gone { key } => last_key = last_key.max(key),
+                Reclaimed::Nobody => {}
+            }
+        }
         let found = above.found();
         let logs = Arc::<Logs>::default();
-        let line = watch::start(sink, true, cgroups.clone(), Arc::clone(&logs), Some(above))?;
-        let work = Work { line: line.clone(), cgroups, logs, mark };
+        let line = watch::start(Arc::clone(&sink), true, cgroups.clone(), Arc::clone(&logs), Some(above))?;
+        let work = Work { line: line.clone(), sink, cgroups, logs, mark };
         let by = || Ok(By::Keeper(Arc::clone(&client)));
-        let host = NativeHost::with(line, Some(Arc::clone(&client)), last_key + 1, work, by)?;
+        let host = NativeHost::with(line, Some(Arc::clone(&client)), last_key + 1, pid, work, by)?;
         Ok((host, since, found))
     }
 
@@ -99,6 +114,7 @@ impl NativeHost {
         line: Line,
         keeper: Option<Arc<Client>>,
         first_key: u64,
+        pid: u32,
         work: Work,
         by: impl Fn() -> io::Result<By>,
     ) -> io::Result<NativeHost> {
@@ -120,6 +136,7 @@ impl NativeHost {
         }
         Ok(NativeHost {
             line,
+            keeper_pid: keeper.as_ref().map(|_| pid),
             keeper,
             spawns: Some(spawns),
             waiting,
@@ -149,11 +166,26 @@ impl NativeHost {
         }
     }
 
-    /// The keeper is to go on as this program, with all that it keeps.
-    pub fn renew_keeper(&self, program: &Path) {
-        if let Some(keeper) = &self.keeper {
-            keeper.renew(program);
+    /// Has the keeper go on as the program that this process runs, with all that it keeps, where it
+    /// is another.
+    pub fn renew_keeper_if_other(&self) {
+        let Some((keeper, pid)) = self.keeper.as_ref().zip(self.keeper_pid) else {
+            return;
+        };
+        let program = |path: &str| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        let (own, its) = (program("/proc/self/exe"), program(&format!("/proc/{pid}/exe")));
+        if let Some(path) = super::files::own_program()
+            && own.is_some()
+            && its.is_some()
+            && own != its
+        {
+            keeper.renew(&path);
         }
+    }
+
+    /// The process that outlives this one, where there is one.
+    pub fn keeper_pid(&self) -> Option<u32> {
+        self.keeper_pid
     }
 
     /// A child of this process died, as SIGCHLD says: it may be one that was left to us.
@@ -231,6 +263,7 @@ fn next(
 #[derive(Clone)]
 struct Work {
     line: Line,
+    sink: Arc<dyn OutputSink>,
     cgroups: Option<Arc<Cgroups>>,
     logs: Arc<Logs>,
     mark: u64,
@@ -243,6 +276,11 @@ enum By {
 }
 
 impl Work {
+    fn open(&self, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
+        self.sink.begins(source);
+        self.logs.open(source, keep)
+    }
+
     fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {
         let SpawnOrder { key, argv, dir, env, output, owner, keep, news } = order;
         let mut env = env.compose();
@@ -256,7 +294,7 @@ impl Work {
             Err(failure) => return news(News::SpawnFailed { key, failure }),
         };
         let files = match (&output, &keep) {
-            (Output::Lines(source, _), Some(keep)) => match self.logs.open(*source, keep) {
+            (Output::Lines(source, _), Some(keep)) => match self.open(*source, keep) {
                 Ok(files) => Some(files),
                 Err(error) => {
                     // It runs all the same, and says what it says to those who follow.

@@ -29,6 +29,7 @@ use crate::model::Exit;
 
 pub(super) use kept::{About, Above};
 use lines::take;
+pub(super) use reclaim::{Reclaimed, reclaim};
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
 const PIECE: usize = 64 * 1024;
@@ -562,6 +563,7 @@ impl Watcher {
         if let Output::Lines(source, _) = &process.output
             && let Some(begun) = self.logs.open_if_due(*source)
         {
+            self.sink.begins(*source);
             // Lines that another has begun to read.
             for (pipe, begun) in process.pipes.iter_mut().zip(begun) {
                 if let Some(pipe) = pipe {
@@ -707,4 +709,5 @@ pub(super) const MARK: &str = "REGROW_MARK";
 
 mod kept;
 mod lines;
+mod reclaim;
 mod tree;

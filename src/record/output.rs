@@ -11,10 +11,15 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::model::InstanceId;
+use crate::os::log::{self, Keep};
 use crate::os::{OutputSink, SourceId, Sources, Stream};
 
 /// Bytes kept of each instance's output.
 pub const KEPT: usize = 256 * 1024;
+/// Of each stream so much of what was printed before is taken into the ring.
+const RECALLED: u64 = 16 * 1024;
+/// And so much is read where all of it is asked for.
+const READ: u64 = 16 << 20;
 /// Bytes that may wait for one follower.
 const QUEUE: usize = 4 * 1024 * 1024;
 
@@ -61,8 +66,13 @@ pub struct OutputHub {
 #[derive(Default)]
 struct Index {
     names: HashMap<InstanceId, SourceId>,
-    rings: HashMap<SourceId, Arc<(InstanceId, Mutex<Ring>)>>,
+    rings: HashMap<SourceId, Arc<Source>>,
     next: u32,
+}
+
+struct Source {
+    name: InstanceId,
+    ring: Mutex<Ring>,
 }
 
 #[derive(Default)]
@@ -71,6 +81,73 @@ struct Ring {
     size: usize,
     /// How many chunks there were.
     count: u64,
+    /// Where all of it is kept.
+    keep: Option<Keep>,
+    past: Past,
+}
+
+/// What was printed before this hub was there.
+#[derive(Default, PartialEq, Eq)]
+enum Past {
+    /// There is nothing of it, or it is in the ring.
+    #[default]
+    Here,
+    /// It is in the files.
+    InFiles,
+}
+
+impl Ring {
+    /// Takes the last of what was printed before into the ring.
+    fn recall(&mut self, source: SourceId, name: &InstanceId) {
+        if std::mem::take(&mut self.past) == Past::Here {
+            return;
+        }
+        let Some(keep) = &self.keep else {
+            return;
+        };
+        let mut past: Vec<Chunk> = Vec::new();
+        for stream in [Stream::Out, Stream::Err] {
+            // Without them there is nothing to recall.
+            let (whole, _) = whole_lines(log::last_of(keep, stream, RECALLED).unwrap_or_default());
+            past.extend(whole.into_iter().map(|part| old_chunk(source, name, stream, part)));
+        }
+        past.sort_by_key(|chunk| chunk.at);
+        for chunk in past.into_iter().rev() {
+            self.size += chunk.bytes.len();
+            self.chunks.push_front(chunk);
+        }
+    }
+}
+
+fn old_chunk(source: SourceId, name: &InstanceId, stream: Stream, part: log::Part) -> Chunk {
+    let log::Part { at, bytes } = part;
+    Chunk { source, name: name.clone(), number: 0, stream, at, bytes: Arc::from(bytes) }
+}
+
+/// What was kept, in whole lines, each group with the time of its first byte; and what is not over
+/// yet, which is told when it is.
+fn whole_lines(parts: Vec<log::Part>) -> (Vec<log::Part>, Option<log::Part>) {
+    let (mut whole, mut begun): (Vec<log::Part>, Option<log::Part>) = (Vec::new(), None);
+    for part in parts {
+        let came = part.at;
+        let mut all = match begun.take() {
+            Some(mut begun) => {
+                begun.bytes.extend_from_slice(&part.bytes);
+                begun
+            }
+            None => part,
+        };
+        let end = all.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let rest = all.bytes.split_off(end);
+        if !rest.is_empty() {
+            let at = if all.bytes.is_empty() { all.at } else { came };
+            begun = Some(log::Part { at, bytes: rest });
+        }
+        if !all.bytes.is_empty() {
+            whole.push(all);
+        }
+    }
+    (whole, begun)
 }
 
 impl OutputHub {
@@ -90,8 +167,26 @@ impl OutputHub {
 
     /// What is kept of a source, oldest first.
     pub fn kept(&self, source: SourceId) -> Vec<Chunk> {
-        let ring = self.index().rings.get(&source).cloned();
-        ring.map(|ring| lock(&ring.1).chunks.iter().cloned().collect()).unwrap_or_default()
+        let Some(of) = self.index().rings.get(&source).cloned() else {
+            return Vec::new();
+        };
+        let mut ring = lock(&of.ring);
+        ring.recall(source, &of.name);
+        ring.chunks.iter().cloned().collect()
+    }
+
+    /// Everything of a source that is kept in files, as far as it is not too much to hold, oldest
+    /// first; `None`: nothing of it is. This reads files.
+    pub fn kept_in_files(&self, source: SourceId) -> Option<Vec<Chunk>> {
+        let of = self.index().rings.get(&source).cloned()?;
+        let keep = lock(&of.ring).keep.clone()?;
+        let mut chunks = Vec::new();
+        for stream in [Stream::Out, Stream::Err] {
+            let (whole, rest) = whole_lines(log::last_of(&keep, stream, READ).unwrap_or_default());
+            let parts = whole.into_iter().chain(rest);
+            chunks.extend(parts.map(|part| old_chunk(source, &of.name, stream, part)));
+        }
+        Some(chunks)
     }
 
     /// The last lines of a source, oldest first, for people.
@@ -137,8 +232,17 @@ impl Sources for OutputHub {
         let source = SourceId(index.next);
         index.next += 1;
         index.names.insert(instance.clone(), source);
-        index.rings.insert(source, Arc::new((instance.clone(), Mutex::default())));
+        index.rings.insert(source, Arc::new(Source { name: instance.clone(), ring: Mutex::default() }));
         source
+    }
+
+    fn kept_in(&self, source: SourceId, keep: Keep) {
+        if let Some(of) = self.index().rings.get(&source) {
+            let mut ring = lock(&of.ring);
+            if ring.keep.replace(keep).is_none() {
+                ring.past = Past::InFiles;
+            }
+        }
     }
 
     fn forget(&self, instance: &InstanceId) {
@@ -150,11 +254,18 @@ impl Sources for OutputHub {
 }
 
 impl OutputSink for OutputHub {
+    fn begins(&self, source: SourceId) {
+        let of = self.index().rings.get(&source).cloned();
+        if let Some(of) = of {
+            lock(&of.ring).recall(source, &of.name);
+        }
+    }
+
     fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]) {
-        let Some(ring) = self.index().rings.get(&source).cloned() else {
+        let Some(of) = self.index().rings.get(&source).cloned() else {
             return;
         };
-        let (name, ring) = &*ring;
+        let Source { name, ring } = &*of;
         let (at, bytes) = (SystemTime::now(), Arc::from(lines));
         let mut chunk = Chunk { source, name: name.clone(), number: 0, stream, at, bytes };
         {
@@ -263,6 +374,30 @@ mod tests {
         let hub = OutputHub::new(None);
         assert_eq!(hub.source(&InstanceId::sole(Name::new("web").unwrap())), SourceId(0));
         hub
+    }
+
+    #[tokio::test]
+    async fn what_was_printed_in_an_earlier_life_comes_first_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let keep = Keep { stem: folder.path().join("web"), max_size: 1 << 20, max_files: 2 };
+        std::fs::write(keep.file(Stream::Out), "one\ntwo\nbeg").unwrap();
+        let hub = hub();
+        hub.kept_in(SourceId(0), keep.clone());
+        assert_eq!(hub.last_lines(SourceId(0), 9), ["one", "two"]);
+        hub.begins(SourceId(0));
+        // As the host does: the rest of the line goes to the file, the whole line here.
+        std::fs::write(keep.file(Stream::Out), "one\ntwo\nbegun\n").unwrap();
+        let (past, mut follower) = hub.follow(None);
+        hub.lines(SourceId(0), Stream::Out, b"begun\n");
+        assert_eq!(past.len(), 1);
+        let Followed::Chunk(chunk) = follower.next().await else { panic!("nothing was dropped") };
+        assert_eq!(&*chunk.bytes, b"begun\n");
+        assert_eq!(hub.last_lines(SourceId(0), 9), ["one", "two", "begun"]);
+        let all = hub.kept_in_files(SourceId(0)).unwrap();
+        assert_eq!(
+            all.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect::<Vec<_>>(),
+            b"one\ntwo\nbegun\n"
+        );
     }
 
     #[test]

@@ -53,8 +53,9 @@ impl Handle {
             }
         });
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
+        let lives: Vec<String> = memory.lives.iter().map(|(_, _, life)| life.clone()).collect();
         let (native, since, found) =
-            NativeHost::below(tether, sink, before_change).map_err(StartError::Host)?;
+            NativeHost::below(tether, &lives, sink, before_change).map_err(StartError::Host)?;
         let same_boot = memory.boot.is_some() && memory.boot == clock::boot();
         let start =
             if !found.is_empty() || (same_boot && !memory.ended) { Start::Follows } else { Start::Afresh };

@@ -114,6 +114,18 @@ impl Client {
         self.say(&Order::Spawn { key, mark, about, takes }, &program.to_bytes(), &fds)
     }
 
+    pub(in crate::os) fn adopt(&self, kept: &Kept) {
+        let order = Order::Adopt {
+            key: kept.key,
+            pid: kept.pid,
+            about: kept.about.clone(),
+            pipes: [kept.pipes[0].is_some(), kept.pipes[1].is_some()],
+        };
+        let pipes = kept.pipes.iter().flatten().map(AsFd::as_fd);
+        let fds: Vec<BorrowedFd<'_>> = [kept.pidfd.as_fd()].into_iter().chain(pipes).collect();
+        self.tell(&order, &fds);
+    }
+
     pub(in crate::os) fn logs(&self, key: u64, logs: [BorrowedFd<'_>; 2]) {
         self.tell(&Order::Logs { key }, &logs);
     }

@@ -97,6 +97,8 @@ pub(super) struct Keeper {
     daemon: Daemon,
     /// Where a daemon comes from; `None`: the program that this process runs.
     program: Option<CString>,
+    /// Where the last one came from that has said hello, while another is tried.
+    before: Option<Option<CString>>,
     args: Vec<CString>,
     last_key: u64,
     since: Duration,
@@ -135,6 +137,7 @@ impl Keeper {
             pending: Vec::new(),
             daemon: Daemon::Down { since: Instant::now(), start_at: Instant::now() },
             program: None,
+            before: None,
             args: std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect(),
             last_key: 0,
             since: clock::monotonic(),
@@ -296,17 +299,13 @@ impl Keeper {
                     entry.logs = [fds.next(), fds.next()];
                 }
             }
-            Order::About { key, about } => {
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.about = about.into_boxed_str();
-                }
-            }
-            Order::Adopt { key, pid, about } => {
+            Order::Adopt { key, pid, about, pipes } => {
                 let mut fds = fds.into_iter();
                 if let Some(pidfd) = fds.next() {
                     self.last_key = self.last_key.max(key);
                     self.pids.insert(pid, key);
-                    let (pipes, about) = ([fds.next(), fds.next()], about.into_boxed_str());
+                    let pipes = pipes.map(|there| if there { fds.next() } else { None });
+                    let about = about.into_boxed_str();
                     let entry =
                         Entry { pid, pidfd, pipes, logs: [None, None], about, exit: None, foreign: true };
                     self.entries.insert(key, entry);
@@ -322,7 +321,8 @@ impl Keeper {
             Order::Notify { text } => super::notify::send(&text),
             Order::Bye { code } => self.after(Then::End(code)),
             Order::Replace { program } => {
-                self.program = CString::new(program.into_os_string().into_vec()).ok();
+                let program = CString::new(program.into_os_string().into_vec()).ok();
+                self.before = Some(std::mem::replace(&mut self.program, program));
                 self.after(Then::Replaced);
             }
             Order::Renew { program } => self.renew(program.into_os_string()),
@@ -340,6 +340,7 @@ impl Keeper {
     /// Tells a new daemon all that it needs to go on.
     fn welcome(&mut self) {
         self.fresh = false;
+        self.before = None;
         let Daemon::Up { pid, line, outbox, greeted, .. } = &mut self.daemon else {
             return;
         };
@@ -522,6 +523,13 @@ impl Keeper {
             && let Exit::Code(code) = exit
         {
             self.end(code);
+        }
+        if let Some(before) = self.before.take() {
+            self.program = before;
+            complain(&format!(
+                "the new daemon was ended by {exit} before it was up; the old one is started again"
+            ));
+            return;
         }
         self.failures = if since.elapsed() > SETTLED { 0 } else { self.failures + 1 };
         let pause = match self.failures {

@@ -44,9 +44,13 @@ pub(in crate::os) enum Order {
     Logs { key: u64 },
     /// Keep this process, which is nobody's child any more. Descriptors: its pidfd, its output, its
     /// error output.
-    Adopt { key: u64, pid: u32, about: String },
-    /// What a later daemon is to know of it is this from now on.
-    About { key: u64, about: String },
+    Adopt {
+        key: u64,
+        pid: u32,
+        about: String,
+        /// Which of its pipes are there.
+        pipes: [bool; 2],
+    },
     /// Nothing of it is of interest any more.
     Forget { key: u64 },
     /// To be passed on to who started the keeper (sd_notify(3)).

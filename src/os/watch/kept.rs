@@ -67,6 +67,21 @@ impl Above {
         }
     }
 
+    /// Keeps, and has the keeper keep, what nobody has kept so far.
+    pub(in crate::os) fn reclaim(&mut self, kept: Kept) {
+        if !self.found.contains_key(&kept.key) {
+            self.client.adopt(&kept);
+            self.found.insert(kept.key, kept);
+        }
+    }
+
+    /// Whether the keeper has it.
+    pub(in crate::os) fn has(&self, life: &str) -> bool {
+        let key =
+            serde_json::from_str::<serde_json::Value>(life).ok().and_then(|life| life.get("key")?.as_u64());
+        key.is_some_and(|key| self.found.contains_key(&key))
+    }
+
     /// What earlier daemons have left, in the order in which it was made.
     pub(in crate::os) fn found(&self) -> Vec<Found> {
         let mut found: Vec<Found> = self
@@ -188,9 +203,14 @@ impl Watcher {
                 let (id, tell) = (ProcessKey(key), Arc::clone(&news));
                 let pipes = [fds.next(), fds.next()];
                 let cgroups = cgroups.filter(|_| in_cgroup);
+                let life = about.as_ref().and_then(|about| {
+                    let [out, err] = &pipes;
+                    let pipes = [out, err].map(|pipe| pipe.as_ref().map(AsFd::as_fd));
+                    reclaim::life_of(key, pid, about, pipes)
+                });
                 let watched = Watched { key: id, pid, pidfd, pipes, output, marks, cgroups, news };
                 self.look_after(watched, about);
-                tell(News::Spawned { key: id, pid, life: None });
+                tell(News::Spawned { key: id, pid, life });
             }
             Word::Failed { key, stage, errno, .. } => {
                 if let Some(expected) = above.expected.remove(key) {

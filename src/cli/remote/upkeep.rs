@@ -1,0 +1,92 @@
+//! The verbs that only a daemon answers.
+
+use super::*;
+use crate::cli::{HistoryArgs, UpgradeArgs};
+use crate::control::protocol::{History, Upgrade, Upgrading};
+use crate::model::ExitOutcome;
+
+/// So long the new daemon may take to answer.
+const UPGRADING: Duration = Duration::from_secs(30);
+
+pub(in crate::cli) fn history(args: HistoryArgs) -> u8 {
+    let HistoryArgs { services, lines, common } = args;
+    let path = format!("/v1/history?limit={lines}{}", query(&services));
+    talk(&common, async |mut client| {
+        let found: History = client.get(&path).await?;
+        if common.json {
+            print_json(&found);
+            return Ok(code::DONE);
+        }
+        let head = ["NAME", ">PROCESS", ">PID", "BY", "STARTED", ">UPTIME", "END"];
+        let mut table = Table::new(&head);
+        for service in &found.services {
+            for life in &service.incarnations {
+                let exit =
+                    life.exit.clone().and_then(|exit| serde_json::from_value::<ExitOutcome>(exit).ok());
+                let end = match (&life.ended_at, exit) {
+                    (_, Some(exit)) => exit.to_string(),
+                    (Some(_), None) => "ended".to_owned(),
+                    (None, None) => "lives".to_owned(),
+                };
+                table.row(
+                    [
+                        service.name.clone(),
+                        format!("#{}", life.incarnation),
+                        life.pid.map_or("-".to_owned(), |pid| pid.to_string()),
+                        life.cause.clone().unwrap_or_else(|| "-".to_owned()),
+                        life.started_at.clone().unwrap_or_else(|| "-".to_owned()),
+                        life.uptime_s.map_or("-".to_owned(), format::uptime),
+                        end,
+                    ]
+                    .map(|text| (text, Tint::None))
+                    .to_vec(),
+                );
+            }
+        }
+        say(&table.render(terminal::width(), format::colour_on_stdout()));
+        Ok(code::DONE)
+    })
+}
+
+pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
+    let UpgradeArgs { binary, common } = args;
+    let binary = match binary.map(std::path::absolute).transpose() {
+        Ok(binary) => binary,
+        Err(error) => return usage_error("upgrade", &format!("--binary: {error}")),
+    };
+    talk(&common, async |mut client| {
+        let before: StatusReport = client.get("/v1/status").await?;
+        let upgrading: Upgrading = client.post("/v1/upgrade", &Upgrade { binary }).await?;
+        drop(client);
+        let after = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                // There is none for a moment.
+                let Ok(path) = socket(&common) else { continue };
+                let Ok(mut client) = Client::connect(&path).await else { continue };
+                if let Ok(status) = client.get::<StatusReport>("/v1/status").await
+                    && status.daemon.pid != before.daemon.pid
+                {
+                    return status;
+                }
+            }
+        };
+        let Ok(after) = tokio::time::timeout(UPGRADING, after).await else {
+            tell!("{}: no daemon answers after {UPGRADING:?}", format::error_word());
+            return Ok(code::TIMED_OUT);
+        };
+        if common.json {
+            print_json(&after.daemon);
+        } else {
+            say(&format!(
+                "regrow {} (pid {}) was replaced by {} (pid {}), from {}",
+                before.daemon.version,
+                before.daemon.pid,
+                after.daemon.version,
+                after.daemon.pid,
+                upgrading.binary.display()
+            ));
+        }
+        Ok(code::DONE)
+    })
+}

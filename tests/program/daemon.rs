@@ -1,0 +1,529 @@
+//! `regrow daemon`: what an operator's machine does to it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::harness::{BOUND, Output, Project, Run, end, eventually, eventually_or, is_alive, named};
+
+/// A project whose manifests lie in a folder, and the daemon that has them.
+pub(crate) struct Machine {
+    pub(crate) project: Project,
+    /// As it was started last.
+    pub(crate) run: Option<Run>,
+}
+
+impl Machine {
+    /// With these manifests; not started yet.
+    pub(crate) fn new(manifests: &[(&str, &str)]) -> Machine {
+        let project = Project::new("");
+        std::fs::create_dir(project.file("services")).unwrap();
+        project.write("daemon.toml", "manifests = \"services\"\n");
+        for (name, text) in manifests {
+            project.write(&format!("services/{name}"), text);
+        }
+        Machine { project, run: None }
+    }
+
+    pub(crate) fn started(manifests: &[(&str, &str)]) -> Machine {
+        let mut machine = Machine::new(manifests);
+        machine.start();
+        machine
+    }
+
+    /// Starts the daemon and waits until it is up.
+    pub(crate) fn start(&mut self) {
+        let mut command = self.project.command(&["daemon", "--config", "daemon.toml"]);
+        let mut run = self.project.start(&mut command);
+        run.line(" in ");
+        self.run = Some(run);
+    }
+
+    pub(crate) fn regrow(&self, args: &[&str]) -> Output {
+        self.project.regrow(args)
+    }
+
+    /// The process that supervises, and its keeper.
+    pub(crate) fn pids(&self) -> (u32, u32) {
+        let report = self.project.json(&["status", "--json"]);
+        let daemon = u32::try_from(report["daemon"]["pid"].as_u64().unwrap()).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+        (daemon, parent.unwrap_or(0))
+    }
+
+    /// Kills the daemon, and waits until another supervises.
+    fn kill_daemon(&self) {
+        let (daemon, _) = self.pids();
+        end(daemon);
+        eventually("another daemon supervises", || self.pids().0 != daemon);
+    }
+
+    /// Kills the daemon and its keeper at once.
+    fn kill_both(&mut self) {
+        let (daemon, keeper) = self.pids();
+        let stopped = [daemon, keeper].map(crate::harness::pid_of);
+        for pid in stopped {
+            nix::sys::signal::kill(pid, Signal::SIGSTOP).unwrap();
+        }
+        end(keeper);
+        end(daemon);
+        eventually("both are gone", || !is_alive(daemon) && !is_alive(keeper));
+        self.run = None;
+    }
+
+    pub(crate) fn all_pids(&self) -> BTreeMap<String, Option<u64>> {
+        let report = self.project.json(&["status", "--json"]);
+        let rows = report["services"].as_array().unwrap();
+        rows.iter().map(|row| (row["name"].as_str().unwrap().to_owned(), row["pid"].as_u64())).collect()
+    }
+
+    fn log(&self, path: &str) -> PathBuf {
+        self.project.state_dir().join("logs").join(path)
+    }
+
+    pub(crate) fn down(&mut self) {
+        let output = self.regrow(&["down"]);
+        assert_eq!(output.code, 0, "{}{}", output.stdout, output.stderr);
+        if let Some(mut run) = self.run.take() {
+            assert_eq!(run.code(), 0, "{}", run.text());
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if self.run.is_some() {
+            self.down();
+        } else if !self.project.alive().is_empty() {
+            let _ = self.regrow(&["down"]);
+        }
+    }
+}
+
+/// A service that prints its number, counting, as long as it lives.
+const COUNTER: &str = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.00$((i % 7 + 1)); done";
+
+/// The file holds every number from 0, in order and once; returns how many.
+fn assert_counts(path: &std::path::Path) -> usize {
+    let text = std::fs::read_to_string(path).unwrap();
+    // The last line may be on its way.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    for (want, line) in whole.lines().enumerate() {
+        assert_eq!(line.parse(), Ok(want), "{} after {want} lines", path.display());
+    }
+    whole.lines().count()
+}
+
+#[test]
+fn a_folder_of_manifests_is_one_tree_and_a_faulty_file_harms_no_other() {
+    let machine = Machine::started(&[
+        (
+            "shop.toml",
+            "[service.db]\ncommand = \"sleep 1000\"\n[service.web]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n",
+        ),
+        ("blog.toml", "[service.db]\ncommand = \"sleep 1000\"\n"),
+        ("bad.toml", "[service.bad]\ncomand = \"x\"\n"),
+    ]);
+    let report = machine.project.json(&["status", "--json"]);
+    let state = |name: &str| {
+        let rows = report["services"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).map(|row| row["state"].as_str().unwrap().to_owned())
+    };
+    for name in ["shop/db", "blog/db", "web"] {
+        assert_eq!(machine.regrow(&["wait", name, "--timeout", "20s"]).code, 0, "{name}");
+    }
+    assert_eq!(state("bad").as_deref(), Some("failed"));
+    let why = machine.regrow(&["why", "bad"]);
+    assert!(
+        why.stdout.contains("its manifest is faulty: ") && why.stdout.contains("bad.toml:1:10"),
+        "{}",
+        why.stdout
+    );
+    let start = machine.regrow(&["start", "bad"]);
+    assert_eq!(start.code, 1, "{}", start.stderr);
+    let text = machine.run.as_ref().unwrap().text();
+    assert!(text.contains("help: did you mean \"command\"?"), "{text}");
+}
+
+#[test]
+fn p6_services_live_on_when_their_daemon_is_killed() {
+    let ticks = format!("[service.ticks]\nshell = \"\"\"{COUNTER}\"\"\"\n");
+    let other = "[service.rests]\ncommand = \"sleep 1000\"\n[service.done]\nshell = \"exit 0\"\nkind = \"task\"\n\
+                 [service.halted]\ncommand = \"sleep 1001\"\n\
+                 [service.web]\ncommand = \"sleep 1000\"\nready = { after = \"10ms\" }\n";
+    let machine = Machine::started(&[("a.toml", &ticks), ("b.toml", other)]);
+    assert_eq!(machine.regrow(&["wait", "ticks", "web", "done", "--timeout", "20s"]).code, 0);
+    assert_eq!(machine.regrow(&["stop", "rests"]).code, 0);
+    assert_eq!(machine.regrow(&["pause", "halted"]).code, 0);
+    let before = machine.all_pids();
+    for round in 0..10 {
+        machine.kill_daemon();
+        assert_eq!(machine.all_pids(), before, "round {round}");
+    }
+    let report = machine.project.json(&["status", "--json"]);
+    let row = |name: &str| {
+        let rows = report["services"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap().clone()
+    };
+    for (name, state, goal, ready) in [
+        ("ticks", "running", "up", true),
+        ("web", "running", "up", true),
+        ("rests", "stopped", "down", false),
+        ("done", "completed", "up", false),
+        ("halted", "paused", "up", false),
+    ] {
+        let row = row(name);
+        assert_eq!(
+            (&row["state"], &row["goal"], &row["ready"]),
+            (&state.into(), &goal.into(), &ready.into()),
+            "{row}"
+        );
+        assert_eq!(row["restarts"], 0);
+    }
+    // It is the same life, which began before.
+    assert!(row("ticks")["uptime_s"].as_f64().unwrap() > 0.1, "{}", row("ticks"));
+    assert_eq!(machine.regrow(&["resume", "halted"]).code, 0);
+    // What dies while there is a daemon again is answered as ever.
+    let pid = u32::try_from(row("web")["pid"].as_u64().unwrap()).unwrap();
+    end(pid);
+    eventually("web is back", || {
+        let row = machine.project.status("web");
+        row["restarts"] == 1 && row["state"] == "running" && row["pid"] != u64::from(pid)
+    });
+    let count = assert_counts(&machine.log("a/ticks.stdout.log"));
+    let logs = machine.regrow(&["logs", "ticks"]);
+    assert!(logs.stdout.lines().count() >= count, "all that was kept is shown");
+    assert!(
+        logs.stdout.starts_with("ticks | 0\nticks | 1\n"),
+        "{}",
+        &logs.stdout[..100.min(logs.stdout.len())]
+    );
+}
+
+#[test]
+fn p6_an_end_while_there_is_no_daemon_is_told_by_the_next() {
+    let machine = Machine::started(&[(
+        "a.toml",
+        "[service.once]\nshell = \"read x < go; echo last words; exit 7\"\nrestart = \"never\"\n\
+         [service.again]\nshell = \"echo up; exec sleep 1000\"\nrestart = { policy = \"always\", backoff = { initial = \"1ms\" } }\n",
+    )]);
+    let project = &machine.project;
+    // Without a reader it waits.
+    nix::unistd::mkfifo(&project.file("services/go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(machine.regrow(&["restart", "once"]).code, 0);
+    assert_eq!(machine.regrow(&["wait", "once", "again", "--timeout", "20s"]).code, 0);
+    let again = project.pid("again");
+    let (daemon, keeper) = machine.pids();
+    // The keeper can't start another one before it goes on.
+    nix::sys::signal::kill(crate::harness::pid_of(keeper), Signal::SIGSTOP).unwrap();
+    end(daemon);
+    std::fs::write(project.file("services/go"), "\n").unwrap();
+    end(again);
+    nix::sys::signal::kill(crate::harness::pid_of(keeper), Signal::SIGCONT).unwrap();
+    eventually("its end is told", || project.status("once")["state"] == "failed");
+    assert_eq!(project.status("once")["exit"]["code"], 7);
+    let logs = machine.regrow(&["logs", "once"]);
+    assert!(logs.stdout.contains("last words"), "{}", logs.stdout);
+    eventually("again is back", || project.status("again")["restarts"] == 1);
+    assert_eq!(project.status("again")["exit"]["signal"], 9);
+}
+
+#[test]
+fn p6_services_live_on_when_their_keeper_is_killed() {
+    let ticks =
+        format!("[service.ticks]\nshell = \"\"\"{COUNTER}\"\"\"\n[service.web]\ncommand = \"sleep 1000\"\n");
+    let mut machine = Machine::started(&[("a.toml", &ticks)]);
+    assert_eq!(machine.regrow(&["wait", "ticks", "web", "--timeout", "20s"]).code, 0);
+    let before = machine.all_pids();
+    let (daemon, keeper) = machine.pids();
+    end(keeper);
+    eventually("the daemon has become the keeper of another", || {
+        let (now, above) = machine.pids();
+        now != daemon && above == daemon
+    });
+    // What was started is the new keeper now.
+    machine.run = None;
+    assert_eq!(machine.all_pids(), before);
+    assert_eq!(machine.regrow(&["stop", "ticks"]).code, 0);
+    assert_counts(&machine.log("a/ticks.stdout.log"));
+    end(u32::try_from(before["web"].unwrap()).unwrap());
+    eventually("web is back, though it was no child of the keeper", || {
+        machine.project.status("web")["restarts"] == 1
+    });
+    let exit = &machine.project.status("web")["exit"];
+    assert!(exit["signal"] == 9 || exit["unknown"] == true, "{exit}");
+    machine.kill_daemon();
+    assert_eq!(machine.project.status("web")["restarts"], 1);
+}
+
+#[test]
+fn p6_services_are_found_again_when_keeper_and_daemon_are_killed_at_once() {
+    let ticks = format!(
+        "[service.ticks]\nshell = \"\"\"{COUNTER}\"\"\"\n\
+         [service.dies]\ncommand = \"sleep 1000\"\nrestart = {{ policy = \"on-failure\", backoff = {{ initial = \"1ms\" }} }}\n\
+         [service.rests]\ncommand = \"sleep 1000\"\n"
+    );
+    let mut machine = Machine::started(&[("a.toml", &ticks)]);
+    assert_eq!(machine.regrow(&["wait", "ticks", "dies", "--timeout", "20s"]).code, 0);
+    assert_eq!(machine.regrow(&["stop", "rests"]).code, 0);
+    let before = machine.all_pids();
+    machine.kill_both();
+    let dies = u32::try_from(before["dies"].unwrap()).unwrap();
+    end(dies);
+    eventually("it is gone", || !is_alive(dies));
+    machine.start();
+    assert_eq!(machine.all_pids()["ticks"], before["ticks"]);
+    assert_eq!(machine.project.status("rests")["state"], "stopped");
+    eventually("what died meanwhile is back", || machine.project.status("dies")["state"] == "running");
+    let row = machine.project.status("dies");
+    assert_eq!((&row["exit"]["unknown"], &row["restarts"]), (&true.into(), &1.into()), "{row}");
+    assert_eq!(machine.regrow(&["stop", "ticks"]).code, 0);
+    assert!(!is_alive(u32::try_from(before["ticks"].unwrap()).unwrap()));
+    assert_counts(&machine.log("a/ticks.stdout.log"));
+}
+
+/// Fifty services that number what they print, and some that end by a code of their own; thirty
+/// deaths of the daemon and twenty upgrades between two builds.
+#[test]
+fn p7_thirty_deaths_and_twenty_upgrades_cost_nothing() {
+    let mut manifest = String::new();
+    for n in 0..50 {
+        manifest.push_str(&format!("[service.tick-{n}]\nshell = \"\"\"{COUNTER}\"\"\"\n"));
+    }
+    for n in 0..5 {
+        manifest.push_str(&format!(
+            "[service.ends-{n}]\nshell = \"echo $$; sleep 0.1{n}; exit {}\"\n\
+             restart = {{ policy = \"always\", backoff = {{ initial = \"20ms\", factor = 1 }} }}\n",
+            n + 10
+        ));
+    }
+    let mut machine = Machine::started(&[("many.toml", &manifest)]);
+    assert_eq!(machine.regrow(&["wait", "tick-0", "tick-49", "--timeout", "20s"]).code, 0);
+    eventually("all run", || {
+        machine.all_pids().iter().filter(|(name, _)| name.starts_with("tick")).all(|(_, pid)| pid.is_some())
+    });
+    let ticking = |machine: &Machine| {
+        let mut pids = machine.all_pids();
+        pids.retain(|name, _| name.starts_with("tick"));
+        pids
+    };
+    let before = ticking(&machine);
+    let builds = ["one", "two"].map(|name| {
+        let path = machine.project.file(name);
+        std::fs::copy(env!("CARGO_BIN_EXE_regrow"), &path).unwrap();
+        path
+    });
+    let mut upgrades = 0;
+    for round in 0..50 {
+        if round % 5 < 3 {
+            let (daemon, _) = machine.pids();
+            // At any moment: the pause is another each time.
+            std::thread::park_timeout(std::time::Duration::from_millis(7 * (round % 13)));
+            end(daemon);
+        } else {
+            let build = builds[upgrades % 2].to_str().unwrap();
+            let upgraded = machine.regrow(&["upgrade", "--binary", build]);
+            assert_eq!(upgraded.code, 0, "{}{}", upgraded.stdout, upgraded.stderr);
+            upgrades += 1;
+        }
+    }
+    assert_eq!(upgrades, 20);
+    assert_eq!(ticking(&machine), before, "no pid has changed");
+    let (daemon, keeper) = machine.pids();
+    let last = std::fs::canonicalize(&builds[1]).unwrap();
+    for pid in [daemon, keeper] {
+        eventually_or(
+            || format!("{pid} runs {:?}", std::fs::read_link(format!("/proc/{pid}/exe"))),
+            || std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|path| path == last),
+        );
+    }
+    for n in 0..5 {
+        let name = format!("ends-{n}");
+        assert_eq!(machine.regrow(&["stop", &name]).code, 0);
+        let history = machine.project.json(&["history", &name, "-n", "1000", "--json"]);
+        let lives = history["services"][0]["incarnations"].as_array().unwrap().clone();
+        let mut told: Vec<&Value> = lives.iter().collect();
+        told.reverse();
+        for (at, life) in told.iter().enumerate() {
+            assert_eq!(life["incarnation"], at + 1, "none is missing");
+            let asked = at + 1 == told.len() && life["exit"]["signal"] == 15;
+            assert!(life["exit"]["code"] == n + 10 || asked, "{name}: {life}");
+        }
+        let log = std::fs::read_to_string(machine.log(&format!("many/{name}.stdout.log"))).unwrap();
+        let printed: Vec<u64> = log.lines().map(|line| line.parse().unwrap()).collect();
+        let pids: Vec<u64> = told.iter().filter_map(|life| life["pid"].as_u64()).collect();
+        assert_eq!(printed, pids, "each ran once, and no other");
+    }
+    machine.down();
+    for n in 0..50 {
+        assert!(assert_counts(&machine.log(&format!("many/tick-{n}.stdout.log"))) > 100);
+    }
+}
+
+#[test]
+fn r13_of_ten_daemons_one_runs_and_the_others_name_it() {
+    let mut machine = Machine::started(&[("a.toml", "[service.a]\ncommand = \"sleep 1000\"\n")]);
+    let (daemon, _) = machine.pids();
+    std::fs::remove_file(machine.project.state_dir().join("daemon/control.sock")).unwrap();
+    for _ in 0..3 {
+        let second = machine.regrow(&["daemon", "--config", "daemon.toml"]);
+        assert_eq!(second.code, 1);
+        assert!(second.stderr.contains(&format!("(pid {daemon})")), "{}", second.stderr);
+    }
+    end(daemon);
+    eventually("another has made its socket", || machine.regrow(&["status"]).code == 0);
+    machine.down();
+    let all: Vec<Run> = (0..10)
+        .map(|_| {
+            let mut command = machine.project.command(&["daemon", "--config", "daemon.toml"]);
+            machine.project.start(&mut command)
+        })
+        .collect();
+    eventually("one is up", || machine.regrow(&["status"]).code == 0);
+    let (_, keeper) = machine.pids();
+    let (mut first, mut others) = (None, 0);
+    for mut run in all {
+        if run.pid() == keeper {
+            first = Some(run);
+        } else {
+            assert_eq!(run.code(), 1);
+            assert!(run.text().contains("a daemon runs already in"), "{}", run.text());
+            others += 1;
+        }
+    }
+    assert_eq!(others, 9);
+    machine.run = first;
+}
+
+#[test]
+fn goals_outlive_an_orderly_end_and_everything_else_begins_anew() {
+    let mut machine = Machine::started(&[(
+        "a.toml",
+        "[service.up]\ncommand = \"sleep 1000\"\n\
+         [service.down]\ncommand = \"sleep 1000\"\nrestart = \"unless-stopped\"\n\
+         [service.always]\ncommand = \"sleep 1000\"\nrestart = \"always\"\n\
+         [service.extra]\ncommand = \"sleep 1000\"\nautostart = false\n\
+         [service.idle]\ncommand = \"sleep 1000\"\nautostart = false\n\
+         [service.task]\nshell = \"echo ran\"\nkind = \"task\"\n",
+    )]);
+    assert_eq!(machine.regrow(&["wait", "up", "down", "always", "task", "--timeout", "20s"]).code, 0);
+    assert_eq!(machine.regrow(&["stop", "down", "always"]).code, 0);
+    assert_eq!(machine.regrow(&["start", "extra"]).code, 0);
+    machine.down();
+    machine.start();
+    assert_eq!(machine.regrow(&["wait", "up", "always", "extra", "task", "--timeout", "20s"]).code, 0);
+    for (name, state) in [("down", "stopped"), ("idle", "registered"), ("task", "completed")] {
+        assert_eq!(machine.project.status(name)["state"], state, "{name}");
+    }
+    assert_eq!(machine.regrow(&["start", "down"]).code, 0);
+    let ran = std::fs::read_to_string(machine.log("a/task.stdout.log")).unwrap();
+    assert_eq!(ran, "ran\nran\n");
+}
+
+/// Everything of it is killed at once, again and again, while commands come.
+#[test]
+fn r12_after_every_power_cut_the_store_opens_and_goals_are_right() {
+    let cuts: usize = std::env::var("REGROW_TEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
+    let mut manifest = String::new();
+    for n in 0..6 {
+        manifest
+            .push_str(&format!("[service.s{n}]\ncommand = \"sleep 1000\"\nstop = {{ timeout = \"5s\" }}\n"));
+    }
+    manifest.push_str("[service.churn]\nshell = \"exit 1\"\nrestart = { policy = \"always\", backoff = { initial = \"1ms\", max = \"5ms\" } }\n");
+    let mut machine = Machine::new(&[("a.toml", &manifest)]);
+    let mut up = [true; 6];
+    for cut in 0..cuts {
+        machine.start();
+        for (n, up) in up.iter().enumerate() {
+            let name = format!("s{n}");
+            let word = if *up { "ready" } else { "stopped" };
+            let waited = machine.regrow(&["wait", &name, "--for", word, "--timeout", "20s"]);
+            assert_eq!(waited.code, 0, "cut {cut}: {name} is to be {word}: {}", waited.stderr);
+            let goal = if *up { "up" } else { "down" };
+            assert_eq!(machine.project.status(&name)["goal"], goal, "cut {cut}");
+        }
+        for n in [cut % 6, (cut * 5 + 1) % 6] {
+            up[n] = !up[n];
+            let name = format!("s{n}");
+            let changed = machine.regrow(&[if up[n] { "start" } else { "stop" }, &name]);
+            assert_eq!(changed.code, 0, "cut {cut}: {}", changed.stderr);
+        }
+        let (daemon, keeper) = machine.pids();
+        for pid in [keeper, daemon] {
+            nix::sys::signal::kill(crate::harness::pid_of(pid), Signal::SIGSTOP).unwrap();
+        }
+        eventually("nothing lives", || {
+            let alive = machine.project.alive();
+            alive.iter().for_each(|pid| end(*pid));
+            alive.is_empty()
+        });
+        machine.run = None;
+        let folder = machine.project.state_dir().join("daemon");
+        let aside = std::fs::read_dir(folder).unwrap().filter(|entry| {
+            entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().contains("corrupt"))
+        });
+        assert_eq!(aside.count(), 0, "cut {cut}: the store was beyond use");
+    }
+}
+
+#[test]
+fn a_daemon_detaches_when_it_is_up_and_says_why_it_is_not() {
+    let machine = Machine::new(&[("a.toml", "[service.a]\ncommand = \"sleep 1000\"\n")]);
+    let detached = machine.regrow(&["daemon", "--detach", "--config", "daemon.toml"]);
+    assert_eq!(detached.code, 0, "{}", detached.stderr);
+    assert!(detached.stdout.contains("is up"), "{}", detached.stdout);
+    let status = machine.project.status("a");
+    assert_ne!(status["state"], "registered");
+    let second = machine.regrow(&["daemon", "--detach", "--config", "daemon.toml"]);
+    assert_eq!(second.code, 1);
+    assert!(second.stderr.contains("a daemon runs already"), "{}", second.stderr);
+    machine.project.write("wrong.toml", "manifest = 3\n");
+    let wrong = machine.regrow(&["daemon", "--config", "wrong.toml"]);
+    assert_eq!(wrong.code, 3);
+    assert!(wrong.stderr.contains("unknown field `manifest`"), "{}", wrong.stderr);
+}
+
+#[test]
+fn p8_a_daemon_is_process_one_of_a_container() {
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        // Each leaves a grandchild that nobody waits for.
+        "[service.forks]\nshell = \"for i in $(seq 1000); do (sleep 0.01 &) ; done; echo forked; exec sleep 1002\"\n\
+         ready = { log = \"forked\" }\n",
+    )]);
+    let project = &machine.project;
+    let mut command = std::process::Command::new("unshare");
+    let inner = project.command(&["daemon", "--config", "daemon.toml"]);
+    command.args(["-pf", "--mount-proc"]).arg(inner.get_program()).args(inner.get_args());
+    command.current_dir(project.dir()).env("REGROW_STATE_DIR", project.state_dir()).stdin(Stdio::null());
+    let mut run = project.start(&mut command);
+    run.line(" in ");
+    assert_eq!(machine.regrow(&["wait", "forks", "--timeout", "20s"]).code, 0);
+    let sleeper = || named("sleep 1002").len();
+    assert_eq!(sleeper(), 1);
+    let zombies = || {
+        let inside = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let stat = std::fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+            (stat.contains("(sleep) Z") || stat.contains("(sh) Z")).then_some(())
+        });
+        inside.count()
+    };
+    eventually("no zombie is left", || zombies() == 0);
+    // As a container is stopped: process 1 gets SIGTERM.
+    let one = named("daemon --config daemon.toml").into_iter().find(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/status"))
+            .is_ok_and(|text| text.lines().any(|l| l.starts_with("NSpid:") && l.ends_with("\t1")))
+    });
+    nix::sys::signal::kill(crate::harness::pid_of(one.unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(run.code(), 0, "{}", run.text());
+    assert_eq!(sleeper(), 0);
+    machine.run = None;
+    let _ = BOUND;
+}
