@@ -1,6 +1,5 @@
 //! `daemon`: the tree of an operator's machine, below a keeper that outlives it.
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -153,6 +152,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     };
     let below = Below {
         tether,
+        identity: config.home.display().to_string(),
         ledger: ledger.clone().map(|store| (Arc::new(store) as Arc<dyn Ledger>, memory)),
         keep: Some(KeepRule {
             folder: config.logs.clone(),
@@ -391,8 +391,7 @@ fn start_apart(
         .env("NOTIFY_SOCKET", ready)
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
-        .stderr(file)
-        .process_group(0);
+        .stderr(file);
     let mut child = files::in_own_session(&mut command).spawn()?;
     let until = Instant::now() + DETACHING;
     heard.set_read_timeout(Some(Duration::from_millis(50)))?;

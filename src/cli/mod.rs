@@ -448,9 +448,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if all_is_written() { ended } else { ended.max(code::FAILED) });
         }
     };
-    if !matches!(cli.verb, Verb::Run(_) | Verb::Daemon(_)) {
-        signals::end_on_broken_pipe();
-    }
+    let _ = OUTLIVES_READERS.set(matches!(cli.verb, Verb::Run(_) | Verb::Daemon(_)));
     let ended = match cli.verb {
         Verb::Run(args) => run::run(args),
         Verb::Daemon(args) => daemon::daemon(&args),
@@ -480,7 +478,13 @@ pub fn main() -> ExitCode {
 /// The first thing that could not be written to standard output.
 static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
 
+/// Whether this is a supervisor, whose services outlive a reader of its output.
+static OUTLIVES_READERS: OnceLock<bool> = OnceLock::new();
+
 fn unwritten(error: std::io::Error) {
+    if error.kind() == std::io::ErrorKind::BrokenPipe && OUTLIVES_READERS.get() == Some(&false) {
+        signals::end_by_broken_pipe();
+    }
     // The first one is told.
     let _ = UNWRITTEN.set(error);
 }

@@ -25,7 +25,7 @@ use crate::model::{
     Answer, Child, Command, Denial, DenialCode, Event, Fact, Goal, Health, Name, Selector, ServiceStatus,
     State, StatusReport,
 };
-use crate::os::{files, terminal};
+use crate::os::terminal;
 
 pub(super) use facts::fact_in_words;
 use facts::show_event;
@@ -50,16 +50,6 @@ fn talk<F>(common: &Common, conversation: F) -> u8
 where
     F: AsyncFnOnce(Client) -> Result<u8, Error>,
 {
-    let socket = match socket_in_time(common) {
-        Ok(socket) => socket,
-        Err(reason) => {
-            if common.json {
-                print_json(&not_running(&reason));
-            }
-            tell!("{}: {reason}", format::error_word());
-            return code::NOT_RUNNING;
-        }
-    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -68,19 +58,30 @@ where
         }
     };
     let ended = runtime.block_on(async {
-        let client = Client::connect(&socket).await?;
-        conversation(client).await
+        match client(common).await {
+            Ok(client) => conversation(client).await.map_err(Ok),
+            Err(reason) => Err(Err(reason)),
+        }
     });
     match ended {
         Ok(code) => code,
-        Err(error) => {
+        Err(Err(reason)) => {
+            if common.json {
+                print_json(&not_running(&reason));
+            }
+            tell!("{}: {reason}", format::error_word());
+            code::NOT_RUNNING
+        }
+        Err(Ok(error)) => {
             if common.json {
                 print_json(&match &error {
                     Error::Denied(denial) => ErrorBody { error: denial.clone(), faults: Vec::new() },
                     Error::Faulty(denial, faults) => {
                         ErrorBody { error: denial.clone(), faults: faults.clone() }
                     }
-                    Error::NotRunning(_) | Error::Broken(_) => not_running(&error.to_string()),
+                    Error::NotRunning(_) | Error::Broken(_) | Error::Unreadable(_) => {
+                        not_running(&error.to_string())
+                    }
                 });
             }
             if let Error::Faulty(_, faults) = error {
@@ -110,7 +111,7 @@ where
                         | DenialCode::Internal => code::FAILED,
                     }
                 }
-                Error::Broken(_) | Error::Faulty(..) => code::FAILED,
+                Error::Broken(_) | Error::Unreadable(_) | Error::Faulty(..) => code::FAILED,
             }
         }
     }
@@ -163,16 +164,21 @@ fn not_running(reason: &str) -> ErrorBody {
 /// So long is waited for a daemon whose keeper is there to start it.
 const COMING: Duration = Duration::from_secs(5);
 
-/// The socket, also while a daemon is just being started again.
-fn socket_in_time(common: &Common) -> Result<PathBuf, String> {
-    let since = std::time::Instant::now();
+/// A connection, also where a daemon is just being started again. The reason, where there is none.
+async fn client(common: &Common) -> Result<Client, String> {
+    let since = tokio::time::Instant::now();
     loop {
-        let found = socket(common);
-        let answers = found.as_ref().is_ok_and(|path| files::connect(path).is_ok());
-        if answers || since.elapsed() > COMING || !super::daemon::is_kept() {
-            return found;
+        let why = match socket(common) {
+            Ok(path) => match Client::connect(&path).await {
+                Ok(client) => return Ok(client),
+                Err(error) => error.to_string(),
+            },
+            Err(why) => why,
+        };
+        if since.elapsed() > COMING || !super::daemon::is_kept() {
+            return Err(why);
         }
-        std::thread::sleep(Duration::from_millis(5));
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The socket's client.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -23,8 +24,10 @@ pub enum Error {
     Denied(Denial),
     /// The manifest that was sent has faults.
     Faulty(Denial, Vec<FaultBody>),
-    /// The connection broke, or its answer can't be read.
+    /// The connection broke.
     Broken(String),
+    /// The answer can't be read: another build's, most likely.
+    Unreadable(String),
 }
 
 impl std::fmt::Display for Error {
@@ -38,7 +41,8 @@ impl std::fmt::Display for Error {
                 });
                 f.write_str(&lines.collect::<Vec<_>>().join("\n"))
             }
-            Error::Broken(reason) => write!(f, "the supervisor's answer can't be read: {reason}"),
+            Error::Broken(reason) => write!(f, "the supervisor has gone: {reason}"),
+            Error::Unreadable(reason) => write!(f, "the supervisor's answer can't be read: {reason}"),
         }
     }
 }
@@ -50,10 +54,14 @@ fn broken(error: impl std::fmt::Display) -> Error {
 }
 
 /// What is known already is answered at once: a supervisor that takes longer is in trouble.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A daemon that was killed has a successor within moments.
+const SUCCESSION: Duration = Duration::from_secs(2);
 
 /// A connection to a running tree. One request at a time.
 pub struct Client {
+    socket: PathBuf,
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
 }
 
@@ -66,14 +74,39 @@ impl Client {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends with the sender.
         tokio::spawn(connection);
-        Ok(Client { sender })
+        Ok(Client { socket: socket.to_owned(), sender })
     }
 
-    /// GETs a path and reads the answer.
+    /// Connects to whoever supervises there now, once there is somebody.
+    async fn connect_again(&mut self) -> Result<(), Error> {
+        let until = tokio::time::Instant::now() + SUCCESSION;
+        loop {
+            match Client::connect(&self.socket).await {
+                Ok(next) => {
+                    *self = next;
+                    return Ok(());
+                }
+                Err(error) if tokio::time::Instant::now() > until => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    /// GETs a path and reads the answer. Where the supervisor ends meanwhile, its successor is asked.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
         let answer = async {
-            let response = self.send(Method::GET, path, Bytes::new()).await?;
-            read(response).await
+            loop {
+                let answer = match self.send(Method::GET, path, Bytes::new()).await {
+                    Ok(response) => read(response).await,
+                    Err(error) => Err(error),
+                };
+                match answer {
+                    Err(Error::Broken(reason)) => {
+                        self.connect_again().await.map_err(|_| Error::Broken(reason))?;
+                    }
+                    other => return other,
+                }
+            }
         };
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(answer) => answer,
@@ -118,7 +151,7 @@ async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Er
         return Err(denied(response).await);
     }
     let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
-    serde_json::from_slice(&bytes).map_err(broken)
+    serde_json::from_slice(&bytes).map_err(|error| Error::Unreadable(error.to_string()))
 }
 
 async fn denied(response: Response<Incoming>) -> Error {

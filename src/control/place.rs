@@ -183,12 +183,5 @@ fn folder_of(manifest: &Path) -> PathBuf {
     let parent = manifest.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let readable: String =
         parent.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).take(40).collect();
-    runs_dir().join(format!("{readable}-{:016x}", fnv(manifest.as_os_str().as_encoded_bytes())))
-}
-
-/// FNV-1a: the same for every build, which std's hasher does not promise.
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+    runs_dir().join(format!("{readable}-{:016x}", files::fnv(manifest.as_os_str().as_encoded_bytes())))
 }

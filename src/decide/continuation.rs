@@ -97,8 +97,11 @@ fn is_current(past: &Past, left: &Left) -> bool {
 fn vanished(spec: &ServiceSpec, mut past: Past, now: Duration) -> Past {
     past.ready = false;
     match past.state {
-        // It was never made: it is tried again.
-        State::Starting => past.state = if past.goal == Goal::Up { State::Waiting } else { State::Stopped },
+        // It was never made: it is tried again, and is no other.
+        State::Starting => {
+            past.incarnation = Incarnation(past.incarnation.0.saturating_sub(1));
+            past.state = if past.goal == Goal::Up { State::Waiting } else { State::Stopped };
+        }
         State::Running | State::Paused | State::Stopping => {
             let exit = ExitOutcome::Process { exit: Exit::Unknown, ended: Ended::ByItself, reason: None };
             past.exit = Some(exit.clone());
@@ -193,8 +196,8 @@ mod tests {
             (State::Crashed, Up, 3, Some(3), State::Crashed, 3, false),
             (State::Completed, Up, 3, Some(2), State::Completed, 3, false),
             // Asked for, and never made.
-            (State::Starting, Up, 4, None, State::Waiting, 4, false),
-            (State::Starting, Down, 4, None, State::Stopped, 4, false),
+            (State::Starting, Up, 4, None, State::Waiting, 3, false),
+            (State::Starting, Down, 4, None, State::Stopped, 3, false),
             // Gone, nobody knows how.
             (State::Running, Up, 3, None, State::Crashed, 3, false),
             (State::Running, Down, 3, None, State::Stopped, 3, false),

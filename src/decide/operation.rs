@@ -305,7 +305,7 @@ impl Operations {
             if matches!(operation.work, Work::Cascade(_)) && !after.state.has_process() {
                 // It is down by itself meanwhile, and its policy or the graph has it.
                 operation.settle(at, None);
-            } else if let Some((ok, message)) = operation.work.at_once(entry.spec.kind, *before, *after) {
+            } else if let Some((ok, message)) = operation.work.at_once(&entry.spec, *before, *after) {
                 let rests = matches!(
                     after.state,
                     State::Registered | State::Stopped | State::Completed | State::Failed

@@ -8,6 +8,7 @@
 //! owner that died by force left behind is ended by its keeper ([`end_of`]), or by the next run
 //! there ([`sweep`]).
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -57,14 +58,25 @@ impl Cgroups {
         Some(Cgroups { root, dir, usable: AtomicBool::new(true), gone })
     }
 
-    /// Makes that of a daemon, whose processes outlive it: nobody sweeps it.
+    /// Makes that of a daemon, or takes over what its predecessors have made: their processes
+    /// outlive them, and nobody else sweeps it.
     pub(super) fn make_lasting(run: u32) -> Option<Cgroups> {
         if !clone3::AVAILABLE {
             return None;
         }
         let root = own_cgroup()?.join(format!("regrowd-{}-{run:x}", pid_namespace()?));
-        fs::create_dir(&root).ok()?;
-        Cgroups::join(&root)
+        match fs::create_dir(&root) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => None,
+            _ => Cgroups::join(&root),
+        }
+    }
+
+    /// The keys of all that is there.
+    pub(super) fn keys(&self) -> Vec<u64> {
+        folders_in(&self.root)
+            .iter()
+            .filter_map(|folder| folder.file_name()?.to_str()?.parse().ok())
+            .collect()
     }
 
     /// Those of an earlier daemon.
@@ -231,7 +243,15 @@ fn run_named(folder: &Path) -> Option<(u64, u32)> {
 
 /// Ends whoever carries a dead run's number in a limit: not all had a cgroup.
 fn end_marked(run: u32) {
-    let is_of_run = |pid: u32| proc::realtime_limit(pid).is_some_and(|mark| run_of(mark) == Some(run));
+    end_marked_but(run, &HashSet::new());
+}
+
+/// The same, but for those trees.
+pub(super) fn end_marked_but(run: u32, known: &HashSet<u64>) {
+    let is_of_run = |pid: u32| {
+        proc::realtime_limit(pid)
+            .is_some_and(|mark| run_of(mark) == Some(run) && !known.contains(&(mark & 0xffff_ffff)))
+    };
     // What they fork meanwhile carries it, too.
     for _ in 0..50 {
         let found: Vec<u32> = proc::all().iter().map(|stat| stat.pid).filter(|pid| is_of_run(*pid)).collect();

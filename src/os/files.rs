@@ -46,6 +46,13 @@ pub fn own_program() -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsString::from_vec(named.to_vec())))
 }
 
+/// FNV-1a: the same for every build, which std's hasher does not promise.
+pub fn fnv(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
 /// Makes a folder, parents included, that is ours alone (0700). An error where one of that
 /// name belongs to somebody else, is a link, or can be entered by others.
 pub fn private_dir(path: &Path) -> io::Result<()> {

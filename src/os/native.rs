@@ -2,6 +2,7 @@
 //! programs that embed the tree), or a keeper makes them, which they and it live below
 //! ([`NativeHost::below`]: `regrow daemon`).
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
@@ -75,22 +76,26 @@ impl NativeHost {
     /// there, and when the keeper came up, by the monotonic clock: each process that was found is to
     /// be adopted ([`Host::adopt`]).
     ///
+    /// `identity`: what all daemons that follow each other have in common, and no others.
     /// `lives`: by what processes are found again that no keeper has (see [`News::Spawned`]).
     /// `before_change` is called when the keeper was killed and this process is about to go on as
     /// another one.
     pub fn below(
         tether: Tether,
+        identity: &str,
         lives: &[String],
         sink: Arc<dyn OutputSink>,
         before_change: Arc<dyn Fn() + Send + Sync>,
     ) -> io::Result<(NativeHost, Duration, Vec<Found>)> {
         let _ = raise_descriptor_limit();
-        let mark = RandomState::new().build_hasher().finish();
+        let boot = super::clock::boot().unwrap_or_default();
+        let mark = super::files::fnv(format!("{boot} {identity}").as_bytes());
         let cgroups = Cgroups::make_lasting(number_of(mark)).map(Arc::new);
         let (client, welcome) = Client::greet(tether)?;
         let client = Arc::new(client);
         let (since, mut last_key, pid) = (welcome.since, welcome.last_key, welcome.keeper);
         let mut above = Above::new(Arc::clone(&client), welcome, before_change);
+        let fresh = above.found().is_empty();
         for life in lives.iter().filter(|life| !above.has(life)).collect::<Vec<_>>() {
             match watch::reclaim(life) {
                 Reclaimed::Alive(kept) => {
@@ -102,6 +107,12 @@ impl NativeHost {
             }
         }
         let found = above.found();
+        if fresh {
+            // What a killed pair of daemon and keeper had made, and had not written down yet.
+            let known = found.iter().map(|found| found.key.0 & 0xffff_ffff).collect();
+            end_unknown(number_of(mark), cgroups.as_deref(), &known);
+            last_key += UNWRITTEN;
+        }
         let logs = Arc::<Logs>::default();
         let line = watch::start(Arc::clone(&sink), true, cgroups.clone(), Arc::clone(&logs), Some(above))?;
         let work = Work { line: line.clone(), sink, cgroups, logs, mark };
@@ -212,6 +223,20 @@ impl Drop for NativeHost {
         self.spawns = None;
         self.line.send(Order::Quit);
     }
+}
+
+/// So many keys may have been used that nobody knows of.
+const UNWRITTEN: u64 = 1_000_000;
+
+/// Ends every process of a daemon's run that is of none of these trees.
+fn end_unknown(run: u32, cgroups: Option<&Cgroups>, known: &HashSet<u64>) {
+    for key in cgroups.map(Cgroups::keys).unwrap_or_default() {
+        if let Some(cgroups) = cgroups.filter(|_| !known.contains(&(key & 0xffff_ffff))) {
+            cgroups.kill(key);
+            cgroups.remove(key);
+        }
+    }
+    cgroup::end_marked_but(run, known);
 }
 
 /// With so many starts waiting, those that come first are made without a cgroup, which costs an

@@ -89,10 +89,12 @@ fn hang_up_is_ignored() -> bool {
     mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-/// Lets a closed pipe end this process, as other small programs do. Not for a supervisor,
-/// whose services outlive a reader of its output.
-pub fn end_on_broken_pipe() {
-    use nix::sys::signal::{SigHandler, Signal, signal};
+/// Ends this process as a closed pipe ends other small programs. The signal itself is ignored until
+/// then: a supervisor that goes closes a socket, and that is to be told.
+pub fn end_by_broken_pipe() -> ! {
+    use nix::sys::signal::{SigHandler, Signal, raise, signal};
     // SAFETY: the default action installs no handler.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    let _ = raise(Signal::SIGPIPE);
+    std::process::exit(128 + Signal::SIGPIPE as i32)
 }

@@ -20,6 +20,9 @@ use crate::record::output::OutputHub;
 pub struct Below {
     /// The line to the keeper.
     pub tether: Tether,
+    /// What all supervisors that follow each other have in common, and no others: where they keep
+    /// their state.
+    pub identity: String,
     /// What happens is written down there; and what was before.
     pub ledger: Option<(Arc<dyn Ledger>, Memory)>,
     /// How output is kept in files.
@@ -38,7 +41,7 @@ impl Handle {
     /// Brings a plan up below a keeper, and goes on with what earlier supervisors have left there and
     /// in the ledger. Otherwise as [`Handle::start`].
     pub async fn start_below(plan: Plan, options: Options, below: Below) -> Result<Handle, StartError> {
-        let Below { tether, ledger, keep } = below;
+        let Below { tether, identity, ledger, keep } = below;
         let today = SystemTime::now();
         let board = Board::new(Arc::new(plan), today).map_err(StartError::Cycles)?;
         let output = Arc::new(OutputHub::new(options.console));
@@ -55,7 +58,7 @@ impl Handle {
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
         let lives: Vec<String> = memory.lives.iter().map(|(_, _, life)| life.clone()).collect();
         let (native, since, found) =
-            NativeHost::below(tether, &lives, sink, before_change).map_err(StartError::Host)?;
+            NativeHost::below(tether, &identity, &lives, sink, before_change).map_err(StartError::Host)?;
         let same_boot = memory.boot.is_some() && memory.boot == clock::boot();
         let start =
             if !found.is_empty() || (same_boot && !memory.ended) { Start::Follows } else { Start::Afresh };

@@ -38,7 +38,7 @@ impl Machine {
     pub(crate) fn start(&mut self) {
         let mut command = self.project.command(&["daemon", "--config", "daemon.toml"]);
         let mut run = self.project.start(&mut command);
-        run.line(" in ");
+        run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
         self.run = Some(run);
     }
 
@@ -49,7 +49,8 @@ impl Machine {
     /// The process that supervises, and its keeper.
     pub(crate) fn pids(&self) -> (u32, u32) {
         let report = self.project.json(&["status", "--json"]);
-        let daemon = u32::try_from(report["daemon"]["pid"].as_u64().unwrap()).unwrap();
+        let daemon = report["daemon"]["pid"].as_u64().unwrap_or_else(|| panic!("{report}"));
+        let daemon = u32::try_from(daemon).unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{daemon}/stat")).unwrap_or_default();
         let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
         (daemon, parent.unwrap_or(0))
@@ -108,7 +109,7 @@ impl Drop for Machine {
 }
 
 /// A service that prints its number, counting, as long as it lives.
-const COUNTER: &str = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.00$((i % 7 + 1)); done";
+const COUNTER: &str = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.0$((i % 7 + 1)); done";
 
 /// The file holds every number from 0, in order and once; returns how many.
 fn assert_counts(path: &std::path::Path) -> usize {
@@ -123,7 +124,7 @@ fn assert_counts(path: &std::path::Path) -> usize {
 
 #[test]
 fn a_folder_of_manifests_is_one_tree_and_a_faulty_file_harms_no_other() {
-    let machine = Machine::started(&[
+    let mut machine = Machine::started(&[
         (
             "shop.toml",
             "[service.db]\ncommand = \"sleep 1000\"\n[service.web]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n",
@@ -148,8 +149,7 @@ fn a_folder_of_manifests_is_one_tree_and_a_faulty_file_harms_no_other() {
     );
     let start = machine.regrow(&["start", "bad"]);
     assert_eq!(start.code, 1, "{}", start.stderr);
-    let text = machine.run.as_ref().unwrap().text();
-    assert!(text.contains("help: did you mean \"command\"?"), "{text}");
+    machine.run.as_mut().unwrap().line("help: did you mean \"command\"?");
 }
 
 #[test]
@@ -363,7 +363,7 @@ fn p7_thirty_deaths_and_twenty_upgrades_cost_nothing() {
     }
     machine.down();
     for n in 0..50 {
-        assert!(assert_counts(&machine.log(&format!("many/tick-{n}.stdout.log"))) > 100);
+        assert!(assert_counts(&machine.log(&format!("many/tick-{n}.stdout.log"))) > 20);
     }
 }
 
@@ -504,7 +504,7 @@ fn p8_a_daemon_is_process_one_of_a_container() {
     command.args(["-pf", "--mount-proc"]).arg(inner.get_program()).args(inner.get_args());
     command.current_dir(project.dir()).env("REGROW_STATE_DIR", project.state_dir()).stdin(Stdio::null());
     let mut run = project.start(&mut command);
-    run.line(" in ");
+    run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
     assert_eq!(machine.regrow(&["wait", "forks", "--timeout", "20s"]).code, 0);
     let sleeper = || named("sleep 1002").len();
     assert_eq!(sleeper(), 1);

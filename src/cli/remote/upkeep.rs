@@ -62,8 +62,7 @@ pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
             loop {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 // There is none for a moment.
-                let Ok(path) = socket(&common) else { continue };
-                let Ok(mut client) = Client::connect(&path).await else { continue };
+                let Ok(mut client) = super::client(&common).await else { continue };
                 if let Ok(status) = client.get::<StatusReport>("/v1/status").await
                     && status.daemon.pid != before.daemon.pid
                 {

@@ -77,13 +77,21 @@ impl Work {
 
     /// What can be said as a wish is taken: what the instance was already, or what it became
     /// at once.
-    pub(super) fn at_once(&self, kind: Kind, before: Standing, after: Standing) -> Option<(bool, String)> {
+    pub(super) fn at_once(
+        &self,
+        spec: &ServiceSpec,
+        before: Standing,
+        after: Standing,
+    ) -> Option<(bool, String)> {
         let words = |already: &str, now: &str| {
             Some((true, if before.state == after.state { already.to_owned() } else { now.to_owned() }))
         };
         match self {
+            Work::Start(_) | Work::Restart if let Some(fault) = &spec.fault => {
+                Some((false, format!("failed: {}", FailedWhy::Manifest { message: fault.clone() })))
+            }
             Work::Start(_) => {
-                let up = after.state == State::Running && after.ready && kind == Kind::Service;
+                let up = after.state == State::Running && after.ready && spec.kind == Kind::Service;
                 up.then_some(()).and_then(|()| words("already ready", "resumed"))
             }
             Work::Restart => None,

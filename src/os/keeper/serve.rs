@@ -34,7 +34,9 @@ const AWAY: Duration = Duration::from_secs(1);
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// A daemon that lived so long did not fail at its start.
 const SETTLED: Duration = Duration::from_secs(10);
-/// The longest pause before a daemon that keeps failing is tried again.
+/// The longest pause before another follows one that was up.
+const LONGEST_BREATH: Duration = Duration::from_millis(100);
+/// The longest pause before a daemon that does not come up is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// One piece of output.
 const PIECE: usize = 256 * 1024;
@@ -499,7 +501,7 @@ impl Keeper {
             &mut self.daemon,
             Daemon::Down { since: Instant::now(), start_at: Instant::now() },
         );
-        let Daemon::Up { since, line, mut inbox, outbox, then, .. } = daemon else {
+        let Daemon::Up { since, line, mut inbox, outbox, greeted, then, .. } = daemon else {
             return;
         };
         // What it has ordered it meant: it is carried out for the one that follows.
@@ -534,6 +536,8 @@ impl Keeper {
         self.failures = if since.elapsed() > SETTLED { 0 } else { self.failures + 1 };
         let pause = match self.failures {
             0 | 1 => Duration::ZERO,
+            // It came up: whatever ends it then is to cost nobody more than a moment.
+            n if greeted => LONGEST_BREATH.min(Duration::from_millis(2) * n),
             n => LONGEST_PAUSE.min(Duration::from_millis(50) * 2u32.saturating_pow(n.min(16))),
         };
         complain(&format!(
@@ -596,8 +600,33 @@ impl Keeper {
         }
     }
 
+    /// Hears what was begun to be said, and says what was begun: neither can be handed over.
+    fn come_to_an_end_of_talk(&mut self) {
+        loop {
+            self.take_orders();
+            let Daemon::Up { line, inbox, outbox, .. } = &mut self.daemon else {
+                return;
+            };
+            if inbox.is_empty() && outbox.is_empty() {
+                return;
+            }
+            let mut flags = PollFlags::POLLIN;
+            if !outbox.is_empty() {
+                flags |= PollFlags::POLLOUT;
+            }
+            let _ = poll(&mut [PollFd::new(line.as_fd(), flags)], PollTimeout::NONE);
+            if outbox.flush(line.as_fd()).is_err()
+                || matches!(inbox.fill(line.as_fd(), false), Ok(Came::End) | Err(_))
+            {
+                // It is gone; so is what it had begun to say.
+                (*inbox, *outbox) = (Inbox::default(), Outbox::default());
+            }
+        }
+    }
+
     /// Goes on as another build of itself.
     fn renew(&mut self, program: OsString) {
+        self.come_to_an_end_of_talk();
         // A start that is half way can't be handed over.
         while !self.pending.is_empty() {
             let mut fds: Vec<PollFd<'_>> = self

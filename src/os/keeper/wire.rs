@@ -282,6 +282,11 @@ impl Inbox {
         Ok(Came::Something)
     }
 
+    /// Whether nothing of a frame is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// The next whole frame. An error where these are none.
     pub(in crate::os) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<Frame<T>>> {
         let broken = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));

@@ -12,7 +12,7 @@ use rusqlite::{Connection, params};
 use super::schema::{self, millis, set_meta};
 use super::{Retention, StoreError};
 use crate::model::sample::Sample;
-use crate::model::{Event, Fact, Incarnation, Name, Past, ServiceSpec};
+use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec};
 
 /// One transaction takes this much at most, so that readers get their turn at new things.
 const GROUP: usize = 2_000;
@@ -237,6 +237,10 @@ impl Writer {
                 }
                 Told::All(pasts) | Told::Lost(_, pasts) => {
                     last.extend(pasts.iter().map(|past| (past.instance.to_string(), past)));
+                    // Of some it was not yet written that they run.
+                    for past in pasts.iter().filter(|past| past.pid.is_some()) {
+                        write_pid(&transaction, &past.instance, past.incarnation, past.pid)?;
+                    }
                 }
                 Told::Life(instance, incarnation, life) => {
                     transaction
@@ -341,12 +345,7 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
                 ])?;
         }
         Fact::Running { instance, incarnation, pid } => {
-            connection
-                .prepare_cached(
-                    "INSERT INTO incarnations (instance, number, pid) VALUES (?1, ?2, ?3) \
-                     ON CONFLICT DO UPDATE SET pid = excluded.pid",
-                )?
-                .execute(params![instance.to_string(), incarnation.0.cast_signed(), pid])?;
+            write_pid(connection, instance, *incarnation, Some(*pid))?;
         }
         Fact::Exited { instance, incarnation, exit, uptime } => {
             connection
@@ -388,6 +387,21 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
         _ => {}
     }
     Ok(())
+}
+
+fn write_pid(
+    connection: &Connection,
+    instance: &InstanceId,
+    incarnation: Incarnation,
+    pid: Option<u32>,
+) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO incarnations (instance, number, pid) VALUES (?1, ?2, ?3) \
+             ON CONFLICT DO UPDATE SET pid = excluded.pid",
+        )?
+        .execute(params![instance.to_string(), incarnation.0.cast_signed(), pid])
+        .map(drop)
 }
 
 fn write_sample(connection: &Connection, at: SystemTime, sample: &Sample) -> Result<(), rusqlite::Error> {
