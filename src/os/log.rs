@@ -9,6 +9,7 @@
 //! and the time in microseconds since 1970); it may lack its last entries.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -91,12 +92,12 @@ impl Logs {
     pub(super) fn open(&self, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
         lock(&self.later).remove(&source);
         let mut open = self.lock();
-        if !open.contains_key(&source) {
-            let files = [Stream::Out, Stream::Err].map(|stream| LogFile::open(keep, stream));
-            let [out, err] = files;
-            open.insert(source, [out?, err?]);
-        }
-        let [out, err] = &open[&source];
+        let [out, err] = match open.entry(source) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert([LogFile::open(keep, Stream::Out)?, LogFile::open(keep, Stream::Err)?])
+            }
+        };
         Ok([out.file.try_clone()?.into(), err.file.try_clone()?.into()])
     }
 

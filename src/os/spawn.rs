@@ -365,16 +365,16 @@ impl Spawner {
         nix::fcntl::fcntl(&read, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
             .map_err(no_descriptors)?;
         let write = if self.ties.outlive_readers { readable_too(write) } else { write };
-        Ok((read, self.into_slot(slot, &write)?))
+        Ok((read, self.put_into_slot(slot, &write)?))
     }
 
     /// A pipe that says when a child has executed. It blocks.
     fn status(&mut self) -> Result<(OwnedFd, c_int), Failed> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(no_descriptors)?;
-        Ok((read, self.into_slot(2, &write)?))
+        Ok((read, self.put_into_slot(2, &write)?))
     }
 
-    fn into_slot(&self, slot: usize, fd: &OwnedFd) -> Result<c_int, Failed> {
+    fn put_into_slot(&self, slot: usize, fd: &OwnedFd) -> Result<c_int, Failed> {
         let place = self.slots[slot].as_raw_fd();
         // SAFETY: both are open descriptors of ours; `place` stays owned by `slots`.
         if unsafe { libc::dup3(fd.as_raw_fd(), place, libc::O_CLOEXEC) } < 0 {

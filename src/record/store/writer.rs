@@ -409,7 +409,7 @@ fn write_sample(connection: &Connection, at: SystemTime, sample: &Sample) -> Res
         connection.prepare_cached("INSERT OR REPLACE INTO samples VALUES (?1, ?2, ?3, ?4, ?5)")?;
     for (instance, usage) in &sample.instances {
         let memory = i64::try_from(usage.memory_bytes).unwrap_or(i64::MAX);
-        let processes = i64::try_from(usage.processes).unwrap_or(i64::MAX);
+        let processes = i64::from(usage.processes);
         statement.execute(params![millis(at), instance.to_string(), usage.cpu_percent, memory, processes])?;
     }
     Ok(())
