@@ -39,6 +39,7 @@ pub use below::Below;
 use below::Taken;
 
 mod below;
+pub mod reload;
 
 /// How often the ResourceMonitor samples, unless told otherwise.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
@@ -126,6 +127,8 @@ struct Inner {
     /// Turns true when all is down; its sender ends with the root.
     down: watch::Receiver<bool>,
     output: Arc<OutputHub>,
+    /// Held while the tree is made that of another plan.
+    reloading: tokio::sync::Mutex<()>,
     sample: watch::Receiver<Option<Arc<Sample>>>,
     /// `None` on a fake host.
     native: Option<Arc<NativeHost>>,
@@ -485,6 +488,7 @@ impl Made {
         });
         root.cast(SupervisorMsg::Group(group::Input::Start(StartCause::Boot)))
             .map_err(|error| StartError::Tree(error.to_string()))?;
-        Ok(Handle { inner: Arc::new(Inner { context, root, down, output, sample, native }) })
+        let reloading = tokio::sync::Mutex::new(());
+        Ok(Handle { inner: Arc::new(Inner { context, root, down, output, reloading, sample, native }) })
     }
 }

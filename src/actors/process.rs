@@ -43,6 +43,8 @@ pub enum ProcessMsg {
     News(News),
     /// One attempt of a check has come to a result.
     Checked(Incarnation, CheckKind, Outcome),
+    /// What its manifest says of it now, which may be what it said before.
+    Spec(Arc<ServiceSpec>),
     /// The timer rang.
     Timer,
 }
@@ -335,6 +337,13 @@ impl ProcessState {
             ProcessMsg::Timer => {
                 self.timer.rang();
                 Some(Input::Tick)
+            }
+            ProcessMsg::Spec(spec) => {
+                if Arc::ptr_eq(&spec, &self.spec) {
+                    return None;
+                }
+                self.spec = spec;
+                Some(Input::Reconfigured)
             }
             ProcessMsg::News(news) => self.heard(news),
             ProcessMsg::Checked(incarnation, kind, outcome) => {

@@ -37,6 +37,8 @@ pub enum SupervisorMsg {
     Wish(InstanceId, Input, Sender),
     /// What a command added there or below.
     Adopt(Branch),
+    /// What there is was changed in place: look.
+    Reconfigured,
     /// What a command removed there or below; the root is to hear when it is gone.
     Dismiss(Branch, Sender),
     /// What a command removed is no more (the root only).
@@ -212,6 +214,7 @@ impl Actor for ServiceSupervisor {
             SupervisorMsg::Answer(instance, input) => state.hand_down(instance, input),
             SupervisorMsg::Wish(instance, input, sender) => state.hand_down_wish(instance, input, sender),
             SupervisorMsg::Adopt(branch) => state.add(&myself, branch).await?,
+            SupervisorMsg::Reconfigured => state.reconfigured(),
             SupervisorMsg::Dismiss(branch, sender) => state.dismiss(&myself, branch, sender).await,
             SupervisorMsg::Dismissed(number) => {
                 state.at_desk(&myself, DeskInput::Dismissed(number)).await?;
@@ -392,6 +395,32 @@ impl SupervisorState {
             }
         }
         Ok(())
+    }
+
+    /// Looks at what it and its children are to be now, and tells them.
+    fn reconfigured(&mut self) {
+        self.note(self.context.clock.now(), || Message::Reconfigured);
+        let shape = Shape::of(&self.context);
+        if let Some(spec) = shape.plan.group(self.name.as_ref()) {
+            self.spec = spec.clone();
+            self.machine.reconfigure(spec);
+        }
+        for (slot, kid) in &self.kids {
+            match kid {
+                Kid::Process { id, actor, .. } => {
+                    if let Some(spec) = shape.graph.service(id.service()) {
+                        self.machine.reconfigure_child(*slot, NewChild::instance(spec));
+                        tell(actor, ProcessMsg::Spec(Arc::clone(spec)));
+                    }
+                }
+                Kid::Group { name, actor } => {
+                    if let Some(spec) = shape.plan.groups.get(name) {
+                        self.machine.reconfigure_child(*slot, NewChild::group(spec));
+                    }
+                    tell(actor, SupervisorMsg::Reconfigured);
+                }
+            }
+        }
     }
 
     /// What was removed, and is down: forgotten here, or by a supervisor below, which is told.
@@ -632,6 +661,7 @@ impl SupervisorState {
                     self.hand_down_wish(instance, input, Sender { root: myself.clone(), number });
                 }
                 operation::Effect::Adopt(branch) => self.add(myself, branch).await?,
+                operation::Effect::Reconfigured => self.reconfigured(),
                 operation::Effect::Dismiss(branch, number) => {
                     self.dismiss(myself, branch, Sender { root: myself.clone(), number }).await;
                 }

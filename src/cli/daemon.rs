@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::remote::fact_in_words;
+use super::remote::{fact_in_words, reloaded_in_words};
 use super::{DaemonArgs, code, format, report, runtime};
 use crate::actors::KeepRule;
 use crate::actors::event_log::Read;
 use crate::control::place::{self, Card};
 use crate::control::server;
+use crate::decide::graph::Graph;
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::select::{Selection, select};
-use crate::manifest::Environment;
 use crate::manifest::config::{Config, DEFAULT, Usual, load_config};
 use crate::manifest::folder::{Folder, load_folder};
-use crate::model::{Event, Fact};
+use crate::manifest::{Environment, LoadError};
+use crate::model::{Event, Fact, Plan};
+use crate::os::folder::FolderWatch;
 use crate::os::keeper::{self, Tether};
 use crate::os::native::HostOptions;
 use crate::os::signals::{Heard, Signals};
@@ -104,7 +106,10 @@ fn take_lock(config: &Config) -> Result<(), u8> {
 
 async fn serve(config: &Config, tether: Tether) -> u8 {
     let environment = environment();
-    let folder = match load_folder(&config.manifests, &environment) {
+    // Before it is read, so that no change falls between the two.
+    let watch = watch_folder(config);
+    let loaded = load_folder(&config.manifests, &environment);
+    let folder = match loaded {
         Ok(folder) => folder,
         Err(error) => {
             let path = config.manifests.display();
@@ -117,9 +122,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         report::tell_beside_others(fault);
     }
     let Folder { plan, graph, files: manifests, faults, .. } = folder;
-    let selection = Selection { profiles: config.profiles.clone(), ..Selection::default() };
-    // A profile that nothing has is no reason not to start the rest.
-    let plan = select(&plan, &graph, &selection).unwrap_or(plan);
+    let plan = selected(plan, &graph, &config.profiles);
     let (ledger, memory) = open_store(config);
     if let Some(store) = &ledger {
         store.register(&plan);
@@ -171,7 +174,8 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     let (close, closing) = watch::channel(false);
     let served = handle.clone();
     let (upgrade, mut upgrades) = mpsc::unbounded_channel();
-    let doors = server::Daemon { store: ledger.clone(), upgrade };
+    let load = loader(config, environment);
+    let doors = server::Daemon { store: ledger.clone(), load: Arc::clone(&load), upgrade };
     let server = tokio::spawn(async move {
         if let Err(error) = server::serve(listener, served, closing, Some(doors)).await {
             tracing::error!(%error, "the control socket is gone");
@@ -201,7 +205,8 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         // A daemon of another build brings its own.
         host.renew_keeper_if_other();
     }
-    let end = follow(&handle, signals, &mut upgrades).await;
+    let reloads = Reloads { watch, load };
+    let end = follow(&handle, signals, &mut upgrades, reloads).await;
     if let (Some(host), End::Down { .. }) = (&host, &end) {
         host.notify("STOPPING=1");
     }
@@ -274,6 +279,7 @@ async fn follow(
     handle: &Handle,
     mut signals: Signals,
     upgrades: &mut mpsc::UnboundedReceiver<PathBuf>,
+    mut reloads: Reloads,
 ) -> End {
     let mut events = handle.events();
     let mut asked: Option<Instant> = None;
@@ -283,8 +289,7 @@ async fn follow(
             biased;
             heard = signals.next() => {
                 match (heard, asked) {
-                    // Said by a terminal that closes; the daemon is not its.
-                    (Heard::HangUp, _) => {}
+                    (Heard::HangUp, _) => reloads.begin(handle),
                     (Heard::Quit, _) => handle.kill_all(),
                     (Heard::Interrupt | Heard::Terminate, None) => {
                         asked = Some(Instant::now());
@@ -297,6 +302,7 @@ async fn follow(
                     (Heard::Interrupt | Heard::Terminate, Some(_)) => {}
                 }
             }
+            () = reloads.wanted() => reloads.begin(handle),
             Some(program) = upgrades.recv() => {
                 log(&format!("replaced by {}; services are not touched", program.display()));
                 return End::Replaced(program);
@@ -316,6 +322,73 @@ async fn follow(
     }
 }
 
+/// The manifests read again: `Err`, a file each, where any is faulty.
+type Load = Arc<dyn Fn() -> Result<Plan, Vec<LoadError>> + Send + Sync>;
+
+fn loader(config: &Config, environment: Environment) -> Load {
+    let (folder, profiles) = (config.manifests.clone(), config.profiles.clone());
+    Arc::new(move || {
+        let unreadable = |error| vec![LoadError::Unreadable { path: folder.clone(), error }];
+        let Folder { plan, graph, faults, .. } = load_folder(&folder, &environment).map_err(unreadable)?;
+        if faults.is_empty() { Ok(selected(plan, &graph, &profiles)) } else { Err(faults) }
+    })
+}
+
+fn selected(plan: Plan, graph: &Graph, profiles: &[String]) -> Plan {
+    let selection = Selection { profiles: profiles.to_vec(), ..Selection::default() };
+    // A profile that nothing has is no reason not to start the rest.
+    select(&plan, graph, &selection).unwrap_or(plan)
+}
+
+/// Reloads that nobody asked for over the socket: by SIGHUP, or since the folder has changed.
+struct Reloads {
+    watch: Option<FolderWatch>,
+    load: Load,
+}
+
+fn watch_folder(config: &Config) -> Option<FolderWatch> {
+    match config.watch.then(|| FolderWatch::new(&config.manifests))? {
+        Ok(watch) => Some(watch),
+        Err(error) => {
+            tell!("regrow: {} can't be watched: {error}", config.manifests.display());
+            None
+        }
+    }
+}
+
+impl Reloads {
+    /// Returns when the folder has changed.
+    async fn wanted(&mut self) {
+        match &mut self.watch {
+            Some(watch) => {
+                if let Err(error) = watch.changed().await {
+                    tell!("regrow: the manifests can't be watched any more: {error}");
+                    self.watch = None;
+                }
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn begin(&self, handle: &Handle) {
+        let (load, handle) = (Arc::clone(&self.load), handle.clone());
+        tokio::spawn(async move {
+            let plan = match tokio::task::spawn_blocking(move || load()).await {
+                Ok(Ok(plan)) => plan,
+                Ok(Err(faults)) => {
+                    faults.iter().for_each(report::tell_beside_others);
+                    return log("not reloaded: faulty manifests; nothing was changed");
+                }
+                Err(error) => return log(&format!("not reloaded: {error}")),
+            };
+            match handle.change_to(plan).await {
+                Ok(done) => log(&format!("reloaded: {}", reloaded_in_words(&done.difference).join("; "))),
+                Err(denial) => log(&format!("not reloaded: {}", denial.reason)),
+            }
+        });
+    }
+}
+
 /// What an operator wants to find in the journal.
 fn tell_event(event: &Event) {
     match &event.fact {
@@ -330,6 +403,7 @@ fn tell_event(event: &Event) {
         | Fact::OutputLost { .. }
         | Fact::StopCommandFailed { .. }
         | Fact::Added { .. }
+        | Fact::Reconfigured { .. }
         | Fact::Removed { .. }
         | Fact::ShutdownStarted { .. }
         | Fact::ShutdownDone => log(&fact_in_words(&event.fact)),

@@ -96,6 +96,8 @@ enum Verb {
     Events(EventsArgs),
     /// Show the processes that services have had, how each ended and why (a daemon's)
     History(HistoryArgs),
+    /// Make a daemon's tree what its manifests say now; touches only what changed
+    Reload(DownArgs),
     /// Replace a daemon, and its keeper, by another build; services are not touched
     Upgrade(UpgradeArgs),
     /// Wait until services are ready, completed or stopped
@@ -467,6 +469,7 @@ pub fn main() -> ExitCode {
         Verb::Why(args) => remote::why(args),
         Verb::Events(args) => remote::events(args),
         Verb::History(args) => remote::history(args),
+        Verb::Reload(args) => remote::reload(args),
         Verb::Upgrade(args) => remote::upgrade(args),
         Verb::Wait(args) => remote::wait(args),
         Verb::Down(args) => remote::down(args),

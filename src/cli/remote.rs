@@ -31,7 +31,7 @@ pub(super) use facts::fact_in_words;
 use facts::show_event;
 use status::note;
 pub(super) use status::status;
-pub(super) use upkeep::{history, upgrade};
+pub(super) use upkeep::{history, reload, reloaded_in_words, upgrade};
 
 /// Prints one JSON object and a newline.
 pub(super) fn print_json(value: &impl Serialize) {

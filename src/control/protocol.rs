@@ -13,6 +13,7 @@
 //! | `POST /v1/wait` with a [`Wait`] | [`Waited`] |
 //! | `POST /v1/down` | [`Down`], when everything is gone |
 //! | `GET /v1/history?service=NAME&limit=N` | [`History`] (a daemon's) |
+//! | `POST /v1/reload` | [`Reloaded`](crate::runtime::reload::Reloaded) (a daemon) |
 //! | `POST /v1/upgrade` with an [`Upgrade`] | [`Upgrading`], before it is replaced (a daemon) |
 //!
 //! `service` may be given several times. An error is an [`ErrorBody`] with a status from 400 on.

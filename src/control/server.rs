@@ -28,14 +28,15 @@ use super::protocol::{
 use crate::actors::event_log::Read;
 use crate::decide::resolve::resolve;
 use crate::decide::why::{self, Why};
-use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
+use crate::manifest::{Environment, LoadError, LoadedAddition as Loaded, load_addition};
 use crate::model::{
-    Addition, Command, Denial, DenialCode, InstanceId, Kind, Name, Selector, ServiceStatus, State as Is,
+    Addition, Command, Denial, DenialCode, InstanceId, Kind, Name, Plan, Selector, ServiceStatus, State as Is,
 };
 use crate::os::{SourceId, Stream as OutputStream, files};
 use crate::record::output::{Chunk, Followed};
 use crate::record::store::{Store, StoreError};
 use crate::runtime::Handle;
+use crate::runtime::reload::Reloaded;
 
 /// Serves until `closing` turns true; then what is under way is answered and followers are
 /// let go. The listener comes from [`files::listen`].
@@ -59,6 +60,7 @@ pub async fn serve(
         .route("/v1/down", post(down))
         .route("/v1/history", get(history))
         .route("/v1/upgrade", post(upgrade))
+        .route("/v1/reload", post(reload))
         .fallback(|| async { refuse(DenialCode::NotFound, "there is no such path", Some(PATHS)) })
         .method_not_allowed_fallback(|| async {
             refuse(DenialCode::Invalid, "this path does not know that method", Some(PATHS))
@@ -74,7 +76,7 @@ pub async fn serve(
 
 /// For who asks for something else.
 const PATHS: &str = "GET /v1/status, /v1/tree, /v1/events, /v1/history, /v1/logs, /v1/why; POST /v1/command, /v1/add, \
-     /v1/wait, /v1/down, /v1/upgrade";
+     /v1/wait, /v1/down, /v1/reload, /v1/upgrade";
 
 /// What every request works with.
 #[derive(Clone)]
@@ -88,6 +90,8 @@ struct Shared {
 pub struct Daemon {
     /// What happened before.
     pub store: Option<Store>,
+    /// Reads its manifests again.
+    pub load: Arc<dyn Fn() -> Result<Plan, Vec<LoadError>> + Send + Sync>,
     /// It is to be replaced by this program.
     pub upgrade: mpsc::UnboundedSender<PathBuf>,
 }
@@ -470,6 +474,10 @@ async fn command(
     json: Result<axum::Json<Command>, JsonRejection>,
 ) -> Result<Response, Refused> {
     let command = body(json)?;
+    if matches!(command, Command::Reconfigure { .. }) {
+        let hint = Some("change the manifest, and POST /v1/reload");
+        return Err(refuse(DenialCode::Invalid, "a service is changed in its manifest", hint));
+    }
     if matches!(command, Command::Add { .. }) {
         // As data it would come without its environment, which is never written down.
         return Err(refuse(DenialCode::Invalid, "a manifest is added at /v1/add", None));
@@ -612,6 +620,50 @@ async fn from_store<T: Send + 'static>(
         Ok(Ok(found)) => Ok(found),
         Ok(Err(error)) => Err(broken(error.to_string())),
         Err(error) => Err(broken(error.to_string())),
+    }
+}
+
+async fn reload(State(shared): State<Shared>) -> Result<Response, Refused> {
+    let Some(daemon) = &shared.daemon else {
+        let hint = Some("\"regrow add\" and \"regrow remove\" change what runs");
+        return Err(refuse(DenialCode::Invalid, "only a daemon reads its manifests again", hint));
+    };
+    Ok(axum::Json(daemon.reload(&shared.handle).await?).into_response())
+}
+
+impl Daemon {
+    /// Makes the tree what its manifests say now. A fault anywhere, and nothing changes.
+    async fn reload(&self, handle: &Handle) -> Result<Reloaded, Refused> {
+        let load = Arc::clone(&self.load);
+        let gone = |_| refuse(DenialCode::Internal, "the manifests could not be read", None);
+        let plan = tokio::task::spawn_blocking(move || load()).await.map_err(gone)?;
+        let plan = plan.map_err(|errors| {
+            let files = errors.len();
+            let reason = match files {
+                1 => "a manifest is faulty; nothing was changed".to_owned(),
+                _ => format!("{files} manifests are faulty; nothing was changed"),
+            };
+            let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
+            Refused { denial, faults: errors.iter().flat_map(bodies).collect() }
+        })?;
+        Ok(handle.change_to(plan).await?)
+    }
+}
+
+/// The faults of one file.
+fn bodies(error: &LoadError) -> Vec<FaultBody> {
+    match error {
+        LoadError::Faulty(faults) => faults.iter().map(FaultBody::of).collect(),
+        LoadError::Unreadable { path, error } => vec![FaultBody {
+            file: path.clone(),
+            line: 1,
+            column: 1,
+            span: 0..0,
+            message: format!("it can't be read: {error}"),
+            label: String::new(),
+            also: None,
+            hint: None,
+        }],
     }
 }
 

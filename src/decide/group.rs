@@ -233,6 +233,22 @@ impl Group {
         slot
     }
 
+    /// Goes by this from now on; its children stay.
+    pub fn reconfigure(&mut self, spec: &GroupSpec) {
+        let now = Group::new(spec, self.root);
+        self.strategy = now.strategy;
+        (self.intensity, self.period) = (now.intensity, now.period);
+        (self.on_give_up, self.auto_shutdown) = (now.on_give_up, now.auto_shutdown);
+    }
+
+    /// What it knows of a child is this from now on.
+    pub fn reconfigure_child(&mut self, slot: Slot, child: NewChild) {
+        if let Some(member) = self.members.get_mut(&slot) {
+            let NewChild { returns, autostart, significant } = child;
+            *member = Member { returns, autostart, significant, ..*member };
+        }
+    }
+
     /// When it wants a [`Input::Tick`], if it does.
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.mode {

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::graph::Graph;
 use super::resolve::not_found;
 use super::status::Board;
-use crate::model::{Addition, Child, Denial, DenialCode, InstanceId, Name, Plan, Selector, ServiceSpec};
+use crate::model::plan::Change;
+use crate::model::{
+    Addition, Child, Denial, DenialCode, GroupSpec, InstanceId, Name, Plan, Selector, ServiceSpec,
+};
 
 /// Children of one supervisor that come or go, as the supervisors above it hear of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,24 +69,60 @@ pub(super) fn grown(plan: &Plan, addition: &Addition) -> Result<(Plan, Graph), D
     if let Some(parent) = parent {
         parent.children.extend(addition.children.iter().cloned());
     }
-    let graph = Graph::new(&grown.services).map_err(|cycles| {
-        let shown: Vec<String> = cycles
-            .iter()
-            .map(|cycle| cycle.iter().map(Name::as_str).collect::<Vec<_>>().join(" -> "))
-            .collect();
-        invalid(format!("dependencies in a circle: {}", shown.join("; ")))
-    })?;
+    let graph = Graph::new(&grown.services).map_err(|cycles| invalid(in_a_circle(&cycles)))?;
     for spec in &addition.services {
-        for dependency in &spec.depends_on {
-            if graph.service(&dependency.on).is_none() {
-                let names = grown.services.iter().map(|s| s.name.as_str());
-                let Denial { hint, .. } = not_found("service", dependency.on.as_str(), names);
-                let reason = format!("{} depends on {}, which is not there", spec.name, dependency.on);
-                return Err(Denial { code: DenialCode::NotFound, reason, hint });
-            }
-        }
+        depends_on_what_is_there(spec, &graph)?;
     }
     Ok((grown, graph))
+}
+
+/// The plan with something changed in place, and its graph. The reason, if it can't be.
+pub(super) fn reconfigured(plan: &Plan, change: &Change) -> Result<(Plan, Graph), Denial> {
+    let invalid = |reason: String| Denial { code: DenialCode::Invalid, reason, hint: None };
+    let mut changed = plan.clone();
+    for spec in &change.services {
+        let Some(old) = changed.services.iter_mut().find(|old| old.name == spec.name) else {
+            let names = plan.services.iter().map(|s| s.name.as_str());
+            return Err(not_found("service", spec.name.as_str(), names));
+        };
+        if old.replicas != spec.replicas || old.kind != spec.kind {
+            return Err(invalid(format!("the copies and the kind of {} can't change in place", spec.name)));
+        }
+        *old = Arc::clone(spec);
+    }
+    for (name, group) in &change.groups {
+        let Some(old) = changed.groups.get_mut(name) else {
+            return Err(not_found("group", name.as_str(), plan.groups.keys().map(Name::as_str)));
+        };
+        *old = GroupSpec { children: std::mem::take(&mut old.children), ..group.clone() };
+    }
+    if let Some(root) = &change.root {
+        let children = std::mem::take(&mut changed.root.children);
+        changed.root = GroupSpec { children, ..root.clone() };
+    }
+    let graph = Graph::new(&changed.services).map_err(|cycles| invalid(in_a_circle(&cycles)))?;
+    for spec in &change.services {
+        depends_on_what_is_there(spec, &graph)?;
+    }
+    Ok((changed, graph))
+}
+
+fn in_a_circle(cycles: &[Vec<Name>]) -> String {
+    let shown: Vec<String> =
+        cycles.iter().map(|cycle| cycle.iter().map(Name::as_str).collect::<Vec<_>>().join(" -> ")).collect();
+    format!("dependencies in a circle: {}", shown.join("; "))
+}
+
+fn depends_on_what_is_there(spec: &ServiceSpec, graph: &Graph) -> Result<(), Denial> {
+    for dependency in &spec.depends_on {
+        if graph.service(&dependency.on).is_none() {
+            let names = graph.services().iter().map(|s| s.name.as_str());
+            let Denial { hint, .. } = not_found("service", dependency.on.as_str(), names);
+            let reason = format!("{} depends on {}, which is not there", spec.name, dependency.on);
+            return Err(Denial { code: DenialCode::NotFound, reason, hint });
+        }
+    }
+    Ok(())
 }
 
 /// The command that takes a name out of the tree, for people.

@@ -111,6 +111,8 @@ pub enum Input {
     },
     /// A deadline may have passed.
     Tick,
+    /// What its manifest says of it has changed: it is another spec from this step on.
+    Reconfigured,
     /// What an earlier supervisor has left of it, which goes on. The first input of a machine or
     /// none.
     Restore(Box<Past>),
@@ -162,6 +164,7 @@ impl Input {
             | Input::Answered(..)
             | Input::Permit
             | Input::Tick
+            | Input::Reconfigured
             | Input::Restore(_)
             | Input::Inherit { .. } => None,
         }

@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod lifecycle;
 pub mod operation;
 pub mod probe;
+pub mod reload;
 pub mod resolve;
 pub mod restart;
 pub mod select;

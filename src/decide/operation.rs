@@ -79,6 +79,8 @@ pub enum Effect {
     Wish(InstanceId, Input, WishNumber),
     /// Make the machines of what was added. Before any wish for them.
     Adopt(Branch),
+    /// What there is was changed in place: every machine is to look.
+    Reconfigured,
     /// End the machines of what was removed, and say when they are no more.
     Dismiss(Branch, BranchNumber),
     /// Come back to the desk with this before anything else, when all that is written down here
@@ -250,6 +252,19 @@ impl Operations {
                 out.push(Effect::Adopt(Branch::of_addition(board, addition)));
                 let names = addition.services.iter().map(|spec| spec.name.clone()).collect();
                 out.push(Effect::Again(DeskInput::Added(ticket, names)));
+                return Ok(());
+            }
+            Command::Reconfigure { change } => {
+                growth::reconfigured(board.plan(), change)?;
+                out.push(Effect::Emit(Fact::Reconfigured { change: Arc::clone(change) }));
+                out.push(Effect::Reconfigured);
+                let names = change.services.iter().map(|spec| spec.name.to_string());
+                let names = names.chain(change.groups.keys().map(ToString::to_string));
+                let changed = |name| InstanceAnswer { name, ok: true, message: "changed".to_owned() };
+                out.push(Effect::Answer(
+                    ticket,
+                    Ok(Answer { ok: true, results: names.map(changed).collect() }),
+                ));
                 return Ok(());
             }
             Command::Remove { select } => {

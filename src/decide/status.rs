@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::graph::Graph;
 use super::growth;
 use crate::model::event::{FailedWhy, StartCause, Unmet};
-use crate::model::plan::GiveUp;
+use crate::model::plan::{Change, GiveUp};
 use crate::model::sample::Sample;
 use crate::model::status::{ChildCount, ChildStatus, GroupStatus, TreeStatus};
 use crate::model::{
@@ -191,6 +191,20 @@ impl Board {
         }
     }
 
+    fn reconfigure(&mut self, change: &Change) {
+        // It was asked before it was written down.
+        let Ok((plan, graph)) = growth::reconfigured(&self.plan, change) else {
+            return;
+        };
+        (self.plan, self.graph) = (Arc::new(plan), Arc::new(graph));
+        for spec in &change.services {
+            let range = self.services.get(&spec.name).cloned().unwrap_or(0..0);
+            for entry in &mut self.entries[range] {
+                entry.spec = Arc::clone(spec);
+            }
+        }
+    }
+
     fn shrink(&mut self, services: &[Name], groups: &[Name]) {
         let plan = growth::shrunk(&self.plan, services, groups);
         let Ok(graph) = Graph::new(&plan.services) else {
@@ -315,6 +329,7 @@ impl Board {
             Fact::GroupGaveUp { group: None, .. } => self.root_failed = true,
             Fact::ShutdownStarted { .. } => self.shutting_down = true,
             Fact::Added { addition } => self.grow(addition, event.at),
+            Fact::Reconfigured { change } => self.reconfigure(change),
             Fact::Removed { services, groups } => self.shrink(services, groups),
             Fact::TakenOver { instances, failed_groups } => {
                 for past in instances {
@@ -467,6 +482,7 @@ impl Board {
             | Fact::GroupShutDown { .. }
             | Fact::GroupGaveUp { .. }
             | Fact::Added { .. }
+            | Fact::Reconfigured { .. }
             | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => {}

@@ -49,6 +49,8 @@ pub enum Message {
     RelayWish(InstanceId, lifecycle::Input, WishNumber),
     /// To a group: what was added there or below.
     Adopt(Branch),
+    /// To a group: what there is was changed in place.
+    Reconfigured,
     /// To a group: what was removed there or below.
     Dismiss(Branch, BranchNumber),
     /// To the root: about commands.
@@ -230,6 +232,42 @@ impl World {
         }
     }
 
+    /// A group looks at what it and its children are to be now, and tells them.
+    fn reconfigured(&mut self, name: &Option<Name>) -> Vec<Output> {
+        let Some(group) = self.groups.get_mut(name) else {
+            return Vec::new();
+        };
+        let plan = self.board.plan();
+        if let Some(spec) = plan.group(name.as_ref()) {
+            group.spec = spec.clone();
+            group.machine.reconfigure(spec);
+        }
+        let mut out = Vec::new();
+        for (slot, kid) in &group.kids {
+            match kid {
+                Node::Instance(id) => {
+                    let spec = self.board.graph().service(id.service());
+                    let now = self.instances.get(id).map(|instance| &instance.spec);
+                    if let (Some(spec), Some(now)) = (spec, now)
+                        && !Arc::ptr_eq(spec, now)
+                    {
+                        group.machine.reconfigure_child(*slot, NewChild::instance(spec));
+                        let message = Message::Input(lifecycle::Input::Reconfigured);
+                        out.push(Output::Send(kid.clone(), message));
+                    }
+                }
+                Node::Group(Some(inner)) => {
+                    if let Some(spec) = plan.groups.get(inner) {
+                        group.machine.reconfigure_child(*slot, NewChild::group(spec));
+                    }
+                    out.push(Output::Send(kid.clone(), Message::Reconfigured));
+                }
+                Node::Group(None) | Node::Graph => {}
+            }
+        }
+        out
+    }
+
     /// What was removed under a group.
     fn dismiss(
         &mut self,
@@ -340,6 +378,7 @@ impl World {
             (Node::Group(name), Message::RelayWish(id, input, number)) => {
                 out.extend(self.hand_down_wish(name, id, input, number));
             }
+            (Node::Group(name), Message::Reconfigured) => out.extend(self.reconfigured(name)),
             (Node::Group(name), Message::Adopt(branch)) => out.extend(self.add(name, branch)),
             (Node::Group(name), Message::Dismiss(branch, number)) => {
                 self.dismiss(now, name, (branch, number), out);
@@ -463,6 +502,11 @@ impl World {
             instance.machine = Machine::new(id.clone(), group.clone());
         }
         let mut effects = Vec::new();
+        if matches!(input, lifecycle::Input::Reconfigured)
+            && let Some(spec) = self.board.graph().service(id.service())
+        {
+            instance.spec = Arc::clone(spec);
+        }
         instance.machine.step(&instance.spec, now, input, &mut effects);
         let after = standing(&instance.machine);
         let (parent, slot) = (instance.parent.clone(), instance.slot);
@@ -585,6 +629,7 @@ impl World {
                     out.extend(self.hand_down_wish(&None, id, input, number));
                 }
                 operation::Effect::Adopt(branch) => out.extend(self.add(&None, branch)),
+                operation::Effect::Reconfigured => out.extend(self.reconfigured(&None)),
                 operation::Effect::Dismiss(branch, number) => {
                     self.dismiss(now, &None, (branch, number), out);
                 }

@@ -17,6 +17,8 @@ pub struct Config {
     pub manifests: PathBuf,
     /// Profiles that start with the tree.
     pub profiles: Vec<String>,
+    /// The folder is watched, and read again when it changes.
+    pub watch: bool,
     /// The daemon's own folder.
     pub home: PathBuf,
     /// The control socket.
@@ -58,6 +60,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 struct Written {
     manifests: Option<PathBuf>,
     profiles: Vec<String>,
+    watch: bool,
     state: Option<PathBuf>,
     socket: Socket,
     store: Store,
@@ -195,6 +198,7 @@ fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Config {
     Config {
         manifests: at(written.manifests.unwrap_or_else(|| PathBuf::from("services"))),
         profiles: written.profiles,
+        watch: written.watch,
         socket: written.socket.path.map_or_else(|| home.join("control.sock"), at),
         store: if store.as_os_str() == ":memory:" { store } else { at(store) },
         events: written.store.events.unwrap_or(100_000),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::Addition;
+use super::plan::{Addition, Change};
 
 /// What a user wants.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +53,12 @@ pub enum Command {
         /// What, and where.
         addition: Arc<Addition>,
     },
+    /// Change services and groups in place; what their processes were started with stays as it is
+    /// until they are started again.
+    Reconfigure {
+        /// How they are to be.
+        change: Arc<Change>,
+    },
     /// Stop services and take them out of the tree (OTP's `terminate_child` and `delete_child`);
     /// a group goes with all below it. Whole services only, and none that another depends on.
     Remove {
@@ -72,6 +78,7 @@ impl Command {
             Command::Pause { .. } => "pause",
             Command::Resume { .. } => "resume",
             Command::Add { .. } => "add",
+            Command::Reconfigure { .. } => "reconfigure",
             Command::Remove { .. } => "remove",
         }
     }
@@ -85,7 +92,7 @@ impl Command {
             | Command::Pause { select }
             | Command::Resume { select }
             | Command::Remove { select } => Some(select),
-            Command::Add { .. } => None,
+            Command::Add { .. } | Command::Reconfigure { .. } => None,
         }
     }
 }

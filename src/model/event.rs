@@ -10,7 +10,7 @@ use super::command::{Command, Denial};
 use super::exit::ExitOutcome;
 use super::id::{Incarnation, InstanceId, Name};
 use super::past::Past;
-use super::plan::{Addition, GiveUp, Strategy};
+use super::plan::{Addition, Change, GiveUp, Strategy};
 use super::spec::{Condition, seconds};
 use super::status::{Goal, Health};
 
@@ -315,6 +315,11 @@ pub enum Fact {
         /// They.
         addition: Arc<Addition>,
     },
+    /// Services and groups were changed in place.
+    Reconfigured {
+        /// How they are from now on.
+        change: Arc<Change>,
+    },
     /// Services and groups were taken out of the tree.
     Removed {
         /// Which services.
@@ -366,6 +371,7 @@ impl Fact {
             | Fact::GroupShutDown { .. }
             | Fact::GroupGaveUp { .. }
             | Fact::Added { .. }
+            | Fact::Reconfigured { .. }
             | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => None,

@@ -14,7 +14,7 @@ pub mod sample;
 pub mod spec;
 pub mod status;
 
-pub use command::{Answer, Command, Denial, DenialCode, Selector};
+pub use command::{Answer, Command, Denial, DenialCode, InstanceAnswer, Selector};
 pub use event::{Event, Fact, StopCause};
 pub use exit::{Ended, Exit, ExitOutcome, SpawnFailure, SpawnStage};
 pub use id::{Incarnation, InstanceId, Name, NameError};

@@ -142,6 +142,26 @@ impl Addition {
     }
 }
 
+/// How services and groups that are there are to be from now on.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Change {
+    /// Services, by their names; each has as many copies as it had, in the same place.
+    pub services: Vec<Arc<ServiceSpec>>,
+    /// Groups; their members stay what they are.
+    #[serde(default)]
+    pub groups: BTreeMap<Name, GroupSpec>,
+    /// The root, if that changes; the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<GroupSpec>,
+}
+
+impl Change {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.groups.is_empty() && self.root.is_none()
+    }
+}
+
 /// A child of a group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -19,6 +19,7 @@ mod clone3;
 pub mod env;
 pub mod fake;
 pub mod files;
+pub mod folder;
 pub mod keeper;
 pub mod log;
 pub mod memory;

@@ -527,3 +527,97 @@ fn p8_a_daemon_is_process_one_of_a_container() {
     machine.run = None;
     let _ = BOUND;
 }
+
+#[test]
+fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
+    let mut machine = Machine::started(&[
+        ("a.toml", "[service.keeps]\ncommand = \"sleep 1000\"\n[service.limits]\ncommand = \"sleep 1000\"\n"),
+        ("b.toml", "[service.env]\ncommand = \"sleep 1000\"\n[service.goes]\ncommand = \"sleep 1000\"\n"),
+        (
+            "c.toml",
+            "[service.copies]\ncommand = \"sleep 1000\"\n\
+             [service.needs]\ncommand = \"sleep 1000\"\ndepends_on = [\"copies\"]\n",
+        ),
+    ]);
+    assert_eq!(
+        machine.regrow(&["wait", "keeps", "limits", "env", "goes", "needs", "--timeout", "20s"]).code,
+        0
+    );
+    let before = machine.all_pids();
+    let project = &machine.project;
+    assert_eq!(project.regrow(&["reload"]).stdout, "nothing has changed\n");
+    project.write(
+        "services/a.toml",
+        "[service.keeps]\ncommand = \"sleep 1000\"\n\
+         [service.limits]\ncommand = \"sleep 1000\"\nrestart = \"never\"\nstop = { timeout = \"1s\" }\n",
+    );
+    project.write("services/b.toml", "[service.env]\ncommand = \"sleep 1000\"\nenv = { A = \"b\" }\n");
+    project.write(
+        "services/c.toml",
+        "[service.copies]\ncommand = \"sleep 1000\"\nreplicas = 2\n\
+         [service.needs]\ncommand = \"sleep 1000\"\ndepends_on = [\"copies\"]\n",
+    );
+    project.write("services/d.toml", "[service.new]\ncommand = \"sleep 1000\"\n");
+    let done = project.json(&["reload", "--json"]);
+    assert_eq!(done["ok"], true, "{done}");
+    for (what, want) in [
+        ("added", r#"["new"]"#),
+        ("removed", r#"["goes"]"#),
+        ("changed", r#"[{"service":"limits","keys":["restart","stop"]}]"#),
+        ("unchanged", r#"["keeps"]"#),
+    ] {
+        assert_eq!(
+            done[what].to_string().replace(
+                "\"keys\":[\"restart\",\"stop\"],\"service\":\"limits\"",
+                "\"service\":\"limits\",\"keys\":[\"restart\",\"stop\"]"
+            ),
+            want,
+            "{what}: {done}"
+        );
+    }
+    let restarted: Vec<&str> =
+        done["restarted"].as_array().unwrap().iter().map(|r| r["service"].as_str().unwrap()).collect();
+    assert_eq!(restarted, ["copies", "env", "needs"]);
+    let after = machine.all_pids();
+    for same in ["keeps", "limits"] {
+        assert_eq!(before[same], after[same], "{same} is not touched");
+    }
+    for other in ["env", "needs"] {
+        assert!(after[other].is_some() && before[other] != after[other], "{other} has another process");
+    }
+    assert!(after["copies.1"].is_some() && after["copies.2"].is_some() && !after.contains_key("goes"));
+    // The new policy is in force.
+    end(u32::try_from(after["limits"].unwrap()).unwrap());
+    eventually("it does not come back", || project.status("limits")["state"] == "failed");
+
+    // A faulty one changes nothing.
+    project.write("services/d.toml", "[service.new]\ncommand = \"sleep 999\"\n[service.other]\n");
+    std::fs::remove_file(project.file("services/a.toml")).unwrap();
+    let refused = project.regrow(&["reload"]);
+    assert_eq!(refused.code, 3, "{}", refused.stderr);
+    assert!(refused.stderr.contains("d.toml:3:10"), "{}", refused.stderr);
+    assert_eq!(machine.all_pids()["keeps"], before["keeps"]);
+    // SIGHUP is a reload, too.
+    project.write("services/d.toml", "[service.new]\ncommand = \"sleep 999\"\n");
+    machine.run.as_ref().unwrap().signal(Signal::SIGHUP);
+    machine
+        .run
+        .as_mut()
+        .unwrap()
+        .line("reloaded: removed: keeps, limits; restarted: new (command); unchanged: 3");
+    // And so it is after a death: what there is now is what is in the folder.
+    let pids = machine.all_pids();
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), pids);
+}
+
+#[test]
+fn a_folder_that_is_watched_is_reloaded_when_it_changes() {
+    let mut machine = Machine::new(&[("a.toml", "[service.a]\ncommand = \"sleep 1000\"\n")]);
+    machine.project.write("daemon.toml", "manifests = \"services\"\nwatch = true\n");
+    machine.start();
+    machine.project.write("services/b.toml", "[service.b]\ncommand = \"sleep 1000\"\n");
+    eventually("b is there", || machine.all_pids().get("b").is_some_and(Option::is_some));
+    std::fs::remove_file(machine.project.file("services/a.toml")).unwrap();
+    eventually("a is gone", || !machine.all_pids().contains_key("a"));
+}

@@ -96,6 +96,10 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
             let at = addition.into.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
             format!("added to {at}: {}", names(addition.children.iter().map(Child::name)))
         }
+        Fact::Reconfigured { change } => {
+            let services = change.services.iter().map(|spec| &spec.name);
+            format!("changed: {}", names(services.chain(change.groups.keys())))
+        }
         Fact::Removed { services, groups } => format!("removed: {}", names(services.iter().chain(groups))),
         Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
         Fact::ShutdownDone => "everything is gone".to_owned(),
@@ -109,6 +113,9 @@ fn names<'a>(names: impl Iterator<Item = &'a Name>) -> String {
 fn selected(command: &Command) -> String {
     let select = match command {
         Command::Add { addition } => return names(addition.children.iter().map(Child::name)),
+        Command::Reconfigure { change } => {
+            return names(change.services.iter().map(|spec| &spec.name).chain(change.groups.keys()));
+        }
         other => other.select().cloned().unwrap_or_default(),
     };
     let mut words: Vec<String> = select.services.clone();

@@ -3,7 +3,9 @@
 use super::*;
 use crate::cli::{HistoryArgs, UpgradeArgs};
 use crate::control::protocol::{History, Upgrade, Upgrading};
+use crate::decide::reload::{Changed, Difference};
 use crate::model::ExitOutcome;
+use crate::runtime::reload::Reloaded;
 
 /// So long the new daemon may take to answer.
 const UPGRADING: Duration = Duration::from_secs(30);
@@ -46,6 +48,53 @@ pub(in crate::cli) fn history(args: HistoryArgs) -> u8 {
         say(&table.render(terminal::width(), format::colour_on_stdout()));
         Ok(code::DONE)
     })
+}
+
+pub(in crate::cli) fn reload(args: DownArgs) -> u8 {
+    let DownArgs { common } = args;
+    talk(&common, async |mut client| {
+        let done: Reloaded = client.post("/v1/reload", &()).await?;
+        if common.json {
+            print_json(&done);
+        } else {
+            show_reloaded(&done);
+        }
+        Ok(if done.ok { code::DONE } else { code::FAILED })
+    })
+}
+
+/// What a reload has done, a line each kind.
+pub(in crate::cli) fn reloaded_in_words(difference: &Difference) -> Vec<String> {
+    let names = |what: &str, names: &[Name]| {
+        (!names.is_empty()).then(|| format!("{what}: {}", few(names.iter().map(Name::as_str))))
+    };
+    let because = |what: &str, changed: &[Changed]| {
+        let words: Vec<String> =
+            changed.iter().map(|c| format!("{} ({})", c.service, c.keys.join(", "))).collect();
+        (!changed.is_empty()).then(|| format!("{what}: {}", few(words.iter().map(String::as_str))))
+    };
+    let lines = [
+        names("added", &difference.added),
+        names("removed", &difference.removed),
+        because("restarted", &difference.restarted),
+        because("changed in place", &difference.changed),
+        names("groups changed in place", &difference.groups),
+    ];
+    let mut lines: Vec<String> = lines.into_iter().flatten().collect();
+    let unchanged = difference.unchanged.len();
+    match (lines.is_empty(), unchanged) {
+        (true, _) => lines.push("nothing has changed".to_owned()),
+        (false, 0) => {}
+        (false, count) => lines.push(format!("unchanged: {count}")),
+    }
+    lines
+}
+
+fn show_reloaded(done: &Reloaded) {
+    reloaded_in_words(&done.difference).iter().for_each(|line| say(line));
+    for result in done.results.iter().filter(|result| !result.ok) {
+        tell!("{}: {}", result.name, result.message);
+    }
 }
 
 pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {

@@ -205,6 +205,7 @@ impl Screen {
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
             | Fact::OutputLost { .. }
+            | Fact::Reconfigured { .. }
             | Fact::CommandAccepted { .. }
             | Fact::GoalSet { .. }
             | Fact::HealthChanged { .. }

@@ -110,6 +110,7 @@ impl Turn<'_> {
             (phase, Input::LogMatched { .. } | Input::Checked { .. }) => phase,
 
             (phase, Input::Tick) => self.tick(phase),
+            (phase, Input::Reconfigured) => self.reconfigured(phase),
 
             (Phase::Registered, Input::Inherit { goal, last, left, message }) => {
                 self.inherit(goal, last, left, message)
@@ -118,6 +119,62 @@ impl Turn<'_> {
             // One that has begun has nothing to inherit.
             (phase, Input::Inherit { .. } | Input::Restore(_)) => phase,
         }
+    }
+
+    /// Goes by its new spec: other dependencies are asked for anew, other checks begin.
+    fn reconfigured(&mut self, phase: Phase) -> Phase {
+        match phase {
+            Phase::Waiting { cause } => {
+                self.out.push(Effect::Withdraw);
+                self.begin(cause)
+            }
+            Phase::Running(life) => {
+                self.out.push(Effect::EndChecks);
+                match life.ready {
+                    Readiness::Since(_) => {
+                        if self.spec.health.is_some() {
+                            self.out.push(Effect::WatchHealth(life.incarnation));
+                        }
+                        Phase::Running(life)
+                    }
+                    // Nothing is asked of it any more.
+                    Readiness::Not { .. } if self.spec.ready.is_none() => self.ready(life),
+                    Readiness::Not { .. } => {
+                        let ready = self.readiness(life.started, self.now);
+                        if self.checks_readiness() {
+                            self.out.push(Effect::WatchReady(life.incarnation));
+                        }
+                        Phase::Running(Life { ready, ..life })
+                    }
+                }
+            }
+            // It can be started now, and is to run.
+            Phase::Failed(FailedWhy::Manifest { .. })
+                if self.machine.goal == Goal::Up && self.spec.fault.is_none() =>
+            {
+                self.begin(StartCause::Command)
+            }
+            // They come to the spec when they come to something of it.
+            Phase::Registered
+            | Phase::Starting { .. }
+            | Phase::Paused(_)
+            | Phase::Stopping(_)
+            | Phase::Stopped { .. }
+            | Phase::Completed
+            | Phase::Crashed(_)
+            | Phase::Failed(_) => phase,
+        }
+    }
+
+    /// What a process that is not ready yet waits for; its deadline counts from `since`.
+    fn readiness(&self, started: Duration, since: Duration) -> Readiness {
+        let ready = self.spec.ready.as_ref();
+        let at = match ready.map(|ready| &ready.target) {
+            Some(ReadyTarget::After(delay)) => Some(started + *delay),
+            Some(ReadyTarget::Check(_) | ReadyTarget::Log(_)) | None => None,
+        };
+        let deadline = ready.and_then(|ready| ready.deadline).map(|limit| since + limit);
+        Readiness::Not { at, deadline }
     }
 
     /// Goes on where an earlier supervisor's machine stood.
@@ -153,15 +210,10 @@ impl Turn<'_> {
     fn live_on(&mut self, past: &Past) -> Phase {
         let incarnation = past.incarnation;
         let started = past.started.unwrap_or(self.now);
-        let deadline = self.spec.ready.as_ref().and_then(|ready| ready.deadline);
-        let after = match self.spec.ready.as_ref().map(|ready| &ready.target) {
-            Some(ReadyTarget::After(delay)) => Some(started + *delay),
-            Some(ReadyTarget::Check(_) | ReadyTarget::Log(_)) | None => None,
-        };
         let ready = match past.ready {
             true => Readiness::Since(started),
             // Its time begins anew: nobody looked while there was no supervisor.
-            false => Readiness::Not { at: after, deadline: deadline.map(|limit| self.now + limit) },
+            false => self.readiness(started, self.now),
         };
         let life = Life { incarnation, started, ready };
         let stopping = (past.state == State::Stopping).then_some(past.stopped_for).flatten();

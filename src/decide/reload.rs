@@ -1,0 +1,383 @@
+//! What it takes to make one plan of another: the difference, service by service.
+//!
+//! A change that concerns only how the supervisor goes about a service (its policy, its checks, its
+//! limits of time) is made while it runs. One that its process would have to be started with restarts
+//! it. One that changes what it is in the tree (its copies, its group) takes it out and puts it back,
+//! and with it what depends on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::graph::Graph;
+use crate::model::plan::Change;
+use crate::model::{Addition, Child, GroupSpec, Name, Plan, ServiceSpec};
+
+/// A service that is not as it was, and by which keys of its manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed {
+    /// Which.
+    pub service: Name,
+    /// Its keys.
+    pub keys: Vec<String>,
+}
+
+/// What changes, as people are told of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// New ones.
+    pub added: Vec<Name>,
+    /// Those that are gone.
+    pub removed: Vec<Name>,
+    /// Those that are restarted for it, if they run.
+    pub restarted: Vec<Changed>,
+    /// Those that are changed while they run.
+    pub changed: Vec<Changed>,
+    /// Groups that are changed while they run.
+    pub groups: Vec<Name>,
+    /// Those that are as they were.
+    pub unchanged: Vec<Name>,
+}
+
+/// The way from one plan to the other, step by step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Way {
+    /// For people.
+    pub difference: Difference,
+    /// First: what is new, a group that is there already each.
+    pub add: Vec<Addition>,
+    /// Then: how what stays is from now on.
+    pub change: Change,
+    /// Then: services and groups that go.
+    pub remove: (Vec<Name>, Vec<Name>),
+    /// Then: those that come back, as something else.
+    pub put_back: Vec<Addition>,
+    /// At last: those whose processes are to be others.
+    pub restart: Vec<Name>,
+}
+
+/// Keys that need no other process.
+const LIVE: &[&str] = &[
+    "depends_on",
+    "ready",
+    "health",
+    "restart",
+    "stop",
+    "on",
+    "autostart",
+    "on_dependency_restart",
+    "rerun",
+    "significant",
+    "profiles",
+    "tags",
+];
+
+/// Keys that make it another in the tree.
+const PLACE: &[&str] = &["replicas", "kind", "group"];
+
+/// Which keys of a service's manifest differ.
+fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    let mut is = |key: &'static str, same: bool| {
+        if !same {
+            keys.push(key);
+        }
+    };
+    let word = if new.command.shell { "shell" } else { "command" };
+    is(word, old.command == new.command && old.fault == new.fault);
+    is("dir", old.dir == new.dir);
+    is("env", old.env == new.env);
+    is("kind", old.kind == new.kind);
+    is("replicas", old.replicas == new.replicas);
+    is("depends_on", old.depends_on == new.depends_on);
+    is("ready", old.ready == new.ready);
+    is("health", old.health == new.health);
+    is("restart", old.restart == new.restart);
+    is("stop", old.stop == new.stop);
+    is("on", old.on == new.on);
+    is("autostart", old.autostart == new.autostart);
+    is("on_dependency_restart", old.on_dependency_restart == new.on_dependency_restart);
+    is("rerun", old.rerun == new.rerun);
+    is("significant", old.significant == new.significant);
+    is("profiles", old.profiles == new.profiles);
+    is("tags", old.tags == new.tags);
+    keys
+}
+
+/// The way from `old` to `new`, which has no faults.
+pub fn way(old: &Plan, new: &Plan) -> Way {
+    let was: BTreeMap<&Name, &Arc<ServiceSpec>> =
+        old.services.iter().map(|spec| (&spec.name, spec)).collect();
+    let is: BTreeMap<&Name, &Arc<ServiceSpec>> = new.services.iter().map(|spec| (&spec.name, spec)).collect();
+    let mut difference = Difference::default();
+    // Groups that stay are those that are there in both, under the same parent.
+    let stays = |group: &Name| {
+        old.groups.contains_key(group) && {
+            let (before, after) = (path(old, group), path(new, group));
+            before == after
+        }
+    };
+    let mut differ: BTreeMap<Name, Vec<&'static str>> = BTreeMap::new();
+    for spec in &new.services {
+        let Some(before) = was.get(&spec.name) else {
+            difference.added.push(spec.name.clone());
+            continue;
+        };
+        let mut keys = keys(before, spec);
+        if path(old, &spec.name) != path(new, &spec.name) {
+            keys.push("group");
+        }
+        if keys.is_empty() {
+            difference.unchanged.push(spec.name.clone());
+        } else {
+            differ.insert(spec.name.clone(), keys);
+        }
+    }
+    difference.removed =
+        old.services.iter().filter(|spec| !is.contains_key(&spec.name)).map(|s| s.name.clone()).collect();
+    // What depends on one that is taken out for a moment goes with it.
+    let moved: Vec<Name> = differ
+        .iter()
+        .filter(|(_, keys)| keys.iter().any(|key| PLACE.contains(key)))
+        .map(|(name, _)| name.clone())
+        .collect();
+    let mut replaced: BTreeSet<Name> = moved.into_iter().collect();
+    let graphs = [Graph::new(&old.services), Graph::new(&new.services)];
+    loop {
+        let more: Vec<Name> = graphs
+            .iter()
+            .flatten()
+            .flat_map(|graph| {
+                replaced.iter().flat_map(|name| graph.dependents(name)).map(|spec| spec.name.clone())
+            })
+            .filter(|name| was.contains_key(name) && is.contains_key(name) && !replaced.contains(name))
+            .collect();
+        if more.is_empty() {
+            break;
+        }
+        replaced.extend(more);
+    }
+    for name in &replaced {
+        difference.unchanged.retain(|other| other != name);
+        differ.entry(name.clone()).or_insert_with(|| vec!["depends_on"]);
+    }
+    let mut restart = Vec::new();
+    let mut services = Vec::new();
+    for (name, keys) in differ {
+        let live = keys.iter().all(|key| LIVE.contains(key));
+        let told =
+            Changed { service: name.clone(), keys: keys.iter().map(|key| (*key).to_owned()).collect() };
+        if replaced.contains(&name) {
+            difference.restarted.push(told);
+            continue;
+        }
+        services.extend(is.get(&name).map(|spec| Arc::clone(spec)));
+        if live {
+            difference.changed.push(told);
+        } else {
+            difference.restarted.push(told);
+            restart.push(name);
+        }
+    }
+    let bare = |group: &GroupSpec| GroupSpec { children: Vec::new(), ..group.clone() };
+    let groups: BTreeMap<Name, GroupSpec> = new
+        .groups
+        .iter()
+        .filter(|(name, group)| stays(name) && old.groups.get(*name).is_some_and(|b| bare(b) != bare(group)))
+        .map(|(name, group)| (name.clone(), bare(group)))
+        .collect();
+    difference.groups = groups.keys().cloned().collect();
+    let root = (bare(&old.root) != bare(&new.root)).then(|| bare(&new.root));
+    let gone_groups: Vec<Name> =
+        old.groups.keys().filter(|name| !new.groups.contains_key(*name) || !stays(name)).cloned().collect();
+    let gone: Vec<Name> = difference.removed.iter().chain(&replaced).cloned().collect();
+    let fresh: BTreeSet<Name> = difference.added.iter().cloned().collect();
+    Way {
+        add: additions(new, &fresh, &stays, &gone_groups),
+        put_back: additions_of_replaced(new, &replaced, &fresh, &stays, &gone_groups),
+        change: Change { services, groups, root },
+        remove: (gone, gone_groups),
+        restart,
+        difference,
+    }
+}
+
+/// The groups above a name, from the root on.
+fn path<'a>(plan: &'a Plan, name: &Name) -> Vec<&'a Name> {
+    let mut path = Vec::new();
+    let mut at = plan.parent_of(name.as_str());
+    while let Some(group) = at {
+        path.push(group);
+        at = plan.parent_of(group.as_str());
+    }
+    path.reverse();
+    path
+}
+
+/// New services under groups that stay; whole new groups only where all below them is new and no
+/// group of that name has to go first.
+fn additions(
+    new: &Plan,
+    fresh: &BTreeSet<Name>,
+    stays: &impl Fn(&Name) -> bool,
+    gone: &[Name],
+) -> Vec<Addition> {
+    let whole = |group: &Name| {
+        !gone.contains(group) && new.services_below(group.as_str()).iter().all(|name| fresh.contains(name))
+    };
+    collect(new, stays, &|child| match child {
+        Child::Service(name) => fresh.contains(name),
+        Child::Group(name) => !stays(name) && whole(name),
+    })
+}
+
+/// The rest: what was taken out, and new groups that it comes into.
+fn additions_of_replaced(
+    new: &Plan,
+    replaced: &BTreeSet<Name>,
+    fresh: &BTreeSet<Name>,
+    stays: &impl Fn(&Name) -> bool,
+    gone: &[Name],
+) -> Vec<Addition> {
+    collect(new, stays, &|child| match child {
+        Child::Service(name) => replaced.contains(name),
+        Child::Group(name) => {
+            let all_new = new.services_below(name.as_str()).iter().all(|name| fresh.contains(name));
+            !stays(name) && (gone.contains(name) || !all_new)
+        }
+    })
+}
+
+/// What is taken of each group that stays, as an addition to it.
+fn collect(new: &Plan, stays: &impl Fn(&Name) -> bool, takes: &impl Fn(&Child) -> bool) -> Vec<Addition> {
+    let there = new.groups.iter().filter(|(name, _)| stays(name)).map(|(name, group)| (Some(name), group));
+    let mut found = Vec::new();
+    for (into, group) in there.chain([(None, &new.root)]) {
+        let children: Vec<Child> = group.children.iter().filter(|child| takes(child)).cloned().collect();
+        if children.is_empty() {
+            continue;
+        }
+        let (mut services, mut groups) = (BTreeSet::new(), BTreeMap::new());
+        let mut todo: Vec<&Child> = children.iter().collect();
+        while let Some(child) = todo.pop() {
+            match child {
+                Child::Service(name) => {
+                    services.insert(name);
+                }
+                Child::Group(name) => {
+                    if let Some(inner) = new.groups.get(name) {
+                        todo.extend(&inner.children);
+                        groups.insert(name.clone(), inner.clone());
+                    }
+                }
+            }
+        }
+        let services = new.services.iter().filter(|spec| services.contains(&spec.name)).cloned().collect();
+        found.push(Addition { into: into.cloned(), children, services, groups });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn service(text: &str, on: &[&str]) -> ServiceSpec {
+        use crate::model::{Condition, Dependency};
+        let mut spec = ServiceSpec::new(name(text), ["run", text]);
+        spec.depends_on = on
+            .iter()
+            .map(|on| Dependency { on: name(on), condition: Condition::Ready, required: true })
+            .collect();
+        spec
+    }
+
+    fn names(names: &[Name]) -> Vec<&str> {
+        names.iter().map(Name::as_str).collect()
+    }
+
+    fn told(changed: &[Changed]) -> Vec<String> {
+        changed.iter().map(|c| format!("{}: {}", c.service, c.keys.join(" "))).collect()
+    }
+
+    #[test]
+    fn nothing_is_touched_that_is_as_it_was() {
+        let plan = Plan::of("p", vec![service("a", &[]), service("b", &["a"])]);
+        let way = way(&plan, &plan.clone());
+        assert_eq!(names(&way.difference.unchanged), ["a", "b"]);
+        assert_eq!(way.change, Change::default());
+        assert!(way.add.is_empty() && way.put_back.is_empty() && way.restart.is_empty());
+        assert_eq!(way.remove, (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn what_changes_says_by_which_key_and_only_what_must_is_restarted() {
+        let old =
+            Plan::of("p", vec![service("a", &[]), service("b", &[]), service("c", &[]), service("d", &[])]);
+        let mut new = old.clone();
+        let edit = |new: &mut Plan, at: usize, change: &dyn Fn(&mut ServiceSpec)| {
+            change(Arc::make_mut(&mut new.services[at]));
+        };
+        edit(&mut new, 0, &|spec| spec.restart.max_retries = Some(3));
+        edit(&mut new, 0, &|spec| spec.stop.timeout = Duration::from_secs(1));
+        edit(&mut new, 1, &|spec| spec.env.set.push(("A".into(), "b".into())));
+        edit(&mut new, 2, &|spec| spec.command.argv.push("more".into()));
+        let way = way(&old, &new);
+        assert_eq!(told(&way.difference.changed), ["a: restart stop"]);
+        assert_eq!(told(&way.difference.restarted), ["b: env", "c: command"]);
+        assert_eq!(names(&way.difference.unchanged), ["d"]);
+        assert_eq!(names(&way.restart), ["b", "c"]);
+        assert_eq!(way.change.services.len(), 3);
+    }
+
+    #[test]
+    fn what_is_another_in_the_tree_is_put_back_with_what_depends_on_it() {
+        let old = Plan::of(
+            "p",
+            vec![service("a", &[]), service("b", &["a"]), service("c", &[]), service("d", &[])],
+        );
+        let mut new = Plan::of(
+            "p",
+            vec![service("a", &[]), service("b", &["a"]), service("c", &[]), service("e", &["c"])],
+        );
+        Arc::make_mut(&mut new.services[0]).replicas = 3;
+        let way = way(&old, &new);
+        assert_eq!(told(&way.difference.restarted), ["a: replicas", "b: depends_on"]);
+        assert_eq!((names(&way.difference.added), names(&way.difference.removed)), (vec!["e"], vec!["d"]));
+        assert_eq!(names(&way.remove.0), ["d", "a", "b"]);
+        assert_eq!(way.add.len(), 1);
+        assert_eq!(way.put_back.len(), 1);
+        assert_eq!(way.put_back[0].services.len(), 2);
+    }
+
+    #[test]
+    fn a_service_moves_into_a_new_group_and_a_group_changes_in_place() {
+        let mut old = Plan::of("p", vec![service("a", &[]), service("b", &[])]);
+        old.root.children = vec![Child::Group(name("g")), Child::Service(name("b"))];
+        old.groups.insert(
+            name("g"),
+            GroupSpec { children: vec![Child::Service(name("a"))], ..GroupSpec::default() },
+        );
+        let mut new = old.clone();
+        new.root.children = vec![Child::Group(name("g")), Child::Group(name("h"))];
+        new.groups.get_mut("g").unwrap().intensity = Some(2);
+        new.groups.insert(
+            name("h"),
+            GroupSpec { children: vec![Child::Service(name("b"))], ..GroupSpec::default() },
+        );
+        let way = way(&old, &new);
+        assert_eq!(told(&way.difference.restarted), ["b: group"]);
+        assert_eq!(names(&way.difference.groups), ["g"]);
+        assert_eq!(names(&way.difference.unchanged), ["a"]);
+        assert!(way.add.is_empty());
+        assert_eq!(way.put_back[0].groups.len(), 1);
+        assert_eq!(names(&way.remove.0), ["b"]);
+    }
+}

@@ -1,0 +1,141 @@
+//! One plan made of another while it runs, by the commands that a user has.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::Handle;
+use crate::actors::supervisor::SupervisorMsg;
+use crate::decide::reload::{self, Difference, Way};
+use crate::model::plan::Change;
+use crate::model::{
+    Addition, Answer, Command, Denial, DenialCode, Goal, InstanceAnswer, Name, Plan, Selector, ServiceSpec,
+    State,
+};
+
+/// What a reload has done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What there was to do.
+    #[serde(flatten)]
+    pub difference: Difference,
+    /// Whether all of it was done, and what was started is ready.
+    pub ok: bool,
+    /// What became of everything that was started, stopped or restarted.
+    pub results: Vec<InstanceAnswer>,
+}
+
+type Pending = oneshot::Receiver<Result<Answer, Denial>>;
+
+impl Handle {
+    /// Makes the tree that of another plan, and touches only what differs. Returns when what was
+    /// added and restarted is ready, or says why not; one at a time.
+    pub async fn change_to(&self, plan: Plan) -> Result<Reloaded, Denial> {
+        let _one_at_a_time = self.inner.reloading.lock().await;
+        let way = reload::way(&self.plan(), &plan);
+        let Way { difference, add, change, remove, put_back, restart } = way;
+        let mut reloaded = Reloaded { difference, ok: true, results: Vec::new() };
+        // Each is on the board before the next is looked at: they go through one mailbox.
+        let mut starting: Vec<Pending> = Vec::new();
+        for addition in add {
+            starting.push(self.submit(Command::Add { addition: Arc::new(addition) })?);
+        }
+        if !change.is_empty() {
+            let change = Arc::new(change);
+            let changed = self.submit(Command::Reconfigure { change })?;
+            answered(changed).await?;
+        }
+        let (services, groups) = remove;
+        // Of those that were stopped by hand the copies that come back stay down.
+        let down: Vec<Name> = services.iter().filter(|name| self.is_kept_down(name)).cloned().collect();
+        if !services.is_empty() || !groups.is_empty() {
+            let words = |names: Vec<Name>| names.into_iter().map(String::from).collect::<Vec<String>>();
+            let select = Selector { services: words(services), groups: words(groups), ..Selector::default() };
+            let removed = self.submit(Command::Remove { select })?;
+            let answer = answered(removed).await?;
+            let failed = !answer.ok;
+            reloaded.note(answer);
+            if failed {
+                // Nothing can be put in their place.
+                return Ok(reloaded);
+            }
+        }
+        for addition in put_back {
+            let (addition, later) = without_start(addition, &down);
+            starting.push(self.submit(Command::Add { addition: Arc::new(addition) })?);
+            if !later.is_empty() {
+                let change = Arc::new(Change { services: later, ..Change::default() });
+                answered(self.submit(Command::Reconfigure { change })?).await?;
+            }
+        }
+        let running: Vec<Name> =
+            restart.into_iter().filter(|name| self.wants_another_process(name)).collect();
+        if !running.is_empty() {
+            let select = Selector::named(running.iter().map(Name::as_str));
+            starting.push(self.submit(Command::Restart { select })?);
+        }
+        for pending in starting {
+            match answered(pending).await {
+                Ok(answer) => reloaded.note(answer),
+                Err(denial) => {
+                    let answer =
+                        InstanceAnswer { name: "reload".to_owned(), ok: false, message: denial.reason };
+                    reloaded.note(Answer { ok: false, results: vec![answer] });
+                }
+            }
+        }
+        self.written().await;
+        Ok(reloaded)
+    }
+
+    fn submit(&self, command: Command) -> Result<Pending, Denial> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.root.cast(SupervisorMsg::Command(command, reply)).map_err(|_| gone())?;
+        Ok(answer)
+    }
+
+    fn is_kept_down(&self, service: &Name) -> bool {
+        self.board(|board| {
+            board.instances_of(service).all(|entry| entry.goal == Goal::Down && entry.born > 0)
+        })
+    }
+
+    /// Whether it has a process that is another by now, or could not have one.
+    fn wants_another_process(&self, service: &Name) -> bool {
+        self.board(|board| {
+            board.instances_of(service).any(|entry| {
+                let there = entry.state.has_process()
+                    || matches!(entry.state, State::Waiting | State::Crashed | State::Failed);
+                there && entry.goal == Goal::Up
+            })
+        })
+    }
+}
+
+impl Reloaded {
+    fn note(&mut self, answer: Answer) {
+        self.ok &= answer.ok;
+        self.results.extend(answer.results);
+    }
+}
+
+fn gone() -> Denial {
+    Denial { code: DenialCode::Internal, reason: "the tree is gone".to_owned(), hint: None }
+}
+
+async fn answered(pending: Pending) -> Result<Answer, Denial> {
+    pending.await.unwrap_or_else(|_| Err(gone()))
+}
+
+/// The addition in which these services don't start by themselves, and how they are to be after it.
+fn without_start(mut addition: Addition, down: &[Name]) -> (Addition, Vec<Arc<ServiceSpec>>) {
+    let mut later = Vec::new();
+    for spec in &mut addition.services {
+        if spec.autostart && down.contains(&spec.name) {
+            later.push(Arc::clone(spec));
+            Arc::make_mut(spec).autostart = false;
+        }
+    }
+    (addition, later)
+}
