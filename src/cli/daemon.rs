@@ -175,7 +175,13 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     let served = handle.clone();
     let (upgrade, mut upgrades) = mpsc::unbounded_channel();
     let load = loader(config, environment);
-    let doors = server::Daemon { store: ledger.clone(), load: Arc::clone(&load), upgrade };
+    let doors = server::Daemon {
+        store: ledger.clone(),
+        load: Arc::clone(&load),
+        manifests: config.manifests.clone(),
+        writing: tokio::sync::Mutex::new(()),
+        upgrade,
+    };
     let server = tokio::spawn(async move {
         if let Err(error) = server::serve(listener, served, closing, Some(doors)).await {
             tracing::error!(%error, "the control socket is gone");

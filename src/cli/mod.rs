@@ -29,6 +29,7 @@ mod remote;
 mod replay;
 mod report;
 mod run;
+mod service;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -94,6 +95,9 @@ enum Verb {
     Why(WhyArgs),
     /// Show what happened, as numbered facts
     Events(EventsArgs),
+    /// Single services, each a manifest of its own in a daemon's folder
+    #[command(subcommand)]
+    Service(ServiceVerb),
     /// Show the processes that services have had, how each ended and why (a daemon's)
     History(HistoryArgs),
     /// Make a daemon's tree what its manifests say now; touches only what changed
@@ -362,6 +366,90 @@ struct EventsArgs {
     common: Common,
 }
 
+#[derive(Debug, Subcommand)]
+enum ServiceVerb {
+    /// Make a service, and start it
+    Create(ServiceCreateArgs),
+    /// Show the services of every manifest
+    List(ServiceListArgs),
+    /// Show a service's manifest, or change keys of it; comments stay
+    Config(ServiceConfigArgs),
+    /// Stop a service and delete its manifest
+    Remove(ServiceNameArgs),
+    /// As "regrow start"
+    Start(StartArgs),
+    /// As "regrow stop"
+    Stop(StopArgs),
+    /// As "regrow restart"
+    Restart(PlainArgs),
+}
+
+#[derive(Debug, Args)]
+struct ServiceCreateArgs {
+    /// Its name
+    name: String,
+    /// The program and its arguments, behind "--"
+    #[arg(last = true, required_unless_present = "shell", value_name = "COMMAND")]
+    command: Vec<String>,
+    /// Run this text by /bin/sh instead
+    #[arg(long, value_name = "TEXT", conflicts_with = "command")]
+    shell: Option<String>,
+    /// Working folder [default: this one]
+    #[arg(long, value_name = "FOLDER")]
+    dir: Option<PathBuf>,
+    /// A variable of its environment; may be given several times
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// What it waits for, until that is ready
+    #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
+    depends_on: Vec<String>,
+    /// When it comes back: never, on-failure, always or unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "on-failure")]
+    restart: String,
+    /// How often in a row, before it stays failed
+    #[arg(long, value_name = "N", default_value = "3")]
+    max_retries: u32,
+    /// How long after its end; doubles from time to time
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    delay: Duration,
+    /// Its health is asked at this http:// address
+    #[arg(long, value_name = "URL")]
+    health_url: Option<String>,
+    /// Don't start it, now or with the daemon
+    #[arg(long)]
+    no_autostart: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct ServiceListArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct ServiceNameArgs {
+    /// The manifest's name
+    name: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct ServiceConfigArgs {
+    /// The manifest's name, which is the service's
+    name: String,
+    /// What to change: restart.max_retries=5, env.DEBUG=true [default: show it]
+    #[arg(value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// A key to take out; may be given several times
+    #[arg(long, value_name = "KEY")]
+    unset: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
 #[derive(Debug, Args)]
 struct HistoryArgs {
     /// Services or instances [default: all]
@@ -468,6 +556,7 @@ pub fn main() -> ExitCode {
         Verb::Logs(args) => remote::logs(args),
         Verb::Why(args) => remote::why(args),
         Verb::Events(args) => remote::events(args),
+        Verb::Service(verb) => service::service(verb),
         Verb::History(args) => remote::history(args),
         Verb::Reload(args) => remote::reload(args),
         Verb::Upgrade(args) => remote::upgrade(args),

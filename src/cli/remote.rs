@@ -31,7 +31,7 @@ pub(super) use facts::fact_in_words;
 use facts::show_event;
 use status::note;
 pub(super) use status::status;
-pub(super) use upkeep::{history, reload, reloaded_in_words, upgrade};
+pub(super) use upkeep::{history, reload, reloaded_in_words, tell_reloaded, upgrade};
 
 /// Prints one JSON object and a newline.
 pub(super) fn print_json(value: &impl Serialize) {
@@ -41,14 +41,17 @@ pub(super) fn print_json(value: &impl Serialize) {
     }
 }
 
-fn say(line: &str) {
+pub(super) fn say(line: &str) {
     say!("{line}");
 }
 
+/// What a conversation comes to: an exit code.
+pub(super) type Conversation = Result<u8, Error>;
+
 /// Runs a conversation with the running tree and tells what goes wrong.
-fn talk<F>(common: &Common, conversation: F) -> u8
+pub(super) fn talk<F>(common: &Common, conversation: F) -> u8
 where
-    F: AsyncFnOnce(Client) -> Result<u8, Error>,
+    F: AsyncFnOnce(Client) -> Conversation,
 {
     let runtime = match runtime() {
         Ok(runtime) => runtime,

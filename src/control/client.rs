@@ -125,6 +125,19 @@ impl Client {
         read(response).await
     }
 
+    /// PUTs a body and reads the answer.
+    pub async fn put<B: Serialize, T: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<T, Error> {
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        let response = self.send(Method::PUT, path, body.into()).await?;
+        read(response).await
+    }
+
+    /// DELETEs a path and reads the answer.
+    pub async fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
+        let response = self.send(Method::DELETE, path, Bytes::new()).await?;
+        read(response).await
+    }
+
     /// GETs a path and follows the server-sent events that come.
     pub async fn follow(&mut self, path: &str) -> Result<EventStream, Error> {
         let response = self.send(Method::GET, path, Bytes::new()).await?;

@@ -5,6 +5,7 @@
 //! the socket's file is `os`'s.
 
 pub mod client;
+mod manifests;
 pub mod place;
 pub mod protocol;
 pub mod server;

@@ -13,6 +13,8 @@
 //! | `POST /v1/wait` with a [`Wait`] | [`Waited`] |
 //! | `POST /v1/down` | [`Down`], when everything is gone |
 //! | `GET /v1/history?service=NAME&limit=N` | [`History`] (a daemon's) |
+//! | `GET /v1/manifests`, `GET /v1/manifests/NAME` | [`Manifests`], [`Manifest`] (a daemon's) |
+//! | `PUT /v1/manifests/NAME` with a [`Write`], `DELETE /v1/manifests/NAME` | as `/v1/reload` |
 //! | `POST /v1/reload` | [`Reloaded`](crate::runtime::reload::Reloaded) (a daemon) |
 //! | `POST /v1/upgrade` with an [`Upgrade`] | [`Upgrading`], before it is replaced (a daemon) |
 //!
@@ -142,6 +144,45 @@ pub struct InstanceHistory {
     pub name: String,
     /// Newest first.
     pub incarnations: Vec<Lived>,
+}
+
+/// `GET /v1/manifests`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifests {
+    /// Where they lie.
+    pub folder: PathBuf,
+    /// By name.
+    pub manifests: Vec<ManifestFile>,
+}
+
+/// One of a daemon's manifests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestFile {
+    /// The file's, without `.toml`.
+    pub name: String,
+    /// The file.
+    pub file: PathBuf,
+}
+
+/// `GET /v1/manifests/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The file's, without `.toml`.
+    pub name: String,
+    /// The file.
+    pub file: PathBuf,
+    /// What it says.
+    pub text: String,
+}
+
+/// `PUT /v1/manifests/NAME`: it is checked, written, and the tree made what the folder says then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Write {
+    /// What it is to say.
+    pub text: String,
+    /// It is new: refused where there is one. Otherwise it is changed: refused where there is none.
+    #[serde(default)]
+    pub create: bool,
 }
 
 /// `POST /v1/upgrade`.

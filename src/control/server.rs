@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::manifests;
 use super::protocol::{
     Add, Added, Down, ErrorBody, Events, FaultBody, History, InstanceHistory, LogLine, Logs, StreamName,
     Upgrade, Upgrading, Wait, WaitFor, Waited, WhyReport,
@@ -61,6 +62,8 @@ pub async fn serve(
         .route("/v1/history", get(history))
         .route("/v1/upgrade", post(upgrade))
         .route("/v1/reload", post(reload))
+        .route("/v1/manifests", get(manifests::list))
+        .route("/v1/manifests/{name}", get(manifests::show).put(manifests::write).delete(manifests::remove))
         .fallback(|| async { refuse(DenialCode::NotFound, "there is no such path", Some(PATHS)) })
         .method_not_allowed_fallback(|| async {
             refuse(DenialCode::Invalid, "this path does not know that method", Some(PATHS))
@@ -75,15 +78,15 @@ pub async fn serve(
 }
 
 /// For who asks for something else.
-const PATHS: &str = "GET /v1/status, /v1/tree, /v1/events, /v1/history, /v1/logs, /v1/why; POST /v1/command, /v1/add, \
+const PATHS: &str = "GET /v1/status, /v1/tree, /v1/events, /v1/history, /v1/manifests, /v1/logs, /v1/why; POST /v1/command, /v1/add, \
      /v1/wait, /v1/down, /v1/reload, /v1/upgrade";
 
 /// What every request works with.
 #[derive(Clone)]
-struct Shared {
-    handle: Handle,
+pub(super) struct Shared {
+    pub(super) handle: Handle,
     closing: watch::Receiver<bool>,
-    daemon: Option<Arc<Daemon>>,
+    pub(super) daemon: Option<Arc<Daemon>>,
 }
 
 /// What only a daemon can do.
@@ -92,6 +95,10 @@ pub struct Daemon {
     pub store: Option<Store>,
     /// Reads its manifests again.
     pub load: Arc<dyn Fn() -> Result<Plan, Vec<LoadError>> + Send + Sync>,
+    /// The folder of its manifests.
+    pub manifests: PathBuf,
+    /// Held while one of them is changed.
+    pub writing: tokio::sync::Mutex<()>,
     /// It is to be replaced by this program.
     pub upgrade: mpsc::UnboundedSender<PathBuf>,
 }
@@ -176,9 +183,9 @@ impl axum::serve::Listener for Guarded {
 }
 
 /// An error, or the denial of a command.
-struct Refused {
-    denial: Denial,
-    faults: Vec<FaultBody>,
+pub(super) struct Refused {
+    pub(super) denial: Denial,
+    pub(super) faults: Vec<FaultBody>,
 }
 
 impl IntoResponse for Refused {
@@ -204,11 +211,11 @@ impl From<Denial> for Refused {
     }
 }
 
-fn refuse(code: DenialCode, reason: impl Into<String>, hint: Option<&str>) -> Refused {
+pub(super) fn refuse(code: DenialCode, reason: impl Into<String>, hint: Option<&str>) -> Refused {
     Refused::from(Denial { code, reason: reason.into(), hint: hint.map(str::to_owned) })
 }
 
-fn body<T>(json: Result<axum::Json<T>, JsonRejection>) -> Result<T, Refused> {
+pub(super) fn body<T>(json: Result<axum::Json<T>, JsonRejection>) -> Result<T, Refused> {
     json.map(|axum::Json(value)| value)
         .map_err(|rejection| refuse(DenialCode::Invalid, rejection.body_text(), None))
 }
@@ -633,7 +640,7 @@ async fn reload(State(shared): State<Shared>) -> Result<Response, Refused> {
 
 impl Daemon {
     /// Makes the tree what its manifests say now. A fault anywhere, and nothing changes.
-    async fn reload(&self, handle: &Handle) -> Result<Reloaded, Refused> {
+    pub(super) async fn reload(&self, handle: &Handle) -> Result<Reloaded, Refused> {
         let load = Arc::clone(&self.load);
         let gone = |_| refuse(DenialCode::Internal, "the manifests could not be read", None);
         let plan = tokio::task::spawn_blocking(move || load()).await.map_err(gone)?;

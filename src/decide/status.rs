@@ -570,6 +570,7 @@ impl Entry {
         ServiceStatus {
             name: self.id.to_string(),
             service: self.spec.name.clone(),
+            project: self.spec.project.clone(),
             group: self.group.clone(),
             state: self.state,
             ready: self.ready,

@@ -151,6 +151,9 @@ pub struct ServiceStatus {
     pub name: String,
     /// The service.
     pub service: Name,
+    /// The project that it belongs to, where a tree has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<String>,
     /// The group it hangs under; `null` for the root.
     pub group: Option<Name>,
     /// What is.

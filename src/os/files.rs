@@ -105,6 +105,29 @@ pub fn own_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Makes a file's content this, whole or not at all: it is written beside it and renamed.
+pub fn replace(path: &Path, content: &str) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    // One that is left of an earlier try.
+    let _ = fs::remove_file(&beside);
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let written = own_file(&beside).and_then(|mut file| {
+        io::Write::write_all(&mut file, content.as_bytes())?;
+        // Who may read it stays what it was.
+        if let Ok(old) = fs::metadata(path) {
+            file.set_permissions(old.permissions())?;
+        }
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
+        let _ = fs::remove_file(&beside);
+    })
+}
+
 /// Replaces what is in a file of our own.
 pub fn overwrite(path: &Path, content: &str) -> io::Result<()> {
     let mut file = OpenOptions::new()

@@ -621,3 +621,68 @@ fn a_folder_that_is_watched_is_reloaded_when_it_changes() {
     std::fs::remove_file(machine.project.file("services/a.toml")).unwrap();
     eventually("a is gone", || !machine.all_pids().contains_key("a"));
 }
+
+#[test]
+fn a_service_is_made_changed_and_removed_from_the_command_line() {
+    let machine = Machine::started(&[("a.toml", "[service.a]\ncommand = \"sleep 1000\"\n")]);
+    let project = &machine.project;
+    let made = project.regrow(&[
+        "service",
+        "create",
+        "web",
+        "--env",
+        "GREET=a$b",
+        "--",
+        "sh",
+        "-c",
+        "echo $GREET; exec sleep 1000",
+    ]);
+    assert_eq!((made.code, made.stdout.as_str()), (0, "added: web\nunchanged: 1\n"), "{}", made.stderr);
+    assert_eq!(project.regrow(&["wait", "web", "--timeout", "20s"]).code, 0);
+    eventually("it has printed", || machine.regrow(&["logs", "web"]).stdout.contains("a$b"));
+    let file = project.file("services/web.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(text.contains("max_retries = 3") && text.contains("initial = \"5s\""), "{text}");
+    let again = project.regrow(&["service", "create", "web", "--", "true"]);
+    assert_eq!(again.code, 1);
+    assert!(again.stderr.contains("there is a manifest web already"), "{}", again.stderr);
+    for bad in ["../x", "a/b", "a b", ""] {
+        let refused = project.regrow(&["service", "create", bad, "--", "true"]);
+        assert_eq!(refused.code, 2, "{bad}: {}", refused.stderr);
+    }
+    // A key is changed in place, comments stay.
+    std::fs::write(&file, format!("{text}# mine\n")).unwrap();
+    let pid = project.pid("web");
+    let changed = project.regrow(&["service", "config", "web", "restart.max_retries=9"]);
+    assert_eq!(
+        (changed.code, changed.stdout.as_str()),
+        (0, "changed in place: web (restart)\nunchanged: 1\n"),
+        "{}",
+        changed.stderr
+    );
+    let now = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(now, format!("{text}# mine\n").replace("max_retries = 3", "max_retries = 9"));
+    assert_eq!(project.pid("web"), pid);
+    assert_eq!(project.regrow(&["service", "config", "web"]).stdout, now);
+    // What would be faulty is not written.
+    let faulty = project.regrow(&["service", "config", "web", "comand=x"]);
+    assert_eq!(faulty.code, 3, "{}", faulty.stderr);
+    assert!(faulty.stderr.contains("unknown key \"comand\""), "{}", faulty.stderr);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), now);
+    let restarted = project.regrow(&["service", "config", "web", "env.MORE=1"]);
+    assert_eq!(restarted.stdout, "restarted: web (env)\nunchanged: 1\n", "{}", restarted.stderr);
+    assert_ne!(project.pid("web"), pid);
+    let list = project.regrow(&["service", "list"]);
+    assert!(
+        list.stdout.lines().any(|line| line.starts_with("web") && line.contains("running")),
+        "{}",
+        list.stdout
+    );
+    // It outlives the daemon, and a death of it.
+    machine.kill_daemon();
+    assert_eq!(project.status("web")["state"], "running");
+    let removed = project.regrow(&["service", "remove", "web"]);
+    assert_eq!(removed.stdout, "removed: web\nunchanged: 1\n", "{}", removed.stderr);
+    assert!(!file.exists());
+    assert_eq!(project.regrow(&["service", "remove", "web"]).code, 1);
+}

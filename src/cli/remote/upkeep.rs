@@ -54,13 +54,18 @@ pub(in crate::cli) fn reload(args: DownArgs) -> u8 {
     let DownArgs { common } = args;
     talk(&common, async |mut client| {
         let done: Reloaded = client.post("/v1/reload", &()).await?;
-        if common.json {
-            print_json(&done);
-        } else {
-            show_reloaded(&done);
-        }
-        Ok(if done.ok { code::DONE } else { code::FAILED })
+        tell_reloaded(&common, &done)
     })
+}
+
+/// Says what a change of manifests has come to.
+pub(in crate::cli) fn tell_reloaded(common: &Common, done: &Reloaded) -> Conversation {
+    if common.json {
+        print_json(done);
+    } else {
+        show_reloaded(done);
+    }
+    Ok(if done.ok { code::DONE } else { code::FAILED })
 }
 
 /// What a reload has done, a line each kind.

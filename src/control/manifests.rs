@@ -1,0 +1,169 @@
+//! The files of a daemon's manifests folder, over the socket: each is checked, written whole or not
+//! at all, and then the tree is made what they say.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path as InPath, State};
+use axum::response::{IntoResponse, Response};
+
+use super::protocol::{FaultBody, Manifest, ManifestFile, Manifests, Write};
+use super::server::{Daemon, Refused, Shared, body, refuse};
+use crate::manifest::{Environment, load_text};
+use crate::model::{Denial, DenialCode, Name};
+use crate::os::files;
+use crate::runtime::reload::Reloaded;
+
+/// Where a manifest of that name lies; only a name of our alphabet becomes a path.
+fn path_of(daemon: &Daemon, name: &str) -> Result<PathBuf, Refused> {
+    let name = Name::new(name)
+        .map_err(|error| refuse(DenialCode::Invalid, format!("{name:?} is no name: {error}"), None))?;
+    Ok(daemon.manifests.join(format!("{name}.toml")))
+}
+
+fn daemon(shared: &Shared) -> Result<Arc<Daemon>, Refused> {
+    shared
+        .daemon
+        .clone()
+        .ok_or_else(|| refuse(DenialCode::Invalid, "only a daemon has a manifests folder", None))
+}
+
+fn unwritten(path: &Path, error: &std::io::Error) -> Refused {
+    refuse(DenialCode::Internal, format!("{} can't be written: {error}", path.display()), None)
+}
+
+/// The text of one; `None`: there is none.
+async fn text_of(path: PathBuf) -> Result<Option<String>, Refused> {
+    let shown = path.display().to_string();
+    let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
+    match read.map_err(std::io::Error::other).and_then(|read| read) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(refuse(DenialCode::Internal, format!("{shown} can't be read: {error}"), None)),
+    }
+}
+
+pub(super) async fn list(State(shared): State<Shared>) -> Result<Response, Refused> {
+    let daemon = daemon(&shared)?;
+    let folder = daemon.manifests.clone();
+    let read = move || -> std::io::Result<Vec<PathBuf>> {
+        let entries = std::fs::read_dir(&folder)?;
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let mut files: Vec<PathBuf> =
+            paths.filter(|path| path.extension().is_some_and(|kind| kind == "toml")).collect();
+        files.sort();
+        Ok(files)
+    };
+    let found =
+        tokio::task::spawn_blocking(read).await.map_err(std::io::Error::other).and_then(|found| found);
+    let files = match found {
+        Ok(files) => files,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            return Err(refuse(DenialCode::Internal, format!("the folder can't be read: {error}"), None));
+        }
+    };
+    let named = |path: PathBuf| {
+        let name = path.file_stem()?.to_string_lossy().into_owned();
+        Some(ManifestFile { name, file: path })
+    };
+    let manifests = files.into_iter().filter_map(named).collect();
+    Ok(axum::Json(Manifests { folder: daemon.manifests.clone(), manifests }).into_response())
+}
+
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    InPath(name): InPath<String>,
+) -> Result<Response, Refused> {
+    let daemon = daemon(&shared)?;
+    let file = path_of(&daemon, &name)?;
+    match text_of(file.clone()).await? {
+        Some(text) => Ok(axum::Json(Manifest { name, file, text }).into_response()),
+        None => Err(missing(&name)),
+    }
+}
+
+fn missing(name: &str) -> Refused {
+    let hint = Some("\"regrow service list\" shows what there is");
+    refuse(DenialCode::NotFound, format!("there is no manifest {name}"), hint)
+}
+
+pub(super) async fn write(
+    State(shared): State<Shared>,
+    InPath(name): InPath<String>,
+    json: Result<axum::Json<Write>, JsonRejection>,
+) -> Result<Response, Refused> {
+    let Write { text, create } = body(json)?;
+    let daemon = daemon(&shared)?;
+    let path = path_of(&daemon, &name)?;
+    let _alone = daemon.writing.lock().await;
+    let before = text_of(path.clone()).await?;
+    match (&before, create) {
+        (Some(_), true) => {
+            let hint = Some("\"regrow service config\" changes it");
+            let reason = format!("there is a manifest {name} already");
+            return Err(refuse(DenialCode::Exists, reason, hint));
+        }
+        (None, false) => return Err(missing(&name)),
+        (Some(_), false) | (None, true) => {}
+    }
+    let (checked, folder, file) = (text.clone(), daemon.manifests.clone(), path.clone());
+    let check = move || match load_text(&checked, &folder, &Environment::of_process()) {
+        Ok(_) => Vec::new(),
+        Err(faults) => {
+            faults.iter().map(|fault| FaultBody { file: file.clone(), ..FaultBody::of(fault) }).collect()
+        }
+    };
+    let gone = |_| refuse(DenialCode::Internal, "the manifest could not be checked", None);
+    let faults: Vec<FaultBody> = tokio::task::spawn_blocking(check).await.map_err(gone)?;
+    if !faults.is_empty() {
+        let reason = format!("{name} would be faulty; nothing was changed");
+        return Err(Refused { denial: Denial { code: DenialCode::Faulty, reason, hint: None }, faults });
+    }
+    let reloaded = put(&daemon, &shared, &path, Some(text), before).await?;
+    Ok(axum::Json(reloaded).into_response())
+}
+
+pub(super) async fn remove(
+    State(shared): State<Shared>,
+    InPath(name): InPath<String>,
+) -> Result<Response, Refused> {
+    let daemon = daemon(&shared)?;
+    let path = path_of(&daemon, &name)?;
+    let _alone = daemon.writing.lock().await;
+    let Some(before) = text_of(path.clone()).await? else {
+        return Err(missing(&name));
+    };
+    let reloaded = put(&daemon, &shared, &path, None, Some(before)).await?;
+    Ok(axum::Json(reloaded).into_response())
+}
+
+/// Makes the file's text this, and the tree what the folder says then; if that is refused, the file
+/// is what it was.
+async fn put(
+    daemon: &Daemon,
+    shared: &Shared,
+    path: &Path,
+    text: Option<String>,
+    before: Option<String>,
+) -> Result<Reloaded, Refused> {
+    place(path, text).await?;
+    match daemon.reload(&shared.handle).await {
+        Ok(reloaded) => Ok(reloaded),
+        Err(refused) => {
+            place(path, before).await?;
+            Err(refused)
+        }
+    }
+}
+
+async fn place(path: &Path, text: Option<String>) -> Result<(), Refused> {
+    let at = path.to_owned();
+    let act = move || match text {
+        Some(text) => files::replace(&at, &text),
+        None => std::fs::remove_file(&at),
+    };
+    let done = tokio::task::spawn_blocking(act).await.map_err(std::io::Error::other).and_then(|done| done);
+    done.map_err(|error| unwritten(path, &error))
+}
