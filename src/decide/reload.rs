@@ -74,7 +74,9 @@ const LIVE: &[&str] = &[
 ];
 
 /// Keys that make it another in the tree.
-const PLACE: &[&str] = &["replicas", "kind", "group"];
+const PLACE: &[&str] = &["replicas", "kind", MEMBERS];
+/// Of the groups above it: whose member it is.
+const MEMBERS: &str = "members";
 
 /// Which keys of a service's manifest differ.
 fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
@@ -88,6 +90,10 @@ fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
     is(word, old.command == new.command && old.fault == new.fault);
     is("dir", old.dir == new.dir);
     is("env", old.env == new.env);
+    is("user", old.run_as.user == new.run_as.user);
+    is("group", old.run_as.group == new.run_as.group);
+    is("umask", old.run_as.umask == new.run_as.umask);
+    is("nice", old.run_as.nice == new.run_as.nice);
     is("kind", old.kind == new.kind);
     is("replicas", old.replicas == new.replicas);
     is("depends_on", old.depends_on == new.depends_on);
@@ -126,7 +132,7 @@ pub fn way(old: &Plan, new: &Plan) -> Way {
         };
         let mut keys = keys(before, spec);
         if path(old, &spec.name) != path(new, &spec.name) {
-            keys.push("group");
+            keys.push(MEMBERS);
         }
         if keys.is_empty() {
             difference.unchanged.push(spec.name.clone());
@@ -373,7 +379,7 @@ mod tests {
             GroupSpec { children: vec![Child::Service(name("b"))], ..GroupSpec::default() },
         );
         let way = way(&old, &new);
-        assert_eq!(told(&way.difference.restarted), ["b: group"]);
+        assert_eq!(told(&way.difference.restarted), ["b: members"]);
         assert_eq!(names(&way.difference.groups), ["g"]);
         assert_eq!(names(&way.difference.unchanged), ["a"]);
         assert!(way.add.is_empty());

@@ -13,7 +13,7 @@ use super::reader::{self, At, Collector, Reader, kind_of};
 use crate::model::event::Hook;
 use crate::model::exit::signal_number;
 use crate::model::plan::{AutoShutdown, GiveUp};
-use crate::model::spec::ExitMatch;
+use crate::model::spec::{ExitMatch, RunAs};
 use crate::model::{Backoff, Condition, Kind, Name, OnDependencyRestart, Policy, RestartSpec, Strategy};
 
 /// A manifest as it is written, names unresolved and variables unexpanded.
@@ -57,6 +57,7 @@ pub(super) struct Service {
     pub(super) run: Option<Run>,
     pub(super) kind: Kind,
     pub(super) dir: Option<At<String>>,
+    pub(super) run_as: RunAs,
     pub(super) env: Vec<(At<String>, At<String>)>,
     pub(super) env_file: Vec<At<String>>,
     pub(super) env_clear: bool,
@@ -304,6 +305,12 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
         .choice("kind", &[("service", Kind::Service), ("task", Kind::Task)], collector)
         .unwrap_or(Kind::Service);
     let dir = reader.string("dir", collector);
+    let run_as = RunAs {
+        user: who("user", &mut reader, collector),
+        group: who("group", &mut reader, collector),
+        umask: umask(&mut reader, collector),
+        nice: nice(&mut reader, collector),
+    };
     let env = env(&mut reader, collector);
     let env_file = paths("env_file", &mut reader, collector);
     let env_clear = reader.boolean("env_clear", collector).unwrap_or(false);
@@ -333,6 +340,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
         run,
         kind,
         dir,
+        run_as,
         env,
         env_file,
         env_clear,
@@ -351,6 +359,55 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
         profiles,
         tags,
     }
+}
+
+/// A name or a number.
+fn who(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<String> {
+    match reader.get(key)?.get_ref() {
+        DeValue::Integer(_) => reader.integer(key, 0..=u32::MAX - 1, collector).map(|n| n.value.to_string()),
+        _ => {
+            let text = reader.string(key, collector)?;
+            let fits = !text.value.is_empty() && !text.value.contains([':', '/', '\0', '\n']);
+            if !fits {
+                collector.fault(text.span, format!("{key:?} can't be {:?}", text.value), "no such name");
+            }
+            fits.then_some(text.value)
+        }
+    }
+}
+
+/// An octal number, as chmod(1) takes it.
+fn umask(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<u32> {
+    let value = reader.get("umask")?;
+    let parsed = match value.get_ref() {
+        DeValue::String(text) => u32::from_str_radix(text, 8).ok(),
+        // As TOML writes it: 0o027.
+        DeValue::Integer(number) if number.radix() == 8 => u32::from_str_radix(number.as_str(), 8).ok(),
+        _ => None,
+    };
+    let umask = parsed.filter(|umask| *umask <= 0o777);
+    if umask.is_none() {
+        collector.fault_with(
+            value.span(),
+            "\"umask\" must be an octal number from 000 to 777",
+            "not one",
+            "write \"027\" or 0o027",
+        );
+    }
+    umask
+}
+
+fn nice(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<i32> {
+    let value = reader.get("nice")?;
+    let parsed = match value.get_ref() {
+        DeValue::Integer(number) => i32::from_str_radix(number.as_str(), number.radix()).ok(),
+        _ => None,
+    };
+    let nice = parsed.filter(|nice| (-20..=19).contains(nice));
+    if nice.is_none() {
+        collector.fault(value.span(), "\"nice\" must be a whole number from -20 to 19", "out of bounds");
+    }
+    nice
 }
 
 fn run(name: &At<Name>, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Run> {

@@ -391,6 +391,7 @@ impl Loader<'_> {
             command: command.unwrap_or_else(|| CommandLine { argv: vec![String::new()], shell: false }),
             kind: service.kind,
             dir: dir.unwrap_or_else(|| self.folder.to_owned()),
+            run_as: service.run_as.clone(),
             env: EnvSpec { clear: service.env_clear, deny: service.env_deny.clone(), set },
             depends_on: validate::dependencies(service, kinds),
             ready,

@@ -214,6 +214,8 @@ pub enum SpawnStage {
     Fork,
     /// The new session of its own.
     Session,
+    /// The user and the groups that it runs as.
+    User,
     /// The working folder.
     Chdir,
     /// Standard input, output and error.
@@ -228,6 +230,7 @@ impl fmt::Display for SpawnStage {
             SpawnStage::Prepare => "prepare",
             SpawnStage::Fork => "fork",
             SpawnStage::Session => "session",
+            SpawnStage::User => "user",
             SpawnStage::Chdir => "chdir",
             SpawnStage::Stdio => "stdio",
             SpawnStage::Exec => "exec",
@@ -254,7 +257,11 @@ impl SpawnFailure {
     pub fn is_transient(&self) -> bool {
         match self.stage {
             SpawnStage::Prepare | SpawnStage::Fork => true,
-            SpawnStage::Session | SpawnStage::Chdir | SpawnStage::Stdio | SpawnStage::Exec => {
+            SpawnStage::Session
+            | SpawnStage::User
+            | SpawnStage::Chdir
+            | SpawnStage::Stdio
+            | SpawnStage::Exec => {
                 // EINTR, EAGAIN, ENOMEM, EBUSY, ENFILE, EMFILE, ETXTBSY on Linux.
                 matches!(self.errno, 4 | 11 | 12 | 16 | 23 | 24 | 26)
             }

@@ -21,6 +21,9 @@ pub struct ServiceSpec {
     pub kind: Kind,
     /// Working folder, absolute.
     pub dir: PathBuf,
+    /// Whom it runs as, and how.
+    #[serde(default, skip_serializing_if = "RunAs::is_ours")]
+    pub run_as: RunAs,
     /// How its environment differs from the supervisor's.
     #[serde(skip)]
     pub env: EnvSpec,
@@ -82,6 +85,7 @@ impl ServiceSpec {
             command: CommandLine { argv: argv.into_iter().map(Into::into).collect(), shell: false },
             kind: Kind::Service,
             dir: PathBuf::from("."),
+            run_as: RunAs::default(),
             env: EnvSpec::default(),
             depends_on: Vec::new(),
             ready: None,
@@ -149,6 +153,27 @@ pub enum Kind {
     Service,
     /// To run to completion; a success is final.
     Task,
+}
+
+/// `user`, `group`, `umask`, `nice`: `None` is the supervisor's own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunAs {
+    /// A user's name or number; its groups come with it.
+    pub user: Option<String>,
+    /// A group's name or number, in place of the user's own.
+    pub group: Option<String>,
+    /// The mask of files that it makes (umask(2)).
+    pub umask: Option<u32>,
+    /// Its priority, from -20 (first) to 19.
+    pub nice: Option<i32>,
+}
+
+impl RunAs {
+    /// Nothing of it is said.
+    pub fn is_ours(&self) -> bool {
+        *self == RunAs::default()
+    }
 }
 
 /// How a service's environment is made from the supervisor's.

@@ -22,10 +22,13 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// `NAME=VALUE` of each variable.
-    pub fn compose(&self) -> Vec<CString> {
+    /// `NAME=VALUE` of each variable. `of_user`: what belongs to the user that it runs as, where the
+    /// manifest says nothing else.
+    pub fn compose_for(&self, of_user: &[(&'static str, String)]) -> Vec<CString> {
+        let said = |name: &str| self.service.env.set.iter().any(|(own, _)| own == name);
+        let of_user = of_user.iter().filter(|(name, _)| !said(name));
         let given: Vec<(&str, &str)> =
-            self.given.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            self.given.iter().chain(of_user).map(|(name, value)| (*name, value.as_str())).collect();
         compose(&self.inherited, &self.service.env, &given)
     }
 }

@@ -16,6 +16,7 @@ mod cgroup;
 pub mod check;
 pub mod clock;
 mod clone3;
+mod credentials;
 pub mod env;
 pub mod fake;
 pub mod files;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::cgroup::{self, Cgroups};
+use super::credentials;
 use super::keeper::Tether;
 use super::keeper::client::Client;
 use super::log::{Keep, Logs};
@@ -308,14 +309,18 @@ impl Work {
 
     fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {
         let SpawnOrder { key, argv, dir, env, output, owner, keep, news } = order;
-        let mut env = env.compose();
+        let resolved = match credentials::resolve(&env.service.run_as) {
+            Ok(resolved) => resolved,
+            Err(failure) => return news(News::SpawnFailed { key, failure }),
+        };
+        let mut env = env.compose_for(&resolved.env);
         let limit = limit_mark(self.mark, key.0);
         let variable = format!("{:016x}.{key}", self.mark);
         if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={variable}")) {
             env.push(entry);
         }
         let program = match Program::find(&argv, &dir, env) {
-            Ok(program) => program,
+            Ok(program) => program.with(resolved.credentials),
             Err(failure) => return news(News::SpawnFailed { key, failure }),
         };
         let files = match (&output, &keep) {

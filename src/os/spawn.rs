@@ -343,6 +343,14 @@ impl Spawner {
             highest: out.max(err).max(status).max(self.null.as_raw_fd()),
             unshare: self.sharing == Sharing::All,
             files: self.files,
+            ids: program.credentials.ids.as_ref().map(|ids| ChildIds {
+                uid: ids.uid,
+                gid: ids.gid,
+                groups: ids.groups.as_ptr(),
+                count: ids.groups.len(),
+            }),
+            umask: program.credentials.umask,
+            nice: program.credentials.nice,
             mark: self.unlimited.then_some(libc::rlimit { rlim_cur: mark, rlim_max: libc::RLIM_INFINITY }),
             parent: if self.ties.die_with_us { std::process::id().cast_signed() } else { 0 },
             report: room.report,
@@ -498,6 +506,7 @@ impl Spawner {
             Some(Step::Unshare) => Some(Trouble::Share),
             Some(Step::Session) => failed(SpawnStage::Session),
             Some(Step::Chdir) => failed(SpawnStage::Chdir),
+            Some(Step::User) => failed(SpawnStage::User),
             Some(Step::Stdio) => failed(SpawnStage::Stdio),
             Some(Step::Exec) | None => failed(SpawnStage::Exec),
         }
@@ -556,10 +565,21 @@ struct ChildPlan {
     highest: c_int,
     unshare: bool,
     files: libc::rlimit,
+    ids: Option<ChildIds>,
+    umask: Option<u32>,
+    nice: Option<i32>,
     /// See `limit_mark` of the host.
     mark: Option<libc::rlimit>,
     parent: c_int,
     report: *mut Report,
+}
+
+/// Whom the child runs as.
+struct ChildIds {
+    uid: libc::uid_t,
+    gid: libc::gid_t,
+    groups: *const libc::gid_t,
+    count: usize,
 }
 
 /// The child's steps, as numbers in the report.
@@ -570,11 +590,12 @@ enum Step {
     Chdir = 3,
     Stdio = 4,
     Exec = 5,
+    User = 6,
 }
 
 impl Step {
     fn from_number(number: c_int) -> Option<Step> {
-        [Step::Unshare, Step::Session, Step::Chdir, Step::Stdio, Step::Exec]
+        [Step::Unshare, Step::Session, Step::Chdir, Step::Stdio, Step::Exec, Step::User]
             .into_iter()
             .find(|step| *step as c_int == number)
     }
@@ -607,6 +628,35 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         }
         if libc::syscall(libc::SYS_setsid) < 0 {
             fail(plan, Step::Session);
+        }
+        if let Some(nice) = plan.nice
+            && libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) != 0
+        {
+            fail(plan, Step::User);
+        }
+        if let Some(umask) = plan.umask {
+            libc::syscall(libc::SYS_umask, umask);
+        }
+        if let Some(ids) = &plan.ids {
+            // What it opens again through /proc is its own.
+            for output in [plan.out, plan.err] {
+                libc::syscall(libc::SYS_fchown, output, ids.uid, ids.gid);
+            }
+            // The groups first: without the user's rights nobody may set them any more. Raw calls,
+            // since libc's own would change the other threads of the process that we share memory with.
+            if libc::syscall(libc::SYS_setgroups, ids.count, ids.groups) != 0
+                || libc::syscall(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid) != 0
+                || libc::syscall(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid) != 0
+            {
+                fail(plan, Step::User);
+            }
+            if plan.parent != 0 {
+                // Another user's process is spared until it asks for it once more.
+                libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if libc::syscall(libc::SYS_getppid) != c_long::from(plan.parent) {
+                    fail(plan, Step::Session);
+                }
+            }
         }
         if libc::syscall(libc::SYS_chdir, plan.dir) != 0 {
             fail(plan, Step::Chdir);

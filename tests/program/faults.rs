@@ -1042,3 +1042,40 @@ fn replicas_are_one_process_each() {
     assert_eq!(project.status("web.1")["restarts"], 0);
     run.stop();
 }
+
+#[test]
+fn p13_groups_go_before_the_group_before_the_user() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED p13_groups_go_before_the_group_before_the_user: it takes root to become another");
+        return;
+    }
+    let want = |args: &[&str]| {
+        let output = std::process::Command::new("id").args(args).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let show = "echo uid $(id -u) gid $(id -g) groups $(id -G) mask $(umask) nice $(nice) home $HOME user $USER; \
+                echo again > /dev/stdout; exec sleep 1000";
+    let project = Project::new(&format!(
+        "[service.named]\nshell = '{show}'\ndir = \"/\"\nuser = \"nobody\"\numask = \"027\"\nnice = 5\nready = {{ log = \"again\" }}\n\
+         [service.number]\nshell = '{show}'\ndir = \"/\"\nuser = 12345\ngroup = \"daemon\"\nready = {{ log = \"again\" }}\n\
+         [service.nobody-else]\ncommand = \"true\"\ndir = \"/\"\nuser = \"no-such-user\"\n"
+    ));
+    let mut run = project.run(&[]);
+    run.line("3 services");
+    assert_eq!(project.regrow(&["wait", "named", "number", "--timeout", "20s"]).code, 0);
+    let logs = project.regrow(&["logs"]).stdout;
+    let (uid, gid, groups) = (want(&["-u", "nobody"]), want(&["-g", "nobody"]), want(&["-G", "nobody"]));
+    let named = format!(
+        "named  | uid {uid} gid {gid} groups {groups} mask 0027 nice 5 home /nonexistent user nobody"
+    );
+    assert!(logs.contains(&named), "{named} in {logs}");
+    let daemon = want(&["-g", "daemon"]);
+    assert!(
+        logs.contains(&format!("number | uid 12345 gid {daemon} groups {daemon} mask 0022 nice 0")),
+        "{logs}"
+    );
+    let failed = project.status("nobody-else");
+    assert_eq!((&failed["exit"]["stage"], &failed["state"]), (&"user".into(), &"failed".into()), "{failed}");
+    assert_eq!(failed["exit"]["message"], "there is no user \"no-such-user\" here");
+    run.stop();
+}

@@ -111,7 +111,8 @@ impl Client {
             takes.extend([Takes::Out, Takes::Err]);
             fds.extend([out, err]);
         }
-        self.say(&Order::Spawn { key, mark, about, takes }, &program.to_bytes(), &fds)
+        let credentials = program.credentials().clone();
+        self.say(&Order::Spawn { key, mark, about, takes, credentials }, &program.to_bytes(), &fds)
     }
 
     pub(in crate::os) fn adopt(&self, kept: &Kept) {

@@ -294,7 +294,10 @@ impl Keeper {
     fn obey(&mut self, order: Order, bytes: &[u8], fds: Vec<OwnedFd>) {
         match order {
             Order::Hello { .. } => self.welcome(),
-            Order::Spawn { key, mark, about, takes } => self.spawn(key, mark, about, &takes, bytes, fds),
+            Order::Spawn { key, mark, about, takes, credentials } => {
+                let program = Program::from_bytes(bytes).map(|program| program.with(credentials));
+                self.spawn(key, mark, about, &takes, program, fds);
+            }
             Order::Logs { key } => {
                 if let Some(entry) = self.entries.get_mut(&key) {
                     let mut fds = fds.into_iter();
@@ -376,7 +379,7 @@ impl Keeper {
         mark: u64,
         about: String,
         takes: &[Takes],
-        bytes: &[u8],
+        program: Option<Program>,
         fds: Vec<OwnedFd>,
     ) {
         self.last_key = self.last_key.max(key);
@@ -388,7 +391,7 @@ impl Keeper {
                 Takes::Err => logs[1] = Some(fd),
             }
         }
-        let failed = match Program::from_bytes(bytes) {
+        let failed = match program {
             Some(program) => match self.spawner.begin(program, mark, cgroup.as_ref().map(AsFd::as_fd)) {
                 Ok(begun) => {
                     let about = about.into_boxed_str();

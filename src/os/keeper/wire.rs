@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Exit, SpawnStage};
+use crate::os::credentials::Credentials;
 
 /// Of what is said here.
 pub(in crate::os) const VERSION: u32 = 1;
@@ -39,6 +40,8 @@ pub(in crate::os) enum Order {
         /// What a later daemon is to know of it.
         about: String,
         takes: Vec<Takes>,
+        #[serde(default)]
+        credentials: Credentials,
     },
     /// Output is kept here from now on. Descriptors: the two log files.
     Logs { key: u64 },
@@ -339,7 +342,9 @@ mod tests {
     fn frames_come_whole_and_with_their_descriptors() {
         let (here, there) = pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
-        let spawn = Order::Spawn { key: 7, mark: 1, about: "{}".into(), takes: vec![Takes::Out, Takes::Err] };
+        let (about, credentials) = ("{}".into(), Credentials::default());
+        let takes = vec![Takes::Out, Takes::Err];
+        let spawn = Order::Spawn { key: 7, mark: 1, about, takes, credentials };
         send(here.as_fd(), &Order::Hello { version: 1 }, b"", &[]).unwrap();
         let large = vec![b'x'; 100_000];
         let sending = std::thread::spawn(move || {

@@ -1,6 +1,7 @@
 //! What is to run: its file, its folder, and in words why it can't be run.
 
 use super::*;
+use crate::os::credentials::Credentials;
 
 /// A program that was found, and all that it gets, as plain bytes.
 #[derive(Debug, Clone)]
@@ -9,6 +10,7 @@ pub(in crate::os) struct Program {
     pub(super) argv: Vec<CString>,
     pub(super) env: Vec<CString>,
     pub(super) dir: CString,
+    pub(super) credentials: Credentials,
 }
 
 impl Program {
@@ -24,10 +26,22 @@ impl Program {
         let argv = words.map_err(|_| {
             failure(SpawnStage::Prepare, Errno::EINVAL, "an argument contains a NUL character")
         })?;
-        Ok(Program { path, argv, env, dir: folder })
+        Ok(Program { path, argv, env, dir: folder, credentials: Credentials::default() })
     }
 
-    /// As it goes to a keeper: file, folder, arguments, an empty word, the environment.
+    /// The same, run as somebody else.
+    pub(in crate::os) fn with(mut self, credentials: Credentials) -> Program {
+        self.credentials = credentials;
+        self
+    }
+
+    /// Whom it is run as.
+    pub(in crate::os) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// As it goes to a keeper, but for whom it is run as: the number of arguments, then file, folder,
+    /// arguments and environment, each with a NUL behind it.
     pub(in crate::os) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let words = [&self.path, &self.dir].into_iter().chain(&self.argv);
@@ -47,8 +61,10 @@ impl Program {
         let (path, dir) = (words.next()??, words.next()??);
         let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
         let argv: Vec<CString> = words.by_ref().take(count).collect::<Option<_>>()?;
-        (argv.len() == count && count > 0)
-            .then(|| Some(Program { path, argv, dir, env: words.collect::<Option<_>>()? }))?
+        (argv.len() == count && count > 0).then(|| {
+            let env = words.collect::<Option<_>>()?;
+            Some(Program { path, argv, dir, env, credentials: Credentials::default() })
+        })?
     }
 
     /// In words, why it could not be run.
@@ -72,6 +88,13 @@ impl Program {
                     "there are no descriptors left for its output (this process may open {limit} files)"
                 );
                 failure(stage, errno, &message)
+            }
+            SpawnStage::User => {
+                let message = match errno {
+                    Errno::EPERM | Errno::EACCES => "this supervisor may not run it as that user or priority",
+                    _ => "the user or the groups can't be set",
+                };
+                failure(stage, errno, message)
             }
             stage => explain(stage, errno, &shown, dir),
         }

@@ -1,0 +1,116 @@
+//! Whom a service runs as: names become numbers here, in the order and with the meaning of
+//! systemd.exec(5).
+
+use std::ffi::CString;
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Group, Uid, User};
+use serde::{Deserialize, Serialize};
+
+use crate::model::spec::RunAs;
+use crate::model::{SpawnFailure, SpawnStage};
+
+/// What a child sets for itself before it executes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Credentials {
+    /// User, group and supplementary groups; `None`: ours.
+    #[serde(default)]
+    pub(super) ids: Option<Ids>,
+    #[serde(default)]
+    pub(super) umask: Option<u32>,
+    #[serde(default)]
+    pub(super) nice: Option<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ids {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
+}
+
+/// The numbers, and the user's own folder and name for its environment.
+pub(super) struct Resolved {
+    pub(super) credentials: Credentials,
+    pub(super) env: Vec<(&'static str, String)>,
+}
+
+/// Looks the names up. This may ask a directory server, which may take its time.
+pub(super) fn resolve(run_as: &RunAs) -> Result<Resolved, SpawnFailure> {
+    let mut credentials = Credentials { ids: None, umask: run_as.umask, nice: run_as.nice };
+    let mut env = Vec::new();
+    if run_as.user.is_none() && run_as.group.is_none() {
+        return Ok(Resolved { credentials, env });
+    }
+    let user = match &run_as.user {
+        Some(text) => Some(user(text)?),
+        None => None,
+    };
+    let gid = match (&run_as.group, &user) {
+        (Some(text), _) => group(text)?,
+        (None, Some(Who { gid: Some(gid), .. })) => *gid,
+        (None, _) => nix::unistd::getgid(),
+    };
+    let uid = user.as_ref().map_or_else(nix::unistd::getuid, |user| user.uid);
+    let groups = match user.as_ref().and_then(|user| user.name.as_deref()) {
+        Some(name) => {
+            let name = CString::new(name).map_err(|_| unknown("user", name))?;
+            nix::unistd::getgrouplist(&name, gid).unwrap_or_else(|_| vec![gid])
+        }
+        None => vec![gid],
+    };
+    let groups = groups.into_iter().map(Gid::as_raw).collect();
+    credentials.ids = Some(Ids { uid: uid.as_raw(), gid: gid.as_raw(), groups });
+    if let Some(Who { name: Some(name), home, .. }) = user {
+        env.extend(home.map(|home| ("HOME", home)));
+        env.extend([("USER", name.clone()), ("LOGNAME", name)]);
+    }
+    Ok(Resolved { credentials, env })
+}
+
+struct Who {
+    uid: Uid,
+    gid: Option<Gid>,
+    name: Option<String>,
+    home: Option<String>,
+}
+
+fn user(text: &str) -> Result<Who, SpawnFailure> {
+    let number = text.parse::<u32>().ok();
+    let found = match number {
+        Some(number) => User::from_uid(Uid::from_raw(number)),
+        None => User::from_name(text),
+    };
+    match (found, number) {
+        (Ok(Some(user)), _) => Ok(Who {
+            uid: user.uid,
+            gid: Some(user.gid),
+            home: Some(user.dir.display().to_string()),
+            name: Some(user.name),
+        }),
+        // A number needs no entry.
+        (_, Some(number)) => {
+            Ok(Who { uid: Uid::from_raw(number), gid: Some(Gid::from_raw(number)), name: None, home: None })
+        }
+        (Ok(None) | Err(_), None) => Err(unknown("user", text)),
+    }
+}
+
+fn group(text: &str) -> Result<Gid, SpawnFailure> {
+    match text.parse::<u32>() {
+        Ok(number) => Ok(Gid::from_raw(number)),
+        Err(_) => match Group::from_name(text) {
+            Ok(Some(group)) => Ok(group.gid),
+            Ok(None) | Err(_) => Err(unknown("group", text)),
+        },
+    }
+}
+
+fn unknown(what: &str, name: &str) -> SpawnFailure {
+    SpawnFailure {
+        stage: SpawnStage::User,
+        errno: Errno::ENOENT as i32,
+        errno_name: "ENOENT".to_owned(),
+        message: format!("there is no {what} {name:?} here"),
+    }
+}
