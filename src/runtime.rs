@@ -436,6 +436,10 @@ impl Made {
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
         if let Some(ledger) = &context.ledger {
             context.log.keep_in(Arc::clone(ledger));
+            let log = context.log.clone();
+            ledger.report_to(Box::new(move |lost_events, reason| {
+                log.append([Fact::StoreLost { lost_events, reason }]);
+            }));
         }
         let started = Fact::SupervisorStarted {
             pid: std::process::id(),

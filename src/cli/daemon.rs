@@ -407,6 +407,7 @@ fn tell_event(event: &Event) {
         | Fact::ActorBroke { .. }
         | Fact::HookFailed { .. }
         | Fact::OutputLost { .. }
+        | Fact::StoreLost { .. }
         | Fact::StopCommandFailed { .. }
         | Fact::Added { .. }
         | Fact::Reconfigured { .. }

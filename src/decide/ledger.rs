@@ -37,6 +37,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Under which circumstances what follows is written: the boot of the machine, and when the
     /// tree came up by its monotonic clock.
     fn begin(&self, boot: &str, since: Duration);
+    /// Whom to tell when nothing can be written, with the reason, and when it can again, with the
+    /// number of events that were lost.
+    fn report_to(&self, told: Box<dyn Fn(Option<u64>, String) + Send>);
     /// An event, and what is since.
     fn event(&self, event: &Arc<Event>, board: &Board);
     /// By what a process is found again when nobody has kept it; for [`crate::os`] alone to read.

@@ -342,6 +342,7 @@ impl Board {
                 }
             }
             Fact::SupervisorStarted { .. }
+            | Fact::StoreLost { .. }
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }
@@ -476,6 +477,7 @@ impl Board {
             }
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
+            | Fact::StoreLost { .. }
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }

@@ -235,6 +235,16 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
     },
+    /// What happens can't be written down; with a number: it can again, and so many events were not.
+    /// Services are not affected.
+    StoreLost {
+        /// How many events, once that is over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost_events: Option<u64>,
+        /// Why.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
     /// Its process, and all of its tree, is gone.
     Exited {
         /// Who.
@@ -365,6 +375,7 @@ impl Fact {
             | Fact::Failed { instance, .. } => Some(instance),
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
+            | Fact::StoreLost { .. }
             | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }

@@ -13,7 +13,7 @@ use std::collections::hash_map::Entry;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -93,7 +93,16 @@ impl Logs {
         lock(&self.later).remove(&source);
         let mut open = self.lock();
         let [out, err] = match open.entry(source) {
-            Entry::Occupied(there) => there.into_mut(),
+            Entry::Occupied(there) => {
+                let files = there.into_mut();
+                for (file, stream) in files.iter_mut().zip([Stream::Out, Stream::Err]) {
+                    // Somebody has taken it away, or put another in its place.
+                    if !file.is_in_place() {
+                        *file = LogFile::open(keep, stream)?;
+                    }
+                }
+                files
+            }
             Entry::Vacant(place) => {
                 place.insert([LogFile::open(keep, Stream::Out)?, LogFile::open(keep, Stream::Err)?])
             }
@@ -267,6 +276,13 @@ impl LogFile {
             let _ = index.set_len(whole);
             let _ = index.seek(SeekFrom::End(0));
         }
+    }
+
+    fn is_in_place(&self) -> bool {
+        let at = fs::symlink_metadata(&self.path);
+        at.is_ok_and(|at| {
+            self.file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (at.dev(), at.ino()))
+        })
     }
 
     fn is_full(&self) -> bool {

@@ -190,6 +190,10 @@ impl Ledger for Store {
         self.tell(Told::Begin { boot: boot.to_owned(), since });
     }
 
+    fn report_to(&self, told: Box<dyn Fn(Option<u64>, String) + Send>) {
+        self.tell(Told::ReportTo(told));
+    }
+
     fn event(&self, event: &Arc<Event>, board: &Board) {
         if self.inner.waiting.load(Ordering::Relaxed) > WAITING {
             self.inner.lost.fetch_add(1, Ordering::Relaxed);

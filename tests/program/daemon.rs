@@ -686,3 +686,96 @@ fn a_service_is_made_changed_and_removed_from_the_command_line() {
     assert!(!file.exists());
     assert_eq!(project.regrow(&["service", "remove", "web"]).code, 1);
 }
+
+/// A file system of one megabyte, as long as it lives.
+struct Small(PathBuf);
+
+impl Small {
+    fn mounted_at(folder: PathBuf) -> Option<Small> {
+        std::fs::create_dir_all(&folder).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs"])
+            .arg(&folder)
+            .stderr(Stdio::null())
+            .status();
+        mounted.is_ok_and(|status| status.success()).then_some(Small(folder))
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn r14_a_full_disk_costs_no_service_and_what_is_lost_is_counted() {
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        "[service.floods]\nshell = \"head -c 3000000 /dev/zero | tr '\\\\\\\\0' 'x' | fold -w 999; echo flooded; while :; do echo tick; sleep 0.05; done\"\nautostart = false\nready = { log = \"flooded\" }\n\
+         [service.rests]\ncommand = \"sleep 1000\"\n",
+    )]);
+    let Some(_small) = Small::mounted_at(machine.project.state_dir()) else {
+        eprintln!("SKIPPED r14_a_full_disk: no file system can be mounted here");
+        return;
+    };
+    machine.start();
+    let ballast = machine.project.state_dir().join("ballast");
+    std::fs::write(&ballast, vec![0; 300_000]).unwrap();
+    assert_eq!(machine.regrow(&["wait", "rests", "--timeout", "20s"]).code, 0);
+    let started = machine.regrow(&["start", "floods"]);
+    assert_eq!(started.code, 0, "it becomes ready though nothing can be kept: {}", started.stderr);
+    let pids = machine.all_pids();
+    let told = |words: &str| {
+        let events = machine.regrow(&["events", "floods"]);
+        assert_eq!(events.code, 0, "{}", events.stderr);
+        events.stdout.contains(words)
+    };
+    eventually("the loss is told", || told("its output can't be kept"));
+    // What follows is shown all the same.
+    let follow = machine.project.command(&["logs", "floods", "-f", "-n", "0"]);
+    let mut follow = follow;
+    let mut follow = machine.project.start(&mut follow);
+    follow.line("tick");
+    drop(follow);
+    assert_eq!(machine.regrow(&["stop", "rests"]).code, 0);
+    std::fs::remove_file(&ballast).unwrap();
+    eventually("it is kept again", || told("bytes were not"));
+    eventually("what happened is written down again", || {
+        machine.regrow(&["events"]).stdout.contains("what happens is written down again; ")
+    });
+    assert_eq!(machine.all_pids().get("rests"), Some(&None));
+    assert!(pids["floods"].is_some());
+    machine.kill_daemon();
+    assert_eq!(machine.project.status("rests")["state"], "stopped");
+    assert_eq!(machine.project.status("floods")["state"], "running");
+    machine.down();
+}
+
+#[test]
+fn the_keeper_reads_in_the_place_of_a_daemon_that_stays_away() {
+    let mut machine = Machine::started(&[(
+        "a.toml",
+        // More than a pipe holds, as soon as it is told to.
+        "[service.prints]\nshell = \"read x < go; i=0; while [ $i -lt 40000 ]; do echo $i; i=$((i+1)); done; touch printed; exec sleep 1000\"\n",
+    )]);
+    nix::unistd::mkfifo(&machine.project.file("services/go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(machine.regrow(&["restart", "prints"]).code, 0);
+    // Another build, which does not come up.
+    let broken = machine.project.file("broken");
+    machine.project.script(
+        "broken",
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo 'regrow 9.9.9' && exit 0\nsleep 3; exit 1\n",
+    );
+    let (daemon, _) = machine.pids();
+    let mut upgrade = machine.project.command(&["upgrade", "--binary", broken.to_str().unwrap()]);
+    let mut upgrade = machine.project.start(&mut upgrade);
+    eventually("the daemon is gone", || !is_alive(daemon));
+    std::fs::write(machine.project.file("services/go"), "\n").unwrap();
+    eventually("it need not wait for a reader", || machine.project.file("services/printed").exists());
+    // The old build is started again where the new one does not come up.
+    machine.run.as_mut().unwrap().line("the old one is started again");
+    assert_eq!(upgrade.code(), 0, "{}", upgrade.text());
+    assert_eq!(machine.regrow(&["status", "prints"]).code, 0);
+    eventually("all is there", || assert_counts(&machine.log("a/prints.stdout.log")) == 40_000);
+}

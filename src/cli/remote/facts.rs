@@ -65,6 +65,12 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
         Fact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
             format!("{instance}: its output is kept again; {lost} bytes were not")
         }
+        Fact::StoreLost { lost_events: None, reason } => {
+            format!("what happens can't be written down: {reason}; services are not affected")
+        }
+        Fact::StoreLost { lost_events: Some(lost), .. } => {
+            format!("what happens is written down again; {lost} events were not")
+        }
         Fact::ActorBroke { instance, message } => format!("{instance}: a fault in regrow itself: {message}"),
         Fact::Exited { instance, exit, uptime, .. } => {
             format!("{instance}: ended after {}: {exit}", short(*uptime))

@@ -205,6 +205,7 @@ impl Screen {
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
             | Fact::OutputLost { .. }
+            | Fact::StoreLost { .. }
             | Fact::Reconfigured { .. }
             | Fact::CommandAccepted { .. }
             | Fact::GoalSet { .. }

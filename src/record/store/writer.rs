@@ -41,7 +41,11 @@ pub(super) enum Told {
     Life(String, Incarnation, String),
     Sample(SystemTime, Arc<Sample>),
     After(Box<dyn FnOnce() + Send>),
+    ReportTo(Report),
 }
+
+/// Hears when nothing can be written, and when it can again.
+type Report = Box<dyn Fn(Option<u64>, String) + Send>;
 
 pub(super) struct Writer {
     /// `None`: it is beyond use and is to be begun anew.
@@ -55,6 +59,7 @@ pub(super) struct Writer {
     /// How each instance stands, for a file that is begun anew or one that was full for a while.
     stands: HashMap<String, Past>,
     trouble: Option<Trouble>,
+    report: Option<Report>,
     since_tidy: u64,
     tidied: Instant,
 }
@@ -81,6 +86,7 @@ impl Writer {
             plan: Vec::new(),
             stands: HashMap::new(),
             trouble: None,
+            report: None,
             since_tidy: 0,
             tidied: Instant::now(),
         }
@@ -111,8 +117,10 @@ impl Writer {
                 self.in_trouble(&error, events);
             }
             for told in group {
-                if let Told::After(then) = told {
-                    then();
+                match told {
+                    Told::After(then) => then(),
+                    Told::ReportTo(report) => self.report = Some(report),
+                    _ => {}
                 }
             }
             let tidy = self.since_tidy >= TIDY_AFTER || self.tidied.elapsed() > TIDY_EVERY;
@@ -147,7 +155,7 @@ impl Writer {
                         self.stands.insert(past.instance.to_string(), past.clone());
                     }
                 }
-                Told::Life(..) | Told::Sample(..) | Told::After(_) => {}
+                Told::Life(..) | Told::Sample(..) | Told::After(_) | Told::ReportTo(_) => {}
             }
         }
     }
@@ -160,6 +168,9 @@ impl Writer {
             tracing::error!(%error, "the store can't be written; services are not affected");
         }
         self.trouble = Some(Trouble { lost, next_try: Instant::now() });
+        if let Some(report) = &self.report {
+            report(None, error.to_string());
+        }
         self.try_again(0);
     }
 
@@ -178,6 +189,9 @@ impl Writer {
             Ok(()) => {
                 self.trouble = None;
                 tracing::warn!(lost_events = lost, "the store is written again");
+                if let Some(report) = &self.report {
+                    report(Some(lost), String::new());
+                }
             }
             Err(error) => tracing::debug!(%error, "the store still can't be written"),
         }
@@ -203,7 +217,7 @@ impl Writer {
         let Some(connection) = &mut self.connection else {
             return Ok(());
         };
-        if group.iter().all(|told| matches!(told, Told::After(_))) {
+        if group.iter().all(|told| matches!(told, Told::After(_) | Told::ReportTo(_))) {
             return Ok(());
         }
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -251,7 +265,7 @@ impl Writer {
                         .execute(params![instance, incarnation.0.cast_signed(), life])?;
                 }
                 Told::Sample(at, sample) => write_sample(&transaction, *at, sample)?,
-                Told::After(_) => {}
+                Told::After(_) | Told::ReportTo(_) => {}
             }
         }
         let now = millis(SystemTime::now());
