@@ -69,6 +69,15 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
             return code::FAILED;
         }
     };
+    // Later daemons of the same keeper come here, too: what was read before may be of long ago.
+    let config = match load_config(args.config.as_deref(), &usual()) {
+        Ok(now) => now,
+        Err(unusable) => {
+            let path = unusable.path.display();
+            tell!("regrow: the configuration {path} can't be used, and stays as it was: {}", unusable.why);
+            config
+        }
+    };
     tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .with_writer(std::io::stderr)

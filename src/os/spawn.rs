@@ -307,6 +307,11 @@ impl Spawner {
         }
     }
 
+    /// Gives back what it held ready for a burst.
+    pub(super) fn rest(&mut self) {
+        self.rooms.truncate(1);
+    }
+
     fn room(&mut self) -> Result<Room, Failed> {
         match self.rooms.pop() {
             Some(room) => Ok(room),

@@ -48,7 +48,6 @@ pub(super) struct Handed {
     pub(super) since: Duration,
     pub(super) last_key: u64,
     pub(super) daemon: Option<(u32, OwnedFd)>,
-    pub(super) program: Option<CString>,
     pub(super) entries: Vec<HandedEntry>,
 }
 
@@ -70,8 +69,6 @@ struct Written {
     last_key: u64,
     #[serde(default)]
     daemon: Option<(u32, RawFd)>,
-    #[serde(default)]
-    program: Option<String>,
     entries: Vec<WrittenEntry>,
 }
 
@@ -104,7 +101,6 @@ fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
         since: u64::try_from(state.since.as_nanos()).unwrap_or(u64::MAX),
         last_key: state.last_key,
         daemon: state.daemon.map(|(pid, line)| (pid, line.as_raw_fd())),
-        program: state.program.to_str().ok().map(str::to_owned),
         entries: state
             .entries
             .iter()
@@ -191,7 +187,6 @@ fn read(fd: RawFd) -> io::Result<Handed> {
         since: Duration::from_nanos(written.since),
         last_key: written.last_key,
         daemon,
-        program: written.program.and_then(|program| CString::new(program).ok()),
         entries,
     })
 }

@@ -14,6 +14,7 @@
 
 use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -39,15 +40,21 @@ pub struct Tether {
     pub(super) line: OwnedFd,
 }
 
-/// Goes on as the keeper that this process is to be, if it was executed for that; then it does not
-/// return. To be called before anything else.
+/// The line of a daemon that a renewed keeper has made.
+static MADE: OnceLock<Mutex<Option<Tether>>> = OnceLock::new();
+
+/// Goes on as the keeper that this process is to be, if it was executed for that; then it returns in
+/// the daemons that it makes alone. To be called before anything else.
 pub fn resume() {
     let Some(handed) = handover::receive() else {
         return;
     };
     let made = as_keeper().and_then(|()| serve::Keeper::new(Some(handed?)));
     match made {
-        Ok(keeper) => keeper.run(),
+        // In a daemon of its own.
+        Ok(keeper) => {
+            let _ = MADE.set(Mutex::new(Some(keeper.run())));
+        }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "regrow: the keeper can't go on: {error}");
             std::process::exit(1);
@@ -57,14 +64,18 @@ pub fn resume() {
 
 /// Whether a keeper has started this process as its daemon.
 pub fn is_above() -> bool {
-    std::env::var_os(LINE).is_some()
+    std::env::var_os(LINE).is_some() || MADE.get().is_some()
 }
 
-/// Divides this process in two and returns in the daemon; its keeper never returns. Where a keeper
-/// has started this process, it is the daemon already.
+/// Goes on as a keeper, and returns in the daemons that it makes, one after the other. Where a keeper
+/// has executed this process, it is the daemon already.
 ///
 /// To be called before any thread is made.
 pub fn over_daemon() -> std::io::Result<Tether> {
+    let made = MADE.get().and_then(|made| made.lock().unwrap_or_else(PoisonError::into_inner).take());
+    if let Some(tether) = made {
+        return Ok(tether);
+    }
     if let Some(fd) = std::env::var(LINE).ok().and_then(|text| text.parse().ok()) {
         // SAFETY: called before any thread is made.
         unsafe { std::env::remove_var(LINE) };
@@ -74,22 +85,7 @@ pub fn over_daemon() -> std::io::Result<Tether> {
         return Ok(Tether { line });
     }
     as_keeper()?;
-    let mut keeper = serve::Keeper::new(None)?;
-    let (here, there) = wire::pair()?;
-    // SAFETY: this process has one thread (the contract of this function), so the child's
-    // copy of memory is whole.
-    match unsafe { nix::unistd::fork() }? {
-        ForkResult::Child => {
-            drop((keeper, here));
-            as_daemon()?;
-            Ok(Tether { line: there })
-        }
-        ForkResult::Parent { child } => {
-            drop(there);
-            keeper.up(child.as_raw().cast_unsigned(), here);
-            keeper.run()
-        }
-    }
+    Ok(serve::Keeper::new(None)?.run())
 }
 
 /// Blocks what a keeper waits for, in the thread that is about to execute one.

@@ -23,10 +23,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid};
 
 use super::handover::{self, Handed, HandedEntry};
+use super::Tether;
 use super::wire::{Came, Inbox, Order, Outbox, Takes, VERSION, Word, pair};
 use crate::model::Exit;
 use crate::os::spawn::{Begun, Placed, Program, Spawner, Ties, raise_descriptor_limit};
-use crate::os::{clock, log, pidfd, proc};
+use crate::os::{clock, log, memory, pidfd, proc};
 
 /// So long after a daemon's end the keeper reads in its place.
 const AWAY: Duration = Duration::from_secs(1);
@@ -38,6 +39,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 const LONGEST_BREATH: Duration = Duration::from_millis(100);
 /// The longest pause before a daemon that does not come up is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// So long without anything to do, and it sheds what it does not need for sleeping.
+const RESTS_AFTER: Duration = Duration::from_secs(1);
 /// One piece of output.
 const PIECE: usize = 256 * 1024;
 
@@ -80,6 +83,12 @@ enum Daemon {
     },
 }
 
+/// What a fork came to, on either side.
+enum Made {
+    Child(u32, OwnedFd),
+    Daemon(Tether),
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Then {
     /// It said nothing: it is started again.
@@ -110,6 +119,8 @@ pub(super) struct Keeper {
     fresh: bool,
     /// What was signalled while there was nobody to pass it on to.
     held: Vec<Signal>,
+    /// When it last had something to do; `None`: it has shed what it needed for that.
+    busy: Option<Instant>,
 }
 
 /// What the terminal or a service manager sends, and the deaths of children.
@@ -146,6 +157,7 @@ impl Keeper {
             failures: 0,
             fresh: true,
             held: Vec::new(),
+            busy: Some(Instant::now()),
         };
         if let Some(handed) = handed {
             keeper.take(handed);
@@ -155,10 +167,9 @@ impl Keeper {
 
     /// What an earlier keeper, or a daemon whose keeper is dead, has handed over.
     fn take(&mut self, handed: Handed) {
-        let Handed { since, last_key, daemon, entries, program } = handed;
+        let Handed { since, last_key, daemon, entries } = handed;
         self.since = since;
         self.last_key = last_key;
-        self.program = program;
         self.fresh = false;
         if let Some((pid, line)) = daemon {
             self.daemon = Daemon::Up {
@@ -191,10 +202,13 @@ impl Keeper {
         };
     }
 
-    pub(super) fn run(mut self) -> ! {
+    /// Returns in the daemons that it makes, and nowhere else.
+    pub(super) fn run(mut self) -> Tether {
         let _ = nix::sys::prctl::set_name(c"keeper");
         loop {
-            self.start_daemon_if_due();
+            if let Some(tether) = self.start_daemon_if_due() {
+                return tether;
+            }
             self.wait();
             self.hear_signals();
             self.hear_daemon();
@@ -206,7 +220,7 @@ impl Keeper {
     }
 
     /// Sleeps until there is something to do.
-    fn wait(&self) {
+    fn wait(&mut self) {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut timeout = None;
         match &self.daemon {
@@ -228,11 +242,24 @@ impl Keeper {
         fds.extend(self.pending.iter().map(|pending| PollFd::new(pending.begun.status(), PollFlags::POLLIN)));
         let foreign = self.entries.values().filter(|entry| entry.foreign && entry.exit.is_none());
         fds.extend(foreign.map(|entry| PollFd::new(entry.pidfd.as_fd(), PollFlags::POLLIN)));
+        if let Some(busy) = self.busy {
+            let left = RESTS_AFTER.saturating_sub(busy.elapsed());
+            timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
+        }
         let timeout = timeout.map_or(PollTimeout::NONE, |left| {
             // Rounded up, so that it does not turn in place for the last part of one.
             PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
         });
-        let _ = poll(&mut fds, timeout);
+        match poll(&mut fds, timeout) {
+            Ok(1..) => self.busy = Some(Instant::now()),
+            _ => {
+                if self.busy.is_some_and(|busy| busy.elapsed() >= RESTS_AFTER) && self.pending.is_empty() {
+                    self.busy = None;
+                    self.spawner.rest();
+                    memory::shed();
+                }
+            }
+        }
     }
 
     fn hear_signals(&mut self) {
@@ -558,15 +585,17 @@ impl Keeper {
         std::process::exit(code)
     }
 
-    fn start_daemon_if_due(&mut self) {
+    /// In the daemon that was made: the line to its keeper.
+    fn start_daemon_if_due(&mut self) -> Option<Tether> {
         let Daemon::Down { start_at, .. } = &self.daemon else {
-            return;
+            return None;
         };
         if *start_at > Instant::now() {
-            return;
+            return None;
         }
         match self.start_daemon() {
-            Ok((pid, line)) => self.up(pid, line),
+            Ok(Made::Daemon(tether)) => return Some(tether),
+            Ok(Made::Child(pid, line)) => self.up(pid, line),
             Err(error) => {
                 complain(&format!("the daemon can't be started: {error}"));
                 if let Daemon::Down { start_at, .. } = &mut self.daemon {
@@ -574,33 +603,40 @@ impl Keeper {
                 }
             }
         }
+        None
     }
 
-    fn start_daemon(&self) -> io::Result<(u32, OwnedFd)> {
+    /// A daemon of this very program is a copy of this process, which has kept itself as it was at
+    /// its start; one of another build is executed.
+    fn start_daemon(&mut self) -> io::Result<Made> {
         let (here, there) = pair()?;
-        let own = c"/proc/self/exe".to_owned();
-        let program = self.program.as_ref().unwrap_or(&own);
-        let mut env: Vec<CString> = std::env::vars_os()
-            .filter(|(name, _)| name != super::LINE)
-            .filter_map(|(name, value)| super::assignment(&name, &value))
-            .collect();
-        let line = there.as_raw_fd().to_string();
-        env.extend(super::assignment(super::LINE.as_ref(), line.as_ref()));
-        // SAFETY: this process has one thread; the child makes system calls, and executes or ends.
+        // SAFETY: this process has one thread, so the child's copy of memory is whole.
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Child => {
-                let failed = super::as_daemon().and_then(|()| {
-                    nix::fcntl::fcntl(&there, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
-                    nix::unistd::execve(program, &self.args, &env)?;
-                    Ok(())
-                });
-                if let Err(error) = failed {
-                    complain(&format!("{} can't be executed: {error}", program.to_string_lossy()));
+                if let Err(error) = super::as_daemon() {
+                    complain(&format!("a daemon can't be: {error}"));
+                    std::process::exit(127);
                 }
+                let Some(program) = self.program.take() else {
+                    self.entries.clear();
+                    return Ok(Made::Daemon(Tether { line: there }));
+                };
+                let Err(error) = self.execute(&program, there);
+                complain(&format!("{} can't be executed: {error}", program.to_string_lossy()));
                 std::process::exit(127)
             }
-            ForkResult::Parent { child } => Ok((child.as_raw().cast_unsigned(), here)),
+            ForkResult::Parent { child } => Ok(Made::Child(child.as_raw().cast_unsigned(), here)),
         }
+    }
+
+    fn execute(&self, program: &CString, line: OwnedFd) -> io::Result<std::convert::Infallible> {
+        let number = line.as_raw_fd().to_string();
+        let env: Vec<CString> = std::env::vars_os()
+            .chain([(super::LINE.into(), number.into())])
+            .filter_map(|(name, value)| super::assignment(&name, &value))
+            .collect();
+        nix::fcntl::fcntl(&line, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+        Ok(nix::unistd::execve(program, &self.args, &env)?)
     }
 
     /// Hears what was begun to be said, and says what was begun: neither can be handed over.

@@ -258,7 +258,7 @@ pub(in crate::os) enum Came {
 impl Inbox {
     /// Takes what is there; with `wait`, until there is something.
     pub(in crate::os) fn fill(&mut self, socket: BorrowedFd<'_>, wait: bool) -> io::Result<Came> {
-        let mut buffer = [0u8; 64 * 1024];
+        let mut buffer = [0u8; 16 * 1024];
         let mut space = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
         let flags = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
         let mut parts = [IoSliceMut::new(&mut buffer)];
