@@ -246,7 +246,7 @@ const BURST: usize = 16;
 
 /// A number for a tree that its processes hand on without knowing: a soft limit on real-time
 /// computing (RLIMIT_RTTIME, in microseconds) of over a hundred thousand years.
-fn limit_mark(run: u64, key: u64) -> u64 {
+pub(super) fn limit_mark(run: u64, key: u64) -> u64 {
     1 << 62 | u64::from(number_of(run)) << 32 | (key & 0xffff_ffff)
 }
 
@@ -314,9 +314,9 @@ impl Work {
             Err(failure) => return news(News::SpawnFailed { key, failure }),
         };
         let mut env = env.compose_for(&resolved.env);
-        let limit = limit_mark(self.mark, key.0);
-        let variable = format!("{:016x}.{key}", self.mark);
-        if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={variable}")) {
+        let marks = Marks::of(self.mark, key.0);
+        let limit = marks.limit;
+        if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={}", marks.variable)) {
             env.push(entry);
         }
         let program = match Program::find(&argv, &dir, env) {
@@ -339,7 +339,6 @@ impl Work {
         let cgroup = cgroups.and_then(|cgroups| cgroups.fresh(key.0));
         let cgroups = cgroups.filter(|_| cgroup.is_some());
         let inside = cgroup.as_ref().map(AsFd::as_fd);
-        let marks = Marks { variable, limit };
         match by {
             By::Ourselves(spawner) => {
                 let made = spawner.spawn(&program, limit, inside);
@@ -369,8 +368,7 @@ impl Work {
             By::Keeper(keeper) => {
                 let about = owner.map(|owner| About {
                     owner,
-                    variable: marks.variable.clone(),
-                    limit,
+                    run: self.mark,
                     cgroups: cgroups.map(|cgroups| cgroups.folder().to_owned()),
                 });
                 let about = about.and_then(|about| serde_json::to_string(&about).ok());

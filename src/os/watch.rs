@@ -90,6 +90,13 @@ pub(super) struct Marks {
     pub(super) limit: u64,
 }
 
+impl Marks {
+    /// Those of a run's process.
+    pub(super) fn of(run: u64, key: u64) -> Marks {
+        Marks { variable: format!("{run:016x}.{key}"), limit: super::native::limit_mark(run, key) }
+    }
+}
+
 /// A process that a keeper is making.
 pub(super) struct Expected {
     pub(super) key: ProcessKey,

@@ -255,11 +255,21 @@ impl Keeper {
             _ => {
                 if self.busy.is_some_and(|busy| busy.elapsed() >= RESTS_AFTER) && self.pending.is_empty() {
                     self.busy = None;
-                    self.spawner.rest();
-                    memory::shed();
+                    self.rest();
                 }
             }
         }
+    }
+
+    /// Packs what lasts, and gives the rest back.
+    fn rest(&mut self) {
+        self.spawner.rest();
+        self.pids.shrink_to_fit();
+        // What a burst of starts has left lies scattered between what it needed for a moment.
+        for entry in self.entries.values_mut() {
+            entry.about = entry.about.clone();
+        }
+        memory::shed();
     }
 
     fn hear_signals(&mut self) {

@@ -40,8 +40,8 @@ struct Gone {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::os) struct About {
     pub(in crate::os) owner: Owner,
-    pub(in crate::os) variable: String,
-    pub(in crate::os) limit: u64,
+    /// Of the run that made it; see [`Marks`].
+    pub(in crate::os) run: u64,
     #[serde(default)]
     pub(in crate::os) cgroups: Option<PathBuf>,
 }
@@ -245,7 +245,7 @@ impl Watcher {
         // Nobody's, as it is: known by its session and its group alone.
         let marks = about.as_ref().map_or_else(
             || Marks { variable: String::new(), limit: 0 },
-            |about| Marks { variable: about.variable.clone(), limit: about.limit },
+            |about| Marks::of(about.run, key),
         );
         if let (Output::Lines(source, _), Some(keep)) = (&output, keep) {
             self.logs.open_later(*source, keep);

@@ -101,8 +101,9 @@ fn end_remains(key: u64, about: &About) {
         cgroups.kill(key);
         cgroups.remove(key);
     }
+    let Marks { limit, .. } = Marks::of(about.run, key);
     for stat in proc::all() {
-        let is_of_it = || proc::realtime_limit(stat.pid) == Some(about.limit);
+        let is_of_it = || proc::realtime_limit(stat.pid) == Some(limit);
         if is_of_it()
             && let Ok(fd) = pidfd::open(stat.pid)
             && is_of_it()
