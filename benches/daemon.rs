@@ -128,7 +128,11 @@ fn machine() {
     println!("status of one of {SERVICES} on the socket {:>34.2?}", ask("/v1/status?service=s7"));
     println!("status of all {SERVICES} on the socket {:>37.2?}", ask("/v1/status"));
     let daemon = machine.daemon();
-    println!("memory (PSS) of the keeper, of the daemon {:>21} KiB, {} KiB", pss(parent_of(daemon)), pss(daemon));
+    println!(
+        "memory (PSS) of the keeper, of the daemon {:>21} KiB, {} KiB",
+        pss(parent_of(daemon)),
+        pss(daemon)
+    );
     assert!(machine.regrow(&["down"]).status().unwrap().success());
     child.wait().unwrap();
 }
@@ -140,7 +144,8 @@ fn services() -> Plan {
 
 fn look_ups() {
     let plan = services();
-    let ids: Vec<InstanceId> = plan.services.iter().flat_map(|spec| spec.instances().collect::<Vec<_>>()).collect();
+    let ids: Vec<InstanceId> =
+        plan.services.iter().flat_map(|spec| spec.instances().collect::<Vec<_>>()).collect();
     let board = Board::new(Arc::new(plan), SystemTime::now()).unwrap();
     let times = (0..ROUNDS).map(|_| {
         let begin = Instant::now();

@@ -77,7 +77,7 @@ error: unknown key "watch" in [service.api]
 13 | watch = ["*.py"]
    | ^^^^^ no such key
    |
-   = help: known here: command, shell, kind, dir, env, env_file, env_clear, env_deny, depends_on, ready, health, restart, stop, on, replicas, autostart, on_dependency_restart, rerun, significant, profiles, tags
+   = help: known here: command, shell, kind, dir, user, group, umask, nice, env, env_file, env_clear, env_deny, depends_on, ready, health, restart, stop, on, replicas, autostart, on_dependency_restart, rerun, significant, profiles, tags
 
 error: regrow.toml has 7 faults; nothing was started
 "#;

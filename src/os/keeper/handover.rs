@@ -183,10 +183,5 @@ fn read(fd: RawFd) -> io::Result<Handed> {
             logs: own_both(entry.logs)?,
         });
     }
-    Ok(Handed {
-        since: Duration::from_nanos(written.since),
-        last_key: written.last_key,
-        daemon,
-        entries,
-    })
+    Ok(Handed { since: Duration::from_nanos(written.since), last_key: written.last_key, daemon, entries })
 }

@@ -22,8 +22,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid};
 
-use super::handover::{self, Handed, HandedEntry};
 use super::Tether;
+use super::handover::{self, Handed, HandedEntry};
 use super::wire::{Came, Inbox, Order, Outbox, Takes, VERSION, Word, pair};
 use crate::model::Exit;
 use crate::os::spawn::{Begun, Placed, Program, Spawner, Ties, raise_descriptor_limit};

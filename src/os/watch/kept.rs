@@ -243,10 +243,9 @@ impl Watcher {
         let cgroups = about.as_ref().and_then(|about| about.cgroups.clone());
         let cgroups = cgroups.and_then(|folder| above.join(folder, own.as_ref()));
         // Nobody's, as it is: known by its session and its group alone.
-        let marks = about.as_ref().map_or_else(
-            || Marks { variable: String::new(), limit: 0 },
-            |about| Marks::of(about.run, key),
-        );
+        let marks = about
+            .as_ref()
+            .map_or_else(|| Marks { variable: String::new(), limit: 0 }, |about| Marks::of(about.run, key));
         if let (Output::Lines(source, _), Some(keep)) = (&output, keep) {
             self.logs.open_later(*source, keep);
         }
