@@ -30,7 +30,9 @@ use crate::model::{
     StatusReport,
 };
 use crate::os::clock::Clock;
+use crate::os::files;
 use crate::os::native::{HostOptions, NativeHost};
+use crate::os::secrets::Vault;
 use crate::os::signals::ChildSignal;
 use crate::os::{Host, OutputSink, Sources};
 use crate::record::output::{ChunkSink, OutputHub};
@@ -59,6 +61,8 @@ pub struct Options {
     pub socket: Option<PathBuf>,
     /// Takes down every step and event of the run.
     pub recorder: Option<Box<dyn StepSink>>,
+    /// The folder of the secrets that environments name; `None`: `secrets` in the state folder.
+    pub secrets: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -69,6 +73,7 @@ impl Default for Options {
             console: None,
             socket: None,
             recorder: None,
+            secrets: None,
         }
     }
 }
@@ -159,6 +164,7 @@ impl Handle {
             socket: options.socket,
             native: Some(native),
             recorder: options.recorder,
+            secrets: options.secrets,
             ..Made::new(board, host, output)
         };
         made.start(options.sample_interval).await
@@ -389,6 +395,7 @@ struct Made {
     socket: Option<PathBuf>,
     native: Option<Arc<NativeHost>>,
     recorder: Option<Box<dyn StepSink>>,
+    secrets: Option<PathBuf>,
     clock: Clock,
     keep: Option<KeepRule>,
     ledger: Option<Arc<dyn Ledger>>,
@@ -405,6 +412,7 @@ impl Made {
             socket: None,
             native: None,
             recorder: None,
+            secrets: None,
             clock: Clock::start(),
             keep: None,
             ledger: None,
@@ -413,7 +421,8 @@ impl Made {
     }
 
     async fn start(self, sample_interval: Duration) -> Result<Handle, StartError> {
-        let Made { board, host, output, socket, native, recorder, clock, keep, ledger, taken } = self;
+        let Made { board, host, output, socket, native, recorder, secrets, clock, keep, ledger, taken } =
+            self;
         let Taken { fact, lives, last_event } = taken;
         let plan = Arc::clone(board.plan());
         let log = EventLog::behind(board, clock, last_event);
@@ -429,6 +438,7 @@ impl Made {
             socket,
             hooks: watch::Sender::new(Vec::new()),
             no_hooks: watch::Sender::new(false),
+            vault: Arc::new(Vault::at(secrets.unwrap_or_else(|| files::state_dir().join("secrets")))),
             keep,
             ledger,
             inherited_lives: Mutex::new(lives),

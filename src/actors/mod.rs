@@ -25,6 +25,7 @@ use crate::decide::ledger::Ledger;
 use crate::model::{InstanceId, Past, ServiceSpec};
 use crate::os::clock::Clock;
 use crate::os::log::Keep;
+use crate::os::secrets::Vault;
 use crate::os::{Host, ProcessKey, Sources};
 
 use event_log::EventLog;
@@ -47,6 +48,8 @@ pub struct Context {
     pub hooks: watch::Sender<Vec<String>>,
     /// Turns true when hooks are not waited for any more.
     pub no_hooks: watch::Sender<bool>,
+    /// Where the secrets are that environments name.
+    pub vault: Arc<Vault>,
     /// Where output is kept in files, if it is.
     pub keep: Option<KeepRule>,
     /// What happened is written down there, if anywhere.

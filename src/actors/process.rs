@@ -719,5 +719,6 @@ fn environment(context: &Context, spec: &Arc<ServiceSpec>, id: &InstanceId, pid:
     let mut given = vec![("REGROW_SERVICE", spec.name.to_string()), ("REGROW_INSTANCE", id.to_string())];
     given.extend(context.socket.as_ref().map(|path| ("REGROW_SOCKET", path.to_string_lossy().into_owned())));
     given.extend(pid.map(|pid| ("REGROW_PID", pid.to_string())));
-    env::Recipe { inherited: Arc::clone(&context.inherited), service: Arc::clone(spec), given }
+    let (inherited, vault) = (Arc::clone(&context.inherited), Arc::clone(&context.vault));
+    env::Recipe { inherited, service: Arc::clone(spec), given, vault }
 }

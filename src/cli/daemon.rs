@@ -161,6 +161,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         console: None,
         socket: Some(config.socket.clone()),
         recorder: None,
+        secrets: Some(config.secrets.clone()),
     };
     let below = Below {
         tether,
@@ -499,6 +500,12 @@ fn start_apart(
         }
     }
     Ok(Err(code::TIMED_OUT))
+}
+
+/// The folder of this user's secrets.
+pub(super) fn secrets() -> PathBuf {
+    let config = load_config(None, &usual());
+    config.map_or_else(|_| files::state_dir().join("secrets"), |config| config.secrets)
 }
 
 /// Whether a keeper or a daemon of this user is there, even when nobody answers.

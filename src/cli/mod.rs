@@ -29,6 +29,7 @@ mod remote;
 mod replay;
 mod report;
 mod run;
+mod secret;
 mod service;
 
 use std::path::PathBuf;
@@ -98,6 +99,9 @@ enum Verb {
     /// Single services, each a manifest of its own in a daemon's folder
     #[command(subcommand)]
     Service(ServiceVerb),
+    /// Values that manifests only name: env = { PASSWORD = { secret = "db" } }
+    #[command(subcommand)]
+    Secret(SecretVerb),
     /// Show the processes that services have had, how each ended and why (a daemon's)
     History(HistoryArgs),
     /// Make a daemon's tree what its manifests say now; touches only what changed
@@ -450,6 +454,29 @@ struct ServiceConfigArgs {
     common: Common,
 }
 
+#[derive(Debug, Subcommand)]
+enum SecretVerb {
+    /// Keep a value, read from standard input, under this name
+    Set(SecretArgs),
+    /// Show the names
+    List(SecretListArgs),
+    /// Forget one
+    Remove(SecretArgs),
+}
+
+#[derive(Debug, Args)]
+struct SecretArgs {
+    /// Its name
+    name: String,
+}
+
+#[derive(Debug, Args)]
+struct SecretListArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Args)]
 struct HistoryArgs {
     /// Services or instances [default: all]
@@ -557,6 +584,7 @@ pub fn main() -> ExitCode {
         Verb::Why(args) => remote::why(args),
         Verb::Events(args) => remote::events(args),
         Verb::Service(verb) => service::service(verb),
+        Verb::Secret(verb) => secret::secret(verb),
         Verb::History(args) => remote::history(args),
         Verb::Reload(args) => remote::reload(args),
         Verb::Upgrade(args) => remote::upgrade(args),

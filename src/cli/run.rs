@@ -170,6 +170,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             console: Some(Arc::clone(&console) as Arc<_>),
             socket: place.as_ref().filter(|_| listener.is_some()).map(|place| place.socket.clone()),
             recorder,
+            secrets: Some(super::daemon::secrets()),
         };
         let handle = match Handle::start(plan, options).await {
             Ok(handle) => handle,

@@ -35,6 +35,8 @@ pub struct Config {
     pub log_size: u64,
     /// So many log files are kept of each stream.
     pub log_files: u32,
+    /// The folder of the secrets.
+    pub secrets: PathBuf,
     /// How often resources are sampled.
     pub sample_interval: Duration,
 }
@@ -206,6 +208,7 @@ fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Config {
         logs: written.logs.folder.map_or_else(|| state.join("logs"), at),
         log_size: written.logs.max_size.map_or(100 << 20, |size| size.0),
         log_files: written.logs.max_files.unwrap_or(5),
+        secrets: state.join("secrets"),
         sample_interval: written.samples.interval.map_or(SAMPLE_INTERVAL, |span| span.0),
         home,
         file,

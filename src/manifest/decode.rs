@@ -59,6 +59,7 @@ pub(super) struct Service {
     pub(super) dir: Option<At<String>>,
     pub(super) run_as: RunAs,
     pub(super) env: Vec<(At<String>, At<String>)>,
+    pub(super) secrets: Vec<(String, Name)>,
     pub(super) env_file: Vec<At<String>>,
     pub(super) env_clear: bool,
     pub(super) env_deny: Vec<String>,
@@ -311,7 +312,8 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
         umask: umask(&mut reader, collector),
         nice: nice(&mut reader, collector),
     };
-    let env = env(&mut reader, collector);
+    let mut secrets = Vec::new();
+    let env = env(&mut reader, &mut secrets, collector);
     let env_file = paths("env_file", &mut reader, collector);
     let env_clear = reader.boolean("env_clear", collector).unwrap_or(false);
     let env_deny = plain("env_deny", &mut reader, collector);
@@ -342,6 +344,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
         dir,
         run_as,
         env,
+        secrets,
         env_file,
         env_clear,
         env_deny,
@@ -493,7 +496,11 @@ fn plain(what: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collec
     reader.strings(what, collector).unwrap_or_default().into_iter().map(|s| s.value).collect()
 }
 
-fn env(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<(At<String>, At<String>)> {
+fn env(
+    reader: &mut Reader<'_, '_>,
+    secrets: &mut Vec<(String, Name)>,
+    collector: &mut Collector,
+) -> Vec<(At<String>, At<String>)> {
     let Some(value) = reader.get("env") else {
         return Vec::new();
     };
@@ -517,7 +524,26 @@ fn env(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<(At<String
             DeValue::Integer(number) => number.to_string(),
             DeValue::Float(number) => number.as_str().to_owned(),
             DeValue::Boolean(truth) => truth.to_string(),
-            DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+            DeValue::Table(table) => {
+                let mut inner = Reader::new(table, format!("variable {name:?}"));
+                let secret = inner.string("secret", collector);
+                let none = secret.is_none() && inner.key_span("secret").is_none();
+                inner.finish(collector);
+                if none {
+                    let message = format!("variable {name:?} is neither a text nor a secret");
+                    collector.fault_with(value.span(), message, "here", "write { secret = \"NAME\" }");
+                }
+                if let Some(At { value: secret, span }) = secret {
+                    match Name::new(&secret) {
+                        Ok(secret) => secrets.push((name, secret)),
+                        Err(error) => {
+                            collector.fault(span, format!("{secret:?} is no secret's name: {error}"), "here")
+                        }
+                    }
+                }
+                continue;
+            }
+            DeValue::Datetime(_) | DeValue::Array(_) => {
                 collector.wrong_type(&format!("variable {name:?}"), "a string", value);
                 continue;
             }

@@ -392,7 +392,16 @@ impl Loader<'_> {
             kind: service.kind,
             dir: dir.unwrap_or_else(|| self.folder.to_owned()),
             run_as: service.run_as.clone(),
-            env: EnvSpec { clear: service.env_clear, deny: service.env_deny.clone(), set },
+            env: EnvSpec {
+                clear: service.env_clear,
+                deny: service.env_deny.clone(),
+                // What a secret is meant to be is nothing else.
+                set: set
+                    .into_iter()
+                    .filter(|(name, _)| !service.secrets.iter().any(|(own, _)| own == name))
+                    .collect(),
+                secrets: service.secrets.clone(),
+            },
             depends_on: validate::dependencies(service, kinds),
             ready,
             health,

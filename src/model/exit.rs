@@ -216,6 +216,8 @@ pub enum SpawnStage {
     Session,
     /// The user and the groups that it runs as.
     User,
+    /// A secret that its environment names.
+    Secret,
     /// The working folder.
     Chdir,
     /// Standard input, output and error.
@@ -231,6 +233,7 @@ impl fmt::Display for SpawnStage {
             SpawnStage::Fork => "fork",
             SpawnStage::Session => "session",
             SpawnStage::User => "user",
+            SpawnStage::Secret => "secret",
             SpawnStage::Chdir => "chdir",
             SpawnStage::Stdio => "stdio",
             SpawnStage::Exec => "exec",
@@ -258,6 +261,7 @@ impl SpawnFailure {
         match self.stage {
             SpawnStage::Prepare | SpawnStage::Fork => true,
             SpawnStage::Session
+            | SpawnStage::Secret
             | SpawnStage::User
             | SpawnStage::Chdir
             | SpawnStage::Stdio

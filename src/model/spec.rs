@@ -185,6 +185,8 @@ pub struct EnvSpec {
     pub deny: Vec<String>,
     /// What the manifest and its env files set, in order, without repeats.
     pub set: Vec<(String, String)>,
+    /// Variables that are secrets, by the names of these; the values are nowhere here.
+    pub secrets: Vec<(String, Name)>,
 }
 
 /// One entry of `depends_on`.

@@ -5,6 +5,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use super::secrets::Vault;
 use crate::model::{EnvSpec, ServiceSpec};
 
 /// What a child without any `PATH` of its own searches.
@@ -19,6 +20,8 @@ pub struct Recipe {
     pub service: Arc<ServiceSpec>,
     /// regrow's own variables.
     pub given: Vec<(&'static str, String)>,
+    /// Where the secrets are that it names.
+    pub vault: Arc<Vault>,
 }
 
 impl Recipe {
@@ -42,6 +45,7 @@ pub fn compose(inherited: &[(OsString, OsString)], spec: &EnvSpec, given: &[(&st
         .set
         .iter()
         .map(|(name, _)| OsStr::new(name))
+        .chain(spec.secrets.iter().map(|(name, _)| OsStr::new(name)))
         .chain(given.iter().map(|(name, _)| OsStr::new(*name)))
         .collect();
     let mut made = Vec::with_capacity(inherited.len() + own.len());

@@ -173,6 +173,26 @@ pub fn version_of(program: &Path) -> io::Result<String> {
     }
 }
 
+/// Reads a file of our own, never through a link.
+pub fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .open(path)?;
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut file, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Takes the lock of a file, when its turn comes.
+pub fn lock_waiting(path: &Path) -> io::Result<Lock> {
+    let file = own_file(path)?;
+    match Flock::lock(file, FlockArg::LockExclusive) {
+        Ok(file) => Ok(Lock { _file: file }),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
 /// Whether somebody holds the lock of a file.
 pub fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else {

@@ -26,6 +26,7 @@ pub mod log;
 pub mod memory;
 pub mod native;
 pub mod sample;
+pub mod secrets;
 pub mod signals;
 pub mod terminal;
 

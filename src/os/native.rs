@@ -313,7 +313,12 @@ impl Work {
             Ok(resolved) => resolved,
             Err(failure) => return news(News::SpawnFailed { key, failure }),
         };
+        let secrets = match env.vault.assignments(&env.service.env.secrets) {
+            Ok(secrets) => secrets,
+            Err(failure) => return news(News::SpawnFailed { key, failure }),
+        };
         let mut env = env.compose_for(&resolved.env);
+        env.extend(secrets.iter().filter_map(|(variable, secret)| secret.assignment(variable)));
         let marks = Marks::of(self.mark, key.0);
         let limit = marks.limit;
         if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={}", marks.variable)) {

@@ -74,6 +74,7 @@ impl Handle {
             socket: options.socket,
             native: Some(native),
             recorder: options.recorder,
+            secrets: options.secrets,
             clock,
             keep,
             ledger,

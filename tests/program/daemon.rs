@@ -779,3 +779,90 @@ fn the_keeper_reads_in_the_place_of_a_daemon_that_stays_away() {
     assert_eq!(machine.regrow(&["status", "prints"]).code, 0);
     eventually("all is there", || assert_counts(&machine.log("a/prints.stdout.log")) == 40_000);
 }
+
+#[test]
+fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
+    const CANARY: &str = "canary-8f2e11c7";
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        "[service.uses]\nshell = \"echo length ${#DB_PASSWORD}; exec sleep 1000\"\n\
+         env = { DB_PASSWORD = { secret = \"db\" }, PLAIN = \"x\" }\nready = { log = \"length\" }\n\
+         [service.other]\ncommand = \"sleep 1000\"\n\
+         [service.lacks]\ncommand = \"sleep 1000\"\nenv = { A = { secret = \"none\" } }\n",
+    )]);
+    let set = |value: &str| {
+        let mut command = machine.project.command(&["secret", "set", "db"]);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), value.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    };
+    set(&format!("{CANARY}\n"));
+    machine.start();
+    let project = &machine.project;
+    assert_eq!(project.regrow(&["wait", "uses", "other", "--timeout", "20s"]).code, 0);
+    assert!(project.regrow(&["logs", "uses"]).stdout.contains(&format!("length {}", CANARY.len())));
+    let environment = |pid: u32| {
+        String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/environ")).unwrap()).into_owned()
+    };
+    assert!(environment(project.pid("uses")).contains(&format!("DB_PASSWORD={CANARY}\0")));
+    let (daemon, keeper) = machine.pids();
+    for pid in [project.pid("other"), daemon, keeper] {
+        assert!(!environment(pid).contains(CANARY), "{pid}");
+    }
+    assert_eq!(project.status("lacks")["state"], "failed");
+    assert_eq!(project.status("lacks")["exit"]["stage"], "secret");
+    machine.kill_daemon();
+    assert_eq!(project.regrow(&["restart", "uses"]).code, 0);
+    let said: Vec<String> = [
+        &["status", "--json"][..],
+        &["events", "--json"],
+        &["history", "--json"],
+        &["why", "lacks"],
+        &["logs"],
+        &["service", "list", "--json"],
+        &["service", "config", "a"],
+        &["secret", "list", "--json"],
+        &["reload", "--json"],
+        &["plan", "--json", "services/a.toml"],
+    ]
+    .iter()
+    .map(|args| {
+        let output = project.regrow(args);
+        format!("{args:?}: {}{}", output.stdout, output.stderr)
+    })
+    .collect();
+    for text in &said {
+        assert!(!text.contains(CANARY), "{text}");
+    }
+    assert!(said.iter().any(|text| text.contains("{\"secrets\":[{\"name\":\"db\",\"updated\":")), "{said:?}");
+    // Nor is it in any file of the state folder.
+    let mut folders = vec![project.state_dir()];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let kind = entry.file_type().unwrap();
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                files += 1;
+                let bytes = std::fs::read(entry.path()).unwrap();
+                assert!(
+                    !bytes.windows(CANARY.len()).any(|part| part == CANARY.as_bytes()),
+                    "{:?}",
+                    entry.path()
+                );
+                let mode = std::os::unix::fs::PermissionsExt::mode(&entry.metadata().unwrap().permissions());
+                assert_eq!(mode & 0o077, 0, "{:?}", entry.path());
+            }
+        }
+    }
+    assert!(files > 5);
+    assert_eq!(project.regrow(&["secret", "remove", "db"]).code, 0);
+    assert_eq!(project.regrow(&["secret", "remove", "db"]).code, 1);
+    let restarted = project.regrow(&["restart", "uses"]);
+    assert_eq!(restarted.code, 1);
+    assert!(
+        restarted.stderr.contains("there is no secret db")
+            || restarted.stdout.contains("there is no secret db")
+    );
+}

@@ -1,0 +1,56 @@
+//! `secret`: values that manifests only name.
+
+use serde::Serialize;
+
+use super::{SecretVerb, code, format, remote, usage_error};
+use crate::model::Name;
+use crate::os::secrets::{Kept, Vault, read_value};
+
+pub(super) fn secret(verb: SecretVerb) -> u8 {
+    let vault = Vault::at(super::daemon::secrets());
+    match verb {
+        SecretVerb::Set(args) => {
+            let name = match Name::new(&args.name) {
+                Ok(name) => name,
+                Err(error) => return usage_error("secret", &format!("{:?} is no name: {error}", args.name)),
+            };
+            told(read_value().and_then(|value| vault.set(&name, &value)).map(|()| code::DONE))
+        }
+        SecretVerb::Remove(args) => {
+            let removed = match Name::new(&args.name) {
+                Ok(name) => vault.remove(&name),
+                Err(_) => Ok(false),
+            };
+            told(removed.map(|was| {
+                if was {
+                    return code::DONE;
+                }
+                tell!("{}: there is no secret {:?}", format::error_word(), args.name);
+                code::FAILED
+            }))
+        }
+        SecretVerb::List(args) => told(vault.list().map(|secrets| {
+            if args.json {
+                remote::print_json(&Secrets { secrets });
+            } else {
+                for Kept { name, updated } in secrets {
+                    remote::say(&format!("{name}  {}", humantime::format_rfc3339_seconds(updated)));
+                }
+            }
+            code::DONE
+        })),
+    }
+}
+
+fn told(done: std::io::Result<u8>) -> u8 {
+    done.unwrap_or_else(|error| {
+        tell!("{}: {error}", format::error_word());
+        code::FAILED
+    })
+}
+
+/// `secret list --json`.
+#[derive(Debug, Serialize)]
+struct Secrets {
+    secrets: Vec<Kept>,
+}
