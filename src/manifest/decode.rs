@@ -537,7 +537,7 @@ fn env(
                     match Name::new(&secret) {
                         Ok(secret) => secrets.push((name, secret)),
                         Err(error) => {
-                            collector.fault(span, format!("{secret:?} is no secret's name: {error}"), "here")
+                            collector.fault(span, format!("{secret:?} is no secret's name: {error}"), "here");
                         }
                     }
                 }
