@@ -37,8 +37,8 @@ use crate::os::signals::ChildSignal;
 use crate::os::{Host, OutputSink, Sources};
 use crate::record::output::{ChunkSink, OutputHub};
 
-pub use below::Below;
 use below::Taken;
+pub use below::{Below, Strangers};
 
 mod below;
 pub mod reload;
@@ -423,7 +423,7 @@ impl Made {
     async fn start(self, sample_interval: Duration) -> Result<Handle, StartError> {
         let Made { board, host, output, socket, native, recorder, secrets, clock, keep, ledger, taken } =
             self;
-        let Taken { fact, lives, last_event } = taken;
+        let Taken { fact, lives, last_event, going_down } = taken;
         let plan = Arc::clone(board.plan());
         let log = EventLog::behind(board, clock, last_event);
         if let Some(recorder) = recorder {
@@ -500,8 +500,12 @@ impl Made {
                 let _ = listening_root.cast(SupervisorMsg::Observed(Arc::clone(event)));
             }
         });
-        root.cast(SupervisorMsg::Group(group::Input::Start(StartCause::Boot)))
-            .map_err(|error| StartError::Tree(error.to_string()))?;
+        let begin = match going_down {
+            // It goes on where it was.
+            Some(cause) => SupervisorMsg::Shutdown(cause),
+            None => SupervisorMsg::Group(group::Input::Start(StartCause::Boot)),
+        };
+        root.cast(begin).map_err(|error| StartError::Tree(error.to_string()))?;
         let reloading = tokio::sync::Mutex::new(());
         Ok(Handle { inner: Arc::new(Inner { context, root, down, output, reloading, sample, native }) })
     }

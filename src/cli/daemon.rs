@@ -26,7 +26,7 @@ use crate::os::native::HostOptions;
 use crate::os::signals::{Heard, Signals};
 use crate::os::{files, memory};
 use crate::record::store::{Retention, Store};
-use crate::runtime::{Below, Handle, Options};
+use crate::runtime::{Below, Handle, Options, Strangers};
 
 /// How long the answers that are under way may take at the end.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -167,6 +167,11 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         tether,
         identity: config.home.display().to_string(),
         ledger: ledger.clone().map(|store| (Arc::new(store) as Arc<dyn Ledger>, memory)),
+        strangers: if faults.is_empty() && config.manifests.is_dir() {
+            Strangers::End
+        } else {
+            Strangers::Leave
+        },
         keep: Some(KeepRule {
             folder: config.logs.clone(),
             max_size: config.log_size,
@@ -345,6 +350,8 @@ fn loader(config: &Config, environment: Environment) -> Load {
     let (folder, profiles) = (config.manifests.clone(), config.profiles.clone());
     Arc::new(move || {
         let unreadable = |error| vec![LoadError::Unreadable { path: folder.clone(), error }];
+        // At the start it may still be to come; here it has been there.
+        std::fs::read_dir(&folder).map_err(unreadable)?;
         let Folder { plan, graph, faults, .. } = load_folder(&folder, &environment).map_err(unreadable)?;
         if faults.is_empty() { Ok(selected(plan, &graph, &profiles)) } else { Err(faults) }
     })

@@ -178,7 +178,11 @@ async fn client(common: &Common) -> Result<Client, String> {
             },
             Err(why) => why,
         };
-        if since.elapsed() > COMING || !super::daemon::is_kept() {
+        let kept = super::daemon::is_kept();
+        if kept && since.elapsed() > COMING {
+            return Err("a daemon is there, and does not answer on its control socket".to_owned());
+        }
+        if !kept {
             return Err(why);
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -85,6 +85,25 @@ pub fn continuation(
     Continuation { past: Some(past), adopts: false }
 }
 
+/// What a group was about when its supervisor ended: where a member that fell is still to come back
+/// there, its group begins the restart anew, and the others wait for that; where none is, whoever
+/// was held starts by itself. `together`: whether the fall of one is the other's affair.
+pub fn held_for_nobody(pasts: &mut [Past], together: impl Fn(&InstanceId, &InstanceId) -> bool) {
+    let fallen: Vec<InstanceId> =
+        pasts.iter().filter(|past| past.state == State::Crashed).map(|past| past.instance.clone()).collect();
+    for past in pasts.iter_mut().filter(|past| past.goal == Goal::Up) {
+        let waits = past.stopped_for == Some(StopCause::Group)
+            && fallen.iter().any(|fallen| together(fallen, &past.instance));
+        match past.state {
+            State::Stopped if !waits => past.state = State::Waiting,
+            State::Stopping if past.stopped_for == Some(StopCause::Group) && !waits => {
+                past.stopped_for = Some(StopCause::Restart);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Whether what is left is not merely something whose end was written down, and whose keeper was
 /// not told so any more.
 fn is_current(past: &Past, left: &Left) -> bool {

@@ -24,6 +24,8 @@ pub struct Memory {
     pub boot: Option<String>,
     /// Whether it came to an end in order.
     pub ended: bool,
+    /// Why it was going down, if it was and did not come to an end.
+    pub going_down: Option<String>,
     /// When the tree came up, by the monotonic clock of that boot.
     pub since: Option<Duration>,
     /// What is wrong with the store, for people.

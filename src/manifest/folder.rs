@@ -46,7 +46,9 @@ pub fn load_folder(folder: &Path, environment: &Environment) -> std::io::Result<
             for entry in entries {
                 let path = entry?.path();
                 let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-                if path.extension().is_some_and(|kind| kind == "toml") && !hidden && !path.is_dir() {
+                // A pipe would never end, a device neither; a link to nothing is told.
+                let readable = path.metadata().map_or(true, |at| at.is_file());
+                if path.extension().is_some_and(|kind| kind == "toml") && !hidden && readable {
                     files.push(path);
                 }
             }
@@ -194,7 +196,9 @@ fn joined(folder: &Path, mut parts: Vec<Part>, environment: &Environment) -> Pla
             plan.root.children.extend(children);
         } else {
             // What its root is to do is a group's here.
-            let mut name = Name::new(&project).unwrap_or_else(|_| rename(&names[0]));
+            let Some(mut name) = Name::new(&project).ok().or_else(|| names.first().cloned()) else {
+                continue;
+            };
             if count.contains_key(name.as_str()) || plan.groups.contains_key(&name) {
                 name = Name::qualified(&project, &name);
             }

@@ -229,6 +229,13 @@ pub(super) fn sweep() {
     }
 }
 
+/// Ends all that is in the cgroup of one tree, and removes it.
+pub(super) fn end_one(folder: &Path) {
+    if folder.is_dir() {
+        kill_and_remove(folder);
+    }
+}
+
 /// The pid namespace and the number of the run that a folder is named after; `None`: it is nobody's
 /// that we know, and not ours to end.
 fn run_named(folder: &Path) -> Option<(u64, u32)> {

@@ -53,6 +53,12 @@ pub fn fnv(bytes: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
+/// Whether a process runs the program of a file; `None`: that can't be told.
+pub fn runs(pid: u32, program: &Path) -> Option<bool> {
+    let at = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    Some(at(&PathBuf::from(format!("/proc/{pid}/exe")))? == at(program)?)
+}
+
 /// Makes a folder, parents included, that is ours alone (0700). An error where one of that
 /// name belongs to somebody else, is a link, or can be entered by others.
 pub fn private_dir(path: &Path) -> io::Result<()> {
@@ -159,16 +165,33 @@ pub fn in_own_session(command: &mut std::process::Command) -> &mut std::process:
     }
 }
 
+/// So long a program may take to say its version.
+const ANSWERING: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What a program that is said to be regrow says of itself; an error where it is not.
 pub fn version_of(program: &Path) -> io::Result<String> {
-    let output = std::process::Command::new(program)
-        .arg("--version")
-        .stdin(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .output()?;
-    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    match text.strip_prefix("regrow ") {
-        Some(version) if output.status.success() => Ok(version.to_owned()),
+    use std::process::{Command, Stdio};
+    let mut command = Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let until = std::time::Instant::now() + ANSWERING;
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if std::time::Instant::now() > until => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not say its version"));
+            }
+            None => std::thread::sleep(std::time::Duration::from_millis(2)),
+        }
+    };
+    let mut text = String::new();
+    if let Some(out) = child.stdout.take() {
+        io::Read::read_to_string(&mut io::Read::take(out, 1000), &mut text)?;
+    }
+    match text.trim().strip_prefix("regrow ") {
+        Some(version) if status.success() => Ok(version.to_owned()),
         _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regrow")),
     }
 }

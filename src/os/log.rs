@@ -196,9 +196,7 @@ pub(super) fn read(pipe: BorrowedFd<'_>, buffer: &mut [u8]) -> Took {
 impl LogFile {
     fn open(keep: &Keep, stream: Stream) -> io::Result<LogFile> {
         let path = keep.file(stream);
-        if let Some(folder) = path.parent() {
-            super::files::private_dir(folder)?;
-        }
+        super::files::private_parent(&path)?;
         let file = own_file(&path)?;
         let size = file.metadata()?.len();
         let index = own_file(&index_of(&path)).and_then(|mut index| {

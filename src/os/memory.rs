@@ -25,8 +25,11 @@ pub(super) fn shed() {
             let is_file = rest.contains(" /");
             let read_only = rest.starts_with("r-xp") || rest.starts_with("r--p");
             region = (is_file && read_only).then_some((from, to));
-        } else if let (Some((from, to)), true) = (region, line.starts_with("Anonymous:")) {
-            // Nothing was written there (relocations would be): the file has all of it.
+        } else if line.starts_with("Anonymous:") && line.split_whitespace().nth(1) != Some("0") {
+            // Something was written there: relocations.
+            region = None;
+        } else if let (Some((from, to)), true) = (region, line.starts_with("Swap:")) {
+            // Nor does anything that was written lie in swap: the file has all of it.
             if line.split_whitespace().nth(1) == Some("0") {
                 let at = std::ptr::with_exposed_provenance_mut(from);
                 // SAFETY: the range is a mapping of this process that is read only and holds what

@@ -95,7 +95,7 @@ impl NativeHost {
         let (client, welcome) = Client::greet(tether)?;
         let client = Arc::new(client);
         let (since, mut last_key, pid) = (welcome.since, welcome.last_key, welcome.keeper);
-        let mut above = Above::new(Arc::clone(&client), welcome, before_change);
+        let mut above = Above::new(Arc::clone(&client), welcome, number_of(mark), before_change);
         let fresh = above.found().is_empty();
         for life in lives.iter().filter(|life| !above.has(life)).collect::<Vec<_>>() {
             match watch::reclaim(life) {
@@ -184,14 +184,12 @@ impl NativeHost {
         let Some((keeper, pid)) = self.keeper.as_ref().zip(self.keeper_pid) else {
             return;
         };
+        // By the file that runs, whatever lies by now where it lay.
+        let mine = format!("/proc/{}/exe", std::process::id());
         let program = |path: &str| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
-        let (own, its) = (program("/proc/self/exe"), program(&format!("/proc/{pid}/exe")));
-        if let Some(path) = super::files::own_program()
-            && own.is_some()
-            && its.is_some()
-            && own != its
-        {
-            keeper.renew(&path);
+        let (own, its) = (program(&mine), program(&format!("/proc/{pid}/exe")));
+        if own.is_some() && its.is_some() && own != its {
+            keeper.renew(Path::new(&mine));
         }
     }
 
@@ -230,7 +228,7 @@ impl Drop for NativeHost {
 const UNWRITTEN: u64 = 1_000_000;
 
 /// Ends every process of a daemon's run that is of none of these trees.
-fn end_unknown(run: u32, cgroups: Option<&Cgroups>, known: &HashSet<u64>) {
+pub(super) fn end_unknown(run: u32, cgroups: Option<&Cgroups>, known: &HashSet<u64>) {
     for key in cgroups.map(Cgroups::keys).unwrap_or_default() {
         if let Some(cgroups) = cgroups.filter(|_| !known.contains(&(key & 0xffff_ffff))) {
             cgroups.kill(key);

@@ -166,6 +166,10 @@ impl Begun {
         self.pid
     }
 
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Why it is not made in the cgroup that it was to be made in.
     pub(super) fn refused(&self) -> Option<Errno> {
         match self.placed {
@@ -606,6 +610,86 @@ impl Step {
     }
 }
 
+/// A system call of the child: what it returns, or the error's number below zero. libc's own would
+/// write that number to a variable of the thread that made the child, and which goes on meanwhile.
+#[cfg(target_arch = "x86_64")]
+unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
+    let result;
+    // SAFETY: a system call that clobbers what is said; what it does with the arguments is its
+    // caller's to answer for.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") args[0],
+            in("rsi") args[1],
+            in("rdx") args[2],
+            in("r10") args[3],
+            in("r8") args[4],
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
+/// The same where there is no such way: there the maker stands still until the child has executed.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
+    // SAFETY: as its caller says.
+    let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], args[4]) };
+    if result < 0 { -c_long::from(Errno::last_raw()) } else { result }
+}
+
+/// What is a word of a system call.
+trait Word {
+    fn word(self) -> c_long;
+}
+
+impl Word for c_int {
+    fn word(self) -> c_long {
+        c_long::from(self)
+    }
+}
+
+impl Word for c_long {
+    fn word(self) -> c_long {
+        self
+    }
+}
+
+impl Word for u32 {
+    fn word(self) -> c_long {
+        c_long::from(self)
+    }
+}
+
+impl Word for usize {
+    fn word(self) -> c_long {
+        self as c_long
+    }
+}
+
+impl<T> Word for *const T {
+    fn word(self) -> c_long {
+        self.expose_provenance() as c_long
+    }
+}
+
+/// [`raw`] with as many arguments as there are.
+macro_rules! sys {
+    ($number:expr $(, $argument:expr)* $(,)?) => {{
+        let mut args = [0 as c_long; 5];
+        let given = [$(Word::word($argument)),*];
+        let mut at = 0;
+        while at < given.len() {
+            args[at] = given[at];
+            at += 1;
+        }
+        raw($number, args)
+    }};
+}
+
 /// Runs in the child, in our memory, with every signal blocked. Allocates nothing, takes no
 /// lock, and never returns.
 extern "C" fn child(plan: *mut c_void) -> c_int {
@@ -617,66 +701,66 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         if plan.unshare {
             let first = c_long::from(plan.highest) + 1;
             let last = c_long::from(u32::MAX);
-            if libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE) != 0 {
+            if sys!(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE) != 0 {
                 fail(plan, Step::Unshare);
             }
         }
         if plan.status >= 0 {
-            libc::syscall(libc::SYS_write, plan.status, b"U".as_ptr(), 1);
+            sys!(libc::SYS_write, plan.status, b"U".as_ptr(), 1);
         }
         if plan.parent != 0 {
-            libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            if libc::syscall(libc::SYS_getppid) != c_long::from(plan.parent) {
+            sys!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            if sys!(libc::SYS_getppid) != c_long::from(plan.parent) {
                 // The supervisor died in between: no signal will come for that.
                 fail(plan, Step::Session);
             }
         }
-        if libc::syscall(libc::SYS_setsid) < 0 {
+        if sys!(libc::SYS_setsid) < 0 {
             fail(plan, Step::Session);
         }
         if let Some(nice) = plan.nice
-            && libc::syscall(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) != 0
+            && sys!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) != 0
         {
             fail(plan, Step::User);
         }
         if let Some(umask) = plan.umask {
-            libc::syscall(libc::SYS_umask, umask);
+            sys!(libc::SYS_umask, umask);
         }
         if let Some(ids) = &plan.ids {
             // What it opens again through /proc is its own.
             for output in [plan.out, plan.err] {
-                libc::syscall(libc::SYS_fchown, output, ids.uid, ids.gid);
+                sys!(libc::SYS_fchown, output, ids.uid, ids.gid);
             }
             // The groups first: without the user's rights nobody may set them any more. Raw calls,
             // since libc's own would change the other threads of the process that we share memory with.
-            if libc::syscall(libc::SYS_setgroups, ids.count, ids.groups) != 0
-                || libc::syscall(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid) != 0
-                || libc::syscall(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid) != 0
+            if sys!(libc::SYS_setgroups, ids.count, ids.groups) != 0
+                || sys!(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid) != 0
+                || sys!(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid) != 0
             {
                 fail(plan, Step::User);
             }
             if plan.parent != 0 {
                 // Another user's process is spared until it asks for it once more.
-                libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                if libc::syscall(libc::SYS_getppid) != c_long::from(plan.parent) {
+                sys!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if sys!(libc::SYS_getppid) != c_long::from(plan.parent) {
                     fail(plan, Step::Session);
                 }
             }
         }
-        if libc::syscall(libc::SYS_chdir, plan.dir) != 0 {
+        if sys!(libc::SYS_chdir, plan.dir) != 0 {
             fail(plan, Step::Chdir);
         }
         for (from, to) in [(plan.null, 0), (plan.out, 1), (plan.err, 2)] {
-            if libc::syscall(libc::SYS_dup3, from, to, 0) < 0 {
+            if sys!(libc::SYS_dup3, from, to, 0) < 0 {
                 fail(plan, Step::Stdio);
             }
         }
         // What we inherited ourselves and nobody marked close-on-exec goes as well; what tells of
         // the start by being closed stays until then.
         if plan.status < 0 {
-            if libc::syscall(libc::SYS_close_range, 3, c_long::from(u32::MAX), 0) != 0 {
+            if sys!(libc::SYS_close_range, 3, c_long::from(u32::MAX), 0) != 0 {
                 for fd in 3..=plan.highest {
-                    libc::syscall(libc::SYS_close, fd);
+                    sys!(libc::SYS_close, fd);
                 }
             }
         } else {
@@ -685,15 +769,9 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
             }
             close_between(plan.status + 1, c_int::MAX, plan.highest);
         }
-        libc::syscall(
-            libc::SYS_prlimit64,
-            0,
-            libc::RLIMIT_NOFILE,
-            &raw const plan.files,
-            ptr::null::<libc::rlimit>(),
-        );
+        sys!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, &raw const plan.files, ptr::null::<libc::rlimit>(),);
         if let Some(mark) = &plan.mark {
-            libc::syscall(
+            sys!(
                 libc::SYS_prlimit64,
                 0,
                 libc::RLIMIT_RTTIME,
@@ -705,11 +783,11 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         // kernel sigaction is SIG_DFL without flags on every architecture.
         let default = [0u64; 4];
         for signal in 1..=64 {
-            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), 8);
+            sys!(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), 8);
         }
         let none = 0u64;
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, ptr::null::<u64>(), 8);
-        libc::syscall(libc::SYS_execve, plan.program, plan.argv, plan.envp);
+        sys!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, ptr::null::<u64>(), 8);
+        sys!(libc::SYS_execve, plan.program, plan.argv, plan.envp);
         fail(plan, Step::Exec)
     }
 }
@@ -721,9 +799,9 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
 unsafe fn close_between(first: c_int, last: c_int, highest: c_int) {
     // SAFETY: plain system calls on the child's own table.
     unsafe {
-        if libc::syscall(libc::SYS_close_range, first, last, 0) != 0 {
+        if sys!(libc::SYS_close_range, first, last, 0) != 0 {
             for fd in first..=last.min(highest) {
-                libc::syscall(libc::SYS_close, fd);
+                sys!(libc::SYS_close, fd);
             }
         }
     }
@@ -736,7 +814,7 @@ fn fail(plan: &ChildPlan, step: Step) -> ! {
     unsafe {
         plan.report.write_volatile(Report { stage: step as c_int, errno });
         loop {
-            libc::syscall(libc::SYS_exit_group, 127);
+            sys!(libc::SYS_exit_group, 127);
         }
     }
 }

@@ -244,7 +244,7 @@ impl Ledger for Store {
 
 /// Makes the folder of a store, ours alone.
 pub fn private_folder(path: &Path) -> std::io::Result<()> {
-    path.parent().map_or(Ok(()), files::private_dir)
+    files::private_parent(path)
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{Handle, Made, Options, StartError};
 use crate::actors::{Inheritance, KeepRule};
-use crate::decide::continuation::{Left, Start, continuation};
+use crate::decide::continuation::{Left, Start, continuation, held_for_nobody};
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
-use crate::model::{Fact, InstanceId, Plan};
+use crate::model::{Fact, InstanceId, Plan, State};
 use crate::os::clock::{self, Clock};
 use crate::os::keeper::Tether;
 use crate::os::native::NativeHost;
@@ -27,7 +27,22 @@ pub struct Below {
     pub ledger: Option<(Arc<dyn Ledger>, Memory)>,
     /// How output is kept in files.
     pub keep: Option<KeepRule>,
+    /// What becomes of processes that are none of the plan's.
+    pub strangers: Strangers,
 }
+
+/// Processes of services that an earlier supervisor had and that are in no plan now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strangers {
+    /// Nobody wants them any more: they are asked to stop, then killed.
+    End,
+    /// Part of the plan could not be read: they may well be wanted, and are left alone until a
+    /// supervisor knows them again.
+    Leave,
+}
+
+/// So long those that are ended have for it.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// What was left by an earlier supervisor.
 #[derive(Default)]
@@ -35,13 +50,15 @@ pub(super) struct Taken {
     pub(super) fact: Option<Fact>,
     pub(super) lives: HashMap<InstanceId, Inheritance>,
     pub(super) last_event: u64,
+    /// Why it was going down.
+    pub(super) going_down: Option<String>,
 }
 
 impl Handle {
     /// Brings a plan up below a keeper, and goes on with what earlier supervisors have left there and
     /// in the ledger. Otherwise as [`Handle::start`].
     pub async fn start_below(plan: Plan, options: Options, below: Below) -> Result<Handle, StartError> {
-        let Below { tether, identity, ledger, keep } = below;
+        let Below { tether, identity, ledger, keep, strangers } = below;
         let today = SystemTime::now();
         let board = Board::new(Arc::new(plan), today).map_err(StartError::Cycles)?;
         let output = Arc::new(OutputHub::new(options.console));
@@ -69,7 +86,7 @@ impl Handle {
         if let Some(ledger) = &ledger {
             ledger.begin(&clock::boot().unwrap_or_default(), since);
         }
-        let taken = take_over(&board, &host, start, memory, found, clock, today);
+        let taken = take_over(&board, &host, (start, strangers), memory, found, clock, today);
         let made = Made {
             socket: options.socket,
             native: Some(native),
@@ -88,7 +105,7 @@ impl Handle {
 fn take_over(
     board: &Board,
     host: &Arc<dyn Host>,
-    start: Start,
+    (start, strangers): (Start, Strangers),
     mut memory: Memory,
     found: Vec<Found>,
     clock: Clock,
@@ -105,7 +122,8 @@ fn take_over(
         let older = newest.insert(owner.instance.clone(), found);
         strays.extend(older.map(|older| older.key));
     }
-    let (mut lives, mut instances) = (HashMap::new(), Vec::new());
+    let going_down = memory.going_down.take().filter(|_| start == Start::Follows);
+    let (mut processes, mut instances) = (HashMap::new(), Vec::new());
     for entry in board.entries() {
         let name = entry.id.to_string();
         let left = newest.remove(&name);
@@ -118,28 +136,59 @@ fn take_over(
         let process = left.map(|found| found.key);
         strays.extend(process.filter(|_| !goes_on.adopts));
         if let Some(past) = goes_on.past {
-            let process = process.filter(|_| goes_on.adopts);
-            lives.insert(entry.id.clone(), Inheritance { past: past.clone(), process });
+            processes.extend(process.filter(|_| goes_on.adopts).map(|key| (entry.id.clone(), key)));
             instances.push(past);
         }
     }
-    // Of services that are in no manifest any more.
-    strays.extend(newest.into_values().map(|found| found.key));
+    if going_down.is_some() {
+        // What is down already is not started once more; nobody's wish changes by that.
+        for past in instances.iter_mut().filter(|past| !past.state.has_process()) {
+            past.state = State::Registered;
+        }
+    } else {
+        // Groups restart each other's members where one of them escalates.
+        let outermost = |id: &InstanceId| {
+            board.entry(id).and_then(|entry| board.path_to(entry.group.as_ref()).into_iter().next())
+        };
+        held_for_nobody(&mut instances, |one, other| outermost(one) == outermost(other));
+    }
+    let lives = instances.iter().map(|past| {
+        let process = processes.get(&past.instance).copied();
+        (past.instance.clone(), Inheritance { past: past.clone(), process })
+    });
+    let lives = lives.collect();
     for key in strays {
-        end(host, key);
+        end(host, key, Duration::ZERO);
+    }
+    for found in newest.into_values() {
+        match strangers {
+            Strangers::End => end(host, found.key, FAREWELL),
+            Strangers::Leave => {
+                tracing::warn!(pid = found.pid, "of a service that is in no readable manifest")
+            }
+        }
     }
     let failed_groups = if start == Start::Follows { memory.failed_groups } else { Vec::new() };
     let fact = (!instances.is_empty()).then_some(Fact::TakenOver { instances, failed_groups });
-    Taken { fact, lives, last_event: memory.last_event }
+    Taken { fact, lives, last_event: memory.last_event, going_down }
 }
 
-/// Ends a process that nobody goes on with, and all of its tree.
-fn end(host: &Arc<dyn Host>, key: ProcessKey) {
+/// Ends a process that nobody goes on with, and all of its tree: by SIGTERM, and after so long by
+/// SIGKILL.
+fn end(host: &Arc<dyn Host>, key: ProcessKey, after: Duration) {
     let settled = Arc::clone(host);
     let news: NewsSink = Arc::new(move |news| match news {
         News::Exited { remains: false, .. } | News::TreeGone { .. } => settled.settle(key),
         _ => {}
     });
     host.adopt(key, Output::Capture(0), None, news);
-    host.kill(key);
+    if after.is_zero() {
+        return host.kill(key);
+    }
+    host.signal(key, 15);
+    let host = Arc::clone(host);
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        host.kill(key);
+    });
 }

@@ -49,19 +49,17 @@ impl Handle {
         let (services, groups) = remove;
         // Of those that were stopped by hand the copies that come back stay down.
         let down: Vec<Name> = services.iter().filter(|name| self.is_kept_down(name)).cloned().collect();
+        let mut removed_all = true;
         if !services.is_empty() || !groups.is_empty() {
             let words = |names: Vec<Name>| names.into_iter().map(String::from).collect::<Vec<String>>();
             let select = Selector { services: words(services), groups: words(groups), ..Selector::default() };
             let removed = self.submit(Command::Remove { select })?;
             let answer = answered(removed).await?;
-            let failed = !answer.ok;
+            removed_all = answer.ok;
             reloaded.note(answer);
-            if failed {
-                // Nothing can be put in their place.
-                return Ok(reloaded);
-            }
         }
-        for addition in put_back {
+        // Nothing can be put in the place of what would not go.
+        for addition in put_back.into_iter().filter(|_| removed_all) {
             let (addition, later) = without_start(addition, &down);
             starting.push(self.submit(Command::Add { addition: Arc::new(addition) })?);
             if !later.is_empty() {

@@ -775,7 +775,8 @@ fn the_keeper_reads_in_the_place_of_a_daemon_that_stays_away() {
     eventually("it need not wait for a reader", || machine.project.file("services/printed").exists());
     // The old build is started again where the new one does not come up.
     machine.run.as_mut().unwrap().line("the old one is started again");
-    assert_eq!(upgrade.code(), 0, "{}", upgrade.text());
+    assert_eq!(upgrade.code(), 1, "{}", upgrade.text());
+    assert!(upgrade.text().contains("did not come up; the build before goes on"), "{}", upgrade.text());
     assert_eq!(machine.regrow(&["status", "prints"]).code, 0);
     eventually("all is there", || assert_counts(&machine.log("a/prints.stdout.log")) == 40_000);
 }
@@ -865,4 +866,97 @@ fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
         restarted.stderr.contains("there is no secret db")
             || restarted.stdout.contains("there is no secret db")
     );
+}
+
+/// Three that go together, and take their time to stop.
+const TOGETHER: &str = "[project]\nstrategy = \"one-for-all\"\n\
+    [service.x]\nshell = \"trap '' TERM; while :; do sleep 0.1; done\"\nstop = { timeout = \"1s\" }\n\
+    [service.y]\nshell = \"trap '' TERM; while :; do sleep 0.1; done\"\nstop = { timeout = \"1s\" }\n\
+    restart = { backoff = { initial = \"10ms\" } }\n\
+    [service.z]\nshell = \"trap '' TERM; while :; do sleep 0.1; done\"\nstop = { timeout = \"1s\" }\n";
+
+fn states(machine: &Machine) -> Vec<(String, String)> {
+    let report = machine.project.json(&["status", "--json"]);
+    let rows = report["services"].as_array().unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    rows.iter().map(|row| (text(&row["state"]), text(&row["goal"]))).collect()
+}
+
+#[test]
+fn a_death_in_the_middle_of_a_group_restart_leaves_nobody_behind() {
+    let machine = Machine::started(&[("a.toml", TOGETHER)]);
+    assert_eq!(machine.regrow(&["wait", "x", "y", "z", "--timeout", "20s"]).code, 0);
+    for word in ["stopping", "stopped", "starting"] {
+        let before = machine.all_pids();
+        end(machine.project.pid("y"));
+        // At its begin, in its middle, or when it is all but over.
+        eventually("it has begun", || {
+            let all = states(&machine);
+            all.iter().any(|(state, _)| state == word)
+                || (word == "starting" && all.iter().all(|(s, _)| s == "running"))
+        });
+        machine.kill_daemon();
+        eventually_or(
+            || format!("all run again: {:?}", states(&machine)),
+            || states(&machine).iter().all(|(state, goal)| state == "running" && goal == "up"),
+        );
+        let after = machine.all_pids();
+        assert!(before.iter().all(|(name, pid)| after[name] != *pid), "{before:?} {after:?}");
+    }
+    // What is stopped by hand meanwhile is not started by that.
+    end(machine.project.pid("y"));
+    eventually("it has begun", || states(&machine).iter().any(|(state, _)| state == "stopping"));
+    let mut stop = machine.project.command(&["stop", "--all"]);
+    let stop = machine.project.start(&mut stop);
+    eventually("it is wanted down", || states(&machine).iter().all(|(_, goal)| goal == "down"));
+    machine.kill_daemon();
+    drop(stop);
+    eventually_or(
+        || format!("all are down: {:?}", states(&machine)),
+        || states(&machine).iter().all(|(state, goal)| state == "stopped" && goal == "down"),
+    );
+}
+
+#[test]
+fn a_death_in_the_middle_of_a_down_does_not_end_it() {
+    let mut machine = Machine::started(&[("a.toml", TOGETHER)]);
+    assert_eq!(machine.regrow(&["wait", "x", "y", "z", "--timeout", "20s"]).code, 0);
+    let mut down = machine.project.command(&["down"]);
+    let down = machine.project.start(&mut down);
+    eventually("it has begun", || states(&machine).iter().any(|(state, _)| state == "stopping"));
+    let (daemon, _) = machine.pids();
+    end(daemon);
+    let mut run = machine.run.take().unwrap();
+    assert_eq!(run.code(), 0, "{}", run.text());
+    drop(down);
+    machine.project.assert_nothing_left();
+    // It was nobody's wish for a service.
+    machine.start();
+    assert_eq!(machine.regrow(&["wait", "x", "y", "z", "--timeout", "20s"]).code, 0);
+}
+
+#[test]
+fn one_that_was_removed_and_made_again_is_found_again() {
+    let mut machine =
+        Machine::started(&[("a.toml", "[service.web]\ncommand = \"sleep 1000\"\nreplicas = 3\n")]);
+    assert_eq!(machine.regrow(&["wait", "web", "--timeout", "20s"]).code, 0);
+    machine.project.write("services/a.toml", "[service.web]\ncommand = \"sleep 1000\"\nreplicas = 2\n");
+    assert_eq!(machine.regrow(&["reload"]).code, 0);
+    let before = machine.all_pids();
+    assert_eq!(before.len(), 2);
+    machine.kill_both();
+    machine.start();
+    assert_eq!(machine.all_pids(), before);
+    // A manifest that can't be read for a while costs nobody his life.
+    machine.project.write("services/a.toml", "[service.web");
+    machine.kill_daemon();
+    machine.project.write("services/a.toml", "[service.web]\ncommand = \"sleep 1000\"\nreplicas = 2\n");
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), before);
+    std::fs::rename(machine.project.file("services"), machine.project.file("away")).unwrap();
+    assert_eq!(machine.regrow(&["reload"]).code, 3);
+    machine.kill_daemon();
+    std::fs::rename(machine.project.file("away"), machine.project.file("services")).unwrap();
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), before);
 }

@@ -5,6 +5,7 @@ use crate::cli::{HistoryArgs, UpgradeArgs};
 use crate::control::protocol::{History, Upgrade, Upgrading};
 use crate::decide::reload::{Changed, Difference};
 use crate::model::ExitOutcome;
+use crate::os::files;
 use crate::runtime::reload::Reloaded;
 
 /// So long the new daemon may take to answer.
@@ -128,6 +129,11 @@ pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
             tell!("{}: no daemon answers after {UPGRADING:?}", format::error_word());
             return Ok(code::TIMED_OUT);
         };
+        if files::runs(after.daemon.pid, &upgrading.binary) == Some(false) {
+            let path = upgrading.binary.display();
+            tell!("{}: {path} did not come up; the build before goes on", format::error_word());
+            return Ok(code::FAILED);
+        }
         if common.json {
             print_json(&after.daemon);
         } else {

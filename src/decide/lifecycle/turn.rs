@@ -185,8 +185,8 @@ impl Turn<'_> {
         let wanted = past.goal == Goal::Up;
         match past.state {
             State::Registered => Phase::Registered,
-            // Whoever was to start it is gone, too: it starts by itself.
-            State::Stopped if wanted => self.begin(StartCause::Group),
+            // Its group begins its restart anew.
+            State::Stopped if wanted => Phase::Stopped { held: true },
             State::Waiting if wanted => self.begin(StartCause::Boot),
             State::Stopped => Phase::Stopped { held: false },
             State::Waiting => self.rest(StopCause::Command),
@@ -216,15 +216,18 @@ impl Turn<'_> {
             false => self.readiness(started, self.now),
         };
         let life = Life { incarnation, started, ready };
+        let wanted = past.goal == Goal::Up;
         let stopping = (past.state == State::Stopping).then_some(past.stopped_for).flatten();
         match (stopping, past.goal) {
             // What was under way is begun again.
             (Some(cause), _) => {
                 let next = match cause {
-                    StopCause::Restart => Next::Start(StartCause::Command),
-                    StopCause::Group => Next::Start(StartCause::Group),
-                    StopCause::Dependency => Next::Start(StartCause::Dependency),
-                    StopCause::Command
+                    StopCause::Restart if wanted => Next::Start(StartCause::Command),
+                    StopCause::Dependency if wanted => Next::Start(StartCause::Dependency),
+                    StopCause::Restart
+                    | StopCause::Dependency
+                    | StopCause::Group
+                    | StopCause::Command
                     | StopCause::Shutdown
                     | StopCause::GaveUp
                     | StopCause::Timeout

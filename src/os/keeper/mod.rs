@@ -62,6 +62,23 @@ pub fn resume() {
     }
 }
 
+/// The limit on descriptors with which the first keeper came.
+const FILES: &str = "REGROW_KEEPER_FILES";
+
+/// The limit on descriptors that services get: that of whoever started the first keeper, whatever
+/// has been executed since.
+fn files_of_children() -> libc::rlimit {
+    let own = super::spawn::raise_descriptor_limit();
+    match std::env::var(FILES).ok().and_then(|text| text.parse().ok()) {
+        Some(soft) => libc::rlimit { rlim_cur: soft, rlim_max: own.rlim_max },
+        None => {
+            // SAFETY: a keeper has one thread.
+            unsafe { std::env::set_var(FILES, own.rlim_cur.to_string()) };
+            own
+        }
+    }
+}
+
 /// Whether a keeper has started this process as its daemon.
 pub fn is_above() -> bool {
     std::env::var_os(LINE).is_some() || MADE.get().is_some()

@@ -26,11 +26,13 @@ use super::Tether;
 use super::handover::{self, Handed, HandedEntry};
 use super::wire::{Came, Inbox, Order, Outbox, Takes, VERSION, Word, pair};
 use crate::model::Exit;
-use crate::os::spawn::{Begun, Placed, Program, Spawner, Ties, raise_descriptor_limit};
+use crate::os::spawn::{Begun, Placed, Program, Spawner, Ties};
 use crate::os::{clock, log, memory, pidfd, proc};
 
 /// So long after a daemon's end the keeper reads in its place.
 const AWAY: Duration = Duration::from_secs(1);
+/// So long another build has to come up.
+const COMING_UP: Duration = Duration::from_secs(30);
 /// How often it does then.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// A daemon that lived so long did not fail at its start.
@@ -63,6 +65,16 @@ struct Pending {
     about: Box<str>,
     logs: [Option<OwnedFd>; 2],
     exit: Option<Exit>,
+    fate: Fate,
+}
+
+/// What becomes of a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Its daemon waits for it.
+    Wanted,
+    /// Its daemon has ended, and the next one starts it itself.
+    Abandoned,
 }
 
 enum Daemon {
@@ -141,7 +153,7 @@ pub(super) fn heard() -> SigSet {
 impl Keeper {
     /// Of a process with one thread whose signals in [`heard`] are blocked.
     pub(super) fn new(handed: Option<Handed>) -> io::Result<Keeper> {
-        let files = raise_descriptor_limit();
+        let files = super::files_of_children();
         let mut keeper = Keeper {
             signals: SignalFd::with_flags(&heard(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
             spawner: Spawner::new(files, Ties { die_with_us: false, outlive_readers: true })?,
@@ -184,7 +196,9 @@ impl Keeper {
         }
         for entry in entries {
             let HandedEntry { key, pid, about, exit, foreign, pidfd, pipes, logs } = entry;
-            self.pids.insert(pid, key);
+            if exit.is_none() {
+                self.pids.insert(pid, key);
+            }
             let about = about.into_boxed_str();
             self.entries.insert(key, Entry { pid, pidfd, pipes, logs, about, exit, foreign });
         }
@@ -215,6 +229,7 @@ impl Keeper {
             self.settle_starts();
             self.look_at_foreign();
             self.reap();
+            self.give_up_on_a_silent_one();
             self.drain_if_away();
         }
     }
@@ -286,9 +301,7 @@ impl Keeper {
     fn pass_on(&mut self, signal: Signal) {
         match &self.daemon {
             // One that has not said hello may not listen yet, and would die of it.
-            Daemon::Up { pid, greeted: true, .. } => {
-                let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal);
-            }
+            Daemon::Up { pid, greeted: true, .. } => self::signal(*pid, signal),
             Daemon::Up { .. } | Daemon::Down { .. } => {
                 self.held.push(signal);
                 if let Daemon::Down { start_at, .. } = &mut self.daemon {
@@ -319,8 +332,8 @@ impl Keeper {
                 Err(error) => {
                     complain(&format!("the daemon can't be understood, and is started again: {error}"));
                     if let Daemon::Up { pid, inbox, .. } = &mut self.daemon {
-                        *inbox = Inbox::default();
-                        let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+                        inbox.give_up();
+                        signal(*pid, Signal::SIGKILL);
                     }
                     return;
                 }
@@ -381,6 +394,9 @@ impl Keeper {
 
     /// Tells a new daemon all that it needs to go on.
     fn welcome(&mut self) {
+        if matches!(self.daemon, Daemon::Up { pid: ENDED, .. }) {
+            return;
+        }
         self.fresh = false;
         self.before = None;
         let Daemon::Up { pid, line, outbox, greeted, .. } = &mut self.daemon else {
@@ -402,7 +418,7 @@ impl Keeper {
             let _ = outbox.send(line.as_fd(), &kept, &entry.descriptors());
         }
         for signal in self.held.drain(..) {
-            let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal);
+            self::signal(*pid, signal);
         }
     }
 
@@ -432,7 +448,7 @@ impl Keeper {
             Some(program) => match self.spawner.begin(program, mark, cgroup.as_ref().map(AsFd::as_fd)) {
                 Ok(begun) => {
                     let about = about.into_boxed_str();
-                    self.pending.push(Pending { key, begun, about, logs, exit: None });
+                    self.pending.push(Pending { key, begun, about, logs, exit: None, fate: Fate::Wanted });
                     return;
                 }
                 Err(failed) => failed,
@@ -460,7 +476,12 @@ impl Keeper {
     }
 
     fn settle(&mut self, pending: Pending) {
-        let Pending { key, begun, about, logs, exit } = pending;
+        let Pending { key, begun, about, logs, exit, fate } = pending;
+        if fate == Fate::Abandoned {
+            // It was killed, and is reaped with the others.
+            let _ = self.spawner.settle(begun);
+            return;
+        }
         let refused = begun.refused().map(|errno| errno as i32);
         match self.spawner.settle(begun) {
             Ok(made) => {
@@ -511,8 +532,10 @@ impl Keeper {
             && entry.exit.is_none()
         {
             entry.exit = Some(exit);
-            // The number may be given away from now on.
-            self.pids.remove(&entry.pid);
+            // The number may be given away from now on, or has been, where it was not our child's.
+            if self.pids.get(&entry.pid) == Some(&key) {
+                self.pids.remove(&entry.pid);
+            }
             self.tell(&Word::Exited { key, exit }, &[]);
         }
     }
@@ -546,8 +569,9 @@ impl Keeper {
         };
         // What it has ordered it meant: it is carried out for the one that follows.
         while let Ok(Came::Something) = inbox.fill(line.as_fd(), false) {}
-        self.daemon = Daemon::Up { pid: 0, since, line, inbox, outbox, greeted: true, then };
+        self.daemon = Daemon::Up { pid: ENDED, since, line, inbox, outbox, greeted: true, then };
         self.take_orders();
+        self.abandon_starts();
         let down = Daemon::Down { since: Instant::now(), start_at: Instant::now() };
         let Daemon::Up { then, .. } = std::mem::replace(&mut self.daemon, down) else {
             return;
@@ -587,8 +611,18 @@ impl Keeper {
         self.daemon = Daemon::Down { since: Instant::now(), start_at: Instant::now() + pause };
     }
 
+    /// A start that has come to nothing yet is not told to the next daemon, which begins it anew.
+    fn abandon_starts(&mut self) {
+        self.settle_starts();
+        for pending in &mut self.pending {
+            let _ = pidfd::signal(pending.begun.pidfd(), nix::libc::SIGKILL);
+            pending.fate = Fate::Abandoned;
+        }
+    }
+
     /// Nothing is left to do: the daemon has seen to that.
     fn end(&mut self, code: i32) -> ! {
+        self.abandon_starts();
         for entry in self.entries.values().filter(|entry| entry.exit.is_none()) {
             let _ = pidfd::signal(&entry.pidfd, nix::libc::SIGKILL);
         }
@@ -686,6 +720,8 @@ impl Keeper {
             let _ = poll(&mut fds, PollTimeout::NONE);
             self.settle_starts();
         }
+        // Who has ended is known by a signal that the next program would not hear again.
+        self.reap();
         let daemon = match &self.daemon {
             Daemon::Up { pid, line, .. } => Some((*pid, line.as_fd())),
             Daemon::Down { .. } => None,
@@ -705,6 +741,16 @@ impl Keeper {
         complain(&format!("the keeper can't be renewed, and goes on as it is: {error}"));
     }
 
+    /// Another build that says nothing is given up for the one before.
+    fn give_up_on_a_silent_one(&mut self) {
+        if let Daemon::Up { pid, since, greeted: false, .. } = &self.daemon
+            && self.before.is_some()
+            && since.elapsed() > COMING_UP
+        {
+            signal(*pid, Signal::SIGKILL);
+        }
+    }
+
     /// Reads in the daemon's place when it has been away for long.
     fn drain_if_away(&self) {
         let since = match &self.daemon {
@@ -722,6 +768,17 @@ impl Keeper {
                 }
             }
         }
+    }
+}
+
+/// The number of a daemon that has been reaped: nobody's.
+const ENDED: u32 = 0;
+
+/// Signals a daemon that is our child and not reaped.
+fn signal(pid: u32, signal: Signal) {
+    // Zero would be our own group.
+    if pid != ENDED {
+        let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal);
     }
 }
 
@@ -759,7 +816,8 @@ impl Entry {
 
 /// Moves what is in a pipe to the end of a file, as far as it goes.
 fn drain(pipe: &OwnedFd, log: &OwnedFd) {
-    while let Ok(1..) = log::splice_to_end(pipe.as_fd(), log.as_fd(), PIECE) {}
+    // Not until it is empty: who prints without end would have all our time.
+    let _ = log::splice_to_end(pipe.as_fd(), log.as_fd(), PIECE);
 }
 
 fn complain(what: &str) {

@@ -244,6 +244,7 @@ impl Outbox {
 pub(in crate::os) struct Inbox {
     bytes: Vec<u8>,
     fds: VecDeque<OwnedFd>,
+    given_up: bool,
 }
 
 /// What a look into the socket found.
@@ -258,6 +259,9 @@ pub(in crate::os) enum Came {
 impl Inbox {
     /// Takes what is there; with `wait`, until there is something.
     pub(in crate::os) fn fill(&mut self, socket: BorrowedFd<'_>, wait: bool) -> io::Result<Came> {
+        if self.given_up {
+            return Ok(Came::End);
+        }
         let mut buffer = [0u8; 16 * 1024];
         let mut space = nix::cmsg_space!([RawFd; MOST_DESCRIPTORS]);
         let flags = if wait { MsgFlags::empty() } else { MsgFlags::MSG_DONTWAIT };
@@ -283,6 +287,11 @@ impl Inbox {
         }
         self.bytes.extend_from_slice(&buffer[..came]);
         Ok(Came::Something)
+    }
+
+    /// What has come can't be understood, and neither can what follows it.
+    pub(super) fn give_up(&mut self) {
+        *self = Inbox { given_up: true, ..Inbox::default() };
     }
 
     /// Whether nothing of a frame is there.

@@ -22,6 +22,10 @@ pub(in crate::os) struct Above {
     found: HashMap<u64, Kept>,
     /// What has ended, until that is written down for good.
     gone: HashMap<u64, Gone>,
+    /// The highest key that was asked for.
+    highest: u64,
+    /// What tells this daemon's processes, and those of its predecessors, from all others.
+    run: u32,
     /// Cgroups of earlier daemons.
     joined: HashMap<PathBuf, Arc<Cgroups>>,
     /// Called before this process goes on as a keeper: what must not be lost is to be written.
@@ -50,6 +54,7 @@ impl Above {
     pub(in crate::os) fn new(
         client: Arc<Client>,
         welcome: Welcome,
+        run: u32,
         before_change: Arc<dyn Fn() + Send + Sync>,
     ) -> Above {
         let Welcome { keeper, since, kept, inbox, .. } = welcome;
@@ -62,6 +67,8 @@ impl Above {
             early: Vec::new(),
             found: kept.into_iter().map(|kept| (kept.key, kept)).collect(),
             gone: HashMap::new(),
+            highest: 0,
+            run,
             joined: HashMap::new(),
             before_change,
         }
@@ -106,6 +113,13 @@ impl Above {
         self.pid
     }
 
+    /// Whether the start of a process was told, or is to be, and not heard yet.
+    fn awaits(&self, key: u64) -> bool {
+        let of_it =
+            |frame: &Frame<Word>| matches!(&frame.say, Word::Spawned { key: other, .. } if *other == key);
+        self.expected.contains_key(&key) || self.early.iter().any(of_it)
+    }
+
     /// Nothing of a process's tree is left.
     pub(super) fn gone(&mut self, key: u64, process: Process) {
         match (process.about, process.exit) {
@@ -138,6 +152,7 @@ impl Watcher {
             return;
         };
         let key = expected.key.0;
+        above.highest = above.highest.max(key);
         above.expected.insert(key, expected);
         let early = std::mem::take(&mut above.early);
         for frame in early {
@@ -222,6 +237,8 @@ impl Watcher {
                     (expected.news)(News::SpawnFailed { key: expected.key, failure });
                 }
             }
+            // Of one whose start is not known here yet: told behind that.
+            Word::Exited { key, .. } if above.awaits(*key) => above.early.push(frame),
             Word::Exited { key, exit } => match above.found.get_mut(key) {
                 Some(kept) => kept.exit = Some(*exit),
                 None => self.ended(*key, *exit),
@@ -286,6 +303,12 @@ impl Watcher {
         let Some(above) = self.above.take() else {
             return;
         };
+        if std::os::unix::process::parent_id() == above.pid {
+            // It lives, and starts another daemon, which is told everything anew.
+            tracing::error!("the line to the keeper is broken: this daemon gives way to another");
+            (above.before_change)();
+            std::process::exit(1);
+        }
         tracing::error!(keeper = above.pid, "the keeper was ended; this process takes its place");
         (above.before_change)();
         let files: HashMap<u64, [OwnedFd; 2]> = self
@@ -333,7 +356,10 @@ impl Watcher {
             logs: [None, None],
         });
         let entries: Vec<Lent<'_>> = living.chain(gone).chain(unclaimed).collect();
-        let last_key = entries.iter().map(|entry| entry.key).max().unwrap_or_default();
+        let last_key = entries.iter().map(|entry| entry.key).max().unwrap_or_default().max(above.highest);
+        // What the keeper had made and not told, and what is not to outlive this daemon.
+        let known = entries.iter().map(|entry| entry.key & 0xffff_ffff).collect();
+        crate::os::native::end_unknown(above.run, self.cgroups.as_deref(), &known);
         let args = std::env::args_os()
             .filter_map(|arg| std::ffi::CString::new(std::os::unix::ffi::OsStringExt::into_vec(arg)).ok());
         let args: Vec<std::ffi::CString> = args.collect();

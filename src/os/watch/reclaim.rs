@@ -97,9 +97,8 @@ fn reopen(pid: u32, inode: u64) -> Option<OwnedFd> {
 
 /// Ends what a leader has left that died while nobody was there.
 fn end_remains(key: u64, about: &About) {
-    if let Some(cgroups) = about.cgroups.as_deref().and_then(Cgroups::join) {
-        cgroups.kill(key);
-        cgroups.remove(key);
+    if let Some(folder) = &about.cgroups {
+        crate::os::cgroup::end_one(&folder.join(key.to_string()));
     }
     let Marks { limit, .. } = Marks::of(about.run, key);
     for stat in proc::all() {

@@ -181,7 +181,7 @@ impl Watcher {
             return;
         };
         let group = process.pid;
-        let leader = process.exit.is_none().then_some(process.pid);
+        let leader = (!has_ended(process.pidfd.as_fd())).then_some(process.pid);
         let roots = process.remnants.keys().copied().chain(leader);
         // Also where there is a cgroup: somebody may have moved them to another.
         let mut found: Vec<u32> = roots.flat_map(proc::descendants).collect();
@@ -247,7 +247,10 @@ impl Watcher {
     /// nobody: those left are pinned one by one. Returns whether the group was reached.
     pub(super) fn signal_group(&self, process: &Process, signal: i32) -> bool {
         match pidfd::signal_group(&process.pidfd, signal) {
-            Err(error) if error.kind() == std::io::ErrorKind::Unsupported && process.exit.is_none() => {
+            // A keeper may have reaped it before we hear of it.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::Unsupported && !has_ended(process.pidfd.as_fd()) =>
+            {
                 let group = nix::unistd::Pid::from_raw(process.pid.cast_signed());
                 nix::sys::signal::Signal::try_from(signal)
                     .is_ok_and(|signal| nix::sys::signal::killpg(group, signal).is_ok())

@@ -79,10 +79,7 @@ pub(super) fn is_beyond_use(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SchemaChanged};
     match error {
         rusqlite::Error::SqliteFailure(failure, _) => {
-            matches!(
-                failure.code,
-                DatabaseCorrupt | NotADatabase | SchemaChanged | rusqlite::ErrorCode::Unknown
-            )
+            matches!(failure.code, DatabaseCorrupt | NotADatabase | SchemaChanged)
         }
         _ => false,
     }
@@ -130,6 +127,12 @@ pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     connection.set_prepared_statement_cache_capacity(32);
     let applied: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let applied = usize::try_from(applied).unwrap_or_default();
+    if applied > STEPS.len() {
+        // Not to be spoiled, nor set aside: its build may come back.
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
+        let what = "a newer build of regrow has written it".to_owned();
+        return Err(rusqlite::Error::SqliteFailure(code, Some(what)));
+    }
     for (number, step) in (1usize..).zip(STEPS).skip(applied) {
         connection.execute_batch(&format!("BEGIN; {step} PRAGMA user_version = {number}; COMMIT;"))?;
     }
@@ -174,6 +177,7 @@ fn remembered(connection: &Connection) -> Result<Memory, rusqlite::Error> {
     };
     memory.boot = meta("boot")?;
     memory.ended = meta("ended")?.is_some();
+    memory.going_down = meta("going_down")?;
     memory.since = meta("since")?.and_then(|text| text.parse().ok()).map(Duration::from_nanos);
     if let Some(names) = meta("failed_groups")? {
         memory.failed_groups = serde_json::from_str::<Vec<Name>>(&names).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! The thread that writes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use rusqlite::{Connection, params};
 use super::schema::{self, millis, set_meta};
 use super::{Retention, StoreError};
 use crate::model::sample::Sample;
-use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec};
+use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec, State};
 
 /// One transaction takes this much at most, so that readers get their turn at new things.
 const GROUP: usize = 2_000;
@@ -251,6 +251,9 @@ impl Writer {
                 }
                 Told::All(pasts) | Told::Lost(_, pasts) => {
                     last.extend(pasts.iter().map(|past| (past.instance.to_string(), past)));
+                    if matches!(told, Told::All(_)) {
+                        close_lost(&transaction, pasts)?;
+                    }
                     // Of some it was not yet written that they run.
                     for past in pasts.iter().filter(|past| past.pid.is_some()) {
                         write_pid(&transaction, &past.instance, past.incarnation, past.pid)?;
@@ -349,7 +352,8 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
             connection
                 .prepare_cached(
                     "INSERT INTO incarnations (instance, number, cause, started_at) VALUES (?1, ?2, ?3, ?4) \
-                     ON CONFLICT DO UPDATE SET cause = excluded.cause, started_at = excluded.started_at",
+                     ON CONFLICT DO UPDATE SET cause = excluded.cause, started_at = excluded.started_at, \
+                     pid = NULL, ended_at = NULL, exit = NULL, uptime_s = NULL, life = NULL",
                 )?
                 .execute(params![
                     instance.to_string(),
@@ -397,8 +401,36 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
                     denial.reason
                 ])?;
         }
-        Fact::ShutdownDone => set_meta(connection, "ended", "1")?,
+        Fact::ShutdownStarted { cause } => set_meta(connection, "going_down", cause)?,
+        Fact::ShutdownDone => {
+            set_meta(connection, "ended", "1")?;
+            connection.execute("DELETE FROM meta WHERE key = 'going_down'", [])?;
+        }
         _ => {}
+    }
+    Ok(())
+}
+
+/// Of what is no one's process any more the end was never told.
+fn close_lost(connection: &Connection, pasts: &[Past]) -> Result<(), rusqlite::Error> {
+    let live: HashSet<(String, u64)> = pasts
+        .iter()
+        .filter(|past| past.state.has_process() || past.state == State::Starting)
+        .map(|past| (past.instance.to_string(), past.incarnation.0))
+        .collect();
+    let mut open =
+        connection.prepare_cached("SELECT instance, number FROM incarnations WHERE ended_at IS NULL")?;
+    let rows = open.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
+    let lost: Vec<(String, i64)> = rows
+        .filter(|row| !row.as_ref().is_ok_and(|(id, n)| live.contains(&(id.clone(), n.cast_unsigned()))))
+        .collect::<Result<_, _>>()?;
+    let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    for (instance, number) in lost {
+        connection
+            .prepare_cached(
+                "UPDATE incarnations SET ended_at = ?3, exit = ?4, life = NULL WHERE instance = ?1 AND number = ?2",
+            )?
+            .execute(params![instance, number, now, r#"{"unknown":true,"ended":"by_itself"}"#])?;
     }
     Ok(())
 }
