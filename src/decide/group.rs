@@ -484,8 +484,12 @@ impl Group {
             Mode::Stopping { then: Then::Escalate | Then::End, .. } => return,
             Mode::Steady | Mode::Restarting { .. } | Mode::Stopping { .. } | Mode::Escalated => {}
         }
-        self.window.clear();
-        self.mode = Mode::Steady;
+        // A restart that was under way when an earlier supervisor ended goes on beside the boot of what
+        // is new.
+        if !(boot && matches!(self.mode, Mode::Restarting { .. })) {
+            self.window.clear();
+            self.mode = Mode::Steady;
+        }
         for (slot, member) in &self.members {
             if !boot || member.autostart {
                 out.push(Effect::Start(*slot, cause));

@@ -36,8 +36,8 @@ pub(super) const INTO_CGROUP: u64 = 0x2_0000_0000;
 ///
 /// # Safety
 /// The stack is unused, 16-byte aligned at its end, and large enough; `run` never returns; all
-/// that it touches stays valid until it has executed or ended, which CLONE_VFORK in `args`
-/// waits for.
+/// that it touches stays valid until it has executed or ended; and it makes no call of libc's
+/// unless CLONE_VFORK in `args` waits for that.
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn clone3(
     args: &CloneArgs,

@@ -75,6 +75,10 @@ enum Sharing {
 /// Bytes of the child's stack. It calls a dozen system calls and nothing else.
 const STACK: usize = 64 * 1024;
 
+/// Whether the maker goes on while a child makes its steps: where the child can make them without
+/// libc, whose error number they would share.
+const GOES_ON: c_int = if cfg!(target_arch = "x86_64") { 0 } else { libc::CLONE_VFORK };
+
 /// Descriptors that are left for everything but services.
 const HEADROOM: u64 = 24;
 
@@ -250,7 +254,7 @@ impl Spawner {
         let (stderr, err) = self.pipe(1)?;
         let (status, told) = self.status()?;
         let plan = Box::new(self.plan(&program, &pointers, [out, err], Some(told), mark, &room));
-        let made = self.clone_child(&plan, &room, cgroup, 0);
+        let made = self.clone_child(&plan, &room, cgroup, GOES_ON);
         let trouble = match made {
             Ok((pid, pidfd)) => {
                 // It has its own descriptors from its first step on; until then the slots are its.
@@ -612,6 +616,9 @@ impl Step {
 
 /// A system call of the child: what it returns, or the error's number below zero. libc's own would
 /// write that number to a variable of the thread that made the child, and which goes on meanwhile.
+///
+/// # Safety
+/// The call's own: pointers among the arguments are what it takes them for.
 #[cfg(target_arch = "x86_64")]
 unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
     let result;
@@ -634,6 +641,9 @@ unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
 }
 
 /// The same where there is no such way: there the maker stands still until the child has executed.
+///
+/// # Safety
+/// As there.
 #[cfg(not(target_arch = "x86_64"))]
 unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
     // SAFETY: as its caller says.
@@ -701,9 +711,7 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         if plan.unshare {
             let first = c_long::from(plan.highest) + 1;
             let last = c_long::from(u32::MAX);
-            if sys!(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE) != 0 {
-                fail(plan, Step::Unshare);
-            }
+            done(plan, Step::Unshare, sys!(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE));
         }
         if plan.status >= 0 {
             sys!(libc::SYS_write, plan.status, b"U".as_ptr(), 1);
@@ -712,16 +720,12 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
             sys!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             if sys!(libc::SYS_getppid) != c_long::from(plan.parent) {
                 // The supervisor died in between: no signal will come for that.
-                fail(plan, Step::Session);
+                fail(plan, Step::Session, -c_long::from(libc::ESRCH));
             }
         }
-        if sys!(libc::SYS_setsid) < 0 {
-            fail(plan, Step::Session);
-        }
-        if let Some(nice) = plan.nice
-            && sys!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice) != 0
-        {
-            fail(plan, Step::User);
+        done(plan, Step::Session, sys!(libc::SYS_setsid));
+        if let Some(nice) = plan.nice {
+            done(plan, Step::User, sys!(libc::SYS_setpriority, libc::PRIO_PROCESS, 0, nice));
         }
         if let Some(umask) = plan.umask {
             sys!(libc::SYS_umask, umask);
@@ -733,27 +737,20 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
             }
             // The groups first: without the user's rights nobody may set them any more. Raw calls,
             // since libc's own would change the other threads of the process that we share memory with.
-            if sys!(libc::SYS_setgroups, ids.count, ids.groups) != 0
-                || sys!(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid) != 0
-                || sys!(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid) != 0
-            {
-                fail(plan, Step::User);
-            }
+            done(plan, Step::User, sys!(libc::SYS_setgroups, ids.count, ids.groups));
+            done(plan, Step::User, sys!(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid));
+            done(plan, Step::User, sys!(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid));
             if plan.parent != 0 {
                 // Another user's process is spared until it asks for it once more.
                 sys!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 if sys!(libc::SYS_getppid) != c_long::from(plan.parent) {
-                    fail(plan, Step::Session);
+                    fail(plan, Step::Session, -c_long::from(libc::ESRCH));
                 }
             }
         }
-        if sys!(libc::SYS_chdir, plan.dir) != 0 {
-            fail(plan, Step::Chdir);
-        }
+        done(plan, Step::Chdir, sys!(libc::SYS_chdir, plan.dir));
         for (from, to) in [(plan.null, 0), (plan.out, 1), (plan.err, 2)] {
-            if sys!(libc::SYS_dup3, from, to, 0) < 0 {
-                fail(plan, Step::Stdio);
-            }
+            done(plan, Step::Stdio, sys!(libc::SYS_dup3, from, to, 0));
         }
         // What we inherited ourselves and nobody marked close-on-exec goes as well; what tells of
         // the start by being closed stays until then.
@@ -787,8 +784,8 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
         }
         let none = 0u64;
         sys!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const none, ptr::null::<u64>(), 8);
-        sys!(libc::SYS_execve, plan.program, plan.argv, plan.envp);
-        fail(plan, Step::Exec)
+        let failed = sys!(libc::SYS_execve, plan.program, plan.argv, plan.envp);
+        fail(plan, Step::Exec, failed)
     }
 }
 
@@ -807,9 +804,16 @@ unsafe fn close_between(first: c_int, last: c_int, highest: c_int) {
     }
 }
 
-/// Leaves word and ends the child.
-fn fail(plan: &ChildPlan, step: Step) -> ! {
-    let errno = Errno::last_raw();
+/// Goes on where a step has worked.
+fn done(plan: &ChildPlan, step: Step, result: c_long) {
+    if result < 0 {
+        fail(plan, step, result);
+    }
+}
+
+/// Leaves word and ends the child. `result`: the error's number below zero.
+fn fail(plan: &ChildPlan, step: Step, result: c_long) -> ! {
+    let errno = -result as c_int;
     // SAFETY: the report is a live shared mapping that only this child writes to now.
     unsafe {
         plan.report.write_volatile(Report { stage: step as c_int, errno });

@@ -164,7 +164,7 @@ fn take_over(
         match strangers {
             Strangers::End => end(host, found.key, FAREWELL),
             Strangers::Leave => {
-                tracing::warn!(pid = found.pid, "of a service that is in no readable manifest")
+                tracing::warn!(pid = found.pid, "of a service that is in no readable manifest");
             }
         }
     }
