@@ -754,13 +754,14 @@ fn r14_a_full_disk_costs_no_service_and_what_is_lost_is_counted() {
 
 #[test]
 fn the_keeper_reads_in_the_place_of_a_daemon_that_stays_away() {
-    let mut machine = Machine::started(&[(
+    let mut machine = Machine::new(&[(
         "a.toml",
         // More than a pipe holds, as soon as it is told to.
         "[service.prints]\nshell = \"read x < go; i=0; while [ $i -lt 40000 ]; do echo $i; i=$((i+1)); done; touch printed; exec sleep 1000\"\n",
     )]);
     nix::unistd::mkfifo(&machine.project.file("services/go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    assert_eq!(machine.regrow(&["restart", "prints"]).code, 0);
+    machine.start();
+    assert_eq!(machine.regrow(&["wait", "prints", "--timeout", "20s"]).code, 0);
     // Another build, which does not come up.
     let broken = machine.project.file("broken");
     machine.project.script(
