@@ -67,6 +67,13 @@ pub(super) fn has_ended(fd: BorrowedFd<'_>) -> bool {
     matches!(nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO), Ok(1..))
 }
 
+/// Whether the process behind a pidfd has ended, or does so within this time.
+pub(super) fn ends_within(fd: BorrowedFd<'_>, time: std::time::Duration) -> bool {
+    let mut poll = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
+    let time = nix::poll::PollTimeout::try_from(time.as_millis()).unwrap_or(nix::poll::PollTimeout::MAX);
+    matches!(nix::poll::poll(&mut poll, time), Ok(1..))
+}
+
 /// `struct pidfd_info` of Linux 6.15, in its first size.
 #[repr(C)]
 #[derive(Default)]

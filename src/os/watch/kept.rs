@@ -13,6 +13,8 @@ use crate::os::{Found, Owner};
 pub(in crate::os) struct Above {
     client: Arc<Client>,
     pid: u32,
+    /// By which its end is seen.
+    alive: Option<OwnedFd>,
     /// When it came up.
     since: Duration,
     inbox: Inbox,
@@ -31,6 +33,9 @@ pub(in crate::os) struct Above {
     /// Called before this process goes on as a keeper: what must not be lost is to be written.
     before_change: Arc<dyn Fn() + Send + Sync>,
 }
+
+/// A keeper that is being killed is dead after so long at most.
+const DYING: Duration = Duration::from_secs(2);
 
 /// What is kept of a process that is gone.
 struct Gone {
@@ -61,6 +66,7 @@ impl Above {
         Above {
             client,
             pid: keeper,
+            alive: pidfd::open(keeper).ok(),
             since,
             inbox,
             expected: HashMap::new(),
@@ -303,7 +309,9 @@ impl Watcher {
         let Some(above) = self.above.take() else {
             return;
         };
-        if std::os::unix::process::parent_id() == above.pid {
+        // Its end of the line is closed before the kernel says that it is dead.
+        let dead = above.alive.as_ref().is_none_or(|keeper| pidfd::ends_within(keeper.as_fd(), DYING));
+        if !dead {
             // It lives, and starts another daemon, which is told everything anew.
             tracing::error!("the line to the keeper is broken: this daemon gives way to another");
             (above.before_change)();
