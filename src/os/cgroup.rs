@@ -43,6 +43,11 @@ impl Cgroups {
         }
         let root = own_cgroup()?.join(format!("{}-{run:x}", name_of(std::process::id())?));
         let held = made_and_held(&root)?;
+        Cgroups::over(root, Some(held))
+    }
+
+    /// Those of a folder. `held`: the lock that says whose it is.
+    fn over(root: PathBuf, held: Option<Flock<fs::File>>) -> Option<Cgroups> {
         let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
         let (gone, keys) = mpsc::channel::<u64>();
         let (inside, folder) = (dir.try_clone().ok()?, root.clone());
@@ -81,18 +86,7 @@ impl Cgroups {
 
     /// Those of an earlier daemon.
     pub(super) fn join(root: &Path) -> Option<Cgroups> {
-        let root = root.to_owned();
-        let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
-        let (gone, keys) = mpsc::channel::<u64>();
-        let (inside, folder) = (dir.try_clone().ok()?, root.clone());
-        let clean = move || {
-            for key in keys {
-                remove(&inside, &folder, key);
-            }
-            remove_all(&folder);
-        };
-        std::thread::Builder::new().name("regrow-cgroup".into()).stack_size(128 * 1024).spawn(clean).ok()?;
-        Some(Cgroups { root, dir, usable: AtomicBool::new(true), gone })
+        Cgroups::over(root.to_owned(), None)
     }
 
     /// Where they lie.

@@ -14,6 +14,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
+use crate::model::event::StartCause;
 use crate::model::sample::Sample;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Plan};
 use crate::os::files;
@@ -215,7 +216,8 @@ impl Ledger for Store {
             _ => {}
         }
         let failed_groups = match &event.fact {
-            Fact::GroupGaveUp { .. } | Fact::Starting { .. } => {
+            // Only a start by hand clears a mark.
+            Fact::GroupGaveUp { .. } | Fact::Starting { cause: StartCause::Command, .. } => {
                 let failed = board.groups().filter(|group| group.failed);
                 Some(failed.map(|group| group.name.clone()).collect())
             }

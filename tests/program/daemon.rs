@@ -716,8 +716,7 @@ fn r14_a_full_disk_costs_no_service_and_what_is_lost_is_counted() {
          [service.rests]\ncommand = \"sleep 1000\"\n",
     )]);
     let Some(_small) = Small::mounted_at(machine.project.state_dir()) else {
-        eprintln!("SKIPPED r14_a_full_disk: no file system can be mounted here");
-        return;
+        return crate::harness::skip("r14_a_full_disk", "no file system can be mounted here");
     };
     machine.start();
     let ballast = machine.project.state_dir().join("ballast");

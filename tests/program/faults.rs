@@ -1046,8 +1046,7 @@ fn replicas_are_one_process_each() {
 #[test]
 fn p13_groups_go_before_the_group_before_the_user() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED p13_groups_go_before_the_group_before_the_user: it takes root to become another");
-        return;
+        return crate::harness::skip("p13_groups_go_before_the_group_before_the_user", "it takes root");
     }
     let want = |args: &[&str]| {
         let output = std::process::Command::new("id").args(args).output().unwrap();

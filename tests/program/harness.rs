@@ -297,6 +297,12 @@ pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Says that a test can't be made here; where every test is required that is a failure.
+pub(crate) fn skip(test: &str, why: &str) {
+    assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{test}: {why}");
+    eprintln!("SKIPPED {test}: {why}");
+}
+
 /// Whether a program is installed; where every test is required its absence is a failure.
 pub(crate) fn installed(test: &str, program: &Path) -> bool {
     if program.is_file() {

@@ -49,7 +49,7 @@ pub fn resume() {
     let Some(handed) = handover::receive() else {
         return;
     };
-    let made = as_keeper().and_then(|()| serve::Keeper::new(Some(handed?)));
+    let made = as_keeper(&serve::heard()).and_then(|()| serve::Keeper::new(Some(handed?)));
     match made {
         // In a daemon of its own.
         Ok(keeper) => {
@@ -101,7 +101,7 @@ pub fn over_daemon() -> std::io::Result<Tether> {
         nix::fcntl::fcntl(&line, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
         return Ok(Tether { line });
     }
-    as_keeper()?;
+    as_keeper(&serve::heard())?;
     Ok(serve::Keeper::new(None)?.run())
 }
 
@@ -111,9 +111,9 @@ pub(super) fn quieten() {
 }
 
 /// What a process is as a keeper.
-fn as_keeper() -> std::io::Result<()> {
+fn as_keeper(heard: &SigSet) -> std::io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
-    serve::heard().thread_block()?;
+    heard.thread_block()?;
     // An ignored SIGCHLD, inherited, would reap children behind our back.
     // SAFETY: the default action installs no handler.
     unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
@@ -152,38 +152,17 @@ pub struct Above {
 pub fn divide() -> std::io::Result<Above> {
     let keeper = getpid();
     let keeper_fd = pidfd::open(keeper.as_raw().cast_unsigned())?;
-    nix::sys::prctl::set_child_subreaper(true)?;
+    // Those of a terminal's foreground, too.
+    let mut heard = serve::heard();
+    heard.add(Signal::SIGTSTP);
+    heard.add(Signal::SIGWINCH);
     // Blocked before the fork, so that no signal falls between the two.
-    let mut heard = SigSet::empty();
-    for signal in [
-        Signal::SIGCHLD,
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGUSR1,
-        Signal::SIGUSR2,
-        Signal::SIGTSTP,
-        Signal::SIGWINCH,
-    ] {
-        heard.add(signal);
-    }
-    heard.thread_block()?;
-    // An ignored SIGCHLD, inherited, would reap children behind our back.
-    // SAFETY: the default action installs no handler.
-    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
+    as_keeper(&heard)?;
     // SAFETY: this process has one thread (the contract of this function), so the child's
     // copy of memory is whole, no lock is held by a thread that is not there.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => {
-            // In a group of its own: what the terminal sends reaches the keeper alone, and
-            // each signal arrives once.
-            let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
-            // Now in the background of its terminal, it may still write to it.
-            // SAFETY: ignoring a signal installs no handler.
-            unsafe { nix::sys::signal::signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
-            // Whatever mask we were started with: the supervisor hears every signal.
-            sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+            as_daemon()?;
             Ok(Above { pidfd: keeper_fd })
         }
         ForkResult::Parent { child } => {

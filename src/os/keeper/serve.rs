@@ -95,6 +95,14 @@ enum Daemon {
     },
 }
 
+impl Daemon {
+    /// One that has just come, or has been handed over.
+    fn up(pid: u32, line: OwnedFd, greeted: bool) -> Daemon {
+        let (inbox, outbox) = (Inbox::default(), Outbox::default());
+        Daemon::Up { pid, since: Instant::now(), line, inbox, outbox, greeted, then: Then::Again }
+    }
+}
+
 /// What a fork came to, on either side.
 enum Made {
     Child(u32, OwnedFd),
@@ -184,15 +192,7 @@ impl Keeper {
         self.last_key = last_key;
         self.fresh = false;
         if let Some((pid, line)) = daemon {
-            self.daemon = Daemon::Up {
-                pid,
-                since: Instant::now(),
-                line,
-                inbox: Inbox::default(),
-                outbox: Outbox::default(),
-                greeted: true,
-                then: Then::Again,
-            };
+            self.daemon = Daemon::up(pid, line, true);
         }
         for entry in entries {
             let HandedEntry { key, pid, about, exit, foreign, pidfd, pipes, logs } = entry;
@@ -202,18 +202,6 @@ impl Keeper {
             let about = about.into_boxed_str();
             self.entries.insert(key, Entry { pid, pidfd, pipes, logs, about, exit, foreign });
         }
-    }
-
-    pub(super) fn up(&mut self, pid: u32, line: OwnedFd) {
-        self.daemon = Daemon::Up {
-            pid,
-            since: Instant::now(),
-            line,
-            inbox: Inbox::default(),
-            outbox: Outbox::default(),
-            greeted: false,
-            then: Then::Again,
-        };
     }
 
     /// Returns in the daemons that it makes, and nowhere else.
@@ -639,7 +627,7 @@ impl Keeper {
         }
         match self.start_daemon() {
             Ok(Made::Daemon(tether)) => return Some(tether),
-            Ok(Made::Child(pid, line)) => self.up(pid, line),
+            Ok(Made::Child(pid, line)) => self.daemon = Daemon::up(pid, line, false),
             Err(error) => {
                 complain(&format!("the daemon can't be started: {error}"));
                 if let Daemon::Down { start_at, .. } = &mut self.daemon {
