@@ -26,7 +26,7 @@ use crate::model::event::StartCause;
 use crate::model::sample::Sample;
 use crate::model::status::{DaemonStatus, TreeStatus};
 use crate::model::{
-    Addition, Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, Selector,
+    Addition, Answer, Asked, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, Selector,
     StatusReport,
 };
 use crate::os::clock::Clock;
@@ -195,11 +195,11 @@ impl Handle {
     }
 
     /// Carries a command out. Returns when it is done, or says why not.
-    pub async fn command(&self, command: Command) -> Result<Answer, Denial> {
+    pub async fn command(&self, command: impl Into<Asked>) -> Result<Answer, Denial> {
         let (reply, answer) = oneshot::channel();
         let gone =
             || Denial { code: DenialCode::Internal, reason: "the tree is gone".to_owned(), hint: None };
-        self.inner.root.cast(SupervisorMsg::Command(command, reply)).map_err(|_| gone())?;
+        self.inner.root.cast(SupervisorMsg::Command(command.into(), reply)).map_err(|_| gone())?;
         let answer = answer.await.unwrap_or_else(|_| Err(gone()));
         // Whoever hears that it is done may rely on it.
         self.written().await;

@@ -510,7 +510,7 @@ impl Sim {
             _ => Command::Restart { select },
         };
         self.asked += 1;
-        self.post(Node::Group(None), Message::Desk(DeskInput::Command(self.asked, command)));
+        self.post(Node::Group(None), Message::Desk(DeskInput::Command(self.asked, command.into())));
     }
 
     /// A service, or a group of two; sometimes under a name that is taken.

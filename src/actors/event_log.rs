@@ -211,6 +211,11 @@ pub struct EventReader {
 }
 
 impl EventReader {
+    /// The number of the event that it looks for next.
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
     /// The next event if there is one already.
     pub fn try_next(&mut self) -> Option<Read> {
         let state = self.log.state();

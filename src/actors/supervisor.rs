@@ -24,7 +24,7 @@ use crate::decide::operation::{self, BranchNumber, DeskInput, Operations, Receip
 use crate::decide::world::{Message, Node, Step};
 use crate::model::event::StartCause;
 use crate::model::{
-    Answer, Child, Command, Denial, Event, Fact, GroupSpec, InstanceId, Name, Plan, ServiceSpec, StopCause,
+    Answer, Asked, Child, Denial, Event, Fact, GroupSpec, InstanceId, Name, Plan, ServiceSpec, StopCause,
 };
 
 /// What a supervisor is told.
@@ -50,7 +50,7 @@ pub enum SupervisorMsg {
     /// The timer rang.
     Timer,
     /// A command (the root only).
-    Command(Command, Reply),
+    Command(Asked, Reply),
     /// Take everything down, dependents first (the root only).
     Shutdown(String),
     /// Take everything down at once (the root only).
@@ -580,7 +580,7 @@ impl SupervisorState {
     async fn command(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
-        command: Command,
+        command: Asked,
         reply: Reply,
     ) -> Result<(), ActorProcessingErr> {
         let Some(desk) = &mut self.desk else {

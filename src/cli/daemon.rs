@@ -12,18 +12,19 @@ use super::{DaemonArgs, code, format, report, runtime};
 use crate::actors::KeepRule;
 use crate::actors::event_log::Read;
 use crate::control::place::{self, Card};
-use crate::control::server;
+use crate::control::{server, tls};
 use crate::decide::graph::Graph;
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::select::{Selection, select};
-use crate::manifest::config::{Config, DEFAULT, Usual, load_config};
+use crate::manifest::config::{Config, DEFAULT, Unusable, Usual, load_config};
 use crate::manifest::folder::{Folder, load_folder};
 use crate::manifest::{Environment, LoadError};
-use crate::model::{Event, Fact, Plan};
+use crate::model::{Asker, Event, Fact, Plan};
 use crate::os::folder::FolderWatch;
 use crate::os::keeper::{self, Tether};
 use crate::os::native::HostOptions;
 use crate::os::signals::{Heard, Signals};
+use crate::os::tokens::Tokens;
 use crate::os::{files, memory};
 use crate::record::store::{Retention, Store};
 use crate::runtime::{Below, Handle, Options, Strangers};
@@ -145,7 +146,12 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     };
     let card = Card::of_daemon(std::process::id(), config.file.as_deref(), &config.socket);
     place::tell_daemon(&config.home, &card);
-    let listener = files::private_parent(&config.socket).and_then(|()| files::listen(&config.socket));
+    let listener = match config.access.is_empty() {
+        true => files::private_parent(&config.socket)
+            .and_then(|()| files::listen(&config.socket, files::Reach::Owner)),
+        false => files::open_parent(&config.socket)
+            .and_then(|()| files::listen(&config.socket, files::Reach::Everybody)),
+    };
     let listener = match listener {
         Ok(listener) => listener,
         Err(error) => {
@@ -190,7 +196,14 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     let served = handle.clone();
     let (upgrade, mut upgrades) = mpsc::unbounded_channel();
     let load = loader(config, environment);
-    let doors = server::Daemon {
+    let network = config.api.clone().map(|api| {
+        if let Some(Err(why)) = api.tls.as_ref().map(tls::check) {
+            tell!("regrow: the API can't speak TLS: {why}");
+        }
+        server::Network { api, tokens: Tokens::at(tokens_of(config)) }
+    });
+    let doors = server::Doors { local: listener, access: config.access.clone(), network };
+    let daemon = server::Daemon {
         store: ledger.clone(),
         load: Arc::clone(&load),
         manifests: config.manifests.clone(),
@@ -198,7 +211,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         upgrade,
     };
     let server = tokio::spawn(async move {
-        if let Err(error) = server::serve(listener, served, closing, Some(doors)).await {
+        if let Err(error) = server::serve(doors, served, closing, Some(daemon)).await {
             tracing::error!(%error, "the control socket is gone");
         }
     });
@@ -310,7 +323,7 @@ async fn follow(
             biased;
             heard = signals.next() => {
                 match (heard, asked) {
-                    (Heard::HangUp, _) => reloads.begin(handle),
+                    (Heard::HangUp, _) => reloads.begin(handle, "signal:SIGHUP"),
                     (Heard::Quit, _) => handle.kill_all(),
                     (Heard::Interrupt | Heard::Terminate, None) => {
                         asked = Some(Instant::now());
@@ -323,7 +336,7 @@ async fn follow(
                     (Heard::Interrupt | Heard::Terminate, Some(_)) => {}
                 }
             }
-            () = reloads.wanted() => reloads.begin(handle),
+            () = reloads.wanted() => reloads.begin(handle, "watch"),
             Some(program) = upgrades.recv() => {
                 log(&format!("replaced by {}; services are not touched", program.display()));
                 return End::Replaced(program);
@@ -393,7 +406,7 @@ impl Reloads {
         }
     }
 
-    fn begin(&self, handle: &Handle) {
+    fn begin(&self, handle: &Handle, by: &'static str) {
         let (load, handle) = (Arc::clone(&self.load), handle.clone());
         tokio::spawn(async move {
             let plan = match tokio::task::spawn_blocking(move || load()).await {
@@ -404,7 +417,7 @@ impl Reloads {
                 }
                 Err(error) => return log(&format!("not reloaded: {error}")),
             };
-            match handle.change_to(plan).await {
+            match handle.change_to(plan, Some(Asker::new(by))).await {
                 Ok(done) => log(&format!("reloaded: {}", reloaded_in_words(&done.difference).join("; "))),
                 Err(denial) => log(&format!("not reloaded: {}", denial.reason)),
             }
@@ -513,6 +526,16 @@ fn start_apart(
 pub(super) fn secrets() -> PathBuf {
     let config = load_config(None, &usual());
     config.map_or_else(|_| files::state_dir().join("secrets"), |config| config.secrets)
+}
+
+/// The file of the tokens.
+fn tokens_of(config: &Config) -> PathBuf {
+    config.home.join("tokens.json")
+}
+
+/// The tokens of the daemon that a command of this user means, or of one with this configuration.
+pub(super) fn tokens(config: Option<&Path>) -> Result<Tokens, Unusable> {
+    load_config(config, &usual()).map(|config| Tokens::at(tokens_of(&config)))
 }
 
 /// Whether a keeper or a daemon of this user is there, even when nobody answers.

@@ -31,6 +31,7 @@ mod report;
 mod run;
 mod secret;
 mod service;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::control::protocol::WaitFor;
+use crate::model::State;
+use crate::model::nearest::nearest;
 use crate::os::signals;
 
 /// Exit codes, as the contract has them.
@@ -102,6 +105,13 @@ enum Verb {
     /// Values that manifests only name: env = { PASSWORD = { secret = "db" } }
     #[command(subcommand)]
     Secret(SecretVerb),
+    /// Who may use a daemon's network API
+    #[command(subcommand)]
+    Token(TokenVerb),
+    /// Show who did, and was not let do, what (a daemon's)
+    Audit(AuditArgs),
+    /// Print the OpenAPI document of the socket and the network API
+    ApiSchema,
     /// Show the processes that services have had, how each ended and why (a daemon's)
     History(HistoryArgs),
     /// Make a daemon's tree what its manifests say now; touches only what changed
@@ -246,11 +256,14 @@ struct Common {
 struct StatusArgs {
     /// Services or instances [default: all]
     services: Vec<String>,
+    /// Only those in one of these states
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = state)]
+    state: Vec<State>,
     /// Print it again whenever something changes
     #[arg(long)]
     watch: bool,
     /// Show the supervisors and what hangs under each
-    #[arg(long, conflicts_with_all = ["services", "watch"])]
+    #[arg(long, conflicts_with_all = ["services", "watch", "state"])]
     tree: bool,
     #[command(flatten)]
     common: Common,
@@ -363,6 +376,9 @@ struct EventsArgs {
     /// Go on as more happens
     #[arg(short, long)]
     follow: bool,
+    /// Only those that bring a service into one of these states
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = state)]
+    state: Vec<State>,
     /// Only those after this event number, or not older than this duration
     #[arg(long, value_name = "NUMBER|DURATION")]
     since: Option<String>,
@@ -477,6 +493,65 @@ struct SecretListArgs {
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum TokenVerb {
+    /// Make a token and print it, once; only a hash of it is kept
+    Create(TokenCreateArgs),
+    /// Show the tokens, without what they are
+    List(TokenListArgs),
+    /// Make a token worth nothing, at once
+    Revoke(TokenRevokeArgs),
+}
+
+#[derive(Debug, Args)]
+struct TokenCreateArgs {
+    /// Its name
+    name: String,
+    /// What it allows, like "read:*", "restart:shop/*" or "*:*"; may be given several times
+    #[arg(long, value_name = "ACTION:RESOURCE", required = true)]
+    allow: Vec<String>,
+    /// For how long [default: for ever]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    expires: Option<Duration>,
+    /// The daemon's configuration [default: as for daemon]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct TokenListArgs {
+    /// The daemon's configuration [default: as for daemon]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct TokenRevokeArgs {
+    /// Its name
+    name: String,
+    /// The daemon's configuration [default: as for daemon]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct AuditArgs {
+    /// Only what is not older
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    since: Option<Duration>,
+    /// The last so many
+    #[arg(short = 'n', long, value_name = "N", default_value = "100")]
+    lines: usize,
+    #[command(flatten)]
+    common: Common,
+}
+
 #[derive(Debug, Args)]
 struct HistoryArgs {
     /// Services or instances [default: all]
@@ -542,6 +617,16 @@ fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error} (write \"30s\" or \"1m 30s\")"))
 }
 
+fn state(text: &str) -> Result<State, String> {
+    State::ALL.into_iter().find(|state| state.to_string() == text).ok_or_else(|| {
+        let words = State::ALL.map(|state| state.to_string());
+        match nearest(text, words.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("there are {}", words.join(", ")),
+        }
+    })
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
     if interval < Duration::from_millis(100) {
@@ -585,6 +670,9 @@ pub fn main() -> ExitCode {
         Verb::Events(args) => remote::events(args),
         Verb::Service(verb) => service::service(verb),
         Verb::Secret(verb) => secret::secret(verb),
+        Verb::Token(verb) => token::token(verb),
+        Verb::Audit(args) => remote::audit(args),
+        Verb::ApiSchema => remote::api_schema(),
         Verb::History(args) => remote::history(args),
         Verb::Reload(args) => remote::reload(args),
         Verb::Upgrade(args) => remote::upgrade(args),

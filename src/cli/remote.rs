@@ -22,8 +22,8 @@ use crate::decide::words::{falls, few, short};
 use crate::manifest::{Fault, LoadError, Source};
 use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
 use crate::model::{
-    Answer, Child, Command, Denial, DenialCode, Event, Fact, Goal, Health, Name, Selector, ServiceStatus,
-    State, StatusReport,
+    Answer, Asker, Child, Command, Denial, DenialCode, Event, Fact, Goal, Health, Name, Selector,
+    ServiceStatus, State, StatusReport,
 };
 use crate::os::terminal;
 
@@ -31,7 +31,7 @@ pub(super) use facts::fact_in_words;
 use facts::show_event;
 use status::note;
 pub(super) use status::status;
-pub(super) use upkeep::{history, reload, reloaded_in_words, tell_reloaded, upgrade};
+pub(super) use upkeep::{api_schema, audit, history, reload, reloaded_in_words, tell_reloaded, upgrade};
 
 /// Prints one JSON object and a newline.
 pub(super) fn print_json(value: &impl Serialize) {
@@ -107,6 +107,13 @@ where
                         DenialCode::NotRunning => code::NOT_RUNNING,
                         DenialCode::Faulty => code::MANIFEST,
                         DenialCode::NotFound
+                        | DenialCode::NoSuchMethod
+                        | DenialCode::Unauthorized
+                        | DenialCode::Forbidden
+                        | DenialCode::Misdirected
+                        | DenialCode::TooLarge
+                        | DenialCode::TooManyRequests
+                        | DenialCode::KeyReused
                         | DenialCode::Exists
                         | DenialCode::HasDependents
                         | DenialCode::DependencyDown
@@ -203,6 +210,10 @@ fn socket(common: &Common) -> Result<PathBuf, String> {
 
 fn query(services: &[String]) -> String {
     services.iter().map(|s| format!("&service={}", encode(s))).collect()
+}
+
+fn states(states: &[State]) -> String {
+    states.iter().map(|state| format!("&state={state}")).collect()
 }
 
 fn selector(select: Select) -> Selector {
@@ -407,8 +418,8 @@ pub(super) fn why(args: WhyArgs) -> u8 {
 }
 
 pub(super) fn events(args: EventsArgs) -> u8 {
-    let EventsArgs { services, follow, since, common } = args;
-    let mut path = format!("/v1/events?follow={follow}{}", query(&services));
+    let EventsArgs { services, follow, state, since, common } = args;
+    let mut path = format!("/v1/events?follow={follow}{}{}", query(&services), states(&state));
     if let Some(since) = since {
         match (since.parse::<u64>(), super::duration(&since)) {
             (Ok(number), _) => path.push_str(&format!("&since={number}")),
@@ -427,19 +438,34 @@ pub(super) fn events(args: EventsArgs) -> u8 {
             return Ok(code::DONE);
         }
         let mut stream = client.follow(&path).await?;
-        while let Some(event) = stream.next().await? {
-            match event.name.as_str() {
-                "event" if common.json => say(&event.data),
-                "event" => {
-                    let event: Event =
-                        serde_json::from_str(&event.data).map_err(|e| Error::Broken(e.to_string()))?;
-                    show_event(&event);
+        let mut last: Option<Event> = None;
+        loop {
+            while let Some(event) = stream.next().await? {
+                match event.name.as_str() {
+                    "event" => {
+                        let read: Event =
+                            serde_json::from_str(&event.data).map_err(|e| Error::Broken(e.to_string()))?;
+                        if common.json {
+                            say(&event.data)
+                        } else {
+                            show_event(&read)
+                        }
+                        last = Some(read);
+                    }
+                    "missed" => tell!("regrow: {} events were not shown: they came too fast", event.data),
+                    _ => {}
                 }
-                "missed" => tell!("regrow: {} events were not shown: they came too fast", event.data),
-                _ => {}
             }
+            // The supervisor has ended. Where it did not mean to, another goes on.
+            let Some(Event { seq, fact, .. }) = &last else {
+                return Ok(code::DONE);
+            };
+            if matches!(fact, Fact::ShutdownDone) || client.connect_again().await.is_err() {
+                return Ok(code::DONE);
+            }
+            let goes_on = format!("/v1/events?follow=true&since={seq}{}{}", query(&services), states(&state));
+            stream = client.follow(&goes_on).await?;
         }
-        Ok(code::DONE)
     })
 }
 

@@ -12,7 +12,7 @@ use super::format::Tint;
 use super::{RunArgs, code, format, report, runtime, usage_error};
 use crate::actors::event_log::Read;
 use crate::control::place::{self, Card, Taken};
-use crate::control::server;
+use crate::control::server::{self, Doors};
 use crate::decide::select::{Selection, select};
 use crate::decide::status::Entry;
 use crate::decide::why;
@@ -132,13 +132,14 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
                 return code::FAILED;
             }
         };
-        let listener = place.as_ref().and_then(|place| match files::listen(&place.socket) {
-            Ok(listener) => Some(listener),
-            Err(error) => {
-                tell!("regrow: no control socket, other commands won't find this run: {error}");
-                None
-            }
-        });
+        let listener =
+            place.as_ref().and_then(|place| match files::listen(&place.socket, files::Reach::Owner) {
+                Ok(listener) => Some(listener),
+                Err(error) => {
+                    tell!("regrow: no control socket, other commands won't find this run: {error}");
+                    None
+                }
+            });
         let starting = plan.services.iter().filter(|s| s.autostart);
         let services = starting.clone().count();
         let instances: usize = starting.map(|service| service.instances().count()).sum();
@@ -186,7 +187,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         let server = listener.map(|listener| {
             let served = handle.clone();
             tokio::spawn(async move {
-                if let Err(error) = server::serve(listener, served, closing, None).await {
+                if let Err(error) = server::serve(Doors::local(listener), served, closing, None).await {
                     tracing::error!(%error, "the control socket is gone");
                 }
             })

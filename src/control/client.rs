@@ -78,7 +78,7 @@ impl Client {
     }
 
     /// Connects to whoever supervises there now, once there is somebody.
-    async fn connect_again(&mut self) -> Result<(), Error> {
+    pub async fn connect_again(&mut self) -> Result<(), Error> {
         let until = tokio::time::Instant::now() + SUCCESSION;
         loop {
             match Client::connect(&self.socket).await {
@@ -121,21 +121,43 @@ impl Client {
         body: &B,
     ) -> Result<T, Error> {
         let body = serde_json::to_vec(body).map_err(broken)?;
-        let response = self.send(Method::POST, path, body.into()).await?;
-        read(response).await
+        self.once(Method::POST, path, body.into()).await
     }
 
     /// PUTs a body and reads the answer.
     pub async fn put<B: Serialize, T: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<T, Error> {
         let body = serde_json::to_vec(body).map_err(broken)?;
-        let response = self.send(Method::PUT, path, body.into()).await?;
-        read(response).await
+        self.once(Method::PUT, path, body.into()).await
     }
 
     /// DELETEs a path and reads the answer.
     pub async fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        let response = self.send(Method::DELETE, path, Bytes::new()).await?;
-        read(response).await
+        self.once(Method::DELETE, path, Bytes::new()).await
+    }
+
+    /// Asks for something that is to be done once. Where the supervisor ends meanwhile, its successor
+    /// is asked by the same key: what was done already is not done again.
+    async fn once<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, Error> {
+        let mut chance = [0u8; 16];
+        getrandom::fill(&mut chance).map_err(broken)?;
+        let key: String = chance.iter().map(|byte| format!("{byte:02x}")).collect();
+        loop {
+            let answer = match self.request(method.clone(), path, body.clone(), Some(&key)).await {
+                Ok(response) => read(response).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Err(Error::Broken(reason)) => {
+                    self.connect_again().await.map_err(|_| Error::Broken(reason))?;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// GETs a path and follows the server-sent events that come.
@@ -148,13 +170,25 @@ impl Client {
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Error> {
-        let request = Request::builder()
+        self.request(method, path, body, None).await
+    }
+
+    async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        key: Option<&str>,
+    ) -> Result<Response<Incoming>, Error> {
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(hyper::header::HOST, "regrow")
-            .header(hyper::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(broken)?;
+            .header(hyper::header::CONTENT_TYPE, "application/json");
+        if let Some(key) = key {
+            request = request.header("Idempotency-Key", key);
+        }
+        let request = request.body(Full::new(body)).map_err(broken)?;
         self.sender.send_request(request).await.map_err(broken)
     }
 }

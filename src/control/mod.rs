@@ -1,11 +1,20 @@
-//! The control socket: HTTP/1.1 with JSON over a Unix socket, server-sent events for what
-//! follows, so that `curl --unix-socket` is a client too.
+//! The control socket, and the API on the network: HTTP/1.1 with JSON, server-sent events for what
+//! follows, so that `curl` is a client too.
 //!
-//! May use `model`, the fold in `decide`, and the runtime's [`Handle`](crate::runtime::Handle);
-//! the socket's file is `os`'s.
+//! A request passes the `door` (who is at the other end), the `guard` (whose request it is, and
+//! whether it is one too many), for commands `once`, and then its handler in `requests`, which asks
+//! whether they may. `operations` lists them all.
+//!
+//! May use `model`, the fold in `decide`, the configuration in `manifest`, and the runtime's
+//! [`Handle`](crate::runtime::Handle); the files are `os`'s.
 
 pub mod client;
-mod manifests;
+mod door;
+mod guard;
+mod once;
+mod operations;
 pub mod place;
 pub mod protocol;
+mod requests;
 pub mod server;
+pub mod tls;

@@ -30,31 +30,31 @@ use serde::{Deserialize, Serialize};
 use crate::decide::why::Why;
 use crate::manifest::{Fault, Source};
 use crate::model::{Answer, Denial, Event, ServiceStatus};
-use crate::record::store::Lived;
+use crate::record::store::{AuditEntry, Lived};
 
 /// `GET /v1/events`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Events {
     /// Oldest first.
     pub events: Vec<Event>,
 }
 
 /// `GET /v1/why`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct WhyReport {
     /// One an instance.
     pub services: Vec<Why>,
 }
 
 /// `GET /v1/logs`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Logs {
     /// Oldest first.
     pub lines: Vec<LogLine>,
 }
 
 /// One line that a process printed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LogLine {
     /// The instance.
     pub name: String,
@@ -62,13 +62,14 @@ pub struct LogLine {
     pub stream: StreamName,
     /// When it was read.
     #[serde(with = "crate::model::event::rfc3339")]
+    #[schemars(with = "String")]
     pub at: SystemTime,
     /// Without its newline; bytes that are not UTF-8 are replaced.
     pub text: String,
 }
 
 /// Which output stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamName {
     /// Standard output.
@@ -78,7 +79,7 @@ pub enum StreamName {
 }
 
 /// `POST /v1/wait`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Wait {
     /// Instances or services.
     pub services: Vec<String>,
@@ -91,7 +92,7 @@ pub struct Wait {
 }
 
 /// What `wait` waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitFor {
     /// Ready (a task: ready or completed).
@@ -113,7 +114,7 @@ impl std::fmt::Display for WaitFor {
 }
 
 /// The answer to a wait.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Waited {
     /// Whether it came true for all.
     pub ok: bool,
@@ -124,21 +125,21 @@ pub struct Waited {
 }
 
 /// The answer to `down`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Down {
     /// Everything is gone.
     pub ok: bool,
 }
 
 /// `GET /v1/history`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct History {
     /// One an instance.
     pub services: Vec<InstanceHistory>,
 }
 
 /// The processes that an instance has had.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct InstanceHistory {
     /// Which.
     pub name: String,
@@ -146,8 +147,15 @@ pub struct InstanceHistory {
     pub incarnations: Vec<Lived>,
 }
 
+/// `GET /v1/audit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Audit {
+    /// Oldest first.
+    pub entries: Vec<AuditEntry>,
+}
+
 /// `GET /v1/manifests`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Manifests {
     /// Where they lie.
     pub folder: PathBuf,
@@ -156,7 +164,7 @@ pub struct Manifests {
 }
 
 /// One of a daemon's manifests.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ManifestFile {
     /// The file's, without `.toml`.
     pub name: String,
@@ -165,7 +173,7 @@ pub struct ManifestFile {
 }
 
 /// `GET /v1/manifests/NAME`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Manifest {
     /// The file's, without `.toml`.
     pub name: String,
@@ -176,7 +184,7 @@ pub struct Manifest {
 }
 
 /// `PUT /v1/manifests/NAME`: it is checked, written, and the tree made what the folder says then.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Write {
     /// What it is to say.
     pub text: String,
@@ -186,7 +194,7 @@ pub struct Write {
 }
 
 /// `POST /v1/upgrade`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Upgrade {
     /// The program that takes over, absolute; none: what lies now where the daemon's own lay.
     #[serde(default)]
@@ -194,7 +202,7 @@ pub struct Upgrade {
 }
 
 /// The answer to it: the daemon is about to be replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Upgrading {
     /// By this program.
     pub binary: PathBuf,
@@ -205,7 +213,7 @@ pub struct Upgrading {
 }
 
 /// `POST /v1/add`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Add {
     /// A manifest of what is new. It may depend on what is there.
     pub manifest: String,
@@ -217,7 +225,7 @@ pub struct Add {
 }
 
 /// The answer to it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Added {
     /// As to a start.
     #[serde(flatten)]
@@ -228,7 +236,7 @@ pub struct Added {
 }
 
 /// Every error.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ErrorBody {
     /// What and why.
     pub error: Denial,
@@ -238,7 +246,7 @@ pub struct ErrorBody {
 }
 
 /// A fault of a manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct FaultBody {
     /// Of which file.
     pub file: PathBuf,

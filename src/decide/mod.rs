@@ -4,6 +4,7 @@
 //! a [`std::time::Duration`] since the supervisor's start, chance is a number from 0 to 1
 //! that the caller rolls. So a test writes time down, and a recorded run can be replayed.
 
+pub mod access;
 pub mod continuation;
 pub mod frontier;
 pub mod graph;

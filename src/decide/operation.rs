@@ -17,8 +17,8 @@ use super::words::{in_time, short};
 use crate::model::command::InstanceAnswer;
 use crate::model::event::{FailedWhy, StartCause};
 use crate::model::{
-    Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, Kind, Name,
-    OnDependencyRestart, Policy, ServiceSpec, State, StopCause,
+    Answer, Asked, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, Kind,
+    Name, OnDependencyRestart, Policy, ServiceSpec, State, StopCause,
 };
 use growing::Leaving;
 
@@ -59,7 +59,7 @@ pub struct Receipt {
 #[serde(rename_all = "snake_case")]
 pub enum DeskInput {
     /// A command, to be answered under this number.
-    Command(Ticket, Command),
+    Command(Ticket, Asked),
     /// Take everything down, dependents first, for this reason.
     Shutdown(String),
     /// What a command added is in the tree: these services, which are to be started.
@@ -156,19 +156,19 @@ impl Operations {
     /// written down so far.
     pub fn step(&mut self, board: &Board, input: DeskInput, out: &mut Vec<Effect>) {
         match input {
-            DeskInput::Command(ticket, command) => {
+            DeskInput::Command(ticket, Asked { command, by }) => {
+                let by = by.map(Box::new);
                 let before = out.len();
                 match self.submit(board, ticket, &command, out) {
                     // It comes before what it causes.
                     Ok(()) => {
-                        out.insert(
-                            before,
-                            Effect::Emit(Fact::CommandAccepted { command: Box::new(command) }),
-                        );
+                        let command = Box::new(command);
+                        out.insert(before, Effect::Emit(Fact::CommandAccepted { command, by }));
                     }
                     Err(denial) => {
                         out.push(Effect::Emit(Fact::CommandDenied {
                             command: Box::new(command),
+                            by,
                             denial: Box::new(denial.clone()),
                         }));
                         out.push(Effect::Answer(ticket, Err(denial)));

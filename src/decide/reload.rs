@@ -16,6 +16,7 @@ use crate::model::{Addition, Child, GroupSpec, Name, Plan, ServiceSpec};
 
 /// A service that is not as it was, and by which keys of its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Changed {
     /// Which.
     pub service: Name,
@@ -25,6 +26,7 @@ pub struct Changed {
 
 /// What changes, as people are told of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Difference {
     /// New ones.
     pub added: Vec<Name>,

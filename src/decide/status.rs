@@ -381,6 +381,9 @@ impl Board {
         };
         let entry = &mut self.entries[at];
         let before = entry.state;
+        if let Some(state) = fact.state() {
+            entry.settle(state);
+        }
         match fact {
             Fact::GoalSet { goal, .. } => {
                 entry.goal = *goal;
@@ -389,13 +392,9 @@ impl Board {
                     entry.wish = *goal;
                 }
             }
-            Fact::Waiting { for_, .. } => {
-                entry.settle(State::Waiting);
-                entry.waiting_for.clone_from(for_);
-            }
+            Fact::Waiting { for_, .. } => entry.waiting_for.clone_from(for_),
             Fact::Starting { incarnation, cause, .. } => {
                 entry.born = event.seq;
-                entry.settle(State::Starting);
                 entry.incarnation = *incarnation;
                 entry.started = Some(event.since_start);
                 entry.health = Health::Unknown;
@@ -410,10 +409,7 @@ impl Board {
                     return self.stamp(at, before, event);
                 }
             }
-            Fact::Running { pid, .. } => {
-                entry.settle(State::Running);
-                entry.pid = Some(*pid);
-            }
+            Fact::Running { pid, .. } => entry.pid = Some(*pid),
             Fact::Ready { .. } => {
                 entry.ready = true;
                 entry.failing = None;
@@ -427,28 +423,16 @@ impl Board {
                     entry.failing = None;
                 }
             }
-            Fact::Paused { .. } => {
-                entry.settle(State::Paused);
-                entry.ready = false;
-            }
-            Fact::Resumed { ready, .. } => {
-                entry.settle(State::Running);
-                entry.ready = *ready;
-            }
+            Fact::Paused { .. } | Fact::Killed { .. } => entry.ready = false,
+            Fact::Resumed { ready, .. } => entry.ready = *ready,
             Fact::Stopping { timeout, cause, .. } => {
                 entry.stopped_for = Some(*cause);
-                entry.settle(State::Stopping);
                 entry.ready = false;
                 entry.kill_at = Some(event.since_start + *timeout);
             }
             Fact::LeftBehind { .. } => {
-                entry.settle(State::Stopping);
                 entry.ready = false;
                 entry.kill_at = Some(event.since_start + entry.spec.stop.timeout);
-            }
-            Fact::Killed { .. } => {
-                entry.settle(State::Stopping);
-                entry.ready = false;
             }
             Fact::StopCommandFailed { message, .. } => {
                 entry.failing = Some(format!("stop command: {message}"));
@@ -464,18 +448,14 @@ impl Board {
                 entry.started = None;
                 entry.health = Health::Unknown;
             }
-            Fact::Stopped { .. } => entry.settle(State::Stopped),
-            Fact::Completed { .. } => entry.settle(State::Completed),
             Fact::Crashed { retry_in, attempt, .. } => {
                 entry.attempts = *attempt;
-                entry.settle(State::Crashed);
                 entry.retry_at = Some(event.since_start + *retry_in);
             }
-            Fact::Failed { why, .. } => {
-                entry.settle(State::Failed);
-                entry.failed = Some(why.clone());
-            }
-            Fact::SupervisorStarted { .. }
+            Fact::Failed { why, .. } => entry.failed = Some(why.clone()),
+            Fact::Stopped { .. }
+            | Fact::Completed { .. }
+            | Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
             | Fact::StoreLost { .. }
             | Fact::CommandAccepted { .. }

@@ -13,6 +13,7 @@ use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State, StopCause}
 
 /// `why SERVICE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Why {
     /// The instance asked about.
     pub name: String,
@@ -28,6 +29,7 @@ pub struct Why {
 
 /// One instance on the way to the cause.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Link {
     /// Who.
     pub name: String,

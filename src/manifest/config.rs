@@ -1,9 +1,13 @@
 //! The daemon's configuration: where it is found, and what it says.
 
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+
+use crate::decide::access::Permission;
 
 /// The documented file, in which everything is the default.
 pub const DEFAULT: &str = include_str!("../../config/regrow.toml");
@@ -39,6 +43,54 @@ pub struct Config {
     pub secrets: PathBuf,
     /// How often resources are sampled.
     pub sample_interval: Duration,
+    /// The network API, where there is one.
+    pub api: Option<Api>,
+    /// What other users of this machine may do.
+    pub access: Vec<LocalAccess>,
+}
+
+/// The network API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Api {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// By what names clients may call it, besides the address itself.
+    pub hosts: Vec<String>,
+    /// It speaks TLS.
+    pub tls: Option<TlsFiles>,
+    /// Bytes of the largest body of a request.
+    pub max_body: u64,
+    /// Requests a second of a token, or of an address that shows none.
+    pub requests: u32,
+    /// Connections at a time.
+    pub connections: usize,
+}
+
+/// A certificate and its key, PEM files both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// What a user or a group of this machine may do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LocalAccess {
+    /// Who.
+    pub who: Local,
+    /// What.
+    pub permissions: Vec<Permission>,
+}
+
+/// Somebody on this machine, by name or number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Local {
+    /// A user.
+    User(String),
+    /// All who are in a group.
+    Group(String),
 }
 
 /// Where things lie unless something else is said.
@@ -68,6 +120,35 @@ struct Written {
     store: Store,
     logs: Logs,
     samples: Samples,
+    api: ApiKeys,
+    access: Vec<AccessKeys>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ApiKeys {
+    listen: Option<SocketAddr>,
+    hosts: Vec<String>,
+    plaintext: bool,
+    max_body: Option<Size>,
+    requests: Option<NonZeroU32>,
+    connections: Option<NonZeroU32>,
+    tls: TlsKeys,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TlsKeys {
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccessKeys {
+    user: Option<String>,
+    group: Option<String>,
+    permissions: Vec<Permission>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -170,7 +251,8 @@ pub fn load_config(named: Option<&Path>, usual: &Usual) -> Result<Config, Unusab
     };
     let path = named.map(Path::to_owned).or_else(|| usual.named.clone()).or_else(found);
     let Some(path) = path else {
-        return Ok(complete(None, Written::default(), usual));
+        return complete(None, Written::default(), usual)
+            .map_err(|why| Unusable { path: PathBuf::new(), why });
     };
     let unusable = |why: String| Unusable { path: path.clone(), why };
     let absolute = std::path::absolute(&path).map_err(|error| unusable(error.to_string()))?;
@@ -185,10 +267,10 @@ pub fn load_config(named: Option<&Path>, usual: &Usual) -> Result<Config, Unusab
     if written.logs.max_files == Some(0) {
         return Err(unusable("logs.max_files must be at least 1".to_owned()));
     }
-    Ok(complete(Some(absolute), written, usual))
+    complete(Some(absolute), written, usual).map_err(unusable)
 }
 
-fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Config {
+fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Result<Config, String> {
     let base = match file.as_deref().and_then(Path::parent) {
         Some(folder) => folder.to_owned(),
         None => usual.config.clone(),
@@ -197,7 +279,14 @@ fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Config {
     let state = written.state.map_or_else(|| usual.state.clone(), at);
     let home = state.join("daemon");
     let store = written.store.path.unwrap_or_else(|| home.join("regrow.db"));
-    Config {
+    let api = api(written.api, at)?;
+    if !written.access.is_empty() && written.socket.path.is_none() {
+        let why = "[[access]] lets other users in, who can't enter the daemon's own folder: \
+                   give the socket another place (path = \"/run/regrow/control.sock\" in [socket])";
+        return Err(why.to_owned());
+    }
+    let access = written.access.into_iter().map(local).collect::<Result<_, _>>()?;
+    Ok(Config {
         manifests: at(written.manifests.unwrap_or_else(|| PathBuf::from("services"))),
         profiles: written.profiles,
         watch: written.watch,
@@ -210,9 +299,49 @@ fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Config {
         log_files: written.logs.max_files.unwrap_or(5),
         secrets: state.join("secrets"),
         sample_interval: written.samples.interval.map_or(SAMPLE_INTERVAL, |span| span.0),
+        api,
+        access,
         home,
         file,
+    })
+}
+
+fn api(written: ApiKeys, at: impl Fn(PathBuf) -> PathBuf) -> Result<Option<Api>, String> {
+    let tls = match (written.tls.certificate, written.tls.key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles { certificate: at(certificate), key: at(key) }),
+        (None, None) => None,
+        (Some(_), None) => return Err("[api.tls] has a certificate and no key".to_owned()),
+        (None, Some(_)) => return Err("[api.tls] has a key and no certificate".to_owned()),
+    };
+    let Some(listen) = written.listen else {
+        return Ok(None);
+    };
+    if tls.is_none() && !listen.ip().is_loopback() && !written.plaintext {
+        return Err(format!(
+            "the API would listen on {listen}, open to the network, without TLS: give [api.tls] a certificate and \
+             a key, or say plaintext = true in [api], where something else encrypts"
+        ));
     }
+    let number = |number: Option<NonZeroU32>, usual: u32| number.map_or(usual, NonZeroU32::get);
+    Ok(Some(Api {
+        listen,
+        hosts: written.hosts,
+        tls,
+        max_body: written.max_body.map_or(1 << 20, |size| size.0),
+        requests: number(written.requests, 50),
+        connections: usize::try_from(number(written.connections, 64)).unwrap_or(64),
+    }))
+}
+
+fn local(written: AccessKeys) -> Result<LocalAccess, String> {
+    let who = match (written.user, written.group) {
+        (Some(user), None) => Local::User(user),
+        (None, Some(group)) => Local::Group(group),
+        (Some(_), Some(_)) | (None, None) => {
+            return Err("[[access]] is for a user or for a group: one of the two".to_owned());
+        }
+    };
+    Ok(LocalAccess { who, permissions: written.permissions })
 }
 
 #[cfg(test)]
@@ -224,14 +353,45 @@ mod tests {
         let documented: Written = toml::from_str(DEFAULT).unwrap();
         let file = Some(PathBuf::from("/etc/regrow/regrow.toml"));
         let usual = Usual { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
-        let said = complete(file.clone(), documented, &usual);
-        let silent = complete(file, Written::default(), &usual);
+        let said = complete(file.clone(), documented, &usual).unwrap();
+        let silent = complete(file.clone(), Written::default(), &usual).unwrap();
         assert_eq!(format!("{said:?}"), format!("{silent:?}"));
         assert_eq!(silent.manifests, Path::new("/etc/regrow/services"));
         // What is commented out, said, is right as well.
-        let said = |line: &'static str| line.strip_prefix("# ").filter(|l| l.contains(" = ")).unwrap_or(line);
+        let is_toml = |line: &&str| line.contains(" = ") || line.starts_with('[');
+        let said = |line: &'static str| line.strip_prefix("# ").filter(is_toml).unwrap_or(line);
         let all: Vec<&str> = DEFAULT.lines().map(said).collect();
-        toml::from_str::<Written>(&all.join("\n")).unwrap();
+        let all: Written = toml::from_str(&all.join("\n")).unwrap();
+        let all = complete(file, all, &usual).unwrap();
+        assert!(all.api.is_some_and(|api| api.tls.is_some()) && all.access.len() == 2);
+    }
+
+    #[test]
+    fn a_door_that_is_open_by_mistake_is_refused() {
+        let usual = Usual { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
+        for (text, want) in [
+            ("[api]\nlisten = \"127.0.0.1:1\"", None),
+            ("[api]\nlisten = \"[::1]:1\"", None),
+            ("[api]\nlisten = \"0.0.0.0:1\"", Some("without TLS")),
+            ("[api]\nlisten = \"0.0.0.0:1\"\nplaintext = true", None),
+            ("[api]\nlisten = \"0.0.0.0:1\"\n[api.tls]\ncertificate = \"c\"\nkey = \"k\"", None),
+            ("[api.tls]\ncertificate = \"c\"", Some("no key")),
+            ("[[access]]\nuser = \"a\"\npermissions = []", Some("another place")),
+            ("[socket]\npath = \"/run/x\"\n[[access]]\nuser = \"a\"\npermissions = [\"read:*\"]", None),
+            ("[socket]\npath = \"/run/x\"\n[[access]]\npermissions = []", Some("one of the two")),
+        ] {
+            let written: Written = toml::from_str(text).unwrap();
+            let complete = complete(None, written, &usual);
+            match want {
+                None => assert!(complete.is_ok(), "{text}: {complete:?}"),
+                Some(want) => {
+                    let why = complete.unwrap_err();
+                    assert!(why.contains(want), "{text}: {why}");
+                }
+            }
+        }
+        let no_action = "[[access]]\nuser = \"a\"\npermissions = [\"restrat:*\"]";
+        assert!(toml::from_str::<Written>(no_action).unwrap_err().to_string().contains("did you mean"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::plan::{Addition, Change};
 
 /// What a user wants.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", tag = "verb")]
 pub enum Command {
     /// Goal up; answered when each is ready (a task: completed).
@@ -83,6 +84,20 @@ impl Command {
         }
     }
 
+    /// The same for others; what brings its own stays as it is.
+    #[must_use]
+    pub fn about(self, select: Selector) -> Command {
+        match self {
+            Command::Start { no_deps, .. } => Command::Start { select, no_deps },
+            Command::Stop { force, .. } => Command::Stop { select, force },
+            Command::Restart { .. } => Command::Restart { select },
+            Command::Pause { .. } => Command::Pause { select },
+            Command::Resume { .. } => Command::Resume { select },
+            Command::Remove { .. } => Command::Remove { select },
+            own @ (Command::Add { .. } | Command::Reconfigure { .. }) => own,
+        }
+    }
+
     /// Which services of the tree it is about; `None`: it brings its own.
     pub fn select(&self) -> Option<&Selector> {
         match self {
@@ -97,8 +112,44 @@ impl Command {
     }
 }
 
+/// Who has given a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+pub struct Asker {
+    /// `user:NAME`, `token:NAME`, `signal:NAME`, or `watch` (of the folder of manifests).
+    pub who: String,
+    /// The `Idempotency-Key` that came with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+impl Asker {
+    /// Without a key.
+    pub fn new(who: impl Into<String>) -> Asker {
+        Asker { who: who.into(), key: None }
+    }
+}
+
+/// A command, and who has given it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The command.
+    #[serde(flatten)]
+    pub command: Command,
+    /// Who; `None`: the program itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Asker>,
+}
+
+impl From<Command> for Asked {
+    fn from(command: Command) -> Asked {
+        Asked { command, by: None }
+    }
+}
+
 /// Which services a command is about; the parts add up.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Selector {
     /// By name of service or instance.
@@ -134,6 +185,7 @@ impl Selector {
 
 /// What became of a command, instance by instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Answer {
     /// Whether every part of it was done.
     pub ok: bool,
@@ -143,6 +195,7 @@ pub struct Answer {
 
 /// One instance's part of an [`Answer`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct InstanceAnswer {
     /// The instance.
     pub name: String,
@@ -154,6 +207,7 @@ pub struct InstanceAnswer {
 
 /// Why a command was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Denial {
     /// For programs.
     pub code: DenialCode,
@@ -174,6 +228,7 @@ impl std::error::Error for Denial {}
 
 /// Stable words for [`Denial`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DenialCode {
     /// No service, group or tag of that name.
@@ -190,6 +245,20 @@ pub enum DenialCode {
     ShuttingDown,
     /// The request makes no sense as it stands.
     Invalid,
+    /// What is at that path does not know this method.
+    NoSuchMethod,
+    /// Nobody knows who asks.
+    Unauthorized,
+    /// Who asks may not.
+    Forbidden,
+    /// It was meant for another: its `Host` is none of this daemon's.
+    Misdirected,
+    /// Its body is too large.
+    TooLarge,
+    /// Too many came at once.
+    TooManyRequests,
+    /// Its `Idempotency-Key` was used for something else.
+    KeyReused,
     /// The manifest that came with it has faults.
     Faulty,
     /// It took longer than the caller would wait.

@@ -6,24 +6,27 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{Command, Denial};
+use super::command::{Asker, Command, Denial};
 use super::exit::ExitOutcome;
 use super::id::{Incarnation, InstanceId, Name};
 use super::past::Past;
 use super::plan::{Addition, Change, GiveUp, Strategy};
 use super::spec::{Condition, seconds};
-use super::status::{Goal, Health};
+use super::status::{Goal, Health, State};
 
 /// A fact with its number and its time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Its number, from 1, without gaps.
     pub seq: u64,
     /// When, by the wall clock; for people only, no decision reads it.
     #[serde(with = "rfc3339")]
+    #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub at: SystemTime,
     /// When, since the supervisor's start, by the monotonic clock.
     #[serde(rename = "since_start_s", with = "seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub since_start: Duration,
     /// What.
     #[serde(flatten)]
@@ -32,6 +35,7 @@ pub struct Event {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Fact {
     /// The supervisor is up and has read its plan.
@@ -57,11 +61,17 @@ pub enum Fact {
     CommandAccepted {
         /// It.
         command: Box<Command>,
+        /// Who gave it, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Box<Asker>>,
     },
     /// A command was refused.
     CommandDenied {
         /// It.
         command: Box<Command>,
+        /// Who gave it, where that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Box<Asker>>,
         /// Why.
         denial: Box<Denial>,
     },
@@ -106,6 +116,7 @@ pub enum Fact {
         incarnation: Incarnation,
         /// Since its process was asked for, in seconds.
         #[serde(rename = "after_s", with = "seconds")]
+        #[cfg_attr(feature = "control", schemars(with = "f64"))]
         after: Duration,
     },
     /// A check failed. Told when a series of failures begins, when it says something else (at
@@ -170,6 +181,7 @@ pub enum Fact {
         signal: Option<String>,
         /// How long until SIGKILL.
         #[serde(rename = "timeout_s", with = "seconds")]
+        #[cfg_attr(feature = "control", schemars(with = "f64"))]
         timeout: Duration,
     },
     /// Its stop command failed; the signal follows all the same.
@@ -198,6 +210,7 @@ pub enum Fact {
         incarnation: Incarnation,
         /// How long after the request.
         #[serde(rename = "after_s", with = "seconds")]
+        #[cfg_attr(feature = "control", schemars(with = "f64"))]
         after: Duration,
     },
     /// Even SIGKILL has not emptied the tree (a process stuck in the kernel).
@@ -255,6 +268,7 @@ pub enum Fact {
         exit: ExitOutcome,
         /// How long it ran.
         #[serde(rename = "uptime_s", with = "seconds")]
+        #[cfg_attr(feature = "control", schemars(with = "f64"))]
         uptime: Duration,
     },
     /// It rests because somebody asked.
@@ -277,6 +291,7 @@ pub enum Fact {
         exit: ExitOutcome,
         /// After this delay.
         #[serde(rename = "retry_in_s", with = "seconds")]
+        #[cfg_attr(feature = "control", schemars(with = "f64"))]
         retry_in: Duration,
         /// How many times it has come back in a row.
         attempt: u32,
@@ -316,6 +331,7 @@ pub enum Fact {
         restarts: u32,
         /// The period.
         #[serde(rename = "period_s", with = "seconds")]
+        #[cfg_attr(feature = "control", schemars(with = "f64"))]
         period: Duration,
         /// What follows.
         then: GiveUp,
@@ -347,6 +363,22 @@ pub enum Fact {
 }
 
 impl Fact {
+    /// The state that it brings its instance into, if it does.
+    pub fn state(&self) -> Option<State> {
+        match self {
+            Fact::Waiting { .. } => Some(State::Waiting),
+            Fact::Starting { .. } => Some(State::Starting),
+            Fact::Running { .. } | Fact::Resumed { .. } => Some(State::Running),
+            Fact::Paused { .. } => Some(State::Paused),
+            Fact::Stopping { .. } | Fact::LeftBehind { .. } | Fact::Killed { .. } => Some(State::Stopping),
+            Fact::Stopped { .. } => Some(State::Stopped),
+            Fact::Completed { .. } => Some(State::Completed),
+            Fact::Crashed { .. } => Some(State::Crashed),
+            Fact::Failed { .. } => Some(State::Failed),
+            _ => None,
+        }
+    }
+
     /// The instance it is about, if it is about one.
     pub fn instance(&self) -> Option<&InstanceId> {
         match self {
@@ -392,6 +424,7 @@ impl Fact {
 
 /// When a command of `on` is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Hook {
     /// It became ready.
@@ -442,6 +475,7 @@ impl fmt::Display for Hook {
 
 /// A condition that is not met yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Unmet {
     /// Of which service.
     pub service: Name,
@@ -462,6 +496,7 @@ impl fmt::Display for Unmet {
 
 /// Which of the two checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CheckKind {
     /// `ready`.
@@ -481,6 +516,7 @@ impl fmt::Display for CheckKind {
 
 /// Why a process is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StartCause {
     /// The tree came up.
@@ -507,6 +543,7 @@ impl StartCause {
 
 /// Why a process is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StopCause {
     /// Somebody asked.
@@ -553,6 +590,7 @@ impl fmt::Display for StopCause {
 
 /// Why an instance will not come back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum FailedWhy {
     /// Its end is one that its policy does not answer.

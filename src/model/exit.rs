@@ -46,6 +46,7 @@ impl fmt::Display for Exit {
 
 /// Whose doing an end was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// The process ended without regrow asking.
@@ -58,6 +59,7 @@ pub enum Ended {
 
 /// Why regrow itself ended a process that should have lived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// It did not become ready before its deadline.
@@ -115,6 +117,7 @@ impl fmt::Display for ExitOutcome {
 
 /// The wire form of [`ExitOutcome`].
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 struct ExitWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     code: Option<i32>,
@@ -206,6 +209,7 @@ impl<'de> Deserialize<'de> for ExitOutcome {
 
 /// The step of a start that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SpawnStage {
     /// Pipes, descriptors and memory in the supervisor.
@@ -243,6 +247,7 @@ impl fmt::Display for SpawnStage {
 
 /// A start that failed before the program ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct SpawnFailure {
     /// Where it failed.
     pub stage: SpawnStage,

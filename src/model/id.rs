@@ -184,6 +184,7 @@ impl<'de> Deserialize<'de> for InstanceId {
 /// The number of an OS process in the life of an instance: 1 for the first, one more
 /// for each restart. News that carries an older number is late and is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Incarnation(pub u64);
 

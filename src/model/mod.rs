@@ -11,10 +11,12 @@ pub mod nearest;
 pub mod past;
 pub mod plan;
 pub mod sample;
+#[cfg(feature = "control")]
+mod schema;
 pub mod spec;
 pub mod status;
 
-pub use command::{Answer, Command, Denial, DenialCode, InstanceAnswer, Selector};
+pub use command::{Answer, Asked, Asker, Command, Denial, DenialCode, InstanceAnswer, Selector};
 pub use event::{Event, Fact, StopCause};
 pub use exit::{Ended, Exit, ExitOutcome, SpawnFailure, SpawnStage};
 pub use id::{Incarnation, InstanceId, Name, NameError};

@@ -12,6 +12,7 @@ use super::status::{Goal, State};
 
 /// How an instance stood when its supervisor ended, by whatever.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Past {
     /// Whose.
     pub instance: InstanceId,
@@ -32,12 +33,15 @@ pub struct Past {
     pub pid: Option<u32>,
     /// When its process was made, since the tree came up; of this boot.
     #[serde(rename = "started_s", with = "opt_seconds", default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub started: Option<Duration>,
     /// When it was to come back, by the same clock.
     #[serde(rename = "retry_at_s", with = "opt_seconds", default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub retry_at: Option<Duration>,
     /// When it came into its state.
     #[serde(with = "rfc3339")]
+    #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub since: SystemTime,
     /// How its last process ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

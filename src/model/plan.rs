@@ -100,6 +100,7 @@ impl Plan {
 
 /// Services and groups that are added to a tree while it runs.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Addition {
     /// The group that they are added to; `None`: the root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,6 +145,7 @@ impl Addition {
 
 /// How services and groups that are there are to be from now on.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Change {
     /// Services, by their names; each has as many copies as it had, in the same place.
     pub services: Vec<Arc<ServiceSpec>>,
@@ -164,6 +166,7 @@ impl Change {
 
 /// A child of a group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Child {
     /// A service: all its instances, in order.
@@ -183,6 +186,7 @@ impl Child {
 
 /// One `[group.NAME]`, or the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct GroupSpec {
     /// Members in declared order.
     pub children: Vec<Child>,
@@ -192,6 +196,7 @@ pub struct GroupSpec {
     pub intensity: Option<u32>,
     /// The window that `intensity` counts in.
     #[serde(with = "super::spec::seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub period: Duration,
     /// What follows giving up.
     pub on_give_up: GiveUp,
@@ -219,6 +224,7 @@ impl Default for GroupSpec {
 
 /// What happens to the siblings of one that fell (OTP's restart strategies).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
     /// Nothing: it comes back alone.
@@ -242,6 +248,7 @@ impl fmt::Display for Strategy {
 /// `auto_shutdown`: a group goes down when its significant members have ended by themselves
 /// (OTP's supervisor flag of that name).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AutoShutdown {
     /// Never.
@@ -255,6 +262,7 @@ pub enum AutoShutdown {
 
 /// `on_give_up`: what follows when a group restarted too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum GiveUp {
     /// It and its members are `failed` until started by hand.

@@ -10,6 +10,7 @@ use super::id::InstanceId;
 
 /// What one tree of processes uses.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Usage {
     /// CPU over the time between the last two samples; 100 is one core. `None` until
     /// there are two.
@@ -22,6 +23,7 @@ pub struct Usage {
 
 /// What the machine as a whole does.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct MachineSample {
     /// All cores together, 0 to 100; `None` until there are two readings.
     pub cpu_percent: Option<f64>,

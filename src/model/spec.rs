@@ -12,6 +12,7 @@ use super::id::{InstanceId, Name};
 
 /// One `[service.NAME]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ServiceSpec {
     /// Its name.
     pub name: Name,
@@ -120,6 +121,7 @@ impl ServiceSpec {
 
 /// The program that runs and its arguments; the first word is the program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct CommandLine {
     /// Words as the kernel gets them. Never empty.
     pub argv: Vec<String>,
@@ -147,6 +149,7 @@ impl fmt::Display for CommandLine {
 
 /// `kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// To stay up.
@@ -157,6 +160,7 @@ pub enum Kind {
 
 /// `user`, `group`, `umask`, `nice`: `None` is the supervisor's own.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct RunAs {
     /// A user's name or number; its groups come with it.
@@ -191,6 +195,7 @@ pub struct EnvSpec {
 
 /// One entry of `depends_on`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Dependency {
     /// The service waited for.
     pub on: Name,
@@ -202,6 +207,7 @@ pub struct Dependency {
 
 /// What a dependent waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// Its process runs (or ran and completed).
@@ -227,6 +233,7 @@ impl fmt::Display for Condition {
 
 /// What a check does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CheckTarget {
     /// Connect to `HOST:PORT`.
@@ -249,14 +256,17 @@ impl fmt::Display for CheckTarget {
 
 /// A check and how often it is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Check {
     /// What it does.
     pub target: CheckTarget,
     /// Time between the end of one attempt and the next.
     #[serde(with = "seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub interval: Duration,
     /// How long one attempt may take before it is cut off.
     #[serde(with = "seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub timeout: Duration,
     /// Successes in a row that count as good.
     pub successes: u32,
@@ -264,17 +274,20 @@ pub struct Check {
 
 /// `ready`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ReadySpec {
     /// How it shows.
     #[serde(flatten)]
     pub target: ReadyTarget,
     /// Not ready this long after its start: it is ended, reason `timeout`.
     #[serde(with = "opt_seconds", default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub deadline: Option<Duration>,
 }
 
 /// The forms of `ready`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ReadyTarget {
     /// A check that is repeated until it succeeds.
@@ -282,7 +295,11 @@ pub enum ReadyTarget {
     /// A line of its output matches this regular expression.
     Log(String),
     /// It has run for this long.
-    After(#[serde(with = "seconds")] Duration),
+    After(
+        #[serde(with = "seconds")]
+        #[cfg_attr(feature = "control", schemars(with = "f64"))]
+        Duration,
+    ),
 }
 
 impl fmt::Display for ReadyTarget {
@@ -297,6 +314,7 @@ impl fmt::Display for ReadyTarget {
 
 /// `health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct HealthSpec {
     /// The check.
     pub check: Check,
@@ -304,11 +322,13 @@ pub struct HealthSpec {
     pub failures: u32,
     /// Failures this early after the start don't count.
     #[serde(with = "seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub start_period: Duration,
 }
 
 /// When a service comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// Never.
@@ -336,6 +356,7 @@ impl fmt::Display for Policy {
 /// `on_dependency_restart`: what becomes of a running service when something that it depends
 /// on falls and will return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnDependencyRestart {
     /// It is stopped, dependents first, and starts again when the other is back.
@@ -347,6 +368,7 @@ pub enum OnDependencyRestart {
 
 /// `restart`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct RestartSpec {
     /// When it comes back.
     pub policy: Policy,
@@ -354,6 +376,7 @@ pub struct RestartSpec {
     pub max_retries: Option<u32>,
     /// Uptime after which earlier failures are forgotten.
     #[serde(with = "seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub reset_after: Duration,
     /// The growing delay between attempts.
     pub backoff: Backoff,
@@ -381,12 +404,15 @@ impl Default for RestartSpec {
 
 /// `restart.backoff`: attempt n waits `initial * factor^n`, at most `max`, spread by jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Backoff {
     /// Delay before the first return; zero for at once.
     #[serde(with = "seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub initial: Duration,
     /// The longest delay.
     #[serde(with = "seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub max: Duration,
     /// Growth from one attempt to the next, at least 1.
     pub factor: f64,
@@ -454,12 +480,15 @@ impl<'de> Deserialize<'de> for ExitMatch {
 
 /// `stop`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct StopSpec {
     /// The first signal, to the whole tree of the service.
     #[serde(with = "signal_text")]
+    #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub signal: i32,
     /// How long it may take before SIGKILL.
     #[serde(with = "seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub timeout: Duration,
     /// A command that asks it to stop; the signal follows when the command has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -474,11 +503,13 @@ impl Default for StopSpec {
 
 /// `on`: commands that are run when something happens, with the event in their environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct HookSpec {
     /// What is run when.
     pub commands: Vec<(Hook, CommandLine)>,
     /// How long each may take before it is killed.
     #[serde(with = "seconds")]
+    #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub timeout: Duration,
 }
 

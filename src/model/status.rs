@@ -13,6 +13,7 @@ use super::sample::MachineSample;
 
 /// The state of an instance. Readiness and health stand beside it, never inside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Known, never started.
@@ -55,6 +56,20 @@ impl fmt::Display for State {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [State; 10] = [
+        State::Registered,
+        State::Waiting,
+        State::Starting,
+        State::Running,
+        State::Paused,
+        State::Stopping,
+        State::Stopped,
+        State::Completed,
+        State::Crashed,
+        State::Failed,
+    ];
+
     /// Whether there is, or is about to be, a process.
     pub fn has_process(self) -> bool {
         match self {
@@ -71,6 +86,7 @@ impl State {
 
 /// What the user wants, kept apart from what is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
     /// To run.
@@ -90,6 +106,7 @@ impl fmt::Display for Goal {
 
 /// What the health checks say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// No check, or none has come to a result yet.
@@ -112,6 +129,7 @@ impl fmt::Display for Health {
 
 /// `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct StatusReport {
     /// The supervisor itself.
     pub daemon: DaemonStatus,
@@ -126,6 +144,7 @@ pub struct StatusReport {
 
 /// The process that supervises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct DaemonStatus {
     /// Its process id (not the keeper's).
     pub pid: u32,
@@ -146,6 +165,7 @@ pub struct DaemonStatus {
 
 /// One instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ServiceStatus {
     /// The instance: the service's name, with `.N` where there are several replicas.
     pub name: String,
@@ -174,6 +194,7 @@ pub struct ServiceStatus {
     pub uptime_s: Option<f64>,
     /// When it came into its state.
     #[serde(with = "super::event::rfc3339")]
+    #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub since: SystemTime,
     /// How its last process ended.
     pub exit: Option<ExitOutcome>,
@@ -193,6 +214,7 @@ pub struct ServiceStatus {
 
 /// One group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct GroupStatus {
     /// Its name.
     pub name: Name,
@@ -207,6 +229,7 @@ pub struct GroupStatus {
 /// `status --tree`: a supervisor and what hangs under it, as OTP's `which_children` and
 /// `count_children` tell it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct TreeStatus {
     /// The group; `null` for the root.
     pub group: Option<Name>,
@@ -222,6 +245,7 @@ pub struct TreeStatus {
 
 /// A member of a [`TreeStatus`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ChildStatus {
     /// A nested group.
@@ -243,6 +267,7 @@ pub enum ChildStatus {
 
 /// How many children a supervisor has itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ChildCount {
     /// All of them.
     pub specs: usize,

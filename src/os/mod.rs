@@ -29,6 +29,9 @@ pub mod sample;
 pub mod secrets;
 pub mod signals;
 pub mod terminal;
+#[cfg(feature = "control")]
+pub mod tokens;
+pub mod users;
 
 mod pidfd;
 mod proc;

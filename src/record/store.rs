@@ -5,6 +5,7 @@
 //! (write-ahead log). A file that can't be read is set aside, a disk that is full is tried again;
 //! services notice neither.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -16,7 +17,7 @@ use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
 use crate::model::event::StartCause;
 use crate::model::sample::Sample;
-use crate::model::{Event, Fact, Incarnation, InstanceId, Plan};
+use crate::model::{Event, Fact, Incarnation, InstanceId, Plan, State};
 use crate::os::files;
 
 use schema::millis;
@@ -106,24 +107,47 @@ impl Store {
         let _ = self.inner.writer.send(told);
     }
 
-    /// Events that are kept, oldest first: those after a number, not older than a time, about
-    /// these instances (none: all); the last so many of them.
-    pub fn events(
+    /// Events that are kept after a number, oldest first: the last so many of those that are wanted.
+    pub fn last_events(&self, after: u64, wanted: &Wanted, most: usize) -> Result<Vec<Event>, StoreError> {
+        let mut events = self.events(after, u64::MAX, wanted, most, "DESC")?;
+        events.reverse();
+        Ok(events)
+    }
+
+    /// The first so many of them, and before another number.
+    pub fn first_events(
         &self,
         after: u64,
-        since: Option<SystemTime>,
-        instances: Option<&[String]>,
+        before: u64,
+        wanted: &Wanted,
         most: usize,
     ) -> Result<Vec<Event>, StoreError> {
+        self.events(after, before, wanted, most, "ASC")
+    }
+
+    fn events(
+        &self,
+        after: u64,
+        before: u64,
+        wanted: &Wanted,
+        most: usize,
+        order: &str,
+    ) -> Result<Vec<Event>, StoreError> {
         let connection = self.reader()?;
-        let mut statement = connection.prepare(
-            "SELECT body FROM events WHERE seq > ?1 AND at >= ?2 AND (?3 IS NULL OR instance IN \
-             (SELECT value FROM json_each(?3))) ORDER BY seq DESC LIMIT ?4",
-        )?;
-        let names = instances.map(|names| serde_json::to_string(names).unwrap_or_default());
+        let mut statement = connection.prepare(&format!(
+            "SELECT body FROM events WHERE seq > ?1 AND seq < ?2 AND at >= ?3 \
+             AND (?4 IS NULL OR instance IN (SELECT value FROM json_each(?4))) \
+             AND (?5 IS NULL OR state IN (SELECT value FROM json_each(?5))) ORDER BY seq {order} LIMIT ?6",
+        ))?;
+        let json = |names: Vec<String>| serde_json::to_string(&names).unwrap_or_default();
+        let names = wanted.instances.as_ref().map(|names| json(names.iter().cloned().collect()));
+        let states = (!wanted.states.is_empty())
+            .then(|| json(wanted.states.iter().map(ToString::to_string).collect()));
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let since = wanted.since.map_or(i64::MIN, millis);
         let rows = statement
-            .query_map(params![after.cast_signed(), since.map_or(i64::MIN, millis), names, most], |row| {
+            .query_map(params![number(after), number(before), since, names, states, most], |row| {
                 row.get::<_, String>(0)
             })?;
         let mut events = Vec::new();
@@ -133,8 +157,60 @@ impl Store {
                 events.push(event);
             }
         }
-        events.reverse();
         Ok(events)
+    }
+
+    /// Writes down who did, or was not let do, what.
+    pub fn audit(&self, entry: AuditEntry) {
+        self.tell(Told::Audit(entry));
+    }
+
+    /// The last so many entries of the audit trail, oldest first.
+    pub fn audited(&self, since: Option<SystemTime>, most: usize) -> Result<Vec<AuditEntry>, StoreError> {
+        let connection = self.reader()?;
+        let mut statement = connection.prepare(
+            "SELECT at, who, action, resource, allowed, reason FROM audit WHERE at >= ?1 ORDER BY id DESC LIMIT ?2",
+        )?;
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![since.map_or(i64::MIN, millis), most], |row| {
+            Ok(AuditEntry {
+                at: SystemTime::UNIX_EPOCH + Duration::from_millis(row.get::<_, i64>(0)?.unsigned_abs()),
+                who: row.get(1)?,
+                action: row.get(2)?,
+                resource: row.get(3)?,
+                allowed: row.get(4)?,
+                reason: row.get(5)?,
+            })
+        })?;
+        let mut entries = rows.collect::<Result<Vec<_>, _>>()?;
+        entries.reverse();
+        Ok(entries)
+    }
+
+    /// Keeps the answer to a command that had a key.
+    pub fn keep_answer(&self, who: &str, key: &str, asked: &str, status: u16, body: String) {
+        let (who, key, asked) = (who.to_owned(), key.to_owned(), asked.to_owned());
+        self.tell(Told::Answer(KeptAnswer { who, key, asked, status, body }));
+    }
+
+    /// The answer that a command of somebody's with this key got.
+    pub fn answer(&self, who: &str, key: &str) -> Result<Option<KeptAnswer>, StoreError> {
+        let connection = self.reader()?;
+        let mut statement =
+            connection.prepare("SELECT asked, status, body FROM answers WHERE who = ?1 AND key = ?2")?;
+        let mut rows = statement.query_map(params![who, key], |row| {
+            let (who, key) = (who.to_owned(), key.to_owned());
+            Ok(KeptAnswer { who, key, asked: row.get(0)?, status: row.get(1)?, body: row.get(2)? })
+        })?;
+        Ok(rows.next().transpose()?)
+    }
+
+    /// Whether a command of somebody's with this key was taken.
+    pub fn was_taken(&self, who: &str, key: &str) -> Result<bool, StoreError> {
+        let connection = self.reader()?;
+        let mut statement =
+            connection.prepare("SELECT 1 FROM commands WHERE key = ?2 AND who = ?1 AND accepted = 1")?;
+        Ok(statement.exists(params![who, key])?)
     }
 
     /// The processes that an instance has had, newest first.
@@ -167,8 +243,68 @@ impl Store {
     }
 }
 
+/// Which events are wanted.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Wanted {
+    /// Not older than this.
+    pub since: Option<SystemTime>,
+    /// About these instances; `None`: all, and those about none.
+    pub instances: Option<HashSet<String>>,
+    /// Those that bring an instance into one of these states; empty: all.
+    pub states: Vec<State>,
+}
+
+impl Wanted {
+    /// Whether an event is one of them.
+    pub fn fits(&self, event: &Event) -> bool {
+        self.since.is_none_or(|at| event.at >= at)
+            && (self.states.is_empty()
+                || event.fact.state().is_some_and(|state| self.states.contains(&state)))
+            && self.instances.as_ref().is_none_or(|instances| {
+                event.fact.instance().is_some_and(|instance| instances.contains(&instance.to_string()))
+            })
+    }
+}
+
+/// One line of the audit trail: somebody wanted to change something, or was refused.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+pub struct AuditEntry {
+    /// When.
+    #[serde(with = "crate::model::event::rfc3339")]
+    #[cfg_attr(feature = "control", schemars(with = "String"))]
+    pub at: SystemTime,
+    /// Who: `user:NAME`, `token:NAME`, or `address:IP` of one who shows no token.
+    pub who: String,
+    /// What, as a permission has it.
+    pub action: String,
+    /// To what.
+    pub resource: String,
+    /// Whether it was allowed.
+    pub allowed: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a command with an `Idempotency-Key` was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptAnswer {
+    /// Whose it was.
+    pub who: String,
+    /// The key.
+    pub key: String,
+    /// The command, as a hash.
+    pub asked: String,
+    /// The status of the answer.
+    pub status: u16,
+    /// The answer.
+    pub body: String,
+}
+
 /// One process in the life of an instance.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Lived {
     /// Its number.
     pub incarnation: u64,

@@ -10,12 +10,13 @@ use crate::actors::supervisor::SupervisorMsg;
 use crate::decide::reload::{self, Difference, Way};
 use crate::model::plan::Change;
 use crate::model::{
-    Addition, Answer, Command, Denial, DenialCode, Goal, InstanceAnswer, Name, Plan, Selector, ServiceSpec,
-    State,
+    Addition, Answer, Asked, Asker, Command, Denial, DenialCode, Goal, InstanceAnswer, Name, Plan, Selector,
+    ServiceSpec, State,
 };
 
 /// What a reload has done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Reloaded {
     /// What there was to do.
     #[serde(flatten)]
@@ -31,7 +32,8 @@ type Pending = oneshot::Receiver<Result<Answer, Denial>>;
 impl Handle {
     /// Makes the tree that of another plan, and touches only what differs. Returns when what was
     /// added and restarted is ready, or says why not; one at a time.
-    pub async fn change_to(&self, plan: Plan) -> Result<Reloaded, Denial> {
+    pub async fn change_to(&self, plan: Plan, by: Option<Asker>) -> Result<Reloaded, Denial> {
+        let by = by.as_ref();
         let _one_at_a_time = self.inner.reloading.lock().await;
         let way = reload::way(&self.plan(), &plan);
         let Way { difference, add, change, remove, put_back, restart } = way;
@@ -39,11 +41,11 @@ impl Handle {
         // Each is on the board before the next is looked at: they go through one mailbox.
         let mut starting: Vec<Pending> = Vec::new();
         for addition in add {
-            starting.push(self.submit(Command::Add { addition: Arc::new(addition) })?);
+            starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
         }
         if !change.is_empty() {
             let change = Arc::new(change);
-            let changed = self.submit(Command::Reconfigure { change })?;
+            let changed = self.submit(Command::Reconfigure { change }, by)?;
             answered(changed).await?;
         }
         let (services, groups) = remove;
@@ -53,7 +55,7 @@ impl Handle {
         if !services.is_empty() || !groups.is_empty() {
             let words = |names: Vec<Name>| names.into_iter().map(String::from).collect::<Vec<String>>();
             let select = Selector { services: words(services), groups: words(groups), ..Selector::default() };
-            let removed = self.submit(Command::Remove { select })?;
+            let removed = self.submit(Command::Remove { select }, by)?;
             let answer = answered(removed).await?;
             removed_all = answer.ok;
             reloaded.note(answer);
@@ -61,17 +63,17 @@ impl Handle {
         // Nothing can be put in the place of what would not go.
         for addition in put_back.into_iter().filter(|_| removed_all) {
             let (addition, later) = without_start(addition, &down);
-            starting.push(self.submit(Command::Add { addition: Arc::new(addition) })?);
+            starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
             if !later.is_empty() {
                 let change = Arc::new(Change { services: later, ..Change::default() });
-                answered(self.submit(Command::Reconfigure { change })?).await?;
+                answered(self.submit(Command::Reconfigure { change }, by)?).await?;
             }
         }
         let running: Vec<Name> =
             restart.into_iter().filter(|name| self.wants_another_process(name)).collect();
         if !running.is_empty() {
             let select = Selector::named(running.iter().map(Name::as_str));
-            starting.push(self.submit(Command::Restart { select })?);
+            starting.push(self.submit(Command::Restart { select }, by)?);
         }
         for pending in starting {
             match answered(pending).await {
@@ -87,9 +89,10 @@ impl Handle {
         Ok(reloaded)
     }
 
-    fn submit(&self, command: Command) -> Result<Pending, Denial> {
+    fn submit(&self, command: Command, by: Option<&Asker>) -> Result<Pending, Denial> {
         let (reply, answer) = oneshot::channel();
-        self.inner.root.cast(SupervisorMsg::Command(command, reply)).map_err(|_| gone())?;
+        let asked = Asked { command, by: by.cloned() };
+        self.inner.root.cast(SupervisorMsg::Command(asked, reply)).map_err(|_| gone())?;
         Ok(answer)
     }
 

@@ -17,9 +17,12 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
             let live = instances.iter().filter(|past| past.pid.is_some()).count();
             format!("took over {} instances, {live} with a process", instances.len())
         }
-        Fact::CommandAccepted { command } => format!("{} {} accepted", command.verb(), selected(command)),
-        Fact::CommandDenied { command, denial } => {
-            format!("{} {} denied: {}", command.verb(), selected(command), denial.reason)
+        Fact::CommandAccepted { command, by } => {
+            format!("{} {} accepted{}", command.verb(), selected(command), of_whom(by.as_deref()))
+        }
+        Fact::CommandDenied { command, by, denial } => {
+            let whom = of_whom(by.as_deref());
+            format!("{} {} denied{whom}: {}", command.verb(), selected(command), denial.reason)
         }
         Fact::GoalSet { instance, goal } => format!("{instance}: goal {goal}"),
         Fact::Waiting { instance, for_ } if for_.is_empty() => format!("{instance}: wants to start"),
@@ -110,6 +113,10 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
         Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
         Fact::ShutdownDone => "everything is gone".to_owned(),
     }
+}
+
+fn of_whom(by: Option<&Asker>) -> String {
+    by.map_or(String::new(), |by| format!(" ({})", by.who))
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a Name>) -> String {

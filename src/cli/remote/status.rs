@@ -3,7 +3,7 @@
 use super::*;
 
 pub(in crate::cli) fn status(args: StatusArgs) -> u8 {
-    let StatusArgs { services, watch, tree, common } = args;
+    let StatusArgs { services, state, watch, tree, common } = args;
     if tree {
         return talk(&common, async |mut client| {
             let tree: TreeStatus = client.get("/v1/tree").await?;
@@ -15,7 +15,7 @@ pub(in crate::cli) fn status(args: StatusArgs) -> u8 {
             Ok(code::DONE)
         });
     }
-    let path = format!("/v1/status?{}", query(&services).trim_start_matches('&'));
+    let path = format!("/v1/status?{}{}", query(&services), states(&state)).replace("?&", "?");
     talk(&common, async |mut client| {
         let report: StatusReport = client.get(&path).await?;
         show_status(&report, common.json, watch);

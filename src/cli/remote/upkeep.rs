@@ -1,8 +1,9 @@
 //! The verbs that only a daemon answers.
 
 use super::*;
-use crate::cli::{HistoryArgs, UpgradeArgs};
-use crate::control::protocol::{History, Upgrade, Upgrading};
+use crate::cli::{AuditArgs, HistoryArgs, UpgradeArgs};
+use crate::control::protocol::{Audit, History, Upgrade, Upgrading};
+use crate::control::server::document;
 use crate::decide::reload::{Changed, Difference};
 use crate::model::ExitOutcome;
 use crate::os::files;
@@ -49,6 +50,45 @@ pub(in crate::cli) fn history(args: HistoryArgs) -> u8 {
         say(&table.render(terminal::width(), format::colour_on_stdout()));
         Ok(code::DONE)
     })
+}
+
+pub(in crate::cli) fn audit(args: AuditArgs) -> u8 {
+    let AuditArgs { since, lines, common } = args;
+    let since = since.map_or(String::new(), |since| format!("&since_s={}", since.as_secs_f64()));
+    talk(&common, async |mut client| {
+        let found: Audit = client.get(&format!("/v1/audit?limit={lines}{since}")).await?;
+        if common.json {
+            print_json(&found);
+            return Ok(code::DONE);
+        }
+        let mut table = Table::new(&["AT", "WHO", "WHAT", "ALLOWED"]);
+        for entry in &found.entries {
+            let (allowed, tint) = match (&entry.reason, entry.allowed) {
+                (_, true) => ("yes".to_owned(), Tint::None),
+                (Some(reason), false) => (format!("no: {reason}"), Tint::Bad),
+                (None, false) => ("no".to_owned(), Tint::Bad),
+            };
+            table.row(vec![
+                (humantime::format_rfc3339_millis(entry.at).to_string(), Tint::None),
+                (entry.who.clone(), Tint::None),
+                (format!("{}:{}", entry.action, entry.resource), Tint::None),
+                (allowed, tint),
+            ]);
+        }
+        say(&table.render(terminal::width(), format::colour_on_stdout()));
+        Ok(code::DONE)
+    })
+}
+
+pub(in crate::cli) fn api_schema() -> u8 {
+    match serde_json::to_string_pretty(&document()) {
+        Ok(text) => say(&text),
+        Err(error) => {
+            tell!("{}: {error}", format::error_word());
+            return code::FAILED;
+        }
+    }
+    code::DONE
 }
 
 pub(in crate::cli) fn reload(args: DownArgs) -> u8 {

@@ -176,7 +176,7 @@ impl Screen {
                     format!("{group} gave up after {} within {}: {then}", falls(*restarts), short(*period));
                 Some((None, text, Tint::Bad))
             }
-            Fact::CommandDenied { command, denial } => {
+            Fact::CommandDenied { command, denial, .. } => {
                 Some((None, format!("{} was refused: {}", command.verb(), denial.reason), Tint::Faint))
             }
             Fact::Added { addition } => {

@@ -42,6 +42,25 @@ CREATE TABLE samples (
     at INTEGER NOT NULL, instance TEXT NOT NULL, cpu_percent REAL, memory_bytes INTEGER, processes INTEGER,
     PRIMARY KEY (at, instance)
 ) WITHOUT ROWID;
+", "
+ALTER TABLE events ADD COLUMN state TEXT;
+UPDATE events SET state = CASE
+    WHEN name IN ('waiting', 'starting', 'running', 'paused', 'stopping', 'stopped', 'completed', 'crashed', 'failed')
+        THEN name
+    WHEN name = 'resumed' THEN 'running' WHEN name IN ('left_behind', 'killed') THEN 'stopping' END;
+CREATE INDEX events_by_state ON events (state, seq) WHERE state IS NOT NULL;
+ALTER TABLE commands ADD COLUMN key TEXT;
+CREATE INDEX commands_by_key ON commands (key, who) WHERE key IS NOT NULL;
+CREATE TABLE audit (
+    id INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL, resource TEXT NOT NULL,
+    allowed INTEGER NOT NULL, reason TEXT
+);
+CREATE INDEX audit_by_time ON audit (at);
+CREATE TABLE answers (
+    who TEXT NOT NULL, key TEXT NOT NULL, asked TEXT NOT NULL, at INTEGER NOT NULL, status INTEGER NOT NULL,
+    body TEXT NOT NULL, PRIMARY KEY (who, key)
+) WITHOUT ROWID;
+CREATE INDEX answers_by_time ON answers (at);
 "];
 
 /// A larger database is not read through at the start.

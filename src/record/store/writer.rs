@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::{Connection, params};
 
 use super::schema::{self, millis, set_meta};
-use super::{Retention, StoreError};
+use super::{AuditEntry, KeptAnswer, Retention, StoreError};
 use crate::model::sample::Sample;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec, State};
 
@@ -19,6 +19,8 @@ const GROUP: usize = 2_000;
 /// Old things are looked for after so many events, and at least this often.
 const TIDY_AFTER: u64 = 5_000;
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// A command's answer is kept for so long, for who asks again with its key.
+const ANSWERS: Duration = Duration::from_secs(24 * 3600);
 /// What could not be written is tried again this often.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -40,6 +42,8 @@ pub(super) enum Told {
     Lost(u64, Vec<Past>),
     Life(String, Incarnation, String),
     Sample(SystemTime, Arc<Sample>),
+    Audit(AuditEntry),
+    Answer(KeptAnswer),
     After(Box<dyn FnOnce() + Send>),
     ReportTo(Report),
 }
@@ -155,7 +159,12 @@ impl Writer {
                         self.stands.insert(past.instance.to_string(), past.clone());
                     }
                 }
-                Told::Life(..) | Told::Sample(..) | Told::After(_) | Told::ReportTo(_) => {}
+                Told::Life(..)
+                | Told::Sample(..)
+                | Told::Audit(_)
+                | Told::Answer(_)
+                | Told::After(_)
+                | Told::ReportTo(_) => {}
             }
         }
     }
@@ -268,6 +277,8 @@ impl Writer {
                         .execute(params![instance, incarnation.0.cast_signed(), life])?;
                 }
                 Told::Sample(at, sample) => write_sample(&transaction, *at, sample)?,
+                Told::Audit(entry) => write_audit(&transaction, entry)?,
+                Told::Answer(answer) => write_answer(&transaction, answer)?,
                 Told::After(_) | Told::ReportTo(_) => {}
             }
         }
@@ -313,6 +324,10 @@ impl Writer {
         )?;
         let oldest = SystemTime::now().checked_sub(self.retention.samples).unwrap_or(SystemTime::UNIX_EPOCH);
         connection.execute("DELETE FROM samples WHERE at < ?1", params![millis(oldest)])?;
+        connection
+            .execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?1", params![events])?;
+        let oldest = SystemTime::now().checked_sub(ANSWERS).unwrap_or(SystemTime::UNIX_EPOCH);
+        connection.execute("DELETE FROM answers WHERE at < ?1", params![millis(oldest)])?;
         Ok(())
     }
 }
@@ -342,9 +357,10 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
     let name = body.get("event").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
     let instance = event.fact.instance().map(ToString::to_string);
     let seq = event.seq.cast_signed();
+    let state = event.fact.state().map(|state| state.to_string());
     connection
-        .prepare_cached("INSERT OR REPLACE INTO events VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![seq, millis(event.at), name, instance, body.to_string()])?;
+        .prepare_cached("INSERT OR REPLACE INTO events VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute(params![seq, millis(event.at), name, instance, body.to_string(), state])?;
     let at = || humantime::format_rfc3339_millis(event.at).to_string();
     match &event.fact {
         Fact::Starting { instance, incarnation, cause } => {
@@ -380,25 +396,29 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
                     uptime.as_secs_f64(),
                 ])?;
         }
-        Fact::CommandAccepted { command } => {
+        Fact::CommandAccepted { command, by } => {
             connection
-                .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?1, ?2, NULL, ?3, ?4, 1, NULL)")?
+                .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?1, ?2, ?3, ?4, ?5, 1, NULL, ?6)")?
                 .execute(params![
                     seq,
                     millis(event.at),
-                    command.verb(),
-                    serde_json::to_string(command).ok()
-                ])?;
-        }
-        Fact::CommandDenied { command, denial } => {
-            connection
-                .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?1, ?2, NULL, ?3, ?4, 0, ?5)")?
-                .execute(params![
-                    seq,
-                    millis(event.at),
+                    by.as_ref().map(|by| &by.who),
                     command.verb(),
                     serde_json::to_string(command).ok(),
-                    denial.reason
+                    by.as_ref().and_then(|by| by.key.as_ref()),
+                ])?;
+        }
+        Fact::CommandDenied { command, by, denial } => {
+            connection
+                .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)")?
+                .execute(params![
+                    seq,
+                    millis(event.at),
+                    by.as_ref().map(|by| &by.who),
+                    command.verb(),
+                    serde_json::to_string(command).ok(),
+                    denial.reason,
+                    by.as_ref().and_then(|by| by.key.as_ref()),
                 ])?;
         }
         Fact::ShutdownStarted { cause } => set_meta(connection, "going_down", cause)?,
@@ -447,6 +467,29 @@ fn write_pid(
              ON CONFLICT DO UPDATE SET pid = excluded.pid",
         )?
         .execute(params![instance.to_string(), incarnation.0.cast_signed(), pid])
+        .map(drop)
+}
+
+fn write_audit(connection: &Connection, entry: &AuditEntry) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO audit (at, who, action, resource, allowed, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            millis(entry.at),
+            entry.who,
+            entry.action,
+            entry.resource,
+            entry.allowed,
+            entry.reason
+        ])
+        .map(drop)
+}
+
+fn write_answer(connection: &Connection, kept: &KeptAnswer) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute(params![kept.who, kept.key, kept.asked, millis(SystemTime::now()), kept.status, kept.body])
         .map(drop)
 }
 

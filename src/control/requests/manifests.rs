@@ -1,28 +1,25 @@
 //! The files of a daemon's manifests folder, over the socket: each is checked, written whole or not
 //! at all, and then the tree is made what they say.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path as InPath, State};
-use axum::response::{IntoResponse, Response};
+use axum::extract::Path as InPath;
 
-use super::protocol::{FaultBody, Manifest, ManifestFile, Manifests, Write};
-use super::server::{Daemon, Refused, Shared, body, refuse};
+use super::*;
+use crate::control::protocol::{Manifest, ManifestFile, Manifests, Write};
 use crate::manifest::{Environment, load_text};
-use crate::model::{Denial, DenialCode, Name};
+use crate::model::{Asker, Name};
 use crate::os::files;
 use crate::runtime::reload::Reloaded;
 
 /// Where a manifest of that name lies; only a name of our alphabet becomes a path.
-fn path_of(daemon: &Daemon, name: &str) -> Result<PathBuf, Refused> {
+fn path_of(daemon: &Daemon, name: &str) -> Handled<PathBuf> {
     let name = Name::new(name)
         .map_err(|error| refuse(DenialCode::Invalid, format!("{name:?} is no name: {error}"), None))?;
     Ok(daemon.manifests.join(format!("{name}.toml")))
 }
 
-fn daemon(shared: &Shared) -> Result<Arc<Daemon>, Refused> {
+fn daemon(shared: &Shared) -> Handled<Arc<Daemon>> {
     shared
         .daemon
         .clone()
@@ -34,7 +31,7 @@ fn unwritten(path: &Path, error: &std::io::Error) -> Refused {
 }
 
 /// The text of one; `None`: there is none.
-async fn text_of(path: PathBuf) -> Result<Option<String>, Refused> {
+async fn text_of(path: PathBuf) -> Handled<Option<String>> {
     let shown = path.display().to_string();
     let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
     match read.map_err(std::io::Error::other).and_then(|read| read) {
@@ -44,7 +41,10 @@ async fn text_of(path: PathBuf) -> Result<Option<String>, Refused> {
     }
 }
 
-pub(super) async fn list(State(shared): State<Shared>) -> Result<Response, Refused> {
+pub(in crate::control) async fn list(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Handled<Response> {
     let daemon = daemon(&shared)?;
     let folder = daemon.manifests.clone();
     let read = move || -> std::io::Result<Vec<PathBuf>> {
@@ -68,14 +68,19 @@ pub(super) async fn list(State(shared): State<Shared>) -> Result<Response, Refus
         let name = path.file_stem()?.to_string_lossy().into_owned();
         Some(ManifestFile { name, file: path })
     };
-    let manifests = files.into_iter().filter_map(named).collect();
+    let seen = |file: &ManifestFile| caller.may(Action::Manifest, &file.name);
+    let manifests = files.into_iter().filter_map(named).filter(seen).collect();
     Ok(axum::Json(Manifests { folder: daemon.manifests.clone(), manifests }).into_response())
 }
 
-pub(super) async fn show(
+pub(in crate::control) async fn show(
     State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
     InPath(name): InPath<String>,
-) -> Result<Response, Refused> {
+) -> Handled<Response> {
+    if !caller.may(Action::Manifest, &name) {
+        return Err(shared.refuse(&caller, Action::Manifest, &name));
+    }
     let daemon = daemon(&shared)?;
     let file = path_of(&daemon, &name)?;
     match text_of(file.clone()).await? {
@@ -89,12 +94,14 @@ fn missing(name: &str) -> Refused {
     refuse(DenialCode::NotFound, format!("there is no manifest {name}"), hint)
 }
 
-pub(super) async fn write(
+pub(in crate::control) async fn write(
     State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
     InPath(name): InPath<String>,
     json: Result<axum::Json<Write>, JsonRejection>,
-) -> Result<Response, Refused> {
+) -> Handled<Response> {
     let Write { text, create } = body(json)?;
+    shared.permit(&caller, Action::Manifest, &name)?;
     let daemon = daemon(&shared)?;
     let path = path_of(&daemon, &name)?;
     let _alone = daemon.writing.lock().await;
@@ -121,21 +128,23 @@ pub(super) async fn write(
         let reason = format!("{name} would be faulty; nothing was changed");
         return Err(Refused { denial: Denial { code: DenialCode::Faulty, reason, hint: None }, faults });
     }
-    let reloaded = put(&daemon, &shared, &path, Some(text), before).await?;
+    let reloaded = put(&daemon, &shared, caller.asker(), &path, Some(text), before).await?;
     Ok(axum::Json(reloaded).into_response())
 }
 
-pub(super) async fn remove(
+pub(in crate::control) async fn remove(
     State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
     InPath(name): InPath<String>,
-) -> Result<Response, Refused> {
+) -> Handled<Response> {
+    shared.permit(&caller, Action::Manifest, &name)?;
     let daemon = daemon(&shared)?;
     let path = path_of(&daemon, &name)?;
     let _alone = daemon.writing.lock().await;
     let Some(before) = text_of(path.clone()).await? else {
         return Err(missing(&name));
     };
-    let reloaded = put(&daemon, &shared, &path, None, Some(before)).await?;
+    let reloaded = put(&daemon, &shared, caller.asker(), &path, None, Some(before)).await?;
     Ok(axum::Json(reloaded).into_response())
 }
 
@@ -144,12 +153,13 @@ pub(super) async fn remove(
 async fn put(
     daemon: &Daemon,
     shared: &Shared,
+    by: Asker,
     path: &Path,
     text: Option<String>,
     before: Option<String>,
-) -> Result<Reloaded, Refused> {
+) -> Handled<Reloaded> {
     place(path, text).await?;
-    match daemon.reload(&shared.handle).await {
+    match daemon.reload(&shared.handle, by).await {
         Ok(reloaded) => Ok(reloaded),
         Err(refused) => {
             place(path, before).await?;
@@ -158,7 +168,7 @@ async fn put(
     }
 }
 
-async fn place(path: &Path, text: Option<String>) -> Result<(), Refused> {
+async fn place(path: &Path, text: Option<String>) -> Handled<()> {
     let at = path.to_owned();
     let act = move || match text {
         Some(text) => files::replace(&at, &text),

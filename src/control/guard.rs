@@ -1,0 +1,287 @@
+//! What every request passes before it is looked at: whose it is, by what name it calls us, whether
+//! it is one too many, and how large it is.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::door::{Caller, Peer};
+use super::requests::{Refused, Shared, refuse};
+use crate::manifest::config::Api;
+use crate::model::DenialCode;
+use crate::os::tokens::Tokens;
+
+/// The body of a request is here within this time.
+const BODY: Duration = Duration::from_secs(30);
+
+/// So many refusals of those who show no valid token are written down a second; what comes beyond
+/// is only answered.
+const REFUSALS_KEPT: u32 = 10;
+
+/// So many addresses are remembered before those who have been quiet are forgotten.
+const REMEMBERED: usize = 10_000;
+
+/// What is asked of those who come by the network.
+pub(super) struct Guard {
+    tokens: Arc<Tokens>,
+    names: Vec<String>,
+    scheme: &'static str,
+    requests: u32,
+    /// By token, or by address.
+    rates: DefaultKeyedRateLimiter<String>,
+    refusals: DefaultDirectRateLimiter,
+}
+
+impl Guard {
+    pub(super) fn new(api: &Api, listening: SocketAddr, tokens: Tokens) -> Guard {
+        let number = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::per_second(number(api.requests));
+        let burst = number(api.requests.saturating_mul(2));
+        let mut names: Vec<String> = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
+        names.push(match listening.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        });
+        names.extend(api.hosts.iter().map(|name| name.to_ascii_lowercase()));
+        Guard {
+            tokens: Arc::new(tokens),
+            names,
+            scheme: if api.tls.is_some() { "https" } else { "http" },
+            requests: api.requests,
+            rates: RateLimiter::keyed(quota.allow_burst(burst)),
+            refusals: RateLimiter::direct(Quota::per_second(number(REFUSALS_KEPT))),
+        }
+    }
+
+    /// Whose request it is.
+    fn identify(&self, headers: &HeaderMap, from: IpAddr, shared: &Shared) -> Result<Caller, Refused> {
+        let host = self.host(headers)?;
+        self.origin(headers, host)?;
+        let found = match bearer(headers) {
+            Some(shown) => self.tokens.find(shown, SystemTime::now()).map_err(|error| {
+                tracing::error!(%error, "the tokens can't be read");
+                refuse(DenialCode::Internal, "the tokens can't be read", None)
+            })?,
+            None => None,
+        };
+        let Some(token) = found else {
+            self.in_rate(format!("address:{from}"))?;
+            if self.refusals.check().is_ok() {
+                let shown = if bearer(headers).is_some() { "an unknown token" } else { "no token" };
+                shared.audit(&format!("address:{from}"), "enter", "api", Err(shown));
+            }
+            let hint = Some("send \"Authorization: Bearer TOKEN\"; \"regrow token create\" makes one");
+            return Err(refuse(DenialCode::Unauthorized, "a valid token is needed", hint));
+        };
+        let caller = Caller::by_token(token, &self.tokens);
+        self.in_rate(caller.who.to_string())?;
+        Ok(caller)
+    }
+
+    /// A page of somebody else's that makes a name of its own lead here (DNS rebinding) calls us by
+    /// that name.
+    fn host<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, Refused> {
+        let mut all = headers.get_all(header::HOST).iter();
+        let host = match (all.next(), all.next()) {
+            (Some(host), None) => host.to_str().unwrap_or_default(),
+            _ => "",
+        };
+        let name = without_port(host).to_ascii_lowercase();
+        if self.names.contains(&name) {
+            return Ok(host);
+        }
+        let shown: String = host.chars().take(80).collect();
+        let hint = Some("names that lead here are listed as \"hosts\" in the daemon's configuration");
+        Err(refuse(DenialCode::Misdirected, format!("{shown:?} is no name of this daemon"), hint))
+    }
+
+    /// A browser says which page asks; only one that we have served ourselves may.
+    fn origin(&self, headers: &HeaderMap, host: &str) -> Result<(), Refused> {
+        for origin in headers.get_all(header::ORIGIN) {
+            let own = format!("{}://{host}", self.scheme);
+            if !origin.to_str().is_ok_and(|origin| origin.eq_ignore_ascii_case(&own)) {
+                return Err(refuse(
+                    DenialCode::Forbidden,
+                    "requests of other sites' pages are refused",
+                    None,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn in_rate(&self, of: String) -> Result<(), Refused> {
+        if self.rates.len() > REMEMBERED {
+            self.rates.retain_recent();
+        }
+        self.rates.check_key(&of).map_err(|_| {
+            let reason = format!("more than {} requests a second", self.requests);
+            refuse(DenialCode::TooManyRequests, reason, Some("wait a second"))
+        })
+    }
+}
+
+/// The name in a Host header.
+fn without_port(host: &str) -> &str {
+    let end = match host.strip_prefix('[').and_then(|rest| rest.find(']')) {
+        Some(bracket) => bracket + 2,
+        None => host.find(':').unwrap_or(host.len()),
+    };
+    let (name, port) = host.split_at(end);
+    let is_port =
+        |text: &str| text.is_empty() || text.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
+    if is_port(port) { name } else { "" }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return None;
+    };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Lets a request in, as that of somebody.
+pub(super) async fn enter(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
+    let caller = match (request.extensions_mut().remove::<Peer>(), &shared.guard) {
+        (Some(Peer::Known(caller)), _) => Ok(caller),
+        (Some(Peer::Address(from)), Some(guard)) => guard.identify(request.headers(), from, &shared),
+        (Some(Peer::Address(_)) | None, _) => {
+            Err(refuse(DenialCode::Unauthorized, "nobody knows who asks", None))
+        }
+    };
+    let caller = match caller {
+        Ok(caller) => caller,
+        Err(refused) => {
+            let mut response = refused.into_response();
+            // What it still sends is not read.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return response;
+        }
+    };
+    request.extensions_mut().insert(caller);
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Reads the whole body of a request, as large as it may be and as long as it may take.
+pub(super) async fn whole(body: Body, most: u64) -> Result<Bytes, Refused> {
+    let limit = usize::try_from(most).unwrap_or(usize::MAX);
+    let read = tokio::time::timeout(BODY, Limited::new(body, limit).collect()).await;
+    match read {
+        Ok(Ok(read)) => Ok(read.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(refuse(DenialCode::TooLarge, format!("the body has more than {most} bytes"), None))
+        }
+        Ok(Err(error)) => Err(refuse(DenialCode::Invalid, format!("the body can't be read: {error}"), None)),
+        Err(_) => Err(refuse(DenialCode::TimedOut, "the body did not come in time", None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guard(hosts: &[&str]) -> Guard {
+        let listen: SocketAddr = "192.0.2.7:7420".parse().unwrap();
+        let api = Api {
+            listen,
+            hosts: hosts.iter().map(|name| (*name).to_owned()).collect(),
+            tls: None,
+            max_body: 1 << 20,
+            requests: 1,
+            connections: 8,
+        };
+        Guard::new(&api, listen, Tokens::at("/nowhere/tokens.json".into()))
+    }
+
+    fn headers(pairs: &[(header::HeaderName, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn only_names_of_ours_are_answered_to() {
+        let guard = guard(&["Regrow.Example"]);
+        for (host, want) in [
+            ("localhost", true),
+            ("localhost:7420", true),
+            ("LOCALHOST:1", true),
+            ("127.0.0.1:7420", true),
+            ("[::1]:7420", true),
+            ("192.0.2.7:7420", true),
+            ("regrow.example", true),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("localhost@evil.example", false),
+            ("localhost:evil", false),
+            ("localhost:70000", false),
+            ("[::1", false),
+            ("[::1]x", false),
+            ("", false),
+        ] {
+            assert_eq!(guard.host(&headers(&[(header::HOST, host)])).is_ok(), want, "{host:?}");
+        }
+        assert!(guard.host(&headers(&[])).is_err());
+        assert!(guard.host(&headers(&[(header::HOST, "localhost"), (header::HOST, "evil")])).is_err());
+    }
+
+    #[test]
+    fn pages_of_others_are_refused() {
+        let guard = guard(&[]);
+        for (origin, want) in [
+            ("http://localhost:7420", true),
+            ("https://localhost:7420", false),
+            ("http://localhost", false),
+            ("http://evil.example", false),
+            ("null", false),
+        ] {
+            let headers = headers(&[(header::ORIGIN, origin)]);
+            assert_eq!(guard.origin(&headers, "localhost:7420").is_ok(), want, "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_token_comes_in_one_header_of_one_form() {
+        let shown = |values: &[&str]| {
+            let pairs: Vec<_> = values.iter().map(|value| (header::AUTHORIZATION, *value)).collect();
+            bearer(&headers(&pairs)).map(str::to_owned)
+        };
+        assert_eq!(shown(&["Bearer abc"]).as_deref(), Some("abc"));
+        assert_eq!(shown(&["bearer  abc "]).as_deref(), Some("abc"));
+        assert_eq!(shown(&["Basic abc"]), None);
+        assert_eq!(shown(&["Bearer a", "Bearer b"]), None);
+        assert_eq!(shown(&[]), None);
+    }
+
+    #[test]
+    fn more_than_the_rate_is_refused_and_others_are_not() {
+        let guard = guard(&[]);
+        let times = (0..20).filter(|_| guard.in_rate("token:a".to_owned()).is_ok()).count();
+        assert!((2..5).contains(&times), "{times}");
+        assert!(guard.in_rate("token:b".to_owned()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_too_large_is_not_read_to_its_end() {
+        assert_eq!(whole(Body::from("12345"), 5).await.unwrap_or_default(), "12345");
+        let refused = whole(Body::from("123456"), 5).await.err().unwrap();
+        assert_eq!(refused.denial.code, DenialCode::TooLarge);
+    }
+}

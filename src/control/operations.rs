@@ -1,0 +1,473 @@
+//! Every request that is answered, once: the routes, and the OpenAPI document that describes them.
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, delete, get, post, put};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+use super::guard;
+use super::once;
+use super::protocol::{
+    Add, Added, Audit, Down, ErrorBody, Events, History, LogLine, Logs, Manifest, Manifests, Upgrade,
+    Upgrading, Wait, Waited, WhyReport, Write,
+};
+use super::requests::query::{LARGEST, Parameter, ParameterKind};
+use super::requests::{Shared, facts, logs, manifests, refuse, tree, upkeep};
+use crate::decide::access::Action;
+use crate::model::status::TreeStatus;
+use crate::model::{Answer, Command, DenialCode, Event, State, StatusReport};
+use crate::runtime::reload::Reloaded;
+
+/// The type of a body.
+type Shape = fn(&mut SchemaGenerator) -> Schema;
+
+/// What a request is answered with.
+enum Answered {
+    /// One JSON object.
+    Json(Shape),
+    /// The same, or server-sent events with this, where `follow` is asked for.
+    JsonOrEvents(Shape, Shape),
+}
+
+/// How a request is carried out.
+enum Way {
+    /// It changes nothing.
+    Look,
+    /// It is done once for each `Idempotency-Key`.
+    Once,
+    /// The same, with a whole manifest in it.
+    OnceLarge,
+}
+
+struct Operation {
+    method: &'static str,
+    path: &'static str,
+    id: &'static str,
+    about: &'static str,
+    /// What it takes: an action on what.
+    needs: Option<(Action, &'static str)>,
+    query: &'static [Parameter],
+    body: Option<Shape>,
+    answered: Answered,
+    way: Way,
+    route: fn() -> MethodRouter<Shared>,
+}
+
+fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+/// Of commands those that can be given as data.
+fn command(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = Command::json_schema(generator);
+    let own = |variant: &Value| {
+        let verb = variant.pointer("/properties/verb/const").and_then(Value::as_str);
+        matches!(verb, Some("add" | "reconfigure"))
+    };
+    if let Some(variants) = schema.get_mut("oneOf").and_then(Value::as_array_mut) {
+        variants.retain(|variant| !own(variant));
+    }
+    schema
+}
+
+/// A document that is described elsewhere.
+fn any_object(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({ "type": "object" })
+}
+
+const EACH: &str = "each service";
+const DAEMON: &str = "`daemon`";
+const NAME: &str = "the manifest's name";
+
+const OPERATIONS: &[Operation] = &[
+    Operation {
+        method: "get",
+        path: "/v1/status",
+        id: "status",
+        about: "How every instance stands",
+        needs: Some((Action::Read, EACH)),
+        query: tree::STATUS,
+        body: None,
+        answered: Answered::Json(of::<StatusReport>),
+        way: Way::Look,
+        route: || get(tree::status),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/tree",
+        id: "tree",
+        about: "The supervisors and what hangs under each",
+        needs: Some((Action::Read, "`*`")),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Option<TreeStatus>>),
+        way: Way::Look,
+        route: || get(tree::tree),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/why",
+        id: "why",
+        about: "Why services are as they are",
+        needs: Some((Action::Read, EACH)),
+        query: tree::WHY,
+        body: None,
+        answered: Answered::Json(of::<WhyReport>),
+        way: Way::Look,
+        route: || get(tree::explain),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/events",
+        id: "events",
+        about: "What happened, and what happens",
+        needs: Some((Action::Read, EACH)),
+        query: facts::EVENTS,
+        body: None,
+        answered: Answered::JsonOrEvents(of::<Events>, of::<Event>),
+        way: Way::Look,
+        route: || get(facts::events),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/logs",
+        id: "logs",
+        about: "What services print",
+        needs: Some((Action::Logs, EACH)),
+        query: logs::LOGS,
+        body: None,
+        answered: Answered::JsonOrEvents(of::<Logs>, of::<LogLine>),
+        way: Way::Look,
+        route: || get(logs::logs),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/history",
+        id: "history",
+        about: "The processes that services have had, newest first (a daemon's)",
+        needs: Some((Action::Read, EACH)),
+        query: facts::HISTORY,
+        body: None,
+        answered: Answered::Json(of::<History>),
+        way: Way::Look,
+        route: || get(facts::history),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/audit",
+        id: "audit",
+        about: "Who did, and was not let do, what (a daemon's)",
+        needs: Some((Action::Audit, DAEMON)),
+        query: facts::AUDIT,
+        body: None,
+        answered: Answered::Json(of::<Audit>),
+        way: Way::Look,
+        route: || get(facts::audit),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/wait",
+        id: "wait",
+        about: "Answered when services are ready, completed or stopped, or can't be any more",
+        needs: Some((Action::Read, EACH)),
+        query: &[],
+        body: Some(of::<Wait>),
+        answered: Answered::Json(of::<Waited>),
+        way: Way::Look,
+        route: || post(tree::wait),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/command",
+        id: "command",
+        about: "Start, stop, restart, pause, resume or remove services; answered when it is done",
+        needs: Some((Action::Start, "each service, and likewise the other verbs")),
+        query: &[],
+        body: Some(command),
+        answered: Answered::Json(of::<Answer>),
+        way: Way::Once,
+        route: || post(tree::command),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/add",
+        id: "add",
+        about: "Add the services and groups of a manifest to the tree; no file is changed",
+        needs: Some((Action::Add, "the group, or `root`")),
+        query: &[],
+        body: Some(of::<Add>),
+        answered: Answered::Json(of::<Added>),
+        way: Way::OnceLarge,
+        route: || post(tree::add),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/down",
+        id: "down",
+        about: "Stop everything in reverse order, then the supervisor; answered when everything is gone",
+        needs: Some((Action::Down, DAEMON)),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Down>),
+        way: Way::Once,
+        route: || post(tree::down),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/manifests",
+        id: "list_manifests",
+        about: "The manifests of a daemon's folder",
+        needs: Some((Action::Manifest, "each name")),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Manifests>),
+        way: Way::Look,
+        route: || get(manifests::list),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/manifests/{name}",
+        id: "show_manifest",
+        about: "What a manifest says",
+        needs: Some((Action::Manifest, NAME)),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Manifest>),
+        way: Way::Look,
+        route: || get(manifests::show),
+    },
+    Operation {
+        method: "put",
+        path: "/v1/manifests/{name}",
+        id: "write_manifest",
+        about: "Check a manifest, write it, and make the tree what the folder says then",
+        needs: Some((Action::Manifest, NAME)),
+        query: &[],
+        body: Some(of::<Write>),
+        answered: Answered::Json(of::<Reloaded>),
+        way: Way::OnceLarge,
+        route: || put(manifests::write),
+    },
+    Operation {
+        method: "delete",
+        path: "/v1/manifests/{name}",
+        id: "remove_manifest",
+        about: "Delete a manifest, and make the tree what the folder says then",
+        needs: Some((Action::Manifest, NAME)),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Reloaded>),
+        way: Way::Once,
+        route: || delete(manifests::remove),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/reload",
+        id: "reload",
+        about: "Make the tree what the manifests say now; only what differs is touched (a daemon)",
+        needs: Some((Action::Reload, DAEMON)),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Reloaded>),
+        way: Way::Once,
+        route: || post(upkeep::reload),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/upgrade",
+        id: "upgrade",
+        about: "Replace the daemon, and its keeper, by another build; answered just before",
+        needs: Some((Action::Upgrade, DAEMON)),
+        query: &[],
+        body: Some(of::<Upgrade>),
+        answered: Answered::Json(of::<Upgrading>),
+        way: Way::Once,
+        route: || post(upkeep::upgrade),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/openapi.json",
+        id: "openapi",
+        about: "This document",
+        needs: None,
+        query: &[],
+        body: None,
+        answered: Answered::Json(any_object),
+        way: Way::Look,
+        route: || get(|| async { axum::Json(document()) }),
+    },
+];
+
+/// All of them, behind the guard.
+pub(super) fn router(shared: Shared) -> Router {
+    let mut router = Router::new();
+    for operation in OPERATIONS {
+        let route = (operation.route)();
+        let route = match operation.way {
+            Way::Look => route,
+            Way::Once => route.layer(from_fn_with_state(shared.clone(), once::usual)),
+            Way::OnceLarge => route.layer(from_fn_with_state(shared.clone(), once::large)),
+        };
+        router = router.route(operation.path, route);
+    }
+    router
+        .fallback(|| async {
+            let paths: Vec<&str> = OPERATIONS.iter().map(|operation| operation.path).collect();
+            let hint = format!("{}; GET /v1/openapi.json describes them", paths.join(", "));
+            refuse(DenialCode::NotFound, "there is no such path", Some(&hint))
+        })
+        .method_not_allowed_fallback(|| async {
+            let hint = Some("GET /v1/openapi.json describes what there is");
+            refuse(DenialCode::NoSuchMethod, "this path does not know that method", hint)
+        })
+        .layer(from_fn_with_state(shared.clone(), guard::enter))
+        .with_state(shared)
+}
+
+/// The OpenAPI document.
+pub fn document() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    let mut generator = settings.into_generator();
+    let mut paths: Map<String, Value> = Map::new();
+    for operation in OPERATIONS {
+        let described = operation.described(&mut generator);
+        let path = paths.entry(operation.path).or_insert_with(|| json!({}));
+        path[operation.method] = described;
+    }
+    generator.subschema_for::<ErrorBody>();
+    let schemas = generator.take_definitions(true);
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "regrow",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "A supervision-tree runtime for processes. Served on the control socket of a run or a \
+                            daemon, and where it is configured on a TCP address with a token. Durations are \
+                            seconds, sizes bytes, times RFC 3339 in UTC.",
+            "license": { "name": "MIT OR Apache-2.0" },
+        },
+        "servers": [{ "url": "/" }],
+        "security": [{ "token": [] }],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": { "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "Made by \"regrow token create\". The control socket needs none.",
+            } },
+        },
+    })
+}
+
+impl Operation {
+    fn described(&self, generator: &mut SchemaGenerator) -> Value {
+        let mut parameters: Vec<Value> = self.query.iter().map(Parameter::described).collect();
+        if self.path.contains("{name}") {
+            parameters.push(json!({
+                "name": "name", "in": "path", "required": true,
+                "description": "The file's name, without `.toml`",
+                "schema": { "type": "string", "minLength": 1 },
+            }));
+        }
+        if !matches!(self.way, Way::Look) {
+            parameters.push(json!({
+                "name": "Idempotency-Key", "in": "header", "required": false,
+                "description": "A request with the key of an earlier one is not carried out again, but answered \
+                                as that was (for a day). For something else it is refused.",
+                "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
+            }));
+        }
+        let content = match &self.answered {
+            Answered::Json(shape) => json!({ "application/json": { "schema": shape(generator) } }),
+            Answered::JsonOrEvents(shape, event) => {
+                parameters.push(json!({
+                    "name": "Last-Event-ID", "in": "header", "required": false,
+                    "description": "As `since`: what follows after a broken connection.",
+                    "schema": { "type": "integer", "minimum": 0, "maximum": LARGEST },
+                }));
+                json!({
+                    "application/json": { "schema": shape(generator) },
+                    "text/event-stream": { "schema": {
+                        "type": "string", "contentMediaType": "application/json", "contentSchema": event(generator),
+                    } },
+                })
+            }
+        };
+        let needs = match self.needs {
+            Some((action, what)) => format!("Needs `{action}` of {what}."),
+            None => "Needs no permission.".to_owned(),
+        };
+        let mut described = json!({
+            "operationId": self.id,
+            "summary": self.about,
+            "description": needs,
+            "responses": {
+                "200": { "description": "Done, or what there is", "content": content },
+                "default": {
+                    "description": "Refused: why, by a stable code",
+                    "content": { "application/json": { "schema": generator.subschema_for::<ErrorBody>() } },
+                },
+            },
+        });
+        if !parameters.is_empty() {
+            described["parameters"] = parameters.into();
+        }
+        if let Some(shape) = self.body {
+            described["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": shape(generator) } } });
+        }
+        described
+    }
+}
+
+impl Parameter {
+    fn described(&self) -> Value {
+        let schema = match self.kind {
+            ParameterKind::Names => json!({ "type": "array", "items": { "type": "string" } }),
+            ParameterKind::States => {
+                json!({ "type": "array", "items": { "type": "string", "enum": State::ALL } })
+            }
+            ParameterKind::Count => json!({ "type": "integer", "minimum": 0, "maximum": LARGEST }),
+            ParameterKind::Seconds => json!({ "type": "number", "minimum": 0 }),
+            ParameterKind::Flag => json!({ "type": "boolean" }),
+        };
+        json!({ "name": self.name, "in": "query", "required": false, "description": self.about, "schema": schema })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every `$ref` leads somewhere, and every operation says what it answers.
+    #[test]
+    fn the_document_is_whole() {
+        fn references<'a>(value: &'a Value, into: &mut Vec<&'a str>) {
+            match value {
+                Value::Object(map) => {
+                    into.extend(map.get("$ref").and_then(Value::as_str));
+                    map.values().for_each(|value| references(value, into));
+                }
+                Value::Array(all) => all.iter().for_each(|value| references(value, into)),
+                _ => {}
+            }
+        }
+        let document = document();
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        assert!(!found.is_empty());
+        for reference in found {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
+        }
+        let ids: std::collections::BTreeSet<&str> = OPERATIONS.iter().map(|operation| operation.id).collect();
+        assert_eq!(ids.len(), OPERATIONS.len());
+        let verbs =
+            document.pointer("/paths/~1v1~1command/post/requestBody/content/application~1json/schema");
+        let text = verbs.unwrap().to_string();
+        assert!(text.contains("\"restart\"") && !text.contains("\"reconfigure\""), "{text}");
+    }
+}

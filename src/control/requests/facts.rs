@@ -1,0 +1,198 @@
+//! What happened: events, the processes that there were, and who did what.
+
+use super::query::{Parameter, ParameterKind};
+use super::*;
+use crate::actors::event_log::Read;
+use crate::control::protocol::{Audit, Events, History, InstanceHistory};
+use crate::decide::access::DAEMON;
+use crate::model::Event;
+use crate::record::store::Wanted;
+
+pub(in crate::control) const EVENTS: &[Parameter] = &[
+    Parameter {
+        name: "service",
+        kind: ParameterKind::Names,
+        about: "Only those about these services or instances",
+    },
+    Parameter {
+        name: "state",
+        kind: ParameterKind::States,
+        about: "Only those that bring somebody into such a state",
+    },
+    Parameter { name: "since", kind: ParameterKind::Count, about: "Only those after this number" },
+    Parameter {
+        name: "since_s",
+        kind: ParameterKind::Seconds,
+        about: "Only those not older than so many seconds",
+    },
+    Parameter { name: "limit", kind: ParameterKind::Count, about: "The last so many of them" },
+    Parameter {
+        name: "follow",
+        kind: ParameterKind::Flag,
+        about: "Server-sent events, each with its number as id, and those that come; with a Last-Event-ID those after that one",
+    },
+];
+
+/// So many are read from the store at once, for one who follows.
+const PAGE: usize = 1_000;
+
+pub(in crate::control) async fn events(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Handled<Response> {
+    let query = Query::parse(request.uri().query().map(str::to_owned), EVENTS)?;
+    let resumed = match request.headers().get("last-event-id") {
+        Some(id) => Some(id.to_str().ok().and_then(|id| id.parse::<u64>().ok()).ok_or_else(|| {
+            refuse(DenialCode::Invalid, "the Last-Event-ID is no number of an event", None)
+        })?),
+        None => None,
+    };
+    let most: usize = query.number("limit")?.unwrap_or(usize::MAX);
+    let since: u64 = resumed.or(query.number("since")?).unwrap_or(0);
+    let named = query.all("service");
+    let everything = named.is_empty() && caller.may_everywhere(Action::Read);
+    let instances = match everything {
+        true => None,
+        false => {
+            let ids = shared.instances(&caller, Action::Read, named)?;
+            Some(ids.iter().map(ToString::to_string).collect::<HashSet<String>>())
+        }
+    };
+    let wanted = Wanted { since: age(&query)?, instances, states: query.states() };
+    let Shared { handle, mut closing, .. } = shared.clone();
+    let store = shared.store();
+    if !query.flag("follow") {
+        let kept = handle.kept_events();
+        let first = kept.first().map_or(u64::MAX, |event| event.seq);
+        // What is not at hand any more, or was before this daemon, is in the store.
+        let mut events = match store {
+            Some(store) if since + 1 < first => {
+                let wanted = wanted.clone();
+                from_store(move || store.last_events(since, &wanted, most)).await?
+            }
+            Some(_) | None => Vec::new(),
+        };
+        events.retain(|event| event.seq < first);
+        let fits = |event: &Arc<Event>| event.seq > since && wanted.fits(event);
+        events.extend(kept.into_iter().filter(fits).map(|event| event.as_ref().clone()));
+        let skip = events.len().saturating_sub(most);
+        let events = events.split_off(skip);
+        return Ok(axum::Json(Events { events }).into_response());
+    }
+    // Else it begins with what is at hand.
+    let from_store_on = resumed.is_some() || query.has("since") || query.has("since_s");
+    Ok(stream(caller, move |sender| async move {
+        let mut next = since + 1;
+        if let Some(store) = store.filter(|_| from_store_on) {
+            // What is only there comes first, a page at a time: the client may be slow, and
+            // meanwhile others go from what is at hand.
+            loop {
+                let first = handle.events_from(0).position();
+                if next >= first {
+                    break;
+                }
+                let (store, wanted) = (store.clone(), wanted.clone());
+                let page = from_store(move || store.first_events(next - 1, first, &wanted, PAGE)).await;
+                let Ok(page) = page else {
+                    break;
+                };
+                let is_last = page.len() < PAGE;
+                for event in page {
+                    next = event.seq + 1;
+                    if sender.send(sent(&event)).await.is_err() {
+                        return;
+                    }
+                }
+                if is_last {
+                    next = first;
+                }
+            }
+        }
+        let mut reader = handle.events_from(next);
+        loop {
+            let read = tokio::select! {
+                biased;
+                read = reader.next() => read,
+                _ = closing.wait_for(|closing| *closing) => return,
+            };
+            let event = match read {
+                Read::Event(event) if event.seq > since && wanted.fits(&event) => sent(&event),
+                Read::Event(_) => continue,
+                Read::Missed(count) => sse::Event::default().event("missed").data(count.to_string()),
+            };
+            if sender.send(event).await.is_err() {
+                return;
+            }
+        }
+    }))
+}
+
+fn sent(event: &Event) -> sse::Event {
+    json_event("event", event).id(event.seq.to_string())
+}
+
+pub(in crate::control) const HISTORY: &[Parameter] = &[
+    Parameter {
+        name: "service",
+        kind: ParameterKind::Names,
+        about: "Of these services or instances; none: of all",
+    },
+    Parameter {
+        name: "limit",
+        kind: ParameterKind::Count,
+        about: "So many of each at most; 100 unless said",
+    },
+];
+
+pub(in crate::control) async fn history(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    let query = Query::parse(raw, HISTORY)?;
+    let Some(store) = shared.store() else {
+        return Err(refuse(DenialCode::Invalid, "there is no store: only a daemon keeps a history", None));
+    };
+    let most = query.number("limit")?.unwrap_or(100);
+    let ids = shared.instances(&caller, Action::Read, query.all("service"))?;
+    let read = move || -> Result<_, StoreError> {
+        let of = |id: &InstanceId| {
+            let name = id.to_string();
+            Ok(InstanceHistory { incarnations: store.incarnations(&name, most)?, name })
+        };
+        ids.iter().map(of).collect::<Result<Vec<_>, _>>()
+    };
+    let services = from_store(read).await?;
+    Ok(axum::Json(History { services }).into_response())
+}
+
+pub(in crate::control) const AUDIT: &[Parameter] = &[
+    Parameter {
+        name: "since_s",
+        kind: ParameterKind::Seconds,
+        about: "Only what is not older than so many seconds",
+    },
+    Parameter { name: "limit", kind: ParameterKind::Count, about: "The last so many; 1000 unless said" },
+];
+
+pub(in crate::control) async fn audit(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    let query = Query::parse(raw, AUDIT)?;
+    shared.permit(&caller, Action::Audit, DAEMON)?;
+    let Some(store) = shared.store() else {
+        return Err(refuse(
+            DenialCode::Invalid,
+            "there is no store: only a daemon keeps an audit trail",
+            None,
+        ));
+    };
+    let (since, most) = (age(&query)?, query.number("limit")?.unwrap_or(1_000));
+    // What this very request has written down is there, too.
+    shared.handle.written().await;
+    let entries = from_store(move || store.audited(since, most)).await?;
+    Ok(axum::Json(Audit { entries }).into_response())
+}

@@ -1,0 +1,284 @@
+//! What can be asked for, a handler each; who asks is known by then. Whether they may depends on what
+//! it is about, so it is asked here.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use axum::Extension;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{RawQuery, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::sse::{self, Sse};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_core::Stream;
+use tokio::sync::{mpsc, watch};
+
+use super::door::Caller;
+use super::guard::Guard;
+use super::once::{Answers, Given};
+use super::protocol::{ErrorBody, FaultBody};
+use crate::decide::access::Action;
+use crate::decide::resolve::resolve;
+use crate::manifest::LoadError;
+use crate::model::{Denial, DenialCode, InstanceId, Plan, Selector, State as Is};
+use crate::record::store::{AuditEntry, Store, StoreError};
+use crate::runtime::Handle;
+
+pub(super) mod facts;
+pub(super) mod logs;
+pub(super) mod manifests;
+pub(super) mod query;
+pub(super) mod tree;
+pub(super) mod upkeep;
+
+use query::Query;
+
+/// What every request works with.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) handle: Handle,
+    pub(super) closing: watch::Receiver<bool>,
+    pub(super) daemon: Option<Arc<Daemon>>,
+    pub(super) guard: Option<Arc<Guard>>,
+    pub(super) answers: Answers,
+    /// Bytes of the largest body of those who come by the network.
+    pub(super) remote_body: u64,
+}
+
+/// What only a daemon can do.
+pub struct Daemon {
+    /// What happened before.
+    pub store: Option<Store>,
+    /// Reads its manifests again.
+    pub load: Arc<dyn Fn() -> Result<Plan, Vec<LoadError>> + Send + Sync>,
+    /// The folder of its manifests.
+    pub manifests: PathBuf,
+    /// Held while one of them is changed.
+    pub writing: tokio::sync::Mutex<()>,
+    /// It is to be replaced by this program.
+    pub upgrade: mpsc::UnboundedSender<PathBuf>,
+}
+
+/// A part of an answer: what is asked of every handler.
+type Handled<T> = Result<T, Refused>;
+
+impl Shared {
+    fn store(&self) -> Option<Store> {
+        self.daemon.as_ref().and_then(|daemon| daemon.store.clone())
+    }
+
+    /// Bytes of the largest body that a request may have.
+    pub(super) fn largest_body(&self, request: &Request, local: u64) -> u64 {
+        let caller = request.extensions().get::<Caller>();
+        if caller.is_some_and(Caller::is_remote) { self.remote_body } else { local }
+    }
+
+    /// Writes down who did, or was not let do, what.
+    pub(super) fn audit(&self, who: &str, action: &str, resource: &str, allowed: Result<(), &str>) {
+        if let Err(why) = allowed {
+            tracing::warn!(who, "{action}:{resource} was refused: {why}");
+        }
+        if let Some(store) = self.store() {
+            store.audit(AuditEntry {
+                at: SystemTime::now(),
+                who: who.to_owned(),
+                action: action.to_owned(),
+                resource: resource.to_owned(),
+                allowed: allowed.is_ok(),
+                reason: allowed.err().map(str::to_owned),
+            });
+        }
+    }
+
+    fn refuse(&self, caller: &Caller, action: Action, resource: &str) -> Refused {
+        self.audit(&caller.who, action.word(), resource, Err("not granted"));
+        let shown: String = resource.chars().take(200).collect();
+        refuse(DenialCode::Forbidden, format!("{} may not {action}:{shown}", caller.who), None)
+    }
+
+    /// Asks whether somebody may do this, and writes it down.
+    fn permit(&self, caller: &Caller, action: Action, resource: &str) -> Handled<()> {
+        if !caller.may(action, resource) {
+            return Err(self.refuse(caller, action, resource));
+        }
+        self.note(caller, action, resource);
+        Ok(())
+    }
+
+    fn note(&self, caller: &Caller, action: Action, resource: &str) {
+        if !action.only_looks() {
+            self.audit(&caller.who, action.word(), resource, Ok(()));
+        }
+    }
+
+    /// Asks whether somebody may do this with each of them. Those they named, and have no right to,
+    /// are refused; of all, those they have a right to are meant.
+    fn instances(&self, caller: &Caller, action: Action, named: Vec<String>) -> Handled<Vec<InstanceId>> {
+        let all = named.is_empty();
+        let select = if all { Selector::all() } else { Selector::named(named.clone()) };
+        let found = self.handle.board(|board| resolve(board, &select));
+        let found = match found {
+            Ok(found) => found,
+            // What there is, is nobody's business who may not see it.
+            Err(denial) => {
+                return Err(match named.iter().find(|name| !caller.may(action, name)) {
+                    Some(name) => self.refuse(caller, action, name),
+                    None => denial.into(),
+                });
+            }
+        };
+        if all {
+            return Ok(found.into_iter().filter(|id| caller.may_with(action, id)).collect());
+        }
+        match found.iter().find(|id| !caller.may_with(action, id)) {
+            Some(id) => Err(self.refuse(caller, action, &id.to_string())),
+            None => Ok(found),
+        }
+    }
+
+    /// The answer that a key has got, by an earlier daemon or long ago, and to what.
+    pub(super) async fn answered_before(&self, who: &str, key: &str) -> Handled<Option<(String, Given)>> {
+        let Some(store) = self.store() else {
+            return Ok(None);
+        };
+        let (who, key) = (who.to_owned(), key.to_owned());
+        let kept = from_store(move || store.answer(&who, &key)).await?;
+        Ok(kept.map(|kept| (kept.asked, Given { status: kept.status, body: Bytes::from(kept.body) })))
+    }
+
+    /// Whether a command with this key was taken already.
+    pub(super) async fn was_taken(&self, who: &str, key: &str) -> bool {
+        let Some(store) = self.store() else {
+            return false;
+        };
+        let (who, key) = (who.to_owned(), key.to_owned());
+        from_store(move || store.was_taken(&who, &key)).await.unwrap_or(false)
+    }
+
+    pub(super) fn keep_answer(&self, who: &str, key: &str, asked: &str, given: &Given) {
+        if let Some(store) = self.store() {
+            let body = String::from_utf8_lossy(&given.body).into_owned();
+            store.keep_answer(who, key, asked, given.status, body);
+        }
+    }
+}
+
+/// An error, or the denial of a command.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) denial: Denial,
+    pub(super) faults: Vec<FaultBody>,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let code = self.denial.code;
+        let mut response =
+            (status_of(code), axum::Json(ErrorBody { error: self.denial, faults: self.faults }))
+                .into_response();
+        let extra = match code {
+            DenialCode::Unauthorized => Some((header::WWW_AUTHENTICATE, "Bearer realm=\"regrow\"")),
+            DenialCode::TooManyRequests => Some((header::RETRY_AFTER, "1")),
+            _ => None,
+        };
+        if let Some((name, value)) = extra {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+fn status_of(code: DenialCode) -> StatusCode {
+    match code {
+        DenialCode::NotFound => StatusCode::NOT_FOUND,
+        DenialCode::HasDependents | DenialCode::DependencyDown | DenialCode::Exists => StatusCode::CONFLICT,
+        DenialCode::Faulty | DenialCode::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        DenialCode::ShuttingDown | DenialCode::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
+        DenialCode::Invalid => StatusCode::BAD_REQUEST,
+        DenialCode::NoSuchMethod => StatusCode::METHOD_NOT_ALLOWED,
+        DenialCode::TimedOut => StatusCode::REQUEST_TIMEOUT,
+        DenialCode::Unauthorized => StatusCode::UNAUTHORIZED,
+        DenialCode::Forbidden => StatusCode::FORBIDDEN,
+        DenialCode::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        DenialCode::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        DenialCode::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        DenialCode::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+impl From<Denial> for Refused {
+    fn from(denial: Denial) -> Refused {
+        Refused { denial, faults: Vec::new() }
+    }
+}
+
+pub(super) fn refuse(code: DenialCode, reason: impl Into<String>, hint: Option<&str>) -> Refused {
+    Refused::from(Denial { code, reason: reason.into(), hint: hint.map(str::to_owned) })
+}
+
+fn body<T>(json: Result<axum::Json<T>, JsonRejection>) -> Handled<T> {
+    json.map(|axum::Json(value)| value)
+        .map_err(|rejection| refuse(DenialCode::Invalid, rejection.body_text(), None))
+}
+
+/// Reads the store, beside everything else.
+async fn from_store<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Handled<T> {
+    let broken = |why: String| refuse(DenialCode::Internal, format!("the store can't be read: {why}"), None);
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(error)) => Err(broken(error.to_string())),
+        Err(error) => Err(broken(error.to_string())),
+    }
+}
+
+fn json_event(name: &str, value: &impl serde::Serialize) -> sse::Event {
+    // Our own types always serialize.
+    let event = sse::Event::default().event(name);
+    event
+        .json_data(value)
+        .unwrap_or_else(|error| sse::Event::default().event("error").data(error.to_string()))
+}
+
+/// A response that a task fills; the task ends when the client hangs up, or has no business here
+/// any more.
+fn stream<F, T>(caller: Caller, fill: F) -> Response
+where
+    F: FnOnce(mpsc::Sender<sse::Event>) -> T,
+    T: Future<Output = ()> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(64);
+    let filling = fill(sender.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = filling => {}
+            () = sender.closed() => {}
+            () = caller.gone() => {}
+        }
+    });
+    Sse::new(Received(receiver)).keep_alive(sse::KeepAlive::default()).into_response()
+}
+
+/// A channel's receiving end as the stream that a response wants.
+struct Received(mpsc::Receiver<sse::Event>);
+
+impl Stream for Received {
+    type Item = Result<sse::Event, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(context).map(|event| event.map(Ok))
+    }
+}
+
+fn age(query: &Query) -> Handled<Option<SystemTime>> {
+    let seconds: Option<f64> = query.number("since_s")?;
+    let age = seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+    Ok(age.and_then(|age| SystemTime::now().checked_sub(age)))
+}

@@ -1,0 +1,289 @@
+//! What is, and the commands that change it.
+
+use super::query::{Parameter, ParameterKind};
+use super::*;
+use crate::control::once::WasTaken;
+use crate::control::protocol::{Add, Added, Down, Wait, WaitFor, Waited, WhyReport};
+use crate::decide::access::{DAEMON, ROOT};
+use crate::decide::why::{self, Why};
+use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
+use axum::extract::FromRequest;
+use tokio::sync::oneshot;
+
+use crate::model::{Addition, Asked as Given, Asker, Command, Kind, Name, ServiceStatus};
+
+pub(in crate::control) const STATUS: &[Parameter] = &[
+    Parameter { name: "service", kind: ParameterKind::Names, about: "Only these services or instances" },
+    Parameter { name: "state", kind: ParameterKind::States, about: "Only those in one of these states" },
+];
+
+pub(in crate::control) async fn status(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    let query = Query::parse(raw, STATUS)?;
+    let ids = shared.instances(&caller, Action::Read, query.all("service"))?;
+    let wanted: HashSet<String> = ids.iter().map(ToString::to_string).collect();
+    let states = query.states();
+    let mut report = shared.handle.status();
+    report
+        .services
+        .retain(|row| wanted.contains(&row.name) && (states.is_empty() || states.contains(&row.state)));
+    if !caller.may_everywhere(Action::Read) {
+        let seen: HashSet<&Name> = ids.iter().map(InstanceId::service).collect();
+        report.groups.retain(|group| group.members.iter().any(|member| seen.contains(member)));
+        for group in &mut report.groups {
+            group.members.retain(|member| seen.contains(member));
+        }
+    }
+    Ok(axum::Json(report).into_response())
+}
+
+pub(in crate::control) async fn tree(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    Query::parse(raw, &[])?;
+    if !caller.may_everywhere(Action::Read) {
+        return Err(shared.refuse(&caller, Action::Read, "*"));
+    }
+    Ok(axum::Json(shared.handle.tree(None)).into_response())
+}
+
+pub(in crate::control) const WHY: &[Parameter] = &[Parameter {
+    name: "service",
+    kind: ParameterKind::Names,
+    about: "Of these services or instances; none: of all",
+}];
+
+pub(in crate::control) async fn explain(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    let query = Query::parse(raw, WHY)?;
+    let ids = shared.instances(&caller, Action::Read, query.all("service"))?;
+    let handle = &shared.handle;
+    let now = handle.uptime();
+    let services = handle.board(|board| {
+        ids.iter()
+            .map(|id| {
+                let (mut chain, end) = why::chain(board, id, now);
+                let known = |name: &str| {
+                    let mut named = board.entries().iter().filter(|entry| entry.id.to_string() == name);
+                    named.any(|entry| caller.may_with(Action::Read, &entry.id))
+                };
+                chain.retain(|link| known(&link.name));
+                let entry = board.entry(id);
+                let source = handle.output().source_of(&end).filter(|_| caller.may_with(Action::Logs, &end));
+                Why {
+                    name: id.to_string(),
+                    chain,
+                    exit: entry.and_then(|e| e.exit.clone()),
+                    check: entry.and_then(|e| e.failing.clone()),
+                    last_lines: source.map(|s| handle.output().last_lines(s, 10)).unwrap_or_default(),
+                }
+            })
+            .collect()
+    });
+    Ok(axum::Json(WhyReport { services }).into_response())
+}
+
+impl Shared {
+    /// The command as far as somebody may give it: what they may not is refused as a whole. Who has
+    /// not all rights gives it to just those that were looked at, whatever a group or a tag means a
+    /// moment later.
+    fn permitted(&self, caller: &Caller, command: Command) -> Handled<Command> {
+        let invalid = |reason: &str, hint| Err(refuse(DenialCode::Invalid, reason, hint));
+        let Some(action) = Action::of(&command) else {
+            return invalid("a service is changed in its manifest", Some("change it, and POST /v1/reload"));
+        };
+        let Some(select) = command.select() else {
+            // As data it would come without its environment, which is never written down.
+            return invalid("a manifest is added at /v1/add", None);
+        };
+        let words = in_words(select);
+        if caller.may_everywhere(action) {
+            self.note(caller, action, &words);
+            return Ok(command);
+        }
+        if !select.groups.is_empty() && action == Action::Remove {
+            return Err(self.refuse(caller, action, "*"));
+        }
+        let found = match self.handle.board(|board| resolve(board, select)) {
+            Ok(found) => found,
+            Err(denial) if denial.code == DenialCode::NotFound => {
+                return Err(self.refuse(caller, action, &words));
+            }
+            Err(denial) => return Err(denial.into()),
+        };
+        if let Some(id) = found.iter().find(|id| !caller.may_with(action, id)) {
+            return Err(self.refuse(caller, action, &id.to_string()));
+        }
+        self.note(caller, action, &words);
+        let mut services: Vec<String> = match action {
+            // It is for whole services.
+            Action::Remove => found.iter().map(|id| id.service().to_string()).collect(),
+            _ => found.iter().map(ToString::to_string).collect(),
+        };
+        services.dedup();
+        Ok(command.about(Selector::named(services)))
+    }
+}
+
+/// A selector as the audit trail has it.
+fn in_words(select: &Selector) -> String {
+    let mut words: Vec<String> = select.services.clone();
+    words.extend(select.all.then(|| "*".to_owned()));
+    words.extend(select.groups.iter().map(|group| format!("group {group}")));
+    words.extend(select.tags.iter().map(|tag| format!("tag {tag}")));
+    words.join(", ")
+}
+
+pub(in crate::control) async fn command(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Handled<Response> {
+    let was_taken = request.extensions().get::<WasTaken>().is_some();
+    let key = request
+        .headers()
+        .get(&crate::control::once::KEY)
+        .and_then(|key| key.to_str().ok())
+        .map(str::to_owned);
+    let json = axum::Json::<Command>::from_request(request, &()).await;
+    let command = shared.permitted(&caller, body(json)?)?;
+    let command = match command {
+        // It is under way, or done: only its end is still to be seen.
+        Command::Restart { select } if was_taken => Command::Start { select, no_deps: true },
+        other => other,
+    };
+    let by = Some(Asker { key, ..caller.asker() });
+    let answer = shared.handle.command(Given { command, by }).await?;
+    Ok(axum::Json(answer).into_response())
+}
+
+pub(in crate::control) async fn add(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    json: Result<axum::Json<Add>, JsonRejection>,
+) -> Handled<Response> {
+    let Add { manifest, file, group } = body(json)?;
+    shared.permit(&caller, Action::Add, group.as_deref().unwrap_or(ROOT))?;
+    let into = match group {
+        Some(group) => Some(
+            Name::new(&group)
+                .map_err(|_| refuse(DenialCode::NotFound, format!("there is no group {group:?}"), None))?,
+        ),
+        None => None,
+    };
+    if !file.is_absolute() {
+        let reason = format!("\"file\" must be an absolute path, not {:?}", file.display().to_string());
+        return Err(refuse(DenialCode::Invalid, reason, None));
+    }
+    let plan = shared.handle.plan();
+    let (done, loaded) = oneshot::channel();
+    // On a thread of its own: it reads env files, and a folder on a network may hang.
+    let load = move || {
+        let environment = Environment { vars: plan.inherited.to_vec(), env_files: Vec::new() };
+        // Nobody waits any more when the client has hung up.
+        let _ = done.send(load_addition(&manifest, &file, &environment, &plan));
+    };
+    let gone = || refuse(DenialCode::Internal, "the manifest could not be read", None);
+    std::thread::Builder::new().name("regrow-load".into()).spawn(load).map_err(|_| gone())?;
+    let Loaded { addition, warnings } = loaded.await.map_err(|_| gone())?.map_err(|faults| {
+        let count = faults.len();
+        let reason = format!("the manifest has {count} fault{}", if count == 1 { "" } else { "s" });
+        let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
+        Refused { denial, faults: faults.iter().map(FaultBody::of).collect() }
+    })?;
+    let addition = Arc::new(Addition { into, ..addition });
+    let command = Command::Add { addition };
+    let answer = shared.handle.command(Given { command, by: Some(caller.asker()) }).await?;
+    let warnings = warnings.iter().map(FaultBody::of).collect();
+    Ok(axum::Json(Added { answer, warnings }).into_response())
+}
+
+pub(in crate::control) async fn wait(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    json: Result<axum::Json<Wait>, JsonRejection>,
+) -> Handled<Response> {
+    let wait = body(json)?;
+    let handle = shared.handle.clone();
+    let ids = shared.instances(&caller, Action::Read, wait.services)?;
+    let timeout = match wait.timeout_s {
+        Some(seconds) => Some(Duration::try_from_secs_f64(seconds).map_err(|_| {
+            refuse(DenialCode::Invalid, "\"timeout_s\" must be a number of seconds, 0 or more", None)
+        })?),
+        None => None,
+    };
+    let mut events = handle.events();
+    let come_true = async {
+        loop {
+            if let Some(ok) = verdict(&handle, &ids, wait.for_) {
+                return ok;
+            }
+            events.next().await;
+        }
+    };
+    let result = match timeout {
+        Some(timeout) => tokio::time::timeout(timeout, come_true).await.ok(),
+        None => Some(come_true.await),
+    };
+    let names: HashSet<String> = ids.iter().map(ToString::to_string).collect();
+    let services: Vec<ServiceStatus> =
+        handle.status().services.into_iter().filter(|s| names.contains(&s.name)).collect();
+    Ok(axum::Json(Waited { ok: result == Some(true), timed_out: result.is_none(), services }).into_response())
+}
+
+/// `Some(true)`: true of all. `Some(false)`: it can't come true by itself any more.
+fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool> {
+    handle.board(|board| {
+        let mut all = true;
+        for id in ids {
+            let Some(entry) = board.entry(id) else {
+                // It was removed: down for good.
+                match wanted {
+                    WaitFor::Ready | WaitFor::Completed => return Some(false),
+                    WaitFor::Stopped => continue,
+                }
+            };
+            let is = match wanted {
+                WaitFor::Ready => {
+                    entry.ready || (entry.state == Is::Completed && entry.spec.kind == Kind::Task)
+                }
+                WaitFor::Completed => entry.state == Is::Completed,
+                WaitFor::Stopped => {
+                    matches!(entry.state, Is::Registered | Is::Stopped | Is::Completed | Is::Failed)
+                }
+            };
+            let never = match wanted {
+                // A tree that goes down starts nothing any more.
+                WaitFor::Ready | WaitFor::Completed => {
+                    let over = entry.state == Is::Completed && entry.spec.kind == Kind::Service;
+                    entry.state == Is::Failed || ((over || board.shutting_down()) && !is)
+                }
+                WaitFor::Stopped => false,
+            };
+            if never {
+                return Some(false);
+            }
+            all &= is;
+        }
+        all.then_some(true)
+    })
+}
+
+pub(in crate::control) async fn down(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Handled<Response> {
+    shared.permit(&caller, Action::Down, DAEMON)?;
+    shared.handle.begin_shutdown("regrow down");
+    // Not for hooks: it may be one that asks.
+    let ok = shared.handle.wait_stopped().await.is_ok();
+    Ok(axum::Json(Down { ok }).into_response())
+}

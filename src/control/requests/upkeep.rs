@@ -1,0 +1,86 @@
+//! What only a daemon does: it reads its manifests again, and is replaced.
+
+use super::*;
+use crate::control::protocol::{Upgrade, Upgrading};
+use crate::decide::access::DAEMON;
+use crate::model::Asker;
+use crate::os::files;
+use crate::runtime::reload::Reloaded;
+
+pub(in crate::control) async fn reload(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Handled<Response> {
+    shared.permit(&caller, Action::Reload, DAEMON)?;
+    let Some(daemon) = &shared.daemon else {
+        let hint = Some("\"regrow add\" and \"regrow remove\" change what runs");
+        return Err(refuse(DenialCode::Invalid, "only a daemon reads its manifests again", hint));
+    };
+    Ok(axum::Json(daemon.reload(&shared.handle, caller.asker()).await?).into_response())
+}
+
+impl Daemon {
+    /// Makes the tree what its manifests say now. A fault anywhere, and nothing changes.
+    pub(super) async fn reload(&self, handle: &Handle, by: Asker) -> Handled<Reloaded> {
+        let load = Arc::clone(&self.load);
+        let gone = |_| refuse(DenialCode::Internal, "the manifests could not be read", None);
+        let plan = tokio::task::spawn_blocking(move || load()).await.map_err(gone)?;
+        let plan = plan.map_err(|errors| {
+            let files = errors.len();
+            let reason = match files {
+                1 => "a manifest is faulty; nothing was changed".to_owned(),
+                _ => format!("{files} manifests are faulty; nothing was changed"),
+            };
+            let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
+            Refused { denial, faults: errors.iter().flat_map(bodies).collect() }
+        })?;
+        Ok(handle.change_to(plan, Some(by)).await?)
+    }
+}
+
+/// The faults of one file.
+fn bodies(error: &LoadError) -> Vec<FaultBody> {
+    match error {
+        LoadError::Faulty(faults) => faults.iter().map(FaultBody::of).collect(),
+        LoadError::Unreadable { path, error } => vec![FaultBody {
+            file: path.clone(),
+            line: 1,
+            column: 1,
+            span: 0..0,
+            message: format!("it can't be read: {error}"),
+            label: String::new(),
+            also: None,
+            hint: None,
+        }],
+    }
+}
+
+pub(in crate::control) async fn upgrade(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    json: Result<axum::Json<Upgrade>, JsonRejection>,
+) -> Handled<Response> {
+    let Upgrade { binary } = body(json)?;
+    shared.permit(&caller, Action::Upgrade, DAEMON)?;
+    let Some(daemon) = &shared.daemon else {
+        let hint = Some("stop it and run it again");
+        return Err(refuse(DenialCode::Invalid, "only a daemon can be replaced in place", hint));
+    };
+    let Some(binary) = binary.or_else(files::own_program) else {
+        return Err(refuse(DenialCode::Internal, "this daemon's own program can't be told", None));
+    };
+    if !binary.is_absolute() {
+        return Err(refuse(DenialCode::Invalid, "\"binary\" must be an absolute path", None));
+    }
+    let tried = binary.clone();
+    let version = tokio::task::spawn_blocking(move || files::version_of(&tried)).await;
+    let version = match version.map_err(std::io::Error::other).and_then(|version| version) {
+        Ok(version) => version,
+        Err(error) => {
+            let reason = format!("{} can't take this daemon's place: {error}", binary.display());
+            return Err(refuse(DenialCode::Invalid, reason, None));
+        }
+    };
+    let _ = daemon.upgrade.send(binary.clone());
+    Ok(axum::Json(Upgrading { binary, version, pid: std::process::id() }).into_response())
+}
