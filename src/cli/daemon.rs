@@ -468,7 +468,7 @@ fn detach(args: &DaemonArgs, config: &Config) -> u8 {
         Ok(socket) => socket,
         Err(error) => return failed(format!("{}: {error}", ready.display())),
     };
-    let ended = start_apart(args, &log, &ready, &heard);
+    let ended = start_apart(args, &config.home, &log, &ready, &heard);
     let _ = std::fs::remove_file(&ready);
     match ended {
         Ok(Ok(())) => code::DONE,
@@ -486,6 +486,7 @@ fn detach(args: &DaemonArgs, config: &Config) -> u8 {
 
 fn start_apart(
     args: &DaemonArgs,
+    home: &Path,
     log: &Path,
     ready: &Path,
     heard: &std::os::unix::net::UnixDatagram,
@@ -511,7 +512,8 @@ fn start_apart(
         if let Ok(length) = heard.recv(&mut buffer)
             && String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1")
         {
-            say!("regrow daemon (pid {}) is up; it prints to {}", child.id(), log.display());
+            let pid = place::daemon_of(home).map_or_else(|| child.id(), |card| card.pid);
+            say!("regrow daemon (pid {pid}) is up; it prints to {}", log.display());
             return Ok(Ok(()));
         }
         if let Some(status) = child.try_wait()? {
@@ -543,9 +545,11 @@ pub(super) fn is_kept() -> bool {
     load_config(None, &usual()).is_ok_and(|config| files::is_locked(&config.home.join("lock")))
 }
 
-/// The socket of the daemon that a command of this user means.
+/// The socket of the daemon that a command of this user means: where that one says it is, for it may
+/// have been started with another configuration.
 pub(super) fn socket() -> Option<PathBuf> {
-    load_config(None, &usual()).ok().map(|config| config.socket)
+    let config = load_config(None, &usual()).ok()?;
+    Some(place::daemon_of(&config.home).and_then(|card| card.socket).unwrap_or(config.socket))
 }
 
 fn usual() -> Usual {

@@ -446,9 +446,9 @@ pub(super) fn events(args: EventsArgs) -> u8 {
                         let read: Event =
                             serde_json::from_str(&event.data).map_err(|e| Error::Broken(e.to_string()))?;
                         if common.json {
-                            say(&event.data)
+                            say(&event.data);
                         } else {
-                            show_event(&read)
+                            show_event(&read);
                         }
                         last = Some(read);
                     }
@@ -460,11 +460,15 @@ pub(super) fn events(args: EventsArgs) -> u8 {
             let Some(Event { seq, fact, .. }) = &last else {
                 return Ok(code::DONE);
             };
-            if matches!(fact, Fact::ShutdownDone) || client.connect_again().await.is_err() {
+            if matches!(fact, Fact::ShutdownDone) {
                 return Ok(code::DONE);
             }
             let goes_on = format!("/v1/events?follow=true&since={seq}{}{}", query(&services), states(&state));
-            stream = client.follow(&goes_on).await?;
+            stream = match client.follow_again(&goes_on).await {
+                Ok(stream) => stream,
+                Err(Error::NotRunning(_) | Error::Broken(_)) => return Ok(code::DONE),
+                Err(error) => return Err(error),
+            };
         }
     })
 }

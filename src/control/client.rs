@@ -78,7 +78,7 @@ impl Client {
     }
 
     /// Connects to whoever supervises there now, once there is somebody.
-    pub async fn connect_again(&mut self) -> Result<(), Error> {
+    async fn connect_again(&mut self) -> Result<(), Error> {
         let until = tokio::time::Instant::now() + SUCCESSION;
         loop {
             match Client::connect(&self.socket).await {
@@ -167,6 +167,24 @@ impl Client {
             return Ok(EventStream { body: response.into_body(), buffer: Vec::new() });
         }
         Err(denied(response).await)
+    }
+
+    /// The same again, after the supervisor has ended: of its successor.
+    pub async fn follow_again(&mut self, path: &str) -> Result<EventStream, Error> {
+        let following = async {
+            loop {
+                self.connect_again().await?;
+                match self.follow(path).await {
+                    // It has ended, too, or was about to.
+                    Err(Error::Broken(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    other => return other,
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, following).await {
+            Ok(stream) => stream,
+            Err(_) => Err(Error::Broken(format!("there was none within {PATIENCE:?}"))),
+        }
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Error> {

@@ -91,15 +91,6 @@ pub(super) enum Peer {
     Address(IpAddr),
 }
 
-/// Whether the other end of a connection has to keep to limits of time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
-    /// Ourselves and root: a follower may stand still as long as it likes.
-    Endless,
-    /// Anybody else.
-    Limited,
-}
-
 /// Who may come in by the Unix socket.
 pub(super) struct Doorkeeper {
     access: Vec<LocalAccess>,
@@ -146,13 +137,16 @@ impl Doorkeeper {
 pub(super) struct Places<K> {
     all: Arc<Semaphore>,
     of_one: usize,
-    taken: Arc<Mutex<HashMap<K, usize>>>,
+    taken: Taken<K>,
 }
+
+/// How many each peer has.
+type Taken<K> = Arc<Mutex<HashMap<K, usize>>>;
 
 /// A place, until it is dropped.
 pub(super) struct Place<K: Eq + Hash> {
     _permit: Option<OwnedSemaphorePermit>,
-    of: Option<(K, Arc<Mutex<HashMap<K, usize>>>)>,
+    of: Option<(K, Taken<K>)>,
 }
 
 impl<K: Eq + Hash + Clone> Places<K> {

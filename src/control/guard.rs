@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 
 use super::door::{Caller, Peer};
 use super::requests::{Refused, Shared, refuse};
@@ -21,12 +22,12 @@ use crate::manifest::config::Api;
 use crate::model::DenialCode;
 use crate::os::tokens::Tokens;
 
-/// The body of a request is here within this time.
-const BODY: Duration = Duration::from_secs(30);
-
 /// So many refusals of those who show no valid token are written down a second; what comes beyond
 /// is only answered.
 const REFUSALS_KEPT: u32 = 10;
+
+/// So long a refused body is read on.
+const LINGERING: Duration = Duration::from_secs(1);
 
 /// So many addresses are remembered before those who have been quiet are forgotten.
 const REMEMBERED: usize = 10_000;
@@ -164,10 +165,8 @@ pub(super) async fn enter(State(shared): State<Shared>, mut request: Request, ne
     let caller = match caller {
         Ok(caller) => caller,
         Err(refused) => {
-            let mut response = refused.into_response();
-            // What it still sends is not read.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return response;
+            linger(request.into_body());
+            return last(refused);
         }
     };
     request.extensions_mut().insert(caller);
@@ -177,18 +176,38 @@ pub(super) async fn enter(State(shared): State<Shared>, mut request: Request, ne
     response
 }
 
-/// Reads the whole body of a request, as large as it may be and as long as it may take.
-pub(super) async fn whole(body: Body, most: u64) -> Result<Bytes, Refused> {
-    let limit = usize::try_from(most).unwrap_or(usize::MAX);
-    let read = tokio::time::timeout(BODY, Limited::new(body, limit).collect()).await;
-    match read {
-        Ok(Ok(read)) => Ok(read.to_bytes()),
-        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            Err(refuse(DenialCode::TooLarge, format!("the body has more than {most} bytes"), None))
-        }
-        Ok(Err(error)) => Err(refuse(DenialCode::Invalid, format!("the body can't be read: {error}"), None)),
-        Err(_) => Err(refuse(DenialCode::TimedOut, "the body did not come in time", None)),
+/// A connection's last answer.
+fn last(refused: Refused) -> Response {
+    let mut response = refused.into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Reads on for a moment what is refused, and drops it: were it left unread, the kernel would reset
+/// the connection, and with it the answer on its way.
+fn linger(mut body: Body) {
+    if !body.is_end_stream() {
+        tokio::spawn(tokio::time::timeout(LINGERING, async move {
+            while let Some(Ok(_)) = body.frame().await {}
+        }));
     }
+}
+
+/// Reads the whole body of a request, as large as it may be and as long as it may take. `Err`: the
+/// connection's last answer.
+pub(super) async fn whole(mut body: Body, most: u64, patience: Duration) -> Result<Bytes, Response> {
+    let limit = usize::try_from(most).unwrap_or(usize::MAX);
+    let read = tokio::time::timeout(patience, Limited::new(&mut body, limit).collect()).await;
+    let refused = match read {
+        Ok(Ok(read)) => return Ok(read.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            refuse(DenialCode::TooLarge, format!("the body has more than {most} bytes"), None)
+        }
+        Ok(Err(error)) => refuse(DenialCode::Invalid, format!("the body can't be read: {error}"), None),
+        Err(_) => refuse(DenialCode::TimedOut, "the body did not come in time", None),
+    };
+    linger(body);
+    Err(last(refused))
 }
 
 #[cfg(test)]
@@ -204,6 +223,7 @@ mod tests {
             max_body: 1 << 20,
             requests: 1,
             connections: 8,
+            timeout: Duration::from_secs(30),
         };
         Guard::new(&api, listen, Tokens::at("/nowhere/tokens.json".into()))
     }
@@ -280,8 +300,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_too_large_is_not_read_to_its_end() {
-        assert_eq!(whole(Body::from("12345"), 5).await.unwrap_or_default(), "12345");
-        let refused = whole(Body::from("123456"), 5).await.err().unwrap();
-        assert_eq!(refused.denial.code, DenialCode::TooLarge);
+        assert_eq!(whole(Body::from("12345"), 5, Duration::MAX).await.unwrap_or_default(), "12345");
+        let refused = whole(Body::from("123456"), 5, Duration::MAX).await.err().unwrap();
+        assert_eq!(refused.status(), 413);
     }
 }

@@ -135,7 +135,7 @@ fn key_of(request: &Request) -> Result<Option<String>, Refused> {
     match (all.next(), all.next()) {
         (None, _) => Ok(None),
         (Some(key), None) => match key.to_str() {
-            Ok(key) if !key.is_empty() && key.len() <= LONGEST => Ok(Some(key.to_owned())),
+            Ok(key) if key.len() <= LONGEST && is_visible(key) => Ok(Some(key.to_owned())),
             Ok(_) | Err(_) => {
                 let reason = format!("an Idempotency-Key has 1 to {LONGEST} visible characters");
                 Err(refuse(DenialCode::Invalid, reason, None))
@@ -145,18 +145,30 @@ fn key_of(request: &Request) -> Result<Option<String>, Refused> {
     }
 }
 
-/// Carries a command out once; `most` is the largest body.
-pub(super) async fn once(shared: &Shared, most: u64, request: Request, next: Next) -> Response {
+fn is_visible(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Carries a command out once; `most` bounds its body.
+pub(super) async fn once(shared: &Shared, most: (u64, Duration), request: Request, next: Next) -> Response {
     match guarded(shared, most, request, next).await {
         Ok(response) => response,
         Err(refused) => refused.into_response(),
     }
 }
 
-async fn guarded(shared: &Shared, most: u64, request: Request, next: Next) -> Result<Response, Refused> {
+async fn guarded(
+    shared: &Shared,
+    most: (u64, Duration),
+    request: Request,
+    next: Next,
+) -> Result<Response, Refused> {
     let key = key_of(&request)?;
     let (parts, body) = request.into_parts();
-    let body = whole(body, most).await?;
+    let body = match whole(body, most.0, most.1).await {
+        Ok(body) => body,
+        Err(response) => return Ok(response),
+    };
     let Some(key) = key else {
         return Ok(next.run(Request::from_parts(parts, Body::from(body))).await);
     };
@@ -222,7 +234,17 @@ pub(super) async fn usual(State(shared): State<Shared>, request: Request, next: 
     once(&shared, most, request, next).await
 }
 
-/// The same where whole manifests come in.
+/// Of what may be asked as often as one likes the body is bounded alone.
+pub(super) async fn any_number(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let (most, patience) = shared.largest_body(&request, BODY);
+    let (parts, body) = request.into_parts();
+    match whole(body, most, patience).await {
+        Ok(body) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Err(response) => response,
+    }
+}
+
+/// As `usual`, where whole manifests come in.
 pub(super) async fn large(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let most = shared.largest_body(&request, MANIFEST);
     once(&shared, most, request, next).await

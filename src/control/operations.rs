@@ -1,6 +1,9 @@
 //! Every request that is answered, once: the routes, and the OpenAPI document that describes them.
 
+use std::sync::LazyLock;
+
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use schemars::generate::SchemaSettings;
@@ -296,7 +299,7 @@ const OPERATIONS: &[Operation] = &[
         body: None,
         answered: Answered::Json(any_object),
         way: Way::Look,
-        route: || get(|| async { axum::Json(document()) }),
+        route: || get(|| async { axum::Json(DOCUMENT.clone()) }),
     },
 ];
 
@@ -306,7 +309,8 @@ pub(super) fn router(shared: Shared) -> Router {
     for operation in OPERATIONS {
         let route = (operation.route)();
         let route = match operation.way {
-            Way::Look => route,
+            Way::Look if operation.body.is_none() => route,
+            Way::Look => route.layer(from_fn_with_state(shared.clone(), once::any_number)),
             Way::Once => route.layer(from_fn_with_state(shared.clone(), once::usual)),
             Way::OnceLarge => route.layer(from_fn_with_state(shared.clone(), once::large)),
         };
@@ -322,9 +326,13 @@ pub(super) fn router(shared: Shared) -> Router {
             let hint = Some("GET /v1/openapi.json describes what there is");
             refuse(DenialCode::NoSuchMethod, "this path does not know that method", hint)
         })
+        // Whoever reads one bounds it.
+        .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(shared.clone(), guard::enter))
         .with_state(shared)
 }
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 
 /// The OpenAPI document.
 pub fn document() -> Value {
@@ -370,7 +378,7 @@ impl Operation {
             parameters.push(json!({
                 "name": "name", "in": "path", "required": true,
                 "description": "The file's name, without `.toml`",
-                "schema": { "type": "string", "minLength": 1 },
+                "schema": { "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$" },
             }));
         }
         if !matches!(self.way, Way::Look) {
@@ -381,21 +389,32 @@ impl Operation {
                 "schema": { "type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$" },
             }));
         }
+        if self.id == "events" {
+            parameters.push(json!({
+                "name": "Last-Event-ID", "in": "header", "required": false,
+                "description": "As `since`: what follows after a broken connection.",
+                "schema": { "type": "integer", "minimum": 0, "maximum": LARGEST },
+            }));
+        }
         let content = match &self.answered {
             Answered::Json(shape) => json!({ "application/json": { "schema": shape(generator) } }),
-            Answered::JsonOrEvents(shape, event) => {
-                parameters.push(json!({
-                    "name": "Last-Event-ID", "in": "header", "required": false,
-                    "description": "As `since`: what follows after a broken connection.",
-                    "schema": { "type": "integer", "minimum": 0, "maximum": LARGEST },
-                }));
-                json!({
-                    "application/json": { "schema": shape(generator) },
-                    "text/event-stream": { "schema": {
-                        "type": "string", "contentMediaType": "application/json", "contentSchema": event(generator),
-                    } },
-                })
-            }
+            Answered::JsonOrEvents(shape, event) => json!({
+                "application/json": { "schema": shape(generator) },
+                "text/event-stream": { "schema": {
+                    "type": "object",
+                    "description": "One server-sent event. `missed` and `dropped` carry the number of those \
+                                    that were not sent.",
+                    "properties": {
+                        "event": { "type": "string", "enum": ["event", "line", "missed", "dropped"] },
+                        "id": { "type": "string", "description": "The number of an event." },
+                        "data": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": event(generator),
+                        },
+                    },
+                } },
+            }),
         };
         let needs = match self.needs {
             Some((action, what)) => format!("Needs `{action}` of {what}."),

@@ -59,6 +59,11 @@ pub fn tell_daemon(home: &Path, card: &Card) {
     }
 }
 
+/// Who supervises in a state folder, or did last.
+pub fn daemon_of(home: &Path) -> Option<Card> {
+    serde_json::from_slice(&files::read_own(&home.join("lock")).ok()?).ok()
+}
+
 /// A place that was taken.
 #[derive(Debug)]
 pub struct Place {

@@ -218,6 +218,7 @@ pub struct Add {
     /// A manifest of what is new. It may depend on what is there.
     pub manifest: String,
     /// The file that it comes from, absolute: its paths count from that file's folder.
+    #[schemars(regex(pattern = "^/"))]
     pub file: PathBuf,
     /// The group that it is added to; none: the root.
     #[serde(default)]

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
-use super::door::{Doorkeeper, Patience, Peer, Places, Timed};
+use super::door::{Doorkeeper, Peer, Places, Timed};
 use super::guard::Guard;
 use super::operations;
 use super::requests::Shared;
@@ -35,12 +35,8 @@ pub use super::requests::Daemon;
 const CONNECTIONS: usize = 64;
 /// Of these a user who is let in has at most so many.
 const OF_A_USER: usize = 8;
-/// A request's head is here within this time, on a connection that is not new, too.
-const HEAD: Duration = Duration::from_secs(15);
-/// A handshake is done within this time.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Who takes nothing for so long is cut off.
-const TAKING: Duration = Duration::from_secs(30);
+/// Other users of this machine send a request, and take its answer, within this time.
+const OF_OTHERS: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
 const LARGEST_HEAD: usize = 64 << 10;
 /// An address that can't be listened on is tried again this often.
@@ -87,7 +83,9 @@ pub async fn serve(
         daemon: daemon.map(Arc::new),
         guard: None,
         answers: super::once::Answers::default(),
-        remote_body: network.as_ref().map_or(0, |network| network.api.max_body),
+        remote_body: network
+            .as_ref()
+            .map_or((0, OF_OTHERS), |network| (network.api.max_body, network.api.timeout)),
     };
     let graceful = GracefulShutdown::new();
     let inside = async {
@@ -136,8 +134,8 @@ async fn by_socket(
             continue;
         };
         let (place, patience) = match ids.is_trusted() {
-            true => (Some(place), Patience::Endless),
-            false => (places.given(place, ids.uid), Patience::Limited),
+            true => (Some(place), None),
+            false => (places.given(place, ids.uid), Some(OF_OTHERS)),
         };
         let Some(place) = place else {
             tracing::warn!(uid = ids.uid, "has too many connections to the control socket");
@@ -176,12 +174,12 @@ async fn by_network(network: Network, shared: &Shared, graceful: &GracefulShutdo
         let (router, graceful, tls) = (router.clone(), graceful.watcher(), tls.clone());
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            let peer = Peer::Address(from);
+            let (peer, patience) = (Peer::Address(from), Some(api.timeout));
             match tls {
-                None => converse(stream, Patience::Limited, peer, router, graceful).await,
+                None => converse(stream, patience, peer, router, graceful).await,
                 Some(tls) => {
-                    if let Some(stream) = handshake(&tls, stream).await {
-                        converse(stream, Patience::Limited, peer, router, graceful).await;
+                    if let Some(stream) = handshake(&tls, stream, api.timeout).await {
+                        converse(stream, patience, peer, router, graceful).await;
                     }
                 }
             }
@@ -190,9 +188,13 @@ async fn by_network(network: Network, shared: &Shared, graceful: &GracefulShutdo
     }
 }
 
-async fn handshake(tls: &Arc<Tls>, stream: TcpStream) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
+async fn handshake(
+    tls: &Arc<Tls>,
+    stream: TcpStream,
+    patience: Duration,
+) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
     let acceptor = tls.acceptor().await?;
-    tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await.ok()?.ok()
+    tokio::time::timeout(patience, acceptor.accept(stream)).await.ok()?.ok()
 }
 
 /// Listens, as soon as that is possible: services are not to wait for an address.
@@ -222,8 +224,9 @@ async fn unaccepted(what: &str, error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// Answers the requests of one connection until it ends.
-async fn converse<S>(stream: S, patience: Patience, peer: Peer, router: Router, graceful: Watcher)
+/// Answers the requests of one connection until it ends. `None`: ourselves and root, whose followers
+/// may stand still as long as they like.
+async fn converse<S>(stream: S, patience: Option<Duration>, peer: Peer, router: Router, graceful: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -235,17 +238,11 @@ where
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
-    let taking = match patience {
-        Patience::Endless => {
-            http.header_read_timeout(None);
-            None
-        }
-        Patience::Limited => {
-            http.header_read_timeout(HEAD).max_buf_size(LARGEST_HEAD);
-            Some(TAKING)
-        }
-    };
-    let stream = TokioIo::new(Timed::new(stream, taking));
+    http.header_read_timeout(patience);
+    if patience.is_some() {
+        http.max_buf_size(LARGEST_HEAD);
+    }
+    let stream = TokioIo::new(Timed::new(stream, patience));
     // That a client has gone is no error.
     let _ = graceful.watch(http.serve_connection(stream, service)).await;
 }

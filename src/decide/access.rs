@@ -165,7 +165,7 @@ impl FromStr for Permission {
         let glob = WildMatch::new(action);
         if !Action::ALL.iter().any(|known| glob.matches(known.word())) {
             let words = Action::ALL.map(Action::word);
-            let near = nearest(action, words.into_iter());
+            let near = nearest(action, words);
             let help = near.map_or_else(
                 || format!("there are {}", words.join(", ")),
                 |near| format!("did you mean {near:?}?"),

@@ -64,6 +64,8 @@ pub struct Api {
     pub requests: u32,
     /// Connections at a time.
     pub connections: usize,
+    /// Who is slower than this, to send a request or to take an answer, is cut off.
+    pub timeout: Duration,
 }
 
 /// A certificate and its key, PEM files both.
@@ -133,6 +135,7 @@ struct ApiKeys {
     max_body: Option<Size>,
     requests: Option<NonZeroU32>,
     connections: Option<NonZeroU32>,
+    timeout: Option<Interval>,
     tls: TlsKeys,
 }
 
@@ -330,6 +333,7 @@ fn api(written: ApiKeys, at: impl Fn(PathBuf) -> PathBuf) -> Result<Option<Api>,
         max_body: written.max_body.map_or(1 << 20, |size| size.0),
         requests: number(written.requests, 50),
         connections: usize::try_from(number(written.connections, 64)).unwrap_or(64),
+        timeout: written.timeout.map_or(Duration::from_secs(30), |span| span.0),
     }))
 }
 

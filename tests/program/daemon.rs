@@ -57,7 +57,7 @@ impl Machine {
     }
 
     /// Kills the daemon, and waits until another supervises.
-    fn kill_daemon(&self) {
+    pub(crate) fn kill_daemon(&self) {
         let (daemon, _) = self.pids();
         end(daemon);
         eventually("another daemon supervises", || self.pids().0 != daemon);

@@ -1,6 +1,7 @@
 //! The whole program, from outside, as its user sees it: exact output, exit codes, and
 //! what is left of the processes.
 
+mod api;
 mod daemon;
 mod faults;
 mod groups;

@@ -47,9 +47,12 @@ pub(super) struct Shared {
     pub(super) daemon: Option<Arc<Daemon>>,
     pub(super) guard: Option<Arc<Guard>>,
     pub(super) answers: Answers,
-    /// Bytes of the largest body of those who come by the network.
-    pub(super) remote_body: u64,
+    /// Of those who come by the network, and how long they may take for it.
+    pub(super) remote_body: (u64, Duration),
 }
+
+/// So long the body of a request by the control socket may take.
+const LOCAL_BODY: Duration = Duration::from_secs(30);
 
 /// What only a daemon can do.
 pub struct Daemon {
@@ -73,10 +76,10 @@ impl Shared {
         self.daemon.as_ref().and_then(|daemon| daemon.store.clone())
     }
 
-    /// Bytes of the largest body that a request may have.
-    pub(super) fn largest_body(&self, request: &Request, local: u64) -> u64 {
+    /// Bytes of the largest body that a request may have, and how long that may take.
+    pub(super) fn largest_body(&self, request: &Request, local: u64) -> (u64, Duration) {
         let caller = request.extensions().get::<Caller>();
-        if caller.is_some_and(Caller::is_remote) { self.remote_body } else { local }
+        if caller.is_some_and(Caller::is_remote) { self.remote_body } else { (local, LOCAL_BODY) }
     }
 
     /// Writes down who did, or was not let do, what.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::event::StartCause;
 use crate::model::exit::{Ended, Exit, ExitOutcome};
-use crate::model::{Goal, Name, ServiceSpec, State};
+use crate::model::{Asker, Command, Denial, DenialCode, Goal, Name, Selector, ServiceSpec};
 
 const EVENTS: u64 = 40;
 
@@ -81,13 +81,74 @@ fn what_was_told_is_remembered() {
     assert_eq!((memory.last_event, memory.boot.as_deref(), memory.ended), (6, Some("boot"), false));
     assert_eq!(memory.since, Some(Duration::from_nanos(5)));
     assert_eq!(memory.lives, [("b".to_owned(), Incarnation(1), "life".to_owned())]);
-    let events = store.events(2, None, Some(&["a".to_owned()]), 2).unwrap();
+    let events = store.last_events(2, &about("a"), 2).unwrap();
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [4, 5]);
     let lived = store.incarnations("a", 10).unwrap();
     assert_eq!(lived.len(), 1);
     assert_eq!(lived[0].exit, Some(serde_json::json!({"code": 3, "ended": "by_itself"})));
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+fn about(instance: &str) -> Wanted {
+    Wanted { instances: Some([instance.to_owned()].into()), ..Wanted::default() }
+}
+
+#[test]
+fn events_are_found_by_state_and_by_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("regrow.db")).0;
+    let mut log = Log::new(store.clone(), 0);
+    log.life("a", 1);
+    log.life("b", 1);
+    store.flush();
+    let numbers = |events: Vec<Event>| events.iter().map(|event| event.seq).collect::<Vec<_>>();
+    let all = numbers(store.last_events(0, &Wanted::default(), usize::MAX).unwrap());
+    let last = *all.last().unwrap();
+    assert_eq!(all, (1..=last).collect::<Vec<_>>());
+    let running = Wanted { states: vec![State::Running], ..Wanted::default() };
+    let found = store.last_events(0, &running, usize::MAX).unwrap();
+    assert!(
+        found.len() == 2 && found.iter().all(|event| matches!(event.fact, Fact::Running { .. })),
+        "{found:?}"
+    );
+    assert!(
+        found.iter().all(|event| running.fits(event) && about("a").fits(event) != about("b").fits(event))
+    );
+    assert_eq!(numbers(store.first_events(2, last, &Wanted::default(), 3).unwrap()), [3, 4, 5]);
+    assert_eq!(numbers(store.first_events(last - 2, last, &Wanted::default(), 3).unwrap()), [last - 1]);
+}
+
+#[test]
+fn answers_are_found_by_whose_they_are_and_the_trail_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("regrow.db")).0;
+    let entry = |what: &str, allowed: bool| AuditEntry {
+        at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000),
+        who: "token:a".to_owned(),
+        action: "stop".to_owned(),
+        resource: what.to_owned(),
+        allowed,
+        reason: (!allowed).then(|| "not granted".to_owned()),
+    };
+    store.audit(entry("web", true));
+    store.audit(entry("db", false));
+    store.keep_answer("token:a", "key", "hash", 200, "{}".to_owned());
+    let mut log = Log::new(store.clone(), 0);
+    let command = Box::new(Command::Stop { select: Selector::named(["web"]), force: false });
+    let by = |key: &str| Some(Box::new(Asker { key: Some(key.to_owned()), ..Asker::new("token:a") }));
+    log.tell(Fact::CommandAccepted { command: command.clone(), by: by("taken") });
+    let denial = Denial { code: DenialCode::NotFound, reason: "x".to_owned(), hint: None };
+    log.tell(Fact::CommandDenied { command, by: by("denied"), denial: Box::new(denial) });
+    store.flush();
+    assert_eq!(store.audited(None, 10).unwrap(), [entry("web", true), entry("db", false)]);
+    assert_eq!(store.audited(None, 1).unwrap(), [entry("db", false)]);
+    assert_eq!(store.audited(Some(SystemTime::now()), 10).unwrap(), []);
+    let answer = store.answer("token:a", "key").unwrap().unwrap();
+    assert_eq!((answer.asked.as_str(), answer.status, answer.body.as_str()), ("hash", 200, "{}"));
+    assert_eq!(store.answer("token:b", "key").unwrap(), None);
+    assert!(store.was_taken("token:a", "taken").unwrap());
+    assert!(!store.was_taken("token:b", "taken").unwrap() && !store.was_taken("token:a", "denied").unwrap());
 }
 
 #[test]
@@ -153,7 +214,7 @@ fn old_events_go_and_readers_see_whole_groups() {
     let reading = store.clone();
     let reader = std::thread::spawn(move || {
         for _ in 0..50 {
-            let events = reading.events(0, None, None, usize::MAX).unwrap();
+            let events = reading.last_events(0, &Wanted::default(), usize::MAX).unwrap();
             assert!(events.windows(2).all(|pair| pair[1].seq == pair[0].seq + 1));
         }
     });
@@ -162,7 +223,7 @@ fn old_events_go_and_readers_see_whole_groups() {
     }
     store.flush();
     reader.join().unwrap();
-    let events = store.events(0, None, None, usize::MAX).unwrap();
+    let events = store.last_events(0, &Wanted::default(), usize::MAX).unwrap();
     assert_eq!(events.last().map(|event| event.seq), Some(log.seq));
     assert!(events.len() < 8_000, "{} are kept", events.len());
     assert!(store.incarnations("b", usize::MAX).unwrap().len() < 2_999);
