@@ -423,7 +423,7 @@ impl Made {
     async fn start(self, sample_interval: Duration) -> Result<Handle, StartError> {
         let Made { board, host, output, socket, native, recorder, secrets, clock, keep, ledger, taken } =
             self;
-        let Taken { fact, lives, last_event, going_down } = taken;
+        let Taken { facts, lives, strangers, last_event, going_down } = taken;
         let plan = Arc::clone(board.plan());
         let log = EventLog::behind(board, clock, last_event);
         if let Some(recorder) = recorder {
@@ -442,6 +442,7 @@ impl Made {
             keep,
             ledger,
             inherited_lives: Mutex::new(lives),
+            strangers: Mutex::new(strangers),
         });
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
         if let Some(ledger) = &context.ledger {
@@ -458,7 +459,7 @@ impl Made {
             services: plan.services.len(),
         };
         // Told before any actor goes on from there.
-        context.log.append([started].into_iter().chain(fact));
+        context.log.append([started].into_iter().chain(facts));
 
         let (dependencies, _) =
             DependencyGraph::spawn(None, DependencyGraph, Arc::clone(&context)).await.map_err(broken)?;

@@ -485,7 +485,11 @@ impl Sim {
             }
             _ => Selector::named([services[choices.of(services.len())].clone()]),
         };
-        let command = match choices.of(8) {
+        let command = match choices.of(9) {
+            8 if !services.is_empty() => {
+                let service = Name::new(&services[choices.of(services.len())]).unwrap();
+                Command::Scale { service, replicas: 1 + u32::try_from(choices.of(4)).unwrap() }
+            }
             6 => Command::Add { addition: Arc::new(self.addition(choices)) },
             7 => {
                 let groups: Vec<String> = self.world.board().groups().map(|g| g.name.to_string()).collect();

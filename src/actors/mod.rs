@@ -18,15 +18,17 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::decide::continuation::Left;
 use crate::decide::ledger::Ledger;
 use crate::model::{InstanceId, Past, ServiceSpec};
 use crate::os::clock::Clock;
 use crate::os::log::Keep;
 use crate::os::secrets::Vault;
-use crate::os::{Host, ProcessKey, Sources};
+use crate::os::{Host, News, NewsSink, Output, ProcessKey, Sources};
 
 use event_log::EventLog;
 
@@ -56,6 +58,9 @@ pub struct Context {
     pub ledger: Option<Arc<dyn Ledger>>,
     /// What an earlier supervisor has left of each instance, until its actor is made.
     pub inherited_lives: Mutex<HashMap<InstanceId, Inheritance>>,
+    /// What it has left of others, by their printed names: a manifest that can't be read may have
+    /// them, and one that is read later may bring them back.
+    pub strangers: Mutex<HashMap<String, Stranger>>,
 }
 
 /// How every instance's log files are kept.
@@ -90,6 +95,34 @@ pub struct Inheritance {
     pub past: Past,
     /// Its process, which the keeper has kept.
     pub process: Option<ProcessKey>,
+}
+
+/// What an earlier supervisor has left of an instance that no plan has.
+pub struct Stranger {
+    /// How it stood, where that was written down.
+    pub written: Option<Past>,
+    /// Its process, which the keeper has kept.
+    pub left: Option<(Left, ProcessKey)>,
+}
+
+/// Ends a process that nobody goes on with, and all of its tree: by SIGTERM, and after so long by
+/// SIGKILL.
+pub(crate) fn end_unwanted(host: &Arc<dyn Host>, key: ProcessKey, after: Duration) {
+    let settled = Arc::clone(host);
+    let news: NewsSink = Arc::new(move |news| match news {
+        News::Exited { remains: false, .. } | News::TreeGone { .. } => settled.settle(key),
+        _ => {}
+    });
+    host.adopt(key, Output::Capture(0), None, news);
+    if after.is_zero() {
+        return host.kill(key);
+    }
+    host.signal(key, 15);
+    let host = Arc::clone(host);
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        host.kill(key);
+    });
 }
 
 impl Context {

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
@@ -17,7 +17,8 @@ use super::errand::{self, Errand};
 use super::graph::GraphMsg;
 use super::supervisor::{ChildNews, SupervisorMsg};
 use super::timer::Timer;
-use super::{Context, Inheritance, tell};
+use super::{Context, Inheritance, end_unwanted, tell};
+use crate::decide::continuation::{Start, continuation};
 use crate::decide::frontier;
 use crate::decide::group::Slot;
 use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
@@ -246,9 +247,9 @@ impl Actor for ProcessActor {
         if let Some(keep) = state.keep() {
             state.context.sources.kept_in(state.source, keep);
         }
-        let inherited =
-            state.context.inherited_lives.lock().unwrap_or_else(PoisonError::into_inner).remove(&state.id);
-        if let Some(inheritance) = inherited {
+        let lives = &state.context.inherited_lives;
+        let inherited = lives.lock().unwrap_or_else(PoisonError::into_inner).remove(&state.id);
+        if let Some(inheritance) = inherited.or_else(|| state.known_again()) {
             state.inherit(&myself, inheritance);
         }
         if let Some(Broke { goal, last, message }) = broke {
@@ -289,6 +290,24 @@ impl Actor for ProcessActor {
 }
 
 impl ProcessState {
+    /// What an earlier supervisor has left of it, if it comes into the tree only now: its manifest
+    /// could not be read before. That is told, as for those who were there from the start.
+    fn known_again(&self) -> Option<Inheritance> {
+        let strangers = &self.context.strangers;
+        let name = self.id.to_string();
+        let stranger = strangers.lock().unwrap_or_else(PoisonError::into_inner).remove(&name)?;
+        let (left, process) = stranger.left.unzip();
+        let (now, today) = (self.context.clock.now(), SystemTime::now());
+        let goes_on = continuation(&self.id, &self.spec, Start::Follows, stranger.written, left, now, today);
+        if let Some(key) = process.filter(|_| !goes_on.adopts) {
+            end_unwanted(&self.context.host, key, Duration::ZERO);
+        }
+        let past = goes_on.past?;
+        let (instances, failed_groups) = (vec![past.clone()], Vec::new());
+        self.context.log.append([Fact::TakenOver { instances, failed_groups }]);
+        Some(Inheritance { past, process: process.filter(|_| goes_on.adopts) })
+    }
+
     /// Goes on with what an earlier supervisor has left.
     fn inherit(&mut self, myself: &ActorRef<ProcessMsg>, inheritance: Inheritance) {
         let Inheritance { past, process } = inheritance;

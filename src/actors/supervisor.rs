@@ -192,7 +192,7 @@ impl Actor for ServiceSupervisor {
             }),
         };
         for child in state.spec.children.clone() {
-            state.adopt(&myself, &shape, &child).await?;
+            state.adopt(&myself, &shape, &child, None).await?;
         }
         Ok(state)
     }
@@ -269,12 +269,13 @@ impl Actor for ServiceSupervisor {
 }
 
 impl SupervisorState {
-    /// Makes the actors of one member.
+    /// Makes the actors of one member; of a service's copies just these, where they are given.
     async fn adopt(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
         shape: &Shape,
         child: &Child,
+        copies: Option<&[InstanceId]>,
     ) -> Result<(), ActorProcessingErr> {
         let Shape { plan, graph } = shape;
         match child {
@@ -282,7 +283,7 @@ impl SupervisorState {
                 let Some(spec) = graph.service(name).cloned() else {
                     return Err(format!("{name} is in no plan").into());
                 };
-                for id in spec.instances() {
+                for id in spec.instances().filter(|id| copies.is_none_or(|copies| copies.contains(id))) {
                     let slot = self.machine.add(NewChild::instance(&spec));
                     let lifeline = Arc::default();
                     let actor = self.process(myself, &id, &spec, slot, &lifeline, None).await?;
@@ -386,10 +387,12 @@ impl SupervisorState {
             Err(branch) => {
                 let shape = Shape::of(&self.context);
                 self.note(self.context.clock.now(), || Message::Adopt(branch.clone()));
+                // Some may have been there when this supervisor was made.
+                let new = |id: &&InstanceId| !self.routes.contains_key(*id);
+                let copies: Vec<InstanceId> = branch.instances.iter().filter(new).cloned().collect();
                 for child in &branch.children {
-                    // It may have been there when this supervisor was made.
-                    if self.slots(child).is_empty() {
-                        self.adopt(myself, &shape, child).await?;
+                    if matches!(child, Child::Service(_)) || self.slots(child, &[]).is_empty() {
+                        self.adopt(myself, &shape, child, Some(&copies)).await?;
                     }
                 }
             }
@@ -439,7 +442,8 @@ impl SupervisorState {
         };
         let now = self.context.clock.now();
         self.note(now, || Message::Dismiss(branch.clone(), sender.number));
-        let slots: Vec<Slot> = branch.children.iter().flat_map(|child| self.slots(child)).collect();
+        let slots: Vec<Slot> =
+            branch.children.iter().flat_map(|child| self.slots(child, &branch.instances)).collect();
         for slot in &slots {
             self.run(myself, group::Input::Removed(*slot), now, None);
         }
@@ -472,10 +476,10 @@ impl SupervisorState {
         })
     }
 
-    /// The slots of a member: one a copy of a service.
-    fn slots(&self, child: &Child) -> Vec<Slot> {
+    /// The slots of a member: of a service those of these copies.
+    fn slots(&self, child: &Child, copies: &[InstanceId]) -> Vec<Slot> {
         let is = |kid: &Kid| match (kid, child) {
-            (Kid::Process { id, .. }, Child::Service(name)) => id.service() == name,
+            (Kid::Process { id, .. }, Child::Service(name)) => id.service() == name && copies.contains(id),
             (Kid::Group { name: group, .. }, Child::Group(name)) => group == name,
             (Kid::Process { .. } | Kid::Group { .. }, _) => false,
         };

@@ -19,7 +19,7 @@ use crate::decide::select::{Selection, select};
 use crate::manifest::config::{Config, DEFAULT, Unusable, Usual, load_config};
 use crate::manifest::folder::{Folder, load_folder};
 use crate::manifest::{Environment, LoadError};
-use crate::model::{Asker, Event, Fact, Plan};
+use crate::model::{Asker, Denial, DenialCode, Event, Fact, Plan};
 use crate::os::folder::FolderWatch;
 use crate::os::keeper::{self, Tether};
 use crate::os::native::HostOptions;
@@ -409,13 +409,18 @@ impl Reloads {
     fn begin(&self, handle: &Handle, by: &'static str) {
         let (load, handle) = (Arc::clone(&self.load), handle.clone());
         tokio::spawn(async move {
-            let plan = match tokio::task::spawn_blocking(move || load()).await {
-                Ok(Ok(plan)) => plan,
-                Ok(Err(faults)) => {
-                    faults.iter().for_each(report::tell_beside_others);
-                    return log("not reloaded: faulty manifests; nothing was changed");
+            let plan = async move {
+                match tokio::task::spawn_blocking(move || load()).await {
+                    Ok(Ok(plan)) => Ok(plan),
+                    Ok(Err(faults)) => {
+                        faults.iter().for_each(report::tell_beside_others);
+                        let reason = "faulty manifests; nothing was changed".to_owned();
+                        Err(Denial { code: DenialCode::Faulty, reason, hint: None })
+                    }
+                    Err(error) => {
+                        Err(Denial { code: DenialCode::Internal, reason: error.to_string(), hint: None })
+                    }
                 }
-                Err(error) => return log(&format!("not reloaded: {error}")),
             };
             match handle.change_to(plan, Some(Asker::new(by))).await {
                 Ok(done) => log(&format!("reloaded: {}", reloaded_in_words(&done.difference).join("; "))),
@@ -441,6 +446,7 @@ fn tell_event(event: &Event) {
         | Fact::StopCommandFailed { .. }
         | Fact::Added { .. }
         | Fact::Reconfigured { .. }
+        | Fact::Scaled { .. }
         | Fact::Removed { .. }
         | Fact::ShutdownStarted { .. }
         | Fact::ShutdownDone => log(&fact_in_words(&event.fact)),

@@ -115,7 +115,7 @@ enum Verb {
     /// Show the processes that services have had, how each ended and why (a daemon's)
     History(HistoryArgs),
     /// Make a daemon's tree what its manifests say now; touches only what changed
-    Reload(DownArgs),
+    Reload(ReloadArgs),
     /// Replace a daemon, and its keeper, by another build; services are not touched
     Upgrade(UpgradeArgs),
     /// Wait until services are ready, completed or stopped
@@ -605,6 +605,14 @@ impl From<WaitWord> for WaitFor {
             WaitWord::Stopped => WaitFor::Stopped,
         }
     }
+}
+
+#[derive(Debug, Args)]
+struct ReloadArgs {
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Debug, Args)]

@@ -87,9 +87,10 @@ where
                     }
                 });
             }
-            if let Error::Faulty(_, faults) = error {
+            if let Error::Faulty(denial, faults) = error {
+                let outcome = denial.reason.rsplit("; ").next().unwrap_or_default();
                 match with_text(&faults) {
-                    Some(faults) => super::report::tell(&LoadError::Faulty(faults)),
+                    Some(faults) => super::report::tell_and(&LoadError::Faulty(faults), outcome),
                     None => tell_by_place(&faults),
                 }
                 return code::MANIFEST;
@@ -285,6 +286,20 @@ fn command(verb: &str, command: Command, patience: &Patience, common: &Common) -
     ask("/v1/command", &command, patience, common, |answer: &Answer| answer)
 }
 
+/// The answer, if it comes in time.
+async fn within<T>(patience: &Patience, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let Some(limit) = patience.timeout else {
+        return asked.await;
+    };
+    tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
+        Err(Error::Denied(Denial {
+            code: DenialCode::TimedOut,
+            reason: format!("not done within {}; it goes on", short(limit)),
+            hint: Some("\"regrow why SERVICE\" tells what it waits for".to_owned()),
+        }))
+    })
+}
+
 /// Asks for something that is answered when it is done.
 fn ask<T: Serialize + serde::de::DeserializeOwned>(
     path: &str,
@@ -294,20 +309,7 @@ fn ask<T: Serialize + serde::de::DeserializeOwned>(
     answer_of: impl FnOnce(&T) -> &Answer,
 ) -> u8 {
     talk(common, async |mut client| {
-        let asked = client.post(path, body);
-        let got: T = match patience.timeout {
-            None => asked.await?,
-            Some(limit) => match tokio::time::timeout(limit, asked).await {
-                Ok(answer) => answer?,
-                Err(_) => {
-                    return Err(Error::Denied(Denial {
-                        code: DenialCode::TimedOut,
-                        reason: format!("not done within {}; it goes on", short(limit)),
-                        hint: Some("\"regrow why SERVICE\" tells what it waits for".to_owned()),
-                    }));
-                }
-            },
-        };
+        let got: T = within(patience, client.post(path, body)).await?;
         let answer = answer_of(&got);
         if common.json {
             print_json(&got);

@@ -66,6 +66,11 @@ pub(super) fn tell_beside_others(error: &LoadError) {
 
 /// Prints what is wrong to standard error.
 pub(super) fn tell(error: &LoadError) {
+    tell_and(error, "nothing was started");
+}
+
+/// The same, and what came of it.
+pub(super) fn tell_and(error: &LoadError, outcome: &str) {
     match error {
         LoadError::Unreadable { path, error } => {
             let words = match error.kind() {
@@ -84,11 +89,7 @@ pub(super) fn tell(error: &LoadError) {
             let mut paths: Vec<String> = faults.iter().map(|f| f.source.path.display().to_string()).collect();
             paths.dedup();
             let verb = if paths.len() == 1 { "has" } else { "have" };
-            tell!(
-                "{}: {} {verb} {count} {noun}; nothing was started",
-                format::error_word(),
-                paths.join(" and ")
-            );
+            tell!("{}: {} {verb} {count} {noun}; {outcome}", format::error_word(), paths.join(" and "));
         }
     }
 }

@@ -67,7 +67,7 @@ fn command(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = Command::json_schema(generator);
     let own = |variant: &Value| {
         let verb = variant.pointer("/properties/verb/const").and_then(Value::as_str);
-        matches!(verb, Some("add" | "reconfigure"))
+        matches!(verb, Some("add" | "reconfigure" | "scale"))
     };
     if let Some(variants) = schema.get_mut("oneOf").and_then(Value::as_array_mut) {
         variants.retain(|variant| !own(variant));
@@ -487,6 +487,9 @@ mod tests {
         let verbs =
             document.pointer("/paths/~1v1~1command/post/requestBody/content/application~1json/schema");
         let text = verbs.unwrap().to_string();
-        assert!(text.contains("\"restart\"") && !text.contains("\"reconfigure\""), "{text}");
+        assert!(
+            text.contains("\"restart\"") && !text.contains("\"reconfigure\"") && !text.contains("\"scale\""),
+            "{text}"
+        );
     }
 }

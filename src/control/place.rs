@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::manifest;
+use crate::model::digest::fnv;
 use crate::os::files::{self, Lock};
 
 /// What a running tree writes beside its socket.
@@ -34,12 +35,23 @@ impl Card {
     }
 }
 
+/// One that was killed holds its lock a moment longer: until the last of its threads is gone.
+const LETTING_GO: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// Takes the place of the daemon of a state folder, for as long as this process, one that it
 /// becomes, or one below it that inherits its descriptors lives.
 pub fn take_daemon(home: &Path, card: &Card) -> Result<(), Taken> {
     let text = serde_json::to_string(card).map_err(|e| Taken::Unusable(io::Error::other(e)))?;
     files::private_dir(home).map_err(Taken::Unusable)?;
-    match files::lock(&home.join("lock"), &text).map_err(Taken::Unusable)? {
+    let path = home.join("lock");
+    let until = std::time::Instant::now() + LETTING_GO;
+    let taken = loop {
+        match files::lock(&path, &text).map_err(Taken::Unusable)? {
+            Err(_) if std::time::Instant::now() < until => std::thread::sleep(LETTING_GO / 20),
+            taken => break taken,
+        }
+    };
+    match taken {
         Ok(lock) => {
             lock.keep_for_ever().map_err(Taken::Unusable)?;
             Ok(())
@@ -188,5 +200,5 @@ fn folder_of(manifest: &Path) -> PathBuf {
     let parent = manifest.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let readable: String =
         parent.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).take(40).collect();
-    runs_dir().join(format!("{readable}-{:016x}", files::fnv(manifest.as_os_str().as_encoded_bytes())))
+    runs_dir().join(format!("{readable}-{:016x}", fnv(manifest.as_os_str().as_encoded_bytes())))
 }

@@ -116,7 +116,7 @@ impl Action {
             Command::Resume { .. } => Some(Action::Resume),
             Command::Add { .. } => Some(Action::Add),
             Command::Remove { .. } => Some(Action::Remove),
-            Command::Reconfigure { .. } => None,
+            Command::Reconfigure { .. } | Command::Scale { .. } => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::model::event::FailedWhy;
 use crate::model::past::Past;
 use crate::model::{
-    Ended, Exit, ExitOutcome, Goal, Incarnation, InstanceId, Policy, ServiceSpec, State, StopCause,
+    Ended, Exit, ExitOutcome, Fact, Goal, Incarnation, InstanceId, Policy, ServiceSpec, State, StopCause,
 };
 
 use super::restart::{self, Verdict};
@@ -31,6 +31,15 @@ pub struct Left {
     pub incarnation: Incarnation,
     /// Its process id.
     pub pid: u32,
+}
+
+/// A process whose end the last supervisor had heard of, and had not written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gone {
+    /// Which, and how it ended.
+    pub left: Left,
+    /// How.
+    pub exit: Exit,
 }
 
 /// How an instance goes on.
@@ -83,6 +92,36 @@ pub fn continuation(
         Start::Afresh => afresh(spec, past),
     };
     Continuation { past: Some(past), adopts: false }
+}
+
+/// What is still to be told of processes before the last one, in their order: the supervisor had
+/// answered their ends already, and was killed before that was written down. `written` is what was.
+pub fn untold(
+    id: &InstanceId,
+    written: Option<&Past>,
+    gone: impl IntoIterator<Item = Gone>,
+    now: Duration,
+) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    for Gone { left: Left { incarnation, pid }, exit } in gone {
+        let known = written.filter(|past| past.incarnation >= incarnation);
+        let runs = known.filter(|past| past.incarnation == incarnation && past.state.has_process());
+        match (known, runs) {
+            (Some(_), None) => continue,
+            (Some(_), Some(_)) => {}
+            (None, _) => facts.push(Fact::Running { instance: id.clone(), incarnation, pid }),
+        }
+        let asked = runs.is_some_and(|past| past.state == State::Stopping);
+        let ended = if asked { Ended::Gracefully } else { Ended::ByItself };
+        let started = runs.and_then(|past| past.started).unwrap_or(now);
+        facts.push(Fact::Exited {
+            instance: id.clone(),
+            incarnation,
+            exit: ExitOutcome::Process { exit, ended, reason: None },
+            uptime: now.saturating_sub(started),
+        });
+    }
+    facts
 }
 
 /// What a group was about when its supervisor ended: where a member that fell is still to come back
@@ -234,6 +273,37 @@ mod tests {
         assert_eq!(go_on(Start::Follows, None, None), Continuation { past: None, adopts: false });
         let unwritten = go_on(Start::Follows, None, Some(1));
         assert!(unwritten.adopts && unwritten.past.unwrap().goal == Up);
+    }
+
+    #[test]
+    fn ends_that_were_answered_and_not_written_down_are_told_once() {
+        let (id, _) = web();
+        let gone = |number: u64| Gone {
+            left: Left { incarnation: Incarnation(number), pid: 7 },
+            exit: Exit::Code(13),
+        };
+        let told = |written: Option<Past>| -> Vec<String> {
+            let facts = untold(&id, written.as_ref(), [gone(3), gone(4)], NOW);
+            let words = facts.iter().map(|fact| match fact {
+                Fact::Running { incarnation, .. } => format!("running {incarnation}"),
+                Fact::Exited { incarnation, exit, .. } => format!("{incarnation} {exit}"),
+                other => format!("{other:?}"),
+            });
+            words.collect()
+        };
+        for (written, want) in [
+            (
+                Some(past(State::Running, Goal::Up, 3)),
+                &["#3 exit code 13", "running #4", "#4 exit code 13"][..],
+            ),
+            (Some(past(State::Crashed, Goal::Up, 3)), &["running #4", "#4 exit code 13"]),
+            (Some(past(State::Starting, Goal::Up, 4)), &["#4 exit code 13"]),
+            (Some(past(State::Crashed, Goal::Up, 4)), &[]),
+            (Some(past(State::Running, Goal::Up, 5)), &[]),
+        ] {
+            assert_eq!(told(written.clone()), want, "{written:?}");
+        }
+        assert_eq!(told(None).len(), 4);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::graph::Graph;
 use super::resolve::not_found;
 use super::status::Board;
 use crate::model::plan::Change;
+use crate::model::spec;
 use crate::model::{
     Addition, Child, Denial, DenialCode, GroupSpec, InstanceId, Name, Plan, Selector, ServiceSpec,
 };
@@ -105,6 +106,25 @@ pub(super) fn reconfigured(plan: &Plan, change: &Change) -> Result<(Plan, Graph)
         depends_on_what_is_there(spec, &graph)?;
     }
     Ok((changed, graph))
+}
+
+/// The plan with another number of copies of a service. The reason, if there can't be so many.
+pub(super) fn scaled(plan: &Plan, service: &Name, replicas: u32) -> Result<Plan, Denial> {
+    let mut scaled = plan.clone();
+    let Some(at) = scaled.services.iter().position(|spec| spec.name == *service) else {
+        return Err(not_found("service", service.as_str(), plan.services.iter().map(|s| s.name.as_str())));
+    };
+    let spec = &mut scaled.services[at];
+    let (_, came) = spec::scaled(service, spec.replicas, replicas);
+    let mut others = plan.services.clone();
+    others.remove(at);
+    let taken: HashSet<String> = printed(&others, plan.groups.keys()).collect();
+    if let Some(id) = came.iter().find(|id| taken.contains(&id.to_string())) {
+        let reason = format!("{id} is there already");
+        return Err(Denial { code: DenialCode::Exists, reason, hint: None });
+    }
+    *spec = Arc::new(ServiceSpec { replicas: replicas.max(1), ..ServiceSpec::clone(spec) });
+    Ok(scaled)
 }
 
 fn in_a_circle(cycles: &[Vec<Name>]) -> String {
@@ -266,6 +286,12 @@ pub(super) fn shrunk(plan: &Plan, services: &[Name], groups: &[Name]) -> Plan {
 }
 
 impl Branch {
+    /// Copies of a service that is there.
+    pub(super) fn of_copies(board: &Board, service: &Name, instances: Vec<InstanceId>) -> Branch {
+        let group = board.plan().parent_of(service.as_str());
+        Branch { path: board.path_to(group), children: vec![Child::Service(service.clone())], instances }
+    }
+
     /// What an addition puts into the tree.
     pub(super) fn of_addition(board: &Board, addition: &Addition) -> Branch {
         Branch {

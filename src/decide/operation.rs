@@ -16,6 +16,7 @@ use super::status::{Board, Entry};
 use super::words::{in_time, short};
 use crate::model::command::InstanceAnswer;
 use crate::model::event::{FailedWhy, StartCause};
+use crate::model::spec;
 use crate::model::{
     Answer, Asked, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, Kind,
     Name, OnDependencyRestart, Policy, ServiceSpec, State, StopCause,
@@ -64,6 +65,9 @@ pub enum DeskInput {
     Shutdown(String),
     /// What a command added is in the tree: these services, which are to be started.
     Added(Ticket, Vec<Name>),
+    /// The copies of a service that came to so many are in the tree and are to be started; whether
+    /// the others are up.
+    Copied(Ticket, Name, u32, bool),
     /// The machines of this branch, which a command removed, are no more.
     Dismissed(BranchNumber),
     /// An instance has taken a wish.
@@ -116,6 +120,8 @@ enum Work {
     Stop(StopOrder),
     /// Down in order, and out of the tree when all are.
     Remove(StopOrder, Removal),
+    /// The same with copies of a service that stays, of which there are so many then.
+    Shrink(StopOrder, Arc<ServiceSpec>, u32),
     /// Each by itself: nothing among them depends on another.
     Restart,
     /// Down in order, then up again.
@@ -135,6 +141,8 @@ struct Operation {
     /// Who is among the targets without being named, because another needs it or with all
     /// others: not told of where there was nothing to do.
     implied: HashSet<InstanceId>,
+    /// Whether what it takes out was to be up before.
+    was_up: bool,
     parts: Vec<(InstanceId, Part)>,
     places: HashMap<InstanceId, usize>,
     /// Parts that are not done: of each service, and of all.
@@ -182,6 +190,9 @@ impl Operations {
                 }
             }
             DeskInput::Added(ticket, names) => self.added(board, ticket, &names, out),
+            DeskInput::Copied(ticket, service, from, up) => {
+                self.copied(board, ticket, &service, (from, up), out);
+            }
             DeskInput::Dismissed(number) => self.dismissed(board, number, out),
             DeskInput::Taken(receipt) => self.taken(board, &receipt, out),
             DeskInput::Observed(event) => self.observe(board, &event, out),
@@ -239,15 +250,7 @@ impl Operations {
             }
             Command::Add { addition } => {
                 growth::grown(board.plan(), addition)?;
-                let leaves = |name: &String| self.leaving.iter().any(|leaving| leaving.names.contains(name));
-                let mut names = growth::printed(&addition.services, addition.groups.keys());
-                if let Some(name) = names.find(leaves) {
-                    return Err(Denial {
-                        code: DenialCode::Exists,
-                        reason: format!("{name} is still on its way out of the tree"),
-                        hint: Some("the command that removes it is answered when it is gone".to_owned()),
-                    });
-                }
+                self.refuse_leaving(growth::printed(&addition.services, addition.groups.keys()))?;
                 out.push(Effect::Emit(Fact::Added { addition: Arc::clone(addition) }));
                 out.push(Effect::Adopt(Branch::of_addition(board, addition)));
                 let names = addition.services.iter().map(|spec| spec.name.clone()).collect();
@@ -267,6 +270,27 @@ impl Operations {
                 ));
                 return Ok(());
             }
+            Command::Scale { service, replicas } => {
+                let scaled = growth::scaled(board.plan(), service, *replicas)?;
+                let Some(spec) = board.graph().service(service) else {
+                    return Ok(());
+                };
+                let (gone, came) = spec::scaled(service, spec.replicas, *replicas);
+                self.refuse_leaving(came.iter().map(ToString::to_string))?;
+                if gone.is_empty() {
+                    let up = self.is_up(board, service);
+                    out.push(Effect::Emit(Fact::Scaled {
+                        service: service.clone(),
+                        from: spec.replicas,
+                        to: scaled.service(service.as_str()).map_or(1, |spec| spec.replicas),
+                    }));
+                    out.push(Effect::Adopt(Branch::of_copies(board, service, came)));
+                    out.push(Effect::Again(DeskInput::Copied(ticket, service.clone(), spec.replicas, up)));
+                    return Ok(());
+                }
+                targets = gone;
+                Work::Shrink(StopOrder::new(board.graph(), [service]), Arc::clone(spec), *replicas)
+            }
             Command::Remove { select } => {
                 let removal = growth::removal(board, select)?;
                 // All copies of each, also of one that is named by its group.
@@ -285,7 +309,8 @@ impl Operations {
                 if matches!(command, Command::Pause { .. }) { Work::Pause } else { Work::Resume }
             }
         };
-        let operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
+        let was_up = targets.iter().filter_map(|id| board.entry(id)).any(|e| self.goal(e) == Goal::Up);
+        let operation = Operation { implied, was_up, ..Operation::new(Some(ticket), work, targets) };
         self.begin(board, operation, out);
         Ok(())
     }
@@ -544,7 +569,7 @@ impl Operations {
                 operation.send(board, &mut self.wishes, out);
             }
         }
-        let removes = |op: &Operation| matches!(op.work, Work::Remove(..));
+        let removes = |op: &Operation| matches!(op.work, Work::Remove(..) | Work::Shrink(..));
         let over = |op: &mut Operation| op.left == 0 && !removes(op);
         let finished: Vec<Operation> = self.running.extract_if(.., over).collect();
         for operation in finished {
@@ -555,7 +580,11 @@ impl Operations {
         };
         while let Some(at) = ready(self) {
             let mut operation = self.running.remove(at);
-            let leaving = match self.remove(board, &mut operation, out) {
+            let left = match operation.work {
+                Work::Shrink(..) => self.shrink(board, &mut operation, out),
+                _ => self.remove(board, &mut operation, out),
+            };
+            let leaving = match left {
                 Ok(leaving) => leaving,
                 Err(of_groups) => {
                     operation.answer(of_groups, out);
@@ -583,6 +612,7 @@ impl Operation {
             ticket,
             work,
             implied: HashSet::new(),
+            was_up: false,
             places: targets.iter().cloned().zip(0..).collect(),
             left: targets.len(),
             left_of,
@@ -610,6 +640,7 @@ impl Operation {
         match &mut self.work {
             Work::Stop(order)
             | Work::Remove(order, _)
+            | Work::Shrink(order, ..)
             | Work::RestartInOrder(order)
             | Work::Cascade(order)
             | Work::Shutdown(order) => {
@@ -656,7 +687,7 @@ impl Operation {
         let wish = match &self.work {
             Work::Start(cause) => Input::Start(*cause),
             Work::Restart => Input::Restart,
-            Work::Stop(_) | Work::Remove(..) => Input::Stop(StopCause::Command),
+            Work::Stop(_) | Work::Remove(..) | Work::Shrink(..) => Input::Stop(StopCause::Command),
             Work::RestartInOrder(_) => Input::Stop(StopCause::Restart),
             Work::Cascade(_) => Input::Stop(StopCause::Dependency),
             Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),
@@ -671,6 +702,7 @@ impl Operation {
                 Work::Pause | Work::Resume => return,
                 Work::Stop(order)
                 | Work::Remove(order, _)
+                | Work::Shrink(order, ..)
                 | Work::RestartInOrder(order)
                 | Work::Cascade(order)
                 | Work::Shutdown(order) => {
@@ -744,6 +776,7 @@ impl Operation {
             | Work::Start(_)
             | Work::Stop(_)
             | Work::Remove(..)
+            | Work::Shrink(..)
             | Work::Pause
             | Work::Resume
             | Work::Restart => {

@@ -55,12 +55,18 @@ pub struct Way {
     pub remove: (Vec<Name>, Vec<Name>),
     /// Then: those that come back, as something else.
     pub put_back: Vec<Addition>,
-    /// At last: those whose processes are to be others.
+    /// Then: those whose processes are to be others.
     pub restart: Vec<Name>,
+    /// At last: those of which there are to be so many copies.
+    pub scale: Vec<(Name, u32)>,
+    /// Those that come back by another name, since another project has theirs too now, or no longer:
+    /// the old and the new one.
+    pub renamed: Vec<(Name, Name)>,
 }
 
 /// Keys that need no other process.
 const LIVE: &[&str] = &[
+    "replicas",
     "depends_on",
     "ready",
     "health",
@@ -76,9 +82,11 @@ const LIVE: &[&str] = &[
 ];
 
 /// Keys that make it another in the tree.
-const PLACE: &[&str] = &["replicas", "kind", MEMBERS];
+const PLACE: &[&str] = &["kind", MEMBERS];
 /// Of the groups above it: whose member it is.
 const MEMBERS: &str = "members";
+/// Of a process that was made by a manifest of which only that is known: not by this one.
+const MANIFEST: &str = "manifest";
 
 /// Which keys of a service's manifest differ.
 fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
@@ -113,8 +121,10 @@ fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
     keys
 }
 
-/// The way from `old` to `new`, which has no faults.
-pub fn way(old: &Plan, new: &Plan) -> Way {
+/// The way from `old` to `new`, which has no faults. `makings`: with what the processes that a
+/// service has were made, as far as that is known; a supervisor that has taken them over may have
+/// read another manifest than the one before.
+pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
     let was: BTreeMap<&Name, &Arc<ServiceSpec>> =
         old.services.iter().map(|spec| (&spec.name, spec)).collect();
     let is: BTreeMap<&Name, &Arc<ServiceSpec>> = new.services.iter().map(|spec| (&spec.name, spec)).collect();
@@ -136,6 +146,9 @@ pub fn way(old: &Plan, new: &Plan) -> Way {
         if path(old, &spec.name) != path(new, &spec.name) {
             keys.push(MEMBERS);
         }
+        if keys.is_empty() && made_by(&makings(&spec.name), spec) == Some(false) {
+            keys.push(MANIFEST);
+        }
         if keys.is_empty() {
             difference.unchanged.push(spec.name.clone());
         } else {
@@ -144,13 +157,28 @@ pub fn way(old: &Plan, new: &Plan) -> Way {
     }
     difference.removed =
         old.services.iter().filter(|spec| !is.contains_key(&spec.name)).map(|s| s.name.clone()).collect();
+    let renamed: Vec<(Name, Name)> = new
+        .services
+        .iter()
+        .filter(|spec| !was.contains_key(&spec.name))
+        .filter_map(|spec| {
+            let before = old.services.iter().find(|old| {
+                !is.contains_key(&old.name)
+                    && old.project.is_some()
+                    && old.project == spec.project
+                    && own_name(&old.name) == own_name(&spec.name)
+            })?;
+            Some((before.name.clone(), spec.name.clone()))
+        })
+        .collect();
     // What depends on one that is taken out for a moment goes with it.
     let moved: Vec<Name> = differ
         .iter()
         .filter(|(_, keys)| keys.iter().any(|key| PLACE.contains(key)))
         .map(|(name, _)| name.clone())
         .collect();
-    let mut replaced: BTreeSet<Name> = moved.into_iter().collect();
+    let names = renamed.iter().flat_map(|(before, after)| [before.clone(), after.clone()]);
+    let mut replaced: BTreeSet<Name> = moved.into_iter().chain(names).collect();
     let graphs = [Graph::new(&old.services), Graph::new(&new.services)];
     loop {
         let more: Vec<Name> = graphs
@@ -166,21 +194,39 @@ pub fn way(old: &Plan, new: &Plan) -> Way {
         }
         replaced.extend(more);
     }
-    for name in &replaced {
+    for name in replaced.iter().filter(|name| was.contains_key(name) && is.contains_key(name)) {
         difference.unchanged.retain(|other| other != name);
         differ.entry(name.clone()).or_insert_with(|| vec!["depends_on"]);
     }
     let mut restart = Vec::new();
     let mut services = Vec::new();
+    let mut scale = Vec::new();
     for (name, keys) in differ {
-        let live = keys.iter().all(|key| LIVE.contains(key));
+        let known = is.get(&name).and_then(|spec| made_by(&makings(&name), spec));
+        let live = known.unwrap_or_else(|| keys.iter().all(|key| LIVE.contains(key)));
         let told =
             Changed { service: name.clone(), keys: keys.iter().map(|key| (*key).to_owned()).collect() };
         if replaced.contains(&name) {
             difference.restarted.push(told);
             continue;
         }
-        services.extend(is.get(&name).map(|spec| Arc::clone(spec)));
+        if let (Some(before), Some(spec)) = (was.get(&name), is.get(&name)) {
+            // How many there are comes last.
+            let replicas = before.replicas;
+            services.push(match spec.replicas == replicas {
+                true => Arc::clone(spec),
+                false => Arc::new(ServiceSpec { replicas, ..ServiceSpec::clone(spec) }),
+            });
+            if spec.replicas != replicas {
+                scale.push((name.clone(), spec.replicas));
+                // One alone goes by another name.
+                let others = replicas == 1 || spec.replicas == 1;
+                if others {
+                    difference.restarted.push(told);
+                    continue;
+                }
+            }
+        }
         if live {
             difference.changed.push(told);
         } else {
@@ -199,16 +245,31 @@ pub fn way(old: &Plan, new: &Plan) -> Way {
     let root = (bare(&old.root) != bare(&new.root)).then(|| bare(&new.root));
     let gone_groups: Vec<Name> =
         old.groups.keys().filter(|name| !new.groups.contains_key(*name) || !stays(name)).cloned().collect();
-    let gone: Vec<Name> = difference.removed.iter().chain(&replaced).cloned().collect();
-    let fresh: BTreeSet<Name> = difference.added.iter().cloned().collect();
+    let back = replaced.iter().filter(|name| was.contains_key(name) && is.contains_key(name));
+    let gone: Vec<Name> = difference.removed.iter().chain(back).cloned().collect();
+    let fresh: BTreeSet<Name> =
+        difference.added.iter().filter(|name| !replaced.contains(*name)).cloned().collect();
     Way {
         add: additions(new, &fresh, &stays, &gone_groups),
         put_back: additions_of_replaced(new, &replaced, &fresh, &stays, &gone_groups),
         change: Change { services, groups, root },
         remove: (gone, gone_groups),
         restart,
+        scale,
+        renamed,
         difference,
     }
+}
+
+/// Whether all processes were made with what a spec says; `None`: that is not known.
+fn made_by(makings: &[u32], spec: &ServiceSpec) -> Option<bool> {
+    let wanted = spec.makings();
+    (!makings.is_empty()).then(|| makings.iter().all(|made| *made == wanted))
+}
+
+/// A name without the project that stands before it.
+fn own_name(name: &Name) -> &str {
+    name.as_str().rsplit('/').next().unwrap_or_default()
 }
 
 /// The groups above a name, from the root on.
@@ -307,6 +368,10 @@ mod tests {
         spec
     }
 
+    fn unknown(_: &Name) -> Vec<u32> {
+        Vec::new()
+    }
+
     fn names(names: &[Name]) -> Vec<&str> {
         names.iter().map(Name::as_str).collect()
     }
@@ -318,7 +383,7 @@ mod tests {
     #[test]
     fn nothing_is_touched_that_is_as_it_was() {
         let plan = Plan::of("p", vec![service("a", &[]), service("b", &["a"])]);
-        let way = way(&plan, &plan.clone());
+        let way = way(&plan, &plan.clone(), unknown);
         assert_eq!(names(&way.difference.unchanged), ["a", "b"]);
         assert_eq!(way.change, Change::default());
         assert!(way.add.is_empty() && way.put_back.is_empty() && way.restart.is_empty());
@@ -337,7 +402,7 @@ mod tests {
         edit(&mut new, 0, &|spec| spec.stop.timeout = Duration::from_secs(1));
         edit(&mut new, 1, &|spec| spec.env.set.push(("A".into(), "b".into())));
         edit(&mut new, 2, &|spec| spec.command.argv.push("more".into()));
-        let way = way(&old, &new);
+        let way = way(&old, &new, unknown);
         assert_eq!(told(&way.difference.changed), ["a: restart stop"]);
         assert_eq!(told(&way.difference.restarted), ["b: env", "c: command"]);
         assert_eq!(names(&way.difference.unchanged), ["d"]);
@@ -355,14 +420,95 @@ mod tests {
             "p",
             vec![service("a", &[]), service("b", &["a"]), service("c", &[]), service("e", &["c"])],
         );
-        Arc::make_mut(&mut new.services[0]).replicas = 3;
-        let way = way(&old, &new);
-        assert_eq!(told(&way.difference.restarted), ["a: replicas", "b: depends_on"]);
+        Arc::make_mut(&mut new.services[0]).kind = crate::model::Kind::Task;
+        let way = way(&old, &new, unknown);
+        assert_eq!(told(&way.difference.restarted), ["a: kind", "b: depends_on"]);
         assert_eq!((names(&way.difference.added), names(&way.difference.removed)), (vec!["e"], vec!["d"]));
         assert_eq!(names(&way.remove.0), ["d", "a", "b"]);
         assert_eq!(way.add.len(), 1);
         assert_eq!(way.put_back.len(), 1);
         assert_eq!(way.put_back[0].services.len(), 2);
+    }
+
+    #[test]
+    fn copies_come_and_go_and_the_others_stay() {
+        let old = Plan::of("p", vec![service("a", &[]), service("b", &["a"]), service("c", &[])]);
+        let with = |plan: &Plan, at: usize, replicas: u32, word: &str| {
+            let mut plan = plan.clone();
+            let spec = Arc::make_mut(&mut plan.services[at]);
+            (spec.replicas, spec.command.argv[1]) = (replicas, word.to_owned());
+            plan
+        };
+        let two = with(&with(&old, 0, 2, "a"), 2, 2, "c");
+        // From one to several it is no longer the one that it was.
+        let came = way(&old, &two, unknown);
+        assert_eq!(told(&came.difference.restarted), ["a: replicas", "c: replicas"]);
+        assert_eq!(names(&came.difference.unchanged), ["b"]);
+        assert_eq!(came.scale, [(name("a"), 2), (name("c"), 2)]);
+        let more = with(&with(&two, 0, 5, "a"), 2, 3, "other");
+        let came = way(&two, &more, unknown);
+        assert_eq!(told(&came.difference.changed), ["a: replicas"]);
+        assert_eq!(told(&came.difference.restarted), ["c: command replicas"]);
+        assert_eq!((names(&came.restart), came.scale), (vec!["c"], vec![(name("a"), 5), (name("c"), 3)]));
+        // Their number changes last.
+        assert!(came.change.services.iter().all(|spec| spec.replicas == 2));
+        assert!(came.remove == (Vec::new(), Vec::new()) && came.put_back.is_empty());
+    }
+
+    #[test]
+    fn what_processes_were_made_with_counts_more_than_what_the_last_manifest_said() {
+        let plan = Plan::of("p", vec![service("a", &[]), service("b", &[]), service("c", &[])]);
+        let mut edited = plan.clone();
+        Arc::make_mut(&mut edited.services[1]).command.argv.push("more".into());
+        let makings =
+            |was: &'static Plan| move |service: &Name| vec![was.service(service.as_str()).unwrap().makings()];
+        let was: &'static Plan = Box::leak(Box::new(plan.clone()));
+        // The supervisor had read the new one already, and taken over what the old one had made.
+        let stale = way(&edited, &edited, makings(was));
+        assert_eq!(told(&stale.difference.restarted), ["b: manifest"]);
+        assert_eq!((names(&stale.restart), names(&stale.difference.unchanged)), (vec!["b"], vec!["a", "c"]));
+        // Back to what they were made with: nothing needs to be another.
+        let back = way(&edited, &plan, makings(was));
+        assert_eq!(told(&back.difference.changed), ["b: command"]);
+        assert!(back.restart.is_empty());
+        let spec = was.service("a").unwrap();
+        let mut other = ServiceSpec::clone(spec);
+        other.env.set.push(("A".into(), "B".into()));
+        assert_ne!(spec.makings(), other.makings());
+        let mut live = ServiceSpec::clone(spec);
+        live.restart.max_retries = Some(7);
+        assert_eq!(spec.makings(), live.makings());
+    }
+
+    #[test]
+    fn who_comes_by_another_name_comes_when_the_old_one_is_gone() {
+        let of = |mut spec: ServiceSpec, project: &str, qualified: bool| {
+            spec.project = Some(project.to_owned());
+            if qualified {
+                spec.name = Name::qualified(project, &spec.name);
+            }
+            spec
+        };
+        let mut api = of(service("api", &["db"]), "shop", false);
+        let old = Plan::of("p", vec![of(service("db", &[]), "shop", false), api.clone()]);
+        api.depends_on[0].on = Name::qualified("shop", &name("db"));
+        let dbs = ["shop", "blog"].map(|project| of(service("db", &[]), project, true));
+        let new = Plan::of("p", dbs.into_iter().chain([api]).collect());
+        let there = way(&old, &new, unknown);
+        let shop = Name::qualified("shop", &name("db"));
+        assert_eq!(there.renamed, [(name("db"), shop.clone())]);
+        let added = |additions: &[Addition]| -> Vec<String> {
+            additions.iter().flat_map(|a| &a.services).map(|spec| spec.name.to_string()).collect()
+        };
+        assert_eq!(added(&there.add), ["blog/db"]);
+        assert_eq!(added(&there.put_back), ["shop/db", "api"]);
+        assert_eq!(names(&there.remove.0), ["db", "api"]);
+        let back = way(&new, &old, unknown);
+        assert_eq!(back.renamed, [(shop, name("db"))]);
+        assert_eq!(
+            (added(&back.add), added(&back.put_back)),
+            (vec![], vec!["db".to_owned(), "api".to_owned()])
+        );
     }
 
     #[test]
@@ -380,7 +526,7 @@ mod tests {
             name("h"),
             GroupSpec { children: vec![Child::Service(name("b"))], ..GroupSpec::default() },
         );
-        let way = way(&old, &new);
+        let way = way(&old, &new, unknown);
         assert_eq!(told(&way.difference.restarted), ["b: members"]);
         assert_eq!(names(&way.difference.groups), ["g"]);
         assert_eq!(names(&way.difference.unchanged), ["a"]);

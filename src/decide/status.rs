@@ -63,6 +63,8 @@ pub struct Entry {
     pub stopped_for: Option<StopCause>,
     /// The last failing check since its start, in words.
     pub failing: Option<String>,
+    /// What its process was made with.
+    pub made_of: Option<u32>,
 }
 
 /// What there is, and how each instance of it stands.
@@ -117,30 +119,7 @@ impl Board {
         let first = self.entries.len();
         for id in spec.instances() {
             self.places.insert(id.clone(), self.entries.len());
-            self.entries.push(Entry {
-                id,
-                spec: Arc::clone(spec),
-                group: group.cloned(),
-                state: State::Registered,
-                ready: false,
-                health: Health::Unknown,
-                goal: Goal::Down,
-                pid: None,
-                incarnation: Incarnation(0),
-                born: 0,
-                restarts: 0,
-                attempts: 0,
-                wish: Goal::Down,
-                started: None,
-                since: now,
-                exit: None,
-                failed: None,
-                waiting_for: Vec::new(),
-                retry_at: None,
-                kill_at: None,
-                stopped_for: None,
-                failing: None,
-            });
+            self.entries.push(Entry::new(id, spec, group, now));
         }
         self.services.insert(spec.name.clone(), first..self.entries.len());
     }
@@ -213,16 +192,43 @@ impl Board {
         (self.plan, self.graph) = (Arc::new(plan), Arc::new(graph));
         let gone: HashSet<&Name> = services.iter().collect();
         self.entries.retain(|entry| !gone.contains(&entry.spec.name));
+        self.find_places();
+        self.groups.retain(|name, _| !groups.contains(name));
+        for status in self.groups.values_mut() {
+            status.members.retain(|name| !services.contains(name) && !groups.contains(name));
+        }
+    }
+
+    fn scale(&mut self, service: &Name, replicas: u32, now: SystemTime) {
+        // It was asked before it was written down.
+        let Ok(plan) = growth::scaled(&self.plan, service, replicas) else {
+            return;
+        };
+        let (Ok(graph), Some(spec)) = (Graph::new(&plan.services), plan.service(service.as_str()).cloned())
+        else {
+            return;
+        };
+        (self.plan, self.graph) = (Arc::new(plan), Arc::new(graph));
+        let range = self.services.get(service).cloned().unwrap_or(0..0);
+        let group = self.entries.get(range.start).and_then(|entry| entry.group.clone());
+        let mut was: Vec<Entry> = self.entries.drain(range.clone()).collect();
+        let is = spec.instances().map(|id| match was.iter().position(|entry| entry.id == id) {
+            Some(at) => Entry { spec: Arc::clone(&spec), ..was.swap_remove(at) },
+            None => Entry::new(id, &spec, group.as_ref(), now),
+        });
+        let is: Vec<Entry> = is.collect();
+        self.entries.splice(range.start..range.start, is);
+        self.find_places();
+    }
+
+    /// Where each entry lies, after some have come or gone.
+    fn find_places(&mut self) {
         self.places = self.entries.iter().map(|entry| entry.id.clone()).zip(0..).collect();
         self.services.clear();
         for (at, entry) in self.entries.iter().enumerate() {
             self.services.entry(entry.spec.name.clone()).or_insert(at..at).end = at + 1;
         }
         self.busy = self.entries.iter().filter(|entry| is_busy(entry.state)).count();
-        self.groups.retain(|name, _| !groups.contains(name));
-        for status in self.groups.values_mut() {
-            status.members.retain(|name| !services.contains(name) && !groups.contains(name));
-        }
     }
 
     /// What there is.
@@ -331,6 +337,7 @@ impl Board {
             Fact::Added { addition } => self.grow(addition, event.at),
             Fact::Reconfigured { change } => self.reconfigure(change),
             Fact::Removed { services, groups } => self.shrink(services, groups),
+            Fact::Scaled { service, to, .. } => self.scale(service, *to, event.at),
             Fact::TakenOver { instances, failed_groups } => {
                 for past in instances {
                     self.take_over(past);
@@ -368,6 +375,7 @@ impl Board {
         entry.exit.clone_from(&past.exit);
         entry.failed.clone_from(&past.failed);
         entry.stopped_for = past.stopped_for;
+        entry.made_of = past.made_of;
         match (before, is_busy(past.state)) {
             (false, true) => self.busy += 1,
             (true, false) => self.busy -= 1,
@@ -380,6 +388,10 @@ impl Board {
             return;
         };
         let entry = &mut self.entries[at];
+        // What is told late, of an earlier process, changes nothing of how it stands.
+        if fact.incarnation().is_some_and(|told| told < entry.incarnation) {
+            return;
+        }
         let before = entry.state;
         if let Some(state) = fact.state() {
             entry.settle(state);
@@ -396,6 +408,7 @@ impl Board {
             Fact::Starting { incarnation, cause, .. } => {
                 entry.born = event.seq;
                 entry.incarnation = *incarnation;
+                entry.made_of = Some(entry.spec.makings());
                 entry.started = Some(event.since_start);
                 entry.health = Health::Unknown;
                 entry.failing = None;
@@ -465,6 +478,7 @@ impl Board {
             | Fact::GroupGaveUp { .. }
             | Fact::Added { .. }
             | Fact::Reconfigured { .. }
+            | Fact::Scaled { .. }
             | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => {}
@@ -518,6 +532,34 @@ fn is_busy(state: State) -> bool {
 
 impl Entry {
     /// Into a state, without what belonged to the one before.
+    fn new(id: InstanceId, spec: &Arc<ServiceSpec>, group: Option<&Name>, now: SystemTime) -> Entry {
+        Entry {
+            id,
+            spec: Arc::clone(spec),
+            group: group.cloned(),
+            state: State::Registered,
+            ready: false,
+            health: Health::Unknown,
+            goal: Goal::Down,
+            pid: None,
+            incarnation: Incarnation(0),
+            born: 0,
+            restarts: 0,
+            attempts: 0,
+            wish: Goal::Down,
+            started: None,
+            since: now,
+            exit: None,
+            failed: None,
+            waiting_for: Vec::new(),
+            retry_at: None,
+            kill_at: None,
+            stopped_for: None,
+            failing: None,
+            made_of: None,
+        }
+    }
+
     fn settle(&mut self, state: State) {
         self.state = state;
         self.waiting_for = Vec::new();
@@ -543,6 +585,7 @@ impl Entry {
             exit: self.exit.clone(),
             failed: self.failed.clone(),
             stopped_for: self.stopped_for,
+            made_of: self.made_of,
         }
     }
 

@@ -113,9 +113,9 @@ impl Supervisor {
     }
 
     /// The slots of a member: one a copy of a service.
-    fn slots(&self, child: &Child) -> Vec<Slot> {
+    fn slots(&self, child: &Child, copies: &[InstanceId]) -> Vec<Slot> {
         let is = |node: &Node| match (node, child) {
-            (Node::Instance(id), Child::Service(name)) => id.service() == name,
+            (Node::Instance(id), Child::Service(name)) => id.service() == name && copies.contains(id),
             (Node::Group(Some(group)), Child::Group(name)) => group == name,
             (Node::Instance(_) | Node::Group(_) | Node::Graph, _) => false,
         };
@@ -167,12 +167,12 @@ impl World {
         let supervisor = Supervisor { spec, machine, parent, kids: BTreeMap::new(), routes: HashMap::new() };
         self.groups.insert(name.cloned(), supervisor);
         for child in &children {
-            self.adopt(name, child);
+            self.adopt(name, child, None);
         }
     }
 
     /// Makes the machines of one member of a group, and of all below it.
-    fn adopt(&mut self, name: Option<&Name>, child: &Child) {
+    fn adopt(&mut self, name: Option<&Name>, child: &Child, copies: Option<&[InstanceId]>) {
         let me = Node::Group(name.cloned());
         let Some(group) = self.groups.get_mut(&name.cloned()) else {
             return;
@@ -182,7 +182,7 @@ impl World {
                 let Some(spec) = self.board.graph().service(service).cloned() else {
                     return;
                 };
-                for id in spec.instances() {
+                for id in spec.instances().filter(|id| copies.is_none_or(|copies| copies.contains(id))) {
                     let slot = group.machine.add(NewChild::instance(&spec));
                     let instance = Instance {
                         spec: Arc::clone(&spec),
@@ -221,10 +221,15 @@ impl World {
                 Some(Output::Send(Node::Group(Some(next)), Message::Adopt(branch)))
             }
             Err(here) => {
+                // The board that it was raised from may have had some already.
+                let routes = &self.groups.get(name)?.routes;
+                let new = |id: &&InstanceId| !routes.contains_key(*id);
+                let copies: Vec<InstanceId> = here.instances.iter().filter(new).cloned().collect();
                 for child in &here.children {
-                    // The board that it was raised from may have had it already.
-                    if self.groups.get(name)?.slots(child).is_empty() {
-                        self.adopt(name.as_ref(), child);
+                    if matches!(child, Child::Service(_))
+                        || self.groups.get(name)?.slots(child, &[]).is_empty()
+                    {
+                        self.adopt(name.as_ref(), child, Some(&copies));
                     }
                 }
                 None
@@ -290,7 +295,8 @@ impl World {
             Err(here) => here,
         };
         for child in &here.children {
-            let slots = self.groups.get(name).map(|group| group.slots(child)).unwrap_or_default();
+            let slots = self.groups.get(name).map(|group| group.slots(child, &here.instances));
+            let slots = slots.unwrap_or_default();
             for slot in slots {
                 self.supervisor(now, name, group::Input::Removed(slot), out);
                 let kid = self.groups.get_mut(name).and_then(|group| group.kids.remove(&slot));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::id::Name;
 use super::plan::{Addition, Change};
 
 /// What a user wants.
@@ -60,6 +61,14 @@ pub enum Command {
         /// How they are to be.
         change: Arc<Change>,
     },
+    /// Change how many copies there are of a service: those that are new start as a start by hand
+    /// would, those that go are stopped and taken out of the tree.
+    Scale {
+        /// Which.
+        service: Name,
+        /// So many, at least one.
+        replicas: u32,
+    },
     /// Stop services and take them out of the tree (OTP's `terminate_child` and `delete_child`);
     /// a group goes with all below it. Whole services only, and none that another depends on.
     Remove {
@@ -80,6 +89,7 @@ impl Command {
             Command::Resume { .. } => "resume",
             Command::Add { .. } => "add",
             Command::Reconfigure { .. } => "reconfigure",
+            Command::Scale { .. } => "scale",
             Command::Remove { .. } => "remove",
         }
     }
@@ -94,11 +104,11 @@ impl Command {
             Command::Pause { .. } => Command::Pause { select },
             Command::Resume { .. } => Command::Resume { select },
             Command::Remove { .. } => Command::Remove { select },
-            own @ (Command::Add { .. } | Command::Reconfigure { .. }) => own,
+            own @ (Command::Add { .. } | Command::Reconfigure { .. } | Command::Scale { .. }) => own,
         }
     }
 
-    /// Which services of the tree it is about; `None`: it brings its own.
+    /// Which services of the tree it is about, where a user says so.
     pub fn select(&self) -> Option<&Selector> {
         match self {
             Command::Start { select, .. }
@@ -107,7 +117,7 @@ impl Command {
             | Command::Pause { select }
             | Command::Resume { select }
             | Command::Remove { select } => Some(select),
-            Command::Add { .. } | Command::Reconfigure { .. } => None,
+            Command::Add { .. } | Command::Reconfigure { .. } | Command::Scale { .. } => None,
         }
     }
 }

@@ -346,6 +346,15 @@ pub enum Fact {
         /// How they are from now on.
         change: Arc<Change>,
     },
+    /// There are more or fewer copies of a service from now on; those that go are down.
+    Scaled {
+        /// Which.
+        service: Name,
+        /// So many there were.
+        from: u32,
+        /// So many there are.
+        to: u32,
+    },
     /// Services and groups were taken out of the tree.
     Removed {
         /// Which services.
@@ -375,6 +384,27 @@ impl Fact {
             Fact::Completed { .. } => Some(State::Completed),
             Fact::Crashed { .. } => Some(State::Crashed),
             Fact::Failed { .. } => Some(State::Failed),
+            _ => None,
+        }
+    }
+
+    /// The process it is about, if it is about one.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        match self {
+            Fact::Starting { incarnation, .. }
+            | Fact::Running { incarnation, .. }
+            | Fact::Ready { incarnation, .. }
+            | Fact::CheckFailed { incarnation, .. }
+            | Fact::CheckUnable { incarnation, .. }
+            | Fact::HealthChanged { incarnation, .. }
+            | Fact::Paused { incarnation, .. }
+            | Fact::Resumed { incarnation, .. }
+            | Fact::Stopping { incarnation, .. }
+            | Fact::StopCommandFailed { incarnation, .. }
+            | Fact::LeftBehind { incarnation, .. }
+            | Fact::Killed { incarnation, .. }
+            | Fact::Stuck { incarnation, .. }
+            | Fact::Exited { incarnation, .. } => Some(*incarnation),
             _ => None,
         }
     }
@@ -415,6 +445,7 @@ impl Fact {
             | Fact::GroupGaveUp { .. }
             | Fact::Added { .. }
             | Fact::Reconfigured { .. }
+            | Fact::Scaled { .. }
             | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => None,

@@ -4,6 +4,7 @@
 //! printing; nothing here reads a clock, a file or the kernel.
 
 pub mod command;
+pub mod digest;
 pub mod event;
 pub mod exit;
 pub mod id;

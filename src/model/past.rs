@@ -52,6 +52,9 @@ pub struct Past {
     /// Why it was last stopped, or is being.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_for: Option<StopCause>,
+    /// What its process was made with ([`ServiceSpec::makings`](super::spec::ServiceSpec::makings)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<u32>,
 }
 
 impl Past {
@@ -72,6 +75,7 @@ impl Past {
             exit: None,
             failed: None,
             stopped_for: None,
+            made_of: None,
         }
     }
 }

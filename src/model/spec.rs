@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::digest::fnv;
 use super::event::{Fact, Hook};
 use super::exit::{Exit, signal_name, signal_number};
 use super::id::{InstanceId, Name};
@@ -108,15 +109,66 @@ impl ServiceSpec {
 
     /// Its instances, in order.
     pub fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
-        let count = self.replicas.max(1);
-        (1..=count).map(move |index| {
-            if count == 1 {
-                InstanceId::sole(self.name.clone())
-            } else {
-                InstanceId::numbered(self.name.clone(), index)
-            }
-        })
+        copies(&self.name, self.replicas)
     }
+}
+
+impl ServiceSpec {
+    /// A number for all that a process of it is made with: where it is another, the process would be,
+    /// too. The same by every build: what is not set is not counted.
+    pub fn makings(&self) -> u32 {
+        let mut text: Vec<u8> = Vec::new();
+        let mut add = |key: &str, words: &[&str]| {
+            for word in [key].iter().chain(words) {
+                text.extend(word.as_bytes());
+                text.push(0);
+            }
+            text.push(1);
+        };
+        let CommandLine { argv, shell } = &self.command;
+        add(if *shell { "shell" } else { "command" }, &argv.iter().map(String::as_str).collect::<Vec<_>>());
+        add("dir", &[&self.dir.to_string_lossy()]);
+        let RunAs { user, group, umask, nice } = &self.run_as;
+        let (umask, nice) = (umask.map(|n| n.to_string()), nice.map(|n| n.to_string()));
+        for (key, value) in [("user", user), ("group", group), ("umask", &umask), ("nice", &nice)] {
+            if let Some(value) = value {
+                add(key, &[value]);
+            }
+        }
+        let EnvSpec { clear, deny, set, secrets } = &self.env;
+        if *clear {
+            add("env_clear", &[]);
+        }
+        for pattern in deny {
+            add("env_deny", &[pattern]);
+        }
+        for (name, value) in set {
+            add("env", &[name, value]);
+        }
+        for (name, secret) in secrets {
+            add("secret", &[name, secret.as_str()]);
+        }
+        let hash = fnv(&text);
+        // Both halves count.
+        u32::try_from((hash >> 32) ^ (hash & 0xffff_ffff)).unwrap_or_default()
+    }
+}
+
+/// So many copies of a service, in order; at least one.
+pub fn copies(service: &Name, count: u32) -> impl Iterator<Item = InstanceId> + '_ {
+    let count = count.max(1);
+    (1..=count).map(move |index| match count {
+        1 => InstanceId::sole(service.clone()),
+        _ => InstanceId::numbered(service.clone(), index),
+    })
+}
+
+/// The copies that go, and those that come, when there are to be so many.
+pub fn scaled(service: &Name, from: u32, to: u32) -> (Vec<InstanceId>, Vec<InstanceId>) {
+    let (was, is): (Vec<_>, Vec<_>) = (copies(service, from).collect(), copies(service, to).collect());
+    let gone = was.iter().filter(|id| !is.contains(id)).cloned().collect();
+    let came = is.iter().filter(|id| !was.contains(id)).cloned().collect();
+    (gone, came)
 }
 
 /// The program that runs and its arguments; the first word is the program.

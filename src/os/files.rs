@@ -46,13 +46,6 @@ pub fn own_program() -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsString::from_vec(named.to_vec())))
 }
 
-/// FNV-1a: the same for every build, which std's hasher does not promise.
-pub fn fnv(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
-}
-
 /// Whether a process runs the program of a file; `None`: that can't be told.
 pub fn runs(pid: u32, program: &Path) -> Option<bool> {
     let at = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));

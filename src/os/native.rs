@@ -90,7 +90,7 @@ impl NativeHost {
     ) -> io::Result<(NativeHost, Duration, Vec<Found>)> {
         let _ = raise_descriptor_limit();
         let boot = super::clock::boot().unwrap_or_default();
-        let mark = super::files::fnv(format!("{boot} {identity}").as_bytes());
+        let mark = crate::model::digest::fnv(format!("{boot} {identity}").as_bytes());
         let cgroups = Cgroups::make_lasting(number_of(mark)).map(Arc::new);
         let (client, welcome) = Client::greet(tether)?;
         let client = Arc::new(client);

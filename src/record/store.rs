@@ -346,7 +346,7 @@ impl Ledger for Store {
                 let all = board.entries().iter().map(|entry| entry.past()).collect();
                 self.tell(Told::All(all));
             }
-            Fact::Added { .. } | Fact::Reconfigured { .. } | Fact::Removed { .. } => {
+            Fact::Added { .. } | Fact::Reconfigured { .. } | Fact::Scaled { .. } | Fact::Removed { .. } => {
                 self.tell(Told::Plan(board.plan().services.clone()));
             }
             _ => {}

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Handle, Made, Options, StartError};
-use crate::actors::{Inheritance, KeepRule};
-use crate::decide::continuation::{Left, Start, continuation, held_for_nobody};
+use crate::actors::{Inheritance, KeepRule, Stranger, end_unwanted};
+use crate::decide::continuation::{Gone, Left, Start, continuation, held_for_nobody, untold};
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
 use crate::model::{Fact, InstanceId, Plan, State};
 use crate::os::clock::{self, Clock};
 use crate::os::keeper::Tether;
 use crate::os::native::NativeHost;
-use crate::os::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey};
+use crate::os::{Found, Host, OutputSink};
 use crate::record::output::OutputHub;
 
 /// What a tree below a keeper is made with.
@@ -47,8 +47,10 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// What was left by an earlier supervisor.
 #[derive(Default)]
 pub(super) struct Taken {
-    pub(super) fact: Option<Fact>,
+    /// What is to be told first.
+    pub(super) facts: Vec<Fact>,
     pub(super) lives: HashMap<InstanceId, Inheritance>,
+    pub(super) strangers: HashMap<String, Stranger>,
     pub(super) last_event: u64,
     /// Why it was going down.
     pub(super) going_down: Option<String>,
@@ -114,16 +116,24 @@ fn take_over(
     // The newest of each: an older one is what could not be forgotten any more.
     let mut newest: HashMap<String, Found> = HashMap::new();
     let mut strays = Vec::new();
+    let mut before: HashMap<String, Vec<Gone>> = HashMap::new();
     for found in found {
         let Some(owner) = &found.owner else {
             strays.push(found.key);
             continue;
         };
-        let older = newest.insert(owner.instance.clone(), found);
-        strays.extend(older.map(|older| older.key));
+        let name = owner.instance.clone();
+        let Some(older) = newest.insert(name.clone(), found) else {
+            continue;
+        };
+        strays.push(older.key);
+        if let (Some(owner), Some(exit)) = (&older.owner, older.exit) {
+            let left = Left { incarnation: owner.incarnation, pid: older.pid };
+            before.entry(name).or_default().push(Gone { left, exit });
+        }
     }
     let going_down = memory.going_down.take().filter(|_| start == Start::Follows);
-    let (mut processes, mut instances) = (HashMap::new(), Vec::new());
+    let (mut processes, mut instances, mut facts) = (HashMap::new(), Vec::new(), Vec::new());
     for entry in board.entries() {
         let name = entry.id.to_string();
         let left = newest.remove(&name);
@@ -131,7 +141,20 @@ fn take_over(
             let owner = found.owner.as_ref()?;
             Some(Left { incarnation: owner.incarnation, pid: found.pid })
         });
-        let written = memory.pasts.remove(&name);
+        let mut written = memory.pasts.remove(&name);
+        let gone = before.remove(&name).unwrap_or_default();
+        let untold = untold(&entry.id, written.as_ref(), gone, clock.now());
+        if let Some(past) = &mut written {
+            for fact in &untold {
+                // It has come back since.
+                if let Fact::Exited { exit, .. } = fact {
+                    past.exit = Some(exit.clone());
+                    past.restarts += 1;
+                    past.attempts += 1;
+                }
+            }
+        }
+        facts.extend(untold);
         let goes_on = continuation(&entry.id, &entry.spec, start, written, found, clock.now(), today);
         let process = left.map(|found| found.key);
         strays.extend(process.filter(|_| !goes_on.adopts));
@@ -158,37 +181,30 @@ fn take_over(
     });
     let lives = lives.collect();
     for key in strays {
-        end(host, key, Duration::ZERO);
+        end_unwanted(host, key, Duration::ZERO);
     }
-    for found in newest.into_values() {
-        match strangers {
-            Strangers::End => end(host, found.key, FAREWELL),
-            Strangers::Leave => {
-                tracing::warn!(pid = found.pid, "of a service that is in no readable manifest");
+    let mut unknown = HashMap::new();
+    match strangers {
+        Strangers::End => {
+            newest.values().for_each(|found| end_unwanted(host, found.key, FAREWELL));
+        }
+        Strangers::Leave => {
+            for (name, past) in memory.pasts {
+                unknown.insert(name, Stranger { written: Some(past), left: None });
+            }
+            for (name, found) in newest {
+                tracing::warn!(pid = found.pid, "{name} is in no readable manifest, and left alone");
+                let Some(owner) = found.owner else {
+                    continue;
+                };
+                let left = Left { incarnation: owner.incarnation, pid: found.pid };
+                let stranger = unknown.entry(name).or_insert(Stranger { written: None, left: None });
+                stranger.left = Some((left, found.key));
             }
         }
     }
     let failed_groups = if start == Start::Follows { memory.failed_groups } else { Vec::new() };
-    let fact = (!instances.is_empty()).then_some(Fact::TakenOver { instances, failed_groups });
-    Taken { fact, lives, last_event: memory.last_event, going_down }
-}
-
-/// Ends a process that nobody goes on with, and all of its tree: by SIGTERM, and after so long by
-/// SIGKILL.
-fn end(host: &Arc<dyn Host>, key: ProcessKey, after: Duration) {
-    let settled = Arc::clone(host);
-    let news: NewsSink = Arc::new(move |news| match news {
-        News::Exited { remains: false, .. } | News::TreeGone { .. } => settled.settle(key),
-        _ => {}
-    });
-    host.adopt(key, Output::Capture(0), None, news);
-    if after.is_zero() {
-        return host.kill(key);
-    }
-    host.signal(key, 15);
-    let host = Arc::clone(host);
-    tokio::spawn(async move {
-        tokio::time::sleep(after).await;
-        host.kill(key);
-    });
+    let taken_over = (!instances.is_empty()).then_some(Fact::TakenOver { instances, failed_groups });
+    let facts = taken_over.into_iter().chain(facts).collect();
+    Taken { facts, lives, strangers: unknown, last_event: memory.last_event, going_down }
 }

@@ -31,50 +31,17 @@ type Pending = oneshot::Receiver<Result<Answer, Denial>>;
 
 impl Handle {
     /// Makes the tree that of another plan, and touches only what differs. Returns when what was
-    /// added and restarted is ready, or says why not; one at a time.
-    pub async fn change_to(&self, plan: Plan, by: Option<Asker>) -> Result<Reloaded, Denial> {
-        let by = by.as_ref();
-        let _one_at_a_time = self.inner.reloading.lock().await;
-        let way = reload::way(&self.plan(), &plan);
-        let Way { difference, add, change, remove, put_back, restart } = way;
-        let mut reloaded = Reloaded { difference, ok: true, results: Vec::new() };
-        // Each is on the board before the next is looked at: they go through one mailbox.
-        let mut starting: Vec<Pending> = Vec::new();
-        for addition in add {
-            starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
-        }
-        if !change.is_empty() {
-            let change = Arc::new(change);
-            let changed = self.submit(Command::Reconfigure { change }, by)?;
-            answered(changed).await?;
-        }
-        let (services, groups) = remove;
-        // Of those that were stopped by hand the copies that come back stay down.
-        let down: Vec<Name> = services.iter().filter(|name| self.is_kept_down(name)).cloned().collect();
-        let mut removed_all = true;
-        if !services.is_empty() || !groups.is_empty() {
-            let words = |names: Vec<Name>| names.into_iter().map(String::from).collect::<Vec<String>>();
-            let select = Selector { services: words(services), groups: words(groups), ..Selector::default() };
-            let removed = self.submit(Command::Remove { select }, by)?;
-            let answer = answered(removed).await?;
-            removed_all = answer.ok;
-            reloaded.note(answer);
-        }
-        // Nothing can be put in the place of what would not go.
-        for addition in put_back.into_iter().filter(|_| removed_all) {
-            let (addition, later) = without_start(addition, &down);
-            starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
-            if !later.is_empty() {
-                let change = Arc::new(Change { services: later, ..Change::default() });
-                answered(self.submit(Command::Reconfigure { change }, by)?).await?;
-            }
-        }
-        let running: Vec<Name> =
-            restart.into_iter().filter(|name| self.wants_another_process(name)).collect();
-        if !running.is_empty() {
-            let select = Selector::named(running.iter().map(Name::as_str));
-            starting.push(self.submit(Command::Restart { select }, by)?);
-        }
+    /// added and restarted is ready, or says why not. The plan is read when it is this one's turn: of
+    /// two, the later one is the one that stands.
+    pub async fn change_to<E: From<Denial>>(
+        &self,
+        plan: impl Future<Output = Result<Plan, E>>,
+        by: Option<Asker>,
+    ) -> Result<Reloaded, E> {
+        let one_at_a_time = self.inner.reloading.lock().await;
+        let (mut reloaded, starting) = self.begin_change(plan.await?, by.as_ref()).await?;
+        // What is slow to become ready holds up nobody else's.
+        drop(one_at_a_time);
         for pending in starting {
             match answered(pending).await {
                 Ok(answer) => reloaded.note(answer),
@@ -89,6 +56,61 @@ impl Handle {
         Ok(reloaded)
     }
 
+    /// The steps of a change, up to what only has to become ready.
+    async fn begin_change(&self, plan: Plan, by: Option<&Asker>) -> Result<(Reloaded, Vec<Pending>), Denial> {
+        let way = reload::way(&self.plan(), &plan, |service| self.makings(service));
+        let Way { difference, add, change, remove, put_back, restart, scale, renamed } = way;
+        let mut reloaded = Reloaded { difference, ok: true, results: Vec::new() };
+        // Each is on the board before the next is looked at: they go through one mailbox.
+        let mut starting: Vec<Pending> = Vec::new();
+        for addition in add {
+            starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
+        }
+        if !change.is_empty() {
+            let change = Arc::new(change);
+            let changed = self.submit(Command::Reconfigure { change }, by)?;
+            answered(changed).await?;
+        }
+        let (services, groups) = remove;
+        // Of those that were stopped by hand the copies that come back stay down.
+        let now = |name: &Name| {
+            let by_another = renamed.iter().find(|(before, _)| before == name).map(|(_, after)| after);
+            by_another.unwrap_or(name).clone()
+        };
+        let down: Vec<Name> = services.iter().filter(|name| self.is_kept_down(name)).map(now).collect();
+        let mut removed_all = true;
+        if !services.is_empty() || !groups.is_empty() {
+            let words = |names: Vec<Name>| names.into_iter().map(String::from).collect::<Vec<String>>();
+            let select = Selector { services: words(services), groups: words(groups), ..Selector::default() };
+            let removed = self.submit(Command::Remove { select }, by)?;
+            let answer = answered(removed).await?;
+            removed_all = answer.ok;
+            reloaded.note(answer);
+        }
+        // Nothing can be put in the place of what would not go.
+        for addition in put_back.into_iter().filter(|_| removed_all) {
+            let (addition, later) = without_start(addition, &down);
+            starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
+            if !later.is_empty() {
+                let select = Selector::named(later.iter().map(|spec| spec.name.as_str()));
+                let change = Arc::new(Change { services: later, ..Change::default() });
+                answered(self.submit(Command::Reconfigure { change }, by)?).await?;
+                // So that the next supervisor knows of the wish, too.
+                answered(self.submit(Command::Stop { select, force: true }, by)?).await?;
+            }
+        }
+        let running: Vec<Name> =
+            restart.into_iter().filter(|name| self.wants_another_process(name)).collect();
+        if !running.is_empty() {
+            let select = Selector::named(running.iter().map(Name::as_str));
+            starting.push(self.submit(Command::Restart { select }, by)?);
+        }
+        for (service, replicas) in scale {
+            starting.push(self.submit(Command::Scale { service, replicas }, by)?);
+        }
+        Ok((reloaded, starting))
+    }
+
     fn submit(&self, command: Command, by: Option<&Asker>) -> Result<Pending, Denial> {
         let (reply, answer) = oneshot::channel();
         let asked = Asked { command, by: by.cloned() };
@@ -99,6 +121,14 @@ impl Handle {
     fn is_kept_down(&self, service: &Name) -> bool {
         self.board(|board| {
             board.instances_of(service).all(|entry| entry.goal == Goal::Down && entry.born > 0)
+        })
+    }
+
+    /// With what each process of a service was made.
+    fn makings(&self, service: &Name) -> Vec<u32> {
+        self.board(|board| {
+            let live = board.instances_of(service).filter(|entry| entry.state.has_process());
+            live.filter_map(|entry| entry.made_of).collect()
         })
     }
 

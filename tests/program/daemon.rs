@@ -564,7 +564,7 @@ fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
         ("added", r#"["new"]"#),
         ("removed", r#"["goes"]"#),
         ("changed", r#"[{"service":"limits","keys":["restart","stop"]}]"#),
-        ("unchanged", r#"["keeps"]"#),
+        ("unchanged", r#"["keeps","needs"]"#),
     ] {
         assert_eq!(
             done[what].to_string().replace(
@@ -577,14 +577,12 @@ fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
     }
     let restarted: Vec<&str> =
         done["restarted"].as_array().unwrap().iter().map(|r| r["service"].as_str().unwrap()).collect();
-    assert_eq!(restarted, ["copies", "env", "needs"]);
+    assert_eq!(restarted, ["copies", "env"]);
     let after = machine.all_pids();
-    for same in ["keeps", "limits"] {
+    for same in ["keeps", "limits", "needs"] {
         assert_eq!(before[same], after[same], "{same} is not touched");
     }
-    for other in ["env", "needs"] {
-        assert!(after[other].is_some() && before[other] != after[other], "{other} has another process");
-    }
+    assert!(after["env"].is_some() && before["env"] != after["env"], "env has another process");
     assert!(after["copies.1"].is_some() && after["copies.2"].is_some() && !after.contains_key("goes"));
     // The new policy is in force.
     end(u32::try_from(after["limits"].unwrap()).unwrap());
@@ -959,4 +957,109 @@ fn one_that_was_removed_and_made_again_is_found_again() {
     std::fs::rename(machine.project.file("away"), machine.project.file("services")).unwrap();
     machine.kill_daemon();
     assert_eq!(machine.all_pids(), before);
+}
+
+/// Copies come and go by a reload, and the others don't notice; whose service was stopped stays down.
+#[test]
+fn copies_come_and_go_and_the_others_live_on() {
+    let manifest = |replicas: u32| {
+        format!(
+            "[service.web]\ncommand = \"sleep 1000\"\nreplicas = {replicas}\n\
+             [service.api]\ncommand = \"sleep 1000\"\ndepends_on = [\"web\"]\n"
+        )
+    };
+    let machine = Machine::started(&[("shop.toml", &manifest(2))]);
+    assert_eq!(machine.regrow(&["wait", "api", "web", "--timeout", "20s"]).code, 0);
+    let first = machine.all_pids();
+    let to = |replicas: u32| {
+        machine.project.write("services/shop.toml", manifest(replicas));
+        let done = machine.regrow(&["reload"]);
+        assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+        done.stdout
+    };
+    assert_eq!(to(4), "changed in place: web (replicas)\nunchanged: 1\n");
+    let four = machine.all_pids();
+    assert_eq!(four.len(), 5, "{four:?}");
+    assert!(four.values().all(Option::is_some), "{four:?}");
+    assert!(first.iter().all(|(name, pid)| four[name] == *pid), "{first:?} {four:?}");
+    // What has come is known to the next daemon.
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), four);
+    assert_eq!(to(2), "changed in place: web (replicas)\nunchanged: 1\n");
+    assert_eq!(machine.all_pids(), first);
+    for name in ["web.3", "web.4"] {
+        let pid = u32::try_from(four[name].unwrap()).unwrap();
+        assert!(!is_alive(pid), "{name}");
+    }
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), first);
+    // One alone goes by another name; what depends on it runs on.
+    assert_eq!(to(1), "restarted: web (replicas)\nunchanged: 1\n");
+    let one = machine.all_pids();
+    assert!(one.len() == 2 && one["web"].is_some() && one["api"] == first["api"], "{one:?}");
+    // Of what was stopped by hand no copy comes up, now or with another daemon.
+    assert_eq!(machine.regrow(&["stop", "api", "web"]).code, 0);
+    to(3);
+    let stopped = |machine: &Machine| {
+        for name in ["web.1", "web.2", "web.3"] {
+            let row = machine.project.status(name);
+            assert_eq!((&row["state"], &row["goal"]), (&"stopped".into(), &"down".into()), "{row}");
+        }
+    };
+    stopped(&machine);
+    machine.kill_daemon();
+    stopped(&machine);
+    assert_eq!(machine.regrow(&["start", "web"]).code, 0);
+    assert!(machine.all_pids().iter().all(|(name, pid)| pid.is_some() == (name != "api")));
+}
+
+/// A daemon that comes up after an edit goes on with what runs; a reload knows what that was made with.
+#[test]
+fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
+    let manifest = |word: &str| {
+        format!("[service.web]\ncommand = \"sleep {word}\"\n[service.db]\ncommand = \"sleep 1000\"\n")
+    };
+    let machine = Machine::started(&[("shop.toml", &manifest("1000"))]);
+    assert_eq!(machine.regrow(&["wait", "web", "db", "--timeout", "20s"]).code, 0);
+    let before = machine.all_pids();
+    machine.project.write("services/shop.toml", manifest("1001"));
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), before);
+    assert_eq!(machine.regrow(&["reload"]).stdout, "restarted: web (manifest)\nunchanged: 1\n");
+    let after = machine.all_pids();
+    assert!(after["web"] != before["web"] && after["db"] == before["db"], "{before:?} {after:?}");
+    assert_eq!(machine.regrow(&["reload"]).stdout, "nothing has changed\n");
+    // A file that is faulty for a while costs nothing, whoever reads it.
+    machine.project.write("services/shop.toml", "[service.web]\ncomand = \"x\"\n");
+    let faulty = machine.regrow(&["reload"]);
+    assert_eq!(faulty.code, 3);
+    assert!(faulty.stderr.ends_with("has 2 faults; nothing was changed\n"), "{}", faulty.stderr);
+    machine.kill_daemon();
+    machine.project.write("services/shop.toml", manifest("1001"));
+    let mended = machine.regrow(&["reload"]);
+    assert_eq!(mended.code, 0, "{}{}", mended.stdout, mended.stderr);
+    eventually_or(|| format!("{after:?} {:?}", machine.all_pids()), || machine.all_pids() == after);
+}
+
+/// Who waits for a service that is slow to become ready holds up no other reload, and the later one
+/// stands.
+#[test]
+fn a_slow_start_holds_up_no_other_reload() {
+    let machine = Machine::started(&[("a.toml", "[service.one]\ncommand = \"sleep 1000\"\n")]);
+    let slow = "[service.slow]\ncommand = \"sleep 1000\"\nready = { after = \"10m\" }\n";
+    machine.project.write("services/b.toml", slow);
+    let first = machine.project.command(&["reload"]).stdout(Stdio::piped()).spawn().unwrap();
+    eventually("it is under way", || {
+        machine.project.json(&["status", "--json"])["services"].as_array().unwrap().len() == 2
+    });
+    machine.project.write("services/c.toml", "[service.two]\ncommand = \"sleep 1000\"\n");
+    let second = machine.regrow(&["reload", "--timeout", "20s"]);
+    assert_eq!((second.code, second.stdout.as_str()), (0, "added: two\nunchanged: 2\n"), "{}", second.stderr);
+    std::fs::remove_file(machine.project.file("services/b.toml")).unwrap();
+    let third = machine.regrow(&["reload", "--timeout", "20s"]);
+    assert_eq!((third.code, third.stdout.as_str()), (0, "removed: slow\nunchanged: 2\n"), "{}", third.stderr);
+    let output = first.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("added: slow\n"));
+    machine.project.write("services/b.toml", slow);
+    assert_eq!(machine.regrow(&["reload", "--timeout", "300ms"]).code, 5);
 }

@@ -109,6 +109,7 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
             let services = change.services.iter().map(|spec| &spec.name);
             format!("changed: {}", names(services.chain(change.groups.keys())))
         }
+        Fact::Scaled { service, from, to } => format!("{service}: scaled from {from} to {to}"),
         Fact::Removed { services, groups } => format!("removed: {}", names(services.iter().chain(groups))),
         Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
         Fact::ShutdownDone => "everything is gone".to_owned(),
@@ -129,6 +130,7 @@ fn selected(command: &Command) -> String {
         Command::Reconfigure { change } => {
             return names(change.services.iter().map(|spec| &spec.name).chain(change.groups.keys()));
         }
+        Command::Scale { service, replicas } => return format!("{service} {replicas}"),
         other => other.select().cloned().unwrap_or_default(),
     };
     let mut words: Vec<String> = select.services.clone();

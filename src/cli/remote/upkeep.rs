@@ -1,7 +1,7 @@
 //! The verbs that only a daemon answers.
 
 use super::*;
-use crate::cli::{AuditArgs, HistoryArgs, UpgradeArgs};
+use crate::cli::{AuditArgs, HistoryArgs, ReloadArgs, UpgradeArgs};
 use crate::control::protocol::{Audit, History, Upgrade, Upgrading};
 use crate::control::server::document;
 use crate::decide::reload::{Changed, Difference};
@@ -91,10 +91,10 @@ pub(in crate::cli) fn api_schema() -> u8 {
     code::DONE
 }
 
-pub(in crate::cli) fn reload(args: DownArgs) -> u8 {
-    let DownArgs { common } = args;
+pub(in crate::cli) fn reload(args: ReloadArgs) -> u8 {
+    let ReloadArgs { patience, common } = args;
     talk(&common, async |mut client| {
-        let done: Reloaded = client.post("/v1/reload", &()).await?;
+        let done: Reloaded = within(&patience, client.post("/v1/reload", &())).await?;
         tell_reloaded(&common, &done)
     })
 }

@@ -1,6 +1,7 @@
 //! What a run shows: an event becomes a line, and whoever takes long is named.
 
 use super::*;
+use crate::model::spec;
 
 /// Turns events into lines.
 pub(super) struct Screen {
@@ -187,16 +188,14 @@ impl Screen {
                 Some((None, format!("added: {}", few(names)), Tint::Faint))
             }
             Fact::Removed { services, groups } => {
-                let stays = |id: &InstanceId| !services.contains(id.service());
-                let before = self.pending.len();
-                self.pending.retain(stays);
-                self.starting -= before - self.pending.len();
-                self.with_check.retain(stays);
-                self.pids.retain(|id, _| stays(id));
-                self.uptimes.retain(|id, _| stays(id));
-                self.failures.retain(|id, _| stays(id));
+                self.forget(|id| services.contains(id.service()));
                 let names = services.iter().chain(groups).map(Name::as_str);
                 Some((None, format!("removed: {}", few(names)), Tint::Faint))
+            }
+            Fact::Scaled { service, from, to } => {
+                let (gone, _) = spec::scaled(service, *from, *to);
+                self.forget(|id| gone.contains(id));
+                Some((None, format!("{service} has {to} copies now"), Tint::Faint))
             }
             Fact::ShutdownStarted { cause } => {
                 self.stopping = true;
@@ -214,6 +213,17 @@ impl Screen {
         }
     }
 
+    /// Of these nothing more is to be told.
+    fn forget(&mut self, gone: impl Fn(&InstanceId) -> bool) {
+        let before = self.pending.len();
+        self.pending.retain(|id| !gone(id));
+        self.starting -= before - self.pending.len();
+        self.with_check.retain(|id| !gone(id));
+        self.pids.retain(|id, _| !gone(id));
+        self.uptimes.retain(|id, _| !gone(id));
+        self.failures.retain(|id, _| !gone(id));
+    }
+
     pub(super) fn count(&mut self, event: &Event) {
         if let Fact::GroupGaveUp { then: GiveUp::Exit | GiveUp::Escalate, group: None, .. }
         | Fact::GroupGaveUp { then: GiveUp::Exit, .. } = &event.fact
@@ -222,7 +232,7 @@ impl Screen {
         }
         let arrived = match &event.fact {
             Fact::Ready { instance, .. } | Fact::Completed { instance } => self.pending.remove(instance),
-            Fact::Removed { .. } if self.pending.is_empty() => {
+            Fact::Removed { .. } | Fact::Scaled { .. } if self.pending.is_empty() => {
                 self.all_ready = true;
                 self.console.status(None);
                 false

@@ -195,7 +195,8 @@ pub(in crate::control) async fn add(
     std::thread::Builder::new().name("regrow-load".into()).spawn(load).map_err(|_| gone())?;
     let Loaded { addition, warnings } = loaded.await.map_err(|_| gone())?.map_err(|faults| {
         let count = faults.len();
-        let reason = format!("the manifest has {count} fault{}", if count == 1 { "" } else { "s" });
+        let plural = if count == 1 { "" } else { "s" };
+        let reason = format!("the manifest has {count} fault{plural}; nothing was started");
         let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
         Refused { denial, faults: faults.iter().map(FaultBody::of).collect() }
     })?;

@@ -23,18 +23,20 @@ impl Daemon {
     /// Makes the tree what its manifests say now. A fault anywhere, and nothing changes.
     pub(super) async fn reload(&self, handle: &Handle, by: Asker) -> Handled<Reloaded> {
         let load = Arc::clone(&self.load);
-        let gone = |_| refuse(DenialCode::Internal, "the manifests could not be read", None);
-        let plan = tokio::task::spawn_blocking(move || load()).await.map_err(gone)?;
-        let plan = plan.map_err(|errors| {
-            let files = errors.len();
-            let reason = match files {
-                1 => "a manifest is faulty; nothing was changed".to_owned(),
-                _ => format!("{files} manifests are faulty; nothing was changed"),
-            };
-            let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
-            Refused { denial, faults: errors.iter().flat_map(bodies).collect() }
-        })?;
-        Ok(handle.change_to(plan, Some(by)).await?)
+        let plan = async move {
+            let gone = |_| refuse(DenialCode::Internal, "the manifests could not be read", None);
+            let plan = tokio::task::spawn_blocking(move || load()).await.map_err(gone)?;
+            plan.map_err(|errors| {
+                let files = errors.len();
+                let reason = match files {
+                    1 => "a manifest is faulty; nothing was changed".to_owned(),
+                    _ => format!("{files} manifests are faulty; nothing was changed"),
+                };
+                let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
+                Refused { denial, faults: errors.iter().flat_map(bodies).collect() }
+            })
+        };
+        handle.change_to(plan, Some(by)).await
     }
 }
 

@@ -406,6 +406,8 @@ impl Turn<'_> {
             | StopCause::Internal => {}
         }
         match phase {
+            // It rests because somebody wants it so, and the next supervisor is to know that.
+            Phase::Registered if cause == StopCause::Command => self.rest(cause),
             Phase::Registered => Phase::Registered,
             Phase::Waiting { .. } => {
                 self.out.push(Effect::Withdraw);

@@ -17,7 +17,54 @@ impl Operations {
     /// Starts what was added, as a start by hand would.
     pub(super) fn added(&mut self, board: &Board, ticket: Ticket, names: &[Name], out: &mut Vec<Effect>) {
         let new: Vec<&Entry> = names.iter().flat_map(|name| board.instances_of(name)).collect();
-        let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.into_iter().partition(|e| e.spec.autostart);
+        self.start_new(board, ticket, new.into_iter().partition(|e| e.spec.autostart), out);
+    }
+
+    /// Starts copies that have come to others, where those are up.
+    pub(super) fn copied(
+        &mut self,
+        board: &Board,
+        ticket: Ticket,
+        service: &Name,
+        (from, up): (u32, bool),
+        out: &mut Vec<Effect>,
+    ) {
+        let before: HashSet<InstanceId> = spec::copies(service, from).collect();
+        let new = board.instances_of(service).filter(|entry| !before.contains(&entry.id));
+        let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.partition(|_| up);
+        let rest: Vec<InstanceId> = leave.iter().map(|entry| entry.id.clone()).collect();
+        self.start_new(board, ticket, (start, leave), out);
+        if !rest.is_empty() {
+            // As the others do: by somebody's wish, which is to be known.
+            let order = StopOrder::new(board.graph(), [service]);
+            self.begin(board, Operation::new(None, Work::Stop(order), rest), out);
+        }
+    }
+
+    /// Refuses to give a name again that is not free yet.
+    pub(super) fn refuse_leaving(&self, mut names: impl Iterator<Item = String>) -> Result<(), Denial> {
+        match names.find(|name| self.leaving.iter().any(|leaving| leaving.names.contains(name))) {
+            None => Ok(()),
+            Some(name) => Err(Denial {
+                code: DenialCode::Exists,
+                reason: format!("{name} is still on its way out of the tree"),
+                hint: Some("the command that removes it is answered when it is gone".to_owned()),
+            }),
+        }
+    }
+
+    /// Whether any copy of a service is to be up.
+    pub(super) fn is_up(&self, board: &Board, service: &Name) -> bool {
+        board.instances_of(service).any(|entry| self.goal(entry) == Goal::Up)
+    }
+
+    fn start_new(
+        &mut self,
+        board: &Board,
+        ticket: Ticket,
+        (start, leave): (Vec<&Entry>, Vec<&Entry>),
+        out: &mut Vec<Effect>,
+    ) {
         let ids = |entries: Vec<&Entry>| entries.into_iter().map(|e| e.id.clone()).collect::<Vec<_>>();
         let (named, left) = (ids(start), ids(leave));
         let mut targets = self.with_resting_dependencies(board, &named);
@@ -47,7 +94,7 @@ impl Operations {
         }
         // One that starts it again has decided that it stays.
         let waits = |other: &&Operation| other.left > 0 && other.work.goal() != Some(Goal::Up);
-        matches!(removing.work, Work::Remove(..))
+        matches!(removing.work, Work::Remove(..) | Work::Shrink(..))
             && self
                 .running
                 .iter()
@@ -137,6 +184,65 @@ impl Operations {
             out.push(Effect::Emit(Fact::Removed { services, groups }));
         }
         Ok(Leaving { names, branches, ticket: operation.ticket, results })
+    }
+
+    /// Copies that were to be down have been: if they still are, they go, and others come.
+    pub(super) fn shrink(
+        &mut self,
+        board: &Board,
+        operation: &mut Operation,
+        out: &mut Vec<Effect>,
+    ) -> Result<Leaving, Vec<InstanceAnswer>> {
+        let Work::Shrink(_, meant, replicas) = &operation.work else {
+            return Err(Vec::new());
+        };
+        let (service, from, to) = (meant.name.clone(), meant.replicas, (*replicas).max(1));
+        let is = board.graph().service(&service).filter(|spec| spec.replicas == from);
+        let in_the_way = match is {
+            _ if board.shutting_down() => Some("the tree is going down".to_owned()),
+            None => Some("it was changed meanwhile".to_owned()),
+            Some(_) => growth::scaled(board.plan(), &service, to).err().map(|denial| denial.reason),
+        };
+        let mut goes = in_the_way.is_none();
+        for (id, part) in &mut operation.parts {
+            let Part::Done(Some(answer)) = part else {
+                continue;
+            };
+            let returns = |entry: &Entry| is_up(entry) || self.goal(entry) == Goal::Up;
+            if let Some(reason) = in_the_way.as_ref().filter(|_| answer.ok) {
+                (answer.ok, answer.message) = (false, format!("not removed: {reason}"));
+            } else if answer.ok && board.entry(id).is_some_and(returns) {
+                let message = "not removed: it was started again meanwhile".to_owned();
+                (answer.ok, answer.message) = (false, message);
+            }
+            goes &= answer.ok;
+        }
+        if !goes {
+            return Err(Vec::new());
+        }
+        let (gone, came) = spec::scaled(&service, from, to);
+        // Of one that becomes several, or the other way round, none stays that could tell.
+        let up = operation.was_up || self.is_up(board, &service);
+        let names = gone.iter().map(ToString::to_string).collect();
+        let removed = |id: &InstanceId| InstanceAnswer {
+            name: id.to_string(),
+            ok: true,
+            message: "removed".to_owned(),
+        };
+        let results = gone.iter().map(removed).collect();
+        self.branches += 1;
+        out.push(Effect::Dismiss(Branch::of_copies(board, &service, gone), self.branches));
+        let came_any = !came.is_empty();
+        if came_any {
+            out.push(Effect::Adopt(Branch::of_copies(board, &service, came)));
+        }
+        out.push(Effect::Emit(Fact::Scaled { service: service.clone(), from, to }));
+        // Those that come are what the command is answered by then.
+        let ticket = if came_any { None } else { operation.ticket };
+        if let (true, Some(ticket)) = (came_any, operation.ticket) {
+            out.push(Effect::Again(DeskInput::Copied(ticket, service, from, up)));
+        }
+        Ok(Leaving { names, branches: HashSet::from([self.branches]), ticket, results })
     }
 }
 

@@ -14,20 +14,23 @@ impl Work {
             (Work::Cascade(_), _) => true,
             (
                 Work::Start(_) | Work::Restart | Work::RestartInOrder(_),
-                Work::Stop(_) | Work::Remove(..) | Work::Shutdown(_),
+                Work::Stop(_) | Work::Remove(..) | Work::Shrink(..) | Work::Shutdown(_),
             ) => true,
-            (Work::Stop(_) | Work::Remove(..), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => {
-                true
-            }
+            (
+                Work::Stop(_) | Work::Remove(..) | Work::Shrink(..),
+                Work::Start(_) | Work::Restart | Work::RestartInOrder(_),
+            ) => true,
             // What goes down with the tree is not taken out of it.
-            (Work::Remove(..), Work::Shutdown(_)) => true,
+            (Work::Remove(..) | Work::Shrink(..), Work::Shutdown(_)) => true,
             // The second restart makes its own incarnation; that is the one that becomes ready.
             (Work::Start(_), Work::RestartInOrder(_)) => true,
             (Work::RestartInOrder(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
             (Work::Restart, Work::RestartInOrder(_)) => true,
             (Work::Start(_) | Work::Restart, Work::Start(_) | Work::Restart) => false,
-            (Work::Stop(_), Work::Stop(_) | Work::Remove(..) | Work::Shutdown(_)) => false,
-            (Work::Remove(..), Work::Stop(_) | Work::Remove(..)) => false,
+            (Work::Stop(_), Work::Stop(_) | Work::Remove(..) | Work::Shrink(..) | Work::Shutdown(_)) => false,
+            (Work::Remove(..) | Work::Shrink(..), Work::Stop(_) | Work::Remove(..) | Work::Shrink(..)) => {
+                false
+            }
             // It will not stand still, or not for long.
             (
                 Work::Pause,
@@ -35,6 +38,7 @@ impl Work {
                 | Work::Start(_)
                 | Work::Stop(_)
                 | Work::Remove(..)
+                | Work::Shrink(..)
                 | Work::Restart
                 | Work::RestartInOrder(_)
                 | Work::Shutdown(_),
@@ -44,7 +48,12 @@ impl Work {
             (Work::Resume, _) => false,
             // Whoever waits for it to be ready waits a little longer.
             (
-                Work::Start(_) | Work::Stop(_) | Work::Remove(..) | Work::Restart | Work::RestartInOrder(_),
+                Work::Start(_)
+                | Work::Stop(_)
+                | Work::Remove(..)
+                | Work::Shrink(..)
+                | Work::Restart
+                | Work::RestartInOrder(_),
                 Work::Cascade(_) | Work::Pause | Work::Resume,
             ) => false,
             (Work::Shutdown(_), _) => false,
@@ -58,6 +67,7 @@ impl Work {
             Work::Start(cause) => *cause,
             Work::Stop(_)
             | Work::Remove(..)
+            | Work::Shrink(..)
             | Work::Restart
             | Work::RestartInOrder(_)
             | Work::Pause
@@ -70,7 +80,7 @@ impl Work {
     pub(super) fn goal(&self) -> Option<Goal> {
         match self {
             Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Some(Goal::Up),
-            Work::Stop(_) | Work::Remove(..) | Work::Shutdown(_) => Some(Goal::Down),
+            Work::Stop(_) | Work::Remove(..) | Work::Shrink(..) | Work::Shutdown(_) => Some(Goal::Down),
             Work::Pause | Work::Resume => None,
         }
     }
@@ -108,6 +118,7 @@ impl Work {
             },
             Work::Stop(_)
             | Work::Remove(..)
+            | Work::Shrink(..)
             | Work::RestartInOrder(_)
             | Work::Cascade(_)
             | Work::Shutdown(_) => {
@@ -158,6 +169,7 @@ impl Work {
             },
             Work::Stop(_)
             | Work::Remove(..)
+            | Work::Shrink(..)
             | Work::RestartInOrder(_)
             | Work::Cascade(_)
             | Work::Shutdown(_) => match fact {

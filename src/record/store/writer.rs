@@ -12,6 +12,7 @@ use rusqlite::{Connection, params};
 use super::schema::{self, millis, set_meta};
 use super::{AuditEntry, KeptAnswer, Retention, StoreError};
 use crate::model::sample::Sample;
+use crate::model::spec;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec, State};
 
 /// One transaction takes this much at most, so that readers get their turn at new things.
@@ -150,6 +151,11 @@ impl Writer {
                     if let Fact::Removed { services, .. } = &event.fact {
                         self.stands.retain(|_, past| !services.contains(past.instance.service()));
                     }
+                    if let Fact::Scaled { service, from, to } = &event.fact {
+                        for id in spec::scaled(service, *from, *to).0 {
+                            self.stands.remove(&id.to_string());
+                        }
+                    }
                 }
                 Told::All(pasts) | Told::Lost(_, pasts) => {
                     if let Told::Lost(count, _) = told {
@@ -248,6 +254,14 @@ impl Writer {
                     if let Some(names) = failed_groups {
                         let names = serde_json::to_string(names).unwrap_or_default();
                         set_meta(&transaction, "failed_groups", &names)?;
+                    }
+                    if let Fact::Scaled { service, from, to } = &event.fact {
+                        for id in spec::scaled(service, *from, *to).0.iter().map(ToString::to_string) {
+                            last.remove(&id);
+                            transaction
+                                .prepare_cached("DELETE FROM instances WHERE id = ?1")?
+                                .execute([id])?;
+                        }
                     }
                     if let Fact::Removed { services, .. } = &event.fact {
                         last.retain(|_, past| !services.contains(past.instance.service()));
