@@ -202,7 +202,12 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         }
         server::Network { api, tokens: Tokens::at(tokens_of(config)) }
     });
-    let doors = server::Doors { local: listener, access: config.access.clone(), network };
+    let doors = server::Doors {
+        local: listener,
+        path: config.socket.clone(),
+        access: config.access.clone(),
+        network,
+    };
     let daemon = server::Daemon {
         store: ledger.clone(),
         load: Arc::clone(&load),
@@ -548,7 +553,7 @@ pub(super) fn tokens(config: Option<&Path>) -> Result<Tokens, Unusable> {
 
 /// Whether a keeper or a daemon of this user is there, even when nobody answers.
 pub(super) fn is_kept() -> bool {
-    load_config(None, &usual()).is_ok_and(|config| files::is_locked(&config.home.join("lock")))
+    load_config(None, &usual()).is_ok_and(|config| files::is_locked(&config.home))
 }
 
 /// The socket of the daemon that a command of this user means: where that one says it is, for it may

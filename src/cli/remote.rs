@@ -25,7 +25,7 @@ use crate::model::{
     Answer, Asker, Child, Command, Denial, DenialCode, Event, Fact, Goal, Health, Name, Selector,
     ServiceStatus, State, StatusReport,
 };
-use crate::os::terminal;
+use crate::os::{processes, terminal};
 
 pub(super) use facts::fact_in_words;
 use facts::show_event;
@@ -171,6 +171,9 @@ fn not_running(reason: &str) -> ErrorBody {
     let error = Denial { code: DenialCode::NotRunning, reason: reason.to_owned(), hint: None };
     ErrorBody { error, faults: Vec::new() }
 }
+
+/// What is down may be started again: so long is waited for a supervisor to be gone.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// So long is waited for a daemon whose keeper is there to start it.
 const COMING: Duration = Duration::from_secs(5);
@@ -510,7 +513,15 @@ pub(super) fn wait(args: WaitArgs) -> u8 {
 pub(super) fn down(args: DownArgs) -> u8 {
     let DownArgs { common } = args;
     talk(&common, async |mut client| {
+        let status: StatusReport = client.get("/v1/status").await?;
+        // Pinned while it is there: its number may be another's afterwards.
+        let ends = processes::End::of_supervisor(status.daemon.pid);
         let down: Down = client.post("/v1/down", &()).await?;
+        drop(client);
+        // A hook of the tree, or a service: it waits for us.
+        if std::env::var_os("REGROW_SOCKET").is_none() {
+            ends.wait(LEAVING);
+        }
         if common.json {
             print_json(&down);
         } else {

@@ -165,11 +165,12 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
                 }
             },
         };
+        let socket = place.as_ref().filter(|_| listener.is_some()).map(|place| place.socket.clone());
         let options = Options {
             host: HostOptions { subreaper: true, owns_process: true, die_with_us: true },
             sample_interval: args.sample_interval,
             console: Some(Arc::clone(&console) as Arc<_>),
-            socket: place.as_ref().filter(|_| listener.is_some()).map(|place| place.socket.clone()),
+            socket: socket.clone(),
             recorder,
             secrets: Some(super::daemon::secrets()),
         };
@@ -184,10 +185,11 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             host.die_with(above.pidfd);
         }
         let (close, closing) = watch::channel(false);
-        let server = listener.map(|listener| {
+        let server = listener.zip(socket).map(|(listener, socket)| {
             let served = handle.clone();
             tokio::spawn(async move {
-                if let Err(error) = server::serve(Doors::local(listener), served, closing, None).await {
+                if let Err(error) = server::serve(Doors::local(listener, socket), served, closing, None).await
+                {
                     tracing::error!(%error, "the control socket is gone");
                 }
             })

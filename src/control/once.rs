@@ -188,20 +188,16 @@ async fn guarded(
     let mut request = Request::from_parts(parts, Body::from(body));
     // By an earlier daemon, maybe.
     match shared.answered_before(&whose.0, &whose.1).await {
-        Ok(Some((before, _))) if before != asked => {
+        Some((before, _)) if before != asked => {
             shared.answers.forget(&whose);
             return Err(other());
         }
-        Ok(Some((_, given))) => {
+        Some((_, given)) => {
             let response = given.again();
             sender.send_replace(Some(given));
             return Ok(response);
         }
-        Ok(None) => {}
-        Err(refused) => {
-            shared.answers.forget(&whose);
-            return Err(refused);
-        }
+        None => {}
     }
     if shared.was_taken(&whose.0, &whose.1).await {
         request.extensions_mut().insert(WasTaken);

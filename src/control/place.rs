@@ -41,24 +41,22 @@ const LETTING_GO: std::time::Duration = std::time::Duration::from_millis(200);
 /// Takes the place of the daemon of a state folder, for as long as this process, one that it
 /// becomes, or one below it that inherits its descriptors lives.
 pub fn take_daemon(home: &Path, card: &Card) -> Result<(), Taken> {
-    let text = serde_json::to_string(card).map_err(|e| Taken::Unusable(io::Error::other(e)))?;
     files::private_dir(home).map_err(Taken::Unusable)?;
-    let path = home.join("lock");
     let until = std::time::Instant::now() + LETTING_GO;
     let taken = loop {
-        match files::lock(&path, &text).map_err(Taken::Unusable)? {
-            Err(_) if std::time::Instant::now() < until => std::thread::sleep(LETTING_GO / 20),
+        match files::lock_folder(home).map_err(Taken::Unusable)? {
+            None if std::time::Instant::now() < until => std::thread::sleep(LETTING_GO / 20),
             taken => break taken,
         }
     };
     match taken {
-        Ok(lock) => {
-            lock.keep_for_ever().map_err(Taken::Unusable)?;
-            Ok(())
+        Some(lock) => {
+            tell_daemon(home, card);
+            lock.keep_for_ever().map_err(Taken::Unusable)
         }
-        Err(other) => {
+        None => {
             let unknown = Card { pid: 0, ..card.clone() };
-            Err(Taken::ByAnother(serde_json::from_str(&other).unwrap_or(unknown)))
+            Err(Taken::ByAnother(daemon_of(home).unwrap_or(unknown)))
         }
     }
 }
@@ -66,14 +64,14 @@ pub fn take_daemon(home: &Path, card: &Card) -> Result<(), Taken> {
 /// Writes down who supervises there now, under the lock of its keeper.
 pub fn tell_daemon(home: &Path, card: &Card) {
     let text = serde_json::to_string(card).unwrap_or_default();
-    if let Err(error) = files::overwrite(&home.join("lock"), &text) {
+    if let Err(error) = files::replace(&home.join(CARD), &text) {
         tracing::warn!(%error, "nobody can read who supervises here");
     }
 }
 
 /// Who supervises in a state folder, or did last.
 pub fn daemon_of(home: &Path) -> Option<Card> {
-    serde_json::from_slice(&files::read_own(&home.join("lock")).ok()?).ok()
+    serde_json::from_slice(&files::read_own(&home.join(CARD)).ok()?).ok()
 }
 
 /// A place that was taken.
@@ -190,6 +188,8 @@ fn answering(folder: &Path) -> Option<(PathBuf, Card)> {
 }
 
 const SOCKET: &str = "control.sock";
+/// Where a daemon's card lies in its folder, whose lock its keeper holds.
+const CARD: &str = "daemon.json";
 
 fn runs_dir() -> PathBuf {
     files::state_dir().join("run")

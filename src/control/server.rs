@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use super::operations;
 use super::requests::Shared;
 use super::tls::Tls;
 use crate::manifest::config::{Api, LocalAccess};
+use crate::os::files::{self, Reach};
 use crate::os::tokens::Tokens;
 use crate::runtime::Handle;
 
@@ -39,6 +41,8 @@ const OF_A_USER: usize = 8;
 const OF_OTHERS: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
 const LARGEST_HEAD: usize = 64 << 10;
+/// Nobody can come in by a socket that was removed: it is looked for this often.
+const LOOKING: Duration = Duration::from_secs(2);
 /// An address that can't be listened on is tried again this often.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -46,6 +50,8 @@ const RETRY: Duration = Duration::from_secs(2);
 pub struct Doors {
     /// The control socket.
     pub local: std::os::unix::net::UnixListener,
+    /// Where it lies: should it be removed there, another is made.
+    pub path: PathBuf,
     /// Who else may use it.
     pub access: Vec<LocalAccess>,
     /// An address on the network.
@@ -62,9 +68,9 @@ pub struct Network {
 
 impl Doors {
     /// The control socket alone, for its owner and root. The listener comes from
-    /// [`files::listen`](crate::os::files::listen).
-    pub fn local(local: std::os::unix::net::UnixListener) -> Doors {
-        Doors { local, access: Vec::new(), network: None }
+    /// [`files::listen`].
+    pub fn local(local: std::os::unix::net::UnixListener, path: PathBuf) -> Doors {
+        Doors { local, path, access: Vec::new(), network: None }
     }
 }
 
@@ -75,7 +81,7 @@ pub async fn serve(
     closing: watch::Receiver<bool>,
     daemon: Option<Daemon>,
 ) -> io::Result<()> {
-    let Doors { local, access, network } = doors;
+    let Doors { local, path, access, network } = doors;
     let local = UnixListener::from_std(local)?;
     let shared = Shared {
         handle,
@@ -90,8 +96,9 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let inside = async {
         let router = operations::router(shared.clone());
+        let reach = if access.is_empty() { Reach::Owner } else { Reach::Everybody };
         let keeper = Doorkeeper::new(access);
-        by_socket(&local, &keeper, &router, &graceful).await;
+        by_socket(local, (&path, reach), &keeper, &router, &graceful).await;
     };
     let outside = async {
         match network {
@@ -115,7 +122,8 @@ pub async fn serve(
 
 /// Lets clients of the control socket in.
 async fn by_socket(
-    listener: &UnixListener,
+    mut listener: UnixListener,
+    (path, reach): (&Path, Reach),
     keeper: &Doorkeeper,
     router: &Router,
     graceful: &GracefulShutdown,
@@ -123,10 +131,21 @@ async fn by_socket(
     let places: Places<u32> = Places::new(CONNECTIONS, OF_A_USER);
     loop {
         let place = places.next().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
+        let stream = match tokio::time::timeout(LOOKING, listener.accept()).await {
+            Ok(Ok((stream, _))) => stream,
+            Ok(Err(error)) => {
                 unaccepted("the control socket", &error).await;
+                continue;
+            }
+            Err(_) if files::is_there(path) => continue,
+            Err(_) => {
+                match files::listen(path, reach).and_then(UnixListener::from_std) {
+                    Ok(another) => {
+                        tracing::warn!("the control socket was removed, and is made again");
+                        listener = another;
+                    }
+                    Err(error) => unaccepted("the control socket was removed, and", &error).await,
+                }
                 continue;
             }
         };

@@ -127,16 +127,6 @@ pub fn replace(path: &Path, content: &str) -> io::Result<()> {
     })
 }
 
-/// Replaces what is in a file of our own.
-pub fn overwrite(path: &Path, content: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .truncate(true)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-        .open(path)?;
-    io::Write::write_all(&mut file, content.as_bytes())
-}
-
 /// Makes the folder of a file, ours alone, where it is not there. One that is there stays as it
 /// is: it may be the machine's (`/run`).
 pub fn private_parent(path: &Path) -> io::Result<()> {
@@ -209,7 +199,17 @@ pub fn lock_waiting(path: &Path) -> io::Result<Lock> {
     }
 }
 
-/// Whether somebody holds the lock of a file.
+/// Takes a folder for this process: nobody can do that away by removing a file in it. `None`:
+/// somebody else has it.
+pub fn lock_folder(path: &Path) -> io::Result<Option<Lock>> {
+    match Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => Ok(Some(Lock { _file: file })),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+/// Whether somebody holds a folder.
 pub fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else {
         return false;
@@ -290,6 +290,11 @@ pub fn listen(path: &Path, reach: Reach) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Whether there is still something at a socket's path.
+pub fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
 /// Connects to a socket.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
     let stream = through_folder(path, |short| UnixStream::connect(short))?;
@@ -337,6 +342,11 @@ mod tests {
         assert_eq!(lock(&path, "4712").unwrap().unwrap_err(), "4711");
         drop(held);
         assert!(lock(&path, "4712").unwrap().is_ok());
+        let held = lock_folder(base.path()).unwrap();
+        assert!(held.is_some() && is_locked(base.path()));
+        assert!(lock_folder(base.path()).unwrap().is_none());
+        drop(held);
+        assert!(!is_locked(base.path()));
     }
 
     #[test]

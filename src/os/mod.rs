@@ -25,6 +25,7 @@ pub mod keeper;
 pub mod log;
 pub mod memory;
 pub mod native;
+pub mod processes;
 pub mod sample;
 pub mod secrets;
 pub mod signals;

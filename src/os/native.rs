@@ -45,13 +45,19 @@ impl Default for HostOptions {
 /// Makes processes.
 pub struct NativeHost {
     line: Line,
-    keeper: Option<Arc<Client>>,
-    keeper_pid: Option<u32>,
+    keeper: Option<Keeper>,
     spawns: Option<mpsc::Sender<SpawnOrder>>,
     /// How many of them no spawner has taken yet.
     waiting: Arc<AtomicUsize>,
     keys: AtomicU64,
     chance: AtomicU64,
+}
+
+/// The process that outlives this one, and what they have in common.
+struct Keeper {
+    client: Arc<Client>,
+    pid: u32,
+    cgroups: Option<Arc<Cgroups>>,
 }
 
 impl NativeHost {
@@ -70,7 +76,7 @@ impl NativeHost {
         let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
         let work = Work { line: line.clone(), sink, cgroups, logs, mark };
         let by = || Ok(By::Ourselves(Spawner::new(files, ties)?));
-        NativeHost::with(line, None, 1, 0, work, by)
+        NativeHost::with(line, None, 1, work, by)
     }
 
     /// Has a keeper make its processes, which outlive it. Returns what earlier daemons have left
@@ -117,16 +123,16 @@ impl NativeHost {
         let logs = Arc::<Logs>::default();
         let line = watch::start(Arc::clone(&sink), true, cgroups.clone(), Arc::clone(&logs), Some(above))?;
         let work = Work { line: line.clone(), sink, cgroups, logs, mark };
+        let keeper = Keeper { client: Arc::clone(&client), pid, cgroups: work.cgroups.clone() };
         let by = || Ok(By::Keeper(Arc::clone(&client)));
-        let host = NativeHost::with(line, Some(Arc::clone(&client)), last_key + 1, pid, work, by)?;
+        let host = NativeHost::with(line, Some(keeper), last_key + 1, work, by)?;
         Ok((host, since, found))
     }
 
     fn with(
         line: Line,
-        keeper: Option<Arc<Client>>,
+        keeper: Option<Keeper>,
         first_key: u64,
-        pid: u32,
         work: Work,
         by: impl Fn() -> io::Result<By>,
     ) -> io::Result<NativeHost> {
@@ -148,7 +154,6 @@ impl NativeHost {
         }
         Ok(NativeHost {
             line,
-            keeper_pid: keeper.as_ref().map(|_| pid),
             keeper,
             spawns: Some(spawns),
             waiting,
@@ -160,28 +165,31 @@ impl NativeHost {
     /// Tells whoever started the keeper how we are: sd_notify(3). Nothing without a keeper.
     pub fn notify(&self, text: &str) {
         if let Some(keeper) = &self.keeper {
-            keeper.notify(text);
+            keeper.client.notify(text);
         }
     }
 
     /// This process is about to end, and its keeper with it, with this code.
     pub fn bye(&self, code: u8) {
         if let Some(keeper) = &self.keeper {
-            keeper.bye(code);
+            if let Some(cgroups) = &keeper.cgroups {
+                cgroups.leave();
+            }
+            keeper.client.bye(code);
         }
     }
 
     /// This process is about to end, and its keeper is to start another from this program.
     pub fn replace_with(&self, program: &Path) {
         if let Some(keeper) = &self.keeper {
-            keeper.replace(program);
+            keeper.client.replace(program);
         }
     }
 
     /// Has the keeper go on as the program that this process runs, with all that it keeps, where it
     /// is another.
     pub fn renew_keeper_if_other(&self) {
-        let Some((keeper, pid)) = self.keeper.as_ref().zip(self.keeper_pid) else {
+        let Some(Keeper { client, pid, .. }) = &self.keeper else {
             return;
         };
         // By the file that runs, whatever lies by now where it lay.
@@ -189,13 +197,13 @@ impl NativeHost {
         let program = |path: &str| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
         let (own, its) = (program(&mine), program(&format!("/proc/{pid}/exe")));
         if own.is_some() && its.is_some() && own != its {
-            keeper.renew(Path::new(&mine));
+            client.renew(Path::new(&mine));
         }
     }
 
     /// The process that outlives this one, where there is one.
     pub fn keeper_pid(&self) -> Option<u32> {
-        self.keeper_pid
+        self.keeper.as_ref().map(|keeper| keeper.pid)
     }
 
     /// A child of this process died, as SIGCHLD says: it may be one that was left to us.

@@ -1063,3 +1063,51 @@ fn a_slow_start_holds_up_no_other_reload() {
     machine.project.write("services/b.toml", slow);
     assert_eq!(machine.regrow(&["reload", "--timeout", "300ms"]).code, 5);
 }
+
+/// What somebody removes under a daemon comes back, and lets no second one in.
+#[test]
+fn what_is_removed_under_a_daemon_comes_back() {
+    let mut machine = Machine::started(&[("a.toml", "[service.a]\ncommand = \"sleep 1000\"\n")]);
+    let home = machine.project.state_dir().join("daemon");
+    let (daemon, keeper) = machine.pids();
+    std::fs::remove_file(home.join("control.sock")).unwrap();
+    eventually("the socket is there again", || home.join("control.sock").exists());
+    assert_eq!(machine.pids().0, daemon);
+    for name in ["daemon.json", "control.sock"] {
+        std::fs::remove_file(home.join(name)).unwrap();
+    }
+    let second = machine.regrow(&["daemon", "--config", "daemon.toml"]);
+    assert_eq!(second.code, 1, "{}", second.stderr);
+    assert!(second.stderr.contains("a daemon runs already"), "{}", second.stderr);
+    eventually("the socket is there again", || home.join("control.sock").exists());
+    // A store that is removed is begun anew, and knows how everything stands.
+    for name in ["regrow.db", "regrow.db-wal", "regrow.db-shm"] {
+        std::fs::remove_file(home.join(name)).unwrap();
+    }
+    assert_eq!(machine.regrow(&["stop", "a"]).code, 0);
+    machine.run.as_mut().unwrap().line("the store was removed and is begun anew");
+    machine.kill_daemon();
+    let row = machine.project.status("a");
+    assert_eq!((&row["state"], &row["goal"]), (&"stopped".into(), &"down".into()), "{row}");
+    std::fs::write(home.join("regrow.db"), "").unwrap();
+    assert_eq!(machine.regrow(&["start", "a"]).code, 0);
+    let pid = machine.project.pid("a");
+    machine.kill_both();
+    machine.start();
+    assert_eq!(machine.project.pid("a"), pid);
+    assert!(!is_alive(keeper));
+    let cgroups = || {
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let folder = PathBuf::from(format!("/sys/fs/cgroup{}", own.trim().rsplit(':').next().unwrap()));
+        let all = std::fs::read_dir(folder).map(|all| all.flatten().collect::<Vec<_>>()).unwrap_or_default();
+        all.iter().filter(|entry| entry.file_name().to_string_lossy().starts_with("regrowd-")).count()
+    };
+    let (daemon, _) = machine.pids();
+    let before = cgroups();
+    let down = machine.regrow(&["down"]);
+    assert_eq!(down.code, 0);
+    // Whoever is told that it is down finds nobody there.
+    assert!(!is_alive(daemon));
+    assert!(before == 0 || cgroups() < before, "its cgroup is gone");
+    machine.start();
+}

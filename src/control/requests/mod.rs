@@ -145,14 +145,17 @@ impl Shared {
         }
     }
 
-    /// The answer that a key has got, by an earlier daemon or long ago, and to what.
-    pub(super) async fn answered_before(&self, who: &str, key: &str) -> Handled<Option<(String, Given)>> {
-        let Some(store) = self.store() else {
-            return Ok(None);
-        };
+    /// The answer that a key has got, by an earlier daemon or long ago, and to what. A store that can't
+    /// be read keeps nobody from commanding.
+    pub(super) async fn answered_before(&self, who: &str, key: &str) -> Option<(String, Given)> {
+        let store = self.store()?;
         let (who, key) = (who.to_owned(), key.to_owned());
-        let kept = from_store(move || store.answer(&who, &key)).await?;
-        Ok(kept.map(|kept| (kept.asked, Given { status: kept.status, body: Bytes::from(kept.body) })))
+        let read = from_store(move || store.answer(&who, &key)).await;
+        let kept = read.unwrap_or_else(|refused| {
+            tracing::warn!("{}", refused.denial.reason);
+            None
+        })?;
+        Some((kept.asked, Given { status: kept.status, body: Bytes::from(kept.body) }))
     }
 
     /// Whether a command with this key was taken already.

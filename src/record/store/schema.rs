@@ -104,6 +104,19 @@ pub(super) fn is_beyond_use(error: &rusqlite::Error) -> bool {
     }
 }
 
+/// Sets a database aside, if there is one; what is left of one that is gone is removed.
+pub(super) fn set_aside_if_there(path: &Path) -> Result<(), StoreError> {
+    if path.exists() {
+        return set_aside(path).map(drop);
+    }
+    for suffix in ["-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        let _ = fs::remove_file(name);
+    }
+    super::private_folder(path).map_err(|error| StoreError(error.to_string()))
+}
+
 /// Renames a database with all that belongs to it. Returns its new place.
 pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
     let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(':', "");

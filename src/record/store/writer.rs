@@ -1,7 +1,7 @@
 //! The thread that writes.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -63,6 +63,10 @@ pub(super) struct Writer {
     plan: Vec<Arc<ServiceSpec>>,
     /// How each instance stands, for a file that is begun anew or one that was full for a while.
     stands: HashMap<String, Past>,
+    /// By what the process of each is found again.
+    lives: HashMap<String, (Incarnation, String)>,
+    /// The file that is written, among all that have ever had its name.
+    file: Option<(u64, u64)>,
     trouble: Option<Trouble>,
     report: Option<Report>,
     since_tidy: u64,
@@ -82,6 +86,7 @@ impl Writer {
         retention: Retention,
         waiting: Arc<AtomicU64>,
     ) -> Writer {
+        let file = identity(&path);
         Writer {
             connection: Some(connection),
             path,
@@ -90,6 +95,8 @@ impl Writer {
             circumstances: None,
             plan: Vec::new(),
             stands: HashMap::new(),
+            lives: HashMap::new(),
+            file,
             trouble: None,
             report: None,
             since_tidy: 0,
@@ -116,6 +123,9 @@ impl Writer {
             self.remember(&group);
             let events = group.iter().filter(|told| matches!(told, Told::Event { .. })).count() as u64;
             self.since_tidy += events;
+            if self.trouble.is_none() && identity(&self.path) != self.file {
+                self.lost_its_file();
+            }
             if self.trouble.is_some() {
                 self.try_again(events);
             } else if let Err(error) = self.write(&group) {
@@ -165,12 +175,23 @@ impl Writer {
                         self.stands.insert(past.instance.to_string(), past.clone());
                     }
                 }
-                Told::Life(..)
-                | Told::Sample(..)
-                | Told::Audit(_)
-                | Told::Answer(_)
-                | Told::After(_)
-                | Told::ReportTo(_) => {}
+                Told::Life(instance, incarnation, life) => {
+                    self.lives.insert(instance.clone(), (*incarnation, life.clone()));
+                }
+                Told::Sample(..) | Told::Audit(_) | Told::Answer(_) | Told::After(_) | Told::ReportTo(_) => {}
+            }
+        }
+    }
+
+    /// Somebody has removed or replaced the file under us: what is written there reaches nobody.
+    fn lost_its_file(&mut self) {
+        tracing::error!(store = %self.path.display(), "the store was removed and is begun anew");
+        self.connection = None;
+        if let Err(error) = self.begin_again() {
+            tracing::error!(%error, "the store can't be begun anew");
+            self.trouble = Some(Trouble { lost: 0, next_try: Instant::now() });
+            if let Some(report) = &self.report {
+                report(None, error.to_string());
             }
         }
     }
@@ -214,15 +235,19 @@ impl Writer {
 
     fn begin_again(&mut self) -> Result<(), StoreError> {
         if self.connection.is_none() {
-            if self.path.exists() {
-                schema::set_aside(&self.path)?;
-            }
+            schema::set_aside_if_there(&self.path)?;
             self.connection = Some(schema::connect(&self.path)?);
+            self.file = identity(&self.path);
         }
         let mut group = vec![Told::Plan(self.plan.clone())];
         group.push(Told::All(self.stands.values().cloned().collect()));
         if let Some((boot, since)) = self.circumstances.clone() {
             group.push(Told::Begin { boot, since });
+        }
+        for (instance, (incarnation, life)) in &self.lives {
+            if self.stands.get(instance).is_some_and(|past| past.incarnation == *incarnation) {
+                group.push(Told::Life(instance.clone(), *incarnation, life.clone()));
+            }
         }
         self.write(&group)?;
         Ok(())
@@ -344,6 +369,12 @@ impl Writer {
         connection.execute("DELETE FROM answers WHERE at < ?1", params![millis(oldest)])?;
         Ok(())
     }
+}
+
+/// By what a file is known to be another, or emptied; `None`: there is none.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().filter(|file| file.len() > 0).map(|file| (file.dev(), file.ino()))
 }
 
 fn write_plan(connection: &Connection, services: &[Arc<ServiceSpec>]) -> Result<(), rusqlite::Error> {
