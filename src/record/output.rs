@@ -83,12 +83,12 @@ struct Ring {
     count: u64,
     /// Where all of it is kept.
     keep: Option<Keep>,
-    past: Past,
+    earlier: Earlier,
 }
 
 /// What was printed before this hub was there.
 #[derive(Default, PartialEq, Eq)]
-enum Past {
+enum Earlier {
     /// There is nothing of it, or it is in the ring.
     #[default]
     Here,
@@ -99,7 +99,7 @@ enum Past {
 impl Ring {
     /// Takes the last of what was printed before into the ring.
     fn recall(&mut self, source: SourceId, name: &InstanceId) {
-        if std::mem::take(&mut self.past) == Past::Here {
+        if std::mem::take(&mut self.earlier) == Earlier::Here {
             return;
         }
         let Some(keep) = &self.keep else {
@@ -240,7 +240,7 @@ impl Sources for OutputHub {
         if let Some(of) = self.index().rings.get(&source) {
             let mut ring = lock(&of.ring);
             if ring.keep.replace(keep).is_none() {
-                ring.past = Past::InFiles;
+                ring.earlier = Earlier::InFiles;
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod inherit;
+
 /// One step in progress: the machine without its phase, and what the step may use.
 pub(super) struct Turn<'a> {
     pub(super) machine: &'a mut Machine,
@@ -175,122 +177,6 @@ impl Turn<'_> {
         };
         let deadline = ready.and_then(|ready| ready.deadline).map(|limit| since + limit);
         Readiness::Not { at, deadline }
-    }
-
-    /// Goes on where an earlier supervisor's machine stood.
-    fn restore(&mut self, past: Past) -> Phase {
-        self.machine.goal = past.goal;
-        self.machine.last = past.incarnation;
-        self.machine.attempts = past.attempts;
-        let wanted = past.goal == Goal::Up;
-        match past.state {
-            State::Registered => Phase::Registered,
-            // Its group begins its restart anew.
-            State::Stopped if wanted => Phase::Stopped { held: true },
-            State::Waiting if wanted => self.begin(StartCause::Boot),
-            State::Stopped => Phase::Stopped { held: false },
-            State::Waiting => self.rest(StopCause::Command),
-            State::Completed => Phase::Completed,
-            State::Failed => match past.failed {
-                Some(FailedWhy::Dependency { .. }) if wanted => self.begin(StartCause::Dependency),
-                why => Phase::Failed(why.unwrap_or(FailedWhy::Internal {
-                    message: "why it failed was not written down".to_owned(),
-                })),
-            },
-            State::Crashed => {
-                let delay = past.retry_at.map_or(Duration::ZERO, |at| at.saturating_sub(self.now));
-                self.out.push(Effect::Fell(delay));
-                Phase::Crashed(Retry::Asked(delay))
-            }
-            State::Starting | State::Running | State::Paused | State::Stopping => self.live_on(&past),
-        }
-    }
-
-    /// Its process lives on.
-    fn live_on(&mut self, past: &Past) -> Phase {
-        let incarnation = past.incarnation;
-        let started = past.started.unwrap_or(self.now);
-        let ready = match past.ready {
-            true => Readiness::Since(started),
-            // Its time begins anew: nobody looked while there was no supervisor.
-            false => self.readiness(started, self.now),
-        };
-        let life = Life { incarnation, started, ready };
-        let wanted = past.goal == Goal::Up;
-        let stopping = (past.state == State::Stopping).then_some(past.stopped_for).flatten();
-        match (stopping, past.goal) {
-            // What was under way is begun again.
-            (Some(cause), _) => {
-                let next = match cause {
-                    StopCause::Restart if wanted => Next::Start(StartCause::Command),
-                    StopCause::Dependency if wanted => Next::Start(StartCause::Dependency),
-                    StopCause::Restart
-                    | StopCause::Dependency
-                    | StopCause::Group
-                    | StopCause::Command
-                    | StopCause::Shutdown
-                    | StopCause::GaveUp
-                    | StopCause::Timeout
-                    | StopCause::Health
-                    | StopCause::LeftBehind
-                    | StopCause::AutoShutdown
-                    | StopCause::Internal => Next::Rest,
-                };
-                self.begin_stop(life, cause, next)
-            }
-            (None, Goal::Down) => self.begin_stop(life, StopCause::Command, Next::Rest),
-            (None, Goal::Up) if past.state == State::Paused => {
-                // Halted once more: what it has forked since may run.
-                self.out.push(Effect::Pause(incarnation));
-                Phase::Paused(Paused { life, since: self.now, halt: Halt::Done })
-            }
-            (None, Goal::Up) => match ready {
-                Readiness::Since(_) => {
-                    if self.spec.health.is_some() {
-                        self.out.push(Effect::WatchHealth(incarnation));
-                    }
-                    Phase::Running(life)
-                }
-                Readiness::Not { .. } if self.spec.ready.is_none() => self.ready(life),
-                Readiness::Not { .. } => {
-                    if self.checks_readiness() {
-                        self.out.push(Effect::WatchReady(incarnation));
-                    }
-                    Phase::Running(life)
-                }
-            },
-        }
-    }
-
-    /// What is left of a broken actor's process is killed; then it is `failed` until it is
-    /// started by hand: what broke once may break again.
-    fn inherit(&mut self, goal: Goal, last: Incarnation, left: Option<Legacy>, message: String) -> Phase {
-        self.machine.goal = goal;
-        self.machine.last = last;
-        self.emit(Fact::ActorBroke { instance: self.machine.id.clone(), message: message.clone() });
-        let why = FailedWhy::Internal { message };
-        let (cause, next) = (StopCause::Internal, Next::Fail(why.clone()));
-        match left {
-            None => self.fail(why),
-            Some(Legacy::Making) => Phase::Starting {
-                incarnation: last,
-                asked: self.now,
-                abort: Some(Abort { cause, by_force: true, next }),
-            },
-            Some(Legacy::Alive { exit }) => {
-                let ready = Readiness::Not { at: None, deadline: None };
-                let life = Life { incarnation: last, started: self.now, ready };
-                self.kill(Stopping {
-                    life,
-                    cause,
-                    asked: self.now,
-                    exit,
-                    step: Step::Killing { stuck_at: None },
-                    next,
-                    reason: None,
-                })
-            }
-        }
     }
 
     fn start(&mut self, phase: Phase, cause: StartCause) -> Phase {

@@ -114,7 +114,7 @@ pub(in crate::os) enum Word {
         refused: Option<i32>,
     },
     /// It does not.
-    Failed { key: u64, stage: SpawnStage, errno: i32, refused: Option<i32> },
+    Failed { key: u64, stage: SpawnStage, errno: i32 },
     /// It ended.
     Exited { key: u64, exit: Exit },
     #[serde(other)]
