@@ -32,9 +32,12 @@ pub(super) fn shed() {
             // Nor does anything that was written lie in swap: the file has all of it.
             if line.split_whitespace().nth(1) == Some("0") {
                 let at = std::ptr::with_exposed_provenance_mut(from);
-                // SAFETY: the range is a mapping of this process that is read only and holds what
-                // the file holds; the next look at a page of it finds the same again.
-                unsafe { nix::libc::madvise(at, to - from, nix::libc::MADV_DONTNEED) };
+                // What is looked at again comes alone, without the pages around it.
+                for advice in [nix::libc::MADV_RANDOM, nix::libc::MADV_DONTNEED] {
+                    // SAFETY: the range is a mapping of this process that is read only and holds
+                    // what the file holds; the next look at a page of it finds the same again.
+                    unsafe { nix::libc::madvise(at, to - from, advice) };
+                }
             }
             region = None;
         }
