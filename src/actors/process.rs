@@ -18,7 +18,7 @@ use super::graph::GraphMsg;
 use super::supervisor::{ChildNews, SupervisorMsg};
 use super::timer::Timer;
 use super::{Context, Inheritance, end_unwanted, tell};
-use crate::decide::continuation::{Start, continuation};
+use crate::decide::continuation::{Start, continuation, held_for_nobody};
 use crate::decide::frontier;
 use crate::decide::group::Slot;
 use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
@@ -302,7 +302,9 @@ impl ProcessState {
         if let Some(key) = process.filter(|_| !goes_on.adopts) {
             end_unwanted(&self.context.host, key, Duration::ZERO);
         }
-        let past = goes_on.past?;
+        let mut past = [goes_on.past?];
+        held_for_nobody(&mut past, |_, _| false);
+        let [past] = past;
         let (instances, failed_groups) = (vec![past.clone()], Vec::new());
         self.context.log.append([Fact::TakenOver { instances, failed_groups }]);
         Some(Inheritance { past, process: process.filter(|_| goes_on.adopts) })
@@ -466,8 +468,10 @@ impl ProcessState {
         self.context.log.commit(step, facts);
         if let Some(hooks) = &self.spec.on {
             for effect in &effects {
+                // What never had a process has nothing that a hook could see to.
                 if let Effect::Emit(fact) = effect
                     && let Some((hook, command)) = hooks.of(fact)
+                    && (hook != Hook::Stop || self.machine.last() > Incarnation(0))
                 {
                     self.run_hook(hook, command, fact, hooks.timeout);
                 }

@@ -4,7 +4,7 @@
 //! machine of `decide::group`, what the fall of one means for the others. The root also
 //! takes commands and carries them through ([`Operations`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -622,9 +622,12 @@ impl SupervisorState {
         myself: &ActorRef<SupervisorMsg>,
         input: DeskInput,
     ) -> Result<(), ActorProcessingErr> {
-        let mut next = Some(input);
-        while let Some(input) = next.take() {
-            next = self.one_at_desk(myself, input).await?;
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            // Each before anything else that the desk is told.
+            for (at, next) in self.one_at_desk(myself, input).await?.into_iter().enumerate() {
+                inputs.insert(at, next);
+            }
         }
         Ok(())
     }
@@ -634,9 +637,9 @@ impl SupervisorState {
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
         input: DeskInput,
-    ) -> Result<Option<DeskInput>, ActorProcessingErr> {
+    ) -> Result<Vec<DeskInput>, ActorProcessingErr> {
         let Some(desk) = &mut self.desk else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         // Before the first wish is out: what it causes is to be heard of.
         desk.line.observing.store(true, Ordering::SeqCst);
@@ -657,7 +660,7 @@ impl SupervisorState {
             (effects, facts)
         });
         desk.line.observing.store(desk.operations.any(), Ordering::SeqCst);
-        let mut next = None;
+        let mut next = Vec::new();
         for effect in effects {
             match effect {
                 operation::Effect::Emit(_) => {}
@@ -669,7 +672,7 @@ impl SupervisorState {
                 operation::Effect::Dismiss(branch, number) => {
                     self.dismiss(myself, branch, Sender { root: myself.clone(), number }).await;
                 }
-                operation::Effect::Again(input) => next = Some(input),
+                operation::Effect::Again(input) => next.push(input),
                 operation::Effect::Answer(ticket, answer) => {
                     if let Some(reply) = self.desk.as_mut().and_then(|desk| desk.replies.remove(&ticket)) {
                         // Nobody waits any more when the client has hung up.

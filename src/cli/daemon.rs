@@ -29,6 +29,9 @@ use crate::os::{files, memory};
 use crate::record::store::{Retention, Store};
 use crate::runtime::{Below, Handle, Options, Strangers};
 
+/// Whether others can still tell who supervises here is looked at this often.
+const LOOKING: Duration = Duration::from_secs(5);
+
 /// How long the answers that are under way may take at the end.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -98,8 +101,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
 /// Holds the lock of the state folder for as long as this process, or one that it becomes, or a
 /// daemon below it, lives.
 fn take_lock(config: &Config) -> Result<(), u8> {
-    let card = Card::of_daemon(std::process::id(), config.file.as_deref(), &config.socket);
-    match place::take_daemon(&config.home, &card) {
+    match place::take_daemon(&config.home, &card_of(config)) {
         Ok(()) => Ok(()),
         Err(place::Taken::ByAnother(other)) => {
             let home = config.home.display();
@@ -144,8 +146,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
             return code::FAILED;
         }
     };
-    let card = Card::of_daemon(std::process::id(), config.file.as_deref(), &config.socket);
-    place::tell_daemon(&config.home, &card);
+    place::tell_daemon(&config.home, &card_of(config));
     let listener = match config.access.is_empty() {
         true => files::private_parent(&config.socket)
             .and_then(|()| files::listen(&config.socket, files::Reach::Owner)),
@@ -245,7 +246,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         host.renew_keeper_if_other();
     }
     let reloads = Reloads { watch, load };
-    let end = follow(&handle, signals, &mut upgrades, reloads).await;
+    let end = follow(config, &handle, signals, &mut upgrades, reloads).await;
     if let (Some(host), End::Down { .. }) = (&host, &end) {
         host.notify("STOPPING=1");
     }
@@ -313,8 +314,13 @@ fn keep_samples(handle: &Handle, store: Store) {
     });
 }
 
+fn card_of(config: &Config) -> Card {
+    Card::of_daemon(std::process::id(), config.file.as_deref(), &config.socket)
+}
+
 /// Until everything is down, or another daemon is to go on.
 async fn follow(
+    config: &Config,
     handle: &Handle,
     mut signals: Signals,
     upgrades: &mut mpsc::UnboundedReceiver<PathBuf>,
@@ -322,6 +328,7 @@ async fn follow(
 ) -> End {
     let mut events = handle.events();
     let mut asked: Option<Instant> = None;
+    let mut look = tokio::time::interval(LOOKING);
     let mut down = std::pin::pin!(handle.wait_down());
     loop {
         tokio::select! {
@@ -342,6 +349,12 @@ async fn follow(
                 }
             }
             () = reloads.wanted() => reloads.begin(handle, "watch"),
+            // Somebody may have tidied up.
+            _ = look.tick() => {
+                if place::daemon_of(&config.home).is_none() {
+                    place::tell_daemon(&config.home, &card_of(config));
+                }
+            }
             Some(program) = upgrades.recv() => {
                 log(&format!("replaced by {}; services are not touched", program.display()));
                 return End::Replaced(program);

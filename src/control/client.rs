@@ -59,9 +59,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A daemon that was killed has a successor within moments.
 const SUCCESSION: Duration = Duration::from_secs(2);
 
+/// A connection that is closed so soon was not listened to, and so often in a row is enough.
+const UNHEARD: Duration = Duration::from_millis(20);
+const PATIENT: u32 = 8;
+
 /// A connection to a running tree. One request at a time.
 pub struct Client {
     socket: PathBuf,
+    since: tokio::time::Instant,
     sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
 }
 
@@ -74,7 +79,7 @@ impl Client {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends with the sender.
         tokio::spawn(connection);
-        Ok(Client { socket: socket.to_owned(), sender })
+        Ok(Client { socket: socket.to_owned(), since: tokio::time::Instant::now(), sender })
     }
 
     /// Connects to whoever supervises there now, once there is somebody.
@@ -95,15 +100,14 @@ impl Client {
     /// GETs a path and reads the answer. Where the supervisor ends meanwhile, its successor is asked.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
         let answer = async {
+            let mut turned_away = 0;
             loop {
                 let answer = match self.send(Method::GET, path, Bytes::new()).await {
                     Ok(response) => read(response).await,
                     Err(error) => Err(error),
                 };
                 match answer {
-                    Err(Error::Broken(reason)) => {
-                        self.connect_again().await.map_err(|_| Error::Broken(reason))?;
-                    }
+                    Err(Error::Broken(reason)) => self.try_again(&mut turned_away, reason).await?,
                     other => return other,
                 }
             }
@@ -146,45 +150,51 @@ impl Client {
         let mut chance = [0u8; 16];
         getrandom::fill(&mut chance).map_err(broken)?;
         let key: String = chance.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut turned_away = 0;
         loop {
             let answer = match self.request(method.clone(), path, body.clone(), Some(&key)).await {
                 Ok(response) => read(response).await,
                 Err(error) => Err(error),
             };
             match answer {
-                Err(Error::Broken(reason)) => {
-                    self.connect_again().await.map_err(|_| Error::Broken(reason))?;
-                }
+                Err(Error::Broken(reason)) => self.try_again(&mut turned_away, reason).await?,
                 other => return other,
             }
         }
     }
 
+    /// After a connection broke: another, to whoever supervises now. `Err`: there is nobody, or who is
+    /// there closes each before a word is said.
+    async fn try_again(&mut self, turned_away: &mut u32, reason: String) -> Result<(), Error> {
+        let unheard = self.since.elapsed() < UNHEARD;
+        *turned_away = if unheard { *turned_away + 1 } else { 0 };
+        if *turned_away > PATIENT {
+            let why = "this user may not use the control socket, or has too many connections to it";
+            return Err(Error::NotRunning(std::io::Error::new(std::io::ErrorKind::PermissionDenied, why)));
+        }
+        tokio::time::sleep(Duration::from_millis(10) * *turned_away).await;
+        self.connect_again().await.map_err(|_| Error::Broken(reason))
+    }
+
     /// GETs a path and follows the server-sent events that come.
     pub async fn follow(&mut self, path: &str) -> Result<EventStream, Error> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
-        if response.status().is_success() {
-            return Ok(EventStream { body: response.into_body(), buffer: Vec::new() });
+        let mut turned_away = 0;
+        loop {
+            match self.send(Method::GET, path, Bytes::new()).await {
+                Ok(response) if response.status().is_success() => {
+                    return Ok(EventStream { body: response.into_body(), buffer: Vec::new() });
+                }
+                Ok(response) => return Err(denied(response).await),
+                Err(Error::Broken(reason)) => self.try_again(&mut turned_away, reason).await?,
+                Err(error) => return Err(error),
+            }
         }
-        Err(denied(response).await)
     }
 
     /// The same again, after the supervisor has ended: of its successor.
     pub async fn follow_again(&mut self, path: &str) -> Result<EventStream, Error> {
-        let following = async {
-            loop {
-                self.connect_again().await?;
-                match self.follow(path).await {
-                    // It has ended, too, or was about to.
-                    Err(Error::Broken(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-                    other => return other,
-                }
-            }
-        };
-        match tokio::time::timeout(PATIENCE, following).await {
-            Ok(stream) => stream,
-            Err(_) => Err(Error::Broken(format!("there was none within {PATIENCE:?}"))),
-        }
+        self.connect_again().await?;
+        self.follow(path).await
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, Error> {

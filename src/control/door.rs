@@ -13,7 +13,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
@@ -62,6 +61,11 @@ impl Caller {
         self.rights.allow_everywhere(action)
     }
 
+    /// Whether there is nothing that they may not.
+    pub(super) fn may_everything(&self) -> bool {
+        *self.rights == Rights::All
+    }
+
     /// Whether they came by the network.
     pub(super) fn is_remote(&self) -> bool {
         self.token.is_some()
@@ -103,13 +107,13 @@ impl Doorkeeper {
         Doorkeeper { access, own: LocalUser::of(ids.uid, ids.gid).name }
     }
 
-    /// Who it is; `None`: nobody who may come in. Asked before the first byte is read.
-    pub(super) async fn admit(&self, stream: &UnixStream) -> Option<(Caller, PeerIds)> {
-        let ids = PeerIds::of(stream).ok()?;
-        if ids.is_trusted() {
-            let name = if ids.uid == 0 { "root" } else { &self.own };
-            return Some((Caller::local(name, Rights::All), ids));
-        }
+    /// Ourselves, or root.
+    pub(super) fn owner(&self, ids: PeerIds) -> Caller {
+        Caller::local(if ids.uid == 0 { "root" } else { &self.own }, Rights::All)
+    }
+
+    /// Another user; `None`: nobody who may come in. Asked before the first byte is read.
+    pub(super) async fn admit(&self, ids: PeerIds) -> Option<Caller> {
         if self.access.is_empty() {
             tracing::warn!(uid = ids.uid, "another user's connection to the control socket was refused");
             return None;
@@ -129,12 +133,12 @@ impl Doorkeeper {
             tracing::warn!(user = name, "may not use the control socket");
             return None;
         }
-        Some((Caller::local(&name, Rights::Granted(permissions)), ids))
+        Some(Caller::local(&name, Rights::Granted(permissions)))
     }
 }
 
-/// Places for connections: so many in all, and so many of one peer.
-pub(super) struct Places<K> {
+/// Seats for connections: so many in all, and so many of one peer.
+pub(super) struct Seats<K> {
     all: Arc<Semaphore>,
     of_one: usize,
     taken: Taken<K>,
@@ -144,24 +148,24 @@ pub(super) struct Places<K> {
 type Taken<K> = Arc<Mutex<HashMap<K, usize>>>;
 
 /// A place, until it is dropped.
-pub(super) struct Place<K: Eq + Hash> {
+pub(super) struct Seat<K: Eq + Hash> {
     _permit: Option<OwnedSemaphorePermit>,
     of: Option<(K, Taken<K>)>,
 }
 
-impl<K: Eq + Hash + Clone> Places<K> {
-    pub(super) fn new(all: usize, of_one: usize) -> Places<K> {
-        Places { all: Arc::new(Semaphore::new(all)), of_one, taken: Arc::default() }
+impl<K: Eq + Hash + Clone> Seats<K> {
+    pub(super) fn new(all: usize, of_one: usize) -> Seats<K> {
+        Seats { all: Arc::new(Semaphore::new(all)), of_one, taken: Arc::default() }
     }
 
     /// Waits until there is one.
-    pub(super) async fn next(&self) -> Place<K> {
+    pub(super) async fn next(&self) -> Seat<K> {
         // Fails only when it was closed, which nobody does.
-        Place { _permit: Arc::clone(&self.all).acquire_owned().await.ok(), of: None }
+        Seat { _permit: Arc::clone(&self.all).acquire_owned().await.ok(), of: None }
     }
 
     /// Gives it to a peer; `None`: that one has enough.
-    pub(super) fn given(&self, mut place: Place<K>, to: K) -> Option<Place<K>> {
+    pub(super) fn given(&self, mut place: Seat<K>, to: K) -> Option<Seat<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(to.clone()).or_insert(0);
         if *count >= self.of_one {
@@ -174,7 +178,7 @@ impl<K: Eq + Hash + Clone> Places<K> {
     }
 }
 
-impl<K: Eq + Hash> Drop for Place<K> {
+impl<K: Eq + Hash> Drop for Seat<K> {
     fn drop(&mut self) {
         let Some((of, taken)) = self.of.take() else {
             return;
@@ -263,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_peer_leaves_places_for_others() {
-        let places = Places::new(3, 2);
+        let places = Seats::new(3, 2);
         let first = places.given(places.next().await, "a").unwrap();
         let _second = places.given(places.next().await, "a").unwrap();
         assert!(places.given(places.next().await, "a").is_none());

@@ -22,6 +22,7 @@ use super::door::Caller;
 use super::guard::whole;
 use super::requests::{Refused, Shared, refuse};
 use crate::model::DenialCode;
+use crate::record::store::TakenCommand;
 
 /// The header, as the IETF's draft has it.
 pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -95,7 +96,10 @@ impl Answers {
             }
         }
         if slots.len() >= MOST {
-            slots.retain(|_, slot| slot.answer.borrow().is_none() || slot.since.elapsed() < REMEMBERED);
+            slots.retain(|_, slot| {
+                let is_under_way = slot.answer.borrow().is_none() && slot.answer.has_changed().is_ok();
+                is_under_way || slot.since.elapsed() < REMEMBERED
+            });
         }
         while slots.len() >= MOST {
             let answered = slots.iter().filter(|(_, slot)| slot.answer.borrow().is_some());
@@ -116,8 +120,8 @@ impl Answers {
 }
 
 /// A command was taken, with this key, by a daemon that did not come to answer it.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct WasTaken;
+#[derive(Debug, Clone)]
+pub(super) struct WasTaken(pub(super) TakenCommand);
 
 /// What is asked for, in one word: another command has another.
 fn word(request: &axum::http::request::Parts, body: &[u8]) -> String {
@@ -170,7 +174,10 @@ async fn guarded(
         Err(response) => return Ok(response),
     };
     let Some(key) = key else {
-        return Ok(next.run(Request::from_parts(parts, Body::from(body))).await);
+        // To its end, also when the client hangs up: half of a reload is worse than either.
+        let request = Request::from_parts(parts, Body::from(body));
+        let carried_out = tokio::spawn(next.run(request));
+        return carried_out.await.map_err(|_| lost());
     };
     let who = parts.extensions.get::<Caller>().map_or_else(|| "".into(), |caller| Arc::clone(&caller.who));
     let asked = word(&parts, &body);
@@ -199,8 +206,8 @@ async fn guarded(
         }
         None => {}
     }
-    if shared.was_taken(&whose.0, &whose.1).await {
-        request.extensions_mut().insert(WasTaken);
+    if let Some(taken) = shared.was_taken(&whose.0, &whose.1).await {
+        request.extensions_mut().insert(WasTaken(taken));
     }
     // It goes on when the client hangs up, so that its answer is there when that one asks again.
     let shared = shared.clone();
@@ -211,7 +218,9 @@ async fn guarded(
             Ok(body) => body.to_bytes(),
             Err(error) => return Err(refuse(DenialCode::Internal, error.to_string(), None)),
         };
-        if parts.status.is_server_error() {
+        // Who may, and whether it works, may be otherwise the next time.
+        let passing = [StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
+        if parts.status.is_server_error() || passing.contains(&parts.status) {
             // The next time it may be done.
             shared.answers.forget(&whose);
         } else {

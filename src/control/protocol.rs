@@ -1,24 +1,6 @@
 //! What goes over the socket.
 //!
-//! | request | answer |
-//! |---|---|
-//! | `GET /v1/status?service=NAME` | [`StatusReport`](crate::model::StatusReport) |
-//! | `GET /v1/events?since=SEQ` | [`Events`] |
-//! | `GET /v1/events?follow=true&since=SEQ` | server-sent events, each an [`Event`] |
-//! | `GET /v1/logs?service=NAME&lines=N&since_s=S` | [`Logs`] |
-//! | `GET /v1/logs?follow=true&...` | server-sent events, each a [`LogLine`] |
-//! | `GET /v1/why?service=NAME` | [`WhyReport`] |
-//! | `POST /v1/command` with a [`Command`](crate::model::Command) | [`Answer`] |
-//! | `POST /v1/add` with an [`Add`] | [`Added`] |
-//! | `POST /v1/wait` with a [`Wait`] | [`Waited`] |
-//! | `POST /v1/down` | [`Down`], when everything is gone |
-//! | `GET /v1/history?service=NAME&limit=N` | [`History`] (a daemon's) |
-//! | `GET /v1/manifests`, `GET /v1/manifests/NAME` | [`Manifests`], [`Manifest`] (a daemon's) |
-//! | `PUT /v1/manifests/NAME` with a [`Write`], `DELETE /v1/manifests/NAME` | as `/v1/reload` |
-//! | `POST /v1/reload` | [`Reloaded`](crate::runtime::reload::Reloaded) (a daemon) |
-//! | `POST /v1/upgrade` with an [`Upgrade`] | [`Upgrading`], before it is replaced (a daemon) |
-//!
-//! `service` may be given several times. An error is an [`ErrorBody`] with a status from 400 on.
+//! The requests themselves are listed in `operations`; `regrow api-schema` describes them.
 
 use std::ops::Range;
 use std::path::PathBuf;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
-use super::door::{Doorkeeper, Peer, Places, Timed};
+use super::door::{Doorkeeper, Peer, Seats, Timed};
 use super::guard::Guard;
 use super::operations;
 use super::requests::Shared;
@@ -27,6 +27,7 @@ use super::tls::Tls;
 use crate::manifest::config::{Api, LocalAccess};
 use crate::os::files::{self, Reach};
 use crate::os::tokens::Tokens;
+use crate::os::users::PeerIds;
 use crate::runtime::Handle;
 
 pub use super::operations::document;
@@ -35,10 +36,11 @@ pub use super::requests::Daemon;
 /// So many clients of the socket at a time; more wait at the door, since each costs a descriptor
 /// that a service may need.
 const CONNECTIONS: usize = 64;
-/// Of these a user who is let in has at most so many.
+/// So many more for other users of this machine, and for one of them.
+const OF_OTHERS: usize = 32;
 const OF_A_USER: usize = 8;
-/// Other users of this machine send a request, and take its answer, within this time.
-const OF_OTHERS: Duration = Duration::from_secs(30);
+/// They send a request, and take its answer, within this time.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
 const LARGEST_HEAD: usize = 64 << 10;
 /// Nobody can come in by a socket that was removed: it is looked for this often.
@@ -91,14 +93,14 @@ pub async fn serve(
         answers: super::once::Answers::default(),
         remote_body: network
             .as_ref()
-            .map_or((0, OF_OTHERS), |network| (network.api.max_body, network.api.timeout)),
+            .map_or((0, PATIENCE), |network| (network.api.max_body, network.api.timeout)),
     };
     let graceful = GracefulShutdown::new();
     let inside = async {
         let router = operations::router(shared.clone());
         let reach = if access.is_empty() { Reach::Owner } else { Reach::Everybody };
-        let keeper = Doorkeeper::new(access);
-        by_socket(local, (&path, reach), &keeper, &router, &graceful).await;
+        let keeper = Arc::new(Doorkeeper::new(access));
+        by_socket(local, (&path, reach), keeper, &router, &graceful).await;
     };
     let outside = async {
         match network {
@@ -124,13 +126,14 @@ pub async fn serve(
 async fn by_socket(
     mut listener: UnixListener,
     (path, reach): (&Path, Reach),
-    keeper: &Doorkeeper,
+    keeper: Arc<Doorkeeper>,
     router: &Router,
     graceful: &GracefulShutdown,
 ) {
-    let places: Places<u32> = Places::new(CONNECTIONS, OF_A_USER);
+    let seats: Seats<u32> = Seats::new(CONNECTIONS + OF_OTHERS, OF_A_USER);
+    let of_others = Arc::new(Semaphore::new(OF_OTHERS));
     loop {
-        let place = places.next().await;
+        let place = seats.next().await;
         let stream = match tokio::time::timeout(LOOKING, listener.accept()).await {
             Ok(Ok((stream, _))) => stream,
             Ok(Err(error)) => {
@@ -139,33 +142,55 @@ async fn by_socket(
             }
             Err(_) if files::is_there(path) => continue,
             Err(_) => {
-                match files::listen(path, reach).and_then(UnixListener::from_std) {
+                match listening_again(path, reach) {
                     Ok(another) => {
                         tracing::warn!("the control socket was removed, and is made again");
                         listener = another;
                     }
-                    Err(error) => unaccepted("the control socket was removed, and", &error).await,
+                    Err(error) => {
+                        tracing::warn!(%error, "the control socket was removed, and can't be made again");
+                    }
                 }
                 continue;
             }
         };
-        let Some((caller, ids)) = keeper.admit(&stream).await else {
+        let Ok(ids) = PeerIds::of(&stream) else {
             continue;
         };
-        let (place, patience) = match ids.is_trusted() {
-            true => (Some(place), None),
-            false => (places.given(place, ids.uid), Some(OF_OTHERS)),
-        };
-        let Some(place) = place else {
+        let (router, watcher) = (router.clone(), graceful.watcher());
+        if ids.is_trusted() {
+            let caller = keeper.owner(ids);
+            tokio::spawn(async move {
+                converse(stream, None, Peer::Known(caller), router, watcher).await;
+                drop(place);
+            });
+            continue;
+        }
+        // Others take none of the places that ourselves and root may need.
+        let theirs = Arc::clone(&of_others).try_acquire_owned();
+        let (Ok(theirs), Some(place)) = (theirs, seats.given(place, ids.uid)) else {
             tracing::warn!(uid = ids.uid, "has too many connections to the control socket");
             continue;
         };
-        let (router, graceful) = (router.clone(), graceful.watcher());
+        let keeper = Arc::clone(&keeper);
         tokio::spawn(async move {
-            converse(stream, patience, Peer::Known(caller), router, graceful).await;
-            drop(place);
+            // Who they are may have to be asked elsewhere.
+            let admitted = tokio::time::timeout(PATIENCE, keeper.admit(ids)).await;
+            if let Ok(Some(caller)) = admitted {
+                converse(stream, Some(PATIENCE), Peer::Known(caller), router, watcher).await;
+            }
+            drop((place, theirs));
         });
     }
+}
+
+/// Makes the socket anew, and its folder.
+fn listening_again(path: &Path, reach: Reach) -> io::Result<UnixListener> {
+    match reach {
+        Reach::Owner => files::private_parent(path)?,
+        Reach::Everybody => files::open_parent(path)?,
+    }
+    files::listen(path, reach).and_then(UnixListener::from_std)
 }
 
 /// Lets clients from the network in.
@@ -176,9 +201,9 @@ async fn by_network(network: Network, shared: &Shared, graceful: &GracefulShutdo
     let guard = Arc::new(Guard::new(&api, at, tokens));
     let router = operations::router(Shared { guard: Some(guard), ..shared.clone() });
     let tls = api.tls.clone().map(|files| Arc::new(Tls::new(files)));
-    let places: Places<IpAddr> = Places::new(api.connections, (api.connections / 4).max(1));
+    let seats: Seats<IpAddr> = Seats::new(api.connections, (api.connections / 4).max(1));
     loop {
-        let place = places.next().await;
+        let place = seats.next().await;
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -186,8 +211,8 @@ async fn by_network(network: Network, shared: &Shared, graceful: &GracefulShutdo
                 continue;
             }
         };
-        let from = from.ip().to_canonical();
-        let Some(place) = places.given(place, from) else {
+        let from = network_of(from.ip());
+        let Some(place) = seats.given(place, from) else {
             continue;
         };
         let (router, graceful, tls) = (router.clone(), graceful.watcher(), tls.clone());
@@ -204,6 +229,14 @@ async fn by_network(network: Network, shared: &Shared, graceful: &GracefulShutdo
             }
             drop(place);
         });
+    }
+}
+
+/// Whoever has an IPv6 address has as many as they like: the network counts.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 

@@ -35,7 +35,7 @@ impl Tls {
         let written = |path| std::fs::metadata(path).and_then(|file| file.modified()).ok();
         let stamp = [written(&self.files.certificate), written(&self.files.key)];
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if read.0 != stamp || read.1.is_none() {
+        if read.0 != stamp {
             match configured(&self.files) {
                 Ok(config) => *read = (stamp, Some(TlsAcceptor::from(Arc::new(config)))),
                 Err(why) => {

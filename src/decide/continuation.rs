@@ -95,16 +95,18 @@ pub fn continuation(
 }
 
 /// What is still to be told of processes before the last one, in their order: the supervisor had
-/// answered their ends already, and was killed before that was written down. `written` is what was.
+/// answered their ends already, and was killed before that was written down. `written` is what was;
+/// it is brought up to what it would have been.
 pub fn untold(
     id: &InstanceId,
-    written: Option<&Past>,
+    written: &mut Option<Past>,
     gone: impl IntoIterator<Item = Gone>,
     now: Duration,
 ) -> Vec<Fact> {
     let mut facts = Vec::new();
+    let mut changed = written.clone();
     for Gone { left: Left { incarnation, pid }, exit } in gone {
-        let known = written.filter(|past| past.incarnation >= incarnation);
+        let known = written.as_ref().filter(|past| past.incarnation >= incarnation);
         let runs = known.filter(|past| past.incarnation == incarnation && past.state.has_process());
         match (known, runs) {
             (Some(_), None) => continue,
@@ -114,13 +116,22 @@ pub fn untold(
         let asked = runs.is_some_and(|past| past.state == State::Stopping);
         let ended = if asked { Ended::Gracefully } else { Ended::ByItself };
         let started = runs.and_then(|past| past.started).unwrap_or(now);
+        let exit = ExitOutcome::Process { exit, ended, reason: None };
+        if let Some(past) = &mut changed {
+            past.exit = Some(exit.clone());
+            // It has come back since; by hand, that counts for nothing.
+            let counts = u32::from(ended == Ended::ByItself);
+            past.restarts += u64::from(counts);
+            past.attempts += counts;
+        }
         facts.push(Fact::Exited {
             instance: id.clone(),
             incarnation,
-            exit: ExitOutcome::Process { exit, ended, reason: None },
+            exit,
             uptime: now.saturating_sub(started),
         });
     }
+    *written = changed;
     facts
 }
 
@@ -283,7 +294,14 @@ mod tests {
             exit: Exit::Code(13),
         };
         let told = |written: Option<Past>| -> Vec<String> {
-            let facts = untold(&id, written.as_ref(), [gone(3), gone(4)], NOW);
+            let mut after = written.clone();
+            let facts = untold(&id, &mut after, [gone(3), gone(4)], NOW);
+            let ends = facts.iter().filter(|fact| matches!(fact, Fact::Exited { .. })).count();
+            let counted = |past: &Option<Past>| past.as_ref().map_or(0, |past| past.attempts);
+            assert_eq!(
+                counted(&after) - counted(&written),
+                u32::try_from(ends).unwrap() * u32::from(after.is_some())
+            );
             let words = facts.iter().map(|fact| match fact {
                 Fact::Running { incarnation, .. } => format!("running {incarnation}"),
                 Fact::Exited { incarnation, exit, .. } => format!("{incarnation} {exit}"),

@@ -37,8 +37,9 @@ pub struct Memory {
 /// Called under the event log's lock: it passes on and does nothing else.
 pub trait Ledger: Send + Sync + 'static {
     /// Under which circumstances what follows is written: the boot of the machine, and when the
-    /// tree came up by its monotonic clock.
-    fn begin(&self, boot: &str, since: Duration);
+    /// tree came up by its monotonic clock. `alone`: instances that nobody supervises now and whose
+    /// processes live on.
+    fn begin(&self, boot: &str, since: Duration, alone: Vec<String>);
     /// Whom to tell when nothing can be written, with the reason, and when it can again, with the
     /// number of events that were lost.
     fn report_to(&self, told: Box<dyn Fn(Option<u64>, String) + Send>);

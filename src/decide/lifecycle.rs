@@ -397,6 +397,11 @@ impl Machine {
         }
     }
 
+    /// The number of its last process; 0 before the first.
+    pub fn last(&self) -> Incarnation {
+        self.last
+    }
+
     /// When it wants a [`Input::Tick`], if it does.
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.phase {

@@ -65,9 +65,17 @@ pub enum DeskInput {
     Shutdown(String),
     /// What a command added is in the tree: these services, which are to be started.
     Added(Ticket, Vec<Name>),
-    /// The copies of a service that came to so many are in the tree and are to be started; whether
-    /// the others are up.
-    Copied(Ticket, Name, u32, bool),
+    /// Copies of a service have come to those that there were, and are to be as they are.
+    Copied {
+        /// What is answered then.
+        ticket: Ticket,
+        /// Of which service.
+        service: Name,
+        /// So many there were.
+        from: u32,
+        /// What is wanted of them.
+        goal: Goal,
+    },
     /// The machines of this branch, which a command removed, are no more.
     Dismissed(BranchNumber),
     /// An instance has taken a wish.
@@ -120,8 +128,14 @@ enum Work {
     Stop(StopOrder),
     /// Down in order, and out of the tree when all are.
     Remove(StopOrder, Removal),
-    /// The same with copies of a service that stays, of which there are so many then.
-    Shrink(StopOrder, Arc<ServiceSpec>, u32),
+    /// The same with copies of a service that stays, of which there are so many then, and what is
+    /// wanted of those that come.
+    Shrink {
+        order: StopOrder,
+        of: Arc<ServiceSpec>,
+        to: u32,
+        goal: Goal,
+    },
     /// Each by itself: nothing among them depends on another.
     Restart,
     /// Down in order, then up again.
@@ -141,8 +155,6 @@ struct Operation {
     /// Who is among the targets without being named, because another needs it or with all
     /// others: not told of where there was nothing to do.
     implied: HashSet<InstanceId>,
-    /// Whether what it takes out was to be up before.
-    was_up: bool,
     parts: Vec<(InstanceId, Part)>,
     places: HashMap<InstanceId, usize>,
     /// Parts that are not done: of each service, and of all.
@@ -190,8 +202,8 @@ impl Operations {
                 }
             }
             DeskInput::Added(ticket, names) => self.added(board, ticket, &names, out),
-            DeskInput::Copied(ticket, service, from, up) => {
-                self.copied(board, ticket, &service, (from, up), out);
+            DeskInput::Copied { ticket, service, from, goal } => {
+                self.copied(board, ticket, &service, (from, goal), out);
             }
             DeskInput::Dismissed(number) => self.dismissed(board, number, out),
             DeskInput::Taken(receipt) => self.taken(board, &receipt, out),
@@ -273,23 +285,30 @@ impl Operations {
             Command::Scale { service, replicas } => {
                 let scaled = growth::scaled(board.plan(), service, *replicas)?;
                 let Some(spec) = board.graph().service(service) else {
-                    return Ok(());
+                    let names = board.graph().services().iter().map(|spec| spec.name.as_str());
+                    return Err(super::resolve::not_found("service", service.as_str(), names));
                 };
                 let (gone, came) = spec::scaled(service, spec.replicas, *replicas);
                 self.refuse_leaving(came.iter().map(ToString::to_string))?;
+                let goal = self.goal_of(board, service);
+                if gone.is_empty() && came.is_empty() {
+                    out.push(Effect::Answer(ticket, Ok(Answer { ok: true, results: Vec::new() })));
+                    return Ok(());
+                }
                 if gone.is_empty() {
-                    let up = self.is_up(board, service);
                     out.push(Effect::Emit(Fact::Scaled {
                         service: service.clone(),
                         from: spec.replicas,
                         to: scaled.service(service.as_str()).map_or(1, |spec| spec.replicas),
                     }));
                     out.push(Effect::Adopt(Branch::of_copies(board, service, came)));
-                    out.push(Effect::Again(DeskInput::Copied(ticket, service.clone(), spec.replicas, up)));
+                    let (service, from) = (service.clone(), spec.replicas);
+                    out.push(Effect::Again(DeskInput::Copied { ticket, service, from, goal }));
                     return Ok(());
                 }
                 targets = gone;
-                Work::Shrink(StopOrder::new(board.graph(), [service]), Arc::clone(spec), *replicas)
+                let order = StopOrder::new(board.graph(), [service]);
+                Work::Shrink { order, of: Arc::clone(spec), to: *replicas, goal }
             }
             Command::Remove { select } => {
                 let removal = growth::removal(board, select)?;
@@ -309,8 +328,7 @@ impl Operations {
                 if matches!(command, Command::Pause { .. }) { Work::Pause } else { Work::Resume }
             }
         };
-        let was_up = targets.iter().filter_map(|id| board.entry(id)).any(|e| self.goal(e) == Goal::Up);
-        let operation = Operation { implied, was_up, ..Operation::new(Some(ticket), work, targets) };
+        let operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
         self.begin(board, operation, out);
         Ok(())
     }
@@ -510,6 +528,12 @@ impl Operations {
 
     fn begin(&mut self, board: &Board, mut operation: Operation, out: &mut Vec<Effect>) {
         for earlier in &mut self.running {
+            // Those that come in the place of what is stopped by hand meanwhile stay down, too.
+            if let (Work::Shrink { goal, .. }, Work::Stop(_)) = (&mut earlier.work, &operation.work)
+                && operation.parts.iter().any(|(id, _)| earlier.places.contains_key(id))
+            {
+                *goal = Goal::Down;
+            }
             if !earlier.work.loses_to(&operation.work) {
                 continue;
             }
@@ -569,7 +593,7 @@ impl Operations {
                 operation.send(board, &mut self.wishes, out);
             }
         }
-        let removes = |op: &Operation| matches!(op.work, Work::Remove(..) | Work::Shrink(..));
+        let removes = |op: &Operation| matches!(op.work, Work::Remove(..) | Work::Shrink { .. });
         let over = |op: &mut Operation| op.left == 0 && !removes(op);
         let finished: Vec<Operation> = self.running.extract_if(.., over).collect();
         for operation in finished {
@@ -581,7 +605,7 @@ impl Operations {
         while let Some(at) = ready(self) {
             let mut operation = self.running.remove(at);
             let left = match operation.work {
-                Work::Shrink(..) => self.shrink(board, &mut operation, out),
+                Work::Shrink { .. } => self.shrink(board, &mut operation, out),
                 _ => self.remove(board, &mut operation, out),
             };
             let leaving = match left {
@@ -612,7 +636,6 @@ impl Operation {
             ticket,
             work,
             implied: HashSet::new(),
-            was_up: false,
             places: targets.iter().cloned().zip(0..).collect(),
             left: targets.len(),
             left_of,
@@ -640,7 +663,7 @@ impl Operation {
         match &mut self.work {
             Work::Stop(order)
             | Work::Remove(order, _)
-            | Work::Shrink(order, ..)
+            | Work::Shrink { order, .. }
             | Work::RestartInOrder(order)
             | Work::Cascade(order)
             | Work::Shutdown(order) => {
@@ -687,7 +710,7 @@ impl Operation {
         let wish = match &self.work {
             Work::Start(cause) => Input::Start(*cause),
             Work::Restart => Input::Restart,
-            Work::Stop(_) | Work::Remove(..) | Work::Shrink(..) => Input::Stop(StopCause::Command),
+            Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } => Input::Stop(StopCause::Command),
             Work::RestartInOrder(_) => Input::Stop(StopCause::Restart),
             Work::Cascade(_) => Input::Stop(StopCause::Dependency),
             Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),
@@ -702,7 +725,7 @@ impl Operation {
                 Work::Pause | Work::Resume => return,
                 Work::Stop(order)
                 | Work::Remove(order, _)
-                | Work::Shrink(order, ..)
+                | Work::Shrink { order, .. }
                 | Work::RestartInOrder(order)
                 | Work::Cascade(order)
                 | Work::Shutdown(order) => {
@@ -776,7 +799,7 @@ impl Operation {
             | Work::Start(_)
             | Work::Stop(_)
             | Work::Remove(..)
-            | Work::Shrink(..)
+            | Work::Shrink { .. }
             | Work::Pause
             | Work::Resume
             | Work::Restart => {

@@ -146,7 +146,8 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
         if path(old, &spec.name) != path(new, &spec.name) {
             keys.push(MEMBERS);
         }
-        if keys.is_empty() && made_by(&makings(&spec.name), spec) == Some(false) {
+        let live = keys.iter().all(|key| LIVE.contains(key));
+        if live && made_by(&makings(&spec.name), spec) == Some(false) {
             keys.push(MANIFEST);
         }
         if keys.is_empty() {

@@ -531,7 +531,7 @@ fn is_busy(state: State) -> bool {
 }
 
 impl Entry {
-    /// Into a state, without what belonged to the one before.
+    /// Registered, and never started.
     fn new(id: InstanceId, spec: &Arc<ServiceSpec>, group: Option<&Name>, now: SystemTime) -> Entry {
         Entry {
             id,
@@ -560,6 +560,7 @@ impl Entry {
         }
     }
 
+    /// Into a state, without what belonged to the one before.
     fn settle(&mut self, state: State) {
         self.state = state;
         self.waiting_for = Vec::new();

@@ -428,6 +428,19 @@ impl World {
                 let own = self.written.get(at).cloned();
                 Message::Desk(DeskInput::Observed(own.unwrap_or(event)))
             }
+            Message::Adopt(branch) => {
+                // They are on the board, and have no machines yet.
+                let entries = self.board.entries().iter();
+                let known: HashMap<String, &InstanceId> =
+                    entries.map(|entry| (entry.id.to_string(), &entry.id)).collect();
+                let own = |id: InstanceId| known.get(&id.to_string()).map_or(id, |own| (*own).clone());
+                let instances = branch.instances.into_iter().map(own).collect();
+                Message::Adopt(Branch { instances, ..branch })
+            }
+            Message::Dismiss(branch, number) => {
+                let instances = branch.instances.into_iter().map(names).collect();
+                Message::Dismiss(Branch { instances, ..branch }, number)
+            }
             other => other,
         };
         Step { at, to, message }

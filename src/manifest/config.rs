@@ -316,8 +316,15 @@ fn api(written: ApiKeys, at: impl Fn(PathBuf) -> PathBuf) -> Result<Option<Api>,
         (Some(_), None) => return Err("[api.tls] has a certificate and no key".to_owned()),
         (None, Some(_)) => return Err("[api.tls] has a key and no certificate".to_owned()),
     };
+    if let Some(host) = written.hosts.iter().find(|host| host.contains([':', '/']) && !host.starts_with('['))
+    {
+        return Err(format!("{host:?} in hosts is no name: write it without a scheme and a port"));
+    }
     let Some(listen) = written.listen else {
-        return Ok(None);
+        return match tls {
+            Some(_) => Err("[api.tls] is there and [api] has no address to listen on".to_owned()),
+            None => Ok(None),
+        };
     };
     if tls.is_none() && !listen.ip().is_loopback() && !written.plaintext {
         return Err(format!(
@@ -380,6 +387,8 @@ mod tests {
             ("[api]\nlisten = \"0.0.0.0:1\"\nplaintext = true", None),
             ("[api]\nlisten = \"0.0.0.0:1\"\n[api.tls]\ncertificate = \"c\"\nkey = \"k\"", None),
             ("[api.tls]\ncertificate = \"c\"", Some("no key")),
+            ("[api.tls]\ncertificate = \"c\"\nkey = \"k\"", Some("no address")),
+            ("[api]\nhosts = [\"a.example:443\"]", Some("without a scheme and a port")),
             ("[[access]]\nuser = \"a\"\npermissions = []", Some("another place")),
             ("[socket]\npath = \"/run/x\"\n[[access]]\nuser = \"a\"\npermissions = [\"read:*\"]", None),
             ("[socket]\npath = \"/run/x\"\n[[access]]\npermissions = []", Some("one of the two")),

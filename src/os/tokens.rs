@@ -22,6 +22,8 @@ use crate::model::Name;
 
 /// So that a token is known for one where it should not be.
 const PREFIX: &str = "regrow_";
+/// The form of the file.
+const VERSION: u32 = 1;
 /// Bytes of chance.
 const CHANCE: usize = 32;
 
@@ -174,14 +176,20 @@ impl Tokens {
 
 fn read(path: &Path) -> io::Result<Written> {
     match files::read_own(path) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()))
-        }),
+        Ok(text) => match serde_json::from_slice::<Written>(&text) {
+            Ok(written) if written.version <= VERSION => Ok(written),
+            Ok(_) => Err(invalid(path, "was written by a newer build of regrow")),
+            Err(_) => Err(invalid(path, "is damaged")),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Ok(Written { version: 1, tokens: Vec::new() })
+            Ok(Written { version: VERSION, tokens: Vec::new() })
         }
         Err(error) => Err(error),
     }
+}
+
+fn invalid(path: &Path, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{} {what}", path.display()))
 }
 
 fn hex(bytes: &[u8]) -> String {

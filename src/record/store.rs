@@ -81,7 +81,9 @@ impl Store {
         let (connection, memory) = schema::open(path)?;
         let (writer, told) = mpsc::channel();
         let waiting = Arc::new(AtomicU64::new(0));
-        let work = Writer::new(connection, path.to_owned(), retention, Arc::clone(&waiting));
+        let lives = memory.lives.iter().cloned();
+        let lives = lives.map(|(instance, incarnation, life)| (instance, (incarnation, life))).collect();
+        let work = Writer::new(connection, path.to_owned(), retention, Arc::clone(&waiting), lives);
         std::thread::Builder::new()
             .name("regrow-store".into())
             .stack_size(512 * 1024)
@@ -109,20 +111,21 @@ impl Store {
 
     /// Events that are kept after a number, oldest first: the last so many of those that are wanted.
     pub fn last_events(&self, after: u64, wanted: &Wanted, most: usize) -> Result<Vec<Event>, StoreError> {
-        let mut events = self.events(after, u64::MAX, wanted, most, "DESC")?;
+        let (mut events, _) = self.events(after, u64::MAX, wanted, most, "DESC")?;
         events.reverse();
         Ok(events)
     }
 
-    /// The first so many of them, and before another number.
+    /// The first so many of them, and before another number; and whether there are more.
     pub fn first_events(
         &self,
         after: u64,
         before: u64,
         wanted: &Wanted,
         most: usize,
-    ) -> Result<Vec<Event>, StoreError> {
-        self.events(after, before, wanted, most, "ASC")
+    ) -> Result<(Vec<Event>, bool), StoreError> {
+        let (events, rows) = self.events(after, before, wanted, most, "ASC")?;
+        Ok((events, rows == most))
     }
 
     fn events(
@@ -132,7 +135,7 @@ impl Store {
         wanted: &Wanted,
         most: usize,
         order: &str,
-    ) -> Result<Vec<Event>, StoreError> {
+    ) -> Result<(Vec<Event>, usize), StoreError> {
         let connection = self.reader()?;
         let mut statement = connection.prepare(&format!(
             "SELECT body FROM events WHERE seq > ?1 AND seq < ?2 AND at >= ?3 \
@@ -150,14 +153,15 @@ impl Store {
             .query_map(params![number(after), number(before), since, names, states, most], |row| {
                 row.get::<_, String>(0)
             })?;
-        let mut events = Vec::new();
+        let (mut events, mut count) = (Vec::new(), 0);
         for body in rows {
+            count += 1;
             // One that an older or newer build wrote in another form is passed over.
             if let Ok(event) = serde_json::from_str(&body?) {
                 events.push(event);
             }
         }
-        Ok(events)
+        Ok((events, count))
     }
 
     /// Writes down who did, or was not let do, what.
@@ -205,12 +209,18 @@ impl Store {
         Ok(rows.next().transpose()?)
     }
 
-    /// Whether a command of somebody's with this key was taken.
-    pub fn was_taken(&self, who: &str, key: &str) -> Result<bool, StoreError> {
+    /// The command of somebody's with this key that was taken within the last day.
+    pub fn was_taken(&self, who: &str, key: &str) -> Result<Option<TakenCommand>, StoreError> {
         let connection = self.reader()?;
-        let mut statement =
-            connection.prepare("SELECT 1 FROM commands WHERE key = ?2 AND who = ?1 AND accepted = 1")?;
-        Ok(statement.exists(params![who, key])?)
+        let mut statement = connection.prepare(
+            "SELECT seq, command FROM commands WHERE key = ?2 AND who = ?1 AND accepted = 1 AND at >= ?3 \
+             ORDER BY seq LIMIT 1",
+        )?;
+        let since = SystemTime::now().checked_sub(ANSWERS).map_or(0, millis);
+        let mut rows = statement.query_map(params![who, key, since], |row| {
+            Ok(TakenCommand { seq: row.get::<_, i64>(0)?.cast_unsigned(), command: row.get(1)? })
+        })?;
+        Ok(rows.next().transpose()?)
     }
 
     /// The processes that an instance has had, newest first.
@@ -287,6 +297,18 @@ pub struct AuditEntry {
     pub reason: Option<String>,
 }
 
+/// A command's answer is kept for so long, for who asks again with its key.
+const ANSWERS: Duration = Duration::from_secs(24 * 3600);
+
+/// A command that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenCommand {
+    /// The number of the event that tells so.
+    pub seq: u64,
+    /// It, as JSON.
+    pub command: String,
+}
+
 /// What a command with an `Idempotency-Key` was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptAnswer {
@@ -323,8 +345,8 @@ pub struct Lived {
 }
 
 impl Ledger for Store {
-    fn begin(&self, boot: &str, since: Duration) {
-        self.tell(Told::Begin { boot: boot.to_owned(), since });
+    fn begin(&self, boot: &str, since: Duration, alone: Vec<String>) {
+        self.tell(Told::Begin { boot: boot.to_owned(), since, alone });
     }
 
     fn report_to(&self, told: Box<dyn Fn(Option<u64>, String) + Send>) {

@@ -85,10 +85,12 @@ impl Handle {
         let clock = Clock::since(since);
         let native = Arc::new(native);
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
-        if let Some(ledger) = &ledger {
-            ledger.begin(&clock::boot().unwrap_or_default(), since);
-        }
         let taken = take_over(&board, &host, (start, strangers), memory, found, clock, today);
+        if let Some(ledger) = &ledger {
+            let alone = taken.strangers.iter().filter(|(_, stranger)| stranger.left.is_some());
+            let alone = alone.map(|(name, _)| name.clone()).collect();
+            ledger.begin(&clock::boot().unwrap_or_default(), since, alone);
+        }
         let made = Made {
             socket: options.socket,
             native: Some(native),
@@ -143,18 +145,7 @@ fn take_over(
         });
         let mut written = memory.pasts.remove(&name);
         let gone = before.remove(&name).unwrap_or_default();
-        let untold = untold(&entry.id, written.as_ref(), gone, clock.now());
-        if let Some(past) = &mut written {
-            for fact in &untold {
-                // It has come back since.
-                if let Fact::Exited { exit, .. } = fact {
-                    past.exit = Some(exit.clone());
-                    past.restarts += 1;
-                    past.attempts += 1;
-                }
-            }
-        }
-        facts.extend(untold);
+        facts.extend(untold(&entry.id, &mut written, gone, clock.now()));
         let goes_on = continuation(&entry.id, &entry.spec, start, written, found, clock.now(), today);
         let process = left.map(|found| found.key);
         strays.extend(process.filter(|_| !goes_on.adopts));

@@ -38,26 +38,32 @@ impl Handle {
         plan: impl Future<Output = Result<Plan, E>>,
         by: Option<Asker>,
     ) -> Result<Reloaded, E> {
-        let one_at_a_time = self.inner.reloading.lock().await;
-        let (mut reloaded, starting) = self.begin_change(plan.await?, by.as_ref()).await?;
-        // What is slow to become ready holds up nobody else's.
-        drop(one_at_a_time);
-        for pending in starting {
-            match answered(pending).await {
-                Ok(answer) => reloaded.note(answer),
-                Err(denial) => {
-                    let answer =
-                        InstanceAnswer { name: "reload".to_owned(), ok: false, message: denial.reason };
-                    reloaded.note(Answer { ok: false, results: vec![answer] });
-                }
-            }
-        }
-        self.written().await;
-        Ok(reloaded)
+        let changing = self.begin_change_to(plan, by).await?;
+        Ok(self.changed(changing).await)
     }
 
-    /// The steps of a change, up to what only has to become ready.
-    async fn begin_change(&self, plan: Plan, by: Option<&Asker>) -> Result<(Reloaded, Vec<Pending>), Denial> {
+    /// The same, up to where only what was started has to become ready, which holds up no other
+    /// change.
+    pub async fn begin_change_to<E: From<Denial>>(
+        &self,
+        plan: impl Future<Output = Result<Plan, E>>,
+        by: Option<Asker>,
+    ) -> Result<Changing, E> {
+        let _one_at_a_time = self.inner.reloading.lock().await;
+        Ok(self.begin_change(plan.await?, by.as_ref()).await?)
+    }
+
+    /// Waits for what a change has started.
+    pub async fn changed(&self, changing: Changing) -> Reloaded {
+        let Changing { mut reloaded, starting } = changing;
+        for pending in starting {
+            reloaded.note_or_denied(answered(pending).await);
+        }
+        self.written().await;
+        reloaded
+    }
+
+    async fn begin_change(&self, plan: Plan, by: Option<&Asker>) -> Result<Changing, Denial> {
         let way = reload::way(&self.plan(), &plan, |service| self.makings(service));
         let Way { difference, add, change, remove, put_back, restart, scale, renamed } = way;
         let mut reloaded = Reloaded { difference, ok: true, results: Vec::new() };
@@ -105,10 +111,26 @@ impl Handle {
             let select = Selector::named(running.iter().map(Name::as_str));
             starting.push(self.submit(Command::Restart { select }, by)?);
         }
-        for (service, replicas) in scale {
-            starting.push(self.submit(Command::Scale { service, replicas }, by)?);
+        for (service, to) in scale {
+            let mut events = self.events();
+            let mut pending = self.submit(Command::Scale { service: service.clone(), replicas: to }, by)?;
+            // Those that go are down first: whoever changes it next is to find what there is then.
+            let is = || self.plan().service(service.as_str()).is_some_and(|spec| spec.replicas == to);
+            let early = loop {
+                if is() {
+                    break None;
+                }
+                tokio::select! {
+                    answer = &mut pending => break Some(answer.unwrap_or_else(|_| Err(gone()))),
+                    _ = events.next() => {}
+                }
+            };
+            match early {
+                Some(answer) => reloaded.note_or_denied(answer),
+                None => starting.push(pending),
+            }
         }
-        Ok((reloaded, starting))
+        Ok(Changing { reloaded, starting })
     }
 
     fn submit(&self, command: Command, by: Option<&Asker>) -> Result<Pending, Denial> {
@@ -120,7 +142,7 @@ impl Handle {
 
     fn is_kept_down(&self, service: &Name) -> bool {
         self.board(|board| {
-            board.instances_of(service).all(|entry| entry.goal == Goal::Down && entry.born > 0)
+            board.instances_of(service).all(|entry| entry.goal == Goal::Down && entry.state == State::Stopped)
         })
     }
 
@@ -144,7 +166,21 @@ impl Handle {
     }
 }
 
+/// A change that is made, but for what it has started.
+pub struct Changing {
+    reloaded: Reloaded,
+    starting: Vec<Pending>,
+}
+
 impl Reloaded {
+    fn note_or_denied(&mut self, answer: Result<Answer, Denial>) {
+        self.note(answer.unwrap_or_else(|denial| {
+            let message = denial.reason;
+            let result = InstanceAnswer { name: "reload".to_owned(), ok: false, message };
+            Answer { ok: false, results: vec![result] }
+        }));
+    }
+
     fn note(&mut self, answer: Answer) {
         self.ok &= answer.ok;
         self.results.extend(answer.results);

@@ -300,12 +300,7 @@ fn s6_large_bodies_and_slow_clients_are_cut_and_rates_are_kept() {
         let mut answer = Vec::new();
         slow.read_to_end(&mut answer).unwrap_or_else(|error| panic!("{what}: {error}"));
     }
-    // From one address only a part of the places is taken; the others are let go at once.
-    let many: Vec<TcpStream> =
-        (0..40).map(|_| TcpStream::connect(("127.0.0.1", api.port)).unwrap()).collect();
-    let status = api.machine.regrow(&["status"]);
-    assert_eq!(status.code, 0, "the control socket has places of its own");
-    drop(many);
+    drop(many_connections(&api));
     eventually("there are places again", || {
         let mut probe = TcpStream::connect(("127.0.0.1", api.port)).unwrap();
         let request = format!("{head}Connection: close\r\n\r\n");
@@ -331,6 +326,92 @@ fn s6_large_bodies_and_slow_clients_are_cut_and_rates_are_kept() {
     assert!(refused, "200 requests at once");
     eventually("the rate allows it again", || api.curl(&token, "/v1/status", &[]).status == 200);
     assert_eq!(api.machine.pids().0, daemon);
+}
+
+/// As many as the daemon lets one address have, and more.
+fn many_connections(api: &Api) -> Vec<TcpStream> {
+    let many: Vec<TcpStream> =
+        (0..40).map(|_| TcpStream::connect(("127.0.0.1", api.port)).unwrap()).collect();
+    let status = api.machine.regrow(&["status"]);
+    assert_eq!(status.code, 0, "the control socket has seats of its own: {}", status.stderr);
+    many
+}
+
+/// From one address only a part of the seats is taken; whoever comes beyond is let go at once.
+#[test]
+fn s6_one_address_leaves_room_for_others() {
+    let api = Api::started(TWO, "connections = 16\ntimeout = \"1h\"\n");
+    let mut gone = 0;
+    let mut held = Vec::new();
+    for mut connection in many_connections(&api) {
+        connection.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        match connection.read(&mut [0]) {
+            Ok(0) => gone += 1,
+            // It is listened to.
+            _ => held.push(connection),
+        }
+    }
+    assert_eq!((gone, held.len()), (36, 4));
+}
+
+/// A command goes on when its client hangs up, with a key or without.
+#[test]
+fn a_reload_is_not_cut_in_half_by_its_client() {
+    let of = |kind: &str| {
+        format!(
+            "[service.slow]\nshell = \"trap '' TERM; while :; do sleep 0.1; done\"\nstop = {{ timeout = \"1s\" }}\n{kind}"
+        )
+    };
+    let api = Api::started(&of(""), "");
+    let token = api.token("t", &["*:*"]);
+    assert_eq!(api.machine.regrow(&["wait", "slow", "--timeout", "20s"]).code, 0);
+    api.machine.project.write("services/shop.toml", of("kind = \"task\"\n"));
+    let mut client = TcpStream::connect(("127.0.0.1", api.port)).unwrap();
+    let request = format!(
+        "POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n"
+    );
+    client.write_all(request.as_bytes()).unwrap();
+    eventually("it is being stopped", || api.machine.project.status("slow")["state"] == "stopping");
+    drop(client);
+    eventually("it is taken out", || api.machine.regrow(&["events"]).stdout.contains("removed: slow"));
+    eventually("and put back", || {
+        let report = api.machine.project.json(&["status", "--json"]);
+        let rows = report["services"].as_array().unwrap();
+        rows.iter().any(|row| row["name"] == "slow" && row["state"] == "running")
+    });
+}
+
+/// What is granted for one thing is not granted for what goes with it.
+#[test]
+fn s6_a_grant_reaches_no_further_than_it_says() {
+    const TEST: &str = "s6_a_grant_reaches_no_further_than_it_says";
+    if !installed(TEST, Path::new(CURL)) {
+        return;
+    }
+    let manifest = "[service.db]\ncommand = \"sleep 1000\"\n\
+                    [service.api]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n\
+                    [service.web]\ncommand = \"sleep 1000\"\nreplicas = 2\n";
+    let api = Api::started(manifest, "");
+    assert_eq!(api.machine.regrow(&["wait", "api", "web", "--timeout", "20s"]).code, 0);
+    let one = api.token("one", &["start:api", "stop:api", "remove:web.1", "stop:web.1"]);
+    let both = api.token("both", &["start:*"]);
+    let verb = |verb: &str, name: &str| format!("{{\"verb\":\"{verb}\",\"services\":[\"{name}\"]}}");
+    assert_eq!(api.command(&one, &verb("remove", "web.1"), &[]).status, 403);
+    assert_eq!(api.command(&one, &verb("remove", "web"), &[]).status, 403);
+    assert_eq!(api.command(&one, &verb("stop", "web"), &[]).status, 403);
+    assert_eq!(api.command(&one, &verb("stop", "web.1"), &[]).status, 200);
+    assert_eq!(api.machine.regrow(&["stop", "api", "db"]).code, 0);
+    let denied = api.command(&one, &verb("start", "api"), &[]);
+    assert_eq!((denied.status, denied.code().as_str()), (409, "dependency_down"), "{}", denied.body);
+    assert_eq!(api.machine.project.status("db")["state"], "stopped");
+    let started = api.command(&both, &verb("start", "api"), &[]);
+    assert_eq!(started.status, 200, "{}", started.body);
+    assert_eq!(api.machine.project.status("db")["state"], "running");
+    // What a name has in it does not reach a terminal.
+    let odd = api.command(&one, &verb("stop", "x\\u001b[2Jy"), &[]);
+    assert_eq!(odd.status, 403, "{}", odd.body);
+    let shown = api.machine.regrow(&["audit"]).stdout;
+    assert!(shown.contains("stop:x\\u{1b}[2Jy") && !shown.contains('\u{1b}'), "{shown:?}");
 }
 
 /// One answer with a Content-Length.
@@ -569,8 +650,11 @@ fn s1_another_user_is_refused_unless_the_configuration_lets_them_in() {
     assert!(code == Some(0) && text.contains("web") && !text.contains("db"), "{text}");
     let (code, text) = by(64_915, 64_914, &["status"]);
     assert!(code == Some(0) && text.contains("web") && text.contains("db"), "{text}");
-    let (code, text) = by(64_916, 64_916, &["status"]);
-    assert!(code != Some(0) && !text.contains("web"), "{text}");
+    for words in [&["status"][..], &["restart", "web"], &["events", "-f"]] {
+        let (code, text) = by(64_916, 64_916, words);
+        assert!(code == Some(4) && !text.contains("web: "), "{words:?}: {code:?} {text}");
+        assert!(text.contains("may not use the control socket"), "{words:?}: {text}");
+    }
     assert_eq!(by(64_913, 64_913, &["restart", "web"]).0, Some(0));
     let (code, text) = by(64_913, 64_913, &["restart", "db"]);
     assert!(code == Some(1) && text.contains("user:64913 may not restart:db"), "{text}");

@@ -1,6 +1,6 @@
 //! What happened: events, the processes that there were, and who did what.
 
-use super::query::{Parameter, ParameterKind};
+use super::query::{LARGEST, Parameter, ParameterKind};
 use super::*;
 use crate::actors::event_log::Read;
 use crate::control::protocol::{Audit, Events, History, InstanceHistory};
@@ -43,12 +43,15 @@ pub(in crate::control) async fn events(
 ) -> Handled<Response> {
     let query = Query::parse(request.uri().query().map(str::to_owned), EVENTS)?;
     let resumed = match request.headers().get("last-event-id") {
-        Some(id) => Some(id.to_str().ok().and_then(|id| id.parse::<u64>().ok()).ok_or_else(|| {
-            refuse(DenialCode::Invalid, "the Last-Event-ID is no number of an event", None)
-        })?),
+        Some(id) => {
+            let number = id.to_str().ok().and_then(|id| id.parse::<u64>().ok());
+            let number = number.filter(|number| *number <= LARGEST);
+            let wrong = || refuse(DenialCode::Invalid, "the Last-Event-ID is no number of an event", None);
+            Some(number.ok_or_else(wrong)?)
+        }
         None => None,
     };
-    let most: usize = query.number("limit")?.unwrap_or(usize::MAX);
+    let most = shared.at_most(&caller, query.number("limit")?);
     let since: u64 = resumed.or(query.number("since")?).unwrap_or(0);
     let named = query.all("service");
     let everything = named.is_empty() && caller.may_everywhere(Action::Read);
@@ -97,16 +100,14 @@ pub(in crate::control) async fn events(
                 let Ok(page) = page else {
                     break;
                 };
-                let is_last = page.len() < PAGE;
+                let (page, are_more) = page;
+                let end = page.last().map_or(first, |event| event.seq + 1);
                 for event in page {
-                    next = event.seq + 1;
                     if sender.send(sent(&event)).await.is_err() {
                         return;
                     }
                 }
-                if is_last {
-                    next = first;
-                }
+                next = if are_more { end } else { first };
             }
         }
         let mut reader = handle.events_from(next);

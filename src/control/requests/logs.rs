@@ -30,8 +30,8 @@ pub(in crate::control) async fn logs(
     let named = query.all("service");
     let everything = named.is_empty() && caller.may_everywhere(Action::Logs);
     let ids = shared.instances(&caller, Action::Logs, named)?;
-    let Shared { handle, mut closing, .. } = shared;
-    let count: usize = query.number("lines")?.unwrap_or(usize::MAX);
+    let Shared { handle, mut closing, .. } = shared.clone();
+    let count = shared.at_most(&caller, query.number("lines")?);
     let newer_than = age(&query)?;
     let hub = handle.output();
     let of_all: HashSet<SourceId> = ids.iter().filter_map(|id| hub.source_of(id)).collect();

@@ -10,7 +10,7 @@ use crate::control::protocol::{Manifest, ManifestFile, Manifests, Write};
 use crate::manifest::{Environment, load_text};
 use crate::model::{Asker, Name};
 use crate::os::files;
-use crate::runtime::reload::Reloaded;
+use crate::runtime::reload::Changing;
 
 /// Where a manifest of that name lies; only a name of our alphabet becomes a path.
 fn path_of(daemon: &Daemon, name: &str) -> Handled<PathBuf> {
@@ -104,7 +104,7 @@ pub(in crate::control) async fn write(
     shared.permit(&caller, Action::Manifest, &name)?;
     let daemon = daemon(&shared)?;
     let path = path_of(&daemon, &name)?;
-    let _alone = daemon.writing.lock().await;
+    let alone = daemon.writing.lock().await;
     let before = text_of(path.clone()).await?;
     match (&before, create) {
         (Some(_), true) => {
@@ -128,8 +128,10 @@ pub(in crate::control) async fn write(
         let reason = format!("{name} would be faulty; nothing was changed");
         return Err(Refused { denial: Denial { code: DenialCode::Faulty, reason, hint: None }, faults });
     }
-    let reloaded = put(&daemon, &shared, caller.asker(), &path, Some(text), before).await?;
-    Ok(axum::Json(reloaded).into_response())
+    let changing = put(&daemon, &shared, caller.asker(), &path, Some(text), before).await?;
+    // What is slow to become ready holds up no other file.
+    drop(alone);
+    Ok(axum::Json(shared.handle.changed(changing).await).into_response())
 }
 
 pub(in crate::control) async fn remove(
@@ -140,12 +142,13 @@ pub(in crate::control) async fn remove(
     shared.permit(&caller, Action::Manifest, &name)?;
     let daemon = daemon(&shared)?;
     let path = path_of(&daemon, &name)?;
-    let _alone = daemon.writing.lock().await;
+    let alone = daemon.writing.lock().await;
     let Some(before) = text_of(path.clone()).await? else {
         return Err(missing(&name));
     };
-    let reloaded = put(&daemon, &shared, caller.asker(), &path, None, Some(before)).await?;
-    Ok(axum::Json(reloaded).into_response())
+    let changing = put(&daemon, &shared, caller.asker(), &path, None, Some(before)).await?;
+    drop(alone);
+    Ok(axum::Json(shared.handle.changed(changing).await).into_response())
 }
 
 /// Makes the file's text this, and the tree what the folder says then; if that is refused, the file
@@ -157,10 +160,10 @@ async fn put(
     path: &Path,
     text: Option<String>,
     before: Option<String>,
-) -> Handled<Reloaded> {
+) -> Handled<Changing> {
     place(path, text).await?;
-    match daemon.reload(&shared.handle, by).await {
-        Ok(reloaded) => Ok(reloaded),
+    match shared.handle.begin_change_to(daemon.read(), Some(by)).await {
+        Ok(changing) => Ok(changing),
         Err(refused) => {
             place(path, before).await?;
             Err(refused)

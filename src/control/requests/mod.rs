@@ -27,7 +27,7 @@ use crate::decide::access::Action;
 use crate::decide::resolve::resolve;
 use crate::manifest::LoadError;
 use crate::model::{Denial, DenialCode, InstanceId, Plan, Selector, State as Is};
-use crate::record::store::{AuditEntry, Store, StoreError};
+use crate::record::store::{AuditEntry, Store, StoreError, TakenCommand};
 use crate::runtime::Handle;
 
 pub(super) mod facts;
@@ -51,6 +51,10 @@ pub(super) struct Shared {
     pub(super) remote_body: (u64, Duration),
 }
 
+/// Bytes of the largest body of a local user who is not ourselves or root.
+const OF_OTHERS: u64 = 1 << 20;
+/// Rows of one answer to others than ourselves and root; more come in pages.
+const ROWS: usize = 10_000;
 /// So long the body of a request by the control socket may take.
 const LOCAL_BODY: Duration = Duration::from_secs(30);
 
@@ -79,11 +83,26 @@ impl Shared {
     /// Bytes of the largest body that a request may have, and how long that may take.
     pub(super) fn largest_body(&self, request: &Request, local: u64) -> (u64, Duration) {
         let caller = request.extensions().get::<Caller>();
-        if caller.is_some_and(Caller::is_remote) { self.remote_body } else { (local, LOCAL_BODY) }
+        match caller {
+            Some(caller) if caller.is_remote() => self.remote_body,
+            Some(caller) if caller.may_everything() => (local, LOCAL_BODY),
+            Some(_) | None => (local.min(OF_OTHERS), LOCAL_BODY),
+        }
+    }
+
+    /// So many rows one answer has: as many as are asked for; to others than ourselves and root not
+    /// without end.
+    fn at_most(&self, caller: &Caller, asked: Option<usize>) -> usize {
+        match caller.may_everything() && !caller.is_remote() {
+            true => asked.unwrap_or(usize::MAX),
+            false => asked.unwrap_or(ROWS).min(ROWS),
+        }
     }
 
     /// Writes down who did, or was not let do, what.
     pub(super) fn audit(&self, who: &str, action: &str, resource: &str, allowed: Result<(), &str>) {
+        // It is the caller's text: short, and nothing that a terminal would obey.
+        let resource: String = resource.chars().take(200).flat_map(char::escape_debug).collect();
         if let Err(why) = allowed {
             tracing::warn!(who, "{action}:{resource} was refused: {why}");
         }
@@ -92,7 +111,7 @@ impl Shared {
                 at: SystemTime::now(),
                 who: who.to_owned(),
                 action: action.to_owned(),
-                resource: resource.to_owned(),
+                resource,
                 allowed: allowed.is_ok(),
                 reason: allowed.err().map(str::to_owned),
             });
@@ -158,13 +177,11 @@ impl Shared {
         Some((kept.asked, Given { status: kept.status, body: Bytes::from(kept.body) }))
     }
 
-    /// Whether a command with this key was taken already.
-    pub(super) async fn was_taken(&self, who: &str, key: &str) -> bool {
-        let Some(store) = self.store() else {
-            return false;
-        };
+    /// The command with this key that was taken already.
+    pub(super) async fn was_taken(&self, who: &str, key: &str) -> Option<TakenCommand> {
+        let store = self.store()?;
         let (who, key) = (who.to_owned(), key.to_owned());
-        from_store(move || store.was_taken(&who, &key)).await.unwrap_or(false)
+        from_store(move || store.was_taken(&who, &key)).await.ok().flatten()
     }
 
     pub(super) fn keep_answer(&self, who: &str, key: &str, asked: &str, given: &Given) {

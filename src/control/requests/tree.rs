@@ -7,10 +7,11 @@ use crate::control::protocol::{Add, Added, Down, Wait, WaitFor, Waited, WhyRepor
 use crate::decide::access::{DAEMON, ROOT};
 use crate::decide::why::{self, Why};
 use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
+use crate::record::store::{TakenCommand, Wanted};
 use axum::extract::FromRequest;
 use tokio::sync::oneshot;
 
-use crate::model::{Addition, Asked as Given, Asker, Command, Kind, Name, ServiceStatus};
+use crate::model::{Addition, Answer, Asked, Asker, Command, Kind, Name, ServiceStatus};
 
 pub(in crate::control) const STATUS: &[Parameter] = &[
     Parameter { name: "service", kind: ParameterKind::Names, about: "Only these services or instances" },
@@ -67,15 +68,19 @@ pub(in crate::control) async fn explain(
     let ids = shared.instances(&caller, Action::Read, query.all("service"))?;
     let handle = &shared.handle;
     let now = handle.uptime();
+    let everything = caller.may_everywhere(Action::Read);
+    let readable: HashSet<String> = match everything {
+        true => HashSet::new(),
+        false => {
+            let ids = shared.instances(&caller, Action::Read, Vec::new())?;
+            ids.iter().map(ToString::to_string).collect()
+        }
+    };
     let services = handle.board(|board| {
         ids.iter()
             .map(|id| {
                 let (mut chain, end) = why::chain(board, id, now);
-                let known = |name: &str| {
-                    let mut named = board.entries().iter().filter(|entry| entry.id.to_string() == name);
-                    named.any(|entry| caller.may_with(Action::Read, &entry.id))
-                };
-                chain.retain(|link| known(&link.name));
+                chain.retain(|link| everything || readable.contains(&link.name));
                 let entry = board.entry(id);
                 let source = handle.output().source_of(&end).filter(|_| caller.may_with(Action::Logs, &end));
                 Why {
@@ -119,17 +124,79 @@ impl Shared {
             }
             Err(denial) => return Err(denial.into()),
         };
-        if let Some(id) = found.iter().find(|id| !caller.may_with(action, id)) {
+        // Only whole services are removed.
+        let may = |id: &&InstanceId| match action {
+            Action::Remove => caller.may(action, id.service().as_str()),
+            _ => caller.may_with(action, id),
+        };
+        if let Some(id) = found.iter().find(|id| !may(id)) {
             return Err(self.refuse(caller, action, &id.to_string()));
         }
         self.note(caller, action, &words);
-        let mut services: Vec<String> = match action {
-            // It is for whole services.
-            Action::Remove => found.iter().map(|id| id.service().to_string()).collect(),
+        let meant = match action {
+            Action::Remove if select.tags.is_empty() => return Ok(command),
+            Action::Remove => {
+                let mut services: Vec<String> = found.iter().map(|id| id.service().to_string()).collect();
+                services.dedup();
+                services
+            }
             _ => found.iter().map(ToString::to_string).collect(),
         };
-        services.dedup();
-        Ok(command.about(Selector::named(services)))
+        let command = command.about(Selector::named(meant));
+        // What it needs is started with it where that is granted, too.
+        Ok(match command {
+            Command::Start { select, no_deps } => {
+                let needs = self
+                    .handle
+                    .board(|board| board.graph().with_dependencies(found.iter().map(InstanceId::service)));
+                let granted = needs.iter().all(|service| caller.may(action, service.as_str()));
+                Command::Start { select, no_deps: no_deps || !granted }
+            }
+            other => other,
+        })
+    }
+}
+
+impl Shared {
+    /// What is still to be done of a command that an earlier daemon has taken and not answered. `None`:
+    /// nothing.
+    async fn gone_on_with(&self, command: Command, taken: WasTaken) -> Handled<Option<Command>> {
+        let WasTaken(TakenCommand { seq, command: before }) = taken;
+        if serde_json::to_string(&command).ok() != Some(before) {
+            let reason = "this Idempotency-Key was used for another command";
+            return Err(refuse(DenialCode::KeyReused, reason, None));
+        }
+        Ok(match command {
+            Command::Restart { select } => {
+                let targets = self.handle.board(|board| resolve(board, &select))?;
+                let begun = match self.store() {
+                    Some(store) => {
+                        let names = targets.iter().map(ToString::to_string).collect();
+                        let wanted = Wanted {
+                            instances: Some(names),
+                            states: vec![Is::Stopping, Is::Starting],
+                            ..Wanted::default()
+                        };
+                        from_store(move || store.last_events(seq, &wanted, usize::MAX)).await?
+                    }
+                    None => Vec::new(),
+                };
+                let has_begun = |id: &InstanceId| {
+                    let name = id.to_string();
+                    begun.iter().any(|e| e.fact.instance().is_some_and(|of| of.to_string() == name))
+                };
+                // It is under way, or done: only its end is still to be seen.
+                match targets.iter().all(has_begun) {
+                    true => Some(Command::Start { select, no_deps: true }),
+                    false => Some(Command::Restart { select }),
+                }
+            }
+            Command::Remove { select } => {
+                let there = self.handle.board(|board| resolve(board, &select)).is_ok();
+                there.then_some(Command::Remove { select })
+            }
+            other => Some(other),
+        })
     }
 }
 
@@ -147,7 +214,7 @@ pub(in crate::control) async fn command(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Handled<Response> {
-    let was_taken = request.extensions().get::<WasTaken>().is_some();
+    let taken = request.extensions().get::<WasTaken>().cloned();
     let key = request
         .headers()
         .get(&crate::control::once::KEY)
@@ -155,13 +222,16 @@ pub(in crate::control) async fn command(
         .map(str::to_owned);
     let json = axum::Json::<Command>::from_request(request, &()).await;
     let command = shared.permitted(&caller, body(json)?)?;
-    let command = match command {
-        // It is under way, or done: only its end is still to be seen.
-        Command::Restart { select } if was_taken => Command::Start { select, no_deps: true },
-        other => other,
+    let command = match taken {
+        Some(taken) => shared.gone_on_with(command, taken).await?,
+        None => Some(command),
+    };
+    let Some(command) = command else {
+        // It was done, and not answered.
+        return Ok(axum::Json(Answer { ok: true, results: Vec::new() }).into_response());
     };
     let by = Some(Asker { key, ..caller.asker() });
-    let answer = shared.handle.command(Given { command, by }).await?;
+    let answer = shared.handle.command(Asked { command, by }).await?;
     Ok(axum::Json(answer).into_response())
 }
 
@@ -202,7 +272,7 @@ pub(in crate::control) async fn add(
     })?;
     let addition = Arc::new(Addition { into, ..addition });
     let command = Command::Add { addition };
-    let answer = shared.handle.command(Given { command, by: Some(caller.asker()) }).await?;
+    let answer = shared.handle.command(Asked { command, by: Some(caller.asker()) }).await?;
     let warnings = warnings.iter().map(FaultBody::of).collect();
     Ok(axum::Json(Added { answer, warnings }).into_response())
 }
@@ -225,19 +295,27 @@ pub(in crate::control) async fn wait(
     let come_true = async {
         loop {
             if let Some(ok) = verdict(&handle, &ids, wait.for_) {
-                return ok;
+                return Ok(ok);
             }
-            events.next().await;
+            tokio::select! {
+                _ = events.next() => {}
+                () = caller.gone() => return Err(revoked()),
+            }
         }
     };
     let result = match timeout {
         Some(timeout) => tokio::time::timeout(timeout, come_true).await.ok(),
         None => Some(come_true.await),
     };
+    let result = result.transpose()?;
     let names: HashSet<String> = ids.iter().map(ToString::to_string).collect();
     let services: Vec<ServiceStatus> =
         handle.status().services.into_iter().filter(|s| names.contains(&s.name)).collect();
     Ok(axum::Json(Waited { ok: result == Some(true), timed_out: result.is_none(), services }).into_response())
+}
+
+fn revoked() -> Refused {
+    refuse(DenialCode::Unauthorized, "the token is not valid any more", None)
 }
 
 /// `Some(true)`: true of all. `Some(false)`: it can't come true by itself any more.

@@ -3,9 +3,7 @@
 use super::*;
 use crate::control::protocol::{Upgrade, Upgrading};
 use crate::decide::access::DAEMON;
-use crate::model::Asker;
 use crate::os::files;
-use crate::runtime::reload::Reloaded;
 
 pub(in crate::control) async fn reload(
     State(shared): State<Shared>,
@@ -16,14 +14,15 @@ pub(in crate::control) async fn reload(
         let hint = Some("\"regrow add\" and \"regrow remove\" change what runs");
         return Err(refuse(DenialCode::Invalid, "only a daemon reads its manifests again", hint));
     };
-    Ok(axum::Json(daemon.reload(&shared.handle, caller.asker()).await?).into_response())
+    let reloaded = shared.handle.change_to(daemon.read(), Some(caller.asker())).await?;
+    Ok(axum::Json(reloaded).into_response())
 }
 
 impl Daemon {
-    /// Makes the tree what its manifests say now. A fault anywhere, and nothing changes.
-    pub(super) async fn reload(&self, handle: &Handle, by: Asker) -> Handled<Reloaded> {
+    /// What the manifests say now; an error where any is faulty.
+    pub(super) fn read(&self) -> impl Future<Output = Handled<Plan>> + use<> {
         let load = Arc::clone(&self.load);
-        let plan = async move {
+        async move {
             let gone = |_| refuse(DenialCode::Internal, "the manifests could not be read", None);
             let plan = tokio::task::spawn_blocking(move || load()).await.map_err(gone)?;
             plan.map_err(|errors| {
@@ -35,8 +34,7 @@ impl Daemon {
                 let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
                 Refused { denial, faults: errors.iter().flat_map(bodies).collect() }
             })
-        };
-        handle.change_to(plan, Some(by)).await
+        }
     }
 }
 

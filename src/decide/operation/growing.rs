@@ -26,12 +26,12 @@ impl Operations {
         board: &Board,
         ticket: Ticket,
         service: &Name,
-        (from, up): (u32, bool),
+        (from, goal): (u32, Goal),
         out: &mut Vec<Effect>,
     ) {
         let before: HashSet<InstanceId> = spec::copies(service, from).collect();
         let new = board.instances_of(service).filter(|entry| !before.contains(&entry.id));
-        let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.partition(|_| up);
+        let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.partition(|_| goal == Goal::Up);
         let rest: Vec<InstanceId> = leave.iter().map(|entry| entry.id.clone()).collect();
         self.start_new(board, ticket, (start, leave), out);
         if !rest.is_empty() {
@@ -53,9 +53,35 @@ impl Operations {
         }
     }
 
-    /// Whether any copy of a service is to be up.
-    pub(super) fn is_up(&self, board: &Board, service: &Name) -> bool {
-        board.instances_of(service).any(|entry| self.goal(entry) == Goal::Up)
+    /// What is wanted of a service: to run, if that is wanted of any copy.
+    pub(super) fn goal_of(&self, board: &Board, service: &Name) -> Goal {
+        let up = board.instances_of(service).any(|entry| self.goal(entry) == Goal::Up);
+        if up { Goal::Up } else { Goal::Down }
+    }
+
+    /// Whether all that was to be down for something is, and stays: otherwise its parts say why not.
+    fn goes(
+        &self,
+        board: &Board,
+        parts: &mut [(InstanceId, Part)],
+        in_the_way: Option<&String>,
+        is_meant: impl Fn(&Entry) -> bool,
+    ) -> bool {
+        let mut goes = in_the_way.is_none();
+        for (id, part) in parts {
+            let Part::Done(Some(answer)) = part else {
+                continue;
+            };
+            let returns = |entry: &Entry| is_meant(entry) && (is_up(entry) || self.goal(entry) == Goal::Up);
+            if let Some(reason) = in_the_way.filter(|_| answer.ok) {
+                (answer.ok, answer.message) = (false, format!("not removed: {reason}"));
+            } else if answer.ok && board.entry(id).is_some_and(returns) {
+                let message = "not removed: it was started again meanwhile".to_owned();
+                (answer.ok, answer.message) = (false, message);
+            }
+            goes &= answer.ok;
+        }
+        goes
     }
 
     fn start_new(
@@ -94,7 +120,7 @@ impl Operations {
         }
         // One that starts it again has decided that it stays.
         let waits = |other: &&Operation| other.left > 0 && other.work.goal() != Some(Goal::Up);
-        matches!(removing.work, Work::Remove(..) | Work::Shrink(..))
+        matches!(removing.work, Work::Remove(..) | Work::Shrink { .. })
             && self
                 .running
                 .iter()
@@ -137,23 +163,8 @@ impl Operations {
         } else {
             removal.refusal(board).map(|denial| denial.reason)
         };
-        let mut goes = in_the_way.is_none();
-        for (id, part) in &mut operation.parts {
-            let Part::Done(Some(answer)) = part else {
-                continue;
-            };
-            // One of that name that came later is another.
-            let returns =
-                |entry: &Entry| removal.has(&entry.spec) && (is_up(entry) || self.goal(entry) == Goal::Up);
-            if let Some(reason) = in_the_way.as_ref().filter(|_| answer.ok) {
-                (answer.ok, answer.message) = (false, format!("not removed: {reason}"));
-            } else if answer.ok && board.entry(id).is_some_and(returns) {
-                let message = "not removed: it was started again meanwhile".to_owned();
-                (answer.ok, answer.message) = (false, message);
-            }
-            goes &= answer.ok;
-        }
-        if !goes {
+        // One of that name that came later is another.
+        if !self.goes(board, &mut operation.parts, in_the_way.as_ref(), |entry| removal.has(&entry.spec)) {
             let reason = in_the_way.unwrap_or_else(|| "not all below it is".to_owned());
             let stays = |name: &Name| InstanceAnswer {
                 name: name.to_string(),
@@ -193,36 +204,20 @@ impl Operations {
         operation: &mut Operation,
         out: &mut Vec<Effect>,
     ) -> Result<Leaving, Vec<InstanceAnswer>> {
-        let Work::Shrink(_, meant, replicas) = &operation.work else {
+        let Work::Shrink { of, to, goal, .. } = &operation.work else {
             return Err(Vec::new());
         };
-        let (service, from, to) = (meant.name.clone(), meant.replicas, (*replicas).max(1));
+        let (service, from, to, goal) = (of.name.clone(), of.replicas, (*to).max(1), *goal);
         let is = board.graph().service(&service).filter(|spec| spec.replicas == from);
         let in_the_way = match is {
             _ if board.shutting_down() => Some("the tree is going down".to_owned()),
             None => Some("it was changed meanwhile".to_owned()),
             Some(_) => growth::scaled(board.plan(), &service, to).err().map(|denial| denial.reason),
         };
-        let mut goes = in_the_way.is_none();
-        for (id, part) in &mut operation.parts {
-            let Part::Done(Some(answer)) = part else {
-                continue;
-            };
-            let returns = |entry: &Entry| is_up(entry) || self.goal(entry) == Goal::Up;
-            if let Some(reason) = in_the_way.as_ref().filter(|_| answer.ok) {
-                (answer.ok, answer.message) = (false, format!("not removed: {reason}"));
-            } else if answer.ok && board.entry(id).is_some_and(returns) {
-                let message = "not removed: it was started again meanwhile".to_owned();
-                (answer.ok, answer.message) = (false, message);
-            }
-            goes &= answer.ok;
-        }
-        if !goes {
+        if !self.goes(board, &mut operation.parts, in_the_way.as_ref(), |_| true) {
             return Err(Vec::new());
         }
         let (gone, came) = spec::scaled(&service, from, to);
-        // Of one that becomes several, or the other way round, none stays that could tell.
-        let up = operation.was_up || self.is_up(board, &service);
         let names = gone.iter().map(ToString::to_string).collect();
         let removed = |id: &InstanceId| InstanceAnswer {
             name: id.to_string(),
@@ -240,7 +235,7 @@ impl Operations {
         // Those that come are what the command is answered by then.
         let ticket = if came_any { None } else { operation.ticket };
         if let (true, Some(ticket)) = (came_any, operation.ticket) {
-            out.push(Effect::Again(DeskInput::Copied(ticket, service, from, up)));
+            out.push(Effect::Again(DeskInput::Copied { ticket, service, from, goal }));
         }
         Ok(Leaving { names, branches: HashSet::from([self.branches]), ticket, results })
     }

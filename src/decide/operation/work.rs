@@ -14,23 +14,26 @@ impl Work {
             (Work::Cascade(_), _) => true,
             (
                 Work::Start(_) | Work::Restart | Work::RestartInOrder(_),
-                Work::Stop(_) | Work::Remove(..) | Work::Shrink(..) | Work::Shutdown(_),
+                Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } | Work::Shutdown(_),
             ) => true,
             (
-                Work::Stop(_) | Work::Remove(..) | Work::Shrink(..),
+                Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. },
                 Work::Start(_) | Work::Restart | Work::RestartInOrder(_),
             ) => true,
             // What goes down with the tree is not taken out of it.
-            (Work::Remove(..) | Work::Shrink(..), Work::Shutdown(_)) => true,
+            (Work::Remove(..) | Work::Shrink { .. }, Work::Shutdown(_)) => true,
             // The second restart makes its own incarnation; that is the one that becomes ready.
             (Work::Start(_), Work::RestartInOrder(_)) => true,
             (Work::RestartInOrder(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
             (Work::Restart, Work::RestartInOrder(_)) => true,
             (Work::Start(_) | Work::Restart, Work::Start(_) | Work::Restart) => false,
-            (Work::Stop(_), Work::Stop(_) | Work::Remove(..) | Work::Shrink(..) | Work::Shutdown(_)) => false,
-            (Work::Remove(..) | Work::Shrink(..), Work::Stop(_) | Work::Remove(..) | Work::Shrink(..)) => {
+            (Work::Stop(_), Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } | Work::Shutdown(_)) => {
                 false
             }
+            (
+                Work::Remove(..) | Work::Shrink { .. },
+                Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. },
+            ) => false,
             // It will not stand still, or not for long.
             (
                 Work::Pause,
@@ -38,7 +41,7 @@ impl Work {
                 | Work::Start(_)
                 | Work::Stop(_)
                 | Work::Remove(..)
-                | Work::Shrink(..)
+                | Work::Shrink { .. }
                 | Work::Restart
                 | Work::RestartInOrder(_)
                 | Work::Shutdown(_),
@@ -51,7 +54,7 @@ impl Work {
                 Work::Start(_)
                 | Work::Stop(_)
                 | Work::Remove(..)
-                | Work::Shrink(..)
+                | Work::Shrink { .. }
                 | Work::Restart
                 | Work::RestartInOrder(_),
                 Work::Cascade(_) | Work::Pause | Work::Resume,
@@ -67,7 +70,7 @@ impl Work {
             Work::Start(cause) => *cause,
             Work::Stop(_)
             | Work::Remove(..)
-            | Work::Shrink(..)
+            | Work::Shrink { .. }
             | Work::Restart
             | Work::RestartInOrder(_)
             | Work::Pause
@@ -80,7 +83,7 @@ impl Work {
     pub(super) fn goal(&self) -> Option<Goal> {
         match self {
             Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Some(Goal::Up),
-            Work::Stop(_) | Work::Remove(..) | Work::Shrink(..) | Work::Shutdown(_) => Some(Goal::Down),
+            Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } | Work::Shutdown(_) => Some(Goal::Down),
             Work::Pause | Work::Resume => None,
         }
     }
@@ -118,12 +121,15 @@ impl Work {
             },
             Work::Stop(_)
             | Work::Remove(..)
-            | Work::Shrink(..)
+            | Work::Shrink { .. }
             | Work::RestartInOrder(_)
             | Work::Cascade(_)
             | Work::Shutdown(_) => {
                 match after.state {
                     State::Registered => Some((true, "was not started".to_owned())),
+                    State::Stopped if before.state == State::Registered => {
+                        Some((true, "was not started".to_owned()))
+                    }
                     State::Stopped => words("already stopped", "stopped"),
                     State::Completed => words("already completed", "completed"),
                     // It stays so when the tree goes down; a stop by hand clears it.
@@ -169,7 +175,7 @@ impl Work {
             },
             Work::Stop(_)
             | Work::Remove(..)
-            | Work::Shrink(..)
+            | Work::Shrink { .. }
             | Work::RestartInOrder(_)
             | Work::Cascade(_)
             | Work::Shutdown(_) => match fact {

@@ -56,6 +56,7 @@ CREATE TABLE audit (
     allowed INTEGER NOT NULL, reason TEXT
 );
 CREATE INDEX audit_by_time ON audit (at);
+CREATE INDEX audit_by_verdict ON audit (allowed, id);
 CREATE TABLE answers (
     who TEXT NOT NULL, key TEXT NOT NULL, asked TEXT NOT NULL, at INTEGER NOT NULL, status INTEGER NOT NULL,
     body TEXT NOT NULL, PRIMARY KEY (who, key)

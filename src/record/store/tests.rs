@@ -70,7 +70,7 @@ fn what_was_told_is_remembered() {
     let (store, memory) = open(&path);
     assert!(memory.pasts.is_empty() && memory.last_event == 0 && memory.trouble.is_none());
     let mut log = Log::new(store.clone(), 0);
-    store.begin("boot", Duration::from_nanos(5));
+    store.begin("boot", Duration::from_nanos(5), Vec::new());
     log.life("a", 1);
     log.tell(Fact::GoalSet { instance: id("b"), goal: Goal::Down });
     store.life(&id("b"), Incarnation(1), "life".to_owned());
@@ -115,8 +115,8 @@ fn events_are_found_by_state_and_by_page() {
     assert!(
         found.iter().all(|event| running.fits(event) && about("a").fits(event) != about("b").fits(event))
     );
-    assert_eq!(numbers(store.first_events(2, last, &Wanted::default(), 3).unwrap()), [3, 4, 5]);
-    assert_eq!(numbers(store.first_events(last - 2, last, &Wanted::default(), 3).unwrap()), [last - 1]);
+    assert_eq!(numbers(store.first_events(2, last, &Wanted::default(), 3).unwrap().0), [3, 4, 5]);
+    assert_eq!(numbers(store.first_events(last - 2, last, &Wanted::default(), 3).unwrap().0), [last - 1]);
 }
 
 #[test]
@@ -147,8 +147,10 @@ fn answers_are_found_by_whose_they_are_and_the_trail_is_kept() {
     let answer = store.answer("token:a", "key").unwrap().unwrap();
     assert_eq!((answer.asked.as_str(), answer.status, answer.body.as_str()), ("hash", 200, "{}"));
     assert_eq!(store.answer("token:b", "key").unwrap(), None);
-    assert!(store.was_taken("token:a", "taken").unwrap());
-    assert!(!store.was_taken("token:b", "taken").unwrap() && !store.was_taken("token:a", "denied").unwrap());
+    let taken = store.was_taken("token:a", "taken").unwrap().unwrap();
+    assert!(taken.seq == 1 && taken.command.contains("\"stop\""), "{taken:?}");
+    assert_eq!(store.was_taken("token:b", "taken").unwrap(), None);
+    assert_eq!(store.was_taken("token:a", "denied").unwrap(), None);
 }
 
 #[test]

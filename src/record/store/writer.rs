@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::{Connection, params};
 
 use super::schema::{self, millis, set_meta};
-use super::{AuditEntry, KeptAnswer, Retention, StoreError};
+use super::{ANSWERS, AuditEntry, KeptAnswer, Retention, StoreError};
 use crate::model::sample::Sample;
 use crate::model::spec;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec, State};
@@ -20,8 +20,6 @@ const GROUP: usize = 2_000;
 /// Old things are looked for after so many events, and at least this often.
 const TIDY_AFTER: u64 = 5_000;
 const TIDY_EVERY: Duration = Duration::from_secs(60);
-/// A command's answer is kept for so long, for who asks again with its key.
-const ANSWERS: Duration = Duration::from_secs(24 * 3600);
 /// What could not be written is tried again this often.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -30,6 +28,8 @@ pub(super) enum Told {
     Begin {
         boot: String,
         since: Duration,
+        /// Instances that nobody supervises now and whose processes live on.
+        alone: Vec<String>,
     },
     Plan(Vec<Arc<ServiceSpec>>),
     Event {
@@ -60,6 +60,10 @@ pub(super) struct Writer {
     waiting: Arc<AtomicU64>,
     /// What is written at the beginning of a new file.
     circumstances: Option<(String, Duration)>,
+    /// Whose processes live on without anybody's word of them.
+    alone: HashSet<String>,
+    /// Whether this supervisor has said what it takes over.
+    took_over: bool,
     plan: Vec<Arc<ServiceSpec>>,
     /// How each instance stands, for a file that is begun anew or one that was full for a while.
     stands: HashMap<String, Past>,
@@ -85,6 +89,7 @@ impl Writer {
         path: PathBuf,
         retention: Retention,
         waiting: Arc<AtomicU64>,
+        lives: HashMap<String, (Incarnation, String)>,
     ) -> Writer {
         let file = identity(&path);
         Writer {
@@ -93,9 +98,11 @@ impl Writer {
             retention,
             waiting,
             circumstances: None,
+            alone: HashSet::new(),
+            took_over: false,
             plan: Vec::new(),
             stands: HashMap::new(),
-            lives: HashMap::new(),
+            lives,
             file,
             trouble: None,
             report: None,
@@ -152,7 +159,10 @@ impl Writer {
     fn remember(&mut self, group: &[Told]) {
         for told in group {
             match told {
-                Told::Begin { boot, since } => self.circumstances = Some((boot.clone(), *since)),
+                Told::Begin { boot, since, alone } => {
+                    self.circumstances = Some((boot.clone(), *since));
+                    self.alone = alone.iter().cloned().collect();
+                }
                 Told::Plan(services) => self.plan.clone_from(services),
                 Told::Event { past: Some(past), .. } => {
                     self.stands.insert(past.instance.to_string(), (**past).clone());
@@ -242,7 +252,7 @@ impl Writer {
         let mut group = vec![Told::Plan(self.plan.clone())];
         group.push(Told::All(self.stands.values().cloned().collect()));
         if let Some((boot, since)) = self.circumstances.clone() {
-            group.push(Told::Begin { boot, since });
+            group.push(Told::Begin { boot, since, alone: self.alone.iter().cloned().collect() });
         }
         for (instance, (incarnation, life)) in &self.lives {
             if self.stands.get(instance).is_some_and(|past| past.incarnation == *incarnation) {
@@ -265,7 +275,7 @@ impl Writer {
         let mut last: HashMap<String, &Past> = HashMap::new();
         for told in group {
             match told {
-                Told::Begin { boot, since } => {
+                Told::Begin { boot, since, .. } => {
                     set_meta(&transaction, "boot", boot)?;
                     set_meta(&transaction, "since", &since.as_nanos().to_string())?;
                     transaction.execute("DELETE FROM meta WHERE key = 'ended'", [])?;
@@ -300,7 +310,9 @@ impl Writer {
                 Told::All(pasts) | Told::Lost(_, pasts) => {
                     last.extend(pasts.iter().map(|past| (past.instance.to_string(), past)));
                     if matches!(told, Told::All(_)) {
-                        close_lost(&transaction, pasts)?;
+                        // The first time it is all that there is; later it is of those that it names.
+                        let of_all = (!std::mem::replace(&mut self.took_over, true)).then_some(&self.alone);
+                        close_lost(&transaction, pasts, of_all)?;
                     }
                     // Of some it was not yet written that they run.
                     for past in pasts.iter().filter(|past| past.pid.is_some()) {
@@ -363,8 +375,18 @@ impl Writer {
         )?;
         let oldest = SystemTime::now().checked_sub(self.retention.samples).unwrap_or(SystemTime::UNIX_EPOCH);
         connection.execute("DELETE FROM samples WHERE at < ?1", params![millis(oldest)])?;
-        connection
-            .execute("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?1", params![events])?;
+        // Apart, so that no flood of refusals washes out what was done.
+        for allowed in [true, false] {
+            connection.execute(
+                "DELETE FROM audit WHERE allowed = ?2 AND id <= (SELECT id FROM audit WHERE allowed = ?2 \
+                 ORDER BY id DESC LIMIT 1 OFFSET ?1)",
+                params![events, allowed],
+            )?;
+        }
+        connection.execute(
+            "DELETE FROM answers WHERE at <= (SELECT at FROM answers ORDER BY at DESC LIMIT 1 OFFSET ?1)",
+            params![events],
+        )?;
         let oldest = SystemTime::now().checked_sub(ANSWERS).unwrap_or(SystemTime::UNIX_EPOCH);
         connection.execute("DELETE FROM answers WHERE at < ?1", params![millis(oldest)])?;
         Ok(())
@@ -476,8 +498,14 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
     Ok(())
 }
 
-/// Of what is no one's process any more the end was never told.
-fn close_lost(connection: &Connection, pasts: &[Past]) -> Result<(), rusqlite::Error> {
+/// Of what is no one's process any more the end was never told: of these instances; of all others
+/// too, but for those that are left alone.
+fn close_lost(
+    connection: &Connection,
+    pasts: &[Past],
+    of_all_but: Option<&HashSet<String>>,
+) -> Result<(), rusqlite::Error> {
+    let named: HashSet<String> = pasts.iter().map(|past| past.instance.to_string()).collect();
     let live: HashSet<(String, u64)> = pasts
         .iter()
         .filter(|past| past.state.has_process() || past.state == State::Starting)
@@ -486,9 +514,11 @@ fn close_lost(connection: &Connection, pasts: &[Past]) -> Result<(), rusqlite::E
     let mut open =
         connection.prepare_cached("SELECT instance, number FROM incarnations WHERE ended_at IS NULL")?;
     let rows = open.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
-    let lost: Vec<(String, i64)> = rows
-        .filter(|row| !row.as_ref().is_ok_and(|(id, n)| live.contains(&(id.clone(), n.cast_unsigned()))))
-        .collect::<Result<_, _>>()?;
+    let mut lost: Vec<(String, i64)> = rows.collect::<Result<_, _>>()?;
+    lost.retain(|(id, number)| {
+        let concerned = named.contains(id) || of_all_but.is_some_and(|alone| !alone.contains(id));
+        concerned && !live.contains(&(id.clone(), number.cast_unsigned()))
+    });
     let now = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     for (instance, number) in lost {
         connection
