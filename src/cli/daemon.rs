@@ -1,5 +1,6 @@
 //! `daemon`: the tree of an operator's machine, below a keeper that outlives it.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -14,19 +15,20 @@ use crate::actors::event_log::Read;
 use crate::control::place::{self, Card};
 use crate::control::{server, tls};
 use crate::decide::graph::Graph;
+use crate::decide::growth;
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::select::{Selection, select};
 use crate::manifest::config::{Config, DEFAULT, Unusable, Usual, load_config};
 use crate::manifest::folder::{Folder, load_folder};
-use crate::manifest::{Environment, LoadError};
-use crate::model::{Asker, Denial, DenialCode, Event, Fact, Plan};
+use crate::manifest::{Environment, LoadError, load_addition};
+use crate::model::{Addition, Asker, Denial, DenialCode, Event, Fact, Plan};
 use crate::os::folder::FolderWatch;
 use crate::os::keeper::{self, Tether};
 use crate::os::native::HostOptions;
 use crate::os::signals::{Heard, Signals};
 use crate::os::tokens::Tokens;
-use crate::os::{files, memory};
-use crate::record::store::{Retention, Store};
+use crate::os::{clock, files, memory};
+use crate::record::store::{ByHand, Retention, Store};
 use crate::runtime::{Below, Handle, Options, Strangers};
 
 /// Whether others can still tell who supervises here is looked at this often.
@@ -58,6 +60,9 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         }
     };
     if args.detach && std::env::var_os(DETACHED).is_none() {
+        if files::is_locked(&config.home) {
+            return taken(&config, place::daemon_of(&config.home).map_or(0, |card| card.pid));
+        }
         return detach(args, &config);
     }
     // A keeper that starts a daemon again holds the lock already.
@@ -103,12 +108,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
 fn take_lock(config: &Config) -> Result<(), u8> {
     match place::take_daemon(&config.home, &card_of(config)) {
         Ok(()) => Ok(()),
-        Err(place::Taken::ByAnother(other)) => {
-            let home = config.home.display();
-            tell!("{}: a daemon runs already in {home} (pid {})", format::error_word(), other.pid);
-            tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
-            Err(code::FAILED)
-        }
+        Err(place::Taken::ByAnother(other)) => Err(taken(config, other.pid)),
         Err(place::Taken::Unusable(error)) => {
             tell!("{}: {}: {error}", format::error_word(), config.home.display());
             Err(code::FAILED)
@@ -116,11 +116,20 @@ fn take_lock(config: &Config) -> Result<(), u8> {
     }
 }
 
+/// Says who has the place.
+fn taken(config: &Config, pid: u32) -> u8 {
+    tell!("{}: a daemon runs already in {} (pid {pid})", format::error_word(), config.home.display());
+    tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
+    code::FAILED
+}
+
 async fn serve(config: &Config, tether: Tether) -> u8 {
     let environment = environment();
     // Before it is read, so that no change falls between the two.
     let watch = watch_folder(config);
-    let loaded = load_folder(&config.manifests, &environment);
+    let (ledger, memory) = open_store(config);
+    let known = memory.pasts.keys().cloned().collect();
+    let loaded = load_folder(&config.manifests, &environment, &known);
     let folder = match loaded {
         Ok(folder) => folder,
         Err(error) => {
@@ -134,9 +143,13 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         report::tell_beside_others(fault);
     }
     let Folder { plan, graph, files: manifests, faults, .. } = folder;
-    let plan = selected(plan, &graph, &config.profiles);
-    let (ledger, memory) = open_store(config);
+    let mut plan = selected(plan, &graph, &config.profiles);
     if let Some(store) = &ledger {
+        let follows = memory.boot.is_some() && memory.boot == clock::boot() && !memory.ended;
+        match follows {
+            true => plan = changed_by_hand(plan, store, &environment),
+            false => store.forget_change(None),
+        }
         store.register(&plan);
     }
     let signals = match Signals::listen() {
@@ -245,7 +258,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         // A daemon of another build brings its own.
         host.renew_keeper_if_other();
     }
-    let reloads = Reloads { watch, load };
+    let reloads = Reloads { watch, load, store: ledger.clone() };
     let end = follow(config, &handle, signals, &mut upgrades, reloads).await;
     if let (Some(host), End::Down { .. }) = (&host, &end) {
         host.notify("STOPPING=1");
@@ -300,6 +313,31 @@ fn open_store(config: &Config) -> (Option<Store>, Memory) {
             (None, Memory::default())
         }
     }
+}
+
+/// The tree as the last daemon had it: what was added and removed by hand since the manifests were
+/// read last is so still.
+fn changed_by_hand(mut plan: Plan, store: &Store, environment: &Environment) -> Plan {
+    let changes = store.changes().unwrap_or_else(|error| {
+        tell!("regrow: what was added and removed by hand can't be read: {error}");
+        Vec::new()
+    });
+    for change in changes {
+        let made = match &change {
+            ByHand::Removed { services, groups } => Ok(growth::shrunk(&plan, services, groups)),
+            ByHand::Added { manifest, file, group } => load_addition(manifest, file, environment, &plan)
+                .map_err(|faults| faults.first().map(|fault| fault.message.clone()).unwrap_or_default())
+                .and_then(|loaded| {
+                    let addition = Addition { into: group.clone(), ..loaded.addition };
+                    growth::with(&plan, &addition).map_err(|denial| denial.reason)
+                }),
+        };
+        match made {
+            Ok(made) => plan = made,
+            Err(why) => tell!("regrow: what was added by hand can't be added again: {why}"),
+        }
+    }
+    plan
 }
 
 fn keep_samples(handle: &Handle, store: Store) {
@@ -383,7 +421,8 @@ fn loader(config: &Config, environment: Environment) -> Load {
         let unreadable = |error| vec![LoadError::Unreadable { path: folder.clone(), error }];
         // At the start it may still be to come; here it has been there.
         std::fs::read_dir(&folder).map_err(unreadable)?;
-        let Folder { plan, graph, faults, .. } = load_folder(&folder, &environment).map_err(unreadable)?;
+        let read = load_folder(&folder, &environment, &HashSet::new());
+        let Folder { plan, graph, faults, .. } = read.map_err(unreadable)?;
         if faults.is_empty() { Ok(selected(plan, &graph, &profiles)) } else { Err(faults) }
     })
 }
@@ -398,6 +437,7 @@ fn selected(plan: Plan, graph: &Graph, profiles: &[String]) -> Plan {
 struct Reloads {
     watch: Option<FolderWatch>,
     load: Load,
+    store: Option<Store>,
 }
 
 fn watch_folder(config: &Config) -> Option<FolderWatch> {
@@ -425,7 +465,7 @@ impl Reloads {
     }
 
     fn begin(&self, handle: &Handle, by: &'static str) {
-        let (load, handle) = (Arc::clone(&self.load), handle.clone());
+        let (load, handle, store) = (Arc::clone(&self.load), handle.clone(), self.store.clone());
         tokio::spawn(async move {
             let plan = async move {
                 match tokio::task::spawn_blocking(move || load()).await {
@@ -441,7 +481,12 @@ impl Reloads {
                 }
             };
             match handle.change_to(plan, Some(Asker::new(by))).await {
-                Ok(done) => log(&format!("reloaded: {}", reloaded_in_words(&done.difference).join("; "))),
+                Ok(done) => {
+                    if let Some(store) = store {
+                        store.forget_change(None);
+                    }
+                    log(&format!("reloaded: {}", reloaded_in_words(&done.difference).join("; ")));
+                }
                 Err(denial) => log(&format!("not reloaded: {}", denial.reason)),
             }
         });
@@ -515,7 +560,8 @@ fn start_apart(
     ready: &Path,
     heard: &std::os::unix::net::UnixDatagram,
 ) -> std::io::Result<Result<(), u8>> {
-    let _ = std::fs::remove_file(log);
+    // Why the last one ended is still to be found.
+    let _ = std::fs::rename(log, log.with_extension("log.1"));
     let file = files::own_file(log)?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("daemon").arg("--detach");

@@ -365,22 +365,34 @@ pub(super) fn logs(args: LogsArgs) -> u8 {
         let separator = if path.ends_with('?') { "" } else { "&" };
         let mut stream = client.follow(&format!("{path}{separator}follow=true")).await?;
         let mut width = services.iter().map(String::len).max().unwrap_or(0);
-        while let Some(event) = stream.next().await? {
-            match event.name.as_str() {
-                "line" => {
-                    let line: LogLine =
-                        serde_json::from_str(&event.data).map_err(|e| Error::Broken(e.to_string()))?;
-                    if !fits(&line) {
-                        continue;
+        loop {
+            while let Some(event) = stream.next().await? {
+                match event.name.as_str() {
+                    "line" => {
+                        let line: LogLine =
+                            serde_json::from_str(&event.data).map_err(|e| Error::Broken(e.to_string()))?;
+                        if !fits(&line) {
+                            continue;
+                        }
+                        width = width.max(line.name.len());
+                        if common.json { say(&event.data) } else { show_line(&line, width) }
                     }
-                    width = width.max(line.name.len());
-                    if common.json { say(&event.data) } else { show_line(&line, width) }
+                    "dropped" => tell!("regrow: {} lines were not shown: they came too fast", event.data),
+                    _ => {}
                 }
-                "dropped" => tell!("regrow: {} lines were not shown: they came too fast", event.data),
-                _ => {}
             }
+            if !super::daemon::is_kept() {
+                return Ok(code::DONE);
+            }
+            // What comes from now on is shown.
+            let goes_on = format!("/v1/logs?follow=true&lines=0{}", query(&services));
+            stream = match client.follow_again(&goes_on).await {
+                Ok(stream) => stream,
+                Err(Error::NotRunning(_) | Error::Broken(_)) => return Ok(code::DONE),
+                Err(error) => return Err(error),
+            };
+            tell!("regrow: another supervisor goes on; \"regrow logs\" has what was printed meanwhile");
         }
-        Ok(code::DONE)
     })
 }
 
@@ -458,6 +470,7 @@ pub(super) fn events(args: EventsArgs) -> u8 {
                         last = Some(read);
                     }
                     "missed" => tell!("regrow: {} events were not shown: they came too fast", event.data),
+                    "reset" => tell!("regrow: the numbers begin anew: the store of the events was lost"),
                     _ => {}
                 }
             }
@@ -465,7 +478,7 @@ pub(super) fn events(args: EventsArgs) -> u8 {
             let Some(Event { seq, fact, .. }) = &last else {
                 return Ok(code::DONE);
             };
-            if matches!(fact, Fact::ShutdownDone) {
+            if matches!(fact, Fact::ShutdownDone) || !super::daemon::is_kept() {
                 return Ok(code::DONE);
             }
             let goes_on = format!("/v1/events?follow=true&since={seq}{}{}", query(&services), states(&state));

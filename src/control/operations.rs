@@ -318,7 +318,8 @@ pub(super) fn router(shared: Shared) -> Router {
     }
     router
         .fallback(|| async {
-            let paths: Vec<&str> = OPERATIONS.iter().map(|operation| operation.path).collect();
+            let mut paths: Vec<&str> = OPERATIONS.iter().map(|operation| operation.path).collect();
+            paths.dedup();
             let hint = format!("{}; GET /v1/openapi.json describes them", paths.join(", "));
             refuse(DenialCode::NotFound, "there is no such path", Some(&hint))
         })
@@ -403,14 +404,15 @@ impl Operation {
                 "text/event-stream": { "schema": {
                     "type": "object",
                     "description": "One server-sent event. `missed` and `dropped` carry the number of those \
-                                    that were not sent.",
+                                    that were not sent; `reset`: the numbers began anew, since the \
+                                    store was lost.",
                     "properties": {
-                        "event": { "type": "string", "enum": ["event", "line", "missed", "dropped"] },
+                        "event": { "type": "string", "enum": ["event", "line", "missed", "dropped", "reset"] },
                         "id": { "type": "string", "description": "The number of an event." },
                         "data": {
                             "type": "string",
                             "contentMediaType": "application/json",
-                            "contentSchema": event(generator),
+                            "contentSchema": { "anyOf": [event(generator), { "type": "integer" }] },
                         },
                     },
                 } },

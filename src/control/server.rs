@@ -33,6 +33,8 @@ use crate::runtime::Handle;
 pub use super::operations::document;
 pub use super::requests::Daemon;
 
+/// So many requests read log files at a time.
+const READERS: usize = 2;
 /// So many clients of the socket at a time; more wait at the door, since each costs a descriptor
 /// that a service may need.
 const CONNECTIONS: usize = 64;
@@ -91,6 +93,7 @@ pub async fn serve(
         daemon: daemon.map(Arc::new),
         guard: None,
         answers: super::once::Answers::default(),
+        reading: Arc::new(Semaphore::new(READERS)),
         remote_body: network
             .as_ref()
             .map_or((0, PATIENCE), |network| (network.api.max_body, network.api.timeout)),

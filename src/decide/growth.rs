@@ -77,6 +77,11 @@ pub(super) fn grown(plan: &Plan, addition: &Addition) -> Result<(Plan, Graph), D
     Ok((grown, graph))
 }
 
+/// The plan with something added. The reason, if it can't be.
+pub fn with(plan: &Plan, addition: &Addition) -> Result<Plan, Denial> {
+    grown(plan, addition).map(|(plan, _)| plan)
+}
+
 /// The plan with something changed in place, and its graph. The reason, if it can't be.
 pub(super) fn reconfigured(plan: &Plan, change: &Change) -> Result<(Plan, Graph), Denial> {
     let invalid = |reason: String| Denial { code: DenialCode::Invalid, reason, hint: None };
@@ -274,7 +279,7 @@ impl Removal {
 }
 
 /// The plan without what goes.
-pub(super) fn shrunk(plan: &Plan, services: &[Name], groups: &[Name]) -> Plan {
+pub fn shrunk(plan: &Plan, services: &[Name], groups: &[Name]) -> Plan {
     let gone: HashSet<&Name> = services.iter().chain(groups).collect();
     let mut shrunk = plan.clone();
     shrunk.services.retain(|spec| !gone.contains(&spec.name));

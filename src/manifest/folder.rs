@@ -39,7 +39,14 @@ struct Part {
 
 /// Reads every `*.toml` of a folder. An error where the folder can't be read; one that is not there
 /// is empty.
-pub fn load_folder(folder: &Path, environment: &Environment) -> std::io::Result<Folder> {
+///
+/// `known`: names that services had before. Where a file can't be read, nobody can tell whose names it
+/// has: those that were `project/name` stay so.
+pub fn load_folder(
+    folder: &Path,
+    environment: &Environment,
+    known: &HashSet<String>,
+) -> std::io::Result<Folder> {
     let mut files: Vec<PathBuf> = Vec::new();
     match std::fs::read_dir(folder) {
         Ok(entries) => {
@@ -70,7 +77,8 @@ pub fn load_folder(folder: &Path, environment: &Environment) -> std::io::Result<
             }
         }
     }
-    let plan = joined(folder, parts, environment);
+    let none = HashSet::new();
+    let plan = joined(folder, parts, environment, if faults.is_empty() { &none } else { known });
     // Each part's was made: names differ between them, and nothing depends on another's.
     let graph = Graph::new(&plan.services).unwrap_or_default();
     Ok(Folder { plan, graph, faults, warnings, files })
@@ -131,7 +139,7 @@ fn faulty(file: &Path, error: &LoadError) -> Part {
     }
 }
 
-fn joined(folder: &Path, mut parts: Vec<Part>, environment: &Environment) -> Plan {
+fn joined(folder: &Path, mut parts: Vec<Part>, environment: &Environment, known: &HashSet<String>) -> Plan {
     // Two files may call their projects alike.
     let mut projects: HashSet<String> = HashSet::new();
     for part in &mut parts {
@@ -153,7 +161,9 @@ fn joined(folder: &Path, mut parts: Vec<Part>, environment: &Environment) -> Pla
     plan.folder = folder.to_owned();
     plan.inherited = Arc::new(environment.vars.clone());
     for part in parts {
-        let clashing: HashSet<String> = names_of(&part).into_iter().filter(|name| clashes(name)).collect();
+        let was_qualified = |name: &str| known.contains(&format!("{}/{name}", part.project));
+        let is = |name: &String| clashes(name) || was_qualified(name);
+        let clashing: HashSet<String> = names_of(&part).into_iter().filter(is).collect();
         // Copies of a service clash with it, and it with them.
         let clashing: HashSet<Name> = part
             .services
@@ -223,7 +233,7 @@ mod tests {
         for (name, text) in files {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
-        let loaded = load_folder(dir.path(), &Environment::default()).unwrap();
+        let loaded = load_folder(dir.path(), &Environment::default(), &HashSet::new()).unwrap();
         (dir, loaded)
     }
 

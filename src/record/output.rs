@@ -20,6 +20,8 @@ pub const KEPT: usize = 256 * 1024;
 const RECALLED: u64 = 16 * 1024;
 /// And so much is read where all of it is asked for.
 const READ: u64 = 16 << 20;
+/// So much is looked at first, where not all is wanted.
+const FIRST_READ: u64 = 64 * 1024;
 /// Bytes that may wait for one follower.
 const QUEUE: usize = 4 * 1024 * 1024;
 
@@ -175,16 +177,27 @@ impl OutputHub {
         ring.chunks.iter().cloned().collect()
     }
 
-    /// Everything of a source that is kept in files, as far as it is not too much to hold, oldest
-    /// first; `None`: nothing of it is. This reads files.
-    pub fn kept_in_files(&self, source: SourceId) -> Option<Vec<Chunk>> {
+    /// At least the last so many lines of each stream of a source that are kept in files, as far as it
+    /// is not too much to hold, oldest first; `None`: nothing of it is. This reads files.
+    pub fn last_in_files(&self, source: SourceId, lines: usize) -> Option<Vec<Chunk>> {
         let of = self.index().rings.get(&source).cloned()?;
         let keep = lock(&of.ring).keep.clone()?;
         let mut chunks = Vec::new();
         for stream in [Stream::Out, Stream::Err] {
-            let (whole, rest) = whole_lines(log::last_of(&keep, stream, READ).unwrap_or_default());
-            let parts = whole.into_iter().chain(rest);
-            chunks.extend(parts.map(|part| old_chunk(source, &of.name, stream, part)));
+            let mut most = FIRST_READ;
+            let parts = loop {
+                let (whole, rest) = whole_lines(log::last_of(&keep, stream, most).unwrap_or_default());
+                let parts: Vec<log::Part> = whole.into_iter().chain(rest).collect();
+                let bytes: u64 = parts.iter().map(|part| part.bytes.len() as u64).sum();
+                let ends = |part: &log::Part| part.bytes.iter().filter(|byte| **byte == b'\n').count();
+                // The first may be half of one.
+                let enough = || parts.iter().map(ends).sum::<usize>() > lines;
+                if most >= READ || bytes < most / 2 || enough() {
+                    break parts;
+                }
+                most = (most * 8).min(READ);
+            };
+            chunks.extend(parts.into_iter().map(|part| old_chunk(source, &of.name, stream, part)));
         }
         Some(chunks)
     }
@@ -393,7 +406,7 @@ mod tests {
         let Followed::Chunk(chunk) = follower.next().await else { panic!("nothing was dropped") };
         assert_eq!(&*chunk.bytes, b"begun\n");
         assert_eq!(hub.last_lines(SourceId(0), 9), ["one", "two", "begun"]);
-        let all = hub.kept_in_files(SourceId(0)).unwrap();
+        let all = hub.last_in_files(SourceId(0), usize::MAX).unwrap();
         assert_eq!(
             all.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect::<Vec<_>>(),
             b"one\ntwo\nbegun\n"

@@ -17,7 +17,7 @@ use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
 use crate::model::event::StartCause;
 use crate::model::sample::Sample;
-use crate::model::{Event, Fact, Incarnation, InstanceId, Plan, State};
+use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, State};
 use crate::os::files;
 
 use schema::millis;
@@ -197,6 +197,29 @@ impl Store {
         self.tell(Told::Answer(KeptAnswer { who, key, asked, status, body }));
     }
 
+    /// Keeps a change of the tree that no manifest has: the next supervisor is to make it, too.
+    /// Returns its number.
+    pub fn keep_change(&self, change: &ByHand) -> i64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let number = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
+        self.tell(Told::ByHand(number, serde_json::to_string(change).unwrap_or_default()));
+        number
+    }
+
+    /// That change was not made; `None`: what the manifests say counts from now on.
+    pub fn forget_change(&self, number: Option<i64>) {
+        self.tell(Told::NotByHand(number));
+    }
+
+    /// The changes by hand, in their order.
+    pub fn changes(&self) -> Result<Vec<ByHand>, StoreError> {
+        let connection = self.reader()?;
+        let mut statement = connection.prepare("SELECT change FROM by_hand ORDER BY id")?;
+        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+        let texts = rows.collect::<Result<Vec<_>, _>>()?;
+        Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+    }
+
     /// The answer that a command of somebody's with this key got.
     pub fn answer(&self, who: &str, key: &str) -> Result<Option<KeptAnswer>, StoreError> {
         let connection = self.reader()?;
@@ -251,6 +274,28 @@ impl Store {
         connection.busy_timeout(Duration::from_secs(2))?;
         Ok(connection)
     }
+}
+
+/// A change of the tree by a command, which no manifest of the folder has.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ByHand {
+    /// What a manifest says was added.
+    Added {
+        /// Its text.
+        manifest: String,
+        /// The file that it came from.
+        file: PathBuf,
+        /// The group that it came into.
+        group: Option<Name>,
+    },
+    /// These were taken out.
+    Removed {
+        /// Services.
+        services: Vec<Name>,
+        /// Groups.
+        groups: Vec<Name>,
+    },
 }
 
 /// Which events are wanted.

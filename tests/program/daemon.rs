@@ -1023,7 +1023,7 @@ fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
     let manifest = |word: &str| {
         format!("[service.web]\ncommand = \"sleep {word}\"\n[service.db]\ncommand = \"sleep 1000\"\n")
     };
-    let machine = Machine::started(&[("shop.toml", &manifest("1000"))]);
+    let mut machine = Machine::started(&[("shop.toml", &manifest("1000"))]);
     assert_eq!(machine.regrow(&["wait", "web", "db", "--timeout", "20s"]).code, 0);
     let before = machine.all_pids();
     machine.project.write("services/shop.toml", manifest("1001"));
@@ -1043,6 +1043,57 @@ fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
     let mended = machine.regrow(&["reload"]);
     assert_eq!(mended.code, 0, "{}{}", mended.stdout, mended.stderr);
     eventually_or(|| format!("{after:?} {:?}", machine.all_pids()), || machine.all_pids() == after);
+    // And again by the next, whatever happened to keeper and daemon meanwhile.
+    machine.kill_both();
+    machine.start();
+    assert_eq!(machine.all_pids(), after);
+}
+
+/// What was added and removed by hand is so for the next daemon, too, until the manifests are read
+/// again.
+#[test]
+fn p6_what_was_added_and_removed_by_hand_stays_so() {
+    let machine = Machine::started(&[(
+        "shop.toml",
+        "[service.web]\ncommand = \"sleep 1000\"\n[service.db]\ncommand = \"sleep 1000\"\n",
+    )]);
+    machine.project.write("more.toml", "[service.extra]\ncommand = \"sleep 1001\"\nenv = { A = \"b\" }\n");
+    assert_eq!(machine.regrow(&["add", "more.toml"]).code, 0);
+    assert_eq!(machine.regrow(&["add", "more.toml"]).code, 3, "it is there already");
+    assert_eq!(machine.regrow(&["remove", "db"]).code, 0);
+    let before = machine.all_pids();
+    assert_eq!(before.keys().collect::<Vec<_>>(), ["extra", "web"]);
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), before);
+    assert_eq!(machine.regrow(&["upgrade"]).code, 0);
+    assert_eq!(machine.all_pids(), before);
+    let done = machine.regrow(&["reload"]);
+    assert_eq!(done.stdout, "added: db\nremoved: extra\nunchanged: 1\n", "{}", done.stderr);
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids().keys().collect::<Vec<_>>(), ["db", "web"]);
+}
+
+/// A file that can't be read changes nobody else's name.
+#[test]
+fn names_stay_while_another_file_cannot_be_read() {
+    let dep = "[service.dep]\ncommand = \"sleep 1000\"\n";
+    let mut machine = Machine::started(&[("shop.toml", dep), ("blog.toml", dep)]);
+    assert_eq!(machine.regrow(&["wait", "shop/dep", "blog/dep", "--timeout", "20s"]).code, 0);
+    let before = machine.all_pids();
+    machine.project.write("services/shop.toml", "x = [");
+    machine.kill_both();
+    machine.start();
+    assert_eq!(machine.all_pids()["blog/dep"], before["blog/dep"]);
+    machine.project.write("services/shop.toml", dep);
+    assert_eq!(machine.regrow(&["reload"]).code, 0);
+    assert_eq!(machine.all_pids(), before);
+    // Where there is no clash any more, the goal goes with the name.
+    assert_eq!(machine.regrow(&["stop", "shop/dep"]).code, 0);
+    machine.kill_daemon();
+    std::fs::remove_file(machine.project.file("services/blog.toml")).unwrap();
+    assert_eq!(machine.regrow(&["reload"]).code, 0);
+    let row = machine.project.status("dep");
+    assert_eq!((&row["state"], &row["goal"]), (&"stopped".into(), &"down".into()), "{row}");
 }
 
 /// Who waits for a service that is slow to become ready holds up no other reload, and the later one

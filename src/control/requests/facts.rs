@@ -83,9 +83,20 @@ pub(in crate::control) async fn events(
         let events = events.split_off(skip);
         return Ok(axum::Json(Events { events }).into_response());
     }
+    let mut reset = false;
     // Else it begins with what is at hand.
     let from_store_on = resumed.is_some() || query.has("since") || query.has("since_s");
+    // Numbers that are still to come: they were of a store that is no more.
+    let since = if since > handle.board(|board| board.last_event()) {
+        reset = true;
+        0
+    } else {
+        since
+    };
     Ok(stream(caller, move |sender| async move {
+        if reset && sender.send(sse::Event::default().event("reset").data("0")).await.is_err() {
+            return;
+        }
         let mut next = since + 1;
         if let Some(store) = store.filter(|_| from_store_on) {
             // What is only there comes first, a page at a time: the client may be slow, and

@@ -30,38 +30,32 @@ pub(in crate::control) async fn logs(
     let named = query.all("service");
     let everything = named.is_empty() && caller.may_everywhere(Action::Logs);
     let ids = shared.instances(&caller, Action::Logs, named)?;
-    let Shared { handle, mut closing, .. } = shared.clone();
+    let (handle, mut closing) = (shared.handle.clone(), shared.closing.clone());
     let count = shared.at_most(&caller, query.number("lines")?);
     let newer_than = age(&query)?;
     let hub = handle.output();
     let of_all: HashSet<SourceId> = ids.iter().filter_map(|id| hub.source_of(id)).collect();
     let sources = (!everything).then(|| of_all.clone());
-    let (mut kept, follower) = hub.follow(sources);
-    if !query.flag("follow") {
-        // All there is, not only the last of it.
-        let hub = Arc::clone(hub);
-        let read = move || {
-            let mut kept = kept;
-            for source in of_all {
-                if let Some(all) = hub.kept_in_files(source) {
+    let (kept, follower) = hub.follow(sources);
+    let from_files = (!query.flag("follow")).then(|| (Arc::clone(hub), of_all));
+    // So much is read that it is done beside everything else, and not by many at once.
+    let alone = Arc::clone(&shared.reading).acquire_owned().await.ok();
+    let read = move || {
+        let _alone = alone;
+        let mut kept = kept;
+        if let Some((hub, sources)) = from_files {
+            // All there is, not only the last of it.
+            for source in sources {
+                if let Some(all) = hub.last_in_files(source, count) {
                     kept.retain(|chunk| chunk.source != source);
                     kept.extend(all);
                 }
             }
-            kept
-        };
-        let broken = |_| refuse(DenialCode::Internal, "the log files could not be read", None);
-        kept = tokio::task::spawn_blocking(read).await.map_err(broken)?;
-    }
-    let mut past: Vec<(Chunk, LogLine)> = Vec::new();
-    for chunk in kept {
-        if newer_than.is_none_or(|at| chunk.at >= at) {
-            past.extend(lines(&chunk).map(|line| (chunk.clone(), line)));
         }
-    }
-    past.sort_by_key(|(chunk, _)| chunk.at);
-    let skip = past.len().saturating_sub(count);
-    let past: Vec<LogLine> = past.into_iter().skip(skip).map(|(_, line)| line).collect();
+        last_lines(kept, newer_than, count)
+    };
+    let broken = |_| refuse(DenialCode::Internal, "the log files could not be read", None);
+    let past = tokio::task::spawn_blocking(read).await.map_err(broken)?;
     let Some(mut follower) = query.flag("follow").then_some(follower) else {
         return Ok(axum::Json(Logs { lines: past }).into_response());
     };
@@ -94,6 +88,25 @@ pub(in crate::control) async fn logs(
             }
         }
     }))
+}
+
+/// The last so many lines, by their time.
+fn last_lines(kept: Vec<Chunk>, newer_than: Option<SystemTime>, count: usize) -> Vec<LogLine> {
+    let mut chunks: Vec<Chunk> =
+        kept.into_iter().filter(|chunk| newer_than.is_none_or(|at| chunk.at >= at)).collect();
+    chunks.sort_by_key(|chunk| chunk.at);
+    // From the end on, so that no more is made than is wanted.
+    let (mut found, mut wanted) = (Vec::new(), count);
+    for chunk in chunks.iter().rev() {
+        let mut of_chunk: Vec<LogLine> = lines(chunk).collect();
+        let skip = of_chunk.len().saturating_sub(wanted);
+        wanted -= of_chunk.len() - skip;
+        found.push(of_chunk.split_off(skip));
+        if wanted == 0 {
+            break;
+        }
+    }
+    found.into_iter().rev().flatten().collect()
 }
 
 fn lines(chunk: &Chunk) -> impl Iterator<Item = LogLine> + '_ {

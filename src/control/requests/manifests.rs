@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use axum::extract::Path as InPath;
+use axum::extract::rejection::PathRejection;
 
 use super::*;
 use crate::control::protocol::{Manifest, ManifestFile, Manifests, Write};
@@ -11,6 +12,11 @@ use crate::manifest::{Environment, load_text};
 use crate::model::{Asker, Name};
 use crate::os::files;
 use crate::runtime::reload::Changing;
+
+fn named(name: Result<InPath<String>, PathRejection>) -> Handled<String> {
+    let invalid = |rejection: PathRejection| refuse(DenialCode::Invalid, rejection.body_text(), None);
+    name.map(|InPath(name)| name).map_err(invalid)
+}
 
 /// Where a manifest of that name lies; only a name of our alphabet becomes a path.
 fn path_of(daemon: &Daemon, name: &str) -> Handled<PathBuf> {
@@ -76,8 +82,9 @@ pub(in crate::control) async fn list(
 pub(in crate::control) async fn show(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    InPath(name): InPath<String>,
+    name: Result<InPath<String>, PathRejection>,
 ) -> Handled<Response> {
+    let name = named(name)?;
     if !caller.may(Action::Manifest, &name) {
         return Err(shared.refuse(&caller, Action::Manifest, &name));
     }
@@ -97,9 +104,10 @@ fn missing(name: &str) -> Refused {
 pub(in crate::control) async fn write(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    InPath(name): InPath<String>,
+    name: Result<InPath<String>, PathRejection>,
     json: Result<axum::Json<Write>, JsonRejection>,
 ) -> Handled<Response> {
+    let name = named(name)?;
     let Write { text, create } = body(json)?;
     shared.permit(&caller, Action::Manifest, &name)?;
     let daemon = daemon(&shared)?;
@@ -107,6 +115,8 @@ pub(in crate::control) async fn write(
     let alone = daemon.writing.lock().await;
     let before = text_of(path.clone()).await?;
     match (&before, create) {
+        // Sent again, after a daemon that was killed had written it.
+        (Some(before), true) if *before == text => {}
         (Some(_), true) => {
             let hint = Some("\"regrow service config\" changes it");
             let reason = format!("there is a manifest {name} already");
@@ -137,8 +147,9 @@ pub(in crate::control) async fn write(
 pub(in crate::control) async fn remove(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
-    InPath(name): InPath<String>,
+    name: Result<InPath<String>, PathRejection>,
 ) -> Handled<Response> {
+    let name = named(name)?;
     shared.permit(&caller, Action::Manifest, &name)?;
     let daemon = daemon(&shared)?;
     let path = path_of(&daemon, &name)?;
@@ -163,7 +174,10 @@ async fn put(
 ) -> Handled<Changing> {
     place(path, text).await?;
     match shared.handle.begin_change_to(daemon.read(), Some(by)).await {
-        Ok(changing) => Ok(changing),
+        Ok(changing) => {
+            shared.as_the_folder_says();
+            Ok(changing)
+        }
         Err(refused) => {
             place(path, before).await?;
             Err(refused)

@@ -17,7 +17,7 @@ use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_core::Stream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::door::Caller;
 use super::guard::Guard;
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) daemon: Option<Arc<Daemon>>,
     pub(super) guard: Option<Arc<Guard>>,
     pub(super) answers: Answers,
+    /// Who reads log files.
+    pub(super) reading: Arc<Semaphore>,
     /// Of those who come by the network, and how long they may take for it.
     pub(super) remote_body: (u64, Duration),
 }
@@ -151,7 +153,8 @@ impl Shared {
             Err(denial) => {
                 return Err(match named.iter().find(|name| !caller.may(action, name)) {
                     Some(name) => self.refuse(caller, action, name),
-                    None => denial.into(),
+                    None if caller.may_everywhere(Action::Read) => denial.into(),
+                    None => Denial { hint: None, ..denial }.into(),
                 });
             }
         };
@@ -182,6 +185,13 @@ impl Shared {
         let store = self.store()?;
         let (who, key) = (who.to_owned(), key.to_owned());
         from_store(move || store.was_taken(&who, &key)).await.ok().flatten()
+    }
+
+    /// The tree is what the manifests say: what was changed by hand before counts no more.
+    fn as_the_folder_says(&self) {
+        if let Some(store) = self.store() {
+            store.forget_change(None);
+        }
     }
 
     pub(super) fn keep_answer(&self, who: &str, key: &str, asked: &str, given: &Given) {

@@ -7,7 +7,7 @@ use crate::control::protocol::{Add, Added, Down, Wait, WaitFor, Waited, WhyRepor
 use crate::decide::access::{DAEMON, ROOT};
 use crate::decide::why::{self, Why};
 use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
-use crate::record::store::{TakenCommand, Wanted};
+use crate::record::store::{ByHand, TakenCommand, Wanted};
 use axum::extract::FromRequest;
 use tokio::sync::oneshot;
 
@@ -129,8 +129,9 @@ impl Shared {
             Action::Remove => caller.may(action, id.service().as_str()),
             _ => caller.may_with(action, id),
         };
-        if let Some(id) = found.iter().find(|id| !may(id)) {
-            return Err(self.refuse(caller, action, &id.to_string()));
+        if !found.iter().all(|id| may(&id)) {
+            // In the words of who asks: what a group or a tag means may be none of their business.
+            return Err(self.refuse(caller, action, &words));
         }
         self.note(caller, action, &words);
         let meant = match action {
@@ -231,8 +232,20 @@ pub(in crate::control) async fn command(
         return Ok(axum::Json(Answer { ok: true, results: Vec::new() }).into_response());
     };
     let by = Some(Asker { key, ..caller.asker() });
-    let answer = shared.handle.command(Asked { command, by }).await?;
-    Ok(axum::Json(answer).into_response())
+    let before = matches!(command, Command::Remove { .. }).then(|| shared.handle.plan());
+    let answer = shared.handle.command(Asked { command, by }).await;
+    if let (Some(before), Some(store)) = (before, shared.store()) {
+        let now = shared.handle.plan();
+        let services = before.services.iter().map(|spec| &spec.name);
+        let services: Vec<Name> =
+            services.filter(|name| now.service(name.as_str()).is_none()).cloned().collect();
+        let groups: Vec<Name> =
+            before.groups.keys().filter(|name| !now.groups.contains_key(*name)).cloned().collect();
+        if !services.is_empty() || !groups.is_empty() {
+            store.keep_change(&ByHand::Removed { services, groups });
+        }
+    }
+    Ok(axum::Json(answer?).into_response())
 }
 
 pub(in crate::control) async fn add(
@@ -256,10 +269,11 @@ pub(in crate::control) async fn add(
     let plan = shared.handle.plan();
     let (done, loaded) = oneshot::channel();
     // On a thread of its own: it reads env files, and a folder on a network may hang.
+    let (text, path) = (manifest.clone(), file.clone());
     let load = move || {
         let environment = Environment { vars: plan.inherited.to_vec(), env_files: Vec::new() };
         // Nobody waits any more when the client has hung up.
-        let _ = done.send(load_addition(&manifest, &file, &environment, &plan));
+        let _ = done.send(load_addition(&text, &path, &environment, &plan));
     };
     let gone = || refuse(DenialCode::Internal, "the manifest could not be read", None);
     std::thread::Builder::new().name("regrow-load".into()).spawn(load).map_err(|_| gone())?;
@@ -270,9 +284,19 @@ pub(in crate::control) async fn add(
         let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
         Refused { denial, faults: faults.iter().map(FaultBody::of).collect() }
     })?;
+    // Before it is made: it may be long until it is ready, and a daemon may end.
+    let kept = shared.store().map(|store| {
+        let change = ByHand::Added { manifest, file, group: into.clone() };
+        (store.keep_change(&change), store)
+    });
     let addition = Arc::new(Addition { into, ..addition });
     let command = Command::Add { addition };
-    let answer = shared.handle.command(Asked { command, by: Some(caller.asker()) }).await?;
+    let answer = shared.handle.command(Asked { command, by: Some(caller.asker()) }).await;
+    let answer = answer.inspect_err(|_| {
+        if let Some((number, store)) = kept {
+            store.forget_change(Some(number));
+        }
+    })?;
     let warnings = warnings.iter().map(FaultBody::of).collect();
     Ok(axum::Json(Added { answer, warnings }).into_response())
 }

@@ -14,7 +14,9 @@ pub(in crate::control) async fn reload(
         let hint = Some("\"regrow add\" and \"regrow remove\" change what runs");
         return Err(refuse(DenialCode::Invalid, "only a daemon reads its manifests again", hint));
     };
-    let reloaded = shared.handle.change_to(daemon.read(), Some(caller.asker())).await?;
+    let changing = shared.handle.begin_change_to(daemon.read(), Some(caller.asker())).await?;
+    shared.as_the_folder_says();
+    let reloaded = shared.handle.changed(changing).await;
     Ok(axum::Json(reloaded).into_response())
 }
 

@@ -62,6 +62,7 @@ CREATE TABLE answers (
     body TEXT NOT NULL, PRIMARY KEY (who, key)
 ) WITHOUT ROWID;
 CREATE INDEX answers_by_time ON answers (at);
+CREATE TABLE by_hand (id INTEGER PRIMARY KEY, change TEXT NOT NULL);
 "];
 
 /// A larger database is not read through at the start.

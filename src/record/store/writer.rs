@@ -45,6 +45,10 @@ pub(super) enum Told {
     Sample(SystemTime, Arc<Sample>),
     Audit(AuditEntry),
     Answer(KeptAnswer),
+    /// A change by hand, under this number.
+    ByHand(i64, String),
+    /// That one counts no more; `None`: none does.
+    NotByHand(Option<i64>),
     After(Box<dyn FnOnce() + Send>),
     ReportTo(Report),
 }
@@ -188,7 +192,13 @@ impl Writer {
                 Told::Life(instance, incarnation, life) => {
                     self.lives.insert(instance.clone(), (*incarnation, life.clone()));
                 }
-                Told::Sample(..) | Told::Audit(_) | Told::Answer(_) | Told::After(_) | Told::ReportTo(_) => {}
+                Told::Sample(..)
+                | Told::Audit(_)
+                | Told::Answer(_)
+                | Told::ByHand(..)
+                | Told::NotByHand(_)
+                | Told::After(_)
+                | Told::ReportTo(_) => {}
             }
         }
     }
@@ -330,6 +340,16 @@ impl Writer {
                 Told::Sample(at, sample) => write_sample(&transaction, *at, sample)?,
                 Told::Audit(entry) => write_audit(&transaction, entry)?,
                 Told::Answer(answer) => write_answer(&transaction, answer)?,
+                Told::ByHand(id, change) => {
+                    transaction
+                        .prepare_cached("INSERT OR REPLACE INTO by_hand VALUES (?1, ?2)")?
+                        .execute(params![id, change])?;
+                }
+                Told::NotByHand(id) => {
+                    transaction
+                        .prepare_cached("DELETE FROM by_hand WHERE ?1 IS NULL OR id = ?1")?
+                        .execute([id])?;
+                }
                 Told::After(_) | Told::ReportTo(_) => {}
             }
         }
