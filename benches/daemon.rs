@@ -127,6 +127,8 @@ fn machine() {
     };
     println!("status of one of {SERVICES} on the socket {:>34.2?}", ask("/v1/status?service=s7"));
     println!("status of all {SERVICES} on the socket {:>37.2?}", ask("/v1/status"));
+    // A keeper rests most of its life; it sheds what it does not need for that after a second.
+    std::thread::sleep(Duration::from_secs(3));
     let daemon = machine.daemon();
     println!(
         "memory (PSS) of the keeper, of the daemon {:>21} KiB, {} KiB",

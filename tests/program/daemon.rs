@@ -1169,3 +1169,94 @@ fn what_is_removed_under_a_daemon_comes_back() {
     assert!(before == 0 || cgroups() < before, "its cgroup is gone");
     machine.start();
 }
+
+/// S2: whatever somebody has put where a file of the daemon is to be, what it leads to is not touched.
+#[test]
+fn s2_planted_links_are_not_followed() {
+    let mut machine = Machine::new(&[("shop.toml", "[service.web]\nshell = \"echo hello; sleep 1000\"\n")]);
+    let state = machine.project.state_dir();
+    for folder in ["daemon", "logs/shop", "secrets"] {
+        std::fs::create_dir_all(state.join(folder)).unwrap();
+    }
+    let victim = machine.project.file("victim");
+    for planted in [
+        "daemon/daemon.json",
+        "daemon/daemon.json.new",
+        "daemon/tokens.json",
+        "daemon/tokens.json.new",
+        "daemon/tokens.lock",
+        "daemon/regrow.db",
+        "daemon/daemon.log",
+        "logs/shop/web.stdout.log",
+        "logs/shop/web.stderr.log",
+        "secrets/vault.json",
+        "secrets/lock",
+        "secrets/key",
+        "daemon/control.sock",
+    ] {
+        std::fs::write(&victim, "precious").unwrap();
+        let at = state.join(planted);
+        let _ = std::fs::remove_file(&at);
+        std::os::unix::fs::symlink(&victim, &at).unwrap();
+        let made = machine.regrow(&["token", "create", "x", "--allow", "read:*", "--config", "daemon.toml"]);
+        let _ = machine.regrow(&["token", "revoke", "x", "--config", "daemon.toml"]);
+        let mut secret =
+            machine.project.command(&["secret", "set", "x"]).stdin(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut secret.stdin.take().unwrap(), b"value").unwrap();
+        let _ = secret.wait_with_output().unwrap();
+        let started = machine.regrow(&["daemon", "--config", "daemon.toml", "--detach"]);
+        let is_up = started.code == 0;
+        assert_eq!(
+            is_up,
+            planted != "daemon/control.sock",
+            "{planted}: {}{}",
+            started.stdout,
+            started.stderr
+        );
+        if is_up {
+            assert_eq!(machine.regrow(&["wait", "web", "--timeout", "20s"]).code, 0, "{planted}");
+            assert_eq!(machine.regrow(&["down"]).code, 0, "{planted}");
+        }
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious", "{planted}: {}", made.stderr);
+        let _ = std::fs::remove_file(&at);
+    }
+    machine.start();
+}
+
+/// R11: where descriptors run out it is said, by name, and what has them goes on.
+#[test]
+fn r11_a_shortage_of_descriptors_is_named_and_costs_nobody_else() {
+    const TEST: &str = "r11_a_shortage_of_descriptors_is_named_and_costs_nobody_else";
+    if !crate::harness::installed(TEST, std::path::Path::new("/usr/bin/prlimit")) {
+        return;
+    }
+    let manifest: String = (0..120).map(|n| format!("[service.s{n}]\ncommand = \"sleep 1000\"\n")).collect();
+    let mut machine = Machine::new(&[("many.toml", &manifest)]);
+    let mut command = std::process::Command::new("/usr/bin/prlimit");
+    command
+        .args(["--nofile=256:256", env!("CARGO_BIN_EXE_regrow"), "daemon", "--config", "daemon.toml"])
+        .current_dir(machine.project.dir())
+        .env("REGROW_STATE_DIR", machine.project.state_dir());
+    let mut run = machine.project.start(&mut command);
+    run.line("120 services");
+    machine.run = Some(run);
+    let states = |machine: &Machine| {
+        let report = machine.project.json(&["status", "--json"]);
+        report["services"].as_array().cloned().unwrap_or_default()
+    };
+    let runs = |machine: &Machine| states(machine).iter().filter(|row| row["state"] == "running").count();
+    eventually("some run, and the others say what is missing", || {
+        let short = states(&machine)
+            .iter()
+            .filter(|row| row["exit"]["errno_name"] == "EMFILE" && row["state"] == "crashed")
+            .count();
+        short > 0 && runs(&machine) > 5
+    });
+    let both = machine.pids();
+    let mut stop = vec!["stop".to_owned()];
+    stop.extend((0..105).map(|n| format!("s{n}")));
+    let words: Vec<&str> = stop.iter().map(String::as_str).collect();
+    assert_eq!(machine.regrow(&words).code, 0);
+    eventually("the others run when there is room", || runs(&machine) == 15);
+    assert_eq!(machine.pids(), both);
+}

@@ -270,10 +270,26 @@ impl Keeper {
     fn rest(&mut self) {
         self.spawner.rest();
         self.pids.shrink_to_fit();
-        // What a burst of starts has left lies scattered between what it needed for a moment.
-        for entry in self.entries.values_mut() {
-            entry.about = entry.about.clone();
+        // What a burst of starts has left lies scattered between what it needed for a moment. It is
+        // taken out of the heap in two large pieces, the heap is given back, and what is made there
+        // then lies together.
+        let mut texts = String::new();
+        let mut aside: Vec<(u64, Entry, usize)> = Vec::with_capacity(self.entries.len());
+        for (key, mut entry) in std::mem::take(&mut self.entries) {
+            let about = std::mem::take(&mut entry.about);
+            texts.push_str(&about);
+            aside.push((key, entry, about.len()));
         }
+        memory::give_back();
+        let mut rest = texts.as_str();
+        let entries = aside.into_iter().map(|(key, mut entry, length)| {
+            let (about, after) = rest.split_at(length);
+            rest = after;
+            entry.about = about.into();
+            (key, entry)
+        });
+        self.entries = entries.collect();
+        drop(texts);
         memory::shed();
     }
 
