@@ -13,12 +13,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::cgroup::{self, Cgroups};
 use super::credentials;
 use super::keeper::Tether;
 use super::keeper::client::Client;
 use super::log::{Keep, Logs};
-use super::spawn::{Placed, Program, Spawner, Ties, raise_descriptor_limit};
+use super::spawn::{Failed, Placed, Program, Spawner, Ties, descriptors_left, raise_descriptor_limit};
 use super::watch::{self, About, Above, Expected, Line, MARK, Marks, Order, Reclaimed, Watched};
 use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder};
 use crate::model::{SpawnFailure, SpawnStage};
@@ -74,7 +76,7 @@ impl NativeHost {
         let line =
             watch::start(Arc::clone(&sink), options.owns_process, cgroups.clone(), Arc::clone(&logs), None)?;
         let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
-        let work = Work { line: line.clone(), sink, cgroups, logs, mark };
+        let work = Work { line: line.clone(), sink, cgroups, logs, mark, coming: Arc::default() };
         let by = || Ok(By::Ourselves(Spawner::new(files, ties)?));
         NativeHost::with(line, None, 1, work, by)
     }
@@ -122,7 +124,7 @@ impl NativeHost {
         }
         let logs = Arc::<Logs>::default();
         let line = watch::start(Arc::clone(&sink), true, cgroups.clone(), Arc::clone(&logs), Some(above))?;
-        let work = Work { line: line.clone(), sink, cgroups, logs, mark };
+        let work = Work { line: line.clone(), sink, cgroups, logs, mark, coming: Arc::default() };
         let keeper = Keeper { client: Arc::clone(&client), pid, cgroups: work.cgroups.clone() };
         let by = || Ok(By::Keeper(Arc::clone(&client)));
         let host = NativeHost::with(line, Some(keeper), last_key + 1, work, by)?;
@@ -299,6 +301,20 @@ struct Work {
     cgroups: Option<Arc<Cgroups>>,
     logs: Arc<Logs>,
     mark: u64,
+    /// How many starts are under way at the keeper.
+    coming: Arc<AtomicUsize>,
+}
+
+/// So many descriptors a service takes here: its process, two pipes, two files and their indices.
+const OF_A_SERVICE: u64 = 8;
+
+/// A start that is under way at the keeper, until it is dropped.
+pub(super) struct Coming(Arc<AtomicUsize>);
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Who makes processes.
@@ -334,6 +350,14 @@ impl Work {
             Ok(program) => program.with(resolved.credentials),
             Err(failure) => return news(News::SpawnFailed { key, failure }),
         };
+        // Those of starts that are under way come when the keeper has made them.
+        let coming = Arc::clone(&self.coming);
+        let expected = coming.fetch_add(1, Ordering::Relaxed) as u64 + 1;
+        let coming = Coming(coming);
+        if matches!(by, By::Keeper(_)) && descriptors_left() < expected * OF_A_SERVICE {
+            let failed = Failed { stage: SpawnStage::Prepare, errno: Errno::EMFILE };
+            return news(News::SpawnFailed { key, failure: program.explain(failed) });
+        }
         let files = match (&output, &keep) {
             (Output::Lines(source, _), Some(keep)) => match self.open(*source, keep) {
                 Ok(files) => Some(files),
@@ -394,6 +418,7 @@ impl Work {
                     about,
                     program: words,
                     news,
+                    coming,
                 })));
                 let logs = files.as_ref().map(|[out, err]| [out.as_fd(), err.as_fd()]);
                 if let Err(error) = keeper.spawn(key.0, limit, told, &program, inside, logs) {

@@ -84,6 +84,17 @@ const GOES_ON: c_int = if cfg!(target_arch = "x86_64") { 0 } else { libc::CLONE_
 /// Descriptors that are left for everything but services.
 const HEADROOM: u64 = 24;
 
+/// How many descriptors this process can still open for services: the others are for everything
+/// else that it does.
+pub(super) fn descriptors_left() -> u64 {
+    // They are given lowest first.
+    let Ok(probe) = std::fs::File::open("/") else {
+        return 0;
+    };
+    let used = u64::try_from(probe.as_raw_fd()).unwrap_or(u64::MAX);
+    descriptor_limit().saturating_sub(used).saturating_sub(HEADROOM)
+}
+
 /// A child's stack, and where it leaves word.
 struct Room {
     stack: *mut c_void,

@@ -22,6 +22,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::cgroup::Cgroups;
 use super::log::{self, Keep, Logs, Loss, Took};
+use super::native::Coming;
 use super::pidfd::has_ended;
 use super::spawn::Program;
 use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Stream, pidfd, proc};
@@ -109,6 +110,8 @@ pub(super) struct Expected {
     /// What is run, for words about a failure.
     pub(super) program: Program,
     pub(super) news: NewsSink,
+    /// Its descriptors are still to come.
+    pub(super) coming: Coming,
 }
 
 /// Orders, and since when the first of them waits.

@@ -210,7 +210,9 @@ impl Watcher {
                 let Some(expected) = above.expected.remove(&key) else {
                     return;
                 };
-                let Expected { output, marks, cgroups, about, news, .. } = expected;
+                let Expected { output, marks, cgroups, about, news, coming, .. } = expected;
+                // They have come with this word.
+                drop(coming);
                 if !in_cgroup && let Some(cgroups) = &cgroups {
                     cgroups.remove(key);
                     if let Some(errno) = refused {
