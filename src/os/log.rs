@@ -122,6 +122,15 @@ impl Logs {
         self.lock().remove(&source);
     }
 
+    /// A source prints nothing until its next start, which opens its files again. Those that could not
+    /// take all of it stay, to say so.
+    pub(super) fn rest(&self, source: SourceId) {
+        let mut open = self.lock();
+        if open.get(&source).is_some_and(|files| files.iter().all(|file| file.lost.is_none())) {
+            open.remove(&source);
+        }
+    }
+
     /// Opens those that were to be opened later. Returns what each ends with of a line that is not
     /// over.
     pub(super) fn open_if_due(&self, source: SourceId) -> Option<[Vec<u8>; 2]> {

@@ -525,6 +525,9 @@ impl Watcher {
         let told = std::mem::replace(&mut process.told, true);
         let news = Arc::clone(&process.news);
         let id = ProcessKey(key);
+        if let (true, Output::Lines(source, _)) = (empty, &process.output) {
+            self.logs.rest(*source);
+        }
         if !told {
             let captured = std::mem::take(&mut process.captured);
             let killing = process.killing;

@@ -1230,7 +1230,8 @@ fn r11_a_shortage_of_descriptors_is_named_and_costs_nobody_else() {
     if !crate::harness::installed(TEST, std::path::Path::new("/usr/bin/prlimit")) {
         return;
     }
-    let manifest: String = (0..120).map(|n| format!("[service.s{n}]\ncommand = \"sleep 1000\"\n")).collect();
+    let one = "command = \"sleep 1000\"\nrestart = { backoff = { initial = \"50ms\", max = \"500ms\" } }";
+    let manifest: String = (0..120).map(|n| format!("[service.s{n}]\n{one}\n")).collect();
     let mut machine = Machine::new(&[("many.toml", &manifest)]);
     let mut command = std::process::Command::new("/usr/bin/prlimit");
     command

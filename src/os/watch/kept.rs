@@ -240,6 +240,9 @@ impl Watcher {
                     if let Some(cgroups) = &expected.cgroups {
                         cgroups.remove(*key);
                     }
+                    if let Output::Lines(source, _) = &expected.output {
+                        self.logs.rest(*source);
+                    }
                     let failed = Failed { stage: *stage, errno: nix::errno::Errno::from_raw(*errno) };
                     let failure = expected.program.explain(failed);
                     (expected.news)(News::SpawnFailed { key: expected.key, failure });
