@@ -99,12 +99,27 @@ pub(super) enum Peer {
 pub(super) struct Doorkeeper {
     access: Vec<LocalAccess>,
     own: String,
+    /// Who was turned away, and when that was told.
+    told: Mutex<HashMap<u32, Instant>>,
 }
+
+/// That somebody is turned away is told this often.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 impl Doorkeeper {
     pub(super) fn new(access: Vec<LocalAccess>) -> Doorkeeper {
         let ids = PeerIds::own();
-        Doorkeeper { access, own: LocalUser::of(ids.uid, ids.gid).name }
+        let own = LocalUser::of(ids.uid, ids.gid).name;
+        Doorkeeper { access, own, told: Mutex::default() }
+    }
+
+    /// Whether it is time to tell that this user is turned away.
+    pub(super) fn is_news(&self, uid: u32) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|_, at| at.elapsed() < TOLD_AGAIN);
+        let is_news = !told.contains_key(&uid);
+        told.entry(uid).or_insert_with(Instant::now);
+        is_news
     }
 
     /// Ourselves, or root.
@@ -115,7 +130,6 @@ impl Doorkeeper {
     /// Another user; `None`: nobody who may come in. Asked before the first byte is read.
     pub(super) async fn admit(&self, ids: PeerIds) -> Option<Caller> {
         if self.access.is_empty() {
-            tracing::warn!(uid = ids.uid, "another user's connection to the control socket was refused");
             return None;
         }
         // It may ask a directory server.
@@ -130,7 +144,6 @@ impl Doorkeeper {
         };
         let (permissions, name) = tokio::task::spawn_blocking(look).await.ok()?;
         if permissions.is_empty() {
-            tracing::warn!(user = name, "may not use the control socket");
             return None;
         }
         Some(Caller::local(&name, Rights::Granted(permissions)))

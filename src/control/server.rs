@@ -103,7 +103,7 @@ pub async fn serve(
         let router = operations::router(shared.clone());
         let reach = if access.is_empty() { Reach::Owner } else { Reach::Everybody };
         let keeper = Arc::new(Doorkeeper::new(access));
-        by_socket(local, (&path, reach), keeper, &router, &graceful).await;
+        by_socket(local, (&path, reach), keeper, &shared, &router, &graceful).await;
     };
     let outside = async {
         match network {
@@ -130,6 +130,7 @@ async fn by_socket(
     mut listener: UnixListener,
     (path, reach): (&Path, Reach),
     keeper: Arc<Doorkeeper>,
+    shared: &Shared,
     router: &Router,
     graceful: &GracefulShutdown,
 ) {
@@ -172,15 +173,20 @@ async fn by_socket(
         // Others take none of the places that ourselves and root may need.
         let theirs = Arc::clone(&of_others).try_acquire_owned();
         let (Ok(theirs), Some(place)) = (theirs, seats.given(place, ids.uid)) else {
-            tracing::warn!(uid = ids.uid, "has too many connections to the control socket");
+            if keeper.is_news(ids.uid) {
+                let who = format!("user:{}", ids.uid);
+                shared.audit(&who, "enter", "socket", Err("too many connections of other users"));
+            }
             continue;
         };
-        let keeper = Arc::clone(&keeper);
+        let (keeper, shared) = (Arc::clone(&keeper), shared.clone());
         tokio::spawn(async move {
             // Who they are may have to be asked elsewhere.
             let admitted = tokio::time::timeout(PATIENCE, keeper.admit(ids)).await;
             if let Ok(Some(caller)) = admitted {
                 converse(stream, Some(PATIENCE), Peer::Known(caller), router, watcher).await;
+            } else if keeper.is_news(ids.uid) {
+                shared.audit(&format!("user:{}", ids.uid), "enter", "socket", Err("not granted"));
             }
             drop((place, theirs));
         });

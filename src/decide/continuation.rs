@@ -64,6 +64,14 @@ pub fn continuation(
     let known = written.is_some();
     let mut past = written.unwrap_or_else(|| Past::new(id.clone(), today));
     past.instance = id.clone();
+    // It was being taken out of the tree, and its supervisor ended before it was.
+    if past.goal == Goal::Up && past.stopped_for == Some(StopCause::Command) {
+        match past.state {
+            State::Stopping => past.stopped_for = Some(StopCause::Restart),
+            State::Stopped => past.state = State::Waiting,
+            _ => {}
+        }
+    }
     if let Some(left) = left.filter(|left| is_current(&past, left)) {
         if left.incarnation > past.incarnation || !past.state.has_process() {
             // It was made after the last word was written.

@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use super::graph::Graph;
 use super::growth;
+use super::resolve::resolve;
 use crate::model::event::{FailedWhy, StartCause, Unmet};
 use crate::model::plan::{Change, GiveUp};
 use crate::model::sample::Sample;
+use crate::model::spec::scaled;
 use crate::model::status::{ChildCount, ChildStatus, GroupStatus, TreeStatus};
 use crate::model::{
-    Addition, Child, Event, ExitOutcome, Fact, Goal, GroupSpec, Health, Incarnation, InstanceId, Name, Past,
-    Plan, ServiceSpec, ServiceStatus, State, StopCause,
+    Addition, Child, Command, Event, ExitOutcome, Fact, Goal, GroupSpec, Health, Incarnation, InstanceId,
+    Name, Past, Plan, ServiceSpec, ServiceStatus, State, StopCause,
 };
 
 /// What is known of one instance.
@@ -82,6 +84,8 @@ pub struct Board {
     last_event: u64,
     /// Instances that have, want or will have a process.
     busy: usize,
+    /// Who is being taken out: that they go down for it is nobody's wish for what stays.
+    leaving: HashSet<InstanceId>,
 }
 
 impl Board {
@@ -99,6 +103,7 @@ impl Board {
             shutting_down: false,
             last_event: 0,
             busy: 0,
+            leaving: HashSet::new(),
         };
         let mut parents: HashMap<&Name, &Name> = HashMap::new();
         for (name, group) in &plan.groups {
@@ -229,6 +234,7 @@ impl Board {
             self.services.entry(entry.spec.name.clone()).or_insert(at..at).end = at + 1;
         }
         self.busy = self.entries.iter().filter(|entry| is_busy(entry.state)).count();
+        self.leaving.retain(|id| self.places.contains_key(id));
     }
 
     /// What there is.
@@ -348,15 +354,37 @@ impl Board {
                     }
                 }
             }
+            Fact::CommandAccepted { command, .. } => self.take_leave(command),
             Fact::SupervisorStarted { .. }
             | Fact::StoreLost { .. }
-            | Fact::CommandAccepted { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }
             | Fact::GroupShutDown { .. }
             | Fact::ShutdownDone => {}
             fact => self.apply_to_instance(event, fact),
         }
+    }
+
+    /// Who is taken out by a command, if it comes to that.
+    fn take_leave(&mut self, command: &Command) {
+        let leaving: Vec<InstanceId> = match command {
+            Command::Remove { select } => {
+                let all = resolve(self, select).unwrap_or_default();
+                all.iter().flat_map(|id| self.instances_of(id.service())).map(|e| e.id.clone()).collect()
+            }
+            Command::Scale { service, replicas } => match self.graph.service(service) {
+                Some(spec) => scaled(service, spec.replicas, *replicas).0,
+                None => Vec::new(),
+            },
+            Command::Start { .. }
+            | Command::Stop { .. }
+            | Command::Restart { .. }
+            | Command::Pause { .. }
+            | Command::Resume { .. }
+            | Command::Add { .. }
+            | Command::Reconfigure { .. } => return,
+        };
+        self.leaving.extend(leaving);
     }
 
     fn take_over(&mut self, past: &Past) {
@@ -399,8 +427,12 @@ impl Board {
         match fact {
             Fact::GoalSet { goal, .. } => {
                 entry.goal = *goal;
-                // The end of the tree is nobody's wish for a service.
-                if !self.shutting_down {
+                let leaves = match goal {
+                    Goal::Down => self.leaving.contains(&entry.id),
+                    Goal::Up => self.leaving.remove(&entry.id),
+                };
+                // The end of the tree is nobody's wish for a service, nor is its own.
+                if !self.shutting_down && (*goal == Goal::Up || !leaves) {
                     entry.wish = *goal;
                 }
             }

@@ -409,9 +409,9 @@ impl Ledger for Store {
         }
         let past = event.fact.instance().and_then(|id| board.entry(id)).map(|entry| entry.past());
         match &event.fact {
-            Fact::TakenOver { .. } => {
-                let all = board.entries().iter().map(|entry| entry.past()).collect();
-                self.tell(Told::All(all));
+            Fact::TakenOver { instances, .. } => {
+                let entries = instances.iter().filter_map(|past| board.entry(&past.instance));
+                self.tell(Told::All(entries.map(|entry| entry.past()).collect()));
             }
             Fact::Added { .. } | Fact::Reconfigured { .. } | Fact::Scaled { .. } | Fact::Removed { .. } => {
                 self.tell(Told::Plan(board.plan().services.clone()));

@@ -1,6 +1,6 @@
 //! A tree below a keeper, which goes on where an earlier supervisor's stood.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use crate::actors::{Inheritance, KeepRule, Stranger, end_unwanted};
 use crate::decide::continuation::{Gone, Left, Start, continuation, held_for_nobody, untold};
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
-use crate::model::{Fact, InstanceId, Plan, State};
+use crate::model::{Fact, Goal, InstanceId, Past, Plan, ServiceSpec, State};
 use crate::os::clock::{self, Clock};
 use crate::os::keeper::Tether;
 use crate::os::native::NativeHost;
@@ -106,6 +106,27 @@ impl Handle {
     }
 }
 
+/// Whether all copies of a service that were known before, maybe by another name, were stopped by hand.
+fn was_kept_down(spec: &ServiceSpec, memory: &Memory) -> bool {
+    let name = spec.name.as_str();
+    let project = spec.project.as_deref().unwrap_or_default();
+    let other = match name.strip_prefix(project).and_then(|rest| rest.strip_prefix('/')) {
+        Some(own) => own.to_owned(),
+        None => format!("{project}/{name}"),
+    };
+    let other = Some(other).filter(|other| memory.projects.get(other).is_some_and(|of| of == project));
+    let of = |text: &str| {
+        let services = [Some(name), other.as_deref()].into_iter().flatten();
+        services.into_iter().any(|service| match text.strip_prefix(service) {
+            Some("") => true,
+            Some(copy) => copy.strip_prefix('.').is_some_and(|number| number.parse::<u32>().is_ok()),
+            None => false,
+        })
+    };
+    let mut pasts = memory.pasts.iter().filter(|(text, _)| of(text)).map(|(_, past)| past).peekable();
+    pasts.peek().is_some() && pasts.all(|past| past.state == State::Stopped && past.goal == Goal::Down)
+}
+
 fn take_over(
     board: &Board,
     host: &Arc<dyn Host>,
@@ -136,6 +157,14 @@ fn take_over(
     }
     let going_down = memory.going_down.take().filter(|_| start == Start::Follows);
     let (mut processes, mut instances, mut facts) = (HashMap::new(), Vec::new(), Vec::new());
+    // By other copies, or under another name, an instance may have been kept down before.
+    let kept_down: HashSet<InstanceId> = board
+        .entries()
+        .iter()
+        .filter(|entry| !memory.pasts.contains_key(&entry.id.to_string()))
+        .filter(|entry| was_kept_down(&entry.spec, &memory))
+        .map(|entry| entry.id.clone())
+        .collect();
     for entry in board.entries() {
         let name = entry.id.to_string();
         let left = newest.remove(&name);
@@ -144,6 +173,9 @@ fn take_over(
             Some(Left { incarnation: owner.incarnation, pid: found.pid })
         });
         let mut written = memory.pasts.remove(&name);
+        if kept_down.contains(&entry.id) {
+            written = Some(Past { state: State::Stopped, ..Past::new(entry.id.clone(), today) });
+        }
         let gone = before.remove(&name).unwrap_or_default();
         facts.extend(untold(&entry.id, &mut written, gone, clock.now()));
         let goes_on = continuation(&entry.id, &entry.spec, start, written, found, clock.now(), today);
@@ -177,7 +209,10 @@ fn take_over(
     let mut unknown = HashMap::new();
     match strangers {
         Strangers::End => {
-            newest.values().for_each(|found| end_unwanted(host, found.key, FAREWELL));
+            for (name, found) in &newest {
+                tracing::warn!(pid = found.pid, "{name} is in no manifest any more, and ended");
+                end_unwanted(host, found.key, FAREWELL);
+            }
         }
         Strangers::Leave => {
             for (name, past) in memory.pasts {

@@ -341,17 +341,17 @@ fn many_connections(api: &Api) -> Vec<TcpStream> {
 #[test]
 fn s6_one_address_leaves_room_for_others() {
     let api = Api::started(TWO, "connections = 16\ntimeout = \"1h\"\n");
-    let mut gone = 0;
-    let mut held = Vec::new();
-    for mut connection in many_connections(&api) {
-        connection.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        match connection.read(&mut [0]) {
-            Ok(0) => gone += 1,
-            // It is listened to.
-            _ => held.push(connection),
-        }
-    }
-    assert_eq!((gone, held.len()), (36, 4));
+    // A connection from before may still have a seat for a moment.
+    eventually("four are listened to", || {
+        let held = many_connections(&api).into_iter().filter_map(|mut connection| {
+            connection.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            let is_gone = matches!(connection.read(&mut [0]), Ok(0));
+            (!is_gone).then_some(connection)
+        });
+        let held: Vec<TcpStream> = held.collect();
+        assert!(held.len() <= 4, "{}", held.len());
+        held.len() == 4
+    });
 }
 
 /// A command goes on when its client hangs up, with a key or without.

@@ -1261,3 +1261,73 @@ fn r11_a_shortage_of_descriptors_is_named_and_costs_nobody_else() {
     eventually("the others run when there is room", || runs(&machine) == 15);
     assert_eq!(machine.pids(), both);
 }
+
+/// What a reload was about to take out when its daemon died is no wish of anybody's.
+#[test]
+fn a_reload_that_was_cut_leaves_no_wish_behind() {
+    let manifest = |replicas: u32| {
+        format!(
+            "[service.s]\nshell = \"trap '' TERM; while :; do sleep 0.1; done\"\nreplicas = {replicas}\n\
+             stop = {{ timeout = \"2s\" }}\n"
+        )
+    };
+    let machine = Machine::started(&[("p.toml", &manifest(4))]);
+    assert_eq!(machine.regrow(&["wait", "s", "--timeout", "20s"]).code, 0);
+    machine.project.write("services/p.toml", manifest(2));
+    let mut reload = machine.project.command(&["reload"]).stdout(Stdio::null()).spawn().unwrap();
+    eventually("copies are being stopped", || machine.project.status("s.4")["state"] == "stopping");
+    machine.project.write("services/p.toml", manifest(4));
+    machine.kill_daemon();
+    reload.wait().unwrap();
+    eventually("all are up again", || {
+        let report = machine.project.json(&["status", "--json"]);
+        let rows = report["services"].as_array().unwrap();
+        rows.len() == 4 && rows.iter().all(|row| row["state"] == "running" && row["goal"] == "up")
+    });
+}
+
+/// A stop by hand is known by a start that finds other copies, another name, or a file that could not
+/// be read for a while.
+#[test]
+fn what_was_stopped_by_hand_stays_down_whatever_a_start_finds() {
+    let a = "[service.a]\ncommand = \"sleep 1000\"\n";
+    let all = "[service.b]\ncommand = \"sleep 1000\"\n[service.c]\ncommand = \"sleep 1000\"\n";
+    let mut machine = Machine::started(&[("p.toml", &format!("{a}{all}"))]);
+    assert_eq!(machine.regrow(&["wait", "a", "b", "c", "--timeout", "20s"]).code, 0);
+    assert_eq!(machine.regrow(&["stop", "a"]).code, 0);
+    let down = |machine: &Machine, name: &str| {
+        let row = machine.project.status(name);
+        assert_eq!((&row["state"], &row["goal"]), (&"stopped".into(), &"down".into()), "{row}");
+    };
+    let before = machine.all_pids();
+    // The file is gone for a while: all of it is known again, also after the next death of both.
+    machine.project.write("services/p.toml", "[[[");
+    machine.kill_both();
+    machine.start();
+    machine.project.write("services/p.toml", format!("{a}{all}"));
+    assert_eq!(machine.regrow(&["reload"]).code, 0);
+    assert_eq!(machine.all_pids(), before);
+    down(&machine, "a");
+    machine.kill_both();
+    machine.start();
+    assert_eq!(machine.all_pids(), before);
+    down(&machine, "a");
+    // Several copies of it, and one again.
+    machine.project.write("services/p.toml", format!("{a}replicas = 2\n{all}"));
+    machine.kill_daemon();
+    down(&machine, "a.1");
+    down(&machine, "a.2");
+    machine.project.write("services/p.toml", format!("{a}{all}"));
+    machine.kill_daemon();
+    down(&machine, "a");
+    // By another name; the other of that name is new, and starts.
+    machine.project.write("services/q.toml", a);
+    machine.kill_daemon();
+    down(&machine, "p/a");
+    eventually("the other runs", || machine.project.status("q/a")["state"] == "running");
+    std::fs::remove_file(machine.project.file("services/q.toml")).unwrap();
+    machine.kill_daemon();
+    down(&machine, "a");
+    let now = machine.all_pids();
+    assert!(now["b"] == before["b"] && now["c"] == before["c"], "{before:?} {now:?}");
+}

@@ -21,6 +21,9 @@ pub(in crate::control) const LOGS: &[Parameter] = &[
     Parameter { name: "follow", kind: ParameterKind::Flag, about: "Server-sent events, and lines that come" },
 ];
 
+/// Lines of one answer, whoever asks: the files have the rest.
+const LINES: usize = 200_000;
+
 pub(in crate::control) async fn logs(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -31,7 +34,7 @@ pub(in crate::control) async fn logs(
     let everything = named.is_empty() && caller.may_everywhere(Action::Logs);
     let ids = shared.instances(&caller, Action::Logs, named)?;
     let (handle, mut closing) = (shared.handle.clone(), shared.closing.clone());
-    let count = shared.at_most(&caller, query.number("lines")?);
+    let count = shared.at_most(&caller, query.number("lines")?).min(LINES);
     let newer_than = age(&query)?;
     let hub = handle.output();
     let of_all: HashSet<SourceId> = ids.iter().filter_map(|id| hub.source_of(id)).collect();

@@ -17,7 +17,12 @@ impl Operations {
     /// Starts what was added, as a start by hand would.
     pub(super) fn added(&mut self, board: &Board, ticket: Ticket, names: &[Name], out: &mut Vec<Effect>) {
         let new: Vec<&Entry> = names.iter().flat_map(|name| board.instances_of(name)).collect();
-        self.start_new(board, ticket, new.into_iter().partition(|e| e.spec.autostart), out);
+        // Who is known from earlier may have been stopped by hand.
+        let starts = |entry: &&Entry| {
+            let rests = entry.state == State::Stopped && entry.goal == Goal::Down;
+            entry.spec.autostart && !rests
+        };
+        self.start_new(board, ticket, new.into_iter().partition(starts), out);
     }
 
     /// Starts copies that have come to others, where those are up.

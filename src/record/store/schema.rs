@@ -196,6 +196,9 @@ fn remembered(connection: &Connection) -> Result<Memory, rusqlite::Error> {
             memory.pasts.insert(id, past);
         }
     }
+    let mut statement = connection.prepare("SELECT name, project FROM services WHERE project IS NOT NULL")?;
+    let projects = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    memory.projects = projects.collect::<Result<_, _>>()?;
     let mut statement = connection.prepare(
         "SELECT instance, number, life FROM incarnations WHERE ended_at IS NULL AND life IS NOT NULL",
     )?;
