@@ -82,7 +82,7 @@ where
                     Error::Faulty(denial, faults) => {
                         ErrorBody { error: denial.clone(), faults: faults.clone() }
                     }
-                    Error::NotRunning(_) | Error::Broken(_) | Error::Unreadable(_) => {
+                    Error::NotRunning(_) | Error::Broken(_) | Error::Silent(_) | Error::Unreadable(_) => {
                         not_running(&error.to_string())
                     }
                 });
@@ -122,7 +122,9 @@ where
                         | DenialCode::Internal => code::FAILED,
                     }
                 }
-                Error::Broken(_) | Error::Unreadable(_) | Error::Faulty(..) => code::FAILED,
+                Error::Broken(_) | Error::Silent(_) | Error::Unreadable(_) | Error::Faulty(..) => {
+                    code::FAILED
+                }
             }
         }
     }

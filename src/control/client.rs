@@ -26,6 +26,8 @@ pub enum Error {
     Faulty(Denial, Vec<FaultBody>),
     /// The connection broke.
     Broken(String),
+    /// Somebody is there, and has not answered for so long.
+    Silent(Duration),
     /// The answer can't be read: another build's, most likely.
     Unreadable(String),
 }
@@ -41,6 +43,7 @@ impl std::fmt::Display for Error {
                 });
                 f.write_str(&lines.collect::<Vec<_>>().join("\n"))
             }
+            Error::Silent(time) => write!(f, "the supervisor does not answer (not within {time:?})"),
             Error::Broken(reason) => write!(f, "the supervisor has gone: {reason}"),
             Error::Unreadable(reason) => write!(f, "the supervisor's answer can't be read: {reason}"),
         }
@@ -114,7 +117,7 @@ impl Client {
         };
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(answer) => answer,
-            Err(_) => Err(Error::Broken(format!("there was none within {PATIENCE:?}"))),
+            Err(_) => Err(Error::Silent(PATIENCE)),
         }
     }
 

@@ -59,9 +59,13 @@ pub(in crate::control) async fn logs(
     };
     let broken = |_| refuse(DenialCode::Internal, "the log files could not be read", None);
     let past = tokio::task::spawn_blocking(read).await.map_err(broken)?;
-    let Some(mut follower) = query.flag("follow").then_some(follower) else {
-        return Ok(axum::Json(Logs { lines: past }).into_response());
-    };
+    if !query.flag("follow") {
+        let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&Logs { lines: past }));
+        let written = written.await.map_err(broken)?.unwrap_or_default();
+        let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        return Ok((json, written).into_response());
+    }
+    let mut follower = follower;
     Ok(stream(caller, move |sender| async move {
         for line in past {
             if sender.send(json_event("line", &line)).await.is_err() {
