@@ -63,6 +63,9 @@ pub struct Options {
     pub recorder: Option<Box<dyn StepSink>>,
     /// The folder of the secrets that environments name; `None`: `secrets` in the state folder.
     pub secrets: Option<PathBuf>,
+    /// How output is kept in files. Unless told otherwise only that of services with `log`, those
+    /// without a `file` in `logs` in the state folder, where two programs must not have the same names.
+    pub keep: KeepRule,
 }
 
 impl Default for Options {
@@ -74,6 +77,7 @@ impl Default for Options {
             socket: None,
             recorder: None,
             secrets: None,
+            keep: KeepRule::declared(files::state_dir().join("logs")),
         }
     }
 }
@@ -397,7 +401,7 @@ struct Made {
     recorder: Option<Box<dyn StepSink>>,
     secrets: Option<PathBuf>,
     clock: Clock,
-    keep: Option<KeepRule>,
+    keep: KeepRule,
     ledger: Option<Arc<dyn Ledger>>,
     /// What an earlier supervisor has left.
     taken: Taken,
@@ -414,7 +418,7 @@ impl Made {
             recorder: None,
             secrets: None,
             clock: Clock::start(),
-            keep: None,
+            keep: KeepRule::declared(PathBuf::new()),
             ledger: None,
             taken: Taken::default(),
         }

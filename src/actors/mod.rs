@@ -24,9 +24,10 @@ use tokio::sync::watch;
 
 use crate::decide::continuation::Left;
 use crate::decide::ledger::Ledger;
+use crate::model::spec::{LogSpec, MAX_FILES, MAX_SIZE};
 use crate::model::{InstanceId, Past, ServiceSpec};
 use crate::os::clock::Clock;
-use crate::os::log::Keep;
+use crate::os::log::{Keep, Place};
 use crate::os::secrets::Vault;
 use crate::os::{Host, News, NewsSink, Output, ProcessKey, Sources};
 
@@ -52,8 +53,8 @@ pub struct Context {
     pub no_hooks: watch::Sender<bool>,
     /// Where the secrets are that environments name.
     pub vault: Arc<Vault>,
-    /// Where output is kept in files, if it is.
-    pub keep: Option<KeepRule>,
+    /// How output is kept in files.
+    pub keep: KeepRule,
     /// What happened is written down there, if anywhere.
     pub ledger: Option<Arc<dyn Ledger>>,
     /// What an earlier supervisor has left of each instance, until its actor is made.
@@ -63,7 +64,7 @@ pub struct Context {
     pub strangers: Mutex<HashMap<String, Stranger>>,
 }
 
-/// How every instance's log files are kept.
+/// How instances' log files are kept, where their manifests say nothing else.
 #[derive(Debug, Clone)]
 pub struct KeepRule {
     /// Below this folder, in one a project.
@@ -72,11 +73,34 @@ pub struct KeepRule {
     pub max_size: u64,
     /// How many there are of each stream.
     pub max_files: u32,
+    /// Whether those that were put aside are compressed.
+    pub compress: bool,
+    /// Whose.
+    pub whose: Whose,
+}
+
+/// Whose output is kept in files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// Everybody's.
+    All,
+    /// That of those whose manifests have `log`.
+    Declared,
 }
 
 impl KeepRule {
-    /// That of one instance.
-    pub fn of(&self, id: &InstanceId, spec: &ServiceSpec) -> Keep {
+    /// Only for those whose manifests have `log`, by the contract's limits.
+    pub fn declared(folder: PathBuf) -> KeepRule {
+        KeepRule { folder, max_size: MAX_SIZE, max_files: MAX_FILES, compress: false, whose: Whose::Declared }
+    }
+
+    /// That of one instance, if it is kept.
+    pub fn of(&self, id: &InstanceId, spec: &ServiceSpec) -> Option<Keep> {
+        let declared = match (&spec.log, self.whose) {
+            (None, Whose::Declared) => return None,
+            (None, Whose::All) => &LogSpec::default(),
+            (Some(declared), Whose::All | Whose::Declared) => declared,
+        };
         // A name has no characters that mean anything in a path, but for the slash behind a
         // project's.
         let printed = id.to_string();
@@ -85,7 +109,16 @@ impl KeepRule {
             Some(project) => self.folder.join(project),
             None => self.folder.clone(),
         };
-        Keep { stem: folder.join(name), max_size: self.max_size, max_files: self.max_files }
+        let place = match declared.file_of(id) {
+            Some(file) => Place::One { file, index: folder.join(format!("{name}.idx")) },
+            None => Place::Streams(folder.join(name)),
+        };
+        Some(Keep {
+            place,
+            max_size: declared.max_size.unwrap_or(self.max_size),
+            max_files: declared.max_files.unwrap_or(self.max_files),
+            compress: declared.compress.unwrap_or(self.compress),
+        })
     }
 }
 

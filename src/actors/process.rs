@@ -336,7 +336,7 @@ impl ProcessState {
     }
 
     fn keep(&self) -> Option<Keep> {
-        self.context.keep.as_ref().map(|rule| rule.of(&self.id, &self.spec))
+        self.context.keep.of(&self.id, &self.spec)
     }
 
     /// Passes the news of its process on, to whichever actor is there.
@@ -363,7 +363,12 @@ impl ProcessState {
                 if Arc::ptr_eq(&spec, &self.spec) {
                     return None;
                 }
+                let kept = self.keep();
                 self.spec = spec;
+                if let Some(keep) = self.keep().filter(|keep| kept.as_ref() != Some(keep)) {
+                    self.context.sources.kept_in(self.source, keep.clone());
+                    self.context.host.keep(self.source, keep);
+                }
                 Some(Input::Reconfigured)
             }
             ProcessMsg::News(news) => self.heard(news),

@@ -10,8 +10,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::remote::{fact_in_words, reloaded_in_words};
 use super::{DaemonArgs, code, format, report, runtime};
-use crate::actors::KeepRule;
 use crate::actors::event_log::Read;
+use crate::actors::{KeepRule, Whose};
 use crate::control::place::{self, Card};
 use crate::control::{server, tls};
 use crate::decide::graph::Graph;
@@ -182,6 +182,13 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         socket: Some(config.socket.clone()),
         recorder: None,
         secrets: Some(config.secrets.clone()),
+        keep: KeepRule {
+            folder: config.logs.clone(),
+            max_size: config.log_size,
+            max_files: config.log_files,
+            compress: config.log_compress,
+            whose: Whose::All,
+        },
     };
     let below = Below {
         tether,
@@ -192,11 +199,6 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         } else {
             Strangers::Leave
         },
-        keep: Some(KeepRule {
-            folder: config.logs.clone(),
-            max_size: config.log_size,
-            max_files: config.log_files,
-        }),
     };
     let handle = match Handle::start_below(plan, options, below).await {
         Ok(handle) => handle,

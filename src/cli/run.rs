@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::console::Console;
 use super::format::Tint;
 use super::{RunArgs, code, format, report, runtime, usage_error};
+use crate::actors::KeepRule;
 use crate::actors::event_log::Read;
 use crate::control::place::{self, Card, Taken};
 use crate::control::server::{self, Doors};
@@ -173,6 +174,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             socket: socket.clone(),
             recorder,
             secrets: Some(super::daemon::secrets()),
+            keep: KeepRule::declared(place::logs_of(&manifest)),
         };
         let handle = match Handle::start(plan, options).await {
             Ok(handle) => handle,

@@ -191,6 +191,11 @@ const SOCKET: &str = "control.sock";
 /// Where a daemon's card lies in its folder, whose lock its keeper holds.
 const CARD: &str = "daemon.json";
 
+/// Where the log files of a manifest's run lie that have no other place.
+pub fn logs_of(manifest: &Path) -> PathBuf {
+    folder_of(manifest).join("logs")
+}
+
 fn runs_dir() -> PathBuf {
     files::state_dir().join("run")
 }

@@ -73,6 +73,7 @@ const LIVE: &[&str] = &[
     "restart",
     "stop",
     "on",
+    "log",
     "autostart",
     "on_dependency_restart",
     "rerun",
@@ -112,6 +113,7 @@ fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
     is("restart", old.restart == new.restart);
     is("stop", old.stop == new.stop);
     is("on", old.on == new.on);
+    is("log", old.log == new.log);
     is("autostart", old.autostart == new.autostart);
     is("on_dependency_restart", old.on_dependency_restart == new.on_dependency_restart);
     is("rerun", old.rerun == new.rerun);

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::size::Size;
 use crate::decide::access::Permission;
+use crate::model::spec::{MAX_FILES, MAX_SIZE};
 
 /// The documented file, in which everything is the default.
 pub const DEFAULT: &str = include_str!("../../config/regrow.toml");
@@ -39,6 +41,8 @@ pub struct Config {
     pub log_size: u64,
     /// So many log files are kept of each stream.
     pub log_files: u32,
+    /// Those that were put aside are compressed.
+    pub log_compress: bool,
     /// The folder of the secrets.
     pub secrets: PathBuf,
     /// How often resources are sampled.
@@ -174,6 +178,7 @@ struct Logs {
     folder: Option<PathBuf>,
     max_size: Option<Size>,
     max_files: Option<u32>,
+    compress: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -206,35 +211,6 @@ impl TryFrom<String> for Interval {
         let Span(interval) = Span::try_from(text)?;
         if interval < SHORTEST { Err("at least 100ms".to_owned()) } else { Ok(Interval(interval)) }
     }
-}
-
-/// A number of bytes.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(try_from = "String")]
-struct Size(u64);
-
-impl TryFrom<String> for Size {
-    type Error = String;
-    fn try_from(text: String) -> Result<Size, String> {
-        size(&text).map(Size).ok_or_else(|| format!("{text:?} is no size (write \"64KiB\" or \"100MiB\")"))
-    }
-}
-
-fn size(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "kb" => 1_000,
-        "m" | "mib" => 1 << 20,
-        "mb" => 1_000_000,
-        "g" | "gib" => 1 << 30,
-        "gb" => 1_000_000_000,
-        _ => return None,
-    };
-    number.checked_mul(unit).filter(|size| *size > 0)
 }
 
 /// Why there is no configuration.
@@ -298,8 +274,9 @@ fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Result<Co
         events: written.store.events.unwrap_or(100_000),
         samples: written.store.samples.map_or(Duration::from_secs(24 * 3600), |span| span.0),
         logs: written.logs.folder.map_or_else(|| state.join("logs"), at),
-        log_size: written.logs.max_size.map_or(100 << 20, |size| size.0),
-        log_files: written.logs.max_files.unwrap_or(5),
+        log_size: written.logs.max_size.map_or(MAX_SIZE, |size| size.0),
+        log_files: written.logs.max_files.unwrap_or(MAX_FILES),
+        log_compress: written.logs.compress,
         secrets: state.join("secrets"),
         sample_interval: written.samples.interval.map_or(SAMPLE_INTERVAL, |span| span.0),
         api,
@@ -405,21 +382,5 @@ mod tests {
         }
         let no_action = "[[access]]\nuser = \"a\"\npermissions = [\"restrat:*\"]";
         assert!(toml::from_str::<Written>(no_action).unwrap_err().to_string().contains("did you mean"));
-    }
-
-    #[test]
-    fn sizes() {
-        for (text, want) in [
-            ("100MiB", Some(100 << 20)),
-            ("64 KiB", Some(64 << 10)),
-            ("7", Some(7)),
-            ("1gb", Some(1_000_000_000)),
-            ("0", None),
-            ("-1", None),
-            ("99999999999GiB", None),
-            ("many", None),
-        ] {
-            assert_eq!(size(text), want, "{text}");
-        }
     }
 }

@@ -69,6 +69,7 @@ pub(super) struct Service {
     pub(super) restart: RestartSpec,
     pub(super) stop: Stop,
     pub(super) on: Option<Hooks>,
+    pub(super) log: Option<Log>,
     pub(super) replicas: u32,
     pub(super) autostart: bool,
     pub(super) on_dependency_restart: OnDependencyRestart,
@@ -139,6 +140,15 @@ pub(super) struct Stop {
 pub(super) struct Hooks {
     pub(super) commands: Vec<(Hook, Words)>,
     pub(super) timeout: Option<Duration>,
+}
+
+/// `log`.
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) file: Option<At<String>>,
+    pub(super) max_size: Option<u64>,
+    pub(super) max_files: Option<u32>,
+    pub(super) compress: Option<bool>,
 }
 
 const POLICIES: [(&str, Policy); 4] = [
@@ -323,6 +333,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
     let restart = restart(&mut reader, collector);
     let stop = stop(&mut reader, collector);
     let on = hooks(&mut reader, collector);
+    let log = log(&mut reader, collector);
     let replicas = reader.integer("replicas", 1..=10_000, collector).map_or(1, |n| n.value);
     let autostart = reader.boolean("autostart", collector).unwrap_or(true);
     let on_dependency_restart = reader
@@ -354,6 +365,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
         restart,
         stop,
         on,
+        log,
         replicas,
         autostart,
         on_dependency_restart,
@@ -849,6 +861,22 @@ fn hooks(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Hooks
     let timeout = positive("timeout", &mut inner, collector);
     inner.finish(collector);
     Some(Hooks { commands, timeout })
+}
+
+fn log(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Log> {
+    let value = reader.get("log")?;
+    let DeValue::Table(table) = value.get_ref() else {
+        let want = "a table such as { file = \"web.log\", max_size = \"10MiB\" }";
+        collector.wrong_type("\"log\"", want, value);
+        return None;
+    };
+    let mut inner = Reader::new(table, "log");
+    let file = inner.string("file", collector);
+    let max_size = inner.size("max_size", collector);
+    let max_files = inner.integer("max_files", 1..=10_000, collector).map(|n| n.value);
+    let compress = inner.boolean("compress", collector);
+    inner.finish(collector);
+    Some(Log { file, max_size, max_files, compress })
 }
 
 fn signal(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Option<i32> {

@@ -18,7 +18,7 @@ use super::{dotenv, validate};
 use crate::decide::graph::Graph;
 use crate::model::nearest::nearest;
 use crate::model::{
-    Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, Plan, ReadySpec,
+    Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, LogSpec, Plan, ReadySpec,
     ReadyTarget, ServiceSpec, StopSpec,
 };
 
@@ -385,6 +385,12 @@ impl Loader<'_> {
                 .collect(),
             timeout: on.timeout.unwrap_or(HOOK_TIMEOUT),
         });
+        let log = service.log.as_ref().map(|log| LogSpec {
+            file: log.file.as_ref().and_then(|file| faults.file(&scope, file, self.folder)),
+            max_size: log.max_size,
+            max_files: log.max_files,
+            compress: log.compress,
+        });
         // Even without a command or a folder the service exists: others may depend on it.
         ServiceSpec {
             name: service.name.value.clone(),
@@ -408,6 +414,7 @@ impl Loader<'_> {
             restart: service.restart.clone(),
             stop,
             on,
+            log,
             replicas: service.replicas,
             autostart: service.autostart,
             on_dependency_restart: service.on_dependency_restart,
@@ -499,6 +506,22 @@ impl Faults<'_> {
     fn text(&mut self, scope: &Scope<'_>, at: &At<String>) -> Option<String> {
         let expanded = scope.expand(&at.value);
         self.note(expanded, at)
+    }
+
+    /// A file, which may not be there yet.
+    fn file(&mut self, scope: &Scope<'_>, at: &At<String>, folder: &Path) -> Option<PathBuf> {
+        let text = self.text(scope, at)?;
+        let path = absolute(folder, &text);
+        if text.is_empty() || text.ends_with('/') || text.contains('\0') || path.file_name().is_none() {
+            self.collector.fault_with(
+                at.span.clone(),
+                format!("{text:?} is no file"),
+                "can't write to this",
+                "a path such as \"logs/web.log\", which counts from the manifest's folder",
+            );
+            return None;
+        }
+        Some(path)
     }
 
     fn words(&mut self, scope: &Scope<'_>, words: &Words) -> Vec<String> {

@@ -11,6 +11,7 @@ pub mod folder;
 mod interpolate;
 mod load;
 mod reader;
+mod size;
 mod validate;
 
 pub use fault::{Fault, LoadError, Source};

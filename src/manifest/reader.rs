@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Source};
+use super::size::size;
 use crate::model::nearest::nearest;
 
 /// A value with the bytes it stands at.
@@ -208,6 +209,25 @@ impl<'a, 'i> Reader<'a, 'i> {
     pub(super) fn duration(&mut self, key: &'static str, collector: &mut Collector) -> Option<Duration> {
         let value = self.get(key)?;
         duration(key, value, collector)
+    }
+
+    /// A number of bytes, with or without a unit.
+    pub(super) fn size(&mut self, key: &'static str, collector: &mut Collector) -> Option<u64> {
+        let value = self.get(key)?;
+        let text = match value.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => number.as_str().replace('_', ""),
+            DeValue::String(_) => string(key, value, collector)?.value,
+            _ => {
+                collector.wrong_type(&format!("{key:?}"), "a size such as \"64KiB\"", value);
+                return None;
+            }
+        };
+        let size = size(&text);
+        if size.is_none() {
+            let hint = "write it as \"64KiB\", \"100MiB\" or a number of bytes";
+            collector.fault_with(value.span(), format!("{key:?} is no size"), "can't read this", hint);
+        }
+        size
     }
 
     /// A list of strings.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::decode::{Declared, Service, Supervision, Target};
@@ -101,6 +102,7 @@ pub(super) fn services(
         }
     }
     ports(declared, services, there, collector);
+    log_files(declared, services, there, collector);
 }
 
 /// What is added beside what is there already.
@@ -188,6 +190,41 @@ fn ports(
             );
             collector.fault(here, message, format!("{} wants it too", spec.name));
         }
+    }
+}
+
+/// A file that two instances would write what they print to, each over the other.
+fn log_files(
+    declared: &Declared,
+    services: &[ServiceSpec],
+    there: &[Arc<ServiceSpec>],
+    collector: &mut Collector,
+) {
+    let files = |spec: &ServiceSpec| -> Vec<PathBuf> {
+        let log = spec.log.clone().unwrap_or_default();
+        spec.instances().filter_map(|instance| log.file_of(&instance)).collect()
+    };
+    let mut taken: HashMap<PathBuf, (&Name, Option<Range<usize>>)> = HashMap::new();
+    for spec in there {
+        taken.extend(files(spec).into_iter().map(|file| (file, (&spec.name, None))));
+    }
+    for (spec, declared) in services.iter().zip(&declared.services) {
+        let Some(span) = declared.log.as_ref().and_then(|log| Some(log.file.as_ref()?.span.clone())) else {
+            continue;
+        };
+        let mine = files(spec);
+        if let Some((file, (first, at))) = mine.iter().find_map(|file| Some((file, taken.get(file)?))) {
+            let file = file.display();
+            let message =
+                format!("log file {file} is asked for twice: by {:?} and by {:?}", first.as_str(), spec.name);
+            let label = format!("{} wants it too", spec.name);
+            match at {
+                Some(at) => also(collector, span, message, label, at.clone(), "asked for here first"),
+                None => collector.fault(span, message, label),
+            }
+            continue;
+        }
+        taken.extend(mine.into_iter().map(|file| (file, (&spec.name, Some(span.clone())))));
     }
 }
 

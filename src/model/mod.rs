@@ -25,6 +25,6 @@ pub use past::Past;
 pub use plan::{Addition, Child, GroupSpec, Plan, Strategy};
 pub use spec::{
     Backoff, Check, CheckTarget, CommandLine, Condition, Dependency, EnvSpec, HealthSpec, HookSpec, Kind,
-    OnDependencyRestart, Policy, ReadySpec, ReadyTarget, RestartSpec, ServiceSpec, StopSpec,
+    LogSpec, OnDependencyRestart, Policy, ReadySpec, ReadyTarget, RestartSpec, ServiceSpec, StopSpec,
 };
 pub use status::{Goal, Health, ServiceStatus, State, StatusReport};

@@ -42,6 +42,9 @@ pub struct ServiceSpec {
     /// Commands that are run when something happens to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<HookSpec>,
+    /// How what it prints is kept in files; `None`: as it is for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogSpec>,
     /// Number of instances, at least 1.
     pub replicas: u32,
     /// Whether it starts with the tree, without being asked for by name.
@@ -95,6 +98,7 @@ impl ServiceSpec {
             restart: RestartSpec::default(),
             stop: StopSpec::default(),
             on: None,
+            log: None,
             replicas: 1,
             autostart: true,
             on_dependency_restart: OnDependencyRestart::Restart,
@@ -570,6 +574,50 @@ impl HookSpec {
     pub fn of(&self, fact: &Fact) -> Option<(Hook, &CommandLine)> {
         let hook = Hook::of(fact)?;
         self.commands.iter().find(|(of, _)| *of == hook).map(|(hook, command)| (*hook, command))
+    }
+}
+
+/// `log`: `None` is what holds for all.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct LogSpec {
+    /// The file that both streams go to, absolute; `None`: one for each stream, in the state folder.
+    pub file: Option<PathBuf>,
+    /// Bytes from which on a file is put aside and another begun.
+    pub max_size: Option<u64>,
+    /// How many there are, the one that grows included.
+    pub max_files: Option<u32>,
+    /// Whether those that were put aside are compressed.
+    pub compress: Option<bool>,
+}
+
+/// A log file that has grown to so many bytes is put aside, unless something else is said.
+pub const MAX_SIZE: u64 = 100 << 20;
+/// So many log files are kept, unless something else is said.
+pub const MAX_FILES: u32 = 5;
+
+impl LogSpec {
+    /// The file of an instance: each copy has one of its own, `web.log` becomes `web.2.log`.
+    ///
+    /// ```
+    /// use regrow::model::{InstanceId, LogSpec, Name};
+    /// let log = LogSpec { file: Some("/srv/web.log".into()), ..LogSpec::default() };
+    /// let copy = InstanceId::numbered(Name::new("web").unwrap(), 2);
+    /// assert_eq!(log.file_of(&copy), Some("/srv/web.2.log".into()));
+    /// ```
+    pub fn file_of(&self, instance: &InstanceId) -> Option<PathBuf> {
+        let file = self.file.as_ref()?;
+        let Some(index) = instance.index() else {
+            return Some(file.clone());
+        };
+        let mut name = file.file_stem()?.to_owned();
+        name.push(format!(".{index}"));
+        if let Some(extension) = file.extension() {
+            name.push(".");
+            name.push(extension);
+        }
+        Some(file.with_file_name(name))
     }
 }
 

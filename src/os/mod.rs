@@ -219,6 +219,8 @@ pub trait Host: Send + Sync + 'static {
     /// All facts of its end are written down where they last: what is kept of a process that is
     /// gone may go.
     fn settle(&self, _key: ProcessKey) {}
+    /// What a source prints is kept like this from now on, without another start.
+    fn keep(&self, _source: SourceId, _keep: log::Keep) {}
     /// A source will print no more.
     fn forget(&self, _source: SourceId) {}
 }

@@ -363,7 +363,7 @@ impl Work {
                 Ok(files) => Some(files),
                 Err(error) => {
                     // It runs all the same, and says what it says to those who follow.
-                    let reason = format!("{}: {error}", keep.stem.display());
+                    let reason = format!("{}: {error}", keep.shown());
                     news(News::Unkept { key, lost: None, reason });
                     None
                 }
@@ -491,6 +491,10 @@ impl Host for NativeHost {
         if self.keeper.is_some() {
             self.line.send(Order::Settle(key));
         }
+    }
+
+    fn keep(&self, source: SourceId, keep: Keep) {
+        self.line.send(Order::Keep(source, keep));
     }
 
     fn forget(&self, source: SourceId) {

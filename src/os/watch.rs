@@ -63,6 +63,8 @@ pub(super) enum Order {
     Adopt(ProcessKey, Output, Option<Keep>, NewsSink),
     /// What is kept of a process that is gone may go.
     Settle(ProcessKey),
+    /// What a source prints is kept like this from now on.
+    Keep(SourceId, Keep),
     /// A source prints no more.
     Forget(SourceId),
     /// End.
@@ -390,6 +392,7 @@ impl Watcher {
                 Order::Expect(expected) => self.expect(*expected),
                 Order::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
                 Order::Settle(key) => self.settled(key.0),
+                Order::Keep(source, keep) => self.keep_elsewhere(source, keep),
                 Order::Forget(source) => self.logs.close(source),
                 Order::Quit => return false,
             }
@@ -579,7 +582,9 @@ impl Watcher {
             self.sink.begins(*source);
             // Lines that another has begun to read.
             for (pipe, begun) in process.pipes.iter_mut().zip(begun) {
-                if let Some(pipe) = pipe {
+                if let Some(pipe) = pipe
+                    && pipe.partial.is_empty()
+                {
                     pipe.partial = begun;
                 }
             }
@@ -616,6 +621,22 @@ impl Watcher {
                 length
             }
             Took::Nothing => 0,
+        }
+    }
+
+    /// A source is kept in other files, or by other rules. What does not run takes them when it starts.
+    fn keep_elsewhere(&mut self, source: SourceId, keep: Keep) {
+        let of_it = |process: &&Process| matches!(&process.output, Output::Lines(of, _) if *of == source);
+        let Some((key, process)) = self.processes.iter().find(|(_, process)| of_it(process)) else {
+            return;
+        };
+        let shown = keep.shown().to_string();
+        match self.logs.change(source, keep) {
+            Ok(()) => self.rotate_if_full(source),
+            Err(error) => {
+                let reason = format!("{shown}: {error}; what it prints goes where it went before");
+                (process.news)(News::Unkept { key: ProcessKey(*key), lost: None, reason });
+            }
         }
     }
 

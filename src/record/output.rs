@@ -110,7 +110,7 @@ impl Ring {
         let mut past: Vec<Chunk> = Vec::new();
         for stream in [Stream::Out, Stream::Err] {
             // Without them there is nothing to recall.
-            let (whole, _) = whole_lines(log::last_of(keep, stream, RECALLED).unwrap_or_default());
+            let (whole, _) = whole_lines(log::last_of(keep, stream, RECALLED).unwrap_or_default().parts);
             past.extend(whole.into_iter().map(|part| old_chunk(source, name, stream, part)));
         }
         past.sort_by_key(|chunk| chunk.at);
@@ -186,13 +186,13 @@ impl OutputHub {
         for stream in [Stream::Out, Stream::Err] {
             let mut most = FIRST_READ;
             let parts = loop {
-                let (whole, rest) = whole_lines(log::last_of(&keep, stream, most).unwrap_or_default());
+                let log::Tail { parts, complete } = log::last_of(&keep, stream, most).unwrap_or_default();
+                let (whole, rest) = whole_lines(parts);
                 let parts: Vec<log::Part> = whole.into_iter().chain(rest).collect();
-                let bytes: u64 = parts.iter().map(|part| part.bytes.len() as u64).sum();
                 let ends = |part: &log::Part| part.bytes.iter().filter(|byte| **byte == b'\n').count();
                 // The first may be half of one.
                 let enough = || parts.iter().map(ends).sum::<usize>() > lines;
-                if most >= READ || bytes < most / 2 || enough() {
+                if most >= READ || complete || enough() {
                     break parts;
                 }
                 most = (most * 8).min(READ);
@@ -392,7 +392,8 @@ mod tests {
     #[tokio::test]
     async fn what_was_printed_in_an_earlier_life_comes_first_and_once() {
         let folder = tempfile::tempdir().unwrap();
-        let keep = Keep { stem: folder.path().join("web"), max_size: 1 << 20, max_files: 2 };
+        let place = log::Place::Streams(folder.path().join("web"));
+        let keep = Keep { place, max_size: 1 << 20, max_files: 2, compress: false };
         std::fs::write(keep.file(Stream::Out), "one\ntwo\nbeg").unwrap();
         let hub = hub();
         hub.kept_in(SourceId(0), keep.clone());

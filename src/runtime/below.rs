@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Handle, Made, Options, StartError};
-use crate::actors::{Inheritance, KeepRule, Stranger, end_unwanted};
+use crate::actors::{Inheritance, Stranger, end_unwanted};
 use crate::decide::continuation::{Gone, Left, Start, continuation, held_for_nobody, untold};
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
@@ -25,8 +25,6 @@ pub struct Below {
     pub identity: String,
     /// What happens is written down there; and what was before.
     pub ledger: Option<(Arc<dyn Ledger>, Memory)>,
-    /// How output is kept in files.
-    pub keep: Option<KeepRule>,
     /// What becomes of processes that are none of the plan's.
     pub strangers: Strangers,
 }
@@ -60,7 +58,7 @@ impl Handle {
     /// Brings a plan up below a keeper, and goes on with what earlier supervisors have left there and
     /// in the ledger. Otherwise as [`Handle::start`].
     pub async fn start_below(plan: Plan, options: Options, below: Below) -> Result<Handle, StartError> {
-        let Below { tether, identity, ledger, keep, strangers } = below;
+        let Below { tether, identity, ledger, strangers } = below;
         let today = SystemTime::now();
         let board = Board::new(Arc::new(plan), today).map_err(StartError::Cycles)?;
         let output = Arc::new(OutputHub::new(options.console));
@@ -97,7 +95,7 @@ impl Handle {
             recorder: options.recorder,
             secrets: options.secrets,
             clock,
-            keep,
+            keep: options.keep,
             ledger,
             taken,
             ..Made::new(board, host, output)

@@ -298,14 +298,15 @@ impl Watcher {
         let Some(files) = self.logs.rotate_if_full(source) else {
             return;
         };
-        let Some(above) = &self.above else {
-            return;
-        };
-        for (key, process) in &self.processes {
-            if process.about.is_some() && matches!(&process.output, Output::Lines(of, _) if *of == source) {
-                above.client.logs(*key, [files[0].as_fd(), files[1].as_fd()]);
+        if let Some(above) = &self.above {
+            for (key, process) in &self.processes {
+                if process.about.is_some() && matches!(&process.output, Output::Lines(of, _) if *of == source)
+                {
+                    above.client.logs(*key, [files[0].as_fd(), files[1].as_fd()]);
+                }
             }
         }
+        self.logs.tidy(source);
     }
 
     /// The keeper is dead: this process goes on as one, with all that it holds, and starts a daemon

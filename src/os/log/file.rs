@@ -1,0 +1,332 @@
+//! One log file that grows, and those that it was before.
+//!
+//! Others may do to it what they like: rename it (as logrotate does), cut it off, remove its folder.
+//! That is noticed when something is to be written, at most a second late, and it goes on in a file
+//! of its name. Never through a link, and only where it is a file.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::errno::Errno;
+
+use super::past::{ENTRY, entry};
+use super::{Loss, Stream, Took, compressed, numbered, read, splice_at};
+
+/// Files that were put aside are renamed by one at a time.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Turns(Arc<Mutex<()>>);
+
+impl Turns {
+    pub(super) fn take(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a file is still where it was is looked at so often at most.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Of a line that another has begun to read so much is looked at.
+pub(super) const LONGEST_LINE: u64 = 64 * 1024;
+
+/// A log file that grows.
+pub(super) struct LogFile {
+    path: PathBuf,
+    index_path: PathBuf,
+    file: File,
+    index: Option<File>,
+    size: u64,
+    /// Rotation has failed: it is tried again from this size on.
+    patience: u64,
+    /// Bytes that it could not take, since the disk is full.
+    lost: Option<u64>,
+    /// What it last took ends a line.
+    at_line: bool,
+    looked: Instant,
+    /// Why it is not where it should be, and can't be.
+    away: Option<String>,
+    /// It is not the one that it was.
+    another: bool,
+}
+
+impl LogFile {
+    pub(super) fn open(path: PathBuf, index_path: PathBuf) -> io::Result<LogFile> {
+        make_folder(&path)?;
+        let file = own_file(&path)?;
+        let size = file.metadata()?.len();
+        let index = make_folder(&index_path).and_then(|()| own_index(&index_path, size));
+        let mut last = [b'\n'];
+        if size > 0 {
+            file.read_exact_at(&mut last, size - 1)?;
+        }
+        Ok(LogFile {
+            path,
+            index_path,
+            file,
+            index: index.ok(),
+            size,
+            patience: 0,
+            lost: None,
+            at_line: last == [b'\n'],
+            looked: Instant::now(),
+            away: None,
+            another: false,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+
+    /// Whether it does not take all of what is printed.
+    pub(super) fn loses(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// Whether it is another one than when this was last asked.
+    pub(super) fn is_another(&mut self) -> bool {
+        std::mem::take(&mut self.another)
+    }
+
+    /// Opens it again where it is not in its place any more.
+    pub(super) fn look(&mut self) -> io::Result<()> {
+        self.looked = Instant::now();
+        if self.is_in_place() {
+            self.away = None;
+            return Ok(());
+        }
+        match LogFile::open(self.path.clone(), self.index_path.clone()) {
+            Ok(fresh) => {
+                *self = LogFile { lost: self.lost, another: true, ..fresh };
+                Ok(())
+            }
+            Err(error) => {
+                self.away = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn is_in_place(&self) -> bool {
+        let at = fs::symlink_metadata(&self.path);
+        at.is_ok_and(|at| {
+            self.file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (at.dev(), at.ino()))
+        })
+    }
+
+    pub(super) fn take(
+        &mut self,
+        stream: Stream,
+        pipe: BorrowedFd<'_>,
+        buffer: &mut [u8],
+    ) -> (Took, Option<Loss>) {
+        if self.looked.elapsed() >= LOOK {
+            // Why it can't be is told by what is lost.
+            let _ = self.look();
+        }
+        if let Some(reason) = &self.away {
+            let reason = reason.clone();
+            return self.lose(pipe, buffer, reason);
+        }
+        self.mind_its_size();
+        match splice_at(pipe, self.file.as_fd(), self.size, buffer.len()) {
+            Ok(0) => (Took::End, None),
+            Ok(length) => {
+                let at = self.size;
+                self.size += length as u64;
+                self.note(at, stream);
+                let got = match self.file.read_exact_at(&mut buffer[..length], at) {
+                    Ok(()) => Took::Bytes(length),
+                    Err(error) => {
+                        tracing::warn!(%error, path = %self.path.display(), "can't read what was written");
+                        Took::Nothing
+                    }
+                };
+                self.at_line = buffer[..length].ends_with(b"\n");
+                (got, self.lost.take().map(Loss::Over))
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => (Took::Nothing, None),
+            // The disk is full, or the file can't be written.
+            Err(errno) => self.lose(pipe, buffer, errno.desc().to_owned()),
+        }
+    }
+
+    /// The service lives on, and what it prints still reaches those who follow.
+    fn lose(&mut self, pipe: BorrowedFd<'_>, buffer: &mut [u8], reason: String) -> (Took, Option<Loss>) {
+        let took = read(pipe, buffer);
+        let Took::Bytes(length) = took else {
+            return (took, None);
+        };
+        let begins = self.lost.is_none().then_some(Loss::Begins(reason));
+        *self.lost.get_or_insert(0) += length as u64;
+        (took, begins)
+    }
+
+    /// Somebody has cut it off, and a hole would be left before what is written next; or has added
+    /// something, which would be written over.
+    fn mind_its_size(&mut self) {
+        let Ok(at) = self.file.metadata() else {
+            return;
+        };
+        if at.len() < self.size {
+            self.at_line = true;
+            // It tells of what is there no more.
+            if let Some(index) = &mut self.index {
+                let _ = index.set_len(0).and_then(|()| index.rewind());
+            }
+        }
+        self.size = at.len();
+    }
+
+    /// The begin of a line whose end has not come yet.
+    pub(super) fn unfinished(&self) -> Vec<u8> {
+        if self.at_line {
+            return Vec::new();
+        }
+        let from = self.size.saturating_sub(LONGEST_LINE);
+        let mut tail = vec![0; usize::try_from(self.size - from).unwrap_or_default()];
+        if self.file.read_exact_at(&mut tail, from).is_err() {
+            return Vec::new();
+        }
+        let begin = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        tail.split_off(begin)
+    }
+
+    /// When what begins here came, and on which stream.
+    fn note(&mut self, at: u64, stream: Stream) {
+        let entry = entry(at, SystemTime::now(), stream);
+        if let Some(index) = &mut self.index
+            && index.write_all(&entry).is_err()
+        {
+            // Half an entry may be there.
+            let whole = index.metadata().map_or(0, |index| index.len()) / ENTRY * ENTRY;
+            let _ = index.set_len(whole);
+            let _ = index.seek(SeekFrom::End(0));
+        }
+    }
+
+    pub(super) fn is_full(&self, max_size: u64) -> bool {
+        let max_size = max_size.max(1).max(self.patience);
+        // Between two lines, unless the line is endless.
+        self.away.is_none()
+            && self.size >= max_size
+            && (self.at_line || self.size >= max_size.saturating_add(1 << 20))
+    }
+
+    pub(super) fn cant_rotate(&mut self, error: &io::Error) {
+        tracing::warn!(%error, path = %self.path.display(), "can't put a log file aside");
+        // Tried again when it has grown by as much again.
+        self.patience = self.size.saturating_mul(2);
+    }
+
+    /// Renames `x.log` to `x.log.1`, what that was to `x.log.2`, and so on; so many are left, the one
+    /// that grows included.
+    pub(super) fn rotate(&mut self, max_files: u32) -> io::Result<()> {
+        let oldest = max_files.max(1) - 1;
+        // Who may read it stays what it was.
+        let was = self.file.metadata()?;
+        for path in [&self.path, &self.index_path] {
+            drop_from(path, oldest.max(1))?;
+            if oldest == 0 {
+                remove_if_there(path)?;
+                continue;
+            }
+            for number in (1..oldest).rev() {
+                let (older, newer) = (numbered(path, number + 1), numbered(path, number));
+                rename_if_there(&compressed(&newer), &compressed(&older))?;
+                rename_if_there(&newer, &older)?;
+            }
+            rename_if_there(path, &numbered(path, 1))?;
+        }
+        self.file = own_file(&self.path)?;
+        let _ = fchown(&self.file, Some(was.uid()), Some(was.gid()));
+        let _ = self.file.set_permissions(Permissions::from_mode(was.mode() & 0o777));
+        self.index = own_index(&self.index_path, 0).ok();
+        (self.size, self.patience, self.at_line) = (0, 0, true);
+        Ok(())
+    }
+}
+
+/// Takes those away that are too old, from a number on.
+fn drop_from(path: &Path, first: u32) -> io::Result<()> {
+    for number in first.. {
+        let old = numbered(path, number);
+        let there = remove_if_there(&old)? | remove_if_there(&compressed(&old))?;
+        // The first of them may be none where there have never been so many.
+        if !there && number > first {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the folder of a file, ours alone, where it is not there. One that is there stays as it is.
+fn make_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.is_dir() => DirBuilder::new().recursive(true).mode(0o700).create(folder),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Opens a file, making one that is ours alone, never through a link. What is no file is refused: a
+/// pipe may have no other end, and a device no size.
+fn own_file(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| match error.raw_os_error() {
+            Some(nix::libc::ELOOP) => io::Error::new(error.kind(), "it is a symbolic link"),
+            _ => error,
+        })?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
+/// The index of a file of this size, at its end.
+fn own_index(path: &Path, size: u64) -> io::Result<File> {
+    let mut index = own_file(path)?;
+    // A torn last entry would shift all that follow.
+    let mut whole = index.metadata()?.len() / ENTRY * ENTRY;
+    if whole > 0 {
+        let mut last = [0; 8];
+        index.read_exact_at(&mut last, whole - ENTRY)?;
+        // It tells of another file, which was here before.
+        if u64::from_le_bytes(last) >= size {
+            whole = 0;
+        }
+    }
+    index.set_len(whole)?;
+    index.seek(SeekFrom::End(0))?;
+    Ok(index)
+}

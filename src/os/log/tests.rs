@@ -1,0 +1,288 @@
+//! What goes in comes out again, whatever becomes of the files.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+fn keep(folder: &tempfile::TempDir, max_size: u64, max_files: u32) -> Keep {
+    Keep { place: Place::Streams(folder.path().join("logs/web")), max_size, max_files, compress: false }
+}
+
+fn in_one(folder: &tempfile::TempDir, max_size: u64, max_files: u32) -> Keep {
+    let (file, index) = (folder.path().join("own/web.log"), folder.path().join("logs/web.idx"));
+    Keep { place: Place::One { file, index }, max_size, max_files, compress: false }
+}
+
+fn pipe() -> (OwnedFd, File) {
+    let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+    (read, write.into())
+}
+
+fn last(keep: &Keep, stream: Stream, most: u64) -> Vec<u8> {
+    last_of(keep, stream, most).unwrap().parts.into_iter().flat_map(|part| part.bytes).collect()
+}
+
+fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What a watcher does with what came.
+struct Printer {
+    logs: Logs,
+    pipe: (OwnedFd, File),
+    buffer: Vec<u8>,
+}
+
+impl Printer {
+    fn new(keep: &Keep) -> Printer {
+        let logs = Logs::default();
+        logs.open(SourceId(0), keep).unwrap();
+        Printer { logs, pipe: pipe(), buffer: vec![0; 4096] }
+    }
+
+    /// Whether a keeper would have been told of other files.
+    fn prints(&mut self, stream: Stream, text: &str) -> bool {
+        self.pipe.1.write_all(text.as_bytes()).unwrap();
+        let (took, _) = self.logs.take(SourceId(0), stream, self.pipe.0.as_fd(), &mut self.buffer);
+        assert_eq!(took, Took::Bytes(text.len()));
+        let told = self.logs.rotate_if_full(SourceId(0)).is_some();
+        self.logs.tidy(SourceId(0));
+        told
+    }
+}
+
+#[test]
+fn what_goes_in_comes_out_of_the_files_and_of_the_buffer() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = keep(&folder, 1000, 3);
+    let (logs, source) = (Logs::default(), SourceId(0));
+    logs.open(source, &keep).unwrap();
+    let (read, mut write) = pipe();
+    let mut buffer = vec![0; 4096];
+    let mut printed = Vec::new();
+    for n in 0..300 {
+        let line = format!("line {n}\n");
+        write.write_all(line.as_bytes()).unwrap();
+        printed.extend_from_slice(line.as_bytes());
+        let (took, loss) = logs.take(source, Stream::Out, read.as_fd(), &mut buffer);
+        assert_eq!((took, loss), (Took::Bytes(line.len()), None));
+        assert_eq!(&buffer[..line.len()], line.as_bytes());
+        logs.rotate_if_full(source);
+    }
+    assert_eq!(logs.take(source, Stream::Out, read.as_fd(), &mut buffer).0, Took::Nothing);
+    drop(write);
+    assert_eq!(logs.take(source, Stream::Out, read.as_fd(), &mut buffer).0, Took::End);
+    let parts = last_of(&keep, Stream::Out, u64::MAX).unwrap().parts;
+    let kept: Vec<u8> = parts.iter().flat_map(|part| part.bytes.clone()).collect();
+    assert_eq!(kept, printed[printed.len() - kept.len()..], "the last of it, whole lines");
+    assert!(kept.len() > 2000 && kept.starts_with(b"line "), "three files");
+    assert!(parts.windows(2).all(|pair| pair[0].at <= pair[1].at));
+    assert_eq!(last(&keep, Stream::Out, 9), b"line 299\n");
+    assert!(!numbered(&keep.file(Stream::Out), 3).exists());
+}
+
+#[test]
+fn another_goes_on_where_the_last_one_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = keep(&folder, 1 << 20, 2);
+    let (read, mut write) = pipe();
+    let mut buffer = vec![0; 4096];
+    for text in ["one\n", "two\n"] {
+        let logs = Logs::default();
+        let [out, _] = logs.open(SourceId(7), &keep).unwrap();
+        write.write_all(text.as_bytes()).unwrap();
+        assert_eq!(logs.take(SourceId(7), Stream::Out, read.as_fd(), &mut buffer).0, Took::Bytes(4));
+        // As the keeper does meanwhile.
+        write.write_all(b"away\n").unwrap();
+        drop(logs);
+        assert_eq!(splice_to_end(read.as_fd(), out.as_fd(), 100), Ok(5));
+    }
+    assert_eq!(fs::read(keep.file(Stream::Out)).unwrap(), b"one\naway\ntwo\naway\n");
+}
+
+#[test]
+fn a_link_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = keep(&folder, 1 << 20, 2);
+    fs::create_dir(folder.path().join("logs")).unwrap();
+    let victim = folder.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, keep.file(Stream::Out)).unwrap();
+    assert!(Logs::default().open(SourceId(0), &keep).is_err());
+    assert_eq!(fs::read(&victim).unwrap(), b"precious");
+}
+
+#[test]
+fn what_is_no_file_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = in_one(&folder, 1 << 20, 2);
+    fs::create_dir(folder.path().join("own")).unwrap();
+    nix::unistd::mkfifo(&keep.file(Stream::Out), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let error = Logs::default().open(SourceId(0), &keep).unwrap_err();
+    assert_eq!(error.to_string(), "it is not a regular file");
+}
+
+#[test]
+fn both_streams_in_one_file_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = in_one(&folder, 60, 100);
+    let mut printer = Printer::new(&keep);
+    let (mut all, mut each) = (String::new(), [String::new(), String::new()]);
+    for n in 0..100 {
+        let stream = if n % 3 == 0 { Stream::Err } else { Stream::Out };
+        let line = format!("line {n}\n");
+        printer.prints(stream, &line);
+        all += &line;
+        each[stream as usize] += &line;
+    }
+    for stream in [Stream::Out, Stream::Err] {
+        assert_eq!(last(&keep, stream, u64::MAX), each[stream as usize].as_bytes());
+    }
+    // As one reads it who has the files alone.
+    let mut read = Vec::new();
+    let file = keep.file(Stream::Out);
+    for number in (1..100).rev() {
+        read.extend(fs::read(numbered(&file, number)).unwrap_or_default());
+    }
+    read.extend(fs::read(&file).unwrap());
+    assert_eq!(read, all.as_bytes());
+    // What another has begun of each.
+    printer.prints(Stream::Out, "beg");
+    printer.prints(Stream::Err, "of the other\n");
+    let next = Logs::default();
+    next.open_later(SourceId(0), keep.clone());
+    assert_eq!(next.open_if_due(SourceId(0)), Some([b"beg".to_vec(), Vec::new()]));
+}
+
+#[test]
+fn what_is_put_aside_is_compressed_and_read_again() {
+    for one in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let keep = if one { in_one(&folder, 500, 1000) } else { keep(&folder, 500, 1000) };
+        let keep = Keep { compress: true, ..keep };
+        let mut printer = Printer::new(&keep);
+        let mut printed = String::new();
+        for n in 0..5_000 {
+            let line = format!("line {n}\n");
+            printer.prints(Stream::Out, &line);
+            printed += &line;
+            if n == 2_500 {
+                let file = keep.file(Stream::Out);
+                fs::set_permissions(file, fs::Permissions::from_mode(0o640)).unwrap();
+            }
+        }
+        let file = keep.file(Stream::Out);
+        eventually("all is compressed", || !(1..200).any(|number| numbered(&file, number).exists()));
+        assert_eq!(String::from_utf8(last(&keep, Stream::Out, u64::MAX)).unwrap(), printed);
+        let first = compressed(&numbered(&file, 1));
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(File::open(&first).unwrap()).read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("line ") && text.ends_with('\n'), "a whole file: {text:?}");
+        for path in [&file, &first] {
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o640, "as its owner has it");
+        }
+        assert!(!with_suffix(&file, ".gz.part").exists());
+        // No more than wanted, compressed or not.
+        let keep = Keep { max_files: 3, ..keep };
+        printer.logs.change(SourceId(0), keep.clone()).unwrap();
+        printer.prints(Stream::Out, &"x".repeat(500));
+        printer.prints(Stream::Out, "\n");
+        eventually("all is compressed", || !(1..200).any(|number| numbered(&file, number).exists()));
+        let left = |number: u32| compressed(&numbered(&file, number)).exists();
+        assert!(left(1) && left(2) && !(3..600).any(left));
+    }
+}
+
+#[test]
+fn what_a_killed_one_left_uncompressed_is_compressed_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = keep(&folder, 100, 10);
+    let mut printer = Printer::new(&keep);
+    for n in 0..50 {
+        printer.prints(Stream::Out, &format!("line {n:04}\n"));
+    }
+    let before = last(&keep, Stream::Out, u64::MAX);
+    let file = keep.file(Stream::Out);
+    // One was being made; one was made, and the plain one not yet taken away.
+    fs::write(with_suffix(&file, ".gz.part"), "half").unwrap();
+    fs::write(compressed(&numbered(&file, 2)), "torn").unwrap();
+    let mut printer = Printer::new(&Keep { compress: true, ..keep.clone() });
+    printer.prints(Stream::Out, "next\n");
+    eventually("all is compressed", || !(1..20).any(|number| numbered(&file, number).exists()));
+    assert_eq!(last(&keep, Stream::Out, u64::MAX), [&before[..], b"next\n"].concat());
+}
+
+#[test]
+fn it_goes_on_whatever_others_do_to_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = in_one(&folder, 1 << 20, 3);
+    let file = keep.file(Stream::Out);
+    let mut printer = Printer::new(&keep);
+    printer.prints(Stream::Out, "one\n");
+    // logrotate, copytruncate.
+    File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+    assert!(!printer.prints(Stream::Out, "two\n"));
+    assert_eq!(fs::read(&file).unwrap(), b"two\n");
+    // Somebody adds to it.
+    File::options().append(true).open(&file).unwrap().write_all(b"-- mark\n").unwrap();
+    printer.prints(Stream::Err, "three\n");
+    assert_eq!(fs::read(&file).unwrap(), b"two\n-- mark\nthree\n");
+    // logrotate, and a folder that goes: a second later at most.
+    for away in [false, true] {
+        if away {
+            fs::remove_dir_all(file.parent().unwrap()).unwrap();
+        } else {
+            fs::rename(&file, with_suffix(&file, "-20200101")).unwrap();
+        }
+        eventually("a keeper is told", || printer.prints(Stream::Out, "next\n"));
+        printer.prints(Stream::Out, "last\n");
+        assert_eq!(fs::read(&file).unwrap(), b"next\nlast\n");
+    }
+    // It can't be made again: counted, until it can.
+    let own = file.parent().unwrap().to_owned();
+    fs::remove_dir_all(&own).unwrap();
+    fs::write(&own, "in the way").unwrap();
+    let mut lost = None;
+    eventually("the loss is told", || {
+        printer.pipe.1.write_all(b"lost\n").unwrap();
+        lost = printer.logs.take(SourceId(0), Stream::Out, printer.pipe.0.as_fd(), &mut printer.buffer).1;
+        lost.is_some()
+    });
+    assert!(matches!(&lost, Some(Loss::Begins(reason)) if reason.contains("exists")), "{lost:?}");
+    fs::remove_file(&own).unwrap();
+    let mut count = 1;
+    eventually("it is kept again", || {
+        printer.pipe.1.write_all(b"lost\n").unwrap();
+        lost = printer.logs.take(SourceId(0), Stream::Out, printer.pipe.0.as_fd(), &mut printer.buffer).1;
+        count += usize::from(lost.is_none());
+        lost.is_some()
+    });
+    assert_eq!(lost, Some(Loss::Over(count as u64 * 5)));
+    assert_eq!(fs::read(&file).unwrap(), b"lost\n");
+}
+
+#[test]
+fn another_place_takes_what_comes_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, after) = (keep(&folder, 1 << 20, 3), in_one(&folder, 1 << 20, 3));
+    let mut printer = Printer::new(&before);
+    printer.prints(Stream::Out, "one\n");
+    printer.logs.change(SourceId(0), after.clone()).unwrap();
+    assert!(printer.logs.rotate_if_full(SourceId(0)).is_some(), "a keeper is told");
+    printer.prints(Stream::Err, "two\n");
+    assert_eq!(last(&before, Stream::Out, 99), b"one\n");
+    assert_eq!(fs::read(after.file(Stream::Out)).unwrap(), b"two\n");
+    // Where it can't go it stays.
+    let nowhere = Keep { place: Place::Streams("/proc/nowhere/web".into()), ..after.clone() };
+    assert!(printer.logs.change(SourceId(0), nowhere).is_err());
+    printer.prints(Stream::Out, "three\n");
+    assert_eq!(fs::read(after.file(Stream::Out)).unwrap(), b"two\nthree\n");
+}
