@@ -169,6 +169,7 @@ impl Handle {
             native: Some(native),
             recorder: options.recorder,
             secrets: options.secrets,
+            keep: options.keep,
             ..Made::new(board, host, output)
         };
         made.start(options.sample_interval).await
@@ -418,7 +419,7 @@ impl Made {
             recorder: None,
             secrets: None,
             clock: Clock::start(),
-            keep: KeepRule::declared(PathBuf::new()),
+            keep: KeepRule::declared(files::state_dir().join("logs")),
             ledger: None,
             taken: Taken::default(),
         }

@@ -215,8 +215,11 @@ fn log_files(
         let mine = files(spec);
         if let Some((file, (first, at))) = mine.iter().find_map(|file| Some((file, taken.get(file)?))) {
             let file = file.display();
-            let message =
-                format!("log file {file} is asked for twice: by {:?} and by {:?}", first.as_str(), spec.name);
+            let message = format!(
+                "log file {file} is asked for twice: by {:?} and by {:?}",
+                first.as_str(),
+                spec.name.as_str()
+            );
             let label = format!("{} wants it too", spec.name);
             match at {
                 Some(at) => also(collector, span, message, label, at.clone(), "asked for here first"),

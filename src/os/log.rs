@@ -21,7 +21,7 @@ use nix::fcntl::{SpliceFFlags, splice};
 
 use super::{SourceId, Stream};
 use compress::Compressor;
-use file::{LogFile, Turns};
+use file::{LogFile, Scratch, Turns};
 
 mod compress;
 mod file;
@@ -113,6 +113,7 @@ pub(super) struct Logs {
     open: Mutex<HashMap<SourceId, Open>>,
     later: Mutex<HashMap<SourceId, Keep>>,
     turns: Turns,
+    scratch: Mutex<Scratch>,
     compressor: Compressor,
 }
 
@@ -263,7 +264,7 @@ impl Logs {
         match self.lock().get_mut(&source) {
             Some(open) => {
                 let file = open.files.of(stream);
-                let took = file.take(stream, pipe, buffer);
+                let took = file.take(stream, pipe, buffer, (open.keep.max_size, &mut lock(&self.scratch)));
                 open.news |= file.is_another();
                 took
             }

@@ -82,7 +82,7 @@ impl Machine {
         rows.iter().map(|row| (row["name"].as_str().unwrap().to_owned(), row["pid"].as_u64())).collect()
     }
 
-    fn log(&self, path: &str) -> PathBuf {
+    pub(crate) fn log(&self, path: &str) -> PathBuf {
         self.project.state_dir().join("logs").join(path)
     }
 

@@ -77,7 +77,7 @@ error: unknown key "watch" in [service.api]
 13 | watch = ["*.py"]
    | ^^^^^ no such key
    |
-   = help: known here: command, shell, kind, dir, user, group, umask, nice, env, env_file, env_clear, env_deny, depends_on, ready, health, restart, stop, on, replicas, autostart, on_dependency_restart, rerun, significant, profiles, tags
+   = help: known here: command, shell, kind, dir, user, group, umask, nice, env, env_file, env_clear, env_deny, depends_on, ready, health, restart, stop, on, log, replicas, autostart, on_dependency_restart, rerun, significant, profiles, tags
 
 error: regrow.toml has 7 faults; nothing was started
 "#;
@@ -163,6 +163,27 @@ fn one_fault_of_each_kind() {
             ),
             "6:18",
             "port 80 is asked for twice",
+        ),
+        (one("log = \"web.log\""), "3:7", "\"log\" must be a table such as { file = \"web.log\""),
+        (one("log = { fiel = \"x\" }"), "3:9", "unknown key \"fiel\" in log"),
+        (one("log = { file = \"logs/\" }"), "3:16", "\"logs/\" is no file"),
+        (one("log = { file = \"${NOT_SET}\" }"), "3:16", "undefined variable \"NOT_SET\""),
+        (one("log = { max_size = \"many\" }"), "3:20", "\"max_size\" is no size"),
+        (one("log = { max_size = 0 }"), "3:20", "\"max_size\" is no size"),
+        (one("log = { max_size = true }"), "3:20", "\"max_size\" must be a size such as \"64KiB\""),
+        (one("log = { max_files = 0 }"), "3:21", "\"max_files\" must be a whole number from 1 to 10000"),
+        (one("log = { compress = 1 }"), "3:20", "\"compress\" must be true or false"),
+        (
+            one("log = { file = \"x.log\" }\n[service.b]\ncommand = \"true\"\nlog = { file = \"./x.log\" }"),
+            "6:16",
+            "x.log is asked for twice: by \"web\" and by \"b\"",
+        ),
+        (
+            one(
+                "replicas = 2\nlog = { file = \"x.log\" }\n[service.b]\ncommand = \"true\"\nlog = { file = \"x.2.log\" }",
+            ),
+            "7:16",
+            "x.2.log is asked for twice",
         ),
         (one("replicas = 2\n[service.\"web.2\"]\ncommand = \"true\""), "4:10", "replica 2 of \"web\""),
         ("service = 5".into(), "1:11", "\"service\" must be a table"),

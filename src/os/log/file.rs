@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, SpliceFFlags, tee};
+use nix::unistd::pipe2;
 
 use super::past::{ENTRY, entry};
 use super::{Loss, Stream, Took, compressed, numbered, read, splice_at};
@@ -46,6 +48,8 @@ pub(super) struct LogFile {
     lost: Option<u64>,
     /// What it last took ends a line.
     at_line: bool,
+    /// And what comes next does not fit any more.
+    full: bool,
     looked: Instant,
     /// Why it is not where it should be, and can't be.
     away: Option<String>,
@@ -72,6 +76,7 @@ impl LogFile {
             patience: 0,
             lost: None,
             at_line: last == [b'\n'],
+            full: false,
             looked: Instant::now(),
             away: None,
             another: false,
@@ -127,6 +132,7 @@ impl LogFile {
         stream: Stream,
         pipe: BorrowedFd<'_>,
         buffer: &mut [u8],
+        (max_size, scratch): (u64, &mut Scratch),
     ) -> (Took, Option<Loss>) {
         if self.looked.elapsed() >= LOOK {
             // Why it can't be is told by what is lost.
@@ -137,7 +143,11 @@ impl LogFile {
             return self.lose(pipe, buffer, reason);
         }
         self.mind_its_size();
-        match splice_at(pipe, self.file.as_fd(), self.size, buffer.len()) {
+        let room = self.full_at(max_size).saturating_sub(self.size);
+        let near = room < buffer.len() as u64;
+        let fitting = if near { scratch.fitting(pipe, buffer, room) } else { None };
+        let (most, fills) = fitting.unwrap_or((buffer.len(), false));
+        match splice_at(pipe, self.file.as_fd(), self.size, most) {
             Ok(0) => (Took::End, None),
             Ok(length) => {
                 let at = self.size;
@@ -151,6 +161,7 @@ impl LogFile {
                     }
                 };
                 self.at_line = buffer[..length].ends_with(b"\n");
+                self.full = fills && length == most;
                 (got, self.lost.take().map(Loss::Over))
             }
             Err(Errno::EAGAIN | Errno::EINTR) => (Took::Nothing, None),
@@ -213,18 +224,23 @@ impl LogFile {
         }
     }
 
+    fn full_at(&self, max_size: u64) -> u64 {
+        max_size.max(1).max(self.patience)
+    }
+
     pub(super) fn is_full(&self, max_size: u64) -> bool {
-        let max_size = max_size.max(1).max(self.patience);
+        let max_size = self.full_at(max_size);
         // Between two lines, unless the line is endless.
         self.away.is_none()
-            && self.size >= max_size
-            && (self.at_line || self.size >= max_size.saturating_add(1 << 20))
+            && (self.full
+                || self.size >= max_size && (self.at_line || self.size >= max_size.saturating_add(1 << 20)))
     }
 
     pub(super) fn cant_rotate(&mut self, error: &io::Error) {
         tracing::warn!(%error, path = %self.path.display(), "can't put a log file aside");
         // Tried again when it has grown by as much again.
         self.patience = self.size.saturating_mul(2);
+        self.full = false;
     }
 
     /// Renames `x.log` to `x.log.1`, what that was to `x.log.2`, and so on; so many are left, the one
@@ -250,8 +266,43 @@ impl LogFile {
         let _ = fchown(&self.file, Some(was.uid()), Some(was.gid()));
         let _ = self.file.set_permissions(Permissions::from_mode(was.mode() & 0o777));
         self.index = own_index(&self.index_path, 0).ok();
-        (self.size, self.patience, self.at_line) = (0, 0, true);
+        (self.size, self.patience, self.at_line, self.full) = (0, 0, true, false);
         Ok(())
+    }
+}
+
+/// A pipe of our own, for a look at what is in another.
+#[derive(Debug, Default)]
+pub(super) struct Scratch(Option<(OwnedFd, OwnedFd)>);
+
+impl Scratch {
+    /// How many bytes of what a pipe holds go into a file with so much room, whole lines where it has
+    /// such, and whether they fill it; `None`: that can't be told.
+    fn fitting(&mut self, pipe: BorrowedFd<'_>, buffer: &mut [u8], room: u64) -> Option<(usize, bool)> {
+        if self.0.is_none() {
+            self.0 = Some(pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?);
+        }
+        let (read, write) = self.0.as_ref()?;
+        let length = tee(pipe, write, buffer.len(), SpliceFFlags::SPLICE_F_NONBLOCK).ok()?;
+        let mut seen = 0;
+        while seen < length {
+            match nix::unistd::read(read, &mut buffer[seen..length]) {
+                Ok(more) if more > 0 => seen += more,
+                Ok(_) | Err(_) => {
+                    // Whatever is left in it would be taken for the next one's.
+                    self.0 = None;
+                    return None;
+                }
+            }
+        }
+        let (seen, room) = (&buffer[..seen], usize::try_from(room).unwrap_or(usize::MAX));
+        if seen.len() <= room {
+            return (!seen.is_empty()).then_some((seen.len(), false));
+        }
+        let is_end = |byte: &u8| *byte == b'\n';
+        let last = seen[..room].iter().rposition(is_end);
+        let end = last.or_else(|| Some(room + seen[room..].iter().position(is_end)?));
+        Some(end.map_or((seen.len(), false), |end| (end + 1, true)))
     }
 }
 

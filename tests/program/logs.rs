@@ -1,0 +1,181 @@
+//! `log`: where output is kept in files, and that all of it is there.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::daemon::Machine;
+use crate::harness::{Project, eventually};
+
+/// All that is kept in a file and in those that were put aside, oldest first.
+fn all_of(file: &Path) -> String {
+    let numbered = |number: u32, suffix: &str| PathBuf::from(format!("{}.{number}{suffix}", file.display()));
+    let mut text = String::new();
+    for number in (1..1_000).rev() {
+        if let Ok(file) = std::fs::File::open(numbered(number, "")) {
+            std::io::BufReader::new(file).read_to_string(&mut text).unwrap();
+        } else if let Ok(file) = std::fs::File::open(numbered(number, ".gz")) {
+            flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
+        }
+    }
+    std::fs::File::open(file).unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+fn assert_counts(file: &Path, to: usize) {
+    let text = all_of(file);
+    for (want, line) in text.lines().enumerate() {
+        assert_eq!(line.parse(), Ok(want + 1), "{} after {want} lines", file.display());
+    }
+    assert_eq!(text.lines().count(), to, "{}", file.display());
+}
+
+#[test]
+fn l2_a_million_lines_at_64_kib() {
+    for log in [
+        "{ max_size = \"64KiB\", max_files = 500 }",
+        "{ max_size = \"64KiB\", max_files = 500, compress = true }",
+        "{ file = \"out/web.log\", max_size = \"64KiB\", max_files = 500, compress = true }",
+    ] {
+        let shop = format!(
+            "[service.web]\ncommand = \"seq 1000000\"\nrestart = \"never\"\nkind = \"task\"\nlog = {log}\n"
+        );
+        let machine = Machine::started(&[("shop.toml", &shop)]);
+        let output = machine.regrow(&["wait", "web", "--for", "completed", "--timeout", "60s"]);
+        assert_eq!(output.code, 0, "{log}: {}", output.stderr);
+        let file = match log.contains("file = ") {
+            true => machine.project.file("services/out/web.log"),
+            false => machine.log("shop/web.stdout.log"),
+        };
+        let aside = (1..500).filter(|number| {
+            let plain = format!("{}.{number}", file.display());
+            Path::new(&plain).exists() || Path::new(&format!("{plain}.gz")).exists()
+        });
+        let count = aside.count();
+        assert!((104..=106).contains(&count), "{log}: {count} files of 64 KiB");
+        assert_counts(&file, 1_000_000);
+        if log.contains("compress") {
+            let plain = |number: u32| Path::new(&format!("{}.{number}", file.display())).exists();
+            eventually("all that was put aside is compressed", || !(1..500).any(plain));
+            assert_counts(&file, 1_000_000);
+            // And it is read from there.
+            let logs = machine.regrow(&["logs", "web", "-n", "100000"]);
+            assert!(logs.stdout.starts_with("web | 900001\n"), "{}", &logs.stdout[..60]);
+            assert_eq!(logs.stdout.lines().count(), 100_000);
+        }
+    }
+}
+
+#[test]
+fn a_run_keeps_what_its_manifest_says_each_copy_in_a_file_of_its_own() {
+    let project = Project::new(
+        "[service.web]\nshell = \"echo out; echo err >&2; echo up; exec sleep 1000\"\nreplicas = 2\n\
+         ready = { log = \"up\" }\nenv = { WHERE = \"logs\" }\nlog = { file = \"${WHERE}/web.log\" }\n\
+         [service.other]\nshell = \"echo other; exec sleep 1000\"\nready = { log = \"other\" }\nlog = {}\n\
+         [service.none]\nshell = \"echo none; exec sleep 1000\"\nready = { log = \"none\" }\n",
+    );
+    let mut run = project.run(&[]);
+    run.line("all 4 are up");
+    eventually("all is up", || project.regrow(&["wait", "web", "other", "none"]).code == 0);
+    for n in [1, 2] {
+        let text = std::fs::read_to_string(project.file(&format!("logs/web.{n}.log"))).unwrap();
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["err", "out", "up"]);
+    }
+    let mut kept: Vec<String> = Vec::new();
+    for run in std::fs::read_dir(project.state_dir().join("run")).unwrap() {
+        let logs = std::fs::read_dir(run.unwrap().path().join("logs")).unwrap();
+        kept.extend(logs.map(|file| file.unwrap().file_name().into_string().unwrap()));
+    }
+    kept.sort();
+    let want = [
+        "other.stderr.idx",
+        "other.stderr.log",
+        "other.stdout.idx",
+        "other.stdout.log",
+        "web.1.idx",
+        "web.2.idx",
+    ];
+    assert_eq!(kept, want);
+    let logs = project.regrow(&["logs", "web.1"]);
+    let mut lines: Vec<&str> = logs.stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["web.1 ! err", "web.1 | out", "web.1 | up"]);
+    run.stop();
+}
+
+#[test]
+fn log_files_change_while_a_service_runs() {
+    let shop = |log: &str| {
+        format!(
+            "[service.web]\nshell = \"echo up; while read n; do echo $n; done < go\"\nready = {{ log = \"up\" }}\n{log}\n"
+        )
+    };
+    let machine = Machine::new(&[("shop.toml", &shop(""))]);
+    let go = machine.project.file("services/go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut machine = machine;
+    machine.start();
+    let mut go = std::fs::File::options().read(true).write(true).open(&go).unwrap();
+    let mut say = |text: &str| std::io::Write::write_all(&mut go, format!("{text}\n").as_bytes()).unwrap();
+    assert_eq!(machine.regrow(&["wait", "web"]).code, 0);
+    let pid = machine.project.pid("web");
+    let holds = |path: &Path, text: &str| {
+        eventually(&format!("{} holds {text:?}", path.display()), || {
+            std::fs::read_to_string(path).is_ok_and(|held| held == text)
+        });
+    };
+    let streams = machine.log("shop/web.stdout.log");
+    say("one");
+    holds(&streams, "up\none\n");
+    let reload = |log: &str, want: &str| {
+        machine.project.write("services/shop.toml", shop(log));
+        let output = machine.regrow(&["reload"]);
+        assert_eq!((output.code, output.stdout.trim_end()), (0, want), "{}", output.stderr);
+    };
+    reload("log = { file = \"web.log\", max_files = 2 }", "changed in place: web (log)");
+    say("two");
+    let own = machine.project.file("services/web.log");
+    holds(&own, "two\n");
+    // A smaller one: it is put aside by what comes next.
+    reload("log = { file = \"web.log\", max_files = 2, max_size = 8 }", "changed in place: web (log)");
+    say("three");
+    holds(&machine.project.file("services/web.log.1"), "two\nthree\n");
+    say("four");
+    holds(&own, "four\n");
+    // A daemon after this one, and a keeper meanwhile, go on in the same.
+    machine.kill_daemon();
+    say("five");
+    holds(&machine.project.file("services/web.log.1"), "four\nfive\n");
+    // Where it can't go, it stays, and that is told.
+    reload("log = { file = \"/proc/web.log\" }", "changed in place: web (log)");
+    say("six");
+    holds(&own, "six\n");
+    let events = machine.regrow(&["events"]);
+    assert!(events.stdout.contains("/proc/web.log: ") && events.stdout.contains("goes where it went before"));
+    reload("", "changed in place: web (log)");
+    say("seven");
+    holds(&streams, "up\none\nseven\n");
+    assert_eq!(machine.project.pid("web"), pid, "it is the same process");
+}
+
+#[test]
+fn both_streams_in_one_file_survive_deaths_of_the_daemon() {
+    let shop = "[service.web]\nshell = \"i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo $i; i=$((i+1)); echo $i >&2; sleep 0.001; done\"\n\
+                restart = \"never\"\nkind = \"task\"\nlog = { file = \"web.log\", max_size = \"1KiB\", max_files = 900, compress = true }\n";
+    let machine = Machine::started(&[("shop.toml", shop)]);
+    let mut rounds = 0;
+    while machine.project.status("web")["state"] != "completed" {
+        machine.kill_daemon();
+        rounds += 1;
+    }
+    assert!(rounds > 3, "{rounds}");
+    // The streams are two pipes: each is in order, whatever comes between.
+    let text = all_of(&machine.project.file("services/web.log"));
+    let numbers: Vec<usize> = text.lines().map(|line| line.parse().unwrap()).collect();
+    for odd in [0, 1] {
+        let of: Vec<usize> = numbers.iter().copied().filter(|n| n % 2 == odd).collect();
+        let want: Vec<usize> = (1..=2000).filter(|n| n % 2 == odd).collect();
+        assert_eq!(of, want);
+    }
+}
