@@ -4,9 +4,11 @@ use serde::Serialize;
 
 use super::{SecretVerb, code, format, remote, usage_error};
 use crate::model::Name;
+use crate::os::limits::leave_no_core;
 use crate::os::secrets::{Kept, Vault, read_value};
 
 pub(super) fn secret(verb: SecretVerb) -> u8 {
+    leave_no_core();
     let vault = Vault::at(super::daemon::secrets());
     match verb {
         SecretVerb::Set(args) => {

@@ -22,6 +22,7 @@ pub mod fake;
 pub mod files;
 pub mod folder;
 pub mod keeper;
+pub mod limits;
 pub mod log;
 pub mod memory;
 pub mod native;

@@ -19,8 +19,9 @@ use super::cgroup::{self, Cgroups};
 use super::credentials;
 use super::keeper::Tether;
 use super::keeper::client::Client;
+use super::limits::{Limits, leave_no_core};
 use super::log::{Keep, Logs};
-use super::spawn::{Failed, Placed, Program, Spawner, Ties, descriptors_left, raise_descriptor_limit};
+use super::spawn::{Failed, Placed, Program, Spawner, Ties, descriptors_left};
 use super::watch::{self, About, Above, Expected, Line, MARK, Marks, Order, Reclaimed, Watched};
 use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder};
 use crate::model::{SpawnFailure, SpawnStage};
@@ -68,7 +69,10 @@ impl NativeHost {
         if options.subreaper {
             nix::sys::prctl::set_child_subreaper(true)?;
         }
-        let files = raise_descriptor_limit();
+        let limits = Limits::raise();
+        if options.owns_process {
+            leave_no_core();
+        }
         cgroup::sweep();
         let mark = RandomState::new().build_hasher().finish();
         let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
@@ -77,7 +81,7 @@ impl NativeHost {
             watch::start(Arc::clone(&sink), options.owns_process, cgroups.clone(), Arc::clone(&logs), None)?;
         let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
         let work = Work { line: line.clone(), sink, cgroups, logs, mark, coming: Arc::default() };
-        let by = || Ok(By::Ourselves(Spawner::new(files, ties)?));
+        let by = || Ok(By::Ourselves(Spawner::new(limits, ties)?));
         NativeHost::with(line, None, 1, work, by)
     }
 
@@ -96,7 +100,8 @@ impl NativeHost {
         sink: Arc<dyn OutputSink>,
         before_change: Arc<dyn Fn() + Send + Sync>,
     ) -> io::Result<(NativeHost, Duration, Vec<Found>)> {
-        let _ = raise_descriptor_limit();
+        let _ = Limits::raise();
+        leave_no_core();
         let boot = super::clock::boot().unwrap_or_default();
         let mark = crate::model::digest::fnv(format!("{boot} {identity}").as_bytes());
         let cgroups = Cgroups::make_lasting(number_of(mark)).map(Arc::new);

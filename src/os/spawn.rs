@@ -28,6 +28,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::clone3::{self, CloneArgs};
 use super::env;
+use super::limits::Limits;
 use crate::model::{SpawnFailure, SpawnStage};
 
 use child::{ChildIds, ChildPlan, Report, Step, child};
@@ -141,7 +142,7 @@ pub(super) struct Spawner {
     slots: [OwnedFd; 3],
     sharing: Sharing,
     /// The limit on descriptors that this process came with; children get it back.
-    files: libc::rlimit,
+    limits: Limits,
     /// Real-time computing is not limited here, so that a limit can be a mark.
     unlimited: bool,
     ties: Ties,
@@ -189,8 +190,8 @@ impl Begun {
 }
 
 impl Spawner {
-    /// `files`: the limit on open descriptors that children get.
-    pub(super) fn new(files: libc::rlimit, ties: Ties) -> io::Result<Spawner> {
+    /// `limits`: those that children get.
+    pub(super) fn new(limits: Limits, ties: Ties) -> io::Result<Spawner> {
         let null = OwnedFd::from(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?);
         let slots = [null.try_clone()?, null.try_clone()?, null.try_clone()?];
         Ok(Spawner {
@@ -198,7 +199,7 @@ impl Spawner {
             null,
             slots,
             sharing: Sharing::All,
-            files,
+            limits,
             // A mark that an outer regrow left may go: it is no limit.
             unlimited: getrlimit(Resource::RLIMIT_RTTIME)
                 .is_ok_and(|(soft, hard)| soft >= 1 << 62 && hard == libc::RLIM_INFINITY),
@@ -360,7 +361,7 @@ impl Spawner {
             status,
             highest: out.max(err).max(status).max(self.null.as_raw_fd()),
             unshare: self.sharing == Sharing::All,
-            files: self.files,
+            limits: self.limits,
             ids: program.credentials.ids.as_ref().map(|ids| ChildIds {
                 uid: ids.uid,
                 gid: ids.gid,
@@ -589,17 +590,6 @@ fn failure(stage: SpawnStage, errno: Errno, message: &str) -> SpawnFailure {
 
 fn descriptor_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
-}
-
-/// Raises this process's own limit on open descriptors as far as it may. Returns the one
-/// before, which children are to get back: programs that still use select(2) rely on it.
-pub(super) fn raise_descriptor_limit() -> libc::rlimit {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    if soft < hard {
-        // A refusal leaves the old limit, which then is what a failing pipe will name.
-        let _ = nix::sys::resource::setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
-    libc::rlimit { rlim_cur: soft, rlim_max: hard }
 }
 
 #[cfg(test)]

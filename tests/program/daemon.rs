@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -800,6 +801,8 @@ fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
         assert!(child.wait().unwrap().success());
     };
     set(&format!("{CANARY}\n"));
+    let (_, most) = getrlimit(Resource::RLIMIT_CORE).unwrap();
+    setrlimit(Resource::RLIMIT_CORE, most, most).unwrap();
     machine.start();
     let project = &machine.project;
     assert_eq!(project.regrow(&["wait", "uses", "other", "--timeout", "20s"]).code, 0);
@@ -812,10 +815,23 @@ fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
     for pid in [project.pid("other"), daemon, keeper] {
         assert!(!environment(pid).contains(CANARY), "{pid}");
     }
+    // Nor would it be in a core file; what its services may leave is as it was.
+    let core = |pid: u32| {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        line.split_whitespace().nth(4).unwrap().to_owned()
+    };
+    let ours = core(std::process::id());
+    let cores = || {
+        let (daemon, keeper) = machine.pids();
+        [daemon, keeper, project.pid("uses"), project.pid("other")].map(core)
+    };
+    assert_eq!(cores(), ["0", "0", &ours, &ours]);
     assert_eq!(project.status("lacks")["state"], "failed");
     assert_eq!(project.status("lacks")["exit"]["stage"], "secret");
     machine.kill_daemon();
     assert_eq!(project.regrow(&["restart", "uses"]).code, 0);
+    assert_eq!(cores(), ["0", "0", &ours, &ours], "another daemon");
     let said: Vec<String> = [
         &["status", "--json"][..],
         &["events", "--json"],

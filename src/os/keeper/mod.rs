@@ -22,6 +22,7 @@ use nix::libc;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::{ForkResult, Pid, getpid, setpgid};
 
+use super::limits::{Limits, leave_no_core};
 use super::{STUCK, pidfd, proc};
 use crate::model::Exit;
 
@@ -62,21 +63,22 @@ pub fn resume() {
     }
 }
 
-/// The limit on descriptors with which the first keeper came.
-const FILES: &str = "REGROW_KEEPER_FILES";
+/// The limits on descriptors and core files with which the first keeper came.
+const LIMITS: [&str; 2] = ["REGROW_KEEPER_FILES", "REGROW_KEEPER_CORE"];
 
-/// The limit on descriptors that services get: that of whoever started the first keeper, whatever
-/// has been executed since.
-fn files_of_children() -> libc::rlimit {
-    let own = super::spawn::raise_descriptor_limit();
-    match std::env::var(FILES).ok().and_then(|text| text.parse().ok()) {
-        Some(soft) => libc::rlimit { rlim_cur: soft, rlim_max: own.rlim_max },
-        None => {
+/// The limits that services get: those of whoever started the first keeper, whatever has been
+/// executed since.
+fn limits_of_children() -> Limits {
+    let mut limits = Limits::raise();
+    leave_no_core();
+    for (name, limit) in LIMITS.into_iter().zip([&mut limits.files, &mut limits.core]) {
+        match std::env::var(name).ok().and_then(|text| text.parse().ok()) {
+            Some(soft) => limit.rlim_cur = soft,
             // SAFETY: a keeper has one thread.
-            unsafe { std::env::set_var(FILES, own.rlim_cur.to_string()) };
-            own
+            None => unsafe { std::env::set_var(name, limit.rlim_cur.to_string()) },
         }
     }
+    limits
 }
 
 /// Whether a keeper has started this process as its daemon.

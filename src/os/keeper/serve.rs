@@ -163,10 +163,10 @@ pub(super) fn heard() -> SigSet {
 impl Keeper {
     /// Of a process with one thread whose signals in [`heard`] are blocked.
     pub(super) fn new(handed: Option<Handed>) -> io::Result<Keeper> {
-        let files = super::files_of_children();
+        let limits = super::limits_of_children();
         let mut keeper = Keeper {
             signals: SignalFd::with_flags(&heard(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?,
-            spawner: Spawner::new(files, Ties { die_with_us: false, outlive_readers: true })?,
+            spawner: Spawner::new(limits, Ties { die_with_us: false, outlive_readers: true })?,
             entries: BTreeMap::new(),
             pids: HashMap::new(),
             pending: Vec::new(),

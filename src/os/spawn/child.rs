@@ -5,6 +5,8 @@ use std::ptr;
 
 use nix::libc::{self, c_char, c_int, c_long, c_void};
 
+use crate::os::limits::Limits;
+
 /// Where the child leaves word of a failed step. In shared memory, so that even a forked
 /// child's word arrives.
 #[repr(C)]
@@ -26,7 +28,7 @@ pub(super) struct ChildPlan {
     pub(super) status: c_int,
     pub(super) highest: c_int,
     pub(super) unshare: bool,
-    pub(super) files: libc::rlimit,
+    pub(super) limits: Limits,
     pub(super) ids: Option<ChildIds>,
     pub(super) umask: Option<u32>,
     pub(super) nice: Option<i32>,
@@ -215,7 +217,10 @@ pub(super) extern "C" fn child(plan: *mut c_void) -> c_int {
             }
             close_between(plan.status + 1, c_int::MAX, plan.highest);
         }
-        sys!(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, &raw const plan.files, ptr::null::<libc::rlimit>(),);
+        let Limits { files, core } = &plan.limits;
+        for (resource, limit) in [(libc::RLIMIT_NOFILE, files), (libc::RLIMIT_CORE, core)] {
+            sys!(libc::SYS_prlimit64, 0, resource, ptr::from_ref(limit), ptr::null::<libc::rlimit>());
+        }
         if let Some(mark) = &plan.mark {
             sys!(
                 libc::SYS_prlimit64,

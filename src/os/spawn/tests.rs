@@ -5,11 +5,6 @@ use std::os::fd::AsFd;
 
 use super::*;
 
-fn limits() -> libc::rlimit {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    libc::rlimit { rlim_cur: soft, rlim_max: hard }
-}
-
 /// How a start is waited for.
 #[derive(Debug, Clone, Copy)]
 enum Way {
@@ -74,7 +69,7 @@ fn every_way_of_sharing_makes_the_same_child() {
             eprintln!("SKIPPED {sharing:?} in a cgroup: none can be made here");
             continue;
         }
-        let mut spawner = Spawner::new(limits(), ties).unwrap();
+        let mut spawner = Spawner::new(Limits::of_this_process(), ties).unwrap();
         spawner.sharing = sharing;
         let script = "ls /proc/self/fd | tr '\\n' ' '; grep -E 'SigBlk|SigIgn' /proc/self/status; \
                       cat /proc/self/cgroup; echo \"$X $(ps -o sid= -p $$ | tr -d ' ') $$\"; exit 7";
@@ -95,7 +90,7 @@ fn every_way_of_sharing_makes_the_same_child() {
 
 #[test]
 fn a_pipe_that_outlives_its_readers_still_ends() {
-    let mut spawner = Spawner::new(limits(), KEPT).unwrap();
+    let mut spawner = Spawner::new(Limits::of_this_process(), KEPT).unwrap();
     let env = vec![CString::new("PATH=/usr/bin:/bin").unwrap()];
     let script =
         "trap '' PIPE; read x < /proc/$PPID/stat; for i in 1 2 3; do echo $i || exit 9; done; exit 3";
@@ -114,7 +109,7 @@ fn a_pipe_that_outlives_its_readers_still_ends() {
 
 #[test]
 fn failures_name_stage_and_reason() {
-    let mut spawner = Spawner::new(limits(), ALONE).unwrap();
+    let mut spawner = Spawner::new(Limits::of_this_process(), ALONE).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("script");
     std::fs::write(&script, "#!/no/such/interpreter\n").unwrap();

@@ -1,0 +1,45 @@
+//! Limits of this process (getrlimit(2)), and those that its children get back.
+
+use nix::libc::{self, rlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// What this process was started with, where it has changed that for itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Open descriptors: programs that still use select(2) rely on a low one.
+    pub(super) files: rlimit,
+    /// Bytes of a core file.
+    pub(super) core: rlimit,
+}
+
+impl Limits {
+    /// Raises the limit on open descriptors as far as it may be. Returns those before.
+    pub(super) fn raise() -> Limits {
+        let limits = Limits::of_this_process();
+        if limits.files.rlim_cur < limits.files.rlim_max {
+            // A refusal leaves the old limit, which then is what a failing pipe will name.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, limits.files.rlim_max, limits.files.rlim_max);
+        }
+        limits
+    }
+
+    pub(super) fn of_this_process() -> Limits {
+        let of = |resource, otherwise| {
+            let (rlim_cur, rlim_max) = getrlimit(resource).unwrap_or(otherwise);
+            rlimit { rlim_cur, rlim_max }
+        };
+        Limits {
+            files: of(Resource::RLIMIT_NOFILE, (1024, 1024)),
+            core: of(Resource::RLIMIT_CORE, (0, libc::RLIM_INFINITY)),
+        }
+    }
+}
+
+/// What this process holds is not left in a core file should it crash: environments with secrets may
+/// be among it. Only for a process that is regrow's alone.
+pub fn leave_no_core() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_CORE) {
+        // Lowering the soft limit is always allowed.
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, hard);
+    }
+}
