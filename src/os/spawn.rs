@@ -323,7 +323,7 @@ impl Spawner {
 
     /// Gives back what it held ready for a burst.
     pub(super) fn rest(&mut self) {
-        self.rooms.truncate(1);
+        self.rooms.clear();
     }
 
     fn room(&mut self) -> Result<Room, Failed> {

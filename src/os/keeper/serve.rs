@@ -141,7 +141,7 @@ pub(super) struct Keeper {
     fresh: bool,
     /// What was signalled while there was nobody to pass it on to.
     held: Vec<Signal>,
-    /// When it last had something to do; `None`: it has shed what it needed for that.
+    /// When it last had something to do; `None`: so long ago that it sheds what it needed for that.
     busy: Option<Instant>,
 }
 
@@ -255,7 +255,11 @@ impl Keeper {
             // Rounded up, so that it does not turn in place for the last part of one.
             PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
         });
-        match poll(&mut fds, timeout) {
+        let ready = match self.busy {
+            Some(_) => poll(&mut fds, timeout),
+            None => memory::shed_and_sleep(&mut fds, timeout),
+        };
+        match ready {
             Ok(1..) => self.busy = Some(Instant::now()),
             _ => {
                 if self.busy.is_some_and(|busy| busy.elapsed() >= RESTS_AFTER) && self.pending.is_empty() {
@@ -270,6 +274,9 @@ impl Keeper {
     fn rest(&mut self) {
         self.spawner.rest();
         self.pids.shrink_to_fit();
+        if let Daemon::Up { inbox, .. } = &mut self.daemon {
+            inbox.rest();
+        }
         // What a burst of starts has left lies scattered between what it needed for a moment. It is
         // taken out of the heap in two large pieces, the heap is given back, and what is made there
         // then lies together.
@@ -290,7 +297,6 @@ impl Keeper {
         });
         self.entries = entries.collect();
         drop(texts);
-        memory::shed();
     }
 
     fn hear_signals(&mut self) {

@@ -294,6 +294,12 @@ impl Inbox {
         *self = Inbox { given_up: true, ..Inbox::default() };
     }
 
+    /// Gives back what it held ready for a burst.
+    pub(super) fn rest(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.fds.shrink_to_fit();
+    }
+
     /// Whether nothing of a frame is there.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
