@@ -24,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::decide::continuation::Left;
 use crate::decide::ledger::Ledger;
+use crate::model::digest::fnv;
 use crate::model::spec::{LogSpec, MAX_FILES, MAX_SIZE};
 use crate::model::{InstanceId, Past, ServiceSpec};
 use crate::os::clock::Clock;
@@ -110,7 +111,11 @@ impl KeepRule {
             None => self.folder.clone(),
         };
         let place = match declared.file_of(id) {
-            Some(file) => Place::One { file, index: folder.join(format!("{name}.idx")) },
+            Some(file) => {
+                // Of this file alone: another one's places and times would be taken for its own.
+                let of = fnv(file.as_os_str().as_encoded_bytes()) & 0xffff_ffff;
+                Place::One { file, index: folder.join(format!("{name}.{of:08x}.idx")) }
+            }
             None => Place::Streams(folder.join(name)),
         };
         Some(Keep {

@@ -172,6 +172,8 @@ struct Live {
     incarnation: Incarnation,
     key: ProcessKey,
     pid: Option<u32>,
+    /// How its output was to be kept when it was asked for, until it runs.
+    kept: Option<Keep>,
     checks: Vec<Watch>,
     stop_command: Option<ProcessKey>,
     gone: bool,
@@ -191,6 +193,7 @@ impl Live {
             incarnation,
             key,
             pid: None,
+            kept: None,
             checks: Vec::new(),
             stop_command: None,
             gone: false,
@@ -339,6 +342,13 @@ impl ProcessState {
         self.context.keep.of(&self.id, &self.spec)
     }
 
+    /// Has the files of what runs changed to what its manifest says now.
+    fn keep_as_declared(&self) {
+        if let Some(keep) = self.keep() {
+            self.context.host.keep(self.source, keep);
+        }
+    }
+
     /// Passes the news of its process on, to whichever actor is there.
     fn news(&self, key: ProcessKey) -> NewsSink {
         let (lifeline, host) = (Arc::clone(&self.lifeline), Arc::clone(&self.context.host));
@@ -363,12 +373,8 @@ impl ProcessState {
                 if Arc::ptr_eq(&spec, &self.spec) {
                     return None;
                 }
-                let kept = self.keep();
                 self.spec = spec;
-                if let Some(keep) = self.keep().filter(|keep| kept.as_ref() != Some(keep)) {
-                    self.context.sources.kept_in(self.source, keep.clone());
-                    self.context.host.keep(self.source, keep);
-                }
+                self.keep_as_declared();
                 Some(Input::Reconfigured)
             }
             ProcessMsg::News(news) => self.heard(news),
@@ -400,8 +406,13 @@ impl ProcessState {
             News::Spawned { key, pid, life } => {
                 let incarnation = of(key)?;
                 live.pid = Some(pid);
+                let made = std::mem::take(&mut live.kept);
                 if let (Some(ledger), Some(life)) = (&self.context.ledger, life) {
                     ledger.life(&self.id, incarnation, life);
+                }
+                // What was said of it while it was being made, the host has not heard.
+                if made != self.keep() {
+                    self.keep_as_declared();
                 }
                 Some(Input::Spawned { incarnation, pid })
             }
@@ -564,7 +575,7 @@ impl ProcessState {
     fn run_hook(&self, hook: Hook, command: &CommandLine, fact: &Fact, limit: Duration) {
         let mut env = environment(&self.context, &self.spec, &self.id, None);
         env.given.extend(hook_variables(hook, fact));
-        let output = Output::Lines(self.source, None);
+        let output = Output::Beside(self.source);
         let (context, id, command) = (Arc::clone(&self.context), self.id.clone(), command.clone());
         let dir = self.spec.dir.clone();
         let name = format!("the {hook} hook of {id}");
@@ -623,6 +634,9 @@ impl ProcessState {
         order.owner = Some(Owner { instance: self.id.to_string(), incarnation });
         order.keep = self.keep();
         order.news = self.news(key);
+        if let Some(live) = &mut self.process {
+            live.kept.clone_from(&order.keep);
+        }
         self.context.host.spawn(order);
     }
 
@@ -637,7 +651,7 @@ impl ProcessState {
         let key = self.context.host.next_key();
         let mut order = self.order(myself, key, &command);
         order.env = environment(&self.context, &self.spec, &self.id, pid);
-        order.output = Output::Lines(self.source, None);
+        order.output = Output::Beside(self.source);
         if let Some(live) = &mut self.process {
             live.stop_command = Some(key);
         }

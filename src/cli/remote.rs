@@ -534,13 +534,19 @@ pub(super) fn down(args: DownArgs) -> u8 {
         let down: Down = client.post("/v1/down", &()).await?;
         drop(client);
         // A hook of the tree, or a service: it waits for us.
-        if std::env::var_os("REGROW_SOCKET").is_none() {
-            ends.wait(LEAVING);
-        }
+        let gone = std::env::var_os("REGROW_SOCKET").is_some() || ends.wait(LEAVING);
         if common.json {
             print_json(&down);
         } else {
             say("everything is down");
+        }
+        if !gone {
+            tell!(
+                "regrow: the supervisor (pid {}) has not ended within {}",
+                status.daemon.pid,
+                short(LEAVING)
+            );
+            return Ok(code::FAILED);
         }
         Ok(code::DONE)
     })

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::size::Size;
 use crate::decide::access::Permission;
-use crate::model::spec::{MAX_FILES, MAX_SIZE};
+use crate::model::spec::{MAX_FILES, MAX_SIZE, MOST_FILES};
 
 /// The documented file, in which everything is the default.
 pub const DEFAULT: &str = include_str!("../../config/regrow.toml");
@@ -243,8 +243,8 @@ pub fn load_config(named: Option<&Path>, usual: &Usual) -> Result<Config, Unusab
         })
     })?;
     let written: Written = toml::from_str(&text).map_err(|error| unusable(error.to_string()))?;
-    if written.logs.max_files == Some(0) {
-        return Err(unusable("logs.max_files must be at least 1".to_owned()));
+    if written.logs.max_files.is_some_and(|files| !(1..=MOST_FILES).contains(&files)) {
+        return Err(unusable(format!("logs.max_files must be from 1 to {MOST_FILES}")));
     }
     complete(Some(absolute), written, usual).map_err(unusable)
 }

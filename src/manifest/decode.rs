@@ -13,7 +13,7 @@ use super::reader::{self, At, Collector, Reader, kind_of};
 use crate::model::event::Hook;
 use crate::model::exit::signal_number;
 use crate::model::plan::{AutoShutdown, GiveUp};
-use crate::model::spec::{ExitMatch, RunAs};
+use crate::model::spec::{ExitMatch, MOST_FILES, RunAs};
 use crate::model::{Backoff, Condition, Kind, Name, OnDependencyRestart, Policy, RestartSpec, Strategy};
 
 /// A manifest as it is written, names unresolved and variables unexpanded.
@@ -873,7 +873,7 @@ fn log(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Log> {
     let mut inner = Reader::new(table, "log");
     let file = inner.string("file", collector);
     let max_size = inner.size("max_size", collector);
-    let max_files = inner.integer("max_files", 1..=10_000, collector).map(|n| n.value);
+    let max_files = inner.integer("max_files", 1..=MOST_FILES, collector).map(|n| n.value);
     let compress = inner.boolean("compress", collector);
     inner.finish(collector);
     Some(Log { file, max_size, max_files, compress })

@@ -512,7 +512,13 @@ impl Faults<'_> {
     fn file(&mut self, scope: &Scope<'_>, at: &At<String>, folder: &Path) -> Option<PathBuf> {
         let text = self.text(scope, at)?;
         let path = absolute(folder, &text);
-        if text.is_empty() || text.ends_with('/') || text.contains('\0') || path.file_name().is_none() {
+        if text == "~" || text.starts_with("~/") {
+            let hint = format!("write ${{HOME}}{}", &text[1..]);
+            self.collector.fault_with(at.span.clone(), "nobody expands \"~\" here", "taken as it is", hint);
+            return None;
+        }
+        let named = Path::new(&text).file_name().is_some() && !text.ends_with("/.");
+        if text.is_empty() || text.ends_with('/') || text.contains('\0') || !named {
             self.collector.fault_with(
                 at.span.clone(),
                 format!("{text:?} is no file"),

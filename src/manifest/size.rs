@@ -4,12 +4,23 @@ use serde::Deserialize;
 
 /// A number of bytes, at least one: `512MiB`, `64 KiB`, `1GB`, `7`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[serde(try_from = "Written")]
 pub(super) struct Size(pub(super) u64);
 
-impl TryFrom<String> for Size {
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<Written> for Size {
     type Error = String;
-    fn try_from(text: String) -> Result<Size, String> {
+    fn try_from(written: Written) -> Result<Size, String> {
+        let text = match written {
+            Written::Number(number) => number.to_string(),
+            Written::Text(text) => text,
+        };
         size(&text).map(Size).ok_or_else(|| format!("{text:?} is no size (write \"64KiB\" or \"100MiB\")"))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use super::decode::{Declared, Service, Supervision, Target};
@@ -12,6 +12,7 @@ use super::load::did_you_mean;
 use super::reader::Collector;
 use crate::decide::growth;
 use crate::model::plan::AutoShutdown;
+use crate::model::spec::put_aside_of;
 use crate::model::{
     CheckTarget, Child, Condition, Dependency, GroupSpec, Kind, Name, Plan, Policy, ReadyTarget, ServiceSpec,
 };
@@ -202,33 +203,59 @@ fn log_files(
 ) {
     let files = |spec: &ServiceSpec| -> Vec<PathBuf> {
         let log = spec.log.clone().unwrap_or_default();
-        spec.instances().filter_map(|instance| log.file_of(&instance)).collect()
+        spec.instances().filter_map(|instance| log.file_of(&instance)).map(|file| plain(&file)).collect()
     };
+    // What was put aside of one must be none of another's either: `web.log.1`.
     let mut taken: HashMap<PathBuf, (&Name, Option<Range<usize>>)> = HashMap::new();
+    let mut put_aside: HashMap<PathBuf, PathBuf> = HashMap::new();
+    let mut take = |spec, span: Option<&Range<usize>>, files: Vec<PathBuf>| {
+        let clash = files.iter().find_map(|file| {
+            let names = [Some(file.as_path()), put_aside_of(file), put_aside.get(file).map(PathBuf::as_path)];
+            let found = names.into_iter().flatten().find_map(|name| taken.get(name))?;
+            Some((file.clone(), found.clone()))
+        });
+        if clash.is_none() {
+            for file in files {
+                if let Some(of) = put_aside_of(&file) {
+                    put_aside.insert(of.to_owned(), file.clone());
+                }
+                taken.insert(file, (spec, span.cloned()));
+            }
+        }
+        clash
+    };
     for spec in there {
-        taken.extend(files(spec).into_iter().map(|file| (file, (&spec.name, None))));
+        take(&spec.name, None, files(spec));
     }
     for (spec, declared) in services.iter().zip(&declared.services) {
         let Some(span) = declared.log.as_ref().and_then(|log| Some(log.file.as_ref()?.span.clone())) else {
             continue;
         };
-        let mine = files(spec);
-        if let Some((file, (first, at))) = mine.iter().find_map(|file| Some((file, taken.get(file)?))) {
-            let file = file.display();
-            let message = format!(
-                "log file {file} is asked for twice: by {:?} and by {:?}",
-                first.as_str(),
-                spec.name.as_str()
-            );
-            let label = format!("{} wants it too", spec.name);
-            match at {
-                Some(at) => also(collector, span, message, label, at.clone(), "asked for here first"),
-                None => collector.fault(span, message, label),
-            }
+        let Some((file, (first, at))) = take(&spec.name, Some(&span), files(spec)) else {
             continue;
+        };
+        let (file, first, second) = (file.display(), first.as_str(), spec.name.as_str());
+        let message = format!("log file {file} is asked for twice: by {first:?} and by {second:?}");
+        let label = format!("{} wants it too", spec.name);
+        match at {
+            Some(at) => also(collector, span, message, label, at, "asked for here first"),
+            None => collector.fault(span, message, label),
         }
-        taken.extend(mine.into_iter().map(|file| (file, (&spec.name, Some(span.clone())))));
     }
+}
+
+/// A path without `..`, for comparing: links may make another of it, which is seen when it is opened.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// Whether two services can run at the same time: not if they have profiles and share none.

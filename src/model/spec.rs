@@ -1,7 +1,7 @@
 //! What a manifest declares of one service, typed and checked.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -594,6 +594,8 @@ pub struct LogSpec {
 
 /// A log file that has grown to so many bytes is put aside, unless something else is said.
 pub const MAX_SIZE: u64 = 100 << 20;
+/// More log files than this can't be asked for: each is renamed whenever one is put aside.
+pub const MOST_FILES: u32 = 1_000;
 /// So many log files are kept, unless something else is said.
 pub const MAX_FILES: u32 = 5;
 
@@ -619,6 +621,23 @@ impl LogSpec {
         }
         Some(file.with_file_name(name))
     }
+}
+
+/// The file that one of this name would have been before it was put aside.
+///
+/// ```
+/// use std::path::Path;
+/// use regrow::model::spec::put_aside_of;
+/// assert_eq!(put_aside_of(Path::new("web.log.3.gz")), Some(Path::new("web.log")));
+/// assert_eq!(put_aside_of(Path::new("web.log")), None);
+/// ```
+pub fn put_aside_of(path: &Path) -> Option<&Path> {
+    let text = path.to_str()?;
+    let plain = text.strip_suffix(".gz").unwrap_or(text);
+    let (file, number) = plain.rsplit_once('.')?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let of = if is_number { Some(file) } else { text.strip_suffix(".gz.part") };
+    of.or_else(|| text.strip_suffix(".next")).map(Path::new)
 }
 
 /// Durations in every output: seconds as a number.

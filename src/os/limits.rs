@@ -39,7 +39,8 @@ impl Limits {
 /// be among it. Only for a process that is regrow's alone.
 pub fn leave_no_core() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_CORE) {
-        // Lowering the soft limit is always allowed.
-        let _ = setrlimit(Resource::RLIMIT_CORE, 0, hard);
+        // A file is not begun for so little, and the kernel starts no program to take a core either,
+        // which it does in spite of 0 (core(5), core_pattern with a pipe). Lowering is always allowed.
+        let _ = setrlimit(Resource::RLIMIT_CORE, hard.min(1), hard);
     }
 }

@@ -18,8 +18,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{SourceId, Stream};
+use crate::model::spec::put_aside_of;
 use compress::Compressor;
 use file::{LogFile, Scratch, Turns};
 
@@ -27,7 +29,7 @@ mod compress;
 mod file;
 mod past;
 
-pub use past::{Part, Tail, last_of};
+pub use past::{Part, Reach, Tail, last_of};
 
 /// Where the output of an instance is kept, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,19 +163,82 @@ impl Open {
     fn duplicates(&mut self) -> io::Result<[OwnedFd; 2]> {
         Ok([self.files.of(Stream::Out).duplicate()?, self.files.of(Stream::Err).duplicate()?])
     }
+
+    /// What a keeper is to be told, if anything.
+    fn told(&mut self) -> Option<[OwnedFd; 2]> {
+        if !self.news {
+            return None;
+        }
+        let duplicates = self.duplicates().ok()?;
+        self.news = false;
+        Some(duplicates)
+    }
+
+    /// In place of another, which may not have taken all that was printed.
+    fn in_place_of(mut self, other: &mut Open) -> Open {
+        for stream in [Stream::Out, Stream::Err] {
+            if let Some(lost) = other.files.of(stream).take_loss() {
+                self.files.of(stream).lost_before(lost);
+            }
+        }
+        self
+    }
+}
+
+/// Whether it is a file that another source has open, by whatever name.
+fn is_taken(open: &mut HashMap<SourceId, Open>, source: SourceId, fresh: &mut Open) -> io::Result<()> {
+    if let Place::Streams(_) = fresh.keep.place {
+        return Ok(());
+    }
+    let which = fresh.files.of(Stream::Out).identity();
+    for (_, other) in open.iter_mut().filter(|(of, _)| **of != source) {
+        if which.is_some() && other.files.all().iter().any(|file| file.identity() == which) {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, TAKEN));
+        }
+    }
+    Ok(())
+}
+
+const TAKEN: &str = "another service's output goes there";
+
+/// Others whose rotation would take a file for one of theirs, or the other way round.
+fn clashes(open: &HashMap<SourceId, Open>, source: SourceId, keep: &Keep) -> io::Result<()> {
+    let Place::One { file, .. } = &keep.place else {
+        return Ok(());
+    };
+    let wanted = [Some(file.as_path()), put_aside_of(file)];
+    let other = open.iter().filter(|(of, _)| **of != source).any(|(_, other)| {
+        [Stream::Out, Stream::Err].map(|stream| other.keep.file(stream)).iter().any(|theirs| {
+            wanted.contains(&Some(theirs.as_path())) || put_aside_of(theirs) == Some(file.as_path())
+        })
+    });
+    if other {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, TAKEN));
+    }
+    Ok(())
 }
 
 impl Logs {
     /// Opens those of a source, where they are not open yet. Returns duplicates, for a keeper.
     pub(super) fn open(&self, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
         lock(&self.later).remove(&source);
+        clashes(&self.lock(), source, keep)?;
+        let same = |there: &&mut Open| there.keep.place == keep.place;
+        let is_open = self.lock().get_mut(&source).filter(same).is_some();
+        // It may take its time, and others don't wait for it.
+        let mut fresh = if is_open { None } else { Some(Open::new(keep)?) };
         let mut open = self.lock();
-        let there = match open.entry(source) {
-            Entry::Occupied(there) => {
+        if let Some(fresh) = &mut fresh {
+            is_taken(&mut open, source, fresh)?;
+        }
+        let there = match (open.entry(source), fresh) {
+            (Entry::Occupied(there), Some(fresh)) => {
                 let there = there.into_mut();
-                if there.keep.place != keep.place {
-                    *there = Open::new(keep)?;
-                }
+                *there = fresh.in_place_of(there);
+                there
+            }
+            (Entry::Occupied(there), None) => {
+                let there = there.into_mut();
                 // Somebody has taken one away, or put another in its place.
                 for file in there.files.all() {
                     file.look()?;
@@ -181,11 +246,15 @@ impl Logs {
                 there.keep = keep.clone();
                 there
             }
-            Entry::Vacant(place) => place.insert(Open::new(keep)?),
+            (Entry::Vacant(place), Some(fresh)) => place.insert(fresh),
+            // It was closed in between.
+            (Entry::Vacant(place), None) => place.insert(Open::new(keep)?),
         };
         let duplicates = there.duplicates()?;
         // They go to a keeper with the start that they are opened for.
         there.news = false;
+        drop(open);
+        self.tidy(source);
         Ok(duplicates)
     }
 
@@ -197,18 +266,23 @@ impl Logs {
 
     /// A source that prints is kept like this from now on. An error where that can't be: then it is
     /// kept as it was.
-    pub(super) fn change(&self, source: SourceId, keep: Keep) -> io::Result<()> {
+    pub(super) fn change(&self, source: SourceId, keep: &Keep) -> io::Result<()> {
         let mut open = self.lock();
+        clashes(&open, source, keep)?;
         let Some(there) = open.get_mut(&source) else {
             drop(open);
-            self.open_later(source, keep);
+            self.open_later(source, keep.clone());
             return Ok(());
         };
         if there.keep.place == keep.place {
             there.uncompressed |= keep.compress;
-            there.keep = keep;
-        } else {
-            *there = Open::new(&keep)?;
+            there.keep = keep.clone();
+            return Ok(());
+        }
+        let mut fresh = Open::new(keep)?;
+        is_taken(&mut open, source, &mut fresh)?;
+        if let Some(there) = open.get_mut(&source) {
+            *there = fresh.in_place_of(there);
         }
         Ok(())
     }
@@ -253,6 +327,38 @@ impl Logs {
         self.lock().get_mut(&source)?.duplicates().ok()
     }
 
+    /// Before a piece is taken: what is full is put aside where something waits in the pipe, and what is
+    /// not in its place any more is opened again. Returns duplicates of what its output goes to, where
+    /// that is not what it was; a keeper is to be told before anything is taken.
+    pub(super) fn prepare(
+        &self,
+        source: SourceId,
+        stream: Stream,
+        pipe: BorrowedFd<'_>,
+    ) -> Option<[OwnedFd; 2]> {
+        let mut open = self.lock();
+        let there = open.get_mut(&source)?;
+        let Open { keep, files, news, uncompressed } = there;
+        let file = files.of(stream);
+        *news |= file.look_now_and_then();
+        // Its last words stay where they are as long as there are no others.
+        if file.is_full(keep.max_size) && holds_something(pipe) {
+            // Who compresses has the turn for moments, and may stand still in one: at the next piece, then.
+            if let Some(_turn) = self.turns.take_if_free() {
+                match file.rotate(keep.max_files) {
+                    Ok(()) => (*news, *uncompressed) = (true, *uncompressed || keep.compress),
+                    Err(error) => file.cant_rotate(&error),
+                }
+            }
+        }
+        there.told()
+    }
+
+    /// Duplicates of what a source's output goes to, where a keeper does not have them.
+    pub(super) fn news(&self, source: SourceId) -> Option<[OwnedFd; 2]> {
+        self.lock().get_mut(&source)?.told()
+    }
+
     /// Moves a piece of output into its file, and into the buffer.
     pub(super) fn take(
         &self,
@@ -263,42 +369,18 @@ impl Logs {
     ) -> (Took, Option<Loss>) {
         match self.lock().get_mut(&source) {
             Some(open) => {
-                let file = open.files.of(stream);
-                let took = file.take(stream, pipe, buffer, (open.keep.max_size, &mut lock(&self.scratch)));
-                open.news |= file.is_another();
-                took
+                let max_size = open.keep.max_size;
+                open.files.of(stream).take(stream, pipe, buffer, (max_size, &mut lock(&self.scratch)))
             }
             None => (read(pipe, buffer), None),
         }
-    }
-
-    /// Puts a source's full files aside. Returns duplicates of what its output goes to, where that is
-    /// not what it was; a keeper is to be told before [`Logs::tidy`].
-    pub(super) fn rotate_if_full(&self, source: SourceId) -> Option<[OwnedFd; 2]> {
-        let mut open = self.lock();
-        let there = open.get_mut(&source)?;
-        let Open { keep, files, news, uncompressed } = there;
-        for file in files.all() {
-            if !file.is_full(keep.max_size) {
-                continue;
-            }
-            let turn = self.turns.take();
-            match file.rotate(keep.max_files) {
-                Ok(()) => (*news, *uncompressed) = (true, *uncompressed || keep.compress),
-                Err(error) => file.cant_rotate(&error),
-            }
-            drop(turn);
-        }
-        if !std::mem::take(&mut there.news) {
-            return None;
-        }
-        there.duplicates().ok()
     }
 
     /// What was put aside is compressed: not before a keeper knows that it is not written any more.
     pub(super) fn tidy(&self, source: SourceId) {
         let mut open = self.lock();
         if let Some(open) = open.get_mut(&source)
+            && !open.news
             && std::mem::take(&mut open.uncompressed)
         {
             for file in open.files.all() {
@@ -314,6 +396,13 @@ impl Logs {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether there is something in a pipe; at its end there is not.
+fn holds_something(pipe: BorrowedFd<'_>) -> bool {
+    let mut look = [PollFd::new(pipe, PollFlags::POLLIN)];
+    let _ = poll(&mut look, PollTimeout::ZERO);
+    look[0].revents().is_some_and(|is| is.contains(PollFlags::POLLIN))
 }
 
 /// One read, without a file.

@@ -19,33 +19,22 @@ pub(super) fn shed_and_sleep(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> ni
     give_back();
     // All are known before the first one is given back: reading on would bring them again.
     let unneeded = unneeded();
-    for Unneeded { from, to, advice } in &unneeded {
+    for (from, to) in &unneeded {
         let at = std::ptr::with_exposed_provenance_mut(*from);
-        for advice in *advice {
-            // SAFETY: each range is a mapping of this process that is read only and holds what the
-            // file holds, so that the next look at a page of it finds the same again; or a part of
-            // the stack that lies below all frames of the only thread.
-            unsafe { nix::libc::madvise(at, to - from, *advice) };
-        }
+        // SAFETY: each range is a mapping of this process that is read only and holds what the file
+        // holds, so that the next look at a page of it finds the same again; or a part of the stack that
+        // lies below all frames of the only thread. Children that are being made and share our memory
+        // have stacks of their own.
+        unsafe { nix::libc::madvise(at, to - from, nix::libc::MADV_DONTNEED) };
     }
     // From here, so that nothing but this function is mapped again.
     poll(fds, timeout)
 }
 
-struct Unneeded {
-    from: usize,
-    to: usize,
-    advice: &'static [i32],
-}
-
-/// What is looked at again comes alone, without the pages around it.
-const OF_A_FILE: &[i32] = &[nix::libc::MADV_RANDOM, nix::libc::MADV_DONTNEED];
-const OF_THE_STACK: &[i32] = &[nix::libc::MADV_DONTNEED];
-
 /// Signal handlers and the calls that are made meanwhile get so much of the stack.
 const CALLS: usize = 16 * 1024;
 
-fn unneeded() -> Vec<Unneeded> {
+fn unneeded() -> Vec<(usize, usize)> {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let mut unneeded = Vec::new();
     let mut region: Option<(usize, usize)> = None;
@@ -60,7 +49,7 @@ fn unneeded() -> Vec<Unneeded> {
             let frame = std::ptr::from_ref(&region).addr();
             let below = frame.saturating_sub(CALLS) / 4096 * 4096;
             if rest.ends_with("[stack]") && from < below && below < to {
-                unneeded.push(Unneeded { from, to: below, advice: OF_THE_STACK });
+                unneeded.push((from, below));
             }
         } else if line.starts_with("Anonymous:") && line.split_whitespace().nth(1) != Some("0") {
             // Something was written there: relocations.
@@ -68,7 +57,7 @@ fn unneeded() -> Vec<Unneeded> {
         } else if let (Some((from, to)), true) = (region, line.starts_with("Swap:")) {
             // Nor does anything that was written lie in swap: the file has all of it.
             if line.split_whitespace().nth(1) == Some("0") {
-                unneeded.push(Unneeded { from, to, advice: OF_A_FILE });
+                unneeded.push((from, to));
             }
             region = None;
         }

@@ -73,6 +73,8 @@ pub trait OutputSink: Send + Sync + 'static {
     fn begins(&self, source: SourceId);
     /// Whole lines, each with its newline, of one read.
     fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]);
+    /// What a source prints is kept in these files from now on.
+    fn moves(&self, source: SourceId, keep: &log::Keep);
 }
 
 /// Gives each instance the name that its output goes by.
@@ -90,6 +92,9 @@ pub trait Sources: Send + Sync + 'static {
 pub enum Output {
     /// Lines go to the sink under this name; a line that matches is told once.
     Lines(SourceId, Option<regex::bytes::Regex>),
+    /// Lines go to the sink under the name of one beside which this is run (a hook, a stop command),
+    /// and into its files while these are open.
+    Beside(SourceId),
     /// The first so many bytes are kept and come with the exit.
     Capture(usize),
 }

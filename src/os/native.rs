@@ -331,7 +331,9 @@ enum By {
 impl Work {
     fn open(&self, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
         self.sink.begins(source);
-        self.logs.open(source, keep)
+        let files = self.logs.open(source, keep)?;
+        self.sink.moves(source, keep);
+        Ok(files)
     }
 
     fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {

@@ -18,13 +18,12 @@ impl End {
         End(all.filter_map(|pid| pidfd::open(pid).ok()).collect())
     }
 
-    /// Returns when all of them are gone, or the time is over.
-    pub fn wait(self, time: Duration) {
+    /// Returns when all of them are gone, or the time is over: then `false`.
+    pub fn wait(self, time: Duration) -> bool {
         let until = Instant::now() + time;
-        for process in self.0 {
-            if !pidfd::ends_within(process.as_fd(), until.saturating_duration_since(Instant::now())) {
-                return;
-            }
-        }
+        let mut processes = self.0.into_iter();
+        processes.all(|process| {
+            pidfd::ends_within(process.as_fd(), until.saturating_duration_since(Instant::now()))
+        })
     }
 }

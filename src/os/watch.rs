@@ -589,11 +589,23 @@ impl Watcher {
                 }
             }
         }
+        if let Output::Lines(source, _) | Output::Beside(source) = &process.output
+            && let Some(pipe) = &process.pipes[stream as usize]
+        {
+            let source = *source;
+            let news = self.logs.prepare(source, stream, pipe.fd.as_fd());
+            self.tell_keeper(source, news);
+        }
+        let Some(process) = self.processes.get_mut(&key) else {
+            return 0;
+        };
         let Some(pipe) = &mut process.pipes[stream as usize] else {
             return 0;
         };
         let (took, loss) = match &process.output {
-            Output::Lines(source, _) => self.logs.take(*source, stream, pipe.fd.as_fd(), &mut self.buffer),
+            Output::Lines(source, _) | Output::Beside(source) => {
+                self.logs.take(*source, stream, pipe.fd.as_fd(), &mut self.buffer)
+            }
             Output::Capture(_) => (log::read(pipe.fd.as_fd(), &mut self.buffer), None),
         };
         if let Some(loss) = loss {
@@ -601,8 +613,22 @@ impl Watcher {
                 Loss::Begins(reason) => (None, reason),
                 Loss::Over(lost) => (Some(lost), String::new()),
             };
-            (process.news)(News::Unkept { key: ProcessKey(key), lost, reason });
+            // Whose files they are is to hear of it.
+            let beside = match process.output {
+                Output::Beside(source) => Some(source),
+                Output::Lines(..) | Output::Capture(_) => None,
+            };
+            let of = beside.and_then(|source| self.printer(source)).unwrap_or(key);
+            if let Some(process) = self.processes.get(&of) {
+                (process.news)(News::Unkept { key: ProcessKey(of), lost, reason });
+            }
         }
+        let Some(process) = self.processes.get_mut(&key) else {
+            return 0;
+        };
+        let Some(pipe) = &mut process.pipes[stream as usize] else {
+            return 0;
+        };
         match took {
             Took::End => {
                 let _ = self.epoll.delete(&pipe.fd);
@@ -614,10 +640,6 @@ impl Watcher {
             }
             Took::Bytes(length) => {
                 take(process, stream, &self.buffer[..length], self.sink.as_ref(), ProcessKey(key));
-                if let Output::Lines(source, _) = &process.output {
-                    let source = *source;
-                    self.rotate_if_full(source);
-                }
                 length
             }
             Took::Nothing => 0,
@@ -626,18 +648,28 @@ impl Watcher {
 
     /// A source is kept in other files, or by other rules. What does not run takes them when it starts.
     fn keep_elsewhere(&mut self, source: SourceId, keep: Keep) {
-        let of_it = |process: &&Process| matches!(&process.output, Output::Lines(of, _) if *of == source);
-        let Some((key, process)) = self.processes.iter().find(|(_, process)| of_it(process)) else {
+        let Some(key) = self.printer(source) else {
             return;
         };
-        let shown = keep.shown().to_string();
-        match self.logs.change(source, keep) {
-            Ok(()) => self.rotate_if_full(source),
+        match self.logs.change(source, &keep) {
+            Ok(()) => {
+                self.sink.moves(source, &keep);
+                let news = self.logs.news(source);
+                self.tell_keeper(source, news);
+            }
             Err(error) => {
-                let reason = format!("{shown}: {error}; what it prints goes where it went before");
-                (process.news)(News::Unkept { key: ProcessKey(*key), lost: None, reason });
+                let reason = format!("{}: {error}; what it prints goes where it went before", keep.shown());
+                if let Some(process) = self.processes.get(&key) {
+                    (process.news)(News::Unkept { key: ProcessKey(key), lost: None, reason });
+                }
             }
         }
+    }
+
+    /// Whose own output a source is.
+    fn printer(&self, source: SourceId) -> Option<u64> {
+        let of_it = |process: &Process| matches!(&process.output, Output::Lines(of, _) if *of == source);
+        self.processes.iter().find(|(_, process)| of_it(process)).map(|(key, _)| *key)
     }
 
     /// Hands on a line without its end, with one.

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::model::InstanceId;
-use crate::os::log::{self, Keep};
+use crate::os::log::{self, Keep, Reach};
 use crate::os::{OutputSink, SourceId, Sources, Stream};
 
 /// Bytes kept of each instance's output.
@@ -110,7 +110,8 @@ impl Ring {
         let mut past: Vec<Chunk> = Vec::new();
         for stream in [Stream::Out, Stream::Err] {
             // Without them there is nothing to recall.
-            let (whole, _) = whole_lines(log::last_of(keep, stream, RECALLED).unwrap_or_default().parts);
+            let (whole, _) =
+                whole_lines(log::last_of(keep, stream, RECALLED, Reach::Plain).unwrap_or_default().parts);
             past.extend(whole.into_iter().map(|part| old_chunk(source, name, stream, part)));
         }
         past.sort_by_key(|chunk| chunk.at);
@@ -184,18 +185,24 @@ impl OutputHub {
         let keep = lock(&of.ring).keep.clone()?;
         let mut chunks = Vec::new();
         for stream in [Stream::Out, Stream::Err] {
-            let mut most = FIRST_READ;
+            let (mut most, mut reach) = (FIRST_READ, Reach::Plain);
             let parts = loop {
-                let log::Tail { parts, complete } = log::last_of(&keep, stream, most).unwrap_or_default();
+                let log::Tail { parts, complete } =
+                    log::last_of(&keep, stream, most, reach).unwrap_or_default();
                 let (whole, rest) = whole_lines(parts);
                 let parts: Vec<log::Part> = whole.into_iter().chain(rest).collect();
                 let ends = |part: &log::Part| part.bytes.iter().filter(|byte| **byte == b'\n').count();
                 // The first may be half of one.
                 let enough = || parts.iter().map(ends).sum::<usize>() > lines;
-                if most >= READ || complete || enough() {
+                if complete || enough() || (most >= READ && reach == Reach::All) {
                     break parts;
                 }
-                most = (most * 8).min(READ);
+                // A compressed one is read as a whole each time: once, then.
+                let bytes: u64 = parts.iter().map(|part| part.bytes.len() as u64).sum();
+                (most, reach) = match reach {
+                    Reach::Plain if bytes >= most / 2 && most < READ => ((most * 8).min(READ), reach),
+                    Reach::Plain | Reach::All => (READ, Reach::All),
+                };
             };
             chunks.extend(parts.into_iter().map(|part| old_chunk(source, &of.name, stream, part)));
         }
@@ -250,12 +257,7 @@ impl Sources for OutputHub {
     }
 
     fn kept_in(&self, source: SourceId, keep: Keep) {
-        if let Some(of) = self.index().rings.get(&source) {
-            let mut ring = lock(&of.ring);
-            if ring.keep.replace(keep).is_none() {
-                ring.earlier = Earlier::InFiles;
-            }
-        }
+        self.moves(source, &keep);
     }
 
     fn forget(&self, instance: &InstanceId) {
@@ -271,6 +273,15 @@ impl OutputSink for OutputHub {
         let of = self.index().rings.get(&source).cloned();
         if let Some(of) = of {
             lock(&of.ring).recall(source, &of.name);
+        }
+    }
+
+    fn moves(&self, source: SourceId, keep: &Keep) {
+        if let Some(of) = self.index().rings.get(&source) {
+            let mut ring = lock(&of.ring);
+            if ring.keep.replace(keep.clone()).is_none() {
+                ring.earlier = Earlier::InFiles;
+            }
         }
     }
 

@@ -815,7 +815,8 @@ fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
     for pid in [project.pid("other"), daemon, keeper] {
         assert!(!environment(pid).contains(CANARY), "{pid}");
     }
-    // Nor would it be in a core file; what its services may leave is as it was.
+    // Nor would it be in a core file (1: none, and no program is given one either); what its services
+    // may leave is as it was.
     let core = |pid: u32| {
         let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -826,12 +827,12 @@ fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
         let (daemon, keeper) = machine.pids();
         [daemon, keeper, project.pid("uses"), project.pid("other")].map(core)
     };
-    assert_eq!(cores(), ["0", "0", &ours, &ours]);
+    assert_eq!(cores(), ["1", "1", &ours, &ours]);
     assert_eq!(project.status("lacks")["state"], "failed");
     assert_eq!(project.status("lacks")["exit"]["stage"], "secret");
     machine.kill_daemon();
     assert_eq!(project.regrow(&["restart", "uses"]).code, 0);
-    assert_eq!(cores(), ["0", "0", &ours, &ours], "another daemon");
+    assert_eq!(cores(), ["1", "1", &ours, &ours], "another daemon");
     let said: Vec<String> = [
         &["status", "--json"][..],
         &["events", "--json"],

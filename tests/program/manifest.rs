@@ -105,6 +105,10 @@ fn one_fault_of_each_kind() {
             .collect::<String>()
     };
     let one = |line: &str| format!("[service.web]\ncommand = \"true\"\n{line}\n");
+    let two = |first: &str, second: &str| {
+        let file = |path: &str| format!("command = \"true\"\nlog = {{ file = \"{path}\" }}\n");
+        format!("[service.web]\n{}[service.b]\n{}", file(first), file(second))
+    };
     let cases: Vec<(String, &str, &str)> = vec![
         (chain(&[("a", "b"), ("b", "c"), ("c", "a")]), "3:15", "dependencies in a circle: a -> b -> c -> a"),
         (chain(&[("a", "a")]), "3:15", "service \"a\" depends on itself: a -> a"),
@@ -171,13 +175,18 @@ fn one_fault_of_each_kind() {
         (one("log = { max_size = \"many\" }"), "3:20", "\"max_size\" is no size"),
         (one("log = { max_size = 0 }"), "3:20", "\"max_size\" is no size"),
         (one("log = { max_size = true }"), "3:20", "\"max_size\" must be a size such as \"64KiB\""),
-        (one("log = { max_files = 0 }"), "3:21", "\"max_files\" must be a whole number from 1 to 10000"),
+        (one("log = { max_files = 0 }"), "3:21", "\"max_files\" must be a whole number from 1 to 1000"),
         (one("log = { compress = 1 }"), "3:20", "\"compress\" must be true or false"),
         (
             one("log = { file = \"x.log\" }\n[service.b]\ncommand = \"true\"\nlog = { file = \"./x.log\" }"),
             "6:16",
             "x.log is asked for twice: by \"web\" and by \"b\"",
         ),
+        (one("log = { file = \"~/x.log\" }"), "3:16", "nobody expands \"~\" here"),
+        (one("log = { file = \".\" }"), "3:16", "\".\" is no file"),
+        (two("x.log", "y/../x.log"), "6:16", "x.log is asked for twice"),
+        (two("x.log", "x.log.2"), "6:16", "x.log.2 is asked for twice"),
+        (two("x.log.2.gz", "x.log"), "6:16", "x.log is asked for twice"),
         (
             one(
                 "replicas = 2\nlog = { file = \"x.log\" }\n[service.b]\ncommand = \"true\"\nlog = { file = \"x.2.log\" }",

@@ -173,6 +173,7 @@ pub fn divide() -> std::io::Result<Above> {
             let started = proc::stat(child.as_raw().cast_unsigned()).map(|stat| stat.started);
             // Known by another name, so that who kills every "regrow" leaves it its work.
             let _ = nix::sys::prctl::set_name(c"keeper");
+            leave_no_core();
             keep(child, started, &heard)
         }
     }

@@ -256,8 +256,8 @@ impl Keeper {
             PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
         });
         let ready = match self.busy {
-            Some(_) => poll(&mut fds, timeout),
-            None => memory::shed_and_sleep(&mut fds, timeout),
+            None if timeout.is_none() => memory::shed_and_sleep(&mut fds, timeout),
+            Some(_) | None => poll(&mut fds, timeout),
         };
         match ready {
             Ok(1..) => self.busy = Some(Instant::now()),

@@ -5,35 +5,49 @@
 //! another is put aside; so it is looked for when it is done. Whoever is killed in between leaves the
 //! plain file, or both, of which the plain one counts.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::file::Turns;
-use super::{compressed, numbered, with_suffix};
+use super::file::{Turns, made_like};
+use super::past::{GAP, open};
+use super::{compressed, lock, numbered, with_suffix};
 
 /// The thread, once there is something to do for it. It ends with this.
 #[derive(Debug, Default)]
-pub(super) struct Compressor(Mutex<Option<Sender<PathBuf>>>);
+pub(super) struct Compressor {
+    jobs: Mutex<Option<Sender<PathBuf>>>,
+    /// Of which log files it is to look at what was put aside.
+    waiting: Waiting,
+}
+
+type Waiting = Arc<Mutex<HashSet<PathBuf>>>;
 
 impl Compressor {
     /// Compresses what was put aside of a log file.
     pub(super) fn compress(&self, path: &Path, turns: &Turns) {
-        let mut sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lock(&self.waiting).insert(path.to_owned()) {
+            return;
+        }
+        let mut sender = lock(&self.jobs);
         if sender.is_none() {
             let (jobs, work) = channel();
-            let turns = turns.clone();
+            let (turns, waiting) = (turns.clone(), Arc::clone(&self.waiting));
             let thread = std::thread::Builder::new().name("regrow-compress".into());
             // The encoder is made on the stack, all of its tables.
-            match thread.stack_size(2 << 20).spawn(move || run(&work, &turns)) {
+            match thread.stack_size(2 << 20).spawn(move || run(&work, &turns, &waiting)) {
                 Ok(_) => *sender = Some(jobs),
-                Err(error) => tracing::warn!(%error, "log files are not compressed"),
+                Err(error) => {
+                    lock(&self.waiting).clear();
+                    tracing::warn!(%error, "log files are not compressed");
+                }
             }
         }
         if let Some(sender) = &*sender {
@@ -43,10 +57,11 @@ impl Compressor {
     }
 }
 
-fn run(work: &Receiver<PathBuf>, turns: &Turns) {
+fn run(work: &Receiver<PathBuf>, turns: &Turns, waiting: &Waiting) {
     // Services come first. SAFETY: it takes numbers and touches no memory; 0 is this thread.
     unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, 10) };
     for path in work {
+        lock(waiting).remove(&path);
         if let Err(error) = all_of(&path, turns) {
             tracing::warn!(%error, path = %path.display(), "can't compress what was put aside");
         }
@@ -77,36 +92,27 @@ fn all_of(path: &Path, turns: &Turns) -> io::Result<()> {
 
 /// The last one that is not compressed.
 fn oldest(path: &Path, turns: &Turns) -> io::Result<Option<File>> {
-    let _turn = turns.take();
+    let turn = turns.take();
     let mut last = None;
-    for number in 1.. {
-        let plain = numbered(path, number);
-        match fs::symlink_metadata(&plain) {
-            Ok(at) if at.is_file() => last = Some(plain),
-            Ok(_) => break,
-            Err(_) if compressed(&plain).exists() => {}
-            Err(_) => break,
+    for plain in put_aside(path) {
+        if fs::symlink_metadata(&plain).is_ok_and(|at| at.is_file()) {
+            last = Some(plain);
         }
     }
-    let open = |path| OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path);
-    last.map(open).transpose()
+    drop(turn);
+    match last.map(|path| open(&path)).transpose() {
+        // It is another's by now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened,
+    }
 }
 
 fn one(plain: &File, beside: &Path) -> io::Result<()> {
-    let about = plain.metadata()?;
-    let made = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(beside)?;
-    // Who may read it stays what it was, and when it was written.
-    let _ = fchown(&made, Some(about.uid()), Some(about.gid()));
-    let _ = made.set_permissions(Permissions::from_mode(about.mode() & 0o777));
+    let made = made_like(plain, beside)?;
     let mut encoder = GzEncoder::new(made, Compression::default());
     io::copy(&mut &*plain, &mut encoder)?;
     let made = encoder.finish()?;
-    if let Ok(written) = about.modified() {
+    if let Ok(written) = plain.metadata()?.modified() {
         made.set_modified(written)?;
     }
     made.sync_all()
@@ -115,14 +121,17 @@ fn one(plain: &File, beside: &Path) -> io::Result<()> {
 /// Under which number a file lies now.
 fn where_is(plain: &File, path: &Path) -> io::Result<Option<PathBuf>> {
     let own = plain.metadata()?;
-    for number in 1.. {
-        let at = numbered(path, number);
-        match fs::symlink_metadata(&at) {
-            Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => return Ok(Some(at)),
-            Ok(_) => {}
-            Err(_) if compressed(&at).exists() => {}
-            Err(_) => return Ok(None),
-        }
-    }
-    Ok(None)
+    Ok(put_aside(path).find(|at| {
+        fs::symlink_metadata(at).is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))
+    }))
+}
+
+/// The names of those that were put aside, compressed or not, and of a few that are missing.
+fn put_aside(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let mut missed = 0;
+    (1..).map(move |number| numbered(path, number)).take_while(move |plain| {
+        let is_there = fs::symlink_metadata(plain).is_ok() || compressed(plain).exists();
+        missed = if is_there { 0 } else { missed + 1 };
+        missed <= GAP
+    })
 }

@@ -9,7 +9,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
@@ -17,7 +17,7 @@ use nix::fcntl::{OFlag, SpliceFFlags, tee};
 use nix::unistd::pipe2;
 
 use super::past::{ENTRY, entry};
-use super::{Loss, Stream, Took, compressed, numbered, read, splice_at};
+use super::{Loss, Stream, Took, compressed, numbered, read, splice_at, with_suffix};
 
 /// Files that were put aside are renamed by one at a time.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +26,14 @@ pub(super) struct Turns(Arc<Mutex<()>>);
 impl Turns {
     pub(super) fn take(&self) -> MutexGuard<'_, ()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take_if_free(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.0.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 
@@ -53,8 +61,6 @@ pub(super) struct LogFile {
     looked: Instant,
     /// Why it is not where it should be, and can't be.
     away: Option<String>,
-    /// It is not the one that it was.
-    another: bool,
 }
 
 impl LogFile {
@@ -62,7 +68,7 @@ impl LogFile {
         make_folder(&path)?;
         let file = own_file(&path)?;
         let size = file.metadata()?.len();
-        let index = make_folder(&index_path).and_then(|()| own_index(&index_path, size));
+        let index = open_index(&index_path, size);
         let mut last = [b'\n'];
         if size > 0 {
             file.read_exact_at(&mut last, size - 1)?;
@@ -71,7 +77,7 @@ impl LogFile {
             path,
             index_path,
             file,
-            index: index.ok(),
+            index,
             size,
             patience: 0,
             lost: None,
@@ -79,7 +85,6 @@ impl LogFile {
             full: false,
             looked: Instant::now(),
             away: None,
-            another: false,
         })
     }
 
@@ -96,23 +101,44 @@ impl LogFile {
         self.lost.is_some()
     }
 
-    /// Whether it is another one than when this was last asked.
-    pub(super) fn is_another(&mut self) -> bool {
-        std::mem::take(&mut self.another)
+    /// Which it is, whatever its name.
+    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+        self.file.metadata().ok().map(|own| (own.dev(), own.ino()))
     }
 
-    /// Opens it again where it is not in its place any more.
-    pub(super) fn look(&mut self) -> io::Result<()> {
+    pub(super) fn take_loss(&mut self) -> Option<u64> {
+        self.lost.take()
+    }
+
+    /// So much was not kept in the file before this one.
+    pub(super) fn lost_before(&mut self, lost: u64) {
+        *self.lost.get_or_insert(0) += lost;
+    }
+
+    /// Opens it again where it is not in its place any more, if it has not been looked at for a while.
+    /// Whether it is another one now.
+    pub(super) fn look_now_and_then(&mut self) -> bool {
+        // Why it can't be is told by what is lost.
+        self.looked.elapsed() >= LOOK && self.look().unwrap_or(false)
+    }
+
+    /// Opens it again where it is not in its place any more. Whether it is another one now.
+    pub(super) fn look(&mut self) -> io::Result<bool> {
         self.looked = Instant::now();
         if self.is_in_place() {
             self.away = None;
-            return Ok(());
+            if self.index.is_none() {
+                self.index = open_index(&self.index_path, self.size);
+            }
+            return Ok(false);
         }
         match LogFile::open(self.path.clone(), self.index_path.clone()) {
             Ok(fresh) => {
-                *self = LogFile { lost: self.lost, another: true, ..fresh };
-                Ok(())
+                *self = LogFile { lost: self.lost, ..fresh };
+                Ok(true)
             }
+            // There is one that is open already.
+            Err(error) if is_shortage(&error) => Err(error),
             Err(error) => {
                 self.away = Some(error.to_string());
                 Err(error)
@@ -122,9 +148,7 @@ impl LogFile {
 
     fn is_in_place(&self) -> bool {
         let at = fs::symlink_metadata(&self.path);
-        at.is_ok_and(|at| {
-            self.file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (at.dev(), at.ino()))
-        })
+        at.is_ok_and(|at| self.identity() == Some((at.dev(), at.ino())))
     }
 
     pub(super) fn take(
@@ -134,10 +158,6 @@ impl LogFile {
         buffer: &mut [u8],
         (max_size, scratch): (u64, &mut Scratch),
     ) -> (Took, Option<Loss>) {
-        if self.looked.elapsed() >= LOOK {
-            // Why it can't be is told by what is lost.
-            let _ = self.look();
-        }
         if let Some(reason) = &self.away {
             let reason = reason.clone();
             return self.lose(pipe, buffer, reason);
@@ -244,31 +264,53 @@ impl LogFile {
     }
 
     /// Renames `x.log` to `x.log.1`, what that was to `x.log.2`, and so on; so many are left, the one
-    /// that grows included.
+    /// that grows included. On an error it is as it was.
     pub(super) fn rotate(&mut self, max_files: u32) -> io::Result<()> {
         let oldest = max_files.max(1) - 1;
-        // Who may read it stays what it was.
-        let was = self.file.metadata()?;
-        for path in [&self.path, &self.index_path] {
-            drop_from(path, oldest.max(1))?;
-            if oldest == 0 {
-                remove_if_there(path)?;
-                continue;
+        // Made before anything is moved: there may be no room for it, or no descriptor.
+        let beside = with_suffix(&self.path, ".next");
+        remove_if_there(&beside)?;
+        let next = made_like(&self.file, &beside)?;
+        let moved = move_up(&self.path, oldest).and_then(|()| fs::rename(&beside, &self.path));
+        if moved.is_err() {
+            let _ = fs::remove_file(&beside);
+            // What was moved away before it failed comes back, unless somebody has put another there.
+            if oldest > 0 && !is_there(&self.path) {
+                let _ = fs::rename(numbered(&self.path, 1), &self.path);
             }
-            for number in (1..oldest).rev() {
-                let (older, newer) = (numbered(path, number + 1), numbered(path, number));
-                rename_if_there(&compressed(&newer), &compressed(&older))?;
-                rename_if_there(&newer, &older)?;
-            }
-            rename_if_there(path, &numbered(path, 1))?;
+            return moved;
         }
-        self.file = own_file(&self.path)?;
-        let _ = fchown(&self.file, Some(was.uid()), Some(was.gid()));
-        let _ = self.file.set_permissions(Permissions::from_mode(was.mode() & 0o777));
-        self.index = own_index(&self.index_path, 0).ok();
+        self.file = next;
+        if let Err(error) = move_up(&self.index_path, oldest) {
+            tracing::warn!(%error, path = %self.index_path.display(), "times of what was printed are lost");
+        }
+        self.index = open_index(&self.index_path, 0);
         (self.size, self.patience, self.at_line, self.full) = (0, 0, true, false);
         Ok(())
     }
+}
+
+/// Makes room for a file's next one: those before it move up by one number.
+fn move_up(path: &Path, oldest: u32) -> io::Result<()> {
+    if oldest == 0 {
+        remove_if_there(path)?;
+        return Ok(());
+    }
+    let is_one = |number: &u32| {
+        let plain = numbered(path, *number);
+        is_there(&plain) || is_there(&compressed(&plain))
+    };
+    // Up to the first gap; where there is none the oldest goes.
+    let end = (1..oldest).find(|number| !is_one(number)).unwrap_or(oldest);
+    if end == oldest {
+        drop_from(path, oldest)?;
+    }
+    for number in (1..end).rev() {
+        let (older, newer) = (numbered(path, number + 1), numbered(path, number));
+        rename_if_there(&compressed(&newer), &compressed(&older))?;
+        rename_if_there(&newer, &older)?;
+    }
+    rename_if_there(path, &numbered(path, 1))
 }
 
 /// A pipe of our own, for a look at what is in another.
@@ -311,12 +353,15 @@ fn drop_from(path: &Path, first: u32) -> io::Result<()> {
     for number in first.. {
         let old = numbered(path, number);
         let there = remove_if_there(&old)? | remove_if_there(&compressed(&old))?;
-        // The first of them may be none where there have never been so many.
         if !there && number > first {
             break;
         }
     }
     Ok(())
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 fn remove_if_there(path: &Path) -> io::Result<bool> {
@@ -334,16 +379,31 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the folder of a file, ours alone, where it is not there. One that is there stays as it is.
+/// Makes the folder of a file, ours alone, where it is not there. One that is there stays as it is; for
+/// root it must be root's, since whose it is could have us write, rename and remove elsewhere.
 fn make_folder(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if !folder.is_dir() => DirBuilder::new().recursive(true).mode(0o700).create(folder),
-        Some(_) | None => Ok(()),
+    let Some(folder) = path.parent() else {
+        return Ok(());
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let (about, us) = (fs::metadata(folder)?, nix::unistd::geteuid());
+    let by_all = about.mode() & 0o1002 == 0o002;
+    if us.is_root() && (about.uid() != 0 || by_all) {
+        let whose = if by_all { "everybody may write to it" } else { "it is another user's" };
+        let why = format!("{} is not safe for root's files: {whose}", folder.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
+    Ok(())
+}
+
+/// There are no descriptors left, or no room.
+fn is_shortage(error: &io::Error) -> bool {
+    let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOSPC, Errno::EDQUOT, Errno::ENOMEM];
+    error.raw_os_error().is_some_and(|errno| short.contains(&Errno::from_raw(errno)))
 }
 
 /// Opens a file, making one that is ours alone, never through a link. What is no file is refused: a
-/// pipe may have no other end, and a device no size.
+/// pipe may have no other end, and a device no size; so is one that has another name.
 fn own_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -357,11 +417,39 @@ fn own_file(path: &Path) -> io::Result<File> {
             Some(nix::libc::ELOOP) => io::Error::new(error.kind(), "it is a symbolic link"),
             _ => error,
         })?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    let about = file.metadata()?;
+    let refused = |why| Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if !about.is_file() {
+        return refused("it is not a regular file");
     }
+    if about.nlink() > 1 {
+        return refused("it has another name as well (a hard link)");
+    }
+    Ok(file)
+}
+
+/// Makes a file that whoever may read another may read.
+pub(super) fn made_like(other: &File, path: &Path) -> io::Result<File> {
+    let about = other.metadata()?;
+    let made = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .open(path)?;
+    let given = fchown(&made, Some(about.uid()), Some(about.gid())).is_ok();
+    // Of another group than it should be, that one may not read it.
+    let mode = if given { about.mode() & 0o777 } else { about.mode() & 0o700 };
+    made.set_permissions(Permissions::from_mode(mode))?;
+    Ok(made)
+}
+
+fn open_index(path: &Path, size: u64) -> Option<File> {
+    let opened = make_folder(path).and_then(|()| own_index(path, size));
+    opened
+        .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "no times of what is printed"))
+        .ok()
 }
 
 /// The index of a file of this size, at its end.

@@ -6,9 +6,9 @@
 //! then what came counts as what stands before it.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -52,9 +52,38 @@ pub struct Tail {
     pub complete: bool,
 }
 
-/// The last of a stream, over all files that are kept: what is found in so many of their last bytes,
+/// Which of the files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Those that are not compressed: for who has no time.
+    Plain,
+    /// All.
+    All,
+}
+
+/// The last of a stream, over the files that are kept: what is found in so many of their last bytes,
 /// which may be the other stream's as well.
-pub fn last_of(keep: &Keep, stream: Stream, most: u64) -> io::Result<Tail> {
+pub fn last_of(keep: &Keep, stream: Stream, most: u64, reach: Reach) -> io::Result<Tail> {
+    let file = keep.file(stream);
+    let which = || fs::symlink_metadata(&file).ok().map(|at| (at.dev(), at.ino()));
+    let mut tries = 0;
+    loop {
+        // Where one is put aside meanwhile, what was read may lie under two numbers, or none.
+        let before = which();
+        let read = read_all(keep, stream, most, reach);
+        tries += 1;
+        if before == which() || tries == TRIES {
+            return read;
+        }
+    }
+}
+
+const TRIES: u32 = 8;
+
+/// So many files in a row may be missing before there are no older ones.
+pub(super) const GAP: u32 = 3;
+
+fn read_all(keep: &Keep, stream: Stream, most: u64, reach: Reach) -> io::Result<Tail> {
     let (file, index) = (keep.file(stream), keep.index(stream));
     let only = match &keep.place {
         Place::Streams(_) => None,
@@ -62,19 +91,22 @@ pub fn last_of(keep: &Keep, stream: Stream, most: u64) -> io::Result<Tail> {
     };
     let mut tail = Tail { parts: Vec::new(), complete: false };
     let mut left = most;
+    let mut missed = 0;
     for number in 0..keep.max_files.max(1) {
         let (one, its_index) = match number {
             0 => (file.clone(), index.clone()),
             number => (numbered(&file, number), numbered(&index, number)),
         };
+        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         let end = match plain_end(&one, left) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && number > 0 => {
+            Err(error) if missing(&error) && number > 0 && reach == Reach::All => {
                 compressed_end(&compressed(&one), left)
             }
             read => read,
         };
         match end {
             Ok(end) => {
+                missed = 0;
                 left -= (end.bytes.len() as u64).min(left);
                 let more = end.from == 0;
                 let mut older = parts(end, &times(&its_index).unwrap_or_default(), only);
@@ -84,10 +116,21 @@ pub fn last_of(keep: &Keep, stream: Stream, most: u64) -> io::Result<Tail> {
                     return Ok(tail);
                 }
             }
-            // A file that is about to be made, or was taken away: older ones may be there.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && number == 0 => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-            Err(error) => return Err(error),
+            // Somebody has taken it away, or was killed between two renames: older ones may be there.
+            Err(error) if missing(&error) => {
+                if reach == Reach::Plain && compressed(&one).exists() {
+                    return Ok(tail);
+                }
+                missed += 1;
+                if missed > GAP {
+                    break;
+                }
+                continue;
+            }
+            // The others are worth something without it.
+            Err(error) => {
+                tracing::warn!(%error, path = %one.display(), "what was printed can't be read");
+            }
         }
     }
     tail.complete = true;
@@ -96,7 +139,7 @@ pub fn last_of(keep: &Keep, stream: Stream, most: u64) -> io::Result<Tail> {
 
 /// The begin of a line of a stream whose end has not come yet.
 pub(super) fn unfinished(keep: &Keep, stream: Stream) -> Vec<u8> {
-    let tail = last_of(keep, stream, LONGEST_LINE).unwrap_or_default();
+    let tail = last_of(keep, stream, LONGEST_LINE, Reach::Plain).unwrap_or_default();
     let mut bytes: Vec<u8> = tail.parts.into_iter().flat_map(|part| part.bytes).collect();
     let begin = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     bytes.split_off(begin)
@@ -111,7 +154,8 @@ struct End {
     written: SystemTime,
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// A file that is read: never through a link, and none that would keep us waiting.
+pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }

@@ -23,7 +23,7 @@ fn pipe() -> (OwnedFd, File) {
 }
 
 fn last(keep: &Keep, stream: Stream, most: u64) -> Vec<u8> {
-    last_of(keep, stream, most).unwrap().parts.into_iter().flat_map(|part| part.bytes).collect()
+    last_of(keep, stream, most, Reach::All).unwrap().parts.into_iter().flat_map(|part| part.bytes).collect()
 }
 
 fn eventually(what: &str, mut is: impl FnMut() -> bool) {
@@ -51,11 +51,16 @@ impl Printer {
     /// Whether a keeper would have been told of other files.
     fn prints(&mut self, stream: Stream, text: &str) -> bool {
         self.pipe.1.write_all(text.as_bytes()).unwrap();
-        let (took, _) = self.logs.take(SourceId(0), stream, self.pipe.0.as_fd(), &mut self.buffer);
-        assert_eq!(took, Took::Bytes(text.len()));
-        let told = self.logs.rotate_if_full(SourceId(0)).is_some();
-        self.logs.tidy(SourceId(0));
+        let (told, taken) = self.takes(stream);
+        assert_eq!(taken, (Took::Bytes(text.len()), None));
         told
+    }
+
+    fn takes(&mut self, stream: Stream) -> (bool, (Took, Option<Loss>)) {
+        let Printer { logs, pipe: (pipe, _), buffer } = self;
+        let told = logs.prepare(SourceId(0), stream, pipe.as_fd()).is_some();
+        logs.tidy(SourceId(0));
+        (told, logs.take(SourceId(0), stream, pipe.as_fd(), buffer))
     }
 }
 
@@ -75,12 +80,12 @@ fn what_goes_in_comes_out_of_the_files_and_of_the_buffer() {
         let (took, loss) = logs.take(source, Stream::Out, read.as_fd(), &mut buffer);
         assert_eq!((took, loss), (Took::Bytes(line.len()), None));
         assert_eq!(&buffer[..line.len()], line.as_bytes());
-        logs.rotate_if_full(source);
+        logs.prepare(source, Stream::Out, read.as_fd());
     }
     assert_eq!(logs.take(source, Stream::Out, read.as_fd(), &mut buffer).0, Took::Nothing);
     drop(write);
     assert_eq!(logs.take(source, Stream::Out, read.as_fd(), &mut buffer).0, Took::End);
-    let parts = last_of(&keep, Stream::Out, u64::MAX).unwrap().parts;
+    let parts = last_of(&keep, Stream::Out, u64::MAX, Reach::All).unwrap().parts;
     let kept: Vec<u8> = parts.iter().flat_map(|part| part.bytes.clone()).collect();
     assert_eq!(kept, printed[printed.len() - kept.len()..], "the last of it, whole lines");
     assert!(kept.len() > 2000 && kept.starts_with(b"line "), "three files");
@@ -192,9 +197,10 @@ fn what_is_put_aside_is_compressed_and_read_again() {
         assert!(!with_suffix(&file, ".gz.part").exists());
         // No more than wanted, compressed or not.
         let keep = Keep { max_files: 3, ..keep };
-        printer.logs.change(SourceId(0), keep.clone()).unwrap();
-        printer.prints(Stream::Out, &"x".repeat(500));
-        printer.prints(Stream::Out, "\n");
+        printer.logs.change(SourceId(0), &keep).unwrap();
+        for _ in 0..3 {
+            printer.prints(Stream::Out, &format!("{}\n", "x".repeat(500)));
+        }
         eventually("all is compressed", || !(1..200).any(|number| numbered(&file, number).exists()));
         let left = |number: u32| compressed(&numbered(&file, number)).exists();
         assert!(left(1) && left(2) && !(3..600).any(left));
@@ -253,7 +259,7 @@ fn it_goes_on_whatever_others_do_to_its_file() {
     let mut lost = None;
     eventually("the loss is told", || {
         printer.pipe.1.write_all(b"lost\n").unwrap();
-        lost = printer.logs.take(SourceId(0), Stream::Out, printer.pipe.0.as_fd(), &mut printer.buffer).1;
+        lost = printer.takes(Stream::Out).1.1;
         lost.is_some()
     });
     assert!(matches!(&lost, Some(Loss::Begins(reason)) if reason.contains("exists")), "{lost:?}");
@@ -261,7 +267,7 @@ fn it_goes_on_whatever_others_do_to_its_file() {
     let mut count = 1;
     eventually("it is kept again", || {
         printer.pipe.1.write_all(b"lost\n").unwrap();
-        lost = printer.logs.take(SourceId(0), Stream::Out, printer.pipe.0.as_fd(), &mut printer.buffer).1;
+        lost = printer.takes(Stream::Out).1.1;
         count += usize::from(lost.is_none());
         lost.is_some()
     });
@@ -275,14 +281,75 @@ fn another_place_takes_what_comes_from_then_on() {
     let (before, after) = (keep(&folder, 1 << 20, 3), in_one(&folder, 1 << 20, 3));
     let mut printer = Printer::new(&before);
     printer.prints(Stream::Out, "one\n");
-    printer.logs.change(SourceId(0), after.clone()).unwrap();
-    assert!(printer.logs.rotate_if_full(SourceId(0)).is_some(), "a keeper is told");
+    printer.logs.change(SourceId(0), &after).unwrap();
+    assert!(printer.logs.news(SourceId(0)).is_some(), "a keeper is told");
     printer.prints(Stream::Err, "two\n");
     assert_eq!(last(&before, Stream::Out, 99), b"one\n");
     assert_eq!(fs::read(after.file(Stream::Out)).unwrap(), b"two\n");
     // Where it can't go it stays.
     let nowhere = Keep { place: Place::Streams("/proc/nowhere/web".into()), ..after.clone() };
-    assert!(printer.logs.change(SourceId(0), nowhere).is_err());
+    assert!(printer.logs.change(SourceId(0), &nowhere).is_err());
     printer.prints(Stream::Out, "three\n");
     assert_eq!(fs::read(after.file(Stream::Out)).unwrap(), b"two\nthree\n");
+}
+
+#[test]
+fn what_is_missing_or_broken_hides_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = Keep { compress: true, ..keep(&folder, 100, 50) };
+    let mut printer = Printer::new(&keep);
+    for n in 0..100 {
+        printer.prints(Stream::Out, &format!("line {n:04}\n"));
+    }
+    let file = keep.file(Stream::Out);
+    eventually("all is compressed", || !(1..50).any(|number| numbered(&file, number).exists()));
+    let all = String::from_utf8(last(&keep, Stream::Out, u64::MAX)).unwrap();
+    let text = |number: u32| {
+        let (mut text, file) = (String::new(), File::open(compressed(&numbered(&file, number))).unwrap());
+        flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
+        text
+    };
+    let want = all.replace(&text(2), "").replace(&text(4), "");
+    fs::remove_file(compressed(&numbered(&file, 2))).unwrap();
+    fs::write(compressed(&numbered(&file, 4)), "garbage").unwrap();
+    assert_eq!(String::from_utf8(last(&keep, Stream::Out, u64::MAX)).unwrap(), want);
+    let before = (1..50).filter(|number| compressed(&numbered(&file, *number)).exists()).count();
+    // The next one that is put aside closes the gap.
+    while !compressed(&numbered(&file, 2)).exists() {
+        printer.prints(Stream::Out, "more\n");
+    }
+    let count = || (1..50).filter(|number| compressed(&numbered(&file, *number)).exists()).count();
+    eventually("one more", || count() == before + 1);
+    // For who has no time none is decompressed.
+    let tail = last_of(&keep, Stream::Out, u64::MAX, Reach::Plain).unwrap();
+    assert!(!tail.complete && tail.parts.iter().all(|part| part.bytes == b"more\n"));
+}
+
+#[test]
+fn last_words_stay_until_there_are_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = keep(&folder, 5, 1);
+    let mut printer = Printer::new(&keep);
+    printer.prints(Stream::Out, "last words\n");
+    assert_eq!(printer.takes(Stream::Out).1, (Took::Nothing, None));
+    assert_eq!(fs::read(keep.file(Stream::Out)).unwrap(), b"last words\n");
+    printer.prints(Stream::Out, "others\n");
+    assert_eq!(fs::read(keep.file(Stream::Out)).unwrap(), b"others\n");
+}
+
+#[test]
+fn a_file_that_can_not_be_put_aside_goes_on_growing() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = keep(&folder, 20, 2);
+    let mut printer = Printer::new(&keep);
+    let file = keep.file(Stream::Out);
+    fs::create_dir_all(numbered(&file, 1).join("in the way")).unwrap();
+    let mut printed = String::new();
+    for n in 0..100 {
+        let line = format!("line {n}\n");
+        printer.prints(Stream::Out, &line);
+        printed += &line;
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), printed);
+    assert!(!with_suffix(&file, ".next").exists());
 }

@@ -293,12 +293,11 @@ impl Watcher {
         }
     }
 
-    /// Puts full log files aside, and tells the keeper of the new ones.
-    pub(super) fn rotate_if_full(&mut self, source: SourceId) {
-        let Some(files) = self.logs.rotate_if_full(source) else {
-            return;
-        };
-        if let Some(above) = &self.above {
+    /// Tells the keeper to which files a source's output goes now; then the others are nobody's.
+    pub(super) fn tell_keeper(&self, source: SourceId, files: Option<[OwnedFd; 2]>) {
+        if let Some(files) = files
+            && let Some(above) = &self.above
+        {
             for (key, process) in &self.processes {
                 if process.about.is_some() && matches!(&process.output, Output::Lines(of, _) if *of == source)
                 {
@@ -330,7 +329,7 @@ impl Watcher {
             .iter()
             .filter_map(|(key, process)| match &process.output {
                 Output::Lines(source, _) => Some((*key, self.logs.files(*source)?)),
-                Output::Capture(_) => None,
+                Output::Beside(_) | Output::Capture(_) => None,
             })
             .collect();
         let living = self.processes.iter().filter_map(|(key, process)| {
