@@ -72,10 +72,10 @@ fn all_of(path: &Path, turns: &Turns) -> io::Result<()> {
     let beside = with_suffix(path, ".gz.part");
     // One that somebody was killed over.
     let _ = fs::remove_file(&beside);
-    while let Some(plain) = oldest(path, turns)? {
+    while let Some((number, plain)) = oldest(path)? {
         let done = one(&plain, &beside).and_then(|()| {
             let _turn = turns.take();
-            let Some(there) = where_is(&plain, path)? else {
+            let Some(there) = where_is(&plain, path, number)? else {
                 // It was dropped meanwhile.
                 return fs::remove_file(&beside);
             };
@@ -90,20 +90,18 @@ fn all_of(path: &Path, turns: &Turns) -> io::Result<()> {
     Ok(())
 }
 
-/// The last one that is not compressed.
-fn oldest(path: &Path, turns: &Turns) -> io::Result<Option<File>> {
-    let turn = turns.take();
-    let mut last = None;
-    for plain in put_aside(path) {
-        if fs::symlink_metadata(&plain).is_ok_and(|at| at.is_file()) {
-            last = Some(plain);
-        }
-    }
-    drop(turn);
-    match last.map(|path| open(&path)).transpose() {
+/// The last one that is not compressed, and its number at the moment. Nobody waits for this: those that
+/// are put aside meanwhile only move up.
+fn oldest(path: &Path) -> io::Result<Option<(u32, File)>> {
+    let is_plain = |at: &(u32, PathBuf)| fs::symlink_metadata(&at.1).is_ok_and(|at| at.is_file());
+    let Some((number, last)) = put_aside(path, 1).filter(is_plain).last() else {
+        return Ok(None);
+    };
+    match open(&last) {
+        Ok(file) => Ok(Some((number, file))),
         // It is another's by now.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => opened,
+        Err(error) => Err(error),
     }
 }
 
@@ -118,18 +116,19 @@ fn one(plain: &File, beside: &Path) -> io::Result<()> {
     made.sync_all()
 }
 
-/// Under which number a file lies now.
-fn where_is(plain: &File, path: &Path) -> io::Result<Option<PathBuf>> {
+/// Where a file lies now, which had this number.
+fn where_is(plain: &File, path: &Path, number: u32) -> io::Result<Option<PathBuf>> {
     let own = plain.metadata()?;
-    Ok(put_aside(path).find(|at| {
+    let is_it = |at: &PathBuf| {
         fs::symlink_metadata(at).is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))
-    }))
+    };
+    Ok(put_aside(path, number).map(|(_, at)| at).find(is_it))
 }
 
-/// The names of those that were put aside, compressed or not, and of a few that are missing.
-fn put_aside(path: &Path) -> impl Iterator<Item = PathBuf> {
+/// Numbers and names of those that were put aside, compressed or not, and of a few that are missing.
+fn put_aside(path: &Path, from: u32) -> impl Iterator<Item = (u32, PathBuf)> {
     let mut missed = 0;
-    (1..).map(move |number| numbered(path, number)).take_while(move |plain| {
+    (from..).map(move |number| (number, numbered(path, number))).take_while(move |(_, plain)| {
         let is_there = fs::symlink_metadata(plain).is_ok() || compressed(plain).exists();
         missed = if is_there { 0 } else { missed + 1 };
         missed <= GAP
