@@ -46,6 +46,7 @@ impl Errand<'_> {
             argv: self.command.argv.clone(),
             dir: self.dir.to_owned(),
             env: self.env.clone(),
+            input: None,
             output: self.output,
             owner: None,
             keep: None,

@@ -617,6 +617,7 @@ impl ProcessState {
             argv: command.argv.clone(),
             dir: self.spec.dir.clone(),
             env: environment(&self.context, &self.spec, &self.id, None),
+            input: None,
             output: Output::Capture(0),
             owner: None,
             keep: None,

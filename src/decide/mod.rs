@@ -5,6 +5,7 @@
 //! that the caller rolls. So a test writes time down, and a recorded run can be replayed.
 
 pub mod access;
+pub mod cache;
 pub mod continuation;
 pub mod frontier;
 pub mod graph;
@@ -13,6 +14,7 @@ pub mod growth;
 pub mod ledger;
 pub mod lifecycle;
 pub mod operation;
+pub mod pool;
 pub mod probe;
 pub mod reload;
 pub mod resolve;

@@ -16,6 +16,7 @@ pub mod sample;
 mod schema;
 pub mod spec;
 pub mod status;
+pub mod task;
 
 pub use command::{Answer, Asked, Asker, Command, Denial, DenialCode, InstanceAnswer, Selector};
 pub use event::{Event, Fact, StopCause};
@@ -28,3 +29,4 @@ pub use spec::{
     LogSpec, OnDependencyRestart, Policy, ReadySpec, ReadyTarget, RestartSpec, ServiceSpec, StopSpec,
 };
 pub use status::{Goal, Health, ServiceStatus, State, StatusReport};
+pub use task::{ResourceUsage, TaskEnd, TaskId, TaskInput, TaskResult, TaskSpec, TaskState, TaskStatus};

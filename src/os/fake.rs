@@ -86,7 +86,7 @@ impl FakeHost {
     /// A process ends by itself.
     pub fn exit(&self, key: ProcessKey, exit: Exit) {
         if let Some((_, news)) = self.with(|state| state.alive.remove(&key)) {
-            news(News::Exited { key, exit, remains: false, captured: Vec::new() });
+            news(News::Exited { key, exit, remains: false, captured: Vec::new(), usage: None });
         }
     }
 

@@ -5,17 +5,19 @@
 //! ([`fake::FakeHost`]) and later run on another host without change.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Exit, Incarnation, InstanceId, SpawnFailure};
+use crate::model::{Exit, Incarnation, InstanceId, ResourceUsage, SpawnFailure};
 
 mod cgroup;
 pub mod check;
 pub mod clock;
 mod clone3;
+pub mod collect;
 mod credentials;
 pub mod env;
 pub mod fake;
@@ -97,6 +99,8 @@ pub enum Output {
     Beside(SourceId),
     /// The first so many bytes are kept and come with the exit.
     Capture(usize),
+    /// All of it goes there.
+    Collect(Arc<collect::Collector>),
 }
 
 /// What a host is told to run.
@@ -109,6 +113,8 @@ pub struct SpawnOrder {
     pub dir: PathBuf,
     /// Its environment, composed when its turn comes: a thousand orders may wait.
     pub env: env::Recipe,
+    /// What it reads; `None`: nothing.
+    pub input: Option<OwnedFd>,
     /// What becomes of its output.
     pub output: Output,
     /// For whom, where it is to be known by that to a later daemon; what has no owner is ended
@@ -184,6 +190,8 @@ pub enum News {
         remains: bool,
         /// What was captured.
         captured: Vec<u8>,
+        /// What the kernel counted for it, where it is this process's own child.
+        usage: Option<ResourceUsage>,
     },
     /// The last of its tree is gone.
     TreeGone {

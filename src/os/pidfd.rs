@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::libc;
 
-use crate::model::Exit;
+use crate::model::{Exit, ResourceUsage};
 
 /// `PIDFD_SIGNAL_PROCESS_GROUP` of Linux 6.9.
 const TO_GROUP: libc::c_uint = 1 << 2;
@@ -52,13 +53,18 @@ fn send(fd: i32, signal: i32, flags: libc::c_uint) -> io::Result<()> {
 
 /// Reaps a child if it has ended. `Ok(None)`: it has not. `Err(ECHILD)`: it is no child of ours.
 pub(super) fn reap(fd: impl AsFd) -> io::Result<Option<Exit>> {
+    Ok(reap_with_usage(fd)?.map(|(exit, _)| exit))
+}
+
+/// The same, with what the kernel counted for it.
+pub(super) fn reap_with_usage(fd: impl AsFd) -> io::Result<Option<(Exit, ResourceUsage)>> {
     let id = fd.as_fd().as_raw_fd().cast_unsigned();
-    Ok(wait(libc::P_PIDFD, id)?.map(|(_, exit)| exit))
+    Ok(wait(libc::P_PIDFD, id)?.map(|(_, exit, usage)| (exit, usage)))
 }
 
 /// Reaps any child that has ended; for one who owns every child of this process.
 pub(super) fn reap_any() -> io::Result<Option<(u32, Exit)>> {
-    wait(libc::P_ALL, 0)
+    Ok(wait(libc::P_ALL, 0)?.map(|(pid, exit, _)| (pid, exit)))
 }
 
 /// Whether the process behind a pidfd has ended.
@@ -68,7 +74,7 @@ pub(super) fn has_ended(fd: BorrowedFd<'_>) -> bool {
 }
 
 /// Whether the process behind a pidfd has ended, or does so within this time.
-pub(super) fn ends_within(fd: BorrowedFd<'_>, time: std::time::Duration) -> bool {
+pub(super) fn ends_within(fd: BorrowedFd<'_>, time: Duration) -> bool {
     let mut poll = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
     let time = nix::poll::PollTimeout::try_from(time.as_millis()).unwrap_or(nix::poll::PollTimeout::MAX);
     matches!(nix::poll::poll(&mut poll, time), Ok(1..))
@@ -109,14 +115,18 @@ pub(super) fn of_status(status: i32) -> Exit {
 
 /// The same by pid; only for pids that are known to be unreaped children.
 pub(super) fn reap_pid(pid: u32) -> io::Result<Option<Exit>> {
-    Ok(wait(libc::P_PID, pid)?.map(|(_, exit)| exit))
+    Ok(wait(libc::P_PID, pid)?.map(|(_, exit, _)| exit))
 }
 
-fn wait(kind: libc::idtype_t, id: u32) -> io::Result<Option<(u32, Exit)>> {
+fn wait(kind: libc::idtype_t, id: u32) -> io::Result<Option<(u32, Exit, ResourceUsage)>> {
     // SAFETY: all zeroes is a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `info` is valid for writes for the length of the call.
-    let result = unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | libc::WNOHANG) };
+    // SAFETY: all zeroes is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG;
+    // The system call itself: libc's function leaves its last argument out.
+    // SAFETY: `info` and `usage` are valid for writes for the length of the call.
+    let result = unsafe { libc::syscall(libc::SYS_waitid, kind, id, &raw mut info, flags, &raw mut usage) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -129,5 +139,24 @@ fn wait(kind: libc::idtype_t, id: u32) -> io::Result<Option<(u32, Exit)>> {
         libc::CLD_EXITED => Exit::Code(status),
         code => Exit::Signal { signal: status, core_dumped: code == libc::CLD_DUMPED },
     };
-    Ok(Some((pid.cast_unsigned(), exit)))
+    Ok(Some((pid.cast_unsigned(), exit, counted(&usage))))
+}
+
+fn counted(usage: &libc::rusage) -> ResourceUsage {
+    let number = |number: i64| u64::try_from(number).unwrap_or_default();
+    let time = |time: libc::timeval| {
+        Duration::from_secs(number(time.tv_sec)) + Duration::from_micros(number(time.tv_usec))
+    };
+    ResourceUsage {
+        user_s: time(usage.ru_utime),
+        system_s: time(usage.ru_stime),
+        // In KiB, and in blocks of 512 bytes (getrusage(2)).
+        peak_memory_bytes: number(usage.ru_maxrss) * 1024,
+        minor_faults: number(usage.ru_minflt),
+        major_faults: number(usage.ru_majflt),
+        read_bytes: number(usage.ru_inblock) * 512,
+        written_bytes: number(usage.ru_oublock) * 512,
+        voluntary_switches: number(usage.ru_nvcsw),
+        involuntary_switches: number(usage.ru_nivcsw),
+    }
 }

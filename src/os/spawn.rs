@@ -208,10 +208,11 @@ impl Spawner {
         })
     }
 
-    /// Runs a program; returns when it runs.
+    /// Runs a program, which reads `input` or nothing; returns when it runs.
     pub(super) fn spawn(
         &mut self,
         program: &Program,
+        input: Option<BorrowedFd<'_>>,
         mark: u64,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<Spawned, Failed> {
@@ -219,7 +220,11 @@ impl Spawner {
         let pointers = [pointers(&program.argv), pointers(&program.env)];
         let (stdout, out) = self.pipe(0)?;
         let (stderr, err) = self.pipe(1)?;
-        let plan = self.plan(program, &pointers, [out, err], None, mark, &room);
+        let mut plan = self.plan(program, &pointers, [out, err], None, mark, &room);
+        if let Some(input) = &input {
+            plan.input = input.as_raw_fd();
+            plan.highest = plan.highest.max(plan.input);
+        }
         let made = self.clone_child(&plan, &room, cgroup, libc::CLONE_VFORK);
         self.empty_slots();
         self.rooms.push(room);
@@ -236,12 +241,12 @@ impl Spawner {
         };
         match trouble {
             Trouble::Cgroup(errno) => {
-                let made = self.spawn(program, mark, None)?;
+                let made = self.spawn(program, input, mark, None)?;
                 Ok(Spawned { placed: Placed::Refused(errno), ..made })
             }
             Trouble::Share => {
                 self.share_less();
-                self.spawn(program, mark, cgroup)
+                self.spawn(program, input, mark, cgroup)
             }
             Trouble::Failed(failed) => Err(failed),
         }
@@ -355,7 +360,7 @@ impl Spawner {
             argv: pointers[0].as_ptr(),
             envp: pointers[1].as_ptr(),
             dir: program.dir.as_ptr(),
-            null: self.null.as_raw_fd(),
+            input: self.null.as_raw_fd(),
             out,
             err,
             status,

@@ -26,7 +26,7 @@ use super::native::Coming;
 use super::pidfd::has_ended;
 use super::spawn::Program;
 use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Stream, pidfd, proc};
-use crate::model::Exit;
+use crate::model::{Exit, ResourceUsage};
 
 pub(super) use kept::{About, Above};
 use lines::take;
@@ -280,6 +280,7 @@ struct Process {
     pipes: [Option<Pipe>; 2],
     output: Output,
     captured: Vec<u8>,
+    usage: Option<ResourceUsage>,
     marks: Marks,
     /// Where its cgroup lies, if it has one.
     cgroups: Option<Arc<Cgroups>>,
@@ -433,6 +434,7 @@ impl Watcher {
                 pipes,
                 output,
                 captured: Vec::new(),
+                usage: None,
                 marks,
                 cgroups,
                 about,
@@ -452,8 +454,11 @@ impl Watcher {
         if process.exit.is_some() {
             return;
         }
-        let exit = match pidfd::reap(&process.pidfd) {
-            Ok(Some(exit)) => exit,
+        let exit = match pidfd::reap_with_usage(&process.pidfd) {
+            Ok(Some((exit, usage))) => {
+                process.usage = Some(usage);
+                exit
+            }
             Ok(None) => return,
             Err(error) => {
                 // Somebody else in this program reaped our child: its status is lost.
@@ -532,12 +537,12 @@ impl Watcher {
             self.logs.rest(*source);
         }
         if !told {
-            let captured = std::mem::take(&mut process.captured);
+            let (captured, usage) = (std::mem::take(&mut process.captured), process.usage);
             let killing = process.killing;
             if empty {
                 self.forget(key);
             }
-            news(News::Exited { key: id, exit, remains: !empty, captured });
+            news(News::Exited { key: id, exit, remains: !empty, captured, usage });
             if !empty && killing {
                 self.kill_tree(key);
             }
@@ -606,7 +611,7 @@ impl Watcher {
             Output::Lines(source, _) | Output::Beside(source) => {
                 self.logs.take(*source, stream, pipe.fd.as_fd(), &mut self.buffer)
             }
-            Output::Capture(_) => (log::read(pipe.fd.as_fd(), &mut self.buffer), None),
+            Output::Capture(_) | Output::Collect(_) => (log::read(pipe.fd.as_fd(), &mut self.buffer), None),
         };
         if let Some(loss) = loss {
             let (lost, reason) = match loss {
@@ -616,7 +621,7 @@ impl Watcher {
             // Whose files they are is to hear of it.
             let beside = match process.output {
                 Output::Beside(source) => Some(source),
-                Output::Lines(..) | Output::Capture(_) => None,
+                Output::Lines(..) | Output::Capture(_) | Output::Collect(_) => None,
             };
             let of = beside.and_then(|source| self.printer(source)).unwrap_or(key);
             if let Some(process) = self.processes.get(&of) {

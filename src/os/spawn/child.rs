@@ -21,7 +21,8 @@ pub(super) struct ChildPlan {
     pub(super) argv: *const *const c_char,
     pub(super) envp: *const *const c_char,
     pub(super) dir: *const c_char,
-    pub(super) null: c_int,
+    /// What it reads.
+    pub(super) input: c_int,
     pub(super) out: c_int,
     pub(super) err: c_int,
     /// Where it says that its descriptors are its own; closed by its start. -1: nobody listens.
@@ -200,7 +201,7 @@ pub(super) extern "C" fn child(plan: *mut c_void) -> c_int {
             }
         }
         done(plan, Step::Chdir, sys!(libc::SYS_chdir, plan.dir));
-        for (from, to) in [(plan.null, 0), (plan.out, 1), (plan.err, 2)] {
+        for (from, to) in [(plan.input, 0), (plan.out, 1), (plan.err, 2)] {
             done(plan, Step::Stdio, sys!(libc::SYS_dup3, from, to, 0));
         }
         // What we inherited ourselves and nobody marked close-on-exec goes as well; what tells of

@@ -329,7 +329,7 @@ impl Watcher {
             .iter()
             .filter_map(|(key, process)| match &process.output {
                 Output::Lines(source, _) => Some((*key, self.logs.files(*source)?)),
-                Output::Beside(_) | Output::Capture(_) => None,
+                Output::Beside(_) | Output::Capture(_) | Output::Collect(_) => None,
             })
             .collect();
         let living = self.processes.iter().filter_map(|(key, process)| {

@@ -16,6 +16,10 @@ pub(super) fn take(
             process.captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
             return;
         }
+        Output::Collect(collector) => {
+            collector.take(stream, bytes);
+            return;
+        }
         Output::Lines(source, _) | Output::Beside(source) => *source,
     };
     let Some(pipe) = &mut process.pipes[stream as usize] else {
@@ -59,6 +63,6 @@ fn matches_a_line(output: &Output, lines: &[u8]) -> bool {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             !line.is_empty() && regex.is_match(line)
         }),
-        Output::Lines(_, None) | Output::Beside(_) | Output::Capture(_) => false,
+        Output::Lines(_, None) | Output::Beside(_) | Output::Capture(_) | Output::Collect(_) => false,
     }
 }

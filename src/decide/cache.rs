@@ -1,0 +1,326 @@
+//! What need not be run twice: results by what they are results of.
+//!
+//! Bounded by number and by bytes, the one that was used least recently goes first; each result counts
+//! for as long as it was said when it came. What is asked for while it is being made is made once: the
+//! first one leads, the others join it. What is kept is a success; who decides that is the caller.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::time::Duration;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// So many results.
+    pub entries: usize,
+    /// And so many bytes of them.
+    pub bytes: u64,
+}
+
+/// What a look into the cache gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Looked<V> {
+    /// It is here.
+    Hit(V),
+    /// Somebody makes it: it comes to whoever asked here, too.
+    Joined,
+    /// Nobody has it: it is to be made now, and [`Cache::made`] told.
+    Lead,
+}
+
+/// Counted since the start, or since [`Cache::clear`] never: clearing takes results, not counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Asked for, and here.
+    pub hits: u64,
+    /// Asked for, and not here.
+    pub misses: u64,
+    /// Asked for while it was being made.
+    pub joined: u64,
+    /// Dropped for want of room.
+    pub evictions: u64,
+    /// Dropped since their time was over.
+    pub expirations: u64,
+}
+
+struct Entry<V> {
+    value: V,
+    bytes: u64,
+    until: Duration,
+    used: u64,
+}
+
+/// Results `V` by what they are results of, `K`; who waits for one is a `W`.
+pub struct Cache<K, V, W> {
+    bounds: Bounds,
+    entries: HashMap<K, Entry<V>>,
+    /// Which was used when, as a count of uses.
+    order: BTreeMap<u64, K>,
+    uses: u64,
+    bytes: u64,
+    flights: HashMap<K, Vec<W>>,
+    counts: Counts,
+}
+
+impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
+    /// Empty.
+    pub fn new(bounds: Bounds) -> Cache<K, V, W> {
+        Cache {
+            bounds,
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            uses: 0,
+            bytes: 0,
+            flights: HashMap::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Only what is here, and young enough: no older than `ttl`.
+    pub fn peek(&mut self, key: &K, now: Duration) -> Option<V> {
+        let until = self.entries.get(key)?.until;
+        if until <= now {
+            self.drop_entry(key);
+            self.counts.expirations += 1;
+            return None;
+        }
+        self.uses += 1;
+        let entry = self.entries.get_mut(key)?;
+        if let Some(key) = self.order.remove(&entry.used) {
+            self.order.insert(self.uses, key);
+        }
+        entry.used = self.uses;
+        self.counts.hits += 1;
+        Some(entry.value.clone())
+    }
+
+    /// Asks for a result. Who leads or joins waits with what `waiter` gives.
+    pub fn ask(&mut self, key: &K, now: Duration, waiter: impl FnOnce() -> W) -> Looked<V> {
+        if let Some(value) = self.peek(key, now) {
+            return Looked::Hit(value);
+        }
+        if let Some(flight) = self.flights.get_mut(key) {
+            flight.push(waiter());
+            self.counts.joined += 1;
+            return Looked::Joined;
+        }
+        self.counts.misses += 1;
+        self.flights.insert(key.clone(), Vec::new());
+        Looked::Lead
+    }
+
+    /// What was led is made; `kept`: for how long it counts, and how large it is. Returns those who
+    /// have joined.
+    pub fn made(&mut self, key: &K, now: Duration, kept: Option<(V, u64, Duration)>) -> Vec<W> {
+        if let Some((value, bytes, ttl)) = kept {
+            self.keep(key, value, bytes, now.saturating_add(ttl), now);
+        }
+        self.flights.remove(key).unwrap_or_default()
+    }
+
+    /// Who leads gives up: the first of those who have joined leads from now on, if there is one.
+    pub fn gave_up(&mut self, key: &K) -> Option<W> {
+        let flight = self.flights.get_mut(key)?;
+        if flight.is_empty() {
+            self.flights.remove(key);
+            return None;
+        }
+        Some(flight.remove(0))
+    }
+
+    /// Those who have joined and don't want it any more.
+    pub fn leave(&mut self, key: &K, mut is_it: impl FnMut(&W) -> bool) {
+        if let Some(flight) = self.flights.get_mut(key) {
+            flight.retain(|waiter| !is_it(waiter));
+        }
+    }
+
+    fn keep(&mut self, key: &K, value: V, bytes: u64, until: Duration, now: Duration) {
+        self.drop_entry(key);
+        if bytes > self.bounds.bytes || self.bounds.entries == 0 || until <= now {
+            return;
+        }
+        while self.entries.len() >= self.bounds.entries || self.bytes + bytes > self.bounds.bytes {
+            let Some((_, oldest)) = self.order.first_key_value() else {
+                break;
+            };
+            let oldest = oldest.clone();
+            self.drop_entry(&oldest);
+            self.counts.evictions += 1;
+        }
+        self.uses += 1;
+        self.order.insert(self.uses, key.clone());
+        self.bytes += bytes;
+        self.entries.insert(key.clone(), Entry { value, bytes, until, used: self.uses });
+    }
+
+    fn drop_entry(&mut self, key: &K) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.order.remove(&entry.used);
+            self.bytes -= entry.bytes;
+        }
+    }
+
+    /// Drops every result; returns how many there were. Those that are being made are made.
+    pub fn clear(&mut self) -> usize {
+        let count = self.entries.len();
+        self.entries.clear();
+        self.order.clear();
+        self.bytes = 0;
+        count
+    }
+
+    /// Drops those whose time is over.
+    pub fn expire(&mut self, now: Duration) {
+        let over: Vec<K> =
+            self.entries.iter().filter(|(_, entry)| entry.until <= now).map(|(key, _)| key.clone()).collect();
+        for key in &over {
+            self.drop_entry(key);
+            self.counts.expirations += 1;
+        }
+    }
+
+    /// How many results there are, and of how many bytes.
+    pub fn size(&self) -> (usize, u64) {
+        (self.entries.len(), self.bytes)
+    }
+
+    /// How much it may keep.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// What was counted.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Act {
+        Ask(u8),
+        Made(u8, u64, u64),
+        GiveUp(u8),
+        Pass(u64),
+        Clear,
+        Expire,
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            4 => (0..6u8).prop_map(Act::Ask),
+            3 => (0..6u8, 1..40u64, 0..20u64).prop_map(|(key, bytes, ttl)| Act::Made(key, bytes, ttl)),
+            1 => (0..6u8).prop_map(Act::GiveUp),
+            2 => (0..10u64).prop_map(Act::Pass),
+            1 => Just(Act::Clear),
+            1 => Just(Act::Expire),
+        ]
+    }
+
+    /// The same, as simple as can be: a list in the order of use.
+    #[derive(Default)]
+    struct Model {
+        entries: Vec<(u8, u64, u64, u64)>,
+        flights: Vec<(u8, Vec<usize>)>,
+    }
+
+    const BOUNDS: Bounds = Bounds { entries: 4, bytes: 100 };
+
+    impl Model {
+        fn ask(&mut self, key: u8, now: u64, who: usize) -> Looked<u64> {
+            if let Some(at) = self.entries.iter().position(|entry| entry.0 == key) {
+                let entry = self.entries.remove(at);
+                if entry.3 > now {
+                    self.entries.push(entry);
+                    return Looked::Hit(entry.1);
+                }
+            }
+            match self.flights.iter_mut().find(|flight| flight.0 == key) {
+                Some(flight) => {
+                    flight.1.push(who);
+                    Looked::Joined
+                }
+                None => {
+                    self.flights.push((key, Vec::new()));
+                    Looked::Lead
+                }
+            }
+        }
+
+        fn made(&mut self, key: u8, now: u64, (value, bytes, ttl): (u64, u64, u64)) -> Vec<usize> {
+            self.entries.retain(|entry| entry.0 != key);
+            if bytes <= BOUNDS.bytes && ttl > 0 {
+                let total =
+                    |entries: &[(u8, u64, u64, u64)]| entries.iter().map(|entry| entry.2).sum::<u64>();
+                while self.entries.len() >= BOUNDS.entries || total(&self.entries) + bytes > BOUNDS.bytes {
+                    self.entries.remove(0);
+                }
+                self.entries.push((key, value, bytes, now + ttl));
+            }
+            self.fly(key)
+        }
+
+        fn fly(&mut self, key: u8) -> Vec<usize> {
+            let at = self.flights.iter().position(|flight| flight.0 == key);
+            at.map(|at| self.flights.remove(at).1).unwrap_or_default()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_what_the_simplest_one_does(acts in proptest::collection::vec(act(), 1..200)) {
+            let mut cache: Cache<u8, u64, usize> = Cache::new(BOUNDS);
+            let (mut model, mut now) = (Model::default(), 0);
+            for (who, act) in acts.into_iter().enumerate() {
+                let at = Duration::from_secs(now);
+                match act {
+                    Act::Ask(key) => prop_assert_eq!(cache.ask(&key, at, || who), model.ask(key, now, who)),
+                    Act::Made(key, bytes, ttl) => {
+                        let kept = Some((who as u64, bytes, Duration::from_secs(ttl)));
+                        let made = cache.made(&key, at, kept);
+                        prop_assert_eq!(made, model.made(key, now, (who as u64, bytes, ttl)));
+                    }
+                    Act::GiveUp(key) => {
+                        let next = cache.gave_up(&key);
+                        let flight = model.flights.iter_mut().find(|flight| flight.0 == key);
+                        let want = flight.and_then(|f| (!f.1.is_empty()).then(|| f.1.remove(0)));
+                        prop_assert_eq!(next, want);
+                        if want.is_none() {
+                            model.fly(key);
+                        }
+                    }
+                    Act::Pass(seconds) => now += seconds,
+                    Act::Clear => {
+                        cache.clear();
+                        model.entries.clear();
+                    }
+                    Act::Expire => {
+                        cache.expire(at);
+                        model.entries.retain(|entry| entry.3 > now);
+                    }
+                }
+                let (entries, bytes) = cache.size();
+                prop_assert!(entries <= BOUNDS.entries && bytes <= BOUNDS.bytes, "bounded");
+                prop_assert_eq!(entries, model.entries.len());
+                prop_assert_eq!(bytes, model.entries.iter().map(|entry| entry.2).sum::<u64>());
+                prop_assert_eq!(cache.order.len(), entries, "each has its place in the order of use");
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_thousand_who_ask_at_once_one_leads_and_all_get_it() {
+        let mut cache: Cache<&str, u8, usize> = Cache::new(BOUNDS);
+        let asked: Vec<_> = (0..1000).map(|who| cache.ask(&"k", Duration::ZERO, || who)).collect();
+        assert_eq!(asked.iter().filter(|looked| **looked == Looked::Lead).count(), 1);
+        // A failure is not kept, and told to all.
+        assert_eq!(cache.made(&"k", Duration::ZERO, None).len(), 999);
+        assert_eq!(cache.ask(&"k", Duration::ZERO, || 0), Looked::Lead);
+    }
+}
