@@ -1,9 +1,9 @@
 //! Wiring: a plan becomes a running tree, and a [`Handle`] to it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorRef};
@@ -14,6 +14,7 @@ use crate::actors::event_log::{EventLog, EventReader, Read};
 use crate::actors::graph::{DependencyGraph, GraphMsg};
 use crate::actors::monitor::ResourceMonitor;
 use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
+use crate::actors::worker_pool::{MakeHost, Shop, TaskRules};
 use crate::actors::{Context, KeepRule};
 use crate::decide::frontier::{self, waits_for};
 use crate::decide::graph::Graph;
@@ -39,15 +40,20 @@ use crate::record::output::{ChunkSink, OutputHub};
 
 use below::Taken;
 pub use below::{Below, Strangers};
+pub use tasks::Tasks;
 
 mod below;
 pub mod reload;
+pub mod tasks;
 
 /// How often the ResourceMonitor samples, unless told otherwise.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Nobody waits longer for the store.
 const WRITING: Duration = Duration::from_secs(2);
+
+/// At the end of everything tasks have so long, whatever their own grace.
+const FAREWELL_OF_TASKS: Duration = Duration::from_secs(5);
 
 /// What a runtime is made with.
 pub struct Options {
@@ -63,6 +69,9 @@ pub struct Options {
     pub recorder: Option<Box<dyn StepSink>>,
     /// The folder of the secrets that environments name; `None`: `secrets` in the state folder.
     pub secrets: Option<PathBuf>,
+    /// How commands are run that are no services; `None`: by the contract's rules, with what they print
+    /// beyond memory in `tasks` in the state folder.
+    pub tasks: Option<TaskRules>,
     /// How output is kept in files. Unless told otherwise only that of services with `log`, those
     /// without a `file` in `logs` in the state folder, where two programs must not have the same names.
     pub keep: KeepRule,
@@ -77,6 +86,7 @@ impl Default for Options {
             socket: None,
             recorder: None,
             secrets: None,
+            tasks: None,
             keep: KeepRule::declared(files::state_dir().join("logs")),
         }
     }
@@ -141,7 +151,13 @@ struct Inner {
     sample: watch::Receiver<Option<Arc<Sample>>>,
     /// `None` on a fake host.
     native: Option<Arc<NativeHost>>,
+    tasks: Tasks,
+    /// Of tasks, where it is not the one of services.
+    task_host: TaskHost,
 }
+
+/// Made once there is a task to run.
+type TaskHost = Arc<Mutex<Option<Arc<NativeHost>>>>;
 
 impl Handle {
     /// Brings a plan up and starts what is to start with it. Must be called within a tokio
@@ -153,16 +169,7 @@ impl Handle {
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
         let native = NativeHost::start(sink, options.host).map_err(StartError::Host)?;
         let native = Arc::new(native);
-        let mut children = ChildSignal::listen().map_err(StartError::Host)?;
-        let watched = Arc::downgrade(&native);
-        tokio::spawn(async move {
-            while children.next().await {
-                match watched.upgrade() {
-                    Some(host) => host.child_died(),
-                    None => return,
-                }
-            }
-        });
+        hear_children(&native).map_err(StartError::Host)?;
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
         let made = Made {
             socket: options.socket,
@@ -170,6 +177,7 @@ impl Handle {
             recorder: options.recorder,
             secrets: options.secrets,
             keep: options.keep,
+            tasks: options.tasks,
             ..Made::new(board, host, output)
         };
         made.start(options.sample_interval).await
@@ -333,6 +341,11 @@ impl Handle {
         self.inner.sample.clone()
     }
 
+    /// The worker pool, for commands that are no services.
+    pub fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
     /// Time since the tree came up.
     pub fn uptime(&self) -> Duration {
         self.inner.context.clock.now()
@@ -369,7 +382,9 @@ impl Handle {
         // Each has a time limit of its own.
         let mut hooks = self.inner.context.hooks.subscribe();
         let _ = hooks.wait_for(Vec::is_empty).await;
-        if let Some(native) = &self.inner.native {
+        self.end_tasks().await;
+        let apart = self.inner.task_host.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for native in self.inner.native.iter().chain(&apart) {
             let (done, gone) = oneshot::channel();
             native.end_strays(move || {
                 let _ = done.send(());
@@ -377,6 +392,14 @@ impl Handle {
             let _ = gone.await;
         }
         ended
+    }
+
+    /// Tasks are asked to end, and ended.
+    async fn end_tasks(&self) {
+        let tasks = self.tasks();
+        if tokio::time::timeout(FAREWELL_OF_TASKS, tasks.close(false)).await.is_err() {
+            let _ = tokio::time::timeout(FAREWELL_OF_TASKS, tasks.close(true)).await;
+        }
     }
 
     /// Takes everything down, dependents first, and ends the tree's actors.
@@ -393,6 +416,40 @@ impl Handle {
     }
 }
 
+/// What workers work with; `apart`: where the host of their own is, which is then made at need.
+fn shop(context: &Arc<Context>, folder: &Path, apart: Option<TaskHost>) -> Shop {
+    let host = Arc::clone(&context.host);
+    let make: MakeHost = match apart {
+        None => Box::new(move || Ok(Arc::clone(&host))),
+        Some(place) => Box::new(move || {
+            // What tasks print does not go through it.
+            let sink: Arc<dyn OutputSink> = Arc::new(OutputHub::new(None));
+            let options = HostOptions { subreaper: true, owns_process: true, die_with_us: true };
+            let native = Arc::new(NativeHost::start(sink, options)?);
+            hear_children(&native)?;
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&native));
+            Ok(native as Arc<dyn Host>)
+        }),
+    };
+    let Context { clock, socket, inherited, vault, .. } = &**context;
+    Shop::new(*clock, (folder.to_owned(), socket.clone()), Arc::clone(inherited), Arc::clone(vault), make)
+}
+
+/// Tells a host when a child of this process died: it may be one that was left to us.
+fn hear_children(native: &Arc<NativeHost>) -> io::Result<()> {
+    let mut children = ChildSignal::listen()?;
+    let watched = Arc::downgrade(native);
+    tokio::spawn(async move {
+        while children.next().await {
+            match watched.upgrade() {
+                Some(host) => host.child_died(),
+                None => return,
+            }
+        }
+    });
+    Ok(())
+}
+
 struct Made {
     board: Board,
     host: Arc<dyn Host>,
@@ -403,6 +460,9 @@ struct Made {
     secrets: Option<PathBuf>,
     clock: Clock,
     keep: KeepRule,
+    tasks: Option<TaskRules>,
+    /// Tasks are made beside the services' host, which is a keeper's.
+    tasks_apart: bool,
     ledger: Option<Arc<dyn Ledger>>,
     /// What an earlier supervisor has left.
     taken: Taken,
@@ -420,14 +480,19 @@ impl Made {
             secrets: None,
             clock: Clock::start(),
             keep: KeepRule::declared(files::state_dir().join("logs")),
+            tasks: None,
+            tasks_apart: false,
             ledger: None,
             taken: Taken::default(),
         }
     }
 
-    async fn start(self, sample_interval: Duration) -> Result<Handle, StartError> {
-        let Made { board, host, output, socket, native, recorder, secrets, clock, keep, ledger, taken } =
-            self;
+    async fn start(mut self, sample_interval: Duration) -> Result<Handle, StartError> {
+        let rules = self.tasks.take().unwrap_or_else(|| TaskRules::usual(files::state_dir().join("tasks")));
+        let apart = self.tasks_apart;
+        let Made {
+            board, host, output, socket, native, recorder, secrets, clock, keep, ledger, taken, ..
+        } = self;
         let Taken { facts, lives, strangers, last_event, going_down } = taken;
         let plan = Arc::clone(board.plan());
         let log = EventLog::behind(board, clock, last_event);
@@ -495,6 +560,10 @@ impl Made {
             .await
             .map_err(broken)?;
 
+        let task_host = TaskHost::default();
+        let shop = shop(&context, &plan.folder, apart.then(|| Arc::clone(&task_host)));
+        let tasks = Tasks::start(rules, shop, sample.clone(), root.get_cell()).await?;
+
         let listening_root = root.clone();
         context.log.listen(move |event, board| {
             let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
@@ -513,6 +582,7 @@ impl Made {
         };
         root.cast(begin).map_err(|error| StartError::Tree(error.to_string()))?;
         let reloading = tokio::sync::Mutex::new(());
-        Ok(Handle { inner: Arc::new(Inner { context, root, down, output, reloading, sample, native }) })
+        let inner = Inner { context, root, down, output, reloading, sample, native, tasks, task_host };
+        Ok(Handle { inner: Arc::new(inner) })
     }
 }

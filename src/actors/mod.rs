@@ -10,6 +10,8 @@ pub mod graph;
 pub mod monitor;
 pub mod process;
 pub mod supervisor;
+pub mod worker;
+pub mod worker_pool;
 
 mod errand;
 mod timer;

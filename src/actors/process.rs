@@ -763,5 +763,5 @@ fn environment(context: &Context, spec: &Arc<ServiceSpec>, id: &InstanceId, pid:
     given.extend(context.socket.as_ref().map(|path| ("REGROW_SOCKET", path.to_string_lossy().into_owned())));
     given.extend(pid.map(|pid| ("REGROW_PID", pid.to_string())));
     let (inherited, vault) = (Arc::clone(&context.inherited), Arc::clone(&context.vault));
-    env::Recipe { inherited, service: Arc::clone(spec), given, vault }
+    env::Recipe { inherited, of: env::Of::Service(Arc::clone(spec)), given, vault }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::remote::{fact_in_words, reloaded_in_words};
 use super::{DaemonArgs, code, format, report, runtime};
 use crate::actors::event_log::Read;
+use crate::actors::worker_pool::TaskRules;
 use crate::actors::{KeepRule, Whose};
 use crate::control::place::{self, Card};
 use crate::control::{server, tls};
@@ -182,6 +183,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         socket: Some(config.socket.clone()),
         recorder: None,
         secrets: Some(config.secrets.clone()),
+        tasks: Some(TaskRules::usual(config.home.join("tasks"))),
         keep: KeepRule {
             folder: config.logs.clone(),
             max_size: config.log_size,

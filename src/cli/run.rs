@@ -175,6 +175,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             recorder,
             secrets: Some(super::daemon::secrets()),
             keep: KeepRule::declared(place::logs_of(&manifest)),
+            tasks: None,
         };
         let handle = match Handle::start(plan, options).await {
             Ok(handle) => handle,

@@ -13,14 +13,16 @@ use serde_json::{Map, Value, json};
 use super::guard;
 use super::once;
 use super::protocol::{
-    Add, Added, Audit, Down, ErrorBody, Events, History, LogLine, Logs, Manifest, Manifests, Upgrade,
-    Upgrading, Wait, Waited, WhyReport, Write,
+    Add, Added, Audit, CancelTask, Down, ErrorBody, Events, History, LogLine, Logs, Manifest, Manifests,
+    Removed, Submit, Submitted, TaskList, TaskOutput, Upgrade, Upgrading, Wait, Waited, WhyReport, Write,
 };
 use super::requests::query::{LARGEST, Parameter, ParameterKind};
-use super::requests::{Shared, facts, logs, manifests, refuse, tree, upkeep};
+use super::requests::{Shared, facts, logs, manifests, refuse, tasks, tree, upkeep};
 use crate::decide::access::Action;
 use crate::model::status::TreeStatus;
-use crate::model::{Answer, Command, DenialCode, Event, State, StatusReport};
+use crate::model::{
+    Answer, Command, DenialCode, Event, State, StatusReport, TaskResult, TaskSpec, TaskStatus,
+};
 use crate::runtime::reload::Reloaded;
 
 /// The type of a body.
@@ -32,6 +34,8 @@ enum Answered {
     Json(Shape),
     /// The same, or server-sent events with this, where `follow` is asked for.
     JsonOrEvents(Shape, Shape),
+    /// Server-sent events with one of these.
+    Events(Shape),
 }
 
 /// How a request is carried out.
@@ -78,6 +82,12 @@ fn command(generator: &mut SchemaGenerator) -> Schema {
 /// A document that is described elsewhere.
 fn any_object(_: &mut SchemaGenerator) -> Schema {
     schemars::json_schema!({ "type": "object" })
+}
+
+/// What a command's events carry.
+fn task_events(generator: &mut SchemaGenerator) -> Schema {
+    let (output, result) = (generator.subschema_for::<TaskOutput>(), generator.subschema_for::<TaskResult>());
+    schemars::json_schema!({ "anyOf": [output, result] })
 }
 
 const EACH: &str = "each service";
@@ -290,6 +300,138 @@ const OPERATIONS: &[Operation] = &[
         route: || post(upkeep::upgrade),
     },
     Operation {
+        method: "post",
+        path: "/v1/tasks",
+        id: "submit_tasks",
+        about: "Run commands through the worker pool; answered when they are taken, or over",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: Some(of::<Submit>),
+        answered: Answered::Json(of::<Submitted>),
+        way: Way::OnceLarge,
+        route: || post(tasks::submit),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/tasks",
+        id: "list_tasks",
+        about: "How tasks stand, oldest first",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<TaskList>),
+        way: Way::Look,
+        route: || get(tasks::list),
+    },
+    Operation {
+        method: "delete",
+        path: "/v1/tasks",
+        id: "forget_tasks",
+        about: "Forget the tasks that are over",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Removed>),
+        way: Way::Once,
+        route: || delete(tasks::cleanup),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/run",
+        id: "run",
+        about: "Run a command to its end, or take the result of an earlier one; who hangs up cancels it",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: Some(of::<TaskSpec>),
+        answered: Answered::Json(of::<TaskResult>),
+        way: Way::Look,
+        route: || post(tasks::run),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/exec",
+        id: "exec",
+        about: "The same, told as it comes: `output` events, and a `result` without output",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: Some(of::<TaskSpec>),
+        answered: Answered::Events(task_events),
+        way: Way::Look,
+        route: || post(tasks::exec),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/tasks/{id}",
+        id: "task",
+        about: "How a task stands",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<TaskStatus>),
+        way: Way::Look,
+        route: || get(tasks::status),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/tasks/{id}/result",
+        id: "task_result",
+        about: "What became of a task, when it is over",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: tasks::RESULT,
+        body: None,
+        answered: Answered::Json(of::<TaskResult>),
+        way: Way::Look,
+        route: || get(tasks::result),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/tasks/{id}/cancel",
+        id: "cancel_task",
+        about: "End a task: SIGTERM, and SIGKILL after its grace",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: Some(of::<CancelTask>),
+        answered: Answered::Json(of::<Removed>),
+        way: Way::Once,
+        route: || post(tasks::cancel),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/tasks/{id}/pause",
+        id: "pause_task",
+        about: "Halt a task, and its time",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Removed>),
+        way: Way::Once,
+        route: || post(tasks::pause),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/tasks/{id}/resume",
+        id: "resume_task",
+        about: "Let a task go on",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Removed>),
+        way: Way::Once,
+        route: || post(tasks::resume),
+    },
+    Operation {
+        method: "delete",
+        path: "/v1/cache",
+        id: "clear_cache",
+        about: "Drop the results of commands that are kept for later ones",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Removed>),
+        way: Way::Once,
+        route: || delete(tasks::clear_cache),
+    },
+    Operation {
         method: "get",
         path: "/v1/openapi.json",
         id: "openapi",
@@ -382,6 +524,13 @@ impl Operation {
                 "schema": { "type": "string", "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$" },
             }));
         }
+        if self.path.contains("{id}") {
+            parameters.push(json!({
+                "name": "id", "in": "path", "required": true,
+                "description": "The task's id",
+                "schema": { "type": "string", "format": "uuid" },
+            }));
+        }
         if !matches!(self.way, Way::Look) {
             parameters.push(json!({
                 "name": "Idempotency-Key", "in": "header", "required": false,
@@ -399,6 +548,20 @@ impl Operation {
         }
         let content = match &self.answered {
             Answered::Json(shape) => json!({ "application/json": { "schema": shape(generator) } }),
+            Answered::Events(event) => json!({
+                "text/event-stream": { "schema": {
+                    "type": "object",
+                    "description": "One server-sent event.",
+                    "properties": {
+                        "event": { "type": "string", "enum": ["output", "result"] },
+                        "data": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": event(generator),
+                        },
+                    },
+                } },
+            }),
             Answered::JsonOrEvents(shape, event) => json!({
                 "application/json": { "schema": shape(generator) },
                 "text/event-stream": { "schema": {

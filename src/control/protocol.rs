@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::why::Why;
 use crate::manifest::{Fault, Source};
-use crate::model::{Answer, Denial, Event, ServiceStatus};
+use crate::model::{Answer, Denial, Event, ServiceStatus, TaskId, TaskSpec, TaskStatus};
 use crate::record::store::{AuditEntry, Lived};
 
 /// `GET /v1/events`.
@@ -272,4 +272,67 @@ impl FaultBody {
         let FaultBody { span, message, label, also, hint, .. } = self;
         Fault { source, span, message, label, also, hint }
     }
+}
+
+/// `POST /v1/tasks`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Submit {
+    /// All of them or none.
+    pub tasks: Vec<TaskSpec>,
+    /// Variables of each, before its own.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// Answered when all of them are over.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// The answer to [`Submit`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Submitted {
+    /// In the order in which they were given.
+    pub ids: Vec<TaskId>,
+    /// What became of them, where that was waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<TasksDone>,
+}
+
+/// What became of many.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TasksDone {
+    /// Those that ended with code 0.
+    pub succeeded: usize,
+    /// The others.
+    pub failed: usize,
+}
+
+/// `GET /v1/tasks`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TaskList {
+    /// Oldest first.
+    pub tasks: Vec<TaskStatus>,
+}
+
+/// `POST /v1/tasks/{id}/cancel`.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CancelTask {
+    /// By SIGKILL.
+    #[serde(default)]
+    pub at_once: bool,
+}
+
+/// The answer where something was done with so many.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Removed {
+    /// So many.
+    pub removed: usize,
+}
+
+/// A piece of a task's output, as a server-sent event carries it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TaskOutput {
+    /// Which stream.
+    pub stream: StreamName,
+    /// The bytes, in base64.
+    pub data: String,
 }

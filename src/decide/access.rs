@@ -42,16 +42,20 @@ pub enum Action {
     Down,
     /// Read who did what.
     Audit,
+    /// Run commands, and all about that.
+    Exec,
 }
 
 /// What actions that concern no single service are about.
 pub const DAEMON: &str = "daemon";
+/// What commands that are no services are about.
+pub const TASKS: &str = "tasks";
 /// What an addition under no group is about.
 pub const ROOT: &str = "root";
 
 impl Action {
     /// All of them.
-    pub const ALL: [Action; 14] = [
+    pub const ALL: [Action; 15] = [
         Action::Read,
         Action::Logs,
         Action::Start,
@@ -66,6 +70,7 @@ impl Action {
         Action::Upgrade,
         Action::Down,
         Action::Audit,
+        Action::Exec,
     ];
 
     /// As a permission spells it.
@@ -85,6 +90,7 @@ impl Action {
             Action::Upgrade => "upgrade",
             Action::Down => "down",
             Action::Audit => "audit",
+            Action::Exec => "exec",
         }
     }
 
@@ -102,7 +108,8 @@ impl Action {
             | Action::Manifest
             | Action::Reload
             | Action::Upgrade
-            | Action::Down => false,
+            | Action::Down
+            | Action::Exec => false,
         }
     }
 

@@ -53,6 +53,8 @@ pub enum Outcome {
     Failure,
     /// There was no process, and there will not be one: no such program.
     NotStarted,
+    /// There was none for want of memory, descriptors or the like.
+    Shortage,
 }
 
 /// What a pool is told.
@@ -486,13 +488,12 @@ impl Pool {
             (Phase::Asked { why, .. }, _) => (of(why), false),
             (Phase::Killed { why, .. }, _) => (of(why), true),
             (_, None) => (TaskEnd::Lost, true),
-            (_, Some(Outcome::NotStarted)) => (TaskEnd::NotStarted, false),
+            (_, Some(Outcome::NotStarted | Outcome::Shortage)) => (TaskEnd::NotStarted, false),
             (_, Some(Outcome::Success | Outcome::Failure)) => (TaskEnd::Exited, false),
         };
         let again = match (end, outcome) {
-            (TaskEnd::Cancelled | TaskEnd::NotStarted, _) | (TaskEnd::Exited, Some(Outcome::Success)) => {
-                false
-            }
+            (TaskEnd::Cancelled, _) | (_, Some(Outcome::NotStarted)) => false,
+            (TaskEnd::Exited, Some(Outcome::Success)) => false,
             _ => attempt <= terms.retries && self.door != Door::Closed,
         };
         if !again {

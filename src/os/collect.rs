@@ -167,6 +167,26 @@ pub fn holding(bytes: &[u8]) -> io::Result<std::os::fd::OwnedFd> {
     Ok(file.into())
 }
 
+/// A file that a process is to read. What is none is refused: a pipe may have no other end.
+pub fn reading(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    let flags = nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file.into())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
+/// Changes when a file does.
+pub fn fingerprint(path: &Path) -> String {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).map_or_else(
+        |error| error.to_string(),
+        |at| format!("{} {} {} {}.{:09}", at.dev(), at.ino(), at.len(), at.mtime(), at.mtime_nsec()),
+    )
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::secrets::Vault;
+use crate::model::spec::RunAs;
 use crate::model::{EnvSpec, ServiceSpec};
 
 /// What a child without any `PATH` of its own searches.
@@ -16,23 +17,48 @@ pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/us
 pub struct Recipe {
     /// The supervisor's own.
     pub inherited: Arc<Vec<(OsString, OsString)>>,
-    /// What the manifest makes of it.
-    pub service: Arc<ServiceSpec>,
+    /// What is made of it.
+    pub of: Of,
     /// regrow's own variables.
     pub given: Vec<(&'static str, String)>,
     /// Where the secrets are that it names.
     pub vault: Arc<Vault>,
 }
 
+/// Whose environment it is.
+#[derive(Debug, Clone)]
+pub enum Of {
+    /// A service's, by its manifest.
+    Service(Arc<ServiceSpec>),
+    /// A task's, with its priority where that is not ours.
+    Task(EnvSpec, Option<i32>),
+}
+
 impl Recipe {
+    /// What is made of the inherited.
+    pub fn env(&self) -> &EnvSpec {
+        match &self.of {
+            Of::Service(spec) => &spec.env,
+            Of::Task(env, _) => env,
+        }
+    }
+
+    /// Whom it is run as.
+    pub fn run_as(&self) -> RunAs {
+        match &self.of {
+            Of::Service(spec) => spec.run_as.clone(),
+            Of::Task(_, nice) => RunAs { nice: *nice, ..RunAs::default() },
+        }
+    }
+
     /// `NAME=VALUE` of each variable. `of_user`: what belongs to the user that it runs as, where the
     /// manifest says nothing else.
     pub fn compose_for(&self, of_user: &[(&'static str, String)]) -> Vec<CString> {
-        let said = |name: &str| self.service.env.set.iter().any(|(own, _)| own == name);
+        let said = |name: &str| self.env().set.iter().any(|(own, _)| own == name);
         let of_user = of_user.iter().filter(|(name, _)| !said(name));
         let given: Vec<(&str, &str)> =
             self.given.iter().chain(of_user).map(|(name, value)| (*name, value.as_str())).collect();
-        compose(&self.inherited, &self.service.env, &given)
+        compose(&self.inherited, self.env(), &given)
     }
 }
 

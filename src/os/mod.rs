@@ -23,6 +23,7 @@ pub mod env;
 pub mod fake;
 pub mod files;
 pub mod folder;
+pub mod ids;
 pub mod keeper;
 pub mod limits;
 pub mod log;

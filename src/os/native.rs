@@ -338,11 +338,11 @@ impl Work {
 
     fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {
         let SpawnOrder { key, argv, dir, env, input, output, owner, keep, news } = order;
-        let resolved = match credentials::resolve(&env.service.run_as) {
+        let resolved = match credentials::resolve(&env.run_as()) {
             Ok(resolved) => resolved,
             Err(failure) => return news(News::SpawnFailed { key, failure }),
         };
-        let secrets = match env.vault.assignments(&env.service.env.secrets) {
+        let secrets = match env.vault.assignments(&env.env().secrets) {
             Ok(secrets) => secrets,
             Err(failure) => return news(News::SpawnFailed { key, failure }),
         };

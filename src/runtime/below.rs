@@ -96,6 +96,8 @@ impl Handle {
             secrets: options.secrets,
             clock,
             keep: options.keep,
+            tasks: options.tasks,
+            tasks_apart: true,
             ledger,
             taken,
             ..Made::new(board, host, output)

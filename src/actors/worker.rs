@@ -1,0 +1,277 @@
+//! A worker of the pool: it runs one task at a time, and tells the pool what becomes of it.
+//!
+//! What a task leaves behind is ended with it. Should the worker break, its guard kills the process; the
+//! pool hears of it as its supervisor.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::tell;
+use super::worker_pool::{PoolMsg, Shop};
+use crate::decide::pool::{Outcome, WorkerId};
+use crate::model::task::{ResourceUsage, TaskId, TaskInput, TaskSpec};
+use crate::model::{EnvSpec, Exit, SpawnFailure};
+use crate::os::collect::{Collector, holding, reading};
+use crate::os::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, env};
+
+/// What a worker is told.
+pub enum WorkerMsg {
+    /// Run this.
+    Run(Box<Job>),
+    /// SIGTERM to all of its tree.
+    Ask(TaskId),
+    /// SIGKILL.
+    Kill(TaskId),
+    /// SIGSTOP.
+    Halt(TaskId),
+    /// SIGCONT.
+    Continue(TaskId),
+    /// The host's news.
+    News(News),
+}
+
+/// One run of a task.
+pub struct Job {
+    pub(super) task: TaskId,
+    pub(super) spec: Arc<TaskSpec>,
+    pub(super) collector: Arc<Collector>,
+    /// A lower priority than its own, since there is much to do.
+    pub(super) nice: Option<i32>,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    pub(super) exit: Option<Exit>,
+    pub(super) pid: Option<u32>,
+    pub(super) usage: Option<ResourceUsage>,
+    pub(super) duration: Duration,
+    pub(super) error: Option<String>,
+}
+
+pub(super) struct Worker;
+
+pub(super) struct WorkerState {
+    id: WorkerId,
+    pool: ActorRef<PoolMsg>,
+    shop: Arc<Shop>,
+    current: Option<Current>,
+}
+
+/// What it runs at the moment.
+struct Current {
+    host: Arc<dyn Host>,
+    task: TaskId,
+    key: ProcessKey,
+    collector: Arc<Collector>,
+    since: Duration,
+    report: Report,
+    gone: bool,
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        self.collector.close();
+        // Only when the worker broke.
+        if !self.gone {
+            self.host.kill(self.key);
+        }
+    }
+}
+
+impl Actor for Worker {
+    type Msg = WorkerMsg;
+    type State = WorkerState;
+    type Arguments = (WorkerId, ActorRef<PoolMsg>, Arc<Shop>);
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<WorkerMsg>,
+        (id, pool, shop): Self::Arguments,
+    ) -> Result<WorkerState, ActorProcessingErr> {
+        Ok(WorkerState { id, pool, shop, current: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<WorkerMsg>,
+        message: WorkerMsg,
+        state: &mut WorkerState,
+    ) -> Result<(), ActorProcessingErr> {
+        let key_of = |task: TaskId| {
+            let current = state.current.as_ref().filter(|current| current.task == task)?;
+            Some((Arc::clone(&current.host), current.key))
+        };
+        match message {
+            WorkerMsg::Run(job) => state.run(&myself, *job),
+            WorkerMsg::News(news) => state.hear(news),
+            WorkerMsg::Ask(task) => {
+                if let Some((host, key)) = key_of(task) {
+                    host.signal(key, 15);
+                }
+            }
+            WorkerMsg::Kill(task) => {
+                if let Some((host, key)) = key_of(task) {
+                    host.kill(key);
+                }
+            }
+            WorkerMsg::Halt(task) => {
+                if let Some((host, key)) = key_of(task) {
+                    host.pause(key);
+                }
+            }
+            WorkerMsg::Continue(task) => {
+                if let Some((host, key)) = key_of(task) {
+                    host.resume(key);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl WorkerState {
+    fn run(&mut self, myself: &ActorRef<WorkerMsg>, job: Job) {
+        let Job { task, spec, collector, nice } = job;
+        let failed = |error: String| Report { error: Some(error), ..Report::default() };
+        let host = match self.shop.host() {
+            Ok(host) => host,
+            Err(error) => {
+                collector.close();
+                let report = failed(format!("no process can be made: {error}"));
+                return self.tell_end(task, Outcome::Shortage, report);
+            }
+        };
+        let input = match input(&spec.input) {
+            Ok(input) => input,
+            Err(error) => {
+                collector.close();
+                return self.tell_end(task, Outcome::NotStarted, failed(error));
+            }
+        };
+        let key = host.next_key();
+        let (actor, ending) = (myself.clone(), Arc::clone(&host));
+        let news: NewsSink = Arc::new(move |news| {
+            let made = matches!(news, News::Spawned { .. });
+            // Made for a worker that is gone: nobody else would end it.
+            if actor.cast(WorkerMsg::News(news)).is_err() && made {
+                ending.kill(key);
+            }
+        });
+        self.current = Some(Current {
+            host: Arc::clone(&host),
+            task,
+            key,
+            collector: Arc::clone(&collector),
+            since: self.shop.clock.now(),
+            report: Report::default(),
+            gone: false,
+        });
+        host.spawn(SpawnOrder {
+            key,
+            argv: spec.command.argv.clone(),
+            dir: spec.dir.clone().unwrap_or_else(|| self.shop.dir.clone()),
+            env: self.environment(task, &spec, nice),
+            input,
+            output: Output::Collect(collector),
+            owner: None,
+            keep: None,
+            news,
+        });
+    }
+
+    fn environment(&self, task: TaskId, spec: &TaskSpec, nice: Option<i32>) -> env::Recipe {
+        let env = EnvSpec { clear: spec.env_clear, set: spec.env.clone(), ..EnvSpec::default() };
+        let mut given = vec![("REGROW_TASK", task.to_string())];
+        if let Some(socket) = &self.shop.socket {
+            given.push(("REGROW_SOCKET", socket.display().to_string()));
+        }
+        env::Recipe {
+            inherited: Arc::clone(&self.shop.inherited),
+            of: env::Of::Task(env, nice),
+            given,
+            vault: Arc::clone(&self.shop.vault),
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        let now = self.shop.clock.now();
+        let Some(current) = &mut self.current else {
+            return;
+        };
+        match news {
+            News::Spawned { key, pid, .. } if key == current.key => {
+                current.since = now;
+                current.report.pid = Some(pid);
+                tell(&self.pool, PoolMsg::Started(self.id, current.task, pid));
+            }
+            News::SpawnFailed { key, failure } if key == current.key => {
+                current.gone = true;
+                let outcome = if failure.is_transient() { Outcome::Shortage } else { Outcome::NotStarted };
+                let SpawnFailure { message, .. } = failure;
+                self.over(outcome, |report| report.error = Some(message));
+            }
+            News::Exited { key, exit, remains, usage, .. } if key == current.key => {
+                let report = &mut current.report;
+                (report.exit, report.usage) = (Some(exit), usage);
+                report.duration = now.saturating_sub(current.since);
+                current.collector.close();
+                if remains {
+                    // Its result does not wait for what it has left behind, but the worker does.
+                    report.error = Some("it left processes behind, which were ended".to_owned());
+                    current.host.kill(key);
+                } else {
+                    self.ended();
+                }
+            }
+            News::TreeGone { key } if key == current.key => self.ended(),
+            // Of an earlier run, or of no account.
+            News::Spawned { .. }
+            | News::SpawnFailed { .. }
+            | News::Exited { .. }
+            | News::TreeGone { .. }
+            | News::LogMatched { .. }
+            | News::Paused { .. }
+            | News::Unkept { .. } => {}
+        }
+    }
+
+    fn ended(&mut self) {
+        let Some(current) = &mut self.current else {
+            return;
+        };
+        current.gone = true;
+        let success = current.report.exit == Some(Exit::SUCCESS);
+        self.over(if success { Outcome::Success } else { Outcome::Failure }, |_| {});
+    }
+
+    fn over(&mut self, outcome: Outcome, complete: impl FnOnce(&mut Report)) {
+        if let Some(mut current) = self.current.take() {
+            complete(&mut current.report);
+            let (task, report) = (current.task, std::mem::take(&mut current.report));
+            drop(current);
+            self.tell_end(task, outcome, report);
+        }
+    }
+
+    fn tell_end(&self, task: TaskId, outcome: Outcome, report: Report) {
+        tell(&self.pool, PoolMsg::Done(self.id, task, outcome, Box::new(report)));
+    }
+}
+
+/// What a task is to read, opened. In words, why that can't be.
+fn input(input: &TaskInput) -> Result<Option<OwnedFd>, String> {
+    if let TaskInput::File(path) = input {
+        return reading(path).map(Some).map_err(|error| format!("its input {}: {error}", path.display()));
+    }
+    let bytes = input.bytes().map_err(|error| format!("its input is not base64: {error}"))?;
+    match bytes {
+        Some(bytes) if !bytes.is_empty() => {
+            holding(&bytes).map(Some).map_err(|error| format!("its input: {error}"))
+        }
+        _ => Ok(None),
+    }
+}

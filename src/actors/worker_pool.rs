@@ -1,0 +1,711 @@
+//! The WorkerPool: takes commands, has its workers run them, and keeps what became of them for a while.
+//!
+//! What follows from what is [`Pool`]'s to decide, and the [`Cache`]'s what need not be run at all. This
+//! actor makes workers (each linked to it), passes wishes on to them, and tells those who wait. It never
+//! waits itself.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::{oneshot, watch};
+
+use super::timer::Timer;
+use super::worker::{Job, Report, Worker, WorkerMsg};
+use crate::decide::cache::{Bounds, Cache, Looked};
+use crate::decide::pool::{Effect, Input, Outcome, Pool, Refusal, Size, Standing, Terms, WorkerId};
+use crate::model::Exit;
+use crate::model::sample::Sample;
+use crate::model::task::{Printed, TaskEnd, TaskId, TaskInput, TaskResult, TaskSpec, TaskState, TaskStatus};
+use crate::os::clock::Clock;
+use crate::os::collect::{Collector, Room};
+use crate::os::secrets::Vault;
+use crate::os::{Host, Stream, ids};
+
+/// How a pool goes about its tasks.
+#[derive(Debug, Clone)]
+pub struct TaskRules {
+    /// Workers, and tasks that may wait.
+    pub size: Size,
+    /// Results that need not be made again.
+    pub cache: Bounds,
+    /// Bytes of each stream of a task's output that are held in memory.
+    pub memory: usize,
+    /// Bytes of each that are kept at all.
+    pub output: u64,
+    /// Where more than that of memory lies.
+    pub folder: PathBuf,
+    /// So many finished tasks are kept ...
+    pub kept: usize,
+    /// ... and for so long.
+    pub kept_for: Duration,
+    /// Above so many percent of CPU new commands get a lower priority.
+    pub busy_cpu: f64,
+}
+
+impl TaskRules {
+    /// The contract's.
+    pub fn usual(folder: PathBuf) -> TaskRules {
+        TaskRules {
+            size: Size { min: 4, max: 32, queue: 10_000 },
+            cache: Bounds { entries: 2_000, bytes: 256 << 20 },
+            memory: 64 * 1024,
+            output: 1 << 30,
+            folder,
+            kept: 1_000,
+            kept_for: Duration::from_secs(3600),
+            busy_cpu: 85.0,
+        }
+    }
+}
+
+/// The priority of new commands while there is much to do (nice(2)).
+const LOW_PRIORITY: i32 = 10;
+
+/// Makes the host of the tasks, once there is one to run.
+pub(crate) type MakeHost = Box<dyn Fn() -> io::Result<Arc<dyn Host>> + Send + Sync>;
+
+/// What all workers work with.
+pub struct Shop {
+    pub(super) clock: Clock,
+    /// Where commands run that say nothing else.
+    pub(super) dir: PathBuf,
+    pub(super) inherited: Arc<Vec<(OsString, OsString)>>,
+    pub(super) vault: Arc<Vault>,
+    pub(super) socket: Option<PathBuf>,
+    host: Mutex<Option<Arc<dyn Host>>>,
+    make_host: MakeHost,
+}
+
+impl Shop {
+    pub(crate) fn new(
+        clock: Clock,
+        (dir, socket): (PathBuf, Option<PathBuf>),
+        inherited: Arc<Vec<(OsString, OsString)>>,
+        vault: Arc<Vault>,
+        make_host: MakeHost,
+    ) -> Shop {
+        Shop { clock, dir, inherited, vault, socket, host: Mutex::new(None), make_host }
+    }
+
+    /// The tree's clock.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Where processes come from.
+    pub(super) fn host(&self) -> io::Result<Arc<dyn Host>> {
+        let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = &*host {
+            return Ok(Arc::clone(host));
+        }
+        let made = (self.make_host)()?;
+        *host = Some(Arc::clone(&made));
+        Ok(made)
+    }
+}
+
+/// How far a task has come, for those who follow it.
+#[derive(Debug, Clone)]
+pub enum Stage {
+    /// It is not run at the moment.
+    Waiting,
+    /// It runs; its output so far, and what comes.
+    Running(Arc<Collector>),
+    /// It is over.
+    Over(Arc<Finished>),
+}
+
+/// A task that was taken.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    /// Which.
+    pub id: TaskId,
+    /// How far it comes.
+    pub stages: watch::Receiver<Stage>,
+}
+
+impl Ticket {
+    /// What became of it, when it is over. `None`: the pool is gone.
+    pub async fn over(&mut self) -> Option<Arc<Finished>> {
+        match &*self.stages.wait_for(|stage| matches!(stage, Stage::Over(_))).await.ok()? {
+            Stage::Over(finished) => Some(Arc::clone(finished)),
+            Stage::Waiting | Stage::Running(_) => None,
+        }
+    }
+}
+
+/// A task that is over.
+#[derive(Debug)]
+pub struct Finished {
+    id: TaskId,
+    ended: TaskEnd,
+    by_force: bool,
+    report: Report,
+    attempts: u32,
+    collector: Option<Arc<Collector>>,
+}
+
+impl Finished {
+    /// Its result, with at most so many bytes of each stream; `as_of`: whose it is, where that is not
+    /// the task that ran.
+    pub fn result(&self, as_of: TaskId, most: usize) -> TaskResult {
+        let printed = |stream| {
+            let Some(collector) = &self.collector else {
+                return Printed::default();
+            };
+            let (kept, dropped) = collector.size(stream);
+            Printed { bytes: collector.read(stream, 0, most).unwrap_or_default(), total: kept + dropped }
+        };
+        let Report { exit, pid, usage, duration, error } = self.report.clone();
+        TaskResult {
+            id: as_of,
+            stdout: printed(Stream::Out),
+            stderr: printed(Stream::Err),
+            exit,
+            ended: self.ended,
+            by_force: self.by_force,
+            duration,
+            pid,
+            cached: as_of != self.id,
+            attempts: self.attempts,
+            usage,
+            error,
+        }
+    }
+
+    /// Whether its process ended by itself with code 0.
+    pub fn success(&self) -> bool {
+        self.ended == TaskEnd::Exited && self.report.exit == Some(Exit::SUCCESS)
+    }
+
+    /// What it printed.
+    pub fn collector(&self) -> Option<&Arc<Collector>> {
+        self.collector.as_ref()
+    }
+
+    fn bytes(&self) -> u64 {
+        let of = |collector: &Arc<Collector>| {
+            [Stream::Out, Stream::Err].iter().map(|stream| collector.size(*stream).0).sum::<u64>()
+        };
+        256 + self.collector.as_ref().map_or(0, of)
+    }
+}
+
+/// What a command is one of: all that its result may depend on.
+pub(crate) type CacheKey = Arc<[u8]>;
+
+/// Results of earlier commands, and who waits for one that is being made.
+pub(crate) type Results = Cache<CacheKey, Arc<Finished>, TaskId>;
+
+/// The key of a command, for somebody.
+pub(crate) fn key_of(spec: &TaskSpec, who: &str) -> CacheKey {
+    let mut key = Vec::with_capacity(256);
+    let mut add = |kind: u8, bytes: &[u8]| {
+        key.push(kind);
+        key.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        key.extend_from_slice(bytes);
+    };
+    add(0, who.as_bytes());
+    add(1, &[u8::from(spec.command.shell), u8::from(spec.env_clear)]);
+    for word in &spec.command.argv {
+        add(2, word.as_bytes());
+    }
+    add(3, spec.dir.as_ref().map_or(&b""[..], |dir| dir.as_os_str().as_encoded_bytes()));
+    let mut env: Vec<&(String, String)> =
+        spec.env.iter().filter(|(name, _)| !VOLATILE.contains(&&**name)).collect();
+    env.sort_unstable();
+    for (name, value) in env {
+        add(4, name.as_bytes());
+        add(5, value.as_bytes());
+    }
+    match &spec.input {
+        TaskInput::Nothing => {}
+        TaskInput::Text(text) => add(6, text.as_bytes()),
+        TaskInput::Base64(text) => add(7, text.as_bytes()),
+        TaskInput::File(path) => {
+            add(8, path.as_os_str().as_encoded_bytes());
+            add(9, crate::os::collect::fingerprint(path).as_bytes());
+        }
+    }
+    key.into()
+}
+
+/// Variables that differ from shell to shell, and that no command is about.
+const VOLATILE: [&str; 3] = ["_", "SHLVL", "OLDPWD"];
+
+/// What a pool is told.
+pub enum PoolMsg {
+    /// Take these, all or none; by whom.
+    Submit(Vec<TaskSpec>, String, oneshot::Sender<Result<Vec<Ticket>, Refusal>>),
+    /// Follow one; `None`: it is not known.
+    Follow(TaskId, oneshot::Sender<Option<watch::Receiver<Stage>>>),
+    /// How tasks stand, oldest first.
+    List(oneshot::Sender<Vec<TaskStatus>>),
+    /// Of a task or of the pool.
+    Wish(Input, oneshot::Sender<Result<(), Refusal>>),
+    /// Forget all that are finished; how many there were.
+    Cleanup(oneshot::Sender<usize>),
+    /// How it stands.
+    Stand(oneshot::Sender<(Standing, Size)>),
+    /// Answered when there is nothing left to do.
+    Empty(oneshot::Sender<()>),
+    /// A worker's process runs.
+    Started(WorkerId, TaskId, u32),
+    /// A worker's run is over.
+    Done(WorkerId, TaskId, Outcome, Box<Report>),
+    /// The timer rang.
+    Timer,
+}
+
+pub(crate) struct WorkerPool;
+
+pub(crate) struct PoolArgs {
+    pub(crate) rules: TaskRules,
+    pub(crate) shop: Arc<Shop>,
+    pub(crate) results: Arc<Mutex<Results>>,
+    pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
+}
+
+pub(crate) struct PoolState {
+    rules: TaskRules,
+    shop: Arc<Shop>,
+    results: Arc<Mutex<Results>>,
+    samples: watch::Receiver<Option<Arc<Sample>>>,
+    pool: Pool,
+    workers: HashMap<WorkerId, ActorRef<WorkerMsg>>,
+    records: BTreeMap<TaskId, Record>,
+    /// Those that are finished, in the order in which they ended, and when.
+    finished: VecDeque<(Duration, TaskId)>,
+    wait_empty: Vec<oneshot::Sender<()>>,
+    timer: Timer,
+    /// Workers that are to be made, since making one takes a moment.
+    effects: Vec<Effect>,
+}
+
+struct Record {
+    spec: Arc<TaskSpec>,
+    submitted: SystemTime,
+    /// When its last run began.
+    started: Option<Duration>,
+    pid: Option<u32>,
+    attempts: u32,
+    /// What it is in the cache, where it leads or waits there.
+    key: Option<CacheKey>,
+    /// Another one runs for it.
+    joined: bool,
+    report: Option<Report>,
+    stage: watch::Sender<Stage>,
+}
+
+impl Actor for WorkerPool {
+    type Msg = PoolMsg;
+    type State = PoolState;
+    type Arguments = PoolArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<PoolMsg>,
+        args: PoolArgs,
+    ) -> Result<PoolState, ActorProcessingErr> {
+        let PoolArgs { rules, shop, results, samples } = args;
+        Ok(PoolState {
+            pool: Pool::new(rules.size),
+            rules,
+            shop,
+            results,
+            samples,
+            workers: HashMap::new(),
+            records: BTreeMap::new(),
+            finished: VecDeque::new(),
+            wait_empty: Vec::new(),
+            timer: Timer::default(),
+            effects: Vec::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PoolMsg>,
+        message: PoolMsg,
+        state: &mut PoolState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.take(message);
+        state.carry_out(&myself).await;
+        state.after(&myself);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<PoolMsg>,
+        event: SupervisionEvent,
+        state: &mut PoolState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (gone, why) = match event {
+            SupervisionEvent::ActorFailed(actor, error) => (actor, error.to_string()),
+            SupervisionEvent::ActorTerminated(actor, _, reason) => (actor, reason.unwrap_or_default()),
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        let worker = state.workers.iter().find(|(_, actor)| actor.get_id() == gone.get_id());
+        if let Some(worker) = worker.map(|(worker, _)| *worker) {
+            tracing::error!(worker = worker.0, "a worker broke: {why}");
+            state.workers.remove(&worker);
+            state.step(Input::WorkerDied(worker));
+            state.carry_out(&myself).await;
+            state.after(&myself);
+        }
+        Ok(())
+    }
+}
+
+impl PoolState {
+    fn now(&self) -> Duration {
+        self.shop.clock.now()
+    }
+
+    fn step(&mut self, input: Input) {
+        // What is refused is late news of what is over.
+        let _ = self.pool.step(self.now(), input, &mut self.effects);
+    }
+
+    fn take(&mut self, message: PoolMsg) {
+        match message {
+            PoolMsg::Submit(specs, who, answer) => {
+                // Nobody may be there any more to hear it.
+                let _ = answer.send(self.submit(specs, &who));
+            }
+            PoolMsg::Follow(task, answer) => {
+                let _ = answer.send(self.records.get(&task).map(|record| record.stage.subscribe()));
+            }
+            PoolMsg::List(answer) => {
+                let _ =
+                    answer.send(self.records.iter().map(|(id, record)| self.status(*id, record)).collect());
+            }
+            PoolMsg::Wish(input, answer) => {
+                let _ = answer.send(self.wish(input));
+            }
+            PoolMsg::Cleanup(answer) => {
+                let finished = std::mem::take(&mut self.finished);
+                for (_, task) in &finished {
+                    self.records.remove(task);
+                }
+                let _ = answer.send(finished.len());
+            }
+            PoolMsg::Stand(answer) => {
+                let _ = answer.send((self.pool.standing(), self.pool.size()));
+            }
+            PoolMsg::Empty(answer) => self.wait_empty.push(answer),
+            PoolMsg::Started(worker, task, pid) => {
+                let now = self.now();
+                if let Some(record) = self.records.get_mut(&task) {
+                    (record.pid, record.started) = (Some(pid), Some(now));
+                }
+                self.step(Input::Started(worker, task));
+            }
+            PoolMsg::Done(worker, task, outcome, report) => {
+                if let Some(record) = self.records.get_mut(&task) {
+                    record.pid = None;
+                    record.report = Some(*report);
+                }
+                self.step(Input::Done(worker, task, outcome));
+            }
+            PoolMsg::Timer => {
+                self.timer.rang();
+                self.step(Input::Tick);
+            }
+        }
+    }
+
+    fn submit(&mut self, specs: Vec<TaskSpec>, who: &str) -> Result<Vec<Ticket>, Refusal> {
+        let now = self.now();
+        let mut fresh = Vec::with_capacity(specs.len());
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut run, mut hits, mut led) = (Vec::new(), Vec::new(), Vec::new());
+        for spec in specs {
+            let id = ids::task();
+            let mut record = Record {
+                submitted: SystemTime::now(),
+                started: None,
+                pid: None,
+                attempts: 0,
+                key: None,
+                joined: false,
+                report: None,
+                stage: watch::Sender::new(Stage::Waiting),
+                spec: Arc::new(spec),
+            };
+            let spec = &record.spec;
+            let terms = Terms {
+                priority: spec.priority,
+                timeout: spec.timeout,
+                grace: spec.grace,
+                retries: spec.retries,
+                retry_delay: spec.retry_delay,
+            };
+            match spec.cache.map(|_| key_of(spec, who)) {
+                None => run.push((id, terms)),
+                Some(key) => match results.ask(&key, now, || id) {
+                    Looked::Hit(finished) => hits.push((id, finished)),
+                    Looked::Joined => (record.key, record.joined) = (Some(key), true),
+                    Looked::Lead => {
+                        run.push((id, terms));
+                        led.push(key.clone());
+                        record.key = Some(key);
+                    }
+                },
+            }
+            fresh.push((id, record));
+        }
+        let taken = self.pool.submit(&run, &mut self.effects);
+        if let Err(refusal) = taken {
+            // Nobody leads where nobody runs, and who has joined here is refused as well.
+            for key in led {
+                results.made(&key, now, None);
+            }
+            for (id, record) in &fresh {
+                if let Some(key) = &record.key {
+                    results.leave(key, |waiter| waiter == id);
+                }
+            }
+            return Err(refusal);
+        }
+        drop(results);
+        let ticket = |(id, record): &(TaskId, Record)| Ticket { id: *id, stages: record.stage.subscribe() };
+        let tickets = fresh.iter().map(ticket).collect();
+        self.records.extend(fresh);
+        for (id, finished) in hits {
+            self.finish(id, finished);
+        }
+        Ok(tickets)
+    }
+
+    fn wish(&mut self, input: Input) -> Result<(), Refusal> {
+        if let Input::Cancel(task, _) = input
+            && let Some(record) = self.records.get(&task).filter(|record| record.joined)
+        {
+            // It runs nothing itself; the one that does goes on.
+            if let Some(key) = &record.key {
+                let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+                results.leave(key, |waiter| *waiter == task);
+            }
+            let over = Finished {
+                id: task,
+                ended: TaskEnd::Cancelled,
+                by_force: false,
+                report: Report::default(),
+                attempts: 0,
+                collector: None,
+            };
+            self.finish(task, Arc::new(over));
+            return Ok(());
+        }
+        let now = self.now();
+        self.pool.step(now, input, &mut self.effects)
+    }
+
+    /// Does what was decided, until nothing follows from it any more.
+    async fn carry_out(&mut self, myself: &ActorRef<PoolMsg>) {
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                match effect {
+                    Effect::Make(worker) => {
+                        let args = (worker, myself.clone(), Arc::clone(&self.shop));
+                        match Actor::spawn_linked(None, Worker, args, myself.get_cell()).await {
+                            Ok((actor, _)) => {
+                                self.workers.insert(worker, actor);
+                            }
+                            Err(error) => {
+                                tracing::error!(%error, "no worker could be made");
+                                self.step(Input::WorkerDied(worker));
+                            }
+                        }
+                    }
+                    Effect::Retire(worker) => {
+                        if let Some(actor) = self.workers.remove(&worker) {
+                            actor.stop(None);
+                        }
+                    }
+                    Effect::Run(worker, task, attempt) => self.run(worker, task, attempt),
+                    Effect::Ask(worker, task) => self.tell(worker, WorkerMsg::Ask(task)),
+                    Effect::Kill(worker, task) => self.tell(worker, WorkerMsg::Kill(task)),
+                    Effect::Halt(worker, task) => self.tell(worker, WorkerMsg::Halt(task)),
+                    Effect::Continue(worker, task) => self.tell(worker, WorkerMsg::Continue(task)),
+                    Effect::Again(task, _) => {
+                        if let Some(record) = self.records.get(&task) {
+                            record.stage.send_replace(Stage::Waiting);
+                        }
+                    }
+                    Effect::Over(task, ended, by_force) => self.over(task, ended, by_force),
+                }
+            }
+        }
+    }
+
+    fn tell(&self, worker: WorkerId, message: WorkerMsg) {
+        if let Some(actor) = self.workers.get(&worker) {
+            super::tell(actor, message);
+        }
+    }
+
+    fn run(&mut self, worker: WorkerId, task: TaskId, attempt: u32) {
+        let busy = self.samples.borrow().as_ref().and_then(|sample| sample.machine.cpu_percent);
+        let nice = busy.is_some_and(|cpu| cpu > self.rules.busy_cpu).then_some(LOW_PRIORITY);
+        let TaskRules { memory, output, folder, .. } = &self.rules;
+        let room = Room { memory: *memory, limit: *output, folder: folder.clone() };
+        let collector = Arc::new(Collector::new(room));
+        let Some(record) = self.records.get_mut(&task) else {
+            return;
+        };
+        record.attempts = attempt;
+        record.report = None;
+        let job = Job { task, spec: Arc::clone(&record.spec), collector: Arc::clone(&collector), nice };
+        record.stage.send_replace(Stage::Running(collector));
+        self.tell(worker, WorkerMsg::Run(Box::new(job)));
+    }
+
+    fn over(&mut self, task: TaskId, ended: TaskEnd, by_force: bool) {
+        let now = self.now();
+        let Some(record) = self.records.get_mut(&task) else {
+            return;
+        };
+        let collector = match &*record.stage.borrow() {
+            Stage::Running(collector) => Some(Arc::clone(collector)),
+            Stage::Waiting | Stage::Over(_) => None,
+        };
+        let mut report = record.report.take().unwrap_or_default();
+        report.error = match ended {
+            TaskEnd::Exited => report.error,
+            TaskEnd::NotStarted => report.error.or_else(|| Some("it could not be started".to_owned())),
+            TaskEnd::TimedOut => Some(match record.spec.timeout {
+                Some(limit) => format!("not done within {}", humantime::format_duration(limit)),
+                None => "not done in time".to_owned(),
+            }),
+            TaskEnd::Cancelled => Some("it was cancelled".to_owned()),
+            TaskEnd::Lost => Some("the worker that ran it broke; its process was ended".to_owned()),
+        };
+        let attempts = record.attempts;
+        let finished = Arc::new(Finished { id: task, ended, by_force, report, attempts, collector });
+        let key = record.key.take();
+        let ttl = record.spec.cache;
+        self.finish(task, Arc::clone(&finished));
+        let Some(key) = key else {
+            return;
+        };
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        if ended == TaskEnd::Cancelled
+            && let Some(next) = results.gave_up(&key)
+        {
+            // Who has joined wants it still: the first of them is run.
+            drop(results);
+            return self.lead(next, key);
+        }
+        let kept = finished
+            .success()
+            .then_some(())
+            .and(ttl)
+            .map(|ttl| (Arc::clone(&finished), finished.bytes(), ttl));
+        let joined = results.made(&key, now, kept);
+        drop(results);
+        for other in joined {
+            self.finish(other, Arc::clone(&finished));
+        }
+    }
+
+    /// One that waited for another runs itself.
+    fn lead(&mut self, task: TaskId, key: CacheKey) {
+        let Some(record) = self.records.get_mut(&task) else {
+            return;
+        };
+        record.joined = false;
+        record.key = Some(key);
+        let spec = &record.spec;
+        let terms = Terms {
+            priority: spec.priority,
+            timeout: spec.timeout,
+            grace: spec.grace,
+            retries: spec.retries,
+            retry_delay: spec.retry_delay,
+        };
+        if self.pool.submit(&[(task, terms)], &mut self.effects).is_err() {
+            self.over(task, TaskEnd::Lost, false);
+        }
+    }
+
+    fn finish(&mut self, task: TaskId, finished: Arc<Finished>) {
+        let now = self.now();
+        if let Some(record) = self.records.get_mut(&task) {
+            (record.joined, record.pid) = (false, None);
+            record.stage.send_replace(Stage::Over(finished));
+            self.finished.push_back((now, task));
+        }
+    }
+
+    /// What is to be done after everything.
+    fn after(&mut self, myself: &ActorRef<PoolMsg>) {
+        let now = self.now();
+        let too_old = |at: Duration| now.saturating_sub(at) >= self.rules.kept_for;
+        while let Some((at, task)) = self.finished.front().copied() {
+            if self.finished.len() <= self.rules.kept && !too_old(at) {
+                break;
+            }
+            self.finished.pop_front();
+            self.records.remove(&task);
+        }
+        if self.pool.is_empty() {
+            for waiting in self.wait_empty.drain(..) {
+                let _ = waiting.send(());
+            }
+        }
+        let forget = self.finished.front().map(|(at, _)| at.saturating_add(self.rules.kept_for));
+        let at = [self.pool.next_deadline(), forget].into_iter().flatten().min();
+        self.timer.set(at, self.shop.clock, myself, || PoolMsg::Timer);
+    }
+
+    fn status(&self, id: TaskId, record: &Record) -> TaskStatus {
+        let finished = match &*record.stage.borrow() {
+            Stage::Over(finished) => Some(Arc::clone(finished)),
+            Stage::Waiting | Stage::Running(_) => None,
+        };
+        let collector = match &*record.stage.borrow() {
+            Stage::Running(collector) => Some(Arc::clone(collector)),
+            Stage::Over(finished) => finished.collector.clone(),
+            Stage::Waiting => None,
+        };
+        let printed = |collector: Arc<Collector>| {
+            let of = |stream| {
+                let (kept, dropped) = collector.size(stream);
+                kept + dropped
+            };
+            of(Stream::Out) + of(Stream::Err)
+        };
+        let state = match (&finished, record.joined) {
+            (Some(_), _) => TaskState::Finished,
+            (None, true) => TaskState::Joined,
+            (None, false) => self.pool.state(id).unwrap_or(TaskState::Queued),
+        };
+        let exit = finished.as_ref().and_then(|finished| finished.report.exit);
+        let runs = record.pid.and(record.started).map(|since| self.now().saturating_sub(since));
+        let ran = finished.as_ref().map(|finished| finished.report.duration);
+        TaskStatus {
+            id,
+            command: record.spec.command.to_string(),
+            state,
+            success: finished.as_ref().map(|finished| finished.success()),
+            ended: finished.as_ref().map(|finished| finished.ended),
+            exit_code: if let Some(Exit::Code(code)) = exit { Some(code) } else { None },
+            signal: if let Some(Exit::Signal { signal, .. }) = exit { Some(signal) } else { None },
+            priority: record.spec.priority,
+            pid: record.pid,
+            submitted: record.submitted,
+            runtime_s: runs.or(ran).unwrap_or_default().as_secs_f64(),
+            attempts: record.attempts,
+            printed_bytes: collector.map_or(0, printed),
+            cached: finished.is_some_and(|finished| finished.id != id),
+        }
+    }
+}

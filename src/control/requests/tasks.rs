@@ -1,0 +1,315 @@
+//! Commands that are run once.
+
+use axum::extract::Path;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::query::{Parameter, ParameterKind};
+use super::*;
+use crate::actors::worker_pool::{Stage, Ticket};
+use crate::control::protocol::{
+    CancelTask, Removed, StreamName, Submit, Submitted, TaskList, TaskOutput, TasksDone,
+};
+use crate::decide::access::TASKS;
+use crate::model::{TaskId, TaskSpec};
+use crate::os::Stream as OutputStream;
+use crate::os::collect::Collector;
+use crate::runtime::Tasks;
+use crate::runtime::tasks::IN_A_RESULT;
+
+/// Bytes of one event.
+const PIECE: usize = 48 * 1024;
+/// Bytes of each stream that a result may be asked to carry.
+const MOST: usize = 64 << 20;
+
+fn task_id(text: &str) -> Handled<TaskId> {
+    text.parse().map_err(|_| {
+        let shown: String = text.chars().take(64).collect();
+        refuse(DenialCode::Invalid, format!("{shown:?} is no task's id"), Some("GET /v1/tasks lists them"))
+    })
+}
+
+/// One task's arguments, for the audit trail.
+fn in_words(specs: &[TaskSpec]) -> String {
+    match specs {
+        [] => "nothing".to_owned(),
+        [one] => one.command.to_string(),
+        [first, rest @ ..] => format!("{} and {} more", first.command, rest.len()),
+    }
+}
+
+impl Shared {
+    fn may_exec(&self, caller: &Caller, about: &str) -> Handled<()> {
+        if !caller.may(Action::Exec, TASKS) {
+            return Err(self.refuse(caller, Action::Exec, TASKS));
+        }
+        self.note(caller, Action::Exec, about);
+        Ok(())
+    }
+
+    /// The same, only to look.
+    fn may_see_tasks(&self, caller: &Caller) -> Handled<()> {
+        match caller.may(Action::Exec, TASKS) {
+            true => Ok(()),
+            false => Err(self.refuse(caller, Action::Exec, TASKS)),
+        }
+    }
+}
+
+pub(in crate::control) async fn submit(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    json: Result<axum::Json<Submit>, JsonRejection>,
+) -> Handled<Response> {
+    let Submit { mut tasks, env, wait } = body(json)?;
+    shared.may_exec(&caller, &in_words(&tasks))?;
+    for task in tasks.iter_mut().filter(|_| !env.is_empty()) {
+        task.env.splice(0..0, env.iter().cloned());
+    }
+    let tickets = shared.handle.tasks().begin(tasks, &caller.who).await?;
+    let ids = tickets.iter().map(|ticket| ticket.id).collect();
+    let done = if wait { Some(all_over(tickets).await) } else { None };
+    Ok(axum::Json(Submitted { ids, done }).into_response())
+}
+
+async fn all_over(tickets: Vec<Ticket>) -> TasksDone {
+    let mut done = TasksDone { succeeded: 0, failed: 0 };
+    for mut ticket in tickets {
+        match ticket.over().await {
+            Some(finished) if finished.success() => done.succeeded += 1,
+            Some(_) | None => done.failed += 1,
+        }
+    }
+    done
+}
+
+/// Cancels a task when nobody waits for it any more.
+struct Cancel {
+    tasks: Tasks,
+    id: Option<TaskId>,
+}
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let tasks = self.tasks.clone();
+            tokio::spawn(async move { tasks.cancel(id, false).await });
+        }
+    }
+}
+
+/// Runs one to its end; a client that hangs up cancels it.
+pub(in crate::control) async fn run(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    json: Result<axum::Json<TaskSpec>, JsonRejection>,
+) -> Handled<Response> {
+    let spec = body(json)?;
+    shared.may_exec(&caller, &in_words(std::slice::from_ref(&spec)))?;
+    let tasks = shared.handle.tasks();
+    if let Some(result) = tasks.remembered(&spec, &caller.who) {
+        return Ok(axum::Json(result).into_response());
+    }
+    let tickets = tasks.begin(vec![spec], &caller.who).await?;
+    let Some(mut ticket) = tickets.into_iter().next() else {
+        return Err(refuse(DenialCode::Internal, "it was not taken", None));
+    };
+    let mut cancel = Cancel { tasks: tasks.clone(), id: Some(ticket.id) };
+    let finished = ticket.over().await;
+    cancel.id = None;
+    let gone = || refuse(DenialCode::ShuttingDown, "the worker pool is gone", None);
+    Ok(axum::Json(finished.ok_or_else(gone)?.result(ticket.id, IN_A_RESULT)).into_response())
+}
+
+/// The same, with its output as it comes.
+pub(in crate::control) async fn exec(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    json: Result<axum::Json<TaskSpec>, JsonRejection>,
+) -> Handled<Response> {
+    let spec = body(json)?;
+    shared.may_exec(&caller, &in_words(std::slice::from_ref(&spec)))?;
+    let tasks = shared.handle.tasks().clone();
+    let tickets = tasks.begin(vec![spec], &caller.who).await?;
+    let Some(ticket) = tickets.into_iter().next() else {
+        return Err(refuse(DenialCode::Internal, "it was not taken", None));
+    };
+    let mut cancel = Cancel { tasks, id: Some(ticket.id) };
+    Ok(stream(caller, move |sender| async move {
+        if tell_all(ticket, &sender).await {
+            cancel.id = None;
+        }
+        drop(cancel);
+    }))
+}
+
+/// Sends what a task prints, and its result. `false`: nobody listens any more.
+async fn tell_all(mut ticket: Ticket, sender: &mpsc::Sender<sse::Event>) -> bool {
+    loop {
+        let stage = ticket.stages.borrow_and_update().clone();
+        match stage {
+            Stage::Waiting => {}
+            Stage::Running(collector) => {
+                if !tell_output(&collector, sender).await {
+                    return false;
+                }
+            }
+            Stage::Over(finished) => {
+                // Of one that ran for another, or before, nothing was told yet.
+                let result = finished.result(ticket.id, 0);
+                if result.cached
+                    && let Some(collector) = finished.collector()
+                    && !tell_output(collector, sender).await
+                {
+                    return false;
+                }
+                return sender.send(json_event("result", &result)).await.is_ok();
+            }
+        }
+        if ticket.stages.changed().await.is_err() {
+            return true;
+        }
+    }
+}
+
+/// Sends what is printed until its end.
+async fn tell_output(collector: &Collector, sender: &mpsc::Sender<sse::Event>) -> bool {
+    let mut follow = collector.follow();
+    let mut told = [0, 0];
+    loop {
+        let ended = follow.has_changed().is_err();
+        follow.mark_unchanged();
+        for (stream, name) in
+            [(OutputStream::Out, StreamName::Stdout), (OutputStream::Err, StreamName::Stderr)]
+        {
+            let told = &mut told[stream as usize];
+            loop {
+                let bytes = collector.read(stream, *told, PIECE).unwrap_or_default();
+                if bytes.is_empty() {
+                    break;
+                }
+                *told += bytes.len() as u64;
+                let piece = TaskOutput { stream: name, data: STANDARD.encode(&bytes) };
+                if sender.send(json_event("output", &piece)).await.is_err() {
+                    return false;
+                }
+            }
+        }
+        if ended {
+            return true;
+        }
+        // The end shows as an error.
+        let _ = follow.changed().await;
+    }
+}
+
+pub(in crate::control) async fn list(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    Query::parse(raw, &[])?;
+    shared.may_see_tasks(&caller)?;
+    let tasks = shared.handle.tasks().list().await?;
+    Ok(axum::Json(TaskList { tasks }).into_response())
+}
+
+pub(in crate::control) async fn status(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Handled<Response> {
+    shared.may_see_tasks(&caller)?;
+    let id = task_id(&id)?;
+    // Who is not there is told as everywhere.
+    shared.handle.tasks().follow(id).await?;
+    let tasks = shared.handle.tasks().list().await?;
+    let task = tasks.into_iter().find(|task| task.id == id);
+    let gone = || refuse(DenialCode::NotFound, "it was forgotten just now", None);
+    Ok(axum::Json(task.ok_or_else(gone)?).into_response())
+}
+
+pub(in crate::control) const RESULT: &[Parameter] = &[
+    Parameter {
+        name: "wait_s",
+        kind: ParameterKind::Seconds,
+        about: "Refused as timed out when it is not over within so many seconds; without: it is waited for",
+    },
+    Parameter {
+        name: "bytes",
+        kind: ParameterKind::Count,
+        about: "So many bytes of each stream at most; without: 1 MiB",
+    },
+];
+
+pub(in crate::control) async fn result(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    let query = Query::parse(raw, RESULT)?;
+    shared.may_see_tasks(&caller)?;
+    let id = task_id(&id)?;
+    let most = query.number("bytes")?.unwrap_or(IN_A_RESULT).min(MOST);
+    let wait: Option<f64> = query.number("wait_s")?;
+    let limit = wait.and_then(|wait| Duration::try_from_secs_f64(wait).ok());
+    let result = shared.handle.tasks().result(id, most);
+    let result = match limit {
+        None => result.await?,
+        Some(limit) => tokio::time::timeout(limit, result)
+            .await
+            .map_err(|_| refuse(DenialCode::TimedOut, format!("task {id} is not over yet"), None))??,
+    };
+    Ok(axum::Json(result).into_response())
+}
+
+pub(in crate::control) async fn cancel(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    json: Result<axum::Json<CancelTask>, JsonRejection>,
+) -> Handled<Response> {
+    let CancelTask { at_once } = body(json)?;
+    shared.may_exec(&caller, &id)?;
+    shared.handle.tasks().cancel(task_id(&id)?, at_once).await?;
+    Ok(axum::Json(Removed { removed: 1 }).into_response())
+}
+
+pub(in crate::control) async fn pause(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Handled<Response> {
+    shared.may_exec(&caller, &id)?;
+    shared.handle.tasks().pause(task_id(&id)?).await?;
+    Ok(axum::Json(Removed { removed: 0 }).into_response())
+}
+
+pub(in crate::control) async fn resume(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Handled<Response> {
+    shared.may_exec(&caller, &id)?;
+    shared.handle.tasks().resume(task_id(&id)?).await?;
+    Ok(axum::Json(Removed { removed: 0 }).into_response())
+}
+
+pub(in crate::control) async fn cleanup(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Handled<Response> {
+    shared.may_exec(&caller, "cleanup")?;
+    let removed = shared.handle.tasks().cleanup().await?;
+    Ok(axum::Json(Removed { removed }).into_response())
+}
+
+pub(in crate::control) async fn clear_cache(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+) -> Handled<Response> {
+    shared.may_exec(&caller, "cache")?;
+    let removed = shared.handle.tasks().clear_cache();
+    Ok(axum::Json(Removed { removed }).into_response())
+}

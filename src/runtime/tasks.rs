@@ -1,0 +1,234 @@
+//! Commands that are run once: the way to the worker pool.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ractor::{Actor, ActorRef};
+use tokio::sync::{oneshot, watch};
+
+use super::StartError;
+use crate::actors::worker_pool::{
+    PoolArgs, PoolMsg, Results, Shop, Stage, TaskRules, Ticket, WorkerPool, key_of,
+};
+use crate::decide::cache::{Cache, Counts};
+use crate::decide::pool::{Input, Refusal, Size, Standing};
+use crate::model::sample::Sample;
+use crate::model::task::{TaskId, TaskResult, TaskSpec, TaskStatus};
+use crate::model::{Denial, DenialCode};
+use crate::os::clock::Clock;
+use crate::os::ids;
+
+/// Bytes of each stream that a result carries along, unless more are asked for.
+pub const IN_A_RESULT: usize = 1 << 20;
+
+/// The worker pool of a tree. Cheap to clone.
+#[derive(Clone)]
+pub struct Tasks {
+    actor: ActorRef<PoolMsg>,
+    results: Arc<Mutex<Results>>,
+    clock: Clock,
+}
+
+/// How the cache stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheStanding {
+    /// Results that are kept, and their bytes.
+    pub size: (usize, u64),
+    /// How many of them may be kept, and of how many bytes.
+    pub bounds: crate::decide::cache::Bounds,
+    /// What was counted.
+    pub counts: Counts,
+}
+
+impl Tasks {
+    pub(super) async fn start(
+        rules: TaskRules,
+        shop: Shop,
+        samples: watch::Receiver<Option<Arc<Sample>>>,
+        root: ractor::ActorCell,
+    ) -> Result<Tasks, StartError> {
+        let clock = shop.clock();
+        let results = Arc::new(Mutex::new(Cache::new(rules.cache)));
+        let args = PoolArgs { rules, shop: Arc::new(shop), results: Arc::clone(&results), samples };
+        let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
+        let (actor, _) = WorkerPool::spawn_linked(None, WorkerPool, args, root).await.map_err(broken)?;
+        Ok(Tasks { actor, results, clock })
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> PoolMsg) -> Result<T, Denial> {
+        let (answer, answered) = oneshot::channel();
+        self.actor.cast(message(answer)).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+
+    /// Takes commands, all of them or none; `who`: for whom, which results are kept apart by.
+    pub async fn submit(&self, specs: Vec<TaskSpec>, who: &str) -> Result<Vec<TaskId>, Denial> {
+        Ok(self.begin(specs, who).await?.into_iter().map(|ticket| ticket.id).collect())
+    }
+
+    /// The same; what comes of them is known by their tickets, also when they are forgotten here.
+    pub async fn begin(&self, specs: Vec<TaskSpec>, who: &str) -> Result<Vec<Ticket>, Denial> {
+        for spec in &specs {
+            sane(spec)?;
+        }
+        let who = who.to_owned();
+        self.ask(|answer| PoolMsg::Submit(specs, who, answer)).await?.map_err(refused)
+    }
+
+    /// Runs a command to its end: its result, which may be that of an earlier one.
+    ///
+    /// ```no_run
+    /// # async fn example(tree: regrow::runtime::Handle) -> Result<(), regrow::model::Denial> {
+    /// use regrow::model::TaskSpec;
+    /// let result = tree.tasks().run(TaskSpec::new(["echo", "hello"]), "me").await?;
+    /// assert_eq!(result.stdout.bytes, b"hello\n");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn run(&self, spec: TaskSpec, who: &str) -> Result<TaskResult, Denial> {
+        if let Some(result) = self.remembered(&spec, who) {
+            return Ok(result);
+        }
+        let Some(mut ticket) = self.begin(vec![spec], who).await?.pop() else {
+            return Err(denial(DenialCode::Internal, "one task was submitted, and not one taken"));
+        };
+        let finished = ticket.over().await.ok_or_else(gone)?;
+        Ok(finished.result(ticket.id, IN_A_RESULT))
+    }
+
+    /// The result of an earlier command, where it need not be run.
+    pub fn remembered(&self, spec: &TaskSpec, who: &str) -> Option<TaskResult> {
+        spec.cache?;
+        let key = key_of(spec, who);
+        let found = self.results.lock().unwrap_or_else(PoisonError::into_inner).peek(&key, self.clock.now());
+        found.map(|finished| finished.result(ids::task(), IN_A_RESULT))
+    }
+
+    /// Follows a task: where it stands, and where it comes to.
+    pub async fn follow(&self, id: TaskId) -> Result<watch::Receiver<Stage>, Denial> {
+        self.ask(|answer| PoolMsg::Follow(id, answer)).await?.ok_or_else(|| unknown(id))
+    }
+
+    /// The result of a task, when it is over, with at most so many bytes of each stream.
+    pub async fn result(&self, id: TaskId, most: usize) -> Result<TaskResult, Denial> {
+        let mut ticket = Ticket { id, stages: self.follow(id).await? };
+        // Its sender goes when it is forgotten, which is after it is over.
+        let finished = ticket.over().await.ok_or_else(|| unknown(id))?;
+        Ok(finished.result(id, most))
+    }
+
+    /// How all of them stand, oldest first.
+    pub async fn list(&self) -> Result<Vec<TaskStatus>, Denial> {
+        self.ask(PoolMsg::List).await
+    }
+
+    /// Ends a task: SIGTERM, and SIGKILL after its grace; `at_once`: SIGKILL. One that waits is not run.
+    pub async fn cancel(&self, id: TaskId, at_once: bool) -> Result<(), Denial> {
+        self.wish(id, Input::Cancel(id, at_once)).await
+    }
+
+    /// Halts a task that runs, and its time.
+    pub async fn pause(&self, id: TaskId) -> Result<(), Denial> {
+        self.wish(id, Input::Pause(id)).await
+    }
+
+    /// Lets it go on.
+    pub async fn resume(&self, id: TaskId) -> Result<(), Denial> {
+        self.wish(id, Input::Resume(id)).await
+    }
+
+    async fn wish(&self, id: TaskId, input: Input) -> Result<(), Denial> {
+        match self.ask(|answer| PoolMsg::Wish(input, answer)).await? {
+            Err(Refusal::Unknown) if self.follow(id).await.is_ok() => {
+                Err(denial(DenialCode::Invalid, &format!("task {id} is over")))
+            }
+            Err(Refusal::Unknown) => Err(unknown(id)),
+            other => other.map_err(refused),
+        }
+    }
+
+    /// Forgets tasks that are over; how many there were.
+    pub async fn cleanup(&self) -> Result<usize, Denial> {
+        self.ask(PoolMsg::Cleanup).await
+    }
+
+    /// So many workers, within the bounds.
+    pub async fn scale(&self, workers: u32) -> Result<(), Denial> {
+        self.ask(|answer| PoolMsg::Wish(Input::Scale(workers), answer)).await?.map_err(refused)
+    }
+
+    /// How the pool stands, and how large it may be.
+    pub async fn standing(&self) -> Result<(Standing, Size), Denial> {
+        self.ask(PoolMsg::Stand).await
+    }
+
+    /// How the cache stands.
+    pub fn cache(&self) -> CacheStanding {
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        CacheStanding { size: results.size(), bounds: results.bounds(), counts: results.counts() }
+    }
+
+    /// Drops all kept results; how many there were.
+    pub fn clear_cache(&self) -> usize {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).clear()
+    }
+
+    /// Takes nothing more, and returns when all that there is was run.
+    pub async fn drain(&self) -> Result<(), Denial> {
+        self.ask(|answer| PoolMsg::Wish(Input::Drain, answer)).await?.map_err(refused)?;
+        self.ask(PoolMsg::Empty).await
+    }
+
+    /// Takes nothing more, and ends all that there is; returns when it is over.
+    pub async fn close(&self, at_once: bool) -> Result<(), Denial> {
+        self.ask(|answer| PoolMsg::Wish(Input::Close(at_once), answer)).await?.map_err(refused)?;
+        self.ask(PoolMsg::Empty).await
+    }
+}
+
+fn gone() -> Denial {
+    denial(DenialCode::ShuttingDown, "the worker pool is gone")
+}
+
+fn denial(code: DenialCode, reason: &str) -> Denial {
+    Denial { code, reason: reason.to_owned(), hint: None }
+}
+
+fn unknown(id: TaskId) -> Denial {
+    let hint = Some("finished ones are kept for a while only; \"regrow task list\" shows them".to_owned());
+    Denial { code: DenialCode::NotFound, reason: format!("there is no task {id}"), hint }
+}
+
+fn refused(refusal: Refusal) -> Denial {
+    match refusal {
+        Refusal::Full { waiting, queue } => Denial {
+            code: DenialCode::TooManyRequests,
+            reason: format!("the queue is full: {waiting} tasks wait, of at most {queue}"),
+            hint: Some("try again when some are done".to_owned()),
+        },
+        Refusal::Closing => denial(DenialCode::ShuttingDown, "the worker pool takes nothing more"),
+        Refusal::Unknown => denial(DenialCode::NotFound, "there is no such task"),
+        Refusal::NotRunning(state) => {
+            denial(DenialCode::Invalid, &format!("only what runs can be halted or go on: it is {state}"))
+        }
+    }
+}
+
+/// What nobody means.
+fn sane(spec: &TaskSpec) -> Result<(), Denial> {
+    const LONGEST: std::time::Duration = std::time::Duration::from_secs(10 * 366 * 24 * 3600);
+    let wrong = |reason: &str| Err(denial(DenialCode::Invalid, reason));
+    if spec.command.argv.first().is_none_or(String::is_empty) {
+        return wrong("the command is empty");
+    }
+    if spec.timeout.is_some_and(|timeout| timeout.is_zero()) {
+        return wrong("a timeout of 0 leaves no time for anything");
+    }
+    let times = [spec.timeout, Some(spec.grace), Some(spec.retry_delay), spec.cache];
+    if times.into_iter().flatten().any(|time| time > LONGEST) {
+        return wrong("a time is longer than ten years");
+    }
+    if spec.env.iter().any(|(name, _)| name.is_empty() || name.contains(['=', '\0'])) {
+        return wrong("a variable has no name, or one with \"=\" in it");
+    }
+    Ok(())
+}

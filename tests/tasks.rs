@@ -1,0 +1,287 @@
+//! Commands through the worker pool of an embedded tree, with real processes.
+
+use std::time::{Duration, Instant};
+
+use regrow::actors::worker_pool::{Stage, TaskRules};
+use regrow::decide::pool::Size;
+use regrow::model::task::{TaskEnd, TaskInput, TaskState};
+use regrow::model::{DenialCode, Exit, Plan, TaskSpec};
+use regrow::os::native::HostOptions;
+use regrow::runtime::{Handle, Options};
+
+struct Tree {
+    handle: Handle,
+    _folder: tempfile::TempDir,
+}
+
+async fn tree(change: impl FnOnce(&mut TaskRules)) -> Tree {
+    let folder = tempfile::tempdir().unwrap();
+    let mut rules = TaskRules::usual(folder.path().join("tasks"));
+    change(&mut rules);
+    let host = HostOptions { subreaper: true, owns_process: false, die_with_us: true };
+    let options = Options { host, tasks: Some(rules), ..Options::default() };
+    let mut plan = Plan::of("tasks", Vec::new());
+    plan.inherited = std::sync::Arc::new(std::env::vars_os().collect());
+    plan.folder = folder.path().to_owned();
+    Tree { handle: Handle::start(plan, options).await.unwrap(), _folder: folder }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(test);
+}
+
+fn shell(text: &str) -> TaskSpec {
+    TaskSpec::shell(text)
+}
+
+#[test]
+fn a_result_has_all_that_is_known_of_a_run() {
+    run(async {
+        let tree = tree(|_| {}).await;
+        let tasks = tree.handle.tasks();
+        let mut spec = shell("cat; pwd; echo $WHO; echo no >&2; exit 3");
+        (spec.dir, spec.input) = (Some("/".into()), TaskInput::Text("in\n".into()));
+        spec.env = vec![("WHO".into(), "me".into())];
+        let result = tasks.run(spec, "").await.unwrap();
+        assert_eq!(result.stdout.bytes, b"in\n/\nme\n");
+        assert_eq!(result.stderr.bytes, b"no\n");
+        assert_eq!(
+            (result.exit, result.ended, result.success()),
+            (Some(Exit::Code(3)), TaskEnd::Exited, false)
+        );
+        let usage = result.usage.unwrap();
+        assert!(usage.peak_memory_bytes > 100_000 && usage.minor_faults > 0, "{usage:?}");
+        assert!(result.pid.is_some() && !result.cached && result.duration < Duration::from_secs(20));
+
+        let killed = tasks.run(shell("kill -SEGV $$"), "").await.unwrap();
+        assert!(matches!(killed.exit, Some(Exit::Signal { signal: 11, .. })), "{killed:?}");
+        let json = serde_json::to_value(&killed).unwrap();
+        assert_eq!((&json["exit_code"], &json["signal"]), (&serde_json::Value::Null, &11.into()));
+
+        // Not a crash, and not a wait.
+        let missing = tasks.run(TaskSpec::new(["/no/such/program"]), "").await.unwrap();
+        assert_eq!((missing.ended, missing.exit, missing.pid), (TaskEnd::NotStarted, None, None));
+        assert!(missing.error.unwrap().contains("there is no program"), "why");
+        let mut nowhere = shell("true");
+        nowhere.dir = Some("/no/such/folder".into());
+        assert!(tasks.run(nowhere, "").await.unwrap().error.unwrap().contains("folder"));
+        let mut unread = shell("cat");
+        unread.input = TaskInput::File("/no/such/file".into());
+        assert!(tasks.run(unread, "").await.unwrap().error.unwrap().contains("its input /no/such/file"));
+        tree.handle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn bytes_stay_bytes_and_300_megabytes_are_no_memory() {
+    run(async {
+        let tree = tree(|rules| rules.output = 100 << 20).await;
+        let tasks = tree.handle.tasks();
+        let result = tasks.run(shell("printf '\\377\\376ok'"), "").await.unwrap();
+        assert_eq!(result.stdout.bytes, b"\xff\xfeok");
+        let json = serde_json::to_value(&result).unwrap();
+        assert_eq!((&json["stdout"], &json["stdout_encoding"]), (&"//5vaw==".into(), &"base64".into()));
+        let again: regrow::model::TaskResult = serde_json::from_value(json).unwrap();
+        assert_eq!(again.stdout, result.stdout);
+
+        let memory = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap().to_owned();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        };
+        let before = memory();
+        let flood = tasks.run(shell("head -c 300000000 /dev/zero; echo end >&2"), "").await.unwrap();
+        assert!(flood.success());
+        assert_eq!((flood.stdout.total, flood.stdout.bytes.len()), (300_000_000, 1 << 20));
+        assert!(flood.stdout.is_cut() && flood.stderr.bytes == b"end\n");
+        let grown = memory().saturating_sub(before);
+        assert!(grown < 32 << 20, "{grown} bytes for 300 MB of output");
+        tree.handle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn a_timeout_ends_the_whole_tree_and_force_what_is_deaf() {
+    run(async {
+        let tree = tree(|_| {}).await;
+        let tasks = tree.handle.tasks();
+        let mut spec = shell("trap '' TERM; sleep 4321 & while :; do sleep 0.01; done");
+        (spec.timeout, spec.grace) = (Some(Duration::from_millis(300)), Duration::from_millis(200));
+        let begun = Instant::now();
+        let result = tasks.run(spec, "").await.unwrap();
+        assert_eq!((result.ended, result.by_force), (TaskEnd::TimedOut, true));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert!(result.error.unwrap().contains("not done within 300ms"));
+        // Who forks away, too; its result does not wait for what it left.
+        let away = tasks.run(shell("setsid sleep 4321 & echo gone"), "").await.unwrap();
+        assert!(away.success() && away.stdout.bytes == b"gone\n");
+        assert!(away.error.unwrap().contains("left processes behind"));
+        let left = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+            line.starts_with(b"sleep\x004321").then_some(())
+        });
+        assert_eq!(left.count(), 0);
+        let denied = tasks.run(TaskSpec { timeout: Some(Duration::ZERO), ..shell("true") }, "").await;
+        assert_eq!(denied.unwrap_err().code, DenialCode::Invalid);
+        tree.handle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn ten_thousand_at_once_run_in_order_and_a_full_queue_says_so() {
+    run(async {
+        let tree =
+            tree(|rules| (rules.size, rules.kept) = (Size { min: 4, max: 4, queue: 2_000 }, 5_000)).await;
+        let tasks = tree.handle.tasks();
+        let specs = |count: usize| vec![TaskSpec::new(["/bin/true"]); count];
+        let denied = tasks.submit(specs(10_000), "").await.unwrap_err();
+        assert_eq!(denied.code, DenialCode::TooManyRequests);
+        assert!(denied.reason.contains("the queue is full: 0 tasks wait, of at most 2000"), "{denied}");
+        let ids = tasks.submit(specs(2_000), "").await.unwrap();
+        assert!(ids.is_sorted() && ids.len() == 2_000, "ids are in the order of time");
+        for id in &ids {
+            assert!(tasks.result(*id, 0).await.unwrap().success());
+        }
+        let list = tasks.list().await.unwrap();
+        assert!(list.len() == 2_000 && list.iter().all(|task| task.state == TaskState::Finished));
+        assert_eq!(tasks.cleanup().await.unwrap(), 2_000);
+        assert!(tasks.list().await.unwrap().is_empty());
+        let gone = tasks.result(ids[0], 0).await.unwrap_err();
+        assert_eq!(gone.code, DenialCode::NotFound);
+        tree.handle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn what_waits_and_what_runs_is_cancelled_paused_and_goes_on() {
+    run(async {
+        let tree = tree(|rules| rules.size = Size { min: 1, max: 1, queue: 10 }).await;
+        let tasks = tree.handle.tasks();
+        let ids =
+            tasks.submit(vec![shell("echo up; exec sleep 1000"), shell("echo never")], "").await.unwrap();
+        let mut stages = tasks.follow(ids[0]).await.unwrap();
+        let collector = loop {
+            if let Stage::Running(collector) = &*stages.borrow_and_update() {
+                break collector.clone();
+            }
+            stages.changed().await.unwrap();
+        };
+        collector.follow().wait_for(|bytes| *bytes > 0).await.unwrap();
+        tasks.cancel(ids[1], false).await.unwrap();
+        let never = tasks.result(ids[1], 100).await.unwrap();
+        assert_eq!((never.ended, never.attempts), (TaskEnd::Cancelled, 0));
+        tasks.pause(ids[0]).await.unwrap();
+        let state = |tasks: Vec<regrow::model::TaskStatus>| tasks[0].state;
+        assert_eq!(state(tasks.list().await.unwrap()), TaskState::Paused);
+        assert_eq!(tasks.pause(ids[0]).await.unwrap_err().code, DenialCode::Invalid);
+        tasks.resume(ids[0]).await.unwrap();
+        tasks.pause(ids[0]).await.unwrap();
+        // One that stands still is ended in time, too.
+        tasks.cancel(ids[0], false).await.unwrap();
+        let ended = tasks.result(ids[0], 100).await.unwrap();
+        assert_eq!(
+            (ended.ended, ended.by_force, &*ended.stdout.bytes),
+            (TaskEnd::Cancelled, false, &b"up\n"[..])
+        );
+        let over = tasks.cancel(ids[0], false).await.unwrap_err();
+        assert!(over.reason.contains("is over"), "{over}");
+        tree.handle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn a_command_is_run_once_for_all_who_ask_and_not_again_while_it_counts() {
+    run(async {
+        let tree = tree(|_| {}).await;
+        let folder = tempfile::tempdir().unwrap();
+        let runs = folder.path().join("runs");
+        let text = format!("echo x >> {}; sleep 0.1; echo done", runs.display());
+        let cached = |text: &str| TaskSpec { cache: Some(Duration::from_secs(60)), ..shell(text) };
+        let ids = tree.handle.tasks().submit(vec![cached(&text); 1_000], "me").await.unwrap();
+        let mut shared = 0;
+        for id in ids {
+            let result = tree.handle.tasks().result(id, 100).await.unwrap();
+            assert_eq!((result.id, &*result.stdout.bytes), (id, &b"done\n"[..]));
+            shared += usize::from(result.cached);
+        }
+        let count = || std::fs::read_to_string(&runs).unwrap().lines().count();
+        assert_eq!((shared, count()), (999, 1));
+        let tasks = tree.handle.tasks();
+        assert!(tasks.run(cached(&text), "me").await.unwrap().cached);
+        // Another folder, environment, input or person is another command.
+        let others = [
+            TaskSpec { dir: Some("/".into()), ..cached(&text) },
+            TaskSpec { env: vec![("A".into(), "1".into())], ..cached(&text) },
+            TaskSpec { input: TaskInput::Text("1".into()), ..cached(&text) },
+        ];
+        for other in others {
+            assert!(!tasks.run(other, "me").await.unwrap().cached);
+        }
+        assert!(!tasks.run(cached(&text), "you").await.unwrap().cached);
+        assert_eq!(count(), 5);
+        // A failure is nobody's.
+        let fails = format!("echo x >> {}; exit 1", runs.display());
+        for n in 6..8 {
+            assert!(!tasks.run(cached(&fails), "me").await.unwrap().cached);
+            assert_eq!(count(), n);
+        }
+        let counts = tasks.cache().counts;
+        assert_eq!((counts.hits, counts.joined), (1, 999));
+        assert_eq!(tasks.clear_cache(), 5);
+        assert!(!tasks.run(cached(&text), "me").await.unwrap().cached);
+        tree.handle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn who_waits_for_one_that_is_cancelled_gets_a_run_of_its_own() {
+    run(async {
+        let tree = tree(|_| {}).await;
+        let tasks = tree.handle.tasks();
+        let spec = TaskSpec { cache: Some(Duration::from_secs(60)), ..shell("sleep 0.3; echo done") };
+        let ids = tasks.submit(vec![spec; 3], "").await.unwrap();
+        tasks.cancel(ids[0], true).await.unwrap();
+        assert_eq!(tasks.result(ids[0], 9).await.unwrap().ended, TaskEnd::Cancelled);
+        let (second, third) =
+            (tasks.result(ids[1], 9).await.unwrap(), tasks.result(ids[2], 9).await.unwrap());
+        assert!(second.success() && !second.cached && third.success() && third.cached);
+        tree.handle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn what_fails_is_tried_again_and_a_pool_that_drains_runs_what_it_has() {
+    run(async {
+        let tree = tree(|_| {}).await;
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("mark").display().to_string();
+        let spec = TaskSpec {
+            retries: 3,
+            retry_delay: Duration::from_millis(1),
+            ..shell(&format!("echo x >> {mark}; test $(wc -l < {mark}) -ge 3"))
+        };
+        let tasks = tree.handle.tasks();
+        let result = tasks.run(spec, "").await.unwrap();
+        assert_eq!((result.success(), result.attempts), (true, 3));
+        let ids = tasks.submit(vec![shell("sleep 0.05"); 20], "").await.unwrap();
+        tasks.drain().await.unwrap();
+        assert!(tasks.result(ids[19], 0).await.unwrap().success());
+        assert_eq!(tasks.submit(vec![shell("true")], "").await.unwrap_err().code, DenialCode::ShuttingDown);
+        tree.handle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn the_end_of_the_tree_is_the_end_of_its_tasks() {
+    run(async {
+        let tree = tree(|_| {}).await;
+        let ids =
+            tree.handle.tasks().submit(vec![shell("trap '' TERM; while :; do sleep 0.01; done")], "").await;
+        let mut stages = tree.handle.tasks().follow(ids.unwrap()[0]).await.unwrap();
+        stages.wait_for(|stage| matches!(stage, Stage::Running(_))).await.unwrap();
+        tree.handle.shutdown().await.unwrap();
+        let over = stages.borrow().clone();
+        assert!(matches!(over, Stage::Over(_)), "{over:?}");
+    });
+}
