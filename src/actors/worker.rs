@@ -50,6 +50,8 @@ pub struct Report {
     pub(super) usage: Option<ResourceUsage>,
     pub(super) duration: Duration,
     pub(super) error: Option<String>,
+    /// Why there was no process.
+    pub(super) failure: Option<SpawnFailure>,
 }
 
 pub(super) struct Worker;
@@ -211,8 +213,10 @@ impl WorkerState {
             News::SpawnFailed { key, failure } if key == current.key => {
                 current.gone = true;
                 let outcome = if failure.is_transient() { Outcome::Shortage } else { Outcome::NotStarted };
-                let SpawnFailure { message, .. } = failure;
-                self.over(outcome, |report| report.error = Some(message));
+                self.over(outcome, |report| {
+                    report.error = Some(failure.message.clone());
+                    report.failure = Some(failure);
+                });
             }
             News::Exited { key, exit, remains, usage, .. } if key == current.key => {
                 let report = &mut current.report;

@@ -161,7 +161,7 @@ impl Finished {
             let (kept, dropped) = collector.size(stream);
             Printed { bytes: collector.read(stream, 0, most).unwrap_or_default(), total: kept + dropped }
         };
-        let Report { exit, pid, usage, duration, error } = self.report.clone();
+        let Report { exit, pid, usage, duration, error, failure } = self.report.clone();
         TaskResult {
             id: as_of,
             stdout: printed(Stream::Out),
@@ -175,6 +175,7 @@ impl Finished {
             attempts: self.attempts,
             usage,
             error,
+            failure,
         }
     }
 

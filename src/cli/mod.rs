@@ -31,6 +31,7 @@ mod report;
 mod run;
 mod secret;
 mod service;
+mod task;
 mod token;
 
 use std::path::PathBuf;
@@ -41,8 +42,8 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::control::protocol::WaitFor;
-use crate::model::State;
 use crate::model::nearest::nearest;
+use crate::model::{State, TaskId, TaskState};
 use crate::os::signals;
 
 /// Exit codes, as the contract has them.
@@ -99,6 +100,14 @@ enum Verb {
     Why(WhyArgs),
     /// Show what happened, as numbered facts
     Events(EventsArgs),
+    /// Run a command through the worker pool of a running tree, and end as it does
+    Exec(ExecArgs),
+    /// Run commands through the worker pool, and see to them
+    #[command(subcommand)]
+    Task(TaskVerb),
+    /// The results of commands that need not be run again
+    #[command(subcommand)]
+    Cache(CacheVerb),
     /// Single services, each a manifest of its own in a daemon's folder
     #[command(subcommand)]
     Service(ServiceVerb),
@@ -250,6 +259,141 @@ struct Common {
     /// Print JSON
     #[arg(long)]
     json: bool,
+}
+
+/// How a command is run.
+#[derive(Debug, Args)]
+struct TaskArgs {
+    /// Take the result of the same command that ran within so long, and keep this one's as long
+    #[arg(long, value_name = "TTL", value_parser = duration)]
+    cache: Option<Duration>,
+    /// Run it, whatever is kept
+    #[arg(long)]
+    no_cache: bool,
+    /// End it after so long: SIGTERM, then SIGKILL (exit code 124)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Who is ended has so long before SIGKILL [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    grace: Option<Duration>,
+    /// Let /bin/sh run it
+    #[arg(long)]
+    shell: bool,
+    /// Its folder [default: this one]
+    #[arg(long, value_name = "PATH")]
+    dir: Option<PathBuf>,
+    /// A variable of its environment, which is this one's otherwise
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// What it reads; -: standard input, to its end
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Higher ones are run first
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
+    /// Run it again so often when it fails
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    retries: u32,
+    /// After so long the first time, each time twice as long [default: 1s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    retry_delay: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+struct ExecArgs {
+    #[command(flatten)]
+    run: TaskArgs,
+    #[command(flatten)]
+    common: Common,
+    /// The command
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum TaskVerb {
+    /// Have a command run, and print its id
+    Submit {
+        #[command(flatten)]
+        run: TaskArgs,
+        /// A command a line; -: standard input
+        #[arg(long, value_name = "FILE")]
+        batch: Option<PathBuf>,
+        /// Return when it is over (exit code 1 where one fails)
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        common: Common,
+        /// The command
+        #[arg(trailing_var_arg = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// Show tasks, oldest first
+    List {
+        /// Only those in one of these states
+        #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = task_state)]
+        state: Vec<TaskState>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show one
+    Status {
+        /// Which
+        id: TaskId,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Print what it printed, when it is over, and end as it did
+    Result {
+        /// Which
+        id: TaskId,
+        /// Give up when it is not over by then (exit code 5)
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        timeout: Option<Duration>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// End them: SIGTERM, then SIGKILL; one that waits is not run
+    Cancel {
+        /// Which
+        #[arg(required = true)]
+        ids: Vec<TaskId>,
+        /// SIGKILL at once
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Halt them, and their time
+    Pause {
+        /// Which
+        #[arg(required = true)]
+        ids: Vec<TaskId>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Let them go on
+    Resume {
+        /// Which
+        #[arg(required = true)]
+        ids: Vec<TaskId>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Forget those that are over
+    Cleanup {
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum CacheVerb {
+    /// Drop all of them
+    Clear {
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -635,6 +779,11 @@ fn state(text: &str) -> Result<State, String> {
     })
 }
 
+fn task_state(text: &str) -> Result<TaskState, String> {
+    let found = TaskState::ALL.into_iter().find(|state| state.word() == text);
+    found.ok_or_else(|| format!("there are {}", TaskState::ALL.map(TaskState::word).join(", ")))
+}
+
 fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
     if interval < Duration::from_millis(100) {
@@ -676,6 +825,9 @@ pub fn main() -> ExitCode {
         Verb::Logs(args) => remote::logs(args),
         Verb::Why(args) => remote::why(args),
         Verb::Events(args) => remote::events(args),
+        Verb::Exec(args) => task::exec(args),
+        Verb::Task(verb) => task::task(verb),
+        Verb::Cache(verb) => task::cache(verb),
         Verb::Service(verb) => service::service(verb),
         Verb::Secret(verb) => secret::secret(verb),
         Verb::Token(verb) => token::token(verb),

@@ -131,6 +131,27 @@ impl Client {
         self.once(Method::POST, path, body.into()).await
     }
 
+    /// POSTs a body and reads the answer; where the supervisor ends meanwhile, that is an error: what it
+    /// was to do may be half done.
+    pub async fn post_unrepeated<B: Serialize, T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Error> {
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        read(self.send(Method::POST, path, body.into()).await?).await
+    }
+
+    /// The same, followed by server-sent events.
+    pub async fn follow_posted<B: Serialize>(&mut self, path: &str, body: &B) -> Result<EventStream, Error> {
+        let body = serde_json::to_vec(body).map_err(broken)?;
+        let response = self.send(Method::POST, path, body.into()).await?;
+        match response.status().is_success() {
+            true => Ok(EventStream { body: response.into_body(), buffer: Vec::new() }),
+            false => Err(denied(response).await),
+        }
+    }
+
     /// PUTs a body and reads the answer.
     pub async fn put<B: Serialize, T: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<T, Error> {
         let body = serde_json::to_vec(body).map_err(broken)?;

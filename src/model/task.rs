@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::event::rfc3339;
-use super::exit::Exit;
+use super::exit::{Exit, SpawnFailure};
 use super::spec::{CommandLine, opt_seconds, seconds};
 
 /// A task's id: unique, and in the order of time (UUID version 7, RFC 9562).
@@ -269,7 +269,8 @@ pub struct ResourceUsage {
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub system_s: Duration,
-    /// The most memory that was resident at a time.
+    /// The most memory that was resident at a time. The kernel begins to count before the program does:
+    /// it is never less than what the supervisor had when it made the process.
     pub peak_memory_bytes: u64,
     /// Page faults that needed no reading.
     pub minor_faults: u64,
@@ -328,6 +329,8 @@ pub struct TaskResult {
     pub usage: Option<ResourceUsage>,
     /// What went wrong, in words.
     pub error: Option<String>,
+    /// Why there was no process.
+    pub failure: Option<SpawnFailure>,
 }
 
 impl TaskResult {
@@ -364,6 +367,9 @@ struct ResultWire {
     attempts: u32,
     resource_usage: Option<ResourceUsage>,
     error: Option<String>,
+    /// Why there was no process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failure: Option<SpawnFailure>,
 }
 
 fn in_words(printed: &Printed) -> (String, Option<String>) {
@@ -415,6 +421,7 @@ impl Serialize for TaskResult {
             attempts: self.attempts,
             resource_usage: self.usage,
             error: self.error.clone(),
+            failure: self.failure.clone(),
         }
         .serialize(serializer)
     }
@@ -441,6 +448,7 @@ impl<'de> Deserialize<'de> for TaskResult {
             attempts: wire.attempts,
             usage: wire.resource_usage,
             error: wire.error,
+            failure: wire.failure,
         })
     }
 }

@@ -10,6 +10,11 @@ pub fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// Whether standard input is a file on a disk: reading all of it ends.
+pub fn input_is_a_file() -> bool {
+    nix::sys::stat::fstat(std::io::stdin()).is_ok_and(|at| at.st_mode & libc::S_IFMT == libc::S_IFREG)
+}
+
 /// Columns of the terminal on standard output; `None` where it is none.
 pub fn width() -> Option<usize> {
     // SAFETY: all zeroes is a valid winsize.

@@ -12,4 +12,5 @@ mod real;
 mod remote;
 mod replay;
 mod run;
+mod tasks;
 mod torture;

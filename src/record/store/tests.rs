@@ -223,10 +223,15 @@ fn old_events_go_and_readers_see_whole_groups() {
     for number in 1..3_000 {
         log.life("b", number);
     }
-    store.flush();
     reader.join().unwrap();
-    let events = store.last_events(0, &Wanted::default(), usize::MAX).unwrap();
-    assert_eq!(events.last().map(|event| event.seq), Some(log.seq));
+    let events = || store.last_events(0, &Wanted::default(), usize::MAX).unwrap();
+    // Nobody is kept waiting for the store for ever: on a busy machine a flush may end before it is done.
+    let all_there = || {
+        store.flush();
+        events().last().is_some_and(|event| event.seq == log.seq)
+    };
+    assert!((0..15).any(|_| all_there()), "{:?} of {}", events().last().map(|event| event.seq), log.seq);
+    let events = events();
     assert!(events.len() < 8_000, "{} are kept", events.len());
     assert!(store.incarnations("b", usize::MAX).unwrap().len() < 2_999);
 }

@@ -1,0 +1,239 @@
+//! `exec`, `task` and `cache`: commands through the worker pool of a running daemon.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::daemon::Machine;
+use crate::harness::{eventually, named};
+
+fn machine() -> Machine {
+    Machine::started(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")])
+}
+
+#[test]
+fn exec_passes_everything_through_and_ends_as_the_command_does() {
+    let machine = machine();
+    let exec = |words: &[&str]| {
+        let mut args = vec!["exec"];
+        args.extend(words);
+        let output = machine.regrow(&args);
+        (output.code, output.stdout, output.stderr)
+    };
+    let said = |code, out: &str, err: &str| (code, out.to_owned(), err.to_owned());
+    assert_eq!(exec(&["--", "sh", "-c", "echo out; echo err >&2; exit 3"]), said(3, "out\n", "err\n"));
+    assert_eq!(exec(&["--", "sh", "-c", "kill -9 $$"]), said(137, "", ""));
+    assert_eq!(exec(&["--shell", "echo $((1 + 2)) | cat"]), said(0, "3\n", ""));
+    assert_eq!(
+        exec(&["--timeout", "200ms", "--", "sleep", "100"]),
+        said(124, "", "regrow: not done within 200ms\n")
+    );
+    assert_eq!(exec(&["--", "/no/such"]), said(127, "", "regrow: there is no program /no/such\n"));
+    assert_eq!(exec(&["--", "/etc/passwd"]), said(126, "", "regrow: /etc/passwd is not executable\n"));
+    assert_eq!(exec(&["--timeout", "0s", "--", "true"]).0, 2);
+    assert_eq!(exec(&[]).0, 2);
+    // Here, and with what is here.
+    let folder = machine.project.dir().display().to_string();
+    assert_eq!(exec(&["--", "pwd"]), said(0, &format!("{folder}\n"), ""));
+    assert_eq!(exec(&["--env", "A=1", "--", "sh", "-c", "echo $A"]), said(0, "1\n", ""));
+    machine.project.write("in", "hello\n");
+    assert_eq!(exec(&["--input", "in", "--", "cat"]), said(0, "hello\n", ""));
+    let mut child = machine.project.command(&["exec", "--input", "-", "--", "tr", "a-z", "A-Z"]);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"piped\xff\n").unwrap();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"PIPED\xff\n");
+    // What it prints comes while it runs.
+    let go = machine.project.file("go");
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut command =
+        machine.project.command(&["exec", "--", "sh", "-c", "echo first; read x < go; echo $x"]);
+    let mut run = machine.project.start(&mut command);
+    run.line("first");
+    std::fs::write(&go, "second\n").unwrap();
+    run.line("second");
+    assert_eq!(run.code(), 0);
+}
+
+#[test]
+fn exec_as_json_is_one_object_whatever_happened() {
+    let machine = machine();
+    let json = |words: &[&str]| {
+        let mut args = vec!["exec", "--json"];
+        args.extend(words);
+        machine.project.json(&args)
+    };
+    let well = json(&["--", "sh", "-c", "echo out; echo err >&2"]);
+    assert_eq!(
+        (&well["success"], &well["stdout"], &well["stderr"]),
+        (&true.into(), &"out\n".into(), &"err\n".into())
+    );
+    assert_eq!(
+        (&well["exit_code"], &well["ended"], &well["cached"]),
+        (&0.into(), &"exited".into(), &false.into())
+    );
+    assert!(well["pid"].as_u64().is_some() && well["resource_usage"]["user_s"].is_number(), "{well}");
+    let bytes = json(&["--", "printf", "\\377"]);
+    assert_eq!((&bytes["stdout"], &bytes["stdout_encoding"]), (&"/w==".into(), &"base64".into()));
+    let none = json(&["--", "/no/such"]);
+    assert_eq!(
+        (&none["success"], &none["ended"], &none["pid"]),
+        (&false.into(), &"not_started".into(), &serde_json::Value::Null)
+    );
+    assert_eq!(
+        (&none["failure"]["stage"], &none["failure"]["errno_name"]),
+        (&"exec".into(), &"ENOENT".into())
+    );
+    let late = json(&["--timeout", "100ms", "--", "sleep", "100"]);
+    assert_eq!(
+        (&late["ended"], &late["signal"], &late["by_force"]),
+        (&"timed_out".into(), &15.into(), &false.into())
+    );
+}
+
+#[test]
+fn a_result_is_remembered_for_the_same_command_in_the_same_surroundings() {
+    let machine = machine();
+    let stamp = |args: &[&str], variable: Option<(&str, &str)>| {
+        let mut words = vec!["exec", "--cache", "60s"];
+        words.extend(args);
+        words.extend(["--", "sh", "-c", "echo $FOO; date +%N"]);
+        let mut command = machine.project.command(&words);
+        command.envs(variable);
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    let first = stamp(&[], None);
+    assert_eq!(stamp(&[], None), first);
+    assert_ne!(stamp(&["--no-cache"], None), first);
+    assert_ne!(stamp(&["--dir", "/"], None), first);
+    assert!(stamp(&[], Some(("FOO", "2"))).starts_with("2\n"), "a changed environment is another key");
+    assert_eq!(stamp(&[], None), first);
+    assert_eq!(machine.regrow(&["cache", "clear"]).stdout, "dropped: 3\n");
+    assert_ne!(stamp(&[], None), first);
+}
+
+#[test]
+fn tasks_are_submitted_watched_halted_and_cancelled() {
+    let machine = machine();
+    let submit = |words: &[&str]| {
+        let mut args = vec!["task", "submit"];
+        args.extend(words);
+        let output = machine.regrow(&args);
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        output.stdout.trim().to_owned()
+    };
+    let id = submit(&["--", "sh", "-c", "echo up; exec sleep 1000"]);
+    let status = || machine.project.json(&["task", "status", &id, "--json"]);
+    eventually("it runs", || status()["state"] == "running" && status()["printed_bytes"] == 3);
+    let late = machine.regrow(&["task", "result", &id, "--timeout", "50ms"]);
+    assert_eq!((late.code, late.stdout.as_str()), (5, ""), "{}", late.stderr);
+    assert_eq!(machine.regrow(&["task", "pause", &id]).code, 0);
+    assert_eq!(status()["state"], "paused");
+    assert_eq!(machine.regrow(&["task", "pause", &id]).code, 2);
+    assert_eq!(machine.regrow(&["task", "resume", &id]).code, 0);
+    assert_eq!(machine.regrow(&["task", "cancel", &id]).stdout, "cancelled: 1\n");
+    let result = machine.regrow(&["task", "result", &id]);
+    assert_eq!((result.code, &*result.stdout, &*result.stderr), (130, "up\n", "regrow: it was cancelled\n"));
+    let over = machine.regrow(&["task", "cancel", &id]);
+    assert!(over.code == 2 && over.stderr.contains("is over"), "{}", over.stderr);
+    let list = machine.regrow(&["task", "list"]).stdout;
+    let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row[0], row[1]), (id.as_str(), "finished"), "{list}");
+    // A batch, a command a line.
+    let lines: String = (0..50).map(|n| format!("sh -c 'echo {n}; exit {}'\n", n % 2)).collect();
+    machine.project.write("batch", format!("# all\n\n{lines}"));
+    let batch = machine.regrow(&["task", "submit", "--batch", "batch", "--wait"]);
+    assert_eq!((batch.code, &*batch.stdout), (1, "50 tasks: 25 succeeded, 25 failed\n"));
+    machine.project.write("bad", "true\necho 'half\n");
+    let bad = machine.regrow(&["task", "submit", "--batch", "bad"]);
+    assert!(bad.code == 2 && bad.stderr.contains("bad:2: a quote"), "{}", bad.stderr);
+    assert_eq!(machine.regrow(&["task", "cleanup"]).stdout, "forgotten: 51\n");
+    assert_eq!(machine.regrow(&["task", "list"]).stdout, "no tasks\n");
+    let gone = machine.regrow(&["task", "result", &id]);
+    assert!(gone.code == 1 && gone.stderr.contains("there is no task"), "{}", gone.stderr);
+}
+
+#[test]
+fn tasks_end_with_who_waits_for_them_and_with_their_daemon_and_services_live_on() {
+    let mut machine = machine();
+    assert_eq!(machine.regrow(&["wait", "web"]).code, 0);
+    let web = machine.project.pid("web");
+    let sleeps = |time: &str| named(&format!("sleep {time}")).len();
+    let mut command = machine.project.command(&["exec", "--", "sleep", "4711"]);
+    let mut run = machine.project.start(&mut command);
+    eventually("it runs", || sleeps("4711") == 2);
+    run.interrupt();
+    assert_eq!(run.code(), -2);
+    eventually("who hangs up cancels it", || sleeps("4711") == 0);
+    let away = "setsid sleep 4712 & sleep 4712";
+    assert_eq!(machine.regrow(&["task", "submit", "--shell", away]).code, 0);
+    eventually("both run", || sleeps("4712") >= 2);
+    machine.kill_daemon();
+    eventually("nothing of it is left", || sleeps("4712") == 0);
+    assert_eq!(machine.project.pid("web"), web);
+    assert_eq!(machine.regrow(&["exec", "--", "echo", "again"]).stdout, "again\n");
+    assert_eq!(machine.regrow(&["task", "submit", "--", "sleep", "4713"]).code, 0);
+    machine.down();
+    assert_eq!(sleeps("4713"), 0);
+}
+
+#[test]
+fn without_anybody_there_that_is_said_and_a_run_has_a_pool_too() {
+    let project = crate::harness::Project::new("[service.web]\ncommand = \"sleep 1000\"\n");
+    let nobody = project.regrow(&["exec", "--", "true"]);
+    assert_eq!((nobody.code, nobody.stdout.as_str()), (4, ""), "{}", nobody.stderr);
+    let mut run = project.run(&[]);
+    run.line("running after");
+    assert_eq!(project.regrow(&["exec", "--", "echo", "here"]).stdout, "here\n");
+    run.stop();
+}
+
+#[test]
+fn only_who_was_granted_it_runs_commands() {
+    let mut machine = Machine::new(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
+    let port = crate::harness::free_port();
+    let config = format!("manifests = \"services\"\n[api]\nlisten = \"127.0.0.1:{port}\"\n");
+    machine.project.write("daemon.toml", config);
+    machine.start();
+    let token = |name: &str, allowed: &str| {
+        let args = ["token", "create", name, "--allow", allowed, "--config", "daemon.toml"];
+        let output = machine.regrow(&args);
+        output
+            .stdout
+            .lines()
+            .find(|line| line.starts_with("regrow_"))
+            .unwrap_or_else(|| panic!("{}", output.stderr))
+            .to_owned()
+    };
+    let ask = |token: &str, method: &str, path: &str, body: &str| -> (u16, serde_json::Value) {
+        use std::io::Read;
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer[9..12].parse().unwrap();
+        let json = answer.split("\r\n\r\n").nth(1).unwrap();
+        (status, serde_json::from_str(json).unwrap_or_else(|error| panic!("{error}: {answer}")))
+    };
+    let command = r#"{"command":{"argv":["echo","hi"],"shell":false}}"#;
+    let reader = token("reader", "read:*");
+    let runner = token("runner", "exec:tasks");
+    let submit = format!(r#"{{"tasks":[{command}]}}"#);
+    for (method, path, body) in [
+        ("POST", "/v1/run", command),
+        ("POST", "/v1/tasks", &submit),
+        ("GET", "/v1/tasks", ""),
+        ("DELETE", "/v1/cache", ""),
+    ] {
+        let (status, body) = ask(&reader, method, path, body);
+        assert_eq!((status, &body["error"]["code"]), (403, &"forbidden".into()), "{method} {path}: {body}");
+    }
+    let (status, result) = ask(&runner, "POST", "/v1/run", command);
+    assert_eq!((status, &result["stdout"]), (200, &"hi\n".into()), "{result}");
+    assert_eq!(ask(&runner, "GET", "/v1/status", "").1["services"], serde_json::json!([]));
+    let audit = machine.regrow(&["audit"]).stdout;
+    assert!(audit.contains("token:runner  exec:echo hi") && audit.contains("no: not granted"), "{audit}");
+}
