@@ -25,6 +25,7 @@ use crate::decide::status::Board;
 use crate::decide::world::StepSink;
 use crate::model::event::StartCause;
 use crate::model::sample::Sample;
+use crate::model::stats::{ProcessStats, Stats};
 use crate::model::status::{DaemonStatus, TreeStatus};
 use crate::model::{
     Addition, Answer, Asked, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, Selector,
@@ -346,6 +347,24 @@ impl Handle {
         &self.inner.tasks
     }
 
+    /// The pool, the cache, the machine and what commands have come to.
+    pub async fn stats(&self) -> Result<Stats, Denial> {
+        let (pool, performance) = self.tasks().standing().await?;
+        let (scaler, thresholds) = self.tasks().scaler().await?;
+        let StatusReport { daemon, machine, services, .. } = self.status();
+        let running = services.iter().filter(|row| row.pid.is_some()).count();
+        Ok(Stats {
+            daemon,
+            cache: self.tasks().cache(),
+            resources: machine,
+            scaler,
+            processes: ProcessStats { instances: services.len(), running, tasks: pool.busy },
+            thresholds,
+            performance,
+            pool,
+        })
+    }
+
     /// Time since the tree came up.
     pub fn uptime(&self) -> Duration {
         self.inner.context.clock.now()
@@ -562,7 +581,7 @@ impl Made {
 
         let task_host = TaskHost::default();
         let shop = shop(&context, &plan.folder, apart.then(|| Arc::clone(&task_host)));
-        let tasks = Tasks::start(rules, shop, sample.clone(), root.get_cell()).await?;
+        let tasks = Tasks::start(rules, shop, &context, sample.clone(), root.get_cell()).await?;
 
         let listening_root = root.clone();
         context.log.listen(move |event, board| {

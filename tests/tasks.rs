@@ -226,7 +226,7 @@ fn a_command_is_run_once_for_all_who_ask_and_not_again_while_it_counts() {
             assert!(!tasks.run(cached(&fails), "me").await.unwrap().cached);
             assert_eq!(count(), n);
         }
-        let counts = tasks.cache().counts;
+        let counts = tasks.cache();
         assert_eq!((counts.hits, counts.joined), (1, 999));
         assert_eq!(tasks.clear_cache(), 5);
         assert!(!tasks.run(cached(&text), "me").await.unwrap().cached);

@@ -9,6 +9,7 @@ pub mod event_log;
 pub mod graph;
 pub mod monitor;
 pub mod process;
+pub mod scaler;
 pub mod supervisor;
 pub mod worker;
 pub mod worker_pool;

@@ -18,8 +18,11 @@ use super::timer::Timer;
 use super::worker::{Job, Report, Worker, WorkerMsg};
 use crate::decide::cache::{Bounds, Cache, Looked};
 use crate::decide::pool::{Effect, Input, Outcome, Pool, Refusal, Size, Standing, Terms, WorkerId};
+use crate::decide::scaler::ScalePolicy;
+use crate::decide::tally::Tally;
 use crate::model::Exit;
 use crate::model::sample::Sample;
+use crate::model::stats::Performance;
 use crate::model::task::{Printed, TaskEnd, TaskId, TaskInput, TaskResult, TaskSpec, TaskState, TaskStatus};
 use crate::os::clock::Clock;
 use crate::os::collect::{Collector, Room};
@@ -43,8 +46,9 @@ pub struct TaskRules {
     pub kept: usize,
     /// ... and for so long.
     pub kept_for: Duration,
-    /// Above so many percent of CPU new commands get a lower priority.
-    pub busy_cpu: f64,
+    /// When there are more workers and fewer. Above its high threshold of CPU new commands get a lower
+    /// priority.
+    pub scale: ScalePolicy,
 }
 
 impl TaskRules {
@@ -58,7 +62,7 @@ impl TaskRules {
             folder,
             kept: 1_000,
             kept_for: Duration::from_secs(3600),
-            busy_cpu: 85.0,
+            scale: ScalePolicy::default(),
         }
     }
 }
@@ -239,6 +243,17 @@ pub(crate) fn key_of(spec: &TaskSpec, who: &str) -> CacheKey {
 /// Variables that differ from shell to shell, and that no command is about.
 const VOLATILE: [&str; 3] = ["_", "SHLVL", "OLDPWD"];
 
+/// How a pool stands.
+#[derive(Debug, Clone)]
+pub struct PoolStand {
+    /// Workers and tasks.
+    pub standing: Standing,
+    /// How large it may be.
+    pub size: Size,
+    /// What commands have come to.
+    pub performance: Performance,
+}
+
 /// What a pool is told.
 pub enum PoolMsg {
     /// Take these, all or none; by whom.
@@ -252,7 +267,7 @@ pub enum PoolMsg {
     /// Forget all that are finished; how many there were.
     Cleanup(oneshot::Sender<usize>),
     /// How it stands.
-    Stand(oneshot::Sender<(Standing, Size)>),
+    Stand(oneshot::Sender<PoolStand>),
     /// Answered when there is nothing left to do.
     Empty(oneshot::Sender<()>),
     /// A worker's process runs.
@@ -283,6 +298,7 @@ pub(crate) struct PoolState {
     /// Those that are finished, in the order in which they ended, and when.
     finished: VecDeque<(Duration, TaskId)>,
     wait_empty: Vec<oneshot::Sender<()>>,
+    tally: Tally,
     timer: Timer,
     /// Workers that are to be made, since making one takes a moment.
     effects: Vec<Effect>,
@@ -324,6 +340,7 @@ impl Actor for WorkerPool {
             records: BTreeMap::new(),
             finished: VecDeque::new(),
             wait_empty: Vec::new(),
+            tally: Tally::default(),
             timer: Timer::default(),
             effects: Vec::new(),
         })
@@ -398,7 +415,8 @@ impl PoolState {
                 let _ = answer.send(finished.len());
             }
             PoolMsg::Stand(answer) => {
-                let _ = answer.send((self.pool.standing(), self.pool.size()));
+                let (standing, size) = (self.pool.standing(), self.pool.size());
+                let _ = answer.send(PoolStand { standing, size, performance: self.tally.performance() });
             }
             PoolMsg::Empty(answer) => self.wait_empty.push(answer),
             PoolMsg::Started(worker, task, pid) => {
@@ -555,7 +573,7 @@ impl PoolState {
 
     fn run(&mut self, worker: WorkerId, task: TaskId, attempt: u32) {
         let busy = self.samples.borrow().as_ref().and_then(|sample| sample.machine.cpu_percent);
-        let nice = busy.is_some_and(|cpu| cpu > self.rules.busy_cpu).then_some(LOW_PRIORITY);
+        let nice = busy.is_some_and(|cpu| cpu > self.rules.scale.cpu_high).then_some(LOW_PRIORITY);
         let TaskRules { memory, output, folder, .. } = &self.rules;
         let room = Room { memory: *memory, limit: *output, folder: folder.clone() };
         let collector = Arc::new(Collector::new(room));
@@ -591,6 +609,10 @@ impl PoolState {
         };
         let attempts = record.attempts;
         let finished = Arc::new(Finished { id: task, ended, by_force, report, attempts, collector });
+        if attempts > 0 {
+            let took = finished.report.duration;
+            self.tally.count(task, || record.spec.command.to_string(), finished.success(), took);
+        }
         let key = record.key.take();
         let ttl = record.spec.cache;
         self.finish(task, Arc::clone(&finished));

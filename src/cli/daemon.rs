@@ -514,6 +514,7 @@ fn tell_event(event: &Event) {
         | Fact::Added { .. }
         | Fact::Reconfigured { .. }
         | Fact::Scaled { .. }
+        | Fact::PoolScaled { .. }
         | Fact::Removed { .. }
         | Fact::ShutdownStarted { .. }
         | Fact::ShutdownDone => log(&fact_in_words(&event.fact)),

@@ -31,6 +31,7 @@ mod report;
 mod run;
 mod secret;
 mod service;
+mod stats;
 mod task;
 mod token;
 
@@ -105,6 +106,11 @@ enum Verb {
     /// Run commands through the worker pool, and see to them
     #[command(subcommand)]
     Task(TaskVerb),
+    /// How many commands run at a time
+    #[command(subcommand)]
+    Pool(PoolVerb),
+    /// Show the pool, the cache, the machine, and what commands have come to
+    Stats(StatsArgs),
     /// The results of commands that need not be run again
     #[command(subcommand)]
     Cache(CacheVerb),
@@ -385,6 +391,42 @@ enum TaskVerb {
         #[command(flatten)]
         common: Common,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum PoolVerb {
+    /// Show how it stands
+    Status {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Set its bounds, and whether it scales by itself
+    Set {
+        /// So many workers at least
+        #[arg(long, value_name = "N")]
+        min: Option<u32>,
+        /// And at most
+        #[arg(long, value_name = "N")]
+        max: Option<u32>,
+        /// Whether there are more and fewer of them as the machine allows
+        #[arg(long, value_name = "on|off", value_parser = on_or_off)]
+        auto: Option<bool>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// So many workers from now on; it does not scale by itself then
+    Scale {
+        /// Workers
+        workers: u32,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Debug, Args)]
+struct StatsArgs {
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Debug, Subcommand)]
@@ -779,6 +821,14 @@ fn state(text: &str) -> Result<State, String> {
     })
 }
 
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".to_owned()),
+    }
+}
+
 fn task_state(text: &str) -> Result<TaskState, String> {
     let found = TaskState::ALL.into_iter().find(|state| state.word() == text);
     found.ok_or_else(|| format!("there are {}", TaskState::ALL.map(TaskState::word).join(", ")))
@@ -827,6 +877,8 @@ pub fn main() -> ExitCode {
         Verb::Events(args) => remote::events(args),
         Verb::Exec(args) => task::exec(args),
         Verb::Task(verb) => task::task(verb),
+        Verb::Pool(verb) => stats::pool(verb),
+        Verb::Stats(args) => stats::stats(args),
         Verb::Cache(verb) => task::cache(verb),
         Verb::Service(verb) => service::service(verb),
         Verb::Secret(verb) => secret::secret(verb),

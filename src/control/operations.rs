@@ -14,11 +14,13 @@ use super::guard;
 use super::once;
 use super::protocol::{
     Add, Added, Audit, CancelTask, Down, ErrorBody, Events, History, LogLine, Logs, Manifest, Manifests,
-    Removed, Submit, Submitted, TaskList, TaskOutput, Upgrade, Upgrading, Wait, Waited, WhyReport, Write,
+    Removed, SetPool, Submit, Submitted, TaskList, TaskOutput, Upgrade, Upgrading, Wait, Waited, WhyReport,
+    Write,
 };
 use super::requests::query::{LARGEST, Parameter, ParameterKind};
 use super::requests::{Shared, facts, logs, manifests, refuse, tasks, tree, upkeep};
 use crate::decide::access::Action;
+use crate::model::stats::{PoolStats, Stats};
 use crate::model::status::TreeStatus;
 use crate::model::{
     Answer, Command, DenialCode, Event, State, StatusReport, TaskResult, TaskSpec, TaskStatus,
@@ -430,6 +432,30 @@ const OPERATIONS: &[Operation] = &[
         answered: Answered::Json(of::<Removed>),
         way: Way::Once,
         route: || delete(tasks::clear_cache),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/pool",
+        id: "set_pool",
+        about: "How many workers there are to be, and whether that follows the machine",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: Some(of::<SetPool>),
+        answered: Answered::Json(of::<PoolStats>),
+        way: Way::Once,
+        route: || post(tasks::set_pool),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/stats",
+        id: "stats",
+        about: "The pool, the cache, the machine, and what commands have come to",
+        needs: Some((Action::Read, "`*`")),
+        query: &[],
+        body: None,
+        answered: Answered::Json(of::<Stats>),
+        way: Way::Look,
+        route: || get(tasks::stats),
     },
     Operation {
         method: "get",

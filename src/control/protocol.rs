@@ -336,3 +336,20 @@ pub struct TaskOutput {
     /// The bytes, in base64.
     pub data: String,
 }
+
+/// `POST /v1/pool`: what is not said stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SetPool {
+    /// So many workers at least.
+    #[serde(default)]
+    pub min: Option<u32>,
+    /// And at most.
+    #[serde(default)]
+    pub max: Option<u32>,
+    /// Whether the pool scales by itself.
+    #[serde(default)]
+    pub auto: Option<bool>,
+    /// So many workers from now on; it does not scale by itself then.
+    #[serde(default)]
+    pub workers: Option<u32>,
+}

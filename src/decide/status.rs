@@ -357,6 +357,7 @@ impl Board {
             Fact::CommandAccepted { command, .. } => self.take_leave(command),
             Fact::SupervisorStarted { .. }
             | Fact::StoreLost { .. }
+            | Fact::PoolScaled { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }
             | Fact::GroupShutDown { .. }
@@ -511,6 +512,7 @@ impl Board {
             | Fact::Added { .. }
             | Fact::Reconfigured { .. }
             | Fact::Scaled { .. }
+            | Fact::PoolScaled { .. }
             | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => {}

@@ -355,6 +355,15 @@ pub enum Fact {
         /// So many there are.
         to: u32,
     },
+    /// The worker pool is to have so many workers from now on.
+    PoolScaled {
+        /// So many it was to have.
+        from: u32,
+        /// So many it is to have.
+        to: u32,
+        /// Why.
+        reason: String,
+    },
     /// Services and groups were taken out of the tree.
     Removed {
         /// Which services.
@@ -446,6 +455,7 @@ impl Fact {
             | Fact::Added { .. }
             | Fact::Reconfigured { .. }
             | Fact::Scaled { .. }
+            | Fact::PoolScaled { .. }
             | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => None,

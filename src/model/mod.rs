@@ -15,6 +15,7 @@ pub mod sample;
 #[cfg(feature = "control")]
 mod schema;
 pub mod spec;
+pub mod stats;
 pub mod status;
 pub mod task;
 

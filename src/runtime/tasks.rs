@@ -6,12 +6,16 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{oneshot, watch};
 
 use super::StartError;
+use crate::actors::Context;
+use crate::actors::scaler::{Bounds, Scaler, ScalerArgs, ScalerMsg};
 use crate::actors::worker_pool::{
-    PoolArgs, PoolMsg, Results, Shop, Stage, TaskRules, Ticket, WorkerPool, key_of,
+    PoolArgs, PoolMsg, PoolStand, Results, Shop, Stage, TaskRules, Ticket, WorkerPool, key_of,
 };
 use crate::decide::cache::{Cache, Counts};
-use crate::decide::pool::{Input, Refusal, Size, Standing};
+use crate::decide::pool::{Input, Refusal};
+use crate::decide::scaler::ScalePolicy;
 use crate::model::sample::Sample;
+use crate::model::stats::{CacheStats, Performance, PoolStats, ScalerStats, Thresholds};
 use crate::model::task::{TaskId, TaskResult, TaskSpec, TaskStatus};
 use crate::model::{Denial, DenialCode};
 use crate::os::clock::Clock;
@@ -24,34 +28,30 @@ pub const IN_A_RESULT: usize = 1 << 20;
 #[derive(Clone)]
 pub struct Tasks {
     actor: ActorRef<PoolMsg>,
+    scaler: ActorRef<ScalerMsg>,
     results: Arc<Mutex<Results>>,
     clock: Clock,
-}
-
-/// How the cache stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CacheStanding {
-    /// Results that are kept, and their bytes.
-    pub size: (usize, u64),
-    /// How many of them may be kept, and of how many bytes.
-    pub bounds: crate::decide::cache::Bounds,
-    /// What was counted.
-    pub counts: Counts,
 }
 
 impl Tasks {
     pub(super) async fn start(
         rules: TaskRules,
         shop: Shop,
+        context: &Arc<Context>,
         samples: watch::Receiver<Option<Arc<Sample>>>,
         root: ractor::ActorCell,
     ) -> Result<Tasks, StartError> {
         let clock = shop.clock();
         let results = Arc::new(Mutex::new(Cache::new(rules.cache)));
-        let args = PoolArgs { rules, shop: Arc::new(shop), results: Arc::clone(&results), samples };
+        let policy = ScalePolicy { min: rules.size.min, max: rules.size.max, ..rules.scale };
+        let shop = Arc::new(shop);
+        let args = PoolArgs { rules, shop, results: Arc::clone(&results), samples: samples.clone() };
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
-        let (actor, _) = WorkerPool::spawn_linked(None, WorkerPool, args, root).await.map_err(broken)?;
-        Ok(Tasks { actor, results, clock })
+        let (actor, _) =
+            WorkerPool::spawn_linked(None, WorkerPool, args, root.clone()).await.map_err(broken)?;
+        let args = ScalerArgs { context: Arc::clone(context), pool: actor.clone(), policy, samples };
+        let (scaler, _) = Scaler::spawn_linked(None, Scaler, args, root).await.map_err(broken)?;
+        Ok(Tasks { actor, scaler, results, clock })
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> PoolMsg) -> Result<T, Denial> {
@@ -151,20 +151,80 @@ impl Tasks {
         self.ask(PoolMsg::Cleanup).await
     }
 
-    /// So many workers, within the bounds.
+    /// So many workers from now on, within the bounds; the pool does not scale by itself then.
     pub async fn scale(&self, workers: u32) -> Result<(), Denial> {
-        self.ask(|answer| PoolMsg::Wish(Input::Scale(workers), answer)).await?.map_err(refused)
+        self.ask_scaler(|answer| ScalerMsg::Scale(workers, answer)).await
     }
 
-    /// How the pool stands, and how large it may be.
-    pub async fn standing(&self) -> Result<(Standing, Size), Denial> {
-        self.ask(PoolMsg::Stand).await
+    /// Sets how large the pool may be, and whether it scales by itself.
+    pub async fn set_bounds(&self, bounds: Bounds) -> Result<(), Denial> {
+        const MOST: u32 = 1_000;
+        let (_, policy) = self.ask_scaler(ScalerMsg::Stand).await?;
+        let (min, max) = (bounds.min.unwrap_or(policy.min), bounds.max.unwrap_or(policy.max));
+        if min == 0 || min > max || max > MOST {
+            let reason = format!(
+                "a pool has from 1 to {MOST} workers, and not fewer at most than at least: {min} to {max}"
+            );
+            return Err(denial(DenialCode::Invalid, &reason));
+        }
+        self.ask_scaler(|answer| ScalerMsg::Set(bounds, answer)).await
+    }
+
+    async fn ask_scaler<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> ScalerMsg,
+    ) -> Result<T, Denial> {
+        let (answer, answered) = oneshot::channel();
+        self.scaler.cast(message(answer)).map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())
+    }
+
+    /// How the pool stands, and what commands have come to.
+    pub async fn standing(&self) -> Result<(PoolStats, Performance), Denial> {
+        let PoolStand { standing, size, performance } = self.ask(PoolMsg::Stand).await?;
+        let pool = PoolStats {
+            workers: standing.workers,
+            busy: standing.busy,
+            wanted: standing.wanted,
+            min: size.min,
+            max: size.max,
+            queued: standing.queued,
+            queue: size.queue,
+            retrying: standing.retrying,
+        };
+        Ok((pool, performance))
+    }
+
+    /// Who makes the pool larger and smaller, and by which thresholds.
+    pub async fn scaler(&self) -> Result<(ScalerStats, Thresholds), Denial> {
+        let (stats, policy) = self.ask_scaler(ScalerMsg::Stand).await?;
+        let thresholds = Thresholds {
+            cpu: policy.cpu_high,
+            memory: policy.memory_high,
+            cpu_low: policy.cpu_low,
+            memory_low: policy.memory_low,
+        };
+        Ok((stats, thresholds))
     }
 
     /// How the cache stands.
-    pub fn cache(&self) -> CacheStanding {
+    pub fn cache(&self) -> CacheStats {
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        CacheStanding { size: results.size(), bounds: results.bounds(), counts: results.counts() }
+        let (entries, bytes) = results.size();
+        let Counts { hits, misses, joined, evictions, expirations } = results.counts();
+        let asked = hits + misses + joined;
+        CacheStats {
+            entries,
+            max_entries: results.bounds().entries,
+            bytes,
+            max_bytes: results.bounds().bytes,
+            hits,
+            misses,
+            joined,
+            hit_rate: if asked == 0 { 0.0 } else { (hits + joined) as f64 / asked as f64 },
+            evictions,
+            expirations,
+        }
     }
 
     /// Drops all kept results; how many there were.

@@ -205,6 +205,7 @@ impl Screen {
             | Fact::TakenOver { .. }
             | Fact::OutputLost { .. }
             | Fact::StoreLost { .. }
+            | Fact::PoolScaled { .. }
             | Fact::Reconfigured { .. }
             | Fact::CommandAccepted { .. }
             | Fact::GoalSet { .. }

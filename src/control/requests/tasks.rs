@@ -6,9 +6,10 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::query::{Parameter, ParameterKind};
 use super::*;
+use crate::actors::scaler::Bounds;
 use crate::actors::worker_pool::{Stage, Ticket};
 use crate::control::protocol::{
-    CancelTask, Removed, StreamName, Submit, Submitted, TaskList, TaskOutput, TasksDone,
+    CancelTask, Removed, SetPool, StreamName, Submit, Submitted, TaskList, TaskOutput, TasksDone,
 };
 use crate::decide::access::TASKS;
 use crate::model::{TaskId, TaskSpec};
@@ -312,4 +313,37 @@ pub(in crate::control) async fn clear_cache(
     shared.may_exec(&caller, "cache")?;
     let removed = shared.handle.tasks().clear_cache();
     Ok(axum::Json(Removed { removed }).into_response())
+}
+
+pub(in crate::control) async fn set_pool(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    json: Result<axum::Json<SetPool>, JsonRejection>,
+) -> Handled<Response> {
+    let SetPool { min, max, auto, workers } = body(json)?;
+    shared.may_exec(&caller, "pool")?;
+    let tasks = shared.handle.tasks();
+    tasks.set_bounds(Bounds { min, max, auto }).await?;
+    if let Some(workers) = workers {
+        tasks.scale(workers).await?;
+    }
+    let (pool, _) = tasks.standing().await?;
+    Ok(axum::Json(pool).into_response())
+}
+
+pub(in crate::control) async fn stats(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    Query::parse(raw, &[])?;
+    if !caller.may_everywhere(Action::Read) {
+        return Err(shared.refuse(&caller, Action::Read, "*"));
+    }
+    let mut stats = shared.handle.stats().await?;
+    if !caller.may(Action::Exec, TASKS) {
+        // What others run is not for everybody who reads.
+        stats.performance.slowest.clear();
+    }
+    Ok(axum::Json(stats).into_response())
 }

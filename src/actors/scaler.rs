@@ -1,0 +1,166 @@
+//! The Scaler: makes the worker pool larger and smaller, by each sample of the machine, or by hand. Nobody
+//! else does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::{oneshot, watch};
+
+use super::worker_pool::PoolMsg;
+use super::{Context, tell};
+use crate::decide::pool::{Input, Standing};
+use crate::decide::scaler::{ScalePolicy, Scaling, Seen, decide};
+use crate::model::Fact;
+use crate::model::sample::Sample;
+use crate::model::stats::ScalerStats;
+
+/// What the Scaler is told.
+pub enum ScalerMsg {
+    /// The machine was looked at.
+    Sampled,
+    /// The pool stands like this, and so was the machine.
+    Looked(Standing, Arc<Sample>),
+    /// Other bounds, or whether it scales by itself; answered when the pool has them.
+    Set(Bounds, oneshot::Sender<()>),
+    /// So many workers, by hand.
+    Scale(u32, oneshot::Sender<()>),
+    /// How it stands.
+    Stand(oneshot::Sender<(ScalerStats, ScalePolicy)>),
+}
+
+/// What is to be another; `None`: as it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// So many workers at least.
+    pub min: Option<u32>,
+    /// And at most.
+    pub max: Option<u32>,
+    /// Whether it scales by itself.
+    pub auto: Option<bool>,
+}
+
+/// Whether it scales by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Auto,
+    ByHand,
+}
+
+pub(crate) struct Scaler;
+
+pub(crate) struct ScalerArgs {
+    pub(crate) context: Arc<Context>,
+    pub(crate) pool: ActorRef<PoolMsg>,
+    pub(crate) policy: ScalePolicy,
+    pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
+}
+
+pub(crate) struct ScalerState {
+    context: Arc<Context>,
+    pool: ActorRef<PoolMsg>,
+    policy: ScalePolicy,
+    samples: watch::Receiver<Option<Arc<Sample>>>,
+    mode: Mode,
+    stepped: Option<Duration>,
+    last: Option<String>,
+}
+
+impl Actor for Scaler {
+    type Msg = ScalerMsg;
+    type State = ScalerState;
+    type Arguments = ScalerArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<ScalerMsg>,
+        args: ScalerArgs,
+    ) -> Result<ScalerState, ActorProcessingErr> {
+        let ScalerArgs { context, pool, policy, samples } = args;
+        let mut news = samples.clone();
+        // Ends with the monitor, or with this actor.
+        tokio::spawn(async move {
+            while news.changed().await.is_ok() && myself.cast(ScalerMsg::Sampled).is_ok() {}
+        });
+        Ok(ScalerState { context, pool, policy, samples, mode: Mode::Auto, stepped: None, last: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<ScalerMsg>,
+        message: ScalerMsg,
+        state: &mut ScalerState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            ScalerMsg::Sampled => {
+                let Some(sample) = state.samples.borrow().clone() else {
+                    return Ok(());
+                };
+                let (answer, answered) = oneshot::channel();
+                tell(&state.pool, PoolMsg::Stand(answer));
+                // The pool's answer comes as a message.
+                tokio::spawn(async move {
+                    if let Ok(stand) = answered.await {
+                        tell(&myself, ScalerMsg::Looked(stand.standing, sample));
+                    }
+                });
+            }
+            ScalerMsg::Looked(standing, sample) => state.look(standing, &sample),
+            ScalerMsg::Set(bounds, answer) => {
+                let ScalePolicy { min, max, .. } = &mut state.policy;
+                (*min, *max) = (bounds.min.unwrap_or(*min), bounds.max.unwrap_or(*max));
+                let input = Input::Bounds(*min, *max);
+                if let Some(auto) = bounds.auto {
+                    state.mode = if auto { Mode::Auto } else { Mode::ByHand };
+                }
+                state.wish(input, answer);
+            }
+            ScalerMsg::Scale(workers, answer) => {
+                // Who says a number means it to stay.
+                state.mode = Mode::ByHand;
+                state.wish(Input::Scale(workers), answer);
+            }
+            ScalerMsg::Stand(answer) => {
+                let auto = state.mode == Mode::Auto;
+                let _ = answer.send((ScalerStats { auto, last: state.last.clone() }, state.policy));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ScalerState {
+    fn look(&mut self, standing: Standing, sample: &Sample) {
+        if self.mode == Mode::ByHand {
+            return;
+        }
+        let machine = &sample.machine;
+        let memory = match machine.memory_total_bytes {
+            0 => 0.0,
+            total => machine.memory_used_bytes as f64 / total as f64 * 100.0,
+        };
+        let seen = Seen { cpu: machine.cpu_percent, memory, waiting: standing.queued };
+        let now = self.context.clock.now();
+        let Some(Scaling { to, reason }) = decide(&self.policy, now, self.stepped, standing.wanted, seen)
+        else {
+            return;
+        };
+        let from = standing.wanted;
+        self.stepped = Some(now);
+        self.last = Some(format!("from {from} to {to}: {reason}"));
+        self.context.log.append([Fact::PoolScaled { from, to, reason }]);
+        let (answer, _) = oneshot::channel();
+        tell(&self.pool, PoolMsg::Wish(Input::Scale(to), answer));
+    }
+
+    /// Passes a wish on; the answer comes when the pool has it.
+    fn wish(&self, input: Input, answer: oneshot::Sender<()>) {
+        let (done, is_done) = oneshot::channel();
+        tell(&self.pool, PoolMsg::Wish(input, done));
+        tokio::spawn(async move {
+            if is_done.await.is_ok() {
+                let _ = answer.send(());
+            }
+        });
+    }
+}

@@ -1,0 +1,185 @@
+//! How many workers, or copies, there are to be: one more where much waits and the machine has room, one
+//! fewer where it has none.
+//!
+//! Pure: a policy, what was done last, and what was seen. One step at a time, never beyond the bounds, and
+//! not again before the one before could show. Between the low and the high thresholds nothing is done: so
+//! it settles.
+
+use std::time::Duration;
+
+/// When to scale, and how far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScalePolicy {
+    /// So many at least.
+    pub min: u32,
+    /// And at most.
+    pub max: u32,
+    /// Percent of CPU above which there is one fewer.
+    pub cpu_high: f64,
+    /// Percent of memory above which there is one fewer.
+    pub memory_high: f64,
+    /// Percent of CPU below which there may be one more.
+    pub cpu_low: f64,
+    /// Percent of memory below which there may be one more.
+    pub memory_low: f64,
+    /// More than so many must wait for that.
+    pub waiting: usize,
+    /// Between two steps there is so much time.
+    pub pause: Duration,
+}
+
+impl Default for ScalePolicy {
+    fn default() -> ScalePolicy {
+        ScalePolicy {
+            min: 4,
+            max: 32,
+            cpu_high: 85.0,
+            memory_high: 90.0,
+            cpu_low: 60.0,
+            memory_low: 70.0,
+            waiting: 2,
+            pause: Duration::from_secs(15),
+        }
+    }
+}
+
+/// What was seen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seen {
+    /// Percent of CPU of the machine; `None`: that is not known yet.
+    pub cpu: Option<f64>,
+    /// Percent of memory in use.
+    pub memory: f64,
+    /// How much waits.
+    pub waiting: usize,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scaling {
+    /// So many there are to be.
+    pub to: u32,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// What follows; `last`: when the last step was.
+pub fn decide(
+    policy: &ScalePolicy,
+    now: Duration,
+    last: Option<Duration>,
+    size: u32,
+    seen: Seen,
+) -> Option<Scaling> {
+    let to = |to: u32, reason: String| Some(Scaling { to, reason });
+    // Bounds that were set since are kept at once.
+    if size > policy.max {
+        return to(policy.max, format!("{} is the most", policy.max));
+    }
+    if size < policy.min {
+        return to(policy.min, format!("{} is the least", policy.min));
+    }
+    if last.is_some_and(|last| now.saturating_sub(last) < policy.pause) {
+        return None;
+    }
+    let cpu = seen.cpu?;
+    let high = match (cpu > policy.cpu_high, seen.memory > policy.memory_high) {
+        (true, _) => Some(format!("CPU is at {cpu:.0} %, above {:.0} %", policy.cpu_high)),
+        (false, true) => {
+            Some(format!("memory is at {:.0} %, above {:.0} %", seen.memory, policy.memory_high))
+        }
+        (false, false) => None,
+    };
+    if let Some(reason) = high {
+        return if size > policy.min { to(size - 1, reason) } else { None };
+    }
+    let room = cpu < policy.cpu_low && seen.memory < policy.memory_low;
+    if room && seen.waiting > policy.waiting && size < policy.max {
+        let reason =
+            format!("{} wait, with CPU at {cpu:.0} % and memory at {:.0} %", seen.waiting, seen.memory);
+        return to(size + 1, reason);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POLICY: ScalePolicy = ScalePolicy {
+        min: 4,
+        max: 32,
+        cpu_high: 85.0,
+        memory_high: 90.0,
+        cpu_low: 60.0,
+        memory_low: 70.0,
+        waiting: 2,
+        pause: Duration::from_secs(15),
+    };
+
+    #[test]
+    fn the_rule_row_by_row() {
+        let now = Duration::from_secs(100);
+        for (cpu, memory, waiting, size, want) in [
+            (86.0, 0.0, 9, 8, Some(7)),
+            (85.0, 0.0, 9, 8, None),
+            (10.0, 91.0, 9, 8, Some(7)),
+            (99.0, 99.0, 9, 4, None),
+            (59.0, 69.0, 3, 8, Some(9)),
+            (59.0, 69.0, 2, 8, None),
+            (60.0, 69.0, 3, 8, None),
+            (59.0, 70.0, 3, 8, None),
+            (10.0, 10.0, 99, 32, None),
+            (70.0, 10.0, 99, 40, Some(32)),
+            (70.0, 10.0, 0, 1, Some(4)),
+        ] {
+            let seen = Seen { cpu: Some(cpu), memory, waiting };
+            let got = decide(&POLICY, now, None, size, seen).map(|step| step.to);
+            assert_eq!(got, want, "CPU {cpu}, memory {memory}, {waiting} wait, {size} there");
+        }
+        let unknown = Seen { cpu: None, memory: 0.0, waiting: 99 };
+        assert_eq!(decide(&POLICY, now, None, 8, unknown), None);
+        let seen = Seen { cpu: Some(1.0), ..unknown };
+        assert_eq!(decide(&POLICY, now, Some(Duration::from_secs(90)), 8, seen), None, "not so soon");
+        let step = decide(&POLICY, now, Some(Duration::from_secs(85)), 8, seen).unwrap();
+        assert_eq!(step.reason, "99 wait, with CPU at 1 % and memory at 0 %");
+    }
+
+    proptest! {
+        /// Never outside its bounds, never two steps at once.
+        #[test]
+        fn within_bounds_and_one_step_at_a_time(
+            seen in proptest::collection::vec((0.0..100.0f64, 0.0..100.0f64, 0..20usize, 0..40u64), 1..200)
+        ) {
+            let (mut size, mut now, mut last) = (4u32, Duration::ZERO, None);
+            for (cpu, memory, waiting, passes) in seen {
+                now += Duration::from_secs(passes);
+                let seen = Seen { cpu: Some(cpu), memory, waiting };
+                if let Some(Scaling { to, .. }) = decide(&POLICY, now, last, size, seen) {
+                    prop_assert!((POLICY.min..=POLICY.max).contains(&to));
+                    prop_assert_eq!(to.abs_diff(size), 1);
+                    prop_assert!(last.is_none_or(|last: Duration| now - last >= POLICY.pause));
+                    (size, last) = (to, Some(now));
+                }
+            }
+        }
+
+        /// A load that stays as it is, each worker taking its part of the CPU: it comes to rest.
+        #[test]
+        fn it_settles(each in 0.5..20.0f64, base in 0.0..50.0f64) {
+            let (mut size, mut now, mut last, mut steps) = (4u32, Duration::ZERO, None, Vec::new());
+            for round in 0..200 {
+                now += Duration::from_secs(15);
+                let cpu = (base + each * f64::from(size)).min(100.0);
+                let seen = Seen { cpu: Some(cpu), memory: 10.0, waiting: 100 };
+                if let Some(step) = decide(&POLICY, now, last, size, seen) {
+                    (size, last) = (step.to, Some(now));
+                    steps.push(round);
+                }
+            }
+            prop_assert!(steps.last().is_none_or(|last| *last < 40), "{steps:?}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! What commands have come to: counted, with how long they took.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::model::stats::{Performance, Slow};
+use crate::model::task::TaskId;
+
+/// So many of the slowest are named.
+const SLOWEST: usize = 10;
+/// Of a command so much is.
+const SHOWN: usize = 200;
+/// Microseconds: what took longer counts as this.
+const LONGEST: u64 = 7 * 24 * 3600 * 1_000_000;
+
+/// Counts since its making. Of fixed size, however much it counts.
+#[derive(Debug)]
+pub struct Tally {
+    executions: u64,
+    failures: u64,
+    /// In microseconds, to two digits; `None` where it could not be made.
+    times: Option<Histogram<u64>>,
+    slowest: Vec<Slow>,
+}
+
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally {
+            executions: 0,
+            failures: 0,
+            times: Histogram::new_with_bounds(1, LONGEST, 2).ok(),
+            slowest: Vec::new(),
+        }
+    }
+}
+
+impl Tally {
+    /// A command is over.
+    pub fn count(&mut self, id: TaskId, command: impl FnOnce() -> String, success: bool, took: Duration) {
+        self.executions += 1;
+        self.failures += u64::from(!success);
+        if let Some(times) = &mut self.times {
+            times.saturating_record(u64::try_from(took.as_micros()).unwrap_or(LONGEST).max(1));
+        }
+        let duration_s = took.as_secs_f64();
+        let place = self.slowest.partition_point(|slow| slow.duration_s >= duration_s);
+        if place < SLOWEST {
+            let command = command().chars().take(SHOWN).collect();
+            self.slowest.insert(place, Slow { id, command, duration_s });
+            self.slowest.truncate(SLOWEST);
+        }
+    }
+
+    /// All of it.
+    pub fn performance(&self) -> Performance {
+        let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
+        let at = |quantile: f64| {
+            self.times.as_ref().map_or(0.0, |times| seconds(times.value_at_quantile(quantile)))
+        };
+        let rate = || (self.executions - self.failures) as f64 / self.executions as f64;
+        Performance {
+            executions: self.executions,
+            failures: self.failures,
+            success_rate: (self.executions > 0).then(rate),
+            p50_s: at(0.5),
+            p90_s: at(0.9),
+            p99_s: at(0.99),
+            max_s: self.slowest.first().map_or(0.0, |slow| slow.duration_s),
+            mean_s: self.times.as_ref().map_or(0.0, |times| times.mean() / 1e6),
+            slowest: self.slowest.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_hundred_commands_are_told_by_their_times() {
+        let mut tally = Tally::default();
+        assert_eq!(tally.performance().success_rate, None);
+        for n in 1..=100u64 {
+            let id = TaskId(Uuid::from_u64_pair(0, n));
+            tally.count(id, || format!("sleep {n}"), n % 4 != 0, Duration::from_millis(n * 10));
+        }
+        let told = tally.performance();
+        assert_eq!((told.executions, told.failures, told.success_rate), (100, 25, Some(0.75)));
+        for (got, want) in [(told.p50_s, 0.5), (told.p90_s, 0.9), (told.p99_s, 0.99), (told.mean_s, 0.505)] {
+            assert!((got - want).abs() <= want * 0.02, "{got} is not about {want}");
+        }
+        assert_eq!(told.max_s, 1.0);
+        let slowest: Vec<&str> = told.slowest.iter().map(|slow| slow.command.as_str()).collect();
+        assert_eq!((slowest.len(), slowest[0], slowest[9]), (10, "sleep 100", "sleep 91"));
+    }
+}
