@@ -2,8 +2,7 @@
 //! into calls of the host.
 //!
 //! Wishes go down the tree of supervisors, facts come up through the event log, nobody
-//! talks sideways. No handler waits: what takes time comes back as a message. Not here yet:
-//! Scaler, WorkerPool and Cache, which have their place beside the ResourceMonitor.
+//! talks sideways. No handler waits: what takes time comes back as a message.
 
 pub mod event_log;
 pub mod graph;

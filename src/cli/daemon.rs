@@ -258,6 +258,10 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         keep_samples(&handle, store.clone());
     }
     memory::give_back();
+    tokio::spawn(async {
+        tokio::time::sleep(AT_REST).await;
+        memory::settle();
+    });
     if let Some(host) = &host {
         // A daemon of another build brings its own.
         host.renew_keeper_if_other();
@@ -285,6 +289,9 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     }
     ended
 }
+
+/// What a start needs is not needed any more after so long.
+const AT_REST: Duration = Duration::from_secs(2);
 
 /// How a daemon's time ends.
 enum End {

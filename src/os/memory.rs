@@ -12,29 +12,54 @@ pub fn give_back() {
     }
 }
 
-/// Gives the pages of programs and libraries that this process has looked at back as well, and those of
+/// The same, and the pages of programs and libraries that reading the manifest and starting has looked at:
+/// most of them are not looked at again, and the others are mapped again from the page cache.
+pub fn settle() {
+    give_back();
+    for part in unneeded() {
+        if let Unneeded::File(from, to) = part {
+            forget(from, to);
+        }
+    }
+}
+
+/// Gives the pages of programs and libraries that this process has looked at back, and those of
 /// its stack that no call needs any more, and sleeps: what it needs again is mapped again, from the page
 /// cache. For a process with one thread that sleeps most of its life. Returns as poll(2) does.
 pub(super) fn shed_and_sleep(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<i32> {
     give_back();
     // All are known before the first one is given back: reading on would bring them again.
     let unneeded = unneeded();
-    for (from, to) in &unneeded {
-        let at = std::ptr::with_exposed_provenance_mut(*from);
-        // SAFETY: each range is a mapping of this process that is read only and holds what the file
-        // holds, so that the next look at a page of it finds the same again; or a part of the stack that
-        // lies below all frames of the only thread. Children that are being made and share our memory
-        // have stacks of their own.
-        unsafe { nix::libc::madvise(at, to - from, nix::libc::MADV_DONTNEED) };
+    for Unneeded::File(from, to) | Unneeded::Stack(from, to) in &unneeded {
+        forget(*from, *to);
     }
     // From here, so that nothing but this function is mapped again.
     poll(fds, timeout)
 }
 
+/// What is mapped and not needed.
+enum Unneeded {
+    /// Read only, and as the file has it.
+    File(usize, usize),
+    /// The part of this thread's stack that no frame uses.
+    Stack(usize, usize),
+}
+
+/// Nothing but a look at it brings it again. Inlined: see [`shed_and_sleep`].
+#[inline(always)]
+fn forget(from: usize, to: usize) {
+    let at = std::ptr::with_exposed_provenance_mut(from);
+    // SAFETY: each range is a mapping of this process that is read only and holds what the file holds, so
+    // that the next look at a page of it finds the same again; or, where there is one thread only, a part
+    // of the stack that lies below all of its frames. Children that are being made and share our memory
+    // have stacks of their own.
+    unsafe { nix::libc::madvise(at, to - from, nix::libc::MADV_DONTNEED) };
+}
+
 /// Signal handlers and the calls that are made meanwhile get so much of the stack.
 const CALLS: usize = 16 * 1024;
 
-fn unneeded() -> Vec<(usize, usize)> {
+fn unneeded() -> Vec<Unneeded> {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
     let mut unneeded = Vec::new();
     let mut region: Option<(usize, usize)> = None;
@@ -49,7 +74,7 @@ fn unneeded() -> Vec<(usize, usize)> {
             let frame = std::ptr::from_ref(&region).addr();
             let below = frame.saturating_sub(CALLS) / 4096 * 4096;
             if rest.ends_with("[stack]") && from < below && below < to {
-                unneeded.push((from, below));
+                unneeded.push(Unneeded::Stack(from, below));
             }
         } else if line.starts_with("Anonymous:") && line.split_whitespace().nth(1) != Some("0") {
             // Something was written there: relocations.
@@ -57,7 +82,7 @@ fn unneeded() -> Vec<(usize, usize)> {
         } else if let (Some((from, to)), true) = (region, line.starts_with("Swap:")) {
             // Nor does anything that was written lie in swap: the file has all of it.
             if line.split_whitespace().nth(1) == Some("0") {
-                unneeded.push((from, to));
+                unneeded.push(Unneeded::File(from, to));
             }
             region = None;
         }

@@ -238,3 +238,58 @@ fn only_who_was_granted_it_runs_commands() {
     let audit = machine.regrow(&["audit"]).stdout;
     assert!(audit.contains("token:runner  exec:echo hi") && audit.contains("no: not granted"), "{audit}");
 }
+
+#[test]
+fn the_pool_is_scaled_by_hand_and_stats_tell_all() {
+    let machine = machine();
+    for words in [&["exec", "--", "true"][..], &["exec", "--", "false"], &["exec", "--", "sleep", "0.05"]] {
+        machine.regrow(words);
+    }
+    let stats = machine.project.json(&["stats", "--json"]);
+    for part in ["daemon", "pool", "cache", "resources", "scaler", "processes", "thresholds", "performance"] {
+        assert!(stats.get(part).is_some(), "{part} of {stats}");
+    }
+    let performance = &stats["performance"];
+    assert_eq!((&performance["executions"], &performance["failures"]), (&3.into(), &1.into()));
+    assert_eq!(performance["slowest"][0]["command"], "sleep 0.05");
+    assert!(performance["p99_s"].as_f64().unwrap() >= 0.05, "{performance}");
+    assert_eq!(
+        (&stats["pool"]["workers"], &stats["pool"]["max"], &stats["scaler"]["auto"]),
+        (&4.into(), &32.into(), &true.into())
+    );
+    let set = machine.regrow(&["pool", "set", "--min", "1", "--max", "6"]).stdout;
+    assert_eq!(set, "0 of 4 workers busy (4 wanted, 1 to 6), 0 of 10000 waiting\n");
+    let scaled = machine.regrow(&["pool", "scale", "99"]).stdout;
+    assert_eq!(scaled, "0 of 6 workers busy (6 wanted, 1 to 6), 0 of 10000 waiting\n");
+    assert_eq!(machine.project.json(&["stats", "--json"])["scaler"]["auto"], false);
+    assert_eq!(machine.regrow(&["pool", "set", "--auto", "on"]).code, 0);
+    let wrong = machine.regrow(&["pool", "set", "--min", "9", "--max", "3"]);
+    assert!(wrong.code == 2 && wrong.stderr.contains("9 to 3"), "{}", wrong.stderr);
+    assert_eq!(machine.regrow(&["pool", "set"]).code, 2);
+    let shown = machine.regrow(&["stats"]).stdout;
+    assert!(shown.contains("3 run, 1 failed (66.7 % well)"), "{shown}");
+}
+
+#[test]
+fn the_pool_grows_while_much_waits_and_says_why() {
+    let project = crate::harness::Project::new("[service.web]\ncommand = \"sleep 1000\"\n");
+    let mut run = project.run(&["--sample-interval", "200ms"]);
+    run.line("running after");
+    project.write("batch", "sleep 1000\n".repeat(60));
+    assert_eq!(project.regrow(&["task", "submit", "--batch", "batch"]).code, 0);
+    // A busy machine keeps it as it is: then at least nothing is taken from it.
+    let stats = || project.json(&["stats", "--json"]);
+    let begun = std::time::Instant::now();
+    eventually("it grows, or the machine has no room", || {
+        let stats = stats();
+        let busy = stats["resources"]["cpu_percent"].as_f64().is_some_and(|cpu| cpu >= 60.0);
+        stats["pool"]["wanted"].as_u64().unwrap() > 4
+            || busy && begun.elapsed() > std::time::Duration::from_secs(20)
+    });
+    if stats()["pool"]["wanted"].as_u64().unwrap() > 4 {
+        let events = project.regrow(&["events"]).stdout;
+        assert!(events.contains("the worker pool: from 4 to 5: 56 wait, with CPU at"), "{events}");
+    }
+    run.stop();
+    assert_eq!(named("sleep 1000").iter().filter(|pid| project.alive().contains(pid)).count(), 0);
+}

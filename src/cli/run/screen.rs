@@ -243,7 +243,7 @@ impl Screen {
         if arrived && self.pending.is_empty() && !self.all_ready {
             self.all_ready = true;
             self.console.status(None);
-            memory::give_back();
+            memory::settle();
             if !self.stopping && self.starting > 1 {
                 let after = short(event.since_start);
                 self.console.say(

@@ -185,6 +185,8 @@ const IMPATIENT: u32 = 4;
 fn keep(supervisor: Pid, started: Option<u64>, heard: &SigSet) -> ! {
     let number = supervisor.as_raw().cast_unsigned();
     let mut interrupts = 0;
+    // It has nothing more to do than to wait.
+    super::memory::settle();
     loop {
         match heard.wait() {
             Ok(Signal::SIGCHLD) => {
