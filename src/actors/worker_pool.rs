@@ -466,9 +466,9 @@ impl PoolState {
                 retries: spec.retries,
                 retry_delay: spec.retry_delay,
             };
-            match spec.cache.map(|_| key_of(spec, who)) {
+            match spec.cache.map(|age| (age, key_of(spec, who))) {
                 None => run.push((id, terms)),
-                Some(key) => match results.ask(&key, now, || id) {
+                Some((age, key)) => match results.ask(&key, now, age, || id) {
                     Looked::Hit(finished) => hits.push((id, finished)),
                     Looked::Joined => (record.key, record.joined) = (Some(key), true),
                     Looked::Lead => {

@@ -1,7 +1,7 @@
 //! What need not be run twice: results by what they are results of.
 //!
 //! Bounded by number and by bytes, the one that was used least recently goes first; each result counts
-//! for as long as it was said when it came. What is asked for while it is being made is made once: the
+//! for as long as it was said when it came, and for nobody who wants a younger one. What is asked for while it is being made is made once: the
 //! first one leads, the others join it. What is kept is a success; who decides that is the caller.
 
 use std::collections::{BTreeMap, HashMap};
@@ -46,6 +46,7 @@ pub struct Counts {
 struct Entry<V> {
     value: V,
     bytes: u64,
+    since: Duration,
     until: Duration,
     used: u64,
 }
@@ -76,12 +77,17 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         }
     }
 
-    /// Only what is here, and young enough: no older than `ttl`.
-    pub fn peek(&mut self, key: &K, now: Duration) -> Option<V> {
-        let until = self.entries.get(key)?.until;
+    /// Only what is here, and not older than `age`.
+    pub fn peek(&mut self, key: &K, now: Duration, age: Duration) -> Option<V> {
+        let Entry { since, until, .. } = self.entries.get(key)?;
+        let (until, is_old) = (*until, now.saturating_sub(*since) >= age);
         if until <= now {
             self.drop_entry(key);
             self.counts.expirations += 1;
+            return None;
+        }
+        // Others may take it still.
+        if is_old {
             return None;
         }
         self.uses += 1;
@@ -94,9 +100,9 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         Some(entry.value.clone())
     }
 
-    /// Asks for a result. Who leads or joins waits with what `waiter` gives.
-    pub fn ask(&mut self, key: &K, now: Duration, waiter: impl FnOnce() -> W) -> Looked<V> {
-        if let Some(value) = self.peek(key, now) {
+    /// Asks for a result that is not older than `age`. Who joins waits with what `waiter` gives.
+    pub fn ask(&mut self, key: &K, now: Duration, age: Duration, waiter: impl FnOnce() -> W) -> Looked<V> {
+        if let Some(value) = self.peek(key, now, age) {
             return Looked::Hit(value);
         }
         if let Some(flight) = self.flights.get_mut(key) {
@@ -151,7 +157,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         self.uses += 1;
         self.order.insert(self.uses, key.clone());
         self.bytes += bytes;
-        self.entries.insert(key.clone(), Entry { value, bytes, until, used: self.uses });
+        self.entries.insert(key.clone(), Entry { value, bytes, since: now, until, used: self.uses });
     }
 
     fn drop_entry(&mut self, key: &K) {
@@ -280,7 +286,7 @@ mod tests {
             for (who, act) in acts.into_iter().enumerate() {
                 let at = Duration::from_secs(now);
                 match act {
-                    Act::Ask(key) => prop_assert_eq!(cache.ask(&key, at, || who), model.ask(key, now, who)),
+                    Act::Ask(key) => prop_assert_eq!(cache.ask(&key, at, Duration::MAX, || who), model.ask(key, now, who)),
                     Act::Made(key, bytes, ttl) => {
                         let kept = Some((who as u64, bytes, Duration::from_secs(ttl)));
                         let made = cache.made(&key, at, kept);
@@ -317,10 +323,24 @@ mod tests {
     #[test]
     fn of_a_thousand_who_ask_at_once_one_leads_and_all_get_it() {
         let mut cache: Cache<&str, u8, usize> = Cache::new(BOUNDS);
-        let asked: Vec<_> = (0..1000).map(|who| cache.ask(&"k", Duration::ZERO, || who)).collect();
+        let asked: Vec<_> =
+            (0..1000).map(|who| cache.ask(&"k", Duration::ZERO, Duration::MAX, || who)).collect();
         assert_eq!(asked.iter().filter(|looked| **looked == Looked::Lead).count(), 1);
         // A failure is not kept, and told to all.
         assert_eq!(cache.made(&"k", Duration::ZERO, None).len(), 999);
-        assert_eq!(cache.ask(&"k", Duration::ZERO, || 0), Looked::Lead);
+        assert_eq!(cache.ask(&"k", Duration::ZERO, Duration::MAX, || 0), Looked::Lead);
+    }
+
+    #[test]
+    fn who_wants_a_younger_one_has_it_made_and_others_take_what_is_there() {
+        let mut cache: Cache<&str, u8, ()> = Cache::new(BOUNDS);
+        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        assert_eq!(cache.ask(&"k", Duration::ZERO, minute, || ()), Looked::Lead);
+        cache.made(&"k", Duration::ZERO, Some((1, 1, minute)));
+        let later = Duration::from_secs(5);
+        assert_eq!(cache.ask(&"k", later, second, || ()), Looked::Lead);
+        assert_eq!(cache.ask(&"k", later, minute, || ()), Looked::Hit(1));
+        cache.made(&"k", later, Some((2, 1, minute)));
+        assert_eq!(cache.ask(&"k", later, second, || ()), Looked::Hit(2));
     }
 }

@@ -97,9 +97,10 @@ impl Tasks {
 
     /// The result of an earlier command, where it need not be run.
     pub fn remembered(&self, spec: &TaskSpec, who: &str) -> Option<TaskResult> {
-        spec.cache?;
-        let key = key_of(spec, who);
-        let found = self.results.lock().unwrap_or_else(PoisonError::into_inner).peek(&key, self.clock.now());
+        let (age, key) = (spec.cache?, key_of(spec, who));
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = results.peek(&key, self.clock.now(), age);
+        drop(results);
         found.map(|finished| finished.result(ids::task(), IN_A_RESULT))
     }
 
