@@ -254,6 +254,16 @@ pub struct PoolStand {
     pub performance: Performance,
 }
 
+fn terms_of(spec: &TaskSpec) -> Terms {
+    Terms {
+        priority: spec.priority,
+        timeout: spec.timeout,
+        grace: spec.grace,
+        retries: spec.retries,
+        retry_delay: spec.retry_delay,
+    }
+}
+
 /// What a pool is told.
 pub enum PoolMsg {
     /// Take these, all or none; by whom.
@@ -459,13 +469,7 @@ impl PoolState {
                 spec: Arc::new(spec),
             };
             let spec = &record.spec;
-            let terms = Terms {
-                priority: spec.priority,
-                timeout: spec.timeout,
-                grace: spec.grace,
-                retries: spec.retries,
-                retry_delay: spec.retry_delay,
-            };
+            let terms = terms_of(spec);
             match spec.cache.map(|age| (age, key_of(spec, who))) {
                 None => run.push((id, terms)),
                 Some((age, key)) => match results.ask(&key, now, age, || id) {
@@ -646,14 +650,7 @@ impl PoolState {
         };
         record.joined = false;
         record.key = Some(key);
-        let spec = &record.spec;
-        let terms = Terms {
-            priority: spec.priority,
-            timeout: spec.timeout,
-            grace: spec.grace,
-            retries: spec.retries,
-            retry_delay: spec.retry_delay,
-        };
+        let terms = terms_of(&record.spec);
         if self.pool.submit(&[(task, terms)], &mut self.effects).is_err() {
             self.over(task, TaskEnd::Lost, false);
         }

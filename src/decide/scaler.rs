@@ -108,16 +108,9 @@ mod tests {
 
     use super::*;
 
-    const POLICY: ScalePolicy = ScalePolicy {
-        min: 4,
-        max: 32,
-        cpu_high: 85.0,
-        memory_high: 90.0,
-        cpu_low: 60.0,
-        memory_low: 70.0,
-        waiting: 2,
-        pause: Duration::from_secs(15),
-    };
+    fn policy() -> ScalePolicy {
+        ScalePolicy::default()
+    }
 
     #[test]
     fn the_rule_row_by_row() {
@@ -136,14 +129,14 @@ mod tests {
             (70.0, 10.0, 0, 1, Some(4)),
         ] {
             let seen = Seen { cpu: Some(cpu), memory, waiting };
-            let got = decide(&POLICY, now, None, size, seen).map(|step| step.to);
+            let got = decide(&policy(), now, None, size, seen).map(|step| step.to);
             assert_eq!(got, want, "CPU {cpu}, memory {memory}, {waiting} wait, {size} there");
         }
         let unknown = Seen { cpu: None, memory: 0.0, waiting: 99 };
-        assert_eq!(decide(&POLICY, now, None, 8, unknown), None);
+        assert_eq!(decide(&policy(), now, None, 8, unknown), None);
         let seen = Seen { cpu: Some(1.0), ..unknown };
-        assert_eq!(decide(&POLICY, now, Some(Duration::from_secs(90)), 8, seen), None, "not so soon");
-        let step = decide(&POLICY, now, Some(Duration::from_secs(85)), 8, seen).unwrap();
+        assert_eq!(decide(&policy(), now, Some(Duration::from_secs(90)), 8, seen), None, "not so soon");
+        let step = decide(&policy(), now, Some(Duration::from_secs(85)), 8, seen).unwrap();
         assert_eq!(step.reason, "99 wait, with CPU at 1 % and memory at 0 %");
     }
 
@@ -157,10 +150,10 @@ mod tests {
             for (cpu, memory, waiting, passes) in seen {
                 now += Duration::from_secs(passes);
                 let seen = Seen { cpu: Some(cpu), memory, waiting };
-                if let Some(Scaling { to, .. }) = decide(&POLICY, now, last, size, seen) {
-                    prop_assert!((POLICY.min..=POLICY.max).contains(&to));
+                if let Some(Scaling { to, .. }) = decide(&policy(), now, last, size, seen) {
+                    prop_assert!((policy().min..=policy().max).contains(&to));
                     prop_assert_eq!(to.abs_diff(size), 1);
-                    prop_assert!(last.is_none_or(|last: Duration| now - last >= POLICY.pause));
+                    prop_assert!(last.is_none_or(|last: Duration| now - last >= policy().pause));
                     (size, last) = (to, Some(now));
                 }
             }
@@ -174,7 +167,7 @@ mod tests {
                 now += Duration::from_secs(15);
                 let cpu = (base + each * f64::from(size)).min(100.0);
                 let seen = Seen { cpu: Some(cpu), memory: 10.0, waiting: 100 };
-                if let Some(step) = decide(&POLICY, now, last, size, seen) {
+                if let Some(step) = decide(&policy(), now, last, size, seen) {
                     (size, last) = (step.to, Some(now));
                     steps.push(round);
                 }
