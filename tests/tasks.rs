@@ -19,7 +19,8 @@ async fn tree(change: impl FnOnce(&mut TaskRules)) -> Tree {
     let mut rules = TaskRules::usual(folder.path().join("tasks"));
     change(&mut rules);
     let host = HostOptions { subreaper: true, owns_process: false, die_with_us: true };
-    let options = Options { host, tasks: Some(rules), ..Options::default() };
+    let sample_interval = Duration::from_millis(100);
+    let options = Options { host, tasks: Some(rules), sample_interval, ..Options::default() };
     let mut plan = Plan::of("tasks", Vec::new());
     plan.inherited = std::sync::Arc::new(std::env::vars_os().collect());
     plan.folder = folder.path().to_owned();
@@ -283,5 +284,23 @@ fn the_end_of_the_tree_is_the_end_of_its_tasks() {
         tree.handle.shutdown().await.unwrap();
         let over = stages.borrow().clone();
         assert!(matches!(over, Stage::Over(_)), "{over:?}");
+    });
+}
+
+#[test]
+fn while_there_is_much_to_do_new_commands_get_a_lower_priority() {
+    run(async {
+        // Any use of the CPU at all is much.
+        let tree = tree(|rules| rules.scale.cpu_high = -1.0).await;
+        let mut samples = tree.handle.samples();
+        let is_known = |sample: &Option<std::sync::Arc<regrow::model::sample::Sample>>| {
+            sample.as_ref().is_some_and(|sample| sample.machine.cpu_percent.is_some())
+        };
+        samples.wait_for(is_known).await.unwrap();
+        let ours = std::process::Command::new("nice").output().unwrap().stdout;
+        let nice = tree.handle.tasks().run(TaskSpec::new(["nice"]), "").await.unwrap();
+        let number = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().parse::<i32>().unwrap();
+        assert_eq!(number(&nice.stdout.bytes), 10.max(number(&ours)));
+        tree.handle.shutdown().await.unwrap();
     });
 }
