@@ -20,6 +20,7 @@ macro_rules! say {
     }};
 }
 
+mod commands;
 mod console;
 mod daemon;
 mod format;
@@ -43,9 +44,10 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::control::protocol::WaitFor;
+use crate::model::State;
 use crate::model::nearest::nearest;
-use crate::model::{State, TaskId, TaskState};
 use crate::os::signals;
+use commands::{CacheVerb, ExecArgs, PoolVerb, StatsArgs, TaskArgs, TaskVerb};
 
 /// Exit codes, as the contract has them.
 mod code {
@@ -265,177 +267,6 @@ struct Common {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// How a command is run.
-#[derive(Debug, Args)]
-struct TaskArgs {
-    /// Take the result of the same command that ran within so long, and keep this one's as long
-    #[arg(long, value_name = "TTL", value_parser = duration)]
-    cache: Option<Duration>,
-    /// Run it, whatever is kept
-    #[arg(long)]
-    no_cache: bool,
-    /// End it after so long: SIGTERM, then SIGKILL (exit code 124)
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    timeout: Option<Duration>,
-    /// Who is ended has so long before SIGKILL [default: 30s]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    grace: Option<Duration>,
-    /// Let /bin/sh run it
-    #[arg(long)]
-    shell: bool,
-    /// Its folder [default: this one]
-    #[arg(long, value_name = "PATH")]
-    dir: Option<PathBuf>,
-    /// A variable of its environment, which is this one's otherwise
-    #[arg(long, value_name = "NAME=VALUE")]
-    env: Vec<String>,
-    /// What it reads; -: standard input, to its end
-    #[arg(long, value_name = "FILE")]
-    input: Option<PathBuf>,
-    /// Higher ones are run first
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    priority: i32,
-    /// Run it again so often when it fails
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    retries: u32,
-    /// After so long the first time, each time twice as long [default: 1s]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    retry_delay: Option<Duration>,
-}
-
-#[derive(Debug, Args)]
-struct ExecArgs {
-    #[command(flatten)]
-    run: TaskArgs,
-    #[command(flatten)]
-    common: Common,
-    /// The command
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    command: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-enum TaskVerb {
-    /// Have a command run, and print its id
-    Submit {
-        #[command(flatten)]
-        run: TaskArgs,
-        /// A command a line; -: standard input
-        #[arg(long, value_name = "FILE")]
-        batch: Option<PathBuf>,
-        /// Return when it is over (exit code 1 where one fails)
-        #[arg(long)]
-        wait: bool,
-        #[command(flatten)]
-        common: Common,
-        /// The command
-        #[arg(trailing_var_arg = true, value_name = "COMMAND")]
-        command: Vec<String>,
-    },
-    /// Show tasks, oldest first
-    List {
-        /// Only those in one of these states
-        #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = task_state)]
-        state: Vec<TaskState>,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Show one
-    Status {
-        /// Which
-        id: TaskId,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Print what it printed, when it is over, and end as it did
-    Result {
-        /// Which
-        id: TaskId,
-        /// Give up when it is not over by then (exit code 5)
-        #[arg(long, value_name = "DURATION", value_parser = duration)]
-        timeout: Option<Duration>,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// End them: SIGTERM, then SIGKILL; one that waits is not run
-    Cancel {
-        /// Which
-        #[arg(required = true)]
-        ids: Vec<TaskId>,
-        /// SIGKILL at once
-        #[arg(long)]
-        force: bool,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Halt them, and their time
-    Pause {
-        /// Which
-        #[arg(required = true)]
-        ids: Vec<TaskId>,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Let them go on
-    Resume {
-        /// Which
-        #[arg(required = true)]
-        ids: Vec<TaskId>,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Forget those that are over
-    Cleanup {
-        #[command(flatten)]
-        common: Common,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum PoolVerb {
-    /// Show how it stands
-    Status {
-        #[command(flatten)]
-        common: Common,
-    },
-    /// Set its bounds, and whether it scales by itself
-    Set {
-        /// So many workers at least
-        #[arg(long, value_name = "N")]
-        min: Option<u32>,
-        /// And at most
-        #[arg(long, value_name = "N")]
-        max: Option<u32>,
-        /// Whether there are more and fewer of them as the machine allows
-        #[arg(long, value_name = "on|off", value_parser = on_or_off)]
-        auto: Option<bool>,
-        #[command(flatten)]
-        common: Common,
-    },
-    /// So many workers from now on; it does not scale by itself then
-    Scale {
-        /// Workers
-        workers: u32,
-        #[command(flatten)]
-        common: Common,
-    },
-}
-
-#[derive(Debug, Args)]
-struct StatsArgs {
-    #[command(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, Subcommand)]
-enum CacheVerb {
-    /// Drop all of them
-    Clear {
-        #[command(flatten)]
-        common: Common,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -819,19 +650,6 @@ fn state(text: &str) -> Result<State, String> {
             None => format!("there are {}", words.join(", ")),
         }
     })
-}
-
-fn on_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("on or off".to_owned()),
-    }
-}
-
-fn task_state(text: &str) -> Result<TaskState, String> {
-    let found = TaskState::ALL.into_iter().find(|state| state.word() == text);
-    found.ok_or_else(|| format!("there are {}", TaskState::ALL.map(TaskState::word).join(", ")))
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

@@ -122,6 +122,11 @@ impl Tasks {
         self.ask(PoolMsg::List).await
     }
 
+    /// How one stands.
+    pub async fn status(&self, id: TaskId) -> Result<TaskStatus, Denial> {
+        self.ask(|answer| PoolMsg::Status(id, answer)).await?.ok_or_else(|| unknown(id))
+    }
+
     /// Ends a task: SIGTERM, and SIGKILL after its grace; `at_once`: SIGKILL. One that waits is not run.
     pub async fn cancel(&self, id: TaskId, at_once: bool) -> Result<(), Denial> {
         self.wish(id, Input::Cancel(id, at_once)).await

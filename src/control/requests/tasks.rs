@@ -221,13 +221,8 @@ pub(in crate::control) async fn status(
     Path(id): Path<String>,
 ) -> Handled<Response> {
     shared.may_see_tasks(&caller)?;
-    let id = task_id(&id)?;
-    // Who is not there is told as everywhere.
-    shared.handle.tasks().follow(id).await?;
-    let tasks = shared.handle.tasks().list().await?;
-    let task = tasks.into_iter().find(|task| task.id == id);
-    let gone = || refuse(DenialCode::NotFound, "it was forgotten just now", None);
-    Ok(axum::Json(task.ok_or_else(gone)?).into_response())
+    let task = shared.handle.tasks().status(task_id(&id)?).await?;
+    Ok(axum::Json(task).into_response())
 }
 
 pub(in crate::control) const RESULT: &[Parameter] = &[
