@@ -1,8 +1,8 @@
 //! The WorkerPool: takes commands, has its workers run them, and keeps what became of them for a while.
 //!
-//! What follows from what is [`Pool`]'s to decide, and the [`Cache`]'s what need not be run at all. This
-//! actor makes workers (each linked to it), passes wishes on to them, and tells those who wait. It never
-//! waits itself.
+//! What follows from what is [`Pool`]'s to decide, and the [`Cache`](crate::decide::cache::Cache)'s what
+//! need not be run at all. This actor makes workers (each linked to it), passes wishes on to them, and
+//! tells those who wait. It never waits itself.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
