@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::actors::event_log::{EventLog, EventReader, Read};
 use crate::actors::graph::{DependencyGraph, GraphMsg};
-use crate::actors::monitor::ResourceMonitor;
+use crate::actors::monitor::{self, Measured, ResourceMonitor};
 use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
 use crate::actors::worker_pool::{MakeHost, Shop, TaskRules};
 use crate::actors::{Context, KeepRule};
@@ -24,8 +24,9 @@ use crate::decide::operation::Operations;
 use crate::decide::status::Board;
 use crate::decide::world::StepSink;
 use crate::model::event::StartCause;
+use crate::model::history::ResourceHistory;
 use crate::model::sample::Sample;
-use crate::model::stats::{ProcessStats, Stats};
+use crate::model::stats::{ProcessStats, Resources, Stats, Thresholds};
 use crate::model::status::{DaemonStatus, TreeStatus};
 use crate::model::{
     Addition, Answer, Asked, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, Selector,
@@ -149,7 +150,7 @@ struct Inner {
     output: Arc<OutputHub>,
     /// Held while the tree is made that of another plan.
     reloading: tokio::sync::Mutex<()>,
-    sample: watch::Receiver<Option<Arc<Sample>>>,
+    measured: Measured,
     /// `None` on a fake host.
     native: Option<Arc<NativeHost>>,
     tasks: Tasks,
@@ -260,7 +261,7 @@ impl Handle {
     pub fn status(&self) -> StatusReport {
         let inner = &self.inner;
         let now = inner.context.clock.now();
-        let sample = inner.sample.borrow().clone();
+        let sample = inner.measured.latest.borrow().clone();
         inner.context.log.board(|board| {
             let mut services = board.rows(now, sample.as_deref());
             for row in &mut services {
@@ -339,7 +340,14 @@ impl Handle {
 
     /// The latest sample of resources, and those that follow.
     pub fn samples(&self) -> watch::Receiver<Option<Arc<Sample>>> {
-        self.inner.sample.clone()
+        self.inner.measured.latest.subscribe()
+    }
+
+    /// What was measured in the last so long, of the machine or of an instance, as it is printed: one that
+    /// is gone is known for a day. No more than a day is kept.
+    pub fn resources(&self, of: Option<&str>, since: Duration) -> ResourceHistory {
+        let now = monitor::now(&self.inner.context);
+        self.inner.measured.history.lock().unwrap_or_else(PoisonError::into_inner).since(of, since, now)
     }
 
     /// The worker pool, for commands that are no services.
@@ -352,11 +360,15 @@ impl Handle {
         let (pool, performance) = self.tasks().standing().await?;
         let (scaler, thresholds) = self.tasks().scaler().await?;
         let StatusReport { daemon, machine, services, .. } = self.status();
+        let now = monitor::now(&self.inner.context);
+        let trends = self.inner.measured.history.lock().unwrap_or_else(PoisonError::into_inner).trends(now);
+        let exceeded = thresholds.exceeded_by(machine.as_ref());
+        let thresholds = Thresholds { exceeded, ..thresholds };
         let running = services.iter().filter(|row| row.pid.is_some()).count();
         Ok(Stats {
             daemon,
             cache: self.tasks().cache(),
-            resources: machine,
+            resources: machine.map(|machine| Resources { machine, trends }),
             scaler,
             processes: ProcessStats { instances: services.len(), running, tasks: pool.busy },
             thresholds,
@@ -573,15 +585,15 @@ impl Made {
         let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
         // It ends with the root, and with it all that it holds.
         dependencies.link(root.get_cell());
-        let (latest, sample) = watch::channel(None);
-        let monitor = (Arc::clone(&context), sample_interval, latest);
+        let measured = Measured::default();
+        let monitor = (Arc::clone(&context), sample_interval, measured.clone());
         ResourceMonitor::spawn_linked(None, ResourceMonitor, monitor, root.get_cell())
             .await
             .map_err(broken)?;
 
         let task_host = TaskHost::default();
         let shop = shop(&context, &plan.folder, apart.then(|| Arc::clone(&task_host)));
-        let tasks = Tasks::start(rules, shop, &context, sample.clone(), root.get_cell()).await?;
+        let tasks = Tasks::start(rules, shop, &context, measured.latest.subscribe(), root.get_cell()).await?;
 
         let listening_root = root.clone();
         context.log.listen(move |event, board| {
@@ -601,7 +613,7 @@ impl Made {
         };
         root.cast(begin).map_err(|error| StartError::Tree(error.to_string()))?;
         let reloading = tokio::sync::Mutex::new(());
-        let inner = Inner { context, root, down, output, reloading, sample, native, tasks, task_host };
+        let inner = Inner { context, root, down, output, reloading, measured, native, tasks, task_host };
         Ok(Handle { inner: Arc::new(inner) })
     }
 }

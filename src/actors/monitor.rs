@@ -1,15 +1,17 @@
 //! The ResourceMonitor: samples the machine and every tree of processes, and broadcasts.
 //!
-//! Subscribers may be slow: the latest sample wins. It decides nothing.
+//! Subscribers may be slow: the latest sample wins. What was measured over the last day it keeps. It decides
+//! nothing.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use super::Context;
+use crate::decide::history::{Closed, History, KEPT, Now};
 use crate::model::sample::Sample;
 use crate::os::sample::Sampler;
 
@@ -17,8 +19,35 @@ use crate::os::sample::Sampler;
 pub enum MonitorMsg {
     /// Sample now.
     Sample,
-    /// A sample was taken.
-    Taken(Box<(Sampler, Sample)>),
+    /// A sample was taken; the first time with what an earlier supervisor has measured.
+    Taken(Box<Taken>),
+}
+
+/// A reading.
+pub struct Taken {
+    sampler: Sampler,
+    sample: Sample,
+    before: Option<Vec<Closed>>,
+}
+
+/// What the ResourceMonitor tells.
+#[derive(Clone)]
+pub(crate) struct Measured {
+    /// The last sample.
+    pub(crate) latest: watch::Sender<Option<Arc<Sample>>>,
+    /// The last day.
+    pub(crate) history: Arc<Mutex<History>>,
+}
+
+impl Default for Measured {
+    fn default() -> Measured {
+        Measured { latest: watch::Sender::new(None), history: Arc::default() }
+    }
+}
+
+/// The wall clock and the tree's, at once.
+pub(crate) fn now(context: &Context) -> Now {
+    Now { clock: context.clock.now(), wall: SystemTime::now() }
 }
 
 pub(crate) struct ResourceMonitor;
@@ -30,7 +59,7 @@ pub(crate) struct MonitorState {
     sampler: Option<Sampler>,
     /// CPU needs two readings: the second one follows soon.
     readings: u64,
-    latest: watch::Sender<Option<Arc<Sample>>>,
+    told: Measured,
 }
 
 /// How soon after the start, and after the first reading, one is taken.
@@ -39,15 +68,15 @@ const FIRST: Duration = Duration::from_secs(1);
 impl Actor for ResourceMonitor {
     type Msg = MonitorMsg;
     type State = MonitorState;
-    type Arguments = (Arc<Context>, Duration, watch::Sender<Option<Arc<Sample>>>);
+    type Arguments = (Arc<Context>, Duration, Measured);
 
     async fn pre_start(
         &self,
         myself: ActorRef<MonitorMsg>,
-        (context, interval, latest): Self::Arguments,
+        (context, interval, told): Self::Arguments,
     ) -> Result<MonitorState, ActorProcessingErr> {
         myself.send_after(FIRST.min(interval), || MonitorMsg::Sample);
-        Ok(MonitorState { context, interval, sampler: Some(Sampler::new()), readings: 0, latest })
+        Ok(MonitorState { context, interval, sampler: Some(Sampler::new()), readings: 0, told })
     }
 
     async fn handle(
@@ -65,12 +94,14 @@ impl Actor for ResourceMonitor {
                     board.entries().iter().filter_map(|e| Some((e.pid?, e.id.clone()))).collect()
                 });
                 let now = state.context.clock.now();
+                let ledger = state.context.ledger.clone().filter(|_| state.readings == 0);
                 // Reading all of /proc takes milliseconds: not on the actors' thread. A thread
                 // of its own, since where the kernel allows none this is an error to go on from.
                 let (again, interval) = (myself.clone(), state.interval);
                 let read = move || {
+                    let before = ledger.map(|ledger| ledger.past_resources(KEPT));
                     let sample = sampler.read(now, &leaders);
-                    let _ = myself.cast(MonitorMsg::Taken(Box::new((sampler, sample))));
+                    let _ = myself.cast(MonitorMsg::Taken(Box::new(Taken { sampler, sample, before })));
                 };
                 let thread = std::thread::Builder::new().name("regrow-sample".into()).stack_size(256 * 1024);
                 if let Err(error) = thread.spawn(read) {
@@ -80,14 +111,30 @@ impl Actor for ResourceMonitor {
                 }
             }
             MonitorMsg::Taken(taken) => {
-                let (sampler, sample) = *taken;
+                let Taken { sampler, sample, before } = *taken;
                 state.sampler = Some(sampler);
                 state.readings += 1;
-                state.latest.send_replace(Some(Arc::new(sample)));
+                state.remember(&sample, before);
+                state.told.latest.send_replace(Some(Arc::new(sample)));
                 let pause = if state.readings == 1 { FIRST.min(state.interval) } else { state.interval };
                 myself.send_after(pause, || MonitorMsg::Sample);
             }
         }
         Ok(())
+    }
+}
+
+impl MonitorState {
+    fn remember(&self, sample: &Sample, before: Option<Vec<Closed>>) {
+        let now = now(&self.context);
+        let mut history = self.told.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = before {
+            *history = History::of(before, now);
+        }
+        let over = history.push(sample, now);
+        drop(history);
+        if let Some(ledger) = self.context.ledger.as_ref().filter(|_| !over.is_empty()) {
+            ledger.resources(over);
+        }
     }
 }

@@ -55,6 +55,10 @@ pub struct TaskRules {
     /// When there are more workers and fewer. Above its high threshold of CPU new commands get a lower
     /// priority.
     pub scale: ScalePolicy,
+    /// Percent above which a file system is said to be full.
+    pub disk_full: f64,
+    /// Load of a core above which it is said to be high.
+    pub load_high: f64,
 }
 
 impl TaskRules {
@@ -69,6 +73,8 @@ impl TaskRules {
             kept: 1_000,
             kept_for: Duration::from_secs(3600),
             scale: ScalePolicy::default(),
+            disk_full: 95.0,
+            load_high: 0.8,
         }
     }
 }

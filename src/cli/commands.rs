@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{Common, duration};
+use super::{Common, duration, interval};
 use crate::model::{TaskId, TaskState};
 
 /// How a command is run.
@@ -166,6 +166,23 @@ pub(super) enum PoolVerb {
 
 #[derive(Debug, Args)]
 pub(super) struct StatsArgs {
+    /// Show them again and again, until Ctrl-C
+    #[arg(long)]
+    pub(super) watch: bool,
+    /// With --watch: how often
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
+    pub(super) every: Duration,
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResourcesArgs {
+    /// Services or instances [default: the machine]
+    pub(super) services: Vec<String>,
+    /// Of the last so long
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub(super) since: Duration,
     #[command(flatten)]
     pub(super) common: Common,
 }

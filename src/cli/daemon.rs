@@ -254,9 +254,6 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
             config.manifests.display()
         ));
     }
-    if let Some(store) = &ledger {
-        keep_samples(&handle, store.clone());
-    }
     memory::give_back();
     tokio::spawn(async {
         tokio::time::sleep(AT_REST).await;
@@ -349,18 +346,6 @@ fn changed_by_hand(mut plan: Plan, store: &Store, environment: &Environment) -> 
         }
     }
     plan
-}
-
-fn keep_samples(handle: &Handle, store: Store) {
-    let mut samples = handle.samples();
-    tokio::spawn(async move {
-        while samples.changed().await.is_ok() {
-            let sample = samples.borrow_and_update().clone();
-            if let Some(sample) = sample {
-                store.sample(&sample);
-            }
-        }
-    });
 }
 
 fn card_of(config: &Config) -> Card {

@@ -29,6 +29,7 @@ mod plan;
 mod remote;
 mod replay;
 mod report;
+mod resources;
 mod run;
 mod secret;
 mod service;
@@ -47,7 +48,7 @@ use crate::control::protocol::WaitFor;
 use crate::model::State;
 use crate::model::nearest::nearest;
 use crate::os::signals;
-use commands::{CacheVerb, ExecArgs, PoolVerb, StatsArgs, TaskArgs, TaskVerb};
+use commands::{CacheVerb, ExecArgs, PoolVerb, ResourcesArgs, StatsArgs, TaskArgs, TaskVerb};
 
 /// Exit codes, as the contract has them.
 mod code {
@@ -113,6 +114,8 @@ enum Verb {
     Pool(PoolVerb),
     /// Show the pool, the cache, the machine, and what commands have come to
     Stats(StatsArgs),
+    /// Show what the machine, or services, used over the last day, and what became of it
+    Resources(ResourcesArgs),
     /// The results of commands that need not be run again
     #[command(subcommand)]
     Cache(CacheVerb),
@@ -697,6 +700,7 @@ pub fn main() -> ExitCode {
         Verb::Task(verb) => task::task(verb),
         Verb::Pool(verb) => stats::pool(verb),
         Verb::Stats(args) => stats::stats(args),
+        Verb::Resources(args) => resources::resources(args),
         Verb::Cache(verb) => task::cache(verb),
         Verb::Service(verb) => service::service(verb),
         Verb::Secret(verb) => secret::secret(verb),

@@ -41,6 +41,18 @@ pub(super) fn print_json(value: &impl Serialize) {
     }
 }
 
+/// Shows a text in the place of the one before; without a terminal, below it.
+pub(super) fn picture(text: &str) {
+    if !terminal::stdout_is_terminal() {
+        return say(text);
+    }
+    // Home, the new picture line by line, then away with what was below. One that is higher than the
+    // screen would push its own head away.
+    let height = terminal::height().map_or(usize::MAX, |height| height.saturating_sub(1).max(1));
+    let picture: String = text.lines().take(height).map(|line| format!("{line}\x1b[K\n")).collect();
+    let _ = write!(std::io::stdout(), "\x1b[H{picture}\x1b[J").and_then(|()| std::io::stdout().flush());
+}
+
 pub(super) fn say(line: &str) {
     say!("{line}");
 }
@@ -214,7 +226,7 @@ fn socket(common: &Common) -> Result<PathBuf, String> {
     place::find(&cwd, super::daemon::socket())
 }
 
-fn query(services: &[String]) -> String {
+pub(super) fn query(services: &[String]) -> String {
     services.iter().map(|s| format!("&service={}", encode(s))).collect()
 }
 

@@ -1,12 +1,16 @@
-//! `pool` and `stats`: how many commands run at a time, and what they come to.
+//! `pool` and `stats`: how many commands run at a time, what they come to, and how the machine is.
 
 use std::time::Duration;
 
-use super::remote::{print_json, say, talk};
+use super::remote::{picture, print_json, say, talk};
 use super::{Common, PoolVerb, StatsArgs, code, format, usage_error};
+use crate::control::client::Error;
 use crate::control::protocol::SetPool;
 use crate::decide::words::short;
-use crate::model::stats::{CacheStats, Performance, PoolStats, Stats};
+use crate::model::history::Measure;
+use crate::model::sample::{CoreSample, NetworkSample, Pressure};
+use crate::model::stats::{CacheStats, Performance, PoolStats, Resources, Stats, Thresholds};
+use crate::os::terminal;
 
 pub(super) fn pool(verb: PoolVerb) -> u8 {
     let (set, common) = match verb {
@@ -49,15 +53,31 @@ fn pool_in_words(pool: &PoolStats) -> String {
 }
 
 pub(super) fn stats(args: StatsArgs) -> u8 {
-    let StatsArgs { common } = args;
+    let StatsArgs { watch, every, common } = args;
     talk(&common, async |mut client| {
-        let stats: Stats = client.get("/v1/stats").await?;
-        if common.json {
-            print_json(&stats);
-        } else {
-            in_words(&stats).iter().for_each(|line| say(line));
+        let mut shown = false;
+        loop {
+            let stats: Stats = match client.get("/v1/stats").await {
+                // Who was watched is gone.
+                Err(Error::Broken(_)) if shown => return Ok(code::DONE),
+                stats => stats?,
+            };
+            shown = true;
+            if common.json {
+                print_json(&stats);
+            } else if watch {
+                let width = terminal::width().unwrap_or(usize::MAX);
+                let lines: Vec<String> =
+                    in_words(&stats).iter().map(|line| format::shorten(line, width)).collect();
+                picture(&lines.join("\n"));
+            } else {
+                in_words(&stats).iter().for_each(|line| say(line));
+            }
+            if !watch {
+                return Ok(code::DONE);
+            }
+            tokio::time::sleep(every).await;
         }
-        Ok(code::DONE)
     })
 }
 
@@ -85,19 +105,15 @@ fn in_words(stats: &Stats) -> Vec<String> {
         format::size(*bytes),
         hit_rate * 100.0
     ));
-    lines.push(match resources {
-        Some(machine) => format!(
-            "machine    CPU {}, memory {} of {}, load {:.2} on {} cores; busy above {:.0} % and {:.0} %",
-            machine.cpu_percent.map_or("-".to_owned(), |cpu| format!("{cpu:.0} %")),
-            format::size(machine.memory_used_bytes),
-            format::size(machine.memory_total_bytes),
-            machine.load[0],
-            machine.cores,
-            thresholds.cpu,
-            thresholds.memory
-        ),
-        None => "machine    not looked at yet".to_owned(),
-    });
+    match resources {
+        Some(resources) => lines.extend(machine_in_words(resources)),
+        None => lines.push("machine    not looked at yet".to_owned()),
+    }
+    let Thresholds { cpu, memory, disk, load, exceeded, .. } = thresholds;
+    let above = if exceeded.is_empty() { "above none".to_owned() } else { exceeded.join("; ") };
+    lines.push(format!(
+        "thresholds CPU {cpu:.0} %, memory {memory:.0} %, disk {disk:.0} %, load {load:.2} a core: {above}"
+    ));
     lines.push(format!(
         "processes  {} of {} instances run, {} tasks",
         processes.running, processes.instances, processes.tasks
@@ -119,5 +135,71 @@ fn in_words(stats: &Stats) -> Vec<String> {
     for slow in slowest.iter().take(5) {
         lines.push(format!("  {:>9}  {}", seconds(slow.duration_s), slow.command));
     }
+    lines
+}
+
+/// A line for each part of the machine; figures of the last day behind it.
+fn machine_in_words(resources: &Resources) -> Vec<String> {
+    let Resources { machine, trends } = resources;
+    let trend = |measure: Measure| {
+        let Some(trend) = trends.get(&measure) else {
+            return String::new();
+        };
+        let slope = trend.slope_per_hour.map(|slope| format!(", {slope:+.1} an hour")).unwrap_or_default();
+        format!(" (average {:.0} %, peak {:.0} %{slope})", trend.average, trend.peak)
+    };
+    let percent = |cpu: Option<f64>| cpu.map_or("-".to_owned(), |cpu| format!("{cpu:.0} %"));
+    let mut lines = vec![format!(
+        "machine    CPU {}{}, load {:.2} on {} cores",
+        percent(machine.cpu_percent),
+        trend(Measure::CpuPercent),
+        machine.load[0],
+        machine.cores
+    )];
+    if machine.cores > 1 {
+        let core = |(number, core): (usize, &CoreSample)| {
+            let frequency = core.frequency_mhz.map(|mhz| format!(" {mhz} MHz")).unwrap_or_default();
+            format!("{number}: {}{frequency}", percent(core.cpu_percent))
+        };
+        let cores: Vec<String> = machine.per_core.iter().enumerate().map(core).collect();
+        lines.push(format!("  cores    {}", cores.join(", ")));
+    }
+    let swap = match machine.swap_total_bytes {
+        0 => "no swap".to_owned(),
+        total => format!("swap {} of {}", format::size(machine.swap_used_bytes), format::size(total)),
+    };
+    lines.push(format!(
+        "  memory   {} of {}{}, {swap}",
+        format::size(machine.memory_used_bytes),
+        format::size(machine.memory_total_bytes),
+        trend(Measure::MemoryPercent)
+    ));
+    let rate =
+        |bytes: Option<f64>| bytes.map_or("-".to_owned(), |rate| format!("{}/s", format::size(rate as u64)));
+    for disk in &machine.disks {
+        lines.push(format!(
+            "  disk     {}: {} of {} ({:.0} %), read {}, written {}",
+            disk.mount,
+            format::size(disk.used_bytes),
+            format::size(disk.total_bytes),
+            disk.used_percent,
+            rate(disk.read_bytes_per_s),
+            rate(disk.written_bytes_per_s)
+        ));
+    }
+    for NetworkSample { interface, received_bytes_per_s: received, sent_bytes_per_s: sent, .. } in
+        &machine.networks
+    {
+        // Many machines have interfaces that nothing goes through.
+        if received.unwrap_or(0.0) + sent.unwrap_or(0.0) > 0.0 {
+            lines.push(format!("  network  {interface}: received {}, sent {}", rate(*received), rate(*sent)));
+        }
+    }
+    if let Some(Pressure { cpu_percent, memory_percent, io_percent }) = machine.pressure {
+        lines.push(format!(
+            "  stalled  for want of CPU {cpu_percent:.1} %, memory {memory_percent:.1} %, I/O {io_percent:.1} % of the time"
+        ));
+    }
+    lines.extend(machine.unread.iter().map(|unread| format!("  not read {unread}")));
     lines
 }

@@ -14,11 +14,11 @@ use super::guard;
 use super::once;
 use super::protocol::{
     Add, Added, Audit, CancelTask, Down, ErrorBody, Events, History, LogLine, Logs, Manifest, Manifests,
-    Removed, SetPool, Submit, Submitted, TaskList, TaskOutput, Upgrade, Upgrading, Wait, Waited, WhyReport,
-    Write,
+    Removed, ResourceHistories, SetPool, Submit, Submitted, TaskList, TaskOutput, Upgrade, Upgrading, Wait,
+    Waited, WhyReport, Write,
 };
 use super::requests::query::{LARGEST, Parameter, ParameterKind};
-use super::requests::{Shared, facts, logs, manifests, refuse, tasks, tree, upkeep};
+use super::requests::{Shared, facts, logs, manifests, refuse, resources, tasks, tree, upkeep};
 use crate::decide::access::Action;
 use crate::model::stats::{PoolStats, Stats};
 use crate::model::status::TreeStatus;
@@ -455,7 +455,19 @@ const OPERATIONS: &[Operation] = &[
         body: None,
         answered: Answered::Json(of::<Stats>),
         way: Way::Look,
-        route: || get(tasks::stats),
+        route: || get(resources::stats),
+    },
+    Operation {
+        method: "get",
+        path: "/v1/resources",
+        id: "resources",
+        about: "What the machine, or services, used over the last day, and what became of it",
+        needs: Some((Action::Read, "`*`, or each that is named")),
+        query: resources::RESOURCES,
+        body: None,
+        answered: Answered::Json(of::<ResourceHistories>),
+        way: Way::Look,
+        route: || get(resources::resources),
     },
     Operation {
         method: "get",

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::why::Why;
 use crate::manifest::{Fault, Source};
+use crate::model::history::ResourceHistory;
 use crate::model::{Answer, Denial, Event, ServiceStatus, TaskId, TaskSpec, TaskStatus};
 use crate::record::store::{AuditEntry, Lived};
 
@@ -335,6 +336,13 @@ pub struct TaskOutput {
     pub stream: StreamName,
     /// The bytes, in base64.
     pub data: String,
+}
+
+/// `GET /v1/resources`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ResourceHistories {
+    /// Of the machine alone, or of each instance that was asked for.
+    pub histories: Vec<ResourceHistory>,
 }
 
 /// `POST /v1/pool`: what is not said stays as it is.

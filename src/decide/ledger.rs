@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::history::Closed;
 use super::status::Board;
 use crate::model::{Event, Incarnation, InstanceId, Name, Past};
 
@@ -49,6 +50,11 @@ pub trait Ledger: Send + Sync + 'static {
     fn event(&self, event: &Arc<Event>, board: &Board);
     /// By what a process is found again when nobody has kept it; for [`crate::os`] alone to read.
     fn life(&self, instance: &InstanceId, incarnation: Incarnation, life: String);
+    /// Points of measurements that are over.
+    fn resources(&self, points: Vec<Closed>);
+    /// The points of the last so long, oldest first. It reads what may be much: not for a thread that
+    /// others wait for.
+    fn past_resources(&self, within: Duration) -> Vec<Closed>;
     /// Calls back when every event so far is written, or is known never to be.
     fn after(&self, then: Box<dyn FnOnce() + Send>);
     /// Waits until everything is written; not for long.

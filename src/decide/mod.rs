@@ -11,6 +11,7 @@ pub mod frontier;
 pub mod graph;
 pub mod group;
 pub mod growth;
+pub mod history;
 pub mod ledger;
 pub mod lifecycle;
 pub mod operation;

@@ -7,6 +7,7 @@ pub mod command;
 pub mod digest;
 pub mod event;
 pub mod exit;
+pub mod history;
 pub mod id;
 pub mod nearest;
 pub mod past;

@@ -1,7 +1,10 @@
 //! `regrow stats`: the pool, the cache, the machine and what commands have come to, in one object.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::history::{Measure, Trend};
 use super::sample::MachineSample;
 use super::status::DaemonStatus;
 use super::task::TaskId;
@@ -17,7 +20,7 @@ pub struct Stats {
     /// Results that need not be made again.
     pub cache: CacheStats,
     /// The machine; `null` until it was looked at.
-    pub resources: Option<MachineSample>,
+    pub resources: Option<Resources>,
     /// Who makes the pool larger and smaller.
     pub scaler: ScalerStats,
     /// What runs.
@@ -26,6 +29,17 @@ pub struct Stats {
     pub thresholds: Thresholds,
     /// What commands have come to since the supervisor's start.
     pub performance: Performance,
+}
+
+/// The machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+pub struct Resources {
+    /// As it was seen last.
+    #[serde(flatten)]
+    pub machine: MachineSample,
+    /// What became of it over the last day, as far as that is known.
+    pub trends: BTreeMap<Measure, Trend>,
 }
 
 /// The worker pool.
@@ -99,7 +113,7 @@ pub struct ProcessStats {
 }
 
 /// From where on the machine counts as busy: percent, and load for each core.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Thresholds {
     /// Above this there is one worker fewer, and new commands get a lower priority.
@@ -110,6 +124,33 @@ pub struct Thresholds {
     pub cpu_low: f64,
     /// The same of memory.
     pub memory_low: f64,
+    /// A file system that is fuller than this is said to be full.
+    pub disk: f64,
+    /// A load for each core above this is said to be high.
+    pub load: f64,
+    /// Those that the machine is above, in words.
+    pub exceeded: Vec<String>,
+}
+
+impl Thresholds {
+    /// What of the machine is above them, in words.
+    pub fn exceeded_by(&self, machine: Option<&MachineSample>) -> Vec<String> {
+        let Some(machine) = machine else {
+            return Vec::new();
+        };
+        let above = |what: &str, value: f64, most: f64| {
+            (value > most).then(|| format!("{what} at {value:.0} %, above {most:.0} %"))
+        };
+        let cpu = machine.cpu_percent.and_then(|cpu| above("CPU", cpu, self.cpu));
+        let memory = above("memory", machine.memory_percent(), self.memory);
+        let disks = machine
+            .disks
+            .iter()
+            .filter_map(|disk| above(&format!("disk {}", disk.mount), disk.used_percent, self.disk));
+        let load = machine.load_per_core();
+        let load = (load > self.load).then(|| format!("load at {load:.2} a core, above {:.2}", self.load));
+        cpu.into_iter().chain(memory).chain(disks).chain(load).collect()
+    }
 }
 
 /// What commands have come to.

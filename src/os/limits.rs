@@ -35,6 +35,11 @@ impl Limits {
     }
 }
 
+/// So many descriptors this process may have open.
+pub(super) fn open_files() -> u64 {
+    Limits::of_this_process().files.rlim_cur
+}
+
 /// What this process holds is not left in a core file should it crash: environments with secrets may
 /// be among it. Only for a process that is regrow's alone.
 pub fn leave_no_core() {

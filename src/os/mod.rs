@@ -27,6 +27,7 @@ pub mod ids;
 pub mod keeper;
 pub mod limits;
 pub mod log;
+mod machine;
 pub mod memory;
 pub mod native;
 pub mod processes;

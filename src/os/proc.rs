@@ -14,6 +14,8 @@ pub(super) struct Stat {
     pub(super) session: u32,
     /// User and system time, in ticks.
     pub(super) ticks: u64,
+    /// The same of children that have ended and were waited for.
+    pub(super) child_ticks: u64,
     /// Start, in ticks since boot: with the pid it names one process for ever.
     pub(super) started: u64,
     /// Resident pages.
@@ -39,27 +41,22 @@ pub(super) fn exit_of_zombie(pid: u32) -> Option<crate::model::Exit> {
     Some(super::pidfd::of_status(fields.get(49)?.parse().ok()?))
 }
 
-fn parse(text: &[u8]) -> Option<Stat> {
-    let text = std::str::from_utf8(text).ok().map(str::to_owned).unwrap_or_else(|| {
-        // A command name may hold any byte; the numbers behind it are ASCII.
-        String::from_utf8_lossy(text).into_owned()
-    });
-    let open = text.find('(')?;
-    // The name may hold parentheses too: the last one ends it.
-    let close = text.rfind(')')?;
-    let pid = text[..open].trim().parse().ok()?;
-    let fields: Vec<&str> = text[close + 1..].split_ascii_whitespace().collect();
-    let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-    Some(Stat {
-        pid,
-        state: *fields.first()?.as_bytes().first()?,
-        parent: u32::try_from(number(1)?).ok()?,
-        group: u32::try_from(number(2)?).ok()?,
-        session: u32::try_from(number(3)?).ok()?,
-        ticks: number(11)? + number(12)?,
-        started: number(19)?,
-        pages: number(21)?,
-    })
+pub(super) fn parse(text: &[u8]) -> Option<Stat> {
+    // A command name may hold any byte, parentheses too: the last one ends it. The numbers are ASCII.
+    let open = text.iter().position(|byte| *byte == b'(')?;
+    let close = text.iter().rposition(|byte| *byte == b')')?;
+    let ascii = |bytes| std::str::from_utf8(bytes).ok();
+    let pid = ascii(&text[..open])?.trim().parse().ok()?;
+    let mut fields = ascii(&text[close + 1..])?.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    let mut number = |skipped: usize| fields.nth(skipped)?.parse::<u64>().ok();
+    let mut id = || u32::try_from(number(0)?).ok();
+    let (parent, group, session) = (id()?, id()?, id()?);
+    let ticks = number(7)? + number(0)?;
+    // Some kernels have printed negative numbers for children.
+    let child_ticks = number(0).unwrap_or(0) + number(0).unwrap_or(0);
+    let (started, pages) = (number(4)?, number(1)?);
+    Some(Stat { pid, state, parent, group, session, ticks, child_ticks, started, pages })
 }
 
 /// The cgroup (version 2) that a process is in, as a path of the hierarchy.
@@ -80,7 +77,7 @@ pub(super) fn all() -> Vec<Stat> {
     pids().into_iter().filter_map(stat).collect()
 }
 
-fn pids() -> Vec<u32> {
+pub(super) fn pids() -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -141,10 +138,10 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_and_spaces_is_skipped() {
         let line =
-            b"42 (a) b) S 7 42 42 0 -1 4194560 1 0 0 0 11 22 0 0 20 0 1 0 777 1000 33 18446744073709551615";
+            b"42 (a) \xff) S 7 42 42 0 -1 4194560 1 0 0 0 11 22 3 4 20 0 1 0 777 1000 33 18446744073709551615";
         let stat = parse(line).unwrap();
         assert_eq!((stat.pid, stat.state, stat.parent, stat.group, stat.session), (42, b'S', 7, 42, 42));
-        assert_eq!((stat.ticks, stat.started, stat.pages), (33, 777, 33));
+        assert_eq!((stat.ticks, stat.child_ticks, stat.started, stat.pages), (33, 7, 777, 33));
     }
 
     #[test]

@@ -1,25 +1,43 @@
-//! Readings for the ResourceMonitor: the machine by sysinfo, trees of processes by one walk
-//! over `/proc`.
+//! Readings for the ResourceMonitor: the machine, and every managed tree of processes.
+//!
+//! A tree is what its leader has begun: its session, its group, its descendants. `/proc` is listed once a
+//! round; the `stat` of a managed process stays open between rounds, as long as there are descriptors to
+//! spare: that saves opening it again, and an open one is never taken for a later process with its number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
-
-use super::proc;
+use super::machine::Machine;
+use super::{limits, proc};
 use crate::model::InstanceId;
-use crate::model::sample::{MachineSample, Sample, Usage};
+use crate::model::sample::{Sample, Usage};
+
+/// A parent's number can be stale and lead in a circle; trees are not this deep.
+const DEEPEST: usize = 64;
+
+/// Of the descriptors that this process may have, one of so many is for open files of others.
+const SHARE: u64 = 8;
 
 /// Reads, and remembers what it read: CPU is a difference between two readings.
 pub struct Sampler {
-    /// `None` where the machine can't be read.
-    system: Option<System>,
-    rounds: u64,
-    /// Ticks of each process at the last reading, by pid and start.
-    ticks: HashMap<(u32, u64), u64>,
+    machine: Machine,
+    /// Processes of the managed trees, by pid.
+    known: HashMap<u32, Known>,
     last: Option<Duration>,
     ticks_per_second: f64,
     page: u64,
+    /// So many files may stay open.
+    spare: usize,
+}
+
+/// A process of a managed tree, at the last reading.
+struct Known {
+    /// Its `stat`, where there was a descriptor to spare.
+    file: Option<File>,
+    stat: proc::Stat,
+    of: InstanceId,
 }
 
 impl Default for Sampler {
@@ -33,68 +51,123 @@ impl Sampler {
     pub fn new() -> Sampler {
         let sysconf = |name| nix::unistd::sysconf(name).ok().flatten().and_then(|n| u64::try_from(n).ok());
         Sampler {
-            system: System::new_with_specifics(RefreshKind::nothing()).ok(),
-            rounds: 0,
-            ticks: HashMap::new(),
+            machine: Machine::new(),
+            known: HashMap::new(),
             last: None,
             ticks_per_second: sysconf(nix::unistd::SysconfVar::CLK_TCK).unwrap_or(100) as f64,
             page: sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap_or(4096),
+            spare: usize::try_from(limits::open_files() / SHARE).unwrap_or(usize::MAX),
         }
     }
 
     /// One round. `leaders`: each instance's process. It reads all of `/proc` and takes
     /// milliseconds: not for a thread that others wait for.
     pub fn read(&mut self, now: Duration, leaders: &HashMap<u32, InstanceId>) -> Sample {
-        let machine = self.machine();
-        let stats = proc::all();
-        let elapsed = self.last.map(|last| now.saturating_sub(last).as_secs_f64()).filter(|s| *s > 0.0);
-        let parents: HashMap<u32, u32> = stats.iter().map(|s| (s.pid, s.parent)).collect();
-        let mut ticks = HashMap::new();
-        let mut used: HashMap<InstanceId, (u64, u64, u32)> = HashMap::new();
-        for stat in &stats {
-            let Some(instance) = tree_of(stat, leaders, &parents) else {
-                continue;
-            };
-            let id = (stat.pid, stat.started);
-            // Of a process that is new since the last reading all its time is of this round.
-            let before = self.ticks.get(&id).copied().unwrap_or(0);
-            ticks.insert(id, stat.ticks);
-            let entry = used.entry(instance.clone()).or_default();
-            entry.0 += stat.ticks.saturating_sub(before);
-            entry.1 += stat.pages * self.page;
-            entry.2 += 1;
-        }
-        self.ticks = ticks;
-        self.last = Some(now);
-        let instances = used
-            .into_iter()
-            .map(|(instance, (ticks, memory_bytes, processes))| {
-                let percent = |seconds| ticks as f64 / self.ticks_per_second / seconds * 100.0;
-                (instance, Usage { cpu_percent: elapsed.map(percent), memory_bytes, processes })
-            })
-            .collect();
+        let machine = self.machine.read(now);
+        let instances = self.trees(now, leaders);
         Sample { at: now, machine, instances }
     }
 
-    fn machine(&mut self) -> MachineSample {
-        let Some(system) = &mut self.system else {
-            return MachineSample::default();
+    /// What every managed tree uses.
+    pub fn trees(&mut self, now: Duration, leaders: &HashMap<u32, InstanceId>) -> HashMap<InstanceId, Usage> {
+        let elapsed = self.last.map(|last| now.saturating_sub(last).as_secs_f64()).filter(|s| *s > 0.0);
+        let mut before = std::mem::take(&mut self.known);
+        let mut open = 0;
+        let mut fresh: Vec<(proc::Stat, Option<File>)> = Vec::new();
+        for pid in proc::pids() {
+            // One that is open and gone has an end: another may have its number by now.
+            if let Some(Known { file: Some(file), of, .. }) = before.get(&pid)
+                && let Some(stat) = read_at_start(file)
+            {
+                let of = of.clone();
+                let file = before.get_mut(&pid).and_then(|known| known.file.take());
+                open += 1;
+                self.known.insert(pid, Known { file, stat, of });
+            } else if let Ok(file) = File::open(format!("/proc/{pid}/stat"))
+                && let Some(stat) = read_at_start(&file)
+            {
+                // It is closed again where it turns out to be of no managed tree.
+                let file = (open < self.spare).then_some(file);
+                open += usize::from(file.is_some());
+                fresh.push((stat, file));
+            }
+        }
+        let mut parents: HashMap<u32, u32> = fresh.iter().map(|(stat, _)| (stat.pid, stat.parent)).collect();
+        parents.extend(self.known.iter().map(|(pid, known)| (*pid, known.stat.parent)));
+        for (stat, file) in fresh {
+            let same = before.get(&stat.pid).filter(|known| known.stat.started == stat.started);
+            let of = tree_of(&stat, leaders, &parents).or_else(|| same.map(|known| &known.of));
+            if let Some(of) = of.cloned() {
+                self.known.insert(stat.pid, Known { file, stat, of });
+            }
+        }
+        let live: HashSet<&InstanceId> = leaders.values().collect();
+        self.known.retain(|_, known| live.contains(&known.of));
+        let ticks = used(&before, &self.known);
+        self.last = Some(now);
+        let mut trees: HashMap<InstanceId, Usage> = HashMap::new();
+        for known in self.known.values() {
+            let usage = trees.entry(known.of.clone()).or_default();
+            usage.memory_bytes += known.stat.pages * self.page;
+            usage.processes += 1;
+        }
+        for (instance, usage) in &mut trees {
+            let ticks = ticks.get(instance).copied().unwrap_or(0) as f64;
+            usage.cpu_percent = elapsed.map(|seconds| ticks / self.ticks_per_second / seconds * 100.0);
+        }
+        trees
+    }
+}
+
+fn read_at_start(file: &File) -> Option<proc::Stat> {
+    let mut buffer = [0u8; 1024];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    proc::parse(&buffer[..length])
+}
+
+/// The ticks that each tree has used since the reading before.
+///
+/// What a process has used goes over to its parent when that waits for its end; what of it was counted
+/// already is not counted again.
+fn used(before: &HashMap<u32, Known>, now: &HashMap<u32, Known>) -> HashMap<InstanceId, u64> {
+    let same = |pid: u32, started: u64| before.get(&pid).filter(|known| known.stat.started == started);
+    let mut ticks: HashMap<InstanceId, u64> = HashMap::new();
+    let mut inherited: HashMap<u32, u64> = HashMap::new();
+    for known in now.values() {
+        let Known { stat, of, .. } = known;
+        // Of one that is new all its time is of this round.
+        let (own, children) = match same(stat.pid, stat.started) {
+            Some(Known { stat: was, .. }) => (was.ticks, was.child_ticks),
+            None => (0, 0),
         };
-        let kinds = RefreshKind::nothing()
-            .with_cpu(CpuRefreshKind::nothing().with_usage())
-            .with_memory(MemoryRefreshKind::everything());
-        system.refresh_specifics(kinds);
-        self.rounds += 1;
-        let load = System::load_average().map_or([0.0; 3], |load| [load.one, load.five, load.fifteen]);
-        MachineSample {
-            cpu_percent: (self.rounds > 1).then(|| f64::from(system.global_cpu_usage())),
-            cores: system.cpus().len(),
-            memory_total_bytes: system.total_memory(),
-            memory_used_bytes: system.used_memory(),
-            swap_used_bytes: system.used_swap(),
-            load,
+        let grown = stat.child_ticks.saturating_sub(children);
+        *ticks.entry(of.clone()).or_default() += stat.ticks.saturating_sub(own) + grown;
+        inherited.insert(stat.pid, grown);
+    }
+    for known in before.values() {
+        let Known { stat, of, .. } = known;
+        let lives = now.get(&stat.pid).is_some_and(|known| known.stat.started == stat.started);
+        if lives {
+            continue;
+        }
+        // Its parent may have gone with it, and have left both times to its own.
+        let mut heir = stat.parent;
+        for _ in 0..DEEPEST {
+            match before.get(&heir).filter(|_| !inherited.contains_key(&heir)) {
+                Some(gone) => heir = gone.stat.parent,
+                None => break,
+            }
+        }
+        let Some(left) = inherited.get_mut(&heir) else {
+            continue;
+        };
+        let counted = (stat.ticks + stat.child_ticks).min(*left);
+        *left -= counted;
+        if let Some(ticks) = ticks.get_mut(of) {
+            *ticks = ticks.saturating_sub(counted);
         }
     }
+    ticks
 }
 
 /// The instance whose tree a process belongs to: by its session or group, or by a parent.
@@ -108,8 +181,7 @@ fn tree_of<'a>(
         return direct;
     }
     let mut pid = stat.pid;
-    // A parent's number can be stale and lead in a circle; trees are not that deep.
-    for _ in 0..64 {
+    for _ in 0..DEEPEST {
         if let Some(instance) = leaders.get(&pid) {
             return Some(instance);
         }
@@ -123,10 +195,14 @@ mod tests {
     use super::*;
     use crate::model::Name;
 
+    fn instance(name: &str) -> InstanceId {
+        InstanceId::sole(Name::new(name).unwrap())
+    }
+
     #[test]
     fn a_tree_is_measured_with_its_children() {
         let mut child = std::process::Command::new("sh")
-            .args(["-c", "echo up; read x; exit 0"])
+            .args(["-c", "sleep 1000 & echo up; read x; kill $!; wait $!; exit 0"])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .spawn()
@@ -134,19 +210,59 @@ mod tests {
         let mut line = String::new();
         let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-        let id = InstanceId::sole(Name::new("sh").unwrap());
+        let id = instance("sh");
         let leaders = HashMap::from([(child.id(), id.clone())]);
+        for (spare, want) in [(usize::MAX, 2), (0, 0)] {
+            let mut sampler = Sampler { spare, ..Sampler::new() };
+            let first = sampler.read(Duration::from_secs(1), &leaders);
+            assert_eq!(first.instances[&id].processes, 2);
+            assert_eq!(first.instances[&id].cpu_percent, None, "one reading tells no rate");
+            assert!(first.instances[&id].memory_bytes > 0);
+            let second = sampler.read(Duration::from_secs(2), &leaders);
+            let cpu = second.instances[&id].cpu_percent.unwrap();
+            assert!((0.0..=100.0).contains(&cpu), "{cpu}");
+            let open = sampler.known.values().filter(|known| known.file.is_some()).count();
+            assert_eq!(open, want, "no more files stay open than there is room for");
+        }
         let mut sampler = Sampler::new();
-        let first = sampler.read(Duration::from_secs(1), &leaders);
-        assert_eq!(first.instances[&id].processes, 1);
-        assert_eq!(first.instances[&id].cpu_percent, None, "one reading tells no rate");
-        assert!(first.instances[&id].memory_bytes > 0);
-        assert!(first.machine.memory_total_bytes > first.machine.memory_used_bytes);
-        let second = sampler.read(Duration::from_secs(2), &leaders);
-        let cpu = second.instances[&id].cpu_percent.unwrap();
-        assert!((0.0..=100.0).contains(&cpu), "{cpu}");
+        assert!(sampler.read(Duration::from_secs(1), &leaders).instances.contains_key(&id));
         drop(child.stdin.take());
         child.wait().unwrap();
         assert!(!sampler.read(Duration::from_secs(3), &leaders).instances.contains_key(&id));
+    }
+
+    /// pid, parent, own ticks, ticks of children
+    fn processes(rows: &[(u32, u32, u64, u64)]) -> HashMap<u32, Known> {
+        let known = |&(pid, parent, ticks, child_ticks)| {
+            let stat = proc::Stat {
+                pid,
+                state: b'S',
+                parent,
+                group: 1,
+                session: 1,
+                ticks,
+                child_ticks,
+                started: u64::from(pid),
+                pages: 1,
+            };
+            (pid, Known { file: None, stat, of: instance("a") })
+        };
+        rows.iter().map(known).collect()
+    }
+
+    #[test]
+    fn time_of_children_that_have_ended_is_counted_once() {
+        let ticks = |before: &[_], now: &[_]| {
+            used(&processes(before), &processes(now)).get(&instance("a")).copied().unwrap_or(0)
+        };
+        // A child that came and went between two readings.
+        assert_eq!(ticks(&[(1, 0, 5, 0)], &[(1, 0, 6, 40)]), 41);
+        // Of one that was seen, what is new.
+        assert_eq!(ticks(&[(1, 0, 5, 0), (2, 1, 30, 0)], &[(1, 0, 5, 40)]), 10);
+        // One that nobody of the tree has waited for takes nothing away.
+        assert_eq!(ticks(&[(1, 0, 5, 0), (2, 1, 30, 0)], &[(1, 0, 9, 0)]), 4);
+        // A grandchild's time goes up through its parent.
+        assert_eq!(ticks(&[(1, 0, 0, 0), (2, 1, 10, 0), (3, 2, 20, 0)], &[(1, 0, 0, 35)]), 5);
+        assert_eq!(ticks(&[], &[(1, 0, 7, 0)]), 7);
     }
 }

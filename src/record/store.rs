@@ -13,10 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OpenFlags, params};
 
+use crate::decide::history::Closed;
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::status::Board;
 use crate::model::event::StartCause;
-use crate::model::sample::Sample;
+use crate::model::history::HistoryPoint;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, State};
 use crate::os::files;
 
@@ -96,11 +97,6 @@ impl Store {
     /// Writes down what there is: every service, whose environment is left out.
     pub fn register(&self, plan: &Plan) {
         self.tell(Told::Plan(plan.services.clone()));
-    }
-
-    /// Keeps a sample.
-    pub fn sample(&self, sample: &Arc<Sample>) {
-        self.tell(Told::Sample(SystemTime::now(), Arc::clone(sample)));
     }
 
     fn tell(&self, told: Told) {
@@ -244,6 +240,30 @@ impl Store {
             Ok(TakenCommand { seq: row.get::<_, i64>(0)?.cast_unsigned(), command: row.get(1)? })
         })?;
         Ok(rows.next().transpose()?)
+    }
+
+    /// What was measured in the last so long, oldest first.
+    fn measured(&self, within: Duration) -> Result<Vec<Closed>, StoreError> {
+        let connection = self.reader()?;
+        let mut statement = connection
+            .prepare("SELECT at, instance, samples, levels FROM resources WHERE at >= ?1 ORDER BY at")?;
+        let since = SystemTime::now().checked_sub(within).map_or(0, millis);
+        let rows = statement.query_map([since], |row| {
+            let at: i64 = row.get(0)?;
+            Ok((at, row.get::<_, String>(1)?, row.get(2)?, row.get::<_, String>(3)?))
+        })?;
+        let mut points = Vec::new();
+        for row in rows {
+            let (at, of, samples, levels) = row?;
+            // One that another build wrote in another form is passed over.
+            let Ok(levels) = serde_json::from_str(&levels) else {
+                continue;
+            };
+            let of = Some(of).filter(|of| !of.is_empty());
+            let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at.unsigned_abs());
+            points.push((of, HistoryPoint { at, samples, levels }));
+        }
+        Ok(points)
     }
 
     /// The processes that an instance has had, newest first.
@@ -431,6 +451,17 @@ impl Ledger for Store {
 
     fn life(&self, instance: &InstanceId, incarnation: Incarnation, life: String) {
         self.tell(Told::Life(instance.to_string(), incarnation, life));
+    }
+
+    fn resources(&self, points: Vec<Closed>) {
+        self.tell(Told::Resources(points));
+    }
+
+    fn past_resources(&self, within: Duration) -> Vec<Closed> {
+        self.measured(within).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was measured before can't be read");
+            Vec::new()
+        })
     }
 
     fn after(&self, then: Box<dyn FnOnce() + Send>) {

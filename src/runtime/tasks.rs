@@ -31,6 +31,8 @@ pub struct Tasks {
     scaler: ActorRef<ScalerMsg>,
     results: Arc<Mutex<Results>>,
     clock: Clock,
+    disk_full: f64,
+    load_high: f64,
 }
 
 impl Tasks {
@@ -44,6 +46,7 @@ impl Tasks {
         let clock = shop.clock();
         let results = Arc::new(Mutex::new(Cache::new(rules.cache)));
         let policy = ScalePolicy { min: rules.size.min, max: rules.size.max, ..rules.scale };
+        let (disk_full, load_high) = (rules.disk_full, rules.load_high);
         let shop = Arc::new(shop);
         let args = PoolArgs { rules, shop, results: Arc::clone(&results), samples: samples.clone() };
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
@@ -51,7 +54,7 @@ impl Tasks {
             WorkerPool::spawn_linked(None, WorkerPool, args, root.clone()).await.map_err(broken)?;
         let args = ScalerArgs { context: Arc::clone(context), pool: actor.clone(), policy, samples };
         let (scaler, _) = Scaler::spawn_linked(None, Scaler, args, root).await.map_err(broken)?;
-        Ok(Tasks { actor, scaler, results, clock })
+        Ok(Tasks { actor, scaler, results, clock, disk_full, load_high })
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> PoolMsg) -> Result<T, Denial> {
@@ -209,6 +212,9 @@ impl Tasks {
             memory: policy.memory_high,
             cpu_low: policy.cpu_low,
             memory_low: policy.memory_low,
+            disk: self.disk_full,
+            load: self.load_high,
+            exceeded: Vec::new(),
         };
         Ok((stats, thresholds))
     }

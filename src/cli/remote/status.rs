@@ -89,10 +89,8 @@ fn show_status(report: &StatusReport, json: bool, watch: bool) {
     }
     let colour = format::colour_on_stdout();
     let text = status_text(report, terminal::width(), colour);
-    if watch && terminal::stdout_is_terminal() {
-        // Home, the new picture line by line, then away with what was below.
-        let picture: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
-        let _ = write!(std::io::stdout(), "\x1b[H{picture}\x1b[J").and_then(|()| std::io::stdout().flush());
+    if watch {
+        picture(&text);
     } else {
         say(&text);
     }

@@ -34,6 +34,7 @@ pub(super) mod facts;
 pub(super) mod logs;
 pub(super) mod manifests;
 pub(super) mod query;
+pub(super) mod resources;
 pub(super) mod tasks;
 pub(super) mod tree;
 pub(super) mod upkeep;

@@ -325,20 +325,3 @@ pub(in crate::control) async fn set_pool(
     let (pool, _) = tasks.standing().await?;
     Ok(axum::Json(pool).into_response())
 }
-
-pub(in crate::control) async fn stats(
-    State(shared): State<Shared>,
-    Extension(caller): Extension<Caller>,
-    RawQuery(raw): RawQuery,
-) -> Handled<Response> {
-    Query::parse(raw, &[])?;
-    if !caller.may_everywhere(Action::Read) {
-        return Err(shared.refuse(&caller, Action::Read, "*"));
-    }
-    let mut stats = shared.handle.stats().await?;
-    if !caller.may(Action::Exec, TASKS) {
-        // What others run is not for everybody who reads.
-        stats.performance.slowest.clear();
-    }
-    Ok(axum::Json(stats).into_response())
-}

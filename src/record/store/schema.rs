@@ -63,6 +63,12 @@ CREATE TABLE answers (
 ) WITHOUT ROWID;
 CREATE INDEX answers_by_time ON answers (at);
 CREATE TABLE by_hand (id INTEGER PRIMARY KEY, change TEXT NOT NULL);
+", "
+DROP TABLE samples;
+CREATE TABLE resources (
+    at INTEGER NOT NULL, instance TEXT NOT NULL, samples INTEGER NOT NULL, levels TEXT NOT NULL,
+    PRIMARY KEY (at, instance)
+) WITHOUT ROWID;
 "];
 
 /// A larger database is not read through at the start.

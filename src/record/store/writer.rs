@@ -11,7 +11,7 @@ use rusqlite::{Connection, params};
 
 use super::schema::{self, millis, set_meta};
 use super::{ANSWERS, AuditEntry, KeptAnswer, Retention, StoreError};
-use crate::model::sample::Sample;
+use crate::decide::history::Closed;
 use crate::model::spec;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec, State};
 
@@ -42,7 +42,7 @@ pub(super) enum Told {
     /// So many events were too many, and how everything stands since.
     Lost(u64, Vec<Past>),
     Life(String, Incarnation, String),
-    Sample(SystemTime, Arc<Sample>),
+    Resources(Vec<Closed>),
     Audit(AuditEntry),
     Answer(KeptAnswer),
     /// A change by hand, under this number.
@@ -192,7 +192,7 @@ impl Writer {
                 Told::Life(instance, incarnation, life) => {
                     self.lives.insert(instance.clone(), (*incarnation, life.clone()));
                 }
-                Told::Sample(..)
+                Told::Resources(_)
                 | Told::Audit(_)
                 | Told::Answer(_)
                 | Told::ByHand(..)
@@ -337,7 +337,7 @@ impl Writer {
                         )?
                         .execute(params![instance, incarnation.0.cast_signed(), life])?;
                 }
-                Told::Sample(at, sample) => write_sample(&transaction, *at, sample)?,
+                Told::Resources(points) => write_resources(&transaction, points)?,
                 Told::Audit(entry) => write_audit(&transaction, entry)?,
                 Told::Answer(answer) => write_answer(&transaction, answer)?,
                 Told::ByHand(id, change) => {
@@ -394,7 +394,7 @@ impl Writer {
             [],
         )?;
         let oldest = SystemTime::now().checked_sub(self.retention.samples).unwrap_or(SystemTime::UNIX_EPOCH);
-        connection.execute("DELETE FROM samples WHERE at < ?1", params![millis(oldest)])?;
+        connection.execute("DELETE FROM resources WHERE at < ?1", params![millis(oldest)])?;
         // Apart, so that no flood of refusals washes out what was done.
         for allowed in [true, false] {
             connection.execute(
@@ -588,13 +588,14 @@ fn write_answer(connection: &Connection, kept: &KeptAnswer) -> Result<(), rusqli
         .map(drop)
 }
 
-fn write_sample(connection: &Connection, at: SystemTime, sample: &Sample) -> Result<(), rusqlite::Error> {
+/// The machine's are those of no instance.
+fn write_resources(connection: &Connection, points: &[Closed]) -> Result<(), rusqlite::Error> {
     let mut statement =
-        connection.prepare_cached("INSERT OR REPLACE INTO samples VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for (instance, usage) in &sample.instances {
-        let memory = i64::try_from(usage.memory_bytes).unwrap_or(i64::MAX);
-        let processes = i64::from(usage.processes);
-        statement.execute(params![millis(at), instance.to_string(), usage.cpu_percent, memory, processes])?;
+        connection.prepare_cached("INSERT OR REPLACE INTO resources VALUES (?1, ?2, ?3, ?4)")?;
+    for (of, point) in points {
+        let of = of.as_deref().unwrap_or_default();
+        let levels = serde_json::to_string(&point.levels).unwrap_or_default();
+        statement.execute(params![millis(point.at), of, point.samples, levels])?;
     }
     Ok(())
 }

@@ -1,0 +1,67 @@
+//! What the machine and the services use, and what commands come to.
+
+use std::time::Duration;
+
+use super::query::{Parameter, ParameterKind};
+use super::*;
+use crate::control::protocol::ResourceHistories;
+use crate::decide::access::TASKS;
+use crate::decide::history::KEPT;
+
+pub(in crate::control) async fn stats(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    Query::parse(raw, &[])?;
+    shared.may_see_the_machine(&caller)?;
+    let mut stats = shared.handle.stats().await?;
+    if !caller.may(Action::Exec, TASKS) {
+        // What others run is not for everybody who reads.
+        stats.performance.slowest.clear();
+    }
+    Ok(axum::Json(stats).into_response())
+}
+
+pub(in crate::control) const RESOURCES: &[Parameter] = &[
+    Parameter {
+        name: "service",
+        kind: ParameterKind::Names,
+        about: "Of these services or instances; none: of the machine",
+    },
+    Parameter {
+        name: "since_s",
+        kind: ParameterKind::Seconds,
+        about: "Of the last so many seconds; a day unless said, and no more than that is kept",
+    },
+];
+
+pub(in crate::control) async fn resources(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Handled<Response> {
+    let query = Query::parse(raw, RESOURCES)?;
+    let since = match query.number("since_s")? {
+        Some(seconds) => Duration::try_from_secs_f64(seconds).unwrap_or(KEPT).min(KEPT),
+        None => KEPT,
+    };
+    let named = query.all("service");
+    let histories = if named.is_empty() {
+        shared.may_see_the_machine(&caller)?;
+        vec![shared.handle.resources(None, since)]
+    } else {
+        let ids = shared.instances(&caller, Action::Read, named)?;
+        ids.iter().map(|id| shared.handle.resources(Some(&id.to_string()), since)).collect()
+    };
+    Ok(axum::Json(ResourceHistories { histories }).into_response())
+}
+
+impl Shared {
+    fn may_see_the_machine(&self, caller: &Caller) -> Handled<()> {
+        match caller.may_everywhere(Action::Read) {
+            true => Ok(()),
+            false => Err(self.refuse(caller, Action::Read, "*")),
+        }
+    }
+}
