@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use regrow::actors::worker_pool::TaskRules;
 use regrow::decide::pool::Size;
-use regrow::model::{Plan, TaskSpec};
+use regrow::model::{Name, Plan, TaskSpec};
 use regrow::os::native::HostOptions;
+use regrow::runtime::blocking::BlockingSize;
 use regrow::runtime::{Handle, Options};
 
 const TASKS: usize = 2_000;
@@ -41,6 +42,7 @@ fn main() {
         println!("{what:<48} {:>18.0}/s {:>6.0} %", rate(time), 100.0 * rate(time) / rate(floor));
     }
     cached_in_process();
+    blocking();
     machine.cached();
     machine.down();
 }
@@ -104,6 +106,38 @@ fn with_xargs() -> Duration {
     child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
     begin.elapsed()
+}
+
+/// Functions that do nothing, from submission to value, and the same by tokio alone.
+fn blocking() {
+    const JOBS: usize = 300_000;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let (mut ours, mut tokios) = (Vec::new(), Vec::new());
+    runtime.block_on(async {
+        let tree = Handle::start(Plan::of("bench", Vec::new()), Options::default()).await.unwrap();
+        let size = BlockingSize { workers: 4, queue: JOBS };
+        let pool = tree.pools().create_blocking(Name::new("bench").unwrap(), size).unwrap();
+        for _ in 0..ROUNDS {
+            let begin = Instant::now();
+            let jobs: Vec<_> = (0..JOBS).map(|_| pool.submit(|| ()).unwrap()).collect();
+            for job in jobs {
+                job.await.unwrap();
+            }
+            ours.push(begin.elapsed());
+            let begin = Instant::now();
+            let jobs: Vec<_> = (0..JOBS).map(|_| tokio::task::spawn_blocking(|| ())).collect();
+            for job in jobs {
+                job.await.unwrap();
+            }
+            tokios.push(begin.elapsed());
+        }
+        tree.shutdown().await.unwrap();
+    });
+    for (what, times) in
+        [("a function through a blocking pool of 4", ours), ("tokio's spawn_blocking", tokios)]
+    {
+        println!("{what:<48} {:>18.0}/s", JOBS as f64 / median(times).as_secs_f64());
+    }
 }
 
 fn cached_in_process() {

@@ -42,9 +42,14 @@ use crate::record::output::{ChunkSink, OutputHub};
 
 use below::Taken;
 pub use below::{Below, Strangers};
+pub use blocking::BlockingPool;
+pub use pools::Pools;
+use pools::PoolsArgs;
 pub use tasks::Tasks;
 
 mod below;
+pub mod blocking;
+pub mod pools;
 pub mod reload;
 pub mod tasks;
 
@@ -153,7 +158,7 @@ struct Inner {
     measured: Measured,
     /// `None` on a fake host.
     native: Option<Arc<NativeHost>>,
-    tasks: Tasks,
+    pools: Pools,
     /// Of tasks, where it is not the one of services.
     task_host: TaskHost,
 }
@@ -352,7 +357,12 @@ impl Handle {
 
     /// The worker pool, for commands that are no services.
     pub fn tasks(&self) -> &Tasks {
-        &self.inner.tasks
+        self.inner.pools.commands()
+    }
+
+    /// The pools of this program: for commands, and for functions that block.
+    pub fn pools(&self) -> &Pools {
+        &self.inner.pools
     }
 
     /// The pool, the cache, the machine and what commands have come to.
@@ -427,9 +437,21 @@ impl Handle {
 
     /// Tasks are asked to end, and ended.
     async fn end_tasks(&self) {
-        let tasks = self.tasks();
-        if tokio::time::timeout(FAREWELL_OF_TASKS, tasks.close(false)).await.is_err() {
-            let _ = tokio::time::timeout(FAREWELL_OF_TASKS, tasks.close(true)).await;
+        let pools = &self.inner.pools;
+        pools.close_blocking();
+        let all = pools.of_commands();
+        let close = async |at_once: bool| {
+            // Each takes the wish at once, and its end is waited for then.
+            let closing = all.iter().map(|tasks| {
+                let tasks = tasks.clone();
+                tokio::spawn(async move { tasks.close(at_once).await })
+            });
+            for closed in closing.collect::<Vec<_>>() {
+                let _ = closed.await;
+            }
+        };
+        if tokio::time::timeout(FAREWELL_OF_TASKS, close(false)).await.is_err() {
+            let _ = tokio::time::timeout(FAREWELL_OF_TASKS, close(true)).await;
         }
     }
 
@@ -593,7 +615,14 @@ impl Made {
 
         let task_host = TaskHost::default();
         let shop = shop(&context, &plan.folder, apart.then(|| Arc::clone(&task_host)));
-        let tasks = Tasks::start(rules, shop, &context, measured.latest.subscribe(), root.get_cell()).await?;
+        let args = PoolsArgs {
+            rules,
+            shop,
+            context: Arc::clone(&context),
+            samples: measured.latest.clone(),
+            root: root.get_cell(),
+        };
+        let pools = Pools::start(args).await?;
 
         let listening_root = root.clone();
         context.log.listen(move |event, board| {
@@ -613,7 +642,7 @@ impl Made {
         };
         root.cast(begin).map_err(|error| StartError::Tree(error.to_string()))?;
         let reloading = tokio::sync::Mutex::new(());
-        let inner = Inner { context, root, down, output, reloading, measured, native, tasks, task_host };
+        let inner = Inner { context, root, down, output, reloading, measured, native, pools, task_host };
         Ok(Handle { inner: Arc::new(inner) })
     }
 }

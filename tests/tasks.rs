@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use regrow::actors::worker_pool::{Stage, TaskRules};
 use regrow::decide::pool::Size;
 use regrow::model::task::{TaskEnd, TaskInput, TaskState};
-use regrow::model::{DenialCode, Exit, Plan, TaskSpec};
+use regrow::model::{DenialCode, Exit, Name, Plan, TaskSpec};
 use regrow::os::native::HostOptions;
+use regrow::runtime::blocking::BlockingSize;
 use regrow::runtime::{Handle, Options};
 
 struct Tree {
@@ -302,5 +303,65 @@ fn while_there_is_much_to_do_new_commands_get_a_lower_priority() {
         let number = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().parse::<i32>().unwrap();
         assert_eq!(number(&nice.stdout.bytes), 10.max(number(&ours)));
         tree.handle.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn a_program_has_named_pools_of_its_own_and_they_end_with_the_tree() {
+    run(async {
+        let tree = tree(|_| {}).await;
+        let pools = tree.handle.pools();
+        let name = |text: &str| Name::new(text).unwrap();
+        let size = |workers: u32| Size { min: workers, max: workers, queue: 10 };
+        let rules = TaskRules { size: size(1), ..pools.rules().clone() };
+        let builds = pools.create_commands(name("builds"), rules.clone()).await.unwrap();
+        let again = pools.create_commands(name("builds"), rules.clone()).await.err().unwrap();
+        assert_eq!(
+            (again.code, again.reason.as_str()),
+            (DenialCode::Exists, "there is a pool builds already")
+        );
+        assert_eq!(
+            pools.create_blocking(name("default"), BlockingSize::default()).err().unwrap().code,
+            DenialCode::Exists
+        );
+        assert_eq!(pools.remove("default", true).await.unwrap_err().code, DenialCode::Invalid);
+        assert_eq!(pools.remove("other", true).await.unwrap_err().code, DenialCode::NotFound);
+
+        // It has workers, a queue and a cache of its own.
+        let slow = builds.submit(vec![shell("sleep 1000"), shell("echo built")], "").await.unwrap();
+        tree.handle.tasks().run(shell("true"), "").await.unwrap();
+        assert_eq!(builds.status(slow[1]).await.unwrap().state, TaskState::Queued);
+        assert_eq!(tree.handle.tasks().status(slow[1]).await.unwrap_err().code, DenialCode::NotFound);
+        builds.cancel(slow[0], true).await.unwrap();
+        assert_eq!(builds.result(slow[1], 100).await.unwrap().stdout.bytes, b"built\n");
+
+        let sums = pools.create_blocking(name("sums"), BlockingSize { workers: 2, queue: 5 }).unwrap();
+        assert_eq!(sums.submit(|| 1 + 1).unwrap().await, Ok(2));
+        let listed = pools.list().await;
+        let names: Vec<&str> = listed.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["default", "default", "builds", "sums"]);
+        assert!(pools.commands_named("builds").is_some() && pools.blocking_named("builds").is_none());
+
+        // Closed without waiting: what runs is ended.
+        let ended = builds.submit(vec![shell("exec sleep 1000")], "").await.unwrap()[0];
+        let follow = builds.follow(ended).await.unwrap();
+        pools.remove("builds", false).await.unwrap();
+        let Stage::Over(finished) = follow.borrow().clone() else { panic!("it goes on") };
+        assert_eq!(finished.ended(), TaskEnd::Cancelled);
+        assert_eq!(builds.list().await.unwrap_err().code, DenialCode::ShuttingDown);
+        // Waited for: what was taken is run.
+        let more = pools.create_commands(name("builds"), rules).await.unwrap();
+        let last = more.begin(vec![shell("echo last")], "").await.unwrap().pop().unwrap();
+        pools.remove("builds", true).await.unwrap();
+        let Stage::Over(finished) = last.stages.borrow().clone() else { panic!("it goes on") };
+        assert!(finished.success());
+
+        // With the tree all of them end, and what they run.
+        let rules = TaskRules { size: size(1), ..pools.rules().clone() };
+        let left = pools.create_commands(name("left"), rules).await.unwrap();
+        let mut ticket = left.begin(vec![shell("exec sleep 1000")], "").await.unwrap().pop().unwrap();
+        tree.handle.shutdown().await.unwrap();
+        assert!(ticket.over().await.is_some_and(|over| over.ended() == TaskEnd::Cancelled));
+        assert_eq!(sums.submit(|| ()).err().unwrap().code, DenialCode::ShuttingDown);
     });
 }

@@ -11,9 +11,9 @@ use super::worker_pool::PoolMsg;
 use super::{Context, tell};
 use crate::decide::pool::{Input, Standing};
 use crate::decide::scaler::{ScalePolicy, Scaling, Seen, decide};
-use crate::model::Fact;
 use crate::model::sample::Sample;
 use crate::model::stats::ScalerStats;
+use crate::model::{Fact, Name};
 
 /// What the Scaler is told.
 pub enum ScalerMsg {
@@ -51,6 +51,8 @@ pub(crate) struct Scaler;
 
 pub(crate) struct ScalerArgs {
     pub(crate) context: Arc<Context>,
+    /// That of the pool; `None`: it is the tree's own.
+    pub(crate) name: Option<Name>,
     pub(crate) pool: ActorRef<PoolMsg>,
     pub(crate) policy: ScalePolicy,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
@@ -58,6 +60,7 @@ pub(crate) struct ScalerArgs {
 
 pub(crate) struct ScalerState {
     context: Arc<Context>,
+    name: Option<Name>,
     pool: ActorRef<PoolMsg>,
     policy: ScalePolicy,
     samples: watch::Receiver<Option<Arc<Sample>>>,
@@ -76,13 +79,13 @@ impl Actor for Scaler {
         myself: ActorRef<ScalerMsg>,
         args: ScalerArgs,
     ) -> Result<ScalerState, ActorProcessingErr> {
-        let ScalerArgs { context, pool, policy, samples } = args;
+        let ScalerArgs { context, name, pool, policy, samples } = args;
         let mut news = samples.clone();
         // Ends with the monitor, or with this actor.
         tokio::spawn(async move {
             while news.changed().await.is_ok() && myself.cast(ScalerMsg::Sampled).is_ok() {}
         });
-        Ok(ScalerState { context, pool, policy, samples, mode: Mode::Auto, stepped: None, last: None })
+        Ok(ScalerState { context, name, pool, policy, samples, mode: Mode::Auto, stepped: None, last: None })
     }
 
     async fn handle(
@@ -148,7 +151,7 @@ impl ScalerState {
         let from = standing.wanted;
         self.stepped = Some(now);
         self.last = Some(format!("from {from} to {to}: {reason}"));
-        self.context.log.append([Fact::PoolScaled { from, to, reason }]);
+        self.context.log.append([Fact::PoolScaled { pool: self.name.clone(), from, to, reason }]);
         let (answer, _) = oneshot::channel();
         tell(&self.pool, PoolMsg::Wish(Input::Scale(to), answer));
     }

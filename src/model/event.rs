@@ -355,8 +355,11 @@ pub enum Fact {
         /// So many there are.
         to: u32,
     },
-    /// The worker pool is to have so many workers from now on.
+    /// A worker pool is to have so many workers from now on.
     PoolScaled {
+        /// Which; `None`: the tree's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<Name>,
         /// So many it was to have.
         from: u32,
         /// So many it is to have.

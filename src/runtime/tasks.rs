@@ -17,7 +17,7 @@ use crate::decide::scaler::ScalePolicy;
 use crate::model::sample::Sample;
 use crate::model::stats::{CacheStats, Performance, PoolStats, ScalerStats, Thresholds};
 use crate::model::task::{TaskId, TaskResult, TaskSpec, TaskStatus};
-use crate::model::{Denial, DenialCode};
+use crate::model::{Denial, DenialCode, Name};
 use crate::os::clock::Clock;
 use crate::os::ids;
 
@@ -37,8 +37,7 @@ pub struct Tasks {
 
 impl Tasks {
     pub(super) async fn start(
-        rules: TaskRules,
-        shop: Shop,
+        (rules, shop, name): (TaskRules, Arc<Shop>, Option<Name>),
         context: &Arc<Context>,
         samples: watch::Receiver<Option<Arc<Sample>>>,
         root: ractor::ActorCell,
@@ -47,12 +46,11 @@ impl Tasks {
         let results = Arc::new(Mutex::new(Cache::new(rules.cache)));
         let policy = ScalePolicy { min: rules.size.min, max: rules.size.max, ..rules.scale };
         let (disk_full, load_high) = (rules.disk_full, rules.load_high);
-        let shop = Arc::new(shop);
         let args = PoolArgs { rules, shop, results: Arc::clone(&results), samples: samples.clone() };
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
         let (actor, _) =
             WorkerPool::spawn_linked(None, WorkerPool, args, root.clone()).await.map_err(broken)?;
-        let args = ScalerArgs { context: Arc::clone(context), pool: actor.clone(), policy, samples };
+        let args = ScalerArgs { context: Arc::clone(context), name, pool: actor.clone(), policy, samples };
         let (scaler, _) = Scaler::spawn_linked(None, Scaler, args, root).await.map_err(broken)?;
         Ok(Tasks { actor, scaler, results, clock, disk_full, load_high })
     }
@@ -242,6 +240,12 @@ impl Tasks {
     /// Drops all kept results; how many there were.
     pub fn clear_cache(&self) -> usize {
         self.results.lock().unwrap_or_else(PoisonError::into_inner).clear()
+    }
+
+    /// Ends its actors: nothing is left for them to do.
+    pub(super) fn end(&self) {
+        self.scaler.stop(None);
+        self.actor.stop(None);
     }
 
     /// Takes nothing more, and returns when all that there is was run.

@@ -11,6 +11,7 @@ mod manifest;
 mod real;
 mod remote;
 mod replay;
+mod resources;
 mod run;
 mod tasks;
 mod torture;

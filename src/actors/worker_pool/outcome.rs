@@ -81,6 +81,11 @@ impl Finished {
         }
     }
 
+    /// How it ended.
+    pub fn ended(&self) -> TaskEnd {
+        self.ended
+    }
+
     /// Whether its process ended by itself with code 0.
     pub fn success(&self) -> bool {
         self.ended == TaskEnd::Exited && self.report.exit == Some(Exit::SUCCESS)

@@ -110,7 +110,10 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
             format!("changed: {}", names(services.chain(change.groups.keys())))
         }
         Fact::Scaled { service, from, to } => format!("{service}: scaled from {from} to {to}"),
-        Fact::PoolScaled { from, to, reason } => format!("the worker pool: from {from} to {to}: {reason}"),
+        Fact::PoolScaled { pool, from, to, reason } => {
+            let pool = pool.as_ref().map(|pool| format!(" {pool}")).unwrap_or_default();
+            format!("the worker pool{pool}: from {from} to {to}: {reason}")
+        }
         Fact::Removed { services, groups } => format!("removed: {}", names(services.iter().chain(groups))),
         Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
         Fact::ShutdownDone => "everything is gone".to_owned(),

@@ -3,6 +3,7 @@
 use super::*;
 use crate::model::event::StartCause;
 use crate::model::exit::{Ended, Exit, ExitOutcome};
+use crate::model::history::{Level, Measure};
 use crate::model::{Asker, Command, Denial, DenialCode, Goal, Name, Selector, ServiceSpec};
 
 const EVENTS: u64 = 40;
@@ -234,4 +235,26 @@ fn old_events_go_and_readers_see_whole_groups() {
     let events = events();
     assert!(events.len() < 8_000, "{} are kept", events.len());
     assert!(store.incarnations("b", usize::MAX).unwrap().len() < 2_999);
+}
+
+#[test]
+fn what_was_measured_is_there_for_the_next_supervisor_and_no_longer_than_is_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("regrow.db");
+    let retention = Retention { events: 10, samples: Duration::from_secs(3600) };
+    let (store, _) = Store::open(&path, retention).unwrap();
+    let point = |ago: u64| {
+        let levels = [(Measure::CpuPercent, Level { mean: ago as f64, peak: 99.0 })].into();
+        // The store knows milliseconds.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        let at = Duration::from_millis(u64::try_from(now).unwrap()) - Duration::from_secs(ago);
+        HistoryPoint { at: SystemTime::UNIX_EPOCH + at, samples: 4, levels }
+    };
+    let (old, of_machine, of_web) = (point(7200), point(120), point(60));
+    store.resources(vec![(None, old), (None, of_machine.clone()), (Some("web".to_owned()), of_web.clone())]);
+    store.flush();
+    drop(store);
+    let (store, _) = Store::open(&path, retention).unwrap();
+    let told = store.past_resources(Duration::from_secs(3600));
+    assert_eq!(told, [(None, of_machine), (Some("web".to_owned()), of_web)]);
 }

@@ -1,0 +1,547 @@
+//! Pools of an embedding program for functions that block: so many of them run at a time on tokio's
+//! blocking threads, the others wait in order.
+//!
+//! A function can't be ended from outside; one that may run long looks at its [`Cancel`] now and then.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+
+use crate::model::{Denial, DenialCode, Name};
+
+/// How large a pool of blocking functions is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockingSize {
+    /// So many functions run at a time.
+    pub workers: usize,
+    /// So many may wait.
+    pub queue: usize,
+}
+
+impl Default for BlockingSize {
+    /// The largest worker pool's size: 32, and 10,000 that may wait.
+    fn default() -> BlockingSize {
+        BlockingSize { workers: 32, queue: 10_000 }
+    }
+}
+
+/// How a pool of blocking functions stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockingStanding {
+    /// Functions that run.
+    pub running: usize,
+    /// Functions that wait.
+    pub queued: usize,
+    /// Functions that have ended, by a panic too.
+    pub done: u64,
+    /// Of these, those that panicked.
+    pub panicked: u64,
+    /// Functions that were cancelled before they ran.
+    pub cancelled: u64,
+}
+
+/// How one function stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// It waits for a thread.
+    Queued,
+    /// It runs.
+    Running,
+    /// It has ended.
+    Done,
+    /// It was cancelled before it ran.
+    Cancelled,
+}
+
+/// Why there is no value of a function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobError {
+    /// It was cancelled before it ran, or its pool was closed.
+    Cancelled,
+    /// It panicked, with these words.
+    Panicked(String),
+    /// The program's tokio runtime has ended.
+    Gone,
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            JobError::Cancelled => f.write_str("it was cancelled before it ran"),
+            JobError::Panicked(words) => write!(f, "it panicked: {words}"),
+            JobError::Gone => f.write_str("the runtime has ended"),
+        }
+    }
+}
+
+impl std::error::Error for JobError {}
+
+/// Tells a function that nobody wants its value any more. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Whether it is to end early.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A pool of blocking functions. Cheap to clone; it lives until it is closed and its last function has
+/// ended.
+#[derive(Clone)]
+pub struct BlockingPool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    name: Name,
+    size: BlockingSize,
+    threads: Handle,
+    state: Mutex<State>,
+    /// Rings when nothing is left to do.
+    empty: Notify,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Open,
+    Closed,
+}
+
+struct State {
+    door: Door,
+    /// Those that were cancelled may still be in it.
+    queue: VecDeque<Arc<dyn Work>>,
+    /// Of these, those that are to be run.
+    waiting: usize,
+    /// Threads that take from the queue.
+    workers: usize,
+    running: usize,
+    done: u64,
+    panicked: u64,
+    cancelled: u64,
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A function in the queue. What it is, waiting, running or cancelled, changes under the pool's lock.
+trait Work: Send + Sync {
+    /// Whether it is to be run, which is then to follow.
+    fn begin(&self) -> bool;
+    /// Whether it panicked.
+    fn run(&self) -> bool;
+    /// Whether it waited until now, and is not to be run any more; what it holds is then to be discarded.
+    fn cancel(&self) -> bool;
+    /// Not under the pool's lock: what the function holds may have ends of its own.
+    fn discard(&self);
+    fn is_cancelled(&self) -> bool;
+}
+
+const QUEUED: u8 = 0;
+const RUNNING: u8 = 1;
+const DONE: u8 = 2;
+const CANCELLED: u8 = 3;
+
+type Function<T> = Box<dyn FnOnce(&Cancel) -> T + Send>;
+/// A function, and where its value goes.
+type Parts<T> = (Function<T>, oneshot::Sender<Result<T, JobError>>);
+
+struct Shared<T> {
+    state: AtomicU8,
+    cancel: Cancel,
+    /// Until it is run or cancelled.
+    parts: Mutex<Option<Parts<T>>>,
+}
+
+impl<T> Shared<T> {
+    fn leave_queue(&self, to: u8) -> bool {
+        self.state.compare_exchange(QUEUED, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn parts(&self) -> Option<Parts<T>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl<T: Send + 'static> Work for Shared<T> {
+    fn begin(&self) -> bool {
+        self.leave_queue(RUNNING)
+    }
+
+    fn run(&self) -> bool {
+        let Some((function, answer)) = self.parts() else {
+            return false;
+        };
+        let value = catch_unwind(AssertUnwindSafe(|| function(&self.cancel)));
+        self.state.store(DONE, Ordering::Release);
+        let panicked = value.is_err();
+        // Nobody may wait for it.
+        let _ = answer.send(value.map_err(|panic| JobError::Panicked(words(panic.as_ref()))));
+        panicked
+    }
+
+    fn cancel(&self) -> bool {
+        self.cancel.0.store(true, Ordering::Relaxed);
+        self.leave_queue(CANCELLED)
+    }
+
+    fn discard(&self) {
+        if let Some((function, answer)) = self.parts() {
+            drop(function);
+            let _ = answer.send(Err(JobError::Cancelled));
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.state.load(Ordering::Acquire) == CANCELLED
+    }
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without words".to_owned())
+}
+
+/// A function that was taken: the future of its value. Dropping it cancels nothing.
+pub struct Job<T> {
+    pool: Arc<Inner>,
+    shared: Arc<Shared<T>>,
+    answer: oneshot::Receiver<Result<T, JobError>>,
+}
+
+impl<T: Send + 'static> Job<T> {
+    /// How it stands.
+    pub fn state(&self) -> JobState {
+        match self.shared.state.load(Ordering::Acquire) {
+            QUEUED => JobState::Queued,
+            RUNNING => JobState::Running,
+            DONE => JobState::Done,
+            _ => JobState::Cancelled,
+        }
+    }
+
+    /// Takes it out of the queue; one that runs is told by its [`Cancel`]. Whether it had not begun.
+    pub fn cancel(&self) -> bool {
+        let mut state = self.pool.state();
+        let cancelled = self.shared.cancel();
+        if cancelled {
+            (state.cancelled, state.waiting) = (state.cancelled + 1, state.waiting - 1);
+            drop(state);
+            self.shared.discard();
+        }
+        cancelled
+    }
+}
+
+impl<T> Future for Job<T> {
+    type Output = Result<T, JobError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or(Err(JobError::Gone)))
+    }
+}
+
+impl BlockingPool {
+    /// A pool on the threads of the tokio runtime that this is called in.
+    pub(super) fn new(name: Name, size: BlockingSize) -> BlockingPool {
+        let state = State {
+            door: Door::Open,
+            queue: VecDeque::new(),
+            waiting: 0,
+            workers: 0,
+            running: 0,
+            done: 0,
+            panicked: 0,
+            cancelled: 0,
+        };
+        let size = BlockingSize { workers: size.workers.max(1), ..size };
+        let inner =
+            Inner { name, size, threads: Handle::current(), state: Mutex::new(state), empty: Notify::new() };
+        BlockingPool { inner: Arc::new(inner) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        &self.inner.name
+    }
+
+    /// How large it is.
+    pub fn size(&self) -> BlockingSize {
+        self.inner.size
+    }
+
+    /// Takes a function. Refused when too many wait, or when the pool is closed.
+    ///
+    /// ```
+    /// # async fn example(tree: regrow::runtime::Handle) -> Result<(), Box<dyn std::error::Error>> {
+    /// let hosts = tree.pools().blocking().submit(|| std::fs::read_to_string("/etc/hosts"))?;
+    /// println!("{}", hosts.await??);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn submit<T, F>(&self, function: F) -> Result<Job<T>, Denial>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        self.submit_with(|_| function())
+    }
+
+    /// The same of a function that may run long: it is told when nobody wants its value any more.
+    pub fn submit_with<T, F>(&self, function: F) -> Result<Job<T>, Denial>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Cancel) -> T + Send + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let shared = Arc::new(Shared {
+            state: AtomicU8::new(QUEUED),
+            cancel: Cancel::default(),
+            parts: Mutex::new(Some((Box::new(function) as Function<T>, sender))),
+        });
+        let inner = &self.inner;
+        let mut state = inner.state();
+        if state.door == Door::Closed {
+            return Err(denial(
+                DenialCode::ShuttingDown,
+                format!("the pool {} takes nothing more", inner.name),
+            ));
+        }
+        let free = inner.size.workers - state.running.min(inner.size.workers);
+        let waiting = state.waiting;
+        if waiting >= inner.size.queue.saturating_add(free) {
+            let reason = format!("the queue of the pool {} is full: {waiting} wait", inner.name);
+            return Err(denial(DenialCode::TooManyRequests, reason));
+        }
+        if waiting < state.queue.len() / 2 {
+            state.queue.retain(|work| !work.is_cancelled());
+        }
+        state.waiting += 1;
+        state.queue.push_back(Arc::clone(&shared) as Arc<dyn Work>);
+        if state.workers < inner.size.workers {
+            state.workers += 1;
+            let pool = Arc::clone(inner);
+            inner.threads.spawn_blocking(move || work(&pool));
+        }
+        drop(state);
+        Ok(Job { pool: Arc::clone(inner), shared, answer })
+    }
+
+    /// How it stands.
+    pub fn standing(&self) -> BlockingStanding {
+        let state = self.inner.state();
+        BlockingStanding {
+            running: state.running,
+            queued: state.waiting,
+            done: state.done,
+            panicked: state.panicked,
+            cancelled: state.cancelled,
+        }
+    }
+
+    /// Takes nothing more. What waits is cancelled; what runs goes on to its end.
+    pub fn close(&self) {
+        let cancelled = {
+            let mut state = self.inner.state();
+            state.door = Door::Closed;
+            let mut queue = std::mem::take(&mut state.queue);
+            queue.retain(|work| work.cancel());
+            state.waiting = 0;
+            state.cancelled += queue.len() as u64;
+            queue
+        };
+        cancelled.iter().for_each(|work| work.discard());
+    }
+
+    /// Takes nothing more, and returns when all that was taken is done.
+    pub async fn drain(&self) {
+        loop {
+            // Asked for before looking, or a ring between the two is lost.
+            let rings = self.inner.empty.notified();
+            {
+                let mut state = self.inner.state();
+                state.door = Door::Closed;
+                if state.workers == 0 {
+                    return;
+                }
+            }
+            rings.await;
+        }
+    }
+}
+
+/// Takes from the queue until it is empty.
+fn work(pool: &Inner) {
+    let mut state = pool.state();
+    loop {
+        let Some(work) = state.queue.pop_front() else {
+            state.workers -= 1;
+            if state.workers == 0 {
+                pool.empty.notify_waiters();
+            }
+            return;
+        };
+        if !work.begin() {
+            continue;
+        }
+        (state.waiting, state.running) = (state.waiting - 1, state.running + 1);
+        drop(state);
+        let panicked = work.run();
+        drop(work);
+        state = pool.state();
+        (state.running, state.done) = (state.running - 1, state.done + 1);
+        state.panicked += u64::from(panicked);
+    }
+}
+
+fn denial(code: DenialCode, reason: String) -> Denial {
+    Denial { code, reason, hint: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn pool(workers: usize, queue: usize) -> BlockingPool {
+        BlockingPool::new(Name::new("test").unwrap(), BlockingSize { workers, queue })
+    }
+
+    #[tokio::test]
+    async fn values_come_back_and_a_panic_is_told() {
+        let pool = pool(2, 100);
+        let jobs: Vec<Job<u32>> = (0..100).map(|n| pool.submit(move || n * 2).unwrap()).collect();
+        for (n, job) in (0..).zip(jobs) {
+            assert_eq!(job.await, Ok(n * 2));
+        }
+        let broken = pool.submit(|| -> u32 { panic!("no {}", "luck") }).unwrap();
+        assert_eq!(broken.await, Err(JobError::Panicked("no luck".to_owned())));
+        assert_eq!(pool.submit(|| 7).unwrap().await, Ok(7), "the pool goes on");
+        pool.drain().await;
+        let standing = pool.standing();
+        assert_eq!((standing.done, standing.panicked, standing.running), (102, 1, 0));
+        assert_eq!(pool.submit(|| ()).err().unwrap().code, DenialCode::ShuttingDown);
+    }
+
+    #[tokio::test]
+    async fn never_more_run_than_the_pool_has_workers() {
+        let pool = pool(3, 1_000);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        // Three can only meet if three run at a time.
+        let meet = Arc::new(Barrier::new(3));
+        let job = |number: usize| {
+            let (now, most, meet) = (Arc::clone(&now), Arc::clone(&most), Arc::clone(&meet));
+            pool.submit(move || {
+                let running = now.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(running, Ordering::SeqCst);
+                if number < 3 {
+                    meet.wait();
+                }
+                now.fetch_sub(1, Ordering::SeqCst);
+            })
+        };
+        let jobs: Vec<Job<()>> = (0..300).map(|number| job(number).unwrap()).collect();
+        for job in jobs {
+            job.await.unwrap();
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_what_waits_can_be_cancelled() {
+        let pool = pool(1, 2);
+        let (go, wait) = mpsc::channel::<()>();
+        let (begun, begins) = oneshot::channel();
+        let first = pool.submit_with(move |cancel| {
+            begun.send(()).unwrap();
+            let _ = wait.recv();
+            cancel.is_cancelled()
+        });
+        let first = first.unwrap();
+        begins.await.unwrap();
+        let (second, third) = (pool.submit(|| 2).unwrap(), pool.submit(|| 3).unwrap());
+        let refused = pool.submit(|| 4).err().unwrap();
+        assert_eq!(refused.code, DenialCode::TooManyRequests);
+        assert_eq!(refused.reason, "the queue of the pool test is full: 2 wait");
+        assert_eq!((first.state(), second.state()), (JobState::Running, JobState::Queued));
+        assert!(second.cancel() && !second.cancel(), "once");
+        assert_eq!((second.state(), pool.standing().queued), (JobState::Cancelled, 1));
+        assert_eq!(second.await, Err(JobError::Cancelled), "known at once, not when a thread is free");
+        let fourth = pool.submit(|| 4).unwrap();
+        assert!(!first.cancel(), "what runs is told, and not ended");
+        go.send(()).unwrap();
+        assert_eq!((first.await, third.await, fourth.await), (Ok(true), Ok(3), Ok(4)));
+        pool.drain().await;
+        assert_eq!(pool.standing().cancelled, 1);
+    }
+
+    #[tokio::test]
+    async fn a_function_may_use_its_own_pool_also_when_it_is_thrown_away() {
+        struct Asks(BlockingPool);
+        impl Drop for Asks {
+            fn drop(&mut self) {
+                self.0.standing();
+            }
+        }
+        let pool = pool(1, 10);
+        let inner = pool.clone();
+        let outer = pool.submit(move || inner.submit(|| 1).unwrap()).unwrap();
+        assert_eq!(outer.await.unwrap().await, Ok(1), "submitted from within");
+        let (go, wait) = mpsc::channel::<()>();
+        let (begun, begins) = oneshot::channel();
+        let first = pool.submit(move || {
+            begun.send(()).unwrap();
+            wait.recv()
+        });
+        let first = first.unwrap();
+        begins.await.unwrap();
+        for _ in 0..2 {
+            let asks = Asks(pool.clone());
+            let job = pool.submit(move || drop(asks)).unwrap();
+            job.cancel();
+        }
+        let asks = Asks(pool.clone());
+        let last = pool.submit(move || drop(asks)).unwrap();
+        pool.close();
+        assert_eq!(last.await, Err(JobError::Cancelled));
+        drop(go);
+        assert!(first.await.unwrap().is_err());
+        pool.drain().await;
+    }
+
+    #[tokio::test]
+    async fn closing_cancels_what_waits_and_lets_run_what_runs() {
+        let pool = pool(1, 10);
+        let (go, wait) = mpsc::channel::<()>();
+        let (begun, begins) = oneshot::channel();
+        let first = pool.submit_with(move |cancel| {
+            begun.send(()).unwrap();
+            let _ = wait.recv();
+            cancel.is_cancelled()
+        });
+        begins.await.unwrap();
+        let second = pool.submit(|| 2).unwrap();
+        pool.close();
+        assert_eq!(second.await, Err(JobError::Cancelled));
+        go.send(()).unwrap();
+        assert_eq!(first.unwrap().await, Ok(false), "nobody cancelled it");
+        pool.drain().await;
+    }
+}
