@@ -47,7 +47,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         match status {
             PoolStatus::Commands(pool) => println!("{name}: {} of {} workers busy", pool.busy, pool.workers),
             PoolStatus::Blocking(size, pool) => {
-                println!("{name}: {} done, {} at a time", pool.done, size.workers)
+                println!("{name}: {} done, {} at a time", pool.done, size.workers);
             }
         }
     }

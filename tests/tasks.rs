@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use regrow::actors::worker_pool::{Stage, TaskRules};
+use regrow::actors::worker_pool::{Running, Stage, TaskRules, Ticket};
 use regrow::decide::pool::Size;
-use regrow::model::task::{TaskEnd, TaskInput, TaskState};
+use regrow::model::task::{ProgressReport, TaskEnd, TaskInput, TaskState};
 use regrow::model::{DenialCode, Exit, Name, Plan, TaskSpec};
 use regrow::os::native::HostOptions;
 use regrow::runtime::blocking::BlockingSize;
@@ -164,7 +164,7 @@ fn what_waits_and_what_runs_is_cancelled_paused_and_goes_on() {
             tasks.submit(vec![shell("echo up; exec sleep 1000"), shell("echo never")], "").await.unwrap();
         let mut stages = tasks.follow(ids[0]).await.unwrap();
         let collector = loop {
-            if let Stage::Running(collector) = &*stages.borrow_and_update() {
+            if let Stage::Running(Running { collector, .. }) = &*stages.borrow_and_update() {
                 break collector.clone();
             }
             stages.changed().await.unwrap();
@@ -363,5 +363,58 @@ fn a_program_has_named_pools_of_its_own_and_they_end_with_the_tree() {
         tree.handle.shutdown().await.unwrap();
         assert!(ticket.over().await.is_some_and(|over| over.ended() == TaskEnd::Cancelled));
         assert_eq!(sums.submit(|| ()).err().unwrap().code, DenialCode::ShuttingDown);
+    });
+}
+
+#[test]
+fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
+    run(async {
+        let tree = tree(|rules| rules.size = Size { min: 1, max: 1, queue: 10 }).await;
+        let tasks = tree.handle.tasks();
+        let said = async |ticket: &mut Ticket, wanted: f64| {
+            let fits = |stage: &Stage| match stage {
+                Stage::Running(running) => {
+                    running.progress.as_ref().is_some_and(|progress| progress.progress == Some(wanted))
+                }
+                Stage::Waiting | Stage::Over(_) => false,
+            };
+            ticket.stages.wait_for(fits).await.unwrap().clone()
+        };
+        // It reads before it ends, so that all is in order; what it leaves unread, and behind, is not
+        // taken for the next one's.
+        let fifo = tree._folder.path().join("go");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let script = "fd=$REGROW_PROGRESS_FD; echo 0.25 bytes=1000 message=on >&$fd; read go < go; \
+                      echo nonsense >&$fd; echo 50% >&$fd; read go < go; \
+                      (while :; do echo 0.99 >&$fd; done) & printf 0.7 >&$fd";
+        let mut specs = vec![shell(script), shell("echo 0.1 >&$REGROW_PROGRESS_FD; read go < go")];
+        specs[0].dir = Some(tree._folder.path().to_owned());
+        specs[1].dir = Some(tree._folder.path().to_owned());
+        let mut tickets = tasks.begin(specs, "").await.unwrap();
+        let (mut second, mut first) = (tickets.pop().unwrap(), tickets.pop().unwrap());
+        said(&mut first, 0.25).await;
+        let status = tasks.status(first.id).await.unwrap().progress.unwrap();
+        assert_eq!((status.bytes, status.message.as_deref()), (Some(1000), Some("on")));
+        // By the API; what waits can't be anywhere.
+        let report = |progress: f64| ProgressReport { progress: Some(progress), ..ProgressReport::default() };
+        tasks.report_progress(first.id, report(0.3)).await.unwrap();
+        assert_eq!(tasks.status(first.id).await.unwrap().progress.unwrap().progress, Some(0.3));
+        assert_eq!(tasks.report_progress(first.id, report(1.1)).await.unwrap_err().code, DenialCode::Invalid);
+        let waits = tasks.report_progress(second.id, report(0.3)).await.unwrap_err();
+        assert!(waits.reason.ends_with("does not run: it is queued"), "{}", waits.reason);
+        std::fs::write(&fifo, "go\n").unwrap();
+        said(&mut first, 0.5).await;
+        std::fs::write(&fifo, "go\n").unwrap();
+        first.over().await.unwrap();
+        said(&mut second, 0.1).await;
+        assert_eq!(tasks.status(second.id).await.unwrap().progress.unwrap().bytes, None);
+        std::fs::write(&fifo, "go\n").unwrap();
+        second.over().await.unwrap();
+        assert_eq!(tasks.status(second.id).await.unwrap().progress.unwrap().progress, Some(0.1));
+        let over = tasks.report_progress(second.id, report(0.3)).await.unwrap_err();
+        assert!(over.reason.ends_with("is over"), "{}", over.reason);
+        let open = tasks.run(shell("ls /proc/self/fd | wc -l; test -e /proc/self/fd/3"), "").await.unwrap();
+        assert_eq!(open.stdout.bytes, b"5\n", "0 to 3, and the folder that ls reads");
+        tree.handle.shutdown().await.unwrap();
     });
 }

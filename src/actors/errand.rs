@@ -47,6 +47,7 @@ impl Errand<'_> {
             dir: self.dir.to_owned(),
             env: self.env.clone(),
             input: None,
+            extra: None,
             output: self.output,
             owner: None,
             keep: None,

@@ -618,6 +618,7 @@ impl ProcessState {
             dir: self.spec.dir.clone(),
             env: environment(&self.context, &self.spec, &self.id, None),
             input: None,
+            extra: None,
             output: Output::Capture(0),
             owner: None,
             keep: None,

@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::JoinHandle;
 
 use super::tell;
 use super::worker_pool::{PoolMsg, Shop};
 use crate::decide::pool::{Outcome, WorkerId};
-use crate::model::task::{ResourceUsage, TaskId, TaskInput, TaskSpec};
+use crate::decide::progress;
+use crate::model::task::{ProgressReport, ResourceUsage, TaskId, TaskInput, TaskSpec};
 use crate::model::{EnvSpec, Exit, SpawnFailure};
 use crate::os::collect::{Collector, holding, reading};
+use crate::os::progress::{DESCRIPTOR, ProgressPipe};
 use crate::os::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, env};
 
 /// What a worker is told.
@@ -31,6 +34,8 @@ pub enum WorkerMsg {
     Continue(TaskId),
     /// The host's news.
     News(News),
+    /// Its task may have said how far it has come.
+    Progress,
 }
 
 /// One run of a task.
@@ -61,7 +66,24 @@ pub(super) struct WorkerState {
     pool: ActorRef<PoolMsg>,
     shop: Arc<Shop>,
     current: Option<Current>,
+    /// By which its tasks say how far they have come; from the first one on.
+    progress: Option<Listening>,
 }
+
+/// A progress pipe, and who waits for something in it.
+struct Listening {
+    pipe: ProgressPipe,
+    waits: JoinHandle<()>,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.waits.abort();
+    }
+}
+
+/// What tasks say of their progress is read this often at most.
+const READING: Duration = Duration::from_millis(50);
 
 /// What it runs at the moment.
 struct Current {
@@ -94,7 +116,7 @@ impl Actor for Worker {
         _myself: ActorRef<WorkerMsg>,
         (id, pool, shop): Self::Arguments,
     ) -> Result<WorkerState, ActorProcessingErr> {
-        Ok(WorkerState { id, pool, shop, current: None })
+        Ok(WorkerState { id, pool, shop, current: None, progress: None })
     }
 
     async fn handle(
@@ -110,6 +132,7 @@ impl Actor for Worker {
         match message {
             WorkerMsg::Run(job) => state.run(&myself, *job),
             WorkerMsg::News(news) => state.hear(news),
+            WorkerMsg::Progress => state.hear_progress(),
             WorkerMsg::Ask(task) => {
                 if let Some((host, key)) = key_of(task) {
                     host.signal(key, 15);
@@ -172,12 +195,14 @@ impl WorkerState {
             report: Report::default(),
             gone: false,
         });
+        let extra = self.listen(myself);
         host.spawn(SpawnOrder {
             key,
             argv: spec.command.argv.clone(),
             dir: spec.dir.clone().unwrap_or_else(|| self.shop.dir.clone()),
-            env: self.environment(task, &spec, nice),
+            env: self.environment(task, &spec, nice, extra.is_some()),
             input,
+            extra,
             output: Output::Collect(collector),
             owner: None,
             keep: None,
@@ -185,9 +210,52 @@ impl WorkerState {
         });
     }
 
-    fn environment(&self, task: TaskId, spec: &TaskSpec, nice: Option<i32>) -> env::Recipe {
+    /// The task's end of the progress pipe, in which nothing is left of others. Without one it has no way
+    /// to say anything, and runs all the same.
+    fn listen(&mut self, myself: &ActorRef<WorkerMsg>) -> Option<Arc<OwnedFd>> {
+        if let Some(listening) = &mut self.progress {
+            listening.pipe.empty();
+            return Some(listening.pipe.writer());
+        }
+        let pipe = ProgressPipe::new().map_err(|error| tracing::warn!(%error, "no progress pipe")).ok()?;
+        let (readable, writer, actor) = (pipe.readable(), pipe.writer(), myself.clone());
+        let waits = tokio::spawn(async move {
+            while readable.ready().await.is_ok() && actor.cast(WorkerMsg::Progress).is_ok() {
+                tokio::time::sleep(READING).await;
+            }
+        });
+        self.progress = Some(Listening { pipe, waits });
+        Some(writer)
+    }
+
+    fn hear_progress(&mut self) {
+        let (Some(listening), Some(current)) = (&mut self.progress, &self.current) else {
+            return;
+        };
+        let mut said = ProgressReport::default();
+        for line in listening.pipe.lines() {
+            match progress::parse(&line) {
+                Ok(report) => progress::fold(&mut said, report),
+                Err(why) => tracing::debug!(task = %current.task, "its progress: {why}"),
+            }
+        }
+        if said != ProgressReport::default() {
+            tell(&self.pool, PoolMsg::Progress(self.id, current.task, said));
+        }
+    }
+
+    fn environment(
+        &self,
+        task: TaskId,
+        spec: &TaskSpec,
+        nice: Option<i32>,
+        has_progress: bool,
+    ) -> env::Recipe {
         let env = EnvSpec { clear: spec.env_clear, set: spec.env.clone(), ..EnvSpec::default() };
         let mut given = vec![("REGROW_TASK", task.to_string())];
+        if has_progress {
+            given.push(("REGROW_PROGRESS_FD", DESCRIPTOR.to_string()));
+        }
         if let Some(socket) = &self.shop.socket {
             given.push(("REGROW_SOCKET", socket.display().to_string()));
         }
@@ -253,6 +321,7 @@ impl WorkerState {
     }
 
     fn over(&mut self, outcome: Outcome, complete: impl FnOnce(&mut Report)) {
+        self.hear_progress();
         if let Some(mut current) = self.current.take() {
             complete(&mut current.report);
             let (task, report) = (current.task, std::mem::take(&mut current.report));

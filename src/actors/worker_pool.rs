@@ -18,12 +18,13 @@ use super::timer::Timer;
 use super::worker::{Job, Report, Worker, WorkerMsg};
 use crate::decide::cache::{Bounds, Looked};
 use crate::decide::pool::{Effect, Input, Outcome, Pool, Refusal, Size, Standing, Terms, WorkerId};
+use crate::decide::progress;
 use crate::decide::scaler::ScalePolicy;
 use crate::decide::tally::Tally;
 use crate::model::Exit;
 use crate::model::sample::Sample;
 use crate::model::stats::Performance;
-use crate::model::task::{TaskEnd, TaskId, TaskSpec, TaskState, TaskStatus};
+use crate::model::task::{ProgressReport, TaskEnd, TaskId, TaskProgress, TaskSpec, TaskState, TaskStatus};
 use crate::os::clock::Clock;
 use crate::os::collect::{Collector, Room};
 use crate::os::secrets::Vault;
@@ -32,7 +33,7 @@ use outcome::CacheKey;
 
 mod outcome;
 
-pub use outcome::{Finished, Stage, Ticket};
+pub use outcome::{Finished, Running, Stage, Ticket};
 pub(crate) use outcome::{Results, key_of};
 
 /// How a pool goes about its tasks.
@@ -166,6 +167,10 @@ pub enum PoolMsg {
     Empty(oneshot::Sender<()>),
     /// A worker's process runs.
     Started(WorkerId, TaskId, u32),
+    /// A worker's task says how far it has come.
+    Progress(WorkerId, TaskId, ProgressReport),
+    /// Somebody says it for a task.
+    Report(TaskId, ProgressReport, oneshot::Sender<Result<(), Refusal>>),
     /// A worker's run is over.
     Done(WorkerId, TaskId, Outcome, Box<Report>),
     /// The timer rang.
@@ -205,6 +210,8 @@ struct Record {
     started: Option<Duration>,
     pid: Option<u32>,
     attempts: u32,
+    /// How far it has come, as it says; that of its last run.
+    progress: Option<ProgressReport>,
     /// What it is in the cache, where it leads or waits there.
     key: Option<CacheKey>,
     /// Another one runs for it.
@@ -326,6 +333,13 @@ impl PoolState {
                 }
                 self.step(Input::Started(worker, task));
             }
+            PoolMsg::Progress(_, task, report) => {
+                // What is over says nothing more: its worker hears it before it tells the end.
+                let _ = self.hear_progress(task, report);
+            }
+            PoolMsg::Report(task, report, answer) => {
+                let _ = answer.send(self.hear_progress(task, report));
+            }
             PoolMsg::Done(worker, task, outcome, report) => {
                 if let Some(record) = self.records.get_mut(&task) {
                     record.pid = None;
@@ -352,6 +366,7 @@ impl PoolState {
                 started: None,
                 pid: None,
                 attempts: 0,
+                progress: None,
                 key: None,
                 joined: false,
                 report: None,
@@ -395,6 +410,29 @@ impl PoolState {
             self.finish(id, finished);
         }
         Ok(tickets)
+    }
+
+    fn hear_progress(&mut self, task: TaskId, report: ProgressReport) -> Result<(), Refusal> {
+        let now = self.now();
+        let state = self.pool.state(task);
+        let record = self.records.get_mut(&task).ok_or(Refusal::Unknown)?;
+        match state {
+            Some(TaskState::Running | TaskState::Paused | TaskState::Stopping) => {}
+            Some(state) => return Err(Refusal::NotRunning(state)),
+            None => return Err(Refusal::Unknown),
+        }
+        let known = record.progress.get_or_insert_default();
+        progress::fold(known, report);
+        let runtime = record.started.map(|since| now.saturating_sub(since)).unwrap_or_default();
+        let seen = progress::seen(known, runtime);
+        record.stage.send_if_modified(|stage| match stage {
+            Stage::Running(running) => {
+                running.progress = Some(seen);
+                true
+            }
+            Stage::Waiting | Stage::Over(_) => false,
+        });
+        Ok(())
     }
 
     fn wish(&mut self, input: Input) -> Result<(), Refusal> {
@@ -475,9 +513,9 @@ impl PoolState {
             return;
         };
         record.attempts = attempt;
-        record.report = None;
+        (record.report, record.progress) = (None, None);
         let job = Job { task, spec: Arc::clone(&record.spec), collector: Arc::clone(&collector), nice };
-        record.stage.send_replace(Stage::Running(collector));
+        record.stage.send_replace(Stage::Running(Running { collector, progress: None }));
         self.tell(worker, WorkerMsg::Run(Box::new(job)));
     }
 
@@ -487,7 +525,7 @@ impl PoolState {
             return;
         };
         let collector = match &*record.stage.borrow() {
-            Stage::Running(collector) => Some(Arc::clone(collector)),
+            Stage::Running(running) => Some(Arc::clone(&running.collector)),
             Stage::Waiting | Stage::Over(_) => None,
         };
         let mut report = record.report.take().unwrap_or_default();
@@ -582,7 +620,7 @@ impl PoolState {
             Stage::Waiting | Stage::Running(_) => None,
         };
         let collector = match &*record.stage.borrow() {
-            Stage::Running(collector) => Some(Arc::clone(collector)),
+            Stage::Running(running) => Some(Arc::clone(&running.collector)),
             Stage::Over(finished) => finished.collector.clone(),
             Stage::Waiting => None,
         };
@@ -615,6 +653,11 @@ impl PoolState {
             runtime_s: runs.or(ran).unwrap_or_default().as_secs_f64(),
             attempts: record.attempts,
             printed_bytes: collector.map_or(0, printed),
+            progress: record.progress.as_ref().map(|known| {
+                let seen = progress::seen(known, runs.or(ran).unwrap_or_default());
+                // What is over has nothing left to do.
+                TaskProgress { eta_s: seen.eta_s.filter(|_| finished.is_none()), ..seen }
+            }),
             cached: finished.is_some_and(|finished| finished.id != id),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::{Common, duration, interval};
+use crate::decide::progress::share;
 use crate::model::{TaskId, TaskState};
 
 /// How a command is run.
@@ -97,6 +98,28 @@ pub(super) enum TaskVerb {
         /// Give up when it is not over by then (exit code 5)
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         timeout: Option<Duration>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show how far one has come, or say it for one that runs
+    ///
+    /// A task says it itself by a line on the descriptor that REGROW_PROGRESS_FD names: a number from 0 to
+    /// 1 or a percentage, bytes=N, message=TEXT; each as it likes. In a shell:
+    ///
+    ///     echo "40% bytes=1048576 message=unpacking" >&$REGROW_PROGRESS_FD
+    #[command(verbatim_doc_comment)]
+    Progress {
+        /// Which
+        id: TaskId,
+        /// From 0 to 1, or a percentage
+        #[arg(value_parser = share)]
+        progress: Option<f64>,
+        /// Bytes that it has worked on
+        #[arg(long, value_name = "N")]
+        bytes: Option<u64>,
+        /// What it is at
+        #[arg(long, value_name = "TEXT")]
+        message: Option<String>,
         #[command(flatten)]
         common: Common,
     },

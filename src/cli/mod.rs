@@ -26,6 +26,7 @@ mod daemon;
 mod format;
 mod init;
 mod plan;
+mod progress;
 mod remote;
 mod replay;
 mod report;

@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::format::{self, Table, Tint};
+use super::progress::{Moving, bar, in_words};
 use super::remote::{Conversation, print_json, say, talk};
 use super::{CacheVerb, Common, ExecArgs, TaskArgs, TaskVerb, code, usage_error};
 use crate::control::client::{Client, Error};
@@ -15,7 +16,7 @@ use crate::control::protocol::{
     CancelTask, Removed, StreamName, Submit, Submitted, TaskList, TaskOutput, TasksDone,
 };
 use crate::decide::words::short;
-use crate::model::task::TaskEnd;
+use crate::model::task::{ProgressReport, TaskEnd};
 use crate::model::{
     Denial, DenialCode, Exit, SpawnStage, TaskId, TaskInput, TaskResult, TaskSpec, TaskState, TaskStatus,
 };
@@ -44,11 +45,17 @@ pub(super) fn exec(args: ExecArgs) -> u8 {
             return Ok(ends_as(&result));
         }
         let mut stream = client.follow_posted("/v1/exec", &spec).await?;
+        let mut moving = Moving::default();
         while let Some(event) = stream.next().await? {
             let unreadable = |error: serde_json::Error| Error::Unreadable(error.to_string());
             match event.name.as_str() {
-                "output" => pass_on(&serde_json::from_str(&event.data).map_err(unreadable)?)?,
+                "output" => {
+                    let output = serde_json::from_str(&event.data).map_err(unreadable)?;
+                    moving.aside(|| pass_on(&output))?;
+                }
+                "progress" => moving.show(&serde_json::from_str(&event.data).map_err(unreadable)?),
                 "result" => {
+                    moving.end();
                     let result: TaskResult = serde_json::from_str(&event.data).map_err(unreadable)?;
                     return Ok(told(&result));
                 }
@@ -215,6 +222,19 @@ pub(super) fn task(verb: TaskVerb) -> u8 {
             }
             Ok(told(&result))
         }),
+        TaskVerb::Progress { id, progress, bytes, message, common } => talk(&common, async |mut client| {
+            let report = ProgressReport { progress, bytes, message };
+            let task: TaskStatus = match report == ProgressReport::default() {
+                true => client.get(&format!("/v1/tasks/{id}")).await?,
+                false => client.post(&format!("/v1/tasks/{id}/progress"), &report).await?,
+            };
+            if common.json {
+                print_json(&task.progress);
+            } else {
+                say(&task.progress.as_ref().map_or("it has not said anything yet".to_owned(), in_words));
+            }
+            Ok(code::DONE)
+        }),
         TaskVerb::Cancel { ids, force, common } => talk(&common, async |mut client| {
             for id in &ids {
                 let path = format!("/v1/tasks/{id}/cancel");
@@ -352,7 +372,13 @@ fn runtime(task: &TaskStatus) -> String {
 }
 
 fn show(tasks: &[TaskStatus]) {
-    let mut table = Table::new(&["ID", "STATE", ">RUNTIME", ">PID", "RESULT", "COMMAND"]);
+    let mut columns = vec!["ID", "STATE", ">RUNTIME", ">PID", "RESULT", "COMMAND"];
+    // Most tasks say nothing of it.
+    let says = tasks.iter().any(|task| task.progress.is_some());
+    if says {
+        columns.insert(5, "PROGRESS");
+    }
+    let mut table = Table::new(&columns);
     for task in tasks {
         let (result, tint) = match (task.success, task.ended, task.exit_code, task.signal) {
             (None, ..) => ("-".to_owned(), Tint::None),
@@ -364,14 +390,18 @@ fn show(tasks: &[TaskStatus]) {
             }
             (Some(false), ended, ..) => (ended.map_or("failed", TaskEnd::word).replace('_', " "), Tint::Bad),
         };
-        table.row(vec![
+        let mut row = vec![
             (task.id.to_string(), Tint::None),
             (task.state.to_string(), Tint::None),
             (runtime(task), Tint::None),
             (task.pid.map_or("-".to_owned(), |pid| pid.to_string()), Tint::None),
             (result, tint),
             (task.command.clone(), Tint::None),
-        ]);
+        ];
+        if says {
+            row.insert(5, (task.progress.as_ref().map_or("-".to_owned(), bar), Tint::None));
+        }
+        table.row(row);
     }
     say(&table.render(terminal::width(), format::colour_on_stdout()));
 }

@@ -22,6 +22,7 @@ use super::requests::{Shared, facts, logs, manifests, refuse, resources, tasks, 
 use crate::decide::access::Action;
 use crate::model::stats::{PoolStats, Stats};
 use crate::model::status::TreeStatus;
+use crate::model::task::ProgressReport;
 use crate::model::{
     Answer, Command, DenialCode, Event, State, StatusReport, TaskResult, TaskSpec, TaskStatus,
 };
@@ -396,6 +397,18 @@ const OPERATIONS: &[Operation] = &[
         answered: Answered::Json(of::<Removed>),
         way: Way::Once,
         route: || post(tasks::cancel),
+    },
+    Operation {
+        method: "post",
+        path: "/v1/tasks/{id}/progress",
+        id: "report_progress",
+        about: "Say for a task that runs how far it has come",
+        needs: Some((Action::Exec, "`tasks`")),
+        query: &[],
+        body: Some(of::<ProgressReport>),
+        answered: Answered::Json(of::<TaskStatus>),
+        way: Way::Once,
+        route: || post(tasks::progress),
     },
     Operation {
         method: "post",

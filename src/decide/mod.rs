@@ -17,6 +17,7 @@ pub mod lifecycle;
 pub mod operation;
 pub mod pool;
 pub mod probe;
+pub mod progress;
 pub mod reload;
 pub mod resolve;
 pub mod restart;

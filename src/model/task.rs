@@ -464,6 +464,38 @@ impl schemars::JsonSchema for TaskResult {
     }
 }
 
+/// How far a task has come, as it says itself; what it does not say stays as it was.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ProgressReport {
+    /// From 0 to 1.
+    #[serde(default)]
+    pub progress: Option<f64>,
+    /// Bytes that it has worked on.
+    #[serde(default)]
+    pub bytes: Option<u64>,
+    /// What it is at.
+    #[serde(default)]
+    pub message: Option<String>,
+}
+
+/// That, and what follows from it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+pub struct TaskProgress {
+    /// From 0 to 1; `null`: it has not said.
+    pub progress: Option<f64>,
+    /// Bytes that it has worked on.
+    pub bytes: Option<u64>,
+    /// What it is at.
+    pub message: Option<String>,
+    /// So many seconds are left, at the pace so far: runtime / progress x (1 - progress).
+    pub eta_s: Option<f64>,
+    /// Bytes a second, so far.
+    pub bytes_per_s: Option<f64>,
+}
+
 /// A task as lists show it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
@@ -500,6 +532,9 @@ pub struct TaskStatus {
     pub attempts: u32,
     /// Bytes that it has printed.
     pub printed_bytes: u64,
+    /// How far it has come, where it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<TaskProgress>,
     /// Whether it has the result of another.
     pub cached: bool,
 }

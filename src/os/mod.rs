@@ -31,6 +31,7 @@ mod machine;
 pub mod memory;
 pub mod native;
 pub mod processes;
+pub mod progress;
 pub mod sample;
 pub mod secrets;
 pub mod signals;
@@ -117,6 +118,9 @@ pub struct SpawnOrder {
     pub env: env::Recipe,
     /// What it reads; `None`: nothing.
     pub input: Option<OwnedFd>,
+    /// What it has as its descriptor 3, beside the three that all have. Only where the host makes the
+    /// process itself.
+    pub extra: Option<Arc<OwnedFd>>,
     /// What becomes of its output.
     pub output: Output,
     /// For whom, where it is to be known by that to a later daemon; what has no owner is ended

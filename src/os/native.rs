@@ -337,7 +337,7 @@ impl Work {
     }
 
     fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {
-        let SpawnOrder { key, argv, dir, env, input, output, owner, keep, news } = order;
+        let SpawnOrder { key, argv, dir, env, input, extra, output, owner, keep, news } = order;
         let resolved = match credentials::resolve(&env.run_as()) {
             Ok(resolved) => resolved,
             Err(failure) => return news(News::SpawnFailed { key, failure }),
@@ -383,7 +383,8 @@ impl Work {
         let inside = cgroup.as_ref().map(AsFd::as_fd);
         match by {
             By::Ourselves(spawner) => {
-                let made = spawner.spawn(&program, input.as_ref().map(AsFd::as_fd), limit, inside);
+                let given = [input.as_ref().map(AsFd::as_fd), extra.as_ref().map(|extra| extra.as_fd())];
+                let made = spawner.spawn(&program, given, limit, inside);
                 let placed = made.as_ref().map_or(Placed::WithUs, |made| made.placed);
                 if let Some(cgroups) = cgroups
                     && placed != Placed::InCgroup

@@ -208,11 +208,12 @@ impl Spawner {
         })
     }
 
-    /// Runs a program, which reads `input` or nothing; returns when it runs.
+    /// Runs a program, which reads `input` or nothing, and has `extra` as its descriptor 3; returns when it
+    /// runs.
     pub(super) fn spawn(
         &mut self,
         program: &Program,
-        input: Option<BorrowedFd<'_>>,
+        [input, extra]: [Option<BorrowedFd<'_>>; 2],
         mark: u64,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<Spawned, Failed> {
@@ -224,6 +225,10 @@ impl Spawner {
         if let Some(input) = &input {
             plan.input = input.as_raw_fd();
             plan.highest = plan.highest.max(plan.input);
+        }
+        if let Some(extra) = &extra {
+            plan.extra = extra.as_raw_fd();
+            plan.highest = plan.highest.max(plan.extra);
         }
         let made = self.clone_child(&plan, &room, cgroup, libc::CLONE_VFORK);
         self.empty_slots();
@@ -241,12 +246,12 @@ impl Spawner {
         };
         match trouble {
             Trouble::Cgroup(errno) => {
-                let made = self.spawn(program, input, mark, None)?;
+                let made = self.spawn(program, [input, extra], mark, None)?;
                 Ok(Spawned { placed: Placed::Refused(errno), ..made })
             }
             Trouble::Share => {
                 self.share_less();
-                self.spawn(program, input, mark, cgroup)
+                self.spawn(program, [input, extra], mark, cgroup)
             }
             Trouble::Failed(failed) => Err(failed),
         }
@@ -363,6 +368,7 @@ impl Spawner {
             input: self.null.as_raw_fd(),
             out,
             err,
+            extra: -1,
             status,
             highest: out.max(err).max(status).max(self.null.as_raw_fd()),
             unshare: self.sharing == Sharing::All,

@@ -13,10 +13,11 @@ use crate::actors::worker_pool::{
 };
 use crate::decide::cache::{Cache, Counts};
 use crate::decide::pool::{Input, Refusal};
+use crate::decide::progress;
 use crate::decide::scaler::ScalePolicy;
 use crate::model::sample::Sample;
 use crate::model::stats::{CacheStats, Performance, PoolStats, ScalerStats, Thresholds};
-use crate::model::task::{TaskId, TaskResult, TaskSpec, TaskStatus};
+use crate::model::task::{ProgressReport, TaskId, TaskResult, TaskSpec, TaskStatus};
 use crate::model::{Denial, DenialCode, Name};
 use crate::os::clock::Clock;
 use crate::os::ids;
@@ -133,6 +134,18 @@ impl Tasks {
         self.wish(id, Input::Cancel(id, at_once)).await
     }
 
+    /// Says for a task that runs how far it has come. A task says it itself by lines on the descriptor
+    /// that `REGROW_PROGRESS_FD` names: see [`parse`](crate::decide::progress::parse).
+    pub async fn report_progress(&self, id: TaskId, report: ProgressReport) -> Result<(), Denial> {
+        let report = progress::sane(report).map_err(|why| denial(DenialCode::Invalid, &why))?;
+        match self.ask(|answer| PoolMsg::Report(id, report, answer)).await? {
+            Err(Refusal::NotRunning(state)) => {
+                Err(denial(DenialCode::Invalid, &format!("task {id} does not run: it is {state}")))
+            }
+            answer => self.over_or(id, answer).await,
+        }
+    }
+
     /// Halts a task that runs, and its time.
     pub async fn pause(&self, id: TaskId) -> Result<(), Denial> {
         self.wish(id, Input::Pause(id)).await
@@ -144,7 +157,13 @@ impl Tasks {
     }
 
     async fn wish(&self, id: TaskId, input: Input) -> Result<(), Denial> {
-        match self.ask(|answer| PoolMsg::Wish(input, answer)).await? {
+        let answer = self.ask(|answer| PoolMsg::Wish(input, answer)).await?;
+        self.over_or(id, answer).await
+    }
+
+    /// What the pool does not know any more may be over.
+    async fn over_or(&self, id: TaskId, answer: Result<(), Refusal>) -> Result<(), Denial> {
+        match answer {
             Err(Refusal::Unknown) if self.follow(id).await.is_ok() => {
                 Err(denial(DenialCode::Invalid, &format!("task {id} is over")))
             }

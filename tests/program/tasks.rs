@@ -293,3 +293,35 @@ fn the_pool_grows_while_much_waits_and_says_why() {
     run.stop();
     assert_eq!(named("sleep 1000").iter().filter(|pid| project.alive().contains(pid)).count(), 0);
 }
+
+#[test]
+fn progress_is_told_by_the_task_and_by_others_and_shown_as_bars() {
+    let machine = machine();
+    let submitted = machine.regrow(&[
+        "task",
+        "submit",
+        "--",
+        "sh",
+        "-c",
+        "echo 0.25 bytes=1048576 message=unpacking >&$REGROW_PROGRESS_FD; exec sleep 1000",
+    ]);
+    let id = submitted.stdout.trim();
+    let shown = || machine.regrow(&["task", "progress", id]).stdout;
+    eventually("it has said so", || shown().starts_with("[#####---------------] 25 %, 1.0 MiB"));
+    assert!(shown().trim_end().ends_with(", unpacking"), "{}", shown());
+    assert!(machine.regrow(&["task", "list"]).stdout.contains("[#####---------------] 25 %"));
+    let told = machine.regrow(&["task", "progress", id, "60%", "--bytes", "2000000", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    assert_eq!((&told["progress"], &told["bytes"]), (&0.6.into(), &2_000_000.into()));
+    assert_eq!(told["message"], "unpacking");
+    for (word, want) in [("1.5", "no number from 0 to 1"), ("soon", "nor a percentage")] {
+        let wrong = machine.regrow(&["task", "progress", id, word]);
+        assert_eq!(wrong.code, 2);
+        assert!(wrong.stderr.contains(want), "{}", wrong.stderr);
+    }
+    assert_eq!(machine.regrow(&["task", "cancel", "--force", id]).code, 0);
+    eventually("it is over", || machine.regrow(&["task", "progress", id, "0.7"]).code == 2);
+    // Without a terminal exec shows the output alone.
+    let output = machine.regrow(&["exec", "--shell", "echo 0.5 >&$REGROW_PROGRESS_FD; echo out"]);
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", ""));
+}

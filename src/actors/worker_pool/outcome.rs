@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use crate::actors::worker::Report;
 use crate::decide::cache::Cache;
 use crate::model::Exit;
-use crate::model::task::{Printed, TaskEnd, TaskId, TaskInput, TaskResult, TaskSpec};
+use crate::model::task::{Printed, TaskEnd, TaskId, TaskInput, TaskProgress, TaskResult, TaskSpec};
 use crate::os::Stream;
 use crate::os::collect::{Collector, fingerprint};
 
@@ -16,10 +16,19 @@ use crate::os::collect::{Collector, fingerprint};
 pub enum Stage {
     /// It is not run at the moment.
     Waiting,
-    /// It runs; its output so far, and what comes.
-    Running(Arc<Collector>),
+    /// It runs.
+    Running(Running),
     /// It is over.
     Over(Arc<Finished>),
+}
+
+/// A task that runs.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// Its output so far, and what comes.
+    pub collector: Arc<Collector>,
+    /// How far it has come, where it says so.
+    pub progress: Option<TaskProgress>,
 }
 
 /// A task that was taken.

@@ -7,11 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use super::query::{Parameter, ParameterKind};
 use super::*;
 use crate::actors::scaler::Bounds;
-use crate::actors::worker_pool::{Stage, Ticket};
+use crate::actors::worker_pool::{Running, Stage, Ticket};
 use crate::control::protocol::{
     CancelTask, Removed, SetPool, StreamName, Submit, Submitted, TaskList, TaskOutput, TasksDone,
 };
 use crate::decide::access::TASKS;
+use crate::model::task::ProgressReport;
 use crate::model::{TaskId, TaskSpec};
 use crate::os::Stream as OutputStream;
 use crate::os::collect::Collector;
@@ -150,8 +151,8 @@ async fn tell_all(mut ticket: Ticket, sender: &mpsc::Sender<sse::Event>) -> bool
         let stage = ticket.stages.borrow_and_update().clone();
         match stage {
             Stage::Waiting => {}
-            Stage::Running(collector) => {
-                if !tell_output(&collector, sender).await {
+            Stage::Running(Running { collector, .. }) => {
+                if !tell_output(&collector, Some(&mut ticket.stages), sender).await {
                     return false;
                 }
             }
@@ -160,7 +161,7 @@ async fn tell_all(mut ticket: Ticket, sender: &mpsc::Sender<sse::Event>) -> bool
                 let result = finished.result(ticket.id, 0);
                 if result.cached
                     && let Some(collector) = finished.collector()
-                    && !tell_output(collector, sender).await
+                    && !tell_output(collector, None, sender).await
                 {
                     return false;
                 }
@@ -173,11 +174,26 @@ async fn tell_all(mut ticket: Ticket, sender: &mpsc::Sender<sse::Event>) -> bool
     }
 }
 
-/// Sends what is printed until its end.
-async fn tell_output(collector: &Collector, sender: &mpsc::Sender<sse::Event>) -> bool {
+/// Sends what is printed until its end, and how far it has come. `false`: nobody listens any more.
+async fn tell_output(
+    collector: &Collector,
+    mut stages: Option<&mut watch::Receiver<Stage>>,
+    sender: &mpsc::Sender<sse::Event>,
+) -> bool {
     let mut follow = collector.follow();
     let mut told = [0, 0];
+    let mut said = None;
     loop {
+        let progress = match stages.as_deref_mut().map(|stages| stages.borrow_and_update()).as_deref() {
+            Some(Stage::Running(running)) => running.progress.clone(),
+            Some(Stage::Waiting | Stage::Over(_)) | None => None,
+        };
+        if progress.is_some() && progress != said {
+            if sender.send(json_event("progress", &progress)).await.is_err() {
+                return false;
+            }
+            said = progress;
+        }
         let ended = follow.has_changed().is_err();
         follow.mark_unchanged();
         for (stream, name) in
@@ -200,7 +216,15 @@ async fn tell_output(collector: &Collector, sender: &mpsc::Sender<sse::Event>) -
             return true;
         }
         // The end shows as an error.
-        let _ = follow.changed().await;
+        match stages.as_deref_mut() {
+            Some(stages) => {
+                tokio::select! {
+                    _ = follow.changed() => {}
+                    _ = stages.changed() => {}
+                }
+            }
+            None => drop(follow.changed().await),
+        }
     }
 }
 
@@ -270,6 +294,20 @@ pub(in crate::control) async fn cancel(
     shared.may_exec(&caller, &id)?;
     shared.handle.tasks().cancel(task_id(&id)?, at_once).await?;
     Ok(axum::Json(Removed { removed: 1 }).into_response())
+}
+
+pub(in crate::control) async fn progress(
+    State(shared): State<Shared>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+    json: Result<axum::Json<ProgressReport>, JsonRejection>,
+) -> Handled<Response> {
+    let report = body(json)?;
+    // What a task says of itself every second is nothing for the audit trail.
+    shared.may_see_tasks(&caller)?;
+    let (tasks, id) = (shared.handle.tasks(), task_id(&id)?);
+    tasks.report_progress(id, report).await?;
+    Ok(axum::Json(tasks.status(id).await?).into_response())
 }
 
 pub(in crate::control) async fn pause(

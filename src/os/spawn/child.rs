@@ -25,6 +25,8 @@ pub(super) struct ChildPlan {
     pub(super) input: c_int,
     pub(super) out: c_int,
     pub(super) err: c_int,
+    /// What it has besides, as the first descriptor after these; -1: nothing.
+    pub(super) extra: c_int,
     /// Where it says that its descriptors are its own; closed by its start. -1: nobody listens.
     pub(super) status: c_int,
     pub(super) highest: c_int,
@@ -204,17 +206,23 @@ pub(super) extern "C" fn child(plan: *mut c_void) -> c_int {
         for (from, to) in [(plan.input, 0), (plan.out, 1), (plan.err, 2)] {
             done(plan, Step::Stdio, sys!(libc::SYS_dup3, from, to, 0));
         }
+        let mut own = 3;
+        if plan.extra >= 0 {
+            // It may lie there already, closed on execution.
+            let put = match plan.extra {
+                3 => sys!(libc::SYS_fcntl, 3, libc::F_SETFD, 0),
+                extra => sys!(libc::SYS_dup3, extra, 3, 0),
+            };
+            done(plan, Step::Stdio, put);
+            own = 4;
+        }
         // What we inherited ourselves and nobody marked close-on-exec goes as well; what tells of
         // the start by being closed stays until then.
         if plan.status < 0 {
-            if sys!(libc::SYS_close_range, 3, c_long::from(u32::MAX), 0) != 0 {
-                for fd in 3..=plan.highest {
-                    sys!(libc::SYS_close, fd);
-                }
-            }
+            close_between(own, c_int::MAX, plan.highest);
         } else {
-            if plan.status > 3 {
-                close_between(3, plan.status - 1, plan.highest);
+            if plan.status > own {
+                close_between(own, plan.status - 1, plan.highest);
             }
             close_between(plan.status + 1, c_int::MAX, plan.highest);
         }

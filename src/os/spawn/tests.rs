@@ -19,7 +19,7 @@ fn make(
     way: Way,
 ) -> Result<Spawned, Failed> {
     match way {
-        Way::StandStill => spawner.spawn(&program, None, 1 << 62, cgroup),
+        Way::StandStill => spawner.spawn(&program, [None, None], 1 << 62, cgroup),
         Way::GoOn => {
             let begun = spawner.begin(program, 1 << 62, cgroup)?;
             let mut look = [PollFd::new(begun.status(), PollFlags::POLLIN)];
