@@ -147,15 +147,22 @@ pub(in crate::control) async fn exec(
 
 /// Sends what a task prints, and its result. `false`: nobody listens any more.
 async fn tell_all(mut ticket: Ticket, sender: &mpsc::Sender<sse::Event>) -> bool {
+    // The run of which everything was told.
+    let mut told: Option<Arc<Collector>> = None;
     loop {
         let stage = ticket.stages.borrow_and_update().clone();
         match stage {
-            Stage::Waiting => {}
-            Stage::Running(Running { collector, .. }) => {
+            Stage::Running(Running { collector, .. })
+                if told.as_ref().is_none_or(|told| !Arc::ptr_eq(told, &collector)) =>
+            {
                 if !tell_output(&collector, Some(&mut ticket.stages), sender).await {
                     return false;
                 }
+                told = Some(collector);
+                // The next stage may have come, and been seen, meanwhile.
+                continue;
             }
+            Stage::Waiting | Stage::Running(_) => {}
             Stage::Over(finished) => {
                 // Of one that ran for another, or before, nothing was told yet.
                 let result = finished.result(ticket.id, 0);
