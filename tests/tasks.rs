@@ -418,3 +418,22 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
         tree.handle.shutdown().await.unwrap();
     });
 }
+
+/// A wish to end that comes while the process is being made is not lost.
+#[test]
+fn what_is_cancelled_while_it_starts_ends_all_the_same() {
+    run(async {
+        let tree = tree(|_| {}).await;
+        let tasks = tree.handle.tasks();
+        for round in 0..60 {
+            let mut ticket = tasks.begin(vec![shell("exec sleep 1000")], "").await.unwrap().pop().unwrap();
+            if round % 3 > 0 {
+                ticket.stages.wait_for(|stage| matches!(stage, Stage::Running(_))).await.unwrap();
+            }
+            tasks.cancel(ticket.id, round % 2 == 0).await.unwrap();
+            let over = tokio::time::timeout(Duration::from_secs(20), ticket.over()).await;
+            assert_eq!(over.expect("not after its grace, nor never").unwrap().ended(), TaskEnd::Cancelled);
+        }
+        tree.handle.shutdown().await.unwrap();
+    });
+}

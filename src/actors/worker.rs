@@ -93,14 +93,41 @@ struct Current {
     collector: Arc<Collector>,
     since: Duration,
     report: Report,
-    gone: bool,
+    process: Process,
+}
+
+/// How its process stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    /// It is being made. The host knows nothing yet that could be ended: that is done then.
+    Making(Option<Ending>),
+    Runs,
+    Gone,
+}
+
+/// How a process is to be ended, the gentler way first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Ending {
+    Ask,
+    Kill,
+}
+
+impl Current {
+    fn end(&mut self, how: Ending) {
+        match (&mut self.process, how) {
+            (Process::Making(then), how) => *then = (*then).max(Some(how)),
+            (Process::Runs, Ending::Ask) => self.host.signal(self.key, 15),
+            (Process::Runs, Ending::Kill) => self.host.kill(self.key),
+            (Process::Gone, Ending::Ask | Ending::Kill) => {}
+        }
+    }
 }
 
 impl Drop for Current {
     fn drop(&mut self) {
         self.collector.close();
-        // Only when the worker broke.
-        if !self.gone {
+        // Only when the worker broke. One that is being made is ended by its first news.
+        if self.process == Process::Runs {
             self.host.kill(self.key);
         }
     }
@@ -133,16 +160,8 @@ impl Actor for Worker {
             WorkerMsg::Run(job) => state.run(&myself, *job),
             WorkerMsg::News(news) => state.hear(news),
             WorkerMsg::Progress => state.hear_progress(),
-            WorkerMsg::Ask(task) => {
-                if let Some((host, key)) = key_of(task) {
-                    host.signal(key, 15);
-                }
-            }
-            WorkerMsg::Kill(task) => {
-                if let Some((host, key)) = key_of(task) {
-                    host.kill(key);
-                }
-            }
+            WorkerMsg::Ask(task) => state.end(task, Ending::Ask),
+            WorkerMsg::Kill(task) => state.end(task, Ending::Kill),
             WorkerMsg::Halt(task) => {
                 if let Some((host, key)) = key_of(task) {
                     host.pause(key);
@@ -193,7 +212,7 @@ impl WorkerState {
             collector: Arc::clone(&collector),
             since: self.shop.clock.now(),
             report: Report::default(),
-            gone: false,
+            process: Process::Making(None),
         });
         let extra = self.listen(myself);
         host.spawn(SpawnOrder {
@@ -267,6 +286,12 @@ impl WorkerState {
         }
     }
 
+    fn end(&mut self, task: TaskId, how: Ending) {
+        if let Some(current) = self.current.as_mut().filter(|current| current.task == task) {
+            current.end(how);
+        }
+    }
+
     fn hear(&mut self, news: News) {
         let now = self.shop.clock.now();
         let Some(current) = &mut self.current else {
@@ -276,10 +301,14 @@ impl WorkerState {
             News::Spawned { key, pid, .. } if key == current.key => {
                 current.since = now;
                 current.report.pid = Some(pid);
+                let before = std::mem::replace(&mut current.process, Process::Runs);
+                if let Process::Making(Some(how)) = before {
+                    current.end(how);
+                }
                 tell(&self.pool, PoolMsg::Started(self.id, current.task, pid));
             }
             News::SpawnFailed { key, failure } if key == current.key => {
-                current.gone = true;
+                current.process = Process::Gone;
                 let outcome = if failure.is_transient() { Outcome::Shortage } else { Outcome::NotStarted };
                 self.over(outcome, |report| {
                     report.error = Some(failure.message.clone());
@@ -315,7 +344,7 @@ impl WorkerState {
         let Some(current) = &mut self.current else {
             return;
         };
-        current.gone = true;
+        current.process = Process::Gone;
         let success = current.report.exit == Some(Exit::SUCCESS);
         self.over(if success { Outcome::Success } else { Outcome::Failure }, |_| {});
     }
