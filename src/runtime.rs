@@ -541,7 +541,10 @@ impl Made {
     }
 
     async fn start(mut self, sample_interval: Duration) -> Result<Handle, StartError> {
-        let rules = self.tasks.take().unwrap_or_else(|| TaskRules::usual(files::state_dir().join("tasks")));
+        let mut rules =
+            self.tasks.take().unwrap_or_else(|| TaskRules::usual(files::state_dir().join("tasks")));
+        // Each sample is decided on.
+        rules.scale.pause = sample_interval;
         let apart = self.tasks_apart;
         let Made {
             board, host, output, socket, native, recorder, secrets, clock, keep, ledger, taken, ..
@@ -620,7 +623,7 @@ impl Made {
             shop,
             context: Arc::clone(&context),
             samples: measured.latest.clone(),
-            root: root.get_cell(),
+            root: root.clone(),
         };
         let pools = Pools::start(args).await?;
 

@@ -1,11 +1,15 @@
 //! Commands through the worker pool of an embedded tree, with real processes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use regrow::actors::event_log::{EventReader, Read};
 use regrow::actors::worker_pool::{Running, Stage, TaskRules, Ticket};
 use regrow::decide::pool::Size;
+use regrow::model::plan::Change;
+use regrow::model::spec::{ScaleOn, ScaleSpec};
 use regrow::model::task::{ProgressReport, TaskEnd, TaskInput, TaskState};
-use regrow::model::{DenialCode, Exit, Name, Plan, TaskSpec};
+use regrow::model::{Command, DenialCode, Exit, Fact, Name, Plan, ServiceSpec, TaskSpec};
 use regrow::os::native::HostOptions;
 use regrow::runtime::blocking::BlockingSize;
 use regrow::runtime::{Handle, Options};
@@ -16,14 +20,18 @@ struct Tree {
 }
 
 async fn tree(change: impl FnOnce(&mut TaskRules)) -> Tree {
+    tree_of(Vec::new(), change).await
+}
+
+async fn tree_of(services: Vec<ServiceSpec>, change: impl FnOnce(&mut TaskRules)) -> Tree {
     let folder = tempfile::tempdir().unwrap();
     let mut rules = TaskRules::usual(folder.path().join("tasks"));
     change(&mut rules);
     let host = HostOptions { subreaper: true, owns_process: false, die_with_us: true };
     let sample_interval = Duration::from_millis(100);
     let options = Options { host, tasks: Some(rules), sample_interval, ..Options::default() };
-    let mut plan = Plan::of("tasks", Vec::new());
-    plan.inherited = std::sync::Arc::new(std::env::vars_os().collect());
+    let mut plan = Plan::of("tasks", services);
+    plan.inherited = Arc::new(std::env::vars_os().collect());
     plan.folder = folder.path().to_owned();
     Tree { handle: Handle::start(plan, options).await.unwrap(), _folder: folder }
 }
@@ -294,7 +302,7 @@ fn while_there_is_much_to_do_new_commands_get_a_lower_priority() {
         // Any use of the CPU at all is much.
         let tree = tree(|rules| rules.scale.cpu_high = -1.0).await;
         let mut samples = tree.handle.samples();
-        let is_known = |sample: &Option<std::sync::Arc<regrow::model::sample::Sample>>| {
+        let is_known = |sample: &Option<Arc<regrow::model::sample::Sample>>| {
             sample.as_ref().is_some_and(|sample| sample.machine.cpu_percent.is_some())
         };
         samples.wait_for(is_known).await.unwrap();
@@ -435,5 +443,56 @@ fn what_is_cancelled_while_it_starts_ends_all_the_same() {
             assert_eq!(over.expect("not after its grace, nor never").unwrap().ended(), TaskEnd::Cancelled);
         }
         tree.handle.shutdown().await.unwrap();
+    });
+}
+
+/// Every copy of `sleep` has more than 1 MiB and less than 100.
+#[test]
+fn a_service_gets_copies_one_by_one_and_loses_them_again_and_those_that_stay_are_not_touched() {
+    run(async {
+        let mut spec = ServiceSpec::new(Name::new("web").unwrap(), ["sleep", "1000"]);
+        let bounds = |on| ScaleSpec { min: 1, max: 3, on };
+        spec.scale = Some(bounds(ScaleOn::Memory(1 << 20)));
+        let tree = tree_of(vec![spec.clone()], |rules| rules.scale.cpu_high = 101.0).await;
+        let handle = &tree.handle;
+        let mut events = handle.events_from(0);
+        let scaled = async |events: &mut EventReader, want: &[(u32, u32)]| {
+            let mut seen = Vec::new();
+            let mut reasons = Vec::new();
+            while seen.len() < want.len() {
+                let Read::Event(event) = events.next().await else { panic!("missed some") };
+                match &event.fact {
+                    Fact::ScaleDecided { from, to, reason, .. } => reasons.push((*from, *to, reason.clone())),
+                    Fact::Scaled { from, to, .. } => seen.push((*from, *to)),
+                    _ => {}
+                }
+            }
+            assert_eq!(seen, want);
+            let decided: Vec<(u32, u32)> = reasons.iter().map(|(from, to, _)| (*from, *to)).collect();
+            assert_eq!(decided, want, "each is told with its reason before it is done: {reasons:?}");
+            reasons.pop().unwrap().2
+        };
+        let reason = tokio::time::timeout(Duration::from_secs(60), scaled(&mut events, &[(1, 2), (2, 3)]));
+        let reason = reason.await.expect("it grows");
+        assert!(
+            reason.starts_with("a copy uses ") && reason.ends_with(" of memory, above 1 MiB"),
+            "{reason}"
+        );
+        let rows = handle.status().services;
+        let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        assert_eq!(names, ["web.1", "web.2", "web.3"]);
+        let first = rows[0].pid;
+        let stats = handle.stats().await.unwrap().scaler.services;
+        assert_eq!((stats[0].replicas, stats[0].min, stats[0].max), (3, 1, 3));
+        let mut relaxed = ServiceSpec::clone(handle.plan().service("web").unwrap());
+        relaxed.scale = Some(bounds(ScaleOn::Memory(100 << 20)));
+        let change = Change { services: vec![Arc::new(relaxed)], ..Change::default() };
+        handle.command(Command::Reconfigure { change: Arc::new(change) }).await.unwrap();
+        let reason = tokio::time::timeout(Duration::from_secs(60), scaled(&mut events, &[(3, 2), (2, 1)]));
+        let reason = reason.await.expect("it shrinks");
+        assert!(reason.ends_with("and one fewer would stay below 100 MiB"), "{reason}");
+        let rows = handle.status().services;
+        assert_eq!((rows.len(), rows[0].name.as_str(), rows[0].pid), (1, "web.1", first));
+        handle.shutdown().await.unwrap();
     });
 }

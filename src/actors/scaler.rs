@@ -1,24 +1,30 @@
-//! The Scaler: makes the worker pool larger and smaller, by each sample of the machine, or by hand. Nobody
-//! else does.
+//! The Scaler: makes the worker pool larger and smaller, by each sample of the machine, or by hand, and
+//! gives services that say so more and fewer copies. Nobody else does.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
 
+use super::supervisor::SupervisorMsg;
 use super::worker_pool::PoolMsg;
 use super::{Context, tell};
 use crate::decide::pool::{Input, Standing};
-use crate::decide::scaler::{ScalePolicy, Scaling, Seen, decide};
+use crate::decide::scaler::{ScalePolicy, Scaling, Seen, SeenCopies, decide, decide_copies};
+use crate::decide::status::Entry;
 use crate::model::sample::Sample;
-use crate::model::stats::ScalerStats;
-use crate::model::{Fact, Name};
+use crate::model::spec::{ScaleOn, ScaleSpec};
+use crate::model::stats::{ScalerStats, ServiceScale};
+use crate::model::{Answer, Command, Denial, DenialCode, Fact, Goal, Name, State};
 
 /// What the Scaler is told.
 pub enum ScalerMsg {
     /// The machine was looked at.
     Sampled,
+    /// What became of the wish for other copies of a service.
+    Scaled(Name, Result<Answer, Denial>),
     /// The pool stands like this, and so was the machine.
     Looked(Standing, Arc<Sample>),
     /// Other bounds, or whether it scales by itself; answered when the pool has them.
@@ -54,6 +60,8 @@ pub(crate) struct ScalerArgs {
     /// That of the pool; `None`: it is the tree's own.
     pub(crate) name: Option<Name>,
     pub(crate) pool: ActorRef<PoolMsg>,
+    /// Who scales services: of several Scalers, one.
+    pub(crate) root: Option<ActorRef<SupervisorMsg>>,
     pub(crate) policy: ScalePolicy,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
 }
@@ -62,11 +70,30 @@ pub(crate) struct ScalerState {
     context: Arc<Context>,
     name: Option<Name>,
     pool: ActorRef<PoolMsg>,
+    root: Option<ActorRef<SupervisorMsg>>,
+    services: HashMap<Name, Scaled>,
     policy: ScalePolicy,
     samples: watch::Receiver<Option<Arc<Sample>>>,
     mode: Mode,
     stepped: Option<Duration>,
     last: Option<String>,
+}
+
+/// What was done about a service.
+#[derive(Default)]
+struct Scaled {
+    /// When it was last decided on.
+    stepped: Option<Duration>,
+    last: Option<String>,
+    wish: Wish,
+}
+
+/// Whether a wish for other copies is under way.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    #[default]
+    None,
+    Asked,
 }
 
 impl Actor for Scaler {
@@ -79,13 +106,24 @@ impl Actor for Scaler {
         myself: ActorRef<ScalerMsg>,
         args: ScalerArgs,
     ) -> Result<ScalerState, ActorProcessingErr> {
-        let ScalerArgs { context, name, pool, policy, samples } = args;
+        let ScalerArgs { context, name, pool, root, policy, samples } = args;
         let mut news = samples.clone();
         // Ends with the monitor, or with this actor.
         tokio::spawn(async move {
             while news.changed().await.is_ok() && myself.cast(ScalerMsg::Sampled).is_ok() {}
         });
-        Ok(ScalerState { context, name, pool, policy, samples, mode: Mode::Auto, stepped: None, last: None })
+        Ok(ScalerState {
+            context,
+            name,
+            pool,
+            root,
+            services: HashMap::new(),
+            policy,
+            samples,
+            mode: Mode::Auto,
+            stepped: None,
+            last: None,
+        })
     }
 
     async fn handle(
@@ -101,6 +139,7 @@ impl Actor for Scaler {
                 };
                 let (answer, answered) = oneshot::channel();
                 tell(&state.pool, PoolMsg::Stand(answer));
+                state.look_at_services(&myself, &sample);
                 // The pool's answer comes as a message.
                 tokio::spawn(async move {
                     if let Ok(stand) = answered.await {
@@ -108,6 +147,7 @@ impl Actor for Scaler {
                     }
                 });
             }
+            ScalerMsg::Scaled(service, answer) => state.hear(service, answer),
             ScalerMsg::Looked(standing, sample) => state.look(standing, &sample),
             ScalerMsg::Set(bounds, answer) => {
                 let ScalePolicy { min, max, .. } = &mut state.policy;
@@ -125,7 +165,8 @@ impl Actor for Scaler {
             }
             ScalerMsg::Stand(answer) => {
                 let auto = state.mode == Mode::Auto;
-                let _ = answer.send((ScalerStats { auto, last: state.last.clone() }, state.policy));
+                let stats = ScalerStats { auto, last: state.last.clone(), services: state.service_stats() };
+                let _ = answer.send((stats, state.policy));
             }
         }
         Ok(())
@@ -138,11 +179,8 @@ impl ScalerState {
             return;
         }
         let machine = &sample.machine;
-        let memory = match machine.memory_total_bytes {
-            0 => 0.0,
-            total => machine.memory_used_bytes as f64 / total as f64 * 100.0,
-        };
-        let seen = Seen { cpu: machine.cpu_percent, memory, waiting: standing.queued };
+        let (cpu, memory) = (machine.cpu_percent, machine.memory_percent());
+        let seen = Seen { cpu, memory, waiting: standing.queued };
         let now = self.context.clock.now();
         let Some(Scaling { to, reason }) = decide(&self.policy, now, self.stepped, standing.wanted, seen)
         else {
@@ -156,6 +194,71 @@ impl ScalerState {
         tell(&self.pool, PoolMsg::Wish(Input::Scale(to), answer));
     }
 
+    fn look_at_services(&mut self, myself: &ActorRef<ScalerMsg>, sample: &Sample) {
+        let Some(root) = &self.root else {
+            return;
+        };
+        let now = self.context.clock.now();
+        let seen: Vec<(Name, ScaleSpec, u32, Option<f64>)> = self.context.log.board(|board| {
+            let scaled = board.plan().services.iter().filter_map(|spec| Some((spec, spec.scale?)));
+            let seen = scaled.map(|(spec, scale)| {
+                let each = average(board.instances_of(&spec.name), scale.on, sample);
+                (spec.name.clone(), scale, spec.replicas, each)
+            });
+            seen.collect()
+        });
+        self.services.retain(|name, _| seen.iter().any(|(seen, ..)| seen == name));
+        let machine = &sample.machine;
+        for (service, scale, from, each) in seen {
+            let known = self.services.entry(service.clone()).or_default();
+            // Where not all of them run, or one is being started or stopped, what there is says little.
+            let Some(each) = each.filter(|_| known.wish == Wish::None) else {
+                continue;
+            };
+            let seen = SeenCopies { cpu: machine.cpu_percent, memory: machine.memory_percent(), each };
+            let step = decide_copies(&self.policy, &scale, now, known.stepped, from, seen);
+            let Some(Scaling { to, reason }) = step else {
+                continue;
+            };
+            let last = Some(format!("from {from} to {to}: {reason}"));
+            *known = Scaled { stepped: Some(now), last, wish: Wish::Asked };
+            self.context.log.append([Fact::ScaleDecided { service: service.clone(), from, to, reason }]);
+            let (reply, answered) = oneshot::channel();
+            let command = Command::Scale { service: service.clone(), replicas: to };
+            tell(root, SupervisorMsg::Command(command.into(), reply));
+            let myself = myself.clone();
+            tokio::spawn(async move {
+                let (code, reason) = (DenialCode::Internal, "the tree is gone".to_owned());
+                let gone = |_| Err(Denial { code, reason, hint: None });
+                let answer = answered.await.unwrap_or_else(gone);
+                tell(&myself, ScalerMsg::Scaled(service, answer));
+            });
+        }
+    }
+
+    fn hear(&mut self, service: Name, answer: Result<Answer, Denial>) {
+        if let Some(known) = self.services.get_mut(&service) {
+            known.wish = Wish::None;
+        }
+        if let Err(denial) = answer {
+            tracing::warn!(%service, "could not be scaled: {}", denial.reason);
+        }
+    }
+
+    fn service_stats(&self) -> Vec<ServiceScale> {
+        if self.root.is_none() {
+            return Vec::new();
+        }
+        self.context.log.board(|board| {
+            let stats = board.plan().services.iter().filter_map(|spec| {
+                let ScaleSpec { min, max, .. } = spec.scale?;
+                let last = self.services.get(&spec.name).and_then(|known| known.last.clone());
+                Some(ServiceScale { service: spec.name.clone(), replicas: spec.replicas, min, max, last })
+            });
+            stats.collect()
+        })
+    }
+
     /// Passes a wish on; the answer comes when the pool has it.
     fn wish(&self, input: Input, answer: oneshot::Sender<()>) {
         let (done, is_done) = oneshot::channel();
@@ -166,4 +269,20 @@ impl ScalerState {
             }
         });
     }
+}
+
+/// What copies use on the average; `None` while not all of them run and were measured, or where somebody
+/// has stopped one.
+fn average<'a>(copies: impl Iterator<Item = &'a Entry>, on: ScaleOn, sample: &Sample) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for copy in copies {
+        let runs = copy.state == State::Running && copy.ready && copy.goal == Goal::Up;
+        let usage = sample.instances.get(&copy.id).filter(|_| runs)?;
+        sum += match on {
+            ScaleOn::Cpu(_) => usage.cpu_percent?,
+            ScaleOn::Memory(_) => usage.memory_bytes as f64,
+        };
+        count += 1.0;
+    }
+    (count > 0.0).then(|| sum / count)
 }

@@ -506,6 +506,7 @@ fn tell_event(event: &Event) {
         | Fact::Added { .. }
         | Fact::Reconfigured { .. }
         | Fact::Scaled { .. }
+        | Fact::ScaleDecided { .. }
         | Fact::PoolScaled { .. }
         | Fact::Removed { .. }
         | Fact::ShutdownStarted { .. }

@@ -9,7 +9,7 @@ use crate::control::protocol::SetPool;
 use crate::decide::words::short;
 use crate::model::history::Measure;
 use crate::model::sample::{CoreSample, NetworkSample, Pressure};
-use crate::model::stats::{CacheStats, Performance, PoolStats, Resources, Stats, Thresholds};
+use crate::model::stats::{CacheStats, Performance, PoolStats, Resources, ServiceScale, Stats, Thresholds};
 use crate::os::terminal;
 
 pub(super) fn pool(verb: PoolVerb) -> u8 {
@@ -98,6 +98,10 @@ fn in_words(stats: &Stats) -> Vec<String> {
     let by_itself = if scaler.auto { "by itself" } else { "by hand" };
     let last = scaler.last.as_ref().map(|last| format!("; last {last}")).unwrap_or_default();
     lines.push(format!("scaling    {by_itself}{last}"));
+    for ServiceScale { service, replicas, min, max, last } in &scaler.services {
+        let last = last.as_ref().map(|last| format!("; last {last}")).unwrap_or_default();
+        lines.push(format!("  copies   {service}: {replicas} ({min} to {max}){last}"));
+    }
     let CacheStats { entries, max_entries, bytes, hits, misses, joined, hit_rate, evictions, .. } = cache;
     lines.push(format!(
         "cache      {entries} of {max_entries} results, {}; {hits} hits, {joined} joined, {misses} misses ({:.0} %), \

@@ -91,7 +91,7 @@ pub(super) fn reconfigured(plan: &Plan, change: &Change) -> Result<(Plan, Graph)
             let names = plan.services.iter().map(|s| s.name.as_str());
             return Err(not_found("service", spec.name.as_str(), names));
         };
-        if old.replicas != spec.replicas || old.kind != spec.kind {
+        if old.replicas != spec.replicas || old.naming() != spec.naming() || old.kind != spec.kind {
             return Err(invalid(format!("the copies and the kind of {} can't change in place", spec.name)));
         }
         *old = Arc::clone(spec);
@@ -120,7 +120,7 @@ pub(super) fn scaled(plan: &Plan, service: &Name, replicas: u32) -> Result<Plan,
         return Err(not_found("service", service.as_str(), plan.services.iter().map(|s| s.name.as_str())));
     };
     let spec = &mut scaled.services[at];
-    let (_, came) = spec::scaled(service, spec.replicas, replicas);
+    let (_, came) = spec::scaled(service, spec.replicas, replicas, spec.naming());
     let mut others = plan.services.clone();
     others.remove(at);
     let taken: HashSet<String> = printed(&others, plan.groups.keys()).collect();

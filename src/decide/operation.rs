@@ -288,7 +288,7 @@ impl Operations {
                     let names = board.graph().services().iter().map(|spec| spec.name.as_str());
                     return Err(super::resolve::not_found("service", service.as_str(), names));
                 };
-                let (gone, came) = spec::scaled(service, spec.replicas, *replicas);
+                let (gone, came) = spec::scaled(service, spec.replicas, *replicas, spec.naming());
                 self.refuse_leaving(came.iter().map(ToString::to_string))?;
                 let goal = self.goal_of(board, service);
                 if gone.is_empty() && came.is_empty() {
@@ -300,6 +300,7 @@ impl Operations {
                         service: service.clone(),
                         from: spec.replicas,
                         to: scaled.service(service.as_str()).map_or(1, |spec| spec.replicas),
+                        naming: spec.naming(),
                     }));
                     out.push(Effect::Adopt(Branch::of_copies(board, service, came)));
                     let (service, from) = (service.clone(), spec.replicas);

@@ -106,7 +106,7 @@ fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
     is("umask", old.run_as.umask == new.run_as.umask);
     is("nice", old.run_as.nice == new.run_as.nice);
     is("kind", old.kind == new.kind);
-    is("replicas", old.replicas == new.replicas);
+    is("replicas", old.replicas == new.replicas && old.scale == new.scale);
     is("depends_on", old.depends_on == new.depends_on);
     is("ready", old.ready == new.ready);
     is("health", old.health == new.health);
@@ -123,12 +123,25 @@ fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
     keys
 }
 
+/// The plan, with as many copies of what is scaled as there were, within the bounds it has now.
+pub fn scaled_as_before(plan: &Plan, before: impl Fn(&Name) -> Option<u32>) -> Plan {
+    let mut plan = plan.clone();
+    for spec in &mut plan.services {
+        if let (Some(scale), Some(before)) = (spec.scale, before(&spec.name)) {
+            let replicas = before.clamp(scale.min, scale.max);
+            *spec = Arc::new(ServiceSpec { replicas, ..ServiceSpec::clone(spec) });
+        }
+    }
+    plan
+}
+
 /// The way from `old` to `new`, which has no faults. `makings`: with what the processes that a
 /// service has were made, as far as that is known; a supervisor that has taken them over may have
 /// read another manifest than the one before.
 pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
     let was: BTreeMap<&Name, &Arc<ServiceSpec>> =
         old.services.iter().map(|spec| (&spec.name, spec)).collect();
+    let new = &scaled_as_before(new, |name| was.get(name).map(|before| before.replicas));
     let is: BTreeMap<&Name, &Arc<ServiceSpec>> = new.services.iter().map(|spec| (&spec.name, spec)).collect();
     let mut difference = Difference::default();
     // Groups that stay are those that are there in both, under the same parent.
@@ -175,9 +188,13 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
         })
         .collect();
     // What depends on one that is taken out for a moment goes with it.
+    let other_names = |name: &Name| match (was.get(name), is.get(name)) {
+        (Some(before), Some(spec)) => before.naming() != spec.naming(),
+        _ => false,
+    };
     let moved: Vec<Name> = differ
         .iter()
-        .filter(|(_, keys)| keys.iter().any(|key| PLACE.contains(key)))
+        .filter(|(name, keys)| keys.iter().any(|key| PLACE.contains(key)) || other_names(name))
         .map(|(name, _)| name.clone())
         .collect();
     let names = renamed.iter().flat_map(|(before, after)| [before.clone(), after.clone()]);
@@ -356,6 +373,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::spec::{ScaleOn, ScaleSpec};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -456,6 +474,30 @@ mod tests {
         // Their number changes last.
         assert!(came.change.services.iter().all(|spec| spec.replicas == 2));
         assert!(came.remove == (Vec::new(), Vec::new()) && came.put_back.is_empty());
+    }
+
+    #[test]
+    fn what_the_scaler_has_made_of_a_service_stays_within_its_bounds() {
+        let scaled = |replicas: u32, min: u32, max: u32| {
+            let mut plan = Plan::of("p", vec![service("a", &[]), service("b", &[])]);
+            let spec = Arc::make_mut(&mut plan.services[0]);
+            spec.scale = Some(ScaleSpec { min, max, on: ScaleOn::Cpu(80) });
+            spec.replicas = replicas;
+            plan
+        };
+        // The manifest says where it begins, not what there is by now.
+        let way_to = |old: &Plan, new: &Plan| way(old, new, unknown);
+        assert!(told(&way_to(&scaled(4, 2, 5), &scaled(2, 2, 5)).difference.changed).is_empty());
+        let fewer = way_to(&scaled(4, 2, 5), &scaled(2, 2, 3));
+        assert_eq!(told(&fewer.difference.changed), ["a: replicas"]);
+        assert_eq!((fewer.scale, fewer.restart), (vec![(name("a"), 3)], vec![]));
+        let wider = way_to(&scaled(4, 2, 5), &scaled(1, 1, 9));
+        assert_eq!((told(&wider.difference.changed), wider.scale), (vec!["a: replicas".to_owned()], vec![]));
+        // With bounds all copies have numbers: without them before, none is what it was.
+        let plain = Plan::of("p", vec![service("a", &[]), service("b", &[])]);
+        let bound = way_to(&plain, &scaled(1, 1, 5));
+        assert_eq!(told(&bound.difference.restarted), ["a: replicas"]);
+        assert!(bound.remove.0 == [name("a")] && !bound.put_back.is_empty());
     }
 
     #[test]

@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use crate::model::spec::{ScaleOn, ScaleSpec};
+
 /// When to scale, and how far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScalePolicy {
@@ -24,7 +26,7 @@ pub struct ScalePolicy {
     pub memory_low: f64,
     /// More than so many must wait for that.
     pub waiting: usize,
-    /// Between two steps there is so much time.
+    /// Between two steps there is so much time: that between two samples, in a tree.
     pub pause: Duration,
 }
 
@@ -102,6 +104,67 @@ pub fn decide(
     None
 }
 
+/// What was seen of a service's copies, all of which run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SeenCopies {
+    /// Percent of CPU of the machine; `None`: that is not known yet.
+    pub cpu: Option<f64>,
+    /// Percent of memory in use.
+    pub memory: f64,
+    /// What they use of what they are scaled on, on the average.
+    pub each: f64,
+}
+
+/// So many times the pause there is before one copy fewer: a start costs more than what it spares.
+const PATIENCE: u32 = 4;
+/// Those that are left are to use less than this part of what they may.
+const ROOM: f64 = 0.8;
+
+/// The same for the copies of a service: one more where they use more than they are to and the machine
+/// has room, one fewer where the others would still use clearly less. `machine` says when it has none.
+pub fn decide_copies(
+    machine: &ScalePolicy,
+    service: &ScaleSpec,
+    now: Duration,
+    last: Option<Duration>,
+    size: u32,
+    seen: SeenCopies,
+) -> Option<Scaling> {
+    let to = |to: u32, reason: String| Some(Scaling { to, reason });
+    let rested = |pause: Duration| last.is_none_or(|last| now.saturating_sub(last) >= pause);
+    if !rested(machine.pause) {
+        return None;
+    }
+    // Bounds may have changed; a copy at a time, since each has to start or stop.
+    if size > service.max {
+        return to(size - 1, format!("{} is the most", service.max));
+    }
+    if size < service.min {
+        return to(size + 1, format!("{} is the least", service.min));
+    }
+    let (target, used, limit) = match service.on {
+        ScaleOn::Cpu(target) => {
+            (f64::from(target), format!("{:.0} % of a core", seen.each), format!("{target} %"))
+        }
+        ScaleOn::Memory(target) => {
+            let mebibytes = |bytes: f64| format!("{:.0} MiB", bytes / f64::from(1 << 20));
+            (target as f64, format!("{} of memory", mebibytes(seen.each)), mebibytes(target as f64))
+        }
+    };
+    if seen.each > target {
+        let full = seen.cpu? > machine.cpu_high || seen.memory > machine.memory_high;
+        if full || size >= service.max {
+            return None;
+        }
+        return to(size + 1, format!("a copy uses {used}, above {limit}"));
+    }
+    let then = seen.each * f64::from(size) / f64::from(size.saturating_sub(1).max(1));
+    if size > service.min && then < target * ROOM && rested(machine.pause * PATIENCE) {
+        return to(size - 1, format!("a copy uses {used}, and one fewer would stay below {limit}"));
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -140,7 +203,59 @@ mod tests {
         assert_eq!(step.reason, "99 wait, with CPU at 1 % and memory at 0 %");
     }
 
+    fn service(on: ScaleOn) -> ScaleSpec {
+        ScaleSpec { min: 1, max: 5, on }
+    }
+
+    #[test]
+    fn the_rule_of_copies_row_by_row() {
+        let now = Duration::from_secs(1000);
+        for (cpu, each, size, want) in [
+            (50.0, 81.0, 2, Some(3)),
+            (50.0, 80.0, 2, None),
+            (90.0, 95.0, 2, None),
+            (50.0, 95.0, 5, None),
+            (50.0, 33.0, 2, None),
+            (50.0, 31.0, 2, Some(1)),
+            (99.0, 31.0, 2, Some(1)),
+            (50.0, 0.0, 1, None),
+            (50.0, 50.0, 7, Some(6)),
+            (50.0, 50.0, 0, Some(1)),
+        ] {
+            let seen = SeenCopies { cpu: Some(cpu), memory: 10.0, each };
+            let got = decide_copies(&policy(), &service(ScaleOn::Cpu(80)), now, None, size, seen);
+            assert_eq!(got.map(|step| step.to), want, "CPU {cpu}, {each} each, {size} there");
+        }
+        let seen = SeenCopies { cpu: Some(10.0), memory: 10.0, each: f64::from(600 << 20) };
+        let on = service(ScaleOn::Memory(512 << 20));
+        let step = decide_copies(&policy(), &on, now, None, 1, seen).unwrap();
+        assert_eq!(step.reason, "a copy uses 600 MiB of memory, above 512 MiB");
+        let low = SeenCopies { each: 0.0, ..seen };
+        let ago = |seconds| now.checked_sub(Duration::from_secs(seconds));
+        assert_eq!(decide_copies(&policy(), &on, now, ago(20), 2, low), None, "not so soon");
+        assert!(decide_copies(&policy(), &on, now, ago(60), 2, low).is_some());
+    }
+
     proptest! {
+        /// Copies that share a load that stays as it is: within bounds, one at a time, and it comes to rest.
+        #[test]
+        fn copies_settle(load in 0.0..600.0f64, first in 1..5u32, target in 10..100u32) {
+            let (mut size, mut now, mut last, mut steps) = (first, Duration::ZERO, None, Vec::new());
+            let on = service(ScaleOn::Cpu(target));
+            for round in 0..200 {
+                now += Duration::from_secs(15);
+                let each = load / f64::from(size);
+                let seen = SeenCopies { cpu: Some(50.0), memory: 10.0, each };
+                if let Some(step) = decide_copies(&policy(), &on, now, last, size, seen) {
+                    prop_assert!((on.min..=on.max).contains(&step.to) && step.to.abs_diff(size) == 1);
+                    (size, last) = (step.to, Some(now));
+                    steps.push(round);
+                }
+            }
+            prop_assert!(steps.last().is_none_or(|last| *last < 40), "{steps:?}");
+            prop_assert!(steps.len() <= 5, "there is no way back: {steps:?}");
+        }
+
         /// Never outside its bounds, never two steps at once.
         #[test]
         fn within_bounds_and_one_step_at_a_time(

@@ -357,6 +357,7 @@ impl Board {
             Fact::CommandAccepted { command, .. } => self.take_leave(command),
             Fact::SupervisorStarted { .. }
             | Fact::StoreLost { .. }
+            | Fact::ScaleDecided { .. }
             | Fact::PoolScaled { .. }
             | Fact::CommandDenied { .. }
             | Fact::GroupRestarting { .. }
@@ -374,7 +375,7 @@ impl Board {
                 all.iter().flat_map(|id| self.instances_of(id.service())).map(|e| e.id.clone()).collect()
             }
             Command::Scale { service, replicas } => match self.graph.service(service) {
-                Some(spec) => scaled(service, spec.replicas, *replicas).0,
+                Some(spec) => scaled(service, spec.replicas, *replicas, spec.naming()).0,
                 None => Vec::new(),
             },
             Command::Start { .. }
@@ -512,6 +513,7 @@ impl Board {
             | Fact::Added { .. }
             | Fact::Reconfigured { .. }
             | Fact::Scaled { .. }
+            | Fact::ScaleDecided { .. }
             | Fact::PoolScaled { .. }
             | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }

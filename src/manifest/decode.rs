@@ -9,12 +9,16 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use scale::replicas;
+
 use super::reader::{self, At, Collector, Reader, kind_of};
 use crate::model::event::Hook;
 use crate::model::exit::signal_number;
 use crate::model::plan::{AutoShutdown, GiveUp};
-use crate::model::spec::{ExitMatch, MOST_FILES, RunAs};
+use crate::model::spec::{ExitMatch, MOST_FILES, RunAs, ScaleSpec};
 use crate::model::{Backoff, Condition, Kind, Name, OnDependencyRestart, Policy, RestartSpec, Strategy};
+
+mod scale;
 
 /// A manifest as it is written, names unresolved and variables unexpanded.
 #[derive(Debug, Default)]
@@ -71,6 +75,7 @@ pub(super) struct Service {
     pub(super) on: Option<Hooks>,
     pub(super) log: Option<Log>,
     pub(super) replicas: u32,
+    pub(super) scale: Option<ScaleSpec>,
     pub(super) autostart: bool,
     pub(super) on_dependency_restart: OnDependencyRestart,
     pub(super) rerun: bool,
@@ -80,6 +85,18 @@ pub(super) struct Service {
 }
 
 /// `command` or `shell`.
+impl Service {
+    /// So many copies there are at most.
+    pub(super) fn most_copies(&self) -> u32 {
+        self.scale.map_or(self.replicas, |scale| scale.max)
+    }
+
+    /// Whether its copies have numbers.
+    pub(super) fn is_numbered(&self) -> bool {
+        self.scale.is_some() || self.replicas > 1
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Run {
     Command(Words),
@@ -334,7 +351,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
     let stop = stop(&mut reader, collector);
     let on = hooks(&mut reader, collector);
     let log = log(&mut reader, collector);
-    let replicas = reader.integer("replicas", 1..=10_000, collector).map_or(1, |n| n.value);
+    let (replicas, scale) = replicas(&mut reader, collector);
     let autostart = reader.boolean("autostart", collector).unwrap_or(true);
     let on_dependency_restart = reader
         .choice(
@@ -367,6 +384,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
         on,
         log,
         replicas,
+        scale,
         autostart,
         on_dependency_restart,
         rerun,

@@ -416,6 +416,7 @@ impl Loader<'_> {
             on,
             log,
             replicas: service.replicas,
+            scale: service.scale,
             autostart: service.autostart,
             on_dependency_restart: service.on_dependency_restart,
             rerun: service.rerun,

@@ -86,8 +86,8 @@ pub(super) fn services(
                 );
             }
         }
-        if service.replicas > 1 {
-            for index in 1..=service.replicas.min(10_000) {
+        if service.is_numbered() {
+            for index in 1..=service.most_copies() {
                 let instance = format!("{name}.{index}");
                 if let Some(other) = known.get(instance.as_str()) {
                     also(
@@ -117,10 +117,11 @@ pub(super) fn beside(declared: &Declared, there: &Plan, collector: &mut Collecto
         );
     }
     let taken: HashSet<String> = growth::printed(&there.services, there.groups.keys()).collect();
-    let services = declared.services.iter().map(|s| (&s.name.value, &s.name.span, s.replicas));
-    let groups = declared.groups.iter().map(|g| (&g.name.value, &g.name.span, 1));
-    for (name, span, replicas) in services.chain(groups) {
-        let copies = (1..=replicas.min(10_000)).filter(|_| replicas > 1).map(|n| format!("{name}.{n}"));
+    let copies = |service: &Service| if service.is_numbered() { service.most_copies() } else { 0 };
+    let services = declared.services.iter().map(|s| (&s.name.value, &s.name.span, copies(s)));
+    let groups = declared.groups.iter().map(|g| (&g.name.value, &g.name.span, 0));
+    for (name, span, copies) in services.chain(groups) {
+        let copies = (1..=copies).map(|n| format!("{name}.{n}"));
         if let Some(clash) = std::iter::once(name.to_string()).chain(copies).find(|n| taken.contains(n)) {
             let message = format!("{clash:?} is there already");
             let command = growth::removes(there, &clash);
@@ -568,7 +569,7 @@ pub(super) fn unreachable_limits(
             group.members.iter().map(|m| known.get(m.value.as_str())).collect();
         let Some(members) = members else { continue };
         let falls: u64 =
-            members.iter().map(|m| most_falls(m, period, intensity) * u64::from(m.replicas)).sum();
+            members.iter().map(|m| most_falls(m, period, intensity) * u64::from(m.most_copies())).sum();
         if falls <= u64::from(intensity) {
             warnings.push(Fault {
                 source: Arc::clone(&collector.source),

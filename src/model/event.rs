@@ -11,7 +11,7 @@ use super::exit::ExitOutcome;
 use super::id::{Incarnation, InstanceId, Name};
 use super::past::Past;
 use super::plan::{Addition, Change, GiveUp, Strategy};
-use super::spec::{Condition, seconds};
+use super::spec::{Condition, Naming, seconds};
 use super::status::{Goal, Health, State};
 
 /// A fact with its number and its time.
@@ -354,6 +354,20 @@ pub enum Fact {
         from: u32,
         /// So many there are.
         to: u32,
+        /// How they are named.
+        #[serde(default, skip_serializing_if = "Naming::is_usual")]
+        naming: Naming,
+    },
+    /// The Scaler wants another number of copies of a service.
+    ScaleDecided {
+        /// Which.
+        service: Name,
+        /// So many there are.
+        from: u32,
+        /// So many there are to be.
+        to: u32,
+        /// Why.
+        reason: String,
     },
     /// A worker pool is to have so many workers from now on.
     PoolScaled {
@@ -458,6 +472,7 @@ impl Fact {
             | Fact::Added { .. }
             | Fact::Reconfigured { .. }
             | Fact::Scaled { .. }
+            | Fact::ScaleDecided { .. }
             | Fact::PoolScaled { .. }
             | Fact::Removed { .. }
             | Fact::ShutdownStarted { .. }

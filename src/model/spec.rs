@@ -45,8 +45,11 @@ pub struct ServiceSpec {
     /// How what it prints is kept in files; `None`: as it is for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogSpec>,
-    /// Number of instances, at least 1.
+    /// Number of instances, at least 1; of one that is scaled, those that there are at first, and by now.
     pub replicas: u32,
+    /// By what the Scaler changes their number; `None`: it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleSpec>,
     /// Whether it starts with the tree, without being asked for by name.
     pub autostart: bool,
     /// What becomes of it when something that it depends on falls.
@@ -100,6 +103,7 @@ impl ServiceSpec {
             on: None,
             log: None,
             replicas: 1,
+            scale: None,
             autostart: true,
             on_dependency_restart: OnDependencyRestart::Restart,
             rerun: false,
@@ -113,7 +117,17 @@ impl ServiceSpec {
 
     /// Its instances, in order.
     pub fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
-        copies(&self.name, self.replicas)
+        copies(&self.name, self.replicas, self.naming())
+    }
+
+    /// So many copies there are at most.
+    pub fn most_copies(&self) -> u32 {
+        self.scale.map_or(self.replicas, |scale| scale.max)
+    }
+
+    /// How its copies are named.
+    pub fn naming(&self) -> Naming {
+        if self.scale.is_some() { Naming::Numbered } else { Naming::OneAlone }
     }
 }
 
@@ -159,21 +173,67 @@ impl ServiceSpec {
 }
 
 /// So many copies of a service, in order; at least one.
-pub fn copies(service: &Name, count: u32) -> impl Iterator<Item = InstanceId> + '_ {
+pub fn copies(service: &Name, count: u32, naming: Naming) -> impl Iterator<Item = InstanceId> + '_ {
     let count = count.max(1);
-    (1..=count).map(move |index| match count {
-        1 => InstanceId::sole(service.clone()),
-        _ => InstanceId::numbered(service.clone(), index),
+    (1..=count).map(move |index| match (count, naming) {
+        (1, Naming::OneAlone) => InstanceId::sole(service.clone()),
+        (_, Naming::OneAlone | Naming::Numbered) => InstanceId::numbered(service.clone(), index),
     })
 }
 
 /// The copies that go, and those that come, when there are to be so many.
-pub fn scaled(service: &Name, from: u32, to: u32) -> (Vec<InstanceId>, Vec<InstanceId>) {
-    let (was, is): (Vec<_>, Vec<_>) = (copies(service, from).collect(), copies(service, to).collect());
+pub fn scaled(service: &Name, from: u32, to: u32, naming: Naming) -> (Vec<InstanceId>, Vec<InstanceId>) {
+    let all = |count| copies(service, count, naming).collect::<Vec<_>>();
+    let (was, is) = (all(from), all(to));
     let gone = was.iter().filter(|id| !is.contains(id)).cloned().collect();
     let came = is.iter().filter(|id| !was.contains(id)).cloned().collect();
     (gone, came)
 }
+
+/// How the copies of a service are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Naming {
+    /// One alone has the service's name, several have numbers.
+    #[default]
+    OneAlone,
+    /// All have numbers, also one alone: those that stay keep their names when others come and go.
+    Numbered,
+}
+
+impl Naming {
+    /// Whether it is that of most services.
+    pub fn is_usual(&self) -> bool {
+        *self == Naming::OneAlone
+    }
+}
+
+/// How the Scaler changes the number of copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+pub struct ScaleSpec {
+    /// So many at least.
+    pub min: u32,
+    /// And at most.
+    pub max: u32,
+    /// What each of them is to use at most, on the average.
+    pub on: ScaleOn,
+}
+
+/// What the number of copies follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleOn {
+    /// CPU of a copy's whole tree; 100 is one core.
+    Cpu(u32),
+    /// Its resident memory, in bytes.
+    Memory(u64),
+}
+
+/// Percent of a core that a copy is to use at most, where the manifest says no number.
+pub const SCALE_ON_CPU: u32 = 80;
 
 /// The program that runs and its arguments; the first word is the program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

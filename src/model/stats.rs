@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Name;
 use super::history::{Measure, Trend};
 use super::sample::MachineSample;
 use super::status::DaemonStatus;
@@ -97,6 +98,25 @@ pub struct ScalerStats {
     /// Whether it does so by itself.
     pub auto: bool,
     /// What it did last, and why.
+    pub last: Option<String>,
+    /// Services whose copies it counts.
+    #[serde(default)]
+    pub services: Vec<ServiceScale>,
+}
+
+/// A service that is scaled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+pub struct ServiceScale {
+    /// Which.
+    pub service: Name,
+    /// So many copies there are.
+    pub replicas: u32,
+    /// So many at least.
+    pub min: u32,
+    /// And at most.
+    pub max: u32,
+    /// What was done last, and why.
     pub last: Option<String>,
 }
 

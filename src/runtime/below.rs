@@ -8,8 +8,9 @@ use super::{Handle, Made, Options, StartError};
 use crate::actors::{Inheritance, Stranger, end_unwanted};
 use crate::decide::continuation::{Gone, Left, Start, continuation, held_for_nobody, untold};
 use crate::decide::ledger::{Ledger, Memory};
+use crate::decide::reload::scaled_as_before;
 use crate::decide::status::Board;
-use crate::model::{Fact, Goal, InstanceId, Past, Plan, ServiceSpec, State};
+use crate::model::{Fact, Goal, InstanceId, Name, Past, Plan, ServiceSpec, State};
 use crate::os::clock::{self, Clock};
 use crate::os::keeper::Tether;
 use crate::os::native::NativeHost;
@@ -59,13 +60,15 @@ impl Handle {
     /// in the ledger. Otherwise as [`Handle::start`].
     pub async fn start_below(plan: Plan, options: Options, below: Below) -> Result<Handle, StartError> {
         let Below { tether, identity, ledger, strangers } = below;
-        let today = SystemTime::now();
-        let board = Board::new(Arc::new(plan), today).map_err(StartError::Cycles)?;
         let output = Arc::new(OutputHub::new(options.console));
         let (ledger, memory) = match ledger {
             Some((ledger, memory)) => (Some(ledger), memory),
             None => (None, Memory::default()),
         };
+        let today = SystemTime::now();
+        // What the Scaler has made of it is so still.
+        let plan = scaled_as_before(&plan, |service| copies_of(service, &memory));
+        let board = Board::new(Arc::new(plan), today).map_err(StartError::Cycles)?;
         let flushed = ledger.clone();
         let before_change = Arc::new(move || {
             if let Some(ledger) = &flushed {
@@ -104,6 +107,14 @@ impl Handle {
         };
         made.start(options.sample_interval).await
     }
+}
+
+/// How many copies of a service were there, by their numbers.
+fn copies_of(service: &Name, memory: &Memory) -> Option<u32> {
+    let number = |text: &String| {
+        text.strip_prefix(service.as_str())?.strip_prefix('.').and_then(|number| number.parse::<u32>().ok())
+    };
+    memory.pasts.keys().filter_map(number).max()
 }
 
 /// Whether all copies of a service that were known before, maybe by another name, were stopped by hand.
@@ -233,4 +244,25 @@ fn take_over(
     let taken_over = (!instances.is_empty()).then_some(Fact::TakenOver { instances, failed_groups });
     let facts = taken_over.into_iter().chain(facts).collect();
     Taken { facts, lives, strangers: unknown, last_event: memory.last_event, going_down }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_are_counted_by_their_numbers() {
+        let mut memory = Memory::default();
+        for name in ["web.1", "web.3", "webs.7", "web", "web.x", "other.9"] {
+            memory
+                .pasts
+                .insert(name.to_owned(), Past::new(InstanceId::sole(name_of(name)), SystemTime::now()));
+        }
+        assert_eq!(copies_of(&name_of("web"), &memory), Some(3));
+        assert_eq!(copies_of(&name_of("none"), &memory), None);
+    }
+
+    fn name_of(text: &str) -> Name {
+        Name::new(text.split('.').next().unwrap()).unwrap()
+    }
 }

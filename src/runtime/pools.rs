@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ractor::ActorRef;
 use tokio::sync::watch;
 
 use super::blocking::{BlockingPool, BlockingSize, BlockingStanding};
 use super::{StartError, Tasks};
 use crate::actors::Context;
+use crate::actors::supervisor::SupervisorMsg;
 use crate::actors::worker_pool::{Shop, TaskRules};
 use crate::model::sample::Sample;
 use crate::model::stats::PoolStats;
@@ -28,7 +30,7 @@ struct Inner {
     shop: Arc<Shop>,
     context: Arc<Context>,
     samples: watch::Sender<Option<Arc<Sample>>>,
-    root: ractor::ActorCell,
+    root: ActorRef<SupervisorMsg>,
     tasks: Tasks,
     blocking: BlockingPool,
     named: Mutex<BTreeMap<Name, Named>>,
@@ -55,7 +57,7 @@ pub(super) struct PoolsArgs {
     pub(super) shop: Shop,
     pub(super) context: Arc<Context>,
     pub(super) samples: watch::Sender<Option<Arc<Sample>>>,
-    pub(super) root: ractor::ActorCell,
+    pub(super) root: ActorRef<SupervisorMsg>,
 }
 
 impl Pools {
@@ -63,7 +65,8 @@ impl Pools {
         let PoolsArgs { rules, shop, context, samples, root } = args;
         let shop = Arc::new(shop);
         let args = (rules.clone(), Arc::clone(&shop), None);
-        let tasks = Tasks::start(args, &context, samples.subscribe(), root.clone()).await?;
+        let tasks =
+            Tasks::start(args, Some(root.clone()), &context, samples.subscribe(), root.get_cell()).await?;
         let name = Name::new(DEFAULT).map_err(|error| StartError::Tree(error.to_string()))?;
         let blocking = BlockingPool::new(name, BlockingSize::default());
         let named = Mutex::default();
@@ -96,7 +99,7 @@ impl Pools {
         self.free(&name)?;
         let Inner { shop, context, samples, root, .. } = &*self.inner;
         let args = (rules, Arc::clone(shop), Some(name.clone()));
-        let tasks = Tasks::start(args, context, samples.subscribe(), root.clone()).await;
+        let tasks = Tasks::start(args, None, context, samples.subscribe(), root.get_cell()).await;
         let tasks = tasks.map_err(|error| denial(DenialCode::ShuttingDown, error.to_string()))?;
         let taken = {
             let mut named = self.named();

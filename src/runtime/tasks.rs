@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 use super::StartError;
 use crate::actors::Context;
 use crate::actors::scaler::{Bounds, Scaler, ScalerArgs, ScalerMsg};
+use crate::actors::supervisor::SupervisorMsg;
 use crate::actors::worker_pool::{
     PoolArgs, PoolMsg, PoolStand, Results, Shop, Stage, TaskRules, Ticket, WorkerPool, key_of,
 };
@@ -39,6 +40,7 @@ pub struct Tasks {
 impl Tasks {
     pub(super) async fn start(
         (rules, shop, name): (TaskRules, Arc<Shop>, Option<Name>),
+        scales_services: Option<ActorRef<SupervisorMsg>>,
         context: &Arc<Context>,
         samples: watch::Receiver<Option<Arc<Sample>>>,
         root: ractor::ActorCell,
@@ -51,7 +53,14 @@ impl Tasks {
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
         let (actor, _) =
             WorkerPool::spawn_linked(None, WorkerPool, args, root.clone()).await.map_err(broken)?;
-        let args = ScalerArgs { context: Arc::clone(context), name, pool: actor.clone(), policy, samples };
+        let args = ScalerArgs {
+            context: Arc::clone(context),
+            name,
+            pool: actor.clone(),
+            root: scales_services,
+            policy,
+            samples,
+        };
         let (scaler, _) = Scaler::spawn_linked(None, Scaler, args, root).await.map_err(broken)?;
         Ok(Tasks { actor, scaler, results, clock, disk_full, load_high })
     }

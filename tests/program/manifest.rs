@@ -138,6 +138,16 @@ fn one_fault_of_each_kind() {
         ),
         (one("restart = { never_on = [300] }"), "3:25", "exit code from 0 to 255"),
         (one("replicas = 0"), "3:12", "from 1 to"),
+        (one("replicas = { min = 5, max = 2 }"), "3:29", "more than \"max\""),
+        (one("replicas = { min = 2 }"), "3:12", "no \"max\""),
+        (one("replicas = { max = 2, scale_on = \"mem\" }"), "3:34", "one of cpu"),
+        (one("replicas = { max = 2, scale_on = { cpu = 1, memory = 1 } }"), "3:34", "name one of"),
+        (one("replicas = { max = 2, scale_on = 7 }"), "3:34", "a table such as"),
+        (
+            one("replicas = { max = 3 }\n[service.\"web.3\"]\ncommand = \"true\""),
+            "4:10",
+            "replica 3 of \"web\"",
+        ),
         (one("depends_on = [\"web2\", \"web2\"]\n[service.web2]\ncommand = \"true\""), "3:23", "twice"),
         (
             one("depends_on = { web2 = \"redy\" }\n[service.web2]\ncommand = \"true\""),

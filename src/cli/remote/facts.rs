@@ -109,7 +109,10 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
             let services = change.services.iter().map(|spec| &spec.name);
             format!("changed: {}", names(services.chain(change.groups.keys())))
         }
-        Fact::Scaled { service, from, to } => format!("{service}: scaled from {from} to {to}"),
+        Fact::Scaled { service, from, to, .. } => format!("{service}: scaled from {from} to {to}"),
+        Fact::ScaleDecided { service, from, to, reason } => {
+            format!("{service}: to be scaled from {from} to {to}: {reason}")
+        }
         Fact::PoolScaled { pool, from, to, reason } => {
             let pool = pool.as_ref().map(|pool| format!(" {pool}")).unwrap_or_default();
             format!("the worker pool{pool}: from {from} to {to}: {reason}")

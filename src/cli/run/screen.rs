@@ -192,10 +192,13 @@ impl Screen {
                 let names = services.iter().chain(groups).map(Name::as_str);
                 Some((None, format!("removed: {}", few(names)), Tint::Faint))
             }
-            Fact::Scaled { service, from, to } => {
-                let (gone, _) = spec::scaled(service, *from, *to);
+            Fact::Scaled { service, from, to, naming } => {
+                let (gone, _) = spec::scaled(service, *from, *to, *naming);
                 self.forget(|id| gone.contains(id));
                 Some((None, format!("{service} has {to} copies now"), Tint::Faint))
+            }
+            Fact::ScaleDecided { service, from, to, reason } => {
+                Some((None, format!("{service}: from {from} to {to} copies: {reason}"), Tint::Faint))
             }
             Fact::ShutdownStarted { cause } => {
                 self.stopping = true;

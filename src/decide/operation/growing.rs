@@ -34,7 +34,8 @@ impl Operations {
         (from, goal): (u32, Goal),
         out: &mut Vec<Effect>,
     ) {
-        let before: HashSet<InstanceId> = spec::copies(service, from).collect();
+        let naming = board.graph().service(service).map(|spec| spec.naming()).unwrap_or_default();
+        let before: HashSet<InstanceId> = spec::copies(service, from, naming).collect();
         let new = board.instances_of(service).filter(|entry| !before.contains(&entry.id));
         let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.partition(|_| goal == Goal::Up);
         let rest: Vec<InstanceId> = leave.iter().map(|entry| entry.id.clone()).collect();
@@ -222,7 +223,8 @@ impl Operations {
         if !self.goes(board, &mut operation.parts, in_the_way.as_ref(), |_| true) {
             return Err(Vec::new());
         }
-        let (gone, came) = spec::scaled(&service, from, to);
+        let naming = of.naming();
+        let (gone, came) = spec::scaled(&service, from, to, naming);
         let names = gone.iter().map(ToString::to_string).collect();
         let removed = |id: &InstanceId| InstanceAnswer {
             name: id.to_string(),
@@ -236,7 +238,7 @@ impl Operations {
         if came_any {
             out.push(Effect::Adopt(Branch::of_copies(board, &service, came)));
         }
-        out.push(Effect::Emit(Fact::Scaled { service: service.clone(), from, to }));
+        out.push(Effect::Emit(Fact::Scaled { service: service.clone(), from, to, naming }));
         // Those that come are what the command is answered by then.
         let ticket = if came_any { None } else { operation.ticket };
         if let (true, Some(ticket)) = (came_any, operation.ticket) {

@@ -175,8 +175,8 @@ impl Writer {
                     if let Fact::Removed { services, .. } = &event.fact {
                         self.stands.retain(|_, past| !services.contains(past.instance.service()));
                     }
-                    if let Fact::Scaled { service, from, to } = &event.fact {
-                        for id in spec::scaled(service, *from, *to).0 {
+                    if let Fact::Scaled { service, from, to, naming } = &event.fact {
+                        for id in spec::scaled(service, *from, *to, *naming).0 {
                             self.stands.remove(&id.to_string());
                         }
                     }
@@ -300,8 +300,9 @@ impl Writer {
                         let names = serde_json::to_string(names).unwrap_or_default();
                         set_meta(&transaction, "failed_groups", &names)?;
                     }
-                    if let Fact::Scaled { service, from, to } = &event.fact {
-                        for id in spec::scaled(service, *from, *to).0.iter().map(ToString::to_string) {
+                    if let Fact::Scaled { service, from, to, naming } = &event.fact {
+                        for id in spec::scaled(service, *from, *to, *naming).0.iter().map(ToString::to_string)
+                        {
                             last.remove(&id);
                             transaction
                                 .prepare_cached("DELETE FROM instances WHERE id = ?1")?
