@@ -9,7 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
 
 use super::supervisor::SupervisorMsg;
-use super::worker_pool::PoolMsg;
+use super::worker_pool::{Mode, PoolMsg};
 use super::{Context, tell};
 use crate::decide::pool::{Input, Standing};
 use crate::decide::scaler::{ScalePolicy, Scaling, Seen, SeenCopies, decide, decide_copies};
@@ -46,13 +46,6 @@ pub struct Bounds {
     pub auto: Option<bool>,
 }
 
-/// Whether it scales by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    Auto,
-    ByHand,
-}
-
 pub(crate) struct Scaler;
 
 pub(crate) struct ScalerArgs {
@@ -63,6 +56,7 @@ pub(crate) struct ScalerArgs {
     /// Who scales services: of several Scalers, one.
     pub(crate) root: Option<ActorRef<SupervisorMsg>>,
     pub(crate) policy: ScalePolicy,
+    pub(crate) mode: Mode,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
 }
 
@@ -106,7 +100,7 @@ impl Actor for Scaler {
         myself: ActorRef<ScalerMsg>,
         args: ScalerArgs,
     ) -> Result<ScalerState, ActorProcessingErr> {
-        let ScalerArgs { context, name, pool, root, policy, samples } = args;
+        let ScalerArgs { context, name, pool, root, policy, mode, samples } = args;
         let mut news = samples.clone();
         // Ends with the monitor, or with this actor.
         tokio::spawn(async move {
@@ -120,7 +114,7 @@ impl Actor for Scaler {
             services: HashMap::new(),
             policy,
             samples,
-            mode: Mode::Auto,
+            mode,
             stepped: None,
             last: None,
         })

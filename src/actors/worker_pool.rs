@@ -36,6 +36,15 @@ mod outcome;
 pub use outcome::{Finished, Running, Stage, Ticket};
 pub(crate) use outcome::{Results, key_of};
 
+/// Whether a pool scales by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// By what the machine allows.
+    Auto,
+    /// Only somebody says how many workers there are.
+    ByHand,
+}
+
 /// How a pool goes about its tasks.
 #[derive(Debug, Clone)]
 pub struct TaskRules {
@@ -56,6 +65,8 @@ pub struct TaskRules {
     /// When there are more workers and fewer. Above its high threshold of CPU new commands get a lower
     /// priority.
     pub scale: ScalePolicy,
+    /// Whether the pool scales by itself from the beginning.
+    pub mode: Mode,
     /// Percent above which a file system is said to be full.
     pub disk_full: f64,
     /// Load of a core above which it is said to be high.
@@ -74,6 +85,7 @@ impl TaskRules {
             kept: 1_000,
             kept_for: Duration::from_secs(3600),
             scale: ScalePolicy::default(),
+            mode: Mode::Auto,
             disk_full: 95.0,
             load_high: 0.8,
         }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::remote::{fact_in_words, reloaded_in_words};
 use super::{DaemonArgs, code, format, report, runtime};
 use crate::actors::event_log::Read;
-use crate::actors::worker_pool::TaskRules;
+use crate::actors::worker_pool::{Mode, TaskRules};
 use crate::actors::{KeepRule, Whose};
 use crate::control::place::{self, Card};
 use crate::control::{server, tls};
@@ -19,7 +19,7 @@ use crate::decide::graph::Graph;
 use crate::decide::growth;
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::select::{Selection, select};
-use crate::manifest::config::{Config, DEFAULT, Unusable, Usual, load_config};
+use crate::manifest::config::{Config, DEFAULT, TasksConfig, Unusable, Usual, load_config};
 use crate::manifest::folder::{Folder, load_folder};
 use crate::manifest::{Environment, LoadError, load_addition};
 use crate::model::{Addition, Asker, Denial, DenialCode, Event, Fact, Plan};
@@ -183,7 +183,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         socket: Some(config.socket.clone()),
         recorder: None,
         secrets: Some(config.secrets.clone()),
-        tasks: Some(TaskRules::usual(config.home.join("tasks"))),
+        tasks: Some(task_rules(config)),
         keep: KeepRule {
             folder: config.logs.clone(),
             max_size: config.log_size,
@@ -346,6 +346,25 @@ fn changed_by_hand(mut plan: Plan, store: &Store, environment: &Environment) -> 
         }
     }
     plan
+}
+
+fn task_rules(config: &Config) -> TaskRules {
+    let TasksConfig {
+        pool, auto, memory, output, kept, kept_for, cache, scale, disk_full, load_high, ..
+    } = config.tasks;
+    TaskRules {
+        size: pool,
+        cache,
+        memory: usize::try_from(memory).unwrap_or(usize::MAX),
+        output,
+        folder: config.home.join("tasks"),
+        kept,
+        kept_for,
+        scale,
+        mode: if auto { Mode::Auto } else { Mode::ByHand },
+        disk_full,
+        load_high,
+    }
 }
 
 fn card_of(config: &Config) -> Card {

@@ -7,9 +7,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use tasks::TasksConfig;
+use tasks::{CacheKeys, PoolKeys, TaskKeys, ThresholdKeys};
+
 use super::size::Size;
 use crate::decide::access::Permission;
 use crate::model::spec::{MAX_FILES, MAX_SIZE, MOST_FILES};
+
+mod tasks;
 
 /// The documented file, in which everything is the default.
 pub const DEFAULT: &str = include_str!("../../config/regrow.toml");
@@ -47,6 +52,8 @@ pub struct Config {
     pub secrets: PathBuf,
     /// How often resources are sampled.
     pub sample_interval: Duration,
+    /// How commands are run.
+    pub tasks: TasksConfig,
     /// The network API, where there is one.
     pub api: Option<Api>,
     /// What other users of this machine may do.
@@ -126,6 +133,10 @@ struct Written {
     store: Store,
     logs: Logs,
     samples: Samples,
+    pool: PoolKeys,
+    tasks: TaskKeys,
+    cache: CacheKeys,
+    thresholds: ThresholdKeys,
     api: ApiKeys,
     access: Vec<AccessKeys>,
 }
@@ -259,6 +270,7 @@ fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Result<Co
     let home = state.join("daemon");
     let store = written.store.path.unwrap_or_else(|| home.join("regrow.db"));
     let api = api(written.api, at)?;
+    let tasks = tasks::complete(&written.pool, &written.tasks, &written.cache, &written.thresholds)?;
     if !written.access.is_empty() && written.socket.path.is_none() {
         let why = "[[access]] lets other users in, who can't enter the daemon's own folder: \
                    give the socket another place (path = \"/run/regrow/control.sock\" in [socket])";
@@ -279,6 +291,7 @@ fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Result<Co
         log_compress: written.logs.compress,
         secrets: state.join("secrets"),
         sample_interval: written.samples.interval.map_or(SAMPLE_INTERVAL, |span| span.0),
+        tasks,
         api,
         access,
         home,
@@ -352,6 +365,29 @@ mod tests {
         let all: Written = toml::from_str(&all.join("\n")).unwrap();
         let all = complete(file, all, &usual).unwrap();
         assert!(all.api.is_some_and(|api| api.tls.is_some()) && all.access.len() == 2);
+    }
+
+    #[test]
+    fn a_pool_that_can_not_be_is_refused() {
+        let usual = Usual { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
+        for (text, want) in [
+            ("[pool]\nmin = 0", "from 1 to 1000 workers"),
+            ("[pool]\nmin = 40", "not above max: 40 to 32"),
+            ("[pool]\nmax = 5000", "from 1 to 1000"),
+            ("[thresholds]\ncpu = 101", "cpu in [thresholds] is a percentage"),
+            ("[thresholds]\nmemory_low = 95", "memory_low in [thresholds] is above memory"),
+            ("[thresholds]\nload = 0", "must be above 0"),
+            ("[thresholds]\ndisk = -1", "disk in [thresholds]"),
+        ] {
+            let written: Written = toml::from_str(text).unwrap();
+            let why = complete(None, written, &usual).unwrap_err();
+            assert!(why.contains(want), "{text}: {why}");
+        }
+        let said = "[pool]\nmin = 2\nmax = 3\nqueue = 7\nauto = false\n[tasks]\nmemory = \"1KiB\"\nkeep_for = \"5m\"";
+        let tasks = complete(None, toml::from_str(said).unwrap(), &usual).unwrap().tasks;
+        assert_eq!((tasks.pool.min, tasks.pool.max, tasks.pool.queue, tasks.auto), (2, 3, 7, false));
+        assert_eq!((tasks.scale.min, tasks.scale.max, tasks.memory), (2, 3, 1024));
+        assert_eq!(tasks.kept_for, Duration::from_secs(300));
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Tasks {
         let clock = shop.clock();
         let results = Arc::new(Mutex::new(Cache::new(rules.cache)));
         let policy = ScalePolicy { min: rules.size.min, max: rules.size.max, ..rules.scale };
-        let (disk_full, load_high) = (rules.disk_full, rules.load_high);
+        let (disk_full, load_high, mode) = (rules.disk_full, rules.load_high, rules.mode);
         let args = PoolArgs { rules, shop, results: Arc::clone(&results), samples: samples.clone() };
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
         let (actor, _) =
@@ -59,6 +59,7 @@ impl Tasks {
             pool: actor.clone(),
             root: scales_services,
             policy,
+            mode,
             samples,
         };
         let (scaler, _) = Scaler::spawn_linked(None, Scaler, args, root).await.map_err(broken)?;
