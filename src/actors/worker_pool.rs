@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use super::timer::Timer;
 use super::worker::{Job, Report, Worker, WorkerMsg};
 use crate::decide::cache::{Bounds, Looked};
+use crate::decide::ledger::{KeptResult, Ledger};
 use crate::decide::pool::{Effect, Input, Outcome, Pool, Refusal, Size, Standing, Terms, WorkerId};
 use crate::decide::progress;
 use crate::decide::scaler::ScalePolicy;
@@ -29,12 +30,23 @@ use crate::os::clock::Clock;
 use crate::os::collect::{Collector, Room};
 use crate::os::secrets::Vault;
 use crate::os::{Host, Stream, ids};
-use outcome::CacheKey;
 
 mod outcome;
 
+pub(crate) use outcome::{CacheKey, Results, key_of};
 pub use outcome::{Finished, Running, Stage, Ticket};
-pub(crate) use outcome::{Results, key_of};
+
+/// Where results of commands are kept for later ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeepResults {
+    /// As long as the supervisor lives.
+    InMemory,
+    /// In its ledger, too, where it has one.
+    InLedger,
+}
+
+/// Results with more output than this are kept in memory alone.
+const LARGEST_KEPT: u64 = 256 * 1024;
 
 /// Whether a pool scales by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +79,8 @@ pub struct TaskRules {
     pub scale: ScalePolicy,
     /// Whether the pool scales by itself from the beginning.
     pub mode: Mode,
+    /// Where results outlive the supervisor, if they do.
+    pub keep: KeepResults,
     /// Percent above which a file system is said to be full.
     pub disk_full: f64,
     /// Load of a core above which it is said to be high.
@@ -86,6 +100,7 @@ impl TaskRules {
             kept_for: Duration::from_secs(3600),
             scale: ScalePolicy::default(),
             mode: Mode::Auto,
+            keep: KeepResults::InMemory,
             disk_full: 95.0,
             load_high: 0.8,
         }
@@ -196,6 +211,8 @@ pub(crate) struct PoolArgs {
     pub(crate) shop: Arc<Shop>,
     pub(crate) results: Arc<Mutex<Results>>,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
+    /// Where results are to outlive this supervisor.
+    pub(crate) ledger: Option<Arc<dyn Ledger>>,
 }
 
 pub(crate) struct PoolState {
@@ -203,6 +220,7 @@ pub(crate) struct PoolState {
     shop: Arc<Shop>,
     results: Arc<Mutex<Results>>,
     samples: watch::Receiver<Option<Arc<Sample>>>,
+    ledger: Option<Arc<dyn Ledger>>,
     pool: Pool,
     workers: HashMap<WorkerId, ActorRef<WorkerMsg>>,
     records: BTreeMap<TaskId, Record>,
@@ -242,13 +260,14 @@ impl Actor for WorkerPool {
         _myself: ActorRef<PoolMsg>,
         args: PoolArgs,
     ) -> Result<PoolState, ActorProcessingErr> {
-        let PoolArgs { rules, shop, results, samples } = args;
+        let PoolArgs { rules, shop, results, samples, ledger } = args;
         Ok(PoolState {
             pool: Pool::new(rules.size),
             rules,
             shop,
             results,
             samples,
+            ledger,
             workers: HashMap::new(),
             records: BTreeMap::new(),
             finished: VecDeque::new(),
@@ -576,10 +595,26 @@ impl PoolState {
             .then_some(())
             .and(ttl)
             .map(|ttl| (Arc::clone(&finished), finished.bytes(), ttl));
+        self.write_down(&key, &kept);
         let joined = results.made(&key, now, kept);
         drop(results);
         for other in joined {
             self.finish(other, Arc::clone(&finished));
+        }
+    }
+
+    fn write_down(&self, key: &CacheKey, kept: &Option<(Arc<Finished>, u64, Duration)>) {
+        let (Some(ledger), Some((finished, bytes, ttl))) = (&self.ledger, kept) else {
+            return;
+        };
+        if *bytes > LARGEST_KEPT {
+            return;
+        }
+        let (since, result) = (SystemTime::now(), finished.result(finished.id, usize::MAX));
+        // Part of an output is not what the command printed.
+        let is_whole = !result.stdout.is_cut() && !result.stderr.is_cut();
+        if let Some(until) = since.checked_add(*ttl).filter(|_| is_whole) {
+            ledger.keep_result(key, KeptResult { result, since, until });
         }
     }
 

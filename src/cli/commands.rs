@@ -13,8 +13,11 @@ use crate::model::{TaskId, TaskState};
 #[derive(Debug, Args)]
 pub(super) struct TaskArgs {
     /// Take the result of the same command that ran within so long, and keep this one's as long
-    #[arg(long, value_name = "TTL", value_parser = duration)]
+    #[arg(long, value_name = "TTL", value_parser = duration, num_args = 0..=1, default_missing_value = "30m")]
     pub(super) cache: Option<Duration>,
+    /// With --cache: only these variables make it another command [default: all that it gets]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "cache")]
+    pub(super) cache_env: Option<Vec<String>>,
     /// Run it, whatever is kept
     #[arg(long)]
     pub(super) no_cache: bool,

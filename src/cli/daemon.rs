@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::remote::{fact_in_words, reloaded_in_words};
 use super::{DaemonArgs, code, format, report, runtime};
 use crate::actors::event_log::Read;
-use crate::actors::worker_pool::{Mode, TaskRules};
+use crate::actors::worker_pool::{KeepResults, Mode, TaskRules};
 use crate::actors::{KeepRule, Whose};
 use crate::control::place::{self, Card};
 use crate::control::{server, tls};
@@ -350,7 +350,17 @@ fn changed_by_hand(mut plan: Plan, store: &Store, environment: &Environment) -> 
 
 fn task_rules(config: &Config) -> TaskRules {
     let TasksConfig {
-        pool, auto, memory, output, kept, kept_for, cache, scale, disk_full, load_high, ..
+        pool,
+        auto,
+        memory,
+        output,
+        kept,
+        kept_for,
+        cache,
+        scale,
+        disk_full,
+        load_high,
+        cache_persists,
     } = config.tasks;
     TaskRules {
         size: pool,
@@ -362,6 +372,7 @@ fn task_rules(config: &Config) -> TaskRules {
         kept_for,
         scale,
         mode: if auto { Mode::Auto } else { Mode::ByHand },
+        keep: if cache_persists { KeepResults::InLedger } else { KeepResults::InMemory },
         disk_full,
         load_high,
     }

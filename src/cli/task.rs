@@ -141,6 +141,7 @@ fn spec(args: &TaskArgs, command: Vec<String>) -> Result<TaskSpec, String> {
         spec.retry_delay = delay;
     }
     spec.cache = args.cache.filter(|_| !args.no_cache);
+    spec.cache_env.clone_from(&args.cache_env);
     if spec.timeout.is_some_and(|timeout| timeout.is_zero()) {
         return Err("--timeout: 0 leaves no time for anything".to_owned());
     }

@@ -1,8 +1,9 @@
 //! What need not be run twice: results by what they are results of.
 //!
 //! Bounded by number and by bytes, the one that was used least recently goes first; each result counts
-//! for as long as it was said when it came, and for nobody who wants a younger one. What is asked for while it is being made is made once: the
-//! first one leads, the others join it. What is kept is a success; who decides that is the caller.
+//! for as long as it was said when it came, and for nobody who wants a younger one. What is asked for while
+//! it is being made is made once: the first one leads, the others join it. What is kept is a success; who
+//! decides that is the caller.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -47,6 +48,8 @@ struct Entry<V> {
     value: V,
     bytes: u64,
     since: Duration,
+    /// How old it was then.
+    before: Duration,
     until: Duration,
     used: u64,
 }
@@ -79,8 +82,8 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
 
     /// Only what is here, and not older than `age`.
     pub fn peek(&mut self, key: &K, now: Duration, age: Duration) -> Option<V> {
-        let Entry { since, until, .. } = self.entries.get(key)?;
-        let (until, is_old) = (*until, now.saturating_sub(*since) >= age);
+        let Entry { since, before, until, .. } = self.entries.get(key)?;
+        let (until, is_old) = (*until, now.saturating_sub(*since) + *before >= age);
         if until <= now {
             self.drop_entry(key);
             self.counts.expirations += 1;
@@ -119,9 +122,21 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
     /// have joined.
     pub fn made(&mut self, key: &K, now: Duration, kept: Option<(V, u64, Duration)>) -> Vec<W> {
         if let Some((value, bytes, ttl)) = kept {
-            self.keep(key, value, bytes, now.saturating_add(ttl), now);
+            self.keep(key, (value, bytes), now.saturating_add(ttl), now, Duration::ZERO);
         }
         self.flights.remove(key).unwrap_or_default()
+    }
+
+    /// Takes one that was made elsewhere and is so old; unless there is one, or one is being made.
+    pub fn put(&mut self, key: &K, now: Duration, (value, bytes): (V, u64), left: Duration, old: Duration) {
+        if !self.entries.contains_key(key) && !self.flights.contains_key(key) {
+            self.keep(key, (value, bytes), now.saturating_add(left), now, old);
+        }
+    }
+
+    /// Whether it is here, or being made.
+    pub fn knows(&self, key: &K) -> bool {
+        self.entries.contains_key(key) || self.flights.contains_key(key)
     }
 
     /// Who leads gives up: the first of those who have joined leads from now on, if there is one.
@@ -141,7 +156,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         }
     }
 
-    fn keep(&mut self, key: &K, value: V, bytes: u64, until: Duration, now: Duration) {
+    fn keep(&mut self, key: &K, (value, bytes): (V, u64), until: Duration, now: Duration, before: Duration) {
         self.drop_entry(key);
         if bytes > self.bounds.bytes || self.bounds.entries == 0 || until <= now {
             return;
@@ -157,7 +172,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         self.uses += 1;
         self.order.insert(self.uses, key.clone());
         self.bytes += bytes;
-        self.entries.insert(key.clone(), Entry { value, bytes, since: now, until, used: self.uses });
+        self.entries.insert(key.clone(), Entry { value, bytes, since: now, before, until, used: self.uses });
     }
 
     fn drop_entry(&mut self, key: &K) {
@@ -329,6 +344,21 @@ mod tests {
         // A failure is not kept, and told to all.
         assert_eq!(cache.made(&"k", Duration::ZERO, None).len(), 999);
         assert_eq!(cache.ask(&"k", Duration::ZERO, Duration::MAX, || 0), Looked::Lead);
+    }
+
+    #[test]
+    fn one_that_was_made_elsewhere_keeps_its_age() {
+        let mut cache: Cache<u8, u64, ()> = Cache::new(Bounds { entries: 9, bytes: 99 });
+        let seconds = Duration::from_secs;
+        cache.put(&1, seconds(5), (7, 1), seconds(100), seconds(50));
+        assert_eq!(cache.peek(&1, seconds(6), seconds(60)), Some(7));
+        assert_eq!(cache.peek(&1, seconds(6), seconds(51)), None, "it is 51 s old by now");
+        assert_eq!(cache.peek(&1, seconds(105), seconds(1000)), None, "its time is over");
+        // What is here, or on its way, is newer.
+        assert_eq!(cache.ask(&2, seconds(5), seconds(60), || ()), Looked::Lead);
+        assert!(cache.knows(&2));
+        cache.put(&2, seconds(5), (8, 1), seconds(100), seconds(0));
+        assert_eq!(cache.peek(&2, seconds(5), seconds(60)), None);
     }
 
     #[test]

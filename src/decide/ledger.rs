@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::history::Closed;
 use super::status::Board;
-use crate::model::{Event, Incarnation, InstanceId, Name, Past};
+use crate::model::{Event, Incarnation, InstanceId, Name, Past, TaskResult};
 
 /// What the last supervisor has left.
 #[derive(Debug, Default)]
@@ -35,6 +35,17 @@ pub struct Memory {
     pub trouble: Option<String>,
 }
 
+/// The result of a command that need not be run again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptResult {
+    /// What came of it, all of it.
+    pub result: TaskResult,
+    /// When.
+    pub since: SystemTime,
+    /// Until then it counts.
+    pub until: SystemTime,
+}
+
 /// Keeps what happened, so that a later supervisor knows it.
 ///
 /// Called under the event log's lock: it passes on and does nothing else.
@@ -55,6 +66,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// The points of the last so long, oldest first. It reads what may be much: not for a thread that
     /// others wait for.
     fn past_resources(&self, within: Duration) -> Vec<Closed>;
+    /// The result of a command, by what it is one of, for a later supervisor.
+    fn keep_result(&self, key: &[u8], kept: KeptResult);
+    /// One that is kept. It reads a file: not for a thread that others wait for.
+    fn kept_result(&self, key: &[u8]) -> Option<KeptResult>;
+    /// None of them counts any more.
+    fn forget_results(&self);
     /// Calls back when every event so far is written, or is known never to be.
     fn after(&self, then: Box<dyn FnOnce() + Send>);
     /// Waits until everything is written; not for long.

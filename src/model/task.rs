@@ -120,6 +120,9 @@ pub struct TaskSpec {
     #[serde(default, with = "opt_seconds", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub cache: Option<Duration>,
+    /// Of its environment only these variables are part of what the result is one of; `None`: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_env: Option<Vec<String>>,
 }
 
 /// Tasks that are ended have so long for it.
@@ -170,6 +173,7 @@ impl TaskSpec {
             retries: 0,
             retry_delay: RETRY_DELAY,
             cache: None,
+            cache_env: None,
         }
     }
 }

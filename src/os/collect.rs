@@ -48,6 +48,17 @@ impl Collector {
         Collector { room, streams: <[Mutex<Kept>; 2]>::default(), grown: Mutex::new(Some(grown)), follow }
     }
 
+    /// What was printed before, all of it: by its standard output and error.
+    pub fn of(printed: [&[u8]; 2]) -> Collector {
+        let all = Room { memory: usize::MAX, limit: u64::MAX, folder: PathBuf::new() };
+        let collector = Collector::new(all);
+        for (stream, bytes) in [Stream::Out, Stream::Err].into_iter().zip(printed) {
+            collector.take(stream, bytes);
+        }
+        collector.close();
+        collector
+    }
+
     /// More of it. Called on the host's thread.
     pub(super) fn take(&self, stream: Stream, bytes: &[u8]) {
         lock(&self.streams[stream as usize]).take(bytes, &self.room);

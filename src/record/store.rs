@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, OpenFlags, params};
 
 use crate::decide::history::Closed;
-use crate::decide::ledger::{Ledger, Memory};
+use crate::decide::ledger::{KeptResult, Ledger, Memory};
 use crate::decide::status::Board;
 use crate::model::event::StartCause;
 use crate::model::history::HistoryPoint;
@@ -242,6 +242,21 @@ impl Store {
         Ok(rows.next().transpose()?)
     }
 
+    fn result(&self, key: &[u8; 32]) -> Result<Option<KeptResult>, StoreError> {
+        let connection = self.reader()?;
+        let mut statement = connection.prepare("SELECT since, until, result FROM results WHERE key = ?1")?;
+        let mut rows = statement.query_map([key.as_slice()], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
+        })?;
+        let Some((since, until, result)) = rows.next().transpose()? else {
+            return Ok(None);
+        };
+        let at = |millis: i64| SystemTime::UNIX_EPOCH + Duration::from_millis(millis.unsigned_abs());
+        // One that another build wrote in another form is none.
+        let result = serde_json::from_str(&result).ok();
+        Ok(result.map(|result| KeptResult { result, since: at(since), until: at(until) }))
+    }
+
     /// What was measured in the last so long, oldest first.
     fn measured(&self, within: Duration) -> Result<Vec<Closed>, StoreError> {
         let connection = self.reader()?;
@@ -464,6 +479,21 @@ impl Ledger for Store {
         })
     }
 
+    fn keep_result(&self, key: &[u8], kept: KeptResult) {
+        self.tell(Told::KeepResult(digest(key), Box::new(kept)));
+    }
+
+    fn kept_result(&self, key: &[u8]) -> Option<KeptResult> {
+        self.result(&digest(key)).unwrap_or_else(|error| {
+            tracing::warn!(%error, "results of commands can't be read");
+            None
+        })
+    }
+
+    fn forget_results(&self) {
+        self.tell(Told::ForgetResults);
+    }
+
     fn after(&self, then: Box<dyn FnOnce() + Send>) {
         // Everything before it is in the queue already.
         self.tell(Told::After(then));
@@ -476,6 +506,12 @@ impl Ledger for Store {
         })));
         let _ = wait.recv_timeout(Duration::from_secs(2));
     }
+}
+
+/// A key holds a command's environment, which is never written down: its hash is.
+fn digest(key: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(key).into()
 }
 
 /// Makes the folder of a store, ours alone.

@@ -1,6 +1,7 @@
 //! Commands that are run once: the way to the worker pool.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use ractor::{Actor, ActorRef};
 use tokio::sync::{oneshot, watch};
@@ -10,9 +11,11 @@ use crate::actors::Context;
 use crate::actors::scaler::{Bounds, Scaler, ScalerArgs, ScalerMsg};
 use crate::actors::supervisor::SupervisorMsg;
 use crate::actors::worker_pool::{
-    PoolArgs, PoolMsg, PoolStand, Results, Shop, Stage, TaskRules, Ticket, WorkerPool, key_of,
+    CacheKey, Finished, KeepResults, PoolArgs, PoolMsg, PoolStand, Results, Shop, Stage, TaskRules, Ticket,
+    WorkerPool, key_of,
 };
 use crate::decide::cache::{Cache, Counts};
+use crate::decide::ledger::{KeptResult, Ledger};
 use crate::decide::pool::{Input, Refusal};
 use crate::decide::progress;
 use crate::decide::scaler::ScalePolicy;
@@ -32,6 +35,7 @@ pub struct Tasks {
     actor: ActorRef<PoolMsg>,
     scaler: ActorRef<ScalerMsg>,
     results: Arc<Mutex<Results>>,
+    ledger: Option<Arc<dyn Ledger>>,
     clock: Clock,
     disk_full: f64,
     load_high: f64,
@@ -49,7 +53,15 @@ impl Tasks {
         let results = Arc::new(Mutex::new(Cache::new(rules.cache)));
         let policy = ScalePolicy { min: rules.size.min, max: rules.size.max, ..rules.scale };
         let (disk_full, load_high, mode) = (rules.disk_full, rules.load_high, rules.mode);
-        let args = PoolArgs { rules, shop, results: Arc::clone(&results), samples: samples.clone() };
+        // A named pool has a cache of its own.
+        let ledger = context.ledger.clone().filter(|_| rules.keep == KeepResults::InLedger && name.is_none());
+        let args = PoolArgs {
+            rules,
+            shop,
+            results: Arc::clone(&results),
+            samples: samples.clone(),
+            ledger: ledger.clone(),
+        };
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
         let (actor, _) =
             WorkerPool::spawn_linked(None, WorkerPool, args, root.clone()).await.map_err(broken)?;
@@ -63,7 +75,7 @@ impl Tasks {
             samples,
         };
         let (scaler, _) = Scaler::spawn_linked(None, Scaler, args, root).await.map_err(broken)?;
-        Ok(Tasks { actor, scaler, results, clock, disk_full, load_high })
+        Ok(Tasks { actor, scaler, results, ledger, clock, disk_full, load_high })
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> PoolMsg) -> Result<T, Denial> {
@@ -82,8 +94,37 @@ impl Tasks {
         for spec in &specs {
             sane(spec)?;
         }
+        if let Some(ledger) = &self.ledger {
+            self.recall(ledger, &specs, who).await;
+        }
         let who = who.to_owned();
         self.ask(|answer| PoolMsg::Submit(specs, who, answer)).await?.map_err(refused)
+    }
+
+    /// Puts into the cache what earlier supervisors have kept of these commands.
+    async fn recall(&self, ledger: &Arc<dyn Ledger>, specs: &[TaskSpec], who: &str) {
+        let results = || self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = specs.iter().filter(|spec| spec.cache.is_some()).map(|spec| key_of(spec, who));
+        let unknown: Vec<CacheKey> = keys.filter(|key| !results().knows(key)).collect();
+        if unknown.is_empty() {
+            return;
+        }
+        let ledger = Arc::clone(ledger);
+        let read = move || -> Vec<(KeptResult, CacheKey)> {
+            unknown.into_iter().filter_map(|key| Some((ledger.kept_result(&key)?, key))).collect()
+        };
+        // It reads a file.
+        let found = tokio::task::spawn_blocking(read).await;
+        let (now, wall) = (self.clock.now(), SystemTime::now());
+        for (KeptResult { result, since, until }, key) in found.unwrap_or_default() {
+            // By a clock that was ahead, nothing is known of its age.
+            let (Ok(old), Ok(left)) = (wall.duration_since(since), until.duration_since(wall)) else {
+                continue;
+            };
+            let finished = Arc::new(Finished::restored(result));
+            let bytes = finished.bytes();
+            results().put(&key, now, (finished, bytes), left, old);
+        }
     }
 
     /// Runs a command to its end: its result, which may be that of an earlier one.
@@ -268,6 +309,9 @@ impl Tasks {
 
     /// Drops all kept results; how many there were.
     pub fn clear_cache(&self) -> usize {
+        if let Some(ledger) = &self.ledger {
+            ledger.forget_results();
+        }
         self.results.lock().unwrap_or_else(PoisonError::into_inner).clear()
     }
 

@@ -325,3 +325,62 @@ fn progress_is_told_by_the_task_and_by_others_and_shown_as_bars() {
     let output = machine.regrow(&["exec", "--shell", "echo 0.5 >&$REGROW_PROGRESS_FD; echo out"]);
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", ""));
 }
+
+#[test]
+fn results_outlive_the_daemon_where_that_is_wanted_and_no_environment_is_written_down() {
+    let mut machine = Machine::new(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
+    machine.project.write("daemon.toml", "manifests = \"services\"\n[cache]\npersist = true\n");
+    machine.start();
+    let exec = |words: &[&str]| {
+        let mut args = vec!["exec", "--json", "--cache", "1h"];
+        args.extend(words);
+        machine.project.json(&args)
+    };
+    let marked = ["--env", "TOKEN=hunter2-in-the-environment", "--", "sh", "-c", "echo $$; printf '\\377'"];
+    let first = exec(&marked);
+    assert_eq!(first["cached"], false);
+    let failed = exec(&["--", "false"]);
+    assert_eq!(failed["success"], false);
+    let large = ["--", "sh", "-c", "head -c 400000 /dev/zero"];
+    exec(&large);
+    machine.kill_daemon();
+    let second = exec(&marked);
+    assert_eq!((&second["cached"], &second["stdout"]), (&true.into(), &first["stdout"]));
+    assert_eq!(second["stdout_encoding"], "base64", "bytes stay bytes");
+    assert_eq!(second["pid"], first["pid"]);
+    assert_ne!(exec(&["--env", "TOKEN=other", "--", "sh", "-c", "echo $$; printf '\\377'"])["cached"], true);
+    assert_eq!(exec(&["--", "false"])["cached"], false, "a failure is not kept");
+    assert_eq!(exec(&large)["cached"], false, "nor what is large");
+    let store = machine.project.state_dir().join("daemon/regrow.db");
+    for file in [store.clone(), store.with_extension("db-wal")] {
+        let bytes = std::fs::read(file).unwrap_or_default();
+        assert!(!bytes.windows(7).any(|window| window == b"hunter2"), "its environment is not written down");
+    }
+    assert_eq!(machine.regrow(&["cache", "clear"]).code, 0);
+    machine.kill_daemon();
+    assert_eq!(exec(&marked)["cached"], false, "cleared is cleared");
+    machine.down();
+}
+
+#[test]
+fn only_chosen_variables_make_it_another_command() {
+    let machine = machine();
+    let exec = |value: &str, args: &[&str]| {
+        let (one, two) = (format!("A={value}"), format!("B={value}"));
+        let mut all = vec!["exec", "--json", "--cache", "1h", "--env", &one, "--env", &two];
+        all.extend(args);
+        all.extend(["--", "sh", "-c", "echo $A"]);
+        let json = machine.project.json(&all);
+        (json["cached"] == true, json["stdout"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(exec("1", &[]), (false, "1\n".into()));
+    assert_eq!(exec("2", &[]), (false, "2\n".into()));
+    assert_eq!(exec("1", &[]), (true, "1\n".into()));
+    assert_eq!(exec("3", &["--cache-env", "C"]), (false, "3\n".into()), "another choice is another key");
+    assert_eq!(exec("4", &["--cache-env", "C"]), (true, "3\n".into()));
+    assert_eq!(exec("4", &["--cache-env", "C,B"]), (false, "4\n".into()));
+    assert_eq!(exec("4", &["--no-cache"]), (false, "4\n".into()));
+    // Without a time it is half an hour.
+    let plain = || machine.regrow(&["exec", "--cache", "--", "sh", "-c", "echo $$"]).stdout;
+    assert_eq!(plain(), plain());
+}

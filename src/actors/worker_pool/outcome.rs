@@ -105,7 +105,22 @@ impl Finished {
         self.collector.as_ref()
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    /// One that another supervisor has run.
+    pub(crate) fn restored(result: TaskResult) -> Finished {
+        let TaskResult { id, stdout, stderr, exit, ended, by_force, duration, pid, attempts, .. } = result;
+        let (usage, error, failure) = (result.usage, result.error, result.failure);
+        let collector = Collector::of([&stdout.bytes, &stderr.bytes]);
+        Finished {
+            id,
+            ended,
+            by_force,
+            report: Report { exit, pid, usage, duration, error, failure },
+            attempts,
+            collector: Some(Arc::new(collector)),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
         let of = |collector: &Arc<Collector>| {
             [Stream::Out, Stream::Err].iter().map(|stream| collector.size(*stream).0).sum::<u64>()
         };
@@ -133,12 +148,19 @@ pub(crate) fn key_of(spec: &TaskSpec, who: &str) -> CacheKey {
         add(2, word.as_bytes());
     }
     add(3, spec.dir.as_ref().map_or(&b""[..], |dir| dir.as_os_str().as_encoded_bytes()));
-    let mut env: Vec<&(String, String)> =
-        spec.env.iter().filter(|(name, _)| !VOLATILE.contains(&&**name)).collect();
+    let counts = |name: &String| match &spec.cache_env {
+        None => !VOLATILE.contains(&name.as_str()),
+        Some(chosen) => chosen.contains(name),
+    };
+    let mut env: Vec<&(String, String)> = spec.env.iter().filter(|(name, _)| counts(name)).collect();
     env.sort_unstable();
     for (name, value) in env {
         add(4, name.as_bytes());
         add(5, value.as_bytes());
+    }
+    if let Some(chosen) = &spec.cache_env {
+        // Not the same as one of which all counts.
+        add(10, &(chosen.len() as u64).to_le_bytes());
     }
     match &spec.input {
         TaskInput::Nothing => {}

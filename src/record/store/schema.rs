@@ -69,6 +69,9 @@ CREATE TABLE resources (
     at INTEGER NOT NULL, instance TEXT NOT NULL, samples INTEGER NOT NULL, levels TEXT NOT NULL,
     PRIMARY KEY (at, instance)
 ) WITHOUT ROWID;
+CREATE TABLE results (key BLOB PRIMARY KEY, since INTEGER NOT NULL, until INTEGER NOT NULL, result TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE INDEX results_by_time ON results (since);
 "];
 
 /// A larger database is not read through at the start.

@@ -12,6 +12,7 @@ use rusqlite::{Connection, params};
 use super::schema::{self, millis, set_meta};
 use super::{ANSWERS, AuditEntry, KeptAnswer, Retention, StoreError};
 use crate::decide::history::Closed;
+use crate::decide::ledger::KeptResult;
 use crate::model::spec;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec, State};
 
@@ -20,6 +21,8 @@ const GROUP: usize = 2_000;
 /// Old things are looked for after so many events, and at least this often.
 const TIDY_AFTER: u64 = 5_000;
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// So many results of commands are kept.
+const RESULTS: i64 = 2_000;
 /// What could not be written is tried again this often.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,9 @@ pub(super) enum Told {
     Lost(u64, Vec<Past>),
     Life(String, Incarnation, String),
     Resources(Vec<Closed>),
+    /// By the hash of its key.
+    KeepResult([u8; 32], Box<KeptResult>),
+    ForgetResults,
     Audit(AuditEntry),
     Answer(KeptAnswer),
     /// A change by hand, under this number.
@@ -193,6 +199,8 @@ impl Writer {
                     self.lives.insert(instance.clone(), (*incarnation, life.clone()));
                 }
                 Told::Resources(_)
+                | Told::KeepResult(..)
+                | Told::ForgetResults
                 | Told::Audit(_)
                 | Told::Answer(_)
                 | Told::ByHand(..)
@@ -339,6 +347,8 @@ impl Writer {
                         .execute(params![instance, incarnation.0.cast_signed(), life])?;
                 }
                 Told::Resources(points) => write_resources(&transaction, points)?,
+                Told::KeepResult(key, kept) => write_result(&transaction, key, kept)?,
+                Told::ForgetResults => drop(transaction.execute("DELETE FROM results", [])?),
                 Told::Audit(entry) => write_audit(&transaction, entry)?,
                 Told::Answer(answer) => write_answer(&transaction, answer)?,
                 Told::ByHand(id, change) => {
@@ -396,6 +406,11 @@ impl Writer {
         )?;
         let oldest = SystemTime::now().checked_sub(self.retention.samples).unwrap_or(SystemTime::UNIX_EPOCH);
         connection.execute("DELETE FROM resources WHERE at < ?1", params![millis(oldest)])?;
+        connection.execute(
+            "DELETE FROM results WHERE until < ?1 OR since <= (SELECT since FROM results ORDER BY since DESC \
+             LIMIT 1 OFFSET ?2)",
+            params![millis(SystemTime::now()), RESULTS],
+        )?;
         // Apart, so that no flood of refusals washes out what was done.
         for allowed in [true, false] {
             connection.execute(
@@ -586,6 +601,14 @@ fn write_answer(connection: &Connection, kept: &KeptAnswer) -> Result<(), rusqli
     connection
         .prepare_cached("INSERT OR REPLACE INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
         .execute(params![kept.who, kept.key, kept.asked, millis(SystemTime::now()), kept.status, kept.body])
+        .map(drop)
+}
+
+fn write_result(connection: &Connection, key: &[u8; 32], kept: &KeptResult) -> Result<(), rusqlite::Error> {
+    let result = serde_json::to_string(&kept.result).unwrap_or_default();
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO results VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![key.as_slice(), millis(kept.since), millis(kept.until), result])
         .map(drop)
 }
 
