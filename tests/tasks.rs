@@ -10,40 +10,11 @@ use regrow::model::plan::Change;
 use regrow::model::spec::{ScaleOn, ScaleSpec};
 use regrow::model::task::{ProgressReport, TaskEnd, TaskInput, TaskState};
 use regrow::model::{Command, DenialCode, Exit, Fact, Name, Plan, ServiceSpec, TaskSpec};
-use regrow::os::native::HostOptions;
 use regrow::runtime::blocking::BlockingSize;
-use regrow::runtime::{Handle, Options};
 
-struct Tree {
-    handle: Handle,
-    _folder: tempfile::TempDir,
-}
+mod pool;
 
-async fn tree(change: impl FnOnce(&mut TaskRules)) -> Tree {
-    tree_of(Vec::new(), change).await
-}
-
-async fn tree_of(services: Vec<ServiceSpec>, change: impl FnOnce(&mut TaskRules)) -> Tree {
-    let folder = tempfile::tempdir().unwrap();
-    let mut rules = TaskRules::usual(folder.path().join("tasks"));
-    change(&mut rules);
-    let host = HostOptions { subreaper: true, owns_process: false, die_with_us: true };
-    let sample_interval = Duration::from_millis(100);
-    let options = Options { host, tasks: Some(rules), sample_interval, ..Options::default() };
-    let mut plan = Plan::of("tasks", services);
-    plan.inherited = Arc::new(std::env::vars_os().collect());
-    plan.folder = folder.path().to_owned();
-    Tree { handle: Handle::start(plan, options).await.unwrap(), _folder: folder }
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(test);
-}
-
-fn shell(text: &str) -> TaskSpec {
-    TaskSpec::shell(text)
-}
+use pool::{run, shell, tree, tree_of};
 
 #[test]
 fn a_result_has_all_that_is_known_of_a_run() {
@@ -390,14 +361,14 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
         };
         // It reads before it ends, so that all is in order; what it leaves unread, and behind, is not
         // taken for the next one's.
-        let fifo = tree._folder.path().join("go");
+        let fifo = tree.folder.path().join("go");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let script = "fd=$REGROW_PROGRESS_FD; echo 0.25 bytes=1000 message=on >&$fd; read go < go; \
                       echo nonsense >&$fd; echo 50% >&$fd; read go < go; \
                       (while :; do echo 0.99 >&$fd; done) & printf 0.7 >&$fd";
         let mut specs = vec![shell(script), shell("echo 0.1 >&$REGROW_PROGRESS_FD; read go < go")];
-        specs[0].dir = Some(tree._folder.path().to_owned());
-        specs[1].dir = Some(tree._folder.path().to_owned());
+        specs[0].dir = Some(tree.folder.path().to_owned());
+        specs[1].dir = Some(tree.folder.path().to_owned());
         let mut tickets = tasks.begin(specs, "").await.unwrap();
         let (mut second, mut first) = (tickets.pop().unwrap(), tickets.pop().unwrap());
         said(&mut first, 0.25).await;
@@ -453,7 +424,9 @@ fn a_service_gets_copies_one_by_one_and_loses_them_again_and_those_that_stay_are
         let mut spec = ServiceSpec::new(Name::new("web").unwrap(), ["sleep", "1000"]);
         let bounds = |on| ScaleSpec { min: 1, max: 3, on };
         spec.scale = Some(bounds(ScaleOn::Memory(1 << 20)));
-        let tree = tree_of(vec![spec.clone()], |rules| rules.scale.cpu_high = 101.0).await;
+        let tree =
+            tree_of(vec![spec.clone()], Duration::from_millis(100), |rules| rules.scale.cpu_high = 101.0)
+                .await;
         let handle = &tree.handle;
         let mut events = handle.events_from(0);
         let scaled = async |events: &mut EventReader, want: &[(u32, u32)]| {
