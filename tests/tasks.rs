@@ -9,7 +9,7 @@ use regrow::decide::pool::Size;
 use regrow::model::plan::Change;
 use regrow::model::spec::{ScaleOn, ScaleSpec};
 use regrow::model::task::{ProgressReport, TaskEnd, TaskInput, TaskState};
-use regrow::model::{Command, DenialCode, Exit, Fact, Name, Plan, ServiceSpec, TaskSpec};
+use regrow::model::{Command, DenialCode, Exit, Fact, Name, ServiceSpec, TaskSpec};
 use regrow::runtime::blocking::BlockingSize;
 
 mod pool;

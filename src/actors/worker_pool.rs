@@ -29,7 +29,7 @@ use crate::model::task::{ProgressReport, TaskEnd, TaskId, TaskProgress, TaskSpec
 use crate::os::clock::Clock;
 use crate::os::collect::{Collector, Room};
 use crate::os::secrets::Vault;
-use crate::os::{Host, Stream, ids};
+use crate::os::{Host, Stream, ids, memory};
 
 mod outcome;
 
@@ -106,6 +106,9 @@ impl TaskRules {
         }
     }
 }
+
+/// After so many tasks, memory that they took is given back to the kernel.
+const BURST: usize = 2_000;
 
 /// The priority of new commands while there is much to do (nice(2)).
 const LOW_PRIORITY: i32 = 10;
@@ -229,6 +232,8 @@ pub(crate) struct PoolState {
     wait_empty: Vec<oneshot::Sender<()>>,
     tally: Tally,
     timer: Timer,
+    /// Tasks that are over since memory was given back.
+    ended: usize,
     /// Workers that are to be made, since making one takes a moment.
     effects: Vec<Effect>,
 }
@@ -274,6 +279,7 @@ impl Actor for WorkerPool {
             wait_empty: Vec::new(),
             tally: Tally::default(),
             timer: Timer::default(),
+            ended: 0,
             effects: Vec::new(),
         })
     }
@@ -637,6 +643,7 @@ impl PoolState {
             (record.joined, record.pid) = (false, None);
             record.stage.send_replace(Stage::Over(finished));
             self.finished.push_back((now, task));
+            self.ended += 1;
         }
     }
 
@@ -652,6 +659,11 @@ impl PoolState {
             self.records.remove(&task);
         }
         if self.pool.is_empty() {
+            if self.ended >= BURST {
+                self.ended = 0;
+                // It takes milliseconds.
+                tokio::task::spawn_blocking(memory::give_back);
+            }
             for waiting in self.wait_empty.drain(..) {
                 let _ = waiting.send(());
             }
