@@ -61,6 +61,10 @@ pub(super) struct ExecArgs {
     pub(super) command: Vec<String>,
 }
 
+const PROGRESS_HELP: &str = "A task says it itself by a line on the descriptor that REGROW_PROGRESS_FD names: a \
+number from 0 to 1 or a percentage, bytes=N, message=TEXT, each as it likes. In a shell:\n\n    \
+echo \"40% bytes=1048576 message=unpacking\" >&$REGROW_PROGRESS_FD";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum TaskVerb {
     /// Have a command run, and print its id
@@ -105,12 +109,7 @@ pub(super) enum TaskVerb {
         common: Common,
     },
     /// Show how far one has come, or say it for one that runs
-    ///
-    /// A task says it itself by a line on the descriptor that REGROW_PROGRESS_FD names: a number from 0 to
-    /// 1 or a percentage, bytes=N, message=TEXT; each as it likes. In a shell:
-    ///
-    ///     echo "40% bytes=1048576 message=unpacking" >&$REGROW_PROGRESS_FD
-    #[command(verbatim_doc_comment)]
+    #[command(after_help = PROGRESS_HELP)]
     Progress {
         /// Which
         id: TaskId,
