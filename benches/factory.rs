@@ -49,7 +49,7 @@ impl Worker for Counter {
         job: Job<u64, ()>,
         (): &mut (),
     ) -> Result<u64, ActorProcessingErr> {
-        if self.0.breaks > 0 && job.key % self.0.breaks == 0 {
+        if self.0.breaks > 0 && job.key.is_multiple_of(self.0.breaks) {
             return Err("broken".into());
         }
         self.0.done.fetch_add(1, Ordering::Relaxed);

@@ -34,7 +34,7 @@ use crate::model::{
 };
 use crate::os::clock::Clock;
 use crate::os::files;
-use crate::os::native::{HostOptions, NativeHost};
+use crate::os::native::{self, HostOptions, NativeHost};
 use crate::os::secrets::Vault;
 use crate::os::signals::ChildSignal;
 use crate::os::{Host, OutputSink, Sources};
@@ -469,16 +469,23 @@ impl Handle {
     }
 }
 
-/// What workers work with; `apart`: where the host of their own is, which is then made at need.
-fn shop(context: &Arc<Context>, folder: &Path, apart: Option<TaskHost>) -> Shop {
+/// What workers work with; `apart`: where the host of their own is, which is then made at need, and the
+/// identity of the daemon.
+fn shop(context: &Arc<Context>, folder: &Path, apart: Option<(TaskHost, String)>) -> Shop {
     let host = Arc::clone(&context.host);
+    let ending = apart.as_ref().map(|(_, identity)| ending_of_left_tasks(identity.clone()));
+    let ending = Mutex::new(ending.flatten());
     let make: MakeHost = match apart {
         None => Box::new(move || Ok(Arc::clone(&host))),
-        Some(place) => Box::new(move || {
+        Some((place, identity)) => Box::new(move || {
+            // Those that the next daemon would end are not to be made before this one has ended others.
+            if let Some(ending) = ending.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                let _ = ending.join();
+            }
             // What tasks print does not go through it.
             let sink: Arc<dyn OutputSink> = Arc::new(OutputHub::new(None));
             let options = HostOptions { subreaper: true, owns_process: true, die_with_us: true };
-            let native = Arc::new(NativeHost::start(sink, options)?);
+            let native = Arc::new(NativeHost::start_for_tasks(sink, options, &identity)?);
             hear_children(&native)?;
             *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&native));
             Ok(native as Arc<dyn Host>)
@@ -486,6 +493,13 @@ fn shop(context: &Arc<Context>, folder: &Path, apart: Option<TaskHost>) -> Shop 
     };
     let Context { clock, socket, inherited, vault, .. } = &**context;
     Shop::new(*clock, (folder.to_owned(), socket.clone()), Arc::clone(inherited), Arc::clone(vault), make)
+}
+
+/// On a thread of its own; where there is none to be had, those wait for the next daemon.
+fn ending_of_left_tasks(identity: String) -> Option<std::thread::JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name("regrow-left".into()).stack_size(256 * 1024);
+    let ended = thread.spawn(move || native::end_left_tasks(&identity));
+    ended.map_err(|error| tracing::warn!(%error, "what earlier tasks have left is not looked for")).ok()
 }
 
 /// Tells a host when a child of this process died: it may be one that was left to us.
@@ -514,8 +528,8 @@ struct Made {
     clock: Clock,
     keep: KeepRule,
     tasks: Option<TaskRules>,
-    /// Tasks are made beside the services' host, which is a keeper's.
-    tasks_apart: bool,
+    /// Tasks are made beside the services' host, which is a keeper's; for the daemon of this identity.
+    tasks_apart: Option<String>,
     ledger: Option<Arc<dyn Ledger>>,
     /// What an earlier supervisor has left.
     taken: Taken,
@@ -534,7 +548,7 @@ impl Made {
             clock: Clock::start(),
             keep: KeepRule::declared(files::state_dir().join("logs")),
             tasks: None,
-            tasks_apart: false,
+            tasks_apart: None,
             ledger: None,
             taken: Taken::default(),
         }
@@ -545,7 +559,7 @@ impl Made {
             self.tasks.take().unwrap_or_else(|| TaskRules::usual(files::state_dir().join("tasks")));
         // Each sample is decided on.
         rules.scale.pause = sample_interval;
-        let apart = self.tasks_apart;
+        let apart = self.tasks_apart.take();
         let Made {
             board, host, output, socket, native, recorder, secrets, clock, keep, ledger, taken, ..
         } = self;
@@ -617,7 +631,7 @@ impl Made {
             .map_err(broken)?;
 
         let task_host = TaskHost::default();
-        let shop = shop(&context, &plan.folder, apart.then(|| Arc::clone(&task_host)));
+        let shop = shop(&context, &plan.folder, apart.map(|identity| (Arc::clone(&task_host), identity)));
         let args = PoolsArgs {
             rules,
             shop,

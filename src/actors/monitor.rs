@@ -11,7 +11,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use super::Context;
-use crate::decide::history::{Closed, History, KEPT, Now};
+use crate::decide::history::{History, KEPT, Now};
 use crate::model::sample::Sample;
 use crate::os::sample::Sampler;
 
@@ -27,7 +27,7 @@ pub enum MonitorMsg {
 pub struct Taken {
     sampler: Sampler,
     sample: Sample,
-    before: Option<Vec<Closed>>,
+    before: Option<Box<History>>,
 }
 
 /// What the ResourceMonitor tells.
@@ -94,12 +94,12 @@ impl Actor for ResourceMonitor {
                     board.entries().iter().filter_map(|e| Some((e.pid?, e.id.clone()))).collect()
                 });
                 let now = state.context.clock.now();
-                let ledger = state.context.ledger.clone().filter(|_| state.readings == 0);
+                let first = (state.readings == 0).then(|| Arc::clone(&state.context));
                 // Reading all of /proc takes milliseconds: not on the actors' thread. A thread
                 // of its own, since where the kernel allows none this is an error to go on from.
                 let (again, interval) = (myself.clone(), state.interval);
                 let read = move || {
-                    let before = ledger.map(|ledger| ledger.past_resources(KEPT));
+                    let before = first.and_then(|context| past(&context));
                     let sample = sampler.read(now, &leaders);
                     let _ = myself.cast(MonitorMsg::Taken(Box::new(Taken { sampler, sample, before })));
                 };
@@ -124,12 +124,20 @@ impl Actor for ResourceMonitor {
     }
 }
 
+/// What earlier supervisors have measured.
+fn past(context: &Context) -> Option<Box<History>> {
+    let ledger = context.ledger.as_ref()?;
+    let (now, mut history) = (now(context), Box::<History>::default());
+    ledger.past_resources(KEPT, &mut |point| history.restore(point, now));
+    Some(history)
+}
+
 impl MonitorState {
-    fn remember(&self, sample: &Sample, before: Option<Vec<Closed>>) {
+    fn remember(&self, sample: &Sample, before: Option<Box<History>>) {
         let now = now(&self.context);
         let mut history = self.told.history.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = before {
-            *history = History::of(before, now);
+            *history = *before;
         }
         let over = history.push(sample, now);
         drop(history);

@@ -13,7 +13,7 @@ use super::worker_pool::{Mode, PoolMsg};
 use super::{Context, tell};
 use crate::decide::pool::{Input, Standing};
 use crate::decide::scaler::{ScalePolicy, Scaling, Seen, SeenCopies, decide, decide_copies};
-use crate::decide::status::Entry;
+use crate::decide::status::{Board, Entry};
 use crate::model::sample::Sample;
 use crate::model::spec::{ScaleOn, ScaleSpec};
 use crate::model::stats::{ScalerStats, ServiceScale};
@@ -24,7 +24,7 @@ pub enum ScalerMsg {
     /// The machine was looked at.
     Sampled,
     /// What became of the wish for other copies of a service.
-    Scaled(Name, Result<Answer, Denial>),
+    Scaled(Name, (u32, u32), Result<Answer, Denial>),
     /// The pool stands like this, and so was the machine.
     Looked(Standing, Arc<Sample>),
     /// Other bounds, or whether it scales by itself; answered when the pool has them.
@@ -87,8 +87,14 @@ struct Scaled {
 enum Wish {
     #[default]
     None,
-    Asked,
+    /// Since then.
+    Asked(Duration),
+    /// From so many to so many there is no way.
+    Denied(u32, u32),
 }
+
+/// After so many pauses a wish that was not answered is not waited for any more.
+const LAPSE: u32 = 20;
 
 impl Actor for Scaler {
     type Msg = ScalerMsg;
@@ -141,7 +147,7 @@ impl Actor for Scaler {
                     }
                 });
             }
-            ScalerMsg::Scaled(service, answer) => state.hear(service, answer),
+            ScalerMsg::Scaled(service, step, answer) => state.hear(service, step, answer),
             ScalerMsg::Looked(standing, sample) => state.look(standing, &sample),
             ScalerMsg::Set(bounds, answer) => {
                 let ScalePolicy { min, max, .. } = &mut state.policy;
@@ -189,7 +195,7 @@ impl ScalerState {
     }
 
     fn look_at_services(&mut self, myself: &ActorRef<ScalerMsg>, sample: &Sample) {
-        let Some(root) = &self.root else {
+        let Some(root) = self.root.as_ref().filter(|_| !self.context.log.board(Board::shutting_down)) else {
             return;
         };
         let now = self.context.clock.now();
@@ -205,17 +211,22 @@ impl ScalerState {
         let machine = &sample.machine;
         for (service, scale, from, each) in seen {
             let known = self.services.entry(service.clone()).or_default();
-            // Where not all of them run, or one is being started or stopped, what there is says little.
-            let Some(each) = each.filter(|_| known.wish == Wish::None) else {
+            // An answer may never come: from a copy that never gets ready.
+            let lapsed = |since: Duration| now.saturating_sub(since) >= self.policy.pause * LAPSE;
+            if matches!(known.wish, Wish::Asked(since) if !lapsed(since)) {
                 continue;
-            };
+            }
             let seen = SeenCopies { cpu: machine.cpu_percent, memory: machine.memory_percent(), each };
             let step = decide_copies(&self.policy, &scale, now, known.stepped, from, seen);
             let Some(Scaling { to, reason }) = step else {
                 continue;
             };
+            // What was refused would be so again.
+            if known.wish == Wish::Denied(from, to) {
+                continue;
+            }
             let last = Some(format!("from {from} to {to}: {reason}"));
-            *known = Scaled { stepped: Some(now), last, wish: Wish::Asked };
+            *known = Scaled { stepped: Some(now), last, wish: Wish::Asked(now) };
             self.context.log.append([Fact::ScaleDecided { service: service.clone(), from, to, reason }]);
             let (reply, answered) = oneshot::channel();
             let command = Command::Scale { service: service.clone(), replicas: to };
@@ -225,17 +236,24 @@ impl ScalerState {
                 let (code, reason) = (DenialCode::Internal, "the tree is gone".to_owned());
                 let gone = |_| Err(Denial { code, reason, hint: None });
                 let answer = answered.await.unwrap_or_else(gone);
-                tell(&myself, ScalerMsg::Scaled(service, answer));
+                tell(&myself, ScalerMsg::Scaled(service, (from, to), answer));
             });
         }
     }
 
-    fn hear(&mut self, service: Name, answer: Result<Answer, Denial>) {
+    fn hear(&mut self, service: Name, (from, to): (u32, u32), answer: Result<Answer, Denial>) {
+        let wish = match &answer {
+            Ok(_) => Wish::None,
+            Err(denial) => {
+                tracing::warn!(%service, "could not be scaled from {from} to {to}: {}", denial.reason);
+                Wish::Denied(from, to)
+            }
+        };
         if let Some(known) = self.services.get_mut(&service) {
-            known.wish = Wish::None;
-        }
-        if let Err(denial) = answer {
-            tracing::warn!(%service, "could not be scaled: {}", denial.reason);
+            if let Err(denial) = answer {
+                known.last = Some(format!("from {from} to {to} was refused: {}", denial.reason));
+            }
+            known.wish = wish;
         }
     }
 
@@ -265,12 +283,15 @@ impl ScalerState {
     }
 }
 
-/// What copies use on the average; `None` while not all of them run and were measured, or where somebody
-/// has stopped one.
+/// What copies use on the average; `None` while not all of them run and were measured. Those that somebody
+/// has stopped, and those that will not come back, are left out.
 fn average<'a>(copies: impl Iterator<Item = &'a Entry>, on: ScaleOn, sample: &Sample) -> Option<f64> {
     let (mut sum, mut count) = (0.0, 0.0);
     for copy in copies {
-        let runs = copy.state == State::Running && copy.ready && copy.goal == Goal::Up;
+        if copy.goal == Goal::Down || copy.state == State::Failed {
+            continue;
+        }
+        let runs = copy.state == State::Running && copy.ready;
         let usage = sample.instances.get(&copy.id).filter(|_| runs)?;
         sum += match on {
             ScaleOn::Cpu(_) => usage.cpu_percent?,

@@ -261,7 +261,7 @@ impl Actor for ServiceSupervisor {
                 // Without it whatever depends on something would wait for ever.
                 return Err(format!("the dependency graph broke: {error}").into());
             } else {
-                tracing::error!(%error, "the monitor broke: there are no samples any more");
+                tracing::error!(%error, "the monitor, a pool or its Scaler broke, and is gone");
             }
         }
         Ok(())

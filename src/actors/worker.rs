@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -94,6 +95,8 @@ struct Current {
     since: Duration,
     report: Report,
     process: Process,
+    /// Told to the host's thread when this is dropped.
+    given_up: Arc<AtomicBool>,
 }
 
 /// How its process stands.
@@ -127,6 +130,7 @@ impl Drop for Current {
     fn drop(&mut self) {
         self.collector.close();
         // Only when the worker broke. One that is being made is ended by its first news.
+        self.given_up.store(true, Ordering::SeqCst);
         if self.process == Process::Runs {
             self.host.kill(self.key);
         }
@@ -198,10 +202,13 @@ impl WorkerState {
         };
         let key = host.next_key();
         let (actor, ending) = (myself.clone(), Arc::clone(&host));
+        let given_up = Arc::new(AtomicBool::new(false));
+        let nobody = Arc::clone(&given_up);
         let news: NewsSink = Arc::new(move |news| {
             let made = matches!(news, News::Spawned { .. });
             // Made for a worker that is gone: nobody else would end it.
-            if actor.cast(WorkerMsg::News(news)).is_err() && made {
+            let heard = actor.cast(WorkerMsg::News(news)).is_ok() && !nobody.load(Ordering::SeqCst);
+            if made && !heard {
                 ending.kill(key);
             }
         });
@@ -213,6 +220,7 @@ impl WorkerState {
             since: self.shop.clock.now(),
             report: Report::default(),
             process: Process::Making(None),
+            given_up,
         });
         let extra = self.listen(myself);
         host.spawn(SpawnOrder {
@@ -248,7 +256,12 @@ impl WorkerState {
     }
 
     fn hear_progress(&mut self) {
-        let (Some(listening), Some(current)) = (&mut self.progress, &self.current) else {
+        let Some(current) = &self.current else {
+            // Somebody outside of the tree that has ended holds the other end: nobody's word.
+            self.progress = None;
+            return;
+        };
+        let Some(listening) = &mut self.progress else {
             return;
         };
         let mut said = ProgressReport::default();
@@ -270,7 +283,10 @@ impl WorkerState {
         nice: Option<i32>,
         has_progress: bool,
     ) -> env::Recipe {
-        let env = EnvSpec { clear: spec.env_clear, set: spec.env.clone(), ..EnvSpec::default() };
+        let own = |name: &String| spec.env.iter().any(|(other, _)| other == name);
+        let common = spec.common_env.iter().filter(|(name, _)| !own(name));
+        let set = common.chain(&spec.env).cloned().collect();
+        let env = EnvSpec { clear: spec.env_clear, set, ..EnvSpec::default() };
         let mut given = vec![("REGROW_TASK", task.to_string())];
         if has_progress {
             given.push(("REGROW_PROGRESS_FD", DESCRIPTOR.to_string()));

@@ -453,6 +453,9 @@ impl PoolState {
         let now = self.now();
         let state = self.pool.state(task);
         let record = self.records.get_mut(&task).ok_or(Refusal::Unknown)?;
+        if record.joined {
+            return Err(Refusal::NotRunning(TaskState::Joined));
+        }
         match state {
             Some(TaskState::Running | TaskState::Paused | TaskState::Stopping) => {}
             Some(state) => return Err(Refusal::NotRunning(state)),
@@ -518,6 +521,8 @@ impl PoolState {
                             actor.stop(None);
                         }
                     }
+                    // One that could not be made has told so, and its task is over.
+                    Effect::Run(worker, ..) if !self.workers.contains_key(&worker) => {}
                     Effect::Run(worker, task, attempt) => self.run(worker, task, attempt),
                     Effect::Ask(worker, task) => self.tell(worker, WorkerMsg::Ask(task)),
                     Effect::Kill(worker, task) => self.tell(worker, WorkerMsg::Kill(task)),
@@ -525,7 +530,8 @@ impl PoolState {
                     Effect::Continue(worker, task) => self.tell(worker, WorkerMsg::Continue(task)),
                     Effect::Again(task, _) => {
                         if let Some(record) = self.records.get(&task) {
-                            record.stage.send_replace(Stage::Waiting);
+                            let before = record.stage.send_replace(Stage::Waiting);
+                            before.close();
                         }
                     }
                     Effect::Over(task, ended, by_force) => self.over(task, ended, by_force),
@@ -565,6 +571,10 @@ impl PoolState {
             Stage::Running(running) => Some(Arc::clone(&running.collector)),
             Stage::Waiting | Stage::Over(_) => None,
         };
+        // Its worker has done so, unless that broke: who reads it is to see the end.
+        if let Some(collector) = &collector {
+            collector.close();
+        }
         let mut report = record.report.take().unwrap_or_default();
         report.error = match ended {
             TaskEnd::Exited => report.error,
@@ -588,6 +598,12 @@ impl PoolState {
         let Some(key) = key else {
             return;
         };
+        let kept = finished
+            .success()
+            .then_some(())
+            .and(ttl)
+            .map(|ttl| (Arc::clone(&finished), finished.bytes(), ttl));
+        self.write_down(&key, &kept);
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         if ended == TaskEnd::Cancelled
             && let Some(next) = results.gave_up(&key)
@@ -596,12 +612,6 @@ impl PoolState {
             drop(results);
             return self.lead(next, key);
         }
-        let kept = finished
-            .success()
-            .then_some(())
-            .and(ttl)
-            .map(|ttl| (Arc::clone(&finished), finished.bytes(), ttl));
-        self.write_down(&key, &kept);
         let joined = results.made(&key, now, kept);
         drop(results);
         for other in joined {

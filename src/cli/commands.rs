@@ -13,7 +13,7 @@ use crate::model::{TaskId, TaskState};
 #[derive(Debug, Args)]
 pub(super) struct TaskArgs {
     /// Take the result of the same command that ran within so long, and keep this one's as long
-    #[arg(long, value_name = "TTL", value_parser = duration, num_args = 0..=1, default_missing_value = "30m")]
+    #[arg(long, value_name = "TTL", value_parser = ttl, num_args = 0..=1, default_missing_value = "30m")]
     pub(super) cache: Option<Duration>,
     /// With --cache: only these variables make it another command [default: all that it gets]
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "cache")]
@@ -219,6 +219,11 @@ pub(super) enum CacheVerb {
         #[command(flatten)]
         common: Common,
     },
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    duration(text)
+        .map_err(|error| format!("{error}; before a command without a time of its own write \"--cache --\""))
 }
 
 fn on_or_off(text: &str) -> Result<bool, String> {

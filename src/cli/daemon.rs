@@ -91,6 +91,8 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
     tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .with_writer(std::io::stderr)
+        // It would be told on standard error, by a panic where that can't be written.
+        .log_internal_errors(false)
         .with_ansi(format::colour_on_stderr())
         .init();
     let runtime = match runtime() {

@@ -10,6 +10,7 @@ use crate::decide::graph::Graph;
 use crate::decide::select::{Selection, select};
 use crate::decide::words::short;
 use crate::manifest::{Environment, load};
+use crate::model::spec::ScaleSpec;
 use crate::model::{Child, GroupSpec, Kind, Name, Plan, ReadyTarget, ServiceSpec};
 
 pub(super) fn check(args: &CheckArgs) -> u8 {
@@ -156,7 +157,9 @@ fn branch(plan: &Plan, group: &GroupSpec, indent: &str) {
 
 fn line(service: &ServiceSpec) -> String {
     let mut line = service.name.to_string();
-    if service.replicas > 1 {
+    if let Some(ScaleSpec { min, max, .. }) = service.scale {
+        line.push_str(&format!(" x{min} to {max}"));
+    } else if service.replicas > 1 {
         line.push_str(&format!(" x{}", service.replicas));
     }
     if service.kind == Kind::Task {

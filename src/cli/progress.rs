@@ -7,6 +7,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::format;
 use crate::model::task::TaskProgress;
 
+/// From this width on a table has room for all of it.
+const WIDE: usize = 160;
 /// Columns of a bar in a table.
 const BAR: usize = 20;
 
@@ -16,8 +18,20 @@ pub(super) fn in_words(progress: &TaskProgress) -> String {
     std::iter::once(bar(progress)).filter(|bar| !bar.is_empty()).chain(message).collect::<Vec<_>>().join(", ")
 }
 
+/// As much of it as goes into a column of a table on a terminal of that width.
+pub(super) fn narrow(progress: &TaskProgress, width: Option<usize>) -> String {
+    if width.is_none_or(|width| width >= WIDE) {
+        return bar(progress);
+    }
+    match (progress.progress, progress.bytes) {
+        (Some(share), _) => format!("{:.0} %", share * 100.0),
+        (None, Some(bytes)) => format::size(bytes),
+        (None, None) => "-".to_owned(),
+    }
+}
+
 /// The same without a message, which may be long.
-pub(super) fn bar(progress: &TaskProgress) -> String {
+fn bar(progress: &TaskProgress) -> String {
     let bar = progress.progress.map(|share| {
         let full = (share * BAR as f64).round() as usize;
         let (full, rest) = ("#".repeat(full), "-".repeat(BAR.saturating_sub(full)));

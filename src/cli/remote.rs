@@ -187,7 +187,7 @@ fn not_running(reason: &str) -> ErrorBody {
 }
 
 /// What is down may be started again: so long is waited for a supervisor to be gone.
-const LEAVING: Duration = Duration::from_secs(5);
+const LEAVING: Duration = Duration::from_secs(15);
 
 /// So long is waited for a daemon whose keeper is there to start it.
 const COMING: Duration = Duration::from_secs(5);

@@ -7,6 +7,8 @@ use crate::control::protocol::ResourceHistories;
 use crate::model::history::{HistoryPoint, Measure, ResourceHistory};
 use crate::os::terminal;
 
+/// From this width on a terminal has room for all columns.
+const WIDE: usize = 110;
 /// So many columns a curve has.
 const CURVE: usize = 32;
 
@@ -27,7 +29,12 @@ pub(super) fn resources(args: ResourcesArgs) -> u8 {
 }
 
 fn show(histories: &[ResourceHistory]) {
-    let mut table = Table::new(&["OF", "MEASURE", ">LAST", ">AVERAGE", ">PEAK", "AT", ">PER HOUR", "CURVE"]);
+    // A narrow terminal has no room for the time of the peak.
+    let width = terminal::width();
+    let has_time = width.is_none_or(|width| width >= WIDE);
+    let mut columns = vec!["OF", "MEASURE", ">LAST", ">AVERAGE", ">PEAK", "AT", ">PER HOUR", "CURVE"];
+    columns.retain(|column| has_time || *column != "AT");
+    let mut table = Table::new(&columns);
     for history in histories {
         let of = history.of.as_deref().unwrap_or("machine");
         for (measure, trend) in &history.trends {
@@ -36,7 +43,7 @@ fn show(histories: &[ResourceHistory]) {
             let slope = trend.slope_per_hour.map_or("-".to_owned(), |slope| {
                 format!("{}{}", if slope < 0.0 { "-" } else { "+" }, told(slope.abs()))
             });
-            table.row(vec![
+            let mut row = vec![
                 (of.to_owned(), Tint::None),
                 (word(*measure).to_owned(), Tint::None),
                 (last.map_or("-".to_owned(), |level| told(level.mean)), Tint::None),
@@ -45,10 +52,14 @@ fn show(histories: &[ResourceHistory]) {
                 (humantime::format_rfc3339_seconds(trend.peak_at).to_string(), Tint::Faint),
                 (slope, Tint::None),
                 (curve(&history.points, *measure), Tint::None),
-            ]);
+            ];
+            if !has_time {
+                row.remove(5);
+            }
+            table.row(row);
         }
     }
-    say(&table.render(terminal::width(), format::colour_on_stdout()));
+    say(&table.render(width, format::colour_on_stdout()));
 }
 
 fn told(measure: Measure, value: f64) -> String {

@@ -1,5 +1,6 @@
 //! `exec` and `task`: commands that are run once, through the worker pool of a running tree.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::format::{self, Table, Tint};
-use super::progress::{Moving, bar, in_words};
+use super::progress::{Moving, in_words, narrow};
 use super::remote::{Conversation, print_json, say, talk};
 use super::{CacheVerb, Common, ExecArgs, TaskArgs, TaskVerb, code, usage_error};
 use crate::control::client::{Client, Error};
@@ -45,19 +46,27 @@ pub(super) fn exec(args: ExecArgs) -> u8 {
             return Ok(ends_as(&result));
         }
         let mut stream = client.follow_posted("/v1/exec", &spec).await?;
-        let mut moving = Moving::default();
+        let (mut moving, mut passed) = (Moving::default(), 0);
         while let Some(event) = stream.next().await? {
             let unreadable = |error: serde_json::Error| Error::Unreadable(error.to_string());
             match event.name.as_str() {
                 "output" => {
                     let output = serde_json::from_str(&event.data).map_err(unreadable)?;
-                    moving.aside(|| pass_on(&output))?;
+                    passed += moving.aside(|| pass_on(&output))?;
                 }
                 "progress" => moving.show(&serde_json::from_str(&event.data).map_err(unreadable)?),
                 "result" => {
                     moving.end();
                     let result: TaskResult = serde_json::from_str(&event.data).map_err(unreadable)?;
-                    return Ok(told(&result));
+                    let (all, ended) = (result.stdout.total + result.stderr.total, told(&result));
+                    if passed < all {
+                        tell!(
+                            "{}: of {all} bytes that it printed {passed} could be kept; the others are lost",
+                            format::error_word()
+                        );
+                    }
+                    // Whoever reads the output is to know that it is not whole.
+                    return Ok(if passed < all { ended.max(code::FAILED) } else { ended });
                 }
                 _ => {}
             }
@@ -66,11 +75,11 @@ pub(super) fn exec(args: ExecArgs) -> u8 {
     })
 }
 
-/// Bytes as they are.
-fn pass_on(output: &TaskOutput) -> Result<(), Error> {
+/// Bytes as they are; how many.
+fn pass_on(output: &TaskOutput) -> Result<u64, Error> {
     let bytes = STANDARD.decode(&output.data).map_err(|error| Error::Unreadable(error.to_string()))?;
     write_out(output.stream, &bytes);
-    Ok(())
+    Ok(bytes.len() as u64)
 }
 
 fn write_out(stream: StreamName, bytes: &[u8]) {
@@ -124,6 +133,9 @@ fn spec(args: &TaskArgs, command: Vec<String>) -> Result<TaskSpec, String> {
         Some(dir) => here.join(dir),
         None => here,
     });
+    if let Some(dir) = spec.dir.as_ref().filter(|dir| dir.to_str().is_none()) {
+        return Err(format!("the folder {} has a name that is no text (UTF-8)", dir.display()));
+    }
     for pair in &args.env {
         let (name, value) =
             pair.split_once('=').ok_or_else(|| format!("--env {pair:?}: write NAME=VALUE"))?;
@@ -150,8 +162,15 @@ fn spec(args: &TaskArgs, command: Vec<String>) -> Result<TaskSpec, String> {
 
 /// What is passed on of our own environment: what is regrow's business is not the command's.
 fn environment() -> Vec<(String, String)> {
-    let pairs = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let text = |(name, value): (OsString, OsString)| match (name.into_string(), value.into_string()) {
+        (Ok(name), Ok(value)) => Some((name, value)),
+        (Ok(name), Err(_)) => {
+            tell!("regrow: the variable {name} is no text (UTF-8), and is not passed on");
+            None
+        }
+        (Err(_), _) => None,
+    };
+    let pairs = std::env::vars_os().filter_map(text);
     pairs.filter(|(name, _)| !name.starts_with("REGROW_") || name == "REGROW_STATE_DIR").collect()
 }
 
@@ -160,19 +179,24 @@ fn environment() -> Vec<(String, String)> {
 fn input(named: Option<&Path>) -> Result<TaskInput, String> {
     let wrong = |error: std::io::Error| format!("the input can't be read: {error}");
     let read = |bytes: std::io::Result<Vec<u8>>| bytes.map(TaskInput::of).map_err(wrong);
-    let all = || {
+    let to_its_end = |from: &mut dyn Read| {
         let mut bytes = Vec::new();
-        std::io::stdin().lock().take(LARGEST_INPUT + 1).read_to_end(&mut bytes)?;
+        from.take(LARGEST_INPUT + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > LARGEST_INPUT {
             return Err(std::io::Error::other("it is larger than 8 MiB; give a file with --input FILE"));
         }
         Ok(bytes)
     };
+    let all = || to_its_end(&mut std::io::stdin().lock());
     match named {
         Some(path) if path == Path::new("-") => read(all()),
         Some(path) => {
             let path = std::path::absolute(path).map_err(wrong)?;
-            std::fs::File::open(&path).map_err(wrong)?;
+            let mut file = std::fs::File::open(&path).map_err(wrong)?;
+            // What is no file on a disk is there for us alone: /dev/fd/63, a pipe.
+            if !file.metadata().map_err(wrong)?.is_file() {
+                return read(to_its_end(&mut file));
+            }
             Ok(TaskInput::File(path))
         }
         None if terminal::input_is_a_file() && !std::io::stdin().is_terminal() => read(all()),
@@ -232,7 +256,9 @@ pub(super) fn task(verb: TaskVerb) -> u8 {
             if common.json {
                 print_json(&task.progress);
             } else {
-                say(&task.progress.as_ref().map_or("it has not said anything yet".to_owned(), in_words));
+                let words =
+                    task.progress.as_ref().map_or("it has not said anything yet".to_owned(), in_words);
+                say(&format::shorten(&words, terminal::width().unwrap_or(usize::MAX)));
             }
             Ok(code::DONE)
         }),
@@ -375,6 +401,7 @@ fn runtime(task: &TaskStatus) -> String {
 fn show(tasks: &[TaskStatus]) {
     let mut columns = vec!["ID", "STATE", ">RUNTIME", ">PID", "RESULT", "COMMAND"];
     // Most tasks say nothing of it.
+    let width = terminal::width();
     let says = tasks.iter().any(|task| task.progress.is_some());
     if says {
         columns.insert(5, "PROGRESS");
@@ -400,9 +427,10 @@ fn show(tasks: &[TaskStatus]) {
             (task.command.clone(), Tint::None),
         ];
         if says {
-            row.insert(5, (task.progress.as_ref().map_or("-".to_owned(), bar), Tint::None));
+            let progress = task.progress.as_ref().map_or("-".to_owned(), |of| narrow(of, width));
+            row.insert(5, (progress, Tint::None));
         }
         table.row(row);
     }
-    say(&table.render(terminal::width(), format::colour_on_stdout()));
+    say(&table.render(width, format::colour_on_stdout()));
 }

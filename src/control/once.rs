@@ -36,7 +36,7 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 const MOST: usize = 1_000;
 
 /// Bytes of the largest body by the control socket ...
-const BODY: u64 = 2 << 20;
+const BODY: u64 = 64 << 20;
 /// ... and of one that is a manifest.
 const MANIFEST: u64 = 64 << 20;
 

@@ -91,7 +91,14 @@ pub(super) fn reconfigured(plan: &Plan, change: &Change) -> Result<(Plan, Graph)
             let names = plan.services.iter().map(|s| s.name.as_str());
             return Err(not_found("service", spec.name.as_str(), names));
         };
-        if old.replicas != spec.replicas || old.naming() != spec.naming() || old.kind != spec.kind {
+        let spec = match (old.scale, spec.scale) {
+            // The Scaler may have been quicker: how many there are is its business.
+            (Some(_), Some(_)) if old.replicas != spec.replicas => {
+                &Arc::new(ServiceSpec { replicas: old.replicas, ..ServiceSpec::clone(spec) })
+            }
+            _ => spec,
+        };
+        if old.instances().ne(spec.instances()) || old.kind != spec.kind {
             return Err(invalid(format!("the copies and the kind of {} can't change in place", spec.name)));
         }
         *old = Arc::clone(spec);
@@ -166,7 +173,8 @@ pub fn printed<'a>(
     groups: impl IntoIterator<Item = &'a Name>,
 ) -> impl Iterator<Item = String> {
     let of = |spec: &Arc<ServiceSpec>| -> BTreeSet<String> {
-        let instances = spec.instances().map(|id| id.to_string());
+        // Those that may come have their names already.
+        let instances = spec::copies(&spec.name, spec.most_copies(), spec.naming()).map(|id| id.to_string());
         instances.chain([spec.name.to_string()]).collect()
     };
     services.iter().flat_map(of).chain(groups.into_iter().map(ToString::to_string))

@@ -76,9 +76,10 @@ const INSTANCE: [Measure; 3] = [Measure::CpuPercent, Measure::MemoryBytes, Measu
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Point<const N: usize> {
     at: Millis,
-    samples: u32,
     means: [f32; N],
     peaks: [f32; N],
+    /// How often each was measured.
+    counts: [u16; N],
 }
 
 impl<const N: usize> Point<N> {
@@ -87,18 +88,22 @@ impl<const N: usize> Point<N> {
         let all = measures.iter().zip(self.means.iter().zip(&self.peaks));
         let known = all.filter(|(_, (mean, _))| !mean.is_nan());
         let levels = known.map(|(measure, (mean, peak))| (*measure, level(*mean, *peak))).collect();
-        HistoryPoint { at: now.wall_of(self.at), samples: self.samples, levels }
+        HistoryPoint { at: now.wall_of(self.at), samples: self.samples(), levels }
+    }
+
+    fn samples(&self) -> u32 {
+        self.counts.iter().copied().max().unwrap_or(0).into()
     }
 
     fn add(&mut self, readings: &[Option<f64>; N]) {
-        self.samples += 1;
-        let parts = self.means.iter_mut().zip(&mut self.peaks);
-        for (reading, (mean, peak)) in readings.iter().zip(parts) {
+        for (number, reading) in readings.iter().enumerate() {
             let Some(value) = reading.map(|value| value as f32) else {
                 continue;
             };
-            *mean = if mean.is_nan() { value } else { *mean + (value - *mean) / self.samples as f32 };
-            *peak = peak.max(value);
+            let (mean, count) = (&mut self.means[number], &mut self.counts[number]);
+            *count = count.saturating_add(1);
+            *mean = if mean.is_nan() { value } else { *mean + (value - *mean) / f32::from(*count) };
+            self.peaks[number] = self.peaks[number].max(value);
         }
     }
 }
@@ -121,7 +126,7 @@ impl<const N: usize> Ring<N> {
         let mut over = None;
         if self.points.back().is_none_or(|last| last.at < begin) {
             over = self.points.back().map(|last| last.told(self.measures, now));
-            let fresh = Point { at: begin, samples: 0, means: [f32::NAN; N], peaks: [f32::NAN; N] };
+            let fresh = Point { at: begin, means: [f32::NAN; N], peaks: [f32::NAN; N], counts: [0; N] };
             self.points.push_back(fresh);
         }
         if let Some(last) = self.points.back_mut() {
@@ -140,7 +145,9 @@ impl<const N: usize> Ring<N> {
             self.measures.map(|measure| point.levels.get(&measure).map_or(f32::NAN, |level| of(level) as f32))
         };
         let (means, peaks) = (part(|level| level.mean), part(|level| level.peak));
-        self.points.push_back(Point { at, samples: point.samples, means, peaks });
+        let samples = u16::try_from(point.samples).unwrap_or(u16::MAX);
+        let counts = means.map(|mean: f32| if mean.is_nan() { 0 } else { samples });
+        self.points.push_back(Point { at, means, peaks, counts });
     }
 
     fn forget(&mut self, now: Millis) {
@@ -169,8 +176,9 @@ impl<const N: usize> Ring<N> {
             let Some(highest) = highest else {
                 continue;
             };
-            let weight: f64 = known.iter().map(|point| f64::from(point.samples)).sum();
-            let weighed = |point: &&&Point<N>| f64::from(point.means[number]) * f64::from(point.samples);
+            let weight: f64 = known.iter().map(|point| f64::from(point.counts[number])).sum();
+            let weighed =
+                |point: &&&Point<N>| f64::from(point.means[number]) * f64::from(point.counts[number]);
             let hours = |at: Millis| at as f64 / 3_600_000.0;
             let line: Vec<(f64, f64)> =
                 known.iter().map(|point| (hours(point.at), f64::from(point.means[number]))).collect();
@@ -200,22 +208,17 @@ impl Default for History {
 }
 
 impl History {
-    /// Goes on where an earlier supervisor's stood: points as they were written, oldest first. Those
+    /// Goes on where an earlier supervisor's stood: takes a point as it was written, oldest first. Those
     /// older than a day, and those of a clock that was ahead, are left out.
-    pub fn of(points: impl IntoIterator<Item = Closed>, now: Now) -> History {
-        let mut history = History::default();
-        let oldest = millis(now.clock) - millis(KEPT);
-        for (of, point) in points {
-            let at = now.clock_of(point.at);
-            if at < oldest || at > millis(now.clock) {
-                continue;
-            }
-            match of {
-                None => history.machine.restore(at, &point),
-                Some(of) => history.ring(of).restore(at, &point),
-            }
+    pub fn restore(&mut self, (of, point): Closed, now: Now) {
+        let at = now.clock_of(point.at);
+        if at < millis(now.clock) - millis(KEPT) || at > millis(now.clock) {
+            return;
         }
-        history
+        match of {
+            None => self.machine.restore(at, &point),
+            Some(of) => self.ring(of).restore(at, &point),
+        }
     }
 
     fn ring(&mut self, of: String) -> &mut Ring<3> {
@@ -257,9 +260,13 @@ impl History {
     }
 }
 
-/// The slope of the line that fits best; `None` for fewer than three points.
+/// A quarter of an hour: what grows for less says nothing of an hour.
+const SHORTEST: f64 = 0.25;
+
+/// The slope of the line that fits best; `None` where there is too little for one.
 fn slope(points: &[(f64, f64)]) -> Option<f64> {
-    if points.len() < 3 {
+    let span = points.last().zip(points.first()).map_or(0.0, |(last, first)| last.0 - first.0);
+    if points.len() < 3 || span < SHORTEST {
         return None;
     }
     let count = points.len() as f64;
@@ -334,6 +341,12 @@ mod tests {
         assert_eq!(closed.len(), 2, "the instance's six minutes are over, too");
         let told = history.since(None, Duration::from_secs(3600), now(360));
         assert_eq!(told.points.len(), 3);
+        let mut unknown = sample(375, 0.0);
+        unknown.machine.cpu_percent = None;
+        history.push(&unknown, now(375));
+        history.push(&sample(390, 10.0), now(390));
+        let last = history.since(None, Duration::from_secs(60), now(390)).points.pop().unwrap();
+        assert_eq!(last.levels[&Measure::CpuPercent].mean, 5.0, "what was not measured counts for nothing");
         let trend = told.trends[&Measure::CpuPercent];
         assert_eq!((trend.peak, trend.peak_at), (50.0, now(60).wall));
         assert!((trend.average - 22.5).abs() < 1e-6, "each sample counts the same: {trend:?}");
@@ -376,7 +389,8 @@ mod tests {
         let later = Now { clock: Duration::from_secs(5), wall: now(1800).wall };
         let mut ahead = written[0].clone();
         ahead.1.at = later.wall + Duration::from_secs(60);
-        let second = History::of(written.into_iter().chain([ahead]), later);
+        let mut second = History::default();
+        written.into_iter().chain([ahead]).for_each(|point| second.restore(point, later));
         let told = second.since(None, KEPT, later);
         assert_eq!(told.points.len(), 29, "what was not over is lost, what is ahead is left out");
         assert_eq!(told.points[3].at, now(180).wall);

@@ -63,13 +63,13 @@ pub trait Ledger: Send + Sync + 'static {
     fn life(&self, instance: &InstanceId, incarnation: Incarnation, life: String);
     /// Points of measurements that are over.
     fn resources(&self, points: Vec<Closed>);
-    /// The points of the last so long, oldest first. It reads what may be much: not for a thread that
+    /// The points of the last so long, oldest first, one by one: they may be many. Not for a thread that
     /// others wait for.
-    fn past_resources(&self, within: Duration) -> Vec<Closed>;
+    fn past_resources(&self, within: Duration, each: &mut dyn FnMut(Closed));
     /// The result of a command, by what it is one of, for a later supervisor.
     fn keep_result(&self, key: &[u8], kept: KeptResult);
-    /// One that is kept. It reads a file: not for a thread that others wait for.
-    fn kept_result(&self, key: &[u8]) -> Option<KeptResult>;
+    /// Those that are kept, by their keys. It reads a file: not for a thread that others wait for.
+    fn kept_results(&self, keys: &[&[u8]]) -> Vec<Option<KeptResult>>;
     /// None of them counts any more.
     fn forget_results(&self);
     /// Calls back when every event so far is written, or is known never to be.

@@ -47,7 +47,7 @@ pub fn share(word: &str) -> Result<f64, String> {
         None => (word, 1.0),
     };
     let share = number.parse::<f64>().map_err(|_| wrong())? / whole;
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(wrong()) }
+    if (0.0..=1.0).contains(&share) { Ok(share.abs()) } else { Err(wrong()) }
 }
 
 /// The report, with a message that a terminal can show; in words, why it can't be.
@@ -58,9 +58,17 @@ pub fn sane(mut report: ProgressReport) -> Result<ProgressReport, String> {
         return Err(format!("progress goes from 0 to 1, not to {progress}"));
     }
     if let Some(message) = &mut report.message {
-        *message = message.chars().filter(|c| !c.is_control()).take(MESSAGE).collect();
+        *message = shown(message).take(MESSAGE).collect();
     }
     Ok(report)
+}
+
+/// Of a text from outside what a terminal may be shown: nothing that it would obey, or that turns the
+/// direction of what follows.
+pub fn shown(text: &str) -> impl Iterator<Item = char> + '_ {
+    let turns =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().filter(move |c| !c.is_control() && !turns(*c))
 }
 
 /// What is known by now: what a report does not say stays as it was.

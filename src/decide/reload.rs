@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::graph::Graph;
 use crate::model::plan::Change;
-use crate::model::{Addition, Child, GroupSpec, Name, Plan, ServiceSpec};
+use crate::model::{Addition, Child, GroupSpec, InstanceId, Name, Plan, ServiceSpec, spec};
 
 /// A service that is not as it was, and by which keys of its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,8 +188,12 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
         })
         .collect();
     // What depends on one that is taken out for a moment goes with it.
+    // As many of them as there were would have other names.
     let other_names = |name: &Name| match (was.get(name), is.get(name)) {
-        (Some(before), Some(spec)) => before.naming() != spec.naming(),
+        (Some(before), Some(spec)) => {
+            let as_many = spec::copies(name, before.replicas, spec.naming());
+            before.naming() != spec.naming() && before.instances().ne(as_many)
+        }
         _ => false,
     };
     let moved: Vec<Name> = differ
@@ -239,9 +243,9 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
             });
             if spec.replicas != replicas {
                 scale.push((name.clone(), spec.replicas));
-                // One alone goes by another name.
-                let others = replicas == 1 || spec.replicas == 1;
-                if others {
+                // One alone goes by another name: then all of them are others.
+                let stays: BTreeSet<InstanceId> = before.instances().collect();
+                if !spec.instances().any(|id| stays.contains(&id)) {
                     difference.restarted.push(told);
                     continue;
                 }
@@ -493,6 +497,21 @@ mod tests {
         assert_eq!((fewer.scale, fewer.restart), (vec![(name("a"), 3)], vec![]));
         let wider = way_to(&scaled(4, 2, 5), &scaled(1, 1, 9));
         assert_eq!((told(&wider.difference.changed), wider.scale), (vec!["a: replicas".to_owned()], vec![]));
+        // Copies that stay are told of what changed, as any other.
+        let other = |mut plan: Plan| {
+            Arc::make_mut(&mut plan.services[0]).command.argv.push("more".into());
+            plan
+        };
+        for (old, new, to) in [(scaled(1, 1, 5), scaled(2, 2, 5), 2), (scaled(3, 1, 5), scaled(1, 1, 1), 1)] {
+            let edited = way_to(&old, &other(new));
+            assert_eq!((edited.restart, edited.scale), (vec![name("a")], vec![(name("a"), to)]));
+        }
+        // Several have numbers without bounds, too: those stay what they are.
+        let mut four = Plan::of("p", vec![service("a", &[]), service("b", &[])]);
+        Arc::make_mut(&mut four.services[0]).replicas = 4;
+        let bound = way_to(&four, &scaled(2, 2, 6));
+        assert_eq!(told(&bound.difference.changed), ["a: replicas"]);
+        assert!(bound.remove.0.is_empty() && bound.scale.is_empty() && bound.restart.is_empty());
         // With bounds all copies have numbers: without them before, none is what it was.
         let plain = Plan::of("p", vec![service("a", &[]), service("b", &[])]);
         let bound = way_to(&plain, &scaled(1, 1, 5));

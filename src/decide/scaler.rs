@@ -111,8 +111,8 @@ pub struct SeenCopies {
     pub cpu: Option<f64>,
     /// Percent of memory in use.
     pub memory: f64,
-    /// What they use of what they are scaled on, on the average.
-    pub each: f64,
+    /// What they use of what they are scaled on, on the average; `None`: that is not known at the moment.
+    pub each: Option<f64>,
 }
 
 /// So many times the pause there is before one copy fewer: a start costs more than what it spares.
@@ -142,23 +142,25 @@ pub fn decide_copies(
     if size < service.min {
         return to(size + 1, format!("{} is the least", service.min));
     }
+    let each = seen.each?;
     let (target, used, limit) = match service.on {
-        ScaleOn::Cpu(target) => {
-            (f64::from(target), format!("{:.0} % of a core", seen.each), format!("{target} %"))
-        }
+        ScaleOn::Cpu(target) => (f64::from(target), format!("{each:.0} % of a core"), format!("{target} %")),
         ScaleOn::Memory(target) => {
-            let mebibytes = |bytes: f64| format!("{:.0} MiB", bytes / f64::from(1 << 20));
-            (target as f64, format!("{} of memory", mebibytes(seen.each)), mebibytes(target as f64))
+            let mebibytes = |bytes: f64| match bytes < f64::from(1 << 20) {
+                true => format!("{:.0} KiB", bytes / 1024.0),
+                false => format!("{:.0} MiB", bytes / f64::from(1 << 20)),
+            };
+            (target as f64, format!("{} of memory", mebibytes(each)), mebibytes(target as f64))
         }
     };
-    if seen.each > target {
+    if each > target {
         let full = seen.cpu? > machine.cpu_high || seen.memory > machine.memory_high;
         if full || size >= service.max {
             return None;
         }
         return to(size + 1, format!("a copy uses {used}, above {limit}"));
     }
-    let then = seen.each * f64::from(size) / f64::from(size.saturating_sub(1).max(1));
+    let then = each * f64::from(size) / f64::from(size.saturating_sub(1).max(1));
     if size > service.min && then < target * ROOM && rested(machine.pause * PATIENCE) {
         return to(size - 1, format!("a copy uses {used}, and one fewer would stay below {limit}"));
     }
@@ -222,15 +224,18 @@ mod tests {
             (50.0, 50.0, 7, Some(6)),
             (50.0, 50.0, 0, Some(1)),
         ] {
-            let seen = SeenCopies { cpu: Some(cpu), memory: 10.0, each };
+            let seen = SeenCopies { cpu: Some(cpu), memory: 10.0, each: Some(each) };
             let got = decide_copies(&policy(), &service(ScaleOn::Cpu(80)), now, None, size, seen);
             assert_eq!(got.map(|step| step.to), want, "CPU {cpu}, {each} each, {size} there");
         }
-        let seen = SeenCopies { cpu: Some(10.0), memory: 10.0, each: f64::from(600 << 20) };
+        let seen = SeenCopies { cpu: Some(10.0), memory: 10.0, each: Some(f64::from(600 << 20)) };
         let on = service(ScaleOn::Memory(512 << 20));
         let step = decide_copies(&policy(), &on, now, None, 1, seen).unwrap();
         assert_eq!(step.reason, "a copy uses 600 MiB of memory, above 512 MiB");
-        let low = SeenCopies { each: 0.0, ..seen };
+        let unknown = SeenCopies { each: None, ..seen };
+        assert_eq!(decide_copies(&policy(), &on, now, None, 2, unknown), None);
+        assert!(decide_copies(&policy(), &on, now, None, 9, unknown).is_some(), "bounds hold all the same");
+        let low = SeenCopies { each: Some(0.0), ..seen };
         let ago = |seconds| now.checked_sub(Duration::from_secs(seconds));
         assert_eq!(decide_copies(&policy(), &on, now, ago(20), 2, low), None, "not so soon");
         assert!(decide_copies(&policy(), &on, now, ago(60), 2, low).is_some());
@@ -244,7 +249,7 @@ mod tests {
             let on = service(ScaleOn::Cpu(target));
             for round in 0..200 {
                 now += Duration::from_secs(15);
-                let each = load / f64::from(size);
+                let each = Some(load / f64::from(size));
                 let seen = SeenCopies { cpu: Some(50.0), memory: 10.0, each };
                 if let Some(step) = decide_copies(&policy(), &on, now, last, size, seen) {
                     prop_assert!((on.min..=on.max).contains(&step.to) && step.to.abs_diff(size) == 1);

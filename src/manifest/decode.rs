@@ -84,7 +84,6 @@ pub(super) struct Service {
     pub(super) tags: Vec<String>,
 }
 
-/// `command` or `shell`.
 impl Service {
     /// So many copies there are at most.
     pub(super) fn most_copies(&self) -> u32 {
@@ -97,6 +96,7 @@ impl Service {
     }
 }
 
+/// `command` or `shell`.
 #[derive(Debug)]
 pub(super) enum Run {
     Command(Words),

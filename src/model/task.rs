@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
@@ -89,7 +90,11 @@ pub struct TaskSpec {
     /// In this folder, absolute; `None`: the supervisor's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
-    /// With these variables.
+    /// With these variables, which it has in common with others that came with it ...
+    #[serde(skip)]
+    #[cfg_attr(feature = "control", schemars(skip))]
+    pub common_env: Arc<Vec<(String, String)>>,
+    /// ... and with these, which win over those.
     #[serde(default)]
     pub env: Vec<(String, String)>,
     /// And with none of the supervisor's own, `PATH` aside.
@@ -164,6 +169,7 @@ impl TaskSpec {
         TaskSpec {
             command,
             dir: None,
+            common_env: Arc::default(),
             env: Vec::new(),
             env_clear: false,
             input: TaskInput::Nothing,

@@ -4,6 +4,7 @@
 //! their own: one whose server is away holds up nothing but itself.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, RefreshKind, System};
 
+use crate::decide::progress;
 use crate::model::sample::{CoreSample, DiskSample, MachineSample, NetworkSample, Pressure, percent};
 
 /// A file system that has not answered in this time is not waited for.
@@ -101,7 +103,7 @@ fn networks_of(networks: &Networks, elapsed: Option<f64>) -> Vec<NetworkSample> 
     let mut samples: Vec<NetworkSample> = networks
         .iter()
         .map(|(name, data)| NetworkSample {
-            interface: name.to_string_lossy().into_owned(),
+            interface: shown(name),
             received_bytes_per_s: elapsed.map(|seconds| data.received() as f64 / seconds),
             sent_bytes_per_s: elapsed.map(|seconds| data.transmitted() as f64 / seconds),
             errors: data.total_errors_on_received() + data.total_errors_on_transmitted(),
@@ -109,6 +111,11 @@ fn networks_of(networks: &Networks, elapsed: Option<f64>) -> Vec<NetworkSample> 
         .collect();
     samples.sort_by(|one, other| one.interface.cmp(&other.interface));
     samples
+}
+
+/// Who may mount may give any name.
+fn shown(name: &(impl AsRef<OsStr> + ?Sized)) -> String {
+    progress::shown(&name.as_ref().to_string_lossy()).collect()
 }
 
 /// What has been read of file systems: they, and what they were.
@@ -192,9 +199,9 @@ fn disks_of(disks: &Disks, elapsed: Option<f64>) -> Vec<DiskSample> {
                 }
             }
             DiskSample {
-                mount: disk.mount_point().to_string_lossy().into_owned(),
-                device: disk.name().to_string_lossy().into_owned(),
-                file_system: disk.file_system().to_string_lossy().into_owned(),
+                mount: shown(disk.mount_point().as_os_str()),
+                device: shown(disk.name()),
+                file_system: shown(disk.file_system()),
                 total_bytes: total,
                 used_bytes: used,
                 used_percent: percent(used, total),

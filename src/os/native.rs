@@ -66,6 +66,20 @@ struct Keeper {
 impl NativeHost {
     /// Starts its threads: the watcher, and a few spawners.
     pub fn start(sink: Arc<dyn OutputSink>, options: HostOptions) -> io::Result<NativeHost> {
+        NativeHost::start_marked(sink, options, RandomState::new().build_hasher().finish())
+    }
+
+    /// The same for the tasks of a daemon, by whose identity what it leaves is known: to be ended by the next
+    /// one ([`end_left_tasks`]).
+    pub fn start_for_tasks(
+        sink: Arc<dyn OutputSink>,
+        options: HostOptions,
+        identity: &str,
+    ) -> io::Result<NativeHost> {
+        NativeHost::start_marked(sink, options, mark_of_tasks(identity))
+    }
+
+    fn start_marked(sink: Arc<dyn OutputSink>, options: HostOptions, mark: u64) -> io::Result<NativeHost> {
         if options.subreaper {
             nix::sys::prctl::set_child_subreaper(true)?;
         }
@@ -74,7 +88,6 @@ impl NativeHost {
             leave_no_core();
         }
         cgroup::sweep();
-        let mark = RandomState::new().build_hasher().finish();
         let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
         let logs = Arc::<Logs>::default();
         let line =
@@ -251,6 +264,18 @@ pub(super) fn end_unknown(run: u32, cgroups: Option<&Cgroups>, known: &HashSet<u
         }
     }
     cgroup::end_marked_but(run, known);
+}
+
+fn mark_of_tasks(identity: &str) -> u64 {
+    let boot = super::clock::boot().unwrap_or_default();
+    crate::model::digest::fnv(format!("{boot} {identity} tasks").as_bytes())
+}
+
+/// Ends what the tasks of an earlier daemon of this identity have left. It looks at every process: not for
+/// a thread that others wait for, and not while this daemon runs tasks.
+pub fn end_left_tasks(identity: &str) {
+    cgroup::sweep();
+    end_unknown(number_of(mark_of_tasks(identity)), None, &HashSet::new());
 }
 
 /// With so many starts waiting, those that come first are made without a cgroup, which costs an

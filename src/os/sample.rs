@@ -26,6 +26,8 @@ pub struct Sampler {
     /// Processes of the managed trees, by pid.
     known: HashMap<u32, Known>,
     last: Option<Duration>,
+    /// The same since the machine came up, in ticks.
+    boot_ticks: u64,
     ticks_per_second: f64,
     page: u64,
     /// So many files may stay open.
@@ -54,6 +56,7 @@ impl Sampler {
             machine: Machine::new(),
             known: HashMap::new(),
             last: None,
+            boot_ticks: 0,
             ticks_per_second: sysconf(nix::unistd::SysconfVar::CLK_TCK).unwrap_or(100) as f64,
             page: sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap_or(4096),
             spare: usize::try_from(limits::open_files() / SHARE).unwrap_or(usize::MAX),
@@ -86,8 +89,9 @@ impl Sampler {
             } else if let Ok(file) = File::open(format!("/proc/{pid}/stat"))
                 && let Some(stat) = read_at_start(&file)
             {
-                // It is closed again where it turns out to be of no managed tree.
-                let file = (open < self.spare).then_some(file);
+                // Of most of a machine's nobody wants to know; of a managed tree these are nearly all.
+                let managed = [stat.pid, stat.session, stat.group].iter().any(|id| leaders.contains_key(id));
+                let file = (managed && open < self.spare).then_some(file);
                 open += usize::from(file.is_some());
                 fresh.push((stat, file));
             }
@@ -103,8 +107,8 @@ impl Sampler {
         }
         let live: HashSet<&InstanceId> = leaders.values().collect();
         self.known.retain(|_, known| live.contains(&known.of));
-        let ticks = used(&before, &self.known);
-        self.last = Some(now);
+        let ticks = used(&before, &self.known, self.boot_ticks);
+        (self.last, self.boot_ticks) = (Some(now), (since_boot() * self.ticks_per_second) as u64);
         let mut trees: HashMap<InstanceId, Usage> = HashMap::new();
         for known in self.known.values() {
             let usage = trees.entry(known.of.clone()).or_default();
@@ -119,6 +123,11 @@ impl Sampler {
     }
 }
 
+fn since_boot() -> f64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    now.map_or(0.0, |now| Duration::from(now).as_secs_f64())
+}
+
 fn read_at_start(file: &File) -> Option<proc::Stat> {
     let mut buffer = [0u8; 1024];
     let length = file.read_at(&mut buffer, 0).ok()?;
@@ -129,15 +138,16 @@ fn read_at_start(file: &File) -> Option<proc::Stat> {
 ///
 /// What a process has used goes over to its parent when that waits for its end; what of it was counted
 /// already is not counted again.
-fn used(before: &HashMap<u32, Known>, now: &HashMap<u32, Known>) -> HashMap<InstanceId, u64> {
+fn used(before: &HashMap<u32, Known>, now: &HashMap<u32, Known>, last: u64) -> HashMap<InstanceId, u64> {
     let same = |pid: u32, started: u64| before.get(&pid).filter(|known| known.stat.started == started);
     let mut ticks: HashMap<InstanceId, u64> = HashMap::new();
     let mut inherited: HashMap<u32, u64> = HashMap::new();
     for known in now.values() {
         let Known { stat, of, .. } = known;
-        // Of one that is new all its time is of this round.
+        // Of one that is new all its time is of this round; of one that only came to the tree none is known.
         let (own, children) = match same(stat.pid, stat.started) {
             Some(Known { stat: was, .. }) => (was.ticks, was.child_ticks),
+            None if stat.started < last => (stat.ticks, stat.child_ticks),
             None => (0, 0),
         };
         let grown = stat.child_ticks.saturating_sub(children);
@@ -212,7 +222,8 @@ mod tests {
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
         let id = instance("sh");
         let leaders = HashMap::from([(child.id(), id.clone())]);
-        for (spare, want) in [(usize::MAX, 2), (0, 0)] {
+        // A service is a session of its own; here the leader alone is known by its number.
+        for (spare, want) in [(usize::MAX, 1), (0, 0)] {
             let mut sampler = Sampler { spare, ..Sampler::new() };
             let first = sampler.read(Duration::from_secs(1), &leaders);
             assert_eq!(first.instances[&id].processes, 2);
@@ -253,7 +264,7 @@ mod tests {
     #[test]
     fn time_of_children_that_have_ended_is_counted_once() {
         let ticks = |before: &[_], now: &[_]| {
-            used(&processes(before), &processes(now)).get(&instance("a")).copied().unwrap_or(0)
+            used(&processes(before), &processes(now), 1).get(&instance("a")).copied().unwrap_or(0)
         };
         // A child that came and went between two readings.
         assert_eq!(ticks(&[(1, 0, 5, 0)], &[(1, 0, 6, 40)]), 41);
@@ -264,5 +275,7 @@ mod tests {
         // A grandchild's time goes up through its parent.
         assert_eq!(ticks(&[(1, 0, 0, 0), (2, 1, 10, 0), (3, 2, 20, 0)], &[(1, 0, 0, 35)]), 5);
         assert_eq!(ticks(&[], &[(1, 0, 7, 0)]), 7);
+        // One that began long ago and is new to the tree.
+        assert_eq!(used(&processes(&[]), &processes(&[(1, 0, 7, 0)]), 5).get(&instance("a")), Some(&0));
     }
 }

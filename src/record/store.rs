@@ -242,23 +242,27 @@ impl Store {
         Ok(rows.next().transpose()?)
     }
 
-    fn result(&self, key: &[u8; 32]) -> Result<Option<KeptResult>, StoreError> {
+    fn results(&self, keys: &[&[u8]]) -> Result<Vec<Option<KeptResult>>, StoreError> {
         let connection = self.reader()?;
         let mut statement = connection.prepare("SELECT since, until, result FROM results WHERE key = ?1")?;
-        let mut rows = statement.query_map([key.as_slice()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
-        })?;
-        let Some((since, until, result)) = rows.next().transpose()? else {
-            return Ok(None);
-        };
+        let mut results = Vec::with_capacity(keys.len());
         let at = |millis: i64| SystemTime::UNIX_EPOCH + Duration::from_millis(millis.unsigned_abs());
-        // One that another build wrote in another form is none.
-        let result = serde_json::from_str(&result).ok();
-        Ok(result.map(|result| KeptResult { result, since: at(since), until: at(until) }))
+        for key in keys {
+            let mut rows = statement.query_map([digest(key).as_slice()], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
+            })?;
+            let row = rows.next().transpose()?;
+            // One that another build wrote in another form is none.
+            results.push(row.and_then(|(since, until, result)| {
+                let result = serde_json::from_str(&result).ok()?;
+                Some(KeptResult { result, since: at(since), until: at(until) })
+            }));
+        }
+        Ok(results)
     }
 
     /// What was measured in the last so long, oldest first.
-    fn measured(&self, within: Duration) -> Result<Vec<Closed>, StoreError> {
+    fn measured(&self, within: Duration, each: &mut dyn FnMut(Closed)) -> Result<(), StoreError> {
         let connection = self.reader()?;
         let mut statement = connection
             .prepare("SELECT at, instance, samples, levels FROM resources WHERE at >= ?1 ORDER BY at")?;
@@ -267,7 +271,6 @@ impl Store {
             let at: i64 = row.get(0)?;
             Ok((at, row.get::<_, String>(1)?, row.get(2)?, row.get::<_, String>(3)?))
         })?;
-        let mut points = Vec::new();
         for row in rows {
             let (at, of, samples, levels) = row?;
             // One that another build wrote in another form is passed over.
@@ -276,9 +279,9 @@ impl Store {
             };
             let of = Some(of).filter(|of| !of.is_empty());
             let at = SystemTime::UNIX_EPOCH + Duration::from_millis(at.unsigned_abs());
-            points.push((of, HistoryPoint { at, samples, levels }));
+            each((of, HistoryPoint { at, samples, levels }));
         }
-        Ok(points)
+        Ok(())
     }
 
     /// The processes that an instance has had, newest first.
@@ -472,21 +475,20 @@ impl Ledger for Store {
         self.tell(Told::Resources(points));
     }
 
-    fn past_resources(&self, within: Duration) -> Vec<Closed> {
-        self.measured(within).unwrap_or_else(|error| {
+    fn past_resources(&self, within: Duration, each: &mut dyn FnMut(Closed)) {
+        if let Err(error) = self.measured(within, each) {
             tracing::warn!(%error, "what was measured before can't be read");
-            Vec::new()
-        })
+        }
     }
 
     fn keep_result(&self, key: &[u8], kept: KeptResult) {
         self.tell(Told::KeepResult(digest(key), Box::new(kept)));
     }
 
-    fn kept_result(&self, key: &[u8]) -> Option<KeptResult> {
-        self.result(&digest(key)).unwrap_or_else(|error| {
+    fn kept_results(&self, keys: &[&[u8]]) -> Vec<Option<KeptResult>> {
+        self.results(keys).unwrap_or_else(|error| {
             tracing::warn!(%error, "results of commands can't be read");
-            None
+            vec![None; keys.len()]
         })
     }
 

@@ -1,6 +1,6 @@
 //! A tree below a keeper, which goes on where an earlier supervisor's stood.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -67,7 +67,12 @@ impl Handle {
         };
         let today = SystemTime::now();
         // What the Scaler has made of it is so still.
-        let plan = scaled_as_before(&plan, |service| copies_of(service, &memory));
+        let before: BTreeMap<Name, u32> = plan
+            .services
+            .iter()
+            .filter_map(|spec| Some((spec.name.clone(), copies_of(spec, &memory)?)))
+            .collect();
+        let plan = scaled_as_before(&plan, |service| before.get(service).copied());
         let board = Board::new(Arc::new(plan), today).map_err(StartError::Cycles)?;
         let flushed = ledger.clone();
         let before_change = Arc::new(move || {
@@ -100,7 +105,7 @@ impl Handle {
             clock,
             keep: options.keep,
             tasks: options.tasks,
-            tasks_apart: true,
+            tasks_apart: Some(identity),
             ledger,
             taken,
             ..Made::new(board, host, output)
@@ -109,23 +114,29 @@ impl Handle {
     }
 }
 
-/// How many copies of a service were there, by their numbers.
-fn copies_of(service: &Name, memory: &Memory) -> Option<u32> {
-    let number = |text: &String| {
-        text.strip_prefix(service.as_str())?.strip_prefix('.').and_then(|number| number.parse::<u32>().ok())
+/// How many copies of a service were there, by their numbers; maybe by another name.
+fn copies_of(spec: &ServiceSpec, memory: &Memory) -> Option<u32> {
+    let number = |of: &str, text: &String| {
+        text.strip_prefix(of)?.strip_prefix('.').and_then(|number| number.parse::<u32>().ok())
     };
-    memory.pasts.keys().filter_map(number).max()
+    let count = |of: &str| memory.pasts.keys().filter_map(|text| number(of, text)).max();
+    count(spec.name.as_str()).or_else(|| count(&other_name(spec, memory)?))
 }
 
-/// Whether all copies of a service that were known before, maybe by another name, were stopped by hand.
-fn was_kept_down(spec: &ServiceSpec, memory: &Memory) -> bool {
+/// The name that a service had while another project had its own, too, or had none.
+fn other_name(spec: &ServiceSpec, memory: &Memory) -> Option<String> {
     let name = spec.name.as_str();
     let project = spec.project.as_deref().unwrap_or_default();
     let other = match name.strip_prefix(project).and_then(|rest| rest.strip_prefix('/')) {
         Some(own) => own.to_owned(),
         None => format!("{project}/{name}"),
     };
-    let other = Some(other).filter(|other| memory.projects.get(other).is_some_and(|of| of == project));
+    Some(other).filter(|other| memory.projects.get(other).is_some_and(|of| of == project))
+}
+
+/// Whether all copies of a service that were known before, maybe by another name, were stopped by hand.
+fn was_kept_down(spec: &ServiceSpec, memory: &Memory) -> bool {
+    let (name, other) = (spec.name.as_str(), other_name(spec, memory));
     let of = |text: &str| {
         let services = [Some(name), other.as_deref()].into_iter().flatten();
         services.into_iter().any(|service| match text.strip_prefix(service) {
@@ -258,8 +269,13 @@ mod tests {
                 .pasts
                 .insert(name.to_owned(), Past::new(InstanceId::sole(name_of(name)), SystemTime::now()));
         }
-        assert_eq!(copies_of(&name_of("web"), &memory), Some(3));
-        assert_eq!(copies_of(&name_of("none"), &memory), None);
+        let service = |name: &str| ServiceSpec::new(name_of(name), ["x"]);
+        assert_eq!(copies_of(&service("web"), &memory), Some(3));
+        assert_eq!(copies_of(&service("none"), &memory), None);
+        memory.projects.insert("other".to_owned(), "shop".to_owned());
+        let qualified = Name::qualified("shop", &name_of("other"));
+        let renamed = ServiceSpec { name: qualified, project: Some("shop".into()), ..service("x") };
+        assert_eq!(copies_of(&renamed, &memory), Some(9), "by the name that it had");
     }
 
     fn name_of(text: &str) -> Name {

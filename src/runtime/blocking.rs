@@ -147,7 +147,7 @@ trait Work: Send + Sync {
     /// Whether it waited until now, and is not to be run any more; what it holds is then to be discarded.
     fn cancel(&self) -> bool;
     /// Not under the pool's lock: what the function holds may have ends of its own.
-    fn discard(&self);
+    fn discard(&self, why: JobError);
     fn is_cancelled(&self) -> bool;
 }
 
@@ -189,8 +189,15 @@ impl<T: Send + 'static> Work for Shared<T> {
         let value = catch_unwind(AssertUnwindSafe(|| function(&self.cancel)));
         self.state.store(DONE, Ordering::Release);
         let panicked = value.is_err();
-        // Nobody may wait for it.
-        let _ = answer.send(value.map_err(|panic| JobError::Panicked(words(panic.as_ref()))));
+        let value = value.map_err(|panic| {
+            let words = words(panic.as_ref());
+            apart(|| drop(panic));
+            JobError::Panicked(words)
+        });
+        apart(|| {
+            // Nobody may wait for it.
+            let _ = answer.send(value);
+        });
         panicked
     }
 
@@ -199,15 +206,27 @@ impl<T: Send + 'static> Work for Shared<T> {
         self.leave_queue(CANCELLED)
     }
 
-    fn discard(&self) {
+    fn discard(&self, why: JobError) {
         if let Some((function, answer)) = self.parts() {
-            drop(function);
-            let _ = answer.send(Err(JobError::Cancelled));
+            apart(|| drop(function));
+            let _ = answer.send(Err(why));
         }
     }
 
     fn is_cancelled(&self) -> bool {
         self.state.load(Ordering::Acquire) == CANCELLED
+    }
+}
+
+/// Does something by which values of the program may be dropped: a panic of these is nobody's else.
+fn apart(work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        tracing::error!(
+            "a value of a pool's function panicked when it was dropped: {}",
+            words(panic.as_ref())
+        );
+        // What it carries may do the same.
+        std::mem::forget(panic);
     }
 }
 
@@ -241,7 +260,7 @@ impl<T: Send + 'static> Job<T> {
         if cancelled {
             (state.cancelled, state.waiting) = (state.cancelled + 1, state.waiting - 1);
             drop(state);
-            self.shared.discard();
+            self.shared.discard(JobError::Cancelled);
         }
         cancelled
     }
@@ -272,6 +291,11 @@ impl BlockingPool {
         let inner =
             Inner { name, size, threads: Handle::current(), state: Mutex::new(state), empty: Notify::new() };
         BlockingPool { inner: Arc::new(inner) }
+    }
+
+    /// Whether they are one.
+    pub(super) fn is(&self, other: &BlockingPool) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Its name.
@@ -332,12 +356,14 @@ impl BlockingPool {
         }
         state.waiting += 1;
         state.queue.push_back(Arc::clone(&shared) as Arc<dyn Work>);
-        if state.workers < inner.size.workers {
-            state.workers += 1;
-            let pool = Arc::clone(inner);
-            inner.threads.spawn_blocking(move || work(&pool));
-        }
+        let needs_a_thread = state.workers < inner.size.workers;
+        state.workers += usize::from(needs_a_thread);
         drop(state);
+        if needs_a_thread {
+            let place = Place { pool: Arc::clone(inner), given_up: false };
+            // Where the runtime has ended it is dropped instead.
+            inner.threads.spawn_blocking(move || work(place));
+        }
         Ok(Job { pool: Arc::clone(inner), shared, answer })
     }
 
@@ -364,7 +390,7 @@ impl BlockingPool {
             state.cancelled += queue.len() as u64;
             queue
         };
-        cancelled.iter().for_each(|work| work.discard());
+        cancelled.iter().for_each(|work| work.discard(JobError::Cancelled));
     }
 
     /// Takes nothing more, and returns when all that was taken is done.
@@ -384,12 +410,44 @@ impl BlockingPool {
     }
 }
 
+/// A place among a pool's workers.
+struct Place {
+    pool: Arc<Inner>,
+    given_up: bool,
+}
+
+impl Drop for Place {
+    /// No thread came to it: with nobody left to run it, what waits will never be run.
+    fn drop(&mut self) {
+        if self.given_up {
+            return;
+        }
+        let left = {
+            let mut state = self.pool.state();
+            state.workers -= 1;
+            let mut left = VecDeque::new();
+            if state.workers == 0 {
+                left = std::mem::take(&mut state.queue);
+                left.retain(|work| work.cancel());
+                state.waiting = 0;
+                state.cancelled += left.len() as u64;
+                self.pool.empty.notify_waiters();
+            }
+            left
+        };
+        left.iter().for_each(|work| work.discard(JobError::Gone));
+    }
+}
+
 /// Takes from the queue until it is empty.
-fn work(pool: &Inner) {
+fn work(mut place: Place) {
+    let pool = Arc::clone(&place.pool);
     let mut state = pool.state();
     loop {
         let Some(work) = state.queue.pop_front() else {
+            // Under the same lock: who submits then sees that a thread is needed.
             state.workers -= 1;
+            place.given_up = true;
             if state.workers == 0 {
                 pool.empty.notify_waiters();
             }
@@ -524,6 +582,37 @@ mod tests {
         drop(go);
         assert!(first.await.unwrap().is_err());
         pool.drain().await;
+    }
+
+    #[tokio::test]
+    async fn a_value_that_panics_when_it_is_dropped_costs_no_thread() {
+        struct Breaks;
+        impl Drop for Breaks {
+            fn drop(&mut self) {
+                panic!("dropped");
+            }
+        }
+        let pool = pool(1, 10);
+        drop(pool.submit(|| Breaks).unwrap());
+        assert_eq!(pool.submit(|| 1).unwrap().await, Ok(1));
+        let breaks = pool.submit(|| std::panic::panic_any(Breaks)).unwrap();
+        assert!(matches!(breaks.await, Err::<(), _>(JobError::Panicked(_))));
+        assert_eq!(pool.submit(|| 2).unwrap().await, Ok(2));
+        pool.drain().await;
+        assert_eq!((pool.standing().running, pool.standing().panicked), (0, 1));
+    }
+
+    #[test]
+    fn without_its_runtime_a_pool_says_so_and_hangs_nobody() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let first = runtime();
+        let pool = first.block_on(async { pool(1, 10) });
+        drop(first);
+        runtime().block_on(async {
+            let job = pool.submit(|| 1).unwrap();
+            assert_eq!(job.await, Err(JobError::Gone));
+            pool.drain().await;
+        });
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! is there from the beginning, named `default`.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ractor::ActorRef;
@@ -34,12 +35,24 @@ struct Inner {
     tasks: Tasks,
     blocking: BlockingPool,
     named: Mutex<BTreeMap<Name, Named>>,
+    /// Turns true at the end of the tree.
+    ended: AtomicBool,
 }
 
 #[derive(Clone)]
 enum Named {
     Commands(Tasks),
     Blocking(BlockingPool),
+}
+
+impl Named {
+    fn is(&self, other: &Named) -> bool {
+        match (self, other) {
+            (Named::Commands(one), Named::Commands(other)) => one.is(other),
+            (Named::Blocking(one), Named::Blocking(other)) => one.is(other),
+            (Named::Commands(_), Named::Blocking(_)) | (Named::Blocking(_), Named::Commands(_)) => false,
+        }
+    }
 }
 
 /// How a pool stands.
@@ -70,7 +83,8 @@ impl Pools {
         let name = Name::new(DEFAULT).map_err(|error| StartError::Tree(error.to_string()))?;
         let blocking = BlockingPool::new(name, BlockingSize::default());
         let named = Mutex::default();
-        let inner = Inner { rules, shop, context, samples, root, tasks, blocking, named };
+        let ended = AtomicBool::new(false);
+        let inner = Inner { rules, shop, context, samples, root, tasks, blocking, named, ended };
         Ok(Pools { inner: Arc::new(inner) })
     }
 
@@ -93,11 +107,14 @@ impl Pools {
         &self.inner.rules
     }
 
-    /// Makes a pool for commands, with workers, queue and cache of its own. Refused where there is one of
-    /// that name.
+    /// Makes a pool for commands, with workers, queue and cache (in memory) of its own. Refused where there
+    /// is one of that name.
     pub async fn create_commands(&self, name: Name, rules: TaskRules) -> Result<Tasks, Denial> {
         self.free(&name)?;
         let Inner { shop, context, samples, root, .. } = &*self.inner;
+        let mut rules = rules;
+        // Each sample is decided on, as for the first pool. Results outlive the supervisor in that alone.
+        rules.scale.pause = self.inner.rules.scale.pause;
         let args = (rules, Arc::clone(shop), Some(name.clone()));
         let tasks = Tasks::start(args, None, context, samples.subscribe(), root.get_cell()).await;
         let tasks = tasks.map_err(|error| denial(DenialCode::ShuttingDown, error.to_string()))?;
@@ -130,6 +147,9 @@ impl Pools {
     }
 
     fn free(&self, name: &Name) -> Result<(), Denial> {
+        if self.inner.ended.load(Ordering::SeqCst) {
+            return Err(denial(DenialCode::ShuttingDown, "the tree is going down".to_owned()));
+        }
         let taken = name.as_str() == DEFAULT || self.named().contains_key(name);
         if taken { Err(exists(name)) } else { Ok(()) }
     }
@@ -203,7 +223,8 @@ impl Pools {
             Named::Blocking(pool) if wait => pool.drain().await,
             Named::Blocking(pool) => pool.close(),
         }
-        self.named().retain(|of, _| of.as_str() != name);
+        // Another one may have its name by now.
+        self.named().retain(|of, other| of.as_str() != name || !other.is(&pool));
         Ok(())
     }
 
@@ -219,6 +240,7 @@ impl Pools {
 
     /// And those that run functions take nothing more.
     pub(super) fn close_blocking(&self) {
+        self.inner.ended.store(true, Ordering::SeqCst);
         self.inner.blocking.close();
         for pool in self.named().values() {
             if let Named::Blocking(pool) = pool {

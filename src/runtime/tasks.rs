@@ -36,6 +36,8 @@ pub struct Tasks {
     scaler: ActorRef<ScalerMsg>,
     results: Arc<Mutex<Results>>,
     ledger: Option<Arc<dyn Ledger>>,
+    /// When the cache was cleared last: what was kept before counts no more.
+    cleared: Arc<Mutex<Option<SystemTime>>>,
     clock: Clock,
     disk_full: f64,
     load_high: f64,
@@ -75,7 +77,8 @@ impl Tasks {
             samples,
         };
         let (scaler, _) = Scaler::spawn_linked(None, Scaler, args, root).await.map_err(broken)?;
-        Ok(Tasks { actor, scaler, results, ledger, clock, disk_full, load_high })
+        let cleared = Arc::default();
+        Ok(Tasks { actor, scaler, results, ledger, cleared, clock, disk_full, load_high })
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> PoolMsg) -> Result<T, Denial> {
@@ -97,8 +100,15 @@ impl Tasks {
         if let Some(ledger) = &self.ledger {
             self.recall(ledger, &specs, who).await;
         }
-        let who = who.to_owned();
-        self.ask(|answer| PoolMsg::Submit(specs, who, answer)).await?.map_err(refused)
+        let (who, count) = (who.to_owned(), specs.len());
+        let taken = self.ask(|answer| PoolMsg::Submit(specs, who, answer)).await?;
+        taken.map_err(|refusal| match refusal {
+            Refusal::Full { queue, .. } if count > queue => {
+                let reason = format!("{count} tasks at once are more than may wait, {queue}");
+                denial(DenialCode::TooManyRequests, &reason)
+            }
+            other => refused(other),
+        })
     }
 
     /// Puts into the cache what earlier supervisors have kept of these commands.
@@ -111,12 +121,18 @@ impl Tasks {
         }
         let ledger = Arc::clone(ledger);
         let read = move || -> Vec<(KeptResult, CacheKey)> {
-            unknown.into_iter().filter_map(|key| Some((ledger.kept_result(&key)?, key))).collect()
+            let keys: Vec<&[u8]> = unknown.iter().map(|key| &**key).collect();
+            let kept = ledger.kept_results(&keys);
+            kept.into_iter().zip(unknown).filter_map(|(kept, key)| Some((kept?, key))).collect()
         };
         // It reads a file.
         let found = tokio::task::spawn_blocking(read).await;
         let (now, wall) = (self.clock.now(), SystemTime::now());
+        let cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
         for (KeptResult { result, since, until }, key) in found.unwrap_or_default() {
+            if cleared.is_some_and(|cleared| since <= cleared) {
+                continue;
+            }
             // By a clock that was ahead, nothing is known of its age.
             let (Ok(old), Ok(left)) = (wall.duration_since(since), until.duration_since(wall)) else {
                 continue;
@@ -230,6 +246,12 @@ impl Tasks {
 
     /// So many workers from now on, within the bounds; the pool does not scale by itself then.
     pub async fn scale(&self, workers: u32) -> Result<(), Denial> {
+        let (_, ScalePolicy { min, max, .. }) = self.ask_scaler(ScalerMsg::Stand).await?;
+        if !(min..=max).contains(&workers) {
+            let reason = format!("{workers} workers are not within the pool's bounds, {min} to {max}");
+            let hint = Some("\"regrow pool set --min N --max N\" sets others".to_owned());
+            return Err(Denial { code: DenialCode::Invalid, reason, hint });
+        }
         self.ask_scaler(|answer| ScalerMsg::Scale(workers, answer)).await
     }
 
@@ -309,10 +331,17 @@ impl Tasks {
 
     /// Drops all kept results; how many there were.
     pub fn clear_cache(&self) -> usize {
+        let mut cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ledger) = &self.ledger {
             ledger.forget_results();
+            *cleared = Some(SystemTime::now());
         }
         self.results.lock().unwrap_or_else(PoisonError::into_inner).clear()
+    }
+
+    /// Whether they are one pool.
+    pub(super) fn is(&self, other: &Tasks) -> bool {
+        self.actor.get_id() == other.actor.get_id()
     }
 
     /// Ends its actors: nothing is left for them to do.
@@ -343,7 +372,9 @@ fn denial(code: DenialCode, reason: &str) -> Denial {
 }
 
 fn unknown(id: TaskId) -> Denial {
-    let hint = Some("finished ones are kept for a while only; \"regrow task list\" shows them".to_owned());
+    let hint = "tasks end with their supervisor, and finished ones are kept for a while only; \"regrow task list\" \
+                shows what there is";
+    let hint = Some(hint.to_owned());
     Denial { code: DenialCode::NotFound, reason: format!("there is no task {id}"), hint }
 }
 
@@ -367,6 +398,10 @@ fn sane(spec: &TaskSpec) -> Result<(), Denial> {
     const LONGEST: std::time::Duration = std::time::Duration::from_secs(10 * 366 * 24 * 3600);
     let wrong = |reason: &str| Err(denial(DenialCode::Invalid, reason));
     if spec.command.argv.first().is_none_or(String::is_empty) {
+        return wrong("the command is empty");
+    }
+    let text = spec.command.argv.last().filter(|_| spec.command.shell);
+    if text.is_some_and(|text| text.trim().is_empty()) {
         return wrong("the command is empty");
     }
     if spec.timeout.is_some_and(|timeout| timeout.is_zero()) {

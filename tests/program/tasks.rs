@@ -259,7 +259,14 @@ fn the_pool_is_scaled_by_hand_and_stats_tell_all() {
     );
     let set = machine.regrow(&["pool", "set", "--min", "1", "--max", "6"]).stdout;
     assert_eq!(set, "0 of 4 workers busy (4 wanted, 1 to 6), 0 of 10000 waiting\n");
-    let scaled = machine.regrow(&["pool", "scale", "99"]).stdout;
+    let beyond = machine.regrow(&["pool", "scale", "99"]);
+    assert_eq!(beyond.code, 2);
+    assert!(
+        beyond.stderr.contains("99 workers are not within the pool's bounds, 1 to 6"),
+        "{}",
+        beyond.stderr
+    );
+    let scaled = machine.regrow(&["pool", "scale", "6"]).stdout;
     assert_eq!(scaled, "0 of 6 workers busy (6 wanted, 1 to 6), 0 of 10000 waiting\n");
     assert_eq!(machine.project.json(&["stats", "--json"])["scaler"]["auto"], false);
     assert_eq!(machine.regrow(&["pool", "set", "--auto", "on"]).code, 0);
@@ -383,4 +390,62 @@ fn only_chosen_variables_make_it_another_command() {
     // Without a time it is half an hour.
     let plain = || machine.regrow(&["exec", "--cache", "--", "sh", "-c", "echo $$"]).stdout;
     assert_eq!(plain(), plain());
+}
+
+/// As on a full disk, where neither output nor the daemon's own words can be written.
+#[test]
+fn what_can_not_be_kept_is_said_and_a_daemon_that_can_not_speak_goes_on() {
+    let machine = Machine::new(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
+    let home = machine.project.state_dir().join("daemon");
+    std::fs::create_dir_all(&home).unwrap();
+    std::fs::write(home.join("tasks"), "no folder").unwrap();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = machine.project.command(&["daemon", "--config", "daemon.toml"]);
+    let mut daemon = command.stdin(Stdio::null()).stdout(full()).stderr(full()).spawn().unwrap();
+    eventually("it is up", || machine.regrow(&["status"]).code == 0);
+    for _ in 0..3 {
+        let cut = machine.regrow(&["exec", "--shell", "head -c 300000 /dev/zero"]);
+        assert_eq!((cut.code, cut.stdout.len()), (1, 65_536));
+        let want = "error: of 300000 bytes that it printed 65536 could be kept; the others are lost\n";
+        assert_eq!(cut.stderr, want);
+        assert_eq!(machine.regrow(&["exec", "--", "echo", "small"]).stdout, "small\n");
+    }
+    assert_eq!(machine.regrow(&["down"]).code, 0);
+    daemon.wait().unwrap();
+}
+
+#[test]
+fn what_tasks_have_begun_ends_with_the_daemon_whatever_they_did_to_hide_it() {
+    let mut machine = machine();
+    let hidden = "setsid env -i PATH=/bin:/usr/bin sleep 7391 & sleep 7392 & sleep 7393";
+    machine.regrow(&["task", "submit", "--shell", hidden]);
+    let alive =
+        || ["7391", "7392", "7393"].iter().filter(|n| !named(&format!("sleep {n}")).is_empty()).count();
+    eventually("they run", || alive() == 3);
+    machine.kill_daemon();
+    eventually("nothing is left of them", || alive() == 0);
+    assert_eq!(machine.regrow(&["exec", "--", "echo", "on"]).stdout, "on\n");
+    machine.down();
+}
+
+#[test]
+fn a_task_reads_what_is_there_for_its_client_alone() {
+    let machine = machine();
+    let exec =
+        |input: &str| machine.regrow(&["exec", "--input", input, "--", "wc", "-c"]).stdout.trim().to_owned();
+    assert_eq!(exec("/dev/null"), "0");
+    let fifo = machine.project.file("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let writer = std::thread::spawn({
+        let fifo = fifo.clone();
+        // More than a request could once have, and bytes that are no text.
+        move || std::fs::write(fifo, vec![0xff; 3_000_000]).unwrap()
+    });
+    assert_eq!(exec("fifo"), "3000000");
+    writer.join().unwrap();
+    let mut command = machine.project.command(&["exec", "--", "sh", "-c", "echo ${BAD-none}"]);
+    command.env("BAD", <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff"));
+    let output = command.output().unwrap();
+    assert_eq!(output.stdout, b"none\n");
+    assert_eq!(output.stderr, b"regrow: the variable BAD is no text (UTF-8), and is not passed on\n");
 }

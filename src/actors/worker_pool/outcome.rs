@@ -1,5 +1,6 @@
 //! How far a task has come and what became of it, as those see it who wait; and what its result is one of.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -20,6 +21,15 @@ pub enum Stage {
     Running(Running),
     /// It is over.
     Over(Arc<Finished>),
+}
+
+impl Stage {
+    /// What it prints has come to its end.
+    pub(super) fn close(&self) {
+        if let Stage::Running(running) = self {
+            running.collector.close();
+        }
+    }
 }
 
 /// A task that runs.
@@ -152,15 +162,18 @@ pub(crate) fn key_of(spec: &TaskSpec, who: &str) -> CacheKey {
         None => !VOLATILE.contains(&name.as_str()),
         Some(chosen) => chosen.contains(name),
     };
-    let mut env: Vec<&(String, String)> = spec.env.iter().filter(|(name, _)| counts(name)).collect();
+    let mut env: Vec<&(String, String)> =
+        spec.common_env.iter().chain(&spec.env).filter(|(name, _)| counts(name)).collect();
     env.sort_unstable();
     for (name, value) in env {
         add(4, name.as_bytes());
         add(5, value.as_bytes());
     }
     if let Some(chosen) = &spec.cache_env {
-        // Not the same as one of which all counts.
-        add(10, &(chosen.len() as u64).to_le_bytes());
+        // Which they are counts, too: one may have no value.
+        for name in chosen.iter().collect::<BTreeSet<_>>() {
+            add(10, name.as_bytes());
+        }
     }
     match &spec.input {
         TaskInput::Nothing => {}

@@ -52,7 +52,11 @@ pub(in crate::control) async fn resources(
         vec![shared.handle.resources(None, since)]
     } else {
         let ids = shared.instances(&caller, Action::Read, named)?;
-        ids.iter().map(|id| shared.handle.resources(Some(&id.to_string()), since)).collect()
+        let handle = shared.handle.clone();
+        let all = move || ids.iter().map(|id| handle.resources(Some(&id.to_string()), since)).collect();
+        // Of a thousand it takes a moment.
+        let broke = |_| refuse(DenialCode::Internal, "the reading broke", None);
+        tokio::task::spawn_blocking(all).await.map_err(broke)?
     };
     Ok(axum::Json(ResourceHistories { histories }).into_response())
 }

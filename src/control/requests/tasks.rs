@@ -65,8 +65,9 @@ pub(in crate::control) async fn submit(
 ) -> Handled<Response> {
     let Submit { mut tasks, env, wait } = body(json)?;
     shared.may_exec(&caller, &in_words(&tasks))?;
-    for task in tasks.iter_mut().filter(|_| !env.is_empty()) {
-        task.env.splice(0..0, env.iter().cloned());
+    let env = Arc::new(env);
+    for task in &mut tasks {
+        task.common_env = Arc::clone(&env);
     }
     let tickets = shared.handle.tasks().begin(tasks, &caller.who).await?;
     let ids = tickets.iter().map(|ticket| ticket.id).collect();
@@ -227,7 +228,12 @@ async fn tell_output(
             Some(stages) => {
                 tokio::select! {
                     _ = follow.changed() => {}
-                    _ = stages.changed() => {}
+                    changed = stages.changed() => {
+                        // Forgotten, or its pool is gone: there will be no more.
+                        if changed.is_err() {
+                            return true;
+                        }
+                    }
                 }
             }
             None => drop(follow.changed().await),
@@ -352,6 +358,7 @@ pub(in crate::control) async fn clear_cache(
 ) -> Handled<Response> {
     shared.may_exec(&caller, "cache")?;
     let removed = shared.handle.tasks().clear_cache();
+    shared.handle.written().await;
     Ok(axum::Json(Removed { removed }).into_response())
 }
 

@@ -43,6 +43,11 @@ fn scale_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> ScaleOn {
     };
     let span = value.span();
     if matches!(value.get_ref(), DeValue::String(_)) {
+        if matches!(value.get_ref(), DeValue::String(word) if word == "memory") {
+            let hint = "scale_on = { memory = \"512MiB\" }";
+            collector.fault_with(span, "\"memory\" needs a size", "how much of it?", hint);
+            return usual;
+        }
         return reader.choice("scale_on", &[("cpu", usual)], collector).unwrap_or(usual);
     }
     let Some(DeValue::Table(table)) = reader.get("scale_on").map(Spanned::get_ref) else {

@@ -255,6 +255,7 @@ fn what_was_measured_is_there_for_the_next_supervisor_and_no_longer_than_is_want
     store.flush();
     drop(store);
     let (store, _) = Store::open(&path, retention).unwrap();
-    let told = store.past_resources(Duration::from_secs(3600));
+    let mut told = Vec::new();
+    store.past_resources(Duration::from_secs(3600), &mut |point| told.push(point));
     assert_eq!(told, [(None, of_machine), (Some("web".to_owned()), of_web)]);
 }

@@ -81,7 +81,11 @@ pub(super) struct Writer {
     lives: HashMap<String, (Incarnation, String)>,
     /// The file that is written, among all that have ever had its name.
     file: Option<(u64, u64)>,
+    /// All results of commands were to go, and that is not written yet.
+    forgets: bool,
     trouble: Option<Trouble>,
+    /// When the last one was over.
+    recovered: Option<Instant>,
     report: Option<Report>,
     since_tidy: u64,
     tidied: Instant,
@@ -114,7 +118,9 @@ impl Writer {
             stands: HashMap::new(),
             lives,
             file,
+            forgets: false,
             trouble: None,
+            recovered: None,
             report: None,
             since_tidy: 0,
             tidied: Instant::now(),
@@ -195,12 +201,12 @@ impl Writer {
                         self.stands.insert(past.instance.to_string(), past.clone());
                     }
                 }
+                Told::ForgetResults => self.forgets = true,
                 Told::Life(instance, incarnation, life) => {
                     self.lives.insert(instance.clone(), (*incarnation, life.clone()));
                 }
                 Told::Resources(_)
                 | Told::KeepResult(..)
-                | Told::ForgetResults
                 | Told::Audit(_)
                 | Told::Answer(_)
                 | Told::ByHand(..)
@@ -231,7 +237,10 @@ impl Writer {
         } else {
             tracing::error!(%error, "the store can't be written; services are not affected");
         }
-        self.trouble = Some(Trouble { lost, next_try: Instant::now() });
+        // On a disk that is all but full the first words fit and the next do not, again and again.
+        let soon = self.recovered.filter(|at| at.elapsed() < RETRY);
+        let next_try = soon.map_or_else(Instant::now, |at| at + RETRY);
+        self.trouble = Some(Trouble { lost, next_try });
         if let Some(report) = &self.report {
             report(None, error.to_string());
         }
@@ -251,7 +260,7 @@ impl Writer {
         let lost = trouble.lost;
         match self.begin_again() {
             Ok(()) => {
-                self.trouble = None;
+                (self.trouble, self.recovered) = (None, Some(Instant::now()));
                 tracing::warn!(lost_events = lost, "the store is written again");
                 if let Some(report) = &self.report {
                     report(Some(lost), String::new());
@@ -276,6 +285,9 @@ impl Writer {
             if self.stands.get(instance).is_some_and(|past| past.incarnation == *incarnation) {
                 group.push(Told::Life(instance.clone(), *incarnation, life.clone()));
             }
+        }
+        if self.forgets {
+            group.push(Told::ForgetResults);
         }
         self.write(&group)?;
         Ok(())
@@ -386,7 +398,9 @@ impl Writer {
                     now,
                 ])?;
         }
-        transaction.commit()
+        transaction.commit()?;
+        self.forgets = false;
+        Ok(())
     }
 
     /// Removes what is older than what is kept.
