@@ -1,5 +1,7 @@
-//! Many tasks, and what the process that runs them holds. Alone in its process: it counts what is open there.
+//! Much output and many tasks, and what the process that runs them holds. Alone in their process, one at a
+//! time: they count what is open there.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use regrow::model::TaskSpec;
@@ -8,10 +10,37 @@ mod pool;
 
 use pool::{run, shell, tree};
 
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Output of 300 MB in memory.
+#[test]
+fn three_hundred_megabytes_of_output_are_no_memory() {
+    let _alone = ALONE.lock().unwrap();
+    run(async {
+        let tree = tree(|rules| rules.output = 100 << 20).await;
+        let memory = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+        };
+        let before = memory();
+        let flood = shell("head -c 300000000 /dev/zero; echo end >&2");
+        let flood = tree.handle.tasks().run(flood, "").await.unwrap();
+        assert!(flood.success());
+        assert_eq!((flood.stdout.total, flood.stdout.bytes.len()), (300_000_000, 1 << 20));
+        assert!(flood.stdout.is_cut() && flood.stderr.bytes == b"end\n");
+        let grown = memory().saturating_sub(before);
+        assert!(grown < 32 << 20, "{grown} bytes for 300 MB of output");
+        let left = std::fs::read_dir(tree.dir().join("tasks")).unwrap().count();
+        assert_eq!(left, 0, "what lies in files has no name there");
+        tree.handle.shutdown().await.unwrap();
+    });
+}
+
 /// So many tasks of all kinds: what this process holds does not grow with them. `REGROW_TEST_TASKS=100000`
 /// makes it long.
 #[test]
 fn memory_and_descriptors_stay_flat_however_many_tasks_there_were() {
+    let _alone = ALONE.lock().unwrap();
     let tasks: usize = std::env::var("REGROW_TEST_TASKS").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000);
     run(async {
         let tree = tree(|rules| (rules.kept, rules.size.queue) = (200, 5_000)).await;

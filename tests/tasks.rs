@@ -55,9 +55,9 @@ fn a_result_has_all_that_is_known_of_a_run() {
 }
 
 #[test]
-fn bytes_stay_bytes_and_300_megabytes_are_no_memory() {
+fn bytes_stay_bytes() {
     run(async {
-        let tree = tree(|rules| rules.output = 100 << 20).await;
+        let tree = tree(|_| {}).await;
         let tasks = tree.handle.tasks();
         let result = tasks.run(shell("printf '\\377\\376ok'"), "").await.unwrap();
         assert_eq!(result.stdout.bytes, b"\xff\xfeok");
@@ -65,19 +65,6 @@ fn bytes_stay_bytes_and_300_megabytes_are_no_memory() {
         assert_eq!((&json["stdout"], &json["stdout_encoding"]), (&"//5vaw==".into(), &"base64".into()));
         let again: regrow::model::TaskResult = serde_json::from_value(json).unwrap();
         assert_eq!(again.stdout, result.stdout);
-
-        let memory = || {
-            let status = std::fs::read_to_string("/proc/self/status").unwrap();
-            let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap().to_owned();
-            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-        };
-        let before = memory();
-        let flood = tasks.run(shell("head -c 300000000 /dev/zero; echo end >&2"), "").await.unwrap();
-        assert!(flood.success());
-        assert_eq!((flood.stdout.total, flood.stdout.bytes.len()), (300_000_000, 1 << 20));
-        assert!(flood.stdout.is_cut() && flood.stderr.bytes == b"end\n");
-        let grown = memory().saturating_sub(before);
-        assert!(grown < 32 << 20, "{grown} bytes for 300 MB of output");
         tree.handle.shutdown().await.unwrap();
     });
 }
@@ -118,9 +105,14 @@ fn ten_thousand_at_once_run_in_order_and_a_full_queue_says_so() {
         let specs = |count: usize| vec![TaskSpec::new(["/bin/true"]); count];
         let denied = tasks.submit(specs(10_000), "").await.unwrap_err();
         assert_eq!(denied.code, DenialCode::TooManyRequests);
-        assert!(denied.reason.contains("the queue is full: 0 tasks wait, of at most 2000"), "{denied}");
+        assert_eq!(denied.reason, "10000 tasks at once are more than may wait, 2000");
         let ids = tasks.submit(specs(2_000), "").await.unwrap();
         assert!(ids.is_sorted() && ids.len() == 2_000, "ids are in the order of time");
+        let denied = tasks.submit(specs(2_000), "").await.unwrap_err();
+        assert!(
+            denied.reason.starts_with("the queue is full: ") && denied.reason.ends_with(", of at most 2000"),
+            "{denied}"
+        );
         for id in &ids {
             assert!(tasks.result(*id, 0).await.unwrap().success());
         }
@@ -361,14 +353,14 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
         };
         // It reads before it ends, so that all is in order; what it leaves unread, and behind, is not
         // taken for the next one's.
-        let fifo = tree.folder.path().join("go");
+        let fifo = tree.dir().join("go");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let script = "fd=$REGROW_PROGRESS_FD; echo 0.25 bytes=1000 message=on >&$fd; read go < go; \
                       echo nonsense >&$fd; echo 50% >&$fd; read go < go; \
                       (while :; do echo 0.99 >&$fd; done) & printf 0.7 >&$fd";
         let mut specs = vec![shell(script), shell("echo 0.1 >&$REGROW_PROGRESS_FD; read go < go")];
-        specs[0].dir = Some(tree.folder.path().to_owned());
-        specs[1].dir = Some(tree.folder.path().to_owned());
+        specs[0].dir = Some(tree.dir().to_owned());
+        specs[1].dir = Some(tree.dir().to_owned());
         let mut tickets = tasks.begin(specs, "").await.unwrap();
         let (mut second, mut first) = (tickets.pop().unwrap(), tickets.pop().unwrap());
         said(&mut first, 0.25).await;

@@ -130,11 +130,11 @@ fn while_a_deaf_command_is_being_ended_everything_else_goes_on() {
 fn who_has_left_session_and_environment_ends_with_the_task() {
     run(async {
         let tree = tree(|_| {}).await;
-        let mark = tree.folder.path().join("pid");
+        let mark = tree.dir().join("pid");
         let spec = TaskSpec {
             timeout: Some(Duration::from_millis(300)),
             grace: Duration::ZERO,
-            dir: Some(tree.folder.path().to_owned()),
+            dir: Some(tree.dir().to_owned()),
             ..shell("setsid env -i PATH=/bin:/usr/bin sh -c 'echo $$ > pid; exec sleep 1000' & sleep 1000")
         };
         let result = tree.handle.tasks().run(spec, "").await.unwrap();

@@ -1,5 +1,6 @@
 //! A tree with a worker pool and real processes, in a folder that is gone afterwards.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,13 @@ use regrow::runtime::{Handle, Options};
 
 pub(crate) struct Tree {
     pub(crate) handle: Handle,
-    pub(crate) folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+}
+
+impl Tree {
+    pub(crate) fn dir(&self) -> &Path {
+        self.folder.path()
+    }
 }
 
 pub(crate) async fn tree(change: impl FnOnce(&mut TaskRules)) -> Tree {
