@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::cgroup::{self, Cgroups};
+use super::cgroup::{self, Cgroups, Use};
 use super::credentials;
 use super::keeper::Tether;
 use super::keeper::client::Client;
@@ -403,7 +403,9 @@ impl Work {
             _ => None,
         };
         let cgroups = self.cgroups.as_ref().filter(|_| !burst);
-        let cgroup = cgroups.and_then(|cgroups| cgroups.fresh(key.0));
+        // A command is short and leaves its cgroup as it was; a service may make of it what it likes.
+        let use_ = if matches!(output, Output::Collect(_)) { Use::Again } else { Use::Once };
+        let cgroup = cgroups.and_then(|cgroups| cgroups.fresh(key.0, use_));
         let cgroups = cgroups.filter(|_| cgroup.is_some());
         let inside = cgroup.as_ref().map(AsFd::as_fd);
         match by {
@@ -414,7 +416,7 @@ impl Work {
                 if let Some(cgroups) = cgroups
                     && placed != Placed::InCgroup
                 {
-                    cgroups.remove(key.0);
+                    cgroups.discard(key.0);
                     if let Placed::Refused(errno) = placed {
                         cgroups.refused(errno);
                     }

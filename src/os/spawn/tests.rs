@@ -64,7 +64,10 @@ fn every_way_of_sharing_makes_the_same_child() {
     let all = sharings.iter().flat_map(|sharing| [false, true].map(|inside| (*sharing, inside)));
     let all = all.flat_map(|(sharing, inside)| ways.map(|(way, ties)| (sharing, inside, way, ties)));
     for (key, (sharing, in_cgroup, way, ties)) in (0u64..).zip(all) {
-        let cgroup = cgroups.as_ref().filter(|_| in_cgroup).and_then(|cgroups| cgroups.fresh(key));
+        let cgroup = cgroups
+            .as_ref()
+            .filter(|_| in_cgroup)
+            .and_then(|cgroups| cgroups.fresh(key, super::super::cgroup::Use::Once));
         if in_cgroup && cgroup.is_none() {
             eprintln!("SKIPPED {sharing:?} in a cgroup: none can be made here");
             continue;
