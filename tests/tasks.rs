@@ -353,12 +353,16 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
         };
         // It reads before it ends, so that all is in order; what it leaves unread, and behind, is not
         // taken for the next one's.
-        let fifo = tree.dir().join("go");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let script = "fd=$REGROW_PROGRESS_FD; echo 0.25 bytes=1000 message=on >&$fd; read go < go; \
-                      echo nonsense >&$fd; echo 50% >&$fd; read go < go; \
+        // One for each stop: who opens one again may meet the writer of before, who has not closed it yet.
+        let gates = ["first", "second", "third"].map(|name| tree.dir().join(name));
+        for gate in &gates {
+            nix::unistd::mkfifo(gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        }
+        let open = |gate: usize| std::fs::write(&gates[gate], "go\n").unwrap();
+        let script = "fd=$REGROW_PROGRESS_FD; echo 0.25 bytes=1000 message=on >&$fd; read go < first; \
+                      echo nonsense >&$fd; echo 50% >&$fd; read go < second; \
                       (while :; do echo 0.99 >&$fd; done) & printf 0.7 >&$fd";
-        let mut specs = vec![shell(script), shell("echo 0.1 >&$REGROW_PROGRESS_FD; read go < go")];
+        let mut specs = vec![shell(script), shell("echo 0.1 >&$REGROW_PROGRESS_FD; read go < third")];
         specs[0].dir = Some(tree.dir().to_owned());
         specs[1].dir = Some(tree.dir().to_owned());
         let mut tickets = tasks.begin(specs, "").await.unwrap();
@@ -373,13 +377,13 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
         assert_eq!(tasks.report_progress(first.id, report(1.1)).await.unwrap_err().code, DenialCode::Invalid);
         let waits = tasks.report_progress(second.id, report(0.3)).await.unwrap_err();
         assert!(waits.reason.ends_with("does not run: it is queued"), "{}", waits.reason);
-        std::fs::write(&fifo, "go\n").unwrap();
+        open(0);
         said(&mut first, 0.5).await;
-        std::fs::write(&fifo, "go\n").unwrap();
+        open(1);
         first.over().await.unwrap();
         said(&mut second, 0.1).await;
         assert_eq!(tasks.status(second.id).await.unwrap().progress.unwrap().bytes, None);
-        std::fs::write(&fifo, "go\n").unwrap();
+        open(2);
         second.over().await.unwrap();
         assert_eq!(tasks.status(second.id).await.unwrap().progress.unwrap().progress, Some(0.1));
         let over = tasks.report_progress(second.id, report(0.3)).await.unwrap_err();
