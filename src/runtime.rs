@@ -502,6 +502,9 @@ fn ending_of_left_tasks(identity: String) -> Option<std::thread::JoinHandle<()>>
     ended.map_err(|error| tracing::warn!(%error, "what earlier tasks have left is not looked for")).ok()
 }
 
+/// So long may who was left to us and has died be there still, at most.
+const LOOKING: Duration = Duration::from_millis(20);
+
 /// Tells a host when a child of this process died: it may be one that was left to us.
 fn hear_children(native: &Arc<NativeHost>) -> io::Result<()> {
     let mut children = ChildSignal::listen()?;
@@ -512,6 +515,8 @@ fn hear_children(native: &Arc<NativeHost>) -> io::Result<()> {
                 Some(host) => host.child_died(),
                 None => return,
             }
+            // Most are of those whose end the host hears of by itself, many a second.
+            tokio::time::sleep(LOOKING).await;
         }
     });
     Ok(())

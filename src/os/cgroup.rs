@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -40,16 +40,48 @@ pub(super) struct Cgroups {
 /// is given to the next.
 #[derive(Default)]
 struct Again {
-    /// The folder that a tree has, where it goes on to others. All others have their key's name.
-    of: HashMap<u64, u64>,
-    /// Folders that nobody is in.
-    spare: Vec<u64>,
-    /// What is made in one that was killed once is killed, too.
-    killed: HashSet<u64>,
+    /// Those that trees have. All other trees have a folder of their key's name.
+    of: HashMap<u64, Arc<Seat>>,
+    /// Those that nobody is in.
+    spare: Vec<Arc<Seat>>,
 }
 
-/// So many folders are kept for those that come.
-const SPARE: usize = 64;
+/// A folder that goes on from tree to tree, held open.
+struct Seat {
+    /// The key of the first.
+    folder: u64,
+    dir: Arc<OwnedFd>,
+    /// Its `cgroup.events`.
+    events: OwnedFd,
+    /// What is made in one that was killed once is killed, too.
+    killed: AtomicBool,
+}
+
+impl Seat {
+    /// Whether anybody is in it.
+    fn is_populated(&self) -> io::Result<bool> {
+        let mut text = [0; 128];
+        let length = nix::sys::uio::pread(&self.events, &mut text, 0)?;
+        Ok(is_populated(&text[..length]))
+    }
+
+    /// Whether nobody is in it, and nothing was made below it.
+    fn is_as_new(&self) -> bool {
+        // A folder has a link for each below it, and two of its own.
+        let plain = || nix::sys::stat::fstat(&self.dir).is_ok_and(|folder| folder.st_nlink == 2);
+        !self.killed.load(Ordering::Relaxed)
+            && self.is_populated().is_ok_and(|populated| !populated)
+            && plain()
+    }
+}
+
+/// What `cgroup.events` says.
+fn is_populated(events: &[u8]) -> bool {
+    !String::from_utf8_lossy(events).contains("populated 0")
+}
+
+/// So many are held for those that come, two descriptors each.
+const SPARE: usize = 32;
 
 /// Whether a cgroup may be one that another tree had, and go on to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,36 +157,45 @@ impl Cgroups {
 
     /// The folder of a tree.
     fn folder_of(&self, key: u64) -> u64 {
-        self.again().of.get(&key).copied().unwrap_or(key)
+        self.seat(key).map_or(key, |seat| seat.folder)
+    }
+
+    fn seat(&self, key: u64) -> Option<Arc<Seat>> {
+        self.again().of.get(&key).cloned()
     }
 
     /// An empty one, to make a process in. `None`: there is none to be had.
-    pub(super) fn fresh(&self, key: u64, use_: Use) -> Option<OwnedFd> {
+    pub(super) fn fresh(&self, key: u64, use_: Use) -> Option<Arc<OwnedFd>> {
         if !self.usable.load(Ordering::Relaxed) {
             return None;
         }
         if use_ == Use::Again {
             let mut again = self.again();
-            let spare = again.spare.pop();
-            again.of.insert(key, spare.unwrap_or(key));
-            drop(again);
-            if let Some(spare) = spare {
-                if let Ok(dir) = open_dir(&self.dir, Path::new(&spare.to_string())) {
-                    return Some(dir);
-                }
-                self.again().of.insert(key, key);
+            if let Some(seat) = again.spare.pop() {
+                let dir = Arc::clone(&seat.dir);
+                again.of.insert(key, seat);
+                return Some(dir);
             }
         }
         let name = key.to_string();
         let made = nix::sys::stat::mkdirat(&self.dir, name.as_str(), Mode::from_bits_truncate(0o755));
         let is_there = made.is_ok();
         match made.map_err(io::Error::from).and_then(|()| open_dir(&self.dir, Path::new(&name))) {
-            Ok(dir) => Some(dir),
+            Ok(dir) => {
+                let dir = Arc::new(dir);
+                if use_ == Use::Again
+                    && let Ok(events) = self.open(key, "cgroup.events")
+                {
+                    let (dir, killed) = (Arc::clone(&dir), AtomicBool::new(false));
+                    let seat = Seat { folder: key, dir, events: events.into(), killed };
+                    self.again().of.insert(key, Arc::new(seat));
+                }
+                Some(dir)
+            }
             Err(error) => {
                 if is_there {
                     self.discard(key);
                 }
-                self.again().of.remove(&key);
                 // A limit on their number, most likely: the other ways of knowing a tree are left.
                 tracing::debug!(%error, key, "no cgroup for a process");
                 None
@@ -162,24 +203,30 @@ impl Cgroups {
         }
     }
 
-    /// The kernel would not make a process in one. Where that won't pass, none is tried any more.
-    pub(super) fn refused(&self, errno: Errno) {
+    /// The kernel would not make a process in that of a tree. Where that won't pass, none is tried any more.
+    pub(super) fn refused(&self, key: u64, errno: Errno) {
+        // One that others were in before may be what they have made of it.
+        let was_new = self.folder_of(key) == key;
+        self.discard(key);
         let for_good =
             [Errno::ENOSYS, Errno::EPERM, Errno::EACCES, Errno::EINVAL, Errno::E2BIG, Errno::EOPNOTSUPP];
-        if for_good.contains(&errno) && self.usable.swap(false, Ordering::Relaxed) {
+        if was_new && for_good.contains(&errno) && self.usable.swap(false, Ordering::Relaxed) {
             tracing::warn!(%errno, "no process can be made in a cgroup here");
         }
     }
 
     /// Whether anything of a tree lives.
     pub(super) fn is_populated(&self, key: u64) -> io::Result<bool> {
+        if let Some(seat) = self.seat(key) {
+            return seat.is_populated();
+        }
         let mut text = [0u8; 128];
         let length = match self.open(key, "cgroup.events").and_then(|mut file| file.read(&mut text)) {
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
-        Ok(!String::from_utf8_lossy(&text[..length]).contains("populated 0"))
+        Ok(is_populated(&text[..length]))
     }
 
     /// Everything of a tree that lives.
@@ -201,44 +248,35 @@ impl Cgroups {
 
     /// Sends SIGKILL to everything of a tree at once (Linux 5.14).
     pub(super) fn kill(&self, key: u64) {
-        let folder = self.folder_of(key);
-        self.again().killed.insert(folder);
+        if let Some(seat) = self.seat(key) {
+            seat.killed.store(true, Ordering::Relaxed);
+        }
         // Without it, each is killed by its pidfd, as where there is no cgroup.
         let _ = self.open(key, "cgroup.kill").and_then(|mut file| file.write_all(b"1"));
     }
 
     /// Forgets that of a tree that is gone.
     pub(super) fn remove(&self, key: u64) {
-        let mut again = self.again();
-        let recycled = again.of.remove(&key);
-        let folder = recycled.unwrap_or(key);
-        let was_killed = again.killed.remove(&folder);
-        let may_stay = recycled.is_some() && !was_killed && again.spare.len() < SPARE;
-        drop(again);
-        if may_stay && self.is_as_new(folder) {
-            self.again().spare.push(folder);
+        let seat = self.seat(key);
+        if let Some(seat) = seat.filter(|seat| seat.is_as_new()) {
+            let mut again = self.again();
+            again.of.remove(&key);
+            if again.spare.len() < SPARE {
+                again.spare.push(seat);
+                return;
+            }
+            drop(again);
+            let _ = self.gone.send(seat.folder);
             return;
         }
-        // The thread lives as long as this does.
-        let _ = self.gone.send(folder);
+        self.discard(key);
     }
 
     /// The same of one that can't be used.
     pub(super) fn discard(&self, key: u64) {
-        let folder = self.again().of.remove(&key).unwrap_or(key);
+        let folder = self.again().of.remove(&key).map_or(key, |seat| seat.folder);
+        // The thread lives as long as this does.
         let _ = self.gone.send(folder);
-    }
-
-    /// Whether nobody is in it, and nothing was made of it.
-    fn is_as_new(&self, folder: u64) -> bool {
-        let text = |file: &str| {
-            let mut text = String::new();
-            let read = self.open_in(folder, file).and_then(|mut file| file.read_to_string(&mut text));
-            read.ok().map(|_| text)
-        };
-        let empty = text("cgroup.events").is_some_and(|events| events.contains("populated 0"));
-        let plain = fs::metadata(self.root.join(folder.to_string())).is_ok_and(|folder| folder.nlink() == 2);
-        empty && plain && text("cgroup.subtree_control").is_some_and(|control| control.trim().is_empty())
     }
 
     /// Removes all of them at once, as far as they are empty: this process is about to end.
@@ -252,18 +290,14 @@ impl Cgroups {
         let mut parts = path.iter().skip_while(|part| *part != run).skip(1);
         let folder = parts.next()?.to_str()?.parse().ok()?;
         let again = self.again();
-        match again.of.iter().find(|(_, of)| **of == folder) {
+        match again.of.iter().find(|(_, seat)| seat.folder == folder) {
             Some((key, _)) => Some(*key),
-            None => Some(folder).filter(|folder| !again.spare.contains(folder)),
+            None => Some(folder).filter(|folder| again.spare.iter().all(|seat| seat.folder != *folder)),
         }
     }
 
     fn open(&self, key: u64, file: &str) -> io::Result<fs::File> {
-        self.open_in(self.folder_of(key), file)
-    }
-
-    fn open_in(&self, folder: u64, file: &str) -> io::Result<fs::File> {
-        let path = format!("{folder}/{file}");
+        let path = format!("{}/{file}", self.folder_of(key));
         let write = if file == "cgroup.kill" { OFlag::O_WRONLY } else { OFlag::O_RDONLY };
         let fd = nix::fcntl::openat(&self.dir, path.as_str(), write | OFlag::O_CLOEXEC, Mode::empty())?;
         Ok(fd.into())

@@ -43,6 +43,7 @@ pub mod users;
 mod pidfd;
 mod proc;
 mod spawn;
+mod starts;
 mod watch;
 
 /// What SIGKILL has not ended in this time is stuck in the kernel, and nobody waits for it.

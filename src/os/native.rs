@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -22,6 +22,7 @@ use super::keeper::client::Client;
 use super::limits::{Limits, leave_no_core};
 use super::log::{Keep, Logs};
 use super::spawn::{Failed, Placed, Program, Spawner, Ties, descriptors_left};
+use super::starts::{Starts, Taker};
 use super::watch::{self, About, Above, Expected, Line, MARK, Marks, Order, Reclaimed, Watched};
 use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder};
 use crate::model::{SpawnFailure, SpawnStage};
@@ -49,9 +50,7 @@ impl Default for HostOptions {
 pub struct NativeHost {
     line: Line,
     keeper: Option<Keeper>,
-    spawns: Option<mpsc::Sender<SpawnOrder>>,
-    /// How many of them no spawner has taken yet.
-    waiting: Arc<AtomicUsize>,
+    starts: Option<Starts>,
     keys: AtomicU64,
     chance: AtomicU64,
 }
@@ -156,18 +155,14 @@ impl NativeHost {
         work: Work,
         by: impl Fn() -> io::Result<By>,
     ) -> io::Result<NativeHost> {
-        let (spawns, orders) = mpsc::channel::<SpawnOrder>();
-        let orders = Arc::new(Mutex::new(orders));
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let starts = Starts::new();
         // One more than cores: in vfork a spawner sleeps while its child executes.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
-            let (mut by, work) = (by()?, work.clone());
-            let (orders, waiting) = (Arc::clone(&orders), Arc::clone(&waiting));
+            let (mut by, work, starts) = (by()?, work.clone(), starts.taker());
             let run = move || {
-                while let Some(order) = next(&orders, &waiting, &work.line) {
-                    let burst = waiting.load(Ordering::Relaxed) >= BURST;
-                    work.carry_out(&mut by, order, burst);
+                while let Some((order, waiting)) = next(&starts, &work.line) {
+                    work.carry_out(&mut by, order, waiting >= BURST);
                 }
             };
             std::thread::Builder::new().name("regrow-spawn".into()).stack_size(256 * 1024).spawn(run)?;
@@ -175,8 +170,7 @@ impl NativeHost {
         Ok(NativeHost {
             line,
             keeper,
-            spawns: Some(spawns),
-            waiting,
+            starts: Some(starts),
             keys: AtomicU64::new(first_key),
             chance: AtomicU64::new(RandomState::new().build_hasher().finish()),
         })
@@ -245,9 +239,9 @@ impl NativeHost {
 
 impl Drop for NativeHost {
     fn drop(&mut self) {
-        // The spawners end with their channel, and with them, by PR_SET_PDEATHSIG, whatever
+        // The spawners end with what they take from, and with them, by PR_SET_PDEATHSIG, whatever
         // still runs: an orderly shutdown came before this.
-        self.spawns = None;
+        self.starts = None;
         self.line.send(Order::Quit);
     }
 }
@@ -299,28 +293,20 @@ pub(super) fn run_of(mark: u64) -> Option<u32> {
     (mark >> 62 == 1).then(|| number_of(mark >> 32))
 }
 
-/// The next order. In a burst of them the watcher is woken for many at once; but before a
+/// The next order, and how many wait behind it. In a burst of them the watcher is woken for many at once; but before a
 /// wait, and before an order behind which no other comes, it is woken: making a process may
 /// take long (a folder on a network), and what was made before is to be heard of.
-fn next(
-    orders: &Mutex<mpsc::Receiver<SpawnOrder>>,
-    waiting: &AtomicUsize,
-    line: &Line,
-) -> Option<SpawnOrder> {
-    if let Ok(orders) = orders.try_lock()
-        && let Ok(order) = orders.try_recv()
-    {
-        if waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
+fn next(starts: &Taker, line: &Line) -> Option<(SpawnOrder, usize)> {
+    if let Some((order, waiting)) = starts.take_waiting() {
+        if waiting == 0 {
             line.wake();
         } else {
             line.wake_if_late();
         }
-        return Some(order);
+        return Some((order, waiting));
     }
     line.wake();
-    let order = orders.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
-    waiting.fetch_sub(1, Ordering::Relaxed);
-    order
+    starts.take()
 }
 
 /// What the threads work with that carry orders out.
@@ -416,9 +402,9 @@ impl Work {
                 if let Some(cgroups) = cgroups
                     && placed != Placed::InCgroup
                 {
-                    cgroups.discard(key.0);
-                    if let Placed::Refused(errno) = placed {
-                        cgroups.refused(errno);
+                    match placed {
+                        Placed::Refused(errno) => cgroups.refused(key.0, errno),
+                        Placed::InCgroup | Placed::WithUs => cgroups.discard(key.0),
                     }
                 }
                 match made {
@@ -486,19 +472,8 @@ impl Host for NativeHost {
     }
 
     fn spawn(&self, order: SpawnOrder) {
-        let Some(spawns) = &self.spawns else {
-            return;
-        };
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        // Only a panic of every spawner closes the channel; then the order is answered here.
-        if let Err(mpsc::SendError(order)) = spawns.send(order) {
-            let failure = SpawnFailure {
-                stage: SpawnStage::Prepare,
-                errno: 0,
-                errno_name: String::new(),
-                message: "the threads that make processes are gone".to_owned(),
-            };
-            (order.news)(News::SpawnFailed { key: order.key, failure });
+        if let Some(starts) = &self.starts {
+            starts.give(order);
         }
     }
 

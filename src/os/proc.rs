@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// What `/proc/PID/stat` says that we use.
@@ -91,14 +92,49 @@ pub(super) fn children(pid: u32) -> Vec<u32> {
     };
     tasks
         .filter_map(|task| task.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .flat_map(|task| children_of_thread(pid, task).unwrap_or_default())
+        .flat_map(|task| children_of_thread(pid, task))
         .collect()
 }
 
-/// The children that one thread made or was given; `None` where the kernel does not list them.
-pub(super) fn children_of_thread(pid: u32, thread: u32) -> Option<Vec<u32>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).ok()?;
-    Some(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect())
+/// The children that one thread made or was given; none where the kernel does not list them.
+fn children_of_thread(pid: u32, thread: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).unwrap_or_default();
+    text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+}
+
+/// The same of one thread for whoever looks often: the list is held open.
+pub(super) struct Children(Option<(u32, fs::File)>);
+
+impl Children {
+    /// Held open for that process from now on, while there are descriptors.
+    pub(super) fn of(pid: u32) -> Children {
+        let mut children = Children(None);
+        children.of_main_thread(pid);
+        children
+    }
+
+    /// Those of a process's main thread. None of another user's, or where the kernel does not list them.
+    pub(super) fn of_main_thread(&mut self, pid: u32) -> Vec<u32> {
+        let mut text = Vec::new();
+        if self.read(pid, &mut text).is_err() {
+            self.0 = None;
+        }
+        String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+    }
+
+    fn read(&mut self, pid: u32, text: &mut Vec<u8>) -> std::io::Result<()> {
+        let file = match &self.0 {
+            Some((of, file)) if *of == pid => file,
+            _ => &self.0.insert((pid, fs::File::open(format!("/proc/{pid}/task/{pid}/children"))?)).1,
+        };
+        let mut piece = [0; 4096];
+        loop {
+            match file.read_at(&mut piece, text.len() as u64)? {
+                0 => return Ok(()),
+                length => text.extend_from_slice(&piece[..length]),
+            }
+        }
+    }
 }
 
 /// All below a process, it not included.

@@ -196,6 +196,7 @@ pub(super) fn start(
     if let Some(above) = &above {
         epoll.add(above.socket(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Keeper.pack()))?;
     }
+    let children = proc::Children::of(above.as_ref().map_or(std::process::id(), Above::pid));
     let line = Line { inner: Arc::new(Inner { orders: Mutex::default(), wake }) };
     let watcher = Watcher {
         line: line.clone(),
@@ -214,6 +215,7 @@ pub(super) fn start(
         strays_since: Instant::now(),
         strays_left: 0,
         leaders: HashMap::new(),
+        children,
     };
     std::thread::Builder::new().name("regrow-watch".into()).stack_size(256 * 1024).spawn(|| watcher.run())?;
     Ok(line)
@@ -319,6 +321,8 @@ struct Watcher {
     strays_left: usize,
     /// Who leads which tree and has not ended.
     leaders: HashMap<u32, u64>,
+    /// Where those are that were left to us.
+    children: proc::Children,
 }
 
 impl Watcher {

@@ -20,7 +20,8 @@ impl Program {
         dir: &Path,
         env: Vec<CString>,
     ) -> Result<Program, SpawnFailure> {
-        let folder = folder(dir)?;
+        let folder =
+            CString::new(dir.as_os_str().as_bytes()).map_err(|_| explain_folder(Errno::EINVAL, dir))?;
         let path = find(argv.first().map_or("", String::as_str), dir, &env)?;
         let words = argv.iter().map(|word| CString::new(word.as_str())).collect::<Result<Vec<_>, _>>();
         let argv = words.map_err(|_| {
@@ -101,14 +102,14 @@ impl Program {
     }
 }
 
-fn folder(dir: &Path) -> Result<CString, SpawnFailure> {
-    let bad = |errno: Errno| explain_folder(errno, dir);
+/// Whether a program can be looked for from there: a child of its own would say so, but there is none yet.
+fn is_folder(dir: &Path) -> Result<(), SpawnFailure> {
+    let bad = |errno: Errno| Err(explain_folder(errno, dir));
     match std::fs::metadata(dir) {
-        Ok(metadata) if metadata.is_dir() => {}
-        Ok(_) => return Err(bad(Errno::ENOTDIR)),
-        Err(error) => return Err(bad(Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOENT)))),
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => bad(Errno::ENOTDIR),
+        Err(error) => bad(Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENOENT))),
     }
-    CString::new(dir.as_os_str().as_bytes()).map_err(|_| bad(Errno::EINVAL))
 }
 
 /// The program's file: as it is named when there is a slash in it, else the first in `PATH`.
@@ -125,6 +126,7 @@ fn find(name: &str, dir: &Path, environment: &[CString]) -> Result<CString, Spaw
         let message = format!("there is no program {name:?} in PATH");
         failure(SpawnStage::Exec, Errno::ENOENT, &message)
     };
+    is_folder(dir)?;
     if name.is_empty() {
         return Err(missing());
     }

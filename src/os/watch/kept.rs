@@ -214,9 +214,9 @@ impl Watcher {
                 // They have come with this word.
                 drop(coming);
                 if !in_cgroup && let Some(cgroups) = &cgroups {
-                    cgroups.remove(key);
-                    if let Some(errno) = refused {
-                        cgroups.refused(nix::errno::Errno::from_raw(*errno));
+                    match refused {
+                        Some(errno) => cgroups.refused(key, nix::errno::Errno::from_raw(*errno)),
+                        None => cgroups.discard(key),
                     }
                 }
                 let mut fds = frame.fds.into_iter();

@@ -27,10 +27,10 @@ impl Watcher {
     /// Children of this process that its main thread has. Hosts make theirs on other threads, and
     /// the kernel gives those that lost their parent to the main one. Below a keeper: all of its
     /// children but us; it is given them in our place.
-    pub(super) fn orphans(&self) -> Vec<u32> {
+    pub(super) fn orphans(&mut self) -> Vec<u32> {
         let me = std::process::id();
         let above = self.above.as_ref().map_or(me, Above::pid);
-        let mut found = proc::children_of_thread(above, above).unwrap_or_default();
+        let mut found = self.children.of_main_thread(above);
         found.retain(|pid| *pid != me);
         found
     }

@@ -1,0 +1,103 @@
+//! The starts that are to be carried out, and the threads that take them: one wakes for one.
+//!
+//! A channel whose receiver is shared behind a lock wakes two, and one of those that several may receive
+//! from looks many times before it rests; both cost a short command more than this.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::{News, SpawnOrder};
+use crate::model::{SpawnFailure, SpawnStage};
+
+/// Where they are given; closed when this is dropped.
+pub(super) struct Starts(Arc<Shared>);
+
+/// Where a thread takes them.
+pub(super) struct Taker(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    given: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    list: VecDeque<SpawnOrder>,
+    takers: usize,
+    closed: bool,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Starts {
+    pub(super) fn new() -> Starts {
+        Starts(Arc::default())
+    }
+
+    /// One more who takes.
+    pub(super) fn taker(&self) -> Taker {
+        self.0.queue().takers += 1;
+        Taker(Arc::clone(&self.0))
+    }
+
+    pub(super) fn give(&self, order: SpawnOrder) {
+        let mut queue = self.0.queue();
+        if queue.takers == 0 {
+            drop(queue);
+            return refuse(order);
+        }
+        queue.list.push_back(order);
+        drop(queue);
+        self.0.given.notify_one();
+    }
+}
+
+impl Drop for Starts {
+    fn drop(&mut self) {
+        self.0.queue().closed = true;
+        self.0.given.notify_all();
+    }
+}
+
+impl Taker {
+    /// One that waits already, and how many others do.
+    pub(super) fn take_waiting(&self) -> Option<(SpawnOrder, usize)> {
+        let mut queue = self.0.queue();
+        let order = queue.list.pop_front()?;
+        Some((order, queue.list.len()))
+    }
+
+    /// The next one, and how many others wait. `None`: there will be none.
+    pub(super) fn take(&self) -> Option<(SpawnOrder, usize)> {
+        let idle = |queue: &mut Queue| queue.list.is_empty() && !queue.closed;
+        let mut queue = self.0.given.wait_while(self.0.queue(), idle).unwrap_or_else(PoisonError::into_inner);
+        let order = queue.list.pop_front()?;
+        Some((order, queue.list.len()))
+    }
+}
+
+impl Drop for Taker {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.takers -= 1;
+        let left = if queue.takers == 0 { std::mem::take(&mut queue.list) } else { VecDeque::new() };
+        drop(queue);
+        left.into_iter().for_each(refuse);
+    }
+}
+
+/// Only a panic of every thread that carries them out leaves one to be answered here.
+fn refuse(order: SpawnOrder) {
+    let failure = SpawnFailure {
+        stage: SpawnStage::Prepare,
+        errno: 0,
+        errno_name: String::new(),
+        message: "the threads that make processes are gone".to_owned(),
+    };
+    (order.news)(News::SpawnFailed { key: order.key, failure });
+}
