@@ -147,7 +147,7 @@ fn what_waits_and_what_runs_is_cancelled_paused_and_goes_on() {
         tasks.pause(ids[0]).await.unwrap();
         let state = |tasks: Vec<regrow::model::TaskStatus>| tasks[0].state;
         assert_eq!(state(tasks.list().await.unwrap()), TaskState::Paused);
-        assert_eq!(tasks.pause(ids[0]).await.unwrap_err().code, DenialCode::Invalid);
+        assert_eq!(tasks.pause(ids[0]).await.unwrap_err().code, DenialCode::WrongState);
         tasks.resume(ids[0]).await.unwrap();
         tasks.pause(ids[0]).await.unwrap();
         // One that stands still is ended in time, too.

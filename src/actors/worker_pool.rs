@@ -16,7 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::timer::Timer;
 use super::worker::{Job, Report, Worker, WorkerMsg};
-use crate::decide::cache::{Bounds, Looked};
+use crate::decide::cache::{Bounds, Flight, Looked};
 use crate::decide::ledger::{KeptResult, Ledger};
 use crate::decide::pool::{Effect, Input, Outcome, Pool, Refusal, Size, Standing, Terms, WorkerId};
 use crate::decide::progress;
@@ -248,7 +248,7 @@ struct Record {
     /// How far it has come, as it says; that of its last run.
     progress: Option<ProgressReport>,
     /// What it is in the cache, where it leads or waits there.
-    key: Option<CacheKey>,
+    flight: Option<Flight<CacheKey>>,
     /// Another one runs for it.
     joined: bool,
     report: Option<Report>,
@@ -404,7 +404,7 @@ impl PoolState {
                 pid: None,
                 attempts: 0,
                 progress: None,
-                key: None,
+                flight: None,
                 joined: false,
                 report: None,
                 stage: watch::Sender::new(Stage::Waiting),
@@ -416,11 +416,11 @@ impl PoolState {
                 None => run.push((id, terms)),
                 Some((age, key)) => match results.ask(&key, now, age, || id) {
                     Looked::Hit(finished) => hits.push((id, finished)),
-                    Looked::Joined => (record.key, record.joined) = (Some(key), true),
-                    Looked::Lead => {
+                    Looked::Joined(flight) => (record.flight, record.joined) = (Some(flight), true),
+                    Looked::Lead(flight) => {
                         run.push((id, terms));
-                        led.push(key.clone());
-                        record.key = Some(key);
+                        led.push(flight.clone());
+                        record.flight = Some(flight);
                     }
                 },
             }
@@ -429,12 +429,12 @@ impl PoolState {
         let taken = self.pool.submit(&run, &mut self.effects);
         if let Err(refusal) = taken {
             // Nobody leads where nobody runs, and who has joined here is refused as well.
-            for key in led {
-                results.made(&key, now, None);
+            for flight in led {
+                results.made(&flight, now, None);
             }
             for (id, record) in &fresh {
-                if let Some(key) = &record.key {
-                    results.leave(key, |waiter| waiter == id);
+                if let Some(flight) = &record.flight {
+                    results.leave(flight, |waiter| waiter == id);
                 }
             }
             return Err(refusal);
@@ -480,9 +480,9 @@ impl PoolState {
             && let Some(record) = self.records.get(&task).filter(|record| record.joined)
         {
             // It runs nothing itself; the one that does goes on.
-            if let Some(key) = &record.key {
+            if let Some(flight) = &record.flight {
                 let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-                results.leave(key, |waiter| *waiter == task);
+                results.leave(flight, |waiter| *waiter == task);
             }
             let over = Finished {
                 id: task,
@@ -592,10 +592,10 @@ impl PoolState {
             let took = finished.report.duration;
             self.tally.count(task, || record.spec.command.to_string(), finished.success(), took);
         }
-        let key = record.key.take();
+        let flight = record.flight.take();
         let ttl = record.spec.cache;
         self.finish(task, Arc::clone(&finished));
-        let Some(key) = key else {
+        let Some(flight) = flight else {
             return;
         };
         let kept = finished
@@ -603,44 +603,47 @@ impl PoolState {
             .then_some(())
             .and(ttl)
             .map(|ttl| (Arc::clone(&finished), finished.bytes(), ttl));
-        self.write_down(&key, &kept);
+        let written = kept.as_ref().and_then(|kept| self.to_write_down(kept));
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that it is either there to be cleared or not written at all.
+        if results.counts_still(&flight)
+            && let (Some(ledger), Some(written)) = (&self.ledger, written)
+        {
+            ledger.keep_result(&flight.key, written);
+        }
         if ended == TaskEnd::Cancelled
-            && let Some(next) = results.gave_up(&key)
+            && let Some(next) = results.gave_up(&flight)
         {
             // Who has joined wants it still: the first of them is run.
             drop(results);
-            return self.lead(next, key);
+            return self.lead(next, flight);
         }
-        let joined = results.made(&key, now, kept);
+        let joined = results.made(&flight, now, kept);
         drop(results);
         for other in joined {
             self.finish(other, Arc::clone(&finished));
         }
     }
 
-    fn write_down(&self, key: &CacheKey, kept: &Option<(Arc<Finished>, u64, Duration)>) {
-        let (Some(ledger), Some((finished, bytes, ttl))) = (&self.ledger, kept) else {
-            return;
-        };
-        if *bytes > LARGEST_KEPT {
-            return;
+    /// As it is written into the ledger, where there is one.
+    fn to_write_down(&self, (finished, bytes, ttl): &(Arc<Finished>, u64, Duration)) -> Option<KeptResult> {
+        if self.ledger.is_none() || *bytes > LARGEST_KEPT {
+            return None;
         }
         let (since, result) = (SystemTime::now(), finished.result(finished.id, usize::MAX));
         // Part of an output is not what the command printed.
         let is_whole = !result.stdout.is_cut() && !result.stderr.is_cut();
-        if let Some(until) = since.checked_add(*ttl).filter(|_| is_whole) {
-            ledger.keep_result(key, KeptResult { result, since, until });
-        }
+        let until = since.checked_add(*ttl).filter(|_| is_whole)?;
+        Some(KeptResult { result, since, until })
     }
 
     /// One that waited for another runs itself.
-    fn lead(&mut self, task: TaskId, key: CacheKey) {
+    fn lead(&mut self, task: TaskId, flight: Flight<CacheKey>) {
         let Some(record) = self.records.get_mut(&task) else {
             return;
         };
         record.joined = false;
-        record.key = Some(key);
+        record.flight = Some(flight);
         let terms = terms_of(&record.spec);
         if self.pool.submit(&[(task, terms)], &mut self.effects).is_err() {
             self.over(task, TaskEnd::Lost, false);

@@ -128,6 +128,7 @@ where
                         | DenialCode::TooManyRequests
                         | DenialCode::KeyReused
                         | DenialCode::Exists
+                        | DenialCode::WrongState
                         | DenialCode::HasDependents
                         | DenialCode::DependencyDown
                         | DenialCode::ShuttingDown

@@ -20,13 +20,22 @@ pub struct Bounds {
 
 /// What a look into the cache gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Looked<V> {
+pub enum Looked<K, V> {
     /// It is here.
     Hit(V),
     /// Somebody makes it: it comes to whoever asked here, too.
-    Joined,
+    Joined(Flight<K>),
     /// Nobody has it: it is to be made now, and [`Cache::made`] told.
-    Lead,
+    Lead(Flight<K>),
+}
+
+/// What is being made. One that was begun before the cache was cleared is another one than those after.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Flight<K> {
+    /// What it will be the result of.
+    pub key: K,
+    /// How often the cache had been cleared when it began.
+    clears: u64,
 }
 
 /// Counted since the start, or since [`Cache::clear`] never: clearing takes results, not counts.
@@ -62,7 +71,8 @@ pub struct Cache<K, V, W> {
     order: BTreeMap<u64, K>,
     uses: u64,
     bytes: u64,
-    flights: HashMap<K, Vec<W>>,
+    flights: HashMap<Flight<K>, Vec<W>>,
+    clears: u64,
     counts: Counts,
 }
 
@@ -76,6 +86,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
             uses: 0,
             bytes: 0,
             flights: HashMap::new(),
+            clears: 0,
             counts: Counts::default(),
         }
     }
@@ -104,55 +115,66 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
     }
 
     /// Asks for a result that is not older than `age`. Who joins waits with what `waiter` gives.
-    pub fn ask(&mut self, key: &K, now: Duration, age: Duration, waiter: impl FnOnce() -> W) -> Looked<V> {
+    pub fn ask(&mut self, key: &K, now: Duration, age: Duration, waiter: impl FnOnce() -> W) -> Looked<K, V> {
         if let Some(value) = self.peek(key, now, age) {
             return Looked::Hit(value);
         }
-        if let Some(flight) = self.flights.get_mut(key) {
-            flight.push(waiter());
+        let flight = self.flight(key);
+        if let Some(waiters) = self.flights.get_mut(&flight) {
+            waiters.push(waiter());
             self.counts.joined += 1;
-            return Looked::Joined;
+            return Looked::Joined(flight);
         }
         self.counts.misses += 1;
-        self.flights.insert(key.clone(), Vec::new());
-        Looked::Lead
+        self.flights.insert(flight.clone(), Vec::new());
+        Looked::Lead(flight)
+    }
+
+    /// The one in which it would be made by now.
+    fn flight(&self, key: &K) -> Flight<K> {
+        Flight { key: key.clone(), clears: self.clears }
+    }
+
+    /// Whether what it makes is kept: not if the cache was cleared since it began.
+    pub fn counts_still(&self, flight: &Flight<K>) -> bool {
+        flight.clears == self.clears
     }
 
     /// What was led is made; `kept`: for how long it counts, and how large it is. Returns those who
     /// have joined.
-    pub fn made(&mut self, key: &K, now: Duration, kept: Option<(V, u64, Duration)>) -> Vec<W> {
-        if let Some((value, bytes, ttl)) = kept {
-            self.keep(key, (value, bytes), now.saturating_add(ttl), now, Duration::ZERO);
+    pub fn made(&mut self, flight: &Flight<K>, now: Duration, kept: Option<(V, u64, Duration)>) -> Vec<W> {
+        if let Some((value, bytes, ttl)) = kept.filter(|_| self.counts_still(flight)) {
+            self.keep(&flight.key, (value, bytes), now.saturating_add(ttl), now, Duration::ZERO);
         }
-        self.flights.remove(key).unwrap_or_default()
+        self.flights.remove(flight).unwrap_or_default()
     }
 
     /// Takes one that was made elsewhere and is so old; unless there is one, or one is being made.
     pub fn put(&mut self, key: &K, now: Duration, (value, bytes): (V, u64), left: Duration, old: Duration) {
-        if !self.entries.contains_key(key) && !self.flights.contains_key(key) {
+        if !self.knows(key) {
             self.keep(key, (value, bytes), now.saturating_add(left), now, old);
         }
     }
 
     /// Whether it is here, or being made.
     pub fn knows(&self, key: &K) -> bool {
-        self.entries.contains_key(key) || self.flights.contains_key(key)
+        self.entries.contains_key(key) || self.flights.contains_key(&self.flight(key))
     }
 
     /// Who leads gives up: the first of those who have joined leads from now on, if there is one.
-    pub fn gave_up(&mut self, key: &K) -> Option<W> {
-        let flight = self.flights.get_mut(key)?;
-        if flight.is_empty() {
-            self.flights.remove(key);
+    pub fn gave_up(&mut self, flight: &Flight<K>) -> Option<W> {
+        let waiters = self.flights.get_mut(flight)?;
+        if waiters.is_empty() {
+            self.flights.remove(flight);
             return None;
         }
-        Some(flight.remove(0))
+        Some(waiters.remove(0))
     }
 
     /// Those who have joined and don't want it any more.
-    pub fn leave(&mut self, key: &K, mut is_it: impl FnMut(&W) -> bool) {
-        if let Some(flight) = self.flights.get_mut(key) {
-            flight.retain(|waiter| !is_it(waiter));
+    pub fn leave(&mut self, flight: &Flight<K>, mut is_it: impl FnMut(&W) -> bool) {
+        if let Some(waiters) = self.flights.get_mut(flight) {
+            waiters.retain(|waiter| !is_it(waiter));
         }
     }
 
@@ -182,9 +204,11 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         }
     }
 
-    /// Drops every result; returns how many there were. Those that are being made are made.
+    /// Drops every result; returns how many there were. Those that are being made go to whoever waits for
+    /// them already, and to nobody else.
     pub fn clear(&mut self) -> usize {
         let count = self.entries.len();
+        self.clears += 1;
         self.entries.clear();
         self.order.clear();
         self.bytes = 0;
@@ -248,33 +272,39 @@ mod tests {
     #[derive(Default)]
     struct Model {
         entries: Vec<(u8, u64, u64, u64)>,
-        flights: Vec<(u8, Vec<usize>)>,
+        /// Those of before the last clearing are marked so.
+        flights: Vec<(u8, Vec<usize>, bool)>,
     }
 
     const BOUNDS: Bounds = Bounds { entries: 4, bytes: 100 };
 
     impl Model {
-        fn ask(&mut self, key: u8, now: u64, who: usize) -> Looked<u64> {
+        /// The value, or whether it is one more who waits.
+        fn ask(&mut self, key: u8, now: u64, who: usize) -> Result<u64, bool> {
             if let Some(at) = self.entries.iter().position(|entry| entry.0 == key) {
                 let entry = self.entries.remove(at);
                 if entry.3 > now {
                     self.entries.push(entry);
-                    return Looked::Hit(entry.1);
+                    return Ok(entry.1);
                 }
             }
-            match self.flights.iter_mut().find(|flight| flight.0 == key) {
+            match self.flights.iter_mut().find(|flight| flight.0 == key && !flight.2) {
                 Some(flight) => {
                     flight.1.push(who);
-                    Looked::Joined
+                    Err(true)
                 }
                 None => {
-                    self.flights.push((key, Vec::new()));
-                    Looked::Lead
+                    self.flights.push((key, Vec::new(), false));
+                    Err(false)
                 }
             }
         }
 
-        fn made(&mut self, key: u8, now: u64, (value, bytes, ttl): (u64, u64, u64)) -> Vec<usize> {
+        fn made(&mut self, flight: usize, now: u64, (value, bytes, ttl): (u64, u64, u64)) -> Vec<usize> {
+            let (key, waiters, is_old) = self.flights.remove(flight);
+            if is_old {
+                return waiters;
+            }
             self.entries.retain(|entry| entry.0 != key);
             if bytes <= BOUNDS.bytes && ttl > 0 {
                 let total =
@@ -284,12 +314,7 @@ mod tests {
                 }
                 self.entries.push((key, value, bytes, now + ttl));
             }
-            self.fly(key)
-        }
-
-        fn fly(&mut self, key: u8) -> Vec<usize> {
-            let at = self.flights.iter().position(|flight| flight.0 == key);
-            at.map(|at| self.flights.remove(at).1).unwrap_or_default()
+            waiters
         }
     }
 
@@ -298,28 +323,47 @@ mod tests {
         fn it_does_what_the_simplest_one_does(acts in proptest::collection::vec(act(), 1..200)) {
             let mut cache: Cache<u8, u64, usize> = Cache::new(BOUNDS);
             let (mut model, mut now) = (Model::default(), 0);
+            // As many as the model's, in the same order.
+            let mut flights: Vec<Flight<u8>> = Vec::new();
             for (who, act) in acts.into_iter().enumerate() {
                 let at = Duration::from_secs(now);
                 match act {
-                    Act::Ask(key) => prop_assert_eq!(cache.ask(&key, at, Duration::MAX, || who), model.ask(key, now, who)),
-                    Act::Made(key, bytes, ttl) => {
-                        let kept = Some((who as u64, bytes, Duration::from_secs(ttl)));
-                        let made = cache.made(&key, at, kept);
-                        prop_assert_eq!(made, model.made(key, now, (who as u64, bytes, ttl)));
+                    Act::Ask(key) => {
+                        let looked = match cache.ask(&key, at, Duration::MAX, || who) {
+                            Looked::Hit(value) => Ok(value),
+                            Looked::Joined(flight) => {
+                                prop_assert!(flights.contains(&flight));
+                                Err(true)
+                            }
+                            Looked::Lead(flight) => {
+                                flights.push(flight);
+                                Err(false)
+                            }
+                        };
+                        prop_assert_eq!(looked, model.ask(key, now, who));
                     }
-                    Act::GiveUp(key) => {
-                        let next = cache.gave_up(&key);
-                        let flight = model.flights.iter_mut().find(|flight| flight.0 == key);
-                        let want = flight.and_then(|f| (!f.1.is_empty()).then(|| f.1.remove(0)));
-                        prop_assert_eq!(next, want);
+                    Act::Made(one, bytes, ttl) if !flights.is_empty() => {
+                        let one = usize::from(one) % flights.len();
+                        let kept = Some((who as u64, bytes, Duration::from_secs(ttl)));
+                        let made = cache.made(&flights.remove(one), at, kept);
+                        prop_assert_eq!(made, model.made(one, now, (who as u64, bytes, ttl)));
+                    }
+                    Act::GiveUp(one) if !flights.is_empty() => {
+                        let one = usize::from(one) % flights.len();
+                        let waiters = &mut model.flights[one].1;
+                        let want = (!waiters.is_empty()).then(|| waiters.remove(0));
+                        prop_assert_eq!(cache.gave_up(&flights[one]), want);
                         if want.is_none() {
-                            model.fly(key);
+                            model.flights.remove(one);
+                            flights.remove(one);
                         }
                     }
+                    Act::Made(..) | Act::GiveUp(_) => {}
                     Act::Pass(seconds) => now += seconds,
                     Act::Clear => {
                         cache.clear();
                         model.entries.clear();
+                        model.flights.iter_mut().for_each(|flight| flight.2 = true);
                     }
                     Act::Expire => {
                         cache.expire(at);
@@ -340,10 +384,39 @@ mod tests {
         let mut cache: Cache<&str, u8, usize> = Cache::new(BOUNDS);
         let asked: Vec<_> =
             (0..1000).map(|who| cache.ask(&"k", Duration::ZERO, Duration::MAX, || who)).collect();
-        assert_eq!(asked.iter().filter(|looked| **looked == Looked::Lead).count(), 1);
+        let leads: Vec<_> = asked
+            .into_iter()
+            .filter_map(|looked| match looked {
+                Looked::Lead(flight) => Some(flight),
+                Looked::Hit(_) | Looked::Joined(_) => None,
+            })
+            .collect();
+        assert_eq!(leads.len(), 1);
         // A failure is not kept, and told to all.
-        assert_eq!(cache.made(&"k", Duration::ZERO, None).len(), 999);
-        assert_eq!(cache.ask(&"k", Duration::ZERO, Duration::MAX, || 0), Looked::Lead);
+        assert_eq!(cache.made(&leads[0], Duration::ZERO, None).len(), 999);
+        led(cache.ask(&"k", Duration::ZERO, Duration::MAX, || 0));
+    }
+
+    #[test]
+    fn what_was_begun_before_a_clearing_is_nothing_for_those_who_ask_after_it() {
+        let mut cache: Cache<&str, u8, usize> = Cache::new(BOUNDS);
+        let ask = |cache: &mut Cache<_, _, _>, who| cache.ask(&"k", Duration::ZERO, Duration::MAX, || who);
+        let before = led(ask(&mut cache, 0));
+        assert_eq!(ask(&mut cache, 1), Looked::Joined(before.clone()));
+        cache.clear();
+        let after = led(ask(&mut cache, 2));
+        let made = |value| Some((value, 1, Duration::MAX));
+        assert_eq!(cache.made(&before, Duration::ZERO, made(1)), [1], "who waited for it has it");
+        assert_eq!(ask(&mut cache, 3), Looked::Joined(after.clone()), "and nobody else");
+        assert_eq!(cache.made(&after, Duration::ZERO, made(2)), [3]);
+        assert_eq!(ask(&mut cache, 4), Looked::Hit(2));
+    }
+
+    fn led<K: std::fmt::Debug, V: std::fmt::Debug>(looked: Looked<K, V>) -> Flight<K> {
+        match looked {
+            Looked::Lead(flight) => flight,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -355,7 +428,7 @@ mod tests {
         assert_eq!(cache.peek(&1, seconds(6), seconds(51)), None, "it is 51 s old by now");
         assert_eq!(cache.peek(&1, seconds(105), seconds(1000)), None, "its time is over");
         // What is here, or on its way, is newer.
-        assert_eq!(cache.ask(&2, seconds(5), seconds(60), || ()), Looked::Lead);
+        led(cache.ask(&2, seconds(5), seconds(60), || ()));
         assert!(cache.knows(&2));
         cache.put(&2, seconds(5), (8, 1), seconds(100), seconds(0));
         assert_eq!(cache.peek(&2, seconds(5), seconds(60)), None);
@@ -365,12 +438,12 @@ mod tests {
     fn who_wants_a_younger_one_has_it_made_and_others_take_what_is_there() {
         let mut cache: Cache<&str, u8, ()> = Cache::new(BOUNDS);
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
-        assert_eq!(cache.ask(&"k", Duration::ZERO, minute, || ()), Looked::Lead);
-        cache.made(&"k", Duration::ZERO, Some((1, 1, minute)));
+        let first = led(cache.ask(&"k", Duration::ZERO, minute, || ()));
+        cache.made(&first, Duration::ZERO, Some((1, 1, minute)));
         let later = Duration::from_secs(5);
-        assert_eq!(cache.ask(&"k", later, second, || ()), Looked::Lead);
+        let second_one = led(cache.ask(&"k", later, second, || ()));
         assert_eq!(cache.ask(&"k", later, minute, || ()), Looked::Hit(1));
-        cache.made(&"k", later, Some((2, 1, minute)));
+        cache.made(&second_one, later, Some((2, 1, minute)));
         assert_eq!(cache.ask(&"k", later, second, || ()), Looked::Hit(2));
     }
 }

@@ -371,16 +371,16 @@ mod tests {
     fn a_pool_that_can_not_be_is_refused() {
         let usual = Usual { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
         for (text, want) in [
-            ("[pool]\nmin = 0", "from 1 to 1000 workers"),
-            ("[pool]\nmin = 40", "not above max: 40 to 32"),
+            ("[pool]\nmin = 0", "2 | min = 0\n  |       ^\na pool has from 1 to 1000 workers"),
+            ("[pool]\nmin = 40", "min in [pool] is above max: 40 and 32"),
             ("[pool]\nmax = 5000", "from 1 to 1000"),
-            ("[thresholds]\ncpu = 101", "cpu in [thresholds] is a percentage"),
+            ("[thresholds]\ncpu = 101", "2 | cpu = 101\n  |       ^^^\na percentage is from 0 to 100"),
             ("[thresholds]\nmemory_low = 95", "memory_low in [thresholds] is above memory"),
-            ("[thresholds]\nload = 0", "must be above 0"),
-            ("[thresholds]\ndisk = -1", "disk in [thresholds]"),
+            ("[thresholds]\nload = 0", "a load must be above 0"),
+            ("[thresholds]\ndisk = -1.5", "2 | disk = -1.5"),
         ] {
-            let written: Written = toml::from_str(text).unwrap();
-            let why = complete(None, written, &usual).unwrap_err();
+            let read = toml::from_str::<Written>(text).map_err(|error| error.to_string());
+            let why = read.and_then(|written| complete(None, written, &usual)).unwrap_err();
             assert!(why.contains(want), "{text}: {why}");
         }
         let said = "[pool]\nmin = 2\nmax = 3\nqueue = 7\nauto = false\n[tasks]\nmemory = \"1KiB\"\nkeep_for = \"5m\"";

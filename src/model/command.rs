@@ -249,6 +249,8 @@ pub enum DenialCode {
     DependencyDown,
     /// Something of that name is there already.
     Exists,
+    /// What it is about is not in a state that allows it: a task that is over can't be cancelled.
+    WrongState,
     /// Nothing is running that could be asked.
     NotRunning,
     /// The tree is going down.

@@ -101,3 +101,64 @@ fn refuse(order: SpawnOrder) {
     };
     (order.news)(News::SpawnFailed { key: order.key, failure });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::model::EnvSpec;
+    use crate::os::secrets::Vault;
+    use crate::os::{Output, ProcessKey, env};
+
+    fn order(key: u64, news: &mpsc::Sender<u64>) -> SpawnOrder {
+        let news = news.clone();
+        SpawnOrder {
+            key: ProcessKey(key),
+            argv: vec!["true".to_owned()],
+            dir: "/".into(),
+            env: env::Recipe {
+                inherited: Arc::default(),
+                of: env::Of::Task(EnvSpec::default(), None),
+                given: Vec::new(),
+                vault: Arc::new(Vault::at("/nowhere".into())),
+            },
+            input: None,
+            extra: None,
+            output: Output::Capture(0),
+            owner: None,
+            keep: None,
+            news: Arc::new(move |heard| {
+                if let News::SpawnFailed { key, .. } = heard {
+                    news.send(key.0).unwrap();
+                }
+            }),
+        }
+    }
+
+    #[test]
+    fn each_start_is_taken_once_in_its_turn_or_answered_when_nobody_is_left() {
+        let (news, heard) = mpsc::channel();
+        let starts = Starts::new();
+        let [one, other] = [starts.taker(), starts.taker()];
+        assert!(one.take_waiting().is_none());
+        (1..=4).for_each(|key| starts.give(order(key, &news)));
+        let key = |taken: Option<(SpawnOrder, usize)>| taken.map(|(order, waiting)| (order.key.0, waiting));
+        assert_eq!(key(one.take()), Some((1, 3)));
+        assert_eq!(key(other.take_waiting()), Some((2, 2)));
+        drop(one);
+        assert!(heard.try_recv().is_err(), "another is there to take them");
+        drop(other);
+        starts.give(order(5, &news));
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [3, 4, 5]);
+    }
+
+    #[test]
+    fn who_waits_hears_that_there_will_be_none() {
+        let starts = Starts::new();
+        let taker = starts.taker();
+        let thread = std::thread::spawn(move || taker.take().is_none());
+        drop(starts);
+        assert!(thread.join().unwrap());
+    }
+}

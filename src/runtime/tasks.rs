@@ -207,7 +207,7 @@ impl Tasks {
         let report = progress::sane(report).map_err(|why| denial(DenialCode::Invalid, &why))?;
         match self.ask(|answer| PoolMsg::Report(id, report, answer)).await? {
             Err(Refusal::NotRunning(state)) => {
-                Err(denial(DenialCode::Invalid, &format!("task {id} does not run: it is {state}")))
+                Err(denial(DenialCode::WrongState, &format!("task {id} does not run: it is {state}")))
             }
             answer => self.over_or(id, answer).await,
         }
@@ -232,7 +232,7 @@ impl Tasks {
     async fn over_or(&self, id: TaskId, answer: Result<(), Refusal>) -> Result<(), Denial> {
         match answer {
             Err(Refusal::Unknown) if self.follow(id).await.is_ok() => {
-                Err(denial(DenialCode::Invalid, &format!("task {id} is over")))
+                Err(denial(DenialCode::WrongState, &format!("task {id} is over")))
             }
             Err(Refusal::Unknown) => Err(unknown(id)),
             other => other.map_err(refused),
@@ -332,11 +332,12 @@ impl Tasks {
     /// Drops all kept results; how many there were.
     pub fn clear_cache(&self) -> usize {
         let mut cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ledger) = &self.ledger {
             ledger.forget_results();
             *cleared = Some(SystemTime::now());
         }
-        self.results.lock().unwrap_or_else(PoisonError::into_inner).clear()
+        results.clear()
     }
 
     /// Whether they are one pool.
@@ -388,7 +389,7 @@ fn refused(refusal: Refusal) -> Denial {
         Refusal::Closing => denial(DenialCode::ShuttingDown, "the worker pool takes nothing more"),
         Refusal::Unknown => denial(DenialCode::NotFound, "there is no such task"),
         Refusal::NotRunning(state) => {
-            denial(DenialCode::Invalid, &format!("only what runs can be halted or go on: it is {state}"))
+            denial(DenialCode::WrongState, &format!("only what runs can be halted or go on: it is {state}"))
         }
     }
 }

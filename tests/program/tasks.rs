@@ -127,13 +127,13 @@ fn tasks_are_submitted_watched_halted_and_cancelled() {
     assert_eq!((late.code, late.stdout.as_str()), (5, ""), "{}", late.stderr);
     assert_eq!(machine.regrow(&["task", "pause", &id]).code, 0);
     assert_eq!(status()["state"], "paused");
-    assert_eq!(machine.regrow(&["task", "pause", &id]).code, 2);
+    assert_eq!(machine.regrow(&["task", "pause", &id]).code, 1);
     assert_eq!(machine.regrow(&["task", "resume", &id]).code, 0);
     assert_eq!(machine.regrow(&["task", "cancel", &id]).stdout, "cancelled: 1\n");
     let result = machine.regrow(&["task", "result", &id]);
     assert_eq!((result.code, &*result.stdout, &*result.stderr), (130, "up\n", "regrow: it was cancelled\n"));
     let over = machine.regrow(&["task", "cancel", &id]);
-    assert!(over.code == 2 && over.stderr.contains("is over"), "{}", over.stderr);
+    assert!(over.code == 1 && over.stderr.contains("is over"), "{}", over.stderr);
     let list = machine.regrow(&["task", "list"]).stdout;
     let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!((row[0], row[1]), (id.as_str(), "finished"), "{list}");
@@ -327,7 +327,7 @@ fn progress_is_told_by_the_task_and_by_others_and_shown_as_bars() {
         assert!(wrong.stderr.contains(want), "{}", wrong.stderr);
     }
     assert_eq!(machine.regrow(&["task", "cancel", "--force", id]).code, 0);
-    eventually("it is over", || machine.regrow(&["task", "progress", id, "0.7"]).code == 2);
+    eventually("it is over", || machine.regrow(&["task", "progress", id, "0.7"]).code == 1);
     // Without a terminal exec shows the output alone.
     let output = machine.regrow(&["exec", "--shell", "echo 0.5 >&$REGROW_PROGRESS_FD; echo out"]);
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", ""));

@@ -232,7 +232,10 @@ impl IntoResponse for Refused {
 fn status_of(code: DenialCode) -> StatusCode {
     match code {
         DenialCode::NotFound => StatusCode::NOT_FOUND,
-        DenialCode::HasDependents | DenialCode::DependencyDown | DenialCode::Exists => StatusCode::CONFLICT,
+        DenialCode::HasDependents
+        | DenialCode::DependencyDown
+        | DenialCode::Exists
+        | DenialCode::WrongState => StatusCode::CONFLICT,
         DenialCode::Faulty | DenialCode::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         DenialCode::ShuttingDown | DenialCode::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
         DenialCode::Invalid => StatusCode::BAD_REQUEST,

@@ -40,8 +40,8 @@ pub struct TasksConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PoolKeys {
-    min: Option<u32>,
-    max: Option<u32>,
+    min: Option<Workers>,
+    max: Option<Workers>,
     queue: Option<usize>,
     auto: Option<bool>,
 }
@@ -66,17 +66,62 @@ pub(super) struct CacheKeys {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ThresholdKeys {
-    cpu: Option<f64>,
-    cpu_low: Option<f64>,
-    memory: Option<f64>,
-    memory_low: Option<f64>,
+    cpu: Option<Percent>,
+    cpu_low: Option<Percent>,
+    memory: Option<Percent>,
+    memory_low: Option<Percent>,
     waiting: Option<usize>,
-    disk: Option<f64>,
-    load: Option<f64>,
+    disk: Option<Percent>,
+    load: Option<Load>,
 }
 
 /// The largest pool.
 const MOST_WORKERS: u32 = 1_000;
+
+// Checked where they are read, so that a fault names its line.
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "i64")]
+struct Workers(u32);
+
+impl TryFrom<i64> for Workers {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Workers, String> {
+        let fits = u32::try_from(number).ok().filter(|number| (1..=MOST_WORKERS).contains(number));
+        fits.map(Workers).ok_or_else(|| format!("a pool has from 1 to {MOST_WORKERS} workers"))
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "f64")]
+struct Percent(f64);
+
+impl TryFrom<f64> for Percent {
+    type Error = &'static str;
+
+    fn try_from(number: f64) -> Result<Percent, &'static str> {
+        Some(number)
+            .filter(|number| (0.0..=100.0).contains(number))
+            .map(Percent)
+            .ok_or("a percentage is from 0 to 100")
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(try_from = "f64")]
+struct Load(f64);
+
+impl TryFrom<f64> for Load {
+    type Error = &'static str;
+
+    fn try_from(number: f64) -> Result<Load, &'static str> {
+        Some(number)
+            .filter(|number| number.is_finite() && *number > 0.0)
+            .map(Load)
+            .ok_or("a load must be above 0")
+    }
+}
 
 pub(super) fn complete(
     pool: &PoolKeys,
@@ -85,33 +130,20 @@ pub(super) fn complete(
     thresholds: &ThresholdKeys,
 ) -> Result<TasksConfig, String> {
     let usual = ScalePolicy::default();
-    let (min, max) = (pool.min.unwrap_or(usual.min), pool.max.unwrap_or(usual.max));
-    if min == 0 || min > max || max > MOST_WORKERS {
-        return Err(format!(
-            "[pool] must have from 1 to {MOST_WORKERS} workers, and min not above max: {min} to {max}"
-        ));
+    let workers = |written: Option<Workers>, usual: u32| written.map_or(usual, |Workers(number)| number);
+    let (min, max) = (workers(pool.min, usual.min), workers(pool.max, usual.max));
+    if min > max {
+        return Err(format!("min in [pool] is above max: {min} and {max}"));
     }
-    let percent = |name: &str, value: Option<f64>, usual: f64| {
-        let value = value.unwrap_or(usual);
-        match (0.0..=100.0).contains(&value) {
-            true => Ok(value),
-            false => Err(format!("{name} in [thresholds] is a percentage, from 0 to 100: {value}")),
-        }
-    };
-    let (cpu_high, cpu_low) = (
-        percent("cpu", thresholds.cpu, usual.cpu_high)?,
-        percent("cpu_low", thresholds.cpu_low, usual.cpu_low)?,
-    );
-    let memory_high = percent("memory", thresholds.memory, usual.memory_high)?;
-    let memory_low = percent("memory_low", thresholds.memory_low, usual.memory_low)?;
+    let percent = |written: Option<Percent>, usual: f64| written.map_or(usual, |Percent(number)| number);
+    let cpu_high = percent(thresholds.cpu, usual.cpu_high);
+    let cpu_low = percent(thresholds.cpu_low, usual.cpu_low);
+    let memory_high = percent(thresholds.memory, usual.memory_high);
+    let memory_low = percent(thresholds.memory_low, usual.memory_low);
     for (name, low, high) in [("cpu", cpu_low, cpu_high), ("memory", memory_low, memory_high)] {
         if low > high {
             return Err(format!("{name}_low in [thresholds] is above {name}: {low} and {high}"));
         }
-    }
-    let load_high = thresholds.load.unwrap_or(0.8);
-    if !load_high.is_finite() || load_high <= 0.0 {
-        return Err(format!("load in [thresholds] must be above 0: {load_high}"));
     }
     let bytes = |size: &Option<Size>, usual: u64| size.as_ref().map_or(usual, |size| size.0);
     Ok(TasksConfig {
@@ -133,7 +165,7 @@ pub(super) fn complete(
             waiting: thresholds.waiting.unwrap_or(usual.waiting),
             ..usual
         },
-        disk_full: percent("disk", thresholds.disk, 95.0)?,
-        load_high,
+        disk_full: percent(thresholds.disk, 95.0),
+        load_high: thresholds.load.map_or(0.8, |Load(number)| number),
     })
 }
