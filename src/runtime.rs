@@ -431,6 +431,7 @@ impl Handle {
                 let _ = done.send(());
             });
             let _ = gone.await;
+            native.leave();
         }
         ended
     }

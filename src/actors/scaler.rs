@@ -1,7 +1,6 @@
 //! The Scaler: makes the worker pool larger and smaller, by each sample of the machine, or by hand, and
-//! gives services that say so more and fewer copies. Nobody else does.
+//! gives services that say so more and fewer copies (`copies`). Nobody else does.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +11,12 @@ use super::supervisor::SupervisorMsg;
 use super::worker_pool::{Mode, PoolMsg};
 use super::{Context, tell};
 use crate::decide::pool::{Input, Standing};
-use crate::decide::scaler::{ScalePolicy, Scaling, Seen, SeenCopies, decide, decide_copies};
-use crate::decide::status::{Board, Entry};
+use crate::decide::scaler::{ScalePolicy, Scaling, Seen, decide};
 use crate::model::sample::Sample;
-use crate::model::spec::{ScaleOn, ScaleSpec};
-use crate::model::stats::{ScalerStats, ServiceScale};
-use crate::model::{Answer, Command, Denial, DenialCode, Fact, Goal, Name, State};
+use crate::model::stats::ScalerStats;
+use crate::model::{Answer, Denial, Fact, Name};
+
+use copies::Copies;
 
 /// What the Scaler is told.
 pub enum ScalerMsg {
@@ -64,37 +63,14 @@ pub(crate) struct ScalerState {
     context: Arc<Context>,
     name: Option<Name>,
     pool: ActorRef<PoolMsg>,
-    root: Option<ActorRef<SupervisorMsg>>,
-    services: HashMap<Name, Scaled>,
+    /// Of several Scalers, one has them.
+    copies: Option<Copies>,
     policy: ScalePolicy,
     samples: watch::Receiver<Option<Arc<Sample>>>,
     mode: Mode,
     stepped: Option<Duration>,
     last: Option<String>,
 }
-
-/// What was done about a service.
-#[derive(Default)]
-struct Scaled {
-    /// When it was last decided on.
-    stepped: Option<Duration>,
-    last: Option<String>,
-    wish: Wish,
-}
-
-/// Whether a wish for other copies is under way.
-#[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    #[default]
-    None,
-    /// Since then.
-    Asked(Duration),
-    /// From so many to so many there is no way.
-    Denied(u32, u32),
-}
-
-/// After so many pauses a wish that was not answered is not waited for any more.
-const LAPSE: u32 = 20;
 
 impl Actor for Scaler {
     type Msg = ScalerMsg;
@@ -107,23 +83,13 @@ impl Actor for Scaler {
         args: ScalerArgs,
     ) -> Result<ScalerState, ActorProcessingErr> {
         let ScalerArgs { context, name, pool, root, policy, mode, samples } = args;
+        let copies = root.map(|root| Copies::new(Arc::clone(&context), root));
         let mut news = samples.clone();
         // Ends with the monitor, or with this actor.
         tokio::spawn(async move {
             while news.changed().await.is_ok() && myself.cast(ScalerMsg::Sampled).is_ok() {}
         });
-        Ok(ScalerState {
-            context,
-            name,
-            pool,
-            root,
-            services: HashMap::new(),
-            policy,
-            samples,
-            mode,
-            stepped: None,
-            last: None,
-        })
+        Ok(ScalerState { context, name, pool, copies, policy, samples, mode, stepped: None, last: None })
     }
 
     async fn handle(
@@ -139,7 +105,9 @@ impl Actor for Scaler {
                 };
                 let (answer, answered) = oneshot::channel();
                 tell(&state.pool, PoolMsg::Stand(answer));
-                state.look_at_services(&myself, &sample);
+                if let Some(copies) = &mut state.copies {
+                    copies.look(&myself, &state.policy, &sample);
+                }
                 // The pool's answer comes as a message.
                 tokio::spawn(async move {
                     if let Ok(stand) = answered.await {
@@ -147,7 +115,11 @@ impl Actor for Scaler {
                     }
                 });
             }
-            ScalerMsg::Scaled(service, step, answer) => state.hear(service, step, answer),
+            ScalerMsg::Scaled(service, step, answer) => {
+                if let Some(copies) = &mut state.copies {
+                    copies.hear(service, step, answer);
+                }
+            }
             ScalerMsg::Looked(standing, sample) => state.look(standing, &sample),
             ScalerMsg::Set(bounds, answer) => {
                 let ScalePolicy { min, max, .. } = &mut state.policy;
@@ -165,7 +137,8 @@ impl Actor for Scaler {
             }
             ScalerMsg::Stand(answer) => {
                 let auto = state.mode == Mode::Auto;
-                let stats = ScalerStats { auto, last: state.last.clone(), services: state.service_stats() };
+                let services = state.copies.as_ref().map(Copies::stats).unwrap_or_default();
+                let stats = ScalerStats { auto, last: state.last.clone(), services };
                 let _ = answer.send((stats, state.policy));
             }
         }
@@ -194,83 +167,6 @@ impl ScalerState {
         tell(&self.pool, PoolMsg::Wish(Input::Scale(to), answer));
     }
 
-    fn look_at_services(&mut self, myself: &ActorRef<ScalerMsg>, sample: &Sample) {
-        let Some(root) = self.root.as_ref().filter(|_| !self.context.log.board(Board::shutting_down)) else {
-            return;
-        };
-        let now = self.context.clock.now();
-        let seen: Vec<(Name, ScaleSpec, u32, Option<f64>)> = self.context.log.board(|board| {
-            let scaled = board.plan().services.iter().filter_map(|spec| Some((spec, spec.scale?)));
-            let seen = scaled.map(|(spec, scale)| {
-                let each = average(board.instances_of(&spec.name), scale.on, sample);
-                (spec.name.clone(), scale, spec.replicas, each)
-            });
-            seen.collect()
-        });
-        self.services.retain(|name, _| seen.iter().any(|(seen, ..)| seen == name));
-        let machine = &sample.machine;
-        for (service, scale, from, each) in seen {
-            let known = self.services.entry(service.clone()).or_default();
-            // An answer may never come: from a copy that never gets ready.
-            let lapsed = |since: Duration| now.saturating_sub(since) >= self.policy.pause * LAPSE;
-            if matches!(known.wish, Wish::Asked(since) if !lapsed(since)) {
-                continue;
-            }
-            let seen = SeenCopies { cpu: machine.cpu_percent, memory: machine.memory_percent(), each };
-            let step = decide_copies(&self.policy, &scale, now, known.stepped, from, seen);
-            let Some(Scaling { to, reason }) = step else {
-                continue;
-            };
-            // What was refused would be so again.
-            if known.wish == Wish::Denied(from, to) {
-                continue;
-            }
-            let last = Some(format!("from {from} to {to}: {reason}"));
-            *known = Scaled { stepped: Some(now), last, wish: Wish::Asked(now) };
-            self.context.log.append([Fact::ScaleDecided { service: service.clone(), from, to, reason }]);
-            let (reply, answered) = oneshot::channel();
-            let command = Command::Scale { service: service.clone(), replicas: to };
-            tell(root, SupervisorMsg::Command(command.into(), reply));
-            let myself = myself.clone();
-            tokio::spawn(async move {
-                let (code, reason) = (DenialCode::Internal, "the tree is gone".to_owned());
-                let gone = |_| Err(Denial { code, reason, hint: None });
-                let answer = answered.await.unwrap_or_else(gone);
-                tell(&myself, ScalerMsg::Scaled(service, (from, to), answer));
-            });
-        }
-    }
-
-    fn hear(&mut self, service: Name, (from, to): (u32, u32), answer: Result<Answer, Denial>) {
-        let wish = match &answer {
-            Ok(_) => Wish::None,
-            Err(denial) => {
-                tracing::warn!(%service, "could not be scaled from {from} to {to}: {}", denial.reason);
-                Wish::Denied(from, to)
-            }
-        };
-        if let Some(known) = self.services.get_mut(&service) {
-            if let Err(denial) = answer {
-                known.last = Some(format!("from {from} to {to} was refused: {}", denial.reason));
-            }
-            known.wish = wish;
-        }
-    }
-
-    fn service_stats(&self) -> Vec<ServiceScale> {
-        if self.root.is_none() {
-            return Vec::new();
-        }
-        self.context.log.board(|board| {
-            let stats = board.plan().services.iter().filter_map(|spec| {
-                let ScaleSpec { min, max, .. } = spec.scale?;
-                let last = self.services.get(&spec.name).and_then(|known| known.last.clone());
-                Some(ServiceScale { service: spec.name.clone(), replicas: spec.replicas, min, max, last })
-            });
-            stats.collect()
-        })
-    }
-
     /// Passes a wish on; the answer comes when the pool has it.
     fn wish(&self, input: Input, answer: oneshot::Sender<()>) {
         let (done, is_done) = oneshot::channel();
@@ -283,21 +179,4 @@ impl ScalerState {
     }
 }
 
-/// What copies use on the average; `None` while not all of them run and were measured. Those that somebody
-/// has stopped, and those that will not come back, are left out.
-fn average<'a>(copies: impl Iterator<Item = &'a Entry>, on: ScaleOn, sample: &Sample) -> Option<f64> {
-    let (mut sum, mut count) = (0.0, 0.0);
-    for copy in copies {
-        if copy.goal == Goal::Down || copy.state == State::Failed {
-            continue;
-        }
-        let runs = copy.state == State::Running && copy.ready;
-        let usage = sample.instances.get(&copy.id).filter(|_| runs)?;
-        sum += match on {
-            ScaleOn::Cpu(_) => usage.cpu_percent?,
-            ScaleOn::Memory(_) => usage.memory_bytes as f64,
-        };
-        count += 1.0;
-    }
-    (count > 0.0).then(|| sum / count)
-}
+mod copies;

@@ -65,7 +65,8 @@ pub fn continuation(
     let mut past = written.unwrap_or_else(|| Past::new(id.clone(), today));
     past.instance = id.clone();
     // It was being taken out of the tree, and its supervisor ended before it was.
-    if past.goal == Goal::Up && past.stopped_for == Some(StopCause::Command) {
+    let taken_out = matches!(past.stopped_for, Some(StopCause::Command | StopCause::Removed));
+    if past.goal == Goal::Up && taken_out {
         match past.state {
             State::Stopping => past.stopped_for = Some(StopCause::Restart),
             State::Stopped => past.state = State::Waiting,

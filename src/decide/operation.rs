@@ -711,7 +711,8 @@ impl Operation {
         let wish = match &self.work {
             Work::Start(cause) => Input::Start(*cause),
             Work::Restart => Input::Restart,
-            Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } => Input::Stop(StopCause::Command),
+            Work::Stop(_) => Input::Stop(StopCause::Command),
+            Work::Remove(..) | Work::Shrink { .. } => Input::Stop(StopCause::Removed),
             Work::RestartInOrder(_) => Input::Stop(StopCause::Restart),
             Work::Cascade(_) => Input::Stop(StopCause::Dependency),
             Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),

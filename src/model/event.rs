@@ -609,6 +609,8 @@ pub enum StopCause {
     Command,
     /// Somebody asked for a restart.
     Restart,
+    /// It is taken out of the tree: its service goes, or is to have fewer copies.
+    Removed,
     /// The whole tree goes down.
     Shutdown,
     /// Its group restarts, or is restarted.
@@ -634,6 +636,7 @@ impl fmt::Display for StopCause {
         f.write_str(match self {
             StopCause::Command => "stopped by hand",
             StopCause::Restart => "restarted by hand",
+            StopCause::Removed => "taken out",
             StopCause::Shutdown => "shutting down",
             StopCause::Group => "its group restarts",
             StopCause::GaveUp => "its group gave up",

@@ -50,6 +50,7 @@ impl Default for HostOptions {
 pub struct NativeHost {
     line: Line,
     keeper: Option<Keeper>,
+    cgroups: Option<Arc<Cgroups>>,
     starts: Option<Starts>,
     keys: AtomicU64,
     chance: AtomicU64,
@@ -59,7 +60,6 @@ pub struct NativeHost {
 struct Keeper {
     client: Arc<Client>,
     pid: u32,
-    cgroups: Option<Arc<Cgroups>>,
 }
 
 impl NativeHost {
@@ -142,7 +142,7 @@ impl NativeHost {
         let logs = Arc::<Logs>::default();
         let line = watch::start(Arc::clone(&sink), true, cgroups.clone(), Arc::clone(&logs), Some(above))?;
         let work = Work { line: line.clone(), sink, cgroups, logs, mark, coming: Arc::default() };
-        let keeper = Keeper { client: Arc::clone(&client), pid, cgroups: work.cgroups.clone() };
+        let keeper = Keeper { client: Arc::clone(&client), pid };
         let by = || Ok(By::Keeper(Arc::clone(&client)));
         let host = NativeHost::with(line, Some(keeper), last_key + 1, work, by)?;
         Ok((host, since, found))
@@ -155,7 +155,7 @@ impl NativeHost {
         work: Work,
         by: impl Fn() -> io::Result<By>,
     ) -> io::Result<NativeHost> {
-        let starts = Starts::new();
+        let (starts, cgroups) = (Starts::new(), work.cgroups.clone());
         // One more than cores: in vfork a spawner sleeps while its child executes.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
@@ -170,6 +170,7 @@ impl NativeHost {
         Ok(NativeHost {
             line,
             keeper,
+            cgroups,
             starts: Some(starts),
             keys: AtomicU64::new(first_key),
             chance: AtomicU64::new(RandomState::new().build_hasher().finish()),
@@ -186,10 +187,15 @@ impl NativeHost {
     /// This process is about to end, and its keeper with it, with this code.
     pub fn bye(&self, code: u8) {
         if let Some(keeper) = &self.keeper {
-            if let Some(cgroups) = &keeper.cgroups {
-                cgroups.leave();
-            }
             keeper.client.bye(code);
+        }
+    }
+
+    /// Nothing that it made lives any more, and it makes nothing more: what it had of the machine is given
+    /// back, as far as nobody uses it.
+    pub fn leave(&self) {
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.leave();
         }
     }
 

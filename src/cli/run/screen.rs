@@ -103,6 +103,7 @@ impl Screen {
                 }
                 StopCause::Command
                 | StopCause::Restart
+                | StopCause::Removed
                 | StopCause::Group
                 | StopCause::GaveUp
                 | StopCause::Dependency

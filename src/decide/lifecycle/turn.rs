@@ -270,7 +270,7 @@ impl Turn<'_> {
 
     fn stop(&mut self, phase: Phase, cause: StopCause, by_force: bool) -> Phase {
         match cause {
-            StopCause::Command | StopCause::Shutdown => self.aim(Goal::Down),
+            StopCause::Command | StopCause::Removed | StopCause::Shutdown => self.aim(Goal::Down),
             // Only what runs goes with what it depends on; the rest asks the graph anyway.
             StopCause::Dependency
                 if !matches!(
@@ -291,9 +291,10 @@ impl Turn<'_> {
             | StopCause::LeftBehind
             | StopCause::Internal => {}
         }
+        let by_hand = matches!(cause, StopCause::Command | StopCause::Removed);
         match phase {
             // It rests because somebody wants it so, and the next supervisor is to know that.
-            Phase::Registered if cause == StopCause::Command => self.rest(cause),
+            Phase::Registered if by_hand => self.rest(cause),
             Phase::Registered => Phase::Registered,
             Phase::Waiting { .. } => {
                 self.out.push(Effect::Withdraw);
@@ -308,14 +309,14 @@ impl Turn<'_> {
             }
             Phase::Crashed(_) => self.rest(cause),
             // The graph must not bring it back.
-            Phase::Failed(FailedWhy::Dependency { .. }) if cause == StopCause::Command => {
+            Phase::Failed(FailedWhy::Dependency { .. }) if by_hand => {
                 self.out.push(Effect::Withdraw);
                 self.rest(cause)
             }
             Phase::Stopped { held: true } => self.rest(cause),
             Phase::Stopped { held: false } | Phase::Completed => phase,
             Phase::Failed(why) => match cause {
-                StopCause::Command => self.rest(cause),
+                StopCause::Command | StopCause::Removed => self.rest(cause),
                 StopCause::Shutdown
                 | StopCause::Restart
                 | StopCause::Group
@@ -589,6 +590,7 @@ impl Turn<'_> {
             StopCause::Health => Some(EndReason::Health),
             StopCause::Command
             | StopCause::Restart
+            | StopCause::Removed
             | StopCause::Shutdown
             | StopCause::Group
             | StopCause::GaveUp
@@ -671,6 +673,7 @@ impl Turn<'_> {
             (
                 StopCause::Command
                 | StopCause::Restart
+                | StopCause::Removed
                 | StopCause::Shutdown
                 | StopCause::Group
                 | StopCause::GaveUp
@@ -734,6 +737,7 @@ impl Turn<'_> {
             StopCause::GaveUp => self.fail(FailedWhy::Group { group: self.machine.group.clone() }),
             StopCause::Command
             | StopCause::Restart
+            | StopCause::Removed
             | StopCause::Shutdown
             | StopCause::Group
             | StopCause::Timeout

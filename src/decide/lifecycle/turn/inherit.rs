@@ -54,6 +54,7 @@ impl Turn<'_> {
                     | StopCause::Dependency
                     | StopCause::Group
                     | StopCause::Command
+                    | StopCause::Removed
                     | StopCause::Shutdown
                     | StopCause::GaveUp
                     | StopCause::Timeout

@@ -1,0 +1,161 @@
+//! The copies of services that say by what they are scaled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::ActorRef;
+use tokio::sync::oneshot;
+
+use super::ScalerMsg;
+use crate::actors::supervisor::SupervisorMsg;
+use crate::actors::{Context, tell};
+use crate::decide::scaler::{ScalePolicy, Scaling, SeenCopies, decide_copies};
+use crate::decide::status::{Board, Entry};
+use crate::model::sample::Sample;
+use crate::model::spec::{ScaleOn, ScaleSpec};
+use crate::model::stats::ServiceScale;
+use crate::model::{Answer, Command, Denial, DenialCode, Fact, Goal, Name, State};
+
+/// What is done about them.
+pub(super) struct Copies {
+    context: Arc<Context>,
+    root: ActorRef<SupervisorMsg>,
+    services: HashMap<Name, Scaled>,
+}
+
+/// What was done about a service.
+#[derive(Default)]
+struct Scaled {
+    /// When it was last decided on.
+    stepped: Option<Duration>,
+    last: Option<String>,
+    wish: Wish,
+}
+
+impl Scaled {
+    /// What was last decided, and whether it is done.
+    fn words(&self) -> Option<String> {
+        let last = self.last.as_ref()?;
+        Some(match self.wish {
+            Wish::Asked(_) => format!("{last}; its copies are not all up yet"),
+            Wish::None | Wish::Denied(..) => last.clone(),
+        })
+    }
+}
+
+/// Whether a wish for other copies is under way.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    #[default]
+    None,
+    /// Since then.
+    Asked(Duration),
+    /// From so many to so many there is no way.
+    Denied(u32, u32),
+}
+
+/// After so many pauses a wish that was not answered is not waited for any more.
+const LAPSE: u32 = 20;
+
+impl Copies {
+    pub(super) fn new(context: Arc<Context>, root: ActorRef<SupervisorMsg>) -> Copies {
+        Copies { context, root, services: HashMap::new() }
+    }
+
+    /// Decides on each of them by a sample.
+    pub(super) fn look(&mut self, myself: &ActorRef<ScalerMsg>, policy: &ScalePolicy, sample: &Sample) {
+        if self.context.log.board(Board::shutting_down) {
+            return;
+        }
+        let now = self.context.clock.now();
+        let seen: Vec<(Name, ScaleSpec, u32, Option<f64>)> = self.context.log.board(|board| {
+            let scaled = board.plan().services.iter().filter_map(|spec| Some((spec, spec.scale?)));
+            let seen = scaled.map(|(spec, scale)| {
+                let each = average(board.instances_of(&spec.name), scale.on, sample);
+                (spec.name.clone(), scale, spec.replicas, each)
+            });
+            seen.collect()
+        });
+        self.services.retain(|name, _| seen.iter().any(|(seen, ..)| seen == name));
+        let machine = &sample.machine;
+        for (service, scale, from, each) in seen {
+            let known = self.services.entry(service.clone()).or_default();
+            // An answer may never come: from a copy that never gets ready.
+            let lapsed = |since: Duration| now.saturating_sub(since) >= policy.pause * LAPSE;
+            if matches!(known.wish, Wish::Asked(since) if !lapsed(since)) {
+                continue;
+            }
+            let seen = SeenCopies { cpu: machine.cpu_percent, memory: machine.memory_percent(), each };
+            let step = decide_copies(policy, &scale, now, known.stepped, from, seen);
+            let Some(Scaling { to, reason }) = step else {
+                continue;
+            };
+            // What was refused would be so again.
+            if known.wish == Wish::Denied(from, to) {
+                continue;
+            }
+            let last = Some(format!("from {from} to {to}: {reason}"));
+            *known = Scaled { stepped: Some(now), last, wish: Wish::Asked(now) };
+            self.context.log.append([Fact::ScaleDecided { service: service.clone(), from, to, reason }]);
+            let (reply, answered) = oneshot::channel();
+            let command = Command::Scale { service: service.clone(), replicas: to };
+            tell(&self.root, SupervisorMsg::Command(command.into(), reply));
+            let myself = myself.clone();
+            tokio::spawn(async move {
+                let (code, reason) = (DenialCode::Internal, "the tree is gone".to_owned());
+                let gone = |_| Err(Denial { code, reason, hint: None });
+                let answer = answered.await.unwrap_or_else(gone);
+                tell(&myself, ScalerMsg::Scaled(service, (from, to), answer));
+            });
+        }
+    }
+
+    /// What became of a wish.
+    pub(super) fn hear(&mut self, service: Name, (from, to): (u32, u32), answer: Result<Answer, Denial>) {
+        let wish = match &answer {
+            Ok(_) => Wish::None,
+            Err(denial) => {
+                tracing::warn!(%service, "could not be scaled from {from} to {to}: {}", denial.reason);
+                Wish::Denied(from, to)
+            }
+        };
+        if let Some(known) = self.services.get_mut(&service) {
+            if let Err(denial) = answer {
+                known.last = Some(format!("from {from} to {to} was refused: {}", denial.reason));
+            }
+            known.wish = wish;
+        }
+    }
+
+    /// How they stand.
+    pub(super) fn stats(&self) -> Vec<ServiceScale> {
+        self.context.log.board(|board| {
+            let stats = board.plan().services.iter().filter_map(|spec| {
+                let ScaleSpec { min, max, .. } = spec.scale?;
+                let last = self.services.get(&spec.name).and_then(Scaled::words);
+                Some(ServiceScale { service: spec.name.clone(), replicas: spec.replicas, min, max, last })
+            });
+            stats.collect()
+        })
+    }
+}
+
+/// What copies use on the average; `None` while not all of them run and were measured. Those that somebody
+/// has stopped, and those that will not come back, are left out.
+fn average<'a>(copies: impl Iterator<Item = &'a Entry>, on: ScaleOn, sample: &Sample) -> Option<f64> {
+    let (mut sum, mut count) = (0.0, 0.0);
+    for copy in copies {
+        if copy.goal == Goal::Down || copy.state == State::Failed {
+            continue;
+        }
+        let runs = copy.state == State::Running && copy.ready;
+        let usage = sample.instances.get(&copy.id).filter(|_| runs)?;
+        sum += match on {
+            ScaleOn::Cpu(_) => usage.cpu_percent?,
+            ScaleOn::Memory(_) => usage.memory_bytes as f64,
+        };
+        count += 1.0;
+    }
+    (count > 0.0).then(|| sum / count)
+}
