@@ -36,7 +36,6 @@ use crate::os::clock::Clock;
 use crate::os::files;
 use crate::os::native::{self, HostOptions, NativeHost};
 use crate::os::secrets::Vault;
-use crate::os::signals::ChildSignal;
 use crate::os::{Host, OutputSink, Sources};
 use crate::record::output::{ChunkSink, OutputHub};
 
@@ -176,7 +175,6 @@ impl Handle {
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
         let native = NativeHost::start(sink, options.host).map_err(StartError::Host)?;
         let native = Arc::new(native);
-        hear_children(&native).map_err(StartError::Host)?;
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
         let made = Made {
             socket: options.socket,
@@ -487,7 +485,6 @@ fn shop(context: &Arc<Context>, folder: &Path, apart: Option<(TaskHost, String)>
             let sink: Arc<dyn OutputSink> = Arc::new(OutputHub::new(None));
             let options = HostOptions { subreaper: true, owns_process: true, die_with_us: true };
             let native = Arc::new(NativeHost::start_for_tasks(sink, options, &identity)?);
-            hear_children(&native)?;
             *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&native));
             Ok(native as Arc<dyn Host>)
         }),
@@ -501,26 +498,6 @@ fn ending_of_left_tasks(identity: String) -> Option<std::thread::JoinHandle<()>>
     let thread = std::thread::Builder::new().name("regrow-left".into()).stack_size(256 * 1024);
     let ended = thread.spawn(move || native::end_left_tasks(&identity));
     ended.map_err(|error| tracing::warn!(%error, "what earlier tasks have left is not looked for")).ok()
-}
-
-/// So long may who was left to us and has died be there still, at most.
-const LOOKING: Duration = Duration::from_millis(20);
-
-/// Tells a host when a child of this process died: it may be one that was left to us.
-fn hear_children(native: &Arc<NativeHost>) -> io::Result<()> {
-    let mut children = ChildSignal::listen()?;
-    let watched = Arc::downgrade(native);
-    tokio::spawn(async move {
-        while children.next().await {
-            match watched.upgrade() {
-                Some(host) => host.child_died(),
-                None => return,
-            }
-            // Most are of those whose end the host hears of by itself, many a second.
-            tokio::time::sleep(LOOKING).await;
-        }
-    });
-    Ok(())
 }
 
 struct Made {

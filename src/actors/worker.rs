@@ -92,7 +92,6 @@ struct Current {
     task: TaskId,
     key: ProcessKey,
     collector: Arc<Collector>,
-    since: Duration,
     report: Report,
     process: Process,
     /// Told to the host's thread when this is dropped.
@@ -217,7 +216,6 @@ impl WorkerState {
             task,
             key,
             collector: Arc::clone(&collector),
-            since: self.shop.clock.now(),
             report: Report::default(),
             process: Process::Making(None),
             given_up,
@@ -309,13 +307,11 @@ impl WorkerState {
     }
 
     fn hear(&mut self, news: News) {
-        let now = self.shop.clock.now();
         let Some(current) = &mut self.current else {
             return;
         };
         match news {
             News::Spawned { key, pid, .. } if key == current.key => {
-                current.since = now;
                 current.report.pid = Some(pid);
                 let before = std::mem::replace(&mut current.process, Process::Runs);
                 if let Process::Making(Some(how)) = before {
@@ -331,10 +327,10 @@ impl WorkerState {
                     report.failure = Some(failure);
                 });
             }
-            News::Exited { key, exit, remains, usage, .. } if key == current.key => {
+            News::Exited { key, exit, remains, usage, lasted, .. } if key == current.key => {
                 let report = &mut current.report;
                 (report.exit, report.usage) = (Some(exit), usage);
-                report.duration = now.saturating_sub(current.since);
+                report.duration = lasted;
                 current.collector.close();
                 if remains {
                     // Its result does not wait for what it has left behind, but the worker does.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -86,7 +87,14 @@ impl FakeHost {
     /// A process ends by itself.
     pub fn exit(&self, key: ProcessKey, exit: Exit) {
         if let Some((_, news)) = self.with(|state| state.alive.remove(&key)) {
-            news(News::Exited { key, exit, remains: false, captured: Vec::new(), usage: None });
+            news(News::Exited {
+                key,
+                exit,
+                remains: false,
+                captured: Vec::new(),
+                usage: None,
+                lasted: Duration::ZERO,
+            });
         }
     }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +48,7 @@ mod starts;
 mod watch;
 
 /// What SIGKILL has not ended in this time is stuck in the kernel, and nobody waits for it.
-const STUCK: std::time::Duration = std::time::Duration::from_secs(5);
+const STUCK: Duration = Duration::from_secs(5);
 
 /// A process that a host was asked to make; never used twice in one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -199,6 +200,8 @@ pub enum News {
         captured: Vec<u8>,
         /// What the kernel counted for it, where it is this process's own child.
         usage: Option<ResourceUsage>,
+        /// How long it ran, as far as this host had it.
+        lasted: Duration,
     },
     /// The last of its tree is gone.
     TreeGone {

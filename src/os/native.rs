@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -226,11 +226,6 @@ impl NativeHost {
         self.keeper.as_ref().map(|keeper| keeper.pid)
     }
 
-    /// A child of this process died, as SIGCHLD says: it may be one that was left to us.
-    pub fn child_died(&self) {
-        self.line.send(Order::ChildDied);
-    }
-
     /// When the process behind this pidfd dies, everything is ended and this process exits.
     pub fn die_with(&self, process: OwnedFd) {
         self.line.send(Order::DieWith(process));
@@ -418,6 +413,7 @@ impl Work {
                         key,
                         pid: made.pid,
                         pidfd: made.pidfd,
+                        since: Instant::now(),
                         pipes: [Some(made.stdout), Some(made.stderr)],
                         output,
                         marks,

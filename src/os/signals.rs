@@ -1,7 +1,11 @@
-//! The signals that `regrow run` and a supervising program hear.
+//! The signals that `regrow run` and a supervising program hear, and that a child has died.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.
@@ -67,19 +71,57 @@ impl Signals {
     }
 }
 
-/// Listens to SIGCHLD, on behalf of what services leave behind.
-#[derive(Debug)]
-pub struct ChildSignal(Signal);
+/// Wakes somebody when a child of this process has died: not for each, since most are of those whose end is
+/// heard of by itself, but when one has for the first time since [`ChildDeaths::hear_again`].
+///
+/// By a signal handler of its own, beside those of the program: a runtime that passed each on would be woken
+/// for each.
+pub(super) struct ChildDeaths {
+    inner: Arc<Deaths>,
+    action: signal_hook_registry::SigId,
+}
 
-impl ChildSignal {
-    /// Starts to listen. Must be called within a tokio runtime.
-    pub fn listen() -> io::Result<ChildSignal> {
-        Ok(ChildSignal(signal(SignalKind::child())?))
+struct Deaths {
+    heard: AtomicBool,
+    wake: EventFd,
+}
+
+impl ChildDeaths {
+    /// Starts to listen, until it is dropped.
+    pub(super) fn listen() -> io::Result<ChildDeaths> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let inner = Arc::new(Deaths { heard: AtomicBool::new(false), wake });
+        let deaths = Arc::clone(&inner);
+        let hear = move || {
+            if !deaths.heard.swap(true, Ordering::SeqCst) {
+                let _ = deaths.wake.write(1);
+            }
+        };
+        // SAFETY: it changes an atomic and writes to a descriptor that it owns, both of which a signal handler
+        // may (signal-safety(7)); the registry keeps errno, and frees the handler outside of any signal.
+        let action = unsafe { signal_hook_registry::register(nix::libc::SIGCHLD, hear) }?;
+        Ok(ChildDeaths { inner, action })
     }
 
-    /// Some child died since the last call. `false`: there will be no more news.
-    pub async fn next(&mut self) -> bool {
-        self.0.recv().await.is_some()
+    /// Becomes readable when one has died.
+    pub(super) fn wake(&self) -> BorrowedFd<'_> {
+        self.inner.wake.as_fd()
+    }
+
+    /// It was: nothing more is heard until [`ChildDeaths::hear_again`].
+    pub(super) fn woke(&self) {
+        let _ = self.inner.wake.read();
+    }
+
+    /// Who has died before this call is to be looked for after it.
+    pub(super) fn hear_again(&self) {
+        self.inner.heard.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for ChildDeaths {
+    fn drop(&mut self) {
+        signal_hook_registry::unregister(self.action);
     }
 }
 

@@ -24,6 +24,7 @@ use super::cgroup::Cgroups;
 use super::log::{self, Keep, Logs, Loss, Took};
 use super::native::Coming;
 use super::pidfd::has_ended;
+use super::signals::ChildDeaths;
 use super::spawn::Program;
 use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Stream, pidfd, proc};
 use crate::model::{Exit, ResourceUsage};
@@ -51,8 +52,6 @@ pub(super) enum Order {
     Resume(ProcessKey),
     /// SIGKILL a whole tree until it is empty.
     Kill(ProcessKey),
-    /// A child of this process died (SIGCHLD): it may be one that was left to us.
-    ChildDied,
     /// When this process dies, end everything at once and exit.
     DieWith(OwnedFd),
     /// End whatever was left to us and belongs to nobody; then say so.
@@ -76,6 +75,8 @@ pub(super) struct Watched {
     pub(super) key: ProcessKey,
     pub(super) pid: u32,
     pub(super) pidfd: OwnedFd,
+    /// Since when it is this host's.
+    pub(super) since: Instant,
     pub(super) pipes: [Option<OwnedFd>; 2],
     pub(super) output: Output,
     pub(super) marks: Marks,
@@ -176,6 +177,9 @@ impl Line {
     }
 }
 
+/// So long may who was left to us and has died be there still, and who was not seen not be looked for.
+const DEAF_MILLIS: u16 = 20;
+
 /// In a burst of starts the watcher is woken for so many at once.
 const BATCH: usize = 32;
 /// And nothing waits longer than this while more processes are made.
@@ -197,6 +201,10 @@ pub(super) fn start(
         epoll.add(above.socket(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Keeper.pack()))?;
     }
     let children = proc::Children::of(above.as_ref().map_or(std::process::id(), Above::pid));
+    let deaths = if above.is_none() { Some(ChildDeaths::listen()?) } else { None };
+    if let Some(deaths) = &deaths {
+        epoll.add(deaths.wake(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Children.pack()))?;
+    }
     let line = Line { inner: Arc::new(Inner { orders: Mutex::default(), wake }) };
     let watcher = Watcher {
         line: line.clone(),
@@ -216,6 +224,8 @@ pub(super) fn start(
         strays_left: 0,
         leaders: HashMap::new(),
         children,
+        deaths,
+        deaf_until: None,
     };
     std::thread::Builder::new().name("regrow-watch".into()).stack_size(256 * 1024).spawn(|| watcher.run())?;
     Ok(line)
@@ -228,6 +238,8 @@ enum Token {
     DieWith,
     /// The line to the keeper.
     Keeper,
+    /// A child of this process has died.
+    Children,
     Leader(u64),
     Out(u64),
     Err(u64),
@@ -241,6 +253,7 @@ impl Token {
             Token::Wake => 0,
             Token::DieWith => 1,
             Token::Keeper => 6,
+            Token::Children => 7,
             Token::Leader(key) => key << 3 | 2,
             Token::Out(key) => key << 3 | 3,
             Token::Err(key) => key << 3 | 4,
@@ -256,6 +269,7 @@ impl Token {
             (5, key) => Token::Remnant(key),
             (1, _) => Token::DieWith,
             (6, _) => Token::Keeper,
+            (7, _) => Token::Children,
             _ => Token::Wake,
         }
     }
@@ -279,6 +293,7 @@ impl Pipe {
 struct Process {
     pid: u32,
     pidfd: OwnedFd,
+    since: Instant,
     pipes: [Option<Pipe>; 2],
     output: Output,
     captured: Vec<u8>,
@@ -323,6 +338,10 @@ struct Watcher {
     leaders: HashMap<u32, u64>,
     /// Where those are that were left to us.
     children: proc::Children,
+    /// Tells when one of them may have died; a keeper tells of its own.
+    deaths: Option<ChildDeaths>,
+    /// What is not heard until then is looked for then.
+    deaf_until: Option<Instant>,
 }
 
 impl Watcher {
@@ -332,8 +351,8 @@ impl Watcher {
             // Strays that are being ended may be children of each other, whose end only
             // their parent is told: look again soon while that goes on, and only then.
             let timeout = match (self.ending_strays.is_empty(), self.blind.is_empty()) {
-                (true, true) => EpollTimeout::NONE,
-                (true, false) => EpollTimeout::from(20u16),
+                (true, true) if self.deaf_until.is_none() => EpollTimeout::NONE,
+                (true, _) => EpollTimeout::from(DEAF_MILLIS),
                 (false, _) => EpollTimeout::from(2u16),
             };
             let ready = match self.epoll.wait(&mut events, timeout) {
@@ -353,6 +372,7 @@ impl Watcher {
                     }
                     Token::DieWith => self.end_everything_now(),
                     Token::Keeper => self.hear_keeper(),
+                    Token::Children => self.child_died(),
                     Token::Leader(key) => self.leader_ended(key),
                     Token::Remnant(key) => self.remnants_ended(key),
                     Token::Out(key) => {
@@ -363,9 +383,30 @@ impl Watcher {
                     }
                 }
             }
+            self.hear_again();
             self.dead.extend(self.blind.drain());
             self.tell_deaths();
             self.go_on_ending_strays();
+        }
+    }
+
+    /// It may be one that was left to us. Many die a second of which is heard otherwise: those that follow
+    /// are looked for together.
+    fn child_died(&mut self) {
+        if let Some(deaths) = &self.deaths {
+            deaths.woke();
+            self.deaf_until = Some(Instant::now() + Duration::from_millis(DEAF_MILLIS.into()));
+            self.adopt();
+        }
+    }
+
+    fn hear_again(&mut self) {
+        if let Some(deaths) = &self.deaths
+            && self.deaf_until.is_some_and(|until| until <= Instant::now())
+        {
+            self.deaf_until = None;
+            deaths.hear_again();
+            self.adopt();
         }
     }
 
@@ -383,7 +424,6 @@ impl Watcher {
                 Order::Pause(key) => self.pause_tree(key.0),
                 Order::Resume(key) => self.signal_tree(key.0, nix::libc::SIGCONT),
                 Order::Kill(key) => self.kill_tree(key.0),
-                Order::ChildDied => self.adopt(),
                 Order::DieWith(fd) => {
                     let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::DieWith.pack());
                     if self.epoll.add(&fd, event).is_ok() {
@@ -415,7 +455,7 @@ impl Watcher {
 
     fn look_after(&mut self, watched: Watched, about: Option<String>) {
         let key = watched.key.0;
-        let Watched { pid, pidfd, pipes, output, marks, cgroups, news, .. } = watched;
+        let Watched { pid, pidfd, since, pipes, output, marks, cgroups, news, .. } = watched;
         let [out, err] = pipes;
         let pipes = [(out, Token::Out(key)), (err, Token::Err(key))].map(|(fd, token)| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
@@ -435,6 +475,7 @@ impl Watcher {
             Process {
                 pid,
                 pidfd,
+                since,
                 pipes,
                 output,
                 captured: Vec::new(),
@@ -542,11 +583,12 @@ impl Watcher {
         }
         if !told {
             let (captured, usage) = (std::mem::take(&mut process.captured), process.usage);
+            let lasted = process.since.elapsed();
             let killing = process.killing;
             if empty {
                 self.forget(key);
             }
-            news(News::Exited { key: id, exit, remains: !empty, captured, usage });
+            news(News::Exited { key: id, exit, remains: !empty, captured, usage, lasted });
             if !empty && killing {
                 self.kill_tree(key);
             }

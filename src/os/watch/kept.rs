@@ -231,7 +231,8 @@ impl Watcher {
                     let pipes = [out, err].map(|pipe| pipe.as_ref().map(AsFd::as_fd));
                     reclaim::life_of(key, pid, about, pipes)
                 });
-                let watched = Watched { key: id, pid, pidfd, pipes, output, marks, cgroups, news };
+                let since = Instant::now();
+                let watched = Watched { key: id, pid, pidfd, since, pipes, output, marks, cgroups, news };
                 self.look_after(watched, about);
                 tell(News::Spawned { key: id, pid, life });
             }
@@ -278,7 +279,9 @@ impl Watcher {
             self.logs.open_later(*source, keep);
         }
         let Kept { pid, pidfd, pipes, exit, about: text, .. } = kept;
-        let watched = Watched { key: ProcessKey(key), pid, pidfd, pipes, output, marks, cgroups, news };
+        let since = Instant::now();
+        let watched =
+            Watched { key: ProcessKey(key), pid, pidfd, since, pipes, output, marks, cgroups, news };
         self.look_after(watched, about.map(|_| text));
         if let Some(exit) = exit {
             self.ended(key, exit);
