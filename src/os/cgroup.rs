@@ -3,8 +3,9 @@
 //!
 //! Version 2 alone, without any controller: nothing is limited here. Below the cgroup that this
 //! process is in lies one of this run, named after its owner, who holds a lock on it, and in that
-//! one for every process that was made, by its key; each is used once, since what was killed
-//! through it stays deadly. In a burst of starts the host asks for none (see `native`). What an
+//! one for every process that was made, by its key. What was killed through one stays deadly, and what a
+//! service makes of its own is its own: those are used once. That of a command goes on to the next, while
+//! it is as it was made. In a burst of starts the host asks for none (see `native`). What an
 //! owner that died by force left behind is ended by its keeper ([`end_of`]), or by the next run
 //! there ([`sweep`]).
 
