@@ -140,3 +140,29 @@ pub fn end_by_broken_pipe() -> ! {
     let _ = raise(Signal::SIGPIPE);
     std::process::exit(128 + Signal::SIGPIPE as i32)
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+
+    /// Other tests of this process have children, too: what is asserted holds whenever theirs die.
+    #[test]
+    fn a_death_is_heard_once_until_the_next_is_to_be() {
+        let deaths = ChildDeaths::listen().unwrap();
+        let is_readable = |timeout: u16| {
+            let mut fds = [PollFd::new(deaths.wake(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::from(timeout)).unwrap_or(0) == 1
+        };
+        let die = || assert!(std::process::Command::new("true").status().unwrap().success());
+        die();
+        assert!((0..100).any(|_| is_readable(100)), "it is heard");
+        deaths.woke();
+        die();
+        assert!(!is_readable(0), "the next is not");
+        deaths.hear_again();
+        die();
+        assert!((0..100).any(|_| is_readable(100)), "and the one after that is again");
+    }
+}
