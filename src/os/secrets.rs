@@ -93,7 +93,7 @@ impl Vault {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Ok(Written { version: 1, ..Written::default() })
             }
-            Err(error) => Err(error),
+            Err(error) => Err(of(&self.file())(error)),
         }
     }
 
@@ -105,8 +105,8 @@ impl Vault {
         if value.text().contains('\0') {
             return Err(invalid("a secret can't contain a NUL character"));
         }
-        files::private_dir(&self.folder)?;
-        let _alone = files::lock_waiting(&self.folder.join("lock"))?;
+        files::private_dir(&self.folder).map_err(of(&self.folder))?;
+        let _alone = self.lock()?;
         let key = self.key(true)?;
         let mut written = self.read()?;
         let (nonce, text) = cipher::seal(&key, name.as_str(), value.text())?;
@@ -120,7 +120,7 @@ impl Vault {
         if !self.file().exists() {
             return Ok(false);
         }
-        let _alone = files::lock_waiting(&self.folder.join("lock"))?;
+        let _alone = self.lock()?;
         let mut written = self.read()?;
         let was = written.secrets.remove(name).is_some();
         if was {
@@ -135,8 +135,13 @@ impl Vault {
         Ok(secrets.map(|(name, sealed)| Kept { name, updated: sealed.updated }).collect())
     }
 
+    fn lock(&self) -> io::Result<files::Lock> {
+        let path = self.folder.join("lock");
+        files::lock_waiting(&path).map_err(of(&path))
+    }
+
     fn write(&self, written: &Written) -> io::Result<()> {
-        files::replace(&self.file(), &serde_json::to_string(written)?)
+        files::replace(&self.file(), &serde_json::to_string(written)?).map_err(of(&self.file()))
     }
 
     /// `NAME=VALUE` of each variable that is a secret.
@@ -207,9 +212,14 @@ impl Vault {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(invalid("the key file is not there, nor another source of the key"))
             }
-            Err(error) => Err(error),
+            Err(error) => Err(of(&path)(error)),
         }
     }
+}
+
+/// An error says which file it is of.
+fn of(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn key_of(text: &str, from: &str) -> io::Result<Zeroizing<[u8; KEY]>> {

@@ -1218,10 +1218,12 @@ fn s2_planted_links_are_not_followed() {
         std::os::unix::fs::symlink(&victim, &at).unwrap();
         let made = machine.regrow(&["token", "create", "x", "--allow", "read:*", "--config", "daemon.toml"]);
         let _ = machine.regrow(&["token", "revoke", "x", "--config", "daemon.toml"]);
-        let mut secret =
-            machine.project.command(&["secret", "set", "x"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut secret = machine.project.command(&["secret", "set", "x"]);
+        let mut secret = secret.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(&mut secret.stdin.take().unwrap(), b"value").unwrap();
-        let _ = secret.wait_with_output().unwrap();
+        let set = secret.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&set.stderr);
+        assert_eq!(said.contains(planted), planted.starts_with("secrets/"), "{planted}: {said}");
         let started = machine.regrow(&["daemon", "--config", "daemon.toml", "--detach"]);
         let is_up = started.code == 0;
         assert_eq!(
