@@ -14,7 +14,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -22,15 +22,14 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::cgroup::Cgroups;
 use super::log::{self, Keep, Logs, Loss, Took};
-use super::native::Coming;
 use super::pidfd::has_ended;
 use super::signals::ChildDeaths;
-use super::spawn::Program;
 use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Stream, pidfd, proc};
 use crate::model::{Exit, ResourceUsage};
 
 pub(super) use kept::{About, Above};
 use lines::take;
+pub(super) use orders::{Expected, Line, Marks, Order, Watched};
 pub(super) use reclaim::{Reclaimed, reclaim};
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
@@ -40,150 +39,8 @@ const LONGEST_LINE: usize = 1024 * 1024;
 /// At most this much is read from a dead process's pipe that somebody else still fills.
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
-/// What the watcher is told.
-pub(super) enum Order {
-    /// Look after this process.
-    Watch(Box<Watched>),
-    /// Signal a whole tree, and SIGCONT after it.
-    Signal(ProcessKey, i32),
-    /// SIGSTOP a whole tree, and say so.
-    Pause(ProcessKey),
-    /// SIGCONT a whole tree.
-    Resume(ProcessKey),
-    /// SIGKILL a whole tree until it is empty.
-    Kill(ProcessKey),
-    /// When this process dies, end everything at once and exit.
-    DieWith(OwnedFd),
-    /// End whatever was left to us and belongs to nobody; then say so.
-    EndStrays(Box<dyn FnOnce() + Send>),
-    /// The keeper was asked for this process.
-    Expect(Box<Expected>),
-    /// Look after a process that the keeper has kept.
-    Adopt(ProcessKey, Output, Option<Keep>, NewsSink),
-    /// What is kept of a process that is gone may go.
-    Settle(ProcessKey),
-    /// What a source prints is kept like this from now on.
-    Keep(SourceId, Keep),
-    /// A source prints no more.
-    Forget(SourceId),
-    /// End.
-    Quit,
-}
-
-/// A process to look after.
-pub(super) struct Watched {
-    pub(super) key: ProcessKey,
-    pub(super) pid: u32,
-    pub(super) pidfd: OwnedFd,
-    /// Since when it is this host's.
-    pub(super) since: Instant,
-    pub(super) pipes: [Option<OwnedFd>; 2],
-    pub(super) output: Output,
-    pub(super) marks: Marks,
-    /// The cgroup of its own that it was made in lies there.
-    pub(super) cgroups: Option<Arc<Cgroups>>,
-    pub(super) news: NewsSink,
-}
-
-/// By what a tree is known that has no cgroup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Marks {
-    /// `NAME=VALUE` in its environment that no other process tree has.
-    pub(super) variable: String,
-    /// Its limit that no other process tree has.
-    pub(super) limit: u64,
-}
-
-impl Marks {
-    /// Those of a run's process.
-    pub(super) fn of(run: u64, key: u64) -> Marks {
-        Marks { variable: format!("{run:016x}.{key}"), limit: super::native::limit_mark(run, key) }
-    }
-}
-
-/// A process that a keeper is making.
-pub(super) struct Expected {
-    pub(super) key: ProcessKey,
-    pub(super) output: Output,
-    pub(super) marks: Marks,
-    /// Where it is to have its cgroup.
-    pub(super) cgroups: Option<Arc<Cgroups>>,
-    /// What the keeper says of it to a later daemon; `None`: nothing, it is to end with us.
-    pub(super) about: Option<String>,
-    /// What is run, for words about a failure.
-    pub(super) program: Program,
-    pub(super) news: NewsSink,
-    /// Its descriptors are still to come.
-    pub(super) coming: Coming,
-}
-
-/// Orders, and since when the first of them waits.
-#[derive(Default)]
-struct Orders {
-    list: Vec<Order>,
-    since: Option<Instant>,
-}
-
-/// How others reach the watcher.
-#[derive(Clone)]
-pub(super) struct Line {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    orders: Mutex<Orders>,
-    wake: EventFd,
-}
-
-impl Line {
-    /// Gives an order and wakes the watcher.
-    pub(super) fn send(&self, order: Order) {
-        self.orders().list.push(order);
-        self.wake();
-    }
-
-    /// Gives an order without waking the watcher for it, unless many wait already. The
-    /// caller is to wake it before it rests.
-    pub(super) fn send_later(&self, order: Order) {
-        let mut orders = self.orders();
-        orders.list.push(order);
-        orders.since.get_or_insert_with(Instant::now);
-        let many = orders.list.len().is_multiple_of(BATCH);
-        drop(orders);
-        if many {
-            self.wake();
-        }
-    }
-
-    /// Wakes the watcher where orders have waited for long: before something that may take
-    /// its time.
-    pub(super) fn wake_if_late(&self) {
-        let late = self.orders().since.is_some_and(|since| since.elapsed() > LATE);
-        if late {
-            self.wake();
-        }
-    }
-
-    /// Wakes the watcher where orders wait.
-    pub(super) fn wake(&self) {
-        if !self.orders().list.is_empty() {
-            // It can only fail when the counter is full, and then the watcher is awake anyway.
-            let _ = self.inner.wake.write(1);
-        }
-    }
-
-    fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.inner.orders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// So long may who was left to us and has died be there still, and who was not seen not be looked for.
 const DEAF_MILLIS: u16 = 20;
-
-/// In a burst of starts the watcher is woken for so many at once.
-const BATCH: usize = 32;
-/// And nothing waits longer than this while more processes are made.
-const LATE: Duration = Duration::from_millis(1);
 
 /// Starts the thread. `sink` gets the lines; `reap_all`: every child that is left to this
 /// process is ours to reap, because nobody else in it makes children.
@@ -205,7 +62,7 @@ pub(super) fn start(
     if let Some(deaths) = &deaths {
         epoll.add(deaths.wake(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Children.pack()))?;
     }
-    let line = Line { inner: Arc::new(Inner { orders: Mutex::default(), wake }) };
+    let line = Line::new(wake);
     let watcher = Watcher {
         line: line.clone(),
         epoll,
@@ -412,9 +269,7 @@ impl Watcher {
 
     /// `false`: the watcher is to end.
     fn take_orders(&mut self) -> bool {
-        let _ = self.line.inner.wake.read();
-        let orders = std::mem::take(&mut *self.line.orders());
-        for order in orders.list {
+        for order in self.line.take() {
             match order {
                 Order::Watch(watched) => self.watch(*watched),
                 Order::Signal(key, signal) => {
@@ -826,5 +681,6 @@ pub(super) const MARK: &str = "REGROW_MARK";
 
 mod kept;
 mod lines;
+mod orders;
 mod reclaim;
 mod tree;

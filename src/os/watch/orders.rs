@@ -1,0 +1,165 @@
+//! What the watcher is told, and the line by which it is told.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::EventFd;
+
+use crate::os::cgroup::Cgroups;
+use crate::os::log::Keep;
+use crate::os::native::Coming;
+use crate::os::spawn::Program;
+use crate::os::{NewsSink, Output, ProcessKey, SourceId};
+
+/// What the watcher is told.
+pub(in crate::os) enum Order {
+    /// Look after this process.
+    Watch(Box<Watched>),
+    /// Signal a whole tree, and SIGCONT after it.
+    Signal(ProcessKey, i32),
+    /// SIGSTOP a whole tree, and say so.
+    Pause(ProcessKey),
+    /// SIGCONT a whole tree.
+    Resume(ProcessKey),
+    /// SIGKILL a whole tree until it is empty.
+    Kill(ProcessKey),
+    /// When this process dies, end everything at once and exit.
+    DieWith(OwnedFd),
+    /// End whatever was left to us and belongs to nobody; then say so.
+    EndStrays(Box<dyn FnOnce() + Send>),
+    /// The keeper was asked for this process.
+    Expect(Box<Expected>),
+    /// Look after a process that the keeper has kept.
+    Adopt(ProcessKey, Output, Option<Keep>, NewsSink),
+    /// What is kept of a process that is gone may go.
+    Settle(ProcessKey),
+    /// What a source prints is kept like this from now on.
+    Keep(SourceId, Keep),
+    /// A source prints no more.
+    Forget(SourceId),
+    /// End.
+    Quit,
+}
+
+/// A process to look after.
+pub(in crate::os) struct Watched {
+    pub(in crate::os) key: ProcessKey,
+    pub(in crate::os) pid: u32,
+    pub(in crate::os) pidfd: OwnedFd,
+    /// Since when it is this host's.
+    pub(in crate::os) since: Instant,
+    pub(in crate::os) pipes: [Option<OwnedFd>; 2],
+    pub(in crate::os) output: Output,
+    pub(in crate::os) marks: Marks,
+    /// The cgroup of its own that it was made in lies there.
+    pub(in crate::os) cgroups: Option<Arc<Cgroups>>,
+    pub(in crate::os) news: NewsSink,
+}
+
+/// By what a tree is known that has no cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::os) struct Marks {
+    /// `NAME=VALUE` in its environment that no other process tree has.
+    pub(in crate::os) variable: String,
+    /// Its limit that no other process tree has.
+    pub(in crate::os) limit: u64,
+}
+
+impl Marks {
+    /// Those of a run's process.
+    pub(in crate::os) fn of(run: u64, key: u64) -> Marks {
+        Marks { variable: format!("{run:016x}.{key}"), limit: crate::os::native::limit_mark(run, key) }
+    }
+}
+
+/// A process that a keeper is making.
+pub(in crate::os) struct Expected {
+    pub(in crate::os) key: ProcessKey,
+    pub(in crate::os) output: Output,
+    pub(in crate::os) marks: Marks,
+    /// Where it is to have its cgroup.
+    pub(in crate::os) cgroups: Option<Arc<Cgroups>>,
+    /// What the keeper says of it to a later daemon; `None`: nothing, it is to end with us.
+    pub(in crate::os) about: Option<String>,
+    /// What is run, for words about a failure.
+    pub(in crate::os) program: Program,
+    pub(in crate::os) news: NewsSink,
+    /// Its descriptors are still to come.
+    pub(in crate::os) coming: Coming,
+}
+
+/// Orders, and since when the first of them waits.
+#[derive(Default)]
+struct Orders {
+    list: Vec<Order>,
+    since: Option<Instant>,
+}
+
+/// How others reach the watcher.
+#[derive(Clone)]
+pub(in crate::os) struct Line {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    orders: Mutex<Orders>,
+    wake: EventFd,
+}
+
+impl Line {
+    pub(super) fn new(wake: EventFd) -> Line {
+        Line { inner: Arc::new(Inner { orders: Mutex::default(), wake }) }
+    }
+
+    /// Gives an order and wakes the watcher.
+    pub(in crate::os) fn send(&self, order: Order) {
+        self.orders().list.push(order);
+        self.wake();
+    }
+
+    /// Gives an order without waking the watcher for it, unless many wait already. The
+    /// caller is to wake it before it rests.
+    pub(in crate::os) fn send_later(&self, order: Order) {
+        let mut orders = self.orders();
+        orders.list.push(order);
+        orders.since.get_or_insert_with(Instant::now);
+        let many = orders.list.len().is_multiple_of(BATCH);
+        drop(orders);
+        if many {
+            self.wake();
+        }
+    }
+
+    /// Wakes the watcher where orders have waited for long: before something that may take
+    /// its time.
+    pub(in crate::os) fn wake_if_late(&self) {
+        let late = self.orders().since.is_some_and(|since| since.elapsed() > LATE);
+        if late {
+            self.wake();
+        }
+    }
+
+    /// Wakes the watcher where orders wait.
+    pub(in crate::os) fn wake(&self) {
+        if !self.orders().list.is_empty() {
+            // It can only fail when the counter is full, and then the watcher is awake anyway.
+            let _ = self.inner.wake.write(1);
+        }
+    }
+
+    /// What was ordered since the last call.
+    pub(super) fn take(&self) -> Vec<Order> {
+        let _ = self.inner.wake.read();
+        std::mem::take(&mut *self.orders()).list
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.inner.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// In a burst of starts the watcher is woken for so many at once.
+const BATCH: usize = 32;
+/// And nothing waits longer than this while more processes are made.
+const LATE: Duration = Duration::from_millis(1);
