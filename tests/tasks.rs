@@ -105,12 +105,13 @@ fn ten_thousand_at_once_run_in_order_and_a_full_queue_says_so() {
         let specs = |count: usize| vec![TaskSpec::new(["/bin/true"]); count];
         let denied = tasks.submit(specs(10_000), "").await.unwrap_err();
         assert_eq!(denied.code, DenialCode::TooManyRequests);
-        assert_eq!(denied.reason, "10000 tasks at once are more than may wait, 2000");
+        assert_eq!(denied.reason, "10000 tasks at once do not fit: 0 tasks wait, of at most 2000");
         let ids = tasks.submit(specs(2_000), "").await.unwrap();
         assert!(ids.is_sorted() && ids.len() == 2_000, "ids are in the order of time");
         let denied = tasks.submit(specs(2_000), "").await.unwrap_err();
         assert!(
-            denied.reason.starts_with("the queue is full: ") && denied.reason.ends_with(", of at most 2000"),
+            denied.reason.starts_with("2000 tasks at once do not fit: ")
+                && denied.reason.ends_with(", of at most 2000"),
             "{denied}"
         );
         for id in &ids {

@@ -589,7 +589,8 @@ impl PoolState {
         let attempts = record.attempts;
         let finished = Arc::new(Finished { id: task, ended, by_force, report, attempts, collector });
         if attempts > 0 {
-            let took = finished.report.duration;
+            // What never ran took no time that would say anything.
+            let took = finished.report.pid.map(|_| finished.report.duration);
             self.tally.count(task, || record.spec.command.to_string(), finished.success(), took);
         }
         let flight = record.flight.take();

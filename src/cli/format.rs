@@ -1,5 +1,6 @@
 //! Words, numbers and tables for people.
 
+use std::borrow::Cow;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -98,7 +99,8 @@ impl Table {
     }
 
     pub(super) fn row(&mut self, cells: Vec<(String, Tint)>) {
-        self.rows.push(cells);
+        let plain = |(cell, tint): (String, Tint)| (plain(&cell).into_owned(), tint);
+        self.rows.push(cells.into_iter().map(plain).collect());
     }
 
     /// The whole table, without a newline at its end. `width`: of the terminal.
@@ -137,6 +139,19 @@ impl Table {
     }
 }
 
+/// Text that others have written, on one line and harmless to a terminal: control characters are shown as
+/// Rust writes them.
+pub(super) fn plain(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    Cow::Owned(text.chars().map(shown).collect())
+}
+
 /// The text, cut with a mark where it is wider than allowed.
 pub(super) fn shorten(text: &str, width: usize) -> String {
     if text.width() <= width {
@@ -155,6 +170,14 @@ pub(super) fn shorten(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_write_stays_on_its_line_and_changes_no_terminal() {
+        assert_eq!(plain("sleep 3 # \u{1b}]0;evil\u{7}\n\tü"), "sleep 3 # \\u{1b}]0;evil\\u{7}\\n\\tü");
+        let mut table = Table::new(&["command"]);
+        table.row(vec![("a\nb".to_owned(), Tint::None)]);
+        assert_eq!(table.render(None, false).lines().count(), 2);
+    }
 
     #[test]
     fn numbers_for_people() {

@@ -137,7 +137,7 @@ fn in_words(stats: &Stats) -> Vec<String> {
         None => "commands   none run yet".to_owned(),
     });
     for slow in slowest.iter().take(5) {
-        lines.push(format!("  {:>9}  {}", seconds(slow.duration_s), slow.command));
+        lines.push(format!("  {:>9}  {}", seconds(slow.duration_s), format::plain(&slow.command)));
     }
     lines
 }

@@ -36,10 +36,19 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// A command is over.
-    pub fn count(&mut self, id: TaskId, command: impl FnOnce() -> String, success: bool, took: Duration) {
+    /// A command is over. `took`: `None` where it never ran.
+    pub fn count(
+        &mut self,
+        id: TaskId,
+        command: impl FnOnce() -> String,
+        success: bool,
+        took: Option<Duration>,
+    ) {
         self.executions += 1;
         self.failures += u64::from(!success);
+        let Some(took) = took else {
+            return;
+        };
         if let Some(times) = &mut self.times {
             times.saturating_record(u64::try_from(took.as_micros()).unwrap_or(LONGEST).max(1));
         }
@@ -85,7 +94,7 @@ mod tests {
         assert_eq!(tally.performance().success_rate, None);
         for n in 1..=100u64 {
             let id = TaskId(Uuid::from_u64_pair(0, n));
-            tally.count(id, || format!("sleep {n}"), n % 4 != 0, Duration::from_millis(n * 10));
+            tally.count(id, || format!("sleep {n}"), n % 4 != 0, Some(Duration::from_millis(n * 10)));
         }
         let told = tally.performance();
         assert_eq!((told.executions, told.failures, told.success_rate), (100, 25, Some(0.75)));

@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -53,26 +53,40 @@ struct Seat {
     folder: u64,
     dir: Arc<OwnedFd>,
     /// Its `cgroup.events`.
-    events: OwnedFd,
+    events: fs::File,
+    /// What was set of it when it was made.
+    settings: Vec<(fs::File, Vec<u8>)>,
     /// What is made in one that was killed once is killed, too.
     killed: AtomicBool,
 }
+
+/// What a command that may can set of its own cgroup: the next would be frozen, say.
+const SETTINGS: [&str; 5] =
+    ["cgroup.freeze", "cgroup.type", "cgroup.subtree_control", "cgroup.max.depth", "cgroup.max.descendants"];
 
 impl Seat {
     /// Whether anybody is in it.
     fn is_populated(&self) -> io::Result<bool> {
         let mut text = [0; 128];
-        let length = nix::sys::uio::pread(&self.events, &mut text, 0)?;
-        Ok(is_populated(&text[..length]))
+        match self.events.read_at(&mut text, 0) {
+            Ok(length) => Ok(is_populated(&text[..length])),
+            // Somebody has removed it, which the kernel allows when nobody is in it.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Whether nobody is in it, and nothing was made below it.
+    /// Whether it is there, nobody is in it, and nothing was made or set of it.
     fn is_as_new(&self) -> bool {
+        let mut text = [0; 128];
+        let mut says = |file: &fs::File, want: &dyn Fn(&[u8]) -> bool| {
+            file.read_at(&mut text, 0).is_ok_and(|length| want(&text[..length]))
+        };
         // A folder has a link for each below it, and two of its own.
-        let plain = || nix::sys::stat::fstat(&self.dir).is_ok_and(|folder| folder.st_nlink == 2);
         !self.killed.load(Ordering::Relaxed)
-            && self.is_populated().is_ok_and(|populated| !populated)
-            && plain()
+            && says(&self.events, &|text| !is_populated(text))
+            && self.settings.iter().all(|(file, made)| says(file, &|text| text == made))
+            && nix::sys::stat::fstat(&self.dir).is_ok_and(|folder| folder.st_nlink == 2)
     }
 }
 
@@ -81,7 +95,7 @@ fn is_populated(events: &[u8]) -> bool {
     !String::from_utf8_lossy(events).contains("populated 0")
 }
 
-/// So many are held for those that come, two descriptors each.
+/// So many are held for those that come, seven descriptors each.
 const SPARE: usize = 32;
 
 /// Whether a cgroup may be one that another tree had, and go on to the next.
@@ -171,11 +185,14 @@ impl Cgroups {
             return None;
         }
         if use_ == Use::Again {
-            let mut again = self.again();
-            if let Some(seat) = again.spare.pop() {
-                let dir = Arc::clone(&seat.dir);
-                again.of.insert(key, seat);
-                return Some(dir);
+            while let Some(seat) = self.spare() {
+                // Looked at here, since who was in it may have set something of it after its end.
+                if seat.is_as_new() {
+                    let dir = Arc::clone(&seat.dir);
+                    self.again().of.insert(key, seat);
+                    return Some(dir);
+                }
+                self.give_back(seat.folder);
             }
         }
         let name = key.to_string();
@@ -185,10 +202,8 @@ impl Cgroups {
             Ok(dir) => {
                 let dir = Arc::new(dir);
                 if use_ == Use::Again
-                    && let Ok(events) = self.open(key, "cgroup.events")
+                    && let Some(seat) = self.seat_of(key, &dir)
                 {
-                    let (dir, killed) = (Arc::clone(&dir), AtomicBool::new(false));
-                    let seat = Seat { folder: key, dir, events: events.into(), killed };
                     self.again().of.insert(key, Arc::new(seat));
                 }
                 Some(dir)
@@ -202,6 +217,29 @@ impl Cgroups {
                 None
             }
         }
+    }
+
+    fn spare(&self) -> Option<Arc<Seat>> {
+        self.again().spare.pop()
+    }
+
+    /// Holds one open that was just made. `None`: there are no descriptors for it, say.
+    fn seat_of(&self, folder: u64, dir: &Arc<OwnedFd>) -> Option<Seat> {
+        let events = self.open(folder, "cgroup.events").ok()?;
+        let mut settings = Vec::new();
+        for name in SETTINGS {
+            let file = match self.open(folder, name) {
+                Ok(file) => file,
+                // Older kernels have fewer of them.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(_) => return None,
+            };
+            let mut made = vec![0; 128];
+            let length = file.read_at(&mut made, 0).ok()?;
+            made.truncate(length);
+            settings.push((file, made));
+        }
+        Some(Seat { folder, dir: Arc::clone(dir), events, settings, killed: AtomicBool::new(false) })
     }
 
     /// The kernel would not make a process in that of a tree. Where that won't pass, none is tried any more.
@@ -258,24 +296,25 @@ impl Cgroups {
 
     /// Forgets that of a tree that is gone.
     pub(super) fn remove(&self, key: u64) {
-        let seat = self.seat(key);
-        if let Some(seat) = seat.filter(|seat| seat.is_as_new()) {
-            let mut again = self.again();
-            again.of.remove(&key);
-            if again.spare.len() < SPARE {
+        let mut again = self.again();
+        match again.of.remove(&key) {
+            Some(seat) if !seat.killed.load(Ordering::Relaxed) && again.spare.len() < SPARE => {
                 again.spare.push(seat);
-                return;
             }
-            drop(again);
-            let _ = self.gone.send(seat.folder);
-            return;
+            seat => {
+                drop(again);
+                self.give_back(seat.map_or(key, |seat| seat.folder));
+            }
         }
-        self.discard(key);
     }
 
     /// The same of one that can't be used.
     pub(super) fn discard(&self, key: u64) {
-        let folder = self.again().of.remove(&key).map_or(key, |seat| seat.folder);
+        let seat = self.again().of.remove(&key);
+        self.give_back(seat.map_or(key, |seat| seat.folder));
+    }
+
+    fn give_back(&self, folder: u64) {
         // The thread lives as long as this does.
         let _ = self.gone.send(folder);
     }
@@ -549,6 +588,22 @@ mod tests {
         cgroups.remove(3);
         fresh(4);
         assert_eq!(cgroups.folder_of(4), 4, "nor one that has others in it");
+        for (key, setting, value) in [(4, "cgroup.freeze", "1"), (14, "cgroup.max.descendants", "0")] {
+            fs::write(cgroups.folder().join(format!("{key}/{setting}")), value).unwrap();
+            cgroups.remove(key);
+            fresh(key + 10);
+            assert_eq!(
+                cgroups.folder_of(key + 10),
+                key + 10,
+                "nor one of which something was set: {setting}"
+            );
+        }
+        fs::remove_dir(cgroups.folder().join("24")).unwrap();
+        assert!(!cgroups.is_populated(24).unwrap(), "nobody is in one that is gone");
+        cgroups.remove(24);
+        fresh(34);
+        assert_eq!(cgroups.folder_of(34), 34);
+        cgroups.discard(34);
         assert!(cgroups.fresh(5, Use::Once).is_some());
         cgroups.remove(5);
         fresh(6);

@@ -398,6 +398,7 @@ impl Work {
         match by {
             By::Ourselves(spawner) => {
                 let given = [input.as_ref().map(AsFd::as_fd), extra.as_ref().map(|extra| extra.as_fd())];
+                let since = Instant::now();
                 let made = spawner.spawn(&program, given, limit, inside);
                 let placed = made.as_ref().map_or(Placed::WithUs, |made| made.placed);
                 if let Some(cgroups) = cgroups
@@ -413,7 +414,7 @@ impl Work {
                         key,
                         pid: made.pid,
                         pidfd: made.pidfd,
-                        since: Instant::now(),
+                        since,
                         pipes: [Some(made.stdout), Some(made.stderr)],
                         output,
                         marks,

@@ -103,8 +103,12 @@ impl Tasks {
         let (who, count) = (who.to_owned(), specs.len());
         let taken = self.ask(|answer| PoolMsg::Submit(specs, who, answer)).await?;
         taken.map_err(|refusal| match refusal {
-            Refusal::Full { queue, .. } if count > queue => {
-                let reason = format!("{count} tasks at once are more than may wait, {queue}");
+            Refusal::Full { queue: 0, .. } if count == 1 => {
+                denial(DenialCode::TooManyRequests, "no worker is free, and no task may wait")
+            }
+            Refusal::Full { waiting, queue } if count > 1 => {
+                let reason =
+                    format!("{count} tasks at once do not fit: {waiting} tasks wait, of at most {queue}");
                 denial(DenialCode::TooManyRequests, &reason)
             }
             other => refused(other),

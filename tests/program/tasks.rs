@@ -449,3 +449,45 @@ fn a_task_reads_what_is_there_for_its_client_alone() {
     assert_eq!(output.stdout, b"none\n");
     assert_eq!(output.stderr, b"regrow: the variable BAD is no text (UTF-8), and is not passed on\n");
 }
+
+/// What a command that may makes of its cgroup, which the next one is given, is its own: frozen, closed, or gone.
+#[test]
+fn what_a_command_sets_of_its_cgroup_is_nothing_to_the_next() {
+    const TEST: &str = "what_a_command_sets_of_its_cgroup_is_nothing_to_the_next";
+    let machine = machine();
+    let own = "own=$(grep ' - cgroup2 ' /proc/self/mountinfo | head -1 | cut -d' ' -f5)\
+               $(sed -n 's/^0:://p' /proc/self/cgroup); ";
+    let exec = |script: &str| {
+        let script = format!("{own}{script}");
+        machine.project.json(&[
+            "exec",
+            "--timeout",
+            "10s",
+            "--grace",
+            "1s",
+            "--json",
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ])
+    };
+    let place = exec("echo $own");
+    let place = place["stdout"].as_str().unwrap().trim();
+    if !place.contains("/regrow-") {
+        // The kernel's or the user's choice: nothing that could be installed.
+        eprintln!("SKIPPED {TEST}: no cgroup can be made here");
+        return;
+    }
+    let outside = "top=$(dirname $(dirname $own)); ";
+    for (made, asked, want) in [
+        ("echo 0 > $top/cgroup.procs; echo 1 > $own/cgroup.freeze", "echo goes on", "goes on\n"),
+        ("echo 0 > $own/cgroup.max.descendants", "cat $own/cgroup.max.descendants", "max\n"),
+        ("echo 0 > $top/cgroup.procs; rmdir $own", "test -d $own && echo there", "there\n"),
+    ] {
+        let first = exec(&format!("{outside}{made}"));
+        assert_eq!(first["ended"], "exited", "{made}: {first}");
+        let next = exec(asked);
+        assert_eq!(next["stdout"], want, "after {made}: {next}");
+    }
+}
