@@ -64,7 +64,8 @@ pub fn continuation(
     let known = written.is_some();
     let mut past = written.unwrap_or_else(|| Past::new(id.clone(), today));
     past.instance = id.clone();
-    // It was being taken out of the tree, and its supervisor ended before it was.
+    // It was being taken out of the tree, and its supervisor ended before it was. Earlier ones wrote that
+    // like a stop by hand, after which the goal is another.
     let taken_out = matches!(past.stopped_for, Some(StopCause::Command | StopCause::Removed));
     if past.goal == Goal::Up && taken_out {
         match past.state {

@@ -112,7 +112,9 @@ pub fn because(board: &Board, entry: &Entry, now: Duration) -> String {
         State::Stopping => "it is being ended".to_owned(),
         State::Stopped if entry.goal == Goal::Up => "it was stopped, to be started again".to_owned(),
         State::Stopped => match entry.stopped_for {
-            Some(cause @ (StopCause::AutoShutdown | StopCause::Group | StopCause::GaveUp)) => {
+            Some(
+                cause @ (StopCause::AutoShutdown | StopCause::Group | StopCause::GaveUp | StopCause::Removed),
+            ) => {
                 format!("it was stopped: {cause}")
             }
             _ => "somebody stopped it".to_owned(),

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode};
 
 use super::native::run_of;
 use super::{clone3, pidfd, proc};
@@ -52,6 +52,8 @@ struct Seat {
     /// The key of the first.
     folder: u64,
     dir: Arc<OwnedFd>,
+    /// Whose it is, and who may do what with it.
+    rights: (u32, u32, u32),
     /// Its `cgroup.events`.
     events: fs::File,
     /// What was set of it when it was made.
@@ -86,8 +88,13 @@ impl Seat {
         !self.killed.load(Ordering::Relaxed)
             && says(&self.events, &|text| !is_populated(text))
             && self.settings.iter().all(|(file, made)| says(file, &|text| text == made))
-            && nix::sys::stat::fstat(&self.dir).is_ok_and(|folder| folder.st_nlink == 2)
+            && nix::sys::stat::fstat(&self.dir)
+                .is_ok_and(|folder| folder.st_nlink == 2 && rights(&folder) == self.rights)
     }
+}
+
+fn rights(folder: &FileStat) -> (u32, u32, u32) {
+    (folder.st_uid, folder.st_gid, folder.st_mode)
 }
 
 /// What `cgroup.events` says.
@@ -225,6 +232,7 @@ impl Cgroups {
 
     /// Holds one open that was just made. `None`: there are no descriptors for it, say.
     fn seat_of(&self, folder: u64, dir: &Arc<OwnedFd>) -> Option<Seat> {
+        let rights = rights(&nix::sys::stat::fstat(dir).ok()?);
         let events = self.open(folder, "cgroup.events").ok()?;
         let mut settings = Vec::new();
         for name in SETTINGS {
@@ -239,7 +247,8 @@ impl Cgroups {
             made.truncate(length);
             settings.push((file, made));
         }
-        Some(Seat { folder, dir: Arc::clone(dir), events, settings, killed: AtomicBool::new(false) })
+        let (dir, killed) = (Arc::clone(dir), AtomicBool::new(false));
+        Some(Seat { folder, dir, rights, events, settings, killed })
     }
 
     /// The kernel would not make a process in that of a tree. Where that won't pass, none is tried any more.
@@ -294,7 +303,8 @@ impl Cgroups {
         let _ = self.open(key, "cgroup.kill").and_then(|mut file| file.write_all(b"1"));
     }
 
-    /// Forgets that of a tree that is gone.
+    /// Forgets that of a tree that is gone, and whose leader ended by itself: one that was killed may have
+    /// been killed through it by somebody else, and what is made in it later is, too.
     pub(super) fn remove(&self, key: u64) {
         let mut again = self.again();
         match again.of.remove(&key) {
@@ -578,8 +588,6 @@ mod tests {
         let path = Path::new(cgroups.folder().file_name().unwrap()).join("1");
         assert_eq!(cgroups.key_of(&path), Some(2), "by another");
         assert!(!cgroups.is_populated(2).unwrap());
-        // What is told of the one before reaches nobody.
-        cgroups.kill(1);
         cgroups.kill(2);
         cgroups.remove(2);
         fresh(3);

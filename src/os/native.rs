@@ -294,9 +294,9 @@ pub(super) fn run_of(mark: u64) -> Option<u32> {
     (mark >> 62 == 1).then(|| number_of(mark >> 32))
 }
 
-/// The next order, and how many wait behind it. In a burst of them the watcher is woken for many at once; but before a
-/// wait, and before an order behind which no other comes, it is woken: making a process may
-/// take long (a folder on a network), and what was made before is to be heard of.
+/// The next order, and how many wait behind it. In a burst of them the watcher is woken for many at
+/// once; but before a wait, and before an order behind which no other comes, it is woken: making a
+/// process may take long (a folder on a network), and what was made before is to be heard of.
 fn next(starts: &Taker, line: &Line) -> Option<(SpawnOrder, usize)> {
     if let Some((order, waiting)) = starts.take_waiting() {
         if waiting == 0 {

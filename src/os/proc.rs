@@ -117,6 +117,8 @@ impl Children {
     pub(super) fn of_main_thread(&mut self, pid: u32) -> Vec<u32> {
         let mut text = Vec::new();
         if self.read(pid, &mut text).is_err() {
+            // What was read may end within a number.
+            text.clear();
             self.0 = None;
         }
         String::from_utf8_lossy(&text).split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()

@@ -105,7 +105,7 @@ impl Vault {
         if value.text().contains('\0') {
             return Err(invalid("a secret can't contain a NUL character"));
         }
-        files::private_dir(&self.folder).map_err(of(&self.folder))?;
+        files::private_dir(&self.folder)?;
         let _alone = self.lock()?;
         let key = self.key(true)?;
         let mut written = self.read()?;
@@ -204,7 +204,12 @@ impl Vault {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
                 let key = cipher::new_key()?;
-                let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+                let mut file = fs::OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path)
+                    .map_err(of(&path))?;
                 io::Write::write_all(&mut file, Zeroizing::new(hex(&*key)).as_bytes())?;
                 file.sync_all()?;
                 Ok(key)

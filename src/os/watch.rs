@@ -39,7 +39,8 @@ const LONGEST_LINE: usize = 1024 * 1024;
 /// At most this much is read from a dead process's pipe that somebody else still fills.
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
-/// So long may who was left to us and has died be there still, and who was not seen not be looked for.
+/// After a look at who was left to us and has died, the next is so much later, or a little more. Trees of
+/// which not all was seen are looked at again after as long.
 const DEAF_MILLIS: u16 = 20;
 
 /// Starts the thread. `sink` gets the lines; `reap_all`: every child that is left to this
@@ -602,7 +603,10 @@ impl Watcher {
                 self.leaders.remove(&process.pid);
             }
             if let Some(cgroups) = &process.cgroups {
-                cgroups.remove(key);
+                match process.exit {
+                    Some(Exit::Code(_)) => cgroups.remove(key),
+                    Some(Exit::Signal { .. } | Exit::Unknown) | None => cgroups.discard(key),
+                }
             }
             if let Some(above) = &mut self.above {
                 above.gone(key, process);

@@ -38,7 +38,7 @@ impl Scaled {
     fn words(&self) -> Option<String> {
         let last = self.last.as_ref()?;
         Some(match self.wish {
-            Wish::Asked(_) => format!("{last}; its copies are not all up yet"),
+            Wish::Asked(_) => format!("{last}; it is not done yet"),
             Wish::None | Wish::Denied(..) => last.clone(),
         })
     }

@@ -291,10 +291,10 @@ impl Turn<'_> {
             | StopCause::LeftBehind
             | StopCause::Internal => {}
         }
-        let by_hand = matches!(cause, StopCause::Command | StopCause::Removed);
+        let for_good = matches!(cause, StopCause::Command | StopCause::Removed);
         match phase {
-            // It rests because somebody wants it so, and the next supervisor is to know that.
-            Phase::Registered if by_hand => self.rest(cause),
+            // It rests because it is to, and the next supervisor is to know that.
+            Phase::Registered if for_good => self.rest(cause),
             Phase::Registered => Phase::Registered,
             Phase::Waiting { .. } => {
                 self.out.push(Effect::Withdraw);
@@ -309,7 +309,7 @@ impl Turn<'_> {
             }
             Phase::Crashed(_) => self.rest(cause),
             // The graph must not bring it back.
-            Phase::Failed(FailedWhy::Dependency { .. }) if by_hand => {
+            Phase::Failed(FailedWhy::Dependency { .. }) if for_good => {
                 self.out.push(Effect::Withdraw);
                 self.rest(cause)
             }
