@@ -3,44 +3,26 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// What reaches the world, or text, or threads: not for a room that only knows and decides.
+const PURE: &[&str] = &[
+    "tokio",
+    "ractor",
+    "nix",
+    "signal_hook_registry",
+    "sysinfo",
+    "tracing",
+    "hyper",
+    "axum",
+    "clap",
+    "toml",
+    "regex",
+    "rusqlite",
+];
+
 /// What each room may use of the others, and which packages are not for it.
 const ROOMS: &[(&str, &[&str], &[&str])] = &[
-    (
-        "model",
-        &[],
-        &[
-            "tokio",
-            "ractor",
-            "nix",
-            "signal_hook_registry",
-            "sysinfo",
-            "tracing",
-            "hyper",
-            "axum",
-            "clap",
-            "toml",
-            "regex",
-            "rusqlite",
-        ],
-    ),
-    (
-        "decide",
-        &["model"],
-        &[
-            "tokio",
-            "ractor",
-            "nix",
-            "signal_hook_registry",
-            "sysinfo",
-            "tracing",
-            "hyper",
-            "axum",
-            "clap",
-            "toml",
-            "regex",
-            "rusqlite",
-        ],
-    ),
+    ("model", &[], PURE),
+    ("decide", &["model"], PURE),
     (
         "manifest",
         &["model", "decide"],

@@ -15,6 +15,9 @@ use crate::model::task::{TaskEnd, TaskId, TaskState};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub u64);
 
+/// The largest pool.
+pub const MOST_WORKERS: u32 = 1_000;
+
 /// How large a pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {

@@ -16,7 +16,7 @@ use crate::actors::worker_pool::{
 };
 use crate::decide::cache::{Cache, Counts};
 use crate::decide::ledger::{KeptResult, Ledger};
-use crate::decide::pool::{Input, Refusal};
+use crate::decide::pool::{Input, MOST_WORKERS, Refusal};
 use crate::decide::progress;
 use crate::decide::scaler::ScalePolicy;
 use crate::model::sample::Sample;
@@ -261,12 +261,11 @@ impl Tasks {
 
     /// Sets how large the pool may be, and whether it scales by itself.
     pub async fn set_bounds(&self, bounds: Bounds) -> Result<(), Denial> {
-        const MOST: u32 = 1_000;
         let (_, policy) = self.ask_scaler(ScalerMsg::Stand).await?;
         let (min, max) = (bounds.min.unwrap_or(policy.min), bounds.max.unwrap_or(policy.max));
-        if min == 0 || min > max || max > MOST {
+        if min == 0 || min > max || max > MOST_WORKERS {
             let reason = format!(
-                "a pool has from 1 to {MOST} workers, and not fewer at most than at least: {min} to {max}"
+                "a pool has from 1 to {MOST_WORKERS} workers, and not fewer at most than at least: {min} to {max}"
             );
             return Err(denial(DenialCode::Invalid, &reason));
         }

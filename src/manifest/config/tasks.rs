@@ -75,9 +75,6 @@ pub(super) struct ThresholdKeys {
     load: Option<Load>,
 }
 
-/// The largest pool.
-const MOST_WORKERS: u32 = 1_000;
-
 // Checked where they are read, so that a fault names its line.
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -88,8 +85,8 @@ impl TryFrom<i64> for Workers {
     type Error = String;
 
     fn try_from(number: i64) -> Result<Workers, String> {
-        let fits = u32::try_from(number).ok().filter(|number| (1..=MOST_WORKERS).contains(number));
-        fits.map(Workers).ok_or_else(|| format!("a pool has from 1 to {MOST_WORKERS} workers"))
+        let fits = u32::try_from(number).ok().filter(|number| (1..=pool::MOST_WORKERS).contains(number));
+        fits.map(Workers).ok_or_else(|| format!("a pool has from 1 to {} workers", pool::MOST_WORKERS))
     }
 }
 
