@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorRef};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::actors::event_log::{EventLog, EventReader, Read};
@@ -15,7 +15,7 @@ use crate::actors::graph::{DependencyGraph, GraphMsg};
 use crate::actors::monitor::{self, Measured, ResourceMonitor};
 use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
 use crate::actors::worker_pool::{MakeHost, Shop, TaskRules};
-use crate::actors::{Context, KeepRule};
+use crate::actors::{CHECKS_AT_ONCE, Context, KeepRule, hooks};
 use crate::decide::frontier::{self, waits_for};
 use crate::decide::graph::Graph;
 use crate::decide::group;
@@ -107,6 +107,9 @@ pub enum StartError {
     Tree(String),
     /// The kernel refused what every run needs.
     Host(io::Error),
+    /// The supervisor before this one came to an end in order, and could not tell its keeper any more:
+    /// nothing is to be started.
+    Over,
 }
 
 impl std::fmt::Display for StartError {
@@ -122,6 +125,7 @@ impl std::fmt::Display for StartError {
             }
             StartError::Tree(reason) => f.write_str(reason),
             StartError::Host(error) => write!(f, "the host can't start: {error}"),
+            StartError::Over => f.write_str("everything is down already"),
         }
     }
 }
@@ -462,6 +466,11 @@ impl Handle {
         ended
     }
 
+    /// Whether a process is of a service of this tree.
+    pub fn is_of_service(&self, pid: u32) -> bool {
+        self.inner.native.as_ref().is_some_and(|host| host.is_of_tree(pid))
+    }
+
     /// The host, where it makes processes of its own.
     pub fn native_host(&self) -> Option<&Arc<NativeHost>> {
         self.inner.native.as_ref()
@@ -560,6 +569,8 @@ impl Made {
             sources: Arc::clone(&output) as Arc<dyn Sources>,
             socket,
             hooks: watch::Sender::new(Vec::new()),
+            hook_turns: Semaphore::new(hooks::IN_ALL),
+            check_turns: Semaphore::new(CHECKS_AT_ONCE),
             no_hooks: watch::Sender::new(false),
             vault: Arc::new(Vault::at(secrets.unwrap_or_else(|| files::state_dir().join("secrets")))),
             keep,

@@ -14,6 +14,7 @@ pub mod worker;
 pub mod worker_pool;
 
 mod errand;
+pub(crate) mod hooks;
 mod timer;
 
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::decide::continuation::Left;
 use crate::decide::ledger::Ledger;
@@ -52,6 +53,10 @@ pub struct Context {
     pub socket: Option<PathBuf>,
     /// The hooks that run, for people.
     pub hooks: watch::Sender<Vec<String>>,
+    /// One a hook that runs.
+    pub hook_turns: Semaphore,
+    /// One a check's command that runs.
+    pub check_turns: Semaphore,
     /// Turns true when hooks are not waited for any more.
     pub no_hooks: watch::Sender<bool>,
     /// Where the secrets are that environments name.
@@ -66,6 +71,9 @@ pub struct Context {
     /// them, and one that is read later may bring them back.
     pub strangers: Mutex<HashMap<String, Stranger>>,
 }
+
+/// So many commands of checks run at once in a tree; the others wait for their turn.
+pub const CHECKS_AT_ONCE: usize = 64;
 
 /// How instances' log files are kept, where their manifests say nothing else.
 #[derive(Debug, Clone)]

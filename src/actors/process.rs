@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::errand::{self, Errand};
 use super::graph::GraphMsg;
+use super::hooks::{HookRun, InstanceHooks};
 use super::supervisor::{ChildNews, SupervisorMsg};
 use super::timer::Timer;
 use super::{Context, Inheritance, end_unwanted, tell};
@@ -26,7 +26,6 @@ use crate::decide::operation::{Receipt, Standing, WishNumber};
 use crate::decide::probe::{Outcome, Pauses, Thresholds, one_line};
 use crate::decide::world::{Message, Node, Step};
 use crate::model::event::{CheckKind, Hook};
-use crate::model::exit::signal_name;
 use crate::model::{
     Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, Name, ReadyTarget,
     ServiceSpec,
@@ -164,6 +163,7 @@ pub(crate) struct ProcessState {
     effects: Vec<Effect>,
     /// A process whose end is being told.
     gone: Option<ProcessKey>,
+    hooks: Arc<InstanceHooks>,
 }
 
 /// What belongs to the incarnation that lives.
@@ -246,6 +246,7 @@ impl Actor for ProcessActor {
             timer: Timer::default(),
             effects: Vec::new(),
             gone: None,
+            hooks: Arc::default(),
         };
         if let Some(keep) = state.keep() {
             state.context.sources.kept_in(state.source, keep);
@@ -570,33 +571,18 @@ impl ProcessState {
         }
     }
 
-    /// Runs a hook beside everything else. It is not the service's: a stop does not end it, but
-    /// the end of the tree waits for it.
     fn run_hook(&self, hook: Hook, command: &CommandLine, fact: &Fact, limit: Duration) {
-        let mut env = environment(&self.context, &self.spec, &self.id, None);
-        env.given.extend(hook_variables(hook, fact));
-        let output = Output::Beside(self.source);
-        let (context, id, command) = (Arc::clone(&self.context), self.id.clone(), command.clone());
-        let dir = self.spec.dir.clone();
-        let name = format!("the {hook} hook of {id}");
-        self.context.hooks.send_modify(|names| names.push(name.clone()));
-        let mut killed = self.context.no_hooks.subscribe();
-        tokio::spawn(async move {
-            let _running = Running { hooks: &context.hooks, name };
-            let errand = Errand { host: &context.host, dir: &dir, env: &env, command: &command, output };
-            let outcome = tokio::select! {
-                outcome = errand.run(limit) => outcome,
-                // Dropped half way, it is killed.
-                _ = killed.wait_for(|killed| *killed) => return,
-            };
-            let message = match outcome {
-                errand::Outcome::Ended(Exit::SUCCESS, _) => return,
-                errand::Outcome::Ended(exit, _) => format!("{command} ended with {exit}"),
-                errand::Outcome::Unable(reason) => format!("{command}: {reason}"),
-                errand::Outcome::TimedOut => format!("{command} did not end within {limit:?}"),
-            };
-            context.log.append([Fact::HookFailed { instance: id, hook, message }]);
-        });
+        let run = HookRun {
+            instance: &self.id,
+            hook,
+            command,
+            fact,
+            limit,
+            dir: self.spec.dir.clone(),
+            env: environment(&self.context, &self.spec, &self.id, None),
+            output: Output::Beside(self.source),
+        };
+        self.hooks.run(&self.context, run);
     }
 
     fn key_of(&self, incarnation: Incarnation) -> Option<ProcessKey> {
@@ -671,13 +657,18 @@ impl ProcessState {
     ) {
         let pid = self.process.as_ref().and_then(|live| live.pid);
         let env = environment(&self.context, &self.spec, &self.id, pid);
-        let (actor, host, dir) = (myself.clone(), Arc::clone(&self.context.host), self.spec.dir.clone());
+        let (actor, dir) = (myself.clone(), self.spec.dir.clone());
+        let context = Arc::clone(&self.context);
         let task = tokio::spawn(async move {
             for pause in Pauses::new(kind, check.interval) {
                 let outcome = match &check.target {
                     CheckTarget::Tcp(address) => check::tcp(address, check.timeout).await,
                     CheckTarget::Http(url) => check::http(url, check.timeout).await,
-                    CheckTarget::Exec(command) => attempt(&host, &dir, &env, command, check.timeout).await,
+                    CheckTarget::Exec(command) => {
+                        // Never closed.
+                        let _turn = context.check_turns.acquire().await;
+                        attempt(&context.host, &dir, &env, command, check.timeout).await
+                    }
                 };
                 if actor.cast(ProcessMsg::Checked(incarnation, kind, outcome)).is_err() {
                     return;
@@ -713,49 +704,6 @@ async fn attempt(
         errand::Outcome::Unable(reason) => Outcome::Unable(format!("{command}: {reason}")),
         errand::Outcome::TimedOut => Outcome::Fail(format!("{command} did not end within {limit:?}")),
     }
-}
-
-/// Lists a hook while it runs.
-struct Running<'a> {
-    hooks: &'a watch::Sender<Vec<String>>,
-    name: String,
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.hooks.send_modify(|names| {
-            if let Some(at) = names.iter().position(|name| *name == self.name) {
-                names.remove(at);
-            }
-        });
-    }
-}
-
-/// What a hook is told of the event, beside what every process of the service gets.
-fn hook_variables(hook: Hook, fact: &Fact) -> Vec<(&'static str, String)> {
-    let mut given = vec![("REGROW_EVENT", hook.to_string())];
-    let exit = match fact {
-        Fact::Exited { exit, .. } => Some(exit),
-        Fact::Crashed { exit, retry_in, attempt, .. } => {
-            given.push(("REGROW_RETRY_IN", retry_in.as_secs_f64().to_string()));
-            given.push(("REGROW_ATTEMPT", attempt.to_string()));
-            Some(exit)
-        }
-        Fact::Failed { why, .. } => {
-            given.push(("REGROW_REASON", why.to_string()));
-            why.exit()
-        }
-        _ => None,
-    };
-    if let Some(exit) = exit {
-        given.push(("REGROW_EXIT", exit.to_string()));
-        match exit.exit() {
-            Some(Exit::Code(code)) => given.push(("REGROW_EXIT_CODE", code.to_string())),
-            Some(Exit::Signal { signal, .. }) => given.push(("REGROW_EXIT_SIGNAL", signal_name(signal))),
-            Some(Exit::Unknown) | None => {}
-        }
-    }
-    given
 }
 
 /// What a process of an instance gets as its environment.

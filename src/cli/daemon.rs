@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::remote::{fact_in_words, reloaded_in_words};
-use super::{DaemonArgs, code, format, report, runtime};
+use super::{DaemonArgs, code, format, report, supervisors_runtime};
 use crate::actors::event_log::Read;
 use crate::actors::worker_pool::{KeepResults, Mode, TaskRules};
 use crate::actors::{KeepRule, Whose};
@@ -30,7 +30,7 @@ use crate::os::signals::{Heard, Signals};
 use crate::os::tokens::Tokens;
 use crate::os::{clock, files, memory};
 use crate::record::store::{ByHand, Retention, Store};
-use crate::runtime::{Below, Handle, Options, Strangers};
+use crate::runtime::{Below, Handle, Options, StartError, Strangers};
 
 /// Whether others can still tell who supervises here is looked at this often.
 const LOOKING: Duration = Duration::from_secs(5);
@@ -95,7 +95,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         .log_internal_errors(false)
         .with_ansi(format::colour_on_stderr())
         .init();
-    let runtime = match runtime() {
+    let runtime = match supervisors_runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             tell!("{}: {error}", format::error_word());
@@ -206,6 +206,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     };
     let handle = match Handle::start_below(plan, options, below).await {
         Ok(handle) => handle,
+        Err(StartError::Over) => return code::DONE,
         Err(error) => {
             tell!("{}: {error}", format::error_word());
             return code::FAILED;
@@ -283,7 +284,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     };
     match (&host, end) {
         (Some(host), End::Down { .. }) => host.bye(ended),
-        (Some(host), End::Replaced(program)) => host.replace_with(&program),
+        (Some(host), End::Replaced(program)) => host.replace_with(&program).await,
         (None, _) => {}
     }
     ended

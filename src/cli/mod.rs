@@ -765,9 +765,28 @@ fn usage_error(verb: &str, message: &str) -> u8 {
 }
 
 /// A tokio runtime on this thread.
+/// Threads for what blocks (files, the user database, host names). All that were made are kept.
+const BLOCKING: usize = 16;
+/// So many of them are made at the start: when no thread is to be had any more, these do the work.
+const RESERVED: usize = 3;
+
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// That of a supervisor, which answers also when no thread can be made any more.
+fn supervisors_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_keep_alive(Duration::from_millis(100))
-        .build()
+        .max_blocking_threads(BLOCKING)
+        .thread_stack_size(512 * 1024)
+        .thread_keep_alive(Duration::from_secs(100 * 365 * 24 * 3600))
+        .build()?;
+    // Each waits for the others, so that they are as many threads.
+    let together = std::sync::Arc::new(std::sync::Barrier::new(RESERVED));
+    for _ in 0..RESERVED {
+        let together = std::sync::Arc::clone(&together);
+        runtime.spawn_blocking(move || together.wait());
+    }
+    Ok(runtime)
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::console::Console;
 use super::format::Tint;
-use super::{RunArgs, code, format, report, runtime, usage_error};
+use super::{RunArgs, code, format, report, supervisors_runtime, usage_error};
 use crate::actors::KeepRule;
 use crate::actors::event_log::Read;
 use crate::control::place::{self, Card, Taken};
@@ -87,7 +87,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
     {
         return usage_error("run", &format!("--exit-on-end: {name} does not start with this run"));
     }
-    let runtime = match runtime() {
+    let runtime = match supervisors_runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             tell!("{}: {error}", format::error_word());

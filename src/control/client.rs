@@ -76,7 +76,10 @@ pub struct Client {
 impl Client {
     /// Connects.
     pub async fn connect(socket: &Path) -> Result<Client, Error> {
-        let stream = files::connect(socket).map_err(Error::NotRunning)?;
+        let stream = files::connect(socket).map_err(|error| match error.kind() {
+            std::io::ErrorKind::TimedOut => Error::Silent(PATIENCE),
+            _ => Error::NotRunning(error),
+        })?;
         let stream = UnixStream::from_std(stream).map_err(Error::NotRunning)?;
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
@@ -94,6 +97,7 @@ impl Client {
                     *self = next;
                     return Ok(());
                 }
+                Err(error @ Error::Silent(_)) => return Err(error),
                 Err(error) if tokio::time::Instant::now() > until => return Err(error),
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
@@ -139,13 +143,16 @@ impl Client {
         body: &B,
     ) -> Result<T, Error> {
         let body = serde_json::to_vec(body).map_err(broken)?;
-        read(self.send(Method::POST, path, body.into()).await?).await
+        let socket = self.socket.clone();
+        let answer = async { read(self.send(Method::POST, path, body.into()).await?).await };
+        while_it_lives(&socket, answer).await
     }
 
     /// The same, followed by server-sent events.
     pub async fn follow_posted<B: Serialize>(&mut self, path: &str, body: &B) -> Result<EventStream, Error> {
         let body = serde_json::to_vec(body).map_err(broken)?;
-        let response = self.send(Method::POST, path, body.into()).await?;
+        let socket = self.socket.clone();
+        let response = while_it_lives(&socket, self.send(Method::POST, path, body.into())).await?;
         match response.status().is_success() {
             true => Ok(EventStream { body: response.into_body(), buffer: Vec::new() }),
             false => Err(denied(response).await),
@@ -176,11 +183,12 @@ impl Client {
         let key: String = chance.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut turned_away = 0;
         loop {
-            let answer = match self.request(method.clone(), path, body.clone(), Some(&key)).await {
-                Ok(response) => read(response).await,
-                Err(error) => Err(error),
+            let socket = self.socket.clone();
+            let answer = async {
+                let response = self.request(method.clone(), path, body.clone(), Some(&key)).await?;
+                read(response).await
             };
-            match answer {
+            match while_it_lives(&socket, answer).await {
                 Err(Error::Broken(reason)) => self.try_again(&mut turned_away, reason).await?,
                 other => return other,
             }
@@ -203,8 +211,9 @@ impl Client {
     /// GETs a path and follows the server-sent events that come.
     pub async fn follow(&mut self, path: &str) -> Result<EventStream, Error> {
         let mut turned_away = 0;
+        let socket = self.socket.clone();
         loop {
-            match self.send(Method::GET, path, Bytes::new()).await {
+            match while_it_lives(&socket, self.send(Method::GET, path, Bytes::new())).await {
                 Ok(response) if response.status().is_success() => {
                     return Ok(EventStream { body: response.into_body(), buffer: Vec::new() });
                 }
@@ -243,6 +252,33 @@ impl Client {
         let request = request.body(Full::new(body)).map_err(broken)?;
         self.sender.send_request(request).await.map_err(broken)
     }
+}
+
+/// What is asked for may take its time; a supervisor that stands still does nothing of it. So while there
+/// is no answer it is asked now and then for what it can tell at once.
+async fn while_it_lives<T>(
+    socket: &Path,
+    answer: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        match tokio::time::timeout(PATIENCE, answer.as_mut()).await {
+            Ok(answer) => return answer,
+            Err(_) => match Box::pin(is_alive(socket)).await {
+                // It has gone, or another comes: the answer will tell.
+                Ok(()) | Err(Error::NotRunning(_) | Error::Broken(_)) => {}
+                Err(error) => return Err(error),
+            },
+        }
+    }
+}
+
+async fn is_alive(socket: &Path) -> Result<(), Error> {
+    let asked = async {
+        let mut client = Client::connect(socket).await?;
+        client.send(Method::GET, "/v1/pool", Bytes::new()).await.map(drop)
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(Error::Silent(PATIENCE * 2)))
 }
 
 async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Error> {

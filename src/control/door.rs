@@ -206,6 +206,71 @@ impl<K: Eq + Hash> Drop for Seat<K> {
     }
 }
 
+/// Those who wait at the door, and those inside who could make room.
+///
+/// A connection on which nothing is asked costs a place all the same: when somebody waits for one, whoever
+/// has been idle for a moment goes.
+#[derive(Default)]
+pub(super) struct Crowd {
+    make_room: tokio::sync::Notify,
+}
+
+/// So long a connection may be idle while others wait for its place.
+const IDLE_IN_A_CROWD: Duration = Duration::from_millis(500);
+
+impl Crowd {
+    /// Somebody waits for a place until there is one.
+    pub(super) async fn wait_for<T>(&self, place: impl Future<Output = T>) -> T {
+        let mut place = std::pin::pin!(place);
+        loop {
+            match tokio::time::timeout(IDLE_IN_A_CROWD / 2, place.as_mut()).await {
+                Ok(place) => return place,
+                Err(_) => self.make_room.notify_waiters(),
+            }
+        }
+    }
+
+    /// Returns when a connection has been idle for too long, as busy as it is here.
+    pub(super) async fn sent_out(&self, asked: &Asked) {
+        loop {
+            self.make_room.notified().await;
+            if asked.idle_for().is_some_and(|idle| idle >= IDLE_IN_A_CROWD) {
+                return;
+            }
+        }
+    }
+}
+
+/// What is under way on a connection.
+pub(super) struct Asked(Mutex<(usize, Instant)>);
+
+impl Asked {
+    pub(super) fn new() -> Arc<Asked> {
+        Arc::new(Asked(Mutex::new((0, Instant::now()))))
+    }
+
+    /// Somebody has asked for something, until the answer is dropped.
+    pub(super) fn begin(self: &Arc<Asked>) -> UnderWay {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
+        UnderWay(Arc::clone(self))
+    }
+
+    fn idle_for(&self) -> Option<Duration> {
+        let (under_way, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (under_way == 0).then(|| since.elapsed())
+    }
+}
+
+/// An answer that is being given.
+pub(super) struct UnderWay(Arc<Asked>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut asked = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked = (asked.0.saturating_sub(1), Instant::now());
+    }
+}
+
 /// A connection that is cut when the other end takes nothing for too long.
 pub(super) struct Timed<S> {
     inner: S,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
-use super::door::{Doorkeeper, Peer, Seats, Timed};
+use super::door::{Asked, Crowd, Doorkeeper, Peer, Seats, Timed};
 use super::guard::Guard;
 use super::operations;
 use super::requests::Shared;
@@ -41,6 +42,9 @@ const CONNECTIONS: usize = 64;
 /// So many more for other users of this machine, and for one of them.
 const OF_OTHERS: usize = 32;
 const OF_A_USER: usize = 8;
+/// So many for all services together, each of which knows the socket's path; others take none of these,
+/// and services none of the others'.
+const OF_SERVICES: usize = 16;
 /// They send a request, and take its answer, within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
@@ -134,10 +138,14 @@ async fn by_socket(
     router: &Router,
     graceful: &GracefulShutdown,
 ) {
-    let seats: Seats<u32> = Seats::new(CONNECTIONS + OF_OTHERS, OF_A_USER);
+    let seats: Seats<u32> = Seats::new(CONNECTIONS + OF_OTHERS + OF_SERVICES, OF_A_USER);
     let of_others = Arc::new(Semaphore::new(OF_OTHERS));
+    let of_services = Arc::new(Semaphore::new(OF_SERVICES));
+    let of_owners = Arc::new(Semaphore::new(CONNECTIONS));
+    let crowd = Arc::new(Crowd::default());
     loop {
-        let place = seats.next().await;
+        // Not before there is a place: each that is taken in costs a descriptor that a service may need.
+        let place = crowd.wait_for(seats.next()).await;
         let stream = match tokio::time::timeout(LOOKING, listener.accept()).await {
             Ok(Ok((stream, _))) => stream,
             Ok(Err(error)) => {
@@ -161,12 +169,26 @@ async fn by_socket(
         let Ok(ids) = PeerIds::of(&stream) else {
             continue;
         };
-        let (router, watcher) = (router.clone(), graceful.watcher());
+        let (router, watcher, crowd) = (router.clone(), graceful.watcher(), Arc::clone(&crowd));
         if ids.is_trusted() {
             let caller = keeper.owner(ids);
+            let is_of_service = u32::try_from(ids.pid).is_ok_and(|pid| shared.handle.is_of_service(pid));
+            let places = if is_of_service { &of_services } else { &of_owners };
+            let theirs = match Arc::clone(places).try_acquire_owned() {
+                Ok(theirs) => theirs,
+                // They can come again; whoever is not a service waits for a place.
+                Err(_) if is_of_service => {
+                    shared.audit(&caller.who, "enter", "socket", Err("too many connections of services"));
+                    continue;
+                }
+                Err(_) => match crowd.wait_for(Arc::clone(&of_owners).acquire_owned()).await {
+                    Ok(theirs) => theirs,
+                    Err(_) => continue,
+                },
+            };
             tokio::spawn(async move {
-                converse(stream, None, Peer::Known(caller), router, watcher).await;
-                drop(place);
+                converse(stream, (PATIENCE, None), Peer::Known(caller), router, (watcher, &crowd)).await;
+                drop((place, theirs));
             });
             continue;
         }
@@ -184,7 +206,8 @@ async fn by_socket(
             // Who they are may have to be asked elsewhere.
             let admitted = tokio::time::timeout(PATIENCE, keeper.admit(ids)).await;
             if let Ok(Some(caller)) = admitted {
-                converse(stream, Some(PATIENCE), Peer::Known(caller), router, watcher).await;
+                let patience = (PATIENCE, Some(PATIENCE));
+                converse(stream, patience, Peer::Known(caller), router, (watcher, &crowd)).await;
             } else if keeper.is_news(ids.uid) {
                 shared.audit(&format!("user:{}", ids.uid), "enter", "socket", Err("not granted"));
             }
@@ -211,8 +234,9 @@ async fn by_network(network: Network, shared: &Shared, graceful: &GracefulShutdo
     let router = operations::router(Shared { guard: Some(guard), ..shared.clone() });
     let tls = api.tls.clone().map(|files| Arc::new(Tls::new(files)));
     let seats: Seats<IpAddr> = Seats::new(api.connections, (api.connections / 4).max(1));
+    let crowd = Arc::new(Crowd::default());
     loop {
-        let place = seats.next().await;
+        let place = crowd.wait_for(seats.next()).await;
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -225,14 +249,15 @@ async fn by_network(network: Network, shared: &Shared, graceful: &GracefulShutdo
             continue;
         };
         let (router, graceful, tls) = (router.clone(), graceful.watcher(), tls.clone());
+        let crowd = Arc::clone(&crowd);
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
-            let (peer, patience) = (Peer::Address(from), Some(api.timeout));
+            let (peer, patience) = (Peer::Address(from), (api.timeout, Some(api.timeout)));
             match tls {
-                None => converse(stream, patience, peer, router, graceful).await,
+                None => converse(stream, patience, peer, router, (graceful, &crowd)).await,
                 Some(tls) => {
                     if let Some(stream) = handshake(&tls, stream, api.timeout).await {
-                        converse(stream, patience, peer, router, graceful).await;
+                        converse(stream, patience, peer, router, (graceful, &crowd)).await;
                     }
                 }
             }
@@ -285,27 +310,49 @@ async fn unaccepted(what: &str, error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// Answers the requests of one connection until it ends. `None`: ourselves and root, whose followers
-/// may stand still as long as they like.
-async fn converse<S>(stream: S, patience: Option<Duration>, peer: Peer, router: Router, graceful: Watcher)
-where
+/// Answers the requests of one connection until it ends. `patience`: with a request that is to come, and
+/// with who takes an answer; `None`: ourselves and root, whose followers may stand still as long as they
+/// like.
+async fn converse<S>(
+    stream: S,
+    (patience, with_answers): (Duration, Option<Duration>),
+    peer: Peer,
+    router: Router,
+    (graceful, crowd): (Watcher, &Crowd),
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let asked = Asked::new();
+    let asking = Arc::clone(&asked);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer.clone());
-        let router = router.clone();
-        async move { answer(router, request).await }
+        let (router, under_way) = (router.clone(), asking.begin());
+        async move {
+            let answered = answer(router, request).await;
+            // Until the last of it is given.
+            answered.map(|response| {
+                response.map(|body| {
+                    Body::new(body.map_frame(move |frame| {
+                        let _ = &under_way;
+                        frame
+                    }))
+                })
+            })
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
     http.header_read_timeout(patience);
-    if patience.is_some() {
+    if with_answers.is_some() {
         http.max_buf_size(LARGEST_HEAD);
     }
-    let stream = TokioIo::new(Timed::new(stream, patience));
-    // That a client has gone is no error.
-    let _ = graceful.watch(http.serve_connection(stream, service)).await;
+    let stream = TokioIo::new(Timed::new(stream, with_answers));
+    tokio::select! {
+        // That a client has gone is no error.
+        _ = graceful.watch(http.serve_connection(stream, service)) => {}
+        () = crowd.sent_out(&asked) => {}
+    }
 }
 
 async fn answer(router: Router, request: Request<Body>) -> Result<Response<Body>, Infallible> {

@@ -24,6 +24,7 @@ pub mod restart;
 pub mod scaler;
 pub mod select;
 pub mod status;
+pub mod succession;
 pub mod tally;
 pub mod why;
 pub mod window;

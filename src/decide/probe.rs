@@ -48,6 +48,7 @@ impl Pauses {
     /// Of a check with this interval. A service is often ready within milliseconds: its
     /// readiness check begins quickly, and slows down to the interval.
     pub fn new(kind: CheckKind, interval: Duration) -> Pauses {
+        let interval = interval.max(SHORTEST_INTERVAL);
         let next = match kind {
             CheckKind::Ready => FIRST_PAUSE.min(interval),
             CheckKind::Health => interval,
@@ -65,6 +66,9 @@ impl Iterator for Pauses {
         Some(pause)
     }
 }
+
+/// No check is made more often than this.
+pub const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The pause after the first attempt of a readiness check; it doubles up to the interval.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

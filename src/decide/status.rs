@@ -67,6 +67,8 @@ pub struct Entry {
     pub failing: Option<String>,
     /// What its process was made with.
     pub made_of: Option<u32>,
+    /// While it is paused: whether it is ready when it goes on.
+    ready_again: bool,
 }
 
 /// What there is, and how each instance of it stands.
@@ -395,7 +397,8 @@ impl Board {
         };
         let before = is_busy(entry.state);
         entry.state = past.state;
-        entry.ready = past.ready;
+        entry.ready = past.ready && past.state != State::Paused;
+        entry.ready_again = past.ready && past.state == State::Paused;
         (entry.goal, entry.wish) = (past.goal, past.goal);
         entry.pid = past.pid;
         entry.incarnation = past.incarnation;
@@ -458,7 +461,10 @@ impl Board {
             }
             Fact::Running { pid, .. } => entry.pid = Some(*pid),
             Fact::Ready { .. } => {
-                entry.ready = true;
+                match entry.state {
+                    State::Paused => entry.ready_again = true,
+                    _ => entry.ready = true,
+                }
                 entry.failing = None;
             }
             Fact::CheckFailed { message, check, .. } | Fact::CheckUnable { message, check, .. } => {
@@ -470,7 +476,8 @@ impl Board {
                     entry.failing = None;
                 }
             }
-            Fact::Paused { .. } | Fact::Killed { .. } => entry.ready = false,
+            Fact::Paused { .. } => entry.ready_again = std::mem::take(&mut entry.ready),
+            Fact::Killed { .. } => entry.ready = false,
             Fact::Resumed { ready, .. } => entry.ready = *ready,
             Fact::Stopping { timeout, cause, .. } => {
                 entry.stopped_for = Some(*cause);
@@ -593,6 +600,7 @@ impl Entry {
             stopped_for: None,
             failing: None,
             made_of: None,
+            ready_again: false,
         }
     }
 
@@ -611,7 +619,10 @@ impl Entry {
             instance: self.id.clone(),
             goal: self.wish,
             state: self.state,
-            ready: self.ready,
+            ready: match self.state {
+                State::Paused => self.ready_again,
+                _ => self.ready,
+            },
             incarnation: self.incarnation,
             restarts: self.restarts,
             attempts: self.attempts,

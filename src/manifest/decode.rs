@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use scale::replicas;
 
 use super::reader::{self, At, Collector, Reader, kind_of};
+use crate::decide::probe::SHORTEST_INTERVAL;
 use crate::model::event::Hook;
 use crate::model::exit::signal_number;
 use crate::model::plan::{AutoShutdown, GiveUp};
@@ -679,7 +680,7 @@ fn ready(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Ready
     };
     let mut inner = Reader::new(table, "ready");
     let target = target("ready", &TARGETS, value.span(), &mut inner, collector);
-    let interval = positive("interval", &mut inner, collector);
+    let interval = check_interval(&mut inner, collector);
     let timeout = positive("timeout", &mut inner, collector);
     let deadline = positive("deadline", &mut inner, collector);
     let successes = inner.integer("successes", 1..=1_000, collector).map(|n| n.value);
@@ -703,7 +704,7 @@ fn health(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Heal
     };
     let mut inner = Reader::new(table, "health");
     let target = target("health", &TARGETS[..3], value.span(), &mut inner, collector);
-    let interval = positive("interval", &mut inner, collector);
+    let interval = check_interval(&mut inner, collector);
     let timeout = positive("timeout", &mut inner, collector);
     let failures = inner.integer("failures", 1..=1_000, collector).map(|n| n.value);
     let successes = inner.integer("successes", 1..=1_000, collector).map(|n| n.value);
@@ -916,6 +917,18 @@ fn signal(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -
         );
     }
     number
+}
+
+/// How often a check is made.
+fn check_interval(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Duration> {
+    let value = positive("interval", reader, collector)?;
+    if value < SHORTEST_INTERVAL {
+        let span = reader.key_span("interval").unwrap_or(0..0);
+        let message = format!("\"interval\" is at least {}", humantime::format_duration(SHORTEST_INTERVAL));
+        collector.fault_with(span, message, "too short", "write a longer one, such as \"250ms\"");
+        return None;
+    }
+    Some(value)
 }
 
 fn positive(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Duration> {

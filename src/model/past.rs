@@ -20,7 +20,7 @@ pub struct Past {
     pub goal: Goal,
     /// How it stood.
     pub state: State,
-    /// Whether it was ready.
+    /// Whether it was ready; of one that was paused, whether it is when it goes on.
     pub ready: bool,
     /// Its current or last process.
     pub incarnation: Incarnation,

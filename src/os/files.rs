@@ -7,7 +7,10 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, socket, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 /// Where regrow keeps what outlives a command: `$REGROW_STATE_DIR`, else
 /// `$XDG_STATE_HOME/regrow`, else `~/.local/state/regrow`; as root `/var/lib/regrow`.
@@ -204,7 +207,7 @@ pub fn lock_waiting(path: &Path) -> io::Result<Lock> {
 pub fn lock_folder(path: &Path) -> io::Result<Option<Lock>> {
     match Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock) {
         Ok(file) => Ok(Some(Lock { _file: file })),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, errno)) => Err(errno.into()),
     }
 }
@@ -214,7 +217,7 @@ pub fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else {
         return false;
     };
-    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, nix::errno::Errno::EWOULDBLOCK)))
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
 }
 
 /// Takes the lock of a file and writes `content` into it. `Ok(Err(content))`: somebody else
@@ -234,7 +237,7 @@ pub fn lock(path: &Path, content: &str) -> io::Result<Result<Lock, String>> {
             io::Write::write_all(&mut &*file, content.as_bytes())?;
             Ok(Ok(Lock { _file: file }))
         }
-        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+        Err((mut file, Errno::EWOULDBLOCK)) => {
             let mut text = String::new();
             io::Read::read_to_string(&mut file, &mut text)?;
             Ok(Err(text))
@@ -295,9 +298,22 @@ pub fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// Connects to a socket.
+/// Who listens and takes nobody in for so many seconds does not listen.
+const TAKEN_IN: i64 = 10;
+
+/// Connects to a socket. `TimedOut`: so many wait there already that nobody else can, and none is taken in.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
-    let stream = through_folder(path, |short| UnixStream::connect(short))?;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(TAKEN_IN))?;
+    through_folder(path, |short| {
+        let address = UnixAddr::new(short)?;
+        match nix::sys::socket::connect(socket.as_raw_fd(), &address) {
+            Err(Errno::EAGAIN) => Err(io::ErrorKind::TimedOut.into()),
+            other => Ok(other?),
+        }
+    })?;
+    setsockopt(&socket, sockopt::SendTimeout, &TimeVal::zero())?;
+    let stream = UnixStream::from(socket);
     stream.set_nonblocking(true)?;
     Ok(stream)
 }

@@ -23,8 +23,8 @@ use super::limits::{Limits, leave_no_core};
 use super::log::{Keep, Logs};
 use super::spawn::{Failed, Placed, Program, Spawner, Ties, descriptors_left};
 use super::starts::{Starts, Taker};
-use super::watch::{self, About, Above, Expected, Line, MARK, Marks, Order, Reclaimed, Watched};
-use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder};
+use super::watch::{self, About, Above, Expected, Leave, Line, MARK, Marks, Order, Reclaimed, Watched};
+use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder, proc};
 use crate::model::{SpawnFailure, SpawnStage};
 
 /// How a [`NativeHost`] treats the process it lives in.
@@ -51,9 +51,31 @@ pub struct NativeHost {
     line: Line,
     keeper: Option<Keeper>,
     cgroups: Option<Arc<Cgroups>>,
+    /// What tells the processes that it made, and those of earlier daemons, from all others.
+    run: u32,
     starts: Option<Starts>,
     keys: AtomicU64,
     chance: AtomicU64,
+}
+
+/// A host below a keeper, and what it has found there.
+pub struct Joined {
+    /// The host.
+    pub host: NativeHost,
+    /// When the first keeper came up, by the monotonic clock.
+    pub since: Duration,
+    /// What earlier daemons have left: each is to be adopted ([`Host::adopt`]).
+    pub found: Vec<Found>,
+    /// Whether no daemon was below this keeper, or one that it follows, before.
+    pub first: bool,
+}
+
+/// Whether the other end of a line is gone.
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+    )
 }
 
 /// The process that outlives this one, and what they have in common.
@@ -97,9 +119,7 @@ impl NativeHost {
         NativeHost::with(line, None, 1, work, by)
     }
 
-    /// Has a keeper make its processes, which outlive it. Returns what earlier daemons have left
-    /// there, and when the keeper came up, by the monotonic clock: each process that was found is to
-    /// be adopted ([`Host::adopt`]).
+    /// Has a keeper make its processes, which outlive it.
     ///
     /// `identity`: what all daemons that follow each other have in common, and no others.
     /// `lives`: by what processes are found again that no keeper has (see [`News::Spawned`]).
@@ -111,16 +131,25 @@ impl NativeHost {
         lives: &[String],
         sink: Arc<dyn OutputSink>,
         before_change: Arc<dyn Fn() + Send + Sync>,
-    ) -> io::Result<(NativeHost, Duration, Vec<Found>)> {
+    ) -> io::Result<Joined> {
         let _ = Limits::raise();
         leave_no_core();
         let boot = super::clock::boot().unwrap_or_default();
         let mark = crate::model::digest::fnv(format!("{boot} {identity}").as_bytes());
         let cgroups = Cgroups::make_lasting(number_of(mark)).map(Arc::new);
-        let (client, welcome) = Client::greet(tether)?;
+        let Tether { line, sentinel } = tether;
+        let (client, welcome) = match Client::greet(line) {
+            Ok(greeted) => greeted,
+            // The keeper was killed, and the sentinel is about to go on as one.
+            Err(error) if is_hang_up(&error) => loop {
+                std::thread::park();
+            },
+            Err(error) => return Err(error),
+        };
         let client = Arc::new(client);
         let (since, mut last_key, pid) = (welcome.since, welcome.last_key, welcome.keeper);
-        let mut above = Above::new(Arc::clone(&client), welcome, number_of(mark), before_change);
+        let (first, orphaned) = (welcome.first, welcome.orphaned);
+        let mut above = Above::new(Arc::clone(&client), welcome, sentinel, before_change);
         let fresh = above.found().is_empty();
         for life in lives.iter().filter(|life| !above.has(life)).collect::<Vec<_>>() {
             match watch::reclaim(life) {
@@ -133,7 +162,7 @@ impl NativeHost {
             }
         }
         let found = above.found();
-        if fresh {
+        if fresh || orphaned {
             // What a killed pair of daemon and keeper had made, and had not written down yet.
             let known = found.iter().map(|found| found.key.0 & 0xffff_ffff).collect();
             end_unknown(number_of(mark), cgroups.as_deref(), &known);
@@ -145,7 +174,7 @@ impl NativeHost {
         let keeper = Keeper { client: Arc::clone(&client), pid };
         let by = || Ok(By::Keeper(Arc::clone(&client)));
         let host = NativeHost::with(line, Some(keeper), last_key + 1, work, by)?;
-        Ok((host, since, found))
+        Ok(Joined { host, since, found, first })
     }
 
     fn with(
@@ -155,7 +184,7 @@ impl NativeHost {
         work: Work,
         by: impl Fn() -> io::Result<By>,
     ) -> io::Result<NativeHost> {
-        let (starts, cgroups) = (Starts::new(), work.cgroups.clone());
+        let (starts, cgroups, run) = (Starts::new(), work.cgroups.clone(), number_of(work.mark));
         // One more than cores: in vfork a spawner sleeps while its child executes.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
@@ -171,6 +200,7 @@ impl NativeHost {
             line,
             keeper,
             cgroups,
+            run,
             starts: Some(starts),
             keys: AtomicU64::new(first_key),
             chance: AtomicU64::new(RandomState::new().build_hasher().finish()),
@@ -188,7 +218,13 @@ impl NativeHost {
     pub fn bye(&self, code: u8) {
         if let Some(keeper) = &self.keeper {
             keeper.client.bye(code);
+            self.line.send(Order::Leave(Leave::Down(code)));
         }
+    }
+
+    /// Whether a process is of a tree that was made here: by the mark that it hands on without knowing.
+    pub fn is_of_tree(&self, pid: u32) -> bool {
+        proc::realtime_limit(pid).and_then(run_of) == Some(self.run)
     }
 
     /// Nothing that it made lives any more, and it makes nothing more: what it had of the machine is given
@@ -199,10 +235,17 @@ impl NativeHost {
         }
     }
 
-    /// This process is about to end, and its keeper is to start another from this program.
-    pub fn replace_with(&self, program: &Path) {
-        if let Some(keeper) = &self.keeper {
-            keeper.client.replace(program);
+    /// This process is about to end, and its keeper is to start another from this program. Returns when the
+    /// keeper has noted that; should it be dead, this process goes on as one, and does not return.
+    pub async fn replace_with(&self, program: &Path) {
+        if self.keeper.is_some() {
+            let (noted, heard) = tokio::sync::oneshot::channel();
+            let noted = Box::new(move || {
+                let _ = noted.send(());
+            });
+            self.line.send(Order::Leave(Leave::Replaced(program.to_owned(), noted)));
+            // The watcher may end without a word; then nothing is to be waited for.
+            let _ = heard.await;
         }
     }
 
@@ -445,7 +488,11 @@ impl Work {
                     coming,
                 })));
                 let logs = files.as_ref().map(|[out, err]| [out.as_fd(), err.as_fd()]);
-                if let Err(error) = keeper.spawn(key.0, limit, told, &program, inside, logs) {
+                // Where the keeper is dead, this process is about to go on as one, and the daemon that
+                // follows makes what was not made: that it was not counts against nobody.
+                if let Err(error) = keeper.spawn(key.0, limit, told, &program, inside, logs)
+                    && !is_hang_up(&error)
+                {
                     let failure = SpawnFailure {
                         stage: SpawnStage::Prepare,
                         errno: error.raw_os_error().unwrap_or_default(),

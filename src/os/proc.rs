@@ -5,6 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use nix::libc;
+
 /// What `/proc/PID/stat` says that we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stat {
@@ -68,6 +70,14 @@ pub(super) fn cgroup(pid: u32) -> Option<PathBuf> {
 
 /// The soft limit on real-time computing of a process, if it has one.
 pub(super) fn realtime_limit(pid: u32) -> Option<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let number = libc::pid_t::try_from(pid).ok()?;
+    // SAFETY: `limit` is valid for writes for the length of the call; a null new limit changes nothing.
+    let asked = unsafe { libc::prlimit(number, libc::RLIMIT_RTTIME, std::ptr::null(), &raw mut limit) };
+    if asked == 0 {
+        return (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur);
+    }
+    // Of one that has become another user it is only to be read.
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max realtime timeout"))?;
     line.split_whitespace().next()?.parse().ok()

@@ -13,7 +13,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,9 +27,10 @@ use super::signals::ChildDeaths;
 use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Stream, pidfd, proc};
 use crate::model::{Exit, ResourceUsage};
 
+use index::Index;
 pub(super) use kept::{About, Above};
 use lines::take;
-pub(super) use orders::{Expected, Line, Marks, Order, Watched};
+pub(super) use orders::{Expected, Leave, Line, Marks, Order, Watched};
 pub(super) use reclaim::{Reclaimed, reclaim};
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
@@ -81,6 +82,9 @@ pub(super) fn start(
         strays_since: Instant::now(),
         strays_left: 0,
         leaders: HashMap::new(),
+        index: Index::default(),
+        marked_looked: None,
+        succession_tried: None,
         children,
         deaths,
         deaf_until: None,
@@ -136,15 +140,19 @@ impl Token {
 /// A pipe that is read.
 struct Pipe {
     fd: OwnedFd,
+    /// Both ends of a pipe have the same.
+    inode: u64,
     /// The start of a line whose end has not come yet.
     partial: Vec<u8>,
 }
 
-impl Pipe {
-    /// Both ends of a pipe have the same.
-    fn inode(&self) -> u64 {
-        nix::sys::stat::fstat(&self.fd).map_or(0, |stat| stat.st_ino)
-    }
+/// Whose child a tree's leader is; to that one the kernel gives whoever loses a parent in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parent {
+    /// This process, or its keeper.
+    Ours,
+    /// A keeper that is dead: orphans go to whoever was above it, and are found by their marks alone.
+    Dead,
 }
 
 /// A process and its tree.
@@ -161,6 +169,7 @@ struct Process {
     cgroups: Option<Arc<Cgroups>>,
     /// What the keeper says of it to a later daemon.
     about: Option<String>,
+    parent: Parent,
     news: NewsSink,
     /// The leader's end, once reaped.
     exit: Option<Exit>,
@@ -194,6 +203,11 @@ struct Watcher {
     strays_left: usize,
     /// Who leads which tree and has not ended.
     leaders: HashMap<u32, u64>,
+    index: Index,
+    /// When all processes were last looked through for marks, and how long that took.
+    marked_looked: Option<(Instant, Duration)>,
+    /// When this process last tried in vain to go on as the keeper, which is dead.
+    succession_tried: Option<Instant>,
     /// Where those are that were left to us.
     children: proc::Children,
     /// Tells when one of them may have died; a keeper tells of its own.
@@ -204,12 +218,19 @@ struct Watcher {
 
 impl Watcher {
     fn run(mut self) {
+        if self.above.as_mut().is_some_and(|above| !above.begin()) {
+            // The keeper is gone, and another thread goes on as one this very moment.
+            loop {
+                std::thread::park();
+            }
+        }
         let mut events = vec![EpollEvent::empty(); 256];
         loop {
             // Strays that are being ended may be children of each other, whose end only
             // their parent is told: look again soon while that goes on, and only then.
+            let again = self.deaf_until.is_some() || self.succession_tried.is_some();
             let timeout = match (self.ending_strays.is_empty(), self.blind.is_empty()) {
-                (true, true) if self.deaf_until.is_none() => EpollTimeout::NONE,
+                (true, true) if !again => EpollTimeout::NONE,
                 (true, _) => EpollTimeout::from(DEAF_MILLIS),
                 (false, _) => EpollTimeout::from(2u16),
             };
@@ -242,6 +263,7 @@ impl Watcher {
                 }
             }
             self.hear_again();
+            self.try_succession_again();
             self.dead.extend(self.blind.drain());
             self.tell_deaths();
             self.go_on_ending_strays();
@@ -295,6 +317,7 @@ impl Watcher {
                 Order::Settle(key) => self.settled(key.0),
                 Order::Keep(source, keep) => self.keep_elsewhere(source, keep),
                 Order::Forget(source) => self.logs.close(source),
+                Order::Leave(leave) => self.leave(leave),
                 Order::Quit => return false,
             }
         }
@@ -303,21 +326,23 @@ impl Watcher {
 
     fn watch(&mut self, watched: Watched) {
         let (key, pid, tell) = (watched.key, watched.pid, Arc::clone(&watched.news));
-        self.look_after(watched, None);
+        self.look_after(watched, None, Parent::Ours);
         // Told from here, so that no signal can come before the process is known and no exit
         // before its start.
         tell(News::Spawned { key, pid, life: None });
     }
 
-    fn look_after(&mut self, watched: Watched, about: Option<String>) {
+    fn look_after(&mut self, watched: Watched, about: Option<String>, parent: Parent) {
         let key = watched.key.0;
         let Watched { pid, pidfd, since, pipes, output, marks, cgroups, news, .. } = watched;
         let [out, err] = pipes;
         let pipes = [(out, Token::Out(key)), (err, Token::Err(key))].map(|(fd, token)| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
             let fd = fd?;
-            self.epoll.add(&fd, event).ok().map(|()| Pipe { fd, partial: Vec::new() })
+            let inode = nix::sys::stat::fstat(&fd).map_or(0, |stat| stat.st_ino);
+            self.epoll.add(&fd, event).ok().map(|()| Pipe { fd, inode, partial: Vec::new() })
         });
+        self.index.add(key, pid, &marks, pipes.iter().flatten().map(|pipe| pipe.inode));
         // A keeper tells how its children end.
         if self.above.is_none() {
             let leader = EpollEvent::new(EpollFlags::EPOLLIN, Token::Leader(key).pack());
@@ -339,6 +364,7 @@ impl Watcher {
                 marks,
                 cgroups,
                 about,
+                parent,
                 news,
                 exit: None,
                 told: false,
@@ -388,14 +414,15 @@ impl Watcher {
         let Some(process) = self.processes.get_mut(&key) else {
             return;
         };
-        let epoll = &self.epoll;
-        process.remnants.retain(|_, fd| {
+        let (epoll, index) = (&self.epoll, &mut self.index);
+        process.remnants.retain(|pid, fd| {
             if !has_ended(fd.as_fd()) {
                 return true;
             }
             // Ours to reap when it was left to us; otherwise its parent is.
             let _ = pidfd::reap(&*fd);
             let _ = epoll.delete(&*fd);
+            index.unpin(key, *pid);
             false
         });
         self.dead.push(key);
@@ -416,8 +443,14 @@ impl Watcher {
             if self.above.is_none() || dead.iter().any(unsure) {
                 self.adopt();
             }
+            // Where orphans go to somebody else, nothing is known before all have been looked through.
+            let known = dead.iter().all(|key| !self.needs_marks(*key)) || self.find_marked();
             for key in dead {
-                self.settle(key);
+                if known || !self.needs_marks(key) {
+                    self.settle(key);
+                } else {
+                    self.blind.insert(key);
+                }
             }
         }
     }
@@ -539,10 +572,12 @@ impl Watcher {
         match took {
             Took::End => {
                 let _ = self.epoll.delete(&pipe.fd);
+                let inode = pipe.inode;
                 self.flush_partial(key, stream);
                 if let Some(process) = self.processes.get_mut(&key) {
                     process.pipes[stream as usize] = None;
                 }
+                self.index.close(inode);
                 0
             }
             Took::Bytes(length) => {
@@ -595,7 +630,9 @@ impl Watcher {
         if let Some(process) = self.processes.remove(&key) {
             for pipe in process.pipes.iter().flatten() {
                 let _ = self.epoll.delete(&pipe.fd);
+                self.index.close(pipe.inode);
             }
+            self.index.remove(key, process.pid, &process.marks, process.remnants.keys().copied());
             for fd in process.remnants.values() {
                 let _ = self.epoll.delete(fd);
             }
@@ -683,6 +720,7 @@ const PAUSE_ROUNDS: usize = 20;
 /// The name of the variable that marks a tree.
 pub(super) const MARK: &str = "REGROW_MARK";
 
+mod index;
 mod kept;
 mod lines;
 mod orders;

@@ -10,10 +10,11 @@ use crate::decide::continuation::{Gone, Left, Start, continuation, held_for_nobo
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::reload::scaled_as_before;
 use crate::decide::status::Board;
+use crate::decide::succession::is_over;
 use crate::model::{Fact, Goal, InstanceId, Name, Past, Plan, ServiceSpec, State};
 use crate::os::clock::{self, Clock};
 use crate::os::keeper::Tether;
-use crate::os::native::NativeHost;
+use crate::os::native::{Joined, NativeHost};
 use crate::os::{Found, Host, OutputSink};
 use crate::record::output::OutputHub;
 
@@ -61,7 +62,7 @@ impl Handle {
     pub async fn start_below(plan: Plan, options: Options, below: Below) -> Result<Handle, StartError> {
         let Below { tether, identity, ledger, strangers } = below;
         let output = Arc::new(OutputHub::new(options.console));
-        let (ledger, memory) = match ledger {
+        let (ledger, mut memory) = match ledger {
             Some((ledger, memory)) => (Some(ledger), memory),
             None => (None, Memory::default()),
         };
@@ -82,15 +83,23 @@ impl Handle {
         });
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
         let lives: Vec<String> = memory.lives.iter().map(|(_, _, life)| life.clone()).collect();
-        let (native, since, found) =
+        let Joined { host: native, since, found, first } =
             NativeHost::below(tether, &identity, &lives, sink, before_change).map_err(StartError::Host)?;
         let same_boot = memory.boot.is_some() && memory.boot == clock::boot();
+        if is_over(first, same_boot && memory.ended, !found.is_empty()) {
+            native.bye(0);
+            return Err(StartError::Over);
+        }
         let start =
             if !found.is_empty() || (same_boot && !memory.ended) { Start::Follows } else { Start::Afresh };
         let since = memory.since.filter(|_| same_boot && start == Start::Follows).unwrap_or(since);
         let clock = Clock::since(since);
         let native = Arc::new(native);
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
+        if first {
+            // The wish to go down was told to another keeper, and is over with that.
+            memory.going_down = None;
+        }
         let taken = take_over(&board, &host, (start, strangers), memory, found, clock, today);
         if let Some(ledger) = &ledger {
             let alone = taken.strangers.iter().filter(|(_, stranger)| stranger.left.is_some());

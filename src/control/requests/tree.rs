@@ -9,7 +9,6 @@ use crate::decide::why::{self, Why};
 use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
 use crate::record::store::{ByHand, TakenCommand, Wanted};
 use axum::extract::FromRequest;
-use tokio::sync::oneshot;
 
 use crate::model::{Addition, Answer, Asked, Asker, Command, Kind, Name, ServiceStatus};
 
@@ -267,17 +266,15 @@ pub(in crate::control) async fn add(
         return Err(refuse(DenialCode::Invalid, reason, None));
     }
     let plan = shared.handle.plan();
-    let (done, loaded) = oneshot::channel();
-    // On a thread of its own: it reads env files, and a folder on a network may hang.
+    // Beside everything else: it reads env files, and a folder on a network may hang.
     let (text, path) = (manifest.clone(), file.clone());
     let load = move || {
         let environment = Environment { vars: plan.inherited.to_vec(), env_files: Vec::new() };
-        // Nobody waits any more when the client has hung up.
-        let _ = done.send(load_addition(&text, &path, &environment, &plan));
+        load_addition(&text, &path, &environment, &plan)
     };
     let gone = || refuse(DenialCode::Internal, "the manifest could not be read", None);
-    std::thread::Builder::new().name("regrow-load".into()).spawn(load).map_err(|_| gone())?;
-    let Loaded { addition, warnings } = loaded.await.map_err(|_| gone())?.map_err(|faults| {
+    let loaded = tokio::task::spawn_blocking(load).await.map_err(|_| gone())?;
+    let Loaded { addition, warnings } = loaded.map_err(|faults| {
         let count = faults.len();
         let plural = if count == 1 { "" } else { "s" };
         let reason = format!("the manifest has {count} fault{plural}; nothing was started");

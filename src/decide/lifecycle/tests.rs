@@ -7,6 +7,8 @@ use crate::model::ReadySpec;
 use crate::model::exit::SpawnStage;
 use crate::model::{Check, CheckTarget, CommandLine, Condition, Dependency, HealthSpec, Policy};
 
+mod deaths;
+
 fn spec() -> ServiceSpec {
     ServiceSpec::new(Name::new("web").unwrap(), ["web"])
 }

@@ -99,11 +99,13 @@ impl Turn<'_> {
             (phase, Input::StopCommandDone { .. }) => phase,
 
             (Phase::Running(life), Input::LogMatched { .. }) => self.ready(life),
-            // It said so before it stood still; told when it goes on.
+            // It said so before it stood still. Told at once: the line will not be read again, by no later
+            // supervisor either.
             (Phase::Paused(paused), Input::LogMatched { .. }) => match paused.life.ready {
                 Readiness::Since(_) => Phase::Paused(paused),
                 Readiness::Not { .. } => {
-                    let ready = Readiness::Not { at: Some(paused.since), deadline: None };
+                    self.tell_ready(&paused.life);
+                    let ready = Readiness::Since(paused.since);
                     Phase::Paused(Paused { life: Life { ready, ..paused.life }, ..paused })
                 }
             },
@@ -390,7 +392,12 @@ impl Turn<'_> {
                 ready: matches!(ready, Readiness::Since(_)),
             });
         }
-        Phase::Running(Life { ready, ..life })
+        let life = Life { ready, ..life };
+        match ready {
+            // Nothing is asked of it: it was halted before it could be told that it is ready.
+            Readiness::Not { at: None, .. } if self.spec.ready.is_none() => self.ready(life),
+            Readiness::Not { .. } | Readiness::Since(_) => Phase::Running(life),
+        }
     }
 
     fn checks_readiness(&self) -> bool {
@@ -492,11 +499,7 @@ impl Turn<'_> {
             Readiness::Since(_) => Phase::Running(life),
             Readiness::Not { .. } => {
                 let incarnation = life.incarnation;
-                self.emit(Fact::Ready {
-                    instance: self.machine.id.clone(),
-                    incarnation,
-                    after: self.now.saturating_sub(life.started),
-                });
+                self.tell_ready(&life);
                 if self.checks_readiness() {
                     // Ready is for once; from here on health counts.
                     self.out.push(Effect::EndChecks);
@@ -507,6 +510,14 @@ impl Turn<'_> {
                 Phase::Running(Life { ready: Readiness::Since(self.now), ..life })
             }
         }
+    }
+
+    fn tell_ready(&mut self, life: &Life) {
+        self.emit(Fact::Ready {
+            instance: self.machine.id.clone(),
+            incarnation: life.incarnation,
+            after: self.now.saturating_sub(life.started),
+        });
     }
 
     fn checked(&mut self, life: Life, kind: CheckKind, change: Change) -> Phase {

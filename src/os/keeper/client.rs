@@ -3,11 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Tether;
-use super::wire::{self, Came, Frame, Inbox, Order, Takes, VERSION, Word};
+use super::wire::{self, Came, Frame, Inbox, NOTES, Order, Takes, VERSION, Word};
 use crate::model::Exit;
 use crate::os::spawn::Program;
 
@@ -15,6 +15,7 @@ use crate::os::spawn::Program;
 pub(in crate::os) struct Client {
     line: OwnedFd,
     sending: Mutex<()>,
+    version: AtomicU32,
 }
 
 /// What the keeper told at the beginning.
@@ -23,6 +24,9 @@ pub(in crate::os) struct Welcome {
     pub(in crate::os) last_key: u64,
     pub(in crate::os) since: Duration,
     pub(in crate::os) kept: Vec<Kept>,
+    /// See [`Word::Welcome`].
+    pub(in crate::os) first: bool,
+    pub(in crate::os) orphaned: bool,
     /// What has come behind it already.
     pub(in crate::os) inbox: Inbox,
 }
@@ -35,13 +39,14 @@ pub(in crate::os) struct Kept {
     pub(in crate::os) exit: Option<Exit>,
     pub(in crate::os) pidfd: OwnedFd,
     pub(in crate::os) pipes: [Option<OwnedFd>; 2],
+    /// It is a child of an earlier keeper, which is dead.
+    pub(in crate::os) foreign: bool,
 }
 
 impl Client {
     /// Says hello, and hears what there is.
-    pub(in crate::os) fn greet(tether: Tether) -> io::Result<(Client, Welcome)> {
-        let Tether { line } = tether;
-        let client = Client { line, sending: Mutex::new(()) };
+    pub(in crate::os) fn greet(line: OwnedFd) -> io::Result<(Client, Welcome)> {
+        let client = Client { line, sending: Mutex::new(()), version: AtomicU32::new(0) };
         client.say(&Order::Hello { version: VERSION }, &[], &[])?;
         let mut inbox = Inbox::default();
         let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper is gone");
@@ -55,15 +60,16 @@ impl Client {
                 }
             }
         };
-        let (keeper, last_key, since, count) = loop {
-            if let Word::Welcome { pid, last_key, since, kept, .. } = next()?.say {
-                break (pid, last_key, Duration::from_nanos(since), kept);
+        let (keeper, last_key, since, count, first, orphaned) = loop {
+            if let Word::Welcome { version, pid, last_key, since, kept, first, orphaned } = next()?.say {
+                client.version.store(version, Ordering::Relaxed);
+                break (pid, last_key, Duration::from_nanos(since), kept, first, orphaned);
             }
         };
         let mut kept = Vec::with_capacity(count);
         while kept.len() < count {
             let Frame { say, fds, .. } = next()?;
-            let Word::Kept { key, pid, about, exit, pipes } = say else {
+            let Word::Kept { key, pid, about, exit, pipes, foreign } = say else {
                 continue;
             };
             let mut fds = fds.into_iter();
@@ -71,9 +77,9 @@ impl Client {
                 return Err(gone());
             };
             let pipes = pipes.map(|there| if there { fds.next() } else { None });
-            kept.push(Kept { key, pid, about, exit, pidfd, pipes });
+            kept.push(Kept { key, pid, about, exit, pidfd, pipes, foreign });
         }
-        Ok((client, Welcome { keeper, last_key, since, kept, inbox }))
+        Ok((client, Welcome { keeper, last_key, since, kept, first, orphaned, inbox }))
     }
 
     /// Readable when the keeper says something.
@@ -143,8 +149,10 @@ impl Client {
         self.tell(&Order::Bye { code }, &[]);
     }
 
-    pub(in crate::os) fn replace(&self, program: &Path) {
+    /// `false`: the keeper is of a build that does not say that it has noted that.
+    pub(in crate::os) fn replace(&self, program: &Path) -> bool {
         self.tell(&Order::Replace { program: program.to_owned() }, &[]);
+        self.version.load(Ordering::Relaxed) >= NOTES
     }
 
     pub(in crate::os) fn renew(&self, program: &Path) {

@@ -1,18 +1,22 @@
 //! A keeper's knowledge, handed to the program that is executed in its place: another build of the
 //! keeper, or a daemon that takes the place of a keeper that was killed.
 //!
-//! Descriptors stay open over the execution; what they are stands in a file in memory.
+//! Descriptors stay open over the execution; what they are stands in a file in memory. Who has nothing to
+//! hand over says so in the variable itself: what runs is found again by the store and by marks.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
+use super::standby::Standby;
 use super::wire::VERSION;
 use crate::model::Exit;
 
@@ -23,10 +27,15 @@ const HANDOVER: &str = "REGROW_KEEPER_HANDOVER";
 pub(in crate::os) struct State<'a> {
     pub(in crate::os) since: Duration,
     pub(in crate::os) last_key: u64,
-    /// The daemon that goes on, and the line to it.
-    pub(in crate::os) daemon: Option<(u32, BorrowedFd<'a>)>,
+    /// The daemon that goes on, the line to it, and what ends with it.
+    pub(in crate::os) daemon: Option<(u32, BorrowedFd<'a>, Option<BorrowedFd<'a>>)>,
     /// Who takes over.
     pub(in crate::os) program: &'a CStr,
+    /// What the daemon that it makes is to run, where that is another program.
+    pub(in crate::os) next: Option<&'a Path>,
+    /// The keeper before it was killed.
+    pub(in crate::os) orphaned: bool,
+    pub(in crate::os) standby: Option<&'a Standby>,
     pub(in crate::os) args: &'a [CString],
     pub(in crate::os) entries: Vec<Lent<'a>>,
 }
@@ -47,7 +56,11 @@ pub(in crate::os) struct Lent<'a> {
 pub(super) struct Handed {
     pub(super) since: Duration,
     pub(super) last_key: u64,
-    pub(super) daemon: Option<(u32, OwnedFd)>,
+    pub(super) daemon: Option<(u32, OwnedFd, Option<OwnedFd>)>,
+    pub(super) next: Option<PathBuf>,
+    /// The keeper before was killed: what it had made and not told of is known by its marks alone.
+    pub(super) orphaned: bool,
+    pub(super) standby: Option<Standby>,
     pub(super) entries: Vec<HandedEntry>,
 }
 
@@ -69,6 +82,12 @@ struct Written {
     last_key: u64,
     #[serde(default)]
     daemon: Option<(u32, RawFd)>,
+    #[serde(default)]
+    pulse: Option<RawFd>,
+    #[serde(default)]
+    next: Option<PathBuf>,
+    #[serde(default)]
+    orphaned: bool,
     entries: Vec<WrittenEntry>,
 }
 
@@ -100,7 +119,10 @@ fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
         version: VERSION,
         since: u64::try_from(state.since.as_nanos()).unwrap_or(u64::MAX),
         last_key: state.last_key,
-        daemon: state.daemon.map(|(pid, line)| (pid, line.as_raw_fd())),
+        daemon: state.daemon.map(|(pid, line, _)| (pid, line.as_raw_fd())),
+        pulse: state.daemon.and_then(|(_, _, pulse)| Some(pulse?.as_raw_fd())),
+        next: state.next.map(Path::to_owned),
+        orphaned: state.orphaned,
         entries: state
             .entries
             .iter()
@@ -122,16 +144,13 @@ fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
     file.flush()?;
     file.rewind()?;
     let mut stay = vec![file.as_fd()];
-    stay.extend(state.daemon.map(|(_, line)| line));
+    stay.extend(state.daemon.iter().flat_map(|(_, line, pulse)| [Some(*line), *pulse]).flatten());
     for entry in &state.entries {
         stay.push(entry.pidfd);
         stay.extend(entry.pipes.iter().chain(&entry.logs).flatten());
     }
-    let env: Vec<CString> = std::env::vars_os()
-        .filter(|(name, _)| name != HANDOVER && name != super::LINE)
-        .chain([(HANDOVER.into(), file.as_raw_fd().to_string().into())])
-        .filter_map(|(name, value)| super::assignment(&name, &value))
-        .collect();
+    stay.extend(state.standby.map(|standby| standby.held().as_fd()));
+    let env = environment(file.as_raw_fd().to_string(), state.standby);
     for fd in &stay {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
@@ -142,12 +161,70 @@ fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
     Ok(failed?)
 }
 
+/// The environment of a keeper that is executed with this word of what it is handed.
+fn environment(handover: String, standby: Option<&Standby>) -> Vec<CString> {
+    std::env::vars_os()
+        .filter(|(name, _)| name != HANDOVER && name != super::LINE && !Standby::is_variable(name))
+        .chain([(HANDOVER.into(), handover.into())])
+        .chain(standby.map(Standby::variable))
+        .filter_map(|(name, value)| super::assignment(&name, &value))
+        .collect()
+}
+
+/// This very program, whatever lies by now where it lay.
+pub(in crate::os) const SELF: &CStr = c"/proc/self/exe";
+
+pub(in crate::os) fn own_args() -> Vec<CString> {
+    std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect()
+}
+
+/// Makes a standby that goes on as a keeper to which nothing was handed.
+pub(in crate::os) fn standby(since: Duration) -> io::Result<Standby> {
+    Standby::make(&SELF.to_owned(), &own_args(), &environment(nothing(since), None))
+}
+
+/// Goes on as a keeper to which nothing was handed; returns only where that can't be executed.
+pub(in crate::os) fn execute_with_nothing(since: Duration, standby: Option<&Standby>) -> io::Error {
+    let env = environment(nothing(since), standby);
+    let held = standby.map(Standby::held);
+    let stays = |flag: FdFlag| held.map_or(Ok(0), |fd| fcntl(fd, FcntlArg::F_SETFD(flag)));
+    if let Err(errno) = stays(FdFlag::empty()) {
+        return errno.into();
+    }
+    let failed = nix::unistd::execve(SELF, &own_args(), &env);
+    let _ = stays(FdFlag::FD_CLOEXEC);
+    match failed {
+        Ok(never) => match never {},
+        Err(errno) => errno.into(),
+    }
+}
+
+/// Says that nothing is handed over, and when the first keeper came up.
+fn nothing(since: Duration) -> String {
+    format!("{NOTHING}{}", since.as_nanos())
+}
+
+const NOTHING: &str = "nothing:";
+
 /// What this process was handed, if it was.
 pub(super) fn receive() -> Option<io::Result<Handed>> {
-    let fd: RawFd = std::env::var(HANDOVER).ok()?.parse().ok()?;
+    let text = std::env::var(HANDOVER).ok()?;
     // SAFETY: called before any thread is made.
     unsafe { std::env::remove_var(HANDOVER) };
-    Some(read(fd))
+    let standby = Standby::inherited();
+    if let Some(since) = text.strip_prefix(NOTHING) {
+        return Some(Ok(Handed {
+            since: Duration::from_nanos(since.parse().unwrap_or_default()),
+            last_key: 0,
+            daemon: None,
+            next: None,
+            orphaned: true,
+            standby,
+            entries: Vec::new(),
+        }));
+    }
+    let fd: RawFd = text.parse().ok()?;
+    Some(read(fd).map(|handed| Handed { standby, ..handed }))
 }
 
 fn read(fd: RawFd) -> io::Result<Handed> {
@@ -167,7 +244,7 @@ fn read(fd: RawFd) -> io::Result<Handed> {
         Ok([one?, two?])
     };
     let daemon = match written.daemon {
-        Some((pid, line)) => Some((pid, own(line)?)),
+        Some((pid, line)) => Some((pid, own(line)?, written.pulse.map(own).transpose()?)),
         None => None,
     };
     let mut entries = Vec::with_capacity(written.entries.len());
@@ -183,5 +260,13 @@ fn read(fd: RawFd) -> io::Result<Handed> {
             logs: own_both(entry.logs)?,
         });
     }
-    Ok(Handed { since: Duration::from_nanos(written.since), last_key: written.last_key, daemon, entries })
+    Ok(Handed {
+        since: Duration::from_nanos(written.since),
+        last_key: written.last_key,
+        daemon,
+        next: written.next,
+        orphaned: written.orphaned,
+        standby: None,
+        entries,
+    })
 }

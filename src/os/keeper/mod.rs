@@ -29,20 +29,80 @@ use crate::model::Exit;
 pub(super) mod client;
 pub(super) mod handover;
 mod notify;
+mod pulse;
+mod sentinel;
 mod serve;
+pub(super) mod standby;
 pub(super) mod wire;
 
-/// Tells a daemon that is started again the descriptor of the line to its keeper.
+pub(super) use sentinel::Sentinel;
+
+/// Tells a daemon that is started again the descriptor of the line to its keeper, when the first keeper
+/// came up (in nanoseconds of the monotonic clock), how many milliseconds it is to rest first, and the
+/// descriptor that it is to hold as long as it lives.
 const LINE: &str = "REGROW_KEEPER_LINE";
 
 /// The line of a daemon to its keeper.
 #[derive(Debug)]
 pub struct Tether {
     pub(super) line: OwnedFd,
+    /// Looks to it that a keeper is there until the host does.
+    pub(super) sentinel: Sentinel,
+}
+
+/// The end of the line in a daemon that has just been made.
+struct NewLine {
+    line: OwnedFd,
+    since: Duration,
+    pause: Duration,
+    /// See [`pulse`].
+    pulse: Option<OwnedFd>,
+    standby: Option<standby::Standby>,
+}
+
+impl NewLine {
+    /// Rests as long as it is to, or until the keeper is gone, and begins to watch over the line.
+    fn begin(self) -> std::io::Result<Tether> {
+        let NewLine { line, since, pause, pulse, standby } = self;
+        if let Some(pulse) = pulse {
+            pulse::hold(pulse)?;
+        }
+        sentinel::rest(&line, pause);
+        let sentinel = Sentinel::over(&line, since, standby)?;
+        Ok(Tether { line, sentinel })
+    }
+
+    /// What a keeper has left in the environment of the daemon that it has executed.
+    fn inherited() -> Option<NewLine> {
+        let text = std::env::var(LINE).ok()?;
+        // SAFETY: called before any thread is made.
+        unsafe { std::env::remove_var(LINE) };
+        let mut parts = text.split(':');
+        let fd = parts.next()?.parse().ok()?;
+        let mut number = || parts.next().and_then(|part| part.parse().ok());
+        // Who is older than these two says nothing of them.
+        let since = number().map_or_else(super::clock::monotonic, Duration::from_nanos);
+        let pause = Duration::from_millis(number().unwrap_or_default());
+        let own = |fd| {
+            // SAFETY: the keeper left it open for us, and nobody else here knows of it.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+            nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)).ok()?;
+            Some(fd)
+        };
+        let pulse = parts.next().and_then(|part| part.parse().ok()).and_then(own);
+        Some(NewLine { line: own(fd)?, since, pause, pulse, standby: standby::Standby::inherited() })
+    }
+
+    fn variable(&self) -> String {
+        use std::os::fd::AsRawFd;
+        let (line, since, pause) = (self.line.as_raw_fd(), self.since.as_nanos(), self.pause.as_millis());
+        let pulse = self.pulse.as_ref().map(|pulse| pulse.as_raw_fd().to_string()).unwrap_or_default();
+        format!("{line}:{since}:{pause}:{pulse}")
+    }
 }
 
 /// The line of a daemon that a renewed keeper has made.
-static MADE: OnceLock<Mutex<Option<Tether>>> = OnceLock::new();
+static MADE: OnceLock<Mutex<Option<NewLine>>> = OnceLock::new();
 
 /// Goes on as the keeper that this process is to be, if it was executed for that; then it returns in
 /// the daemons that it makes alone. To be called before anything else.
@@ -92,19 +152,11 @@ pub fn is_above() -> bool {
 /// To be called before any thread is made.
 pub fn over_daemon() -> std::io::Result<Tether> {
     let made = MADE.get().and_then(|made| made.lock().unwrap_or_else(PoisonError::into_inner).take());
-    if let Some(tether) = made {
-        return Ok(tether);
-    }
-    if let Some(fd) = std::env::var(LINE).ok().and_then(|text| text.parse().ok()) {
-        // SAFETY: called before any thread is made.
-        unsafe { std::env::remove_var(LINE) };
-        // SAFETY: the keeper left it open for us, and nobody else here knows of it.
-        let line = unsafe { OwnedFd::from_raw_fd(fd) };
-        nix::fcntl::fcntl(&line, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-        return Ok(Tether { line });
+    if let Some(line) = made.or_else(NewLine::inherited) {
+        return line.begin();
     }
     as_keeper(&serve::heard())?;
-    Ok(serve::Keeper::new(None)?.run())
+    serve::Keeper::new(None)?.run().begin()
 }
 
 /// Blocks what a keeper waits for, in the thread that is about to execute one.
@@ -133,6 +185,10 @@ fn as_daemon() -> std::io::Result<()> {
     // Whatever mask we were started with: the daemon hears every signal.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
+}
+
+fn complain(what: &str) {
+    let _ = writeln!(std::io::stderr(), "regrow: {what}");
 }
 
 /// `NAME=VALUE`.

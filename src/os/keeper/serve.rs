@@ -9,10 +9,10 @@
 //! It is the one owner of wait: it reaps what it made, and in silence whatever else is left to it.
 //! Deliberately absent: any decision about services.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid};
 
-use super::Tether;
 use super::handover::{self, Handed, HandedEntry};
-use super::wire::{Came, Inbox, Order, Outbox, Takes, VERSION, Word, pair};
+use super::standby::Standby;
+use super::wire::{Came, Frame, Inbox, Order, Outbox, Takes, VERSION, Word, pair};
+use super::{NewLine, complain};
+use crate::decide::succession::{AfterDaemon, DaemonEnd, Wish, after_daemon};
 use crate::model::Exit;
 use crate::os::spawn::{Begun, Placed, Program, Spawner, Ties};
 use crate::os::{clock, log, memory, pidfd, proc};
@@ -37,12 +39,6 @@ const AWAY: Duration = Duration::from_secs(1);
 const COMING_UP: Duration = Duration::from_secs(30);
 /// How often it does then.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
-/// A daemon that lived so long did not fail at its start.
-const SETTLED: Duration = Duration::from_secs(10);
-/// The longest pause before another follows one that was up.
-const LONGEST_BREATH: Duration = Duration::from_millis(100);
-/// The longest pause before a daemon that does not come up is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// So long without anything to do, and it sheds what it does not need for sleeping.
 const RESTS_AFTER: Duration = Duration::from_secs(1);
 /// One piece of output.
@@ -82,6 +78,8 @@ enum Fate {
 enum Daemon {
     Up {
         pid: u32,
+        /// It ends with it.
+        pulse: Option<OwnedFd>,
         since: Instant,
         line: OwnedFd,
         inbox: Inbox,
@@ -89,36 +87,33 @@ enum Daemon {
         /// It has said hello.
         greeted: bool,
         /// What it wants after its end.
-        then: Then,
+        then: Wish,
     },
     Down {
         since: Instant,
         start_at: Instant,
+        /// The next one rests for so long before it begins.
+        pause: Duration,
     },
 }
 
 impl Daemon {
+    /// One that is to be made at once.
+    fn down(pause: Duration) -> Daemon {
+        Daemon::Down { since: Instant::now(), start_at: Instant::now(), pause }
+    }
+
     /// One that has just come, or has been handed over.
-    fn up(pid: u32, line: OwnedFd, greeted: bool) -> Daemon {
+    fn up(pid: u32, line: OwnedFd, pulse: Option<OwnedFd>, greeted: bool) -> Daemon {
         let (inbox, outbox) = (Inbox::default(), Outbox::default());
-        Daemon::Up { pid, since: Instant::now(), line, inbox, outbox, greeted, then: Then::Again }
+        Daemon::Up { pid, pulse, since: Instant::now(), line, inbox, outbox, greeted, then: Wish::Again }
     }
 }
 
 /// What a fork came to, on either side.
 enum Made {
-    Child(u32, OwnedFd),
-    Daemon(Tether),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Then {
-    /// It said nothing: it is started again.
-    Again,
-    /// It is started again at once, from another program.
-    Replaced,
-    /// All is done.
-    End(u8),
+    Child { pid: u32, line: OwnedFd, pulse: OwnedFd },
+    Daemon(NewLine),
 }
 
 pub(super) struct Keeper {
@@ -141,6 +136,14 @@ pub(super) struct Keeper {
     fresh: bool,
     /// What was signalled while there was nobody to pass it on to.
     held: Vec<Signal>,
+    /// Daemons that have a successor, and whose end the kernel has not told yet.
+    dying: HashSet<u32>,
+    /// What the last daemon had ordered, to be carried out when there is another.
+    late: Vec<Frame<Order>>,
+    /// The keeper before this one was killed, and no daemon has said hello since.
+    orphaned: bool,
+    /// Waits until nobody else is left to carry on.
+    standby: Option<Standby>,
     /// When it last had something to do; `None`: so long ago that it sheds what it needed for that.
     busy: Option<Instant>,
 }
@@ -170,7 +173,7 @@ impl Keeper {
             entries: BTreeMap::new(),
             pids: HashMap::new(),
             pending: Vec::new(),
-            daemon: Daemon::Down { since: Instant::now(), start_at: Instant::now() },
+            daemon: Daemon::down(Duration::ZERO),
             program: None,
             before: None,
             args: std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect(),
@@ -179,6 +182,10 @@ impl Keeper {
             failures: 0,
             fresh: true,
             held: Vec::new(),
+            dying: HashSet::new(),
+            late: Vec::new(),
+            orphaned: false,
+            standby: None,
             busy: Some(Instant::now()),
         };
         if let Some(handed) = handed {
@@ -189,12 +196,17 @@ impl Keeper {
 
     /// What an earlier keeper, or a daemon whose keeper is dead, has handed over.
     fn take(&mut self, handed: Handed) {
-        let Handed { since, last_key, daemon, entries } = handed;
+        let Handed { since, last_key, daemon, next, orphaned, standby, entries } = handed;
         self.since = since;
+        self.orphaned = orphaned;
+        self.standby = standby;
+        if let Some(next) = next.and_then(|next| CString::new(next.into_os_string().into_vec()).ok()) {
+            self.before = Some(self.program.replace(next));
+        }
         self.last_key = last_key;
         self.fresh = false;
-        if let Some((pid, line)) = daemon {
-            self.daemon = Daemon::up(pid, line, true);
+        if let Some((pid, line, pulse)) = daemon {
+            self.daemon = Daemon::up(pid, line, pulse, true);
         }
         for entry in entries {
             let HandedEntry { key, pid, about, exit, foreign, pidfd, pipes, logs } = entry;
@@ -207,15 +219,19 @@ impl Keeper {
     }
 
     /// Returns in the daemons that it makes, and nowhere else.
-    pub(super) fn run(mut self) -> Tether {
+    pub(super) fn run(mut self) -> NewLine {
         let _ = nix::sys::prctl::set_name(c"keeper");
         loop {
-            if let Some(tether) = self.start_daemon_if_due() {
-                return tether;
+            if let Some(line) = self.start_daemon_if_due() {
+                return line;
             }
+            self.carry_out_late();
             self.wait();
             self.hear_signals();
             self.hear_daemon();
+            if self.daemon_is_dying() && self.replace_dying() {
+                continue;
+            }
             self.settle_starts();
             self.look_at_foreign();
             self.reap();
@@ -229,7 +245,8 @@ impl Keeper {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let mut timeout = None;
         match &self.daemon {
-            Daemon::Up { line, outbox, greeted, since, .. } => {
+            Daemon::Up { line, pulse, outbox, greeted, since, .. } => {
+                fds.extend(pulse.iter().map(|pulse| PollFd::new(pulse.as_fd(), PollFlags::empty())));
                 let mut flags = PollFlags::POLLIN;
                 if !outbox.is_empty() {
                     flags |= PollFlags::POLLOUT;
@@ -333,8 +350,20 @@ impl Keeper {
         self.take_orders();
     }
 
+    /// Whether the daemon is dead, also where the kernel has not taken it apart yet.
+    fn daemon_is_dying(&self) -> bool {
+        let Daemon::Up { pulse: Some(pulse), .. } = &self.daemon else {
+            return false;
+        };
+        matches!(poll(&mut [PollFd::new(pulse.as_fd(), PollFlags::empty())], PollTimeout::ZERO), Ok(1..))
+    }
+
     fn take_orders(&mut self) {
         loop {
+            // What a dead one has ordered waits until there is another: making processes takes time.
+            if self.daemon_is_dying() {
+                return;
+            }
             let Daemon::Up { inbox, .. } = &mut self.daemon else {
                 return;
             };
@@ -386,11 +415,12 @@ impl Keeper {
                 }
             }
             Order::Notify { text } => super::notify::send(&text),
-            Order::Bye { code } => self.after(Then::End(code)),
+            Order::Bye { code } => self.after(Wish::End(code)),
             Order::Replace { program } => {
                 let program = CString::new(program.into_os_string().into_vec()).ok();
                 self.before = Some(std::mem::replace(&mut self.program, program));
-                self.after(Then::Replaced);
+                self.after(Wish::Replaced);
+                self.tell(&Word::Noted, &[]);
             }
             Order::Renew { program } => self.renew(program.into_os_string()),
             // Of a newer daemon; what it can't do without, it asks for by our version.
@@ -398,7 +428,7 @@ impl Keeper {
         }
     }
 
-    fn after(&mut self, what: Then) {
+    fn after(&mut self, what: Wish) {
         if let Daemon::Up { then, .. } = &mut self.daemon {
             *then = what;
         }
@@ -406,10 +436,12 @@ impl Keeper {
 
     /// Tells a new daemon all that it needs to go on.
     fn welcome(&mut self) {
-        if matches!(self.daemon, Daemon::Up { pid: ENDED, .. }) {
-            return;
+        // It and its daemon are two: nobody else need stand by.
+        if let Some(standby) = self.standby.take() {
+            standby.dismiss();
         }
-        self.fresh = false;
+        let first = std::mem::replace(&mut self.fresh, false);
+        let orphaned = std::mem::replace(&mut self.orphaned, false);
         self.before = None;
         let Daemon::Up { pid, line, outbox, greeted, .. } = &mut self.daemon else {
             return;
@@ -421,12 +453,19 @@ impl Keeper {
             last_key: self.last_key,
             since: u64::try_from(self.since.as_nanos()).unwrap_or(u64::MAX),
             kept: self.entries.len(),
+            first,
+            orphaned,
         };
         let _ = outbox.send(line.as_fd(), &welcome, &[]);
         for (key, entry) in &self.entries {
-            let about = entry.about.to_string();
-            let kept =
-                Word::Kept { key: *key, pid: entry.pid, about, exit: entry.exit, pipes: entry.which() };
+            let kept = Word::Kept {
+                key: *key,
+                pid: entry.pid,
+                about: entry.about.to_string(),
+                exit: entry.exit,
+                pipes: entry.which(),
+                foreign: entry.foreign,
+            };
             let _ = outbox.send(line.as_fd(), &kept, &entry.descriptors());
         }
         for signal in self.held.drain(..) {
@@ -530,7 +569,9 @@ impl Keeper {
             if let Daemon::Up { pid: daemon, .. } = &self.daemon
                 && *daemon == pid
             {
-                self.daemon_ended(exit);
+                self.daemon_ended(Some(exit));
+            } else if self.dying.remove(&pid) {
+                self.tell_end_of_daemon(exit);
             } else if let Some(key) = self.pids.get(&pid).copied() {
                 self.ended(key, exit);
             } else if let Some(pending) = self.pending.iter_mut().find(|pending| pending.begun.pid() == pid) {
@@ -591,15 +632,9 @@ impl Keeper {
     }
 }
 
-/// The number of a daemon that has been reaped: nobody's.
-const ENDED: u32 = 0;
-
 /// Signals a daemon that is our child and not reaped.
 fn signal(pid: u32, signal: Signal) {
-    // Zero would be our own group.
-    if pid != ENDED {
-        let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal);
-    }
+    let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal);
 }
 
 fn tell(daemon: &mut Daemon, word: &Word, fds: &[BorrowedFd<'_>]) {
@@ -638,9 +673,4 @@ impl Entry {
 fn drain(pipe: &OwnedFd, log: &OwnedFd) {
     // Not until it is empty: who prints without end would have all our time.
     let _ = log::splice_to_end(pipe.as_fd(), log.as_fd(), PIECE);
-}
-
-fn complain(what: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(io::stderr(), "regrow: {what}");
 }

@@ -19,7 +19,9 @@ use crate::model::{Exit, SpawnStage};
 use crate::os::credentials::Credentials;
 
 /// Of what is said here.
-pub(in crate::os) const VERSION: u32 = 1;
+pub(in crate::os) const VERSION: u32 = 2;
+/// From this version on a keeper answers [`Order::Replace`] by [`Word::Noted`].
+pub(in crate::os) const NOTES: u32 = 2;
 
 /// The largest frame; nobody's environment is larger.
 const LARGEST: usize = 64 << 20;
@@ -94,6 +96,12 @@ pub(in crate::os) enum Word {
         /// When the keeper came up, by the monotonic clock, in nanoseconds.
         since: u64,
         kept: usize,
+        /// No daemon of this keeper, nor of one before it, has said hello before.
+        #[serde(default)]
+        first: bool,
+        /// The keeper before this one was killed: what it had made and not told of is known by marks alone.
+        #[serde(default)]
+        orphaned: bool,
     },
     /// A process that an earlier daemon asked for. Descriptors: its pidfd, its output, its error
     /// output.
@@ -104,6 +112,9 @@ pub(in crate::os) enum Word {
         exit: Option<Exit>,
         /// Which of its pipes are there.
         pipes: [bool; 2],
+        /// It is the child of an earlier keeper, which is dead.
+        #[serde(default)]
+        foreign: bool,
     },
     /// It runs. Descriptors: as above.
     Spawned {
@@ -117,6 +128,8 @@ pub(in crate::os) enum Word {
     Failed { key: u64, stage: SpawnStage, errno: i32 },
     /// It ended.
     Exited { key: u64, exit: Exit },
+    /// What follows this daemon is noted: it may end.
+    Noted,
     #[serde(other)]
     Unknown,
 }

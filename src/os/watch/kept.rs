@@ -3,8 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::decide::succession::{AfterKeeper, Wish, after_keeper};
+use crate::os::keeper::Sentinel;
 use crate::os::keeper::client::{Client, Kept, Welcome};
 use crate::os::keeper::handover::{self, Lent, State};
+use crate::os::keeper::standby::Standby;
 use crate::os::keeper::wire::{Came, Frame, Inbox, Word};
 use crate::os::spawn::Failed;
 use crate::os::{Found, Owner};
@@ -26,16 +29,22 @@ pub(in crate::os) struct Above {
     gone: HashMap<u64, Gone>,
     /// The highest key that was asked for.
     highest: u64,
-    /// What tells this daemon's processes, and those of its predecessors, from all others.
-    run: u32,
     /// Cgroups of earlier daemons.
     joined: HashMap<PathBuf, Arc<Cgroups>>,
     /// Called before this process goes on as a keeper: what must not be lost is to be written.
     before_change: Arc<dyn Fn() + Send + Sync>,
+    /// What this daemon has asked for in leaving.
+    leave: Option<Leave>,
+    /// Who goes on when this process dies over it.
+    standby: Option<Standby>,
+    /// Watches over the line until this thread does.
+    sentinel: Option<Sentinel>,
 }
 
 /// A keeper that is being killed is dead after so long at most.
 const DYING: Duration = Duration::from_secs(2);
+/// So long after this process could not be executed again that is tried once more.
+const SUCCEED_AGAIN: Duration = Duration::from_millis(200);
 
 /// What is kept of a process that is gone.
 struct Gone {
@@ -59,7 +68,7 @@ impl Above {
     pub(in crate::os) fn new(
         client: Arc<Client>,
         welcome: Welcome,
-        run: u32,
+        sentinel: Sentinel,
         before_change: Arc<dyn Fn() + Send + Sync>,
     ) -> Above {
         let Welcome { keeper, since, kept, inbox, .. } = welcome;
@@ -74,9 +83,11 @@ impl Above {
             found: kept.into_iter().map(|kept| (kept.key, kept)).collect(),
             gone: HashMap::new(),
             highest: 0,
-            run,
             joined: HashMap::new(),
             before_change,
+            leave: None,
+            standby: None,
+            sentinel: Some(sentinel),
         }
     }
 
@@ -124,6 +135,16 @@ impl Above {
         let of_it =
             |frame: &Frame<Word>| matches!(&frame.say, Word::Spawned { key: other, .. } if *other == key);
         self.expected.contains_key(&key) || self.early.iter().any(of_it)
+    }
+
+    /// From here on the line is looked at by the watcher. `false`: the keeper was gone before.
+    pub(super) fn begin(&mut self) -> bool {
+        self.sentinel.take().is_none_or(|sentinel| sentinel.retire())
+    }
+
+    /// Where cgroups of earlier daemons lie.
+    pub(super) fn joined(&self) -> impl Iterator<Item = &Arc<Cgroups>> {
+        self.joined.values()
     }
 
     /// Nothing of a process's tree is left.
@@ -181,17 +202,17 @@ impl Watcher {
                     Ok(None) => break,
                     Err(error) => {
                         tracing::error!(%error, "the keeper can't be understood");
-                        return self.take_the_keepers_place();
+                        return self.keeper_ended();
                     }
                 }
             }
             match came {
                 Ok(Came::Something) => {}
                 Ok(Came::Nothing) => return,
-                Ok(Came::End) => return self.take_the_keepers_place(),
+                Ok(Came::End) => return self.keeper_ended(),
                 Err(error) => {
                     tracing::error!(%error, "the line to the keeper is broken");
-                    return self.take_the_keepers_place();
+                    return self.keeper_ended();
                 }
             }
         }
@@ -233,7 +254,7 @@ impl Watcher {
                 });
                 let since = Instant::now();
                 let watched = Watched { key: id, pid, pidfd, since, pipes, output, marks, cgroups, news };
-                self.look_after(watched, about);
+                self.look_after(watched, about, Parent::Ours);
                 tell(News::Spawned { key: id, pid, life });
             }
             Word::Failed { key, stage, errno, .. } => {
@@ -255,6 +276,11 @@ impl Watcher {
                 Some(kept) => kept.exit = Some(*exit),
                 None => self.ended(*key, *exit),
             },
+            Word::Noted => {
+                if let Some(Leave::Replaced(_, noted)) = above.leave.take() {
+                    noted();
+                }
+            }
             Word::Welcome { .. } | Word::Kept { .. } | Word::Unknown => {}
         }
     }
@@ -278,11 +304,12 @@ impl Watcher {
         if let (Output::Lines(source, _), Some(keep)) = (&output, keep) {
             self.logs.open_later(*source, keep);
         }
-        let Kept { pid, pidfd, pipes, exit, about: text, .. } = kept;
+        let Kept { pid, pidfd, pipes, exit, about: text, foreign, .. } = kept;
+        let parent = if foreign { Parent::Dead } else { Parent::Ours };
         let since = Instant::now();
         let watched =
             Watched { key: ProcessKey(key), pid, pidfd, since, pipes, output, marks, cgroups, news };
-        self.look_after(watched, about.map(|_| text));
+        self.look_after(watched, about.map(|_| text), parent);
         if let Some(exit) = exit {
             self.ended(key, exit);
         }
@@ -311,22 +338,78 @@ impl Watcher {
         self.logs.tidy(source);
     }
 
-    /// The keeper is dead: this process goes on as one, with all that it holds, and starts a daemon
-    /// of its own.
-    fn take_the_keepers_place(&mut self) {
-        let Some(above) = self.above.take() else {
+    /// This process is about to end, and another is to go on where it stood.
+    pub(super) fn leave(&mut self, leave: Leave) {
+        let Some(above) = &mut self.above else {
             return;
         };
-        // Its end of the line is closed before the kernel says that it is dead.
-        let dead = above.alive.as_ref().is_none_or(|keeper| pidfd::ends_within(keeper.as_fd(), DYING));
-        if !dead {
-            // It lives, and starts another daemon, which is told everything anew.
-            tracing::error!("the line to the keeper is broken: this daemon gives way to another");
-            (above.before_change)();
-            std::process::exit(1);
+        match leave {
+            Leave::Replaced(program, noted) => {
+                if above.client.replace(&program) {
+                    above.leave = Some(Leave::Replaced(program, noted));
+                } else {
+                    noted();
+                }
+            }
+            Leave::Down(code) => above.leave = Some(Leave::Down(code)),
         }
-        tracing::error!(keeper = above.pid, "the keeper was ended; this process takes its place");
+    }
+
+    /// The line to the keeper has ended.
+    pub(super) fn keeper_ended(&mut self) {
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        // Before anything else: from here on this process may die, too.
+        if above.standby.is_none() && !matches!(above.leave, Some(Leave::Down(_))) {
+            crate::os::keeper::quieten();
+            above.standby = handover::standby(above.since)
+                .inspect_err(|error| tracing::warn!(%error, "nobody stands by while the keeper is replaced"))
+                .ok();
+        }
+        let wish = match &above.leave {
+            None => Wish::Again,
+            Some(Leave::Replaced(..)) => Wish::Replaced,
+            Some(Leave::Down(code)) => Wish::End(*code),
+        };
+        // Its end of the line is closed before the kernel says that it is dead.
+        let lives = above.alive.as_ref().is_some_and(|keeper| !pidfd::ends_within(keeper.as_fd(), DYING));
+        match after_keeper(lives, wish) {
+            AfterKeeper::GiveWay => {
+                // It starts another daemon, which is told everything anew.
+                tracing::error!("the line to the keeper is broken: this daemon gives way to another");
+                if let Some(standby) = above.standby.take() {
+                    standby.dismiss();
+                }
+                (above.before_change)();
+                std::process::exit(1);
+            }
+            AfterKeeper::End(code) => std::process::exit(code.into()),
+            AfterKeeper::Carry { other_program } => self.take_the_keepers_place(other_program),
+        }
+    }
+
+    pub(super) fn try_succession_again(&mut self) {
+        if self.succession_tried.is_some_and(|tried| tried.elapsed() >= SUCCEED_AGAIN) {
+            self.keeper_ended();
+        }
+    }
+
+    /// This process goes on as the keeper, with all that it holds, and starts a daemon of its own. Where it
+    /// can't be executed, nothing can be started until it can.
+    fn take_the_keepers_place(&mut self, other_program: bool) {
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        let first = self.succession_tried.replace(Instant::now()).is_none();
+        if first {
+            let _ = self.epoll.delete(above.client.socket());
+            tracing::error!(keeper = above.pid, "the keeper was ended; this process takes its place");
+        }
         (above.before_change)();
+        let Some(above) = &self.above else {
+            return;
+        };
         let files: HashMap<u64, [OwnedFd; 2]> = self
             .processes
             .iter()
@@ -373,23 +456,26 @@ impl Watcher {
         });
         let entries: Vec<Lent<'_>> = living.chain(gone).chain(unclaimed).collect();
         let last_key = entries.iter().map(|entry| entry.key).max().unwrap_or_default().max(above.highest);
-        // What the keeper had made and not told, and what is not to outlive this daemon.
-        let known = entries.iter().map(|entry| entry.key & 0xffff_ffff).collect();
-        crate::os::native::end_unknown(above.run, self.cgroups.as_deref(), &known);
-        let args = std::env::args_os()
-            .filter_map(|arg| std::ffi::CString::new(std::os::unix::ffi::OsStringExt::into_vec(arg)).ok());
-        let args: Vec<std::ffi::CString> = args.collect();
-        crate::os::keeper::quieten();
+        let next = match &above.leave {
+            Some(Leave::Replaced(program, _)) if other_program => Some(program.as_path()),
+            _ => None,
+        };
+        let args = handover::own_args();
         let state = State {
             since: above.since,
             // What was asked of the dead one and never made has a key, too.
             last_key: last_key + 1_000_000,
             daemon: None,
-            program: c"/proc/self/exe",
+            program: handover::SELF,
+            next,
+            orphaned: true,
+            standby: above.standby.as_ref(),
             args: &args,
             entries,
         };
         let error = handover::execute(state);
-        tracing::error!(%error, "nothing can be started any more: no keeper");
+        if first {
+            tracing::error!(%error, "nothing can be started until there is a keeper, which can't be executed");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What the watcher is told, and the line by which it is told.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,8 +39,18 @@ pub(in crate::os) enum Order {
     Keep(SourceId, Keep),
     /// A source prints no more.
     Forget(SourceId),
+    /// This process is about to end, and its keeper is told what follows.
+    Leave(Leave),
     /// End.
     Quit,
+}
+
+/// How a daemon leaves.
+pub(in crate::os) enum Leave {
+    /// Everything is down; the keeper knows, or is dead.
+    Down(u8),
+    /// Another program goes on. Called when the keeper has noted that.
+    Replaced(PathBuf, Box<dyn FnOnce() + Send>),
 }
 
 /// A process to look after.

@@ -70,7 +70,7 @@ pub(in crate::os) fn reclaim(life: &str) -> Reclaimed {
     {
         let pipes = life.pipes.map(|inode| reopen(life.pid, inode));
         let Life { key, pid, about, .. } = life;
-        return Reclaimed::Alive(Kept { key, pid, about, exit: None, pidfd, pipes });
+        return Reclaimed::Alive(Kept { key, pid, about, exit: None, pidfd, pipes, foreign: true });
     }
     if let Ok(about) = serde_json::from_str::<About>(&life.about) {
         end_remains(life.key, &about);

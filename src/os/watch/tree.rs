@@ -114,31 +114,63 @@ impl Watcher {
 
     /// The tree that a process came from.
     pub(super) fn owner(&self, stat: &proc::Stat) -> Option<u64> {
-        let by_session = self.processes.iter().find(|(_, p)| p.pid == stat.session || p.pid == stat.group);
-        let pinned = || self.processes.iter().find(|(_, p)| p.remnants.contains_key(&stat.pid));
+        let index = &self.index;
         let in_cgroup = || {
             let path = proc::cgroup(stat.pid)?;
-            self.processes
-                .iter()
-                .find(|(key, p)| p.cgroups.as_ref().is_some_and(|of| of.key_of(&path) == Some(**key)))
+            self.key_of(&path)
         };
-        let by_limit = || {
-            let mark = proc::realtime_limit(stat.pid)?;
-            self.processes.iter().find(|(_, p)| p.marks.limit == mark)
-        };
-        let marked = || {
-            let mark = proc::variable(stat.pid, MARK)?;
-            self.processes.iter().find(|(_, p)| p.marks.variable == mark)
-        };
+        let by_limit = || index.of_limit(proc::realtime_limit(stat.pid)?);
+        let marked = || index.of_variable(&proc::variable(stat.pid, MARK)?);
         // One that left the session and cleared its environment may still print to us.
-        let by_output = || {
-            let pipes: Vec<u64> = proc::output_pipes(stat.pid).collect();
-            let prints_here =
-                |p: &Process| p.pipes.iter().flatten().any(|pipe| pipes.contains(&pipe.inode()));
-            self.processes.iter().find(|(_, p)| !pipes.is_empty() && prints_here(p))
-        };
-        let found = by_session.or_else(pinned).or_else(in_cgroup).or_else(by_limit);
-        found.or_else(marked).or_else(by_output).map(|(key, _)| *key)
+        let by_output = || proc::output_pipes(stat.pid).find_map(|inode| index.of_pipe(inode));
+        let found = index.of_session(stat.session, stat.group).or_else(|| index.of_pinned(stat.pid));
+        found.or_else(in_cgroup).or_else(by_limit).or_else(marked).or_else(by_output)
+    }
+
+    /// The tree whose cgroup this is.
+    fn key_of(&self, path: &Path) -> Option<u64> {
+        let joined = self.above.iter().flat_map(Above::joined);
+        self.cgroups.iter().chain(joined).find_map(|cgroups| {
+            let key = cgroups.key_of(path)?;
+            let of = self.processes.get(&key)?.cgroups.as_ref()?;
+            Arc::ptr_eq(of, cgroups).then_some(key)
+        })
+    }
+
+    /// Whether the orphans of a tree come neither to us nor to our keeper, and the kernel does not say
+    /// who is of it.
+    pub(super) fn needs_marks(&self, key: u64) -> bool {
+        self.processes
+            .get(&key)
+            .is_some_and(|process| process.parent == Parent::Dead && process.cgroups.is_none())
+    }
+
+    /// Pins whoever carries the mark of such a tree, whoever its parent is: all processes of the machine are
+    /// looked through, once for all that ask. `false`: that was done a moment ago, and is to be asked for
+    /// again a moment later, so that it never takes more than a part of this thread's time.
+    pub(super) fn find_marked(&mut self) -> bool {
+        if let Some((at, took)) = self.marked_looked
+            && at.elapsed() < took * 2
+        {
+            return false;
+        }
+        let begun = Instant::now();
+        for stat in proc::all() {
+            if self.leaders.contains_key(&stat.pid) || self.index.of_pinned(stat.pid).is_some() {
+                continue;
+            }
+            let index = &self.index;
+            let marked = || index.of_limit(proc::realtime_limit(stat.pid)?);
+            let named = || index.of_variable(&proc::variable(stat.pid, MARK)?);
+            let of = index.of_session(stat.session, stat.group).or_else(marked).or_else(named);
+            if let Some(key) = of
+                && self.needs_marks(key)
+            {
+                self.pin(key, &stat);
+            }
+        }
+        self.marked_looked = Some((Instant::now(), begun.elapsed()));
+        true
     }
 
     /// Holds on to one of a tree's other processes.
@@ -171,12 +203,17 @@ impl Watcher {
             self.blind.insert(key);
         } else {
             process.remnants.insert(stat.pid, fd);
+            self.index.pin(key, stat.pid);
         }
     }
 
     /// Pins every process of a tree that is not in its leader's group.
     pub(super) fn find_tree(&mut self, key: u64) {
         self.adopt();
+        if self.needs_marks(key) {
+            // Where that was done just now, whoever is missed is found when the others have ended.
+            self.find_marked();
+        }
         let Some(process) = self.processes.get(&key) else {
             return;
         };

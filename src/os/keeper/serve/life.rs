@@ -2,59 +2,84 @@
 //! it ends.
 
 use super::*;
-use crate::os::keeper::{LINE, as_daemon, assignment};
+use crate::os::keeper::{LINE, as_daemon, assignment, pulse};
+
+/// So long after the kernel would not fork a daemon it is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 impl Keeper {
-    pub(super) fn daemon_ended(&mut self, exit: Exit) {
-        let daemon = std::mem::replace(
-            &mut self.daemon,
-            Daemon::Down { since: Instant::now(), start_at: Instant::now() },
-        );
-        let Daemon::Up { since, line, mut inbox, outbox, greeted, then, .. } = daemon else {
+    /// A daemon is dying that was up: another is made before the kernel has told how it ended. `false`: it
+    /// was not up, or has said what is to follow, and its end is waited for.
+    pub(super) fn replace_dying(&mut self) -> bool {
+        let Daemon::Up { pid, greeted: true, then: Wish::Again | Wish::Replaced, .. } = &self.daemon else {
+            return false;
+        };
+        self.dying.insert(*pid);
+        self.daemon_ended(None);
+        true
+    }
+
+    /// `exit`: how, where the kernel has told that already.
+    pub(super) fn daemon_ended(&mut self, exit: Option<Exit>) {
+        let Daemon::Up { since, line, mut inbox, greeted, mut then, .. } =
+            std::mem::replace(&mut self.daemon, Daemon::down(Duration::ZERO))
+        else {
             return;
         };
-        // What it has ordered it meant: it is carried out for the one that follows.
+        // What it has ordered it meant: it is carried out for the one that follows, once that is there.
         while let Ok(Came::Something) = inbox.fill(line.as_fd(), false) {}
-        self.daemon = Daemon::Up { pid: ENDED, since, line, inbox, outbox, greeted: true, then };
-        self.take_orders();
-        self.abandon_starts();
-        let down = Daemon::Down { since: Instant::now(), start_at: Instant::now() };
-        let Daemon::Up { then, .. } = std::mem::replace(&mut self.daemon, down) else {
-            return;
-        };
-        match then {
-            Then::End(code) => self.end(i32::from(code)),
-            Then::Replaced => {
-                self.failures = 0;
-                return;
+        while let Ok(Some(frame)) = inbox.next::<Order>() {
+            match frame.say {
+                Order::Bye { code } => then = Wish::End(code),
+                Order::Replace { program } => {
+                    let program = CString::new(program.into_os_string().into_vec()).ok();
+                    self.before = Some(std::mem::replace(&mut self.program, program));
+                    then = Wish::Replaced;
+                }
+                _ => self.late.push(frame),
             }
-            Then::Again => {}
         }
-        // It did not like what it was started with, and has said so.
-        if self.fresh
-            && let Exit::Code(code) = exit
-        {
-            self.end(code);
+        let on_trial = then == Wish::Again && self.before.is_some();
+        let (lived, first, failures) = (since.elapsed(), self.fresh, self.failures);
+        match after_daemon(&DaemonEnd { exit, lived, greeted, first, on_trial, wish: then, failures }) {
+            AfterDaemon::End(code) => {
+                self.carry_out_late();
+                self.end(code);
+            }
+            AfterDaemon::Start { pause, program_before, failures } => {
+                self.failures = failures;
+                self.daemon = Daemon::down(pause);
+                if program_before {
+                    self.program = self.before.take().flatten();
+                    let how = exit.map(|exit| format!(" by {exit}")).unwrap_or_default();
+                    complain(&format!(
+                        "the new daemon was ended{how} before it was up; the old one is started again"
+                    ));
+                } else if let (Wish::Again, Some(exit)) = (then, exit) {
+                    self.tell_end_of_daemon(exit);
+                }
+            }
         }
-        if let Some(before) = self.before.take() {
-            self.program = before;
-            complain(&format!(
-                "the new daemon was ended by {exit} before it was up; the old one is started again"
-            ));
-            return;
-        }
-        self.failures = if since.elapsed() > SETTLED { 0 } else { self.failures + 1 };
-        let pause = match self.failures {
-            0 | 1 => Duration::ZERO,
-            // It came up: whatever ends it then is to cost nobody more than a moment.
-            n if greeted => LONGEST_BREATH.min(Duration::from_millis(2) * n),
-            n => LONGEST_PAUSE.min(Duration::from_millis(50) * 2u32.saturating_pow(n.min(16))),
-        };
+    }
+
+    pub(super) fn tell_end_of_daemon(&self, exit: Exit) {
+        let lives = self.entries.values().filter(|entry| entry.exit.is_none()).count();
         complain(&format!(
-            "the daemon was ended by {exit}; its {} processes live on, it is started again",
-            self.entries.values().filter(|entry| entry.exit.is_none()).count()
+            "the daemon was ended by {exit}; its {lives} processes live on, it is started again"
         ));
-        self.daemon = Daemon::Down { since: Instant::now(), start_at: Instant::now() + pause };
+    }
+
+    /// What the last daemon had ordered; and what it had begun to start is given up.
+    pub(super) fn carry_out_late(&mut self) {
+        let late = std::mem::take(&mut self.late);
+        for frame in late {
+            match frame.say {
+                // Its starts are begun anew by the next one.
+                Order::Spawn { key, .. } => self.last_key = self.last_key.max(key),
+                Order::Hello { .. } => {}
+                order => self.obey(order, &frame.bytes, frame.fds),
+            }
+        }
     }
 
     /// A start that has come to nothing yet is not told to the next daemon, which begins it anew.
@@ -76,20 +101,27 @@ impl Keeper {
     }
 
     /// In the daemon that was made: the line to its keeper.
-    pub(super) fn start_daemon_if_due(&mut self) -> Option<Tether> {
-        let Daemon::Down { start_at, .. } = &self.daemon else {
+    pub(super) fn start_daemon_if_due(&mut self) -> Option<NewLine> {
+        let Daemon::Down { start_at, pause, .. } = &self.daemon else {
             return None;
         };
+        let pause = *pause;
         if *start_at > Instant::now() {
             return None;
         }
-        match self.start_daemon() {
-            Ok(Made::Daemon(tether)) => return Some(tether),
-            Ok(Made::Child(pid, line)) => self.daemon = Daemon::up(pid, line, false),
+        match self.start_daemon(pause) {
+            Ok(Made::Daemon(line)) => return Some(line),
+            Ok(Made::Child { pid, line, pulse }) => {
+                self.daemon = Daemon::up(pid, line, Some(pulse), false);
+                if let Daemon::Up { since, .. } = &mut self.daemon {
+                    *since += pause;
+                }
+                self.abandon_starts();
+            }
             Err(error) => {
                 complain(&format!("the daemon can't be started: {error}"));
                 if let Daemon::Down { start_at, .. } = &mut self.daemon {
-                    *start_at = Instant::now() + Duration::from_secs(1);
+                    *start_at = Instant::now() + AGAIN;
                 }
             }
         }
@@ -98,8 +130,9 @@ impl Keeper {
 
     /// A daemon of this very program is a copy of this process, which has kept itself as it was at
     /// its start; one of another build is executed.
-    fn start_daemon(&mut self) -> io::Result<Made> {
+    fn start_daemon(&mut self, pause: Duration) -> io::Result<Made> {
         let (here, there) = pair()?;
+        let (pulse, held) = pulse::pair()?;
         // SAFETY: this process has one thread, so the child's copy of memory is whole.
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Child => {
@@ -107,25 +140,32 @@ impl Keeper {
                     complain(&format!("a daemon can't be: {error}"));
                     std::process::exit(127);
                 }
+                let (since, standby) = (self.since, self.standby.take());
+                let line = NewLine { line: there, since, pause, pulse: Some(held), standby };
                 let Some(program) = self.program.take() else {
                     self.entries.clear();
-                    return Ok(Made::Daemon(Tether { line: there }));
+                    return Ok(Made::Daemon(line));
                 };
-                let Err(error) = self.execute(&program, there);
+                let Err(error) = self.execute(&program, &line);
                 complain(&format!("{} can't be executed: {error}", program.to_string_lossy()));
                 std::process::exit(127)
             }
-            ForkResult::Parent { child } => Ok(Made::Child(child.as_raw().cast_unsigned(), here)),
+            ForkResult::Parent { child } => {
+                Ok(Made::Child { pid: child.as_raw().cast_unsigned(), line: here, pulse })
+            }
         }
     }
 
-    fn execute(&self, program: &CString, line: OwnedFd) -> io::Result<std::convert::Infallible> {
-        let number = line.as_raw_fd().to_string();
+    fn execute(&self, program: &CString, line: &NewLine) -> io::Result<std::convert::Infallible> {
         let env: Vec<CString> = std::env::vars_os()
-            .chain([(LINE.into(), number.into())])
+            .chain([(LINE.into(), line.variable().into())])
+            .chain(line.standby.as_ref().map(Standby::variable))
             .filter_map(|(name, value)| assignment(&name, &value))
             .collect();
-        nix::fcntl::fcntl(&line, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+        let stay = [Some(&line.line), line.pulse.as_ref(), line.standby.as_ref().map(Standby::held)];
+        for fd in stay.into_iter().flatten() {
+            nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+        }
         Ok(nix::unistd::execve(program, &self.args, &env)?)
     }
 
@@ -169,7 +209,9 @@ impl Keeper {
         // Who has ended is known by a signal that the next program would not hear again.
         self.reap();
         let daemon = match &self.daemon {
-            Daemon::Up { pid, line, .. } => Some((*pid, line.as_fd())),
+            Daemon::Up { pid, line, pulse, .. } => {
+                Some((*pid, line.as_fd(), pulse.as_ref().map(AsFd::as_fd)))
+            }
             Daemon::Down { .. } => None,
         };
         let entries = self.entries.iter().map(|(key, entry)| entry.handed(*key)).collect();
@@ -181,6 +223,9 @@ impl Keeper {
             last_key: self.last_key,
             daemon,
             program: &program,
+            next: None,
+            orphaned: self.orphaned,
+            standby: self.standby.as_ref(),
             args: &self.args,
             entries,
         });

@@ -1,0 +1,258 @@
+//! A supervisor may die in any state of an instance, and another goes on: by what was written down and
+//! what is left of the process. Whatever the life held is there again, or begins again.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::*;
+use crate::decide::continuation::{Left, Start, continuation};
+use crate::decide::status::Board;
+use crate::model::{Event, Plan};
+
+/// One instance, with the little of a kernel that it needs.
+struct Life {
+    bench: Bench,
+    board: Board,
+    written: u64,
+    /// Its process, which has not ended.
+    process: Option<Incarnation>,
+    asked: Option<Incarnation>,
+    halting: bool,
+    ending: bool,
+    permit: bool,
+    question: Option<Question>,
+    stop_command: bool,
+    checks: Option<CheckKind>,
+    /// Its process has printed the line that tells of readiness, which is read once.
+    printed: bool,
+}
+
+fn event(seq: u64, fact: Fact, at: Duration) -> Event {
+    Event { seq, at: SystemTime::UNIX_EPOCH, since_start: at, fact }
+}
+
+impl Life {
+    fn new(spec: &ServiceSpec) -> Life {
+        let plan = Arc::new(Plan::of("test", vec![spec.clone()]));
+        Life {
+            bench: Bench::new(spec.clone()),
+            board: Board::new(plan, SystemTime::UNIX_EPOCH).unwrap(),
+            written: 0,
+            process: None,
+            asked: None,
+            halting: false,
+            ending: false,
+            permit: false,
+            question: None,
+            stop_command: false,
+            checks: None,
+            printed: false,
+        }
+    }
+
+    fn give(&mut self, input: Input) {
+        for effect in self.bench.give(input) {
+            match effect {
+                Effect::Emit(fact) => {
+                    self.written += 1;
+                    self.board.apply(&event(self.written, fact, self.bench.now));
+                }
+                Effect::Spawn(incarnation) => self.asked = Some(incarnation),
+                Effect::Ask(question) => self.question = Some(question),
+                Effect::Withdraw => self.question = None,
+                Effect::WatchReady(_) => self.checks = Some(CheckKind::Ready),
+                Effect::WatchHealth(_) => self.checks = Some(CheckKind::Health),
+                Effect::EndChecks => self.checks = None,
+                Effect::Terminate(..) | Effect::KillTree(_) => self.ending = true,
+                Effect::Pause(_) => self.halting = true,
+                Effect::Resume(_) => self.halting = false,
+                Effect::StopCommand(_) => self.stop_command = true,
+                Effect::Fell(_) => self.permit = true,
+                Effect::Ended | Effect::Report(_) => {}
+            }
+        }
+    }
+
+    fn roll_exit(&mut self, exit: Exit) {
+        if let Some(incarnation) = self.process.take() {
+            (self.ending, self.halting, self.stop_command) = (false, false, false);
+            self.give(Input::Exited { incarnation, exit, remains: false, roll: 0.5 });
+        }
+    }
+
+    /// What one of many choices brings.
+    fn go_on(&mut self, choice: u8) {
+        let live = self.process;
+        match choice % 14 {
+            0 => self.give(Input::Start(StartCause::Command)),
+            1 => self.give(Input::Stop(StopCause::Command)),
+            2 => self.give(Input::Restart),
+            3 | 4 => self.give(Input::Pause),
+            5 => self.give(Input::Resume),
+            6 => self.roll_exit(Exit::Code(i32::from(choice > 100))),
+            7 => {
+                self.bench.now += Duration::from_millis(u64::from(choice) * 10);
+                self.give(Input::Tick);
+            }
+            8 | 9 => {
+                self.print(live);
+            }
+            _ => {
+                self.answer();
+            }
+        }
+    }
+
+    /// Only who goes by its output is told of it.
+    fn print(&mut self, incarnation: Option<Incarnation>) -> bool {
+        let target = self.bench.spec.ready.as_ref().map(|ready| &ready.target);
+        let waited_for = matches!(target, Some(ReadyTarget::Log(_)));
+        match incarnation.filter(|_| waited_for && !self.printed) {
+            Some(incarnation) => {
+                self.printed = true;
+                self.give(Input::LogMatched { incarnation });
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whatever is waited for comes: the host, the graph, the group, the checks answer.
+    fn answer(&mut self) -> bool {
+        if let Some(incarnation) = self.asked.take() {
+            self.process = Some(incarnation);
+            self.printed = false;
+            self.give(Input::Spawned { incarnation, pid: 7 });
+        } else if let Some(question) = self.question.take() {
+            self.give(Input::Answered(question, Reply::Release));
+        } else if std::mem::take(&mut self.permit) {
+            self.give(Input::Permit);
+        } else if let Some(incarnation) = self.process.filter(|_| std::mem::take(&mut self.stop_command)) {
+            self.give(Input::StopCommandDone { incarnation, trouble: None });
+        } else if self.ending {
+            self.roll_exit(Exit::Signal { signal: 15, core_dumped: false });
+        } else if let Some(incarnation) = self.process.filter(|_| std::mem::take(&mut self.halting)) {
+            self.give(Input::Halted { incarnation });
+        } else if let Some(incarnation) = self.process
+            && self.bench.state() == State::Running
+            && !self.bench.machine.is_ready()
+            && self.checks == Some(CheckKind::Ready)
+        {
+            self.give(Input::Checked { incarnation, kind: CheckKind::Ready, change: Change::Good });
+        } else if self.bench.state() == State::Running && self.print(self.process) {
+            // A process prints it once, whoever reads that.
+        } else if self.bench.machine.next_deadline().is_some() {
+            self.bench.now += Duration::from_secs(3600);
+            self.give(Input::Tick);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Another supervisor takes over. `process_too`: the process has ended meanwhile, nobody knows how.
+    fn die(&mut self, process_too: bool) {
+        if process_too {
+            self.process = None;
+        }
+        let id = self.bench.machine.id.clone();
+        let spec = self.bench.spec.clone();
+        let written = self.board.entry(&id).map(|entry| entry.past());
+        let left = self.process.map(|incarnation| Left { incarnation, pid: 7 });
+        let now = self.bench.now;
+        let today = SystemTime::UNIX_EPOCH;
+        let goes_on = continuation(&id, &spec, Start::Follows, written, left, now, today);
+        let process = self.process.filter(|_| goes_on.adopts);
+        let bench = Bench { now, ..Bench::new(spec.clone()) };
+        *self = Life { process, bench, printed: self.printed, ..Life::new(&spec) };
+        let Some(past) = goes_on.past else {
+            return;
+        };
+        self.written += 1;
+        let taken = Fact::TakenOver { instances: vec![past.clone()], failed_groups: Vec::new() };
+        self.board.apply(&event(self.written, taken, now));
+        self.give(Input::Restore(Box::new(past)));
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..200 {
+            if !self.answer() {
+                return;
+            }
+        }
+        panic!("it never comes to rest: {:?}", self.bench.machine);
+    }
+}
+
+fn specs() -> impl Strategy<Value = ServiceSpec> {
+    let check = || Check {
+        target: CheckTarget::Tcp("127.0.0.1:1".into()),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        successes: 1,
+    };
+    let target = prop_oneof![
+        Just(None),
+        Just(Some(ReadyTarget::Log("up".into()))),
+        Just(Some(ReadyTarget::After(Duration::from_secs(5)))),
+        Just(Some(ReadyTarget::Check(check()))),
+    ];
+    let policy = prop_oneof![Just(Policy::OnFailure), Just(Policy::Always), Just(Policy::UnlessStopped)];
+    (target, policy, any::<bool>(), any::<bool>()).prop_map(move |(target, policy, health, command)| {
+        let mut spec = spec();
+        spec.ready = target.map(|target| ReadySpec { target, deadline: Some(Duration::from_secs(10)) });
+        spec.restart.policy = policy;
+        spec.health =
+            health.then(|| HealthSpec { check: check(), failures: 1, start_period: Duration::ZERO });
+        spec.stop.command = command.then(|| CommandLine { argv: vec!["x".into()], shell: false });
+        spec
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// Whatever the state and the kind of death: a goal is kept, what is to run runs and gets ready, is
+    /// checked, and a halt lasts until it is taken back; nothing waits for what will not come.
+    #[test]
+    fn a_life_goes_on_below_another_supervisor(
+        spec in specs(),
+        lives in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..25), any::<bool>()), 1..4),
+    ) {
+        let mut life = Life::new(&spec);
+        for (choices, process_too) in lives {
+            for choice in choices {
+                life.go_on(choice);
+            }
+            let (goal, was) = (life.bench.machine.goal(), life.bench.state());
+            // A process of which nothing is written is made by nobody: the start goes with its supervisor.
+            let lives_on = life.process.is_some() && !process_too;
+            life.die(process_too);
+            prop_assert_eq!(life.bench.machine.goal(), goal);
+            if was == State::Paused && lives_on {
+                prop_assert_eq!(life.bench.state(), State::Paused);
+            }
+        }
+        life.settle();
+        if life.bench.state() == State::Paused {
+            life.give(Input::Resume);
+            life.settle();
+        }
+        let (machine, state) = (&life.bench.machine, life.bench.state());
+        match machine.goal() {
+            Goal::Down => prop_assert!(
+                matches!(state, State::Registered | State::Stopped | State::Completed | State::Failed),
+                "{:?}", machine
+            ),
+            Goal::Up => match state {
+                State::Running => {
+                    prop_assert!(machine.is_ready(), "{:?}", machine);
+                    let checked = life.checks == Some(CheckKind::Health);
+                    prop_assert_eq!(checked, life.bench.spec.health.is_some(), "{:?}", machine);
+                }
+                State::Completed | State::Failed => {}
+                _ => prop_assert!(false, "it waits for ever: {:?}", machine),
+            },
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Who goes on when the keeper or the daemon of a tree dies: each of the two makes the other again.
+//!
+//! The keeper is the parent of the daemon and forks another as soon as one has ended; a pause between
+//! daemons that die early is slept by the new one, so that there are two again at once. A daemon whose
+//! keeper is dead first forks a *standby*, which waits until nobody else is left to carry on, and then
+//! executes the keeper in its own place. So supervision is lost only when both die before the survivor
+//! has made its first step, and the next start by hand finds everything by store and marks.
+//!
+//! Deliberately absent: processes, descriptors, clocks. `tests/succession.rs` enumerates every order in
+//! which the processes can make their steps and die.
+
+use std::time::Duration;
+
+use crate::model::Exit;
+
+/// What a daemon wants to follow its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wish {
+    /// It said nothing: it is started again.
+    Again,
+    /// Another program is to be started in its place, at once.
+    Replaced,
+    /// Everything is down: its keeper ends with this code.
+    End(u8),
+}
+
+/// A daemon that has ended, as its keeper knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DaemonEnd {
+    /// How it ended; `None`: the kernel has not told yet.
+    pub exit: Option<Exit>,
+    /// How long it lived.
+    pub lived: Duration,
+    /// It had said hello: it supervised.
+    pub greeted: bool,
+    /// No daemon of this keeper has ever said hello.
+    pub first: bool,
+    /// It ran another program than the daemon before it, and never said hello.
+    pub on_trial: bool,
+    /// What it wished.
+    pub wish: Wish,
+    /// How many daemons before it ended soon after their start, without one in between that lasted.
+    pub failures: u32,
+}
+
+/// What its keeper does then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterDaemon {
+    /// End with this code.
+    End(i32),
+    /// Make another daemon at once.
+    Start {
+        /// The new one rests for so long before it begins.
+        pause: Duration,
+        /// Of the program that the daemon before the last one ran.
+        program_before: bool,
+        /// The number of failures that count from now on.
+        failures: u32,
+    },
+}
+
+/// A daemon that lived for so long did not fail at its start.
+const SETTLED: Duration = Duration::from_secs(10);
+/// The longest pause before another follows one that was up.
+const LONGEST_BREATH: Duration = Duration::from_millis(100);
+/// The longest pause before a daemon that does not come up is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a keeper does when its daemon has ended.
+pub fn after_daemon(end: &DaemonEnd) -> AfterDaemon {
+    let start = |pause, program_before, failures| AfterDaemon::Start { pause, program_before, failures };
+    match end.wish {
+        Wish::End(code) => return AfterDaemon::End(code.into()),
+        Wish::Replaced => return start(Duration::ZERO, false, 0),
+        Wish::Again => {}
+    }
+    // It did not like what it was started with, and has said so.
+    if end.first
+        && let Some(Exit::Code(code)) = end.exit
+    {
+        return AfterDaemon::End(code);
+    }
+    if end.on_trial {
+        return start(Duration::ZERO, true, end.failures);
+    }
+    let failures = if end.lived > SETTLED { 0 } else { end.failures + 1 };
+    let pause = match failures {
+        0 | 1 => Duration::ZERO,
+        // It came up: whatever ends it then is to cost nobody more than a moment.
+        n if end.greeted => LONGEST_BREATH.min(Duration::from_millis(2) * n),
+        n => LONGEST_PAUSE.min(Duration::from_millis(50) * 2u32.saturating_pow(n.min(16))),
+    };
+    start(pause, false, failures)
+}
+
+/// What a daemon does when the line to its keeper has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterKeeper {
+    /// End, without a word: the keeper lives, and makes another daemon.
+    GiveWay,
+    /// End with this code: everything is down, and nothing is left to supervise.
+    End(u8),
+    /// Make a standby, then execute the keeper in its own place.
+    Carry {
+        /// The daemon that is made then runs the program that was asked for, not this one.
+        other_program: bool,
+    },
+}
+
+/// Decides it. `wish`: what the daemon has asked its keeper for already.
+pub fn after_keeper(keeper_lives: bool, wish: Wish) -> AfterKeeper {
+    match (keeper_lives, wish) {
+        (true, _) => AfterKeeper::GiveWay,
+        (false, Wish::End(code)) => AfterKeeper::End(code),
+        (false, wish) => AfterKeeper::Carry { other_program: wish == Wish::Replaced },
+    }
+}
+
+/// Whether a daemon that a keeper has just made has anything to do: where the one before it came to an
+/// end in order, and could not tell its keeper any more, it has not.
+pub fn is_over(first: bool, ended_in_order: bool, processes_left: bool) -> bool {
+    !first && ended_in_order && !processes_left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KILLED: Exit = Exit::Signal { signal: 9, core_dumped: false };
+
+    fn end() -> DaemonEnd {
+        DaemonEnd {
+            exit: Some(KILLED),
+            lived: Duration::from_secs(1),
+            greeted: true,
+            first: false,
+            on_trial: false,
+            wish: Wish::Again,
+            failures: 0,
+        }
+    }
+
+    fn pause_of(end: DaemonEnd) -> Duration {
+        match after_daemon(&end) {
+            AfterDaemon::Start { pause, .. } => pause,
+            AfterDaemon::End(code) => panic!("it ends with {code}"),
+        }
+    }
+
+    #[test]
+    fn what_follows_a_daemon() {
+        let again = |pause, program_before, failures| AfterDaemon::Start {
+            pause: Duration::from_millis(pause),
+            program_before,
+            failures,
+        };
+        for (end, want) in [
+            (end(), again(0, false, 1)),
+            (DaemonEnd { failures: 1, ..end() }, again(4, false, 2)),
+            (DaemonEnd { failures: 1, greeted: false, ..end() }, again(200, false, 2)),
+            (DaemonEnd { failures: 9, lived: Duration::from_secs(11), ..end() }, again(0, false, 0)),
+            (
+                DaemonEnd { exit: Some(Exit::Code(3)), first: true, greeted: false, ..end() },
+                AfterDaemon::End(3),
+            ),
+            (DaemonEnd { first: true, greeted: false, ..end() }, again(0, false, 1)),
+            (DaemonEnd { on_trial: true, greeted: false, ..end() }, again(0, true, 0)),
+            (DaemonEnd { wish: Wish::Replaced, failures: 7, ..end() }, again(0, false, 0)),
+            (DaemonEnd { wish: Wish::End(1), ..end() }, AfterDaemon::End(1)),
+        ] {
+            assert_eq!(after_daemon(&end), want, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn pauses_have_an_end() {
+        for failures in [2, 50, 1_000, u32::MAX - 1] {
+            assert!(pause_of(DaemonEnd { failures, ..end() }) <= LONGEST_BREATH);
+            assert!(pause_of(DaemonEnd { failures, greeted: false, ..end() }) <= LONGEST_PAUSE);
+        }
+    }
+
+    #[test]
+    fn what_follows_a_keeper() {
+        let carry = |other_program| AfterKeeper::Carry { other_program };
+        for (lives, wish, want) in [
+            (true, Wish::Again, AfterKeeper::GiveWay),
+            (true, Wish::End(0), AfterKeeper::GiveWay),
+            (false, Wish::Again, carry(false)),
+            (false, Wish::Replaced, carry(true)),
+            (false, Wish::End(1), AfterKeeper::End(1)),
+        ] {
+            assert_eq!(after_keeper(lives, wish), want, "{lives} {wish:?}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! How a keeper hears of its daemon's death before the kernel has taken the daemon apart.
+//!
+//! A process that is killed is reported dead when all its memory and its descriptors are gone, which
+//! takes milliseconds where there are many. So one thread of the daemon has a table of descriptors of
+//! its own, with one end of a pipe and nothing else in it, and does nothing: with the thread that end is
+//! closed, at once. By then no thread of the daemon runs any more: who is killed is killed whole.
+//!
+//! Where the kernel does not let a thread have such a table, the end is closed with the others.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::mpsc;
+
+use nix::fcntl::OFlag;
+use nix::libc;
+
+/// Two ends of a pipe: what the keeper waits on, and what the daemon holds.
+pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// In the daemon: gives the end to a thread that holds it until it is killed.
+pub(super) fn hold(end: OwnedFd) -> io::Result<()> {
+    let fd = end.as_raw_fd();
+    let (tell, heard) = mpsc::channel();
+    let thread = move || {
+        let _ = tell.send(keep_alone(fd));
+        loop {
+            std::thread::park();
+        }
+    };
+    std::thread::Builder::new().name("regrow-pulse".into()).stack_size(64 * 1024).spawn(thread)?;
+    match heard.recv() {
+        Ok(true) => drop(end),
+        // It is closed when this process ends.
+        Ok(false) | Err(_) => std::mem::forget(end),
+    }
+    Ok(())
+}
+
+/// Gives this thread a table of descriptors with this one alone. `false`: the kernel does not.
+fn keep_alone(fd: RawFd) -> bool {
+    let number = |fd: RawFd| libc::c_uint::try_from(fd).unwrap_or_default();
+    // SAFETY: system calls on numbers. From the first on, this thread's table is its own: what is closed
+    // in it stays open in that of all other threads, and this thread uses nothing of it.
+    unsafe {
+        if libc::syscall(libc::SYS_unshare, libc::CLONE_FILES) != 0 {
+            return false;
+        }
+        if fd > 0 {
+            libc::syscall(libc::SYS_close_range, 0, number(fd - 1), 0);
+        }
+        libc::syscall(libc::SYS_close_range, number(fd + 1), libc::c_uint::MAX, 0);
+    }
+    true
+}
