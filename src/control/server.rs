@@ -45,6 +45,8 @@ const OF_A_USER: usize = 8;
 /// So many for all services together, each of which knows the socket's path; others take none of these,
 /// and services none of the others'.
 const OF_SERVICES: usize = 16;
+/// By this they are known to who tells of those that were turned away; no user has it (setuid(2)).
+const SERVICES: u32 = u32::MAX;
 /// They send a request, and take its answer, within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes of a request's head.
@@ -178,7 +180,10 @@ async fn by_socket(
                 Ok(theirs) => theirs,
                 // They can come again; whoever is not a service waits for a place.
                 Err(_) if is_of_service => {
-                    shared.audit(&caller.who, "enter", "socket", Err("too many connections of services"));
+                    if keeper.is_news(SERVICES) {
+                        let why = "too many connections of services";
+                        shared.audit(&caller.who, "enter", "socket", Err(why));
+                    }
                     continue;
                 }
                 Err(_) => match crowd.wait_for(Arc::clone(&of_owners).acquire_owned()).await {

@@ -2,7 +2,8 @@
 //! group gives up. OTP's `supervisor`, as a machine.
 //!
 //! Children are stopped one after the other in reverse order, each within its own stop
-//! time, and started in order once all of them are down. Deliberately absent: backoff
+//! time, and started in order once all of them are down, each when the process of the one before has been
+//! made. Deliberately absent: backoff
 //! and policy (the child decided those before it said that it fell) and dependencies
 //! (a start that a group orders still waits for the graph).
 
@@ -163,6 +164,9 @@ enum Mode {
     /// The affected are being stopped; then they start, not before the delays of those whose falls
     /// this answers.
     Restarting { queue: VecDeque<Slot>, affected: Range<Slot>, delays: BTreeMap<Slot, Duration> },
+    /// The affected are being started, one when the process of the one before has been made, or is not
+    /// going to be. `coming`: the one of which that is not known yet.
+    Starting { queue: VecDeque<Slot>, affected: Range<Slot>, coming: Option<Slot> },
     /// Everything is being stopped.
     Stopping { queue: VecDeque<Slot>, cause: StopCause, then: Then },
     /// It gave up and waits for a start by hand.
@@ -256,6 +260,7 @@ impl Group {
                 Some(delays.values().copied().max().unwrap_or_default())
             }
             Mode::Restarting { .. }
+            | Mode::Starting { .. }
             | Mode::Steady
             | Mode::Stopping { .. }
             | Mode::Failed
@@ -270,12 +275,15 @@ impl Group {
 
     /// Takes one input and appends what is to be done to `out`.
     pub fn step(&mut self, now: Duration, input: Input, out: &mut Vec<Effect>) {
+        // Its parent starts its members one after the other, and waits for a word of each.
+        let answers = matches!(input, Input::Start(StartCause::Group));
         match input {
             // From one that was removed since.
             Input::Fell(slot, _) | Input::Ended(slot) | Input::Reported(slot, _)
                 if !self.members.contains_key(&slot) => {}
             Input::Fell(slot, delay) => {
                 self.set_activity(slot, Activity::Fallen);
+                self.came(slot);
                 self.fell(slot, delay, now, out);
             }
             Input::Ended(slot) => self.ended(slot, out),
@@ -284,6 +292,9 @@ impl Group {
                 // Its last word may not have come yet, and somebody may wait for it.
                 self.reported(slot, Activity::Resting, out);
                 self.members.remove(&slot);
+                if let Mode::Starting { queue, .. } = &mut self.mode {
+                    queue.retain(|other| *other != slot);
+                }
             }
             Input::Start(cause) => self.start(cause, out),
             Input::Stop(cause) => {
@@ -294,7 +305,9 @@ impl Group {
         }
         self.proceed(now, out);
         let activity = self.activity();
-        if activity != self.reported && !matches!(self.mode, Mode::Stopping { then: Then::Escalate, .. }) {
+        if (answers || activity != self.reported)
+            && !matches!(self.mode, Mode::Stopping { then: Then::Escalate, .. })
+        {
             self.reported = activity;
             out.push(Effect::Report(activity));
         }
@@ -313,6 +326,7 @@ impl Group {
     fn activity(&self) -> Activity {
         match &self.mode {
             Mode::Restarting { .. } | Mode::Stopping { .. } => Activity::Active,
+            Mode::Starting { .. } => Activity::Coming,
             Mode::Escalated => Activity::Fallen,
             Mode::Steady | Mode::Failed => {
                 if self.members.values().any(|m| m.activity != Activity::Resting) {
@@ -326,7 +340,7 @@ impl Group {
 
     fn fell(&mut self, slot: Slot, delay: Duration, now: Duration, out: &mut Vec<Effect>) {
         match &mut self.mode {
-            Mode::Steady => {}
+            Mode::Steady | Mode::Starting { .. } => {}
             // Its turn to be stopped comes, and it will be found down.
             Mode::Restarting { affected, .. } if affected.contains(&slot) => return,
             // One that is not affected: its own fall counts and is answered below.
@@ -359,16 +373,22 @@ impl Group {
             Strategy::RestForOne => slot..self.next,
         };
         let mut delays = BTreeMap::from([(slot, now + delay)]);
-        // Not affected yet, it lies before those that are, or was added since.
-        if let Mode::Restarting { affected: earlier, delays: others, .. } = &self.mode {
+        // Not affected yet, it lies before those that are, or was added since; or not all of those have been
+        // started yet.
+        if let Mode::Restarting { affected: earlier, .. } | Mode::Starting { affected: earlier, .. } =
+            &self.mode
+        {
             affected = affected.start.min(earlier.start)..affected.end.max(earlier.end);
+        }
+        if let Mode::Restarting { delays: others, .. } = &self.mode {
             delays.extend(others);
         }
+        let held = |s: &Slot| matches!(&self.mode, Mode::Starting { queue, .. } if queue.contains(s));
         let active = |s: &Slot| *s != slot && !self.rests(*s);
         let stopping: Vec<Slot> =
             self.members.range(affected.clone()).map(|(s, _)| *s).rev().filter(active).collect();
         let starts = |(s, member): &(&Slot, &Member)| {
-            **s == slot || (member.activity != Activity::Resting && member.returns)
+            **s == slot || ((member.activity != Activity::Resting || held(s)) && member.returns)
         };
         let starting: Vec<Slot> =
             self.members.range(affected.clone()).filter(starts).map(|(s, _)| *s).collect();
@@ -393,13 +413,14 @@ impl Group {
             AutoShutdown::All => counts && significant.all(|m| m.ended || m.activity == Activity::Resting),
         };
         match self.mode {
-            Mode::Steady | Mode::Restarting { .. } if over => {
+            Mode::Steady | Mode::Restarting { .. } | Mode::Starting { .. } if over => {
                 out.push(Effect::Emit(GroupFact::ShutDown { ended: slot }));
                 self.stop_all(StopCause::AutoShutdown, Then::End, out);
             }
             // It goes down already, or is down.
             Mode::Steady
             | Mode::Restarting { .. }
+            | Mode::Starting { .. }
             | Mode::Stopping { .. }
             | Mode::Failed
             | Mode::Escalated => {}
@@ -438,8 +459,20 @@ impl Group {
         }
     }
 
+    /// The process of a member was made, or is not going to be for now: the next one is started.
+    fn came(&mut self, slot: Slot) {
+        if let Mode::Starting { coming, .. } = &mut self.mode
+            && *coming == Some(slot)
+        {
+            *coming = None;
+        }
+    }
+
     fn reported(&mut self, slot: Slot, activity: Activity, out: &mut Vec<Effect>) {
         self.set_activity(slot, activity);
+        if activity != Activity::Coming {
+            self.came(slot);
+        }
         if activity != Activity::Resting {
             if let Some(member) = self.members.get_mut(&slot) {
                 member.ended = false;
@@ -468,7 +501,7 @@ impl Group {
                 );
                 out.extend(next.into_iter().map(|slot| Effect::Stop(slot, *cause)));
             }
-            Mode::Steady | Mode::Failed | Mode::Escalated => {}
+            Mode::Steady | Mode::Starting { .. } | Mode::Failed | Mode::Escalated => {}
         }
     }
 
@@ -482,13 +515,22 @@ impl Group {
             Mode::Failed | Mode::Stopping { then: Then::Mark, .. } => return,
             // Its parent hears of it when all are down, and then decides.
             Mode::Stopping { then: Then::Escalate | Then::End, .. } => return,
-            Mode::Steady | Mode::Restarting { .. } | Mode::Stopping { .. } | Mode::Escalated => {}
+            Mode::Steady
+            | Mode::Restarting { .. }
+            | Mode::Starting { .. }
+            | Mode::Stopping { .. }
+            | Mode::Escalated => {}
         }
         // A restart that was under way when an earlier supervisor ended goes on beside the boot of what
         // is new.
-        if !(boot && matches!(self.mode, Mode::Restarting { .. })) {
+        if !(boot && matches!(self.mode, Mode::Restarting { .. } | Mode::Starting { .. })) {
             self.window.clear();
             self.mode = Mode::Steady;
+        }
+        if cause == StartCause::Group {
+            let queue = self.members.keys().copied().collect();
+            self.mode = Mode::Starting { queue, affected: 0..self.next, coming: None };
+            return;
         }
         for (slot, member) in &self.members {
             if !boot || member.autostart {
@@ -503,11 +545,12 @@ impl Group {
             Mode::Restarting { queue, affected, delays }
                 if queue.is_empty() && delays.values().all(|until| *until <= now) =>
             {
-                // Each knows whether a group stopped it, and stays down where not.
-                let affected = self.members.range(affected.clone());
-                out.extend(affected.map(|(slot, _)| Effect::Start(*slot, StartCause::Group)));
-                self.mode = Mode::Steady;
+                let affected = affected.clone();
+                let queue = self.members.range(affected.clone()).map(|(slot, _)| *slot).collect();
+                self.mode = Mode::Starting { queue, affected, coming: None };
+                self.start_next(out);
             }
+            Mode::Starting { coming: None, .. } => self.start_next(out),
             Mode::Stopping { queue, then, .. } if queue.is_empty() => match then {
                 Then::Report => {
                     // Also when a member was started meanwhile: the parent waits for this word.
@@ -527,10 +570,23 @@ impl Group {
                 }
             },
             Mode::Restarting { .. }
+            | Mode::Starting { .. }
             | Mode::Stopping { .. }
             | Mode::Steady
             | Mode::Failed
             | Mode::Escalated => {}
+        }
+    }
+
+    /// Each member knows whether a group stopped it, and stays down where not; it says so.
+    fn start_next(&mut self, out: &mut Vec<Effect>) {
+        let Mode::Starting { queue, coming, .. } = &mut self.mode else {
+            return;
+        };
+        *coming = queue.pop_front();
+        match *coming {
+            Some(slot) => out.push(Effect::Start(slot, StartCause::Group)),
+            None => self.mode = Mode::Steady,
         }
     }
 }

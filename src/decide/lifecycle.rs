@@ -212,6 +212,8 @@ pub enum Effect {
 pub enum Activity {
     /// It runs, or is on the way up or down.
     Active,
+    /// Its process is being made.
+    Coming,
     /// It fell and is to return.
     Fallen,
     /// Nothing of it is there and nothing will come by itself.
@@ -385,11 +387,10 @@ impl Machine {
     /// What the group sees.
     pub fn activity(&self) -> Activity {
         match &self.phase {
-            Phase::Waiting { .. }
-            | Phase::Starting { .. }
-            | Phase::Running(_)
-            | Phase::Paused(_)
-            | Phase::Stopping(_) => Activity::Active,
+            Phase::Starting { .. } => Activity::Coming,
+            Phase::Waiting { .. } | Phase::Running(_) | Phase::Paused(_) | Phase::Stopping(_) => {
+                Activity::Active
+            }
             Phase::Crashed(_) => Activity::Fallen,
             Phase::Registered | Phase::Stopped { .. } | Phase::Completed | Phase::Failed(_) => {
                 Activity::Resting
@@ -439,12 +440,14 @@ impl Machine {
         }
         // The group knew another machine in this place.
         let anew = matches!(input, Input::Inherit { .. } | Input::Restore(_));
+        // A group starts its members one after the other, and waits for a word of each.
+        let answers = matches!(input, Input::Start(StartCause::Group));
         let before = (!anew).then(|| self.activity());
         let phase = std::mem::replace(&mut self.phase, Phase::Registered);
         self.phase = Turn { machine: self, spec, now, out }.turn(phase, input);
         let after = self.activity();
         // A fall is told by `Fell`, which carries the delay.
-        if before != Some(after) && after != Activity::Fallen {
+        if answers || (before != Some(after) && after != Activity::Fallen) {
             out.push(Effect::Report(after));
         }
     }

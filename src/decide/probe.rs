@@ -246,7 +246,8 @@ mod tests {
             Pauses::new(kind, Duration::from_millis(interval)).take(5).map(|p| p.as_millis()).collect()
         };
         assert_eq!(millis(CheckKind::Ready, 100), [10, 20, 40, 80, 100]);
-        assert_eq!(millis(CheckKind::Ready, 5), [5, 5, 5, 5, 5]);
+        assert_eq!(millis(CheckKind::Ready, 15), [10, 15, 15, 15, 15]);
+        assert_eq!(millis(CheckKind::Health, 0), [10, 10, 10, 10, 10], "no check floods the machine");
         assert_eq!(millis(CheckKind::Health, 100), [100, 100, 100, 100, 100]);
     }
 

@@ -58,7 +58,13 @@ impl Bench {
                         let boot = cause == StartCause::Boot;
                         if boot || matches!(self.children[slot], Child::Held | Child::Fallen) {
                             self.told.push(format!("start {slot}"));
+                            todo.push_back(Input::Reported(slot, Activity::Coming));
                             todo.push_back(Input::Reported(slot, Activity::Active));
+                        } else {
+                            // Who stays as it is says so.
+                            let up = self.children[slot] == Child::Up;
+                            let is = if up { Activity::Active } else { Activity::Resting };
+                            todo.push_back(Input::Reported(slot, is));
                         }
                     }
                     Effect::Stop(slot, cause) => {
@@ -171,8 +177,52 @@ fn the_next_is_stopped_only_when_the_one_before_is_down() {
     // One that is yet to be stopped falls by itself: its turn finds it fallen, no new restart.
     assert_eq!(give(Input::Fell(0, Duration::ZERO)), []);
     assert_eq!(give(Input::Reported(2, Activity::Resting)), stop(0));
-    let started = give(Input::Reported(0, Activity::Resting));
-    assert_eq!(started, [0, 1, 2].map(|slot| Effect::Start(slot, StartCause::Group)));
+    let start = |slot| [Effect::Start(slot, StartCause::Group)];
+    assert_eq!(give(Input::Reported(0, Activity::Resting)), start(0));
+    assert_eq!(give(Input::Reported(0, Activity::Coming)), [], "its process is not there yet");
+    assert_eq!(give(Input::Reported(0, Activity::Active)), start(1));
+    assert_eq!(
+        give(Input::Reported(1, Activity::Resting)),
+        start(2),
+        "one that stays down is not waited for"
+    );
+    assert_eq!(give(Input::Reported(2, Activity::Coming)), []);
+    assert_eq!(give(Input::Reported(2, Activity::Active)), []);
+}
+
+/// A fall while not all of the affected have been started begins the restart anew, with all of them.
+#[test]
+fn a_fall_in_the_middle_of_the_starts_takes_along_who_was_not_started_yet() {
+    let spec = GroupSpec { strategy: Strategy::RestForOne, ..GroupSpec::default() };
+    let mut group = Group::new(&spec, false);
+    for _ in 0..4 {
+        group.add(NewChild { returns: true, autostart: true, significant: false });
+    }
+    let mut give = |input| {
+        let mut out = Vec::new();
+        group.step(Duration::ZERO, input, &mut out);
+        out.retain(|e| !matches!(e, Effect::Report(_)));
+        out
+    };
+    give(Input::Start(StartCause::Boot));
+    for slot in 0..4 {
+        give(Input::Reported(slot, Activity::Active));
+    }
+    give(Input::Fell(0, Duration::ZERO));
+    for slot in [3, 2, 1] {
+        give(Input::Reported(slot, Activity::Resting));
+    }
+    give(Input::Reported(0, Activity::Active));
+    // 1 is asked for; 0 and 2 fall before they are, or after.
+    let out = give(Input::Fell(1, Duration::ZERO));
+    assert_eq!(
+        out,
+        [
+            Effect::Emit(GroupFact::Restarting { fallen: 1, stopping: vec![0], starting: vec![0, 1, 2, 3] }),
+            Effect::Stop(0, StopCause::Group)
+        ],
+        "all that were affected before are"
+    );
 }
 
 #[test]

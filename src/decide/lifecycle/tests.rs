@@ -294,7 +294,8 @@ fn what_was_stopped_by_hand_is_not_started_by_its_group() {
     bench.give(Input::Stop(StopCause::Command));
     bench.give(Input::Stop(StopCause::Group));
     bench.exit(1, Exit::Code(0), false);
-    assert!(bench.give(Input::Start(StartCause::Group)).is_empty());
+    let answer = [Effect::Report(Activity::Resting)];
+    assert_eq!(bench.give(Input::Start(StartCause::Group)), answer, "its group hears that it stays down");
     assert_eq!(bench.state(), State::Stopped);
 }
 
@@ -436,5 +437,11 @@ fn a_group_that_waits_for_it_hears_of_its_rest_before_it_starts_again() {
     bench.give(Input::Restart);
     let out = bench.exit(1, Exit::Code(0), false);
     let reports: Vec<&Effect> = out.iter().filter(|e| matches!(e, Effect::Report(_))).collect();
-    assert_eq!(reports, [&Effect::Report(Activity::Resting), &Effect::Report(Activity::Active)]);
+    assert_eq!(
+        reports,
+        [Activity::Resting, Activity::Active, Activity::Coming]
+            .map(Effect::Report)
+            .iter()
+            .collect::<Vec<_>>()
+    );
 }
