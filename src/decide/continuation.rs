@@ -164,6 +164,20 @@ pub fn held_for_nobody(pasts: &mut [Past], together: impl Fn(&InstanceId, &Insta
     }
 }
 
+/// The end of the tree was cut short together with whoever was asked for it: what it has stopped, or was
+/// about to, is to be up again.
+pub fn up_again(pasts: &mut [Past]) {
+    for past in pasts.iter_mut().filter(|past| past.goal == Goal::Up) {
+        match past.state {
+            State::Stopped => past.state = State::Waiting,
+            State::Stopping if past.stopped_for == Some(StopCause::Shutdown) => {
+                past.stopped_for = Some(StopCause::Restart);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Whether what is left is not merely something whose end was written down, and whose keeper was
 /// not told so any more.
 fn is_current(past: &Past, left: &Left) -> bool {
@@ -251,6 +265,30 @@ mod tests {
     fn past(state: State, goal: Goal, incarnation: u64) -> Past {
         let (id, _) = web();
         Past { state, goal, incarnation: Incarnation(incarnation), ..Past::new(id, TODAY) }
+    }
+
+    #[test]
+    fn what_the_end_of_a_tree_has_stopped_is_up_again_when_that_was_cut_short() {
+        let stopped_for = |state, goal, cause| Past { stopped_for: Some(cause), ..past(state, goal, 1) };
+        let mut pasts = [
+            stopped_for(State::Stopped, Goal::Up, StopCause::Shutdown),
+            stopped_for(State::Stopping, Goal::Up, StopCause::Shutdown),
+            stopped_for(State::Stopped, Goal::Down, StopCause::Command),
+            stopped_for(State::Stopping, Goal::Up, StopCause::Dependency),
+            past(State::Completed, Goal::Up, 1),
+        ];
+        up_again(&mut pasts);
+        let now = pasts.map(|past| (past.state, past.stopped_for));
+        assert_eq!(
+            now,
+            [
+                (State::Waiting, Some(StopCause::Shutdown)),
+                (State::Stopping, Some(StopCause::Restart)),
+                (State::Stopped, Some(StopCause::Command)),
+                (State::Stopping, Some(StopCause::Dependency)),
+                (State::Completed, None),
+            ]
+        );
     }
 
     fn go_on(start: Start, written: Option<Past>, left: Option<u64>) -> Continuation {

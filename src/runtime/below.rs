@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Handle, Made, Options, StartError};
 use crate::actors::{Inheritance, Stranger, end_unwanted};
-use crate::decide::continuation::{Gone, Left, Start, continuation, held_for_nobody, untold};
+use crate::decide::continuation::{Gone, Left, Start, continuation, held_for_nobody, untold, up_again};
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::reload::scaled_as_before;
 use crate::decide::status::Board;
@@ -62,7 +62,7 @@ impl Handle {
     pub async fn start_below(plan: Plan, options: Options, below: Below) -> Result<Handle, StartError> {
         let Below { tether, identity, ledger, strangers } = below;
         let output = Arc::new(OutputHub::new(options.console));
-        let (ledger, mut memory) = match ledger {
+        let (ledger, memory) = match ledger {
             Some((ledger, memory)) => (Some(ledger), memory),
             None => (None, Memory::default()),
         };
@@ -96,11 +96,7 @@ impl Handle {
         let clock = Clock::since(since);
         let native = Arc::new(native);
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
-        if first {
-            // The wish to go down was told to another keeper, and is over with that.
-            memory.going_down = None;
-        }
-        let taken = take_over(&board, &host, (start, strangers), memory, found, clock, today);
+        let taken = take_over(&board, &host, (start, strangers, first), memory, found, clock, today);
         if let Some(ledger) = &ledger {
             let alone = taken.strangers.iter().filter(|(_, stranger)| stranger.left.is_some());
             let alone = alone.map(|(name, _)| name.clone()).collect();
@@ -161,7 +157,7 @@ fn was_kept_down(spec: &ServiceSpec, memory: &Memory) -> bool {
 fn take_over(
     board: &Board,
     host: &Arc<dyn Host>,
-    (start, strangers): (Start, Strangers),
+    (start, strangers, first): (Start, Strangers, bool),
     mut memory: Memory,
     found: Vec<Found>,
     clock: Clock,
@@ -186,7 +182,9 @@ fn take_over(
             before.entry(name).or_default().push(Gone { left, exit });
         }
     }
-    let going_down = memory.going_down.take().filter(|_| start == Start::Follows);
+    // The wish to go down was told to a keeper, and is over with that.
+    let cut_short = first && memory.going_down.is_some();
+    let going_down = memory.going_down.take().filter(|_| start == Start::Follows && !first);
     let (mut processes, mut instances, mut facts) = (HashMap::new(), Vec::new(), Vec::new());
     // By other copies, or under another name, an instance may have been kept down before.
     let kept_down: HashSet<InstanceId> = board
@@ -223,6 +221,9 @@ fn take_over(
             past.state = State::Registered;
         }
     } else {
+        if cut_short {
+            up_again(&mut instances);
+        }
         // Groups restart each other's members where one of them escalates.
         let outermost = |id: &InstanceId| {
             board.entry(id).and_then(|entry| board.path_to(entry.group.as_ref()).into_iter().next())

@@ -65,7 +65,7 @@ impl Machine {
     }
 
     /// Kills the daemon and its keeper at once.
-    fn kill_both(&mut self) {
+    pub(crate) fn kill_both(&mut self) {
         let (daemon, keeper) = self.pids();
         let stopped = [daemon, keeper].map(crate::harness::pid_of);
         for pid in stopped {

@@ -13,5 +13,6 @@ mod remote;
 mod replay;
 mod resources;
 mod run;
+mod succession;
 mod tasks;
 mod torture;

@@ -1,0 +1,254 @@
+//! The deaths of the daemon and of its keeper, in any order and at any distance: whoever is left goes on,
+//! and what runs notices nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::daemon::Machine;
+use crate::harness::{end, eventually, eventually_or, installed, named, pid_of};
+
+/// Services that do nothing, and one whose process leaves everything behind but its mark.
+fn manifest(count: usize) -> String {
+    (0..count).map(|n| format!("[service.s{n}]\ncommand = \"sleep 1000\"\n")).collect()
+}
+
+/// Not a pause between steps of a test, but the distance of two deaths, which is what is tested.
+fn after(distance: Duration) {
+    let until = Instant::now() + distance;
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+}
+
+/// One keeper and one daemon supervise, nobody else does, and every service has the process it had.
+fn assert_undisturbed(machine: &Machine, before: &BTreeMap<String, Option<u64>>, what: &str) {
+    eventually_or(
+        || format!("{what}: nobody supervises, of {:?}", supervisors(machine)),
+        || machine.regrow(&["status"]).code == 0,
+    );
+    eventually_or(
+        || format!("{what}: {:?}", supervisors(machine)),
+        || supervisors(machine).len() == 2 && machine.all_pids() == *before,
+    );
+}
+
+/// The processes of all services, once each has one.
+fn all_up(machine: &Machine) -> BTreeMap<String, Option<u64>> {
+    eventually("all are up", || machine.all_pids().values().all(Option::is_some));
+    machine.all_pids()
+}
+
+/// Every process of this program that keeps, supervises or stands by, but for our own commands.
+fn supervisors(machine: &Machine) -> Vec<u32> {
+    let config = format!("REGROW_STATE_DIR={}", machine.project.state_dir().display());
+    crate::harness::processes(|pid| {
+        let of_it = std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+            environ.split(|byte| *byte == 0).any(|variable| variable == config.as_bytes())
+        });
+        let is_regrow = std::fs::read_link(format!("/proc/{pid}/exe"))
+            .is_ok_and(|exe| exe == Path::new(env!("CARGO_BIN_EXE_regrow")));
+        let daemon = std::fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.split(|byte| *byte == 0).any(|word| word == b"daemon"));
+        of_it && is_regrow && daemon
+    })
+}
+
+/// Whoever is left of the two makes the other before it does anything else: a few milliseconds between the
+/// deaths are enough.
+#[test]
+fn any_single_process_that_is_left_carries_on() {
+    let mut machine = Machine::started(&[("many.toml", &manifest(40))]);
+    let before = all_up(&machine);
+    for millis in [10, 12, 20, 45] {
+        let distance = Duration::from_millis(millis);
+        let (daemon, keeper) = machine.pids();
+        end(daemon);
+        after(distance);
+        end(keeper);
+        assert_undisturbed(&machine, &before, &format!("the keeper {millis} ms after the daemon"));
+        let (daemon, keeper) = machine.pids();
+        end(keeper);
+        after(distance);
+        end(daemon);
+        assert_undisturbed(&machine, &before, &format!("the daemon {millis} ms after the keeper"));
+    }
+    // The first keeper, which the test's own handle is, was killed.
+    machine.run = None;
+}
+
+/// What is asked of a daemon whose keeper is dead is not lost, nor is the daemon.
+#[test]
+fn an_upgrade_and_the_keepers_death_at_once_cost_nobody() {
+    let mut machine = Machine::started(&[("many.toml", &manifest(40))]);
+    let before = all_up(&machine);
+    let same = env!("CARGO_BIN_EXE_regrow");
+    for millis in [0, 5, 10, 20] {
+        let (_, keeper) = machine.pids();
+        end(keeper);
+        after(Duration::from_millis(millis));
+        let upgraded = machine.regrow(&["upgrade", "--binary", same]);
+        assert_eq!(upgraded.code, 0, "{}{}", upgraded.stdout, upgraded.stderr);
+        assert_undisturbed(&machine, &before, &format!("an upgrade {millis} ms after the keeper's death"));
+        let (_, keeper) = machine.pids();
+        let mut upgrade = machine.project.command(&["upgrade", "--binary", same]).spawn().unwrap();
+        after(Duration::from_millis(millis));
+        end(keeper);
+        upgrade.wait().unwrap();
+        assert_undisturbed(&machine, &before, &format!("the keeper {millis} ms after an upgrade began"));
+    }
+    machine.run = None;
+}
+
+/// A death of the keeper is no failure of a service: what is to start then waits until there is another.
+#[test]
+fn starts_wait_for_a_keeper_and_count_against_nobody() {
+    let tries: String = (0..30)
+        .map(|n| format!("[service.t{n}]\ncommand = \"sleep 1000\"\nrestart = {{ max_retries = 1 }}\n"))
+        .collect();
+    let mut machine = Machine::started(&[("tries.toml", &tries)]);
+    all_up(&machine);
+    for _ in 0..3 {
+        let (_, keeper) = machine.pids();
+        end(keeper);
+        let restarted = machine.regrow(&["restart", "--all"]);
+        assert_eq!(restarted.code, 0, "{}{}", restarted.stdout, restarted.stderr);
+        let report = machine.project.json(&["status", "--json"]);
+        for row in report["services"].as_array().unwrap() {
+            assert_eq!((&row["state"], &row["restarts"]), (&"running".into(), &0.into()), "{row}");
+        }
+    }
+    machine.run = None;
+}
+
+/// The wish to go down that was said before both died is not another keeper's.
+#[test]
+fn p17_a_shutdown_that_was_cut_short_is_not_finished_by_the_next_start() {
+    let deaf = "trap '' TERM; while :; do sleep 0.1; done";
+    let text = format!(
+        "[service.deaf]\nshell = \"{deaf}\"\nstop = {{ timeout = \"5s\" }}\n[service.other]\ncommand = \"sleep 1000\"\n"
+    );
+    let mut machine = Machine::started(&[("deaf.toml", &text)]);
+    let (_, keeper) = machine.pids();
+    nix::sys::signal::kill(pid_of(keeper), Signal::SIGTERM).unwrap();
+    eventually("the other is down", || machine.project.status("other")["state"] == "stopped");
+    machine.kill_both();
+    machine.start();
+    eventually("both are up again", || {
+        ["deaf", "other"].iter().all(|name| {
+            let row = machine.project.status(name);
+            row["state"] == "running" && row["ready"] == true
+        })
+    });
+    machine.regrow(&["stop", "deaf", "--force"]);
+    let deaf = machine.project.status("deaf");
+    if let Some(pid) = deaf["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) {
+        end(pid);
+    }
+}
+
+/// A pause is a halt of the service, whoever supervises: what it was ready for it is when it goes on.
+#[test]
+fn a_pause_outlives_every_kind_of_death_and_a_resume_brings_everything_back() {
+    let mut machine = Machine::started(&[(
+        "a.toml",
+        "[service.plain]\ncommand = \"sleep 1000\"\nhealth = { exec = \"true\", interval = \"50ms\" }\n\
+         [service.told]\nshell = \"echo up; exec sleep 1000\"\nready = { log = \"up\" }\n\
+         health = { exec = \"true\", interval = \"50ms\" }\n",
+    )]);
+    let both = ["plain", "told"];
+    let same = env!("CARGO_BIN_EXE_regrow");
+    for death in ["daemon", "keeper", "upgrade", "both"] {
+        eventually(&format!("both are well before {death}"), || {
+            both.iter().all(|name| machine.project.status(name)["health"] == "healthy")
+        });
+        let before = machine.all_pids();
+        assert_eq!(machine.regrow(&["pause", "plain", "told"]).code, 0);
+        let (_, keeper) = machine.pids();
+        match death {
+            "daemon" => machine.kill_daemon(),
+            "keeper" => {
+                end(keeper);
+                machine.run = None;
+                eventually("another keeps", || {
+                    machine.regrow(&["status"]).code == 0 && machine.pids().1 != keeper
+                });
+            }
+            "upgrade" => assert_eq!(machine.regrow(&["upgrade", "--binary", same]).code, 0),
+            _ => {
+                machine.kill_both();
+                machine.start();
+            }
+        }
+        for name in both {
+            let row = machine.project.status(name);
+            assert_eq!((&row["state"], &row["ready"]), (&"paused".into(), &false.into()), "{death}: {row}");
+        }
+        let resumed = machine.regrow(&["resume", "plain", "told"]);
+        assert_eq!(resumed.code, 0, "{death}: {}{}", resumed.stdout, resumed.stderr);
+        let waited = machine.regrow(&["wait", "plain", "told", "--for", "ready", "--timeout", "5s"]);
+        assert_eq!(waited.code, 0, "{death}: {}", waited.stderr);
+        eventually(&format!("checks go on after {death}"), || {
+            both.iter().all(|name| machine.project.status(name)["health"] == "healthy")
+        });
+        assert_eq!(machine.all_pids(), before, "{death}");
+    }
+}
+
+/// A daemon of another user has no cgroups: after its keeper's death what its services have left is found
+/// by their marks alone, since orphans go to somebody else then.
+#[test]
+fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
+    const TEST: &str = "a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark";
+    const USER: u32 = 64_913;
+    if !nix::unistd::geteuid().is_root() || !installed(TEST, Path::new("/usr/bin/setpriv")) {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} needs root");
+        eprintln!("SKIPPED {TEST}: only root can become another user");
+        return;
+    }
+    let (one, two) = (format!("51{}1", std::process::id()), format!("52{}2", std::process::id()));
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        &format!(
+            "[service.one]\nshell = \"(setsid sleep {one} &); exec sleep 1000\"\n\
+             [service.two]\nshell = \"(env -i setsid sh -c 'exec sleep {two}' </dev/null >/dev/null 2>&1 &); exec sleep 1000\"\n"
+        ),
+    )]);
+    let project = &machine.project;
+    let folders = [project.dir(), project.file("services"), project.dir().parent().unwrap().to_owned()];
+    for path in folders {
+        std::os::unix::fs::chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let number = USER.to_string();
+    let mut command = std::process::Command::new("setpriv");
+    command
+        .args(["--reuid", &number, "--regid", &number, "--clear-groups", env!("CARGO_BIN_EXE_regrow")])
+        .args(["daemon", "--config", "daemon.toml"])
+        .current_dir(project.dir())
+        .env("REGROW_STATE_DIR", project.state_dir());
+    let mut run = project.start(&mut command);
+    run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
+    let left = || (named(&one).len(), named(&two).len());
+    // `env -i` and the shell that it runs have the words, too, for a moment; `named` counts them.
+    eventually("both have left", || named(&one).len() == 1 && named(&two).len() == 1);
+    let (_, keeper) = machine.pids();
+    end(keeper);
+    eventually("another keeps", || machine.regrow(&["status"]).code == 0 && machine.pids().1 != keeper);
+    let pid = machine.project.pid("two");
+    end(pid);
+    eventually("it came back", || machine.project.status("two")["restarts"] == 1);
+    eventually("and is there once", || left() == (1, 1));
+    let stopped = machine.regrow(&["stop", "one"]);
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+    assert_eq!(left().0, 0, "gone when stop says so");
+    // Killed together with the daemon, and found by the next.
+    machine.kill_both();
+    let mut run = machine.project.start(&mut command);
+    run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
+    let down = machine.regrow(&["down"]);
+    assert_eq!((down.code, left()), (0, (0, 0)), "{}", down.stderr);
+    assert_eq!(run.code(), 0);
+    machine.run = None;
+}
