@@ -27,7 +27,7 @@ use crate::model::event::StartCause;
 use crate::model::history::ResourceHistory;
 use crate::model::sample::Sample;
 use crate::model::stats::{ProcessStats, Resources, Stats, Thresholds};
-use crate::model::status::{DaemonStatus, TreeStatus};
+use crate::model::status::{DaemonStatus, FaultyManifest, TreeStatus};
 use crate::model::{
     Addition, Answer, Asked, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, Selector,
     StatusReport,
@@ -158,6 +158,8 @@ struct Inner {
     output: Arc<OutputHub>,
     /// Held while the tree is made that of another plan.
     reloading: tokio::sync::Mutex<()>,
+    /// What is wrong with the manifests as they lie there.
+    faulty: Mutex<Vec<FaultyManifest>>,
     measured: Measured,
     /// `None` on a fake host.
     native: Option<Arc<NativeHost>>,
@@ -225,6 +227,16 @@ impl Handle {
         let answer = answer.await.unwrap_or_else(|_| Err(gone()));
         // Whoever hears that it is done may rely on it.
         self.written().await;
+        answer.map(|answer| self.shown(answer))
+    }
+
+    /// An answer in the words of people: short names where they mean one service.
+    fn shown(&self, mut answer: Answer) -> Answer {
+        self.board(|board| {
+            for result in &mut answer.results {
+                result.name = board.shown_text(&result.name);
+            }
+        });
         answer
     }
 
@@ -266,11 +278,16 @@ impl Handle {
 
     /// What is.
     pub fn status(&self) -> StatusReport {
+        self.status_of(|_| true)
+    }
+
+    /// The same, of some instances alone.
+    pub fn status_of(&self, wanted: impl Fn(&InstanceId) -> bool) -> StatusReport {
         let inner = &self.inner;
         let now = inner.context.clock.now();
         let sample = inner.measured.latest.borrow().clone();
         inner.context.log.board(|board| {
-            let mut services = board.rows(now, sample.as_deref());
+            let mut services = board.rows_of(now, sample.as_deref(), wanted);
             for row in &mut services {
                 if !row.waiting_for.is_empty()
                     && let Some(spec) = board.graph().service(&row.service)
@@ -285,6 +302,7 @@ impl Handle {
                     uptime_s: now.as_secs_f64(),
                     project: board.plan().project.clone(),
                     manifest: board.plan().file.as_ref().map(|p| p.display().to_string()),
+                    faulty: self.faulty(),
                     stopping: board.shutting_down(),
                     last_event: board.last_event(),
                 },
@@ -293,6 +311,16 @@ impl Handle {
                 groups: board.groups().cloned().collect(),
             }
         })
+    }
+
+    /// Manifests that can't be used as they are.
+    pub fn faulty(&self) -> Vec<FaultyManifest> {
+        self.inner.faulty.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What `status` tells of manifests that can't be used as they are.
+    pub fn tell_faulty(&self, faulty: Vec<FaultyManifest>) {
+        *self.inner.faulty.lock().unwrap_or_else(PoisonError::into_inner) = faulty;
     }
 
     /// A supervisor and all that hangs under it; `None` is the root. `None` is returned for a
@@ -653,7 +681,9 @@ impl Made {
         };
         root.cast(begin).map_err(|error| StartError::Tree(error.to_string()))?;
         let reloading = tokio::sync::Mutex::new(());
-        let inner = Inner { context, root, down, output, reloading, measured, native, pools, task_host };
+        let faulty = Mutex::default();
+        let inner =
+            Inner { context, root, down, output, reloading, faulty, measured, native, pools, task_host };
         Ok(Handle { inner: Arc::new(inner) })
     }
 }

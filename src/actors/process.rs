@@ -708,7 +708,8 @@ async fn attempt(
 
 /// What a process of an instance gets as its environment.
 fn environment(context: &Context, spec: &Arc<ServiceSpec>, id: &InstanceId, pid: Option<u32>) -> env::Recipe {
-    let mut given = vec![("REGROW_SERVICE", spec.name.to_string()), ("REGROW_INSTANCE", id.to_string())];
+    let mut given = vec![("REGROW_SERVICE", spec.name.short().to_owned()), ("REGROW_INSTANCE", id.short())];
+    given.extend(spec.project.iter().map(|project| ("REGROW_PROJECT", project.clone())));
     given.extend(context.socket.as_ref().map(|path| ("REGROW_SOCKET", path.to_string_lossy().into_owned())));
     given.extend(pid.map(|pid| ("REGROW_PID", pid.to_string())));
     let (inherited, vault) = (Arc::clone(&context.inherited), Arc::clone(&context.vault));

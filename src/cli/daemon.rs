@@ -1,6 +1,5 @@
 //! `daemon`: the tree of an operator's machine, below a keeper that outlives it.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::decide::growth;
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::select::{Selection, select};
 use crate::manifest::config::{Config, DEFAULT, TasksConfig, Unusable, Usual, load_config};
-use crate::manifest::folder::{Folder, load_folder};
+use crate::manifest::folder::{Folder, FolderReader};
 use crate::manifest::{Environment, LoadError, load_addition};
 use crate::model::{Addition, Asker, Denial, DenialCode, Event, Fact, Plan};
 use crate::os::folder::FolderWatch;
@@ -131,8 +130,8 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     // Before it is read, so that no change falls between the two.
     let watch = watch_folder(config);
     let (ledger, memory) = open_store(config);
-    let known = memory.pasts.keys().cloned().collect();
-    let loaded = load_folder(&config.manifests, &environment, &known);
+    let manifests = Arc::new(FolderReader::new(config.manifests.clone(), environment.clone()));
+    let loaded = manifests.read(None);
     let folder = match loaded {
         Ok(folder) => folder,
         Err(error) => {
@@ -145,7 +144,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     for fault in &folder.faults {
         report::tell_beside_others(fault);
     }
-    let Folder { plan, graph, files: manifests, faults, .. } = folder;
+    let Folder { plan, graph, files, faults, .. } = folder;
     let mut plan = selected(plan, &graph, &config.profiles);
     if let Some(store) = &ledger {
         let follows = memory.boot.is_some() && memory.boot == clock::boot() && !memory.ended;
@@ -216,7 +215,8 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     let (close, closing) = watch::channel(false);
     let served = handle.clone();
     let (upgrade, mut upgrades) = mpsc::unbounded_channel();
-    let load = loader(config, environment);
+    let load = loader(config, manifests);
+    handle.tell_faulty(faults.iter().map(LoadError::in_short).collect());
     let network = config.api.clone().map(|api| {
         if let Some(Err(why)) = api.tls.as_ref().map(tls::check) {
             tell!("regrow: the API can't speak TLS: {why}");
@@ -246,7 +246,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         "regrow {}: {} from {} in {}{}",
         env!("CARGO_PKG_VERSION"),
         noun(services, "service"),
-        noun(manifests.len(), "manifest"),
+        noun(files.len(), "manifest"),
         config.manifests.display(),
         if faults.is_empty() { String::new() } else { format!(", {} faulty", faults.len()) },
     ));
@@ -441,18 +441,17 @@ async fn follow(
     }
 }
 
-/// The manifests read again: `Err`, a file each, where any is faulty.
-type Load = Arc<dyn Fn() -> Result<Plan, Vec<LoadError>> + Send + Sync>;
+/// The manifests read again, beside the plan that runs.
+type Load = Arc<dyn Fn(&Plan) -> Result<server::Read, LoadError> + Send + Sync>;
 
-fn loader(config: &Config, environment: Environment) -> Load {
+fn loader(config: &Config, manifests: Arc<FolderReader>) -> Load {
     let (folder, profiles) = (config.manifests.clone(), config.profiles.clone());
-    Arc::new(move || {
-        let unreadable = |error| vec![LoadError::Unreadable { path: folder.clone(), error }];
+    Arc::new(move |now| {
+        let unreadable = |error| LoadError::Unreadable { path: folder.clone(), error };
         // At the start it may still be to come; here it has been there.
         std::fs::read_dir(&folder).map_err(unreadable)?;
-        let read = load_folder(&folder, &environment, &HashSet::new());
-        let Folder { plan, graph, faults, .. } = read.map_err(unreadable)?;
-        if faults.is_empty() { Ok(selected(plan, &graph, &profiles)) } else { Err(faults) }
+        let Folder { plan, graph, faults, .. } = manifests.read(Some(now)).map_err(unreadable)?;
+        Ok(server::Read { plan: selected(plan, &graph, &profiles), faults })
     })
 }
 
@@ -495,13 +494,19 @@ impl Reloads {
 
     fn begin(&self, handle: &Handle, by: &'static str) {
         let (load, handle, store) = (Arc::clone(&self.load), handle.clone(), self.store.clone());
+        let told = handle.clone();
         tokio::spawn(async move {
             let plan = async move {
-                match tokio::task::spawn_blocking(move || load()).await {
-                    Ok(Ok(plan)) => Ok(plan),
-                    Ok(Err(faults)) => {
+                let now = told.plan();
+                match tokio::task::spawn_blocking(move || load(&now)).await {
+                    Ok(Ok(server::Read { plan, faults })) => {
                         faults.iter().for_each(report::tell_beside_others);
-                        let reason = "faulty manifests; nothing was changed".to_owned();
+                        told.tell_faulty(faults.iter().map(LoadError::in_short).collect());
+                        Ok(plan)
+                    }
+                    Ok(Err(fault)) => {
+                        report::tell_beside_others(&fault);
+                        let reason = "the manifests can't be read; nothing was changed".to_owned();
                         Err(Denial { code: DenialCode::Faulty, reason, hint: None })
                     }
                     Err(error) => {
@@ -514,7 +519,12 @@ impl Reloads {
                     if let Some(store) = store {
                         store.forget_change(None);
                     }
-                    log(&format!("reloaded: {}", reloaded_in_words(&done.difference).join("; ")));
+                    log(&format!(
+                        "reloaded: {}",
+                        reloaded_in_words(&done.difference, |name| handle
+                            .board(|board| board.shown_service(name)))
+                        .join("; ")
+                    ));
                 }
                 Err(denial) => log(&format!("not reloaded: {}", denial.reason)),
             }

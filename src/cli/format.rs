@@ -27,6 +27,11 @@ pub(super) fn error_word() -> &'static str {
     if colour_on_stderr() { "\x1b[1;31merror\x1b[0m" } else { "error" }
 }
 
+/// The same before something that is only worth a word.
+pub(super) fn warning_word() -> &'static str {
+    if colour_on_stderr() { "\x1b[1;33mwarning\x1b[0m" } else { "warning" }
+}
+
 /// One long duration, in at most two units: `4d 3h`, `2m 5s`, `12s`.
 pub(super) fn uptime(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default().as_secs();

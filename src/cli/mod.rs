@@ -630,6 +630,9 @@ impl From<WaitWord> for WaitFor {
 
 #[derive(Debug, Args)]
 struct ReloadArgs {
+    /// Change nothing where any manifest is faulty [default: only the faulty ones stay as they were]
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     patience: Patience,
     #[command(flatten)]

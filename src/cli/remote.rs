@@ -31,7 +31,9 @@ pub(super) use facts::fact_in_words;
 use facts::show_event;
 use status::note;
 pub(super) use status::status;
-pub(super) use upkeep::{api_schema, audit, history, reload, reloaded_in_words, tell_reloaded, upgrade};
+pub(super) use upkeep::{
+    api_schema, audit, called, history, reload, reloaded_in_words, tell_reloaded, tell_trouble, upgrade,
+};
 
 /// Prints one JSON object and a newline.
 pub(super) fn print_json(value: &impl Serialize) {
@@ -120,6 +122,7 @@ where
                         DenialCode::NotRunning => code::NOT_RUNNING,
                         DenialCode::Faulty => code::MANIFEST,
                         DenialCode::NotFound
+                        | DenialCode::Ambiguous
                         | DenialCode::NoSuchMethod
                         | DenialCode::Unauthorized
                         | DenialCode::Forbidden
@@ -519,8 +522,14 @@ pub(super) fn wait(args: WaitArgs) -> u8 {
                 let note = if note.is_empty() { note } else { format!(" ({note})") };
                 tell!("{}: {}{note}", service.name, service.state);
             }
-            let is_there =
-                |name: &String| waited.services.iter().any(|s| s.name == *name || s.service.as_str() == name);
+            let is_there = |name: &String| {
+                waited.services.iter().any(|s| {
+                    s.name == *name
+                        || s.id == *name
+                        || s.service.short() == name
+                        || s.service.as_str() == name
+                })
+            };
             for name in wait.services.iter().filter(|name| !is_there(name)) {
                 tell!("{name}: removed");
             }

@@ -4,8 +4,8 @@ use toml_edit::{Array, DocumentMut, InlineTable, Item, TableLike, Value};
 
 use super::remote::{self, Conversation};
 use super::{
-    ServiceConfigArgs, ServiceCreateArgs, ServiceListArgs, ServiceNameArgs, ServiceVerb, code, format,
-    usage_error,
+    Common, ServiceConfigArgs, ServiceCreateArgs, ServiceListArgs, ServiceNameArgs, ServiceVerb, code,
+    format, usage_error,
 };
 use crate::control::client::{Client, encode};
 use crate::control::protocol::{Manifest, Write};
@@ -32,29 +32,86 @@ fn create(args: ServiceCreateArgs) -> u8 {
         Ok(name) => name,
         Err(error) => return usage_error("service", &format!("{:?} is no name: {error}", args.name)),
     };
-    let text = match manifest_of(&name, &args) {
-        Ok(text) => text,
-        Err(why) => return usage_error("service", &why),
-    };
+    if let Err(why) = manifest_of(&name, &args, &args.depends_on) {
+        return usage_error("service", &why);
+    }
     remote::talk(&args.common, async |mut client: Client| {
-        let write = Write { text, create: true };
-        let done: Reloaded = client.put(&format!("/v1/manifests/{name}"), &write).await?;
-        remote::tell_reloaded(&args.common, &done)
+        let status: StatusReport = client.get("/v1/status").await?;
+        let needed: Vec<String> = args.depends_on.iter().map(|word| full_name(&status, word)).collect();
+        let Ok(text) = manifest_of(&name, &args, &needed) else {
+            return Ok(code::USAGE);
+        };
+        let path = format!("/v1/manifests/{name}");
+        let done: Reloaded = client.put(&path, &Write { text, create: true }).await?;
+        tell_written(&mut client, &args.common, &path, &done).await
     })
 }
 
+/// A service as one of another project names it: what is not known, or means several, is left for the
+/// daemon to refuse.
+fn full_name(status: &StatusReport, word: &str) -> String {
+    let mut ids: Vec<&str> = status
+        .services
+        .iter()
+        .filter(|row| row.service.as_str() == word || row.service.short() == word)
+        .map(|row| row.service.as_str())
+        .collect();
+    ids.dedup();
+    match ids[..] {
+        [one] => one.to_owned(),
+        _ => word.to_owned(),
+    }
+}
+
+/// What was written where, and what became of the service.
+#[derive(Debug, serde::Serialize)]
+struct Written<'a> {
+    file: std::path::PathBuf,
+    #[serde(flatten)]
+    done: &'a Reloaded,
+    services: Vec<ServiceStatus>,
+}
+
+async fn tell_written(client: &mut Client, common: &Common, path: &str, done: &Reloaded) -> Conversation {
+    let Manifest { file, .. } = client.get(path).await?;
+    let difference = &done.difference;
+    let changed = difference.restarted.iter().chain(&difference.changed).map(|changed| &changed.service);
+    let touched: Vec<&Name> = difference.added.iter().chain(changed).collect();
+    let status: StatusReport = client.get("/v1/status").await?;
+    let is_touched = |row: &ServiceStatus| touched.contains(&&row.service);
+    let services: Vec<ServiceStatus> = status.services.into_iter().filter(is_touched).collect();
+    let ended = if done.ok { code::DONE } else { code::FAILED };
+    if common.json {
+        remote::print_json(&Written { file, done, services });
+        return Ok(ended);
+    }
+    remote::say(&format!("wrote {}", file.display()));
+    let words = remote::reloaded_in_words(difference, remote::called(client, done).await?);
+    words.iter().filter(|line| !line.starts_with("unchanged")).for_each(|line| remote::say(line));
+    for row in &services {
+        let ready = if row.ready { ", ready" } else { "" };
+        let pid = row.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        remote::say(&format!("{}: {}{ready}{pid}", row.name, row.state));
+    }
+    remote::tell_trouble(done);
+    Ok(ended)
+}
+
 /// The manifest of a service as the command line describes it.
-fn manifest_of(name: &Name, args: &ServiceCreateArgs) -> Result<String, String> {
+fn manifest_of(name: &Name, args: &ServiceCreateArgs, needed: &[String]) -> Result<String, String> {
     let mut service = toml_edit::Table::new();
     match &args.shell {
         Some(text) => service["shell"] = toml_edit::value(text),
-        None => service["command"] = toml_edit::value(args.command.iter().collect::<Array>()),
+        None => {
+            let words = args.command.iter().map(|word| escaped(word));
+            service["command"] = toml_edit::value(words.collect::<Array>());
+        }
     }
     let dir = match &args.dir {
         Some(dir) => std::path::absolute(dir).map_err(|error| format!("--dir: {error}"))?,
         None => super::here()?,
     };
-    service["dir"] = toml_edit::value(dir.to_str().ok_or("the folder's name is not UTF-8")?);
+    service["dir"] = toml_edit::value(escaped(dir.to_str().ok_or("the folder's name is not UTF-8")?));
     if !args.env.is_empty() {
         let mut env = InlineTable::new();
         for pair in &args.env {
@@ -64,8 +121,8 @@ fn manifest_of(name: &Name, args: &ServiceCreateArgs) -> Result<String, String> 
         }
         service["env"] = toml_edit::value(env);
     }
-    if !args.depends_on.is_empty() {
-        service["depends_on"] = toml_edit::value(args.depends_on.iter().collect::<Array>());
+    if !needed.is_empty() {
+        service["depends_on"] = toml_edit::value(needed.iter().collect::<Array>());
     }
     if args.no_autostart {
         service["autostart"] = toml_edit::value(false);
@@ -82,7 +139,7 @@ fn manifest_of(name: &Name, args: &ServiceCreateArgs) -> Result<String, String> 
     service["restart"] = toml_edit::value(restart);
     if let Some(url) = &args.health_url {
         let mut health = InlineTable::new();
-        health.insert("http", url.as_str().into());
+        health.insert("http", escaped(url).into());
         service["health"] = toml_edit::value(health);
     }
     let mut services = toml_edit::Table::new();
@@ -136,7 +193,7 @@ fn remove(args: ServiceNameArgs) -> u8 {
     let ServiceNameArgs { name, common } = args;
     remote::talk(&common, async |mut client: Client| {
         let done: Reloaded = client.delete(&format!("/v1/manifests/{}", encode(&name))).await?;
-        remote::tell_reloaded(&common, &done)
+        remote::tell_reloaded(&mut client, &common, &done).await
     })
 }
 
@@ -144,42 +201,48 @@ fn config(args: ServiceConfigArgs) -> u8 {
     let ServiceConfigArgs { name, set, unset, common } = args;
     let path = format!("/v1/manifests/{}", encode(&name));
     let edit = async |mut client: Client| -> Conversation {
-        let Manifest { text, file, .. } = client.get(&path).await?;
+        let Manifest { text, file, name: manifest } = client.get(&path).await?;
         if set.is_empty() && unset.is_empty() {
             if common.json {
-                remote::print_json(&Manifest { name: name.clone(), file, text });
+                remote::print_json(&Manifest { name: manifest, file, text });
             } else {
                 remote::say(text.trim_end());
             }
             return Ok(code::DONE);
         }
-        let text = match edited(&text, &name, &set, &unset) {
+        let service = name.rsplit('/').next().unwrap_or(&name);
+        let text = match edited(&text, service, &manifest, &set, &unset) {
             Ok(text) => text,
             Err(why) => {
                 tell!("{}: {why}", format::error_word());
                 return Ok(code::USAGE);
             }
         };
+        let path = format!("/v1/manifests/{}", encode(&manifest));
         let done: Reloaded = client.put(&path, &Write { text, create: false }).await?;
-        remote::tell_reloaded(&common, &done)
+        tell_written(&mut client, &common, &path, &done).await
     };
     remote::talk(&common, edit)
 }
 
 /// The manifest with keys of its service set and taken out; everything else, comments and order, is
 /// as it was.
-fn edited(text: &str, name: &str, set: &[String], unset: &[String]) -> Result<String, String> {
+fn edited(
+    text: &str,
+    name: &str,
+    manifest: &str,
+    set: &[String],
+    unset: &[String],
+) -> Result<String, String> {
     let mut document: DocumentMut = text.parse().map_err(|error| format!("it is no TOML: {error}"))?;
     let service = document
         .get_mut("service")
         .and_then(|services| services.as_table_like_mut()?.get_mut(name)?.as_table_like_mut())
-        .ok_or_else(|| format!("there is no [service.{name}] in the manifest {name}"))?;
+        .ok_or_else(|| format!("there is no [service.{name}] in the manifest {manifest}"))?;
     for assignment in set {
         let (key, value) =
             assignment.split_once('=').ok_or_else(|| format!("write KEY=VALUE, not {assignment:?}"))?;
-        // What is no TOML value is a text.
-        let value: Value = value.trim().parse().unwrap_or_else(|_| value.into());
-        put(service, key.trim(), value)?;
+        put(service, key.trim(), typed(key.trim(), value))?;
     }
     for key in unset {
         take(service, key)?;
@@ -187,9 +250,51 @@ fn edited(text: &str, name: &str, set: &[String], unset: &[String]) -> Result<St
     Ok(document.to_string())
 }
 
+/// A value as it was typed: numbers, lists and tables as TOML has them, and else a text. A variable's value
+/// is a text, whatever it looks like. Nothing of it is expanded later: what was typed runs.
+fn typed(key: &str, text: &str) -> Value {
+    let literal = || Value::from(escaped(text));
+    if key.starts_with("env.") && !text.trim_start().starts_with('{') {
+        return literal();
+    }
+    let mut value: Value = match text.trim().parse() {
+        Ok(value) => value,
+        Err(_) => return literal(),
+    };
+    // The shell's own text is expanded by the shell alone.
+    if key != "shell" {
+        escape_all(&mut value);
+    }
+    value
+}
+
+fn escape_all(value: &mut Value) {
+    match value {
+        Value::String(text) => *value = escaped(text.value()).into(),
+        Value::Array(list) => list.iter_mut().for_each(escape_all),
+        Value::InlineTable(table) => table.iter_mut().for_each(|(_, value)| escape_all(value)),
+        Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    }
+}
+
+/// The key that a word stands for in the place of a table.
+fn short_for(key: &str) -> Option<&'static str> {
+    match key {
+        "restart" => Some("policy"),
+        "stop" => Some("signal"),
+        _ => None,
+    }
+}
+
 fn put(table: &mut dyn TableLike, key: &str, mut value: Value) -> Result<(), String> {
     match key.split_once('.') {
         None => {
+            // A word in the place of a table sets what it is short for; the table's other keys stay.
+            if let (Some(long), true) = (short_for(key), value.is_str())
+                && let Some(inner) = table.get_mut(key).and_then(Item::as_table_like_mut)
+            {
+                return put(inner, long, value);
+            }
             if let Some(old) = table.get(key).and_then(Item::as_value) {
                 // The comment behind it stays.
                 *value.decor_mut() = old.decor().clone();
@@ -199,11 +304,8 @@ fn put(table: &mut dyn TableLike, key: &str, mut value: Value) -> Result<(), Str
         }
         Some((first, rest)) => {
             // `restart = "always"` is short for a table.
-            let short = match (first, table.get(first).and_then(Item::as_str)) {
-                ("restart", Some(policy)) => Some(("policy", policy.to_owned())),
-                ("stop", Some(signal)) => Some(("signal", signal.to_owned())),
-                _ => None,
-            };
+            let word = table.get(first).and_then(Item::as_str).map(str::to_owned);
+            let short = short_for(first).zip(word);
             if let Some((long, was)) = short {
                 let mut inner = InlineTable::new();
                 inner.insert(long, was.into());
@@ -237,15 +339,21 @@ mod tests {
         let text = "# ours\n[service.web]\ncommand = \"a\" # the program\nrestart = \"always\"\n\n# of another\n[service.db]\ncommand = \"b\"\n";
         let set =
             ["command=[\"c\", \"d\"]", "restart.max_retries=5", "env.A=x y", "replicas=2"].map(str::to_owned);
-        let after = edited(text, "web", &set, &[]).unwrap();
+        let after = edited(text, "web", "m", &set, &[]).unwrap();
         assert_eq!(
             after,
             "# ours\n[service.web]\ncommand = [\"c\", \"d\"] # the program\nrestart = { policy = \"always\", max_retries = 5 }\n\
              env = { A = \"x y\" }\nreplicas = 2\n\n# of another\n[service.db]\ncommand = \"b\"\n"
         );
-        let back = edited(&after, "web", &[], &["env.A".to_owned(), "replicas".to_owned()]).unwrap();
+        let back = edited(&after, "web", "m", &[], &["env.A".to_owned(), "replicas".to_owned()]).unwrap();
         assert!(!back.contains("replicas") && back.contains("# of another"), "{back}");
-        assert!(edited(text, "none", &set, &[]).is_err());
-        assert!(edited(text, "web", &["command.x=1".to_owned()], &[]).is_err());
+        let set =
+            ["restart=never", "env.B=\"${X}\"", "command=[\"$$a\", \"'b'\"]", "env.C=7"].map(str::to_owned);
+        let typed = edited(&after, "web", "m", &set, &[]).unwrap();
+        assert!(typed.contains("restart = { policy = \"never\", max_retries = 5 }"), "{typed}");
+        assert!(typed.contains("B = '\"$${X}\"'") && typed.contains("C = \"7\""), "{typed}");
+        assert!(typed.contains("command = [\"$$$$a\", \"'b'\"]"), "{typed}");
+        assert!(edited(text, "none", "m", &set, &[]).is_err());
+        assert!(edited(text, "web", "m", &["command.x=1".to_owned()], &[]).is_err());
     }
 }

@@ -284,7 +284,7 @@ const OPERATIONS: &[Operation] = &[
         id: "reload",
         about: "Make the tree what the manifests say now; only what differs is touched (a daemon)",
         needs: Some((Action::Reload, DAEMON)),
-        query: &[],
+        query: upkeep::RELOAD,
         body: None,
         answered: Answered::Json(of::<Reloaded>),
         way: Way::Once,

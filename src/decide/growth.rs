@@ -219,7 +219,16 @@ pub(super) fn removal(board: &Board, select: &Selector) -> Result<Removal, Denia
             gone.services.insert(spec.name.clone(), Arc::clone(spec));
         }
     }
-    if let Some(text) = select.services.iter().find(|text| plan.service(text).is_none()) {
+    let is_service = |text: &String| {
+        let named = |spec: &Arc<ServiceSpec>| {
+            spec.name.as_str() == text
+                || spec.name.short() == text
+                || text.strip_prefix(&plan.project).and_then(|rest| rest.strip_prefix('/'))
+                    == Some(spec.name.as_str())
+        };
+        plan.services.iter().any(named)
+    };
+    if let Some(text) = select.services.iter().find(|text| !is_service(text)) {
         return Err(Denial {
             code: DenialCode::Invalid,
             reason: format!("{text} is one copy of a service: only a whole service can be removed"),
@@ -229,7 +238,8 @@ pub(super) fn removal(board: &Board, select: &Selector) -> Result<Removal, Denia
     let mut groups: Vec<Name> = if select.all {
         plan.groups.keys().cloned().collect()
     } else {
-        plan.groups.keys().filter(|name| select.groups.iter().any(|g| g == name.as_str())).cloned().collect()
+        let named = select.groups.iter().filter_map(|text| super::resolve::group_named(plan, text).ok());
+        named.cloned().collect()
     };
     while let Some(name) = groups.pop() {
         for child in plan.groups.get(&name).into_iter().flat_map(|group| &group.children) {

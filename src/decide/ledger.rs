@@ -15,8 +15,6 @@ use crate::model::{Event, Incarnation, InstanceId, Name, Past, TaskResult};
 pub struct Memory {
     /// How each instance stood, by its printed name.
     pub pasts: HashMap<String, Past>,
-    /// The project of each service.
-    pub projects: HashMap<String, String>,
     /// By what processes that ran then are found again.
     pub lives: Vec<(String, Incarnation, String)>,
     /// Groups that had given up.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::status::{Board, Entry};
 use crate::model::nearest::nearest;
-use crate::model::{Denial, DenialCode, InstanceId, Name, Selector};
+use crate::model::{Denial, DenialCode, InstanceId, Name, Plan, Selector};
 
 /// The instances that a selector means, in declared order.
 pub fn resolve(board: &Board, select: &Selector) -> Result<Vec<InstanceId>, Denial> {
@@ -21,20 +21,11 @@ pub fn resolve(board: &Board, select: &Selector) -> Result<Vec<InstanceId>, Deni
         meant.extend(board.entries().iter().map(|e| e.id.clone()));
     }
     for text in &select.services {
-        let before = meant.len();
-        let named = |e: &&Entry| e.spec.name.as_str() == text || e.id.to_string() == *text;
-        meant.extend(board.entries().iter().filter(named).map(|e| e.id.clone()));
-        let known = meant.len() > before || board.entries().iter().any(|e| named(&e));
-        if !known {
-            let names = plan.services.iter().map(|s| s.name.as_str());
-            return Err(not_found("service", text, names));
-        }
+        meant.extend(named(board, text)?);
     }
     for group in &select.groups {
-        if !plan.groups.contains_key(group.as_str()) {
-            return Err(not_found("group", group, plan.groups.keys().map(Name::as_str)));
-        }
-        for service in plan.services_below(group) {
+        let group = group_named(plan, group)?;
+        for service in plan.services_below(group.as_str()) {
             meant.extend(board.instances_of(&service).map(|e| e.id.clone()));
         }
     }
@@ -47,6 +38,69 @@ pub fn resolve(board: &Board, select: &Selector) -> Result<Vec<InstanceId>, Deni
         meant.extend(tagged.into_iter().map(|e| e.id.clone()));
     }
     Ok(board.entries().iter().filter(|e| meant.contains(&e.id)).map(|e| e.id.clone()).collect())
+}
+
+/// The instances that a text names: a service or one of its copies, by `project/name`, or by the name alone
+/// where that is one service's.
+fn named(board: &Board, text: &str) -> Result<Vec<InstanceId>, Denial> {
+    let fits = |entry: &&Entry, text: &str| entry.spec.name.as_str() == text || entry.id.to_string() == text;
+    let ids = |text: &str| -> Vec<InstanceId> {
+        board.entries().iter().filter(|entry| fits(entry, text)).map(|entry| entry.id.clone()).collect()
+    };
+    let found = ids(text);
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    // A tree of one project has no need to qualify, and is understood all the same.
+    if let Some(rest) =
+        text.strip_prefix(board.plan().project.as_str()).and_then(|rest| rest.strip_prefix('/'))
+        && board.entries().iter().all(|entry| entry.spec.project.is_none())
+    {
+        let found = ids(rest);
+        if !found.is_empty() {
+            return Ok(found);
+        }
+    }
+    let short = |entry: &&Entry| entry.spec.name.short() == text || entry.id.short() == text;
+    let found: Vec<&Entry> = board.entries().iter().filter(short).collect();
+    let mut services: Vec<&str> = found.iter().map(|entry| entry.spec.name.as_str()).collect();
+    services.dedup();
+    match services.len() {
+        0 => {
+            let names = board.plan().services.iter();
+            let known = names.flat_map(|spec| [spec.name.short(), spec.name.as_str()]);
+            Err(not_found("service", text, known))
+        }
+        1 => Ok(found.into_iter().map(|entry| entry.id.clone()).collect()),
+        _ => Err(ambiguous(text, services)),
+    }
+}
+
+/// The group that a text names, as services are named.
+pub fn group_named<'a>(plan: &'a Plan, text: &str) -> Result<&'a Name, Denial> {
+    if let Some((name, _)) = plan.groups.get_key_value(text) {
+        return Ok(name);
+    }
+    let short: Vec<&Name> = plan.groups.keys().filter(|name| name.short() == text).collect();
+    match short[..] {
+        [] => {
+            let known = plan.groups.keys().flat_map(|name| [name.short(), name.as_str()]);
+            Err(not_found("group", text, known))
+        }
+        [name] => Ok(name),
+        _ => Err(ambiguous(text, short.into_iter().map(Name::as_str).collect())),
+    }
+}
+
+/// The denial of a name that several have.
+fn ambiguous(text: &str, mut meant: Vec<&str>) -> Denial {
+    meant.sort_unstable();
+    let shown: String = text.chars().take(80).collect();
+    Denial {
+        code: DenialCode::Ambiguous,
+        reason: format!("{shown:?} is ambiguous: {}", meant.join(", ")),
+        hint: Some(format!("name it with its project: {}", meant.first().copied().unwrap_or_default())),
+    }
 }
 
 /// The denial of an unknown name, with the nearest known one.

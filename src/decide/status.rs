@@ -86,6 +86,8 @@ pub struct Board {
     last_event: u64,
     /// Instances that have, want or will have a process.
     busy: usize,
+    /// How many instances have each short name.
+    shorts: HashMap<String, usize>,
     /// Who is being taken out: that they go down for it is nobody's wish for what stays.
     leaving: HashSet<InstanceId>,
 }
@@ -105,6 +107,7 @@ impl Board {
             shutting_down: false,
             last_event: 0,
             busy: 0,
+            shorts: HashMap::new(),
             leaving: HashSet::new(),
         };
         let mut parents: HashMap<&Name, &Name> = HashMap::new();
@@ -126,6 +129,7 @@ impl Board {
         let first = self.entries.len();
         for id in spec.instances() {
             self.places.insert(id.clone(), self.entries.len());
+            *self.shorts.entry(id.short()).or_default() += 1;
             self.entries.push(Entry::new(id, spec, group, now));
         }
         self.services.insert(spec.name.clone(), first..self.entries.len());
@@ -232,7 +236,9 @@ impl Board {
     fn find_places(&mut self) {
         self.places = self.entries.iter().map(|entry| entry.id.clone()).zip(0..).collect();
         self.services.clear();
+        self.shorts.clear();
         for (at, entry) in self.entries.iter().enumerate() {
+            *self.shorts.entry(entry.id.short()).or_default() += 1;
             self.services.entry(entry.spec.name.clone()).or_insert(at..at).end = at + 1;
         }
         self.busy = self.entries.iter().filter(|entry| is_busy(entry.state)).count();
@@ -556,7 +562,42 @@ impl Board {
 
     /// The rows of `status`, with the last sample beside them.
     pub fn rows(&self, now: Duration, sample: Option<&Sample>) -> Vec<ServiceStatus> {
-        self.entries.iter().map(|entry| entry.row(now, sample)).collect()
+        self.entries.iter().map(|entry| entry.row(&self.plan.project, now, sample)).collect()
+    }
+
+    /// The same of some.
+    pub fn rows_of(
+        &self,
+        now: Duration,
+        sample: Option<&Sample>,
+        wanted: impl Fn(&InstanceId) -> bool,
+    ) -> Vec<ServiceStatus> {
+        let entries = self.entries.iter().filter(|entry| wanted(&entry.id));
+        entries.map(|entry| entry.row(&self.plan.project, now, sample)).collect()
+    }
+
+    /// The same as [`Board::shown`], of a printed instance.
+    pub fn shown_text(&self, printed: &str) -> String {
+        let short = printed.split_once('/').map_or(printed, |(_, short)| short);
+        match self.shorts.get(short) {
+            Some(2..) => printed.to_owned(),
+            // One that was taken out is nobody's any more.
+            Some(_) | None => short.to_owned(),
+        }
+    }
+
+    /// An instance as people are told of it: by its short name where no other instance has that.
+    pub fn shown(&self, id: &InstanceId) -> String {
+        self.shown_text(&id.to_string())
+    }
+
+    /// The same of a service.
+    pub fn shown_service(&self, name: &Name) -> String {
+        let mut same = self.plan.services.iter().filter(|spec| spec.name.short() == name.short());
+        match (same.next(), same.next()) {
+            (Some(_), Some(_)) => name.to_string(),
+            _ => name.short().to_owned(),
+        }
     }
 }
 
@@ -638,12 +679,15 @@ impl Entry {
     }
 
     /// Its row of `status`.
-    pub fn row(&self, now: Duration, sample: Option<&Sample>) -> ServiceStatus {
+    /// `tree`: the name of the tree, whose project it is of where it names no other.
+    pub fn row(&self, tree: &str, now: Duration, sample: Option<&Sample>) -> ServiceStatus {
+        let project = self.spec.project.as_deref().unwrap_or(tree);
         let usage = sample.and_then(|s| s.instances.get(&self.id)).filter(|_| self.state.has_process());
         ServiceStatus {
-            name: self.id.to_string(),
+            name: self.id.short(),
+            id: format!("{project}/{}", self.id.short()),
             service: self.spec.name.clone(),
-            project: self.spec.project.clone(),
+            project: Some(project.to_owned()),
             group: self.group.clone(),
             state: self.state,
             ready: self.ready,

@@ -79,14 +79,16 @@ pub fn because(board: &Board, entry: &Entry, now: Duration) -> String {
         State::Registered => "it has not been started".to_owned(),
         State::Waiting => {
             let unmet = waits_for(board, &entry.spec);
-            let words: Vec<String> =
-                unmet.iter().map(|u| format!("{} to be {}", u.service, u.condition)).collect();
+            let words: Vec<String> = unmet
+                .iter()
+                .map(|u| format!("{} to be {}", board.shown_service(&u.service), u.condition))
+                .collect();
             format!("it waits for {}", words.join(", "))
         }
         State::Starting => "its process is being made".to_owned(),
         State::Running if entry.ready => {
             let needed: Vec<String> =
-                board.graph().dependents(entry.id.service()).map(|d| d.name.to_string()).collect();
+                board.graph().dependents(entry.id.service()).map(|d| board.shown_service(&d.name)).collect();
             let back = match (&exit, entry.restarts) {
                 (Some(exit), 1..) => format!("; it came back after {exit}"),
                 _ => String::new(),

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::model::status::FaultyManifest;
+
 /// A text that was read, with the path it is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
@@ -75,6 +77,28 @@ pub enum LoadError {
     },
     /// It is faulty; never empty, in the order of the text.
     Faulty(Vec<Fault>),
+}
+
+impl LoadError {
+    /// The file that it is about.
+    pub fn path(&self) -> &std::path::Path {
+        match self {
+            LoadError::Unreadable { path, .. } => path,
+            LoadError::Faulty(faults) => faults.first().map_or("".as_ref(), |fault| &fault.source.path),
+        }
+    }
+
+    /// The first of it, as `status` tells it.
+    pub fn in_short(&self) -> FaultyManifest {
+        let (line, message) = match self {
+            LoadError::Unreadable { error, .. } => (1, format!("it can't be read: {error}")),
+            LoadError::Faulty(faults) => match faults.first() {
+                Some(fault) => (fault.place().0, fault.message.clone()),
+                None => (1, String::new()),
+            },
+        };
+        FaultyManifest { file: self.path().to_owned(), line, message }
+    }
 }
 
 impl fmt::Display for LoadError {

@@ -5,14 +5,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use toml::de::DeTable;
 
-use super::fault::{Fault, LoadError};
-use super::load::{Environment, Loaded, load};
+use super::fault::{Fault, LoadError, Source};
+use super::load::{Environment, Loaded, load_among, load_text};
+use super::validate::Others;
 use crate::decide::graph::Graph;
-use crate::model::{Child, GroupSpec, Name, Plan, ServiceSpec};
+use crate::model::{Child, GroupSpec, Kind, Name, Plan, ServiceSpec};
 
 /// What a folder holds.
 #[derive(Debug)]
@@ -27,6 +28,9 @@ pub struct Folder {
     pub warnings: Vec<Fault>,
     /// The files that it comes from, in their order.
     pub files: Vec<PathBuf>,
+    /// The projects whose files are faulty.
+    faulty: Vec<String>,
+    projects: HashMap<PathBuf, String>,
 }
 
 /// One file, before it is a part of the whole.
@@ -37,15 +41,84 @@ struct Part {
     groups: BTreeMap<Name, GroupSpec>,
 }
 
+/// Reads a folder again and again, beside the plan that runs.
+pub struct FolderReader {
+    folder: PathBuf,
+    environment: Environment,
+    /// The project of each file, as it was read last: a file that can't be read does not say.
+    projects: Mutex<HashMap<PathBuf, String>>,
+}
+
+impl FolderReader {
+    /// Of this folder.
+    pub fn new(folder: PathBuf, environment: Environment) -> FolderReader {
+        FolderReader { folder, environment, projects: Mutex::default() }
+    }
+
+    /// Reads it. A faulty file keeps what its project has in `now`, the plan that runs: what was right
+    /// once goes on as it was.
+    pub fn read(&self, now: Option<&Plan>) -> std::io::Result<Folder> {
+        let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folder = load_folder_after(&self.folder, &self.environment, &projects)?;
+        *projects = folder.projects.clone();
+        if let Some(now) = now {
+            for project in &folder.faulty {
+                keep_last_good(&mut folder.plan, now, project);
+            }
+            folder.graph = whole(&mut folder.plan);
+        }
+        Ok(folder)
+    }
+}
+
+/// In the place of what a faulty file declares: what its project has now, if it ever was right.
+fn keep_last_good(plan: &mut Plan, now: &Plan, project: &str) {
+    let of_it = |name: &Name| name.project() == Some(project) || name.as_str() == project;
+    let good: Vec<Arc<ServiceSpec>> =
+        now.services.iter().filter(|spec| of_it(&spec.name) && spec.fault.is_none()).cloned().collect();
+    if good.is_empty() {
+        return;
+    }
+    plan.services.retain(|spec| !of_it(&spec.name));
+    plan.services.extend(good);
+    plan.root.children.retain(|child| !of_it(child.name()));
+    let there = |child: &&Child| match child {
+        Child::Service(name) => plan.services.iter().any(|spec| spec.name == *name),
+        Child::Group(_) => true,
+    };
+    let children: Vec<Child> =
+        now.root.children.iter().filter(|child| of_it(child.name())).filter(there).cloned().collect();
+    plan.root.children.extend(children);
+    let groups = now.groups.iter().filter(|(name, _)| of_it(name));
+    plan.groups.extend(groups.map(|(name, group)| (name.clone(), group.clone())));
+}
+
+/// The graph of a plan of which a part is older than the rest: what depends on something that is not
+/// there can't be started.
+fn whole(plan: &mut Plan) -> Graph {
+    let names: HashSet<Name> = plan.services.iter().map(|spec| spec.name.clone()).collect();
+    for spec in &mut plan.services {
+        let missing = spec.depends_on.iter().find(|dependency| !names.contains(&dependency.on));
+        if let Some(missing) = missing.map(|dependency| dependency.on.clone()) {
+            let spec = Arc::make_mut(spec);
+            spec.fault = Some(format!("it depends on {missing}, which is in no readable manifest"));
+            spec.depends_on.retain(|dependency| names.contains(&dependency.on));
+        }
+    }
+    Graph::new(&plan.services).unwrap_or_default()
+}
+
 /// Reads every `*.toml` of a folder. An error where the folder can't be read; one that is not there
 /// is empty.
-///
-/// `known`: names that services had before. Where a file can't be read, nobody can tell whose names it
-/// has: those that were `project/name` stay so.
-pub fn load_folder(
+pub fn load_folder(folder: &Path, environment: &Environment) -> std::io::Result<Folder> {
+    load_folder_after(folder, environment, &HashMap::new())
+}
+
+/// `known`: the projects of files as they were read last.
+fn load_folder_after(
     folder: &Path,
     environment: &Environment,
-    known: &HashSet<String>,
+    known: &HashMap<PathBuf, String>,
 ) -> std::io::Result<Folder> {
     let mut files: Vec<PathBuf> = Vec::new();
     match std::fs::read_dir(folder) {
@@ -64,24 +137,167 @@ pub fn load_folder(
         Err(error) => return Err(error),
     }
     files.sort();
+    let names = Declared::of(&files, known);
+    let mut faulty_projects = Vec::new();
     let (mut parts, mut faults, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
-    for file in &files {
-        match load(file, environment) {
+    for (file, declared) in files.iter().zip(&names) {
+        let others = others(&names, &declared.project);
+        match load_among(file, environment, &others) {
             Ok(loaded) => {
                 warnings.extend(loaded.warnings.iter().cloned());
-                parts.push(sound(file, loaded));
+                let Plan { services, root, groups, .. } = loaded.plan;
+                parts.push(Part { project: declared.project.clone(), services, root, groups });
             }
             Err(error) => {
-                parts.push(faulty(file, &error));
+                parts.push(faulty(file, declared, &error));
+                faulty_projects.push(declared.project.clone());
                 faults.push(error);
             }
         }
     }
-    let none = HashSet::new();
-    let plan = joined(folder, parts, environment, if faults.is_empty() { &none } else { known });
-    // Each part's was made: names differ between them, and nothing depends on another's.
-    let graph = Graph::new(&plan.services).unwrap_or_default();
-    Ok(Folder { plan, graph, faults, warnings, files })
+    let mut plan = joined(folder, parts, environment);
+    let graph = match Graph::new(&plan.services) {
+        Ok(graph) => graph,
+        Err(cycles) => {
+            faults.extend(break_cycles(&mut plan, &cycles, &names));
+            Graph::new(&plan.services).unwrap_or_default()
+        }
+    };
+    let projects = files.iter().cloned().zip(names.into_iter().map(|declared| declared.project)).collect();
+    Ok(Folder { plan, graph, faults, warnings, files, faulty: faulty_projects, projects })
+}
+
+/// Checks a text that is to be a file of a folder: its services may depend on those of the others there.
+pub fn check_text_in(
+    text: &str,
+    folder: &Path,
+    file: &Path,
+    environment: &Environment,
+) -> Result<Loaded, Vec<Fault>> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|kind| kind == "toml") && path != file).collect();
+    files.sort();
+    let project = Declared::of_text(file, text.to_owned()).project;
+    let others = others(&Declared::of(&files, &HashMap::new()), &project);
+    load_text(text, folder, environment, &others)
+}
+
+/// The file of a folder that is the manifest of this project.
+pub fn file_of_project(folder: &Path, project: &str) -> Option<PathBuf> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|kind| kind == "toml")).collect();
+    files.sort();
+    let declared = Declared::of(&files, &HashMap::new());
+    let at = declared.iter().position(|declared| declared.project == project)?;
+    files.into_iter().nth(at)
+}
+
+fn others(names: &[Declared], project: &str) -> Others {
+    let others = names.iter().filter(|declared| declared.project != project);
+    let kinds = others.flat_map(|declared| {
+        declared
+            .services
+            .iter()
+            .map(|(name, kind)| (Name::qualified(&declared.project, name).to_string(), *kind))
+    });
+    Others::of_projects(project, kinds.collect())
+}
+
+/// What can be known of a file without understanding it: the names that it declares.
+struct Declared {
+    project: String,
+    /// As the file itself says; `None`: it says nothing, or can't be read as far.
+    named: Option<String>,
+    services: Vec<(Name, Kind)>,
+    source: Arc<Source>,
+}
+
+impl Declared {
+    /// That of each; two files may call their projects alike.
+    fn of(files: &[PathBuf], known: &HashMap<PathBuf, String>) -> Vec<Declared> {
+        let mut projects: HashSet<String> = HashSet::new();
+        let mut all = Vec::new();
+        for file in files {
+            let text = std::fs::read(file).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text[..text.len().min(LARGEST)]).into_owned();
+            let mut declared = Declared::of_text(file, text);
+            // What is torn does not say what it is called.
+            if let (Some(known), None) = (known.get(file), &declared.named) {
+                declared.project.clone_from(known);
+            }
+            let first = declared.project.clone();
+            let mut number = 2;
+            while !projects.insert(declared.project.clone()) {
+                declared.project = format!("{first}-{number}");
+                number += 1;
+            }
+            all.push(declared);
+        }
+        all
+    }
+
+    fn of_text(file: &Path, text: String) -> Declared {
+        let (table, _) = DeTable::parse_recoverable(&text);
+        let table = table.get_ref();
+        let part = |key: &str| table.get(key).and_then(|value| value.get_ref().as_table());
+        let named = part("project").and_then(|project| project.get("name")?.get_ref().as_str());
+        let project = project_of(file, named);
+        let services = part("service").into_iter().flat_map(|services| services.iter());
+        let services = services
+            .filter_map(|(name, service)| {
+                let kind = service.get_ref().as_table().and_then(|keys| keys.get("kind")?.get_ref().as_str());
+                let kind = if kind == Some("task") { Kind::Task } else { Kind::Service };
+                Some((Name::new(name.get_ref()).ok()?, kind))
+            })
+            .collect();
+        let named = named.map(str::to_owned);
+        Declared {
+            project,
+            named,
+            services,
+            source: Arc::new(Source { path: file.to_owned(), text: text.clone() }),
+        }
+    }
+}
+
+/// A manifest of more bytes is none.
+const LARGEST: usize = 16 << 20;
+
+/// Dependencies over several files may go in a circle, of which each file by itself knows nothing: who is
+/// part of one can't be started.
+fn break_cycles(plan: &mut Plan, cycles: &[Vec<Name>], names: &[Declared]) -> Vec<LoadError> {
+    let mut faults = Vec::new();
+    for cycle in cycles {
+        let words: Vec<&str> = cycle.iter().map(Name::as_str).collect();
+        let message = format!("dependencies in a circle: {}", words.join(" -> "));
+        for spec in &mut plan.services {
+            if cycle.contains(&spec.name) {
+                let spec = Arc::make_mut(spec);
+                spec.fault = Some(message.clone());
+                spec.depends_on.retain(|dependency| !cycle.contains(&dependency.on));
+            }
+        }
+        for declared in names {
+            let Some(next) = words.windows(2).find(|pair| {
+                pair[0].split_once('/').is_some_and(|(project, _)| project == declared.project)
+                    && !pair[1].starts_with(&format!("{}/", declared.project))
+            }) else {
+                continue;
+            };
+            let at = declared.source.text.find(next[1]).unwrap_or(0);
+            faults.push(LoadError::Faulty(vec![Fault {
+                source: Arc::clone(&declared.source),
+                span: at..at + if at == 0 { 0 } else { next[1].len() },
+                message: message.clone(),
+                label: "part of the circle".to_owned(),
+                also: None,
+                hint: Some("leave one of these dependencies out".to_owned()),
+            }]));
+        }
+    }
+    faults
 }
 
 /// A project is called by its file, unless it says otherwise: the folder's name is that of all.
@@ -96,95 +312,50 @@ fn project_of(file: &Path, named: Option<&str>) -> String {
     if name.is_empty() { "project".to_owned() } else { name }
 }
 
-fn sound(file: &Path, loaded: Loaded) -> Part {
-    let Loaded { plan, named, .. } = loaded;
-    let project = project_of(file, named.then_some(plan.project.as_str()));
-    Part { project, services: plan.services, root: plan.root, groups: plan.groups }
-}
-
-/// What can be known of a faulty file: the names of its services.
-fn faulty(file: &Path, error: &LoadError) -> Part {
-    let (text, what) = match error {
-        LoadError::Unreadable { error, .. } => (String::new(), format!("{}: {error}", file.display())),
+/// What there is of a faulty file: its services, which can't be started.
+fn faulty(file: &Path, declared: &Declared, error: &LoadError) -> Part {
+    let what = match error {
+        LoadError::Unreadable { error, .. } => format!("{}: {error}", file.display()),
         LoadError::Faulty(faults) => {
-            let first = faults.first();
-            let text = first.map(|fault| fault.source.text.clone()).unwrap_or_default();
-            let what = first.map(|fault| {
+            let first = faults.first().map(|fault| {
                 let (line, column) = fault.place();
                 format!("{}:{line}:{column}: {}", fault.source.path.display(), fault.message)
             });
-            (text, what.unwrap_or_default())
+            first.unwrap_or_default()
         }
     };
-    let (table, _) = DeTable::parse_recoverable(&text);
-    let table = table.get_ref();
-    let part = |key: &str| table.get(key).and_then(|value| value.get_ref().as_table());
-    let services: Vec<Arc<ServiceSpec>> = part("service")
-        .into_iter()
-        .flat_map(|services| services.keys())
-        .filter_map(|name| Name::new(name.get_ref()).ok())
-        .map(|name| {
-            let spec = ServiceSpec::new(name, [""]);
-            Arc::new(ServiceSpec { fault: Some(what.clone()), ..spec })
+    let services: Vec<Arc<ServiceSpec>> = declared
+        .services
+        .iter()
+        .map(|(name, kind)| {
+            let spec = ServiceSpec::new(name.clone(), [""]);
+            Arc::new(ServiceSpec { fault: Some(what.clone()), kind: *kind, ..spec })
         })
         .collect();
-    let named =
-        part("project").and_then(|project| project.get("name")?.get_ref().as_str().map(str::to_owned));
     let children = services.iter().map(|spec| Child::Service(spec.name.clone())).collect();
     Part {
-        project: project_of(file, named.as_deref()),
+        project: declared.project.clone(),
         services,
         root: GroupSpec { children, ..GroupSpec::default() },
         groups: BTreeMap::new(),
     }
 }
 
-fn joined(folder: &Path, mut parts: Vec<Part>, environment: &Environment, known: &HashSet<String>) -> Plan {
-    // Two files may call their projects alike.
-    let mut projects: HashSet<String> = HashSet::new();
-    for part in &mut parts {
-        let first = part.project.clone();
-        let mut number = 2;
-        while !projects.insert(part.project.clone()) {
-            part.project = format!("{first}-{number}");
-            number += 1;
-        }
-    }
-    let mut count: HashMap<String, usize> = HashMap::new();
-    for part in &parts {
-        for name in names_of(part) {
-            *count.entry(name).or_default() += 1;
-        }
-    }
-    let clashes = |name: &str| count.get(name).is_some_and(|count| *count > 1);
+fn joined(folder: &Path, parts: Vec<Part>, environment: &Environment) -> Plan {
     let mut plan = Plan::of(&folder.file_name().unwrap_or_default().to_string_lossy(), Vec::new());
     plan.folder = folder.to_owned();
     plan.inherited = Arc::new(environment.vars.clone());
     for part in parts {
-        let was_qualified = |name: &str| known.contains(&format!("{}/{name}", part.project));
-        let is = |name: &String| clashes(name) || was_qualified(name);
-        let clashing: HashSet<String> = names_of(&part).into_iter().filter(is).collect();
-        // Copies of a service clash with it, and it with them.
-        let clashing: HashSet<Name> = part
-            .services
-            .iter()
-            .filter(|spec| {
-                clashing.contains(spec.name.as_str())
-                    || spec.instances().any(|id| clashing.contains(&id.to_string()))
-            })
-            .map(|spec| spec.name.clone())
-            .chain(part.groups.keys().filter(|name| clashing.contains(name.as_str())).cloned())
-            .collect();
         let project = part.project;
-        let rename = |name: &Name| match clashing.contains(name) {
-            true => Name::qualified(&project, name),
-            false => name.clone(),
+        let rename = |name: &Name| match name.project() {
+            // Another project's, which a dependency may name.
+            Some(_) => name.clone(),
+            None => Name::qualified(&project, name),
         };
         let rename_child = |child: &Child| match child {
             Child::Service(name) => Child::Service(rename(name)),
             Child::Group(name) => Child::Group(rename(name)),
         };
-        let mut names: Vec<Name> = Vec::new();
         for spec in part.services {
             let mut spec = Arc::unwrap_or_clone(spec);
             spec.name = rename(&spec.name);
@@ -192,12 +363,10 @@ fn joined(folder: &Path, mut parts: Vec<Part>, environment: &Environment, known:
                 dependency.on = rename(&dependency.on);
             }
             spec.project = Some(project.clone());
-            names.push(spec.name.clone());
             plan.services.push(Arc::new(spec));
         }
         for (name, mut group) in part.groups {
             group.children = group.children.iter().map(rename_child).collect();
-            names.push(rename(&name));
             plan.groups.insert(rename(&name), group);
         }
         let children: Vec<Child> = part.root.children.iter().map(rename_child).collect();
@@ -205,13 +374,10 @@ fn joined(folder: &Path, mut parts: Vec<Part>, environment: &Environment, known:
         if part.root == plain {
             plan.root.children.extend(children);
         } else {
-            // What its root is to do is a group's here.
-            let Some(mut name) = Name::new(&project).ok().or_else(|| names.first().cloned()) else {
+            // What its root is to do is a group's here: one that no manifest can declare.
+            let Ok(name) = Name::new(&project) else {
                 continue;
             };
-            if count.contains_key(name.as_str()) || plan.groups.contains_key(&name) {
-                name = Name::qualified(&project, &name);
-            }
             plan.root.children.push(Child::Group(name.clone()));
             plan.groups.insert(name, GroupSpec { children, ..part.root });
         }
@@ -219,21 +385,17 @@ fn joined(folder: &Path, mut parts: Vec<Part>, environment: &Environment, known:
     plan
 }
 
-/// By what the services, their copies and the groups of a file are known.
-fn names_of(part: &Part) -> HashSet<String> {
-    crate::decide::growth::printed(&part.services, part.groups.keys()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Condition;
 
     fn folder(files: &[(&str, &str)]) -> (tempfile::TempDir, Folder) {
         let dir = tempfile::tempdir().unwrap();
         for (name, text) in files {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
-        let loaded = load_folder(dir.path(), &Environment::default(), &HashSet::new()).unwrap();
+        let loaded = load_folder(dir.path(), &Environment::default()).unwrap();
         (dir, loaded)
     }
 
@@ -242,22 +404,58 @@ mod tests {
     }
 
     #[test]
-    fn names_are_qualified_where_they_clash_and_only_there() {
+    fn every_name_belongs_to_its_project() {
         let shop = "[service.db]\ncommand = \"a\"\n[service.web]\ncommand = \"a\"\ndepends_on = [\"db\"]\n";
         let blog = "[project]\nname = \"My Blog\"\n[service.db]\ncommand = \"b\"\n";
         let (_dir, loaded) = folder(&[("shop.toml", shop), ("b.toml", blog), ("notes.txt", "no")]);
-        assert_eq!(names(&loaded), ["my-blog/db", "shop/db", "web"]);
+        assert_eq!(names(&loaded), ["my-blog/db", "shop/db", "shop/web"]);
         assert_eq!(loaded.plan.services[2].depends_on[0].on.as_str(), "shop/db");
         assert!(loaded.faults.is_empty() && loaded.plan.groups.is_empty());
         assert_eq!(loaded.graph.services().len(), 3);
+        let (_dir, alone) = folder(&[("shop.toml", shop)]);
+        assert_eq!(names(&alone), ["shop/db", "shop/web"], "whoever else is there");
+        let (_dir, alike) = folder(&[("a.toml", blog), ("b.toml", blog)]);
+        assert_eq!(names(&alike), ["my-blog/db", "my-blog-2/db"]);
     }
 
     #[test]
-    fn a_copy_clashes_with_a_service_of_its_name() {
-        let web = "[service.web]\ncommand = \"a\"\nreplicas = 2\n";
-        let other = "[service.\"web.1\"]\ncommand = \"b\"\n";
-        let (_dir, loaded) = folder(&[("a.toml", web), ("b.toml", other)]);
-        assert_eq!(names(&loaded), ["a/web", "b/web.1"]);
+    fn a_service_depends_on_another_projects_by_its_full_name() {
+        let shop = "[service.db]\ncommand = \"a\"\n[service.load]\nkind = \"task\"\ncommand = \"a\"\n";
+        let blog = "[service.web]\ncommand = \"b\"\ndepends_on = [\"shop/db\", \"shop/load\", \"blog/own\"]\n\
+                    [service.own]\ncommand = \"c\"\n";
+        let (_dir, loaded) = folder(&[("blog.toml", blog), ("shop.toml", shop)]);
+        assert!(loaded.faults.is_empty(), "{:?}", loaded.faults);
+        let web = loaded.plan.services.iter().find(|spec| spec.name.as_str() == "blog/web").unwrap();
+        let on: Vec<(&str, Condition)> =
+            web.depends_on.iter().map(|on| (on.on.as_str(), on.condition)).collect();
+        assert_eq!(
+            on,
+            [
+                ("shop/db", Condition::Ready),
+                ("shop/load", Condition::Completed),
+                ("blog/own", Condition::Ready)
+            ]
+        );
+        for unknown in ["db", "shop/none", "shop/"] {
+            let text = format!("[service.web]\ncommand = \"b\"\ndepends_on = [\"{unknown}\"]\n");
+            let (_dir, loaded) = folder(&[("blog.toml", &text), ("shop.toml", shop)]);
+            assert_eq!(loaded.faults.len(), 1, "{unknown}");
+            assert!(loaded.plan.services[0].fault.is_some());
+        }
+    }
+
+    #[test]
+    fn a_circle_over_several_files_is_told_of_each_and_harms_no_other() {
+        let a = "[service.x]\ncommand = \"a\"\ndepends_on = [\"b/y\"]\n[service.z]\ncommand = \"a\"\n";
+        let b = "[service.y]\ncommand = \"a\"\ndepends_on = [\"a/x\"]\n";
+        let (_dir, loaded) = folder(&[("a.toml", a), ("b.toml", b)]);
+        assert_eq!(loaded.faults.len(), 2);
+        let LoadError::Faulty(faults) = &loaded.faults[0] else { panic!("{:?}", loaded.faults) };
+        assert_eq!(faults[0].place(), (3, 16));
+        assert!(faults[0].message.contains("a/x -> b/y -> a/x"), "{}", faults[0].message);
+        let faulty: Vec<bool> = loaded.plan.services.iter().map(|spec| spec.fault.is_some()).collect();
+        assert_eq!(faulty, [true, false, true]);
+        assert_eq!(loaded.graph.services().len(), 3);
     }
 
     #[test]
@@ -265,11 +463,40 @@ mod tests {
         let good = "[service.good]\ncommand = \"a\"\n";
         let bad = "[service.bad]\ncomand = \"a\"\n[service.worse]\ncommand = 3\n";
         let (_dir, loaded) = folder(&[("good.toml", good), ("bad.toml", bad), ("torn.toml", "[service")]);
-        assert_eq!(names(&loaded), ["bad", "worse", "good"]);
+        assert_eq!(names(&loaded), ["bad/bad", "bad/worse", "good/good"]);
         assert_eq!(loaded.faults.len(), 2);
         let fault = loaded.plan.services[0].fault.clone().unwrap();
         assert!(fault.contains("bad.toml:1:10: service \"bad\" has no command"), "{fault}");
         assert!(loaded.plan.services[2].fault.is_none());
+    }
+
+    #[test]
+    fn a_file_that_turns_faulty_keeps_what_was_right_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        let reader = FolderReader::new(dir.path().to_owned(), Environment::default());
+        write(
+            "shop.toml",
+            "[project]\nname = \"store\"\n[service.web]\ncommand = \"a\"\n[group.g]\nmembers = [\"web\"]\n",
+        );
+        write("blog.toml", "[service.x]\ncommand = \"a\"\ndepends_on = [\"store/web\"]\n");
+        let first = reader.read(None).unwrap();
+        assert!(first.faults.is_empty());
+        for torn in ["[project]\nname = \"store\"\n[service.web]\ncomand = \"b\"\n", "[servi", "\u{0}"] {
+            write("shop.toml", torn);
+            write("blog.toml", "[service.x]\ncommand = \"b\"\n[service.y]\ncommand = \"a\"\n");
+            let now = reader.read(Some(&first.plan)).unwrap();
+            assert_eq!(now.faults.len(), 1, "{torn:?}");
+            assert_eq!(names(&now), ["blog/x", "blog/y", "store/web"], "{torn:?}");
+            assert!(now.plan.services.iter().all(|spec| spec.fault.is_none()));
+            assert_eq!(now.plan.services[2], first.plan.services[1], "as it was");
+            assert_eq!(now.plan.services[0].command.argv, ["b"], "the others as they are");
+            assert_eq!(now.plan.groups, first.plan.groups);
+        }
+        // What was never right stays as it is told.
+        write("new.toml", "[service.z]\ncomand = \"b\"\n");
+        let now = reader.read(Some(&first.plan)).unwrap();
+        assert!(now.plan.services.iter().any(|spec| spec.name.as_str() == "new/z" && spec.fault.is_some()));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::decode::{self, Declared, Run, Service, Target, Words};
 use super::fault::{Fault, LoadError, Source};
 use super::interpolate::{self, Trouble};
 use super::reader::{At, Collector};
+use super::validate::Others;
 use super::{dotenv, validate};
 use crate::decide::graph::Graph;
 use crate::model::nearest::nearest;
@@ -81,6 +82,15 @@ pub fn discover(from: &Path) -> Option<PathBuf> {
 
 /// Reads and checks a manifest.
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, LoadError> {
+    load_among(path, environment, &Others::default())
+}
+
+/// The same of a manifest whose services may depend on others.
+pub(super) fn load_among(
+    path: &Path,
+    environment: &Environment,
+    others: &Others,
+) -> Result<Loaded, LoadError> {
     let unreadable = |error| LoadError::Unreadable { path: path.to_owned(), error };
     let file = path.canonicalize().map_err(unreadable)?;
     let bytes = read_bounded(&file).map_err(unreadable)?;
@@ -101,13 +111,19 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, LoadError>
         }
     };
     let source = Arc::new(Source { path: path.to_owned(), text });
-    load_source(&source, Some(&file), environment).map_err(LoadError::Faulty)
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    load_in(&source, Some(&file), folder, environment, others).map_err(LoadError::Faulty)
 }
 
 /// Checks a manifest that is not in a file; paths count from `folder`.
-pub fn load_text(text: &str, folder: &Path, environment: &Environment) -> Result<Loaded, Vec<Fault>> {
+pub fn load_text(
+    text: &str,
+    folder: &Path,
+    environment: &Environment,
+    others: &Others,
+) -> Result<Loaded, Vec<Fault>> {
     let source = Arc::new(Source { path: folder.join("regrow.toml"), text: text.to_owned() });
-    load_in(&source, None, folder, environment)
+    load_in(&source, None, folder, environment, others)
 }
 
 /// Checks a manifest of what is to be added to a tree: it may depend on what is there, and must
@@ -120,18 +136,10 @@ pub fn load_addition(
 ) -> Result<LoadedAddition, Vec<Fault>> {
     let source = Arc::new(Source { path: file.to_owned(), text: text.to_owned() });
     let folder = file.parent().unwrap_or(Path::new("/"));
-    let Sound { services, tree, warnings, .. } = read(&source, folder, environment, Some(there))?;
+    let others = Others::there(there);
+    let Sound { services, tree, warnings, .. } = read(&source, folder, environment, Some(there), &others)?;
     let addition = Addition { into: None, children: tree.root.children, services, groups: tree.groups };
     Ok(LoadedAddition { addition, warnings })
-}
-
-fn load_source(
-    source: &Arc<Source>,
-    file: Option<&Path>,
-    environment: &Environment,
-) -> Result<Loaded, Vec<Fault>> {
-    let folder = file.and_then(Path::parent).unwrap_or(Path::new("/"));
-    load_in(source, file, folder, environment)
 }
 
 fn load_in(
@@ -139,8 +147,10 @@ fn load_in(
     file: Option<&Path>,
     folder: &Path,
     environment: &Environment,
+    others: &Others,
 ) -> Result<Loaded, Vec<Fault>> {
-    let Sound { name, shared, services, graph, tree, warnings } = read(source, folder, environment, None)?;
+    let read = read(source, folder, environment, None, others)?;
+    let Sound { name, shared, services, graph, tree, warnings } = read;
     let named = name.is_some();
     let name = name.or_else(|| {
         let name = folder.file_name()?.to_string_lossy().into_owned();
@@ -177,6 +187,7 @@ fn read(
     folder: &Path,
     environment: &Environment,
     there: Option<&Plan>,
+    others: &Others,
 ) -> Result<Sound, Vec<Fault>> {
     let mut collector = Collector::new(Arc::clone(source));
     let (table, errors) = DeTable::parse_recoverable(&source.text);
@@ -198,9 +209,9 @@ fn read(
     }
     let there_already = there.map_or(&[][..], |plan| &plan.services);
     let shared = loader.project(&declared, environment, there);
-    let services = loader.services(&declared, &shared, there_already);
+    let services = loader.services(&declared, &shared, others);
     let mut collector = loader.collector;
-    validate::services(&declared, &services, there_already, &mut collector);
+    validate::services(&declared, &services, there_already, others, &mut collector);
     if let Some(plan) = there {
         validate::beside(&declared, plan, &mut collector);
     }
@@ -275,18 +286,10 @@ impl Loader<'_> {
         project
     }
 
-    fn services(
-        &mut self,
-        declared: &Declared,
-        project: &Assignments,
-        there: &[Arc<ServiceSpec>],
-    ) -> Vec<ServiceSpec> {
-        let kinds: HashMap<&str, Kind> = there.iter().map(|s| (s.name.as_str(), s.kind)).collect();
-        let kinds: HashMap<&str, Kind> = kinds
-            .into_iter()
-            .chain(declared.services.iter().map(|s| (s.name.value.as_str(), s.kind)))
-            .collect();
-        declared.services.iter().map(|service| self.service(service, project, &kinds)).collect()
+    fn services(&mut self, declared: &Declared, project: &Assignments, others: &Others) -> Vec<ServiceSpec> {
+        let kinds: HashMap<&str, Kind> =
+            declared.services.iter().map(|s| (s.name.value.as_str(), s.kind)).collect();
+        declared.services.iter().map(|service| self.service(service, project, &kinds, others)).collect()
     }
 
     fn service(
@@ -294,6 +297,7 @@ impl Loader<'_> {
         service: &Service,
         project: &Assignments,
         kinds: &HashMap<&str, Kind>,
+        others: &Others,
     ) -> ServiceSpec {
         let mut files = project.clone();
         for path in &service.env_file {
@@ -408,7 +412,7 @@ impl Loader<'_> {
                     .collect(),
                 secrets: service.secrets.clone(),
             },
-            depends_on: validate::dependencies(service, kinds),
+            depends_on: validate::dependencies(service, kinds, others),
             ready,
             health,
             restart: service.restart.clone(),

@@ -23,16 +23,71 @@ pub(super) struct Tree {
     pub(super) groups: BTreeMap<Name, GroupSpec>,
 }
 
+/// Services that are not declared in the manifest itself, and that those in it may depend on.
+#[derive(Debug, Clone, Default)]
+pub struct Others {
+    /// The project that the manifest is of, where that is known already.
+    pub(super) project: Option<String>,
+    kinds: HashMap<String, Kind>,
+    /// Those that may be called by their short names, too.
+    shorts: HashMap<String, Option<Name>>,
+}
+
+impl Others {
+    /// Those of other projects, by `project/name`, beside a manifest of this one.
+    pub(super) fn of_projects(project: &str, kinds: HashMap<String, Kind>) -> Others {
+        Others { project: Some(project.to_owned()), kinds, shorts: HashMap::new() }
+    }
+
+    /// Those of a tree that something is added to.
+    pub(super) fn there(plan: &Plan) -> Others {
+        let mut others = Others::default();
+        for spec in &plan.services {
+            others.kinds.insert(spec.name.to_string(), spec.kind);
+            let one = others.shorts.entry(spec.name.short().to_owned());
+            one.and_modify(|one| *one = None).or_insert_with(|| Some(spec.name.clone()));
+        }
+        others
+    }
+
+    /// What a word means that names no service of the manifest.
+    fn meant(&self, word: &str) -> Option<Name> {
+        match self.kinds.contains_key(word) {
+            true => Name::try_from(word.to_owned()).ok(),
+            false => self.shorts.get(word).cloned().flatten(),
+        }
+    }
+
+    fn kind(&self, name: &Name) -> Option<Kind> {
+        self.kinds.get(name.as_str()).copied()
+    }
+
+    /// A word without its own project's name.
+    fn own<'a>(&self, word: &'a str) -> &'a str {
+        let own = self.project.as_deref().and_then(|project| word.strip_prefix(project)?.strip_prefix('/'));
+        own.unwrap_or(word)
+    }
+}
+
 /// The dependencies of a service. One without a condition waits for what is natural to the
 /// other's kind: a service to be ready, a task to be completed.
-pub(super) fn dependencies(service: &Service, kinds: &HashMap<&str, Kind>) -> Vec<Dependency> {
+pub(super) fn dependencies(
+    service: &Service,
+    kinds: &HashMap<&str, Kind>,
+    others: &Others,
+) -> Vec<Dependency> {
     let mut seen = HashSet::new();
     service
         .depends_on
         .iter()
         .filter_map(|depends| {
-            let on = Name::new(&depends.on.value).ok()?;
-            let natural = || match kinds.get(on.as_str()).copied().unwrap_or(Kind::Service) {
+            let word = others.own(&depends.on.value);
+            let on = match kinds.contains_key(word) {
+                true => Name::new(word).ok()?,
+                false => others.meant(word)?,
+            };
+            let kind = kinds.get(on.as_str()).copied().or_else(|| others.kind(&on));
+            let natural = || match kind.unwrap_or(Kind::Service) {
                 Kind::Service => Condition::Ready,
                 Kind::Task => Condition::Completed,
             };
@@ -47,6 +102,7 @@ pub(super) fn services(
     declared: &Declared,
     services: &[ServiceSpec],
     there: &[Arc<ServiceSpec>],
+    others: &Others,
     collector: &mut Collector,
 ) {
     let known: HashMap<&str, &Service> =
@@ -64,14 +120,18 @@ pub(super) fn services(
         let name = service.name.value.as_str();
         let mut seen: HashMap<&str, Range<usize>> = HashMap::new();
         for depends in &service.depends_on {
-            let on = depends.on.value.as_str();
-            if !known.contains_key(on) && !there.iter().any(|s| s.name.as_str() == on) {
+            let on = others.own(depends.on.value.as_str());
+            if !known.contains_key(on) && others.meant(on).is_none() {
                 let message = format!("service {name:?} depends on {on:?}, which is not declared");
                 let hint = if groups.contains(on) {
                     format!("{on:?} is a group: depend on its members")
+                } else if on.contains('/') && others.kinds.is_empty() {
+                    "services of other projects are known to a daemon, whose folder has both".to_owned()
+                } else if let Some(None) = others.shorts.get(on) {
+                    format!("several are called {on:?}: write PROJECT/{on}")
                 } else {
                     let names = declared.services.iter().map(|s| s.name.value.as_str());
-                    known_names(on, names.chain(there.iter().map(|s| s.name.as_str())))
+                    known_names(on, names.chain(others.kinds.keys().map(String::as_str)))
                 };
                 collector.fault_with(depends.on.span.clone(), message, "no such service", hint);
             }

@@ -243,6 +243,8 @@ impl std::error::Error for Denial {}
 pub enum DenialCode {
     /// No service, group or tag of that name.
     NotFound,
+    /// Several have that name.
+    Ambiguous,
     /// Running services depend on it.
     HasDependents,
     /// It depends on something that was stopped by hand.

@@ -67,8 +67,8 @@ impl Name {
         Ok(Name(Arc::from(text)))
     }
 
-    /// That of a service or a group in a tree of several projects, where another has the same:
-    /// `project/name`. `project` keeps to the alphabet of names.
+    /// That of a service or a group in a tree of several projects: `project/name`, which belongs to its
+    /// project alone, whatever other projects come and go. `project` keeps to the alphabet of names.
     pub fn qualified(project: &str, name: &Name) -> Name {
         Name(Arc::from(format!("{project}/{name}")))
     }
@@ -76,6 +76,23 @@ impl Name {
     /// The text of it.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The name within its project. As an address it may mean several.
+    ///
+    /// ```
+    /// use regrow::model::Name;
+    /// let web = Name::new("web").unwrap();
+    /// assert_eq!(Name::qualified("shop", &web).short(), "web");
+    /// assert_eq!(web.short(), "web");
+    /// ```
+    pub fn short(&self) -> &str {
+        self.0.split_once('/').map_or(&*self.0, |(_, name)| name)
+    }
+
+    /// The project that it is qualified by, where it is.
+    pub fn project(&self) -> Option<&str> {
+        self.0.split_once('/').map(|(project, _)| project)
     }
 }
 
@@ -138,6 +155,15 @@ impl InstanceId {
     /// The service this is a copy of.
     pub fn service(&self) -> &Name {
         &self.service
+    }
+
+    /// Its printed form within its project.
+    pub fn short(&self) -> String {
+        let printed = self.to_string();
+        match printed.split_once('/') {
+            Some((_, name)) => name.to_owned(),
+            None => printed,
+        }
     }
 
     /// The number from 1, or `None` for a sole instance.

@@ -1,6 +1,7 @@
 //! What is, as every output shows it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -157,21 +158,39 @@ pub struct DaemonStatus {
     /// The manifest, where there is one.
     #[serde(default)]
     pub manifest: Option<String>,
+    /// Manifests that can't be used as they are: what they said before runs on, if they ever were right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faulty: Vec<FaultyManifest>,
     /// Whether the tree is going down.
     pub stopping: bool,
     /// The number of the last event that this report includes.
     pub last_event: u64,
 }
 
+/// The first fault of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+pub struct FaultyManifest {
+    /// The file.
+    pub file: PathBuf,
+    /// The line of the fault, from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
 /// One instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ServiceStatus {
-    /// The instance: the service's name, with `.N` where there are several replicas.
+    /// The instance within its project: the service's name, with `.N` where there are several replicas.
     pub name: String,
+    /// What it is known by in all of a machine's trees: `project/name`.
+    #[serde(default)]
+    pub id: String,
     /// The service.
     pub service: Name,
-    /// The project that it belongs to, where a tree has several.
+    /// The project that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
     /// The group it hangs under; `null` for the root.

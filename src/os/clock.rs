@@ -1,13 +1,18 @@
 //! The monotonic clock. Tokio's, so that a test with paused time sees one time only.
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The number of this boot of the machine.
+/// What names this boot: of the machine, and of the container where this is one, whose processes are all
+/// gone when its process 1 is, though the kernel runs on.
 pub fn boot() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned())
+    let space = std::fs::metadata("/proc/self/ns/pid").map_or(0, |space| space.ino());
+    // Where others' processes are hidden from us, the rest has to do.
+    let first = super::proc::stat(1).map_or(0, |first| first.started);
+    Some(format!("{} {space} {first}", text.trim()))
 }
 
 /// The kernel's monotonic clock, which all processes of a boot share.

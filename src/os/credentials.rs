@@ -61,9 +61,11 @@ pub(super) fn resolve(run_as: &RunAs) -> Result<Resolved, SpawnFailure> {
     };
     let groups = groups.into_iter().map(Gid::as_raw).collect();
     credentials.ids = Some(Ids { uid: uid.as_raw(), gid: gid.as_raw(), groups });
-    if let Some(Who { name: Some(name), home, .. }) = user {
-        env.extend(home.map(|home| ("HOME", home)));
-        env.extend([("USER", name.clone()), ("LOGNAME", name)]);
+    if let Some(Who { uid, name, home, .. }) = user {
+        // Never those of who starts it: whoever the user database does not know has none of its own.
+        let name = name.unwrap_or_else(|| uid.to_string());
+        let home = home.unwrap_or_else(|| "/".to_owned());
+        env.extend([("HOME", home), ("USER", name.clone()), ("LOGNAME", name)]);
     }
     Ok(Resolved { credentials, env })
 }

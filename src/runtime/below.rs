@@ -119,39 +119,35 @@ impl Handle {
     }
 }
 
-/// How many copies of a service were there, by their numbers; maybe by another name.
+/// How many copies of a service were there, by their numbers.
 fn copies_of(spec: &ServiceSpec, memory: &Memory) -> Option<u32> {
     let number = |of: &str, text: &String| {
         text.strip_prefix(of)?.strip_prefix('.').and_then(|number| number.parse::<u32>().ok())
     };
     let count = |of: &str| memory.pasts.keys().filter_map(|text| number(of, text)).max();
-    count(spec.name.as_str()).or_else(|| count(&other_name(spec, memory)?))
+    count(spec.name.as_str())
 }
 
-/// The name that a service had while another project had its own, too, or had none.
-fn other_name(spec: &ServiceSpec, memory: &Memory) -> Option<String> {
-    let name = spec.name.as_str();
-    let project = spec.project.as_deref().unwrap_or_default();
-    let other = match name.strip_prefix(project).and_then(|rest| rest.strip_prefix('/')) {
-        Some(own) => own.to_owned(),
-        None => format!("{project}/{name}"),
-    };
-    Some(other).filter(|other| memory.projects.get(other).is_some_and(|of| of == project))
-}
-
-/// Whether all copies of a service that were known before, maybe by another name, were stopped by hand.
+/// Whether all copies of a service that were known before were stopped by hand.
 fn was_kept_down(spec: &ServiceSpec, memory: &Memory) -> bool {
-    let (name, other) = (spec.name.as_str(), other_name(spec, memory));
-    let of = |text: &str| {
-        let services = [Some(name), other.as_deref()].into_iter().flatten();
-        services.into_iter().any(|service| match text.strip_prefix(service) {
-            Some("") => true,
-            Some(copy) => copy.strip_prefix('.').is_some_and(|number| number.parse::<u32>().is_ok()),
-            None => false,
-        })
+    let of = |text: &str| match text.strip_prefix(spec.name.as_str()) {
+        Some("") => true,
+        Some(copy) => copy.strip_prefix('.').is_some_and(|number| number.parse::<u32>().is_ok()),
+        None => false,
     };
     let mut pasts = memory.pasts.iter().filter(|(text, _)| of(text)).map(|(_, past)| past).peekable();
     pasts.peek().is_some() && pasts.all(|past| past.state == State::Stopped && past.goal == Goal::Down)
+}
+
+/// A build before this one called a process's owner without its project.
+fn qualified(board: &Board, memory: &Memory, name: &str, pid: u32) -> String {
+    let is_there = board.entries().iter().any(|entry| entry.id.to_string() == name);
+    if is_there || name.contains('/') {
+        return name.to_owned();
+    }
+    let same = || board.entries().iter().map(|entry| &entry.id).filter(|id| id.short() == name);
+    let its = same().find(|id| memory.pasts.get(&id.to_string()).is_some_and(|past| past.pid == Some(pid)));
+    its.or_else(|| same().next()).map_or_else(|| name.to_owned(), ToString::to_string)
 }
 
 fn take_over(
@@ -167,11 +163,12 @@ fn take_over(
     let mut newest: HashMap<String, Found> = HashMap::new();
     let mut strays = Vec::new();
     let mut before: HashMap<String, Vec<Gone>> = HashMap::new();
-    for found in found {
-        let Some(owner) = &found.owner else {
+    for mut found in found {
+        let Some(owner) = &mut found.owner else {
             strays.push(found.key);
             continue;
         };
+        owner.instance = qualified(board, &memory, &owner.instance, found.pid);
         let name = owner.instance.clone();
         let Some(older) = newest.insert(name.clone(), found) else {
             continue;
@@ -186,7 +183,7 @@ fn take_over(
     let cut_short = first && memory.going_down.is_some();
     let going_down = memory.going_down.take().filter(|_| start == Start::Follows && !first);
     let (mut processes, mut instances, mut facts) = (HashMap::new(), Vec::new(), Vec::new());
-    // By other copies, or under another name, an instance may have been kept down before.
+    // By other copies an instance may have been kept down before.
     let kept_down: HashSet<InstanceId> = board
         .entries()
         .iter()
@@ -282,10 +279,6 @@ mod tests {
         let service = |name: &str| ServiceSpec::new(name_of(name), ["x"]);
         assert_eq!(copies_of(&service("web"), &memory), Some(3));
         assert_eq!(copies_of(&service("none"), &memory), None);
-        memory.projects.insert("other".to_owned(), "shop".to_owned());
-        let qualified = Name::qualified("shop", &name_of("other"));
-        let renamed = ServiceSpec { name: qualified, project: Some("shop".into()), ..service("x") };
-        assert_eq!(copies_of(&renamed, &memory), Some(9), "by the name that it had");
     }
 
     fn name_of(text: &str) -> Name {

@@ -9,6 +9,7 @@ use super::Handle;
 use crate::actors::supervisor::SupervisorMsg;
 use crate::decide::reload::{self, Difference, Way};
 use crate::model::plan::Change;
+use crate::model::status::FaultyManifest;
 use crate::model::{
     Addition, Answer, Asked, Asker, Command, Denial, DenialCode, Goal, InstanceAnswer, Name, Plan, Selector,
     ServiceSpec, State,
@@ -25,6 +26,9 @@ pub struct Reloaded {
     pub ok: bool,
     /// What became of everything that was started, stopped or restarted.
     pub results: Vec<InstanceAnswer>,
+    /// Manifests that can't be used as they are: what they said before runs on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faulty: Vec<FaultyManifest>,
 }
 
 type Pending = oneshot::Receiver<Result<Answer, Denial>>;
@@ -60,13 +64,14 @@ impl Handle {
             reloaded.note_or_denied(answered(pending).await);
         }
         self.written().await;
-        reloaded
+        let Answer { results, .. } = self.shown(Answer { ok: reloaded.ok, results: reloaded.results });
+        Reloaded { results, ..reloaded }
     }
 
     async fn begin_change(&self, plan: Plan, by: Option<&Asker>) -> Result<Changing, Denial> {
         let way = reload::way(&self.plan(), &plan, |service| self.makings(service));
         let Way { difference, add, change, remove, put_back, restart, scale, renamed } = way;
-        let mut reloaded = Reloaded { difference, ok: true, results: Vec::new() };
+        let mut reloaded = Reloaded { difference, ok: true, results: Vec::new(), faulty: Vec::new() };
         // Each is on the board before the next is looked at: they go through one mailbox.
         let mut starting: Vec<Pending> = Vec::new();
         for addition in add {

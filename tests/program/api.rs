@@ -142,7 +142,7 @@ fn s6_only_a_token_opens_and_only_what_it_allows() {
     }
     let events = api.curl(&ci, "/v1/events", &[]).json();
     let events = events["events"].as_array().unwrap();
-    assert!(!events.is_empty() && events.iter().all(|event| event["instance"] == "web"), "{events:?}");
+    assert!(!events.is_empty() && events.iter().all(|event| event["instance"] == "shop/web"), "{events:?}");
     assert_eq!(api.curl(&ci, "/v1/manifests", &[]).json()["manifests"], serde_json::json!([]));
 
     let before = api.machine.all_pids();
@@ -168,7 +168,7 @@ fn s6_only_a_token_opens_and_only_what_it_allows() {
     assert_ne!(before["web"], after["web"]);
     assert_eq!(before["db"], after["db"]);
     let events = api.machine.regrow(&["events"]).stdout;
-    assert!(events.contains("restart web accepted (token:ci)"), "{events}");
+    assert!(events.contains("restart shop/web accepted (token:ci)"), "{events}");
 
     // Who did what, and who was not let.
     let trail = api.curl(&ops, "/v1/audit", &[]).json();
@@ -373,7 +373,7 @@ fn a_reload_is_not_cut_in_half_by_its_client() {
     client.write_all(request.as_bytes()).unwrap();
     eventually("it is being stopped", || api.machine.project.status("slow")["state"] == "stopping");
     drop(client);
-    eventually("it is taken out", || api.machine.regrow(&["events"]).stdout.contains("removed: slow"));
+    eventually("it is taken out", || api.machine.regrow(&["events"]).stdout.contains("removed: shop/slow"));
     eventually("and put back", || {
         let report = api.machine.project.json(&["status", "--json"]);
         let rows = report["services"].as_array().unwrap();

@@ -92,7 +92,10 @@ impl Project {
     pub(crate) fn status(&self, name: &str) -> Value {
         let report = self.json(&["status", "--json"]);
         let rows = report["services"].as_array().unwrap();
-        rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}")).clone()
+        rows.iter()
+            .find(|row| row["name"] == name || row["id"] == name)
+            .unwrap_or_else(|| panic!("no {name} in {report}"))
+            .clone()
     }
 
     /// The pid of an instance, once it has one.

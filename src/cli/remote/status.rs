@@ -119,10 +119,15 @@ fn status_text(report: &StatusReport, width: Option<usize>, colour: bool) -> Str
     }
     columns.extend(["STATE", "READY", "HEALTH", ">PID", ">RESTARTS", ">UPTIME", ">CPU", ">MEMORY", "NOTE"]);
     let mut table = Table::new(&columns);
+    let shared = |name: &str| report.services.iter().filter(|other| other.name == name).count() > 1;
     for service in &report.services {
-        let mut cells = vec![(service.name.clone(), Tint::None)];
+        let name = if shared(&service.name) { &service.id } else { &service.name };
+        let mut cells = vec![(name.clone(), Tint::None)];
         if grouped {
-            cells.push((service.group.as_ref().map_or(String::new(), ToString::to_string), Tint::Faint));
+            cells.push((
+                service.group.as_ref().map_or(String::new(), |group| group.short().to_owned()),
+                Tint::Faint,
+            ));
         }
         let state_tint = match service.state {
             State::Running | State::Completed => Tint::Good,

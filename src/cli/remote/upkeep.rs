@@ -1,11 +1,14 @@
 //! The verbs that only a daemon answers.
 
+use std::collections::HashSet;
+
 use super::*;
 use crate::cli::{AuditArgs, HistoryArgs, ReloadArgs, UpgradeArgs};
 use crate::control::protocol::{Audit, History, Upgrade, Upgrading};
 use crate::control::server::document;
 use crate::decide::reload::{Changed, Difference};
 use crate::model::ExitOutcome;
+use crate::model::status::FaultyManifest;
 use crate::os::files;
 use crate::runtime::reload::Reloaded;
 
@@ -92,31 +95,68 @@ pub(in crate::cli) fn api_schema() -> u8 {
 }
 
 pub(in crate::cli) fn reload(args: ReloadArgs) -> u8 {
-    let ReloadArgs { patience, common } = args;
+    let ReloadArgs { strict, patience, common } = args;
+    let path = if strict { "/v1/reload?strict=true" } else { "/v1/reload" };
     talk(&common, async |mut client| {
-        let done: Reloaded = within(&patience, client.post("/v1/reload", &())).await?;
-        tell_reloaded(&common, &done)
+        let done: Reloaded = within(&patience, client.post(path, &())).await?;
+        tell_reloaded(&mut client, &common, &done).await
     })
 }
 
 /// Says what a change of manifests has come to.
-pub(in crate::cli) fn tell_reloaded(common: &Common, done: &Reloaded) -> Conversation {
+pub(in crate::cli) async fn tell_reloaded(
+    client: &mut Client,
+    common: &Common,
+    done: &Reloaded,
+) -> Conversation {
     if common.json {
         print_json(done);
     } else {
-        show_reloaded(done);
+        let called = called(client, done).await?;
+        reloaded_in_words(&done.difference, called).iter().for_each(|line| say(line));
+        tell_trouble(done);
     }
-    Ok(if done.ok { code::DONE } else { code::FAILED })
+    Ok(match (done.ok, done.faulty.is_empty()) {
+        (false, _) => code::FAILED,
+        (true, false) => code::MANIFEST,
+        (true, true) => code::DONE,
+    })
+}
+
+/// How services are called before people: by their short names where these mean one.
+pub(in crate::cli) async fn called(
+    client: &mut Client,
+    done: &Reloaded,
+) -> Result<impl Fn(&Name) -> String + use<>, Error> {
+    let status: StatusReport = client.get("/v1/status").await?;
+    let removed = done.difference.removed.iter().cloned();
+    let all: HashSet<Name> = status.services.into_iter().map(|row| row.service).chain(removed).collect();
+    Ok(move |name: &Name| match all.iter().filter(|other| other.short() == name.short()).count() {
+        0 | 1 => name.short().to_owned(),
+        _ => name.to_string(),
+    })
+}
+
+/// What went wrong with a change of manifests.
+pub(in crate::cli) fn tell_trouble(done: &Reloaded) {
+    for result in done.results.iter().filter(|result| !result.ok) {
+        tell!("{}: {}", result.name, result.message);
+    }
+    done.faulty.iter().for_each(tell_faulty);
 }
 
 /// What a reload has done, a line each kind.
-pub(in crate::cli) fn reloaded_in_words(difference: &Difference) -> Vec<String> {
+pub(in crate::cli) fn reloaded_in_words(
+    difference: &Difference,
+    called: impl Fn(&Name) -> String,
+) -> Vec<String> {
     let names = |what: &str, names: &[Name]| {
-        (!names.is_empty()).then(|| format!("{what}: {}", few(names.iter().map(Name::as_str))))
+        let words: Vec<String> = names.iter().map(&called).collect();
+        (!names.is_empty()).then(|| format!("{what}: {}", few(words.iter().map(String::as_str))))
     };
     let because = |what: &str, changed: &[Changed]| {
         let words: Vec<String> =
-            changed.iter().map(|c| format!("{} ({})", c.service, c.keys.join(", "))).collect();
+            changed.iter().map(|c| format!("{} ({})", called(&c.service), c.keys.join(", "))).collect();
         (!changed.is_empty()).then(|| format!("{what}: {}", few(words.iter().map(String::as_str))))
     };
     let lines = [
@@ -136,11 +176,10 @@ pub(in crate::cli) fn reloaded_in_words(difference: &Difference) -> Vec<String> 
     lines
 }
 
-fn show_reloaded(done: &Reloaded) {
-    reloaded_in_words(&done.difference).iter().for_each(|line| say(line));
-    for result in done.results.iter().filter(|result| !result.ok) {
-        tell!("{}: {}", result.name, result.message);
-    }
+/// A manifest that can't be used as it is, in a line.
+pub(in crate::cli) fn tell_faulty(faulty: &FaultyManifest) {
+    let FaultyManifest { file, line, message } = faulty;
+    tell!("{}: {}:{line}: {message}; what it said before goes on", format::warning_word(), file.display());
 }
 
 pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {

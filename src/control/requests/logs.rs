@@ -41,6 +41,9 @@ pub(in crate::control) async fn logs(
     let sources = (!everything).then(|| of_all.clone());
     let (kept, follower) = hub.follow(sources);
     let from_files = (!query.flag("follow")).then(|| (Arc::clone(hub), of_all));
+    let shown = handle.clone();
+    let names: Arc<Names> = Arc::new(move |id: &InstanceId| shown.board(|board| board.shown(id)));
+    let called = Arc::clone(&names);
     // So much is read that it is done beside everything else, and not by many at once.
     let alone = Arc::clone(&shared.reading).acquire_owned().await.ok();
     let read = move || {
@@ -55,7 +58,7 @@ pub(in crate::control) async fn logs(
                 }
             }
         }
-        last_lines(kept, newer_than, count)
+        last_lines(kept, newer_than, count, &*called)
     };
     let broken = |_| refuse(DenialCode::Internal, "the log files could not be read", None);
     let past = tokio::task::spawn_blocking(read).await.map_err(broken)?;
@@ -80,7 +83,7 @@ pub(in crate::control) async fn logs(
             };
             match followed {
                 Followed::Chunk(chunk) => {
-                    for line in lines(&chunk) {
+                    for line in lines(&chunk, &*names) {
                         if sender.send(json_event("line", &line)).await.is_err() {
                             return;
                         }
@@ -97,15 +100,18 @@ pub(in crate::control) async fn logs(
     }))
 }
 
+/// How an instance is called before a reader.
+type Names = dyn Fn(&InstanceId) -> String + Send + Sync;
+
 /// The last so many lines, by their time.
-fn last_lines(kept: Vec<Chunk>, newer_than: Option<SystemTime>, count: usize) -> Vec<LogLine> {
+fn last_lines(kept: Vec<Chunk>, newer_than: Option<SystemTime>, count: usize, names: &Names) -> Vec<LogLine> {
     let mut chunks: Vec<Chunk> =
         kept.into_iter().filter(|chunk| newer_than.is_none_or(|at| chunk.at >= at)).collect();
     chunks.sort_by_key(|chunk| chunk.at);
     // From the end on, so that no more is made than is wanted.
     let (mut found, mut wanted) = (Vec::new(), count);
     for chunk in chunks.iter().rev() {
-        let mut of_chunk: Vec<LogLine> = lines(chunk).collect();
+        let mut of_chunk: Vec<LogLine> = lines(chunk, names).collect();
         let skip = of_chunk.len().saturating_sub(wanted);
         wanted -= of_chunk.len() - skip;
         found.push(of_chunk.split_off(skip));
@@ -116,9 +122,9 @@ fn last_lines(kept: Vec<Chunk>, newer_than: Option<SystemTime>, count: usize) ->
     found.into_iter().rev().flatten().collect()
 }
 
-fn lines(chunk: &Chunk) -> impl Iterator<Item = LogLine> + '_ {
+fn lines<'a>(chunk: &'a Chunk, names: &'a Names) -> impl Iterator<Item = LogLine> + 'a {
     chunk.lines().map(move |line| LogLine {
-        name: chunk.name.to_string(),
+        name: names(&chunk.name),
         stream: match chunk.stream {
             OutputStream::Out => StreamName::Stdout,
             OutputStream::Err => StreamName::Stderr,

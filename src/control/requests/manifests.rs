@@ -8,7 +8,8 @@ use axum::extract::rejection::PathRejection;
 
 use super::*;
 use crate::control::protocol::{Manifest, ManifestFile, Manifests, Write};
-use crate::manifest::{Environment, load_text};
+use crate::manifest::Environment;
+use crate::manifest::folder::{check_text_in, file_of_project};
 use crate::model::{Asker, Name};
 use crate::os::files;
 use crate::runtime::reload::Changing;
@@ -84,16 +85,52 @@ pub(in crate::control) async fn show(
     Extension(caller): Extension<Caller>,
     name: Result<InPath<String>, PathRejection>,
 ) -> Handled<Response> {
-    let name = named(name)?;
-    if !caller.may(Action::Manifest, &name) {
-        return Err(shared.refuse(&caller, Action::Manifest, &name));
-    }
+    let asked = named(name)?;
     let daemon = daemon(&shared)?;
-    let file = path_of(&daemon, &name)?;
-    match text_of(file.clone()).await? {
-        Some(text) => Ok(axum::Json(Manifest { name, file, text }).into_response()),
-        None => Err(missing(&name)),
+    // That of this name; else that which has a service of this name.
+    let own = match Name::new(&asked) {
+        Ok(_) => {
+            let file = path_of(&daemon, &asked)?;
+            let text = text_of(file.clone()).await?;
+            text.map(|text| Manifest { name: asked.clone(), file, text })
+        }
+        Err(_) => None,
+    };
+    let found = match own {
+        Some(own) => Some(own),
+        None => manifest_with(&shared, &daemon, &asked).await?,
+    };
+    let name = found.as_ref().map_or(&asked, |manifest| &manifest.name);
+    if !caller.may(Action::Manifest, name) {
+        return Err(shared.refuse(&caller, Action::Manifest, &asked));
     }
+    match found {
+        Some(manifest) => Ok(axum::Json(manifest).into_response()),
+        None => Err(missing(&asked)),
+    }
+}
+
+/// The manifest that declares a service.
+async fn manifest_with(shared: &Shared, daemon: &Daemon, service: &str) -> Handled<Option<Manifest>> {
+    let select = Selector::named([service]);
+    let found = shared.handle.board(|board| resolve(board, &select));
+    let project = match found {
+        Ok(found) => found.first().and_then(|id| id.service().project().map(str::to_owned)),
+        Err(denial) if denial.code == DenialCode::Ambiguous => return Err(denial.into()),
+        Err(_) => None,
+    };
+    let Some(project) = project else {
+        return Ok(None);
+    };
+    let folder = daemon.manifests.clone();
+    let find = move || {
+        let file = file_of_project(&folder, &project)?;
+        let name = file.file_stem()?.to_str()?.to_owned();
+        let text = std::fs::read_to_string(&file).ok()?;
+        Some(Manifest { name, file, text })
+    };
+    let gone = |_| refuse(DenialCode::Internal, "the manifests could not be read", None);
+    tokio::task::spawn_blocking(find).await.map_err(gone)
 }
 
 fn missing(name: &str) -> Refused {
@@ -126,7 +163,7 @@ pub(in crate::control) async fn write(
         (Some(_), false) | (None, true) => {}
     }
     let (checked, folder, file) = (text.clone(), daemon.manifests.clone(), path.clone());
-    let check = move || match load_text(&checked, &folder, &Environment::of_process()) {
+    let check = move || match check_text_in(&checked, &folder, &file, &Environment::of_process()) {
         Ok(_) => Vec::new(),
         Err(faults) => {
             faults.iter().map(|fault| FaultBody { file: file.clone(), ..FaultBody::of(fault) }).collect()
@@ -173,7 +210,8 @@ async fn put(
     before: Option<String>,
 ) -> Handled<Changing> {
     place(path, text).await?;
-    match shared.handle.begin_change_to(daemon.read(), Some(by)).await {
+    let read = daemon.read(&shared.handle, upkeep::Refusal::Of(path.to_owned()));
+    match shared.handle.begin_change_to(read, Some(by)).await {
         Ok(changing) => {
             shared.as_the_folder_says();
             Ok(changing)

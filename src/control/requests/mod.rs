@@ -66,14 +66,22 @@ const LOCAL_BODY: Duration = Duration::from_secs(30);
 pub struct Daemon {
     /// What happened before.
     pub store: Option<Store>,
-    /// Reads its manifests again.
-    pub load: Arc<dyn Fn() -> Result<Plan, Vec<LoadError>> + Send + Sync>,
+    /// Reads its manifests again, beside the plan that runs. An error where the folder can't be read.
+    pub load: Arc<dyn Fn(&Plan) -> Result<Read, LoadError> + Send + Sync>,
     /// The folder of its manifests.
     pub manifests: PathBuf,
     /// Held while one of them is changed.
     pub writing: tokio::sync::Mutex<()>,
     /// It is to be replaced by this program.
     pub upgrade: mpsc::UnboundedSender<PathBuf>,
+}
+
+/// What a daemon's manifests say.
+pub struct Read {
+    /// All of it, as far as it can be used; of what is faulty, what was right before.
+    pub plan: Plan,
+    /// What is wrong, a file each.
+    pub faults: Vec<LoadError>,
 }
 
 /// A part of an answer: what is asked of every handler.
@@ -143,6 +151,16 @@ impl Shared {
         }
     }
 
+    /// Whether somebody may do this with an instance. A permission names `project/name`; one that names
+    /// a service without its project is good as long as no other project has one of that name.
+    pub(super) fn granted(&self, caller: &Caller, action: Action, id: &InstanceId) -> bool {
+        caller.may_with(action, id) || {
+            let shown = self.handle.board(|board| board.shown(id));
+            let service = self.handle.board(|board| board.shown_service(id.service()));
+            [&shown, &service].iter().any(|name| !name.contains('/') && caller.may(action, name))
+        }
+    }
+
     /// Asks whether somebody may do this with each of them. Those they named, and have no right to,
     /// are refused; of all, those they have a right to are meant.
     fn instances(&self, caller: &Caller, action: Action, named: Vec<String>) -> Handled<Vec<InstanceId>> {
@@ -161,9 +179,9 @@ impl Shared {
             }
         };
         if all {
-            return Ok(found.into_iter().filter(|id| caller.may_with(action, id)).collect());
+            return Ok(found.into_iter().filter(|id| self.granted(caller, action, id)).collect());
         }
-        match found.iter().find(|id| !caller.may_with(action, id)) {
+        match found.iter().find(|id| !self.granted(caller, action, id)) {
             Some(id) => Err(self.refuse(caller, action, &id.to_string())),
             None => Ok(found),
         }
@@ -235,6 +253,7 @@ fn status_of(code: DenialCode) -> StatusCode {
         DenialCode::HasDependents
         | DenialCode::DependencyDown
         | DenialCode::Exists
+        | DenialCode::Ambiguous
         | DenialCode::WrongState => StatusCode::CONFLICT,
         DenialCode::Faulty | DenialCode::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         DenialCode::ShuttingDown | DenialCode::NotRunning => StatusCode::SERVICE_UNAVAILABLE,

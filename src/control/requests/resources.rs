@@ -53,7 +53,14 @@ pub(in crate::control) async fn resources(
     } else {
         let ids = shared.instances(&caller, Action::Read, named)?;
         let handle = shared.handle.clone();
-        let all = move || ids.iter().map(|id| handle.resources(Some(&id.to_string()), since)).collect();
+        let all = move || {
+            let of = |id: &InstanceId| {
+                let mut history = handle.resources(Some(&id.to_string()), since);
+                history.of = Some(handle.board(|board| board.shown(id)));
+                history
+            };
+            ids.iter().map(of).collect()
+        };
         // Of a thousand it takes a moment.
         let broke = |_| refuse(DenialCode::Internal, "the reading broke", None);
         tokio::task::spawn_blocking(all).await.map_err(broke)?

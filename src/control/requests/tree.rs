@@ -5,6 +5,7 @@ use super::*;
 use crate::control::once::WasTaken;
 use crate::control::protocol::{Add, Added, Down, Wait, WaitFor, Waited, WhyReport};
 use crate::decide::access::{DAEMON, ROOT};
+use crate::decide::resolve::group_named;
 use crate::decide::why::{self, Why};
 use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
 use crate::record::store::{ByHand, TakenCommand, Wanted};
@@ -24,12 +25,10 @@ pub(in crate::control) async fn status(
 ) -> Handled<Response> {
     let query = Query::parse(raw, STATUS)?;
     let ids = shared.instances(&caller, Action::Read, query.all("service"))?;
-    let wanted: HashSet<String> = ids.iter().map(ToString::to_string).collect();
+    let wanted: HashSet<&InstanceId> = ids.iter().collect();
     let states = query.states();
-    let mut report = shared.handle.status();
-    report
-        .services
-        .retain(|row| wanted.contains(&row.name) && (states.is_empty() || states.contains(&row.state)));
+    let mut report = shared.handle.status_of(|id| wanted.contains(id));
+    report.services.retain(|row| states.is_empty() || states.contains(&row.state));
     if !caller.may_everywhere(Action::Read) {
         let seen: HashSet<&Name> = ids.iter().map(InstanceId::service).collect();
         report.groups.retain(|group| group.members.iter().any(|member| seen.contains(member)));
@@ -75,15 +74,20 @@ pub(in crate::control) async fn explain(
             ids.iter().map(ToString::to_string).collect()
         }
     };
+    let logs: HashSet<InstanceId> =
+        shared.instances(&caller, Action::Logs, Vec::new())?.into_iter().collect();
     let services = handle.board(|board| {
         ids.iter()
             .map(|id| {
                 let (mut chain, end) = why::chain(board, id, now);
                 chain.retain(|link| everything || readable.contains(&link.name));
+                for link in &mut chain {
+                    link.name = board.shown_text(&link.name);
+                }
                 let entry = board.entry(id);
-                let source = handle.output().source_of(&end).filter(|_| caller.may_with(Action::Logs, &end));
+                let source = handle.output().source_of(&end).filter(|_| logs.contains(&end));
                 Why {
-                    name: id.to_string(),
+                    name: board.shown(id),
                     chain,
                     exit: entry.and_then(|e| e.exit.clone()),
                     check: entry.and_then(|e| e.failing.clone()),
@@ -125,8 +129,8 @@ impl Shared {
         };
         // Only whole services are removed.
         let may = |id: &&InstanceId| match action {
-            Action::Remove => caller.may(action, id.service().as_str()),
-            _ => caller.may_with(action, id),
+            Action::Remove => self.granted(caller, action, &InstanceId::sole(id.service().clone())),
+            _ => self.granted(caller, action, id),
         };
         if !found.iter().all(|id| may(&id)) {
             // In the words of who asks: what a group or a tag means may be none of their business.
@@ -149,7 +153,9 @@ impl Shared {
                 let needs = self
                     .handle
                     .board(|board| board.graph().with_dependencies(found.iter().map(InstanceId::service)));
-                let granted = needs.iter().all(|service| caller.may(action, service.as_str()));
+                let granted = needs
+                    .iter()
+                    .all(|service| self.granted(caller, action, &InstanceId::sole(service.clone())));
                 Command::Start { select, no_deps: no_deps || !granted }
             }
             other => other,
@@ -255,10 +261,7 @@ pub(in crate::control) async fn add(
     let Add { manifest, file, group } = body(json)?;
     shared.permit(&caller, Action::Add, group.as_deref().unwrap_or(ROOT))?;
     let into = match group {
-        Some(group) => Some(
-            Name::new(&group)
-                .map_err(|_| refuse(DenialCode::NotFound, format!("there is no group {group:?}"), None))?,
-        ),
+        Some(group) => Some(shared.handle.board(|board| group_named(board.plan(), &group).cloned())?),
         None => None,
     };
     if !file.is_absolute() {
@@ -329,9 +332,7 @@ pub(in crate::control) async fn wait(
         None => Some(come_true.await),
     };
     let result = result.transpose()?;
-    let names: HashSet<String> = ids.iter().map(ToString::to_string).collect();
-    let services: Vec<ServiceStatus> =
-        handle.status().services.into_iter().filter(|s| names.contains(&s.name)).collect();
+    let services: Vec<ServiceStatus> = handle.status_of(|id| ids.contains(id)).services;
     Ok(axum::Json(Waited { ok: result == Some(true), timed_out: result.is_none(), services }).into_response())
 }
 

@@ -1,41 +1,80 @@
 //! What only a daemon does: it reads its manifests again, and is replaced.
 
+use super::query::{Parameter, ParameterKind};
 use super::*;
 use crate::control::protocol::{Upgrade, Upgrading};
 use crate::decide::access::DAEMON;
 use crate::os::files;
 
+pub(in crate::control) const RELOAD: &[Parameter] = &[Parameter {
+    name: "strict",
+    kind: ParameterKind::Flag,
+    about: "Change nothing where any manifest is faulty",
+}];
+
 pub(in crate::control) async fn reload(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
 ) -> Handled<Response> {
+    let query = Query::parse(raw, RELOAD)?;
     shared.permit(&caller, Action::Reload, DAEMON)?;
     let Some(daemon) = &shared.daemon else {
         let hint = Some("\"regrow add\" and \"regrow remove\" change what runs");
         return Err(refuse(DenialCode::Invalid, "only a daemon reads its manifests again", hint));
     };
-    let changing = shared.handle.begin_change_to(daemon.read(), Some(caller.asker())).await?;
+    let refused = if query.flag("strict") { Refusal::Any } else { Refusal::Unreadable };
+    let plan = daemon.read(&shared.handle, refused);
+    let changing = shared.handle.begin_change_to(plan, Some(caller.asker())).await?;
     shared.as_the_folder_says();
-    let reloaded = shared.handle.changed(changing).await;
+    let mut reloaded = shared.handle.changed(changing).await;
+    reloaded.faulty = shared.handle.faulty();
     Ok(axum::Json(reloaded).into_response())
 }
 
+/// Which faults of manifests keep a change from being made.
+#[derive(Debug, Clone)]
+pub(super) enum Refusal {
+    /// Only that the folder can't be read.
+    Unreadable,
+    /// Those of this file.
+    Of(PathBuf),
+    /// Any.
+    Any,
+}
+
 impl Daemon {
-    /// What the manifests say now; an error where any is faulty.
-    pub(super) fn read(&self) -> impl Future<Output = Handled<Plan>> + use<> {
-        let load = Arc::clone(&self.load);
+    /// What the manifests say now; of those that are faulty, what they said before.
+    pub(super) fn read(
+        &self,
+        handle: &Handle,
+        refusal: Refusal,
+    ) -> impl Future<Output = Handled<Plan>> + use<> {
+        let (load, handle) = (Arc::clone(&self.load), handle.clone());
         async move {
             let gone = |_| refuse(DenialCode::Internal, "the manifests could not be read", None);
-            let plan = tokio::task::spawn_blocking(move || load()).await.map_err(gone)?;
-            plan.map_err(|errors| {
-                let files = errors.len();
-                let reason = match files {
+            let now = handle.plan();
+            let read = tokio::task::spawn_blocking(move || load(&now)).await.map_err(gone)?;
+            let refused = |errors: &[&LoadError]| {
+                let reason = match errors.len() {
                     1 => "a manifest is faulty; nothing was changed".to_owned(),
-                    _ => format!("{files} manifests are faulty; nothing was changed"),
+                    files => format!("{files} manifests are faulty; nothing was changed"),
                 };
                 let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
-                Refused { denial, faults: errors.iter().flat_map(bodies).collect() }
-            })
+                Refused { denial, faults: errors.iter().flat_map(|error| bodies(error)).collect() }
+            };
+            let Read { plan, faults } = read.map_err(|error| refused(&[&error]))?;
+            let counts = |error: &&LoadError| match &refusal {
+                Refusal::Unreadable => false,
+                Refusal::Of(path) => error.path() == path,
+                Refusal::Any => true,
+            };
+            let counting: Vec<&LoadError> = faults.iter().filter(counts).collect();
+            if !counting.is_empty() {
+                return Err(refused(&counting));
+            }
+            handle.tell_faulty(faults.iter().map(LoadError::in_short).collect());
+            Ok(plan)
         }
     }
 }

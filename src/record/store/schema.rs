@@ -72,6 +72,28 @@ CREATE TABLE resources (
 CREATE TABLE results (key BLOB PRIMARY KEY, since INTEGER NOT NULL, until INTEGER NOT NULL, result TEXT NOT NULL)
     WITHOUT ROWID;
 CREATE INDEX results_by_time ON results (since);
+", "
+UPDATE OR IGNORE incarnations SET instance = (SELECT s.project FROM instances i JOIN services s ON s.name = i.service
+    WHERE i.id = incarnations.instance) || '/' || instance
+    WHERE instr(instance, '/') = 0 AND EXISTS (SELECT 1 FROM instances i JOIN services s ON s.name = i.service
+    WHERE i.id = incarnations.instance AND s.project IS NOT NULL);
+UPDATE events SET
+    body = json_set(body, '$.instance', (SELECT s.project FROM instances i JOIN services s ON s.name = i.service
+        WHERE i.id = events.instance) || '/' || instance),
+    instance = (SELECT s.project FROM instances i JOIN services s ON s.name = i.service
+        WHERE i.id = events.instance) || '/' || instance
+    WHERE instr(instance, '/') = 0 AND EXISTS (SELECT 1 FROM instances i JOIN services s ON s.name = i.service
+    WHERE i.id = events.instance AND s.project IS NOT NULL);
+UPDATE OR IGNORE resources SET instance = (SELECT s.project FROM instances i JOIN services s ON s.name = i.service
+    WHERE i.id = resources.instance) || '/' || instance
+    WHERE instr(instance, '/') = 0 AND EXISTS (SELECT 1 FROM instances i JOIN services s ON s.name = i.service
+    WHERE i.id = resources.instance AND s.project IS NOT NULL);
+UPDATE OR IGNORE instances SET
+    id = (SELECT s.project FROM services s WHERE s.name = instances.service) || '/' || id,
+    service = (SELECT s.project FROM services s WHERE s.name = instances.service) || '/' || service
+    WHERE instr(service, '/') = 0
+    AND EXISTS (SELECT 1 FROM services s WHERE s.name = instances.service AND s.project IS NOT NULL);
+UPDATE OR IGNORE services SET name = project || '/' || name WHERE instr(name, '/') = 0 AND project IS NOT NULL;
 "];
 
 /// A larger database is not read through at the start.
@@ -205,9 +227,6 @@ fn remembered(connection: &Connection) -> Result<Memory, rusqlite::Error> {
             memory.pasts.insert(id, past);
         }
     }
-    let mut statement = connection.prepare("SELECT name, project FROM services WHERE project IS NOT NULL")?;
-    let projects = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    memory.projects = projects.collect::<Result<_, _>>()?;
     let mut statement = connection.prepare(
         "SELECT instance, number, life FROM incarnations WHERE ended_at IS NULL AND life IS NOT NULL",
     )?;
