@@ -302,6 +302,8 @@ impl Handle {
                     uptime_s: now.as_secs_f64(),
                     project: board.plan().project.clone(),
                     manifest: board.plan().file.as_ref().map(|p| p.display().to_string()),
+                    is_daemon: inner.context.ledger.is_some()
+                        || inner.native.as_ref().is_some_and(|host| host.keeper_pid().is_some()),
                     faulty: self.faulty(),
                     stopping: board.shutting_down(),
                     last_event: board.last_event(),

@@ -13,6 +13,7 @@ use crate::actors::event_log::Read;
 use crate::actors::worker_pool::{KeepResults, Mode, TaskRules};
 use crate::actors::{KeepRule, Whose};
 use crate::control::place::{self, Card};
+use crate::control::server::Load;
 use crate::control::{server, tls};
 use crate::decide::graph::Graph;
 use crate::decide::growth;
@@ -441,9 +442,6 @@ async fn follow(
     }
 }
 
-/// The manifests read again, beside the plan that runs.
-type Load = Arc<dyn Fn(&Plan) -> Result<server::Read, LoadError> + Send + Sync>;
-
 fn loader(config: &Config, manifests: Arc<FolderReader>) -> Load {
     let (folder, profiles) = (config.manifests.clone(), config.profiles.clone());
     Arc::new(move |now| {
@@ -572,14 +570,9 @@ fn detach(args: &DaemonArgs, config: &Config) -> u8 {
     if let Err(error) = files::private_dir(&config.home) {
         return failed(format!("{}: {error}", config.home.display()));
     }
-    let (log, ready) = (config.home.join("daemon.log"), config.home.join("ready.sock"));
-    let _ = std::fs::remove_file(&ready);
-    let heard = match std::os::unix::net::UnixDatagram::bind(&ready) {
-        Ok(socket) => socket,
-        Err(error) => return failed(format!("{}: {error}", ready.display())),
-    };
-    let ended = start_apart(args, &config.home, &log, &ready, &heard);
-    let _ = std::fs::remove_file(&ready);
+    let log = config.home.join("daemon.log");
+    let ended = files::abstract_socket()
+        .and_then(|(heard, ready)| start_apart(args, &config.home, &log, &ready, &heard));
     match ended {
         Ok(Ok(())) => code::DONE,
         Ok(Err(ended)) => {
@@ -598,7 +591,7 @@ fn start_apart(
     args: &DaemonArgs,
     home: &Path,
     log: &Path,
-    ready: &Path,
+    ready: &std::ffi::OsStr,
     heard: &std::os::unix::net::UnixDatagram,
 ) -> std::io::Result<Result<(), u8>> {
     // Why the last one ended is still to be found.
@@ -649,6 +642,13 @@ fn tokens_of(config: &Config) -> PathBuf {
 /// The tokens of the daemon that a command of this user means, or of one with this configuration.
 pub(super) fn tokens(config: Option<&Path>) -> Result<Tokens, Unusable> {
     load_config(config, &usual()).map(|config| Tokens::at(tokens_of(&config)))
+}
+
+/// Who supervises as this user's daemon, if one runs.
+pub(super) fn card() -> Option<Card> {
+    let config = load_config(None, &usual()).ok()?;
+    let card = place::daemon_of(&config.home).filter(|_| files::is_locked(&config.home))?;
+    Some(Card { socket: Some(card.socket.clone().unwrap_or(config.socket)), ..card })
 }
 
 /// Whether a keeper or a daemon of this user is there, even when nobody answers.

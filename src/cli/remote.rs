@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::format::{self, Table, Tint};
 use super::{
-    AddArgs, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs, StatusArgs,
-    StopArgs, WaitArgs, WhyArgs, code, runtime, usage_error,
+    AIM, AddArgs, Aim, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs,
+    StatusArgs, StopArgs, WaitArgs, WhyArgs, code, runtime, usage_error,
 };
 use crate::control::client::{Client, Error, encode};
 use crate::control::place;
@@ -207,7 +207,7 @@ async fn client(common: &Common) -> Result<Client, String> {
             },
             Err(why) => why,
         };
-        let kept = super::daemon::is_kept();
+        let kept = may_be_the_daemon(common) && super::daemon::is_kept();
         if kept && since.elapsed() > COMING {
             return Err("a daemon is there, and does not answer on its control socket".to_owned());
         }
@@ -218,16 +218,31 @@ async fn client(common: &Common) -> Result<Client, String> {
     }
 }
 
+/// Whether a daemon that is just being started again is worth waiting for: not where another tree is meant.
+fn may_be_the_daemon(common: &Common) -> bool {
+    let own = !common.daemon && AIM.get() == Some(&Aim::Own);
+    common.socket.is_some()
+        || !own
+        || super::here().is_ok_and(|cwd| crate::manifest::discover(&cwd).is_none())
+}
+
 fn socket(common: &Common) -> Result<PathBuf, String> {
     if let Some(socket) = &common.socket {
         return Ok(socket.clone());
+    }
+    let aim = if common.daemon { Aim::Daemon } else { AIM.get().copied().unwrap_or(Aim::Looks) };
+    if aim == Aim::Daemon {
+        return super::daemon::socket()
+            .filter(|socket| socket.exists())
+            .ok_or_else(|| "no daemon runs (regrow daemon)".to_owned());
     }
     // Inside a service its own supervisor is meant.
     if let Some(socket) = std::env::var_os("REGROW_SOCKET").filter(|s| !s.is_empty()) {
         return Ok(PathBuf::from(socket));
     }
     let cwd = super::here()?;
-    place::find(&cwd, super::daemon::socket())
+    let daemon = super::daemon::socket();
+    if aim == Aim::Own { place::find_own(&cwd, daemon) } else { place::find(&cwd, daemon) }
 }
 
 pub(super) fn query(services: &[String]) -> String {
@@ -555,12 +570,21 @@ pub(super) fn down(args: DownArgs) -> u8 {
         let ends = processes::End::of_supervisor(status.daemon.pid);
         let down: Down = client.post("/v1/down", &()).await?;
         drop(client);
+        let services = status.services.len();
         // A hook of the tree, or a service: it waits for us.
         let gone = std::env::var_os("REGROW_SOCKET").is_some() || ends.wait(LEAVING);
         if common.json {
             print_json(&down);
         } else {
-            say("everything is down");
+            let what = match status.daemon.manifest {
+                None if status.daemon.is_daemon => "daemon".to_owned(),
+                _ => status.daemon.project.clone(),
+            };
+            let noun = if services == 1 { "service" } else { "services" };
+            say(&format!(
+                "everything is down: stopped {what} (pid {}, {services} {noun})",
+                status.daemon.pid
+            ));
         }
         if !gone {
             tell!(

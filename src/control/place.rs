@@ -168,6 +168,44 @@ pub fn find(cwd: &Path, daemon: Option<PathBuf>) -> Result<PathBuf, String> {
     }
 }
 
+/// The same for a verb that changes something: where this folder or a parent has a manifest, only what
+/// runs from it is meant. Another tree is never taken in its place.
+pub fn find_own(cwd: &Path, daemon: Option<PathBuf>) -> Result<PathBuf, String> {
+    let Some(manifest) = manifest::discover(cwd).and_then(|path| path.canonicalize().ok()) else {
+        return find(cwd, daemon);
+    };
+    if let Some((socket, _)) = answering(&folder_of(&manifest)) {
+        return Ok(socket);
+    }
+    // One that was started from here by another manifest's name.
+    let own = |card: &Card| card.cwd == cwd || card.manifest.parent() == manifest.parent();
+    let mut running = running();
+    running.retain(|(_, card)| own(card));
+    match &running[..] {
+        [(socket, _)] => Ok(socket.clone()),
+        [] => {
+            let shown = manifest.display();
+            let hint = match daemon.is_some_and(|socket| files::connect(&socket).is_ok()) {
+                true => "; the machine's daemon is meant by --daemon",
+                false => "",
+            };
+            Err(format!("{shown} is not running (regrow run){hint}"))
+        }
+        several => {
+            let name = |(socket, card): &(PathBuf, Card)| {
+                format!("{} (--socket {})", card.manifest.display(), socket.display())
+            };
+            let names: Vec<String> = several.iter().map(name).collect();
+            Err(format!("several trees run from here: {}", names.join(", ")))
+        }
+    }
+}
+
+/// Every tree of this user that answers, but for a daemon's, with its card.
+pub fn trees() -> Vec<(PathBuf, Card)> {
+    running()
+}
+
 /// Every tree of this user that answers.
 fn running() -> Vec<(PathBuf, Card)> {
     let Ok(entries) = std::fs::read_dir(runs_dir()) else {

@@ -32,7 +32,7 @@ use crate::os::users::PeerIds;
 use crate::runtime::Handle;
 
 pub use super::operations::document;
-pub use super::requests::{Daemon, Read};
+pub use super::requests::{Daemon, Load, Read};
 
 /// So many requests read log files at a time.
 const READERS: usize = 2;

@@ -158,6 +158,9 @@ pub struct DaemonStatus {
     /// The manifest, where there is one.
     #[serde(default)]
     pub manifest: Option<String>,
+    /// Whether it is a machine's daemon, which has a folder of manifests, and no `run`.
+    #[serde(default)]
+    pub is_daemon: bool,
     /// Manifests that can't be used as they are: what they said before runs on, if they ever were right.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faulty: Vec<FaultyManifest>,

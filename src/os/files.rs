@@ -318,6 +318,20 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
+/// A socket for datagrams that lies in no folder, whose path would have its limit, and its name as
+/// sd_notify(3) takes it. The kernel chooses one that nobody has.
+pub fn abstract_socket() -> io::Result<(std::os::unix::net::UnixDatagram, std::ffi::OsString)> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::ffi::OsStringExt;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    // Bound without a name, it gets one (unix(7), "autobind").
+    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?;
+    let socket = std::os::unix::net::UnixDatagram::from(socket);
+    let address = socket.local_addr()?;
+    let name = address.as_abstract_name().ok_or_else(|| io::Error::other("it has no name"))?;
+    Ok((socket, std::ffi::OsString::from_vec([b"@", name].concat())))
+}
+
 /// A socket's path has at most 107 bytes; through an open folder any depth will do.
 fn through_folder<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     if path.as_os_str().len() < 100 {

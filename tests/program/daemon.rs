@@ -21,6 +21,8 @@ impl Machine {
     /// With these manifests; not started yet.
     pub(crate) fn new(manifests: &[(&str, &str)]) -> Machine {
         let project = Project::new("");
+        // It is no project's folder: whatever is typed there is meant for the daemon.
+        std::fs::remove_file(project.file("regrow.toml")).unwrap();
         std::fs::create_dir(project.file("services")).unwrap();
         project.write("daemon.toml", "manifests = \"services\"\n");
         for (name, text) in manifests {

@@ -6,6 +6,7 @@ mod daemon;
 mod faults;
 mod groups;
 mod harness;
+mod identity;
 mod logs;
 mod manifest;
 mod real;

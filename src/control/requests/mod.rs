@@ -67,7 +67,7 @@ pub struct Daemon {
     /// What happened before.
     pub store: Option<Store>,
     /// Reads its manifests again, beside the plan that runs. An error where the folder can't be read.
-    pub load: Arc<dyn Fn(&Plan) -> Result<Read, LoadError> + Send + Sync>,
+    pub load: Load,
     /// The folder of its manifests.
     pub manifests: PathBuf,
     /// Held while one of them is changed.
@@ -75,6 +75,9 @@ pub struct Daemon {
     /// It is to be replaced by this program.
     pub upgrade: mpsc::UnboundedSender<PathBuf>,
 }
+
+/// Reads a daemon's manifests beside the plan that runs.
+pub type Load = Arc<dyn Fn(&Plan) -> Result<Read, LoadError> + Send + Sync>;
 
 /// What a daemon's manifests say.
 pub struct Read {
