@@ -1,6 +1,8 @@
 //! Wiring: a plan becomes a running tree, and a [`Handle`] to it.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -158,6 +160,8 @@ struct Inner {
     output: Arc<OutputHub>,
     /// Held while the tree is made that of another plan.
     reloading: tokio::sync::Mutex<()>,
+    /// The control socket of an earlier supervisor, until somebody takes it.
+    listener: Mutex<Option<(PathBuf, OwnedFd)>>,
     /// What is wrong with the manifests as they lie there.
     faulty: Mutex<Vec<FaultyManifest>>,
     measured: Measured,
@@ -227,7 +231,8 @@ impl Handle {
         let answer = answer.await.unwrap_or_else(|_| Err(gone()));
         // Whoever hears that it is done may rely on it.
         self.written().await;
-        answer.map(|answer| self.shown(answer))
+        let well = self.inner.context.ledger.as_ref().is_none_or(|ledger| ledger.is_well());
+        answer.map(|answer| self.shown(if well { answer } else { unwritten(answer) }))
     }
 
     /// An answer in the words of people: short names where they mean one service.
@@ -313,6 +318,22 @@ impl Handle {
                 groups: board.groups().cloned().collect(),
             }
         })
+    }
+
+    /// The control socket that an earlier supervisor listened on at this path, which a keeper has held: who
+    /// connects meanwhile waits there.
+    pub fn take_listener(&self, path: &Path) -> Option<UnixListener> {
+        let held = self.inner.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        held.filter(|(at, _)| at == path).map(|(_, listener)| UnixListener::from(listener))
+    }
+
+    /// Has the keeper hold the control socket for the supervisors that follow; nothing without a keeper.
+    pub fn hold_listener(&self, listener: &UnixListener, path: &Path) {
+        if let (Some(native), Ok(copy), Some(path)) =
+            (&self.inner.native, listener.try_clone(), path.to_str())
+        {
+            native.hold(below::LISTENER, path.to_owned(), Some(copy.into()));
+        }
     }
 
     /// Manifests that can't be used as they are.
@@ -507,6 +528,14 @@ impl Handle {
     }
 }
 
+/// An answer about what could not be written down.
+fn unwritten(mut answer: Answer) -> Answer {
+    for result in answer.results.iter_mut().filter(|result| result.ok) {
+        result.message.push_str("; not written down, since the store can't be written: the keeper holds it");
+    }
+    answer
+}
+
 /// What workers work with; `apart`: where the host of their own is, which is then made at need, and the
 /// identity of the daemon.
 fn shop(context: &Arc<Context>, folder: &Path, apart: Option<(TaskHost, String)>) -> Shop {
@@ -555,6 +584,8 @@ struct Made {
     ledger: Option<Arc<dyn Ledger>>,
     /// What an earlier supervisor has left.
     taken: Taken,
+    /// The control socket that it listened on.
+    listener: Option<(PathBuf, OwnedFd)>,
 }
 
 impl Made {
@@ -573,6 +604,7 @@ impl Made {
             tasks_apart: None,
             ledger: None,
             taken: Taken::default(),
+            listener: None,
         }
     }
 
@@ -583,7 +615,19 @@ impl Made {
         rules.scale.pause = sample_interval;
         let apart = self.tasks_apart.take();
         let Made {
-            board, host, output, socket, native, recorder, secrets, clock, keep, ledger, taken, ..
+            board,
+            host,
+            output,
+            socket,
+            native,
+            recorder,
+            secrets,
+            clock,
+            keep,
+            ledger,
+            taken,
+            listener,
+            ..
         } = self;
         let Taken { facts, lives, strangers, last_event, going_down } = taken;
         let plan = Arc::clone(board.plan());
@@ -683,9 +727,20 @@ impl Made {
         };
         root.cast(begin).map_err(|error| StartError::Tree(error.to_string()))?;
         let reloading = tokio::sync::Mutex::new(());
-        let faulty = Mutex::default();
-        let inner =
-            Inner { context, root, down, output, reloading, faulty, measured, native, pools, task_host };
+        let (faulty, listener) = (Mutex::default(), Mutex::new(listener));
+        let inner = Inner {
+            context,
+            root,
+            down,
+            output,
+            reloading,
+            faulty,
+            listener,
+            measured,
+            native,
+            pools,
+            task_host,
+        };
         Ok(Handle { inner: Arc::new(inner) })
     }
 }

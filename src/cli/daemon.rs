@@ -1,5 +1,6 @@
 //! `daemon`: the tree of an operator's machine, below a keeper that outlives it.
 
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -163,19 +164,17 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         }
     };
     place::tell_daemon(&config.home, &card_of(config));
-    let listener = match config.access.is_empty() {
-        true => files::private_parent(&config.socket)
-            .and_then(|()| files::listen(&config.socket, files::Reach::Owner)),
-        false => files::open_parent(&config.socket)
-            .and_then(|()| files::listen(&config.socket, files::Reach::Everybody)),
-    };
-    let listener = match listener {
-        Ok(listener) => listener,
-        Err(error) => {
-            let path = config.socket.display();
-            tell!("{}: no control socket at {path}: {error}", format::error_word());
-            return code::FAILED;
-        }
+    // One that follows another goes on with the socket of that one, which its keeper has held.
+    let listener = match tether.follows() {
+        true => None,
+        false => match listen(config) {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                let path = config.socket.display();
+                tell!("{}: no control socket at {path}: {error}", format::error_word());
+                return code::FAILED;
+            }
+        },
     };
     let services = plan.services.len();
     let options = Options {
@@ -197,6 +196,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     let below = Below {
         tether,
         identity: config.home.display().to_string(),
+        journal: config.home.join("processes.jsonl"),
         ledger: ledger.clone().map(|store| (Arc::new(store) as Arc<dyn Ledger>, memory)),
         strangers: if faults.is_empty() && config.manifests.is_dir() {
             Strangers::End
@@ -212,6 +212,16 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
             return code::FAILED;
         }
     };
+    let listener = listener.or_else(|| handle.take_listener(&config.socket)).or_else(|| {
+        let told = |error: &std::io::Error| {
+            let path = config.socket.display();
+            tell!("regrow: no control socket at {path} yet: {error}");
+        };
+        listen(config).inspect_err(told).ok()
+    });
+    if let Some(listener) = &listener {
+        handle.hold_listener(listener, &config.socket);
+    }
     let host = handle.native_host().cloned();
     let (close, closing) = watch::channel(false);
     let served = handle.clone();
@@ -289,6 +299,15 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         (None, _) => {}
     }
     ended
+}
+
+fn listen(config: &Config) -> std::io::Result<UnixListener> {
+    match config.access.is_empty() {
+        true => files::private_parent(&config.socket)
+            .and_then(|()| files::listen(&config.socket, files::Reach::Owner)),
+        false => files::open_parent(&config.socket)
+            .and_then(|()| files::listen(&config.socket, files::Reach::Everybody)),
+    }
 }
 
 /// What a start needs is not needed any more after so long.

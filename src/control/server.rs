@@ -58,8 +58,8 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// By what ways requests come.
 pub struct Doors {
-    /// The control socket.
-    pub local: std::os::unix::net::UnixListener,
+    /// The control socket; `None`: there is none yet, and one is made as soon as that is possible.
+    pub local: Option<std::os::unix::net::UnixListener>,
     /// Where it lies: should it be removed there, another is made.
     pub path: PathBuf,
     /// Who else may use it.
@@ -80,7 +80,7 @@ impl Doors {
     /// The control socket alone, for its owner and root. The listener comes from
     /// [`files::listen`].
     pub fn local(local: std::os::unix::net::UnixListener, path: PathBuf) -> Doors {
-        Doors { local, path, access: Vec::new(), network: None }
+        Doors { local: Some(local), path, access: Vec::new(), network: None }
     }
 }
 
@@ -92,7 +92,13 @@ pub async fn serve(
     daemon: Option<Daemon>,
 ) -> io::Result<()> {
     let Doors { local, path, access, network } = doors;
-    let local = UnixListener::from_std(local)?;
+    let local = match local {
+        Some(local) => {
+            local.set_nonblocking(true)?;
+            Some(UnixListener::from_std(local)?)
+        }
+        None => None,
+    };
     let shared = Shared {
         handle,
         closing: closing.clone(),
@@ -133,7 +139,7 @@ pub async fn serve(
 
 /// Lets clients of the control socket in.
 async fn by_socket(
-    mut listener: UnixListener,
+    listener: Option<UnixListener>,
     (path, reach): (&Path, Reach),
     keeper: Arc<Doorkeeper>,
     shared: &Shared,
@@ -145,6 +151,10 @@ async fn by_socket(
     let of_services = Arc::new(Semaphore::new(OF_SERVICES));
     let of_owners = Arc::new(Semaphore::new(CONNECTIONS));
     let crowd = Arc::new(Crowd::default());
+    let mut listener = match listener {
+        Some(listener) => listener,
+        None => first_listener(path, reach, shared).await,
+    };
     loop {
         // Not before there is a place: each that is taken in costs a descriptor that a service may need.
         let place = crowd.wait_for(seats.next()).await;
@@ -159,6 +169,7 @@ async fn by_socket(
                 match listening_again(path, reach) {
                     Ok(another) => {
                         tracing::warn!("the control socket was removed, and is made again");
+                        hold(&another, path, shared);
                         listener = another;
                     }
                     Err(error) => {
@@ -218,6 +229,29 @@ async fn by_socket(
             }
             drop((place, theirs));
         });
+    }
+}
+
+/// Makes the socket as soon as that is possible.
+async fn first_listener(path: &Path, reach: Reach, shared: &Shared) -> UnixListener {
+    loop {
+        match listening_again(path, reach) {
+            Ok(listener) => {
+                tracing::warn!("the control socket is there");
+                hold(&listener, path, shared);
+                return listener;
+            }
+            Err(error) => tracing::debug!(%error, "no control socket yet"),
+        }
+        tokio::time::sleep(LOOKING).await;
+    }
+}
+
+/// For the daemons that follow.
+fn hold(listener: &UnixListener, path: &Path, shared: &Shared) {
+    use std::os::fd::AsFd;
+    if let Ok(copy) = listener.as_fd().try_clone_to_owned() {
+        shared.handle.hold_listener(&std::os::unix::net::UnixListener::from(copy), path);
     }
 }
 

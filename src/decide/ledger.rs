@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::goals::HeldGoals;
 use super::history::Closed;
 use super::status::Board;
 use crate::model::{Event, Incarnation, InstanceId, Name, Past, TaskResult};
@@ -31,6 +32,8 @@ pub struct Memory {
     pub since: Option<Duration>,
     /// What is wrong with the store, for people.
     pub trouble: Option<String>,
+    /// What was wished by hand, as it was held beside the store.
+    pub goals: HeldGoals,
 }
 
 /// The result of a command that need not be run again.
@@ -55,6 +58,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// Whom to tell when nothing can be written, with the reason, and when it can again, with the
     /// number of events that were lost.
     fn report_to(&self, told: Box<dyn Fn(Option<u64>, String) + Send>);
+    /// Who else is to hold what is wished by hand, as a text: called with each change.
+    fn hold_goals_by(&self, _hold: Box<dyn Fn(String) + Send + Sync>) {}
+    /// Whether what is told is written down at the moment.
+    fn is_well(&self) -> bool {
+        true
+    }
     /// An event, and what is since.
     fn event(&self, event: &Arc<Event>, board: &Board);
     /// By what a process is found again when nobody has kept it; for [`crate::os`] alone to read.

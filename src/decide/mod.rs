@@ -8,6 +8,7 @@ pub mod access;
 pub mod cache;
 pub mod continuation;
 pub mod frontier;
+pub mod goals;
 pub mod graph;
 pub mod group;
 pub mod growth;

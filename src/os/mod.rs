@@ -25,6 +25,7 @@ pub mod fake;
 pub mod files;
 pub mod folder;
 pub mod ids;
+mod journal;
 pub mod keeper;
 pub mod limits;
 pub mod log;

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 
 use super::cgroup::{self, Cgroups, Use};
 use super::credentials;
+use super::journal::{self, Journal};
 use super::keeper::Tether;
 use super::keeper::client::Client;
 use super::limits::{Limits, leave_no_core};
@@ -68,6 +69,8 @@ pub struct Joined {
     pub found: Vec<Found>,
     /// Whether no daemon was below this keeper, or one that it follows, before.
     pub first: bool,
+    /// What earlier daemons have had the keeper hold ([`NativeHost::hold`]).
+    pub held: Vec<(String, String, Option<OwnedFd>)>,
 }
 
 /// Whether the other end of a line is gone.
@@ -114,7 +117,8 @@ impl NativeHost {
         let line =
             watch::start(Arc::clone(&sink), options.owns_process, cgroups.clone(), Arc::clone(&logs), None)?;
         let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
-        let work = Work { line: line.clone(), sink, cgroups, logs, mark, coming: Arc::default() };
+        let work =
+            Work { line: line.clone(), sink, cgroups, logs, mark, journal: None, coming: Arc::default() };
         let by = || Ok(By::Ourselves(Spawner::new(limits, ties)?));
         NativeHost::with(line, None, 1, work, by)
     }
@@ -122,22 +126,25 @@ impl NativeHost {
     /// Has a keeper make its processes, which outlive it.
     ///
     /// `identity`: what all daemons that follow each other have in common, and no others.
-    /// `lives`: by what processes are found again that no keeper has (see [`News::Spawned`]).
+    /// `lives`: by what processes are found again that no keeper has (see [`News::Spawned`]). `journal`: the
+    /// file in which this host notes its processes, and has noted those of earlier daemons.
     /// `before_change` is called when the keeper was killed and this process is about to go on as
     /// another one.
     pub fn below(
         tether: Tether,
         identity: &str,
         lives: &[String],
+        journal: &Path,
         sink: Arc<dyn OutputSink>,
         before_change: Arc<dyn Fn() + Send + Sync>,
     ) -> io::Result<Joined> {
+        let noted = journal::read(journal);
         let _ = Limits::raise();
         leave_no_core();
         let boot = super::clock::boot().unwrap_or_default();
         let mark = crate::model::digest::fnv(format!("{boot} {identity}").as_bytes());
         let cgroups = Cgroups::make_lasting(number_of(mark)).map(Arc::new);
-        let Tether { line, sentinel } = tether;
+        let Tether { line, sentinel, .. } = tether;
         let (client, welcome) = match Client::greet(line) {
             Ok(greeted) => greeted,
             // The keeper was killed, and the sentinel is about to go on as one.
@@ -149,32 +156,64 @@ impl NativeHost {
         let client = Arc::new(client);
         let (since, mut last_key, pid) = (welcome.since, welcome.last_key, welcome.keeper);
         let (first, orphaned) = (welcome.first, welcome.orphaned);
-        let mut above = Above::new(Arc::clone(&client), welcome, sentinel, before_change);
+        let writes = Arc::new(Journal::begin(journal.to_owned(), noted.iter().cloned()));
+        let held: Vec<(String, String, Option<OwnedFd>)> = welcome
+            .held
+            .iter()
+            .map(|held| {
+                (held.name.clone(), held.text.clone(), held.fd.as_ref().and_then(|fd| fd.try_clone().ok()))
+            })
+            .collect();
+        let mut above =
+            Above::new(Arc::clone(&client), welcome, sentinel, Arc::clone(&writes), before_change);
         let fresh = above.found().is_empty();
-        for life in lives.iter().filter(|life| !above.has(life)).collect::<Vec<_>>() {
+        let mut known_lives: HashSet<u64> = HashSet::new();
+        let noted_lives = noted.iter().filter_map(|noted| noted.life.as_ref());
+        for life in lives.iter().chain(noted_lives).filter(|life| !above.has(life)).collect::<Vec<_>>() {
             match watch::reclaim(life) {
                 Reclaimed::Alive(kept) => {
                     last_key = last_key.max(kept.key);
+                    known_lives.insert(kept.key);
                     above.reclaim(kept);
                 }
                 Reclaimed::Gone { key } => last_key = last_key.max(key),
                 Reclaimed::Nobody => {}
             }
         }
+        last_key = noted.iter().map(|noted| noted.key).max().unwrap_or_default().max(last_key);
+        if fresh || orphaned {
+            // What was asked for just before both died may be there, and no more is known of it.
+            let unknown =
+                noted.iter().filter(|noted| noted.life.is_none() && !known_lives.contains(&noted.key));
+            let unknown: Vec<(u64, &str)> = unknown.map(|noted| (noted.key, noted.about.as_str())).collect();
+            if !unknown.is_empty() {
+                watch::reclaim_marked(&unknown).into_iter().flatten().for_each(|kept| above.reclaim(kept));
+            }
+        }
         let found = above.found();
         if fresh || orphaned {
-            // What a killed pair of daemon and keeper had made, and had not written down yet.
+            // What a killed pair of daemon and keeper had made, and nobody knows of.
             let known = found.iter().map(|found| found.key.0 & 0xffff_ffff).collect();
             end_unknown(number_of(mark), cgroups.as_deref(), &known);
             last_key += UNWRITTEN;
         }
+        let lives_on: HashSet<u64> = found.iter().map(|found| found.key.0).collect();
+        noted.iter().filter(|noted| !lives_on.contains(&noted.key)).for_each(|noted| writes.gone(noted.key));
         let logs = Arc::<Logs>::default();
         let line = watch::start(Arc::clone(&sink), true, cgroups.clone(), Arc::clone(&logs), Some(above))?;
-        let work = Work { line: line.clone(), sink, cgroups, logs, mark, coming: Arc::default() };
+        let work = Work {
+            line: line.clone(),
+            sink,
+            cgroups,
+            logs,
+            mark,
+            journal: Some(writes),
+            coming: Arc::default(),
+        };
         let keeper = Keeper { client: Arc::clone(&client), pid };
         let by = || Ok(By::Keeper(Arc::clone(&client)));
         let host = NativeHost::with(line, Some(keeper), last_key + 1, work, by)?;
-        Ok(Joined { host, since, found, first })
+        Ok(Joined { host, since, found, first, held })
     }
 
     fn with(
@@ -246,6 +285,14 @@ impl NativeHost {
             self.line.send(Order::Leave(Leave::Replaced(program.to_owned(), noted)));
             // The watcher may end without a word; then nothing is to be waited for.
             let _ = heard.await;
+        }
+    }
+
+    /// Has the keeper hold a text, and a descriptor, for the daemons that follow this one, in the place of
+    /// what was held under this name. Nothing without a keeper.
+    pub fn hold(&self, name: &str, text: String, fd: Option<OwnedFd>) {
+        if self.keeper.is_some() {
+            self.line.send(Order::Hold(name.to_owned(), text, fd));
         }
     }
 
@@ -361,6 +408,8 @@ struct Work {
     cgroups: Option<Arc<Cgroups>>,
     logs: Arc<Logs>,
     mark: u64,
+    /// Where processes are noted that outlive this one.
+    journal: Option<Arc<Journal>>,
     /// How many starts are under way at the keeper.
     coming: Arc<AtomicUsize>,
 }
@@ -474,6 +523,9 @@ impl Work {
                     cgroups: cgroups.map(|cgroups| cgroups.folder().to_owned()),
                 });
                 let about = about.and_then(|about| serde_json::to_string(&about).ok());
+                if let (Some(journal), Some(about)) = (&self.journal, &about) {
+                    journal.asked(key.0, about);
+                }
                 let (told, failed) = (about.clone().unwrap_or_default(), Arc::clone(&news));
                 let cgroups = cgroups.cloned();
                 let words = program.clone();

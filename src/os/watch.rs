@@ -31,7 +31,7 @@ use index::Index;
 pub(super) use kept::{About, Above};
 use lines::take;
 pub(super) use orders::{Expected, Leave, Line, Marks, Order, Watched};
-pub(super) use reclaim::{Reclaimed, reclaim};
+pub(super) use reclaim::{Reclaimed, reclaim, reclaim_marked};
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
 const PIECE: usize = 64 * 1024;
@@ -317,6 +317,7 @@ impl Watcher {
                 Order::Settle(key) => self.settled(key.0),
                 Order::Keep(source, keep) => self.keep_elsewhere(source, keep),
                 Order::Forget(source) => self.logs.close(source),
+                Order::Hold(name, text, fd) => self.hold(name, text, fd),
                 Order::Leave(leave) => self.leave(leave),
                 Order::Quit => return false,
             }

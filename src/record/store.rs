@@ -7,12 +7,13 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OpenFlags, params};
 
+use crate::decide::goals::HeldGoals;
 use crate::decide::history::Closed;
 use crate::decide::ledger::{KeptResult, Ledger, Memory};
 use crate::decide::status::Board;
@@ -22,7 +23,7 @@ use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, State};
 use crate::os::files;
 
 use schema::millis;
-use writer::{Told, Writer};
+use writer::{Database, Told, Writer};
 
 mod schema;
 mod writer;
@@ -56,7 +57,19 @@ struct Inner {
     writer: mpsc::Sender<Told>,
     waiting: Arc<AtomicU64>,
     lost: AtomicU64,
+    well: Arc<AtomicBool>,
+    goals: Mutex<Goals>,
 }
+
+/// What is wished by hand, and who else holds it.
+#[derive(Default)]
+struct Goals {
+    held: HeldGoals,
+    hold: Option<Box<dyn Fn(String) + Send + Sync>>,
+}
+
+/// The file in which goals are held, beside the store's.
+const GOALS: &str = "goals.json";
 
 /// What a store could not do.
 #[derive(Debug)]
@@ -79,24 +92,61 @@ impl From<rusqlite::Error> for StoreError {
 impl Store {
     /// Opens the store of a file, or one in memory for `:memory:`, and reads what there is.
     pub fn open(path: &Path, retention: Retention) -> Result<(Store, Memory), StoreError> {
-        let (connection, memory) = schema::open(path)?;
+        let (database, mut memory) = schema::open(path)?;
+        let goals = (path.as_os_str() != ":memory:").then(|| path.with_file_name(GOALS));
+        if let Some(text) = goals.as_ref().and_then(|goals| files::read_own(goals).ok()) {
+            memory.goals = serde_json::from_slice(&text).unwrap_or_default();
+        }
         let (writer, told) = mpsc::channel();
         let waiting = Arc::new(AtomicU64::new(0));
         let lives = memory.lives.iter().cloned();
         let lives = lives.map(|(instance, incarnation, life)| (instance, (incarnation, life))).collect();
-        let work = Writer::new(connection, path.to_owned(), retention, Arc::clone(&waiting), lives);
+        let well = Arc::new(AtomicBool::new(matches!(database, Database::Open(_))));
+        let circumstances = (Arc::clone(&waiting), Arc::clone(&well), goals);
+        let work = Writer::new(database, path.to_owned(), retention, circumstances, lives);
         std::thread::Builder::new()
             .name("regrow-store".into())
             .stack_size(512 * 1024)
             .spawn(move || work.run(&told))
             .map_err(|error| StoreError(error.to_string()))?;
-        let inner = Inner { path: path.to_owned(), writer, waiting, lost: AtomicU64::new(0) };
+        let lost = AtomicU64::new(0);
+        let inner = Inner { path: path.to_owned(), writer, waiting, lost, well, goals: Mutex::default() };
         Ok((Store { inner: Arc::new(inner) }, memory))
     }
 
     /// Writes down what there is: every service, whose environment is left out.
     pub fn register(&self, plan: &Plan) {
         self.tell(Told::Plan(plan.services.clone()));
+    }
+
+    /// Goals are told of apart from the events: few of them change, and they are to outlive the store.
+    fn note_goals(&self, event: &Event, board: &Board) {
+        let mut goals = self.inner.goals.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = match &event.fact {
+            Fact::TakenOver { .. }
+            | Fact::SupervisorStarted { .. }
+            | Fact::Added { .. }
+            | Fact::Removed { .. }
+            | Fact::Reconfigured { .. }
+            | Fact::Scaled { .. } => {
+                let now = HeldGoals::of(board);
+                let changed = now.goals != goals.held.goals;
+                goals.held = now;
+                changed
+            }
+            fact => {
+                fact.instance().and_then(|id| board.entry(id)).is_some_and(|entry| goals.held.note(entry))
+            }
+        };
+        // From the first on: what was held before is another supervisor's.
+        if changed || matches!(event.fact, Fact::SupervisorStarted { .. }) {
+            goals.held.seq = event.seq;
+            let text = serde_json::to_string(&goals.held).unwrap_or_default();
+            if let Some(hold) = &goals.hold {
+                hold(text.clone());
+            }
+            self.tell(Told::Goals(text));
+        }
     }
 
     fn tell(&self, told: Told) {
@@ -436,7 +486,16 @@ impl Ledger for Store {
         self.tell(Told::ReportTo(told));
     }
 
+    fn hold_goals_by(&self, hold: Box<dyn Fn(String) + Send + Sync>) {
+        self.inner.goals.lock().unwrap_or_else(PoisonError::into_inner).hold = Some(hold);
+    }
+
+    fn is_well(&self) -> bool {
+        self.inner.well.load(Ordering::Relaxed)
+    }
+
     fn event(&self, event: &Arc<Event>, board: &Board) {
+        self.note_goals(event, board);
         if self.inner.waiting.load(Ordering::Relaxed) > WAITING {
             self.inner.lost.fetch_add(1, Ordering::Relaxed);
             return;

@@ -1,12 +1,14 @@
 //! A tree below a keeper, which goes on where an earlier supervisor's stood.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Handle, Made, Options, StartError};
 use crate::actors::{Inheritance, Stranger, end_unwanted};
 use crate::decide::continuation::{Gone, Left, Start, continuation, held_for_nobody, untold, up_again};
+use crate::decide::goals::HeldGoals;
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::reload::scaled_as_before;
 use crate::decide::status::Board;
@@ -25,6 +27,8 @@ pub struct Below {
     /// What all supervisors that follow each other have in common, and no others: where they keep
     /// their state.
     pub identity: String,
+    /// The file in which processes are noted, apart from the ledger.
+    pub journal: PathBuf,
     /// What happens is written down there; and what was before.
     pub ledger: Option<(Arc<dyn Ledger>, Memory)>,
     /// What becomes of processes that are none of the plan's.
@@ -40,6 +44,10 @@ pub enum Strangers {
     /// supervisor knows them again.
     Leave,
 }
+
+/// Under these names the keeper holds what was wished by hand, and the control socket.
+const GOALS: &str = "goals";
+pub(super) const LISTENER: &str = "control socket";
 
 /// So long those that are ended have for it.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -60,9 +68,9 @@ impl Handle {
     /// Brings a plan up below a keeper, and goes on with what earlier supervisors have left there and
     /// in the ledger. Otherwise as [`Handle::start`].
     pub async fn start_below(plan: Plan, options: Options, below: Below) -> Result<Handle, StartError> {
-        let Below { tether, identity, ledger, strangers } = below;
+        let Below { tether, identity, journal, ledger, strangers } = below;
         let output = Arc::new(OutputHub::new(options.console));
-        let (ledger, memory) = match ledger {
+        let (ledger, mut memory) = match ledger {
             Some((ledger, memory)) => (Some(ledger), memory),
             None => (None, Memory::default()),
         };
@@ -83,8 +91,8 @@ impl Handle {
         });
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
         let lives: Vec<String> = memory.lives.iter().map(|(_, _, life)| life.clone()).collect();
-        let Joined { host: native, since, found, first } =
-            NativeHost::below(tether, &identity, &lives, sink, before_change).map_err(StartError::Host)?;
+        let joined = NativeHost::below(tether, &identity, &lives, &journal, sink, before_change);
+        let Joined { host: native, since, found, first, held } = joined.map_err(StartError::Host)?;
         let same_boot = memory.boot.is_some() && memory.boot == clock::boot();
         if is_over(first, same_boot && memory.ended, !found.is_empty()) {
             native.bye(0);
@@ -94,7 +102,20 @@ impl Handle {
             if !found.is_empty() || (same_boot && !memory.ended) { Start::Follows } else { Start::Afresh };
         let since = memory.since.filter(|_| same_boot && start == Start::Follows).unwrap_or(since);
         let clock = Clock::since(since);
+        // The keeper has heard of wishes also when no disk took them.
+        let by_keeper = held.iter().find(|(name, ..)| name == GOALS);
+        let by_keeper = by_keeper.and_then(|(_, text, _)| serde_json::from_str::<HeldGoals>(text).ok());
+        if let Some(goals) = by_keeper.filter(|goals| goals.seq > memory.goals.seq) {
+            memory.goals = goals;
+        }
+        let listener = held
+            .into_iter()
+            .find_map(|(name, path, fd)| Some((PathBuf::from(path), fd.filter(|_| name == LISTENER)?)));
         let native = Arc::new(native);
+        if let Some(ledger) = &ledger {
+            let keeper = Arc::clone(&native);
+            ledger.hold_goals_by(Box::new(move |text| keeper.hold(GOALS, text, None)));
+        }
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
         let taken = take_over(&board, &host, (start, strangers, first), memory, found, clock, today);
         if let Some(ledger) = &ledger {
@@ -103,6 +124,7 @@ impl Handle {
             ledger.begin(&clock::boot().unwrap_or_default(), since, alone);
         }
         let made = Made {
+            listener,
             socket: options.socket,
             native: Some(native),
             recorder: options.recorder,
@@ -159,6 +181,9 @@ fn take_over(
     clock: Clock,
     today: SystemTime,
 ) -> Taken {
+    // The store is lost, or older than what was wished since. Numbers of events go on behind both.
+    let newer_goals = (memory.goals.seq > memory.last_event).then(|| memory.goals.clone());
+    memory.last_event = memory.last_event.max(memory.goals.seq);
     // The newest of each: an older one is what could not be forgotten any more.
     let mut newest: HashMap<String, Found> = HashMap::new();
     let mut strays = Vec::new();
@@ -199,6 +224,9 @@ fn take_over(
             Some(Left { incarnation: owner.incarnation, pid: found.pid })
         });
         let mut written = memory.pasts.remove(&name);
+        if let Some(goals) = &newer_goals {
+            written = goals.correct(entry, written, today);
+        }
         if kept_down.contains(&entry.id) {
             written = Some(Past { state: State::Stopped, ..Past::new(entry.id.clone(), today) });
         }

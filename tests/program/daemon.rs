@@ -736,10 +736,10 @@ fn a_service_is_made_changed_and_removed_from_the_command_line() {
 }
 
 /// A file system of one megabyte, as long as it lives.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
-    fn mounted_at(folder: PathBuf) -> Option<Small> {
+    pub(crate) fn mounted_at(folder: PathBuf) -> Option<Small> {
         std::fs::create_dir_all(&folder).unwrap();
         let mounted = std::process::Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs"])

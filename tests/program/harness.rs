@@ -134,6 +134,12 @@ impl Project {
         Run { child, lines, seen: Vec::new(), ended: None }
     }
 
+    /// How many lines a log file of a daemon has.
+    pub(crate) fn log_lines(&self, path: &str) -> usize {
+        let text = std::fs::read(self.state_dir().join("logs").join(path)).unwrap_or_default();
+        text.iter().filter(|byte| **byte == b'\n').count()
+    }
+
     /// Processes of this project that are alive.
     pub(crate) fn alive(&self) -> Vec<u32> {
         let mark = format!("REGROW_STATE_DIR={}", self.state_dir().display());

@@ -252,3 +252,168 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
     assert_eq!(run.code(), 0);
     machine.run = None;
 }
+
+/// The store lost together with both processes costs no service and no wish: it is known by the marks whose
+/// each process is.
+#[test]
+fn a_store_that_is_lost_with_both_takes_neither_processes_nor_goals_along() {
+    let text = format!(
+        "{}[service.stopped]\ncommand = \"sleep 1000\"\n[service.started]\ncommand = \"sleep 1000\"\nautostart = false\n\
+         [service.counts]\nshell = \"i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done\"\n",
+        manifest(20)
+    );
+    let mut machine = Machine::started(&[("many.toml", &text)]);
+    let folder = machine.project.state_dir().join("daemon");
+    let losses: [(&str, &dyn Fn(&Path)); 4] = [
+        ("all of it removed", &|folder| {
+            for name in ["regrow.db", "regrow.db-wal", "regrow.db-shm"] {
+                let _ = std::fs::remove_file(folder.join(name));
+            }
+        }),
+        ("its log removed", &|folder| {
+            let _ = std::fs::remove_file(folder.join("regrow.db-wal"));
+        }),
+        ("its log cut short", &|folder| {
+            if let Ok(log) = std::fs::OpenOptions::new().write(true).open(folder.join("regrow.db-wal")) {
+                log.set_len(100).unwrap();
+            }
+        }),
+        ("cut short", &|folder| {
+            let file = std::fs::OpenOptions::new().write(true).open(folder.join("regrow.db")).unwrap();
+            file.set_len(5_000).unwrap();
+        }),
+    ];
+    assert_eq!(machine.regrow(&["start", "started"]).code, 0);
+    for (what, lose) in losses {
+        // The last wish before it is the one that only the log has.
+        assert_eq!(machine.regrow(&["start", "stopped"]).code, 0, "{what}");
+        assert_eq!(machine.regrow(&["stop", "stopped"]).code, 0, "{what}");
+        eventually("all are up", || {
+            machine.all_pids().iter().all(|(name, pid)| pid.is_some() || name == "stopped")
+        });
+        let before = machine.all_pids();
+        machine.kill_both();
+        lose(&folder);
+        machine.start();
+        assert_eq!(machine.all_pids(), before, "{what}");
+        assert_eq!(machine.project.status("stopped")["goal"], "down", "{what}");
+    }
+    let log = std::fs::read_to_string(machine.log("many/counts.stdout.log")).unwrap();
+    let whole = log.rfind('\n').map_or("", |end| &log[..end]);
+    for (want, line) in whole.lines().enumerate() {
+        assert_eq!(line.parse(), Ok(want), "after {want} lines");
+    }
+}
+
+/// A process that was made just as both died is the service's, with every line that it has printed.
+#[test]
+fn what_is_made_as_both_die_is_known_by_the_next() {
+    let shell = "i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); done; exec sleep 1000";
+    let mut machine = Machine::started(&[(
+        "a.toml",
+        &format!(
+            "[service.a]\nshell = \"{shell}\"\nautostart = false\n[service.b]\ncommand = \"sleep 1000\"\n"
+        ),
+    )]);
+    for round in 0..6 {
+        let started = machine.project.log_lines("a/a.stdout.log");
+        let (daemon, keeper) = machine.pids();
+        nix::sys::signal::kill(pid_of(daemon), Signal::SIGSTOP).unwrap();
+        let mut start = machine.project.command(&["start", "a"]).spawn().unwrap();
+        nix::sys::signal::kill(pid_of(daemon), Signal::SIGCONT).unwrap();
+        after(Duration::from_millis(2 + round * 2));
+        // At once: neither has time to see the other's end.
+        for pid in [daemon, keeper] {
+            let _ = nix::sys::signal::kill(pid_of(pid), Signal::SIGKILL);
+        }
+        start.wait().unwrap();
+        eventually("both are gone", || {
+            !crate::harness::is_alive(daemon) && !crate::harness::is_alive(keeper)
+        });
+        machine.run = None;
+        machine.start();
+        assert_eq!(machine.regrow(&["start", "a"]).code, 0);
+        // It has printed all of it once, or twice where it had not been made yet.
+        eventually_or(
+            || format!("round {round}: {:?} lines", machine.project.log_lines("a/a.stdout.log") - started),
+            || {
+                let lines = machine.project.log_lines("a/a.stdout.log") - started;
+                lines >= 300 && lines % 300 == 0
+            },
+        );
+        assert_eq!(machine.regrow(&["stop", "a"]).code, 0);
+    }
+}
+
+/// R20: where the state folder takes nothing more, another daemon still comes up and supervises, and a wish
+/// that can't be written down is held by the keeper, and said to be.
+#[test]
+fn r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising() {
+    const TEST: &str = "r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising";
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        "[service.a]\ncommand = \"sleep 1000\"\n[service.b]\ncommand = \"sleep 1000\"\nrestart = \"always\"\n",
+    )]);
+    let Some(disk) = Disk::mounted_at(&machine.project.file("disk"), &machine.project.state_dir()) else {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
+        eprintln!("SKIPPED {TEST}: nothing can be mounted here");
+        return;
+    };
+    machine.start();
+    eventually("both run", || machine.all_pids().values().all(Option::is_some));
+    let fill = machine.project.state_dir().join("fill");
+    for what in ["full", "read-only"] {
+        match what {
+            "full" => {
+                let _ = std::fs::write(&fill, vec![b'x'; 16 << 20]);
+            }
+            // As after an error of the disk; files that are open for writing stay so, and can't be written.
+            _ => disk.fail(),
+        }
+        let before = machine.all_pids();
+        machine.kill_daemon();
+        assert_eq!(machine.all_pids(), before, "{what}");
+        let stopped = machine.regrow(&["stop", "a"]);
+        assert_eq!(stopped.code, 0, "{what}: {}", stopped.stderr);
+        machine.kill_daemon();
+        assert_eq!(machine.project.status("a")["state"], "stopped", "{what}: {}", stopped.stdout);
+        end(machine.project.pid("b"));
+        eventually("b is back", || {
+            machine.project.status("b")["pid"].as_u64().is_some_and(|pid| Some(pid) != before["b"])
+        });
+        let _ = std::fs::remove_file(&fill);
+        assert_eq!(machine.regrow(&["start", "a"]).code, 0);
+    }
+    machine.down();
+    drop(disk);
+}
+
+/// A small ext4 in a file, which turns read-only when it has an error.
+struct Disk(std::path::PathBuf);
+
+impl Disk {
+    fn mounted_at(image: &Path, folder: &Path) -> Option<Disk> {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::File::create(image).unwrap().set_len(8 << 20).unwrap();
+        let run = |program: &str, words: &[&str], last: &Path| {
+            let done = std::process::Command::new(program).args(words).arg(last).output();
+            done.is_ok_and(|output| output.status.success())
+        };
+        let image = image.to_str().unwrap();
+        let made = run("mkfs.ext4", &["-q", "-F"], image.as_ref())
+            && run("mount", &["-o", "loop,errors=remount-ro", image], folder);
+        made.then(|| Disk(folder.to_owned()))
+    }
+
+    fn fail(&self) {
+        // What the kernel does on an error of the journal (ext4(5), "abort").
+        let done = std::process::Command::new("mount").args(["-o", "remount,abort"]).arg(&self.0).output();
+        assert!(std::fs::write(self.0.join("probe"), "x").is_err(), "{done:?}");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

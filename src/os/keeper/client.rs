@@ -27,8 +27,17 @@ pub(in crate::os) struct Welcome {
     /// See [`Word::Welcome`].
     pub(in crate::os) first: bool,
     pub(in crate::os) orphaned: bool,
+    pub(in crate::os) held: Vec<Held>,
     /// What has come behind it already.
     pub(in crate::os) inbox: Inbox,
+}
+
+/// Something that an earlier daemon has had held.
+#[derive(Debug)]
+pub(in crate::os) struct Held {
+    pub(in crate::os) name: String,
+    pub(in crate::os) text: String,
+    pub(in crate::os) fd: Option<OwnedFd>,
 }
 
 /// A process of an earlier daemon.
@@ -60,10 +69,17 @@ impl Client {
                 }
             }
         };
-        let (keeper, last_key, since, count, first, orphaned) = loop {
-            if let Word::Welcome { version, pid, last_key, since, kept, first, orphaned } = next()?.say {
+        let (keeper, last_key, since, count, first, orphaned, held) = loop {
+            let Frame { say, fds, .. } = next()?;
+            if let Word::Welcome { version, pid, last_key, since, kept, first, orphaned, held } = say {
                 client.version.store(version, Ordering::Relaxed);
-                break (pid, last_key, Duration::from_nanos(since), kept, first, orphaned);
+                let mut fds = fds.into_iter();
+                let held = held.into_iter().map(|(name, text, there)| {
+                    let fd = if there { fds.next() } else { None };
+                    Held { name, text, fd }
+                });
+                let held = held.collect::<Vec<_>>();
+                break (pid, last_key, Duration::from_nanos(since), kept, first, orphaned, held);
             }
         };
         let mut kept = Vec::with_capacity(count);
@@ -79,7 +95,7 @@ impl Client {
             let pipes = pipes.map(|there| if there { fds.next() } else { None });
             kept.push(Kept { key, pid, about, exit, pidfd, pipes, foreign });
         }
-        Ok((client, Welcome { keeper, last_key, since, kept, first, orphaned, inbox }))
+        Ok((client, Welcome { keeper, last_key, since, kept, first, orphaned, held, inbox }))
     }
 
     /// Readable when the keeper says something.
@@ -139,6 +155,13 @@ impl Client {
 
     pub(in crate::os) fn forget(&self, key: u64) {
         self.tell(&Order::Forget { key }, &[]);
+    }
+
+    /// `false`: the keeper is of a build that holds nothing.
+    pub(in crate::os) fn hold(&self, name: &str, text: &str, fd: Option<BorrowedFd<'_>>) -> bool {
+        let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
+        self.tell(&Order::Hold { name: name.to_owned(), text: text.to_owned() }, &fds);
+        self.version.load(Ordering::Relaxed) >= NOTES
     }
 
     pub(in crate::os) fn notify(&self, text: &str) {

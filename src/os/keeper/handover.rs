@@ -36,6 +36,8 @@ pub(in crate::os) struct State<'a> {
     /// The keeper before it was killed.
     pub(in crate::os) orphaned: bool,
     pub(in crate::os) standby: Option<&'a Standby>,
+    /// What is held: name, text, descriptor.
+    pub(in crate::os) held: Vec<(&'a str, &'a str, Option<BorrowedFd<'a>>)>,
     pub(in crate::os) args: &'a [CString],
     pub(in crate::os) entries: Vec<Lent<'a>>,
 }
@@ -61,6 +63,7 @@ pub(super) struct Handed {
     /// The keeper before was killed: what it had made and not told of is known by its marks alone.
     pub(super) orphaned: bool,
     pub(super) standby: Option<Standby>,
+    pub(super) held: Vec<(String, String, Option<OwnedFd>)>,
     pub(super) entries: Vec<HandedEntry>,
 }
 
@@ -88,6 +91,8 @@ struct Written {
     next: Option<PathBuf>,
     #[serde(default)]
     orphaned: bool,
+    #[serde(default)]
+    held: Vec<(String, String, Option<RawFd>)>,
     entries: Vec<WrittenEntry>,
 }
 
@@ -123,6 +128,11 @@ fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
         pulse: state.daemon.and_then(|(_, _, pulse)| Some(pulse?.as_raw_fd())),
         next: state.next.map(Path::to_owned),
         orphaned: state.orphaned,
+        held: state
+            .held
+            .iter()
+            .map(|(name, text, fd)| ((*name).to_owned(), (*text).to_owned(), fd.map(|fd| fd.as_raw_fd())))
+            .collect(),
         entries: state
             .entries
             .iter()
@@ -149,6 +159,7 @@ fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
         stay.push(entry.pidfd);
         stay.extend(entry.pipes.iter().chain(&entry.logs).flatten());
     }
+    stay.extend(state.held.iter().filter_map(|(_, _, fd)| *fd));
     stay.extend(state.standby.map(|standby| standby.held().as_fd()));
     let env = environment(file.as_raw_fd().to_string(), state.standby);
     for fd in &stay {
@@ -220,6 +231,7 @@ pub(super) fn receive() -> Option<io::Result<Handed>> {
             next: None,
             orphaned: true,
             standby,
+            held: Vec::new(),
             entries: Vec::new(),
         }));
     }
@@ -267,6 +279,11 @@ fn read(fd: RawFd) -> io::Result<Handed> {
         next: written.next,
         orphaned: written.orphaned,
         standby: None,
+        held: written
+            .held
+            .into_iter()
+            .map(|(name, text, fd)| Ok((name, text, fd.map(own).transpose()?)))
+            .collect::<io::Result<_>>()?,
         entries,
     })
 }

@@ -48,6 +48,15 @@ pub struct Tether {
     pub(super) line: OwnedFd,
     /// Looks to it that a keeper is there until the host does.
     pub(super) sentinel: Sentinel,
+    /// Whether another daemon, or another keeper, was here before.
+    follows: bool,
+}
+
+impl Tether {
+    /// Whether this daemon goes on where another one stood: then whatever it lacks, it supervises.
+    pub fn follows(&self) -> bool {
+        self.follows
+    }
 }
 
 /// The end of the line in a daemon that has just been made.
@@ -55,6 +64,7 @@ struct NewLine {
     line: OwnedFd,
     since: Duration,
     pause: Duration,
+    follows: bool,
     /// See [`pulse`].
     pulse: Option<OwnedFd>,
     standby: Option<standby::Standby>,
@@ -63,13 +73,13 @@ struct NewLine {
 impl NewLine {
     /// Rests as long as it is to, or until the keeper is gone, and begins to watch over the line.
     fn begin(self) -> std::io::Result<Tether> {
-        let NewLine { line, since, pause, pulse, standby } = self;
+        let NewLine { line, since, pause, follows, pulse, standby } = self;
         if let Some(pulse) = pulse {
             pulse::hold(pulse)?;
         }
         sentinel::rest(&line, pause);
         let sentinel = Sentinel::over(&line, since, standby)?;
-        Ok(Tether { line, sentinel })
+        Ok(Tether { line, sentinel, follows })
     }
 
     /// What a keeper has left in the environment of the daemon that it has executed.
@@ -90,7 +100,9 @@ impl NewLine {
             Some(fd)
         };
         let pulse = parts.next().and_then(|part| part.parse().ok()).and_then(own);
-        Some(NewLine { line: own(fd)?, since, pause, pulse, standby: standby::Standby::inherited() })
+        // A first one is never executed.
+        let follows = true;
+        Some(NewLine { line: own(fd)?, since, pause, follows, pulse, standby: standby::Standby::inherited() })
     }
 
     fn variable(&self) -> String {

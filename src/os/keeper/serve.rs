@@ -41,6 +41,8 @@ const COMING_UP: Duration = Duration::from_secs(30);
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// So long without anything to do, and it sheds what it does not need for sleeping.
 const RESTS_AFTER: Duration = Duration::from_secs(1);
+/// So many things are held at most: a frame carries no more descriptors.
+const MOST_HELD: usize = 8;
 /// One piece of output.
 const PIECE: usize = 256 * 1024;
 
@@ -135,7 +137,9 @@ pub(super) struct Keeper {
     /// No daemon has ever said hello.
     fresh: bool,
     /// What was signalled while there was nobody to pass it on to.
-    held: Vec<Signal>,
+    signalled: Vec<Signal>,
+    /// What daemons have had held for those that follow them.
+    held: BTreeMap<String, (String, Option<OwnedFd>)>,
     /// Daemons that have a successor, and whose end the kernel has not told yet.
     dying: HashSet<u32>,
     /// What the last daemon had ordered, to be carried out when there is another.
@@ -181,7 +185,8 @@ impl Keeper {
             since: clock::monotonic(),
             failures: 0,
             fresh: true,
-            held: Vec::new(),
+            signalled: Vec::new(),
+            held: BTreeMap::new(),
             dying: HashSet::new(),
             late: Vec::new(),
             orphaned: false,
@@ -196,7 +201,8 @@ impl Keeper {
 
     /// What an earlier keeper, or a daemon whose keeper is dead, has handed over.
     fn take(&mut self, handed: Handed) {
-        let Handed { since, last_key, daemon, next, orphaned, standby, entries } = handed;
+        let Handed { since, last_key, daemon, next, orphaned, standby, held, entries } = handed;
+        self.held = held.into_iter().map(|(name, text, fd)| (name, (text, fd))).collect();
         self.since = since;
         self.orphaned = orphaned;
         self.standby = standby;
@@ -332,7 +338,7 @@ impl Keeper {
             // One that has not said hello may not listen yet, and would die of it.
             Daemon::Up { pid, greeted: true, .. } => self::signal(*pid, signal),
             Daemon::Up { .. } | Daemon::Down { .. } => {
-                self.held.push(signal);
+                self.signalled.push(signal);
                 if let Daemon::Down { start_at, .. } = &mut self.daemon {
                     *start_at = Instant::now();
                 }
@@ -414,6 +420,11 @@ impl Keeper {
                     self.pids.remove(&entry.pid);
                 }
             }
+            Order::Hold { name, text } => {
+                if self.held.len() < MOST_HELD || self.held.contains_key(&name) {
+                    self.held.insert(name, (text, fds.into_iter().next()));
+                }
+            }
             Order::Notify { text } => super::notify::send(&text),
             Order::Bye { code } => self.after(Wish::End(code)),
             Order::Replace { program } => {
@@ -455,8 +466,15 @@ impl Keeper {
             kept: self.entries.len(),
             first,
             orphaned,
+            held: self
+                .held
+                .iter()
+                .map(|(name, (text, fd))| (name.clone(), text.clone(), fd.is_some()))
+                .collect(),
         };
-        let _ = outbox.send(line.as_fd(), &welcome, &[]);
+        let fds: Vec<BorrowedFd<'_>> =
+            self.held.values().filter_map(|(_, fd)| Some(fd.as_ref()?.as_fd())).collect();
+        let _ = outbox.send(line.as_fd(), &welcome, &fds);
         for (key, entry) in &self.entries {
             let kept = Word::Kept {
                 key: *key,
@@ -468,7 +486,7 @@ impl Keeper {
             };
             let _ = outbox.send(line.as_fd(), &kept, &entry.descriptors());
         }
-        for signal in self.held.drain(..) {
+        for signal in self.signalled.drain(..) {
             self::signal(*pid, signal);
         }
     }

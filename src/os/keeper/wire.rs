@@ -58,6 +58,9 @@ pub(in crate::os) enum Order {
     },
     /// Nothing of it is of interest any more.
     Forget { key: u64 },
+    /// Hold this for the daemons that follow, in the place of what was held under that name. Descriptors:
+    /// one, or none.
+    Hold { name: String, text: String },
     /// To be passed on to who started the keeper (sd_notify(3)).
     Notify { text: String },
     /// The daemon is about to end, and so are you, with this code.
@@ -102,6 +105,9 @@ pub(in crate::os) enum Word {
         /// The keeper before this one was killed: what it had made and not told of is known by marks alone.
         #[serde(default)]
         orphaned: bool,
+        /// What earlier daemons have had held: names, texts, and whether a descriptor comes with it.
+        #[serde(default)]
+        held: Vec<(String, String, bool)>,
     },
     /// A process that an earlier daemon asked for. Descriptors: its pidfd, its output, its error
     /// output.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::decide::succession::{AfterKeeper, Wish, after_keeper};
+use crate::os::journal::Journal;
 use crate::os::keeper::Sentinel;
 use crate::os::keeper::client::{Client, Kept, Welcome};
 use crate::os::keeper::handover::{self, Lent, State};
@@ -39,6 +40,9 @@ pub(in crate::os) struct Above {
     standby: Option<Standby>,
     /// Watches over the line until this thread does.
     sentinel: Option<Sentinel>,
+    /// What the keeper holds, to be handed on where this process takes its place.
+    held: HashMap<String, (String, Option<OwnedFd>)>,
+    journal: Arc<Journal>,
 }
 
 /// A keeper that is being killed is dead after so long at most.
@@ -69,9 +73,11 @@ impl Above {
         client: Arc<Client>,
         welcome: Welcome,
         sentinel: Sentinel,
+        journal: Arc<Journal>,
         before_change: Arc<dyn Fn() + Send + Sync>,
     ) -> Above {
-        let Welcome { keeper, since, kept, inbox, .. } = welcome;
+        let Welcome { keeper, since, kept, inbox, held, .. } = welcome;
+        let held = held.into_iter().map(|held| (held.name, (held.text, held.fd))).collect();
         Above {
             client,
             pid: keeper,
@@ -88,6 +94,8 @@ impl Above {
             leave: None,
             standby: None,
             sentinel: Some(sentinel),
+            held,
+            journal,
         }
     }
 
@@ -149,6 +157,9 @@ impl Above {
 
     /// Nothing of a process's tree is left.
     pub(super) fn gone(&mut self, key: u64, process: Process) {
+        if process.about.is_some() {
+            self.journal.gone(key);
+        }
         match (process.about, process.exit) {
             (Some(about), Some(exit)) => {
                 let gone = Gone { pid: process.pid, pidfd: process.pidfd, about, exit };
@@ -254,11 +265,15 @@ impl Watcher {
                 });
                 let since = Instant::now();
                 let watched = Watched { key: id, pid, pidfd, since, pipes, output, marks, cgroups, news };
+                if let (Some(above), Some(life)) = (&self.above, &life) {
+                    above.journal.runs(key, life);
+                }
                 self.look_after(watched, about, Parent::Ours);
                 tell(News::Spawned { key: id, pid, life });
             }
             Word::Failed { key, stage, errno, .. } => {
                 if let Some(expected) = above.expected.remove(key) {
+                    above.journal.gone(*key);
                     if let Some(cgroups) = &expected.cgroups {
                         cgroups.remove(*key);
                     }
@@ -336,6 +351,14 @@ impl Watcher {
             }
         }
         self.logs.tidy(source);
+    }
+
+    /// Has the keeper hold something, and whoever takes its place.
+    pub(super) fn hold(&mut self, name: String, text: String, fd: Option<OwnedFd>) {
+        if let Some(above) = &mut self.above {
+            above.client.hold(&name, &text, fd.as_ref().map(AsFd::as_fd));
+            above.held.insert(name, (text, fd));
+        }
     }
 
     /// This process is about to end, and another is to go on where it stood.
@@ -470,6 +493,11 @@ impl Watcher {
             next,
             orphaned: true,
             standby: above.standby.as_ref(),
+            held: above
+                .held
+                .iter()
+                .map(|(name, (text, fd))| (name.as_str(), text.as_str(), fd.as_ref().map(AsFd::as_fd)))
+                .collect(),
             args: &args,
             entries,
         };

@@ -39,6 +39,8 @@ pub(in crate::os) enum Order {
     Keep(SourceId, Keep),
     /// A source prints no more.
     Forget(SourceId),
+    /// The keeper is to hold this text, and this descriptor, for the daemons that follow.
+    Hold(String, String, Option<OwnedFd>),
     /// This process is about to end, and its keeper is told what follows.
     Leave(Leave),
     /// End.

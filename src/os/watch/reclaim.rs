@@ -78,6 +78,55 @@ pub(in crate::os) fn reclaim(life: &str) -> Reclaimed {
     Reclaimed::Gone { key: life.key }
 }
 
+/// Looks for processes of which nothing was written down but that they were to be made: each by its mark, in
+/// one look at all there are. `None`: its leader is not there.
+pub(in crate::os) fn reclaim_marked(noted: &[(u64, &str)]) -> Vec<Option<Kept>> {
+    let mut leaders: HashMap<u64, proc::Stat> = HashMap::new();
+    for stat in proc::all() {
+        // A leader leads its own session: it was made so.
+        if stat.session == stat.pid
+            && stat.state != b'Z'
+            && let Some(limit) = proc::realtime_limit(stat.pid)
+        {
+            let first = leaders.entry(limit).or_insert(stat);
+            if stat.started < first.started {
+                *first = stat;
+            }
+        }
+    }
+    let find = |(key, about): &(u64, &str)| {
+        let known: About = serde_json::from_str(about).ok()?;
+        let limit = Marks::of(known.run, *key).limit;
+        let stat = leaders.get(&limit)?;
+        let pidfd = pidfd::open(stat.pid).ok()?;
+        // Asked again behind the open: the number may have been given away in between.
+        let is_it = proc::stat(stat.pid).is_some_and(|now| now.started == stat.started)
+            && proc::realtime_limit(stat.pid) == Some(limit);
+        is_it.then(|| Kept {
+            key: *key,
+            pid: stat.pid,
+            about: (*about).to_owned(),
+            exit: None,
+            pidfd,
+            pipes: [1, 2].map(|fd| own_pipe(stat.pid, fd)),
+            foreign: true,
+        })
+    };
+    noted.iter().map(find).collect()
+}
+
+/// The pipe that a process has as its output, if it is one that it was given: those alone are open for
+/// reading and writing.
+fn own_pipe(pid: u32, fd: u32) -> Option<OwnedFd> {
+    let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    let inode = target.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()?;
+    let about = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+    let flags = about.lines().find_map(|line| line.strip_prefix("flags:"))?.trim();
+    let flags = i32::from_str_radix(flags, 8).ok()?;
+    let both_ways = flags & nix::libc::O_ACCMODE == nix::libc::O_RDWR;
+    both_ways.then(|| reopen(pid, inode)).flatten()
+}
+
 /// Opens a pipe for reading through a process that holds an end of it.
 fn reopen(pid: u32, inode: u64) -> Option<OwnedFd> {
     let folder = format!("/proc/{pid}/fd");

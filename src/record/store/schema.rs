@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::StoreError;
+use super::writer::Database;
 use crate::decide::ledger::Memory;
 use crate::model::{Incarnation, Name, Past};
 use crate::os::files;
@@ -96,6 +97,8 @@ UPDATE OR IGNORE instances SET
 UPDATE OR IGNORE services SET name = project || '/' || name WHERE instr(name, '/') = 0 AND project IS NOT NULL;
 "];
 
+const NEWER: &str = "a newer build of regrow has written it";
+
 /// A larger database is not read through at the start.
 const CHECKED: u64 = 256 << 20;
 
@@ -106,13 +109,13 @@ pub(super) fn millis(at: SystemTime) -> i64 {
 }
 
 /// Opens a database that works: one that doesn't is set aside, and told of.
-pub(super) fn open(path: &Path) -> Result<(Connection, Memory), StoreError> {
+pub(super) fn open(path: &Path) -> Result<(Database, Memory), StoreError> {
     let memory = path.as_os_str() == ":memory:";
     if !memory {
         super::private_folder(path).map_err(|error| StoreError(error.to_string()))?;
     }
     match prepared(path) {
-        Ok(opened) => Ok(opened),
+        Ok((connection, memory)) => Ok((Database::Open(connection), memory)),
         Err(error) if !memory && is_beyond_use(&error) => {
             let aside = set_aside(path)?;
             let (connection, memory) = prepared(path)?;
@@ -120,10 +123,39 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Memory), StoreError> {
                 "the store can't be read ({error}); it was set aside as {}, and a new one is begun",
                 aside.display()
             );
-            Ok((connection, Memory { trouble: Some(trouble), ..memory }))
+            Ok((Database::Open(connection), Memory { trouble: Some(trouble), ..memory }))
+        }
+        // The disk takes nothing at the moment, most likely: what is known is read all the same.
+        Err(error) if !memory && is_only_unwritable(&error) => {
+            let memory = only_read(path).unwrap_or_default();
+            let trouble = format!("nothing is written down for now: {}: {error}", path.display());
+            Ok((Database::Unopened, Memory { trouble: Some(trouble), ..memory }))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether it is its place that can't be written, and nothing is said of the database itself.
+fn is_only_unwritable(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
+    match error {
+        rusqlite::Error::SqliteFailure(failure, what) => {
+            let newer = what.as_ref().is_some_and(|what| what.contains(NEWER));
+            matches!(failure.code, CannotOpen | DiskFull | ReadOnly | SystemIoFailure) && !newer
+        }
+        _ => false,
+    }
+}
+
+/// What a database says that can't be written: with its log where that can be read, else as it was before.
+fn only_read(path: &Path) -> Result<Memory, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let whole = Connection::open_with_flags(path, flags).and_then(|connection| remembered(&connection));
+    whole.or_else(|_| {
+        let uri = format!("file:{}?immutable=1", path.display());
+        let connection = Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?;
+        remembered(&connection)
+    })
 }
 
 /// Whether a database is not one any more.
@@ -195,7 +227,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     if applied > STEPS.len() {
         // Not to be spoiled, nor set aside: its build may come back.
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
-        let what = "a newer build of regrow has written it".to_owned();
+        let what = NEWER.to_owned();
         return Err(rusqlite::Error::SqliteFailure(code, Some(what)));
     }
     for (number, step) in (1usize..).zip(STEPS).skip(applied) {

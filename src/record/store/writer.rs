@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +15,7 @@ use crate::decide::history::Closed;
 use crate::decide::ledger::KeptResult;
 use crate::model::spec;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec, State};
+use crate::os::files;
 
 /// One transaction takes this much at most, so that readers get their turn at new things.
 const GROUP: usize = 2_000;
@@ -40,6 +41,8 @@ pub(super) enum Told {
         past: Option<Box<Past>>,
         failed_groups: Option<Vec<Name>>,
     },
+    /// What is wished by hand, for the file beside the store.
+    Goals(String),
     /// How everything stands.
     All(Vec<Past>),
     /// So many events were too many, and how everything stands since.
@@ -63,11 +66,14 @@ pub(super) enum Told {
 type Report = Box<dyn Fn(Option<u64>, String) + Send>;
 
 pub(super) struct Writer {
-    /// `None`: it is beyond use and is to be begun anew.
-    connection: Option<Connection>,
+    database: Database,
     path: PathBuf,
     retention: Retention,
     waiting: Arc<AtomicU64>,
+    /// Whether all is written that is told.
+    well: Arc<AtomicBool>,
+    /// Where goals are held beside the database.
+    goals: Option<PathBuf>,
     /// What is written at the beginning of a new file.
     circumstances: Option<(String, Duration)>,
     /// Whose processes live on without anybody's word of them.
@@ -91,6 +97,15 @@ pub(super) struct Writer {
     tidied: Instant,
 }
 
+/// What is written to.
+pub(super) enum Database {
+    Open(Connection),
+    /// It is beyond use and is to be begun anew.
+    Spoiled,
+    /// It could not be opened for writing, and may be whole.
+    Unopened,
+}
+
 /// Why nothing is written at the moment.
 struct Trouble {
     lost: u64,
@@ -99,18 +114,26 @@ struct Trouble {
 
 impl Writer {
     pub(super) fn new(
-        connection: Connection,
+        database: Database,
         path: PathBuf,
         retention: Retention,
-        waiting: Arc<AtomicU64>,
+        (waiting, well, goals): (Arc<AtomicU64>, Arc<AtomicBool>, Option<PathBuf>),
         lives: HashMap<String, (Incarnation, String)>,
     ) -> Writer {
         let file = identity(&path);
         Writer {
-            connection: Some(connection),
+            trouble: match database {
+                Database::Open(_) => None,
+                Database::Spoiled | Database::Unopened => {
+                    Some(Trouble { lost: 0, next_try: Instant::now() + RETRY })
+                }
+            },
+            database,
             path,
             retention,
             waiting,
+            well,
+            goals,
             circumstances: None,
             alone: HashSet::new(),
             took_over: false,
@@ -119,7 +142,6 @@ impl Writer {
             lives,
             file,
             forgets: false,
-            trouble: None,
             recovered: None,
             report: None,
             since_tidy: 0,
@@ -153,6 +175,16 @@ impl Writer {
                 self.try_again(events);
             } else if let Err(error) = self.write(&group) {
                 self.in_trouble(&error, events);
+            }
+            self.well.store(self.trouble.is_none(), Ordering::Relaxed);
+            let goals = group.iter().rev().find_map(|told| match told {
+                Told::Goals(text) => Some(text),
+                _ => None,
+            });
+            if let (Some(text), Some(path)) = (goals, &self.goals)
+                && let Err(error) = files::replace_quickly(path, text)
+            {
+                tracing::warn!(%error, "goals can't be written down beside the store");
             }
             for told in group {
                 match told {
@@ -209,6 +241,7 @@ impl Writer {
                 | Told::KeepResult(..)
                 | Told::Audit(_)
                 | Told::Answer(_)
+                | Told::Goals(_)
                 | Told::ByHand(..)
                 | Told::NotByHand(_)
                 | Told::After(_)
@@ -220,7 +253,7 @@ impl Writer {
     /// Somebody has removed or replaced the file under us: what is written there reaches nobody.
     fn lost_its_file(&mut self) {
         tracing::error!(store = %self.path.display(), "the store was removed and is begun anew");
-        self.connection = None;
+        self.database = Database::Spoiled;
         if let Err(error) = self.begin_again() {
             tracing::error!(%error, "the store can't be begun anew");
             self.trouble = Some(Trouble { lost: 0, next_try: Instant::now() });
@@ -233,7 +266,7 @@ impl Writer {
     fn in_trouble(&mut self, error: &rusqlite::Error, lost: u64) {
         if schema::is_beyond_use(error) {
             tracing::error!(%error, "the store can't be written any more and is begun anew");
-            self.connection = None;
+            self.database = Database::Spoiled;
         } else {
             tracing::error!(%error, "the store can't be written; services are not affected");
         }
@@ -271,10 +304,23 @@ impl Writer {
     }
 
     fn begin_again(&mut self) -> Result<(), StoreError> {
-        if self.connection.is_none() {
-            schema::set_aside_if_there(&self.path)?;
-            self.connection = Some(schema::connect(&self.path)?);
-            self.file = identity(&self.path);
+        match self.database {
+            Database::Open(_) => {}
+            Database::Spoiled => {
+                schema::set_aside_if_there(&self.path)?;
+                self.database = Database::Open(schema::connect(&self.path)?);
+                self.file = identity(&self.path);
+            }
+            Database::Unopened => {
+                let opened = schema::connect(&self.path);
+                if let Err(error) = &opened
+                    && schema::is_beyond_use(error)
+                {
+                    self.database = Database::Spoiled;
+                }
+                self.database = Database::Open(opened?);
+                self.file = identity(&self.path);
+            }
         }
         let mut group = vec![Told::Plan(self.plan.clone())];
         group.push(Told::All(self.stands.values().cloned().collect()));
@@ -294,10 +340,10 @@ impl Writer {
     }
 
     fn write(&mut self, group: &[Told]) -> Result<(), rusqlite::Error> {
-        let Some(connection) = &mut self.connection else {
+        let Database::Open(connection) = &mut self.database else {
             return Ok(());
         };
-        if group.iter().all(|told| matches!(told, Told::After(_) | Told::ReportTo(_))) {
+        if group.iter().all(|told| matches!(told, Told::After(_) | Told::ReportTo(_) | Told::Goals(_))) {
             return Ok(());
         }
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -373,7 +419,7 @@ impl Writer {
                         .prepare_cached("DELETE FROM by_hand WHERE ?1 IS NULL OR id = ?1")?
                         .execute([id])?;
                 }
-                Told::After(_) | Told::ReportTo(_) => {}
+                Told::Goals(_) | Told::After(_) | Told::ReportTo(_) => {}
             }
         }
         let now = millis(SystemTime::now());
@@ -405,7 +451,7 @@ impl Writer {
 
     /// Removes what is older than what is kept.
     fn tidy(&mut self) -> Result<(), rusqlite::Error> {
-        let Some(connection) = &mut self.connection else {
+        let Database::Open(connection) = &mut self.database else {
             return Ok(());
         };
         let events = i64::try_from(self.retention.events).unwrap_or(i64::MAX);

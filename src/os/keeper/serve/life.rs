@@ -4,6 +4,9 @@
 use super::*;
 use crate::os::keeper::{LINE, as_daemon, assignment, pulse};
 
+/// Who kills daemon and keeper at once means both: within this time after the daemon's death there is no other
+/// yet.
+const TOGETHER: Duration = Duration::from_micros(500);
 /// So long after the kernel would not fork a daemon it is asked again.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -15,6 +18,7 @@ impl Keeper {
             return false;
         };
         self.dying.insert(*pid);
+        std::thread::sleep(TOGETHER);
         self.daemon_ended(None);
         true
     }
@@ -141,7 +145,8 @@ impl Keeper {
                     std::process::exit(127);
                 }
                 let (since, standby) = (self.since, self.standby.take());
-                let line = NewLine { line: there, since, pause, pulse: Some(held), standby };
+                let follows = !self.fresh;
+                let line = NewLine { line: there, since, pause, follows, pulse: Some(held), standby };
                 let Some(program) = self.program.take() else {
                     self.entries.clear();
                     return Ok(Made::Daemon(line));
@@ -226,6 +231,11 @@ impl Keeper {
             next: None,
             orphaned: self.orphaned,
             standby: self.standby.as_ref(),
+            held: self
+                .held
+                .iter()
+                .map(|(name, (text, fd))| (name.as_str(), text.as_str(), fd.as_ref().map(AsFd::as_fd)))
+                .collect(),
             args: &self.args,
             entries,
         });

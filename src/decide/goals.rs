@@ -1,0 +1,133 @@
+//! What was wished by hand, as far as manifests would not bring it about by themselves. It is little, and
+//! so it is held in more than one place: a store that is lost, or older than it should be, takes no wish
+//! along.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::status::{Board, Entry};
+use crate::model::{Goal, Past, State, StopCause};
+
+/// Goals that differ from what a start would bring.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldGoals {
+    /// The event after which they stood so.
+    pub seq: u64,
+    /// By the instances' printed names.
+    pub goals: BTreeMap<String, Goal>,
+}
+
+impl HeldGoals {
+    /// All of a tree.
+    pub fn of(board: &Board) -> HeldGoals {
+        let mut held = HeldGoals { seq: board.last_event(), goals: BTreeMap::new() };
+        for entry in board.entries() {
+            held.note(entry);
+        }
+        held
+    }
+
+    /// Takes down what is wished of one instance; whether that is news.
+    pub fn note(&mut self, entry: &Entry) -> bool {
+        let name = entry.id.to_string();
+        let goal = entry.past().goal;
+        // One that was never started has no goal yet.
+        let usual = usual(entry) == goal || entry.state == State::Registered;
+        match usual {
+            true => self.goals.remove(&name).is_some(),
+            false => self.goals.insert(name, goal) != Some(goal),
+        }
+    }
+
+    /// Brings what is known of an instance to what was wished of it last.
+    pub fn correct(&self, entry: &Entry, past: Option<Past>, today: SystemTime) -> Option<Past> {
+        let wanted = self.goals.get(&entry.id.to_string()).copied();
+        let Some(mut past) = past else {
+            let wanted = wanted?;
+            let state = if wanted == Goal::Up { State::Waiting } else { State::Stopped };
+            let stopped_for = (wanted == Goal::Down).then_some(StopCause::Command);
+            return Some(Past { goal: wanted, state, stopped_for, ..Past::new(entry.id.clone(), today) });
+        };
+        let wanted = wanted.unwrap_or_else(|| usual(entry));
+        if past.state == State::Registered || past.goal == wanted {
+            return Some(past);
+        }
+        past.goal = wanted;
+        match (wanted, past.state) {
+            (Goal::Up, State::Stopped) => past.state = State::Waiting,
+            (Goal::Down, State::Waiting | State::Crashed) => {
+                past.state = State::Stopped;
+                past.stopped_for = Some(StopCause::Command);
+            }
+            _ => {}
+        }
+        Some(past)
+    }
+}
+
+/// What a start brings about by itself.
+fn usual(entry: &Entry) -> Goal {
+    if entry.spec.autostart { Goal::Up } else { Goal::Down }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::model::event::StartCause;
+    use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, ServiceSpec};
+
+    const TODAY: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn board(autostart: bool) -> (Board, InstanceId) {
+        let name = Name::new("web").unwrap();
+        let spec = ServiceSpec { autostart, ..ServiceSpec::new(name.clone(), ["web"]) };
+        (Board::new(Arc::new(Plan::of("test", vec![spec])), TODAY).unwrap(), InstanceId::sole(name))
+    }
+
+    fn tell(board: &mut Board, id: &InstanceId, goal: Goal) {
+        let seq = board.last_event() + 1;
+        let instance = id.clone();
+        let facts = [
+            Fact::GoalSet { instance: instance.clone(), goal },
+            match goal {
+                Goal::Up => {
+                    Fact::Starting { instance, incarnation: Incarnation(seq), cause: StartCause::Command }
+                }
+                Goal::Down => Fact::Stopped { instance, held: false },
+            },
+        ];
+        for (fact, more) in facts.into_iter().zip(0..) {
+            board.apply(&Event { seq: seq + more, at: TODAY, since_start: std::time::Duration::ZERO, fact });
+        }
+    }
+
+    #[test]
+    fn only_what_a_start_would_not_bring_is_held_and_it_corrects_what_is_older() {
+        for autostart in [true, false] {
+            let (mut board, id) = board(autostart);
+            let mut held = HeldGoals::of(&board);
+            assert_eq!(held.goals.len(), 0);
+            let (usual, other) = if autostart { (Goal::Up, Goal::Down) } else { (Goal::Down, Goal::Up) };
+            tell(&mut board, &id, usual);
+            let older = board.entry(&id).unwrap().past();
+            assert!(!held.note(board.entry(&id).unwrap()));
+            tell(&mut board, &id, other);
+            let entry = board.entry(&id).unwrap();
+            assert!(held.note(entry) && !held.note(entry), "told once");
+            assert_eq!(HeldGoals::of(&board).goals, held.goals);
+            assert_eq!(held.correct(entry, Some(older), TODAY).unwrap().goal, other);
+            let lost = held.correct(entry, None, TODAY).unwrap();
+            assert_eq!(lost.goal, other);
+            let newer = entry.past();
+            tell(&mut board, &id, usual);
+            let entry = board.entry(&id).unwrap();
+            assert!(held.note(entry));
+            assert_eq!(held.correct(entry, Some(newer), TODAY).unwrap().goal, usual);
+            assert_eq!(held.correct(entry, None, TODAY), None);
+        }
+    }
+}
