@@ -469,6 +469,14 @@ impl Handle {
         down.wait_for(|down| *down).await.map(drop).map_err(|_| TreeBroke)
     }
 
+    /// After a shutdown: whoever SIGKILL has not ended, by instance and pid.
+    pub fn stuck(&self) -> Vec<(String, Option<u32>)> {
+        self.board(|board| {
+            let left = board.entries().iter().filter(|entry| entry.state.has_process());
+            left.map(|entry| (board.shown(&entry.id), entry.pid)).collect()
+        })
+    }
+
     /// Returns when a shutdown is done and nothing of the tree is left. `Err`: the tree ended
     /// by a fault of its own; what it left is ended all the same.
     pub async fn wait_down(&self) -> Result<(), TreeBroke> {

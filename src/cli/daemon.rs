@@ -53,6 +53,9 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         }
         return code::DONE;
     }
+    // Who has a keeper above rests first for as long as that one wants: it may be the next of many that
+    // found no configuration.
+    let rested = keeper::is_above().then(keeper::over_daemon);
     let config = match load_config(args.config.as_deref(), &usual()) {
         Ok(config) => config,
         Err(unusable) => {
@@ -68,12 +71,12 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         return detach(args, &config);
     }
     // A keeper that starts a daemon again holds the lock already.
-    if !keeper::is_above()
+    if rested.is_none()
         && let Err(ended) = take_lock(&config)
     {
         return ended;
     }
-    let tether = match keeper::over_daemon() {
+    let tether = match rested.unwrap_or_else(keeper::over_daemon) {
         Ok(tether) => tether,
         Err(error) => {
             tell!("{}: can't start a keeper: {error}", format::error_word());
@@ -315,7 +318,7 @@ const AT_REST: Duration = Duration::from_secs(2);
 
 /// How a daemon's time ends.
 enum End {
-    /// Everything is down; by a fault of regrow's own, maybe.
+    /// Everything is down; but for what is stuck in the kernel, or by a fault of regrow's own, maybe.
     Down { broke: bool },
     /// Another goes on with everything.
     Replaced(PathBuf),
@@ -455,7 +458,12 @@ async fn follow(
                 while let Some(Read::Event(event)) = events.try_next() {
                     tell_event(&event);
                 }
-                return End::Down { broke: ended.is_err() };
+                let stuck = handle.stuck();
+                for (name, pid) in &stuck {
+                    let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                    log(&format!("{name}{pid} is stuck in the kernel: SIGKILL has not ended it"));
+                }
+                return End::Down { broke: ended.is_err() || !stuck.is_empty() };
             }
         }
     }
@@ -680,6 +688,12 @@ pub(super) fn is_kept() -> bool {
 pub(super) fn socket() -> Option<PathBuf> {
     let config = load_config(None, &usual()).ok()?;
     Some(place::daemon_of(&config.home).and_then(|card| card.socket).unwrap_or(config.socket))
+}
+
+/// The file that says how the daemon that a command would reach is configured.
+pub(super) fn configuration() -> Option<PathBuf> {
+    let card = place::daemon_of(&load_config(None, &usual()).ok()?.home)?;
+    (!card.manifest.as_os_str().is_empty()).then_some(card.manifest)
 }
 
 fn usual() -> Usual {

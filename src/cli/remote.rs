@@ -223,7 +223,8 @@ fn may_be_the_daemon(common: &Common) -> bool {
     let own = !common.daemon && AIM.get() == Some(&Aim::Own);
     common.socket.is_some()
         || !own
-        || super::here().is_ok_and(|cwd| crate::manifest::discover(&cwd).is_none())
+        || super::here()
+            .is_ok_and(|cwd| place::own_manifest(&cwd, super::daemon::configuration().as_deref()).is_none())
 }
 
 fn socket(common: &Common) -> Result<PathBuf, String> {
@@ -242,7 +243,10 @@ fn socket(common: &Common) -> Result<PathBuf, String> {
     }
     let cwd = super::here()?;
     let daemon = super::daemon::socket();
-    if aim == Aim::Own { place::find_own(&cwd, daemon) } else { place::find(&cwd, daemon) }
+    match aim {
+        Aim::Own => place::find_own(&cwd, daemon, super::daemon::configuration().as_deref()),
+        _ => place::find(&cwd, daemon),
+    }
 }
 
 pub(super) fn query(services: &[String]) -> String {
@@ -575,6 +579,15 @@ pub(super) fn down(args: DownArgs) -> u8 {
         let gone = std::env::var_os("REGROW_SOCKET").is_some() || ends.wait(LEAVING);
         if common.json {
             print_json(&down);
+        } else if !down.stuck.is_empty() {
+            for stuck in &down.stuck {
+                let pid = stuck.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                tell!(
+                    "{}: {}{pid} is stuck in the kernel: SIGKILL has not ended it; all else is down",
+                    format::error_word(),
+                    stuck.name
+                );
+            }
         } else {
             let what = match status.daemon.manifest {
                 None if status.daemon.is_daemon => "daemon".to_owned(),
@@ -594,7 +607,7 @@ pub(super) fn down(args: DownArgs) -> u8 {
             );
             return Ok(code::FAILED);
         }
-        Ok(code::DONE)
+        Ok(if down.ok { code::DONE } else { code::FAILED })
     })
 }
 

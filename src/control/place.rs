@@ -43,6 +43,15 @@ const LETTING_GO: std::time::Duration = std::time::Duration::from_millis(200);
 pub fn take_daemon(home: &Path, card: &Card) -> Result<(), Taken> {
     files::private_dir(home).map_err(Taken::Unusable)?;
     let until = std::time::Instant::now() + LETTING_GO;
+    // By its path as well: the folder may have been removed under one that runs, and made again.
+    let path = home.canonicalize().unwrap_or_else(|_| home.to_owned());
+    match files::take_path(&path, LETTING_GO) {
+        Some(Ok(lock)) => lock.keep_for_ever().map_err(Taken::Unusable)?,
+        None => {}
+        Some(Err(pid)) => {
+            return Err(Taken::ByAnother(daemon_of(home).unwrap_or(Card { pid, ..card.clone() })));
+        }
+    }
     let taken = loop {
         match files::lock_folder(home).map_err(Taken::Unusable)? {
             None if std::time::Instant::now() < until => std::thread::sleep(LETTING_GO / 20),
@@ -168,10 +177,21 @@ pub fn find(cwd: &Path, daemon: Option<PathBuf>) -> Result<PathBuf, String> {
     }
 }
 
+/// The manifest that is meant in `cwd`. A daemon's configuration may have the name of one.
+pub fn own_manifest(cwd: &Path, configuration: Option<&Path>) -> Option<PathBuf> {
+    let configuration = configuration.and_then(|path| path.canonicalize().ok());
+    let manifest = manifest::discover(cwd)?.canonicalize().ok()?;
+    (Some(&manifest) != configuration.as_ref()).then_some(manifest)
+}
+
 /// The same for a verb that changes something: where this folder or a parent has a manifest, only what
-/// runs from it is meant. Another tree is never taken in its place.
-pub fn find_own(cwd: &Path, daemon: Option<PathBuf>) -> Result<PathBuf, String> {
-    let Some(manifest) = manifest::discover(cwd).and_then(|path| path.canonicalize().ok()) else {
+/// runs from it is meant. Another tree is never taken in its place. `configuration`: the daemon's.
+pub fn find_own(
+    cwd: &Path,
+    daemon: Option<PathBuf>,
+    configuration: Option<&Path>,
+) -> Result<PathBuf, String> {
+    let Some(manifest) = own_manifest(cwd, configuration) else {
         return find(cwd, daemon);
     };
     if let Some((socket, _)) = answering(&folder_of(&manifest)) {

@@ -112,6 +112,18 @@ pub struct Waited {
 pub struct Down {
     /// Everything is gone.
     pub ok: bool,
+    /// Who is not: SIGKILL has not ended them, and the supervisor ends all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stuck: Vec<StuckProcess>,
+}
+
+/// A process that is stuck in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct StuckProcess {
+    /// Of which instance.
+    pub name: String,
+    /// Its main process.
+    pub pid: Option<u32>,
 }
 
 /// `GET /v1/history`.

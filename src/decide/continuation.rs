@@ -164,15 +164,14 @@ pub fn held_for_nobody(pasts: &mut [Past], together: impl Fn(&InstanceId, &Insta
     }
 }
 
-/// The end of the tree was cut short together with whoever was asked for it: what it has stopped, or was
-/// about to, is to be up again.
+/// The end of the tree is over, or was cut short together with whoever was asked for it: what it has stopped,
+/// or was about to, is to be up again.
 pub fn up_again(pasts: &mut [Past]) {
-    for past in pasts.iter_mut().filter(|past| past.goal == Goal::Up) {
+    let by_end = |past: &&mut Past| past.goal == Goal::Up && past.stopped_for == Some(StopCause::Shutdown);
+    for past in pasts.iter_mut().filter(by_end) {
         match past.state {
             State::Stopped => past.state = State::Waiting,
-            State::Stopping if past.stopped_for == Some(StopCause::Shutdown) => {
-                past.stopped_for = Some(StopCause::Restart);
-            }
+            State::Stopping => past.stopped_for = Some(StopCause::Restart),
             _ => {}
         }
     }

@@ -6,7 +6,7 @@
 //! executes the keeper in its own place. So supervision is lost only when both die before the survivor
 //! has made its first step, and the next start by hand finds everything by store and marks.
 //!
-//! Deliberately absent: processes, descriptors, clocks. `tests/succession.rs` enumerates every order in
+//! Deliberately absent: processes, descriptors, clocks. `tests/succession.rs` goes through every order in
 //! which the processes can make their steps and die.
 
 use std::time::Duration;
@@ -114,6 +114,12 @@ pub fn after_keeper(keeper_lives: bool, wish: Wish) -> AfterKeeper {
         (false, Wish::End(code)) => AfterKeeper::End(code),
         (false, wish) => AfterKeeper::Carry { other_program: wish == Wish::Replaced },
     }
+}
+
+/// Whether a daemon whose keeper is gone makes a standby, before anything else. One that was made earlier
+/// may have been dismissed since.
+pub fn makes_a_standby(standby_waits: bool, wish: Wish) -> bool {
+    !standby_waits && !matches!(wish, Wish::End(_))
 }
 
 /// Whether a daemon that a keeper has just made has anything to do: where the one before it came to an

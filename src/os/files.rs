@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -161,7 +162,7 @@ pub fn in_own_session(command: &mut std::process::Command) -> &mut std::process:
 }
 
 /// So long a program may take to say its version.
-const ANSWERING: std::time::Duration = std::time::Duration::from_secs(5);
+const ANSWERING: Duration = Duration::from_secs(5);
 
 /// What a program that is said to be regrow says of itself; an error where it is not.
 pub fn version_of(program: &Path) -> io::Result<String> {
@@ -169,16 +170,16 @@ pub fn version_of(program: &Path) -> io::Result<String> {
     let mut command = Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn()?;
-    let until = std::time::Instant::now() + ANSWERING;
+    let until = Instant::now() + ANSWERING;
     let status = loop {
         match child.try_wait()? {
             Some(status) => break status,
-            None if std::time::Instant::now() > until => {
+            None if Instant::now() > until => {
                 let _ = child.kill();
                 let _ = child.wait();
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not say its version"));
             }
-            None => std::thread::sleep(std::time::Duration::from_millis(2)),
+            None => std::thread::sleep(Duration::from_millis(2)),
         }
     };
     let mut text = String::new();
@@ -218,6 +219,67 @@ pub fn lock_folder(path: &Path) -> io::Result<Option<Lock>> {
         Ok(file) => Ok(Some(Lock { _file: file })),
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, errno)) => Err(errno.into()),
+    }
+}
+
+/// Takes a path for this process in the kernel alone: nobody can do that away by removing what lies there.
+/// `Err(pid)`: a process of ours, or of root, has it, and has not let go of it for so long. `None`: it can't be
+/// taken so, as where somebody else has squatted it.
+pub fn take_path(path: &Path, patience: Duration) -> Option<Result<PathLock, u32>> {
+    let until = Instant::now() + patience;
+    let space = fs::metadata("/proc/self/ns/pid").ok()?.ino();
+    let user = nix::unistd::geteuid();
+    let hash = crate::model::digest::fnv(path.as_os_str().as_encoded_bytes());
+    let name = format!("regrow-{user}-{space}-{hash:016x}");
+    let address = UnixAddr::new_abstract(name.as_bytes()).ok()?;
+    let stream = || socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).ok();
+    let own = stream()?;
+    let mut holder = None;
+    loop {
+        match nix::sys::socket::bind(own.as_raw_fd(), &address) {
+            Ok(()) => {
+                // Whoever connects is told who has it. Nobody ever takes a connection, so each that was made
+                // stays in the queue: there is to be room for many, and each who asks makes but one.
+                nix::sys::socket::listen(&own, nix::sys::socket::Backlog::MAXCONN).ok()?;
+                return Some(Ok(PathLock(own)));
+            }
+            Err(Errno::EADDRINUSE) => {}
+            Err(_) => return None,
+        }
+        if holder.is_none() {
+            let asks = stream()?;
+            setsockopt(&asks, sockopt::SendTimeout, &TimeVal::milliseconds(100)).ok()?;
+            match nix::sys::socket::connect(asks.as_raw_fd(), &address) {
+                Ok(()) => {
+                    let peer = nix::sys::socket::getsockopt(&asks, sockopt::PeerCredentials).ok()?;
+                    if peer.uid() != user.as_raw() && peer.uid() != 0 {
+                        return None;
+                    }
+                    holder = Some(u32::try_from(peer.pid()).unwrap_or_default());
+                }
+                // It has just gone, or does not listen yet.
+                Err(Errno::ECONNREFUSED) => {}
+                Err(_) => return None,
+            }
+        }
+        if Instant::now() >= until {
+            return Some(Err(holder.unwrap_or_default()));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A path that this process has taken.
+#[derive(Debug)]
+pub struct PathLock(std::os::fd::OwnedFd);
+
+impl PathLock {
+    /// For as long as this process lives, whatever it executes, and those that inherit it.
+    pub fn keep_for_ever(self) -> io::Result<()> {
+        let none = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
+        nix::fcntl::fcntl(&self.0, none)?;
+        std::mem::forget(self);
+        Ok(())
     }
 }
 

@@ -77,6 +77,16 @@ struct Sealed {
     text: String,
 }
 
+impl Sealed {
+    fn open(&self, key: &[u8; KEY], name: &Name) -> io::Result<Secret> {
+        let damaged = || invalid("the vault is damaged");
+        let nonce: [u8; NONCE] =
+            unhex(&self.nonce).and_then(|nonce| nonce.try_into().ok()).ok_or_else(damaged)?;
+        let text = unhex(&self.text).ok_or_else(damaged)?;
+        cipher::open(key, name.as_str(), nonce, &text)
+    }
+}
+
 impl Vault {
     /// In this folder, which is made when something is put there.
     pub fn at(folder: PathBuf) -> Vault {
@@ -107,8 +117,25 @@ impl Vault {
         }
         files::private_dir(&self.folder)?;
         let _alone = self.lock()?;
-        let key = self.key(true)?;
         let mut written = self.read()?;
+        // A new key would make all that is there unreadable for ever, and so would another one.
+        let key = self.key(written.secrets.is_empty()).map_err(|error| {
+            let count = written.secrets.len();
+            match error.kind() {
+                io::ErrorKind::InvalidData if count > 0 => {
+                    invalid(&format!("{error}; {count} secrets were sealed with it: put it back"))
+                }
+                _ => error,
+            }
+        })?;
+        if let Some((other, sealed)) = written.secrets.iter().next()
+            && sealed.open(&key, other).is_err()
+        {
+            return Err(invalid(&format!(
+                "this is not the key that the {} secrets here were sealed with: put that one back",
+                written.secrets.len()
+            )));
+        }
         let (nonce, text) = cipher::seal(&key, name.as_str(), value.text())?;
         let sealed = Sealed { updated: SystemTime::now(), nonce: hex(&nonce), text: hex(&text) };
         written.secrets.insert(name.clone(), sealed);
@@ -164,14 +191,7 @@ impl Vault {
             let sealed = written.secrets.get(name).ok_or_else(|| {
                 trouble(&format!("there is no secret {name} (\"regrow secret set {name}\" makes it)"))
             })?;
-            let opened = self.key(false).and_then(|key| {
-                let (nonce, text) = (unhex(&sealed.nonce), unhex(&sealed.text));
-                let nonce: [u8; NONCE] = nonce
-                    .and_then(|nonce| nonce.try_into().ok())
-                    .ok_or_else(|| invalid("the vault is damaged"))?;
-                let text = text.ok_or_else(|| invalid("the vault is damaged"))?;
-                cipher::open(&key, name.as_str(), nonce, &text)
-            });
+            let opened = self.key(false).and_then(|key| sealed.open(&key, name));
             match opened {
                 Ok(value) => found.push((variable.clone(), value)),
                 Err(error) => return Err(trouble(&format!("the secret {name} can't be read: {error}"))),

@@ -205,7 +205,6 @@ fn take_over(
         }
     }
     // The wish to go down was told to a keeper, and is over with that.
-    let cut_short = first && memory.going_down.is_some();
     let going_down = memory.going_down.take().filter(|_| start == Start::Follows && !first);
     let (mut processes, mut instances, mut facts) = (HashMap::new(), Vec::new(), Vec::new());
     // By other copies an instance may have been kept down before.
@@ -246,9 +245,7 @@ fn take_over(
             past.state = State::Registered;
         }
     } else {
-        if cut_short {
-            up_again(&mut instances);
-        }
+        up_again(&mut instances);
         // Groups restart each other's members where one of them escalates.
         let outermost = |id: &InstanceId| {
             board.entry(id).and_then(|entry| board.path_to(entry.group.as_ref()).into_iter().next())

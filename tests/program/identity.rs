@@ -175,6 +175,20 @@ fn r19_a_verb_that_changes_something_never_falls_back_to_the_daemon() {
     assert_eq!(machine.run.take().unwrap().code(), 0);
 }
 
+/// A daemon's own configuration is no project's manifest, whatever its name: beside it the daemon is meant.
+#[test]
+fn beside_its_configuration_the_daemon_is_meant() {
+    let mut machine = Machine::new(&[("shop.toml", WEB)]);
+    machine.project.write("regrow.toml", "manifests = \"services\"\n");
+    let mut command = machine.project.command(&["daemon", "--config", "regrow.toml"]);
+    let mut run = machine.project.start(&mut command);
+    run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
+    machine.run = Some(run);
+    let restarted = machine.regrow(&["restart", "web"]);
+    assert_eq!(restarted.code, 0, "{}", restarted.stderr);
+    machine.down();
+}
+
 /// Every socket works in a folder whose path is longer than a socket's may be; a user without an entry has
 /// a home and a name all the same, and never root's.
 #[test]

@@ -14,6 +14,7 @@ mod remote;
 mod replay;
 mod resources;
 mod run;
+mod shortages;
 mod succession;
 mod tasks;
 mod torture;

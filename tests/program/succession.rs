@@ -264,7 +264,8 @@ fn a_store_that_is_lost_with_both_takes_neither_processes_nor_goals_along() {
     );
     let mut machine = Machine::started(&[("many.toml", &text)]);
     let folder = machine.project.state_dir().join("daemon");
-    let losses: [(&str, &dyn Fn(&Path)); 4] = [
+    type Loss = dyn Fn(&Path);
+    let losses: [(&str, &Loss); 4] = [
         ("all of it removed", &|folder| {
             for name in ["regrow.db", "regrow.db-wal", "regrow.db-shm"] {
                 let _ = std::fs::remove_file(folder.join(name));
@@ -317,20 +318,10 @@ fn what_is_made_as_both_die_is_known_by_the_next() {
     )]);
     for round in 0..6 {
         let started = machine.project.log_lines("a/a.stdout.log");
-        let (daemon, keeper) = machine.pids();
-        nix::sys::signal::kill(pid_of(daemon), Signal::SIGSTOP).unwrap();
         let mut start = machine.project.command(&["start", "a"]).spawn().unwrap();
-        nix::sys::signal::kill(pid_of(daemon), Signal::SIGCONT).unwrap();
         after(Duration::from_millis(2 + round * 2));
-        // At once: neither has time to see the other's end.
-        for pid in [daemon, keeper] {
-            let _ = nix::sys::signal::kill(pid_of(pid), Signal::SIGKILL);
-        }
+        machine.kill_both();
         start.wait().unwrap();
-        eventually("both are gone", || {
-            !crate::harness::is_alive(daemon) && !crate::harness::is_alive(keeper)
-        });
-        machine.run = None;
         machine.start();
         assert_eq!(machine.regrow(&["start", "a"]).code, 0);
         // It has printed all of it once, or twice where it had not been made yet.
@@ -338,7 +329,7 @@ fn what_is_made_as_both_die_is_known_by_the_next() {
             || format!("round {round}: {:?} lines", machine.project.log_lines("a/a.stdout.log") - started),
             || {
                 let lines = machine.project.log_lines("a/a.stdout.log") - started;
-                lines >= 300 && lines % 300 == 0
+                lines >= 300 && lines.is_multiple_of(300)
             },
         );
         assert_eq!(machine.regrow(&["stop", "a"]).code, 0);
@@ -389,10 +380,10 @@ fn r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising() {
 }
 
 /// A small ext4 in a file, which turns read-only when it has an error.
-struct Disk(std::path::PathBuf);
+pub(crate) struct Disk(std::path::PathBuf);
 
 impl Disk {
-    fn mounted_at(image: &Path, folder: &Path) -> Option<Disk> {
+    pub(crate) fn mounted_at(image: &Path, folder: &Path) -> Option<Disk> {
         std::fs::create_dir_all(folder).unwrap();
         std::fs::File::create(image).unwrap().set_len(8 << 20).unwrap();
         let run = |program: &str, words: &[&str], last: &Path| {
@@ -416,4 +407,98 @@ impl Drop for Disk {
     fn drop(&mut self) {
         let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// Daemons that end as soon as they begin follow each other ever more slowly, whoever their keeper was
+/// before; and what runs meanwhile is found by the first that can go on.
+#[test]
+fn daemons_that_find_no_configuration_rest_between_their_tries() {
+    let mut machine = Machine::started(&[("many.toml", &manifest(3))]);
+    let before = all_up(&machine);
+    let (_, keeper) = machine.pids();
+    end(keeper);
+    assert_undisturbed(&machine, &before, "the keeper was killed");
+    let config = machine.project.file("daemon.toml");
+    let text = std::fs::read(&config).unwrap();
+    std::fs::remove_file(&config).unwrap();
+    let (daemon, _) = machine.pids();
+    let run = machine.run.as_mut().unwrap();
+    end(daemon);
+    let begun = Instant::now();
+    for _ in 0..5 {
+        run.next_line("the daemon was ended by exit code 3");
+    }
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(1), "five tries in {took:?}");
+    std::fs::write(&config, text).unwrap();
+    assert_undisturbed(&machine, &before, "there is a configuration again");
+    machine.run = None;
+}
+
+/// A state folder that was removed under a daemon lets no second one in: it would end what the first one has,
+/// or make copies of it.
+#[test]
+fn a_state_folder_that_was_removed_lets_no_second_daemon_in() {
+    let machine = Machine::started(&[("many.toml", &manifest(5))]);
+    let before = all_up(&machine);
+    let (daemon, keeper) = machine.pids();
+    let socket = machine.project.state_dir().join("daemon/control.sock");
+    std::fs::remove_dir_all(machine.project.state_dir()).unwrap();
+    for _ in 0..2 {
+        let second = machine.regrow(&["daemon", "--config", "daemon.toml"]);
+        assert_eq!(second.code, 1, "{}", second.stdout);
+        assert!(second.stderr.contains("a daemon runs already in"), "{}", second.stderr);
+    }
+    eventually("the first one can be spoken to again", || {
+        socket.exists() && machine.regrow(&["status"]).code == 0
+    });
+    assert_eq!((machine.pids(), machine.all_pids()), ((daemon, keeper), before));
+}
+
+/// A folder of manifests that is swapped, as deployments do it, is followed; one that is gone ends nothing.
+#[test]
+fn manifests_that_are_swapped_are_followed_and_a_folder_that_is_gone_ends_nothing() {
+    let mut machine = Machine::new(&[]);
+    let write = |folder: &str, word: &str| {
+        std::fs::create_dir_all(machine.project.file(folder)).unwrap();
+        machine
+            .project
+            .write(&format!("{folder}/a.toml"), format!("[service.{word}]\ncommand = \"sleep 1000\"\n"));
+    };
+    std::fs::remove_dir(machine.project.file("services")).unwrap();
+    let link = |to: &str| {
+        let new = machine.project.file("services.new");
+        std::os::unix::fs::symlink(machine.project.file(to), &new).unwrap();
+        std::fs::rename(new, machine.project.file("services")).unwrap();
+    };
+    write("one", "one");
+    write("two", "two");
+    link("one");
+    machine.project.write("daemon.toml", "manifests = \"services\"\nwatch = true\n");
+    let names = |machine: &Machine| machine.all_pids().into_keys().collect::<Vec<_>>();
+    let swap = |machine: &Machine, to: &str, want: &str| {
+        eventually(&format!("{to} is followed"), || names(machine) == [want]);
+    };
+    let project_dir = machine.project.dir();
+    let file = |name: &str| project_dir.join(name);
+    machine.start();
+    swap(&machine, "the first", "one");
+    // A switched link.
+    let _ = std::fs::remove_file(file("services.new"));
+    std::os::unix::fs::symlink(file("two"), file("services.new")).unwrap();
+    std::fs::rename(file("services.new"), file("services")).unwrap();
+    swap(&machine, "a switched link", "two");
+    // A folder renamed into its place.
+    std::fs::remove_file(file("services")).unwrap();
+    std::fs::rename(file("one"), file("services")).unwrap();
+    swap(&machine, "a renamed folder", "one");
+    // Edited where it lies now.
+    std::fs::write(file("services/a.toml"), "[service.three]\ncommand = \"sleep 1000\"\n").unwrap();
+    swap(&machine, "an edit", "three");
+    let before = machine.all_pids();
+    std::fs::rename(file("services"), file("away")).unwrap();
+    machine.kill_daemon();
+    std::fs::rename(file("away"), file("services")).unwrap();
+    swap(&machine, "a folder that is back", "three");
+    assert_eq!(machine.all_pids(), before);
 }

@@ -119,7 +119,7 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
         }
         Fact::Removed { services, groups } => format!("removed: {}", names(services.iter().chain(groups))),
         Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
-        Fact::ShutdownDone => "everything is gone".to_owned(),
+        Fact::ShutdownDone => "the shutdown is done".to_owned(),
     }
 }
 

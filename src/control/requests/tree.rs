@@ -3,7 +3,7 @@
 use super::query::{Parameter, ParameterKind};
 use super::*;
 use crate::control::once::WasTaken;
-use crate::control::protocol::{Add, Added, Down, Wait, WaitFor, Waited, WhyReport};
+use crate::control::protocol::{Add, Added, Down, StuckProcess, Wait, WaitFor, Waited, WhyReport};
 use crate::decide::access::{DAEMON, ROOT};
 use crate::decide::resolve::group_named;
 use crate::decide::why::{self, Why};
@@ -386,5 +386,7 @@ pub(in crate::control) async fn down(
     shared.handle.begin_shutdown("regrow down");
     // Not for hooks: it may be one that asks.
     let ok = shared.handle.wait_stopped().await.is_ok();
-    Ok(axum::Json(Down { ok }).into_response())
+    let stuck: Vec<StuckProcess> =
+        shared.handle.stuck().into_iter().map(|(name, pid)| StuckProcess { name, pid }).collect();
+    Ok(axum::Json(Down { ok: ok && stuck.is_empty(), stuck }).into_response())
 }

@@ -14,6 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::handover;
 use super::standby::Standby;
+use crate::decide::succession::{Wish, makes_a_standby};
 
 /// One thread that waits for the end of the line.
 #[derive(Debug)]
@@ -80,9 +81,10 @@ impl Duty {
 fn carry_on(since: Duration, standby: Option<&Standby>) -> ! {
     super::quieten();
     super::complain("the keeper was ended before this daemon was up; this process takes its place");
-    // The one that is there waits for us, too.
+    // The one that is there waits for us, too, unless the keeper has dismissed it before it was ended.
+    let standby = standby.filter(|standby| standby.waits());
     let mut made = None;
-    if standby.is_none() {
+    if makes_a_standby(standby.is_some(), Wish::Again) {
         match handover::standby(since) {
             Ok(standby) => made = Some(standby),
             Err(error) => super::complain(&format!("nobody stands by meanwhile: {error}")),

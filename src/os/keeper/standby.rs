@@ -7,10 +7,11 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Names the process and the descriptor to who is executed.
 const STANDBY: &str = "REGROW_KEEPER_STANDBY";
@@ -64,6 +65,13 @@ impl Standby {
     /// Whether a variable is that of a standby.
     pub(super) fn is_variable(name: &std::ffi::OsStr) -> bool {
         name == STANDBY
+    }
+
+    /// Whether it is there: the kernel tells who holds the writing end of a pipe when nobody can read it.
+    pub(in crate::os) fn waits(&self) -> bool {
+        let mut fds = [PollFd::new(self.alive.as_fd(), PollFlags::empty())];
+        !poll(&mut fds, PollTimeout::ZERO)
+            .is_ok_and(|_| fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)))
     }
 
     /// The descriptor that is to stay open over an execution.

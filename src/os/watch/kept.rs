@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::decide::succession::{AfterKeeper, Wish, after_keeper};
+use crate::decide::succession::{AfterKeeper, Wish, after_keeper, makes_a_standby};
 use crate::os::journal::Journal;
 use crate::os::keeper::Sentinel;
 use crate::os::keeper::client::{Client, Kept, Welcome};
@@ -383,18 +383,18 @@ impl Watcher {
         let Some(above) = &mut self.above else {
             return;
         };
-        // Before anything else: from here on this process may die, too.
-        if above.standby.is_none() && !matches!(above.leave, Some(Leave::Down(_))) {
-            crate::os::keeper::quieten();
-            above.standby = handover::standby(above.since)
-                .inspect_err(|error| tracing::warn!(%error, "nobody stands by while the keeper is replaced"))
-                .ok();
-        }
         let wish = match &above.leave {
             None => Wish::Again,
             Some(Leave::Replaced(..)) => Wish::Replaced,
             Some(Leave::Down(code)) => Wish::End(*code),
         };
+        // Before anything else: from here on this process may die, too.
+        if makes_a_standby(above.standby.as_ref().is_some_and(Standby::waits), wish) {
+            crate::os::keeper::quieten();
+            above.standby = handover::standby(above.since)
+                .inspect_err(|error| tracing::warn!(%error, "nobody stands by while the keeper is replaced"))
+                .ok();
+        }
         // Its end of the line is closed before the kernel says that it is dead.
         let lives = above.alive.as_ref().is_some_and(|keeper| !pidfd::ends_within(keeper.as_fd(), DYING));
         match after_keeper(lives, wish) {

@@ -1,0 +1,232 @@
+//! Shortages and floods: what would cure them can still be said, and nobody locks the others out.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::Signal;
+
+use crate::daemon::Machine;
+use crate::harness::{eventually, pid_of};
+
+/// A cgroup (version 1) that allows so many processes.
+struct Pids(PathBuf);
+
+impl Pids {
+    fn of(most: u32) -> Option<Pids> {
+        let root = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+        let root = root.into_iter().find(|root| root.join("cgroup.procs").exists())?;
+        let folder = root.join(format!("regrow-test-{}", std::process::id()));
+        std::fs::create_dir(&folder).ok()?;
+        let pids = Pids(folder);
+        std::fs::write(pids.0.join("pids.max"), most.to_string()).ok()?;
+        Some(pids)
+    }
+
+    fn takes(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    fn count(&self) -> u32 {
+        let text = std::fs::read_to_string(self.0.join("pids.current")).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+}
+
+impl Drop for Pids {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+fn has_python() -> bool {
+    std::process::Command::new("python3").arg("-c").arg("").status().is_ok_and(|status| status.success())
+}
+
+/// Where no process and no thread can be made any more, every command still is taken and answered.
+#[test]
+fn at_a_limit_on_processes_everything_can_still_be_said() {
+    const TEST: &str = "at_a_limit_on_processes_everything_can_still_be_said";
+    if !has_python() {
+        return crate::harness::skip(TEST, "there is no python3");
+    }
+    let Some(pids) = Pids::of(40) else {
+        return eprintln!("SKIPPED {TEST}: no cgroup with a limit on processes can be made here");
+    };
+    let forker = "import os,time\nwhile True:\n    try:\n        if os.fork() == 0: time.sleep(10000)\n    except OSError: time.sleep(0.01)\n";
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        "[service.forks]\ncommand = \"python3 forker.py\"\ndir = \"..\"\nautostart = false\n\
+         [service.web]\ncommand = \"sleep 1000\"\n[service.other]\ncommand = \"sleep 1000\"\nautostart = false\n",
+    )]);
+    machine.project.write("forker.py", forker);
+    machine.start();
+    let (daemon, keeper) = machine.pids();
+    pids.takes(keeper);
+    pids.takes(daemon);
+    assert_eq!(machine.regrow(&["start", "forks"]).code, 0);
+    eventually("no more can be made", || pids.count() >= 40);
+    for (words, code) in [
+        (&["pause", "web"][..], 0),
+        (&["resume", "web"], 0),
+        (&["reload"], 0),
+        (&["logs", "web"], 0),
+        (&["history", "web"], 0),
+        (&["service", "config", "web", "env.A=1"], 3),
+        (&["start", "other"], 1),
+        (&["exec", "--", "true"], 126),
+        (&["events"], 0),
+        (&["stop", "forks"], 0),
+        (&["start", "other"], 0),
+        (&["exec", "--", "true"], 0),
+    ] {
+        let done = machine.regrow(words);
+        // A manifest of several words is read and refused as ever.
+        let fits = if words[0] == "service" { done.code <= 3 } else { done.code == code };
+        assert!(fits, "{words:?}: {} {}{}", done.code, done.stdout, done.stderr);
+    }
+    assert_eq!(machine.pids().1, keeper);
+    machine.down();
+    eventually("they are gone", || pids.count() == 0);
+}
+
+/// Connections on which nothing is asked, or half a question, lock nobody out, neither the owner's nor those of
+/// services, each of which knows the socket.
+#[test]
+fn idle_connections_make_room() {
+    if !has_python() {
+        return crate::harness::skip("idle_connections_make_room", "there is no python3");
+    }
+    let machine = Machine::started(&[("a.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
+    let socket = machine.project.state_dir().join("daemon/control.sock");
+    let mut idle: Vec<UnixStream> = Vec::new();
+    for number in 0..120 {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        if number % 2 == 0 {
+            stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n").unwrap();
+        }
+        idle.push(stream);
+    }
+    assert_eq!(machine.regrow(&["status"]).code, 0);
+    assert_eq!(machine.regrow(&["restart", "web"]).code, 0);
+    // A follower is not idle, however little happens.
+    let mut follow = machine.project.command(&["events", "-f"]);
+    let mut follow = machine.project.start(&mut follow);
+    follow.line("web: running #2");
+    let more: Vec<UnixStream> = (0..120).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    assert_eq!(machine.regrow(&["stop", "web"]).code, 0);
+    follow.line("web: goal down");
+    drop((idle, more, follow));
+    // Of services few come in at a time, and take nobody else's place.
+    machine.project.write(
+        "greedy.py",
+        "import os,socket,time\nc=[]\nfor i in range(200):\n    s=socket.socket(socket.AF_UNIX); s.connect(os.environ['REGROW_SOCKET']); c.append(s)\n\
+         open('done','w').close()\ntime.sleep(1000)\n",
+    );
+    machine
+        .project
+        .write("services/g.toml", "[service.greedy]\ncommand = \"python3 greedy.py\"\ndir = \"..\"\n");
+    assert_eq!(machine.regrow(&["reload"]).code, 0);
+    eventually("it has connected often", || machine.project.file("done").exists());
+    for _ in 0..5 {
+        assert_eq!(machine.regrow(&["status"]).code, 0);
+    }
+}
+
+/// What is asked of a daemon that stands still is given up with words.
+#[test]
+fn a_command_to_a_daemon_that_stands_still_gives_up() {
+    let machine = Machine::started(&[("a.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
+    let (daemon, _) = machine.pids();
+    nix::sys::signal::kill(pid_of(daemon), Signal::SIGSTOP).unwrap();
+    let stopped = machine.regrow(&["stop", "web"]);
+    nix::sys::signal::kill(pid_of(daemon), Signal::SIGCONT).unwrap();
+    assert_eq!(stopped.code, 1);
+    assert!(stopped.stderr.contains("the supervisor does not answer"), "{}", stopped.stderr);
+}
+
+/// A service that is restarted faster than its hooks run has few of them at work, and that some were left
+/// out is told. No check floods the machine.
+#[test]
+fn hooks_and_checks_are_bounded() {
+    let word = format!("55{}5", std::process::id());
+    let text = format!(
+        "[service.storm]\ncommand = \"false\"\nrestart = {{ policy = \"always\", backoff = {{ initial = \"1ms\", max = \"1ms\" }} }}\n\
+         on = {{ exit = \"sleep {word}\", timeout = \"3s\" }}\n"
+    );
+    let machine = Machine::started(&[("a.toml", &text)]);
+    let mut most = 0;
+    eventually("it was restarted often", || {
+        most = most.max(crate::harness::named(&word).len());
+        machine.project.status("storm")["restarts"].as_u64() > Some(200)
+    });
+    assert!((1..=4).contains(&most), "{most} hooks at once");
+    assert!(machine.regrow(&["events"]).stdout.contains("was not run: 16 hooks of"), "it is told");
+    assert_eq!(machine.regrow(&["stop", "storm"]).code, 0);
+    machine.project.write(
+        "services/b.toml",
+        "[service.b]\ncommand = \"sleep 1000\"\nhealth = { exec = \"true\", interval = \"1ns\" }\n",
+    );
+    let faulty = machine.regrow(&["reload", "--strict"]);
+    assert!(faulty.code == 3 && faulty.stderr.contains("\"interval\" is at least 10ms"), "{}", faulty.stderr);
+    std::fs::remove_file(machine.project.file("services/b.toml")).unwrap();
+}
+
+/// A disk on which nobody can write, until this is dropped.
+struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn of(folder: &'a Path) -> Frozen<'a> {
+        assert!(Frozen::turn("-f", folder), "fsfreeze freezes {}", folder.display());
+        Frozen(folder)
+    }
+
+    fn turn(how: &str, folder: &Path) -> bool {
+        let done = std::process::Command::new("fsfreeze").arg(how).arg(folder).status();
+        done.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = Frozen::turn("-u", self.0);
+        assert!(thawed || std::thread::panicking(), "{} is thawed again", self.0.display());
+    }
+}
+
+/// P18: a process that is stuck in the kernel is named, and "everything is down" is not said; after the thaw
+/// of its disk it and its dependents come up.
+#[test]
+fn p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw() {
+    const TEST: &str = "p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw";
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        "[service.writes]\nshell = \"while :; do echo x >> frozen/file; sleep 0.02; done\"\ndir = \"..\"\nstop = { timeout = \"1s\" }\n\
+         [service.needs]\ncommand = \"sleep 1000\"\ndepends_on = [\"writes\"]\n",
+    )]);
+    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
+    let Some(disk) = crate::succession::Disk::mounted_at(&image, &folder) else {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
+        return crate::harness::skip(TEST, "nothing can be mounted here");
+    };
+    machine.start();
+    eventually("it writes", || folder.join("file").exists());
+    let pid = machine.project.pid("writes");
+    let frozen = Frozen::of(&folder);
+    eventually("it is stuck", || {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") D "))
+    });
+    let down = machine.regrow(&["down"]);
+    let code = machine.run.take().unwrap().code();
+    machine.start();
+    drop(frozen);
+    assert_eq!(down.code, 1, "{}", down.stdout);
+    assert!(down.stderr.contains(&format!("writes (pid {pid}) is stuck in the kernel")), "{}", down.stderr);
+    assert!(!down.stdout.contains("everything is down"), "{}", down.stdout);
+    assert_eq!(code, 1);
+    eventually("both come up", || {
+        ["writes", "needs"].iter().all(|name| machine.project.status(name)["state"] == "running")
+    });
+    machine.down();
+    drop(disk);
+}
