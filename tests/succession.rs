@@ -165,10 +165,8 @@ impl World {
             (None, _) => {}
             // It has executed nothing yet that could make another.
             (Some(Process::Standby), None) => {}
-            (Some(_), None) => {
-                if steps.iter().any(|then| then.lives.len() < 2) {
-                    return Some("who is alone does something else before it makes another");
-                }
+            (Some(_), None) if steps.iter().any(|then| then.lives.len() < 2) => {
+                return Some("who is alone does something else before it makes another");
             }
             _ => {}
         }
