@@ -119,22 +119,16 @@ impl Vault {
         let _alone = self.lock()?;
         let mut written = self.read()?;
         // A new key would make all that is there unreadable for ever, and so would another one.
-        let key = self.key(written.secrets.is_empty()).map_err(|error| {
-            let count = written.secrets.len();
-            match error.kind() {
-                io::ErrorKind::InvalidData if count > 0 => {
-                    invalid(&format!("{error}; {count} secrets were sealed with it: put it back"))
-                }
-                _ => error,
+        let key = self.key(written.secrets.is_empty()).map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData if !written.secrets.is_empty() => {
+                invalid(&format!("{error}; what is in the vault was sealed with it: put it back"))
             }
+            _ => error,
         })?;
         if let Some((other, sealed)) = written.secrets.iter().next()
             && sealed.open(&key, other).is_err()
         {
-            return Err(invalid(&format!(
-                "this is not the key that the {} secrets here were sealed with: put that one back",
-                written.secrets.len()
-            )));
+            return Err(invalid("what is in the vault was sealed with another key: put that one back"));
         }
         let (nonce, text) = cipher::seal(&key, name.as_str(), value.text())?;
         let sealed = Sealed { updated: SystemTime::now(), nonce: hex(&nonce), text: hex(&text) };
@@ -403,5 +397,28 @@ mod tests {
         fs::set_permissions(vault.folder.join("key"), std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .unwrap();
         assert!(vault.set(&db, &value).unwrap_err().to_string().contains("chmod 600"));
+    }
+
+    /// A vault whose key is lost, or another's, takes nothing more: what is in it could never be read again.
+    #[test]
+    fn a_vault_keeps_to_the_key_that_it_was_sealed_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let vault = Vault::at(folder.path().join("secrets"));
+        let (db, other) = (Name::new("db").unwrap(), Name::new("other").unwrap());
+        let value = Secret::new("canary".to_owned());
+        vault.set(&db, &value).unwrap();
+        let (key, aside) = (vault.folder.join("key"), vault.folder.join("aside"));
+        fs::rename(&key, &aside).unwrap();
+        let refused = vault.set(&other, &value).unwrap_err().to_string();
+        assert!(refused.contains("was sealed with it: put it back"), "{refused}");
+        assert!(!key.exists(), "no other key was made");
+        let stranger = Vault::at(folder.path().join("stranger"));
+        stranger.set(&db, &value).unwrap();
+        fs::copy(stranger.folder.join("key"), &key).unwrap();
+        let refused = vault.set(&other, &value).unwrap_err().to_string();
+        assert!(refused.contains("sealed with another key"), "{refused}");
+        fs::rename(&aside, &key).unwrap();
+        vault.set(&other, &value).unwrap();
+        assert_eq!(vault.assignments(&[("A".to_owned(), db)]).unwrap()[0].1.text(), "canary");
     }
 }
