@@ -685,15 +685,14 @@ pub(super) fn is_kept() -> bool {
 
 /// The socket of the daemon that a command of this user means: where that one says it is, for it may
 /// have been started with another configuration.
-pub(super) fn socket() -> Option<PathBuf> {
+pub(super) fn reached() -> Option<place::Reached> {
     let config = load_config(None, &usual()).ok()?;
-    Some(place::daemon_of(&config.home).and_then(|card| card.socket).unwrap_or(config.socket))
-}
-
-/// The file that says how the daemon that a command would reach is configured.
-pub(super) fn configuration() -> Option<PathBuf> {
-    let card = place::daemon_of(&load_config(None, &usual()).ok()?.home)?;
-    (!card.manifest.as_os_str().is_empty()).then_some(card.manifest)
+    let card = place::daemon_of(&config.home);
+    let configuration = card.as_ref().map(|card| card.manifest.clone());
+    Some(place::Reached {
+        socket: card.and_then(|card| card.socket).unwrap_or(config.socket),
+        configuration: configuration.filter(|path| !path.as_os_str().is_empty()),
+    })
 }
 
 fn usual() -> Usual {

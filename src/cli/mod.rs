@@ -20,6 +20,7 @@ macro_rules! say {
     }};
 }
 
+mod aim;
 mod commands;
 mod console;
 mod daemon;
@@ -680,62 +681,6 @@ fn interval(text: &str) -> Result<Duration, String> {
     Ok(interval)
 }
 
-/// Which tree a verb means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Aim {
-    /// The one of this folder; who only looks is shown the daemon's where there is none.
-    Looks,
-    /// The one of this folder's manifest and no other; outside of any project the daemon's.
-    Own,
-    /// The daemon's.
-    Daemon,
-}
-
-/// That of the verb that was given.
-static AIM: OnceLock<Aim> = OnceLock::new();
-
-fn aim_of(verb: &Verb) -> Aim {
-    match verb {
-        Verb::Service(_)
-        | Verb::Token(_)
-        | Verb::Upgrade(_)
-        | Verb::Audit(_)
-        | Verb::Secret(_)
-        | Verb::History(_)
-        | Verb::Reload(_) => Aim::Daemon,
-        Verb::Status(_)
-        | Verb::Ls(_)
-        | Verb::Logs(_)
-        | Verb::Why(_)
-        | Verb::Events(_)
-        | Verb::Wait(_)
-        | Verb::Stats(_)
-        | Verb::Resources(_)
-        | Verb::Pool(PoolVerb::Status { .. }) => Aim::Looks,
-        // What changes something never falls back to another tree.
-        Verb::Start(_)
-        | Verb::Stop(_)
-        | Verb::Restart(_)
-        | Verb::Pause(_)
-        | Verb::Resume(_)
-        | Verb::Add(_)
-        | Verb::Remove(_)
-        | Verb::Down(_)
-        | Verb::Exec(_)
-        | Verb::Task(_)
-        | Verb::Cache(_)
-        | Verb::Pool(_) => Aim::Own,
-        // These ask nobody.
-        Verb::Run(_)
-        | Verb::Daemon(_)
-        | Verb::Check(_)
-        | Verb::Plan(_)
-        | Verb::Init(_)
-        | Verb::ApiSchema
-        | Verb::Replay(_) => Aim::Looks,
-    }
-}
-
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     // A keeper that was handed its knowledge goes on before anything else.
@@ -751,7 +696,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if all_is_written() { ended } else { ended.max(code::FAILED) });
         }
     };
-    let _ = AIM.set(aim_of(&cli.verb));
+    aim::set(&cli.verb);
     let _ = OUTLIVES_READERS.set(matches!(cli.verb, Verb::Run(_) | Verb::Daemon(_)));
     let ended = match cli.verb {
         Verb::Run(args) => run::run(args),

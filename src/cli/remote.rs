@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::aim::{self, Aim};
 use super::format::{self, Table, Tint};
 use super::{
-    AIM, AddArgs, Aim, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs,
-    StatusArgs, StopArgs, WaitArgs, WhyArgs, code, runtime, usage_error,
+    AddArgs, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs, StatusArgs,
+    StopArgs, WaitArgs, WhyArgs, code, runtime, usage_error,
 };
 use crate::control::client::{Client, Error, encode};
 use crate::control::place;
@@ -220,20 +221,21 @@ async fn client(common: &Common) -> Result<Client, String> {
 
 /// Whether a daemon that is just being started again is worth waiting for: not where another tree is meant.
 fn may_be_the_daemon(common: &Common) -> bool {
-    let own = !common.daemon && AIM.get() == Some(&Aim::Own);
+    let own = !common.daemon && aim::given() == Aim::Own;
     common.socket.is_some()
         || !own
         || super::here()
-            .is_ok_and(|cwd| place::own_manifest(&cwd, super::daemon::configuration().as_deref()).is_none())
+            .is_ok_and(|cwd| place::own_manifest(&cwd, super::daemon::reached().as_ref()).is_none())
 }
 
 fn socket(common: &Common) -> Result<PathBuf, String> {
     if let Some(socket) = &common.socket {
         return Ok(socket.clone());
     }
-    let aim = if common.daemon { Aim::Daemon } else { AIM.get().copied().unwrap_or(Aim::Looks) };
+    let aim = if common.daemon { Aim::Daemon } else { aim::given() };
     if aim == Aim::Daemon {
-        return super::daemon::socket()
+        return super::daemon::reached()
+            .map(|daemon| daemon.socket)
             .filter(|socket| socket.exists())
             .ok_or_else(|| "no daemon runs (regrow daemon)".to_owned());
     }
@@ -242,10 +244,10 @@ fn socket(common: &Common) -> Result<PathBuf, String> {
         return Ok(PathBuf::from(socket));
     }
     let cwd = super::here()?;
-    let daemon = super::daemon::socket();
+    let daemon = super::daemon::reached();
     match aim {
-        Aim::Own => place::find_own(&cwd, daemon, super::daemon::configuration().as_deref()),
-        _ => place::find(&cwd, daemon),
+        Aim::Own => place::find_own(&cwd, daemon.as_ref()),
+        Aim::Looks | Aim::Daemon => place::find(&cwd, daemon.as_ref()),
     }
 }
 

@@ -132,10 +132,32 @@ impl Place {
     }
 }
 
+/// The daemon that a command would reach, whether it runs or not.
+pub struct Reached {
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// The file that it is configured by, where there is one.
+    pub configuration: Option<PathBuf>,
+}
+
+impl Reached {
+    fn answers(&self) -> bool {
+        files::connect(&self.socket).is_ok()
+    }
+}
+
+/// Trees, each with the option that means it.
+fn named<'a>(trees: impl IntoIterator<Item = &'a (PathBuf, Card)>) -> String {
+    let name = |(socket, card): &(PathBuf, Card)| {
+        format!("{} (--socket {})", card.manifest.display(), socket.display())
+    };
+    trees.into_iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
 /// Finds the socket for a command typed in `cwd`: that of the manifest that `run` would
 /// take there; else of a tree that was started from there or whose folder this is in; else the
 /// daemon's. `Err`: why there is none.
-pub fn find(cwd: &Path, daemon: Option<PathBuf>) -> Result<PathBuf, String> {
+pub fn find(cwd: &Path, daemon: Option<&Reached>) -> Result<PathBuf, String> {
     let manifest = manifest::discover(cwd).and_then(|path| path.canonicalize().ok());
     if let Some(manifest) = &manifest
         && let Some((socket, _)) = answering(&folder_of(manifest))
@@ -154,44 +176,30 @@ pub fn find(cwd: &Path, daemon: Option<PathBuf>) -> Result<PathBuf, String> {
             let same: Vec<_> =
                 nearest.iter().filter(|(_, c)| c.manifest.parent() == card.manifest.parent()).collect();
             if same.len() > 1 {
-                let names: Vec<String> = same
-                    .iter()
-                    .map(|(s, c)| format!("{} (--socket {})", c.manifest.display(), s.display()))
-                    .collect();
-                return Err(format!("several trees run from here: {}", names.join(", ")));
+                return Err(format!("several trees run from here: {}", named(same.into_iter().copied())));
             }
             Ok(socket.clone())
         }
         None => match (manifest, &running[..]) {
-            _ if let Some(socket) = daemon.filter(|socket| files::connect(socket).is_ok()) => Ok(socket),
+            _ if let Some(daemon) = daemon.filter(|daemon| daemon.answers()) => Ok(daemon.socket.clone()),
             (Some(manifest), _) => Err(format!("{} is not running (regrow run)", manifest.display())),
             (None, []) => Err("nothing is running (regrow run)".to_owned()),
-            (None, others) => {
-                let names: Vec<String> = others
-                    .iter()
-                    .map(|(s, c)| format!("{} (--socket {})", c.manifest.display(), s.display()))
-                    .collect();
-                Err(format!("nothing runs from this folder; elsewhere: {}", names.join(", ")))
-            }
+            (None, others) => Err(format!("nothing runs from this folder; elsewhere: {}", named(others))),
         },
     }
 }
 
 /// The manifest that is meant in `cwd`. A daemon's configuration may have the name of one.
-pub fn own_manifest(cwd: &Path, configuration: Option<&Path>) -> Option<PathBuf> {
-    let configuration = configuration.and_then(|path| path.canonicalize().ok());
+pub fn own_manifest(cwd: &Path, daemon: Option<&Reached>) -> Option<PathBuf> {
+    let configuration = daemon.and_then(|daemon| daemon.configuration.as_ref()?.canonicalize().ok());
     let manifest = manifest::discover(cwd)?.canonicalize().ok()?;
     (Some(&manifest) != configuration.as_ref()).then_some(manifest)
 }
 
 /// The same for a verb that changes something: where this folder or a parent has a manifest, only what
-/// runs from it is meant. Another tree is never taken in its place. `configuration`: the daemon's.
-pub fn find_own(
-    cwd: &Path,
-    daemon: Option<PathBuf>,
-    configuration: Option<&Path>,
-) -> Result<PathBuf, String> {
-    let Some(manifest) = own_manifest(cwd, configuration) else {
+/// runs from it is meant. Another tree is never taken in its place.
+pub fn find_own(cwd: &Path, daemon: Option<&Reached>) -> Result<PathBuf, String> {
+    let Some(manifest) = own_manifest(cwd, daemon) else {
         return find(cwd, daemon);
     };
     if let Some((socket, _)) = answering(&folder_of(&manifest)) {
@@ -205,19 +213,13 @@ pub fn find_own(
         [(socket, _)] => Ok(socket.clone()),
         [] => {
             let shown = manifest.display();
-            let hint = match daemon.is_some_and(|socket| files::connect(&socket).is_ok()) {
+            let hint = match daemon.is_some_and(Reached::answers) {
                 true => "; the machine's daemon is meant by --daemon",
                 false => "",
             };
             Err(format!("{shown} is not running (regrow run){hint}"))
         }
-        several => {
-            let name = |(socket, card): &(PathBuf, Card)| {
-                format!("{} (--socket {})", card.manifest.display(), socket.display())
-            };
-            let names: Vec<String> = several.iter().map(name).collect();
-            Err(format!("several trees run from here: {}", names.join(", ")))
-        }
+        several => Err(format!("several trees run from here: {}", named(several))),
     }
 }
 

@@ -9,6 +9,7 @@ use super::graph::Graph;
 use super::growth;
 use super::resolve::resolve;
 use crate::model::event::{FailedWhy, StartCause, Unmet};
+use crate::model::id::short_of;
 use crate::model::plan::{Change, GiveUp};
 use crate::model::sample::Sample;
 use crate::model::spec::scaled;
@@ -578,7 +579,7 @@ impl Board {
 
     /// The same as [`Board::shown`], of a printed instance.
     pub fn shown_text(&self, printed: &str) -> String {
-        let short = printed.split_once('/').map_or(printed, |(_, short)| short);
+        let short = short_of(printed);
         match self.shorts.get(short) {
             Some(2..) => printed.to_owned(),
             // One that was taken out is nobody's any more.

@@ -100,7 +100,7 @@ pub enum AfterKeeper {
     GiveWay,
     /// End with this code: everything is down, and nothing is left to supervise.
     End(u8),
-    /// Make a standby, then execute the keeper in its own place.
+    /// Execute the keeper in its own place.
     Carry {
         /// The daemon that is made then runs the program that was asked for, not this one.
         other_program: bool,

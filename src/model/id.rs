@@ -48,6 +48,11 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
+/// What a printed name is within its project, of a service or of an instance.
+pub(crate) fn short_of(printed: &str) -> &str {
+    printed.split_once('/').map_or(printed, |(_, name)| name)
+}
+
 impl Name {
     /// Checks and makes a name.
     pub fn new(text: &str) -> Result<Name, NameError> {
@@ -87,7 +92,7 @@ impl Name {
     /// assert_eq!(web.short(), "web");
     /// ```
     pub fn short(&self) -> &str {
-        self.0.split_once('/').map_or(&*self.0, |(_, name)| name)
+        short_of(&self.0)
     }
 
     /// The project that it is qualified by, where it is.
@@ -159,11 +164,7 @@ impl InstanceId {
 
     /// Its printed form within its project.
     pub fn short(&self) -> String {
-        let printed = self.to_string();
-        match printed.split_once('/') {
-            Some((_, name)) => name.to_owned(),
-            None => printed,
-        }
+        short_of(&self.to_string()).to_owned()
     }
 
     /// The number from 1, or `None` for a sole instance.
