@@ -623,7 +623,7 @@ fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
     assert_eq!(
         done.stderr,
         format!(
-            "warning: {}:3: service \"other\" has no command; what it said before goes on\n",
+            "warning: {}:3: service \"other\" has no command; what ran of it goes on as it was\n",
             file.display()
         )
     );
@@ -631,6 +631,12 @@ fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
     assert!(now["new"] == after["new"] && now["another"].is_some() && !now.contains_key("other"), "{now:?}");
     let report = project.json(&["status", "--json"]);
     assert_eq!(report["daemon"]["faulty"][0]["line"], 3, "{report}");
+    // One that never was right as well: its service has failed, by the same fault.
+    project.write("services/f.toml", "[service.never]\ncomand = \"x\"\n");
+    assert_eq!(project.regrow(&["reload"]).code, 3);
+    assert_eq!(project.status("never")["state"], "failed");
+    std::fs::remove_file(project.file("services/f.toml")).unwrap();
+    project.regrow(&["reload"]);
     let made = project.regrow(&["service", "create", "single", "--", "sleep", "1000"]);
     assert_eq!(made.code, 0, "{}", made.stderr);
     assert_eq!(project.regrow(&["service", "remove", "single"]).code, 0);
@@ -1100,7 +1106,7 @@ fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
     let faulty = machine.regrow(&["reload"]);
     assert_eq!(faulty.code, 3);
     assert_eq!(faulty.stdout, "nothing has changed\n");
-    assert!(faulty.stderr.ends_with("what it said before goes on\n"), "{}", faulty.stderr);
+    assert!(faulty.stderr.ends_with("what ran of it goes on as it was\n"), "{}", faulty.stderr);
     machine.kill_daemon();
     machine.project.write("services/shop.toml", manifest("1001"));
     let mended = machine.regrow(&["reload"]);

@@ -116,9 +116,10 @@ pub(in crate::cli) async fn tell_reloaded(
         reloaded_in_words(&done.difference, called).iter().for_each(|line| say(line));
         tell_trouble(done);
     }
+    // A manifest that never was right has services that failed, too: by its fault.
     Ok(match (done.ok, done.faulty.is_empty()) {
-        (false, _) => code::FAILED,
-        (true, false) => code::MANIFEST,
+        (_, false) => code::MANIFEST,
+        (false, true) => code::FAILED,
         (true, true) => code::DONE,
     })
 }
@@ -179,7 +180,11 @@ pub(in crate::cli) fn reloaded_in_words(
 /// A manifest that can't be used as it is, in a line.
 pub(in crate::cli) fn tell_faulty(faulty: &FaultyManifest) {
     let FaultyManifest { file, line, message } = faulty;
-    tell!("{}: {}:{line}: {message}; what it said before goes on", format::warning_word(), file.display());
+    tell!(
+        "{}: {}:{line}: {message}; what ran of it goes on as it was",
+        format::warning_word(),
+        file.display()
+    );
 }
 
 pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
