@@ -59,7 +59,8 @@ impl Errand<'_> {
                     Some(News::Exited { exit, captured, .. }) => return Outcome::Ended(exit, captured),
                     Some(News::SpawnFailed { failure, .. }) => return Outcome::Unable(failure.to_string()),
                     Some(
-                        News::Spawned { .. }
+                        News::Renewed { .. }
+                        | News::Spawned { .. }
                         | News::LogMatched { .. }
                         | News::Paused { .. }
                         | News::TreeGone { .. }

@@ -108,7 +108,7 @@ impl Lifeline {
             News::SpawnFailed { .. } | News::Exited { remains: false, .. } | News::TreeGone { .. } => {
                 ends.leaves(None);
             }
-            News::LogMatched { .. } | News::Paused { .. } | News::Unkept { .. } => {}
+            News::Renewed { .. } | News::LogMatched { .. } | News::Paused { .. } | News::Unkept { .. } => {}
         }
         // Still under the lock: whoever takes over finds it noted, or in its own mailbox.
         ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
@@ -150,6 +150,9 @@ pub(crate) struct ProcessActor;
 pub(crate) struct ProcessState {
     context: Arc<Context>,
     id: InstanceId,
+    /// What its manifest says of it.
+    declared: Arc<ServiceSpec>,
+    /// What that came to when it last started: its env files may say something else since.
     spec: Arc<ServiceSpec>,
     slot: Slot,
     /// What its output goes by.
@@ -237,6 +240,7 @@ impl Actor for ProcessActor {
             source: context.sources.source(&id),
             context,
             id,
+            declared: Arc::clone(&spec),
             spec,
             slot,
             parent,
@@ -371,9 +375,10 @@ impl ProcessState {
                 Some(Input::Tick)
             }
             ProcessMsg::Spec(spec) => {
-                if Arc::ptr_eq(&spec, &self.spec) {
+                if Arc::ptr_eq(&spec, &self.declared) {
                     return None;
                 }
+                self.declared = Arc::clone(&spec);
                 self.spec = spec;
                 self.keep_as_declared();
                 Some(Input::Reconfigured)
@@ -399,6 +404,16 @@ impl ProcessState {
         };
         let of = |key: ProcessKey| (key == live.key).then_some(live.incarnation);
         match news {
+            News::Renewed { key, spec } => {
+                let incarnation = of(key)?;
+                let made_of = spec.makings();
+                self.spec = spec;
+                if made_of != self.declared.makings() {
+                    let instance = self.id.clone();
+                    self.context.log.append([Fact::EnvRenewed { instance, incarnation, made_of }]);
+                }
+                None
+            }
             News::Spawned { key, .. } if key != live.key && live.stop_command != Some(key) => {
                 // A stop command that was given up while it was being made.
                 host.kill(key);
@@ -617,7 +632,9 @@ impl ProcessState {
         // What was left of an earlier one is gone: the machine saw to that.
         self.process = Some(Live::new(&self.context.host, incarnation, key));
         self.lifeline.asked_for(key, incarnation);
-        let mut order = self.order(myself, key, &self.spec.command);
+        let mut order = self.order(myself, key, &self.declared.command);
+        order.dir.clone_from(&self.declared.dir);
+        order.env.of = env::Of::Start(Arc::clone(&self.declared));
         order.output = Output::Lines(self.source, self.pattern());
         order.owner = Some(Owner { instance: self.id.to_string(), incarnation });
         order.keep = self.keep();

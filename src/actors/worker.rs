@@ -342,7 +342,8 @@ impl WorkerState {
             }
             News::TreeGone { key } if key == current.key => self.ended(),
             // Of an earlier run, or of no account.
-            News::Spawned { .. }
+            News::Renewed { .. }
+            | News::Spawned { .. }
             | News::SpawnFailed { .. }
             | News::Exited { .. }
             | News::TreeGone { .. }

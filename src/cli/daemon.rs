@@ -23,7 +23,7 @@ use crate::decide::select::{Selection, select};
 use crate::manifest::config::{Config, DEFAULT, TasksConfig, Unusable, Usual, load_config};
 use crate::manifest::folder::{Folder, FolderReader};
 use crate::manifest::{Environment, LoadError, load_addition};
-use crate::model::{Addition, Asker, Denial, DenialCode, Event, Fact, Plan};
+use crate::model::{Addition, Asker, Denial, DenialCode, Event, Fact, Plan, Renewal};
 use crate::os::folder::FolderWatch;
 use crate::os::keeper::{self, Tether};
 use crate::os::native::HostOptions;
@@ -280,7 +280,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         // A daemon of another build brings its own.
         host.renew_keeper_if_other();
     }
-    let reloads = Reloads { watch, load, store: ledger.clone() };
+    let reloads = Reloads { watch, plan: None, load, store: ledger.clone() };
     let end = follow(config, &handle, signals, &mut upgrades, reloads).await;
     if let (Some(host), End::Down { .. }) = (&host, &end) {
         host.notify("STOPPING=1");
@@ -438,7 +438,7 @@ async fn follow(
                     (Heard::Interrupt | Heard::Terminate, Some(_)) => {}
                 }
             }
-            () = reloads.wanted() => reloads.begin(handle, "watch"),
+            () = reloads.wanted(handle) => reloads.begin(handle, "watch"),
             // Somebody may have tidied up.
             _ = look.tick() => {
                 if place::daemon_of(&config.home).is_none() {
@@ -489,6 +489,8 @@ fn selected(plan: Plan, graph: &Graph, profiles: &[String]) -> Plan {
 /// Reloads that nobody asked for over the socket: by SIGHUP, or since the folder has changed.
 struct Reloads {
     watch: Option<FolderWatch>,
+    /// The one whose env files are watched.
+    plan: Option<Arc<Plan>>,
     load: Load,
     store: Option<Store>,
 }
@@ -504,10 +506,16 @@ fn watch_folder(config: &Config) -> Option<FolderWatch> {
 }
 
 impl Reloads {
-    /// Returns when the folder has changed.
-    async fn wanted(&mut self) {
+    /// Returns when the folder has changed, or an env file that a service there names.
+    async fn wanted(&mut self, handle: &Handle) {
         match &mut self.watch {
             Some(watch) => {
+                let plan = handle.plan();
+                if !self.plan.as_ref().is_some_and(|known| Arc::ptr_eq(known, &plan)) {
+                    let renewals = plan.services.iter().filter_map(|spec| spec.renewal.as_ref());
+                    watch.also(renewals.flat_map(Renewal::files));
+                    self.plan = Some(plan);
+                }
                 if let Err(error) = watch.changed().await {
                     tell!("regrow: the manifests can't be watched any more: {error}");
                     self.watch = None;
@@ -568,6 +576,7 @@ fn tell_event(event: &Event) {
         | Fact::Stuck { .. }
         | Fact::ActorBroke { .. }
         | Fact::HookFailed { .. }
+        | Fact::EnvRenewed { .. }
         | Fact::OutputLost { .. }
         | Fact::StoreLost { .. }
         | Fact::StopCommandFailed { .. }

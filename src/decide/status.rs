@@ -466,6 +466,7 @@ impl Board {
                     return self.stamp(at, before, event);
                 }
             }
+            Fact::EnvRenewed { made_of, .. } => entry.made_of = Some(*made_of),
             Fact::Running { pid, .. } => entry.pid = Some(*pid),
             Fact::Ready { .. } => {
                 match entry.state {

@@ -20,7 +20,7 @@ use crate::decide::graph::Graph;
 use crate::model::nearest::nearest;
 use crate::model::{
     Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, LogSpec, Plan, ReadySpec,
-    ReadyTarget, ServiceSpec, StopSpec,
+    ReadyTarget, Renewal, ServiceSpec, StopSpec,
 };
 
 /// How often a readiness check is repeated, unless the manifest says otherwise. The first
@@ -199,40 +199,45 @@ fn read(
         return Err(sorted(collector.faults));
     }
     let declared = decode::document(table.get_ref(), &mut collector);
-    let mut warnings = Vec::new();
-    let mut loader =
-        Loader { folder, collector, warnings: &mut warnings, files: HashMap::new(), process: HashMap::new() };
-    for (name, value) in &environment.vars {
-        if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
-            loader.process.insert(name.to_owned(), value.to_owned());
-        }
-    }
     let there_already = there.map_or(&[][..], |plan| &plan.services);
-    let shared = loader.project(&declared, environment, there);
-    let services = loader.services(&declared, &shared, others);
+    let given = Given {
+        source: Arc::clone(source),
+        folder: folder.to_owned(),
+        declared,
+        env_files: environment.env_files.clone(),
+        there: there.map(|plan| Arc::clone(&plan.shared)).unwrap_or_default(),
+        process: text_of(&environment.vars),
+    };
+    let declared = &given.declared;
+    let mut warnings = Vec::new();
+    let mut loader = Loader { given: &given, collector, warnings: &mut warnings, files: HashMap::new() };
+    let shared = loader.project();
+    let services = loader.services(&shared, others);
     let mut collector = loader.collector;
-    validate::services(&declared, &services, there_already, others, &mut collector);
+    validate::services(declared, &services, there_already, others, &mut collector);
     if let Some(plan) = there {
-        validate::beside(&declared, plan, &mut collector);
+        validate::beside(declared, plan, &mut collector);
     }
-    warnings.extend(validate::unreachable_limits(&declared, &services, &collector));
-    let tree = validate::tree(&declared, there, &mut collector);
+    warnings.extend(validate::unreachable_limits(declared, &services, &collector));
+    let tree = validate::tree(declared, there, &mut collector);
     if there.is_none() {
-        warnings.extend(validate::idle_keys(&declared, &services, &tree, &collector));
+        warnings.extend(validate::idle_keys(declared, &services, &tree, &collector));
     }
-    let services: Vec<Arc<ServiceSpec>> = services.into_iter().map(Arc::new).collect();
-    let all: Vec<Arc<ServiceSpec>> = there_already.iter().chain(&services).cloned().collect();
+    let all: Vec<Arc<ServiceSpec>> =
+        there_already.iter().cloned().chain(services.iter().cloned().map(Arc::new)).collect();
     let graph = match Graph::new(&all) {
         Ok(graph) => graph,
         Err(cycles) => {
-            validate::cycles(&declared, &cycles, &mut collector);
+            validate::cycles(declared, &cycles, &mut collector);
             Graph::default()
         }
     };
     if !collector.faults.is_empty() {
         return Err(sorted(collector.faults));
     }
-    Ok(Sound { name: declared.project.name.clone(), shared, services, graph, tree, warnings })
+    let name = declared.project.name.clone();
+    let services = renewable(given, services);
+    Ok(Sound { name, shared, services, graph, tree, warnings })
 }
 
 /// In the order of the text; files other than the manifest come after it.
@@ -246,26 +251,91 @@ fn sorted(mut faults: Vec<Fault>) -> Vec<Fault> {
 /// Name and value, in order; a later one of the same name wins.
 type Assignments = Vec<(String, String)>;
 
+/// What a manifest's services are made of, for as long as any of them may start again.
+struct Given {
+    source: Arc<Source>,
+    folder: PathBuf,
+    declared: Declared,
+    /// Those of the command line.
+    env_files: Vec<PathBuf>,
+    /// What the tree sets already that this is added to.
+    there: Arc<Assignments>,
+    process: HashMap<String, String>,
+}
+
+impl Given {
+    fn absolute(&self, path: &str) -> PathBuf {
+        absolute(&self.folder, path)
+    }
+
+    /// The env files that this service's environment comes from.
+    fn files_of(&self, service: &Service) -> Vec<PathBuf> {
+        let named = self.declared.project.env_file.iter().chain(&service.env_file);
+        named.map(|path| self.absolute(&path.value)).chain(self.env_files.iter().cloned()).collect()
+    }
+
+    /// What the service is when it starts now, with whatever its env files say by now.
+    fn renewed(&self, at: usize, declared: &ServiceSpec) -> Result<ServiceSpec, String> {
+        let mut warnings = Vec::new();
+        let collector = Collector::new(Arc::clone(&self.source));
+        let mut loader = Loader { given: self, collector, warnings: &mut warnings, files: HashMap::new() };
+        let shared = loader.project();
+        // Whom it depends on is in what was declared.
+        let fresh = loader.service(&self.declared.services[at], &shared, &HashMap::new(), &Others::default());
+        match loader.collector.faults.first() {
+            Some(fault) => {
+                let (line, _) = fault.place();
+                Err(format!("{}:{line}: {}", fault.source.path.display(), fault.message))
+            }
+            None => Ok(ServiceSpec {
+                command: fresh.command,
+                dir: fresh.dir,
+                env: fresh.env,
+                ready: fresh.ready,
+                health: fresh.health,
+                stop: fresh.stop,
+                on: fresh.on,
+                ..declared.clone()
+            }),
+        }
+    }
+}
+
+/// The services, each of which can be read again where it has env files.
+fn renewable(given: Given, services: Vec<ServiceSpec>) -> Vec<Arc<ServiceSpec>> {
+    let given = Arc::new(given);
+    let with = |(at, mut spec): (usize, ServiceSpec)| {
+        let files = given.files_of(&given.declared.services[at]);
+        if !files.is_empty() {
+            let given = Arc::clone(&given);
+            spec.renewal = Some(Renewal::new(files, move |declared| given.renewed(at, declared)));
+        }
+        Arc::new(spec)
+    };
+    services.into_iter().enumerate().map(with).collect()
+}
+
+/// Variables that are text.
+fn text_of(vars: &[(OsString, OsString)]) -> HashMap<String, String> {
+    let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.into(), value.to_str()?.into()));
+    vars.iter().filter_map(text).collect()
+}
+
 struct Loader<'a> {
-    folder: &'a Path,
+    given: &'a Given,
     collector: Collector,
     warnings: &'a mut Vec<Fault>,
     /// Env files that were read, so that each is told about once.
     files: HashMap<PathBuf, Assignments>,
-    process: HashMap<String, String>,
 }
 
 impl Loader<'_> {
     /// What the project's env files set, which every service starts from.
-    fn project(
-        &mut self,
-        declared: &Declared,
-        environment: &Environment,
-        there: Option<&Plan>,
-    ) -> Assignments {
-        let mut project = there.map(|plan| plan.shared.to_vec()).unwrap_or_default();
-        for path in &declared.project.env_file {
-            let absolute = self.absolute(&path.value);
+    fn project(&mut self) -> Assignments {
+        let given = self.given;
+        let mut project = given.there.to_vec();
+        for path in &given.declared.project.env_file {
+            let absolute = given.absolute(&path.value);
             if absolute.exists() {
                 project.extend(self.env_file(&absolute, Some(path)));
             } else {
@@ -280,16 +350,16 @@ impl Loader<'_> {
                 });
             }
         }
-        for path in &environment.env_files {
+        for path in &given.env_files {
             project.extend(self.env_file(path, None));
         }
         project
     }
 
-    fn services(&mut self, declared: &Declared, project: &Assignments, others: &Others) -> Vec<ServiceSpec> {
-        let kinds: HashMap<&str, Kind> =
-            declared.services.iter().map(|s| (s.name.value.as_str(), s.kind)).collect();
-        declared.services.iter().map(|service| self.service(service, project, &kinds, others)).collect()
+    fn services(&mut self, project: &Assignments, others: &Others) -> Vec<ServiceSpec> {
+        let declared = &self.given.declared.services;
+        let kinds: HashMap<&str, Kind> = declared.iter().map(|s| (s.name.value.as_str(), s.kind)).collect();
+        declared.iter().map(|service| self.service(service, project, &kinds, others)).collect()
     }
 
     fn service(
@@ -301,11 +371,11 @@ impl Loader<'_> {
     ) -> ServiceSpec {
         let mut files = project.clone();
         for path in &service.env_file {
-            let absolute = self.absolute(&path.value);
+            let absolute = self.given.absolute(&path.value);
             files.extend(self.env_file(&absolute, Some(path)));
         }
         let scope = Scope {
-            process: &self.process,
+            process: &self.given.process,
             files: files.clone(),
             own: &service.env,
             known: RefCell::default(),
@@ -317,7 +387,9 @@ impl Loader<'_> {
                 set.push((name.value.clone(), expanded));
             }
         }
-        let set = last_wins(set);
+        // In no order of their own: one that is written elsewhere makes no other process.
+        let mut set = last_wins(set);
+        set.sort_unstable();
 
         let command = match &service.run {
             Some(Run::Command(words)) => {
@@ -331,8 +403,8 @@ impl Loader<'_> {
             None => None,
         };
         let dir = match &service.dir {
-            Some(dir) => faults.text(&scope, dir).map(|dir| absolute(self.folder, &dir)),
-            None => Some(self.folder.to_owned()),
+            Some(dir) => faults.text(&scope, dir).map(|dir| absolute(&self.given.folder, &dir)),
+            None => Some(self.given.folder.clone()),
         };
         let ready = service.ready.as_ref().and_then(|ready| {
             let check = |target| Check {
@@ -390,7 +462,7 @@ impl Loader<'_> {
             timeout: on.timeout.unwrap_or(HOOK_TIMEOUT),
         });
         let log = service.log.as_ref().map(|log| LogSpec {
-            file: log.file.as_ref().and_then(|file| faults.file(&scope, file, self.folder)),
+            file: log.file.as_ref().and_then(|file| faults.file(&scope, file, &self.given.folder)),
             max_size: log.max_size,
             max_files: log.max_files,
             compress: log.compress,
@@ -400,17 +472,17 @@ impl Loader<'_> {
             name: service.name.value.clone(),
             command: command.unwrap_or_else(|| CommandLine { argv: vec![String::new()], shell: false }),
             kind: service.kind,
-            dir: dir.unwrap_or_else(|| self.folder.to_owned()),
+            dir: dir.unwrap_or_else(|| self.given.folder.clone()),
             run_as: service.run_as.clone(),
             env: EnvSpec {
                 clear: service.env_clear,
-                deny: service.env_deny.clone(),
+                deny: sorted_words(&service.env_deny),
                 // What a secret is meant to be is nothing else.
                 set: set
                     .into_iter()
                     .filter(|(name, _)| !service.secrets.iter().any(|(own, _)| own == name))
                     .collect(),
-                secrets: service.secrets.clone(),
+                secrets: sorted_words(&service.secrets),
             },
             depends_on: validate::dependencies(service, kinds, others),
             ready,
@@ -429,11 +501,8 @@ impl Loader<'_> {
             tags: service.tags.clone(),
             project: None,
             fault: None,
+            renewal: None,
         }
-    }
-
-    fn absolute(&self, path: &str) -> PathBuf {
-        absolute(self.folder, path)
     }
 
     /// The assignments of an env file. `named`: where the manifest names it.
@@ -625,6 +694,14 @@ impl Scope<'_> {
         let file = self.files.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value);
         file.or_else(|| self.process.get(name)).cloned()
     }
+}
+
+/// The same in an order that does not tell how they were written.
+fn sorted_words<T: Ord + Clone>(words: &[T]) -> Vec<T> {
+    let mut words = words.to_vec();
+    words.sort_unstable();
+    words.dedup();
+    words
 }
 
 fn last_wins(all: Assignments) -> Assignments {

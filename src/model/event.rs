@@ -236,6 +236,15 @@ pub enum Fact {
         /// How.
         message: String,
     },
+    /// It starts with what its env files say by now, which is not what they said when its manifest was read.
+    EnvRenewed {
+        /// Who.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// The number of what it is made with by that (`ServiceSpec::makings`).
+        made_of: u32,
+    },
     /// What it prints can't be kept in its log files; with a number: it can again, and so much was
     /// not kept. It still reaches those who follow.
     OutputLost {
@@ -430,6 +439,7 @@ impl Fact {
             | Fact::LeftBehind { incarnation, .. }
             | Fact::Killed { incarnation, .. }
             | Fact::Stuck { incarnation, .. }
+            | Fact::EnvRenewed { incarnation, .. }
             | Fact::Exited { incarnation, .. } => Some(*incarnation),
             _ => None,
         }
@@ -455,6 +465,7 @@ impl Fact {
             | Fact::Stuck { instance, .. }
             | Fact::ActorBroke { instance, .. }
             | Fact::HookFailed { instance, .. }
+            | Fact::EnvRenewed { instance, .. }
             | Fact::OutputLost { instance, .. }
             | Fact::Exited { instance, .. }
             | Fact::Stopped { instance, .. }

@@ -222,6 +222,8 @@ pub enum SpawnStage {
     User,
     /// A secret that its environment names.
     Secret,
+    /// The env files that its environment comes from.
+    EnvFile,
     /// The working folder.
     Chdir,
     /// Standard input, output and error.
@@ -238,6 +240,7 @@ impl fmt::Display for SpawnStage {
             SpawnStage::Session => "session",
             SpawnStage::User => "user",
             SpawnStage::Secret => "secret",
+            SpawnStage::EnvFile => "env_file",
             SpawnStage::Chdir => "chdir",
             SpawnStage::Stdio => "stdio",
             SpawnStage::Exec => "exec",
@@ -265,6 +268,8 @@ impl SpawnFailure {
     pub fn is_transient(&self) -> bool {
         match self.stage {
             SpawnStage::Prepare | SpawnStage::Fork => true,
+            // Whoever writes such a file may be in the middle of it.
+            SpawnStage::EnvFile => true,
             SpawnStage::Session
             | SpawnStage::Secret
             | SpawnStage::User
@@ -280,7 +285,10 @@ impl SpawnFailure {
 
 impl fmt::Display for SpawnFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} failed: {})", self.message, self.stage, self.errno_name)
+        match self.errno_name.as_str() {
+            "" => write!(f, "{} ({} failed)", self.message, self.stage),
+            errno => write!(f, "{} ({} failed: {errno})", self.message, self.stage),
+        }
     }
 }
 

@@ -28,7 +28,8 @@ pub use past::Past;
 pub use plan::{Addition, Child, GroupSpec, Plan, Strategy};
 pub use spec::{
     Backoff, Check, CheckTarget, CommandLine, Condition, Dependency, EnvSpec, HealthSpec, HookSpec, Kind,
-    LogSpec, OnDependencyRestart, Policy, ReadySpec, ReadyTarget, RestartSpec, ServiceSpec, StopSpec,
+    LogSpec, OnDependencyRestart, Policy, ReadySpec, ReadyTarget, Renewal, RestartSpec, ServiceSpec,
+    StopSpec,
 };
 pub use status::{Goal, Health, ServiceStatus, State, StatusReport};
 pub use task::{ResourceUsage, TaskEnd, TaskId, TaskInput, TaskResult, TaskSpec, TaskState, TaskStatus};

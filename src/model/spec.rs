@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,61 @@ pub struct ServiceSpec {
     /// What is wrong with its manifest: it can't be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// How it is read again when it starts; `None`: it stays as it was read once.
+    #[serde(skip)]
+    pub renewal: Option<Renewal>,
+}
+
+/// Reads again what a service is made of outside of its manifest: its env files, which count as they are
+/// when it starts (`EnvironmentFile=` of systemd.exec(5)).
+#[derive(Clone)]
+pub struct Renewal {
+    files: Arc<[PathBuf]>,
+    read: Arc<ReadAgain>,
+}
+
+type ReadAgain = dyn Fn(&ServiceSpec) -> Result<ServiceSpec, String> + Send + Sync;
+
+impl Renewal {
+    /// `read` makes of a service as it was declared what it is now, or says why it can't be. It may wait
+    /// for a disk.
+    pub fn new(
+        files: Vec<PathBuf>,
+        read: impl Fn(&ServiceSpec) -> Result<ServiceSpec, String> + Send + Sync + 'static,
+    ) -> Renewal {
+        Renewal { files: files.into(), read: Arc::new(read) }
+    }
+
+    /// The files that it reads.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+impl fmt::Debug for Renewal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Renewal").field(&self.files).finish()
+    }
+}
+
+impl PartialEq for Renewal {
+    /// What comes of it is in the service.
+    fn eq(&self, other: &Renewal) -> bool {
+        self.files == other.files
+    }
+}
+
+impl ServiceSpec {
+    /// What it is when it starts now. It may wait for a disk.
+    ///
+    /// # Errors
+    /// Words for people, where what it is made of can't be read any more.
+    pub fn renewed(self: &Arc<Self>) -> Result<Arc<ServiceSpec>, String> {
+        match &self.renewal {
+            None => Ok(Arc::clone(self)),
+            Some(renewal) => (renewal.read)(self).map(Arc::new),
+        }
+    }
 }
 
 impl ServiceSpec {
@@ -112,6 +168,7 @@ impl ServiceSpec {
             tags: Vec::new(),
             project: None,
             fault: None,
+            renewal: None,
         }
     }
 

@@ -30,6 +30,9 @@ pub struct Recipe {
 pub enum Of {
     /// A service's, by its manifest.
     Service(Arc<ServiceSpec>),
+    /// That of a service which starts: program, folder and environment are what its manifest makes of the
+    /// env files as they are when its turn comes.
+    Start(Arc<ServiceSpec>),
     /// A task's, with its priority where that is not ours.
     Task(EnvSpec, Option<i32>),
 }
@@ -38,7 +41,7 @@ impl Recipe {
     /// What is made of the inherited.
     pub fn env(&self) -> &EnvSpec {
         match &self.of {
-            Of::Service(spec) => &spec.env,
+            Of::Service(spec) | Of::Start(spec) => &spec.env,
             Of::Task(env, _) => env,
         }
     }
@@ -46,7 +49,7 @@ impl Recipe {
     /// Whom it is run as.
     pub fn run_as(&self) -> RunAs {
         match &self.of {
-            Of::Service(spec) => spec.run_as.clone(),
+            Of::Service(spec) | Of::Start(spec) => spec.run_as.clone(),
             Of::Task(_, nice) => RunAs { nice: *nice, ..RunAs::default() },
         }
     }

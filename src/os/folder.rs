@@ -1,5 +1,6 @@
-//! Hearing that something in a folder has changed.
+//! Hearing that something in a folder has changed, or one of some files elsewhere.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +18,14 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// of which no watch of the folder tells.
 const LOOKING: Duration = Duration::from_secs(1);
 
+/// By what another content of a file is known: device, inode, length, and when it was written.
+type Version = (u64, u64, u64, (i64, i64));
+
+fn version_of(path: &Path) -> Option<Version> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.dev(), file.ino(), file.len(), (file.mtime(), file.mtime_nsec())))
+}
+
 /// Watches the files of a folder (inotify(7)), and of whatever lies at its path later.
 pub struct FolderWatch {
     path: PathBuf,
@@ -24,6 +33,8 @@ pub struct FolderWatch {
     readable: AsyncFd<OwnedFd>,
     /// The folder that is watched, among all that have ever lain there.
     watched: Option<(WatchDescriptor, (u64, u64))>,
+    /// Files elsewhere that count as much, and how they were when last looked at.
+    others: BTreeMap<PathBuf, Option<Version>>,
     /// When a manifest last changed, until that is told.
     changed: Option<Instant>,
     look: tokio::time::Interval,
@@ -38,11 +49,38 @@ impl FolderWatch {
         let readable = unsafe { AsyncFd::register(duplicate) }?;
         let look = tokio::time::interval(LOOKING);
         let path = folder.to_owned();
-        let mut watch = FolderWatch { path, inotify, readable, watched: None, changed: None, look };
+        let mut watch = FolderWatch {
+            path,
+            inotify,
+            readable,
+            watched: None,
+            others: BTreeMap::new(),
+            changed: None,
+            look,
+        };
         watch.look_again();
         // What is there now is read by whoever has made this.
         watch.changed = None;
         Ok(watch)
+    }
+
+    /// Tells of these files, too, wherever they lie; of no others any more but those of the folder. They are
+    /// looked at once a second: a link on the way to one may be switched.
+    pub fn also<'a>(&mut self, files: impl Iterator<Item = &'a PathBuf>) {
+        let mut known = std::mem::take(&mut self.others);
+        self.others = files
+            .map(|path| known.remove_entry(path).unwrap_or_else(|| (path.clone(), version_of(path))))
+            .collect();
+    }
+
+    fn look_at_others(&mut self) {
+        for (path, known) in &mut self.others {
+            let now = version_of(path);
+            if *known != now {
+                *known = now;
+                self.changed = Some(Instant::now());
+            }
+        }
     }
 
     /// Watches what lies at the path now, if that is another folder.
@@ -97,7 +135,10 @@ impl FolderWatch {
                     self.changed = None;
                     return Ok(());
                 }
-                _ = self.look.tick() => self.look_again(),
+                _ = self.look.tick() => {
+                    self.look_again();
+                    self.look_at_others();
+                }
             }
         }
     }

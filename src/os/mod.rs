@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{Exit, Incarnation, InstanceId, ResourceUsage, SpawnFailure};
+use crate::model::{Exit, Incarnation, InstanceId, ResourceUsage, ServiceSpec, SpawnFailure};
 
 mod cgroup;
 pub mod check;
@@ -163,6 +163,13 @@ pub type NewsSink = Arc<dyn Fn(News) + Send + Sync>;
 /// What a host tells of a process.
 #[derive(Debug, Clone, PartialEq)]
 pub enum News {
+    /// A service is about to be made with what its env files say now.
+    Renewed {
+        /// Which.
+        key: ProcessKey,
+        /// What it is by that.
+        spec: Arc<ServiceSpec>,
+    },
     /// The program runs.
     Spawned {
         /// Which.

@@ -25,7 +25,7 @@ use super::log::{Keep, Logs};
 use super::spawn::{Failed, Placed, Program, Spawner, Ties, descriptors_left};
 use super::starts::{Starts, Taker};
 use super::watch::{self, About, Above, Expected, Leave, Line, MARK, Marks, Order, Reclaimed, Watched};
-use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder, proc};
+use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder, env, proc};
 use crate::model::{SpawnFailure, SpawnStage};
 
 /// How a [`NativeHost`] treats the process it lives in.
@@ -426,6 +426,30 @@ impl Drop for Coming {
     }
 }
 
+/// The order for a service that starts, by what its env files say now.
+fn renewed(order: SpawnOrder) -> Result<SpawnOrder, (NewsSink, News)> {
+    let env::Of::Start(declared) = &order.env.of else {
+        return Ok(order);
+    };
+    if declared.renewal.is_none() {
+        return Ok(order);
+    }
+    let key = order.key;
+    match declared.renewed() {
+        Ok(spec) => {
+            (order.news)(News::Renewed { key, spec: Arc::clone(&spec) });
+            let (argv, dir) = (spec.command.argv.clone(), spec.dir.clone());
+            let env = env::Recipe { of: env::Of::Service(spec), ..order.env };
+            Ok(SpawnOrder { argv, dir, env, ..order })
+        }
+        Err(message) => {
+            let (stage, errno, errno_name) = (SpawnStage::EnvFile, 0, String::new());
+            let failure = SpawnFailure { stage, errno, errno_name, message };
+            Err((order.news, News::SpawnFailed { key, failure }))
+        }
+    }
+}
+
 /// Who makes processes.
 enum By {
     Ourselves(Spawner),
@@ -441,6 +465,10 @@ impl Work {
     }
 
     fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {
+        let order = match renewed(order) {
+            Ok(order) => order,
+            Err((news, heard)) => return news(heard),
+        };
         let SpawnOrder { key, argv, dir, env, input, extra, output, owner, keep, news } = order;
         let resolved = match credentials::resolve(&env.run_as()) {
             Ok(resolved) => resolved,

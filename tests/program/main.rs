@@ -3,6 +3,7 @@
 
 mod api;
 mod daemon;
+mod environment;
 mod faults;
 mod groups;
 mod harness;

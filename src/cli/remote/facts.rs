@@ -62,6 +62,7 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
         Fact::HookFailed { instance, hook, message } => {
             format!("{instance}: its {hook} hook failed: {message}")
         }
+        Fact::EnvRenewed { instance, .. } => format!("{instance}: starts with what its env files say by now"),
         Fact::OutputLost { instance, lost_bytes: None, reason } => {
             format!("{instance}: its output can't be kept: {reason}")
         }

@@ -207,6 +207,7 @@ impl Screen {
             }
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
+            | Fact::EnvRenewed { .. }
             | Fact::OutputLost { .. }
             | Fact::StoreLost { .. }
             | Fact::PoolScaled { .. }

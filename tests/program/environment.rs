@@ -1,0 +1,95 @@
+//! Env files count as they are when a service starts, wherever the start comes from.
+
+use crate::daemon::Machine;
+use crate::harness::{Project, end, eventually};
+
+const SHOP: &str = "[project]\nenv_file = [\"../common.env\"]\n\
+    [service.web]\nshell = \"echo got $WORD $COMMON; exec sleep 1000\"\nenv_file = [\"../web.env\"]\n\
+    [service.arg]\ncommand = [\"sh\", \"-c\", \"echo got ${WORD}; exec sleep 1000\"]\n\
+    env = { WORD = \"${COMMON:-none}!\" }\n";
+
+fn says(project: &Project, service: &str, words: &str) {
+    eventually(&format!("{service} says {words:?}"), || {
+        project.regrow(&["logs", service]).stdout.lines().last().is_some_and(|line| line.ends_with(words))
+    });
+}
+
+/// By hand, after a crash, and when the daemon has died in between; in a command's words as in variables.
+#[test]
+fn each_start_reads_the_env_files() {
+    let mut machine =
+        Machine::new(&[("shop.toml", SHOP), ("other.toml", "[service.apart]\ncommand = \"sleep 1000\"\n")]);
+    machine.project.write("web.env", "WORD=1\n");
+    machine.project.write("common.env", "COMMON=a\n");
+    machine.start();
+    let project = &machine.project;
+    says(project, "web", "got 1 a");
+    says(project, "arg", "got a!");
+    project.write("web.env", "WORD=\"2 two\"\n");
+    assert_eq!(project.regrow(&["restart", "web"]).code, 0);
+    says(project, "web", "got 2 two a");
+    project.write("common.env", "# other\nCOMMON=b\n");
+    end(project.pid("arg"));
+    says(project, "arg", "got b!");
+    // What runs already with what they say is not another, whoever looks.
+    let before = machine.all_pids();
+    machine.kill_daemon();
+    let reloaded = project.regrow(&["reload"]);
+    assert_eq!(reloaded.code, 0, "{}", reloaded.stderr);
+    let now = machine.all_pids();
+    assert_eq!((now["arg"], now["apart"]), (before["arg"], before["apart"]), "{}", reloaded.stdout);
+    assert_ne!(now["web"], before["web"], "it still had the old one: {}", reloaded.stdout);
+    // While it can't be read, a start says why, and comes back by itself.
+    std::fs::remove_file(project.file("web.env")).unwrap();
+    let restarted = project.regrow(&["restart", "web"]);
+    assert_eq!(restarted.code, 1, "{}", restarted.stdout);
+    let told = format!("{}{}", restarted.stdout, restarted.stderr);
+    assert!(told.contains("web.env: No such file") && told.contains("shop.toml:5"), "{told}");
+    project.write("web.env", "WORD=3\n");
+    says(project, "web", "got 3 b");
+    let events = project.regrow(&["events"]).stdout;
+    assert!(events.contains("web: starts with what its env files say by now"), "{events}");
+}
+
+#[test]
+fn a_run_reads_them_at_each_start_too() {
+    let project = Project::new(
+        "[service.web]\nshell = \"echo got $WORD; exec sleep 1000\"\nenv_file = [\"web.env\"]\n",
+    );
+    project.write("web.env", "export WORD='one'\n");
+    let mut run = project.run(&[]);
+    run.line("got one");
+    project.write("web.env", "WORD=two # 2\n");
+    assert_eq!(project.regrow(&["restart", "web"]).code, 0);
+    run.line("got two");
+    run.stop();
+}
+
+/// A daemon that watches hears of an env file as of a manifest; what only reads otherwise restarts nothing.
+#[test]
+fn a_watching_daemon_sees_them_and_what_means_the_same_restarts_nothing() {
+    let mut machine = Machine::new(&[(
+        "shop.toml",
+        "[service.web]\ncommand = \"sleep 1000\"\nenv_file = [\"../web.env\"]\nenv = { A = \"1\", B = \"2\" }\nenv_deny = [\"X*\", \"Y*\"]\n",
+    )]);
+    machine.project.write("web.env", "WORD=1\nOTHER=2\n");
+    machine.project.write("daemon.toml", "manifests = \"services\"\nwatch = true\n");
+    machine.start();
+    let project = &machine.project;
+    let pid = project.pid("web");
+    let run = machine.run.as_mut().unwrap();
+    for (file, text) in [
+        ("web.env", "# swapped\nOTHER='2'\n\nexport WORD=1\n"),
+        (
+            "services/shop.toml",
+            "# swapped\n[service.web]\nenv_deny = [\"Y*\", \"X*\"]\nenv = { B = \"2\", A = \"1\" } # and\nenv_file = [\"../web.env\"]\ncommand = [\"sleep\", \"1000\"]\n",
+        ),
+    ] {
+        project.write(file, text);
+        run.next_line("reloaded: nothing has changed");
+        assert_eq!(project.pid("web"), pid, "{file}");
+    }
+    project.write("web.env", "OTHER=2\nWORD=other\n");
+    run.next_line("reloaded: restarted: web (env)");
+    assert_ne!(project.pid("web"), pid);
+}
