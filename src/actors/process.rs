@@ -313,8 +313,8 @@ impl ProcessState {
         let mut past = [goes_on.past?];
         held_for_nobody(&mut past, |_, _| false);
         let [past] = past;
-        let (instances, failed_groups) = (vec![past.clone()], Vec::new());
-        self.context.log.append([Fact::TakenOver { instances, failed_groups }]);
+        let (instances, failed_groups, failed_projects) = (vec![past.clone()], Vec::new(), Vec::new());
+        self.context.log.append([Fact::TakenOver { instances, failed_groups, failed_projects }]);
         Some(Inheritance { past, process: process.filter(|_| goes_on.adopts) })
     }
 

@@ -53,6 +53,8 @@ pub enum SupervisorMsg {
     Command(Asked, Reply),
     /// Take everything down, dependents first (the root only).
     Shutdown(String),
+    /// A group gave up, and takes its project down with it, or the tree (the root only).
+    GaveUp(Option<Name>),
     /// Take everything down at once (the root only).
     KillAll,
     /// Something happened while commands are under way (the root only).
@@ -227,6 +229,10 @@ impl Actor for ServiceSupervisor {
             }
             SupervisorMsg::Command(command, reply) => state.command(&myself, command, reply).await?,
             SupervisorMsg::Shutdown(cause) => state.shutdown(&myself, cause).await?,
+            SupervisorMsg::GaveUp(group) => match &state.parent {
+                Some((parent, _)) => tell(parent, SupervisorMsg::GaveUp(group)),
+                None => state.at_desk(&myself, DeskInput::GaveUp(group)).await?,
+            },
             SupervisorMsg::KillAll => state.kill_all(&myself).await?,
             SupervisorMsg::Observed(event) => state.at_desk(&myself, DeskInput::Observed(event)).await?,
         }
@@ -537,13 +543,9 @@ impl SupervisorState {
                 tell(myself, SupervisorMsg::Shutdown(cause));
             }
             group::Effect::ExitTree => {
-                // Down from the root, where every wish starts; its last words are the event's.
-                let group = self.name.as_ref().map_or("the root group".to_owned(), |n| format!("group {n}"));
-                let cause = format!("{group} gave up");
-                tell(
-                    self.parent.as_ref().map_or(myself, |(parent, _)| parent),
-                    SupervisorMsg::Shutdown(cause),
-                );
+                // Down from the root, where every wish starts.
+                let above = self.parent.as_ref().map_or(myself, |(parent, _)| parent);
+                tell(above, SupervisorMsg::GaveUp(self.name.clone()));
             }
             group::Effect::Emit(_) => {}
         }

@@ -20,6 +20,7 @@ use crate::decide::graph::Graph;
 use crate::decide::growth;
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::select::{Selection, select};
+use crate::decide::status::Board;
 use crate::manifest::config::{Config, DEFAULT, TasksConfig, Unusable, Usual, load_config};
 use crate::manifest::folder::{Folder, FolderReader};
 use crate::manifest::{Environment, LoadError, load_addition};
@@ -293,8 +294,8 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         store.flush();
     }
     let ended = match end {
-        End::Down { broke: false } | End::Replaced(_) => code::DONE,
-        End::Down { broke: true } => code::FAILED,
+        End::Down { failed: false } | End::Replaced(_) => code::DONE,
+        End::Down { failed: true } => code::FAILED,
     };
     match (&host, end) {
         (Some(host), End::Down { .. }) => host.bye(ended),
@@ -318,8 +319,9 @@ const AT_REST: Duration = Duration::from_secs(2);
 
 /// How a daemon's time ends.
 enum End {
-    /// Everything is down; but for what is stuck in the kernel, or by a fault of regrow's own, maybe.
-    Down { broke: bool },
+    /// Everything is down; as a failure where it gave up, where something is stuck in the kernel, and where
+    /// regrow itself broke.
+    Down { failed: bool },
     /// Another goes on with everything.
     Replaced(PathBuf),
 }
@@ -463,7 +465,8 @@ async fn follow(
                     let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                     log(&format!("{name}{pid} is stuck in the kernel: SIGKILL has not ended it"));
                 }
-                return End::Down { broke: ended.is_err() || !stuck.is_empty() };
+                let gave_up = handle.board(Board::has_given_up);
+                return End::Down { failed: gave_up || ended.is_err() || !stuck.is_empty() };
             }
         }
     }
@@ -586,6 +589,7 @@ fn tell_event(event: &Event) {
         | Fact::ScaleDecided { .. }
         | Fact::PoolScaled { .. }
         | Fact::Removed { .. }
+        | Fact::ProjectGaveUp { .. }
         | Fact::ShutdownStarted { .. }
         | Fact::ShutdownDone => log(&fact_in_words(&event.fact)),
         _ => {}

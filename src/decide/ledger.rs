@@ -20,6 +20,8 @@ pub struct Memory {
     pub lives: Vec<(String, Incarnation, String)>,
     /// Groups that had given up.
     pub failed_groups: Vec<Name>,
+    /// Projects that had.
+    pub failed_projects: Vec<String>,
     /// The number of the last event.
     pub last_event: u64,
     /// The boot of the machine in which it was written.

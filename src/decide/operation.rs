@@ -63,6 +63,8 @@ pub enum DeskInput {
     Command(Ticket, Asked),
     /// Take everything down, dependents first, for this reason.
     Shutdown(String),
+    /// A group (`None`: the root) gave up, and takes its project down, or the tree.
+    GaveUp(Option<Name>),
     /// What a command added is in the tree: these services, which are to be started.
     Added(Ticket, Vec<Name>),
     /// Copies of a service have come to those that there were, and are to be as they are.
@@ -144,6 +146,8 @@ enum Work {
     Cascade(StopOrder),
     Pause,
     Resume,
+    /// Its project gave up.
+    GiveUp(StopOrder),
     Shutdown(StopOrder),
 }
 
@@ -199,6 +203,11 @@ impl Operations {
                 if !board.shutting_down() {
                     out.push(Effect::Emit(Fact::ShutdownStarted { cause }));
                     self.shutdown(board, out);
+                }
+            }
+            DeskInput::GaveUp(group) => {
+                if !board.shutting_down() {
+                    self.give_up(board, group, out);
                 }
             }
             DeskInput::Added(ticket, names) => self.added(board, ticket, &names, out),
@@ -332,6 +341,28 @@ impl Operations {
         let operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
         self.begin(board, operation, out);
         Ok(())
+    }
+
+    /// Of several projects one goes down alone; the tree does when there is no other left.
+    fn give_up(&mut self, board: &Board, group: Option<Name>, out: &mut Vec<Effect>) {
+        let cause =
+            group.as_ref().map_or("the root group gave up".to_owned(), |g| format!("group {g} gave up"));
+        let Some(project) = board.project_of_group(group.as_ref()).map(str::to_owned) else {
+            out.push(Effect::Emit(Fact::ShutdownStarted { cause }));
+            return self.shutdown(board, out);
+        };
+        let root = group.as_ref().is_some_and(|group| group.as_str() == project);
+        let group = group.filter(|_| !root);
+        out.push(Effect::Emit(Fact::ProjectGaveUp { project: project.clone(), group }));
+        if board.would_give_up_with(Some(&project)) {
+            let cause = "every project has given up".to_owned();
+            out.push(Effect::Emit(Fact::ShutdownStarted { cause }));
+            return self.shutdown(board, out);
+        }
+        let of_it = board.entries().iter().filter(|entry| entry.spec.project.as_ref() == Some(&project));
+        let targets: Vec<InstanceId> = of_it.map(|entry| entry.id.clone()).collect();
+        let order = StopOrder::new(board.graph(), services(&targets));
+        self.begin(board, Operation::new(None, Work::GiveUp(order), targets), out);
     }
 
     fn shutdown(&mut self, board: &Board, out: &mut Vec<Effect>) {
@@ -667,6 +698,7 @@ impl Operation {
             | Work::Shrink { order, .. }
             | Work::RestartInOrder(order)
             | Work::Cascade(order)
+            | Work::GiveUp(order)
             | Work::Shutdown(order) => {
                 order.down(id.service());
             }
@@ -715,6 +747,7 @@ impl Operation {
             Work::Remove(..) | Work::Shrink { .. } => Input::Stop(StopCause::Removed),
             Work::RestartInOrder(_) => Input::Stop(StopCause::Restart),
             Work::Cascade(_) => Input::Stop(StopCause::Dependency),
+            Work::GiveUp(_) => Input::Stop(StopCause::ProjectGaveUp),
             Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),
             Work::Pause => Input::Pause,
             Work::Resume => Input::Resume,
@@ -730,6 +763,7 @@ impl Operation {
                 | Work::Shrink { order, .. }
                 | Work::RestartInOrder(order)
                 | Work::Cascade(order)
+                | Work::GiveUp(order)
                 | Work::Shutdown(order) => {
                     let Some(name) = order.let_go() else {
                         return;
@@ -804,6 +838,7 @@ impl Operation {
             | Work::Shrink { .. }
             | Work::Pause
             | Work::Resume
+            | Work::GiveUp(_)
             | Work::Restart => {
                 let ok = results.iter().all(|r| r.ok);
                 out.extend(self.ticket.map(|ticket| Effect::Answer(ticket, Ok(Answer { ok, results }))));

@@ -1,7 +1,7 @@
 //! What is, folded from what happened. The one picture that status, commands and the
 //! dependency graph read.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -83,6 +83,8 @@ pub struct Board {
     services: HashMap<Name, std::ops::Range<usize>>,
     groups: BTreeMap<Name, GroupStatus>,
     root_failed: bool,
+    /// Projects that have given up, and were not started since.
+    failed_projects: BTreeSet<String>,
     shutting_down: bool,
     last_event: u64,
     /// Instances that have, want or will have a process.
@@ -105,6 +107,7 @@ impl Board {
             services: HashMap::new(),
             groups: BTreeMap::new(),
             root_failed: false,
+            failed_projects: BTreeSet::new(),
             shutting_down: false,
             last_event: 0,
             busy: 0,
@@ -326,6 +329,31 @@ impl Board {
         self.root_failed
     }
 
+    /// Projects that have given up by `on_give_up = "exit"`, and were not started since.
+    pub fn failed_projects(&self) -> impl Iterator<Item = &String> {
+        self.failed_projects.iter()
+    }
+
+    /// Whether the tree has given up: by its root, or all its projects one after the other.
+    pub fn has_given_up(&self) -> bool {
+        self.root_failed || self.would_give_up_with(None)
+    }
+
+    /// The same once this project has given up, too.
+    pub fn would_give_up_with(&self, project: Option<&str>) -> bool {
+        let mut projects = self.plan.services.iter().map(|spec| spec.project.as_deref()).peekable();
+        let given_up = |one: Option<&str>| {
+            one.is_some_and(|one| project == Some(one) || self.failed_projects.contains(one))
+        };
+        projects.peek().is_some() && projects.all(given_up)
+    }
+
+    /// The project that a group, or its root, belongs to, where the tree has several.
+    pub fn project_of_group(&self, group: Option<&Name>) -> Option<&str> {
+        let first = self.plan.services_below(group?.as_str()).into_iter().next()?;
+        self.graph.service(&first)?.project.as_deref()
+    }
+
     /// Whether the tree is going down.
     pub fn shutting_down(&self) -> bool {
         self.shutting_down
@@ -353,7 +381,11 @@ impl Board {
             Fact::Reconfigured { change } => self.reconfigure(change),
             Fact::Removed { services, groups } => self.shrink(services, groups),
             Fact::Scaled { service, to, .. } => self.scale(service, *to, event.at),
-            Fact::TakenOver { instances, failed_groups } => {
+            Fact::ProjectGaveUp { project, .. } => {
+                self.failed_projects.insert(project.clone());
+            }
+            Fact::TakenOver { instances, failed_groups, failed_projects } => {
+                self.failed_projects.extend(failed_projects.iter().cloned());
                 for past in instances {
                     self.take_over(past);
                 }
@@ -525,6 +557,7 @@ impl Board {
             | Fact::GroupRestarting { .. }
             | Fact::GroupShutDown { .. }
             | Fact::GroupGaveUp { .. }
+            | Fact::ProjectGaveUp { .. }
             | Fact::Added { .. }
             | Fact::Reconfigured { .. }
             | Fact::Scaled { .. }
@@ -541,6 +574,9 @@ impl Board {
     fn clear_mark(&mut self, at: usize) {
         let mut above = self.entries[at].group.clone();
         self.root_failed = false;
+        if let Some(project) = &self.entries[at].spec.project {
+            self.failed_projects.remove(project);
+        }
         while let Some(name) = above {
             let Some(group) = self.groups.get_mut(&name) else {
                 break;

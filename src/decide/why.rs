@@ -115,7 +115,11 @@ pub fn because(board: &Board, entry: &Entry, now: Duration) -> String {
         State::Stopped if entry.goal == Goal::Up => "it was stopped, to be started again".to_owned(),
         State::Stopped => match entry.stopped_for {
             Some(
-                cause @ (StopCause::AutoShutdown | StopCause::Group | StopCause::GaveUp | StopCause::Removed),
+                cause @ (StopCause::AutoShutdown
+                | StopCause::Group
+                | StopCause::GaveUp
+                | StopCause::ProjectGaveUp
+                | StopCause::Removed),
             ) => {
                 format!("it was stopped: {cause}")
             }

@@ -622,9 +622,8 @@ impl World {
                     out.push(Output::Send(Node::Group(None), Message::Desk(shutdown)));
                 }
                 group::Effect::ExitTree => {
-                    let shown = name.as_ref().map_or("the root group".to_owned(), |n| format!("group {n}"));
-                    let shutdown = DeskInput::Shutdown(format!("{shown} gave up"));
-                    out.push(Output::Send(Node::Group(None), Message::Desk(shutdown)));
+                    let gave_up = Message::Desk(DeskInput::GaveUp(name.clone()));
+                    out.push(Output::Send(Node::Group(None), gave_up));
                 }
                 group::Effect::Emit(_) => {}
             }

@@ -13,6 +13,7 @@ use super::fault::{Fault, LoadError, Source};
 use super::load::{Environment, Loaded, load_among, load_text};
 use super::validate::Others;
 use crate::decide::graph::Graph;
+use crate::model::plan::GiveUp;
 use crate::model::{Child, GroupSpec, Kind, Name, Plan, ServiceSpec};
 
 /// What a folder holds.
@@ -379,7 +380,12 @@ fn joined(folder: &Path, parts: Vec<Part>, environment: &Environment) -> Plan {
                 continue;
             };
             plan.root.children.push(Child::Group(name.clone()));
-            plan.groups.insert(name, GroupSpec { children, ..part.root });
+            // A project's root has no parent: what goes down is the project.
+            let on_give_up = match part.root.on_give_up {
+                GiveUp::Escalate => GiveUp::Exit,
+                other => other,
+            };
+            plan.groups.insert(name, GroupSpec { children, on_give_up, ..part.root });
         }
     }
     plan

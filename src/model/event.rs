@@ -56,6 +56,9 @@ pub enum Fact {
         /// Groups that had given up.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         failed_groups: Vec<Name>,
+        /// Projects that had.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        failed_projects: Vec<String>,
     },
     /// A command was taken.
     CommandAccepted {
@@ -345,6 +348,13 @@ pub enum Fact {
         /// What follows.
         then: GiveUp,
     },
+    /// A project of several goes down, since a group of it gave up by `on_give_up = "exit"`.
+    ProjectGaveUp {
+        /// Which.
+        project: String,
+        /// The group; `None` for the project's root.
+        group: Option<Name>,
+    },
     /// Services and groups were added to the tree.
     Added {
         /// They.
@@ -486,6 +496,7 @@ impl Fact {
             | Fact::ScaleDecided { .. }
             | Fact::PoolScaled { .. }
             | Fact::Removed { .. }
+            | Fact::ProjectGaveUp { .. }
             | Fact::ShutdownStarted { .. }
             | Fact::ShutdownDone => None,
         }
@@ -628,6 +639,8 @@ pub enum StopCause {
     Group,
     /// Its group gave up.
     GaveUp,
+    /// A group of its project gave up, and took the project down.
+    ProjectGaveUp,
     /// Not ready by its deadline.
     Timeout,
     /// Its health check failed too often.
@@ -651,6 +664,7 @@ impl fmt::Display for StopCause {
             StopCause::Shutdown => "shutting down",
             StopCause::Group => "its group restarts",
             StopCause::GaveUp => "its group gave up",
+            StopCause::ProjectGaveUp => "its project gave up",
             StopCause::Timeout => "not ready in time",
             StopCause::Health => "unhealthy",
             StopCause::LeftBehind => "its main process is gone",
@@ -693,6 +707,8 @@ pub enum FailedWhy {
         /// Which; `None` for the root.
         group: Option<Name>,
     },
+    /// A group of its project gave up, and took the project down.
+    Project,
     /// The manifest that declares it has faults.
     Manifest {
         /// The first of them.
@@ -714,6 +730,7 @@ impl FailedWhy {
             }
             FailedWhy::Dependency { .. }
             | FailedWhy::Group { .. }
+            | FailedWhy::Project
             | FailedWhy::Manifest { .. }
             | FailedWhy::Internal { .. } => None,
         }
@@ -727,6 +744,7 @@ impl FailedWhy {
             FailedWhy::Spawn { .. } => "spawn",
             FailedWhy::Dependency { .. } => "dependency",
             FailedWhy::Group { .. } => "group",
+            FailedWhy::Project => "project",
             FailedWhy::Manifest { .. } => "manifest",
             FailedWhy::Internal { .. } => "internal",
         }
@@ -742,6 +760,7 @@ impl fmt::Display for FailedWhy {
             }
             FailedWhy::Dependency { on } => write!(f, "dependency: {on} failed"),
             FailedWhy::Group { group: Some(group) } => write!(f, "group {group} gave up"),
+            FailedWhy::Project => f.write_str("its project gave up"),
             FailedWhy::Group { group: None } => f.write_str("the root group gave up"),
             FailedWhy::Manifest { message } => write!(f, "its manifest is faulty: {message}"),
             FailedWhy::Internal { message } => write!(f, "a fault in regrow itself: {message}"),

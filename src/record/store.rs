@@ -23,7 +23,7 @@ use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, State};
 use crate::os::files;
 
 use schema::millis;
-use writer::{Database, Told, Writer};
+use writer::{Database, GaveUp, Told, Writer};
 
 mod schema;
 mod writer;
@@ -515,15 +515,18 @@ impl Ledger for Store {
             }
             _ => {}
         }
-        let failed_groups = match &event.fact {
+        let failed = match &event.fact {
             // Only a start by hand clears a mark.
-            Fact::GroupGaveUp { .. } | Fact::Starting { cause: StartCause::Command, .. } => {
+            Fact::GroupGaveUp { .. }
+            | Fact::ProjectGaveUp { .. }
+            | Fact::Starting { cause: StartCause::Command, .. } => {
                 let failed = board.groups().filter(|group| group.failed);
-                Some(failed.map(|group| group.name.clone()).collect())
+                let groups = failed.map(|group| group.name.clone()).collect();
+                Some(Box::new(GaveUp { groups, projects: board.failed_projects().cloned().collect() }))
             }
             _ => None,
         };
-        self.tell(Told::Event { event: Arc::clone(event), past: past.map(Box::new), failed_groups });
+        self.tell(Told::Event { event: Arc::clone(event), past: past.map(Box::new), failed });
     }
 
     fn life(&self, instance: &InstanceId, incarnation: Incarnation, life: String) {

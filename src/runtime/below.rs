@@ -283,8 +283,12 @@ fn take_over(
             }
         }
     }
-    let failed_groups = if start == Start::Follows { memory.failed_groups } else { Vec::new() };
-    let taken_over = (!instances.is_empty()).then_some(Fact::TakenOver { instances, failed_groups });
+    let (failed_groups, failed_projects) = match start {
+        Start::Follows => (memory.failed_groups, memory.failed_projects),
+        _ => (Vec::new(), Vec::new()),
+    };
+    let taken_over =
+        (!instances.is_empty()).then_some(Fact::TakenOver { instances, failed_groups, failed_projects });
     let facts = taken_over.into_iter().chain(facts).collect();
     Taken { facts, lives, strangers: unknown, last_event: memory.last_event, going_down }
 }

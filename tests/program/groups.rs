@@ -1,5 +1,6 @@
 //! R15: group restart semantics, on real processes.
 
+use super::daemon::Machine;
 use super::harness::{Project, Run, end, eventually};
 
 /// Three services that write down when they start and when they are asked to stop.
@@ -202,4 +203,55 @@ strategy = "one-for-all"
     assert_eq!(project.regrow(&["restart", "slow"]).code, 0);
     run.next_line("k      | k up");
     run.stop();
+}
+
+/// In a daemon `on_give_up = "exit"` takes down the project of the group alone, dependents first; the daemon
+/// ends, as a failure, when no project is left.
+#[test]
+fn a_project_that_gives_up_goes_down_alone_and_the_daemon_with_the_last() {
+    let gives_up = |on: &str| {
+        format!(
+            "[service.db]\ncommand = \"sleep 1000\"\n\
+             [service.web]\nshell = \"until test -e go; do sleep 0.01; done; exit 1\"\ndepends_on = [\"db\"]\n\
+             restart = {{ backoff = {{ initial = \"1ms\" }} }}\n{on}"
+        )
+    };
+    // By a group of its own, and by the project's root, which has no parent to escalate to.
+    let group = gives_up("[group.front]\nmembers = [\"web\"]\nintensity = 1\non_give_up = \"exit\"\n");
+    let root = gives_up("[project]\nintensity = 0\non_give_up = \"escalate\"\n")
+        .replace("test -e go", "test -e go2");
+    let mut machine = Machine::started(&[("shop.toml", &group), ("blog.toml", &root)]);
+    let project = &machine.project;
+    assert_eq!(project.regrow(&["wait", "shop/web", "blog/web", "--timeout", "20s"]).code, 0);
+    let blog = project.status("blog/web")["pid"].clone();
+    project.write("services/go", "");
+    for name in ["shop/web", "shop/db"] {
+        eventually(&format!("{name} is failed"), || project.status(name)["state"] == "failed");
+    }
+    let why = project.regrow(&["why", "shop/db"]).stdout;
+    assert!(why.contains("its project gave up"), "{why}");
+    assert_eq!(project.status("blog/web")["pid"], blog);
+    machine.run.as_mut().unwrap().line("project shop goes down: group shop/front gave up");
+    // It stays so over a death; a start by hand brings it back, and clears that.
+    machine.kill_daemon();
+    assert_eq!(project.status("shop/db")["state"], "failed");
+    assert_eq!(project.regrow(&["start", "shop/db"]).code, 0);
+    std::fs::remove_file(project.file("services/go")).unwrap();
+    assert_eq!(project.regrow(&["start", "shop/web"]).code, 0);
+    project.write("services/go", "");
+    eventually("it has given up again", || project.status("shop/db")["state"] == "failed");
+    // And so does the other: nobody is left.
+    machine.kill_daemon();
+    project.write("services/go2", "");
+    let mut run = machine.run.take().unwrap();
+    assert_eq!(run.code(), 1, "{}", run.text());
+    assert!(run.text().contains("going down: every project has given up"), "{}", run.text());
+    assert!(run.text().contains("project blog goes down: it gave up"), "{}", run.text());
+    project.assert_nothing_left();
+    // The next one starts anew.
+    for name in ["services/go", "services/go2"] {
+        std::fs::remove_file(project.file(name)).unwrap();
+    }
+    machine.start();
+    assert_eq!(machine.regrow(&["wait", "shop/web", "blog/web", "--timeout", "20s"]).code, 0);
 }

@@ -119,6 +119,10 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
             format!("the worker pool{pool}: from {from} to {to}: {reason}")
         }
         Fact::Removed { services, groups } => format!("removed: {}", names(services.iter().chain(groups))),
+        Fact::ProjectGaveUp { project, group } => match group {
+            Some(group) => format!("project {project} goes down: group {group} gave up"),
+            None => format!("project {project} goes down: it gave up"),
+        },
         Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
         Fact::ShutdownDone => "the shutdown is done".to_owned(),
     }

@@ -106,6 +106,7 @@ impl Screen {
                 | StopCause::Removed
                 | StopCause::Group
                 | StopCause::GaveUp
+                | StopCause::ProjectGaveUp
                 | StopCause::Dependency
                 | StopCause::AutoShutdown => about(instance, format!("stopping ({cause})"), Tint::Faint),
                 StopCause::Shutdown | StopCause::LeftBehind | StopCause::Internal => None,
@@ -208,6 +209,7 @@ impl Screen {
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
             | Fact::EnvRenewed { .. }
+            | Fact::ProjectGaveUp { .. }
             | Fact::OutputLost { .. }
             | Fact::StoreLost { .. }
             | Fact::PoolScaled { .. }

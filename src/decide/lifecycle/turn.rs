@@ -288,6 +288,7 @@ impl Turn<'_> {
             StopCause::Restart
             | StopCause::Group
             | StopCause::GaveUp
+            | StopCause::ProjectGaveUp
             | StopCause::Timeout
             | StopCause::Health
             | StopCause::LeftBehind
@@ -323,6 +324,7 @@ impl Turn<'_> {
                 | StopCause::Restart
                 | StopCause::Group
                 | StopCause::GaveUp
+                | StopCause::ProjectGaveUp
                 | StopCause::Timeout
                 | StopCause::Health
                 | StopCause::LeftBehind
@@ -605,6 +607,7 @@ impl Turn<'_> {
             | StopCause::Shutdown
             | StopCause::Group
             | StopCause::GaveUp
+            | StopCause::ProjectGaveUp
             | StopCause::LeftBehind
             | StopCause::Dependency
             | StopCause::AutoShutdown
@@ -688,6 +691,7 @@ impl Turn<'_> {
                 | StopCause::Shutdown
                 | StopCause::Group
                 | StopCause::GaveUp
+                | StopCause::ProjectGaveUp
                 | StopCause::Dependency
                 | StopCause::AutoShutdown
                 | StopCause::Internal,
@@ -745,6 +749,7 @@ impl Turn<'_> {
 
     fn rest(&mut self, cause: StopCause) -> Phase {
         match cause {
+            StopCause::ProjectGaveUp => self.fail(FailedWhy::Project),
             StopCause::GaveUp => self.fail(FailedWhy::Group { group: self.machine.group.clone() }),
             StopCause::Command
             | StopCause::Restart

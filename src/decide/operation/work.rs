@@ -14,12 +14,15 @@ impl Work {
             (Work::Cascade(_), _) => true,
             (
                 Work::Start(_) | Work::Restart | Work::RestartInOrder(_),
-                Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } | Work::Shutdown(_),
+                Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } | Work::GiveUp(_) | Work::Shutdown(_),
             ) => true,
             (
-                Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. },
+                Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } | Work::GiveUp(_),
                 Work::Start(_) | Work::Restart | Work::RestartInOrder(_),
             ) => true,
+            (Work::GiveUp(_), _) => false,
+            // It is down then, which is what was wanted.
+            (Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. }, Work::GiveUp(_)) => false,
             // What goes down with the tree is not taken out of it.
             (Work::Remove(..) | Work::Shrink { .. }, Work::Shutdown(_)) => true,
             // The second restart makes its own incarnation; that is the one that becomes ready.
@@ -44,6 +47,7 @@ impl Work {
                 | Work::Shrink { .. }
                 | Work::Restart
                 | Work::RestartInOrder(_)
+                | Work::GiveUp(_)
                 | Work::Shutdown(_),
             ) => true,
             (Work::Pause, Work::Pause | Work::Cascade(_)) => false,
@@ -75,6 +79,7 @@ impl Work {
             | Work::RestartInOrder(_)
             | Work::Pause
             | Work::Resume
+            | Work::GiveUp(_)
             | Work::Shutdown(_) => StartCause::Command,
         }
     }
@@ -84,7 +89,8 @@ impl Work {
         match self {
             Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Some(Goal::Up),
             Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } | Work::Shutdown(_) => Some(Goal::Down),
-            Work::Pause | Work::Resume => None,
+            // Who gives up still wants them to be up.
+            Work::Pause | Work::Resume | Work::GiveUp(_) => None,
         }
     }
 
@@ -124,6 +130,7 @@ impl Work {
             | Work::Shrink { .. }
             | Work::RestartInOrder(_)
             | Work::Cascade(_)
+            | Work::GiveUp(_)
             | Work::Shutdown(_) => {
                 match after.state {
                     State::Registered => Some((true, "was not started".to_owned())),
@@ -178,6 +185,7 @@ impl Work {
             | Work::Shrink { .. }
             | Work::RestartInOrder(_)
             | Work::Cascade(_)
+            | Work::GiveUp(_)
             | Work::Shutdown(_) => match fact {
                 // Its group may start it again at once: then it was down, and that was wanted.
                 Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_) | Work::Cascade(_)) => {

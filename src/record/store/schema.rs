@@ -279,6 +279,9 @@ fn remembered(connection: &Connection) -> Result<Memory, rusqlite::Error> {
     if let Some(names) = meta("failed_groups")? {
         memory.failed_groups = serde_json::from_str::<Vec<Name>>(&names).unwrap_or_default();
     }
+    if let Some(names) = meta("failed_projects")? {
+        memory.failed_projects = serde_json::from_str(&names).unwrap_or_default();
+    }
     Ok(memory)
 }
 

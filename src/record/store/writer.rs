@@ -27,6 +27,12 @@ const RESULTS: i64 = 2_000;
 /// What could not be written is tried again this often.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What has given up and was not started since.
+pub(super) struct GaveUp {
+    pub(super) groups: Vec<Name>,
+    pub(super) projects: Vec<String>,
+}
+
 /// What the writer is told.
 pub(super) enum Told {
     Begin {
@@ -39,7 +45,8 @@ pub(super) enum Told {
     Event {
         event: Arc<Event>,
         past: Option<Box<Past>>,
-        failed_groups: Option<Vec<Name>>,
+        /// What has given up, where that may have changed.
+        failed: Option<Box<GaveUp>>,
     },
     /// What is wished by hand, for the file beside the store.
     Goals(String),
@@ -357,14 +364,16 @@ impl Writer {
                     transaction.execute("DELETE FROM meta WHERE key = 'ended'", [])?;
                 }
                 Told::Plan(services) => write_plan(&transaction, services)?,
-                Told::Event { event, past, failed_groups } => {
+                Told::Event { event, past, failed } => {
                     write_event(&transaction, event)?;
                     if let Some(past) = past {
                         last.insert(past.instance.to_string(), past);
                     }
-                    if let Some(names) = failed_groups {
-                        let names = serde_json::to_string(names).unwrap_or_default();
-                        set_meta(&transaction, "failed_groups", &names)?;
+                    if let Some(failed) = failed {
+                        let groups = serde_json::to_string(&failed.groups).unwrap_or_default();
+                        set_meta(&transaction, "failed_groups", &groups)?;
+                        let projects = serde_json::to_string(&failed.projects).unwrap_or_default();
+                        set_meta(&transaction, "failed_projects", &projects)?;
                     }
                     if let Fact::Scaled { service, from, to, naming } = &event.fact {
                         for id in spec::scaled(service, *from, *to, *naming).0.iter().map(ToString::to_string)

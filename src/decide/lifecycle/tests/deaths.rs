@@ -169,7 +169,11 @@ impl Life {
             return;
         };
         self.written += 1;
-        let taken = Fact::TakenOver { instances: vec![past.clone()], failed_groups: Vec::new() };
+        let taken = Fact::TakenOver {
+            instances: vec![past.clone()],
+            failed_groups: Vec::new(),
+            failed_projects: Vec::new(),
+        };
         self.board.apply(&event(self.written, taken, now));
         self.give(Input::Restore(Box::new(past)));
     }

@@ -57,6 +57,7 @@ impl Turn<'_> {
                     | StopCause::Removed
                     | StopCause::Shutdown
                     | StopCause::GaveUp
+                    | StopCause::ProjectGaveUp
                     | StopCause::Timeout
                     | StopCause::Health
                     | StopCause::LeftBehind
