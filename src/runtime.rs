@@ -459,7 +459,22 @@ impl Handle {
 
     /// The hooks that run, for people.
     pub fn running_hooks(&self) -> Vec<String> {
-        self.inner.context.hooks.borrow().clone()
+        self.inner.context.hooks.borrow().iter().map(|kept| kept.name.clone()).collect()
+    }
+
+    /// How long those may take at most.
+    pub fn hooks_may_take(&self) -> Duration {
+        let limits = hooks::longest(&self.inner.context.hooks.borrow());
+        self.stop_time_left().map_or(limits, |left| left.min(limits))
+    }
+
+    /// What is left of the time that a stop of everything has, where it has begun and that is limited.
+    fn stop_time_left(&self) -> Option<Duration> {
+        let now = self.uptime();
+        self.board(|board| {
+            let until = board.shutting_down_since()?.saturating_add(board.plan().stop.tree?);
+            Some(until.saturating_sub(now))
+        })
     }
 
     /// Returns when a shutdown has ended every service; hooks may still run. See
@@ -483,7 +498,18 @@ impl Handle {
         let ended = self.wait_stopped().await;
         // Each has a time limit of its own.
         let mut hooks = self.inner.context.hooks.subscribe();
-        let _ = hooks.wait_for(Vec::is_empty).await;
+        let done = async { hooks.wait_for(Vec::is_empty).await.map(drop) };
+        match self.stop_time_left() {
+            None => drop(done.await),
+            Some(left) => {
+                if tokio::time::timeout(left, done).await.is_err() {
+                    tracing::warn!(
+                        "the hooks that still run are killed: the time for the whole stop is over"
+                    );
+                    self.inner.context.no_hooks.send_replace(true);
+                }
+            }
+        }
         self.end_tasks().await;
         let apart = self.inner.task_host.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for native in self.inner.native.iter().chain(&apart) {
@@ -512,7 +538,8 @@ impl Handle {
                 let _ = closed.await;
             }
         };
-        if tokio::time::timeout(FAREWELL_OF_TASKS, close(false)).await.is_err() {
+        let time = self.stop_time_left().map_or(FAREWELL_OF_TASKS, |left| left.min(FAREWELL_OF_TASKS));
+        if tokio::time::timeout(time, close(false)).await.is_err() {
             let _ = tokio::time::timeout(FAREWELL_OF_TASKS, close(true)).await;
         }
     }

@@ -43,6 +43,28 @@ impl Default for InstanceHooks {
     }
 }
 
+/// A hook that runs or waits for its turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// For people: "the stop hook of web".
+    pub name: String,
+    instance: InstanceId,
+    limit: Duration,
+}
+
+/// How long these may take at most, all of them, as few as run at once.
+pub(crate) fn longest(kept: &[Kept]) -> Duration {
+    let turns = |count: usize, at_once: usize| u32::try_from(count.div_ceil(at_once)).unwrap_or(u32::MAX);
+    let of_one = kept.iter().map(|hook| {
+        let same = kept.iter().filter(|other| other.instance == hook.instance);
+        let limit = same.clone().map(|other| other.limit).max().unwrap_or_default();
+        limit.saturating_mul(turns(same.count(), OF_AN_INSTANCE))
+    });
+    let slowest = kept.iter().map(|hook| hook.limit).max().unwrap_or_default();
+    let for_others = slowest.saturating_mul(turns(kept.len(), IN_ALL).saturating_sub(1));
+    of_one.max().unwrap_or_default().saturating_add(for_others)
+}
+
 /// One hook that is to be run.
 pub(crate) struct HookRun<'a> {
     pub(crate) instance: &'a InstanceId,
@@ -78,11 +100,12 @@ impl InstanceHooks {
         self.kept.fetch_add(1, Ordering::Relaxed);
         env.given.extend(hook_variables(hook, fact));
         let name = format!("the {hook} hook of {id}");
-        context.hooks.send_modify(|names| names.push(name.clone()));
+        let kept = Kept { name, instance: id.clone(), limit };
+        context.hooks.send_modify(|all| all.push(kept.clone()));
         let mut killed = context.no_hooks.subscribe();
         let (context, mine) = (Arc::clone(context), Arc::clone(self));
         tokio::spawn(async move {
-            let _running = Running { context: &context, of: &mine, name };
+            let _running = Running { context: &context, of: &mine, kept };
             let errand = Errand { host: &context.host, dir: &dir, env: &env, command: &command, output };
             let in_turn = async {
                 // Neither is ever closed.
@@ -110,7 +133,7 @@ impl InstanceHooks {
 struct Running<'a> {
     context: &'a Context,
     of: &'a InstanceHooks,
-    name: String,
+    kept: Kept,
 }
 
 impl Drop for Running<'_> {
@@ -118,9 +141,9 @@ impl Drop for Running<'_> {
         if self.of.kept.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.of.told.store(false, Ordering::Relaxed);
         }
-        self.context.hooks.send_modify(|names| {
-            if let Some(at) = names.iter().position(|name| *name == self.name) {
-                names.remove(at);
+        self.context.hooks.send_modify(|all| {
+            if let Some(at) = all.iter().position(|kept| *kept == self.kept) {
+                all.remove(at);
             }
         });
     }

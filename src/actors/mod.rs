@@ -52,7 +52,7 @@ pub struct Context {
     /// The control socket, for the environment of services.
     pub socket: Option<PathBuf>,
     /// The hooks that run, for people.
-    pub hooks: watch::Sender<Vec<String>>,
+    pub hooks: watch::Sender<Vec<hooks::Kept>>,
     /// One a hook that runs.
     pub hook_turns: Semaphore,
     /// One a check's command that runs.

@@ -646,14 +646,12 @@ impl SupervisorState {
         // Before the first wish is out: what it causes is to be heard of.
         desk.line.observing.store(true, Ordering::SeqCst);
         let Context { log, clock, .. } = &*self.context;
-        let step = log.describe(|| Step {
-            at: clock.now(),
-            to: Node::Group(None),
-            message: Message::Desk(input.clone()),
-        });
+        let now = clock.now();
+        let step =
+            log.describe(|| Step { at: now, to: Node::Group(None), message: Message::Desk(input.clone()) });
         let effects = log.decide(step, |board| {
             let mut effects = Vec::new();
-            desk.operations.step(board, input, &mut effects);
+            desk.operations.step(board, now, input, &mut effects);
             let facts = effects.iter().filter_map(|effect| match effect {
                 operation::Effect::Emit(fact) => Some(fact.clone()),
                 _ => None,

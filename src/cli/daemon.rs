@@ -152,6 +152,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
     }
     let Folder { plan, graph, files, faults, .. } = folder;
     let mut plan = selected(plan, &graph, &config.profiles);
+    plan.stop.tree = config.stop_timeout;
     if let Some(store) = &ledger {
         let follows = memory.boot.is_some() && memory.boot == clock::boot() && !memory.ended;
         match follows {
@@ -474,11 +475,13 @@ async fn follow(
 
 fn loader(config: &Config, manifests: Arc<FolderReader>) -> Load {
     let (folder, profiles) = (config.manifests.clone(), config.profiles.clone());
+    let stop_timeout = config.stop_timeout;
     Arc::new(move |now| {
         let unreadable = |error| LoadError::Unreadable { path: folder.clone(), error };
         // At the start it may still be to come; here it has been there.
         std::fs::read_dir(&folder).map_err(unreadable)?;
-        let Folder { plan, graph, faults, .. } = manifests.read(Some(now)).map_err(unreadable)?;
+        let Folder { mut plan, graph, faults, .. } = manifests.read(Some(now)).map_err(unreadable)?;
+        plan.stop.tree = stop_timeout;
         Ok(server::Read { plan: selected(plan, &graph, &profiles), faults })
     })
 }

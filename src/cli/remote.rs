@@ -193,6 +193,8 @@ fn not_running(reason: &str) -> ErrorBody {
 
 /// What is down may be started again: so long is waited for a supervisor to be gone.
 const LEAVING: Duration = Duration::from_secs(15);
+/// A wait that is longer is told.
+const WORDLESS: Duration = Duration::from_millis(300);
 
 /// So long is waited for a daemon whose keeper is there to start it.
 const COMING: Duration = Duration::from_secs(5);
@@ -577,8 +579,17 @@ pub(super) fn down(args: DownArgs) -> u8 {
         let down: Down = client.post("/v1/down", &()).await?;
         drop(client);
         let services = status.services.len();
+        let longest = Duration::try_from_secs_f64(down.hooks_may_take_s).unwrap_or(Duration::MAX);
+        let leaving = LEAVING.saturating_add(longest);
         // A hook of the tree, or a service: it waits for us.
-        let gone = std::env::var_os("REGROW_SOCKET").is_some() || ends.wait(LEAVING);
+        let waits = std::env::var_os("REGROW_SOCKET").is_none();
+        // A moment is not worth a word.
+        let mut gone = !waits || (!down.hooks.is_empty() && ends.wait(WORDLESS));
+        if !gone && !down.hooks.is_empty() && !common.json {
+            let names = few(&down.hooks);
+            say(&format!("every service is down; waiting for {names}, {} at most", short(longest)));
+        }
+        gone = gone || ends.wait(leaving);
         if common.json {
             print_json(&down);
         } else if !down.stuck.is_empty() {
@@ -605,7 +616,7 @@ pub(super) fn down(args: DownArgs) -> u8 {
             tell!(
                 "regrow: the supervisor (pid {}) has not ended within {}",
                 status.daemon.pid,
-                short(LEAVING)
+                short(leaving)
             );
             return Ok(code::FAILED);
         }

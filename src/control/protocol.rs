@@ -115,6 +115,17 @@ pub struct Down {
     /// Who is not: SIGKILL has not ended them, and the supervisor ends all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stuck: Vec<StuckProcess>,
+    /// Hooks that still run; the supervisor ends when they have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<String>,
+    /// How many seconds they may take at most.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hooks_may_take_s: f64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it a reference to the field")]
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 /// A process that is stuck in the kernel.

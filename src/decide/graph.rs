@@ -180,6 +180,32 @@ impl StopOrder {
         StopOrder { graph: Arc::clone(graph), holding, free: free.into() }
     }
 
+    /// For each service of the set: how many are stopped one after the other from it down, of those that
+    /// count.
+    pub fn depths(&self, counts: impl Fn(&Name) -> bool) -> HashMap<Name, u32> {
+        let graph = &self.graph;
+        let inside = |nodes: &[Node]| nodes.iter().filter(|n| self.holding.contains_key(n)).count();
+        let mut waits: HashMap<Node, usize> =
+            self.holding.keys().map(|node| (*node, inside(&graph.needs[*node]))).collect();
+        let mut next: Vec<Node> =
+            waits.iter().filter(|(_, left)| **left == 0).map(|(node, _)| *node).collect();
+        let mut depths: HashMap<Node, u32> = HashMap::new();
+        while let Some(node) = next.pop() {
+            let below = graph.needs[node].iter().filter_map(|on| depths.get(on)).max().copied();
+            let own = u32::from(counts(&graph.services[node].name));
+            depths.insert(node, below.unwrap_or(0) + own);
+            for above in &graph.needed_by[node] {
+                if let Some(left) = waits.get_mut(above) {
+                    *left -= 1;
+                    if *left == 0 {
+                        next.push(*above);
+                    }
+                }
+            }
+        }
+        depths.into_iter().map(|(node, depth)| (graph.services[node].name.clone(), depth)).collect()
+    }
+
     /// The next service that may be stopped now.
     pub fn let_go(&mut self) -> Option<Name> {
         self.free.pop_front().map(|node| self.graph.services[node].name.clone())

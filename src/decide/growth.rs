@@ -113,6 +113,9 @@ pub(super) fn reconfigured(plan: &Plan, change: &Change) -> Result<(Plan, Graph)
         let children = std::mem::take(&mut changed.root.children);
         changed.root = GroupSpec { children, ..root.clone() };
     }
+    if let Some(stop) = &change.stop {
+        changed.stop.clone_from(stop);
+    }
     let graph = Graph::new(&changed.services).map_err(|cycles| invalid(in_a_circle(&cycles)))?;
     for spec in &change.services {
         depends_on_what_is_there(spec, &graph)?;

@@ -37,6 +37,8 @@ pub enum Input {
     Start(StartCause),
     /// End it.
     Stop(StopCause),
+    /// The same, where it has this time at most, however much its manifest gives it.
+    StopWithin(StopCause, Duration),
     /// End it now, by SIGKILL.
     Kill(StopCause),
     /// Stop it, then start it, by hand.
@@ -157,6 +159,7 @@ impl Input {
             | Input::Checked { incarnation, .. } => Some(*incarnation),
             Input::Start(_)
             | Input::Stop(_)
+            | Input::StopWithin(..)
             | Input::Kill(_)
             | Input::Restart
             | Input::Pause
@@ -326,6 +329,8 @@ pub struct Machine {
     question: Question,
     /// Returns in a row that nobody asked for: for `max_retries` and the backoff.
     attempts: u32,
+    /// When its stop is to be over, whatever its own time for that; until it starts again.
+    stop_by: Option<Duration>,
 }
 
 impl Machine {
@@ -339,6 +344,7 @@ impl Machine {
             last: Incarnation(0),
             question: Question(0),
             attempts: 0,
+            stop_by: None,
         }
     }
 

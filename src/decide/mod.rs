@@ -5,6 +5,7 @@
 //! that the caller rolls. So a test writes time down, and a recorded run can be replayed.
 
 pub mod access;
+mod budget;
 pub mod cache;
 pub mod continuation;
 pub mod frontier;

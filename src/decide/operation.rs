@@ -5,9 +5,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::budget::Budget;
 use super::graph::StopOrder;
 use super::growth::{self, Branch, Removal};
 use super::lifecycle::Input;
@@ -156,6 +158,8 @@ struct Operation {
     /// `None`: nobody asked for it.
     ticket: Option<Ticket>,
     work: Work,
+    /// What there is for all of it, where that is limited.
+    budget: Option<Budget>,
     /// Who is among the targets without being named, because another needs it or with all
     /// others: not told of where there was nothing to do.
     implied: HashSet<InstanceId>,
@@ -166,19 +170,34 @@ struct Operation {
     left: usize,
 }
 
+/// Numbers wishes, and knows when they are made.
+#[derive(Debug, Default)]
+struct Wishes {
+    last: WishNumber,
+    now: Duration,
+}
+
+impl Wishes {
+    fn next(&mut self) -> WishNumber {
+        self.last += 1;
+        self.last
+    }
+}
+
 /// All commands under way.
 #[derive(Debug, Default)]
 pub struct Operations {
     running: Vec<Operation>,
     leaving: Vec<Leaving>,
-    wishes: WishNumber,
+    wishes: Wishes,
     branches: BranchNumber,
 }
 
 impl Operations {
     /// Takes one input and appends what is to be done to `out`; `board` has all that was
     /// written down so far.
-    pub fn step(&mut self, board: &Board, input: DeskInput, out: &mut Vec<Effect>) {
+    pub fn step(&mut self, board: &Board, now: Duration, input: DeskInput, out: &mut Vec<Effect>) {
+        self.wishes.now = now;
         match input {
             DeskInput::Command(ticket, Asked { command, by }) => {
                 let by = by.map(Box::new);
@@ -362,13 +381,22 @@ impl Operations {
         let of_it = board.entries().iter().filter(|entry| entry.spec.project.as_ref() == Some(&project));
         let targets: Vec<InstanceId> = of_it.map(|entry| entry.id.clone()).collect();
         let order = StopOrder::new(board.graph(), services(&targets));
-        self.begin(board, Operation::new(None, Work::GiveUp(order), targets), out);
+        let budget = self.budget(board, &order);
+        let operation = Operation { budget, ..Operation::new(None, Work::GiveUp(order), targets) };
+        self.begin(board, operation, out);
     }
 
     fn shutdown(&mut self, board: &Board, out: &mut Vec<Effect>) {
         let targets: Vec<InstanceId> = board.entries().iter().map(|e| e.id.clone()).collect();
         let order = StopOrder::new(board.graph(), services(&targets));
-        self.begin(board, Operation::new(None, Work::Shutdown(order), targets), out);
+        let budget = self.budget(board, &order);
+        let operation = Operation { budget, ..Operation::new(None, Work::Shutdown(order), targets) };
+        self.begin(board, operation, out);
+    }
+
+    fn budget(&self, board: &Board, order: &StopOrder) -> Option<Budget> {
+        let runs = |name: &Name| board.instances_of(name).any(|entry| entry.state.has_process());
+        Budget::new(self.wishes.now, &board.plan().stop, order, runs)
     }
 
     /// Whether any command is under way.
@@ -438,9 +466,8 @@ impl Operations {
             let goes_up_again = matches!(operation.work, Work::RestartInOrder(_) | Work::Cascade(_));
             if outcome.is_some() && goes_up_again && matches!(fact, Fact::Stuck { .. }) {
                 // Nobody waits for it; when the kernel lets it go, it is to come up again.
-                self.wishes += 1;
                 let again = Input::Start(operation.work.again());
-                out.push(Effect::Wish(entry.id.clone(), again, self.wishes));
+                out.push(Effect::Wish(entry.id.clone(), again, self.wishes.next()));
             }
             if let Some((ok, message)) = outcome {
                 operation.settle(at, Some((ok, message)));
@@ -668,6 +695,7 @@ impl Operation {
             ticket,
             work,
             implied: HashSet::new(),
+            budget: None,
             places: targets.iter().cloned().zip(0..).collect(),
             left: targets.len(),
             left_of,
@@ -739,7 +767,7 @@ impl Operation {
     }
 
     /// Sends what may be sent by now.
-    fn send(&mut self, board: &Board, wishes: &mut WishNumber, out: &mut Vec<Effect>) {
+    fn send(&mut self, board: &Board, wishes: &mut Wishes, out: &mut Vec<Effect>) {
         let wish = match &self.work {
             Work::Start(cause) => Input::Start(*cause),
             Work::Restart => Input::Restart,
@@ -778,9 +806,17 @@ impl Operation {
                 if *part != Part::Queued {
                     continue;
                 }
-                *wishes += 1;
-                *part = Part::Sent(*wishes, board.last_event());
-                out.push(Effect::Wish(id.clone(), wish.clone(), *wishes));
+                let number = wishes.next();
+                *part = Part::Sent(number, board.last_event());
+                let share = || {
+                    let spec = board.graph().service(id.service())?;
+                    self.budget.as_ref()?.share(wishes.now, spec)
+                };
+                let wish = match (wish.clone(), share()) {
+                    (Input::Stop(cause), Some(time)) => Input::StopWithin(cause, time),
+                    (wish, _) => wish,
+                };
+                out.push(Effect::Wish(id.clone(), wish, number));
             }
             if matches!(self.work, Work::Start(_) | Work::Restart) {
                 return;
@@ -793,15 +829,15 @@ impl Operation {
         &mut self,
         held_back: &HashSet<InstanceId>,
         board: &Board,
-        wishes: &mut WishNumber,
+        wishes: &mut Wishes,
         out: &mut Vec<Effect>,
     ) {
         let wish = if matches!(self.work, Work::Pause) { Input::Pause } else { Input::Resume };
         for (id, part) in &mut self.parts {
             if *part == Part::Queued && !held_back.contains(id) {
-                *wishes += 1;
-                *part = Part::Sent(*wishes, board.last_event());
-                out.push(Effect::Wish(id.clone(), wish.clone(), *wishes));
+                let number = wishes.next();
+                *part = Part::Sent(number, board.last_event());
+                out.push(Effect::Wish(id.clone(), wish.clone(), number));
             }
         }
     }

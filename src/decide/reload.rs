@@ -276,7 +276,7 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
     Way {
         add: additions(new, &fresh, &stays, &gone_groups),
         put_back: additions_of_replaced(new, &replaced, &fresh, &stays, &gone_groups),
-        change: Change { services, groups, root },
+        change: Change { services, groups, root, stop: (old.stop != new.stop).then(|| new.stop.clone()) },
         remove: (gone, gone_groups),
         restart,
         scale,

@@ -85,7 +85,8 @@ pub struct Board {
     root_failed: bool,
     /// Projects that have given up, and were not started since.
     failed_projects: BTreeSet<String>,
-    shutting_down: bool,
+    /// Since when.
+    shutting_down: Option<Duration>,
     last_event: u64,
     /// Instances that have, want or will have a process.
     busy: usize,
@@ -108,7 +109,7 @@ impl Board {
             groups: BTreeMap::new(),
             root_failed: false,
             failed_projects: BTreeSet::new(),
-            shutting_down: false,
+            shutting_down: None,
             last_event: 0,
             busy: 0,
             shorts: HashMap::new(),
@@ -356,6 +357,11 @@ impl Board {
 
     /// Whether the tree is going down.
     pub fn shutting_down(&self) -> bool {
+        self.shutting_down.is_some()
+    }
+
+    /// Since when it is, by the time since the start.
+    pub fn shutting_down_since(&self) -> Option<Duration> {
         self.shutting_down
     }
 
@@ -376,7 +382,7 @@ impl Board {
                 }
             }
             Fact::GroupGaveUp { group: None, .. } => self.root_failed = true,
-            Fact::ShutdownStarted { .. } => self.shutting_down = true,
+            Fact::ShutdownStarted { .. } => self.shutting_down = Some(event.since_start),
             Fact::Added { addition } => self.grow(addition, event.at),
             Fact::Reconfigured { change } => self.reconfigure(change),
             Fact::Removed { services, groups } => self.shrink(services, groups),
@@ -476,7 +482,7 @@ impl Board {
                     Goal::Up => self.leaving.remove(&entry.id),
                 };
                 // The end of the tree is nobody's wish for a service, nor is its own.
-                if !self.shutting_down && (*goal == Goal::Up || !leaves) {
+                if self.shutting_down.is_none() && (*goal == Goal::Up || !leaves) {
                     entry.wish = *goal;
                 }
             }

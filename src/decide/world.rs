@@ -632,7 +632,7 @@ impl World {
 
     fn desk(&mut self, now: Duration, input: DeskInput, out: &mut Vec<Output>) {
         let mut effects = Vec::new();
-        self.desk.step(&self.board, input, &mut effects);
+        self.desk.step(&self.board, now, input, &mut effects);
         let (facts, rest): (Vec<_>, Vec<_>) =
             effects.into_iter().partition(|effect| matches!(effect, operation::Effect::Emit(_)));
         for fact in facts {

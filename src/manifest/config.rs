@@ -30,6 +30,8 @@ pub struct Config {
     pub profiles: Vec<String>,
     /// The folder is watched, and read again when it changes.
     pub watch: bool,
+    /// A stop of everything may take so long.
+    pub stop_timeout: Option<Duration>,
     /// The daemon's own folder.
     pub home: PathBuf,
     /// The control socket.
@@ -128,6 +130,7 @@ struct Written {
     manifests: Option<PathBuf>,
     profiles: Vec<String>,
     watch: bool,
+    stop_timeout: Option<Interval>,
     state: Option<PathBuf>,
     socket: Socket,
     store: Store,
@@ -281,6 +284,7 @@ fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Result<Co
         manifests: at(written.manifests.unwrap_or_else(|| PathBuf::from("services"))),
         profiles: written.profiles,
         watch: written.watch,
+        stop_timeout: written.stop_timeout.map(|span| span.0),
         socket: written.socket.path.map_or_else(|| home.join("control.sock"), at),
         store: if store.as_os_str() == ":memory:" { store } else { at(store) },
         events: written.store.events.unwrap_or(100_000),

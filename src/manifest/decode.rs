@@ -36,6 +36,8 @@ pub(super) struct Project {
     pub(super) name: Option<String>,
     pub(super) env_file: Vec<At<String>>,
     pub(super) supervision: Supervision,
+    /// Of a stop of all of it.
+    pub(super) stop_timeout: Option<Duration>,
 }
 
 /// What the root and every group can say of restarts.
@@ -280,8 +282,9 @@ fn project(table: &DeTable<'_>, collector: &mut Collector) -> Project {
     });
     let env_file = paths("env_file", &mut reader, collector);
     let supervision = supervision(&mut reader, collector);
+    let stop_timeout = positive("stop_timeout", &mut reader, collector);
     reader.finish(collector);
-    Project { span: None, name, env_file, supervision }
+    Project { span: None, name, env_file, supervision, stop_timeout }
 }
 
 fn supervision(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Supervision {

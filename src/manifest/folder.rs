@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -40,6 +41,8 @@ struct Part {
     services: Vec<Arc<ServiceSpec>>,
     root: GroupSpec,
     groups: BTreeMap<Name, GroupSpec>,
+    /// How long a stop of all of it may take.
+    stop: Option<Duration>,
 }
 
 /// Reads a folder again and again, beside the plan that runs.
@@ -90,6 +93,7 @@ fn keep_last_good(plan: &mut Plan, now: &Plan, project: &str) {
     let children: Vec<Child> =
         now.root.children.iter().filter(|child| of_it(child.name())).filter(there).cloned().collect();
     plan.root.children.extend(children);
+    plan.stop.projects.extend(now.stop.projects.get(project).map(|stop| (project.to_owned(), *stop)));
     let groups = now.groups.iter().filter(|(name, _)| of_it(name));
     plan.groups.extend(groups.map(|(name, group)| (name.clone(), group.clone())));
 }
@@ -146,8 +150,9 @@ fn load_folder_after(
         match load_among(file, environment, &others) {
             Ok(loaded) => {
                 warnings.extend(loaded.warnings.iter().cloned());
-                let Plan { services, root, groups, .. } = loaded.plan;
-                parts.push(Part { project: declared.project.clone(), services, root, groups });
+                let Plan { services, root, groups, stop, .. } = loaded.plan;
+                let (project, stop) = (declared.project.clone(), stop.tree);
+                parts.push(Part { project, services, root, groups, stop });
             }
             Err(error) => {
                 parts.push(faulty(file, declared, &error));
@@ -339,6 +344,7 @@ fn faulty(file: &Path, declared: &Declared, error: &LoadError) -> Part {
         services,
         root: GroupSpec { children, ..GroupSpec::default() },
         groups: BTreeMap::new(),
+        stop: None,
     }
 }
 
@@ -348,6 +354,7 @@ fn joined(folder: &Path, parts: Vec<Part>, environment: &Environment) -> Plan {
     plan.inherited = Arc::new(environment.vars.clone());
     for part in parts {
         let project = part.project;
+        plan.stop.projects.extend(part.stop.map(|stop| (project.clone(), stop)));
         let rename = |name: &Name| match name.project() {
             // Another project's, which a dependency may name.
             Some(_) => name.clone(),

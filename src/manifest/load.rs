@@ -18,6 +18,7 @@ use super::validate::Others;
 use super::{dotenv, validate};
 use crate::decide::graph::Graph;
 use crate::model::nearest::nearest;
+use crate::model::plan::StopTimes;
 use crate::model::{
     Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, LogSpec, Plan, ReadySpec,
     ReadyTarget, Renewal, ServiceSpec, StopSpec,
@@ -150,7 +151,7 @@ fn load_in(
     others: &Others,
 ) -> Result<Loaded, Vec<Fault>> {
     let read = read(source, folder, environment, None, others)?;
-    let Sound { name, shared, services, graph, tree, warnings } = read;
+    let Sound { name, stop, shared, services, graph, tree, warnings } = read;
     let named = name.is_some();
     let name = name.or_else(|| {
         let name = folder.file_name()?.to_string_lossy().into_owned();
@@ -163,6 +164,7 @@ fn load_in(
         services,
         root: tree.root,
         groups: tree.groups,
+        stop: StopTimes { tree: stop, ..StopTimes::default() },
         inherited: Arc::new(environment.vars.clone()),
         shared: Arc::new(shared),
     };
@@ -173,6 +175,8 @@ fn load_in(
 struct Sound {
     /// The project's.
     name: Option<String>,
+    /// How long a stop of all of it may take.
+    stop: Option<Duration>,
     /// What the project's env files set.
     shared: Assignments,
     services: Vec<Arc<ServiceSpec>>,
@@ -235,9 +239,9 @@ fn read(
     if !collector.faults.is_empty() {
         return Err(sorted(collector.faults));
     }
-    let name = declared.project.name.clone();
+    let (name, stop) = (declared.project.name.clone(), declared.project.stop_timeout);
     let services = renewable(given, services);
-    Ok(Sound { name, shared, services, graph, tree, warnings })
+    Ok(Sound { name, stop, shared, services, graph, tree, warnings })
 }
 
 /// In the order of the text; files other than the manifest come after it.

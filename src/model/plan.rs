@@ -28,6 +28,9 @@ pub struct Plan {
     pub root: GroupSpec,
     /// The named groups.
     pub groups: BTreeMap<Name, GroupSpec>,
+    /// How long a stop of everything may take.
+    #[serde(default, skip_serializing_if = "StopTimes::is_empty")]
+    pub stop: StopTimes,
     /// The environment that services inherit from. Never written down: it may hold secrets.
     #[serde(skip)]
     pub inherited: Arc<Vec<(OsString, OsString)>>,
@@ -50,6 +53,7 @@ impl Plan {
             services: services.into_iter().map(Arc::new).collect(),
             root: GroupSpec { children, ..GroupSpec::default() },
             groups: BTreeMap::new(),
+            stop: StopTimes::default(),
             inherited: Arc::new(Vec::new()),
             shared: Arc::new(Vec::new()),
         }
@@ -155,12 +159,38 @@ pub struct Change {
     /// The root, if that changes; the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<GroupSpec>,
+    /// How long a stop of everything may take, if that changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<StopTimes>,
 }
 
 impl Change {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.groups.is_empty() && self.root.is_none()
+        self.services.is_empty() && self.groups.is_empty() && self.root.is_none() && self.stop.is_none()
+    }
+}
+
+/// `stop_timeout` of a project and of the daemon: how long a stop of everything may take, from the first
+/// signal to the last SIGKILL. Nothing is said: each service has its own time, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct StopTimes {
+    /// Of the whole tree.
+    #[serde(with = "super::spec::opt_seconds", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
+    pub tree: Option<Duration>,
+    /// Of a project, where the tree has several.
+    #[serde(with = "super::spec::seconds_by_name", skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "control", schemars(with = "BTreeMap<String, f64>"))]
+    pub projects: BTreeMap<String, Duration>,
+}
+
+impl StopTimes {
+    /// Nothing is said.
+    pub fn is_empty(&self) -> bool {
+        self.tree.is_none() && self.projects.is_empty()
     }
 }
 

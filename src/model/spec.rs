@@ -797,6 +797,34 @@ pub(crate) mod opt_seconds {
     }
 }
 
+/// Durations by names, as numbers of seconds.
+pub(crate) mod seconds_by_name {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(
+        value: &BTreeMap<String, Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let seconds = value.iter().map(|(name, time)| (name, time.as_secs_f64()));
+        seconds.collect::<BTreeMap<_, _>>().serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<String, Duration>, D::Error> {
+        let seconds = BTreeMap::<String, f64>::deserialize(deserializer)?;
+        let time = |(name, seconds)| Ok((name, Duration::try_from_secs_f64(seconds)?));
+        seconds
+            .into_iter()
+            .map(time)
+            .collect::<Result<_, _>>()
+            .map_err(|error: std::time::TryFromFloatSecsError| serde::de::Error::custom(error))
+    }
+}
+
 /// A signal as people name it.
 mod signal_text {
     use serde::{Deserialize, Deserializer, Serializer};

@@ -426,13 +426,14 @@ impl Drop for Coming {
     }
 }
 
-/// The order for a service that starts, by what its env files say now.
-fn renewed(order: SpawnOrder) -> Result<SpawnOrder, (NewsSink, News)> {
+/// The order for a service that starts, by what its env files say now. `None`: they can't be read, which
+/// is told.
+fn renewed(order: SpawnOrder) -> Option<SpawnOrder> {
     let env::Of::Start(declared) = &order.env.of else {
-        return Ok(order);
+        return Some(order);
     };
     if declared.renewal.is_none() {
-        return Ok(order);
+        return Some(order);
     }
     let key = order.key;
     match declared.renewed() {
@@ -440,12 +441,13 @@ fn renewed(order: SpawnOrder) -> Result<SpawnOrder, (NewsSink, News)> {
             (order.news)(News::Renewed { key, spec: Arc::clone(&spec) });
             let (argv, dir) = (spec.command.argv.clone(), spec.dir.clone());
             let env = env::Recipe { of: env::Of::Service(spec), ..order.env };
-            Ok(SpawnOrder { argv, dir, env, ..order })
+            Some(SpawnOrder { argv, dir, env, ..order })
         }
         Err(message) => {
             let (stage, errno, errno_name) = (SpawnStage::EnvFile, 0, String::new());
             let failure = SpawnFailure { stage, errno, errno_name, message };
-            Err((order.news, News::SpawnFailed { key, failure }))
+            (order.news)(News::SpawnFailed { key, failure });
+            None
         }
     }
 }
@@ -465,9 +467,8 @@ impl Work {
     }
 
     fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {
-        let order = match renewed(order) {
-            Ok(order) => order,
-            Err((news, heard)) => return news(heard),
+        let Some(order) = renewed(order) else {
+            return;
         };
         let SpawnOrder { key, argv, dir, env, input, extra, output, owner, keep, news } = order;
         let resolved = match credentials::resolve(&env.run_as()) {

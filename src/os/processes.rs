@@ -19,9 +19,9 @@ impl End {
     }
 
     /// Returns when all of them are gone, or the time is over: then `false`.
-    pub fn wait(self, time: Duration) -> bool {
+    pub fn wait(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
-        let mut processes = self.0.into_iter();
+        let mut processes = self.0.iter();
         processes.all(|process| {
             pidfd::ends_within(process.as_fd(), until.saturating_duration_since(Instant::now()))
         })

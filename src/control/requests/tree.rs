@@ -388,5 +388,7 @@ pub(in crate::control) async fn down(
     let ok = shared.handle.wait_stopped().await.is_ok();
     let stuck: Vec<StuckProcess> =
         shared.handle.stuck().into_iter().map(|(name, pid)| StuckProcess { name, pid }).collect();
-    Ok(axum::Json(Down { ok: ok && stuck.is_empty(), stuck }).into_response())
+    let hooks = shared.handle.running_hooks();
+    let hooks_may_take_s = shared.handle.hooks_may_take().as_secs_f64();
+    Ok(axum::Json(Down { ok: ok && stuck.is_empty(), stuck, hooks, hooks_may_take_s }).into_response())
 }

@@ -32,6 +32,10 @@ impl Turn<'_> {
             // A stop or a resume was faster.
             (phase, Input::Halted { .. }) => phase,
             (phase, Input::Stop(cause)) => self.stop(phase, cause, false),
+            (phase, Input::StopWithin(cause, time)) => {
+                self.machine.stop_by = Some(self.now + time);
+                self.stop(phase, cause, false)
+            }
             (phase, Input::Kill(cause)) => self.stop(phase, cause, true),
 
             (Phase::Waiting { cause }, Input::Answered(_, Reply::Release)) => self.spawn(cause),
@@ -351,7 +355,14 @@ impl Turn<'_> {
                 self.begin_stop(life, cause, Next::Rest)
             }
             Phase::Stopping(stopping) => {
-                let stopping = Stopping { cause, next: Next::Rest, ..stopping };
+                let step = match (stopping.step, self.machine.stop_by) {
+                    (Step::Command { deadline }, Some(by)) => Step::Command { deadline: deadline.min(by) },
+                    (Step::Terminating { deadline }, Some(by)) => {
+                        Step::Terminating { deadline: deadline.min(by) }
+                    }
+                    (step, _) => step,
+                };
+                let stopping = Stopping { cause, step, next: Next::Rest, ..stopping };
                 match stopping.step {
                     Step::Command { .. } | Step::Terminating { .. } if by_force => self.kill(stopping),
                     // Told to be stuck already: whoever asks now is to hear it, too.
@@ -434,6 +445,7 @@ impl Turn<'_> {
         let incarnation = self.machine.last.next();
         self.machine.last = incarnation;
         self.emit(Fact::Starting { instance: self.machine.id.clone(), incarnation, cause });
+        self.machine.stop_by = None;
         self.out.push(Effect::Spawn(incarnation));
         Phase::Starting { incarnation, asked: self.now, abort: None }
     }
@@ -561,7 +573,7 @@ impl Turn<'_> {
             cause: StopCause::LeftBehind,
             asked: self.now,
             exit: Some(exit),
-            step: Step::Terminating { deadline: self.now + self.spec.stop.timeout },
+            step: Step::Terminating { deadline: self.now + self.stop_time() },
             next: Next::Rest,
             reason: None,
         };
@@ -582,14 +594,19 @@ impl Turn<'_> {
     fn begin_stop(&mut self, life: Life, cause: StopCause, next: Next) -> Phase {
         self.out.push(Effect::EndChecks);
         let incarnation = life.incarnation;
-        let deadline = self.now + self.spec.stop.timeout;
         let by_command = self.spec.stop.command.is_some();
+        let timeout = match (self.machine.stop_by, by_command) {
+            // What comes after the command needs a part of it.
+            (Some(by), true) => self.stop_time().min(by.saturating_sub(self.now) / 2),
+            _ => self.stop_time(),
+        };
+        let deadline = self.now + timeout;
         self.emit(Fact::Stopping {
             instance: self.machine.id.clone(),
             incarnation,
             cause,
             signal: (!by_command).then(|| signal_name(self.spec.stop.signal)),
-            timeout: self.spec.stop.timeout,
+            timeout,
         });
         let step = if by_command {
             self.out.push(Effect::StopCommand(incarnation));
@@ -614,6 +631,12 @@ impl Turn<'_> {
             | StopCause::Internal => None,
         };
         Phase::Stopping(Stopping { life, cause, asked: self.now, exit: None, step, next, reason })
+    }
+
+    /// So long it may take to end from now on.
+    fn stop_time(&self) -> Duration {
+        let own = self.spec.stop.timeout;
+        self.machine.stop_by.map_or(own, |by| own.min(by.saturating_sub(self.now)))
     }
 
     fn stop_command_trouble(&mut self, stopping: &Stopping, trouble: Option<String>) {
@@ -794,7 +817,7 @@ impl Turn<'_> {
             Phase::Stopping(stopping) => match stopping.step {
                 // As systemd has it: the signal gets a time of its own.
                 Step::Command { deadline } if due(Some(deadline)) => {
-                    let limit = short(self.spec.stop.timeout);
+                    let limit = short(deadline.saturating_sub(stopping.asked));
                     self.stop_command_trouble(&stopping, Some(format!("it did not end within {limit}")));
                     self.out.push(Effect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
                     self.emit(Fact::Stopping {
@@ -802,9 +825,9 @@ impl Turn<'_> {
                         incarnation: stopping.life.incarnation,
                         cause: stopping.cause,
                         signal: Some(signal_name(self.spec.stop.signal)),
-                        timeout: self.spec.stop.timeout,
+                        timeout: self.stop_time(),
                     });
-                    let deadline = self.now + self.spec.stop.timeout;
+                    let deadline = self.now + self.stop_time();
                     Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
                 }
                 Step::Terminating { deadline } if due(Some(deadline)) => self.kill(stopping),
