@@ -71,6 +71,8 @@ pub struct Options {
     pub sample_interval: Duration,
     /// Gets all output as it comes.
     pub console: Option<Arc<dyn ChunkSink>>,
+    /// Takes the output of services whose `log` says `inherit`.
+    pub own_output: Option<Arc<dyn ChunkSink>>,
     /// The control socket, for the environment of services.
     pub socket: Option<PathBuf>,
     /// Takes down every step and event of the run.
@@ -91,6 +93,7 @@ impl Default for Options {
             host: HostOptions::default(),
             sample_interval: SAMPLE_INTERVAL,
             console: None,
+            own_output: None,
             socket: None,
             recorder: None,
             secrets: None,
@@ -181,7 +184,7 @@ impl Handle {
     pub async fn start(plan: Plan, options: Options) -> Result<Handle, StartError> {
         let plan = Arc::new(plan);
         let board = Board::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
-        let output = Arc::new(OutputHub::new(options.console));
+        let output = Arc::new(OutputHub::new(options.console).with_own(options.own_output));
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
         let native = NativeHost::start(sink, options.host).map_err(StartError::Host)?;
         let native = Arc::new(native);

@@ -64,6 +64,7 @@ impl Errand<'_> {
                         | News::LogMatched { .. }
                         | News::Paused { .. }
                         | News::TreeGone { .. }
+                        | News::KeptElsewhere { .. }
                         | News::Unkept { .. },
                     ) => {}
                     None => return Outcome::Unable("the host is gone".to_owned()),

@@ -29,9 +29,9 @@ use crate::decide::continuation::Left;
 use crate::decide::ledger::Ledger;
 use crate::model::digest::fnv;
 use crate::model::spec::{LogSpec, MAX_FILES, MAX_SIZE};
-use crate::model::{InstanceId, Past, ServiceSpec};
+use crate::model::{InstanceId, LogTo, Past, ServiceSpec};
 use crate::os::clock::Clock;
-use crate::os::log::{Keep, Place};
+use crate::os::log::{FileAccess, Keep, Place};
 use crate::os::secrets::Vault;
 use crate::os::{Host, News, NewsSink, Output, ProcessKey, Sources};
 
@@ -120,16 +120,23 @@ impl KeepRule {
             Some(project) => self.folder.join(project),
             None => self.folder.clone(),
         };
+        if declared.file == LogTo::Inherit {
+            return None;
+        }
+        let own = folder.join(&name);
         let place = match declared.file_of(id) {
             Some(file) => {
                 // Of this file alone: another one's places and times would be taken for its own.
                 let of = fnv(file.as_os_str().as_encoded_bytes()) & 0xffff_ffff;
                 Place::One { file, index: folder.join(format!("{name}.{of:08x}.idx")) }
             }
-            None => Place::Streams(folder.join(name)),
+            None => Place::Streams(own.clone()),
         };
+        let otherwise = (place != Place::Streams(own.clone())).then_some(own);
         Some(Keep {
             place,
+            otherwise,
+            access: FileAccess { owner: declared.owner.clone(), mode: declared.mode },
             max_size: declared.max_size.unwrap_or(self.max_size),
             max_files: declared.max_files.unwrap_or(self.max_files),
             compress: declared.compress.unwrap_or(self.compress),

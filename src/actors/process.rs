@@ -27,7 +27,7 @@ use crate::decide::probe::{Outcome, Pauses, Thresholds, one_line};
 use crate::decide::world::{Message, Node, Step};
 use crate::model::event::{CheckKind, Hook};
 use crate::model::{
-    Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, Name, ReadyTarget,
+    Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, LogTo, Name, ReadyTarget,
     ServiceSpec,
 };
 use crate::os::log::Keep;
@@ -108,7 +108,11 @@ impl Lifeline {
             News::SpawnFailed { .. } | News::Exited { remains: false, .. } | News::TreeGone { .. } => {
                 ends.leaves(None);
             }
-            News::Renewed { .. } | News::LogMatched { .. } | News::Paused { .. } | News::Unkept { .. } => {}
+            News::Renewed { .. }
+            | News::LogMatched { .. }
+            | News::Paused { .. }
+            | News::Unkept { .. }
+            | News::KeptElsewhere { .. } => {}
         }
         // Still under the lock: whoever takes over finds it noted, or in its own mailbox.
         ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
@@ -255,6 +259,7 @@ impl Actor for ProcessActor {
         if let Some(keep) = state.keep() {
             state.context.sources.kept_in(state.source, keep);
         }
+        state.inherits_output();
         let lives = &state.context.inherited_lives;
         let inherited = lives.lock().unwrap_or_else(PoisonError::into_inner).remove(&state.id);
         if let Some(inheritance) = inherited.or_else(|| state.known_again()) {
@@ -347,6 +352,11 @@ impl ProcessState {
         self.context.keep.of(&self.id, &self.spec)
     }
 
+    fn inherits_output(&self) {
+        let inherits = self.spec.log.as_ref().is_some_and(|log| log.file == LogTo::Inherit);
+        self.context.sources.inherits(self.source, inherits);
+    }
+
     /// Has the files of what runs changed to what its manifest says now.
     fn keep_as_declared(&self) {
         if let Some(keep) = self.keep() {
@@ -380,6 +390,7 @@ impl ProcessState {
                 }
                 self.declared = Arc::clone(&spec);
                 self.spec = spec;
+                self.inherits_output();
                 self.keep_as_declared();
                 Some(Input::Reconfigured)
             }
@@ -460,6 +471,11 @@ impl ProcessState {
                     self.gone = Some(key);
                 }
                 Some(Input::Exited { incarnation, exit, remains, roll: host.roll() })
+            }
+            News::KeptElsewhere { place, reason, .. } => {
+                let (instance, file) = (self.id.clone(), place);
+                self.context.log.append([Fact::OutputElsewhere { instance, file, reason }]);
+                None
             }
             News::Unkept { lost, reason, .. } => {
                 let (instance, lost_bytes) = (self.id.clone(), lost);

@@ -349,6 +349,7 @@ impl WorkerState {
             | News::TreeGone { .. }
             | News::LogMatched { .. }
             | News::Paused { .. }
+            | News::KeptElsewhere { .. }
             | News::Unkept { .. } => {}
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::inherit::OwnOutput;
 use super::remote::{fact_in_words, reloaded_in_words};
 use super::{DaemonArgs, code, format, report, supervisors_runtime};
 use crate::actors::event_log::Read;
@@ -27,6 +28,7 @@ use crate::manifest::{Environment, LoadError, load_addition};
 use crate::model::{Addition, Asker, Denial, DenialCode, Event, Fact, Plan, Renewal};
 use crate::os::folder::FolderWatch;
 use crate::os::keeper::{self, Tether};
+use crate::os::log::own::OwnLog;
 use crate::os::native::HostOptions;
 use crate::os::signals::{Heard, Signals};
 use crate::os::tokens::Tokens;
@@ -43,7 +45,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// So long `--detach` waits for the daemon to say that it is up.
 const DETACHING: Duration = Duration::from_secs(60);
 
-/// Told to the daemon that `--detach` starts, so that it doesn't detach again.
+/// Told to the daemon that `--detach` starts, so that it doesn't detach again: the file it prints to.
 const DETACHED: &str = "REGROW_DETACHED";
 
 pub(super) fn daemon(args: &DaemonArgs) -> u8 {
@@ -93,6 +95,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
             config
         }
     };
+    let own_log = own_log(&config);
     tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .with_writer(std::io::stderr)
@@ -107,7 +110,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
             return code::FAILED;
         }
     };
-    let ended = runtime.block_on(serve(&config, tether));
+    let ended = runtime.block_on(serve(&config, tether, own_log.as_ref()));
     std::process::exit(i32::from(ended))
 }
 
@@ -131,7 +134,16 @@ fn taken(config: &Config, pid: u32) -> u8 {
     code::FAILED
 }
 
-async fn serve(config: &Config, tether: Tether) -> u8 {
+/// Where this daemon prints to a file of its own.
+fn own_log(config: &Config) -> Option<OwnLog> {
+    let path = std::env::var_os(DETACHED).map(PathBuf::from).filter(|path| path.is_absolute())?;
+    let log = OwnLog::new(path, config.log_size, config.log_files, config.log_compress);
+    // An earlier daemon may have put the one aside that was inherited from the keeper.
+    let _ = log.look();
+    Some(log)
+}
+
+async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 {
     let environment = environment();
     // Before it is read, so that no change falls between the two.
     let watch = watch_folder(config);
@@ -182,10 +194,18 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         },
     };
     let services = plan.services.len();
+    let own_output = match OwnOutput::start() {
+        Ok(own_output) => own_output,
+        Err(error) => {
+            tell!("{}: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
     let options = Options {
         host: HostOptions { subreaper: false, owns_process: true, die_with_us: false },
         sample_interval: config.sample_interval,
         console: None,
+        own_output: Some(own_output),
         socket: Some(config.socket.clone()),
         recorder: None,
         secrets: Some(config.secrets.clone()),
@@ -283,7 +303,7 @@ async fn serve(config: &Config, tether: Tether) -> u8 {
         host.renew_keeper_if_other();
     }
     let reloads = Reloads { watch, plan: None, load, store: ledger.clone() };
-    let end = follow(config, &handle, signals, &mut upgrades, reloads).await;
+    let end = follow(config, own_log, &handle, signals, &mut upgrades, reloads).await;
     if let (Some(host), End::Down { .. }) = (&host, &end) {
         host.notify("STOPPING=1");
     }
@@ -414,6 +434,7 @@ fn card_of(config: &Config) -> Card {
 /// Until everything is down, or another daemon is to go on.
 async fn follow(
     config: &Config,
+    own_log: Option<&OwnLog>,
     handle: &Handle,
     mut signals: Signals,
     upgrades: &mut mpsc::UnboundedReceiver<PathBuf>,
@@ -444,6 +465,8 @@ async fn follow(
             () = reloads.wanted(handle) => reloads.begin(handle, "watch"),
             // Somebody may have tidied up.
             _ = look.tick() => {
+                // What can't be mended is tried again; there is nowhere to say it.
+                let _ = own_log.map(OwnLog::look);
                 if place::daemon_of(&config.home).is_none() {
                     place::tell_daemon(&config.home, &card_of(config));
                 }
@@ -583,6 +606,7 @@ fn tell_event(event: &Event) {
         | Fact::ActorBroke { .. }
         | Fact::HookFailed { .. }
         | Fact::EnvRenewed { .. }
+        | Fact::OutputElsewhere { .. }
         | Fact::OutputLost { .. }
         | Fact::StoreLost { .. }
         | Fact::StopCommandFailed { .. }
@@ -614,8 +638,8 @@ fn detach(args: &DaemonArgs, config: &Config) -> u8 {
         return failed(format!("{}: {error}", config.home.display()));
     }
     let log = config.home.join("daemon.log");
-    let ended = files::abstract_socket()
-        .and_then(|(heard, ready)| start_apart(args, &config.home, &log, &ready, &heard));
+    let ended =
+        files::abstract_socket().and_then(|(heard, ready)| start_apart(args, config, &log, &ready, &heard));
     match ended {
         Ok(Ok(())) => code::DONE,
         Ok(Err(ended)) => {
@@ -632,13 +656,13 @@ fn detach(args: &DaemonArgs, config: &Config) -> u8 {
 
 fn start_apart(
     args: &DaemonArgs,
-    home: &Path,
+    config: &Config,
     log: &Path,
     ready: &std::ffi::OsStr,
     heard: &std::os::unix::net::UnixDatagram,
 ) -> std::io::Result<Result<(), u8>> {
     // Why the last one ended is still to be found.
-    let _ = std::fs::rename(log, log.with_extension("log.1"));
+    OwnLog::new(log.to_owned(), 0, config.log_files, false).put_aside()?;
     let file = files::own_file(log)?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("daemon").arg("--detach");
@@ -646,7 +670,7 @@ fn start_apart(
         command.arg("--config").arg(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
     }
     command
-        .env(DETACHED, "1")
+        .env(DETACHED, std::path::absolute(log)?)
         .env("NOTIFY_SOCKET", ready)
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
@@ -659,7 +683,7 @@ fn start_apart(
         if let Ok(length) = heard.recv(&mut buffer)
             && String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1")
         {
-            let pid = place::daemon_of(home).map_or_else(|| child.id(), |card| card.pid);
+            let pid = place::daemon_of(&config.home).map_or_else(|| child.id(), |card| card.pid);
             say!("regrow daemon (pid {pid}) is up; it prints to {}", log.display());
             return Ok(Ok(()));
         }

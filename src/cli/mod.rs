@@ -25,6 +25,7 @@ mod commands;
 mod console;
 mod daemon;
 mod format;
+mod inherit;
 mod init;
 mod ls;
 mod plan;

@@ -171,6 +171,8 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             host: HostOptions { subreaper: true, owns_process: true, die_with_us: true },
             sample_interval: args.sample_interval,
             console: Some(Arc::clone(&console) as Arc<_>),
+            // It is there as that of all others.
+            own_output: None,
             socket: socket.clone(),
             recorder,
             secrets: Some(super::daemon::secrets()),

@@ -66,6 +66,8 @@ pub struct Entry {
     pub stopped_for: Option<StopCause>,
     /// The last failing check since its start, in words.
     pub failing: Option<String>,
+    /// What is wrong with where its output is kept.
+    pub output: Option<String>,
     /// What its process was made with.
     pub made_of: Option<u32>,
     /// While it is paused: whether it is ready when it goes on.
@@ -454,6 +456,7 @@ impl Board {
         entry.failed.clone_from(&past.failed);
         entry.stopped_for = past.stopped_for;
         entry.made_of = past.made_of;
+        entry.output.clone_from(&past.output);
         match (before, is_busy(past.state)) {
             (false, true) => self.busy += 1,
             (true, false) => self.busy -= 1,
@@ -494,6 +497,7 @@ impl Board {
                 entry.started = Some(event.since_start);
                 entry.health = Health::Unknown;
                 entry.failing = None;
+                entry.output = None;
                 entry.stopped_for = None;
                 entry.restarts += u64::from(cause.is_restart());
                 if *cause == StartCause::Command || *cause == StartCause::Boot {
@@ -503,6 +507,9 @@ impl Board {
                     self.clear_mark(at);
                     return self.stamp(at, before, event);
                 }
+            }
+            Fact::OutputElsewhere { file, reason, .. } => {
+                entry.output = Some(format!("its output goes to {}: {reason}", file.display()));
             }
             Fact::EnvRenewed { made_of, .. } => entry.made_of = Some(*made_of),
             Fact::Running { pid, .. } => entry.pid = Some(*pid),
@@ -684,6 +691,7 @@ impl Entry {
             kill_at: None,
             stopped_for: None,
             failing: None,
+            output: None,
             made_of: None,
             ready_again: false,
         }
@@ -719,6 +727,7 @@ impl Entry {
             failed: self.failed.clone(),
             stopped_for: self.stopped_for,
             made_of: self.made_of,
+            output: self.output.clone(),
         }
     }
 
@@ -749,6 +758,7 @@ impl Entry {
             cpu_percent: usage.and_then(|u| u.cpu_percent),
             memory_bytes: usage.map(|u| u.memory_bytes),
             processes: usage.map(|u| u.processes),
+            output: self.output.clone(),
         }
     }
 }

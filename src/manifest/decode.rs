@@ -169,6 +169,8 @@ pub(super) struct Log {
     pub(super) max_size: Option<u64>,
     pub(super) max_files: Option<u32>,
     pub(super) compress: Option<bool>,
+    pub(super) owner: Option<String>,
+    pub(super) mode: Option<u32>,
 }
 
 const POLICIES: [(&str, Policy); 4] = [
@@ -414,15 +416,33 @@ fn who(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector
 }
 
 /// An octal number, as chmod(1) takes it.
-fn umask(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<u32> {
-    let value = reader.get("umask")?;
-    let parsed = match value.get_ref() {
+/// As a string, or as TOML writes it: 0o027.
+fn octal(value: &Spanned<DeValue<'_>>) -> Option<u32> {
+    match value.get_ref() {
         DeValue::String(text) => u32::from_str_radix(text, 8).ok(),
-        // As TOML writes it: 0o027.
         DeValue::Integer(number) if number.radix() == 8 => u32::from_str_radix(number.as_str(), 8).ok(),
         _ => None,
-    };
-    let umask = parsed.filter(|umask| *umask <= 0o777);
+    }
+}
+
+/// Of a log file: whoever writes it can, and nobody executes it.
+fn log_mode(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<u32> {
+    let value = reader.get("mode")?;
+    let mode = octal(value).filter(|mode| mode & 0o600 == 0o600 && mode & !0o666 == 0);
+    if mode.is_none() {
+        collector.fault_with(
+            value.span(),
+            "\"mode\" must be an octal number that lets the owner read and write, and nobody execute",
+            "not one",
+            "write \"640\" or 0o644",
+        );
+    }
+    mode
+}
+
+fn umask(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<u32> {
+    let value = reader.get("umask")?;
+    let umask = octal(value).filter(|umask| *umask <= 0o777);
     if umask.is_none() {
         collector.fault_with(
             value.span(),
@@ -897,8 +917,25 @@ fn log(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Log> {
     let max_size = inner.size("max_size", collector);
     let max_files = inner.integer("max_files", 1..=MOST_FILES, collector).map(|n| n.value);
     let compress = inner.boolean("compress", collector);
+    let owner = inner.string("owner", collector).and_then(|owner| {
+        let words: Vec<&str> = owner.value.split(':').collect();
+        let fits =
+            words.len() <= 2 && words.iter().all(|w| !w.contains(char::is_whitespace)) && owner.value != ":";
+        if owner.value.is_empty() || !fits {
+            let hint = "\"user\", \"user:group\" or \":group\", by name or number";
+            collector.fault_with(
+                owner.span,
+                format!("{:?} is no owner", owner.value),
+                "whose is that?",
+                hint,
+            );
+            return None;
+        }
+        Some(owner.value)
+    });
+    let mode = log_mode(&mut inner, collector);
     inner.finish(collector);
-    Some(Log { file, max_size, max_files, compress })
+    Some(Log { file, max_size, max_files, compress, owner, mode })
 }
 
 fn signal(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Option<i32> {

@@ -19,9 +19,10 @@ use super::{dotenv, validate};
 use crate::decide::graph::Graph;
 use crate::model::nearest::nearest;
 use crate::model::plan::StopTimes;
+use crate::model::spec::INHERIT;
 use crate::model::{
-    Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, LogSpec, Plan, ReadySpec,
-    ReadyTarget, Renewal, ServiceSpec, StopSpec,
+    Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, LogSpec, LogTo, Plan,
+    ReadySpec, ReadyTarget, Renewal, ServiceSpec, StopSpec,
 };
 
 /// How often a readiness check is repeated, unless the manifest says otherwise. The first
@@ -223,6 +224,7 @@ fn read(
         validate::beside(declared, plan, &mut collector);
     }
     warnings.extend(validate::unreachable_limits(declared, &services, &collector));
+    warnings.extend(validate::useless_log_files(declared, &services, &collector));
     let tree = validate::tree(declared, there, &mut collector);
     if there.is_none() {
         warnings.extend(validate::idle_keys(declared, &services, &tree, &collector));
@@ -466,10 +468,17 @@ impl Loader<'_> {
             timeout: on.timeout.unwrap_or(HOOK_TIMEOUT),
         });
         let log = service.log.as_ref().map(|log| LogSpec {
-            file: log.file.as_ref().and_then(|file| faults.file(&scope, file, &self.given.folder)),
+            file: match &log.file {
+                Some(file) if file.value == INHERIT => LogTo::Inherit,
+                file => {
+                    LogTo::from(file.as_ref().and_then(|file| faults.file(&scope, file, &self.given.folder)))
+                }
+            },
             max_size: log.max_size,
             max_files: log.max_files,
             compress: log.compress,
+            owner: log.owner.clone(),
+            mode: log.mode,
         });
         // Even without a command or a folder the service exists: others may depend on it.
         ServiceSpec {

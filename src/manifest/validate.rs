@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -611,6 +612,68 @@ pub(super) fn idle_keys(
         }
     }
     warnings
+}
+
+/// Log files that can be seen not to be any: what would go there goes into the state folder.
+pub(super) fn useless_log_files(
+    declared: &Declared,
+    services: &[ServiceSpec],
+    collector: &Collector,
+) -> Vec<Fault> {
+    let mut warnings = Vec::new();
+    for (spec, declared) in services.iter().zip(&declared.services) {
+        let (Some(log), Some(span)) = (&spec.log, declared.log.as_ref().and_then(|log| log.file.as_ref()))
+        else {
+            continue;
+        };
+        let why = spec.instances().find_map(|id| {
+            let file = log.file_of(&id)?;
+            let (why, hint) = useless(&file)?;
+            Some((format!("{} can't be a log file: {why}", file.display()), hint))
+        });
+        if let Some((message, hint)) = why {
+            warnings.push(Fault {
+                source: Arc::clone(&collector.source),
+                span: span.span.clone(),
+                message,
+                label: "what it prints will go into the state folder".to_owned(),
+                also: None,
+                hint: Some(hint.to_owned()),
+            });
+        }
+    }
+    warnings
+}
+
+/// Why a path is no place for a log file, as far as can be seen before anything is opened, and what to do.
+fn useless(path: &Path) -> Option<(String, &'static str)> {
+    const ANOTHER: &str = "name a file, in a folder of the supervisor's own";
+    if ["/dev", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder)) {
+        let hint = "write file = \"inherit\" to have it go to the daemon's own output";
+        return Some(("it is a device".to_owned(), hint));
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(at) if at.is_dir() => return Some(("it is a folder".to_owned(), ANOTHER)),
+        Ok(at) if at.is_symlink() => return Some(("it is a symbolic link".to_owned(), ANOTHER)),
+        Ok(at) if at.file_type().is_fifo() => return Some(("it is a pipe".to_owned(), ANOTHER)),
+        Ok(at) if !at.is_file() => return Some(("it is not a regular file".to_owned(), ANOTHER)),
+        Ok(at) if at.nlink() > 1 => {
+            return Some(("it has another name, too (a hard link)".to_owned(), ANOTHER));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let by_root = std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0);
+    let folder = path.ancestors().skip(1).find_map(|folder| Some((folder, std::fs::metadata(folder).ok()?)));
+    let (folder, about) = folder?;
+    let whose = match (about.uid(), about.mode() & 0o1002 == 0o002) {
+        _ if !about.is_dir() => format!("{} is no folder", folder.display()),
+        (_, true) if by_root => format!("everybody may write to {}", folder.display()),
+        (1.., _) if by_root => {
+            format!("{} is another user's, who could have root write elsewhere", folder.display())
+        }
+        _ => return None,
+    };
+    Some((whose, "name a file in a folder of root's; \"owner\" and \"mode\" let others read it"))
 }
 
 /// Groups whose members come back so slowly that the limit can't be reached.

@@ -1,6 +1,7 @@
 //! Facts: past tense, numbered by one writer. Everything a user sees is a fold over them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -248,6 +249,15 @@ pub enum Fact {
         /// The number of what it is made with by that (`ServiceSpec::makings`).
         made_of: u32,
     },
+    /// What it prints goes to another file than its manifest says, since that can't be used.
+    OutputElsewhere {
+        /// Whose.
+        instance: InstanceId,
+        /// The file of its standard output.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// What it prints can't be kept in its log files; with a number: it can again, and so much was
     /// not kept. It still reaches those who follow.
     OutputLost {
@@ -476,6 +486,7 @@ impl Fact {
             | Fact::ActorBroke { instance, .. }
             | Fact::HookFailed { instance, .. }
             | Fact::EnvRenewed { instance, .. }
+            | Fact::OutputElsewhere { instance, .. }
             | Fact::OutputLost { instance, .. }
             | Fact::Exited { instance, .. }
             | Fact::Stopped { instance, .. }

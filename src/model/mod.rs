@@ -28,7 +28,7 @@ pub use past::Past;
 pub use plan::{Addition, Child, GroupSpec, Plan, Strategy};
 pub use spec::{
     Backoff, Check, CheckTarget, CommandLine, Condition, Dependency, EnvSpec, HealthSpec, HookSpec, Kind,
-    LogSpec, OnDependencyRestart, Policy, ReadySpec, ReadyTarget, Renewal, RestartSpec, ServiceSpec,
+    LogSpec, LogTo, OnDependencyRestart, Policy, ReadySpec, ReadyTarget, Renewal, RestartSpec, ServiceSpec,
     StopSpec,
 };
 pub use status::{Goal, Health, ServiceStatus, State, StatusReport};

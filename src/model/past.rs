@@ -55,6 +55,9 @@ pub struct Past {
     /// What its process was made with ([`ServiceSpec::makings`](super::spec::ServiceSpec::makings)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<u32>,
+    /// What is wrong with where its output is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
 }
 
 impl Past {
@@ -76,6 +79,7 @@ impl Past {
             failed: None,
             stopped_for: None,
             made_of: None,
+            output: None,
         }
     }
 }

@@ -699,14 +699,57 @@ impl HookSpec {
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct LogSpec {
-    /// The file that both streams go to, absolute; `None`: one for each stream, in the state folder.
-    pub file: Option<PathBuf>,
+    /// Where it goes.
+    pub file: LogTo,
     /// Bytes from which on a file is put aside and another begun.
     pub max_size: Option<u64>,
     /// How many there are, the one that grows included.
     pub max_files: Option<u32>,
     /// Whether those that were put aside are compressed.
     pub compress: Option<bool>,
+    /// Whose the file is: `user`, `user:group` or `:group`, by name or number; `None`: the supervisor's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Who may read and write it (chmod(2)); `None`: its owner alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+}
+
+/// Where a service's output is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+#[serde(from = "Option<PathBuf>", into = "Option<PathBuf>")]
+pub enum LogTo {
+    /// In files of its own in the state folder, one for each stream.
+    #[default]
+    StateFolder,
+    /// In this file, absolute, both streams as they come.
+    File(PathBuf),
+    /// In none: it goes to the supervisor's own standard output and standard error.
+    Inherit,
+}
+
+/// How a manifest spells [`LogTo::Inherit`]; a file is absolute, and never this.
+pub const INHERIT: &str = "inherit";
+
+impl From<Option<PathBuf>> for LogTo {
+    fn from(file: Option<PathBuf>) -> LogTo {
+        match file {
+            None => LogTo::StateFolder,
+            Some(file) if file.as_os_str() == INHERIT => LogTo::Inherit,
+            Some(file) => LogTo::File(file),
+        }
+    }
+}
+
+impl From<LogTo> for Option<PathBuf> {
+    fn from(to: LogTo) -> Option<PathBuf> {
+        match to {
+            LogTo::StateFolder => None,
+            LogTo::File(file) => Some(file),
+            LogTo::Inherit => Some(INHERIT.into()),
+        }
+    }
 }
 
 /// A log file that has grown to so many bytes is put aside, unless something else is said.
@@ -720,13 +763,15 @@ impl LogSpec {
     /// The file of an instance: each copy has one of its own, `web.log` becomes `web.2.log`.
     ///
     /// ```
-    /// use regrow::model::{InstanceId, LogSpec, Name};
-    /// let log = LogSpec { file: Some("/srv/web.log".into()), ..LogSpec::default() };
+    /// use regrow::model::{InstanceId, LogSpec, LogTo, Name};
+    /// let log = LogSpec { file: LogTo::File("/srv/web.log".into()), ..LogSpec::default() };
     /// let copy = InstanceId::numbered(Name::new("web").unwrap(), 2);
     /// assert_eq!(log.file_of(&copy), Some("/srv/web.2.log".into()));
     /// ```
     pub fn file_of(&self, instance: &InstanceId) -> Option<PathBuf> {
-        let file = self.file.as_ref()?;
+        let LogTo::File(file) = &self.file else {
+            return None;
+        };
         let Some(index) = instance.index() else {
             return Some(file.clone());
         };

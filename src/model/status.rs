@@ -232,6 +232,9 @@ pub struct ServiceStatus {
     pub memory_bytes: Option<u64>,
     /// Number of processes in its tree. `null` before the first sample.
     pub processes: Option<u32>,
+    /// What is wrong with where its output is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
 }
 
 /// One group.

@@ -98,6 +98,19 @@ fn user(text: &str) -> Result<Who, SpawnFailure> {
     }
 }
 
+/// User and group of `user`, `user:group` or `:group`, by name or number. A user alone comes with the group
+/// that is its own.
+pub(super) fn of_owner(text: &str) -> std::io::Result<(Option<u32>, Option<u32>)> {
+    let (name, group_name) = text.split_once(':').unwrap_or((text, ""));
+    let unknown = |failure: SpawnFailure| std::io::Error::other(failure.message);
+    let who = if name.is_empty() { None } else { Some(user(name).map_err(unknown)?) };
+    let gid = match (group_name, &who) {
+        ("", who) => who.as_ref().and_then(|who| who.gid),
+        (name, _) => Some(group(name).map_err(unknown)?),
+    };
+    Ok((who.map(|who| who.uid.as_raw()), gid.map(Gid::as_raw)))
+}
+
 fn group(text: &str) -> Result<Gid, SpawnFailure> {
     match text.parse::<u32>() {
         Ok(number) => Ok(Gid::from_raw(number)),

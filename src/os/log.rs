@@ -23,10 +23,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{SourceId, Stream};
 use crate::model::spec::put_aside_of;
 use compress::Compressor;
-use file::{LogFile, Scratch, Turns};
+use file::{LogFile, Scratch, Turns, When};
 
 mod compress;
 mod file;
+pub mod own;
 mod past;
 
 pub use past::{Part, Reach, Tail, last_of};
@@ -36,12 +37,25 @@ pub use past::{Part, Reach, Tail, last_of};
 pub struct Keep {
     /// In which files.
     pub place: Place,
+    /// Where it goes while it can't go there: a file for each stream, as in [`Place::Streams`].
+    pub otherwise: Option<PathBuf>,
+    /// Whose they are.
+    pub access: FileAccess,
     /// Bytes from which on a file is put aside and another begun.
     pub max_size: u64,
     /// How many there are of each, the one that grows included.
     pub max_files: u32,
     /// Whether those that were put aside are compressed (gzip).
     pub compress: bool,
+}
+
+/// Whose log files are, and who may read them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FileAccess {
+    /// `user`, `user:group` or `:group`; `None`: this process's own.
+    pub owner: Option<String>,
+    /// chmod(2); `None`: its owner alone may.
+    pub mode: Option<u32>,
 }
 
 /// The files that grow. Older ones have a number behind their name.
@@ -72,6 +86,12 @@ impl Keep {
             Place::Streams(stem) => with_suffix(stem, of_stream(stream, ".stdout.idx", ".stderr.idx")),
             Place::One { index, .. } => index.clone(),
         }
+    }
+
+    /// The same where it can't be kept as it should be, if there is another place.
+    fn instead(&self) -> Option<Keep> {
+        let place = Place::Streams(self.otherwise.clone()?);
+        Some(Keep { place, otherwise: None, access: FileAccess::default(), ..self.clone() })
     }
 
     /// For people.
@@ -119,6 +139,17 @@ pub(super) struct Logs {
     compressor: Compressor,
 }
 
+/// The files of a source that starts.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// For a keeper.
+    pub(super) files: [OwnedFd; 2],
+    /// What they are.
+    pub(super) keep: Keep,
+    /// Why they are not those that were wanted.
+    pub(super) instead_of: Option<String>,
+}
+
 /// Those of a source.
 struct Open {
     keep: Keep,
@@ -152,7 +183,7 @@ impl Files {
 
 impl Open {
     fn new(keep: &Keep) -> io::Result<Open> {
-        let open = |stream| LogFile::open(keep.file(stream), keep.index(stream));
+        let open = |stream| LogFile::open(keep.file(stream), keep.index(stream), &keep.access);
         let files = match &keep.place {
             Place::Streams(_) => Files::Two([open(Stream::Out)?, open(Stream::Err)?]),
             Place::One { .. } => Files::One(open(Stream::Out)?),
@@ -219,8 +250,23 @@ fn clashes(open: &HashMap<SourceId, Open>, source: SourceId, keep: &Keep) -> io:
 }
 
 impl Logs {
-    /// Opens those of a source, where they are not open yet. Returns duplicates, for a keeper.
-    pub(super) fn open(&self, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
+    /// Opens those of a source, where they are not open yet; those that it has instead, where that can't be:
+    /// then with the reason. Returns duplicates, for a keeper.
+    pub(super) fn open(&self, source: SourceId, keep: &Keep) -> Result<Opened, Vec<String>> {
+        let why = match self.open_these(source, keep) {
+            Ok(files) => return Ok(Opened { files, keep: keep.clone(), instead_of: None }),
+            Err(error) => format!("{}: {error}", keep.shown()),
+        };
+        let Some(instead) = keep.instead() else {
+            return Err(vec![why]);
+        };
+        match self.open_these(source, &instead) {
+            Ok(files) => Ok(Opened { files, keep: instead, instead_of: Some(why) }),
+            Err(error) => Err(vec![why, format!("{}: {error}", instead.shown())]),
+        }
+    }
+
+    fn open_these(&self, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
         lock(&self.later).remove(&source);
         clashes(&self.lock(), source, keep)?;
         let same = |there: &&mut Open| there.keep.place == keep.place;
@@ -241,7 +287,8 @@ impl Logs {
                 let there = there.into_mut();
                 // Somebody has taken one away, or put another in its place.
                 for file in there.files.all() {
-                    file.look()?;
+                    file.look(When::Now)?;
+                    file.belong(&keep.access)?;
                 }
                 there.keep = keep.clone();
                 there
@@ -275,6 +322,9 @@ impl Logs {
             return Ok(());
         };
         if there.keep.place == keep.place {
+            for file in there.files.all() {
+                file.belong(&keep.access)?;
+            }
             there.uncompressed |= keep.compress;
             there.keep = keep.clone();
             return Ok(());
@@ -306,7 +356,13 @@ impl Logs {
     /// not over.
     pub(super) fn open_if_due(&self, source: SourceId) -> Option<[Vec<u8>; 2]> {
         let keep = lock(&self.later).remove(&source)?;
-        let mut open = match Open::new(&keep) {
+        // Whose they are was seen to when they were made: to ask again who that is might take its time.
+        let as_it_is = Keep { access: FileAccess::default(), ..keep.clone() };
+        let opened = Open::new(&as_it_is).or_else(|error| match keep.instead() {
+            Some(instead) => Open::new(&instead),
+            None => Err(error),
+        });
+        let mut open = match opened {
             Ok(open) => open,
             Err(error) => {
                 tracing::error!(%error, path = %keep.shown(), "its output is not kept");
@@ -317,6 +373,9 @@ impl Logs {
             Files::Two(files) => [files[0].unfinished(), files[1].unfinished()],
             Files::One(_) => [Stream::Out, Stream::Err].map(|stream| past::unfinished(&keep, stream)),
         };
+        if open.keep.place == keep.place {
+            open.keep = keep;
+        }
         self.lock().insert(source, open);
         Some(unfinished)
     }

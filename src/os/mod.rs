@@ -91,6 +91,8 @@ pub trait Sources: Send + Sync + 'static {
     fn source(&self, instance: &InstanceId) -> SourceId;
     /// What this source prints, and has printed in earlier lives, is kept in these files.
     fn kept_in(&self, source: SourceId, keep: log::Keep);
+    /// Whether what this source prints goes to this process's own output, too.
+    fn inherits(&self, source: SourceId, inherits: bool);
     /// Drops what is kept of one that is there no more.
     fn forget(&self, instance: &InstanceId);
 }
@@ -215,6 +217,15 @@ pub enum News {
     TreeGone {
         /// Which.
         key: ProcessKey,
+    },
+    /// What it prints goes to other files than it should, where those can't be used.
+    KeptElsewhere {
+        /// Which.
+        key: ProcessKey,
+        /// The file of its standard output.
+        place: PathBuf,
+        /// Why.
+        reason: String,
     },
     /// What it prints can't be kept in its log files, or can again.
     Unkept {

@@ -21,11 +21,13 @@ use super::journal::{self, Journal};
 use super::keeper::Tether;
 use super::keeper::client::Client;
 use super::limits::{Limits, leave_no_core};
-use super::log::{Keep, Logs};
+use super::log::{Keep, Logs, Opened};
 use super::spawn::{Failed, Placed, Program, Spawner, Ties, descriptors_left};
 use super::starts::{Starts, Taker};
 use super::watch::{self, About, Above, Expected, Leave, Line, MARK, Marks, Order, Reclaimed, Watched};
-use super::{Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder, env, proc};
+use super::{
+    Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder, Stream, env, proc,
+};
 use crate::model::{SpawnFailure, SpawnStage};
 
 /// How a [`NativeHost`] treats the process it lives in.
@@ -459,11 +461,11 @@ enum By {
 }
 
 impl Work {
-    fn open(&self, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
+    fn open(&self, source: SourceId, keep: &Keep) -> Result<Opened, Vec<String>> {
         self.sink.begins(source);
-        let files = self.logs.open(source, keep)?;
-        self.sink.moves(source, keep);
-        Ok(files)
+        let opened = self.logs.open(source, keep)?;
+        self.sink.moves(source, &opened.keep);
+        Ok(opened)
     }
 
     fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {
@@ -500,11 +502,15 @@ impl Work {
         }
         let files = match (&output, &keep) {
             (Output::Lines(source, _), Some(keep)) => match self.open(*source, keep) {
-                Ok(files) => Some(files),
-                Err(error) => {
+                Ok(Opened { files, keep, instead_of }) => {
+                    if let Some(reason) = instead_of {
+                        news(News::KeptElsewhere { key, place: keep.file(Stream::Out), reason });
+                    }
+                    Some(files)
+                }
+                Err(reasons) => {
                     // It runs all the same, and says what it says to those who follow.
-                    let reason = format!("{}: {error}", keep.shown());
-                    news(News::Unkept { key, lost: None, reason });
+                    news(News::Unkept { key, lost: None, reason: reasons.join("; ") });
                     None
                 }
             },

@@ -62,6 +62,8 @@ pub struct OutputHub {
     index: RwLock<Index>,
     followers: Mutex<Vec<Weak<Queue>>>,
     console: Option<Arc<dyn ChunkSink>>,
+    /// Where what is inherited goes.
+    own: Option<Arc<dyn ChunkSink>>,
 }
 
 /// Who prints. A source is never given twice, so that what comes late is nobody else's.
@@ -83,6 +85,8 @@ struct Ring {
     size: usize,
     /// How many chunks there were.
     count: u64,
+    /// It goes to this process's own output, too.
+    inherits: bool,
     /// Where all of it is kept.
     keep: Option<Keep>,
     earlier: Earlier,
@@ -157,6 +161,11 @@ impl OutputHub {
     /// Without a source yet.
     pub fn new(console: Option<Arc<dyn ChunkSink>>) -> OutputHub {
         OutputHub { console, ..OutputHub::default() }
+    }
+
+    /// What services say is to go to this process's own output goes there.
+    pub fn with_own(self, own: Option<Arc<dyn ChunkSink>>) -> OutputHub {
+        OutputHub { own, ..self }
     }
 
     /// The source of an instance, if it has one by now.
@@ -260,6 +269,12 @@ impl Sources for OutputHub {
         self.moves(source, &keep);
     }
 
+    fn inherits(&self, source: SourceId, inherits: bool) {
+        if let Some(of) = self.index().rings.get(&source) {
+            lock(&of.ring).inherits = inherits;
+        }
+    }
+
     fn forget(&self, instance: &InstanceId) {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(source) = index.names.remove(instance) {
@@ -292,7 +307,7 @@ impl OutputSink for OutputHub {
         let Source { name, ring } = &*of;
         let (at, bytes) = (SystemTime::now(), Arc::from(lines));
         let mut chunk = Chunk { source, name: name.clone(), number: 0, stream, at, bytes };
-        {
+        let inherits = {
             let mut ring = lock(ring);
             ring.count += 1;
             chunk.number = ring.count;
@@ -302,7 +317,8 @@ impl OutputSink for OutputHub {
                 let dropped = ring.chunks.pop_front().map_or(0, |c| c.bytes.len());
                 ring.size -= dropped;
             }
-        }
+            ring.inherits
+        };
         lock(&self.followers).retain(|follower| match follower.upgrade() {
             Some(queue) => {
                 queue.push(&chunk);
@@ -312,6 +328,9 @@ impl OutputSink for OutputHub {
         });
         if let Some(console) = &self.console {
             console.chunk(&chunk);
+        }
+        if let Some(own) = self.own.as_ref().filter(|_| inherits) {
+            own.chunk(&chunk);
         }
     }
 }
@@ -404,7 +423,14 @@ mod tests {
     async fn what_was_printed_in_an_earlier_life_comes_first_and_once() {
         let folder = tempfile::tempdir().unwrap();
         let place = log::Place::Streams(folder.path().join("web"));
-        let keep = Keep { place, max_size: 1 << 20, max_files: 2, compress: false };
+        let keep = Keep {
+            otherwise: None,
+            access: log::FileAccess::default(),
+            place,
+            max_size: 1 << 20,
+            max_files: 2,
+            compress: false,
+        };
         std::fs::write(keep.file(Stream::Out), "one\ntwo\nbeg").unwrap();
         let hub = hub();
         hub.kept_in(SourceId(0), keep.clone());

@@ -69,7 +69,7 @@ impl Handle {
     /// in the ledger. Otherwise as [`Handle::start`].
     pub async fn start_below(plan: Plan, options: Options, below: Below) -> Result<Handle, StartError> {
         let Below { tether, identity, journal, ledger, strangers } = below;
-        let output = Arc::new(OutputHub::new(options.console));
+        let output = Arc::new(OutputHub::new(options.console).with_own(options.own_output));
         let (ledger, mut memory) = match ledger {
             Some((ledger, memory)) => (Some(ledger), memory),
             None => (None, Memory::default()),

@@ -211,7 +211,7 @@ fn files_that_another_service_has_or_that_have_other_names_are_refused() {
     machine.start();
     let told = |text: &str| {
         let events = machine.regrow(&["events"]).stdout;
-        events.lines().filter(|line| line.contains("can't be kept") && line.contains(text)).count()
+        events.lines().filter(|line| line.contains("its output goes to ") && line.contains(text)).count()
     };
     eventually("two of three", || told("another service's output goes there") >= 1);
     eventually("the link", || told("link.log: it is a symbolic link") == 1);
@@ -238,4 +238,177 @@ fn both_streams_in_one_file_survive_deaths_of_the_daemon() {
         let want: Vec<usize> = (1..=2000).filter(|n| n % 2 == odd).collect();
         assert_eq!(of, want);
     }
+}
+
+/// L6: what can't be a log file is told by `check` where that can be seen, and costs no line.
+#[test]
+fn l6_what_can_not_be_a_log_file_goes_to_the_default_one_and_that_is_said() {
+    let service = |name: &str, file: &str| {
+        format!(
+            "[service.{name}]\nshell = \"echo words of {name}; exec sleep 1000\"\nlog = {{ file = \"{file}\" }}\n"
+        )
+    };
+    let shop = [
+        service("folder", "taken"),
+        service("fifo", "pipe"),
+        service("device", "/dev/stderr"),
+        service("linked", "link"),
+        service("below", "plain/web.log"),
+        service("fine", "fine.log"),
+    ];
+    let mut machine = Machine::new(&[("shop.toml", &shop.concat())]);
+    let project = &machine.project;
+    std::fs::create_dir(project.file("services/taken")).unwrap();
+    nix::unistd::mkfifo(&project.file("services/pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::os::unix::fs::symlink("elsewhere", project.file("services/link")).unwrap();
+    project.write("services/plain", "");
+    let check = project.regrow(&["check", "services/shop.toml"]);
+    assert_eq!(check.code, 0, "{}", check.stderr);
+    for words in [
+        "taken can't be a log file: it is a folder",
+        "it is a pipe",
+        "it is a device",
+        "a symbolic link",
+        "plain is no folder",
+    ] {
+        assert!(check.stderr.contains(words), "{words}: {}", check.stderr);
+    }
+    assert!(
+        check.stderr.contains("file = \"inherit\"") && !check.stderr.contains("fine.log"),
+        "{}",
+        check.stderr
+    );
+    machine.start();
+    let project = &machine.project;
+    for name in ["folder", "fifo", "device", "linked", "below", "fine"] {
+        assert_eq!(project.regrow(&["wait", name, "--timeout", "20s"]).code, 0);
+        eventually("its words are there", || {
+            project.regrow(&["logs", name]).stdout == format!("{name} | words of {name}\n")
+        });
+    }
+    let status = project.regrow(&["status"]).stdout;
+    for name in ["folder", "fifo", "device", "linked", "below"] {
+        let file = machine.log(&format!("shop/{name}.stdout.log"));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("words of {name}\n"));
+        let told = format!("its output goes to {}: ", file.display());
+        assert!(status.lines().any(|line| line.starts_with(name) && line.contains(&told)), "{status}");
+        assert!(project.regrow(&["why", name]).stdout.contains(&told));
+        assert!(project.status(name)["output"].as_str().unwrap().starts_with(&told));
+    }
+    assert!(!machine.log("shop/fine.stdout.log").exists());
+    // Over a death it is so, too; and no longer when it can be used.
+    machine.kill_daemon();
+    assert!(project.status("folder")["output"].is_string());
+    std::fs::remove_dir(project.file("services/taken")).unwrap();
+    assert_eq!(project.regrow(&["restart", "folder"]).code, 0);
+    assert!(project.status("folder")["output"].is_null());
+    eventually("it is used", || project.file("services/taken").is_file());
+}
+
+/// Whose a log file is, and who may read it, also of those that were put aside.
+#[test]
+fn a_log_file_belongs_to_whom_the_manifest_says() {
+    use std::os::unix::fs::MetadataExt;
+    if !nix::unistd::geteuid().is_root() {
+        return crate::harness::skip(
+            "a_log_file_belongs_to_whom_the_manifest_says",
+            "only root gives files away",
+        );
+    }
+    let shop = "[service.web]\nshell = \"seq 500; exec sleep 1000\"\n\
+        log = { file = \"out/web.log\", owner = \"nobody:4242\", mode = \"640\", max_size = \"1KiB\" }\n\
+        [service.own]\nshell = \"echo own; exec sleep 1000\"\nlog = { mode = 0o644 }\n\
+        [service.lost]\nshell = \"echo lost; exec sleep 1000\"\nlog = { file = \"lost.log\", owner = \"nosuchuser\" }\n";
+    let machine = Machine::started(&[("shop.toml", shop)]);
+    let project = &machine.project;
+    let is = |path: &str| {
+        let at = std::fs::metadata(project.file(path)).unwrap();
+        (at.uid(), at.gid(), at.mode() & 0o777)
+    };
+    eventually("some are put aside", || project.file("services/out/web.log.1").exists());
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap().uid.as_raw();
+    assert_eq!(is("services/out/web.log"), (nobody, 4242, 0o640));
+    assert_eq!(is("services/out/web.log.1"), (nobody, 4242, 0o640));
+    assert_eq!(is("services/out"), (0, 4242, 0o750));
+    let own = std::fs::metadata(machine.log("shop/own.stdout.log")).unwrap();
+    assert_eq!(own.mode() & 0o777, 0o644);
+    let lost = project.status("lost")["output"].as_str().unwrap().to_owned();
+    assert!(
+        lost.contains("shop/lost.stdout.log: ") && lost.contains("there is no user \"nosuchuser\""),
+        "{lost}"
+    );
+    // Changed while it runs.
+    project.write(
+        "services/shop.toml",
+        shop.replace("mode = \"640\"", "mode = \"600\"").replace("4242", "4343"),
+    );
+    assert_eq!(project.regrow(&["reload"]).code, 0);
+    eventually("it belongs to another", || is("services/out/web.log") == (nobody, 4343, 0o600));
+    for (text, words) in [("mode = \"755\"", "nobody execute"), ("owner = \"a b\"", "is no owner")] {
+        project.write("bad.toml", format!("[service.a]\ncommand = \"true\"\nlog = {{ {text} }}\n"));
+        let check = project.regrow(&["check", "bad.toml"]);
+        assert!(check.code == 3 && check.stderr.contains(words), "{}", check.stderr);
+    }
+}
+
+/// `inherit`: both streams as they are, on the daemon's own, beside what `logs` tells; over a death, too.
+#[test]
+fn what_is_inherited_is_printed_by_the_daemon() {
+    let shop = "[service.web]\nshell = \"echo '{\\\"level\\\": 1}'; echo oh >&2; read x < go; echo later; exec sleep 1000\"\nlog = { file = \"inherit\" }\n\
+        [service.quiet]\nshell = \"echo quiet; exec sleep 1000\"\n";
+    let mut machine = Machine::new(&[("shop.toml", shop)]);
+    nix::unistd::mkfifo(&machine.project.file("services/go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    machine.start();
+    let mut run = machine.run.take().unwrap();
+    assert_eq!(run.line("level"), "{\"level\": 1}");
+    assert_eq!(run.line("oh"), "oh");
+    let project = &machine.project;
+    eventually("logs has it", || project.regrow(&["logs", "web"]).stdout.lines().count() == 2);
+    assert!(!machine.log("shop/web.stdout.log").exists() && machine.log("shop/quiet.stdout.log").exists());
+    machine.kill_daemon();
+    std::fs::write(project.file("services/go"), "\n").unwrap();
+    assert_eq!(run.line("later"), "later");
+    machine.run = Some(run);
+    machine.down();
+}
+
+/// The daemon's own log is put aside when it is full, and opened again when somebody else has done so.
+#[test]
+fn the_log_of_a_detached_daemon_is_rotated_and_opened_again() {
+    let mut machine = Machine::new(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
+    machine
+        .project
+        .write("daemon.toml", "manifests = \"services\"\n[logs]\nmax_size = \"2KiB\"\nmax_files = 3\n");
+    assert_eq!(machine.regrow(&["daemon", "--detach", "--config", "daemon.toml"]).code, 0);
+    let log = machine.project.state_dir().join("daemon/daemon.log");
+    let aside = |number: u32| log.with_extension(format!("log.{number}"));
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let reload = || {
+        assert_eq!(machine.regrow(&["service", "config", "web", "tags=[\"a\"]"]).code, 0);
+        assert_eq!(machine.regrow(&["service", "config", "web", "tags=[\"b\"]"]).code, 0);
+    };
+    while read(&log).len() < 2048 {
+        reload();
+    }
+    let before = read(&log);
+    eventually("it is put aside", || read(&aside(1)).starts_with(&before));
+    // The next daemon has what its keeper was started with, and finds the right one.
+    machine.kill_daemon();
+    reload();
+    eventually("it goes on in the new one", || {
+        read(&log).contains("reloaded") || read(&log).contains("changed")
+    });
+    assert!(!read(&aside(1)).contains("tags=") && read(&aside(1)).ends_with('\n'));
+    std::fs::rename(&log, machine.project.file("taken")).unwrap();
+    eventually("it is opened again", || log.exists());
+    let len = read(&machine.project.file("taken")).len();
+    reload();
+    eventually("and goes on there", || !read(&log).is_empty());
+    assert_eq!(read(&machine.project.file("taken")).len(), len);
+    // The log of a daemon before this one is still there.
+    assert_eq!(machine.regrow(&["down"]).code, 0);
+    let last = read(&log);
+    assert_eq!(machine.regrow(&["daemon", "--detach", "--config", "daemon.toml"]).code, 0);
+    assert_eq!(read(&aside(1)), last);
+    machine.down();
 }

@@ -63,6 +63,9 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
             format!("{instance}: its {hook} hook failed: {message}")
         }
         Fact::EnvRenewed { instance, .. } => format!("{instance}: starts with what its env files say by now"),
+        Fact::OutputElsewhere { instance, file, reason } => {
+            format!("{instance}: its output goes to {}: {reason}", file.display())
+        }
         Fact::OutputLost { instance, lost_bytes: None, reason } => {
             format!("{instance}: its output can't be kept: {reason}")
         }

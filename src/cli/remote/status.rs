@@ -176,12 +176,9 @@ pub(super) fn note(service: &ServiceStatus) -> String {
         }
         State::Failed => service.failed.as_ref().map(ToString::to_string).unwrap_or_default(),
         State::Stopped if service.goal == Goal::Up => "to be started again".to_owned(),
-        State::Registered
-        | State::Starting
-        | State::Running
-        | State::Paused
-        | State::Stopping
-        | State::Stopped
-        | State::Completed => String::new(),
+        State::Running | State::Paused => service.output.clone().unwrap_or_default(),
+        State::Registered | State::Starting | State::Stopping | State::Stopped | State::Completed => {
+            String::new()
+        }
     }
 }

@@ -209,6 +209,7 @@ impl Screen {
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
             | Fact::EnvRenewed { .. }
+            | Fact::OutputElsewhere { .. }
             | Fact::ProjectGaveUp { .. }
             | Fact::OutputLost { .. }
             | Fact::StoreLost { .. }

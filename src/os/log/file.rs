@@ -16,8 +16,10 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, tee};
 use nix::unistd::pipe2;
 
+use super::FileAccess;
 use super::past::{ENTRY, entry};
 use super::{Loss, Stream, Took, compressed, numbered, read, splice_at, with_suffix};
+use crate::os::credentials;
 
 /// Files that were put aside are renamed by one at a time.
 #[derive(Debug, Clone, Default)]
@@ -56,17 +58,31 @@ pub(super) struct LogFile {
     lost: Option<u64>,
     /// What it last took ends a line.
     at_line: bool,
+    access: FileAccess,
     /// And what comes next does not fit any more.
     full: bool,
     looked: Instant,
     /// Why it is not where it should be, and can't be.
     away: Option<String>,
+    /// Somebody has put it aside in the middle of a line, whose end still goes there.
+    leaving: bool,
+}
+
+/// When a file that somebody has put aside is left for a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// When a line is over.
+    BetweenLines,
+    Now,
 }
 
 impl LogFile {
-    pub(super) fn open(path: PathBuf, index_path: PathBuf) -> io::Result<LogFile> {
-        make_folder(&path)?;
+    pub(super) fn open(path: PathBuf, index_path: PathBuf, access: &FileAccess) -> io::Result<LogFile> {
+        // Nothing is made for one that nobody knows.
+        access.owner.as_deref().map(credentials::of_owner).transpose()?;
+        make_folder(&path, access)?;
         let file = own_file(&path)?;
+        belong(&file, access)?;
         let size = file.metadata()?.len();
         let index = open_index(&index_path, size);
         let mut last = [b'\n'];
@@ -85,6 +101,8 @@ impl LogFile {
             full: false,
             looked: Instant::now(),
             away: None,
+            leaving: false,
+            access: access.clone(),
         })
     }
 
@@ -119,20 +137,42 @@ impl LogFile {
     /// Whether it is another one now.
     pub(super) fn look_now_and_then(&mut self) -> bool {
         // Why it can't be is told by what is lost.
-        self.looked.elapsed() >= LOOK && self.look().unwrap_or(false)
+        let due = self.leaving && self.at_line || self.looked.elapsed() >= LOOK;
+        due && self.look(When::BetweenLines).unwrap_or(false)
+    }
+
+    /// Whether it only takes the rest of a line.
+    #[cfg(test)]
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// It is to be this one's from now on.
+    pub(super) fn belong(&mut self, access: &FileAccess) -> io::Result<()> {
+        if self.access != *access {
+            belong(&self.file, access)?;
+            self.access = access.clone();
+        }
+        Ok(())
     }
 
     /// Opens it again where it is not in its place any more. Whether it is another one now.
-    pub(super) fn look(&mut self) -> io::Result<bool> {
+    pub(super) fn look(&mut self, when: When) -> io::Result<bool> {
         self.looked = Instant::now();
         if self.is_in_place() {
             self.away = None;
+            self.leaving = false;
             if self.index.is_none() {
                 self.index = open_index(&self.index_path, self.size);
             }
             return Ok(false);
         }
-        match LogFile::open(self.path.clone(), self.index_path.clone()) {
+        let is_somewhere = || self.file.metadata().is_ok_and(|at| at.nlink() > 0);
+        if when == When::BetweenLines && !self.at_line && self.away.is_none() && is_somewhere() {
+            self.leaving = true;
+            return Ok(false);
+        }
+        match LogFile::open(self.path.clone(), self.index_path.clone(), &self.access) {
             Ok(fresh) => {
                 *self = LogFile { lost: self.lost, ..fresh };
                 Ok(true)
@@ -165,7 +205,12 @@ impl LogFile {
         self.mind_its_size();
         let room = self.full_at(max_size).saturating_sub(self.size);
         let near = room < buffer.len() as u64;
-        let fitting = if near { scratch.fitting(pipe, buffer, room) } else { None };
+        let fitting = match self.leaving {
+            // The rest of its line, and nothing more.
+            true => scratch.fitting(pipe, buffer, 0),
+            false if near => scratch.fitting(pipe, buffer, room),
+            false => None,
+        };
         let (most, fills) = fitting.unwrap_or((buffer.len(), false));
         match splice_at(pipe, self.file.as_fd(), self.size, most) {
             Ok(0) => (Took::End, None),
@@ -181,7 +226,7 @@ impl LogFile {
                     }
                 };
                 self.at_line = buffer[..length].ends_with(b"\n");
-                self.full = fills && length == most;
+                self.full = fills && length == most && !self.leaving;
                 (got, self.lost.take().map(Loss::Over))
             }
             Err(Errno::EAGAIN | Errno::EINTR) => (Took::Nothing, None),
@@ -252,6 +297,7 @@ impl LogFile {
         let max_size = self.full_at(max_size);
         // Between two lines, unless the line is endless.
         self.away.is_none()
+            && !self.leaving
             && (self.full
                 || self.size >= max_size && (self.at_line || self.size >= max_size.saturating_add(1 << 20)))
     }
@@ -291,7 +337,7 @@ impl LogFile {
 }
 
 /// Makes room for a file's next one: those before it move up by one number.
-fn move_up(path: &Path, oldest: u32) -> io::Result<()> {
+pub(super) fn move_up(path: &Path, oldest: u32) -> io::Result<()> {
     if oldest == 0 {
         remove_if_there(path)?;
         return Ok(());
@@ -381,11 +427,19 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Makes the folder of a file, ours alone, where it is not there. One that is there stays as it is; for
 /// root it must be root's, since whose it is could have us write, rename and remove elsewhere.
-fn make_folder(path: &Path) -> io::Result<()> {
+fn make_folder(path: &Path, access: &FileAccess) -> io::Result<()> {
     let Some(folder) = path.parent() else {
         return Ok(());
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    // Whoever may read the file may go there.
+    let mode = access.mode.unwrap_or_default();
+    let is_new = !is_there(folder);
+    DirBuilder::new().recursive(true).mode(0o700 | mode & 0o055 | (mode & 0o044) >> 2).create(folder)?;
+    if is_new && access.owner.is_some() {
+        // The user can't have it: it is regrow that makes files there.
+        let (_, group) = credentials::of_owner(access.owner.as_deref().unwrap_or_default())?;
+        std::os::unix::fs::chown(folder, None, group)?;
+    }
     let (about, us) = (fs::metadata(folder)?, nix::unistd::geteuid());
     let by_all = about.mode() & 0o1002 == 0o002;
     if us.is_root() && (about.uid() != 0 || by_all) {
@@ -428,6 +482,24 @@ fn own_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Gives a file to whom it is to belong, where it does not yet.
+fn belong(file: &File, access: &FileAccess) -> io::Result<()> {
+    let about = file.metadata()?;
+    if let Some(owner) = &access.owner {
+        let (uid, gid) = credentials::of_owner(owner)?;
+        let is = |own: u32, wanted: Option<u32>| wanted.is_none_or(|wanted| wanted == own);
+        if !is(about.uid(), uid) || !is(about.gid(), gid) {
+            fchown(file, uid, gid).map_err(|error| {
+                io::Error::new(error.kind(), format!("it can't be given to {owner}: {error}"))
+            })?;
+        }
+    }
+    match access.mode {
+        Some(mode) if about.mode() & 0o777 != mode => file.set_permissions(Permissions::from_mode(mode)),
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// Makes a file that whoever may read another may read.
 pub(super) fn made_like(other: &File, path: &Path) -> io::Result<File> {
     let about = other.metadata()?;
@@ -446,7 +518,7 @@ pub(super) fn made_like(other: &File, path: &Path) -> io::Result<File> {
 }
 
 fn open_index(path: &Path, size: u64) -> Option<File> {
-    let opened = make_folder(path).and_then(|()| own_index(path, size));
+    let opened = make_folder(path, &FileAccess::default()).and_then(|()| own_index(path, size));
     opened
         .inspect_err(|error| tracing::warn!(%error, path = %path.display(), "no times of what is printed"))
         .ok()

@@ -9,12 +9,26 @@ use std::time::{Duration, Instant};
 use super::*;
 
 fn keep(folder: &tempfile::TempDir, max_size: u64, max_files: u32) -> Keep {
-    Keep { place: Place::Streams(folder.path().join("logs/web")), max_size, max_files, compress: false }
+    Keep {
+        otherwise: None,
+        access: FileAccess::default(),
+        place: Place::Streams(folder.path().join("logs/web")),
+        max_size,
+        max_files,
+        compress: false,
+    }
 }
 
 fn in_one(folder: &tempfile::TempDir, max_size: u64, max_files: u32) -> Keep {
     let (file, index) = (folder.path().join("own/web.log"), folder.path().join("logs/web.idx"));
-    Keep { place: Place::One { file, index }, max_size, max_files, compress: false }
+    Keep {
+        otherwise: None,
+        access: FileAccess::default(),
+        place: Place::One { file, index },
+        max_size,
+        max_files,
+        compress: false,
+    }
 }
 
 fn pipe() -> (OwnedFd, File) {
@@ -102,7 +116,7 @@ fn another_goes_on_where_the_last_one_was() {
     let mut buffer = vec![0; 4096];
     for text in ["one\n", "two\n"] {
         let logs = Logs::default();
-        let [out, _] = logs.open(SourceId(7), &keep).unwrap();
+        let [out, _] = logs.open(SourceId(7), &keep).unwrap().files;
         write.write_all(text.as_bytes()).unwrap();
         assert_eq!(logs.take(SourceId(7), Stream::Out, read.as_fd(), &mut buffer).0, Took::Bytes(4));
         // As the keeper does meanwhile.
@@ -132,7 +146,7 @@ fn what_is_no_file_is_not_written() {
     fs::create_dir(folder.path().join("own")).unwrap();
     nix::unistd::mkfifo(&keep.file(Stream::Out), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let error = Logs::default().open(SourceId(0), &keep).unwrap_err();
-    assert_eq!(error.to_string(), "it is not a regular file");
+    assert!(error[0].ends_with("web.log: it is not a regular file"), "{error:?}");
 }
 
 #[test]
@@ -289,7 +303,12 @@ fn another_place_takes_what_comes_from_then_on() {
     assert_eq!(last(&before, Stream::Out, 99), b"one\n");
     assert_eq!(fs::read(after.file(Stream::Out)).unwrap(), b"two\n");
     // Where it can't go it stays.
-    let nowhere = Keep { place: Place::Streams("/proc/nowhere/web".into()), ..after.clone() };
+    let nowhere = Keep {
+        otherwise: None,
+        access: FileAccess::default(),
+        place: Place::Streams("/proc/nowhere/web".into()),
+        ..after.clone()
+    };
     assert!(printer.logs.change(SourceId(0), &nowhere).is_err());
     printer.prints(Stream::Out, "three\n");
     assert_eq!(fs::read(after.file(Stream::Out)).unwrap(), b"two\nthree\n");
@@ -354,4 +373,58 @@ fn a_file_that_can_not_be_put_aside_goes_on_growing() {
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), printed);
     assert!(!with_suffix(&file, ".next").exists());
+}
+
+/// Who rotates by renaming cuts no line in two, as long as the line has an end.
+#[test]
+fn a_file_that_is_renamed_ends_with_a_line() {
+    for make in [keep, in_one] {
+        let folder = tempfile::tempdir().unwrap();
+        let keep = make(&folder, 1 << 20, 3);
+        let mut printer = Printer::new(&keep);
+        printer.prints(Stream::Out, "one\ntw");
+        let aside = folder.path().join("aside");
+        fs::rename(keep.file(Stream::Out), &aside).unwrap();
+        // It is looked for once a second.
+        eventually("the rest of the line and no more goes along", || {
+            printer.pipe.1.write_all(b"o").unwrap();
+            printer.takes(Stream::Out);
+            printer.logs.lock().get_mut(&SourceId(0)).unwrap().files.of(Stream::Out).is_leaving()
+        });
+        printer.pipe.1.write_all(b"!\nthree\nfo").unwrap();
+        while printer.takes(Stream::Out).1.0 != Took::Nothing {}
+        printer.prints(Stream::Out, "ur\n");
+        let text = fs::read_to_string(&aside).unwrap();
+        assert!(
+            text.starts_with("one\ntwo") && text.ends_with("o!\n") && text.lines().count() == 2,
+            "{text:?}"
+        );
+        assert_eq!(fs::read_to_string(keep.file(Stream::Out)).unwrap(), "three\nfour\n");
+        // One that is removed is no place for the rest.
+        printer.prints(Stream::Out, "fi");
+        fs::remove_file(keep.file(Stream::Out)).unwrap();
+        eventually("it goes on in a new one", || {
+            printer.prints(Stream::Out, "v");
+            fs::read_to_string(keep.file(Stream::Out)).is_ok_and(|text| text == "v")
+        });
+    }
+}
+
+#[test]
+fn what_can_not_be_used_is_replaced_and_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let keep = Keep { otherwise: Some(folder.path().join("logs/web")), ..in_one(&folder, 1 << 20, 3) };
+    fs::create_dir_all(keep.file(Stream::Out)).unwrap();
+    let logs = Logs::default();
+    let opened = logs.open(SourceId(0), &keep).unwrap();
+    assert!(opened.instead_of.is_some_and(|why| why.contains("own/web.log: Is a directory")));
+    assert_eq!(opened.keep.file(Stream::Err), folder.path().join("logs/web.stderr.log"));
+    // So it is for a daemon after this one.
+    let logs = Logs::default();
+    logs.open_later(SourceId(0), keep.clone());
+    assert!(logs.open_if_due(SourceId(0)).is_some());
+    // As soon as it can be used, it is.
+    fs::remove_dir(keep.file(Stream::Out)).unwrap();
+    assert!(logs.open(SourceId(0), &keep).unwrap().instead_of.is_none());
+    assert!(keep.file(Stream::Out).is_file());
 }

@@ -1,0 +1,102 @@
+//! What services with `log = { file = "inherit" }` print, on the daemon's own standard output and
+//! standard error, as they print it: for containers, whose runtime keeps logs.
+//!
+//! One thread writes. A reader that does not keep up costs lines, which are counted and told, and never
+//! holds up supervision.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::os::Stream;
+use crate::record::output::{Chunk, ChunkSink};
+
+/// Bytes that may wait to be written.
+const QUEUE: usize = 8 * 1024 * 1024;
+
+/// The queue in front of both.
+pub(super) struct OwnOutput(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    filled: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<(Stream, Arc<[u8]>)>,
+    size: usize,
+    /// Bytes that were left out since the last that were not.
+    dropped: usize,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OwnOutput {
+    /// Starts the thread.
+    pub(super) fn start() -> std::io::Result<Arc<OwnOutput>> {
+        let shared = Arc::<Shared>::default();
+        let writer = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("regrow-inherit".into()).stack_size(64 * 1024);
+        thread.spawn(move || write_all(&writer))?;
+        Ok(Arc::new(OwnOutput(shared)))
+    }
+}
+
+impl ChunkSink for OwnOutput {
+    fn chunk(&self, chunk: &Chunk) {
+        let mut state = self.0.lock();
+        if state.size + chunk.bytes.len() > QUEUE {
+            state.dropped += chunk.bytes.len();
+            return;
+        }
+        state.size += chunk.bytes.len();
+        state.waiting.push_back((chunk.stream, Arc::clone(&chunk.bytes)));
+        drop(state);
+        self.0.filled.notify_one();
+    }
+}
+
+fn write_all(shared: &Shared) {
+    loop {
+        let mut state = shared
+            .filled
+            .wait_while(shared.lock(), |state| state.waiting.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        let taken = std::mem::take(&mut state.waiting);
+        let dropped = std::mem::take(&mut state.dropped);
+        state.size = 0;
+        drop(state);
+        for (stream, lines) in taken {
+            let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+            // Not by std's locks: who holds one while nobody reads would hold up whoever prints.
+            write(if stream == Stream::Err { stderr.as_fd() } else { stdout.as_fd() }, &lines);
+        }
+        if dropped > 0 {
+            let words =
+                format!("regrow: {dropped} bytes of services' output were left out: nobody has read them\n");
+            write(std::io::stderr().as_fd(), words.as_bytes());
+        }
+    }
+}
+
+/// All of it, or as much as somebody still takes.
+fn write(to: BorrowedFd<'_>, mut bytes: &[u8]) {
+    while !bytes.is_empty() {
+        match nix::unistd::write(to, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(nix::errno::Errno::EAGAIN) => {
+                let mut full = [nix::poll::PollFd::new(to, nix::poll::PollFlags::POLLOUT)];
+                let _ = nix::poll::poll(&mut full, nix::poll::PollTimeout::NONE);
+            }
+            // The reader is gone.
+            Err(_) => return,
+        }
+    }
+}
