@@ -24,6 +24,7 @@ use crate::decide::select::{Selection, select};
 use crate::decide::status::Board;
 use crate::manifest::config::{Config, DEFAULT, TasksConfig, Unusable, Usual, load_config};
 use crate::manifest::folder::{Folder, FolderReader};
+use crate::manifest::last_good::LastGood;
 use crate::manifest::{Environment, LoadError, load_addition};
 use crate::model::{Addition, Asker, Denial, DenialCode, Event, Fact, Plan, Renewal};
 use crate::os::folder::FolderWatch;
@@ -148,7 +149,9 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
     // Before it is read, so that no change falls between the two.
     let watch = watch_folder(config);
     let (ledger, memory) = open_store(config);
-    let manifests = Arc::new(FolderReader::new(config.manifests.clone(), environment.clone()));
+    let follows = memory.boot.is_some() && memory.boot == clock::boot() && !memory.ended;
+    let texts = last_good(&config.home.join("manifests.json"), follows);
+    let manifests = Arc::new(FolderReader::new(config.manifests.clone(), environment.clone(), texts));
     let loaded = manifests.read(None);
     let folder = match loaded {
         Ok(folder) => folder,
@@ -166,7 +169,6 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
     let mut plan = selected(plan, &graph, &config.profiles);
     plan.stop.tree = config.stop_timeout;
     if let Some(store) = &ledger {
-        let follows = memory.boot.is_some() && memory.boot == clock::boot() && !memory.ended;
         match follows {
             true => plan = changed_by_hand(plan, store, &environment),
             false => store.forget_change(None),
@@ -324,6 +326,13 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
         (None, _) => {}
     }
     ended
+}
+
+/// What manifests said that can't be read now; of a daemon that this one follows, and no other.
+fn last_good(path: &Path, follows: bool) -> LastGood {
+    let written = follows.then(|| files::read_own(path).ok()).flatten();
+    let to = path.to_owned();
+    LastGood::of(written.as_deref(), move |text| files::replace_quickly(&to, text))
 }
 
 fn listen(config: &Config) -> std::io::Result<UnixListener> {

@@ -5,10 +5,9 @@
 //! holds up supervision.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::os::Stream;
+use crate::os::{Stream, terminal};
 use crate::record::output::{Chunk, ChunkSink};
 
 /// Bytes that may wait to be written.
@@ -73,30 +72,12 @@ fn write_all(shared: &Shared) {
         state.size = 0;
         drop(state);
         for (stream, lines) in taken {
-            let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
-            // Not by std's locks: who holds one while nobody reads would hold up whoever prints.
-            write(if stream == Stream::Err { stderr.as_fd() } else { stdout.as_fd() }, &lines);
+            terminal::write(stream, &lines);
         }
         if dropped > 0 {
             let words =
                 format!("regrow: {dropped} bytes of services' output were left out: nobody has read them\n");
-            write(std::io::stderr().as_fd(), words.as_bytes());
-        }
-    }
-}
-
-/// All of it, or as much as somebody still takes.
-fn write(to: BorrowedFd<'_>, mut bytes: &[u8]) {
-    while !bytes.is_empty() {
-        match nix::unistd::write(to, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(nix::errno::Errno::EAGAIN) => {
-                let mut full = [nix::poll::PollFd::new(to, nix::poll::PollFlags::POLLOUT)];
-                let _ = nix::poll::poll(&mut full, nix::poll::PollTimeout::NONE);
-            }
-            // The reader is gone.
-            Err(_) => return,
+            terminal::write(Stream::Err, words.as_bytes());
         }
     }
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::fault::{Fault, LoadError, Source};
-use super::load::{Environment, Loaded, load_among, load_text};
+use super::last_good::LastGood;
+use super::load::{Environment, Loaded, load_among, load_in, load_text};
 use super::validate::Others;
 use crate::decide::graph::Graph;
 use crate::model::plan::GiveUp;
@@ -30,6 +31,8 @@ pub struct Folder {
     pub warnings: Vec<Fault>,
     /// The files that it comes from, in their order.
     pub files: Vec<PathBuf>,
+    /// What those of them say that are right.
+    right: Vec<(PathBuf, String)>,
     /// The projects whose files are faulty.
     faulty: Vec<String>,
     projects: HashMap<PathBuf, String>,
@@ -49,22 +52,33 @@ struct Part {
 pub struct FolderReader {
     folder: PathBuf,
     environment: Environment,
+    before: Mutex<Before>,
+}
+
+/// What was read before.
+#[derive(Debug, Default)]
+struct Before {
     /// The project of each file, as it was read last: a file that can't be read does not say.
-    projects: Mutex<HashMap<PathBuf, String>>,
+    projects: HashMap<PathBuf, String>,
+    texts: LastGood,
 }
 
 impl FolderReader {
     /// Of this folder.
-    pub fn new(folder: PathBuf, environment: Environment) -> FolderReader {
-        FolderReader { folder, environment, projects: Mutex::default() }
+    pub fn new(folder: PathBuf, environment: Environment, texts: LastGood) -> FolderReader {
+        let before = Before { texts, ..Before::default() };
+        FolderReader { folder, environment, before: Mutex::new(before) }
     }
 
     /// Reads it. A faulty file keeps what its project has in `now`, the plan that runs: what was right
     /// once goes on as it was.
     pub fn read(&self, now: Option<&Plan>) -> std::io::Result<Folder> {
-        let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut folder = load_folder_after(&self.folder, &self.environment, &projects)?;
-        *projects = folder.projects.clone();
+        let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folder = load_folder_after(&self.folder, &self.environment, &before)?;
+        before.projects = folder.projects.clone();
+        if self.folder.is_dir() {
+            before.texts.now(&folder.files, std::mem::take(&mut folder.right));
+        }
         if let Some(now) = now {
             for project in &folder.faulty {
                 keep_last_good(&mut folder.plan, now, project);
@@ -116,15 +130,10 @@ fn whole(plan: &mut Plan) -> Graph {
 /// Reads every `*.toml` of a folder. An error where the folder can't be read; one that is not there
 /// is empty.
 pub fn load_folder(folder: &Path, environment: &Environment) -> std::io::Result<Folder> {
-    load_folder_after(folder, environment, &HashMap::new())
+    load_folder_after(folder, environment, &Before::default())
 }
 
-/// `known`: the projects of files as they were read last.
-fn load_folder_after(
-    folder: &Path,
-    environment: &Environment,
-    known: &HashMap<PathBuf, String>,
-) -> std::io::Result<Folder> {
+fn load_folder_after(folder: &Path, environment: &Environment, before: &Before) -> std::io::Result<Folder> {
     let mut files: Vec<PathBuf> = Vec::new();
     match std::fs::read_dir(folder) {
         Ok(entries) => {
@@ -138,13 +147,15 @@ fn load_folder_after(
                 }
             }
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // What was there before it went goes on.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => files = before.texts.files(),
         Err(error) => return Err(error),
     }
     files.sort();
-    let names = Declared::of(&files, known);
+    let names = Declared::of(&files, before);
     let mut faulty_projects = Vec::new();
     let (mut parts, mut faults, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    let mut right = Vec::new();
     for (file, declared) in files.iter().zip(&names) {
         let others = others(&names, &declared.project);
         match load_among(file, environment, &others) {
@@ -153,9 +164,20 @@ fn load_folder_after(
                 let Plan { services, root, groups, stop, .. } = loaded.plan;
                 let (project, stop) = (declared.project.clone(), stop.tree);
                 parts.push(Part { project, services, root, groups, stop });
+                right.push((file.clone(), declared.source.text.clone()));
             }
             Err(error) => {
-                parts.push(faulty(file, declared, &error));
+                let good = before.texts.text(file).and_then(|text| {
+                    let source = Arc::new(Source { path: file.clone(), text: text.to_owned() });
+                    load_in(&source, Some(file), file.parent()?, environment, &others).ok()
+                });
+                match good {
+                    Some(Loaded { plan: Plan { services, root, groups, stop, .. }, .. }) => {
+                        let (project, stop) = (declared.project.clone(), stop.tree);
+                        parts.push(Part { project, services, root, groups, stop });
+                    }
+                    None => parts.push(faulty(file, declared, &error)),
+                }
                 faulty_projects.push(declared.project.clone());
                 faults.push(error);
             }
@@ -170,7 +192,7 @@ fn load_folder_after(
         }
     };
     let projects = files.iter().cloned().zip(names.into_iter().map(|declared| declared.project)).collect();
-    Ok(Folder { plan, graph, faults, warnings, files, faulty: faulty_projects, projects })
+    Ok(Folder { plan, graph, faults, warnings, files, right, faulty: faulty_projects, projects })
 }
 
 /// Checks a text that is to be a file of a folder: its services may depend on those of the others there.
@@ -185,7 +207,7 @@ pub fn check_text_in(
         files.filter(|path| path.extension().is_some_and(|kind| kind == "toml") && path != file).collect();
     files.sort();
     let project = Declared::of_text(file, text.to_owned()).project;
-    let others = others(&Declared::of(&files, &HashMap::new()), &project);
+    let others = others(&Declared::of(&files, &Before::default()), &project);
     load_text(text, folder, environment, &others)
 }
 
@@ -195,7 +217,7 @@ pub fn file_of_project(folder: &Path, project: &str) -> Option<PathBuf> {
     let mut files: Vec<PathBuf> =
         files.filter(|path| path.extension().is_some_and(|kind| kind == "toml")).collect();
     files.sort();
-    let declared = Declared::of(&files, &HashMap::new());
+    let declared = Declared::of(&files, &Before::default());
     let at = declared.iter().position(|declared| declared.project == project)?;
     files.into_iter().nth(at)
 }
@@ -222,16 +244,21 @@ struct Declared {
 
 impl Declared {
     /// That of each; two files may call their projects alike.
-    fn of(files: &[PathBuf], known: &HashMap<PathBuf, String>) -> Vec<Declared> {
+    fn of(files: &[PathBuf], before: &Before) -> Vec<Declared> {
         let mut projects: HashSet<String> = HashSet::new();
         let mut all = Vec::new();
         for file in files {
-            let text = std::fs::read(file).unwrap_or_default();
+            let good = || before.texts.text(file).unwrap_or_default().into();
+            let text = std::fs::read(file).unwrap_or_else(|_| good());
             let text = String::from_utf8_lossy(&text[..text.len().min(LARGEST)]).into_owned();
             let mut declared = Declared::of_text(file, text);
+            let known = || {
+                let known = before.projects.get(file).cloned();
+                known.or_else(|| Some(Declared::of_text(file, before.texts.text(file)?.to_owned()).project))
+            };
             // What is torn does not say what it is called.
-            if let (Some(known), None) = (known.get(file), &declared.named) {
-                declared.project.clone_from(known);
+            if let (None, Some(known)) = (&declared.named, known()) {
+                declared.project = known;
             }
             let first = declared.project.clone();
             let mut number = 2;
@@ -487,7 +514,7 @@ mod tests {
     fn a_file_that_turns_faulty_keeps_what_was_right_once() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
-        let reader = FolderReader::new(dir.path().to_owned(), Environment::default());
+        let reader = FolderReader::new(dir.path().to_owned(), Environment::default(), LastGood::default());
         write(
             "shop.toml",
             "[project]\nname = \"store\"\n[service.web]\ncommand = \"a\"\n[group.g]\nmembers = [\"web\"]\n",

@@ -144,7 +144,8 @@ pub fn load_addition(
     Ok(LoadedAddition { addition, warnings })
 }
 
-fn load_in(
+/// Checks the text of a manifest; `file`: where it lies, if it does.
+pub(super) fn load_in(
     source: &Arc<Source>,
     file: Option<&Path>,
     folder: &Path,

@@ -9,6 +9,7 @@ mod dotenv;
 pub mod fault;
 pub mod folder;
 mod interpolate;
+pub mod last_good;
 mod load;
 mod reader;
 mod size;

@@ -1,9 +1,31 @@
 //! What the standard streams are connected to.
 
 use std::io::IsTerminal;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
+use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Stream;
+
+/// Writes all of it to one of this process's own streams, or as much as somebody still takes. Not by std's
+/// locks: who held one while nobody reads would hold up whoever prints.
+pub fn write(stream: Stream, mut bytes: &[u8]) {
+    let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+    let to = if stream == Stream::Err { stderr.as_fd() } else { stdout.as_fd() };
+    while !bytes.is_empty() {
+        match nix::unistd::write(to, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let _ = poll(&mut [PollFd::new(to, PollFlags::POLLOUT)], PollTimeout::NONE);
+            }
+            // The reader is gone.
+            Err(_) => return,
+        }
+    }
+}
 
 /// Whether standard output is a terminal.
 pub fn stdout_is_terminal() -> bool {

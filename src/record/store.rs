@@ -92,8 +92,10 @@ impl From<rusqlite::Error> for StoreError {
 impl Store {
     /// Opens the store of a file, or one in memory for `:memory:`, and reads what there is.
     pub fn open(path: &Path, retention: Retention) -> Result<(Store, Memory), StoreError> {
+        let place = schema::place_of(path);
+        let path = place.as_path();
         let (database, mut memory) = schema::open(path)?;
-        let goals = (path.as_os_str() != ":memory:").then(|| path.with_file_name(GOALS));
+        let goals = (!schema::is_in_memory(path)).then(|| path.with_file_name(GOALS));
         if let Some(text) = goals.as_ref().and_then(|goals| files::read_own(goals).ok()) {
             memory.goals = serde_json::from_slice(&text).unwrap_or_default();
         }
@@ -357,7 +359,8 @@ impl Store {
     }
 
     fn reader(&self) -> Result<Connection, StoreError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         let connection = Connection::open_with_flags(&self.inner.path, flags)?;
         connection.busy_timeout(Duration::from_secs(2))?;
         Ok(connection)

@@ -1403,3 +1403,20 @@ fn what_was_stopped_by_hand_stays_down_whatever_a_start_finds() {
     let now = machine.all_pids();
     assert!(now["b"] == before["b"] && now["c"] == before["c"], "{before:?} {now:?}");
 }
+
+/// Without a file everything that the store answers is answered, for as long as the daemon lives.
+#[test]
+fn a_store_in_memory_answers_history_and_audit() {
+    let mut machine = Machine::new(&[("a.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
+    machine.project.write("daemon.toml", "manifests = \"services\"\n[store]\npath = \":memory:\"\n");
+    machine.start();
+    let project = &machine.project;
+    assert_eq!(project.regrow(&["wait", "web", "--timeout", "20s"]).code, 0);
+    assert_eq!(project.regrow(&["restart", "web"]).code, 0);
+    let history = project.json(&["history", "web", "--json"]);
+    assert_eq!(history["services"][0]["incarnations"].as_array().unwrap().len(), 2, "{history}");
+    let audit = project.regrow(&["audit"]);
+    assert!(audit.code == 0 && audit.stdout.contains("restart:web"), "{}{}", audit.stdout, audit.stderr);
+    assert!(project.regrow(&["events", "--since", "1"]).stdout.contains("web: running #2"));
+    assert!(!project.state_dir().join("daemon/regrow.db").exists());
+}

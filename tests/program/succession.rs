@@ -502,3 +502,56 @@ fn manifests_that_are_swapped_are_followed_and_a_folder_that_is_gone_ends_nothin
     swap(&machine, "a folder that is back", "three");
     assert_eq!(machine.all_pids(), before);
 }
+
+/// A daemon that comes up while a manifest is torn, or their whole folder is gone, goes on with what the one
+/// before it had; one that begins anew does not.
+#[test]
+fn what_was_right_once_goes_on_below_the_next_daemon_too() {
+    let web = "[service.web]\ncommand = \"sleep 1000\"\ndir = \"/\"\nrestart = { policy = \"always\", backoff = { initial = \"1ms\" } }\n";
+    let named = format!("[project]\nname = \"blog\"\n{web}");
+    let mut machine = Machine::started(&[("shop.toml", web), ("other.toml", &named)]);
+    let project = &machine.project;
+    assert_eq!(project.regrow(&["wait", "shop/web", "blog/web", "--timeout", "20s"]).code, 0);
+    let revives = |name: &str| {
+        let before = project.status(name)["pid"].as_u64().unwrap();
+        crate::harness::end(u32::try_from(before).unwrap());
+        eventually(&format!("{name} is back"), || {
+            let row = project.status(name);
+            row["state"] == "running" && row["pid"].as_u64() != Some(before)
+        });
+    };
+    let pids = machine.all_pids();
+    project.write("services/other.toml", "[service.web\ncommand = ");
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), pids);
+    revives("blog/web");
+    let status = project.regrow(&["status"]);
+    assert!(
+        status.stdout.contains("other.toml:1") || status.stderr.contains("other.toml:1"),
+        "{}",
+        status.stdout
+    );
+    // The folder goes, and comes back by another way.
+    let pids = machine.all_pids();
+    std::fs::rename(project.file("services"), project.file("away")).unwrap();
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), pids);
+    revives("shop/web");
+    revives("blog/web");
+    assert_eq!(project.regrow(&["stop", "blog/web"]).code, 0);
+    assert_eq!(project.regrow(&["start", "blog/web"]).code, 0);
+    project.write("away/other.toml", &named);
+    std::os::unix::fs::symlink("away", project.file("services")).unwrap();
+    let pids = machine.all_pids();
+    let reloaded = project.regrow(&["reload"]);
+    assert_eq!(reloaded.code, 0, "{}", reloaded.stderr);
+    assert_eq!(machine.all_pids(), pids, "{}", reloaded.stdout);
+    // What is removed is removed, and a new beginning takes nothing from before.
+    std::fs::remove_file(project.file("away/shop.toml")).unwrap();
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids().len(), 1);
+    project.write("away/other.toml", "[service.web\ncommand = ");
+    machine.down();
+    machine.start();
+    assert_eq!(machine.project.json(&["status", "--json"])["services"].as_array().unwrap().len(), 0);
+}

@@ -1,5 +1,6 @@
 //! `status`: the table, the tree, and what they look like while they change.
 
+use super::upkeep::faulty_in_words;
 use super::*;
 
 pub(in crate::cli) fn status(args: StatusArgs) -> u8 {
@@ -154,7 +155,13 @@ fn status_text(report: &StatusReport, width: Option<usize>, colour: bool) -> Str
         ]);
         table.row(cells);
     }
-    format!("{head}\n\n{}", table.render(width, colour))
+    let faulty = daemon.faulty.iter().map(|fault| {
+        let line = format!("{}: {}", format::warning_word(), faulty_in_words(fault));
+        format!("\n{line}")
+    });
+    let faulty: String = faulty.collect();
+    let gap = if faulty.is_empty() { "" } else { "\n" };
+    format!("{head}\n\n{}{gap}{faulty}", table.render(width, colour))
 }
 
 /// What the other columns don't say.

@@ -179,12 +179,12 @@ pub(in crate::cli) fn reloaded_in_words(
 
 /// A manifest that can't be used as it is, in a line.
 pub(in crate::cli) fn tell_faulty(faulty: &FaultyManifest) {
+    tell!("{}: {}", format::warning_word(), faulty_in_words(faulty));
+}
+
+pub(super) fn faulty_in_words(faulty: &FaultyManifest) -> String {
     let FaultyManifest { file, line, message } = faulty;
-    tell!(
-        "{}: {}:{line}: {message}; what ran of it goes on as it was",
-        format::warning_word(),
-        file.display()
-    );
+    format!("{}:{line}: {message}; what ran of it goes on as it was", file.display())
 }
 
 pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {

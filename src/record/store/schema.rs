@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -108,9 +109,25 @@ pub(super) fn millis(at: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// How a database without a file is called, which every connection of this process finds (SQLite's memdb).
+const IN_MEMORY: &str = "?vfs=memdb";
+
+/// Where the database is that a configuration names: a new one for `:memory:`.
+pub(super) fn place_of(path: &Path) -> PathBuf {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    if path.as_os_str() != ":memory:" {
+        return path.to_owned();
+    }
+    format!("file:/regrow-{}{IN_MEMORY}", NUMBER.fetch_add(1, Ordering::Relaxed)).into()
+}
+
+pub(super) fn is_in_memory(place: &Path) -> bool {
+    place.as_os_str().as_encoded_bytes().ends_with(IN_MEMORY.as_bytes())
+}
+
 /// Opens a database that works: one that doesn't is set aside, and told of.
 pub(super) fn open(path: &Path) -> Result<(Database, Memory), StoreError> {
-    let memory = path.as_os_str() == ":memory:";
+    let memory = is_in_memory(path);
     if !memory {
         super::private_folder(path).map_err(|error| StoreError(error.to_string()))?;
     }
@@ -209,7 +226,7 @@ pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
 
 /// A connection that writes, set up.
 pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
-    if path.as_os_str() != ":memory:" {
+    if !is_in_memory(path) {
         // SQLite would make it with what the umask leaves.
         if let Err(error) = files::own_file(path) {
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
