@@ -16,7 +16,7 @@ use crate::actors::event_log::{EventLog, EventReader, Read};
 use crate::actors::graph::{DependencyGraph, GraphMsg};
 use crate::actors::monitor::{self, Measured, ResourceMonitor};
 use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
-use crate::actors::worker_pool::{MakeHost, Shop, TaskRules};
+use crate::actors::worker_pool::{Lasting, MakeHost, Shop, TaskRules};
 use crate::actors::{CHECKS_AT_ONCE, Context, KeepRule, hooks};
 use crate::decide::frontier::{self, waits_for};
 use crate::decide::graph::Graph;
@@ -38,6 +38,7 @@ use crate::os::clock::Clock;
 use crate::os::files;
 use crate::os::native::{self, HostOptions, NativeHost};
 use crate::os::secrets::Vault;
+use crate::os::waiting::WaitingTasks;
 use crate::os::{Host, OutputSink, Sources};
 use crate::record::output::{ChunkSink, OutputHub};
 
@@ -599,6 +600,30 @@ fn shop(context: &Arc<Context>, folder: &Path, apart: Option<(TaskHost, String)>
     Shop::new(*clock, (folder.to_owned(), socket.clone()), Arc::clone(inherited), Arc::clone(vault), make)
 }
 
+/// How the tasks of a tree outlive it: below a keeper.
+fn lasting(
+    ledger: Option<Arc<dyn Ledger>>,
+    native: Option<&Arc<NativeHost>>,
+    held: Option<OwnedFd>,
+    going_down: bool,
+) -> Lasting {
+    let Some(native) = native.filter(|native| native.keeper_pid().is_some()) else {
+        return Lasting::default();
+    };
+    let keeper = Arc::clone(native);
+    let hold = Box::new(move |file| keeper.hold(below::TASKS, String::new(), Some(file)));
+    match WaitingTasks::open(held, hold) {
+        Ok((waiting, left)) => {
+            let left = if going_down { Vec::new() } else { left };
+            Lasting { over: ledger, waiting: Some(waiting), left }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "tasks that wait are lost with this daemon");
+            Lasting { over: ledger, ..Lasting::default() }
+        }
+    }
+}
+
 /// On a thread of its own; where there is none to be had, those wait for the next daemon.
 fn ending_of_left_tasks(identity: String) -> Option<std::thread::JoinHandle<()>> {
     let thread = std::thread::Builder::new().name("regrow-left".into()).stack_size(256 * 1024);
@@ -624,6 +649,8 @@ struct Made {
     taken: Taken,
     /// The control socket that it listened on.
     listener: Option<(PathBuf, OwnedFd)>,
+    /// And the tasks that it had not done.
+    tasks_held: Option<OwnedFd>,
 }
 
 impl Made {
@@ -643,6 +670,7 @@ impl Made {
             ledger: None,
             taken: Taken::default(),
             listener: None,
+            tasks_held: None,
         }
     }
 
@@ -665,6 +693,7 @@ impl Made {
             ledger,
             taken,
             listener,
+            tasks_held,
             ..
         } = self;
         let Taken { facts, lives, strangers, last_event, going_down } = taken;
@@ -738,9 +767,11 @@ impl Made {
 
         let task_host = TaskHost::default();
         let shop = shop(&context, &plan.folder, apart.map(|identity| (Arc::clone(&task_host), identity)));
+        let lasting = lasting(context.ledger.clone(), native.as_ref(), tasks_held, going_down.is_some());
         let args = PoolsArgs {
             rules,
             shop,
+            lasting,
             context: Arc::clone(&context),
             samples: measured.latest.clone(),
             root: root.clone(),

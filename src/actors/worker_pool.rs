@@ -29,10 +29,14 @@ use crate::model::task::{ProgressReport, TaskEnd, TaskId, TaskProgress, TaskSpec
 use crate::os::clock::Clock;
 use crate::os::collect::{Collector, Room};
 use crate::os::secrets::Vault;
+use crate::os::waiting::WaitingTasks;
 use crate::os::{Host, Stream, ids, memory};
 
+mod lasting;
 mod outcome;
 
+pub(crate) use lasting::Lasting;
+use lasting::{kept, millis};
 pub(crate) use outcome::{CacheKey, Results, key_of};
 pub use outcome::{Finished, Running, Stage, Ticket};
 
@@ -214,8 +218,10 @@ pub(crate) struct PoolArgs {
     pub(crate) shop: Arc<Shop>,
     pub(crate) results: Arc<Mutex<Results>>,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
-    /// Where results are to outlive this supervisor.
+    /// Where results are to outlive this supervisor, to be taken for those of later commands.
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
+    /// What outlives this supervisor of its tasks, and what an earlier one has left.
+    pub(crate) lasting: Lasting,
 }
 
 pub(crate) struct PoolState {
@@ -224,6 +230,13 @@ pub(crate) struct PoolState {
     results: Arc<Mutex<Results>>,
     samples: watch::Receiver<Option<Arc<Sample>>>,
     ledger: Option<Arc<dyn Ledger>>,
+    /// Where tasks that are over outlive this supervisor.
+    over: Option<Arc<dyn Ledger>>,
+    /// And those that are not.
+    waiting: Option<WaitingTasks>,
+    /// When what commands have come to was last kept, and whether there is more to keep.
+    tally_kept: Option<Duration>,
+    tally_changed: bool,
     pool: Pool,
     workers: HashMap<WorkerId, ActorRef<WorkerMsg>>,
     records: BTreeMap<TaskId, Record>,
@@ -255,6 +268,23 @@ struct Record {
     stage: watch::Sender<Stage>,
 }
 
+impl Record {
+    fn new(spec: TaskSpec, submitted: SystemTime, stage: Stage) -> Record {
+        Record {
+            submitted,
+            started: None,
+            pid: None,
+            attempts: 0,
+            progress: None,
+            flight: None,
+            joined: false,
+            report: None,
+            stage: watch::Sender::new(stage),
+            spec: Arc::new(spec),
+        }
+    }
+}
+
 impl Actor for WorkerPool {
     type Msg = PoolMsg;
     type State = PoolState;
@@ -262,17 +292,22 @@ impl Actor for WorkerPool {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<PoolMsg>,
+        myself: ActorRef<PoolMsg>,
         args: PoolArgs,
     ) -> Result<PoolState, ActorProcessingErr> {
-        let PoolArgs { rules, shop, results, samples, ledger } = args;
-        Ok(PoolState {
+        let PoolArgs { rules, shop, results, samples, ledger, lasting } = args;
+        let Lasting { over, waiting, left } = lasting;
+        let mut state = PoolState {
             pool: Pool::new(rules.size),
             rules,
             shop,
             results,
             samples,
             ledger,
+            over,
+            waiting,
+            tally_kept: None,
+            tally_changed: false,
             workers: HashMap::new(),
             records: BTreeMap::new(),
             finished: VecDeque::new(),
@@ -281,7 +316,11 @@ impl Actor for WorkerPool {
             timer: Timer::default(),
             ended: 0,
             effects: Vec::new(),
-        })
+        };
+        state.restore(left);
+        state.carry_out(&myself).await;
+        state.after(&myself);
+        Ok(state)
     }
 
     async fn handle(
@@ -353,6 +392,9 @@ impl PoolState {
                 for (_, task) in &finished {
                     self.records.remove(task);
                 }
+                if let Some(over) = &self.over {
+                    over.forget_tasks();
+                }
                 let _ = answer.send(finished.len());
             }
             PoolMsg::Stand(answer) => {
@@ -367,6 +409,8 @@ impl PoolState {
                 let now = self.now();
                 if let Some(record) = self.records.get_mut(&task) {
                     (record.pid, record.started) = (Some(pid), Some(now));
+                    let attempt = record.attempts;
+                    self.write_down(|waiting| waiting.runs(task, attempt));
                 }
                 self.step(Input::Started(worker, task));
             }
@@ -392,24 +436,33 @@ impl PoolState {
     }
 
     fn submit(&mut self, specs: Vec<TaskSpec>, who: &str) -> Result<Vec<Ticket>, Refusal> {
+        let submitted = SystemTime::now();
+        let tickets =
+            self.admit(specs.into_iter().map(|spec| (ids::task(), spec, submitted)).collect(), who)?;
+        // Before it is answered: what was taken is run, whoever dies.
+        for Ticket { id, .. } in &tickets {
+            if let Some(record) = self.records.get(id)
+                && !matches!(*record.stage.borrow(), Stage::Over(_))
+            {
+                let spec = Arc::clone(&record.spec);
+                self.write_down(|waiting| waiting.taken(*id, who, &spec, millis(submitted)));
+            }
+        }
+        Ok(tickets)
+    }
+
+    /// Takes tasks, all or none, and finishes those at once whose results are there.
+    fn admit(
+        &mut self,
+        tasks: Vec<(TaskId, TaskSpec, SystemTime)>,
+        who: &str,
+    ) -> Result<Vec<Ticket>, Refusal> {
         let now = self.now();
-        let mut fresh = Vec::with_capacity(specs.len());
+        let mut fresh = Vec::with_capacity(tasks.len());
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut run, mut hits, mut led) = (Vec::new(), Vec::new(), Vec::new());
-        for spec in specs {
-            let id = ids::task();
-            let mut record = Record {
-                submitted: SystemTime::now(),
-                started: None,
-                pid: None,
-                attempts: 0,
-                progress: None,
-                flight: None,
-                joined: false,
-                report: None,
-                stage: watch::Sender::new(Stage::Waiting),
-                spec: Arc::new(spec),
-            };
+        for (id, spec, submitted) in tasks {
+            let mut record = Record::new(spec, submitted, Stage::Waiting);
             let spec = &record.spec;
             let terms = terms_of(spec);
             match spec.cache.map(|age| (age, key_of(spec, who))) {
@@ -591,6 +644,7 @@ impl PoolState {
         if attempts > 0 {
             // What never ran took no time that would say anything.
             let took = finished.report.pid.map(|_| finished.report.duration);
+            self.tally_changed = true;
             self.tally.count(task, || record.spec.command.to_string(), finished.success(), took);
         }
         let flight = record.flight.take();
@@ -655,9 +709,13 @@ impl PoolState {
         let now = self.now();
         if let Some(record) = self.records.get_mut(&task) {
             (record.joined, record.pid) = (false, None);
-            record.stage.send_replace(Stage::Over(finished));
+            record.stage.send_replace(Stage::Over(Arc::clone(&finished)));
             self.finished.push_back((now, task));
             self.ended += 1;
+            if let Some(over) = &self.over {
+                over.keep_task(kept(record, task, &finished));
+            }
+            self.write_down(|waiting| waiting.over(task));
         }
     }
 
@@ -683,7 +741,8 @@ impl PoolState {
             }
         }
         let forget = self.finished.front().map(|(at, _)| at.saturating_add(self.rules.kept_for));
-        let at = [self.pool.next_deadline(), forget].into_iter().flatten().min();
+        let tally = self.keep_tally();
+        let at = [self.pool.next_deadline(), forget, tally].into_iter().flatten().min();
         self.timer.set(at, self.shop.clock, myself, || PoolMsg::Timer);
     }
 

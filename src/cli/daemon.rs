@@ -366,7 +366,9 @@ fn environment() -> Environment {
 }
 
 fn open_store(config: &Config) -> (Option<Store>, Memory) {
-    match Store::open(&config.store, Retention { events: config.events, samples: config.samples }) {
+    let tasks = (config.tasks.kept, config.tasks.kept_for);
+    let retention = Retention { events: config.events, samples: config.samples, tasks };
+    match Store::open(&config.store, retention) {
         Ok((store, memory)) => {
             if let Some(trouble) = &memory.trouble {
                 tell!("regrow: {trouble}");

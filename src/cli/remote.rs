@@ -607,8 +607,13 @@ pub(super) fn down(args: DownArgs) -> u8 {
                 _ => status.daemon.project.clone(),
             };
             let noun = if services == 1 { "service" } else { "services" };
+            let tasks = match down.tasks {
+                0 => String::new(),
+                1 => ", 1 command of the pool was ended".to_owned(),
+                count => format!(", {count} commands of the pool were ended"),
+            };
             say(&format!(
-                "everything is down: stopped {what} (pid {}, {services} {noun})",
+                "everything is down: stopped {what} (pid {}, {services} {noun}{tasks})",
                 status.daemon.pid
             ));
         }

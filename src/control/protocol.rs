@@ -121,6 +121,9 @@ pub struct Down {
     /// How many seconds they may take at most.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub hooks_may_take_s: f64,
+    /// Commands of the worker pool that ran or waited, and are ended.
+    #[serde(default)]
+    pub tasks: usize,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it a reference to the field")]
@@ -216,6 +219,12 @@ pub struct Upgrading {
     pub version: String,
     /// The daemon that ends.
     pub pid: u32,
+    /// Commands of the worker pool that run, and are ended with it.
+    #[serde(default)]
+    pub tasks_running: usize,
+    /// Commands that wait, and are run by the next one.
+    #[serde(default)]
+    pub tasks_waiting: usize,
 }
 
 /// `POST /v1/add`.

@@ -6,10 +6,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::goals::HeldGoals;
 use super::history::Closed;
 use super::status::Board;
-use crate::model::{Event, Incarnation, InstanceId, Name, Past, TaskResult};
+use crate::model::{CommandLine, Event, Incarnation, InstanceId, Name, Past, TaskResult};
 
 /// What the last supervisor has left.
 #[derive(Debug, Default)]
@@ -49,6 +51,21 @@ pub struct KeptResult {
     pub until: SystemTime,
 }
 
+/// A task that is over, as it outlives the supervisor that ran it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptTask {
+    /// What it was.
+    pub command: CommandLine,
+    /// Higher ones were run first.
+    pub priority: i32,
+    /// When it was taken.
+    pub submitted: SystemTime,
+    /// When it was over.
+    pub over: SystemTime,
+    /// What came of it.
+    pub result: TaskResult,
+}
+
 /// Keeps what happened, so that a later supervisor knows it.
 ///
 /// Called under the event log's lock: it passes on and does nothing else.
@@ -81,6 +98,20 @@ pub trait Ledger: Send + Sync + 'static {
     fn kept_results(&self, keys: &[&[u8]]) -> Vec<Option<KeptResult>>;
     /// None of them counts any more.
     fn forget_results(&self);
+    /// A task is over.
+    fn keep_task(&self, _task: KeptTask) {}
+    /// Those that are over since so long, the last so many, oldest first. It reads a file.
+    fn kept_tasks(&self, _within: Duration, _most: usize) -> Vec<KeptTask> {
+        Vec::new()
+    }
+    /// They are forgotten.
+    fn forget_tasks(&self) {}
+    /// What commands have come to, as a text.
+    fn keep_tally(&self, _text: String) {}
+    /// The same, as it was kept last. It reads a file.
+    fn kept_tally(&self) -> Option<String> {
+        None
+    }
     /// Calls back when every event so far is written, or is known never to be.
     fn after(&self, then: Box<dyn FnOnce() + Send>);
     /// Waits until everything is written; not for long.

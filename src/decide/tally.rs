@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 use crate::model::stats::{Performance, Slow};
 use crate::model::task::TaskId;
@@ -21,6 +22,15 @@ pub struct Tally {
     failures: u64,
     /// In microseconds, to two digits; `None` where it could not be made.
     times: Option<Histogram<u64>>,
+    slowest: Vec<Slow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Written {
+    at: u64,
+    executions: u64,
+    failures: u64,
+    times: Vec<(u64, u64)>,
     slowest: Vec<Slow>,
 }
 
@@ -59,6 +69,28 @@ impl Tally {
             self.slowest.insert(place, Slow { id, command, duration_s });
             self.slowest.truncate(SLOWEST);
         }
+    }
+
+    /// As a text, for a supervisor after this one. `at`: until when is counted, in milliseconds since 1970.
+    pub fn written(&self, at: u64) -> String {
+        let times = self.times.iter().flat_map(Histogram::iter_recorded);
+        let times = times.map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
+        let Tally { executions, failures, slowest, .. } = self;
+        let written =
+            Written { at, executions: *executions, failures: *failures, times, slowest: slowest.clone() };
+        serde_json::to_string(&written).unwrap_or_default()
+    }
+
+    /// Goes on from such a text; returns until when that counts. `None`: it says nothing.
+    pub fn restored(text: &str) -> Option<(Tally, u64)> {
+        let Written { at, executions, failures, times, slowest } = serde_json::from_str(text).ok()?;
+        let mut tally = Tally { executions, failures, slowest, ..Tally::default() };
+        for (value, count) in times {
+            if let Some(times) = &mut tally.times {
+                times.saturating_record_n(value, count);
+            }
+        }
+        Some((tally, at))
     }
 
     /// All of it.
@@ -104,5 +136,7 @@ mod tests {
         assert_eq!(told.max_s, 1.0);
         let slowest: Vec<&str> = told.slowest.iter().map(|slow| slow.command.as_str()).collect();
         assert_eq!((slowest.len(), slowest[0], slowest[9]), (10, "sleep 100", "sleep 91"));
+        let (restored, at) = Tally::restored(&tally.written(7)).unwrap();
+        assert_eq!((restored.performance(), at), (told, 7));
     }
 }

@@ -14,7 +14,9 @@ pub struct LastGood {
     texts: BTreeMap<PathBuf, String>,
 }
 
-struct Keeper(Box<dyn Fn(&str) -> std::io::Result<()> + Send>);
+type Keep = dyn Fn(&str) -> std::io::Result<()> + Send;
+
+struct Keeper(Box<Keep>);
 
 impl std::fmt::Debug for Keeper {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

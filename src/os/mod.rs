@@ -41,6 +41,7 @@ pub mod terminal;
 #[cfg(feature = "control")]
 pub mod tokens;
 pub mod users;
+pub mod waiting;
 
 mod pidfd;
 mod proc;

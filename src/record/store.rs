@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use crate::decide::goals::HeldGoals;
 use crate::decide::history::Closed;
-use crate::decide::ledger::{KeptResult, Ledger, Memory};
+use crate::decide::ledger::{KeptResult, KeptTask, Ledger, Memory};
 use crate::decide::status::Board;
 use crate::model::event::StartCause;
 use crate::model::history::HistoryPoint;
@@ -35,11 +35,14 @@ pub struct Retention {
     pub events: u64,
     /// Samples of resources.
     pub samples: Duration,
+    /// Tasks that are over: so many, and for so long.
+    pub tasks: (usize, Duration),
 }
 
 impl Default for Retention {
     fn default() -> Retention {
-        Retention { events: 100_000, samples: Duration::from_secs(24 * 3600) }
+        let (day, hour) = (Duration::from_secs(24 * 3600), Duration::from_secs(3600));
+        Retention { events: 100_000, samples: day, tasks: (1_000, hour) }
     }
 }
 
@@ -82,6 +85,9 @@ impl std::fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+/// So much of finished tasks is read back at most.
+const MOST_OF_TASKS: usize = 16 << 20;
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> StoreError {
@@ -311,6 +317,27 @@ impl Store {
             }));
         }
         Ok(results)
+    }
+
+    /// The last tasks that are over, as many as are not too much to hold.
+    fn tasks(&self, within: Duration, most: usize) -> Result<Vec<KeptTask>, StoreError> {
+        let connection = self.reader()?;
+        let mut statement = connection
+            .prepare("SELECT body FROM tasks WHERE over >= ?1 ORDER BY over DESC, id DESC LIMIT ?2")?;
+        let since = SystemTime::now().checked_sub(within).map_or(0, millis);
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = statement.query_map(params![since, most], |row| row.get::<_, String>(0))?;
+        let (mut tasks, mut bytes) = (Vec::new(), 0);
+        for body in rows {
+            let body = body?;
+            bytes += body.len();
+            if bytes > MOST_OF_TASKS {
+                break;
+            }
+            tasks.extend(serde_json::from_str::<KeptTask>(&body).ok());
+        }
+        tasks.reverse();
+        Ok(tasks)
     }
 
     /// What was measured in the last so long, oldest first.
@@ -559,6 +586,35 @@ impl Ledger for Store {
 
     fn forget_results(&self) {
         self.tell(Told::ForgetResults);
+    }
+
+    fn keep_task(&self, task: KeptTask) {
+        self.tell(Told::KeepTask(Box::new(task)));
+    }
+
+    fn kept_tasks(&self, within: Duration, most: usize) -> Vec<KeptTask> {
+        self.tasks(within, most).unwrap_or_else(|error| {
+            tracing::warn!(%error, "results of tasks can't be read");
+            Vec::new()
+        })
+    }
+
+    fn forget_tasks(&self) {
+        self.tell(Told::ForgetTasks);
+    }
+
+    fn keep_tally(&self, text: String) {
+        self.tell(Told::Tally(text));
+    }
+
+    fn kept_tally(&self) -> Option<String> {
+        let read = || -> Result<Option<String>, StoreError> {
+            let connection = self.reader()?;
+            let mut statement = connection.prepare("SELECT value FROM meta WHERE key = 'tally'")?;
+            let found = statement.query_map([], |row| row.get(0))?.next().transpose()?;
+            Ok(found)
+        };
+        read().ok().flatten()
     }
 
     fn after(&self, then: Box<dyn FnOnce() + Send>) {

@@ -45,9 +45,10 @@ pub enum Strangers {
     Leave,
 }
 
-/// Under these names the keeper holds what was wished by hand, and the control socket.
+/// Under these names the keeper holds what was wished by hand, the control socket, and tasks that wait.
 const GOALS: &str = "goals";
 pub(super) const LISTENER: &str = "control socket";
+pub(super) const TASKS: &str = "tasks";
 
 /// So long those that are ended have for it.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -108,9 +109,14 @@ impl Handle {
         if let Some(goals) = by_keeper.filter(|goals| goals.seq > memory.goals.seq) {
             memory.goals = goals;
         }
-        let listener = held
-            .into_iter()
-            .find_map(|(name, path, fd)| Some((PathBuf::from(path), fd.filter(|_| name == LISTENER)?)));
+        let (mut listener, mut tasks_held) = (None, None);
+        for (name, text, fd) in held {
+            match name.as_str() {
+                LISTENER => listener = fd.map(|fd| (PathBuf::from(text), fd)),
+                TASKS => tasks_held = fd,
+                _ => {}
+            }
+        }
         let native = Arc::new(native);
         if let Some(ledger) = &ledger {
             let keeper = Arc::clone(&native);
@@ -125,6 +131,7 @@ impl Handle {
         }
         let made = Made {
             listener,
+            tasks_held,
             socket: options.socket,
             native: Some(native),
             recorder: options.recorder,

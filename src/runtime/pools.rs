@@ -12,7 +12,7 @@ use super::blocking::{BlockingPool, BlockingSize, BlockingStanding};
 use super::{StartError, Tasks};
 use crate::actors::Context;
 use crate::actors::supervisor::SupervisorMsg;
-use crate::actors::worker_pool::{Shop, TaskRules};
+use crate::actors::worker_pool::{Lasting, Shop, TaskRules};
 use crate::model::sample::Sample;
 use crate::model::stats::PoolStats;
 use crate::model::{Denial, DenialCode, Name};
@@ -71,15 +71,16 @@ pub(super) struct PoolsArgs {
     pub(super) context: Arc<Context>,
     pub(super) samples: watch::Sender<Option<Arc<Sample>>>,
     pub(super) root: ActorRef<SupervisorMsg>,
+    pub(super) lasting: Lasting,
 }
 
 impl Pools {
     pub(super) async fn start(args: PoolsArgs) -> Result<Pools, StartError> {
-        let PoolsArgs { rules, shop, context, samples, root } = args;
+        let PoolsArgs { rules, shop, context, samples, root, lasting } = args;
         let shop = Arc::new(shop);
         let args = (rules.clone(), Arc::clone(&shop), None);
-        let tasks =
-            Tasks::start(args, Some(root.clone()), &context, samples.subscribe(), root.get_cell()).await?;
+        let above = (Some(root.clone()), lasting);
+        let tasks = Tasks::start(args, above, &context, samples.subscribe(), root.get_cell()).await?;
         let name = Name::new(DEFAULT).map_err(|error| StartError::Tree(error.to_string()))?;
         let blocking = BlockingPool::new(name, BlockingSize::default());
         let named = Mutex::default();
@@ -116,7 +117,8 @@ impl Pools {
         // Each sample is decided on, as for the first pool. Results outlive the supervisor in that alone.
         rules.scale.pause = self.inner.rules.scale.pause;
         let args = (rules, Arc::clone(shop), Some(name.clone()));
-        let tasks = Tasks::start(args, None, context, samples.subscribe(), root.get_cell()).await;
+        let above = (None, Lasting::default());
+        let tasks = Tasks::start(args, above, context, samples.subscribe(), root.get_cell()).await;
         let tasks = tasks.map_err(|error| denial(DenialCode::ShuttingDown, error.to_string()))?;
         let taken = {
             let mut named = self.named();

@@ -11,8 +11,8 @@ use crate::actors::Context;
 use crate::actors::scaler::{Bounds, Scaler, ScalerArgs, ScalerMsg};
 use crate::actors::supervisor::SupervisorMsg;
 use crate::actors::worker_pool::{
-    CacheKey, Finished, KeepResults, PoolArgs, PoolMsg, PoolStand, Results, Shop, Stage, TaskRules, Ticket,
-    WorkerPool, key_of,
+    CacheKey, Finished, KeepResults, Lasting, PoolArgs, PoolMsg, PoolStand, Results, Shop, Stage, TaskRules,
+    Ticket, WorkerPool, key_of,
 };
 use crate::decide::cache::{Cache, Counts};
 use crate::decide::ledger::{KeptResult, Ledger};
@@ -46,7 +46,7 @@ pub struct Tasks {
 impl Tasks {
     pub(super) async fn start(
         (rules, shop, name): (TaskRules, Arc<Shop>, Option<Name>),
-        scales_services: Option<ActorRef<SupervisorMsg>>,
+        (scales_services, lasting): (Option<ActorRef<SupervisorMsg>>, Lasting),
         context: &Arc<Context>,
         samples: watch::Receiver<Option<Arc<Sample>>>,
         root: ractor::ActorCell,
@@ -63,6 +63,7 @@ impl Tasks {
             results: Arc::clone(&results),
             samples: samples.clone(),
             ledger: ledger.clone(),
+            lasting,
         };
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
         let (actor, _) =
@@ -297,6 +298,12 @@ impl Tasks {
         Ok((pool, performance))
     }
 
+    /// How many run, and how many wait.
+    pub async fn left(&self) -> (usize, usize) {
+        let standing = self.ask(PoolMsg::Stand).await.map(|stand| stand.standing);
+        standing.map_or((0, 0), |standing| (standing.busy, standing.queued + standing.retrying))
+    }
+
     /// Who makes the pool larger and smaller, and by which thresholds.
     pub async fn scaler(&self) -> Result<(ScalerStats, Thresholds), Denial> {
         let (stats, policy) = self.ask_scaler(ScalerMsg::Stand).await?;
@@ -376,7 +383,7 @@ fn denial(code: DenialCode, reason: &str) -> Denial {
 }
 
 fn unknown(id: TaskId) -> Denial {
-    let hint = "tasks end with their supervisor, and finished ones are kept for a while only; \"regrow task list\" \
+    let hint = "tasks of a \"regrow run\" end with it, and finished ones are kept for a while only; \"regrow task list\" \
                 shows what there is";
     let hint = Some(hint.to_owned());
     Denial { code: DenialCode::NotFound, reason: format!("there is no task {id}"), hint }

@@ -514,7 +514,7 @@ fn what_was_right_once_goes_on_below_the_next_daemon_too() {
     assert_eq!(project.regrow(&["wait", "shop/web", "blog/web", "--timeout", "20s"]).code, 0);
     let revives = |name: &str| {
         let before = project.status(name)["pid"].as_u64().unwrap();
-        crate::harness::end(u32::try_from(before).unwrap());
+        end(u32::try_from(before).unwrap());
         eventually(&format!("{name} is back"), || {
             let row = project.status(name);
             row["state"] == "running" && row["pid"].as_u64() != Some(before)

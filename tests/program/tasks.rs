@@ -492,3 +492,75 @@ fn what_a_command_sets_of_its_cgroup_is_nothing_to_the_next() {
         assert_eq!(next["stdout"], want, "after {made}: {next}");
     }
 }
+
+/// What was over is known to the next daemon, what waited is run by it, and what ran is told to be lost, or runs
+/// again where it may; by a death as by an upgrade.
+#[test]
+fn results_counters_and_what_waits_outlive_the_daemon() {
+    let mut machine = Machine::new(&[]);
+    machine
+        .project
+        .write("daemon.toml", "manifests = \"services\"\n[pool]\nmin = 1\nmax = 1\nauto = false\n");
+    machine.start();
+    let project = &machine.project;
+    let submit = |words: &[&str]| {
+        let done = project.regrow(&[&["task", "submit"], words].concat());
+        assert_eq!(done.code, 0, "{}", done.stderr);
+        done.stdout.trim().to_owned()
+    };
+    let result = |id: &str| project.json(&["task", "result", id, "--json"]);
+    let is = |id: &str, state: &str| project.json(&["task", "status", id, "--json"])["state"] == state;
+    let over = submit(&["--", "sh", "-c", "echo done; echo oh >&2; exit 3"]);
+    assert_eq!(result(&over)["exit_code"], 3);
+    assert_eq!(project.regrow(&["exec", "--", "true"]).code, 0);
+    let before = project.json(&["stats", "--json"])["performance"].clone();
+    assert_eq!((&before["executions"], &before["failures"]), (&2.into(), &1.into()));
+    nix::unistd::mkfifo(&project.file("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for round in ["death", "upgrade"] {
+        // One that holds the only worker, one that may run again, and one that waits with what its client had.
+        let runs = submit(&["--", "sh", "-c", "read x < go"]);
+        eventually("it runs", || is(&runs, "running"));
+        let mut command = project.command(&["task", "submit", "--", "sh", "-c", "echo $WORD"]);
+        let waits = command.env("WORD", round).output().unwrap();
+        let waits = String::from_utf8(waits.stdout).unwrap().trim().to_owned();
+        assert!(is(&waits, "queued"));
+        if round == "death" {
+            machine.kill_daemon();
+        } else {
+            let upgraded = project.regrow(&["upgrade"]);
+            let told = "; 1 command that ran ended with it; 1 command that waited will be run";
+            assert!(
+                upgraded.code == 0 && upgraded.stdout.contains(told),
+                "{}{}",
+                upgraded.stdout,
+                upgraded.stderr
+            );
+        }
+        let lost = result(&runs);
+        assert_eq!(lost["ended"], "lost", "{lost}");
+        assert!(lost["error"].as_str().unwrap().contains("the daemon that ran it is gone"), "{lost}");
+        let waited = result(&waits);
+        assert_eq!((&waited["stdout"], &waited["success"]), (&format!("{round}\n").into(), &true.into()));
+        assert_eq!((&result(&over)["stdout"], &result(&over)["stderr"]), (&"done\n".into(), &"oh\n".into()));
+    }
+    let again = submit(&["--retries", "1", "--", "sh", "-c", "echo $$ >> runs; read x < go; echo went"]);
+    eventually("it runs", || is(&again, "running"));
+    machine.kill_daemon();
+    eventually("it runs again", || {
+        std::fs::read_to_string(project.file("runs")).unwrap_or_default().lines().count() == 2
+    });
+    std::fs::write(project.file("go"), "\n").unwrap();
+    assert_eq!(result(&again)["stdout"], "went\n");
+    let after = project.json(&["stats", "--json"])["performance"].clone();
+    assert_eq!((&after["executions"], &after["failures"]), (&5.into(), &1.into()), "{after}");
+    assert_eq!(project.json(&["task", "list", "--json"])["tasks"].as_array().unwrap().len(), 7);
+    // What is cleaned up does not come back.
+    assert_eq!(project.regrow(&["task", "cleanup"]).code, 0);
+    machine.kill_daemon();
+    assert_eq!(project.json(&["task", "list", "--json"])["tasks"].as_array().unwrap().len(), 0);
+    submit(&["--", "sleep", "1000"]);
+    submit(&["--", "sleep", "1000"]);
+    let down = project.regrow(&["down"]);
+    assert!(down.stdout.contains("0 services, 2 commands of the pool were ended)"), "{}", down.stdout);
+    machine.run = None;
+}

@@ -119,6 +119,8 @@ impl Finished {
     pub(crate) fn restored(result: TaskResult) -> Finished {
         let TaskResult { id, stdout, stderr, exit, ended, by_force, duration, pid, attempts, .. } = result;
         let (usage, error, failure) = (result.usage, result.error, result.failure);
+        // What had another one's result has it still.
+        let id = if result.cached { TaskId(uuid::Uuid::nil()) } else { id };
         let collector = Collector::of([&stdout.bytes, &stderr.bytes]);
         Finished {
             id,

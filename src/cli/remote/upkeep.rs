@@ -221,8 +221,17 @@ pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
         if common.json {
             print_json(&after.daemon);
         } else {
+            let noun = |count: usize| if count == 1 { "command" } else { "commands" };
+            let ended = match upgrading.tasks_running {
+                0 => String::new(),
+                count => format!("; {count} {} that ran ended with it", noun(count)),
+            };
+            let waiting = match upgrading.tasks_waiting {
+                0 => String::new(),
+                count => format!("; {count} {} that waited will be run", noun(count)),
+            };
             say(&format!(
-                "regrow {} (pid {}) was replaced by {} (pid {}), from {}",
+                "regrow {} (pid {}) was replaced by {} (pid {}), from {}{ended}{waiting}",
                 before.daemon.version,
                 before.daemon.pid,
                 after.daemon.version,

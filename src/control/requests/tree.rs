@@ -383,6 +383,7 @@ pub(in crate::control) async fn down(
     Extension(caller): Extension<Caller>,
 ) -> Handled<Response> {
     shared.permit(&caller, Action::Down, DAEMON)?;
+    let (running, waiting) = shared.handle.tasks().left().await;
     shared.handle.begin_shutdown("regrow down");
     // Not for hooks: it may be one that asks.
     let ok = shared.handle.wait_stopped().await.is_ok();
@@ -390,5 +391,12 @@ pub(in crate::control) async fn down(
         shared.handle.stuck().into_iter().map(|(name, pid)| StuckProcess { name, pid }).collect();
     let hooks = shared.handle.running_hooks();
     let hooks_may_take_s = shared.handle.hooks_may_take().as_secs_f64();
-    Ok(axum::Json(Down { ok: ok && stuck.is_empty(), stuck, hooks, hooks_may_take_s }).into_response())
+    Ok(axum::Json(Down {
+        ok: ok && stuck.is_empty(),
+        stuck,
+        hooks,
+        hooks_may_take_s,
+        tasks: running + waiting,
+    })
+    .into_response())
 }

@@ -122,6 +122,8 @@ pub(in crate::control) async fn upgrade(
             return Err(refuse(DenialCode::Invalid, reason, None));
         }
     };
+    let (tasks_running, tasks_waiting) = shared.handle.tasks().left().await;
     let _ = daemon.upgrade.send(binary.clone());
-    Ok(axum::Json(Upgrading { binary, version, pid: std::process::id() }).into_response())
+    let pid = std::process::id();
+    Ok(axum::Json(Upgrading { binary, version, pid, tasks_running, tasks_waiting }).into_response())
 }

@@ -96,6 +96,9 @@ UPDATE OR IGNORE instances SET
     WHERE instr(service, '/') = 0
     AND EXISTS (SELECT 1 FROM services s WHERE s.name = instances.service AND s.project IS NOT NULL);
 UPDATE OR IGNORE services SET name = project || '/' || name WHERE instr(name, '/') = 0 AND project IS NOT NULL;
+", "
+CREATE TABLE tasks (id TEXT PRIMARY KEY, over INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX tasks_by_time ON tasks (over);
 "];
 
 const NEWER: &str = "a newer build of regrow has written it";

@@ -241,7 +241,7 @@ fn old_events_go_and_readers_see_whole_groups() {
 fn what_was_measured_is_there_for_the_next_supervisor_and_no_longer_than_is_wanted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("regrow.db");
-    let retention = Retention { events: 10, samples: Duration::from_secs(3600) };
+    let retention = Retention { events: 10, samples: Duration::from_secs(3600), ..Retention::default() };
     let (store, _) = Store::open(&path, retention).unwrap();
     let point = |ago: u64| {
         let levels = [(Measure::CpuPercent, Level { mean: ago as f64, peak: 99.0 })].into();

@@ -12,7 +12,7 @@ use rusqlite::{Connection, params};
 use super::schema::{self, millis, set_meta};
 use super::{ANSWERS, AuditEntry, KeptAnswer, Retention, StoreError};
 use crate::decide::history::Closed;
-use crate::decide::ledger::KeptResult;
+use crate::decide::ledger::{KeptResult, KeptTask};
 use crate::model::spec;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec, State};
 use crate::os::files;
@@ -59,6 +59,9 @@ pub(super) enum Told {
     /// By the hash of its key.
     KeepResult([u8; 32], Box<KeptResult>),
     ForgetResults,
+    KeepTask(Box<KeptTask>),
+    ForgetTasks,
+    Tally(String),
     Audit(AuditEntry),
     Answer(KeptAnswer),
     /// A change by hand, under this number.
@@ -246,6 +249,9 @@ impl Writer {
                 }
                 Told::Resources(_)
                 | Told::KeepResult(..)
+                | Told::KeepTask(_)
+                | Told::ForgetTasks
+                | Told::Tally(_)
                 | Told::Audit(_)
                 | Told::Answer(_)
                 | Told::Goals(_)
@@ -416,6 +422,14 @@ impl Writer {
                 Told::Resources(points) => write_resources(&transaction, points)?,
                 Told::KeepResult(key, kept) => write_result(&transaction, key, kept)?,
                 Told::ForgetResults => drop(transaction.execute("DELETE FROM results", [])?),
+                Told::KeepTask(task) => {
+                    let body = serde_json::to_string(task).unwrap_or_default();
+                    transaction
+                        .prepare_cached("INSERT OR REPLACE INTO tasks VALUES (?1, ?2, ?3)")?
+                        .execute(params![task.result.id.to_string(), millis(task.over), body])?;
+                }
+                Told::ForgetTasks => drop(transaction.execute("DELETE FROM tasks", [])?),
+                Told::Tally(text) => set_meta(&transaction, "tally", text)?,
                 Told::Audit(entry) => write_audit(&transaction, entry)?,
                 Told::Answer(answer) => write_answer(&transaction, answer)?,
                 Told::ByHand(id, change) => {
@@ -479,6 +493,12 @@ impl Writer {
             "DELETE FROM results WHERE until < ?1 OR since <= (SELECT since FROM results ORDER BY since DESC \
              LIMIT 1 OFFSET ?2)",
             params![millis(SystemTime::now()), RESULTS],
+        )?;
+        let (most, within) = self.retention.tasks;
+        let oldest = SystemTime::now().checked_sub(within).unwrap_or(SystemTime::UNIX_EPOCH);
+        connection.execute(
+            "DELETE FROM tasks WHERE over < ?1 OR over < (SELECT over FROM tasks ORDER BY over DESC LIMIT 1 OFFSET ?2)",
+            params![millis(oldest), i64::try_from(most).unwrap_or(i64::MAX)],
         )?;
         // Apart, so that no flood of refusals washes out what was done.
         for allowed in [true, false] {

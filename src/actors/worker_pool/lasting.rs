@@ -1,0 +1,119 @@
+//! How tasks outlive the supervisor that runs them: what is over, what waits, and what commands have come to.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::{Finished, LARGEST_KEPT, PoolState, Record, Stage};
+use crate::actors::worker::Report;
+use crate::decide::ledger::{KeptTask, Ledger};
+use crate::decide::tally::Tally;
+use crate::model::Exit;
+use crate::model::task::{TaskEnd, TaskId, TaskSpec};
+use crate::os::waiting::{Waiting, WaitingTasks};
+
+/// How tasks outlive a supervisor.
+#[derive(Default)]
+pub(crate) struct Lasting {
+    /// Keeps those that are over.
+    pub(crate) over: Option<Arc<dyn Ledger>>,
+    /// Keeps those that are not.
+    pub(crate) waiting: Option<WaitingTasks>,
+    /// What the one before had not done.
+    pub(crate) left: Vec<Waiting>,
+}
+
+/// What commands have come to is kept so often at most.
+const TALLY_KEPT: Duration = Duration::from_secs(1);
+
+pub(super) fn millis(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A task that is over, as it is kept.
+pub(super) fn kept(record: &Record, task: TaskId, finished: &Finished) -> KeptTask {
+    let most = usize::try_from(LARGEST_KEPT).unwrap_or(usize::MAX) / 2;
+    KeptTask {
+        command: record.spec.command.clone(),
+        priority: record.spec.priority,
+        submitted: record.submitted,
+        over: SystemTime::now(),
+        result: finished.result(task, most),
+    }
+}
+
+impl PoolState {
+    /// Notes a step of a task that is not over; that it can't be costs what waits, should this daemon die.
+    pub(super) fn write_down(&self, step: impl FnOnce(&WaitingTasks) -> io::Result<()>) {
+        if let Some(waiting) = &self.waiting
+            && let Err(error) = step(waiting)
+        {
+            tracing::warn!(%error, "tasks that wait are not noted for a daemon after this one");
+        }
+    }
+
+    /// What an earlier supervisor has left: what was over, what commands came to, and what is still to be run.
+    /// What ran is lost with it, but for what is run again when it fails.
+    pub(super) fn restore(&mut self, left: Vec<Waiting>) {
+        let Some(over) = self.over.clone() else {
+            return;
+        };
+        let (now, today) = (self.now(), SystemTime::now());
+        let told = over.kept_tally().and_then(|text| Tally::restored(&text));
+        let counted = told.map_or(0, |(tally, until)| {
+            self.tally = tally;
+            until
+        });
+        for kept in over.kept_tasks(self.rules.kept_for, self.rules.kept) {
+            let KeptTask { command, priority, submitted, over, result } = kept;
+            let (task, old) = (result.id, today.duration_since(over).unwrap_or_default());
+            if millis(over) > counted && result.attempts > 0 && !result.cached {
+                let took = result.pid.map(|_| result.duration);
+                let success = result.ended == TaskEnd::Exited && result.exit == Some(Exit::SUCCESS);
+                self.tally.count(task, || command.to_string(), success, took);
+                self.tally_changed = true;
+            }
+            let mut spec = TaskSpec::new([""]);
+            (spec.command, spec.priority) = (command, priority);
+            let attempts = result.attempts;
+            let finished = Arc::new(Finished::restored(result));
+            let record = Record { attempts, ..Record::new(spec, submitted, Stage::Over(finished)) };
+            self.records.insert(task, record);
+            self.finished.push_back((now.saturating_sub(old), task));
+        }
+        for Waiting { id, who, mut spec, submitted, attempts, .. } in left {
+            if self.records.contains_key(&id) {
+                self.write_down(|waiting| waiting.over(id));
+                continue;
+            }
+            let submitted = SystemTime::UNIX_EPOCH + Duration::from_millis(submitted);
+            let runs_again = attempts == 0 || attempts <= spec.retries;
+            spec.retries = spec.retries.saturating_sub(attempts);
+            let taken = runs_again.then(|| self.admit(vec![(id, spec.clone(), submitted)], &who));
+            if taken.is_none_or(|taken| taken.is_err()) {
+                let error = match runs_again {
+                    true => "there was no room for it when another daemon went on".to_owned(),
+                    false => "the daemon that ran it is gone, and its process was ended with it".to_owned(),
+                };
+                let report = Report { error: Some(error), ..Report::default() };
+                let (ended, collector) = (TaskEnd::Lost, None);
+                let lost = Finished { id, ended, by_force: true, report, attempts, collector };
+                self.records.insert(id, Record { attempts, ..Record::new(spec, submitted, Stage::Waiting) });
+                self.finish(id, Arc::new(lost));
+            }
+        }
+    }
+
+    /// Keeps what commands have come to, not with each of them. Returns when there is more to keep.
+    pub(super) fn keep_tally(&mut self) -> Option<Duration> {
+        let (over, now) = (self.over.as_ref().filter(|_| self.tally_changed)?, self.now());
+        let due = self.tally_kept.map_or(now, |at| at.saturating_add(TALLY_KEPT));
+        if due > now {
+            return Some(due);
+        }
+        over.keep_tally(self.tally.written(millis(SystemTime::now())));
+        (self.tally_kept, self.tally_changed) = (Some(now), false);
+        None
+    }
+}
