@@ -51,7 +51,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::control::protocol::WaitFor;
 use crate::model::State;
 use crate::model::nearest::nearest;
-use crate::os::signals;
+use crate::os::{memory, signals};
 use commands::{CacheVerb, ExecArgs, PoolVerb, ResourcesArgs, StatsArgs, TaskArgs, TaskVerb};
 
 /// Exit codes, as the contract has them.
@@ -796,6 +796,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// That of a supervisor, which answers also when no thread can be made any more.
 fn supervisors_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    memory::keep_little();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING)

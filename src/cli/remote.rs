@@ -17,7 +17,8 @@ use super::{
 use crate::control::client::{Client, Error, encode};
 use crate::control::place;
 use crate::control::protocol::{
-    Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, StreamName, Wait, Waited, WhyReport,
+    Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, LogsEnd, StreamName, Wait, Waited,
+    WhyReport,
 };
 use crate::decide::words::{falls, few, short};
 use crate::manifest::{Fault, LoadError, Source};
@@ -400,6 +401,13 @@ pub(super) fn logs(args: LogsArgs) -> u8 {
             } else {
                 let width = found.lines.iter().map(|l| l.name.len()).max().unwrap_or(0);
                 found.lines.iter().for_each(|line| show_line(line, width));
+            }
+            let LogsEnd { cut, files } = &found.end;
+            if *cut && lines.is_none_or(|lines| found.lines.len() < lines) {
+                let files = few(files.iter().map(|file| file.display().to_string()));
+                tell!(
+                    "regrow: older lines are left out, they are too many for one answer; they are in {files}"
+                );
             }
             return Ok(code::DONE);
         }

@@ -34,6 +34,21 @@ pub struct WhyReport {
 pub struct Logs {
     /// Oldest first.
     pub lines: Vec<LogLine>,
+    /// What is behind them.
+    #[serde(flatten)]
+    pub end: LogsEnd,
+}
+
+/// What is told of lines that are not.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default)]
+pub struct LogsEnd {
+    /// Older lines were left out: they are more than is told in one answer (16 MiB, 200,000 lines).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub cut: bool,
+    /// Where they are, then.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<PathBuf>,
 }
 
 /// One line that a process printed.

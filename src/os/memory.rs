@@ -2,6 +2,18 @@
 
 use nix::poll::{PollFd, PollTimeout, poll};
 
+/// Has the allocator give large blocks back when they are free. By itself it takes each for a sign that more
+/// will come, and keeps up to 64 MiB of every thread that ever had one. For a process of regrow's own, before
+/// it has threads.
+pub fn keep_little() {
+    // SAFETY: both take two numbers, and change what the allocator does from the next block on.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, 256 * 1024);
+        nix::libc::mallopt(nix::libc::M_TRIM_THRESHOLD, 512 * 1024);
+    }
+}
+
 /// Gives memory that reading the manifest and starting took, and that is free again, back
 /// to the kernel: a supervisor then rests for days.
 pub fn give_back() {

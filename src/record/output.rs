@@ -5,6 +5,7 @@
 //! what a slow one can't take is dropped for it alone, counted, and told.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::SystemTime;
 
@@ -22,6 +23,8 @@ const RECALLED: u64 = 16 * 1024;
 const READ: u64 = 16 << 20;
 /// So much is looked at first, where not all is wanted.
 const FIRST_READ: u64 = 64 * 1024;
+/// A line that is longer is told in parts.
+const LONGEST_LINE: usize = 1 << 20;
 /// Bytes that may wait for one follower.
 const QUEUE: usize = 4 * 1024 * 1024;
 
@@ -135,23 +138,28 @@ fn old_chunk(source: SourceId, name: &InstanceId, stream: Stream, part: log::Par
 /// yet, which is told when it is.
 fn whole_lines(parts: Vec<log::Part>) -> (Vec<log::Part>, Option<log::Part>) {
     let (mut whole, mut begun): (Vec<log::Part>, Option<log::Part>) = (Vec::new(), None);
-    for part in parts {
+    for mut part in parts {
+        // Of what has begun it is known that there is no end in it.
+        let end = part.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let rest = part.bytes.split_off(end);
         let came = part.at;
-        let mut all = match begun.take() {
-            Some(mut begun) => {
-                begun.bytes.extend_from_slice(&part.bytes);
-                begun
-            }
-            None => part,
-        };
-        let end = all.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let rest = all.bytes.split_off(end);
-        if !rest.is_empty() {
-            let at = if all.bytes.is_empty() { all.at } else { came };
-            begun = Some(log::Part { at, bytes: rest });
+        if end > 0 {
+            whole.push(match begun.take() {
+                Some(mut begun) => {
+                    begun.bytes.append(&mut part.bytes);
+                    begun
+                }
+                None => part,
+            });
         }
-        if !all.bytes.is_empty() {
-            whole.push(all);
+        if rest.is_empty() {
+            continue;
+        }
+        let line = begun.get_or_insert_with(|| log::Part { at: came, bytes: Vec::new() });
+        line.bytes.extend_from_slice(&rest);
+        // Told in parts, as those hear it who follow.
+        if line.bytes.len() >= LONGEST_LINE {
+            whole.extend(begun.take());
         }
     }
     (whole, begun)
@@ -188,11 +196,12 @@ impl OutputHub {
     }
 
     /// At least the last so many lines of each stream of a source that are kept in files, as far as it
-    /// is not too much to hold, oldest first; `None`: nothing of it is. This reads files.
-    pub fn last_in_files(&self, source: SourceId, lines: usize) -> Option<Vec<Chunk>> {
+    /// is not too much to hold (16 MiB), oldest first, and whether these are as many as were
+    /// wanted, or all there are; `None`: nothing of it is. This reads files.
+    pub fn last_in_files(&self, source: SourceId, lines: usize) -> Option<(Vec<Chunk>, bool)> {
         let of = self.index().rings.get(&source).cloned()?;
         let keep = lock(&of.ring).keep.clone()?;
-        let mut chunks = Vec::new();
+        let (mut chunks, mut all) = (Vec::new(), true);
         for stream in [Stream::Out, Stream::Err] {
             let (mut most, mut reach) = (FIRST_READ, Reach::Plain);
             let parts = loop {
@@ -204,6 +213,7 @@ impl OutputHub {
                 // The first may be half of one.
                 let enough = || parts.iter().map(ends).sum::<usize>() > lines;
                 if complete || enough() || (most >= READ && reach == Reach::All) {
+                    all &= complete || enough();
                     break parts;
                 }
                 // A compressed one is read as a whole each time: once, then.
@@ -215,7 +225,14 @@ impl OutputHub {
             };
             chunks.extend(parts.into_iter().map(|part| old_chunk(source, &of.name, stream, part)));
         }
-        Some(chunks)
+        Some((chunks, all))
+    }
+
+    /// The file that holds most of what a source prints, where it is kept in one.
+    pub fn file_of(&self, source: SourceId) -> Option<PathBuf> {
+        let of = self.index().rings.get(&source).cloned()?;
+        let keep = lock(&of.ring).keep.clone()?;
+        Some(keep.file(Stream::Out))
     }
 
     /// The last lines of a source, oldest first, for people.
@@ -444,7 +461,8 @@ mod tests {
         let Followed::Chunk(chunk) = follower.next().await else { panic!("nothing was dropped") };
         assert_eq!(&*chunk.bytes, b"begun\n");
         assert_eq!(hub.last_lines(SourceId(0), 9), ["one", "two", "begun"]);
-        let all = hub.last_in_files(SourceId(0), usize::MAX).unwrap();
+        let (all, whole) = hub.last_in_files(SourceId(0), usize::MAX).unwrap();
+        assert!(whole);
         assert_eq!(
             all.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect::<Vec<_>>(),
             b"one\ntwo\nbegun\n"

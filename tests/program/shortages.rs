@@ -230,3 +230,46 @@ fn p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw() {
     machine.down();
     drop(disk);
 }
+
+/// However long a line is and however many ask for it, an answer is bounded and takes its memory only for as long
+/// as it lasts; who finds too many before them hears what to do.
+#[test]
+fn logs_are_bounded_and_their_memory_is_given_back() {
+    let machine = Machine::started(&[(
+        "a.toml",
+        "[service.long]\nshell = \"head -c 60000000 /dev/zero | tr '\\\\0' x; echo; echo last; exec sleep 1000\"\n",
+    )]);
+    let project = &machine.project;
+    eventually("all of it is there", || {
+        project.regrow(&["logs", "-n", "1", "long"]).stdout == "long | last\n"
+    });
+    let memory = |what: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", machine.pids().0)).unwrap();
+        let line = status.lines().find(|line| line.starts_with(what)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    };
+    let before = memory("RssAnon");
+    let one = project.regrow(&["logs", "long"]);
+    assert_eq!(one.code, 0, "{}", one.stderr);
+    assert!(one.stdout.len() > 10 << 20 && one.stdout.len() < 20 << 20, "{}", one.stdout.len());
+    assert!(one.stdout.ends_with("long | last\n"));
+    let file = machine.log("a/long.stdout.log");
+    assert!(one.stderr.contains(&format!("they are in {}", file.display())), "{}", one.stderr);
+    eventually("the memory is given back", || memory("RssAnon") < before + 8);
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..20).map(|_| scope.spawn(|| project.regrow(&["logs", "long"]))).collect();
+        for done in all.into_iter().map(|one| one.join().unwrap()) {
+            let refused =
+                done.stderr.contains("others are reading log files") && done.stderr.contains("try again");
+            assert!(
+                done.stdout.len() > 10 << 20 || (done.code == 1 && refused),
+                "{} {}",
+                done.code,
+                done.stderr
+            );
+        }
+    });
+    let peak = memory("VmHWM");
+    assert!(peak < before + 200, "{peak} MiB");
+    eventually("the memory is given back", || memory("RssAnon") < before + 8);
+}

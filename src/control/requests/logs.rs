@@ -1,9 +1,12 @@
 //! What services print.
 
+use axum::body::{Body, Bytes};
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::query::{Parameter, ParameterKind};
 use super::*;
-use crate::control::protocol::{LogLine, Logs, StreamName};
-use crate::os::{SourceId, Stream as OutputStream};
+use crate::control::protocol::{LogLine, LogsEnd, StreamName};
+use crate::os::{SourceId, Stream as OutputStream, memory};
 use crate::record::output::{Chunk, Followed};
 
 pub(in crate::control) const LOGS: &[Parameter] = &[
@@ -40,34 +43,45 @@ pub(in crate::control) async fn logs(
     let of_all: HashSet<SourceId> = ids.iter().filter_map(|id| hub.source_of(id)).collect();
     let sources = (!everything).then(|| of_all.clone());
     let (kept, follower) = hub.follow(sources);
+    let of_files = of_all.clone();
     let from_files = (!query.flag("follow")).then(|| (Arc::clone(hub), of_all));
     let shown = handle.clone();
     let names: Arc<Names> = Arc::new(move |id: &InstanceId| shown.board(|board| board.shown(id)));
     let called = Arc::clone(&names);
+    let files: Vec<PathBuf> = of_files.iter().filter_map(|source| hub.file_of(*source)).collect();
     // So much is read that it is done beside everything else, and not by many at once.
-    let alone = Arc::clone(&shared.reading).acquire_owned().await.ok();
+    let alone = tokio::time::timeout(TURN, Arc::clone(&shared.reading).acquire_owned()).await;
+    let Ok(Ok(alone)) = alone else {
+        let hint = "try again in a moment, or ask for fewer lines (-n); all of it is in the log files";
+        let reason = "others are reading log files, which takes memory";
+        return Err(refuse(DenialCode::TooManyRequests, reason, Some(hint)));
+    };
+    let follows = query.flag("follow");
     let read = move || {
-        let _alone = alone;
-        let mut kept = kept;
+        let mut past = Past { chunks: kept, cut: false };
+        past.limit();
         if let Some((hub, sources)) = from_files {
             // All there is, not only the last of it.
             for source in sources {
-                if let Some(all) = hub.last_in_files(source, count) {
-                    kept.retain(|chunk| chunk.source != source);
-                    kept.extend(all);
+                if let Some((found, whole)) = hub.last_in_files(source, count) {
+                    past.chunks.retain(|chunk| chunk.source != source);
+                    past.chunks.extend(found);
+                    past.cut |= !whole;
+                    past.limit();
                 }
             }
         }
-        last_lines(kept, newer_than, count, &*called)
+        past.newest(newer_than, count)
     };
     let broken = |_| refuse(DenialCode::Internal, "the log files could not be read", None);
     let past = tokio::task::spawn_blocking(read).await.map_err(broken)?;
-    if !query.flag("follow") {
-        let written = tokio::task::spawn_blocking(move || serde_json::to_vec(&Logs { lines: past }));
-        let written = written.await.map_err(broken)?.unwrap_or_default();
-        let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-        return Ok((json, written).into_response());
+    if !follows {
+        let files = if past.cut { files } else { Vec::new() };
+        return Ok(answer(caller, past, (called, files), alone));
     }
+    // What there was is little: what is kept in memory.
+    drop(alone);
+    let past: Vec<LogLine> = past.chunks.iter().flat_map(|chunk| lines(chunk, &*called)).collect();
     let mut follower = follower;
     Ok(stream(caller, move |sender| async move {
         for line in past {
@@ -103,23 +117,110 @@ pub(in crate::control) async fn logs(
 /// How an instance is called before a reader.
 type Names = dyn Fn(&InstanceId) -> String + Send + Sync;
 
-/// The last so many lines, by their time.
-fn last_lines(kept: Vec<Chunk>, newer_than: Option<SystemTime>, count: usize, names: &Names) -> Vec<LogLine> {
-    let mut chunks: Vec<Chunk> =
-        kept.into_iter().filter(|chunk| newer_than.is_none_or(|at| chunk.at >= at)).collect();
-    chunks.sort_by_key(|chunk| chunk.at);
-    // From the end on, so that no more is made than is wanted.
-    let (mut found, mut wanted) = (Vec::new(), count);
-    for chunk in chunks.iter().rev() {
-        let mut of_chunk: Vec<LogLine> = lines(chunk, names).collect();
-        let skip = of_chunk.len().saturating_sub(wanted);
-        wanted -= of_chunk.len() - skip;
-        found.push(of_chunk.split_off(skip));
-        if wanted == 0 {
-            break;
-        }
+/// So many bytes of lines are told in an answer.
+const ANSWER: usize = 16 << 20;
+/// So long a reader waits for its turn.
+const TURN: Duration = Duration::from_secs(5);
+/// And so long it may take its answer.
+const TAKING: Duration = Duration::from_secs(60);
+/// So many bytes of an answer are made at a time.
+const PIECE: usize = 64 * 1024;
+
+/// What was printed, and is to be told.
+struct Past {
+    chunks: Vec<Chunk>,
+    /// Older lines were left out, since they were too many.
+    cut: bool,
+}
+
+impl Past {
+    /// Keeps the newest, as many as are told in an answer.
+    fn limit(&mut self) {
+        self.chunks.sort_by_key(|chunk| chunk.at);
+        let mut left = ANSWER;
+        let fits = |chunk: &&Chunk| match left.checked_sub(chunk.bytes.len()) {
+            Some(less) => {
+                left = less;
+                true
+            }
+            None => false,
+        };
+        let keeps = self.chunks.iter().rev().take_while(fits).count();
+        self.cut |= keeps < self.chunks.len();
+        self.chunks.drain(..self.chunks.len() - keeps);
     }
-    found.into_iter().rev().flatten().collect()
+
+    /// The last so many lines, by their time.
+    fn newest(mut self, newer_than: Option<SystemTime>, count: usize) -> Past {
+        self.chunks.retain(|chunk| newer_than.is_none_or(|at| chunk.at >= at));
+        let mut wanted = count;
+        let mut keeps = 0;
+        for chunk in self.chunks.iter_mut().rev() {
+            if wanted == 0 {
+                break;
+            }
+            keeps += 1;
+            let there = chunk.lines().count();
+            if there > wanted {
+                let ends =
+                    chunk.bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
+                let from = ends.take(there - wanted).last().map_or(0, |at| at + 1);
+                chunk.bytes = Arc::from(&chunk.bytes[from..]);
+                self.cut |= count == LINES;
+            }
+            wanted = wanted.saturating_sub(there);
+        }
+        self.cut |= count == LINES && keeps < self.chunks.len();
+        self.chunks.drain(..self.chunks.len() - keeps);
+        self
+    }
+}
+
+/// All of it as one document, of which a piece is made when the one before was taken. Whose turn it is to read
+/// stays so until then: no more than a few are in memory.
+fn answer(
+    caller: Caller,
+    past: Past,
+    (names, files): (Arc<Names>, Vec<PathBuf>),
+    turn: OwnedSemaphorePermit,
+) -> Response {
+    let (sender, receiver) = mpsc::channel::<Bytes>(1);
+    let heard = sender.clone();
+    let told = async move {
+        let _turn = turn;
+        let Past { chunks, cut } = past;
+        let mut text = br#"{"lines":["#.to_vec();
+        let mut first = true;
+        for chunk in chunks {
+            for line in lines(&chunk, &*names) {
+                if !std::mem::take(&mut first) {
+                    text.push(b',');
+                }
+                // Nothing in it can't be written.
+                let _ = serde_json::to_writer(&mut text, &line);
+                if text.len() >= PIECE && sender.send(std::mem::take(&mut text).into()).await.is_err() {
+                    return;
+                }
+            }
+        }
+        let end = LogsEnd { cut, files };
+        let end = serde_json::to_string(&end).unwrap_or_default();
+        let end = if end == "{}" { "]}".to_owned() } else { format!("],{}", &end[1..]) };
+        text.extend_from_slice(end.as_bytes());
+        let _ = sender.send(text.into()).await;
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::time::timeout(TAKING, told) => {}
+            () = heard.closed() => {}
+            () = caller.gone() => {}
+        }
+        // What was read for it is not needed any more, and a moment later what was written is neither.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let _ = tokio::task::spawn_blocking(memory::give_back).await;
+    });
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (json, Body::from_stream(Received(receiver))).into_response()
 }
 
 fn lines<'a>(chunk: &'a Chunk, names: &'a Names) -> impl Iterator<Item = LogLine> + 'a {

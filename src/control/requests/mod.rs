@@ -327,10 +327,10 @@ where
 }
 
 /// A channel's receiving end as the stream that a response wants.
-struct Received(mpsc::Receiver<sse::Event>);
+struct Received<T>(mpsc::Receiver<T>);
 
-impl Stream for Received {
-    type Item = Result<sse::Event, Infallible>;
+impl<T> Stream for Received<T> {
+    type Item = Result<T, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_recv(context).map(|event| event.map(Ok))
