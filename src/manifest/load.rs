@@ -1,7 +1,7 @@
 //! The whole way from a file to a plan: reading, decoding, expanding, validating.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -383,12 +383,16 @@ impl Loader<'_> {
         }
         let scope = Scope {
             process: &self.given.process,
-            files: files.clone(),
-            own: &service.env,
+            files: files.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+            own: service
+                .env
+                .iter()
+                .map(|(name, value)| (name.value.as_str(), value.value.as_str()))
+                .collect(),
             known: RefCell::default(),
         };
         let mut faults = Faults { collector: &mut self.collector, service: service.name.value.as_str() };
-        let mut set = files;
+        let mut set = files.clone();
         for (name, value) in &service.env {
             if let Some(expanded) = faults.note(scope.own(&name.value, &mut Vec::new()), value) {
                 set.push((name.value.clone(), expanded));
@@ -398,6 +402,7 @@ impl Loader<'_> {
         let mut set = last_wins(set);
         set.sort_unstable();
 
+        let secret: HashSet<&String> = service.secrets.iter().map(|(name, _)| name).collect();
         let command = match &service.run {
             Some(Run::Command(words)) => {
                 let argv = faults.words(&scope, words);
@@ -492,10 +497,7 @@ impl Loader<'_> {
                 clear: service.env_clear,
                 deny: sorted_words(&service.env_deny),
                 // What a secret is meant to be is nothing else.
-                set: set
-                    .into_iter()
-                    .filter(|(name, _)| !service.secrets.iter().any(|(own, _)| own == name))
-                    .collect(),
+                set: set.into_iter().filter(|(name, _)| !secret.contains(name)).collect(),
                 secrets: sorted_words(&service.secrets),
             },
             depends_on: validate::dependencies(service, kinds, others),
@@ -663,11 +665,14 @@ impl Faults<'_> {
     }
 }
 
+/// Variables are made of each other in so many steps at most.
+const DEEPEST: usize = 100;
+
 /// Where variables come from: the process, env files, the service's own `env`; later wins.
 struct Scope<'a> {
     process: &'a HashMap<String, String>,
-    files: Assignments,
-    own: &'a [(At<String>, At<String>)],
+    files: HashMap<&'a str, &'a str>,
+    own: HashMap<&'a str, &'a str>,
     /// Own variables that were expanded already, so that each is expanded once.
     known: RefCell<HashMap<String, String>>,
 }
@@ -678,7 +683,7 @@ impl Scope<'_> {
     }
 
     fn lookup(&self, name: &str, path: &mut Vec<String>) -> Result<Option<String>, Trouble> {
-        if self.own.iter().any(|(own, _)| own.value == name) && path.last().is_none_or(|last| last != name) {
+        if self.own.contains_key(name) && path.last().is_none_or(|last| last != name) {
             return self.own(name, path).map(Some);
         }
         Ok(self.outer(name))
@@ -693,10 +698,15 @@ impl Scope<'_> {
         if let Some(first) = path[..path.len() - 1].iter().position(|n| n == name) {
             return Err(Trouble::Circular(path[first..].to_vec()));
         }
-        let Some((_, value)) = self.own.iter().find(|(own, _)| own.value == name) else {
+        let Some(value) = self.own.get(name) else {
             return Err(Trouble::Undefined(name.to_owned()));
         };
-        let expanded = interpolate::expand(&value.value, &mut |inner| self.lookup(inner, path));
+        if path.len() > DEEPEST {
+            let message =
+                format!("\"{name}\" is made of others, which are made of others: more than {DEEPEST} deep");
+            return Err(Trouble::Malformed(message));
+        }
+        let expanded = interpolate::expand(value, &mut |inner| self.lookup(inner, path));
         path.pop();
         if let Ok(value) = &expanded {
             self.known.borrow_mut().insert(name.to_owned(), value.clone());
@@ -705,8 +715,8 @@ impl Scope<'_> {
     }
 
     fn outer(&self, name: &str) -> Option<String> {
-        let file = self.files.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value);
-        file.or_else(|| self.process.get(name)).cloned()
+        let file = self.files.get(name).map(|value| (*value).to_owned());
+        file.or_else(|| self.process.get(name).cloned())
     }
 }
 

@@ -424,3 +424,28 @@ fn what_can_have_no_effect_is_warned_about() {
     );
     assert_eq!(project.regrow(&["check"]).stderr, "");
 }
+
+/// Many variables are as many steps, and a chain of them has an end before the stack has.
+#[test]
+fn many_variables_are_read_and_deep_ones_refused() {
+    let project = Project::new("");
+    let all: String = (0..50_000).map(|n| format!("V{n} = \"${{W{n}}}\"\n")).collect();
+    let files: String = (0..50_000).map(|n| format!("W{n}=x{n}\n")).collect();
+    project.write("many.env", files);
+    project.write(
+        "many.toml",
+        format!(
+            "[service.a]\ncommand = \"echo ${{V49999}}\"\nenv_file = [\"many.env\"]\n[service.a.env]\n{all}"
+        ),
+    );
+    let checked = project.regrow(&["check", "many.toml"]);
+    assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
+    let deep: String = (0..20_000).map(|n| format!("V{n} = \"${{V{}}}\"\n", n + 1)).collect();
+    project.write(
+        "deep.toml",
+        format!("[service.a]\ncommand = \"true\"\n[service.a.env]\n{deep}V20000 = \"x\"\n"),
+    );
+    let checked = project.regrow(&["check", "deep.toml"]);
+    assert_eq!(checked.code, 3);
+    assert!(checked.stderr.contains("is made of others, which are made of others: more than 100 deep"));
+}
