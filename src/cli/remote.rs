@@ -163,7 +163,7 @@ fn with_text(faults: &[FaultBody]) -> Option<Vec<Fault>> {
             Some(source) => Arc::clone(source),
             None => {
                 let text = std::fs::read_to_string(&fault.file).ok()?;
-                let source = Arc::new(Source { path: shown(&fault.file), text });
+                let source = Arc::new(Source::new(shown(&fault.file), text));
                 sources.insert(&fault.file, Arc::clone(&source));
                 source
             }

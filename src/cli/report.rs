@@ -116,7 +116,7 @@ fn render(fault: &Fault, level: Level<'static>) -> String {
         // An empty place still gets its caret.
         let to = if to == from && to < last { to + 1 } else { to };
         Snippet::source(text[first..last].to_owned())
-            .line_start(text[..first].bytes().filter(|b| *b == b'\n').count() + 1)
+            .line_start(fault.source.place(first).0)
             .path(fault.source.path.display().to_string())
             .annotation(kind.span(from - first..to - first).label(label.to_owned()))
     };

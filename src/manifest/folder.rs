@@ -168,7 +168,7 @@ fn load_folder_after(folder: &Path, environment: &Environment, before: &Before) 
             }
             Err(error) => {
                 let good = before.texts.text(file).and_then(|text| {
-                    let source = Arc::new(Source { path: file.clone(), text: text.to_owned() });
+                    let source = Arc::new(Source::new(file.clone(), text.to_owned()));
                     load_in(&source, Some(file), file.parent()?, environment, &others).ok()
                 });
                 match good {
@@ -286,12 +286,7 @@ impl Declared {
             })
             .collect();
         let named = named.map(str::to_owned);
-        Declared {
-            project,
-            named,
-            services,
-            source: Arc::new(Source { path: file.to_owned(), text: text.clone() }),
-        }
+        Declared { project, named, services, source: Arc::new(Source::new(file.to_owned(), text.clone())) }
     }
 }
 

@@ -101,7 +101,7 @@ pub(super) fn load_among(
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
-            let source = Arc::new(Source { path: path.to_owned(), text });
+            let source = Arc::new(Source::new(path.to_owned(), text));
             return Err(LoadError::Faulty(vec![Fault {
                 source,
                 span: at..at + 3,
@@ -112,7 +112,7 @@ pub(super) fn load_among(
             }]));
         }
     };
-    let source = Arc::new(Source { path: path.to_owned(), text });
+    let source = Arc::new(Source::new(path.to_owned(), text));
     let folder = file.parent().unwrap_or(Path::new("/"));
     load_in(&source, Some(&file), folder, environment, others).map_err(LoadError::Faulty)
 }
@@ -124,7 +124,7 @@ pub fn load_text(
     environment: &Environment,
     others: &Others,
 ) -> Result<Loaded, Vec<Fault>> {
-    let source = Arc::new(Source { path: folder.join("regrow.toml"), text: text.to_owned() });
+    let source = Arc::new(Source::new(folder.join("regrow.toml"), text.to_owned()));
     load_in(&source, None, folder, environment, others)
 }
 
@@ -136,7 +136,7 @@ pub fn load_addition(
     environment: &Environment,
     there: &Plan,
 ) -> Result<LoadedAddition, Vec<Fault>> {
-    let source = Arc::new(Source { path: file.to_owned(), text: text.to_owned() });
+    let source = Arc::new(Source::new(file.to_owned(), text.to_owned()));
     let folder = file.parent().unwrap_or(Path::new("/"));
     let others = Others::there(there);
     let Sound { services, tree, warnings, .. } = read(&source, folder, environment, Some(there), &others)?;
@@ -532,7 +532,7 @@ impl Loader<'_> {
         let found = match text {
             Ok(text) => {
                 let (found, bad) = dotenv::parse(&text);
-                let source = Arc::new(Source { path: path.to_owned(), text });
+                let source = Arc::new(Source::new(path.to_owned(), text));
                 for (span, message) in bad {
                     self.collector.faults.push(Fault {
                         source: Arc::clone(&source),
