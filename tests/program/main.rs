@@ -16,6 +16,7 @@ mod replay;
 mod resources;
 mod run;
 mod shortages;
+mod soak;
 mod stops;
 mod succession;
 mod tasks;
