@@ -65,6 +65,7 @@ impl Errand<'_> {
                         | News::Paused { .. }
                         | News::TreeGone { .. }
                         | News::KeptElsewhere { .. }
+                        | News::ForksAway { .. }
                         | News::Unkept { .. },
                     ) => {}
                     None => return Outcome::Unable("the host is gone".to_owned()),

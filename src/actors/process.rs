@@ -112,7 +112,8 @@ impl Lifeline {
             | News::LogMatched { .. }
             | News::Paused { .. }
             | News::Unkept { .. }
-            | News::KeptElsewhere { .. } => {}
+            | News::KeptElsewhere { .. }
+            | News::ForksAway { .. } => {}
         }
         // Still under the lock: whoever takes over finds it noted, or in its own mailbox.
         ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
@@ -471,6 +472,11 @@ impl ProcessState {
                     self.gone = Some(key);
                 }
                 Some(Input::Exited { incarnation, exit, remains, roll: host.roll() })
+            }
+            News::ForksAway { key, left } => {
+                let (instance, incarnation) = (self.id.clone(), of(key)?);
+                self.context.log.append([Fact::ForksAway { instance, incarnation, left }]);
+                None
             }
             News::KeptElsewhere { place, reason, .. } => {
                 let (instance, file) = (self.id.clone(), place);

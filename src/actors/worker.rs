@@ -350,6 +350,7 @@ impl WorkerState {
             | News::LogMatched { .. }
             | News::Paused { .. }
             | News::KeptElsewhere { .. }
+            | News::ForksAway { .. }
             | News::Unkept { .. } => {}
         }
     }

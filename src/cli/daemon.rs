@@ -618,6 +618,7 @@ fn tell_event(event: &Event) {
         | Fact::HookFailed { .. }
         | Fact::EnvRenewed { .. }
         | Fact::OutputElsewhere { .. }
+        | Fact::ForksAway { .. }
         | Fact::OutputLost { .. }
         | Fact::StoreLost { .. }
         | Fact::StopCommandFailed { .. }

@@ -66,6 +66,8 @@ pub struct Entry {
     pub stopped_for: Option<StopCause>,
     /// The last failing check since its start, in words.
     pub failing: Option<String>,
+    /// So many of its processes forked away from SIGKILL.
+    pub forks_away: Option<usize>,
     /// What is wrong with where its output is kept.
     pub output: Option<String>,
     /// What its process was made with.
@@ -497,7 +499,7 @@ impl Board {
                 entry.started = Some(event.since_start);
                 entry.health = Health::Unknown;
                 entry.failing = None;
-                entry.output = None;
+                (entry.output, entry.forks_away) = (None, None);
                 entry.stopped_for = None;
                 entry.restarts += u64::from(cause.is_restart());
                 if *cause == StartCause::Command || *cause == StartCause::Boot {
@@ -508,6 +510,7 @@ impl Board {
                     return self.stamp(at, before, event);
                 }
             }
+            Fact::ForksAway { left, .. } => entry.forks_away = Some(*left),
             Fact::OutputElsewhere { file, reason, .. } => {
                 entry.output = Some(format!("its output goes to {}: {reason}", file.display()));
             }
@@ -692,6 +695,7 @@ impl Entry {
             stopped_for: None,
             failing: None,
             output: None,
+            forks_away: None,
             made_of: None,
             ready_again: false,
         }

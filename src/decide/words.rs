@@ -21,6 +21,13 @@ pub fn short(duration: std::time::Duration) -> String {
     }
 }
 
+/// What is so of a tree that SIGKILL does not end.
+pub fn forks_away(left: usize) -> String {
+    let (noun, verb, them) =
+        if left == 1 { ("process", "forks", "it") } else { ("processes", "fork", "them") };
+    format!("{left} {noun} still {verb} away; a cgroup would end {them}")
+}
+
 /// The first names of a list, and how many more there are.
 ///
 /// ```

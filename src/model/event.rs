@@ -249,6 +249,15 @@ pub enum Fact {
         /// The number of what it is made with by that (`ServiceSpec::makings`).
         made_of: u32,
     },
+    /// SIGKILL does not end its tree: its processes fork faster than they are found, and it has no cgroup.
+    ForksAway {
+        /// Which.
+        instance: InstanceId,
+        /// Its number.
+        incarnation: Incarnation,
+        /// How many there were.
+        left: usize,
+    },
     /// What it prints goes to another file than its manifest says, since that can't be used.
     OutputElsewhere {
         /// Whose.
@@ -460,6 +469,7 @@ impl Fact {
             | Fact::Killed { incarnation, .. }
             | Fact::Stuck { incarnation, .. }
             | Fact::EnvRenewed { incarnation, .. }
+            | Fact::ForksAway { incarnation, .. }
             | Fact::Exited { incarnation, .. } => Some(*incarnation),
             _ => None,
         }
@@ -486,6 +496,7 @@ impl Fact {
             | Fact::ActorBroke { instance, .. }
             | Fact::HookFailed { instance, .. }
             | Fact::EnvRenewed { instance, .. }
+            | Fact::ForksAway { instance, .. }
             | Fact::OutputElsewhere { instance, .. }
             | Fact::OutputLost { instance, .. }
             | Fact::Exited { instance, .. }

@@ -219,6 +219,13 @@ pub enum News {
         /// Which.
         key: ProcessKey,
     },
+    /// SIGKILL does not end its tree: it forks faster than it is found, and has no cgroup.
+    ForksAway {
+        /// Which.
+        key: ProcessKey,
+        /// How many are there at the moment.
+        left: usize,
+    },
     /// What it prints goes to other files than it should, where those can't be used.
     KeptElsewhere {
         /// Which.

@@ -177,8 +177,20 @@ struct Process {
     told: bool,
     /// Others of its tree that were found, each pinned.
     remnants: HashMap<u32, OwnedFd>,
-    killing: bool,
+    killing: Option<Killing>,
 }
+
+/// A tree that SIGKILL was sent to.
+#[derive(Debug, Clone, Copy)]
+struct Killing {
+    since: Instant,
+    /// How many of it came to light only then: they were forked meanwhile.
+    came: usize,
+    told: bool,
+}
+
+/// Of a tree that is not gone so long after SIGKILL it is told when it forks away.
+const FORKS_AWAY: Duration = Duration::from_secs(1);
 
 struct Watcher {
     line: Line,
@@ -370,7 +382,7 @@ impl Watcher {
                 exit: None,
                 told: false,
                 remnants: HashMap::new(),
-                killing: false,
+                killing: None,
             },
         );
     }
@@ -451,8 +463,22 @@ impl Watcher {
                     self.settle(key);
                 } else {
                     self.blind.insert(key);
+                    self.tell_if_it_forks_away(key);
                 }
             }
+        }
+    }
+
+    fn tell_if_it_forks_away(&mut self, key: u64) {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        if let Some(killing) = &mut process.killing
+            && killing.came > 0
+            && killing.since.elapsed() >= FORKS_AWAY
+            && !std::mem::replace(&mut killing.told, true)
+        {
+            (process.news)(News::ForksAway { key: ProcessKey(key), left: process.remnants.len().max(1) });
         }
     }
 
@@ -474,7 +500,7 @@ impl Watcher {
         if !told {
             let (captured, usage) = (std::mem::take(&mut process.captured), process.usage);
             let lasted = process.since.elapsed();
-            let killing = process.killing;
+            let killing = process.killing.is_some();
             if empty {
                 self.forget(key);
             }
@@ -485,7 +511,8 @@ impl Watcher {
         } else if empty {
             self.forget(key);
             news(News::TreeGone { key: id });
-        } else if process.killing {
+        } else if process.killing.is_some() {
+            self.tell_if_it_forks_away(key);
             self.kill_tree(key);
         }
     }

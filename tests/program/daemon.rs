@@ -45,6 +45,30 @@ impl Machine {
         self.run = Some(run);
     }
 
+    /// The same as another user, who can make no cgroup.
+    pub(crate) fn start_as(&mut self, user: u32) {
+        let mut all = vec![self.project.dir().parent().unwrap().to_owned(), self.project.dir()];
+        while let Some(path) = all.pop() {
+            std::os::unix::fs::chown(&path, Some(user), Some(user)).unwrap();
+            all.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+            all.retain(|path| {
+                std::fs::metadata(path).is_ok_and(|at| std::os::unix::fs::MetadataExt::uid(&at) != user)
+            });
+        }
+        let number = user.to_string();
+        let mut command = std::process::Command::new("setpriv");
+        command
+            .args(["--reuid", &number, "--regid", &number, "--clear-groups"])
+            .args([env!("CARGO_BIN_EXE_regrow"), "daemon", "--config", "daemon.toml"])
+            .current_dir(self.project.dir())
+            .env("REGROW_STATE_DIR", self.project.state_dir())
+            .env_remove("REGROW_SOCKET")
+            .stdin(Stdio::null());
+        let mut run = self.project.start(&mut command);
+        run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
+        self.run = Some(run);
+    }
+
     pub(crate) fn regrow(&self, args: &[&str]) -> Output {
         self.project.regrow(args)
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
+use super::daemon::Machine;
 use super::harness::{Project, Run, end, eventually, free_port, installed, is_alive, named, pid_of};
 
 fn events(project: &Project, kind: &str) -> Vec<Value> {
@@ -1078,4 +1079,50 @@ fn p13_groups_go_before_the_group_before_the_user() {
     assert_eq!((&failed["exit"]["stage"], &failed["state"]), (&"user".into(), &"failed".into()), "{failed}");
     assert_eq!(failed["exit"]["message"], "there is no user \"no-such-user\" here");
     run.stop();
+}
+
+/// A tree that forks away in sessions of its own, without a cgroup and with orphans that come to nobody here,
+/// stands still before it is killed: none is left. Where that does not come about in time, what is so is said.
+#[test]
+fn who_forks_away_stands_still_before_it_is_killed() {
+    const TEST: &str = "who_forks_away_stands_still_before_it_is_killed";
+    const USER: u32 = 64_913;
+    if !nix::unistd::geteuid().is_root() || !installed(TEST, Path::new("/usr/bin/setpriv")) {
+        return crate::harness::skip(TEST, "only root can become another user");
+    }
+    if !installed(TEST, Path::new("/usr/bin/python3")) {
+        return;
+    }
+    let word = format!("colony-{}", std::process::id());
+    let colony = "import os,signal,sys,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
+        for n in range(20):\n    if os.fork() == 0:\n        while True:\n            os.setsid() if os.getsid(0) != os.getpid() else None\n            time.sleep(0.02)\n            if os.fork(): os._exit(0)\n\
+        print('up', flush=True)\ntime.sleep(1000)\n";
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        &format!(
+            "[service.colony]\ncommand = [\"/usr/bin/python3\", \"-c\", '''{colony}''', \"{word}\"]\nready = {{ log = \"up\" }}\nstop = {{ timeout = \"100ms\" }}\n"
+        ),
+    )]);
+    machine.start_as(USER);
+    let regrow = |words: &[&str]| machine.regrow(words);
+    for kills_keeper in [false, true] {
+        assert_eq!(regrow(&["start", "colony"]).code, 0);
+        if kills_keeper {
+            let (daemon, keeper) = machine.pids();
+            end(keeper);
+            eventually("another keeper is there", || machine.pids().1 == daemon);
+        }
+        let stopped = regrow(&["stop", "colony"]);
+        let told = format!("{}{}", stopped.stdout, stopped.stderr);
+        assert!(
+            stopped.code == 0 || (stopped.code == 1 && told.contains("still fork")),
+            "{kills_keeper}: {told}"
+        );
+        assert!(stopped.code == 1 || named(&word).is_empty(), "{told}");
+        eventually("none is left", || {
+            named(&word).is_empty() && machine.project.status("colony")["state"] == "stopped"
+        });
+    }
+    assert_eq!(regrow(&["down"]).code, 0);
+    machine.run = None;
 }

@@ -210,6 +210,7 @@ impl Screen {
             | Fact::TakenOver { .. }
             | Fact::EnvRenewed { .. }
             | Fact::OutputElsewhere { .. }
+            | Fact::ForksAway { .. }
             | Fact::ProjectGaveUp { .. }
             | Fact::OutputLost { .. }
             | Fact::StoreLost { .. }

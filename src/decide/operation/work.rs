@@ -2,6 +2,7 @@
 //! wish or a fact says of it.
 
 use super::*;
+use crate::decide::words::forks_away;
 
 const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";
 
@@ -177,7 +178,9 @@ impl Work {
                 // By its group, after it had taken the wish.
                 Fact::Stopped { held: false, .. } => Some((false, "stopped meanwhile".to_owned())),
                 Fact::Paused { .. } => Some((false, "paused meanwhile".to_owned())),
-                Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
+                Fact::Stuck { .. } => {
+                    Some((false, entry.forks_away.map_or_else(|| STUCK.to_owned(), forks_away)))
+                }
                 _ => None,
             },
             Work::Stop(_)
@@ -194,7 +197,9 @@ impl Work {
                 Fact::Stopped { .. } => Some((true, "stopped".to_owned())),
                 Fact::Completed { .. } => Some((true, "completed".to_owned())),
                 Fact::Failed { why, .. } => Some((true, format!("failed: {why}"))),
-                Fact::Stuck { .. } => Some((false, STUCK.to_owned())),
+                Fact::Stuck { .. } => {
+                    Some((false, entry.forks_away.map_or_else(|| STUCK.to_owned(), forks_away)))
+                }
                 _ => None,
             },
         }

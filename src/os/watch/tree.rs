@@ -203,6 +203,9 @@ impl Watcher {
             self.blind.insert(key);
         } else {
             process.remnants.insert(stat.pid, fd);
+            if let Some(killing) = &mut process.killing {
+                killing.came += 1;
+            }
             self.index.pin(key, stat.pid);
         }
     }
@@ -261,8 +264,20 @@ impl Watcher {
     /// Halts a tree. What was forked while that was going on is found by looking again, until
     /// nothing new is there: who stands still makes no more.
     pub(super) fn pause_tree(&mut self, key: u64) {
+        self.halt(key);
+        if let Some(process) = self.processes.get(&key) {
+            let news = Arc::clone(&process.news);
+            news(News::Paused { key: ProcessKey(key) });
+        }
+    }
+
+    fn halt(&mut self, key: u64) {
         let mut known = usize::MAX;
         for _ in 0..PAUSE_ROUNDS {
+            if self.needs_marks(key) {
+                // Each round is to see who came since the last one, however long a look takes.
+                self.marked_looked = None;
+            }
             self.signal_tree(key, nix::libc::SIGSTOP);
             let Some(process) = self.processes.get(&key) else {
                 return;
@@ -272,10 +287,6 @@ impl Watcher {
                 break;
             }
             known = now;
-        }
-        if let Some(process) = self.processes.get(&key) {
-            let news = Arc::clone(&process.news);
-            news(News::Paused { key: ProcessKey(key) });
         }
     }
 
@@ -299,10 +310,16 @@ impl Watcher {
 
     pub(super) fn kill_tree(&mut self, key: u64) {
         self.find_tree(key);
+        // Who is killed one by one has time to fork away; who stands still has not.
+        let alone =
+            |process: &Process| process.remnants.is_empty() && proc::descendants(process.pid).is_empty();
+        if self.processes.get(&key).is_some_and(|process| process.cgroups.is_none() && !alone(process)) {
+            self.halt(key);
+        }
         let Some(process) = self.processes.get_mut(&key) else {
             return;
         };
-        process.killing = true;
+        process.killing.get_or_insert(Killing { since: Instant::now(), came: 0, told: false });
         // All of it at once, before anything can fork again; what is left is found one by one.
         if let Some(cgroups) = self.cgroups_of(key) {
             cgroups.kill(key);
