@@ -194,6 +194,8 @@ fn not_running(reason: &str) -> ErrorBody {
 
 /// What is down may be started again: so long is waited for a supervisor to be gone.
 const LEAVING: Duration = Duration::from_secs(15);
+/// Who ends in order takes its socket along, at most so long after its last word.
+const CLOSING: Duration = Duration::from_secs(1);
 /// A wait that is longer is told.
 const WORDLESS: Duration = Duration::from_millis(300);
 
@@ -411,6 +413,7 @@ pub(super) fn logs(args: LogsArgs) -> u8 {
             }
             return Ok(code::DONE);
         }
+        let at = socket(&common).ok();
         let separator = if path.ends_with('?') { "" } else { "&" };
         let mut stream = client.follow(&format!("{path}{separator}follow=true")).await?;
         let mut width = services.iter().map(String::len).max().unwrap_or(0);
@@ -431,13 +434,15 @@ pub(super) fn logs(args: LogsArgs) -> u8 {
                 }
             }
             if !super::daemon::is_kept() {
-                return Ok(code::DONE);
+                return Ok(followed_to_its_end(at.as_deref(), false).await);
             }
             // What comes from now on is shown.
             let goes_on = format!("/v1/logs?follow=true&lines=0{}", query(&services));
             stream = match client.follow_again(&goes_on).await {
                 Ok(stream) => stream,
-                Err(Error::NotRunning(_) | Error::Broken(_)) => return Ok(code::DONE),
+                Err(Error::NotRunning(_) | Error::Broken(_)) => {
+                    return Ok(followed_to_its_end(at.as_deref(), false).await);
+                }
                 Err(error) => return Err(error),
             };
             tell!("regrow: another supervisor goes on; \"regrow logs\" has what was printed meanwhile");
@@ -503,6 +508,7 @@ pub(super) fn events(args: EventsArgs) -> u8 {
             }
             return Ok(code::DONE);
         }
+        let at = socket(&common).ok();
         let mut stream = client.follow(&path).await?;
         let mut last: Option<Event> = None;
         loop {
@@ -527,17 +533,35 @@ pub(super) fn events(args: EventsArgs) -> u8 {
             let Some(Event { seq, fact, .. }) = &last else {
                 return Ok(code::DONE);
             };
-            if matches!(fact, Fact::ShutdownDone) || !super::daemon::is_kept() {
-                return Ok(code::DONE);
+            let ended = matches!(fact, Fact::ShutdownDone);
+            if ended || !super::daemon::is_kept() {
+                return Ok(followed_to_its_end(at.as_deref(), ended).await);
             }
             let goes_on = format!("/v1/events?follow=true&since={seq}{}{}", query(&services), states(&state));
             stream = match client.follow_again(&goes_on).await {
                 Ok(stream) => stream,
-                Err(Error::NotRunning(_) | Error::Broken(_)) => return Ok(code::DONE),
+                Err(Error::NotRunning(_) | Error::Broken(_)) => {
+                    return Ok(followed_to_its_end(at.as_deref(), false).await);
+                }
                 Err(error) => return Err(error),
             };
         }
     })
+}
+
+/// What was followed has come to its end, and nobody goes on: by a kill, unless who ended has taken its socket
+/// along, or said so (`ended`).
+async fn followed_to_its_end(socket: Option<&Path>, ended: bool) -> u8 {
+    let until = tokio::time::Instant::now() + CLOSING;
+    let is_there = || socket.is_some_and(Path::exists);
+    while !ended && is_there() {
+        if tokio::time::Instant::now() > until {
+            tell!("{}: who was followed was killed, and nobody goes on", format::error_word());
+            return code::NOT_RUNNING;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    code::DONE
 }
 
 pub(super) fn wait(args: WaitArgs) -> u8 {

@@ -49,6 +49,22 @@ impl Caller {
         }
     }
 
+    /// Whose answers an `Idempotency-Key` is for: a token that is made again under its name is another's.
+    pub(super) fn answers_are_for(&self) -> Arc<str> {
+        match &self.token {
+            None => Arc::clone(&self.who),
+            Some((_, token)) => {
+                let since = token.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                format!("{} {}", self.who, since.as_millis()).into()
+            }
+        }
+    }
+
+    /// When its token was made, where it came by one.
+    pub(super) fn token_made(&self) -> Option<SystemTime> {
+        self.token.as_ref().map(|(_, token)| token.created)
+    }
+
     pub(super) fn may(&self, action: Action, resource: &str) -> bool {
         self.rights.allow(action, resource)
     }

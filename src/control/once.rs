@@ -179,7 +179,9 @@ async fn guarded(
         let carried_out = tokio::spawn(next.run(request));
         return carried_out.await.map_err(|_| lost());
     };
-    let who = parts.extensions.get::<Caller>().map_or_else(|| "".into(), |caller| Arc::clone(&caller.who));
+    let caller = parts.extensions.get::<Caller>();
+    let who = caller.map_or_else(|| "".into(), Caller::answers_are_for);
+    let (called, since) = caller.map_or_else(Default::default, |c| (Arc::clone(&c.who), c.token_made()));
     let asked = word(&parts, &body);
     let whose = (who, key);
     let sender = match shared.answers.look(&whose, &asked) {
@@ -206,7 +208,7 @@ async fn guarded(
         }
         None => {}
     }
-    if let Some(taken) = shared.was_taken(&whose.0, &whose.1).await {
+    if let Some(taken) = shared.was_taken(&called, since, &whose.1).await {
         request.extensions_mut().insert(WasTaken(taken));
     }
     // It goes on when the client hangs up, so that its answer is there when that one asks again.

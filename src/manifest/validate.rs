@@ -369,6 +369,10 @@ pub(super) fn tree(declared: &Declared, there: Option<&Plan>, collector: &mut Co
     let groups: HashMap<&str, usize> =
         declared.groups.iter().enumerate().map(|(at, g)| (g.name.value.as_str(), at)).collect();
     for group in &declared.groups {
+        if group.name.value.as_str() == "root" {
+            let hint = "[project] says how the root is to be; \"root\" means it in commands and permissions";
+            collector.fault_with(group.name.span.clone(), "no group can be named \"root\"", "taken", hint);
+        }
         if let Some(service) = services.get(group.name.value.as_str()) {
             also(
                 collector,

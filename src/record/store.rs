@@ -287,13 +287,19 @@ impl Store {
     }
 
     /// The command of somebody's with this key that was taken within the last day.
-    pub fn was_taken(&self, who: &str, key: &str) -> Result<Option<TakenCommand>, StoreError> {
+    pub fn was_taken(
+        &self,
+        who: &str,
+        since: Option<SystemTime>,
+        key: &str,
+    ) -> Result<Option<TakenCommand>, StoreError> {
         let connection = self.reader()?;
         let mut statement = connection.prepare(
             "SELECT seq, command FROM commands WHERE key = ?2 AND who = ?1 AND accepted = 1 AND at >= ?3 \
              ORDER BY seq LIMIT 1",
         )?;
-        let since = SystemTime::now().checked_sub(ANSWERS).map_or(0, millis);
+        let oldest = SystemTime::now().checked_sub(ANSWERS).map_or(0, millis);
+        let since = since.map_or(oldest, |since| millis(since).max(oldest));
         let mut rows = statement.query_map(params![who, key, since], |row| {
             Ok(TakenCommand { seq: row.get::<_, i64>(0)?.cast_unsigned(), command: row.get(1)? })
         })?;

@@ -449,3 +449,12 @@ fn many_variables_are_read_and_deep_ones_refused() {
     assert_eq!(checked.code, 3);
     assert!(checked.stderr.contains("is made of others, which are made of others: more than 100 deep"));
 }
+
+#[test]
+fn no_group_is_called_as_the_root_is() {
+    let project = Project::new("[service.a]\ncommand = \"true\"\n[group.root]\nmembers = [\"a\"]\n");
+    let checked = project.regrow(&["check"]);
+    assert_eq!(checked.code, 3);
+    assert!(checked.stderr.contains("no group can be named \"root\""), "{}", checked.stderr);
+    assert!(checked.stderr.contains("regrow.toml:3:8"), "{}", checked.stderr);
+}

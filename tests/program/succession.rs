@@ -555,3 +555,34 @@ fn what_was_right_once_goes_on_below_the_next_daemon_too() {
     machine.start();
     assert_eq!(machine.project.json(&["status", "--json"])["services"].as_array().unwrap().len(), 0);
 }
+
+/// Who follows events or output hears that both were killed and nobody goes on; an orderly end is none of that.
+#[test]
+fn who_follows_hears_whether_it_was_an_end_or_a_kill() {
+    let mut machine =
+        Machine::started(&[("a.toml", "[service.web]\nshell = \"echo up; exec sleep 1000\"\n")]);
+    assert_eq!(machine.regrow(&["wait", "web", "--timeout", "20s"]).code, 0);
+    let follow = |machine: &Machine, words: &[&str], first: &str| {
+        let mut run = machine.project.start(&mut machine.project.command(words));
+        run.line(first);
+        run
+    };
+    let mut both = [
+        follow(&machine, &["events", "-f"], "web: running #1"),
+        follow(&machine, &["logs", "-f", "web"], "web | up"),
+    ];
+    machine.kill_both();
+    for run in &mut both {
+        assert_eq!(run.code(), 4, "{}", run.text());
+        assert!(run.text().contains("was killed, and nobody goes on"), "{}", run.text());
+    }
+    machine.start();
+    let mut both = [
+        follow(&machine, &["events", "-f"], "took over 1 instance, "),
+        follow(&machine, &["logs", "-f", "web"], "web | up"),
+    ];
+    machine.down();
+    for run in &mut both {
+        assert_eq!(run.code(), 0, "{}", run.text());
+    }
+}

@@ -12,11 +12,11 @@ pub(super) fn show_event(event: &Event) {
 pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
     match fact {
         Fact::SupervisorStarted { pid, version, project, services } => {
-            format!("regrow {version} (pid {pid}) supervises {project}: {services} services")
+            format!("regrow {version} (pid {pid}) supervises {project}: {}", counted(*services, "service"))
         }
         Fact::TakenOver { instances, .. } => {
             let live = instances.iter().filter(|past| past.pid.is_some()).count();
-            format!("took over {} instances, {live} with a process", instances.len())
+            format!("took over {}, {live} with a process", counted(instances.len(), "instance"))
         }
         Fact::CommandAccepted { command, by } => {
             format!("{} {} accepted{}", command.verb(), selected(command), of_whom(by.as_deref()))
@@ -155,4 +155,8 @@ fn selected(command: &Command) -> String {
     words.extend(select.groups.iter().map(|g| format!("--group {g}")));
     words.extend(select.tags.iter().map(|t| format!("--tag {t}")));
     words.join(" ")
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }

@@ -204,10 +204,17 @@ impl Shared {
     }
 
     /// The command with this key that was taken already.
-    pub(super) async fn was_taken(&self, who: &str, key: &str) -> Option<TakenCommand> {
+    ///
+    /// `since`: earlier ones are somebody else's of the same name.
+    pub(super) async fn was_taken(
+        &self,
+        who: &str,
+        since: Option<SystemTime>,
+        key: &str,
+    ) -> Option<TakenCommand> {
         let store = self.store()?;
         let (who, key) = (who.to_owned(), key.to_owned());
-        from_store(move || store.was_taken(&who, &key)).await.ok().flatten()
+        from_store(move || store.was_taken(&who, since, &key)).await.ok().flatten()
     }
 
     /// The tree is what the manifests say: what was changed by hand before counts no more.
