@@ -148,10 +148,13 @@ fn answers_are_found_by_whose_they_are_and_the_trail_is_kept() {
     let answer = store.answer("token:a", "key").unwrap().unwrap();
     assert_eq!((answer.asked.as_str(), answer.status, answer.body.as_str()), ("hash", 200, "{}"));
     assert_eq!(store.answer("token:b", "key").unwrap(), None);
-    let taken = store.was_taken("token:a", "taken").unwrap().unwrap();
+    let taken = store.was_taken("token:a", None, "taken").unwrap().unwrap();
     assert!(taken.seq == 1 && taken.command.contains("\"stop\""), "{taken:?}");
-    assert_eq!(store.was_taken("token:b", "taken").unwrap(), None);
-    assert_eq!(store.was_taken("token:a", "denied").unwrap(), None);
+    assert_eq!(store.was_taken("token:b", None, "taken").unwrap(), None);
+    assert_eq!(store.was_taken("token:a", None, "denied").unwrap(), None);
+    // One of the same name that was made since is another.
+    let made = SystemTime::now() + Duration::from_secs(1);
+    assert_eq!(store.was_taken("token:a", Some(made), "taken").unwrap(), None);
 }
 
 #[test]
