@@ -182,6 +182,8 @@ struct Live {
     pid: Option<u32>,
     /// How its output was to be kept when it was asked for, until it runs.
     kept: Option<Keep>,
+    /// What it was asked for by.
+    asked_by: Option<Arc<ServiceSpec>>,
     checks: Vec<Watch>,
     stop_command: Option<ProcessKey>,
     gone: bool,
@@ -202,6 +204,7 @@ impl Live {
             key,
             pid: None,
             kept: None,
+            asked_by: None,
             checks: Vec::new(),
             stop_command: None,
             gone: false,
@@ -327,13 +330,21 @@ impl ProcessState {
     /// Goes on with what an earlier supervisor has left.
     fn inherit(&mut self, myself: &ActorRef<ProcessMsg>, inheritance: Inheritance) {
         let Inheritance { past, process } = inheritance;
+        // What went elsewhere goes on there.
+        let keep = match (self.keep(), &past.output) {
+            (Some(keep), Some(_)) => Some(keep.instead().unwrap_or(keep)),
+            (keep, _) => keep,
+        };
+        if let Some(keep) = keep.clone() {
+            self.context.sources.kept_in(self.source, keep);
+        }
         if let Some(key) = process {
             let mut live = Live::new(&self.context.host, past.incarnation, key);
             live.pid = past.pid;
             self.process = Some(live);
             self.lifeline.holds(key, past.incarnation);
             let output = Output::Lines(self.source, self.pattern());
-            self.context.host.adopt(key, output, self.keep(), self.news(key));
+            self.context.host.adopt(key, output, keep, self.news(key));
         }
         self.step(myself, Input::Restore(Box::new(past)));
     }
@@ -419,7 +430,10 @@ impl ProcessState {
             News::Renewed { key, spec } => {
                 let incarnation = of(key)?;
                 let made_of = spec.makings();
-                self.spec = spec;
+                // What its manifest says by now counts more than what it was asked for by.
+                if live.asked_by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &self.declared)) {
+                    self.spec = spec;
+                }
                 if made_of != self.declared.makings() {
                     let instance = self.id.clone();
                     self.context.log.append([Fact::EnvRenewed { instance, incarnation, made_of }]);
@@ -663,6 +677,7 @@ impl ProcessState {
         order.news = self.news(key);
         if let Some(live) = &mut self.process {
             live.kept.clone_from(&order.keep);
+            live.asked_by = Some(Arc::clone(&self.declared));
         }
         self.context.host.spawn(order);
     }

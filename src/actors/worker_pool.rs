@@ -258,6 +258,8 @@ struct Record {
     started: Option<Duration>,
     pid: Option<u32>,
     attempts: u32,
+    /// How often it was run by supervisors before this one.
+    earlier: u32,
     /// How far it has come, as it says; that of its last run.
     progress: Option<ProgressReport>,
     /// What it is in the cache, where it leads or waits there.
@@ -275,6 +277,7 @@ impl Record {
             started: None,
             pid: None,
             attempts: 0,
+            earlier: 0,
             progress: None,
             flight: None,
             joined: false,
@@ -409,8 +412,6 @@ impl PoolState {
                 let now = self.now();
                 if let Some(record) = self.records.get_mut(&task) {
                     (record.pid, record.started) = (Some(pid), Some(now));
-                    let attempt = record.attempts;
-                    self.write_down(|waiting| waiting.runs(task, attempt));
                 }
                 self.step(Input::Started(worker, task));
             }
@@ -612,6 +613,9 @@ impl PoolState {
         (record.report, record.progress) = (None, None);
         let job = Job { task, spec: Arc::clone(&record.spec), collector: Arc::clone(&collector), nice };
         record.stage.send_replace(Stage::Running(Running { collector, progress: None }));
+        // Before there is a process: what may have run is not run again where it may not.
+        let attempts = record.earlier + attempt;
+        self.write_down(|waiting| waiting.runs(task, attempts));
         self.tell(worker, WorkerMsg::Run(Box::new(job)));
     }
 

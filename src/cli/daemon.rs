@@ -207,7 +207,7 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
         host: HostOptions { subreaper: false, owns_process: true, die_with_us: false },
         sample_interval: config.sample_interval,
         console: None,
-        own_output: Some(own_output),
+        own_output: Some(Arc::clone(&own_output) as Arc<_>),
         socket: Some(config.socket.clone()),
         recorder: None,
         secrets: Some(config.secrets.clone()),
@@ -316,6 +316,8 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
     if let Some(store) = &ledger {
         store.flush();
     }
+    // The last words of services are theirs.
+    own_output.finish(FAREWELL);
     let ended = match end {
         End::Down { failed: false } | End::Replaced(_) => code::DONE,
         End::Down { failed: true } => code::FAILED,

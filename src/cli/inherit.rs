@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::os::{Stream, terminal};
 use crate::record::output::{Chunk, ChunkSink};
@@ -20,6 +21,7 @@ pub(super) struct OwnOutput(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     filled: Condvar,
+    emptied: Condvar,
 }
 
 #[derive(Default)]
@@ -28,6 +30,7 @@ struct State {
     size: usize,
     /// Bytes that were left out since the last that were not.
     dropped: usize,
+    writing: bool,
 }
 
 impl Shared {
@@ -44,6 +47,12 @@ impl OwnOutput {
         let thread = std::thread::Builder::new().name("regrow-inherit".into()).stack_size(64 * 1024);
         thread.spawn(move || write_all(&writer))?;
         Ok(Arc::new(OwnOutput(shared)))
+    }
+
+    /// Waits until all of it is written, or nobody has taken it for so long.
+    pub(super) fn finish(&self, within: Duration) {
+        let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
+        let _ = self.0.emptied.wait_timeout_while(self.0.lock(), within, busy);
     }
 }
 
@@ -69,7 +78,7 @@ fn write_all(shared: &Shared) {
             .unwrap_or_else(PoisonError::into_inner);
         let taken = std::mem::take(&mut state.waiting);
         let dropped = std::mem::take(&mut state.dropped);
-        state.size = 0;
+        (state.size, state.writing) = (0, true);
         drop(state);
         for (stream, lines) in taken {
             terminal::write(stream, &lines);
@@ -79,5 +88,7 @@ fn write_all(shared: &Shared) {
                 format!("regrow: {dropped} bytes of services' output were left out: nobody has read them\n");
             terminal::write(Stream::Err, words.as_bytes());
         }
+        shared.lock().writing = false;
+        shared.emptied.notify_all();
     }
 }

@@ -619,7 +619,8 @@ pub(super) fn down(args: DownArgs) -> u8 {
         let mut gone = !waits || (!down.hooks.is_empty() && ends.wait(WORDLESS));
         if !gone && !down.hooks.is_empty() && !common.json {
             let names = few(&down.hooks);
-            say(&format!("every service is down; waiting for {names}, {} at most", short(longest)));
+            let down = if down.stuck.is_empty() { "every service is down" } else { "all else is down" };
+            say(&format!("{down}; waiting for {names}, {} at most", short(longest)));
         }
         gone = gone || ends.wait(leaving);
         if common.json {

@@ -16,12 +16,9 @@ use crate::model::{Name, ServiceSpec};
 /// What a stop of many has for all of them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Budget {
-    /// When all of them are to be down.
-    tree: Option<Duration>,
-    /// When those of a project are.
-    projects: HashMap<String, Duration>,
-    /// How many are stopped one after the other, from this one down.
-    depths: HashMap<Name, u32>,
+    /// Of each: how many are stopped one after the other from it down, and when the first of all these is to be
+    /// down, where that is said.
+    shares: HashMap<Name, (u32, Option<Duration>)>,
 }
 
 impl Budget {
@@ -30,22 +27,31 @@ impl Budget {
         now: Duration,
         times: &StopTimes,
         order: &StopOrder,
+        project: impl Fn(&Name) -> Option<String>,
         runs: impl Fn(&Name) -> bool,
     ) -> Option<Budget> {
         if times.is_empty() {
             return None;
         }
-        let tree = times.tree.map(|time| now.saturating_add(time));
-        let projects = times.projects.iter().map(|(name, time)| (name.clone(), now.saturating_add(*time)));
-        Some(Budget { tree, projects: projects.collect(), depths: order.depths(runs) })
+        let own = |name: &Name| {
+            let of_project = project(name).and_then(|project| times.projects.get(&project).copied());
+            let time = [times.tree, of_project].into_iter().flatten().min();
+            (u32::from(runs(name)), time.map(|time| now.saturating_add(time)))
+        };
+        let earliest = |a: Option<Duration>, b: Option<Duration>| [a, b].into_iter().flatten().min();
+        let both = |(a, at): (u32, Option<Duration>), (b, bt)| (a.max(b), earliest(at, bt));
+        // What it depends on is stopped after it, and may have less time, being another project's.
+        let join = |(own, at), below: Option<(u32, Option<Duration>)>| match below {
+            Some((below, bt)) => (own + below, earliest(at, bt)),
+            None => (own, at),
+        };
+        Some(Budget { shares: order.gathered_from_below(own, join, both) })
     }
 
     /// What this service gets when its turn comes now; `None`: its own time alone counts.
     pub(super) fn share(&self, now: Duration, spec: &ServiceSpec) -> Option<Duration> {
-        let project = spec.project.as_ref().and_then(|project| self.projects.get(project));
-        let until = [self.tree, project.copied()].into_iter().flatten().min()?;
-        let depth = self.depths.get(&spec.name).copied().unwrap_or(1).max(1);
-        Some(until.saturating_sub(now) / depth)
+        let (depth, until) = self.shares.get(&spec.name).copied()?;
+        Some(until?.saturating_sub(now) / depth.max(1))
     }
 }
 
@@ -86,16 +92,16 @@ mod tests {
         let names: Vec<Name> = (0..3).map(name).collect();
         let order = StopOrder::new(&graph, &names);
         let begun = Duration::from_secs(100);
-        let budget = Budget::new(begun, &times(9), &order, |_| true).unwrap();
+        let budget = Budget::new(begun, &times(9), &order, |_| None, |_| true).unwrap();
         let share = |after, at: usize| budget.share(begun + Duration::from_secs(after), &all[at]);
         assert_eq!(share(0, 2), Some(Duration::from_secs(3)));
         // The first was deaf, the second quick.
         assert_eq!(share(3, 1), Some(Duration::from_secs(3)));
         assert_eq!(share(3, 0), Some(Duration::from_secs(6)));
         // Who has nothing to stop needs no part.
-        let budget = Budget::new(begun, &times(9), &order, |who| *who != name(1)).unwrap();
+        let budget = Budget::new(begun, &times(9), &order, |_| None, |who| *who != name(1)).unwrap();
         assert_eq!(budget.share(begun, &all[2]), Some(Duration::from_millis(4_500)));
-        assert_eq!(Budget::new(begun, &StopTimes::default(), &order, |_| true), None);
+        assert_eq!(Budget::new(begun, &StopTimes::default(), &order, |_| None, |_| true), None);
     }
 
     #[test]
@@ -107,8 +113,27 @@ mod tests {
         for (tree, project, want) in [(9, 4, 4), (3, 4, 3)] {
             let projects = [("shop".to_owned(), Duration::from_secs(project))].into();
             let times = StopTimes { projects, ..times(tree) };
-            let budget = Budget::new(Duration::ZERO, &times, &order, |_| true).unwrap();
+            let shop = |_: &Name| Some("shop".to_owned());
+            let budget = Budget::new(Duration::ZERO, &times, &order, shop, |_| true).unwrap();
             assert_eq!(budget.share(Duration::ZERO, &spec), Some(Duration::from_secs(want)));
+        }
+    }
+
+    /// Who depends on another project's leaves it the time that it has.
+    #[test]
+    fn what_is_below_of_another_project_is_left_its_time() {
+        let all = services(&[vec![], vec![0]]);
+        let graph = Arc::new(Graph::new(&all).unwrap());
+        let names = [name(0), name(1)];
+        let order = StopOrder::new(&graph, &names);
+        for (tree, want) in [(None, 2), (Some(9), 2), (Some(2), 1)] {
+            let tree = tree.map(Duration::from_secs);
+            let times = StopTimes { tree, projects: [("infra".to_owned(), Duration::from_secs(4))].into() };
+            let project = |of: &Name| (*of == name(0)).then(|| "infra".to_owned());
+            let budget = Budget::new(Duration::ZERO, &times, &order, project, |_| true).unwrap();
+            assert_eq!(budget.share(Duration::ZERO, &all[1]), Some(Duration::from_secs(want)));
+            let later = Duration::from_secs(want);
+            assert_eq!(budget.share(later, &all[0]), Some(Duration::from_secs(want)));
         }
     }
 
@@ -128,7 +153,7 @@ mod tests {
             let graph = Arc::new(Graph::new(&all).unwrap());
             let names: Vec<Name> = (0..all.len()).map(name).collect();
             let mut order = StopOrder::new(&graph, &names);
-            let budget = Budget::new(Duration::ZERO, &times(9), &order, |_| true).unwrap();
+            let budget = Budget::new(Duration::ZERO, &times(9), &order, |_| None, |_| true).unwrap();
             let mut now = Duration::ZERO;
             let mut ending: Vec<(Duration, Name)> = Vec::new();
             loop {

@@ -180,20 +180,24 @@ impl StopOrder {
         StopOrder { graph: Arc::clone(graph), holding, free: free.into() }
     }
 
-    /// For each service of the set: how many are stopped one after the other from it down, of those that
-    /// count.
-    pub fn depths(&self, counts: impl Fn(&Name) -> bool) -> HashMap<Name, u32> {
+    /// For each service of the set what comes of its own (`own`) and of all that is stopped after it, since it
+    /// depends on that (`join`; `None`: there is nothing of the kind).
+    pub fn gathered_from_below<T: Copy>(
+        &self,
+        own: impl Fn(&Name) -> T,
+        join: impl Fn(T, Option<T>) -> T,
+        both: impl Fn(T, T) -> T,
+    ) -> HashMap<Name, T> {
         let graph = &self.graph;
         let inside = |nodes: &[Node]| nodes.iter().filter(|n| self.holding.contains_key(n)).count();
         let mut waits: HashMap<Node, usize> =
             self.holding.keys().map(|node| (*node, inside(&graph.needs[*node]))).collect();
         let mut next: Vec<Node> =
             waits.iter().filter(|(_, left)| **left == 0).map(|(node, _)| *node).collect();
-        let mut depths: HashMap<Node, u32> = HashMap::new();
+        let mut found: HashMap<Node, T> = HashMap::new();
         while let Some(node) = next.pop() {
-            let below = graph.needs[node].iter().filter_map(|on| depths.get(on)).max().copied();
-            let own = u32::from(counts(&graph.services[node].name));
-            depths.insert(node, below.unwrap_or(0) + own);
+            let below = graph.needs[node].iter().filter_map(|on| found.get(on)).copied().reduce(&both);
+            found.insert(node, join(own(&graph.services[node].name), below));
             for above in &graph.needed_by[node] {
                 if let Some(left) = waits.get_mut(above) {
                     *left -= 1;
@@ -203,7 +207,7 @@ impl StopOrder {
                 }
             }
         }
-        depths.into_iter().map(|(node, depth)| (graph.services[node].name.clone(), depth)).collect()
+        found.into_iter().map(|(node, of)| (graph.services[node].name.clone(), of)).collect()
     }
 
     /// The next service that may be stopped now.

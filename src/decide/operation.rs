@@ -366,9 +366,20 @@ impl Operations {
     fn give_up(&mut self, board: &Board, group: Option<Name>, out: &mut Vec<Effect>) {
         let cause =
             group.as_ref().map_or("the root group gave up".to_owned(), |g| format!("group {g} gave up"));
+        let several = board.plan().services.iter().any(|spec| spec.project.is_some());
         let Some(project) = board.project_of_group(group.as_ref()).map(str::to_owned) else {
-            out.push(Effect::Emit(Fact::ShutdownStarted { cause }));
-            return self.shutdown(board, out);
+            match group {
+                // Of no project among several: added by hand. It goes down alone.
+                Some(group) if several => {
+                    let below = board.plan().services_below(group.as_str());
+                    let of_it = board.entries().iter().filter(|entry| below.contains(&entry.spec.name));
+                    return self.give_up_of(board, of_it.map(|entry| entry.id.clone()).collect(), out);
+                }
+                _ => {
+                    out.push(Effect::Emit(Fact::ShutdownStarted { cause }));
+                    return self.shutdown(board, out);
+                }
+            }
         };
         let root = group.as_ref().is_some_and(|group| group.as_str() == project);
         let group = group.filter(|_| !root);
@@ -379,7 +390,10 @@ impl Operations {
             return self.shutdown(board, out);
         }
         let of_it = board.entries().iter().filter(|entry| entry.spec.project.as_ref() == Some(&project));
-        let targets: Vec<InstanceId> = of_it.map(|entry| entry.id.clone()).collect();
+        self.give_up_of(board, of_it.map(|entry| entry.id.clone()).collect(), out);
+    }
+
+    fn give_up_of(&mut self, board: &Board, targets: Vec<InstanceId>, out: &mut Vec<Effect>) {
         let order = StopOrder::new(board.graph(), services(&targets));
         let budget = self.budget(board, &order);
         let operation = Operation { budget, ..Operation::new(None, Work::GiveUp(order), targets) };
@@ -396,7 +410,8 @@ impl Operations {
 
     fn budget(&self, board: &Board, order: &StopOrder) -> Option<Budget> {
         let runs = |name: &Name| board.instances_of(name).any(|entry| entry.state.has_process());
-        Budget::new(self.wishes.now, &board.plan().stop, order, runs)
+        let project = |name: &Name| board.graph().service(name)?.project.clone();
+        Budget::new(self.wishes.now, &board.plan().stop, order, project, runs)
     }
 
     /// Whether any command is under way.

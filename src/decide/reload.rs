@@ -66,6 +66,7 @@ pub struct Way {
 
 /// Keys that need no other process.
 const LIVE: &[&str] = &[
+    "env_file",
     "replicas",
     "depends_on",
     "ready",
@@ -101,6 +102,8 @@ fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
     is(word, old.command == new.command && old.fault == new.fault);
     is("dir", old.dir == new.dir);
     is("env", old.env == new.env);
+    // What it comes to may be the same now, and another at the next start.
+    is("env_file", old.renewal == new.renewal);
     is("user", old.run_as.user == new.run_as.user);
     is("group", old.run_as.group == new.run_as.group);
     is("umask", old.run_as.umask == new.run_as.umask);

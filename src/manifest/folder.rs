@@ -164,12 +164,14 @@ fn load_folder_after(folder: &Path, environment: &Environment, before: &Before) 
                 let Plan { services, root, groups, stop, .. } = loaded.plan;
                 let (project, stop) = (declared.project.clone(), stop.tree);
                 parts.push(Part { project, services, root, groups, stop });
-                right.push((file.clone(), declared.source.text.clone()));
+                right.push((file.clone(), loaded.source.text.clone()));
             }
             Err(error) => {
                 let good = before.texts.text(file).and_then(|text| {
                     let source = Arc::new(Source::new(file.clone(), text.to_owned()));
-                    load_in(&source, Some(file), file.parent()?, environment, &others).ok()
+                    // As the file itself is read: by where it lies, not by a link to it.
+                    let lies = file.canonicalize().unwrap_or_else(|_| file.clone());
+                    load_in(&source, Some(&lies), lies.parent()?, environment, &others).ok()
                 });
                 match good {
                     Some(Loaded { plan: Plan { services, root, groups, stop, .. }, .. }) => {
@@ -240,6 +242,8 @@ struct Declared {
     named: Option<String>,
     services: Vec<(Name, Kind)>,
     source: Arc<Source>,
+    /// It is not TOML as a whole.
+    torn: bool,
 }
 
 impl Declared {
@@ -260,6 +264,10 @@ impl Declared {
             if let (None, Some(known)) = (&declared.named, known()) {
                 declared.project = known;
             }
+            // Nor which services others may depend on.
+            if let (true, Some(good)) = (declared.torn, before.texts.text(file)) {
+                declared.services = Declared::of_text(file, good.to_owned()).services;
+            }
             let first = declared.project.clone();
             let mut number = 2;
             while !projects.insert(declared.project.clone()) {
@@ -272,8 +280,8 @@ impl Declared {
     }
 
     fn of_text(file: &Path, text: String) -> Declared {
-        let (table, _) = DeTable::parse_recoverable(&text);
-        let table = table.get_ref();
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        let (table, torn) = (table.get_ref(), !errors.is_empty());
         let part = |key: &str| table.get(key).and_then(|value| value.get_ref().as_table());
         let named = part("project").and_then(|project| project.get("name")?.get_ref().as_str());
         let project = project_of(file, named);
@@ -286,7 +294,13 @@ impl Declared {
             })
             .collect();
         let named = named.map(str::to_owned);
-        Declared { project, named, services, source: Arc::new(Source::new(file.to_owned(), text.clone())) }
+        Declared {
+            project,
+            named,
+            services,
+            torn,
+            source: Arc::new(Source::new(file.to_owned(), text.clone())),
+        }
     }
 }
 

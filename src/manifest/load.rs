@@ -17,6 +17,7 @@ use super::reader::{At, Collector};
 use super::validate::Others;
 use super::{dotenv, validate};
 use crate::decide::graph::Graph;
+use crate::model::digest::fnv;
 use crate::model::nearest::nearest;
 use crate::model::plan::StopTimes;
 use crate::model::spec::INHERIT;
@@ -63,6 +64,8 @@ pub struct Loaded {
     pub warnings: Vec<Fault>,
     /// Whether it names its project itself.
     pub named: bool,
+    /// The text that it was read from.
+    pub(super) source: Arc<Source>,
 }
 
 /// A right manifest of what is to be added.
@@ -170,7 +173,7 @@ pub(super) fn load_in(
         inherited: Arc::new(environment.vars.clone()),
         shared: Arc::new(shared),
     };
-    Ok(Loaded { plan, graph, warnings, named })
+    Ok(Loaded { plan, graph, warnings, named, source: Arc::clone(source) })
 }
 
 /// A text without faults.
@@ -281,6 +284,44 @@ impl Given {
         named.map(|path| self.absolute(&path.value)).chain(self.env_files.iter().cloned()).collect()
     }
 
+    /// A number for what is written of a service and its project, as far as env files have a part in it;
+    /// where it is written does not count.
+    fn written(&self, at: usize) -> u64 {
+        let service = &self.declared.services[at];
+        let mut text: Vec<u8> = Vec::new();
+        let mut add = |word: &str| {
+            text.extend(word.as_bytes());
+            text.push(0);
+        };
+        let words = |words: &Words| words.words.iter().map(|word| word.value.clone()).collect::<Vec<_>>();
+        let mut env: Vec<String> =
+            service.env.iter().map(|(name, value)| format!("{}={}", name.value, value.value)).collect();
+        env.sort_unstable();
+        env.iter().for_each(|entry| add(entry));
+        match &service.run {
+            Some(Run::Command(command)) => words(command).iter().for_each(|word| add(word)),
+            Some(Run::Shell(text)) => add(&text.value),
+            None => {}
+        }
+        let commands = service
+            .stop
+            .command
+            .iter()
+            .chain(service.on.iter().flat_map(|on| on.commands.iter().map(|(_, words)| words)));
+        commands.flat_map(words).for_each(|word| add(&word));
+        add(service.dir.as_ref().map_or("", |dir| dir.value.as_str()));
+        let targets =
+            service.ready.iter().map(|ready| &ready.target).chain(service.health.iter().map(|h| &h.target));
+        for target in targets {
+            match target {
+                Target::Tcp(text) | Target::Http(text) | Target::Log(text) => add(&text.value),
+                Target::Exec(command) => words(command).iter().for_each(|word| add(word)),
+                Target::After(_) => {}
+            }
+        }
+        fnv(&text)
+    }
+
     /// What the service is when it starts now, with whatever its env files say by now.
     fn renewed(&self, at: usize, declared: &ServiceSpec) -> Result<ServiceSpec, String> {
         let mut warnings = Vec::new();
@@ -315,7 +356,8 @@ fn renewable(given: Given, services: Vec<ServiceSpec>) -> Vec<Arc<ServiceSpec>> 
         let files = given.files_of(&given.declared.services[at]);
         if !files.is_empty() {
             let given = Arc::clone(&given);
-            spec.renewal = Some(Renewal::new(files, move |declared| given.renewed(at, declared)));
+            let written = given.written(at);
+            spec.renewal = Some(Renewal::new(files, written, move |declared| given.renewed(at, declared)));
         }
         Arc::new(spec)
     };
@@ -526,7 +568,12 @@ impl Loader<'_> {
         if let Some(known) = self.files.get(path) {
             return known.clone();
         }
-        let text = read_bounded(path).and_then(|bytes| {
+        // Who writes to a pipe may never come.
+        let is_file = std::fs::metadata(path).and_then(|at| match at.is_file() {
+            true => Ok(()),
+            false => Err(std::io::Error::other("it is not a regular file")),
+        });
+        let text = is_file.and_then(|()| read_bounded(path)).and_then(|bytes| {
             String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8 text"))
         });
         let found = match text {

@@ -652,7 +652,10 @@ pub(super) fn useless_log_files(
 /// Why a path is no place for a log file, as far as can be seen before anything is opened, and what to do.
 fn useless(path: &Path) -> Option<(String, &'static str)> {
     const ANOTHER: &str = "name a file, in a folder of the supervisor's own";
-    if ["/dev", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder)) {
+    let own = ["/dev/stdout", "/dev/stderr", "/dev/stdin"].iter().any(|own| path == Path::new(own));
+    let by_number = ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder));
+    let device = || std::fs::metadata(path).is_ok_and(|at| at.file_type().is_char_device());
+    if own || by_number || device() {
         let hint = "write file = \"inherit\" to have it go to the daemon's own output";
         return Some(("it is a device".to_owned(), hint));
     }

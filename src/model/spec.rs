@@ -84,6 +84,8 @@ pub struct ServiceSpec {
 #[derive(Clone)]
 pub struct Renewal {
     files: Arc<[PathBuf]>,
+    /// A number for all that is read with them: what the manifest says, before anything is put in.
+    written: u64,
     read: Arc<ReadAgain>,
 }
 
@@ -91,12 +93,13 @@ type ReadAgain = dyn Fn(&ServiceSpec) -> Result<ServiceSpec, String> + Send + Sy
 
 impl Renewal {
     /// `read` makes of a service as it was declared what it is now, or says why it can't be. It may wait
-    /// for a disk.
+    /// for a disk. `written`: another number where something else may come of it.
     pub fn new(
         files: Vec<PathBuf>,
+        written: u64,
         read: impl Fn(&ServiceSpec) -> Result<ServiceSpec, String> + Send + Sync + 'static,
     ) -> Renewal {
-        Renewal { files: files.into(), read: Arc::new(read) }
+        Renewal { files: files.into(), written, read: Arc::new(read) }
     }
 
     /// The files that it reads.
@@ -112,9 +115,9 @@ impl fmt::Debug for Renewal {
 }
 
 impl PartialEq for Renewal {
-    /// What comes of it is in the service.
+    /// Whether the same would come of it.
     fn eq(&self, other: &Renewal) -> bool {
-        self.files == other.files
+        self.files == other.files && self.written == other.written
     }
 }
 

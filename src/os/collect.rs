@@ -49,11 +49,14 @@ impl Collector {
     }
 
     /// What was printed before, all of it: by its standard output and error.
-    pub fn of(printed: [&[u8]; 2]) -> Collector {
+    ///
+    /// Each with how many bytes there were, of which the others were not kept.
+    pub fn of(printed: [(&[u8], u64); 2]) -> Collector {
         let all = Room { memory: usize::MAX, limit: u64::MAX, folder: PathBuf::new() };
         let collector = Collector::new(all);
-        for (stream, bytes) in [Stream::Out, Stream::Err].into_iter().zip(printed) {
+        for (stream, (bytes, total)) in [Stream::Out, Stream::Err].into_iter().zip(printed) {
             collector.take(stream, bytes);
+            lock(&collector.streams[stream as usize]).dropped = total.saturating_sub(bytes.len() as u64);
         }
         collector.close();
         collector

@@ -73,10 +73,17 @@ impl FolderWatch {
             .collect();
     }
 
-    fn look_at_others(&mut self) {
-        for (path, known) in &mut self.others {
-            let now = version_of(path);
-            if *known != now {
+    /// Beside everything else: a disk may take its time.
+    async fn look_at_others(&mut self) {
+        if self.others.is_empty() {
+            return;
+        }
+        let paths: Vec<PathBuf> = self.others.keys().cloned().collect();
+        let look = move || paths.into_iter().map(|path| (version_of(&path), path)).collect::<Vec<_>>();
+        for (now, path) in tokio::task::spawn_blocking(look).await.unwrap_or_default() {
+            if let Some(known) = self.others.get_mut(&path)
+                && *known != now
+            {
                 *known = now;
                 self.changed = Some(Instant::now());
             }
@@ -137,7 +144,7 @@ impl FolderWatch {
                 }
                 _ = self.look.tick() => {
                     self.look_again();
-                    self.look_at_others();
+                    self.look_at_others().await;
                 }
             }
         }

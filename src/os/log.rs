@@ -89,7 +89,7 @@ impl Keep {
     }
 
     /// The same where it can't be kept as it should be, if there is another place.
-    fn instead(&self) -> Option<Keep> {
+    pub fn instead(&self) -> Option<Keep> {
         let place = Place::Streams(self.otherwise.clone()?);
         Some(Keep { place, otherwise: None, access: FileAccess::default(), ..self.clone() })
     }
@@ -353,8 +353,8 @@ impl Logs {
     }
 
     /// Opens those that were to be opened later. Returns what each stream ends with of a line that is
-    /// not over.
-    pub(super) fn open_if_due(&self, source: SourceId) -> Option<[Vec<u8>; 2]> {
+    /// not over, and what they are.
+    pub(super) fn open_if_due(&self, source: SourceId) -> Option<([Vec<u8>; 2], Keep)> {
         let keep = lock(&self.later).remove(&source)?;
         // Whose they are was seen to when they were made: to ask again who that is might take its time.
         let as_it_is = Keep { access: FileAccess::default(), ..keep.clone() };
@@ -374,10 +374,14 @@ impl Logs {
             Files::One(_) => [Stream::Out, Stream::Err].map(|stream| past::unfinished(&keep, stream)),
         };
         if open.keep.place == keep.place {
+            for file in open.files.all() {
+                file.belongs_already(&keep.access);
+            }
             open.keep = keep;
         }
+        let used = open.keep.clone();
         self.lock().insert(source, open);
-        Some(unfinished)
+        Some((unfinished, used))
     }
 
     /// Duplicates of those that are open.

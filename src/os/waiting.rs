@@ -5,7 +5,7 @@
 //! Each step is one line behind the others, written before it is answered; what is over is left out when the
 //! file is written anew.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -60,12 +60,13 @@ type Hold = Box<dyn Fn(OwnedFd) + Send + Sync>;
 
 struct Written {
     file: File,
-    envs: HashSet<u64>,
+    /// By their numbers: how many tasks have each, and how long its line is.
+    envs: HashMap<u64, (usize, u64)>,
     bytes: u64,
     /// Of what is over.
     spent: u64,
-    /// How long the line of each is.
-    sizes: BTreeMap<TaskId, u64>,
+    /// How long the line of each is, and which environment it has.
+    sizes: BTreeMap<TaskId, (u64, Option<u64>)>,
 }
 
 impl WaitingTasks {
@@ -104,11 +105,21 @@ impl WaitingTasks {
     /// It is over.
     pub fn over(&self, id: TaskId) -> io::Result<()> {
         let mut written = self.lock();
-        let Some(size) = written.sizes.remove(&id) else {
+        let Some((size, env)) = written.sizes.remove(&id) else {
             return Ok(());
         };
         let line = written.write(&Step::Over(id))?;
         written.spent += size + line;
+        if let Some(number) = env
+            && let Some((uses, size)) = written.envs.get_mut(&number)
+        {
+            *uses -= 1;
+            if *uses == 0 {
+                let size = *size;
+                written.spent += size;
+                written.envs.remove(&number);
+            }
+        }
         if written.spent > SPENT && written.spent > written.bytes / 2 {
             let left = read(&mut written.file)?;
             *written = Written::begin(&left)?;
@@ -121,7 +132,7 @@ impl WaitingTasks {
 impl Written {
     fn begin(tasks: &[Waiting]) -> io::Result<Written> {
         let file = File::from(memfd_create(c"regrow-tasks", MFdFlags::MFD_CLOEXEC)?);
-        let (envs, sizes) = (HashSet::new(), BTreeMap::new());
+        let (envs, sizes) = (HashMap::new(), BTreeMap::new());
         let mut written = Written { file, envs, bytes: 0, spent: 0, sizes };
         for task in tasks {
             written.take(task.clone())?;
@@ -133,14 +144,18 @@ impl Written {
         let env = &task.spec.common_env;
         if !env.is_empty() {
             let number = fnv(&serde_json::to_vec(&**env)?);
-            if self.envs.insert(number) {
-                self.write(&Step::Env(number, Arc::clone(env)))?;
+            if !self.envs.contains_key(&number) {
+                let size = self.write(&Step::Env(number, Arc::clone(env)))?;
+                self.envs.insert(number, (0, size));
             }
             task.env = Some(number);
         }
-        let id = task.id;
+        let (id, env) = (task.id, task.env);
         let size = self.write(&Step::Taken(Box::new(task)))?;
-        self.sizes.insert(id, size);
+        self.sizes.insert(id, (size, env));
+        if let Some((uses, _)) = env.and_then(|number| self.envs.get_mut(&number)) {
+            *uses += 1;
+        }
         Ok(())
     }
 
@@ -210,6 +225,9 @@ mod tests {
         let mut spec = TaskSpec::new(["echo", "hello"]);
         spec.common_env = Arc::clone(&env);
         for number in 0..5_000 {
+            // Most clients have one of their own.
+            let own = Arc::new(vec![("OWN".to_owned(), format!("{number}{}", "y".repeat(2_000)))]);
+            spec.common_env = if number % 1_000 == 0 { Arc::clone(&env) } else { own };
             tasks.taken(id(number), "ada", &spec, number).unwrap();
             if number % 1_000 != 0 {
                 tasks.over(id(number)).unwrap();

@@ -545,9 +545,10 @@ impl Watcher {
             return 0;
         }
         if let Output::Lines(source, _) = &process.output
-            && let Some(begun) = self.logs.open_if_due(*source)
+            && let Some((begun, keep)) = self.logs.open_if_due(*source)
         {
             self.sink.begins(*source);
+            self.sink.moves(*source, &keep);
             // Lines that another has begun to read.
             for (pipe, begun) in process.pipes.iter_mut().zip(begun) {
                 if let Some(pipe) = pipe
@@ -744,6 +745,9 @@ impl Watcher {
 
 /// So often is looked for what a tree forks while it is being halted.
 const PAUSE_ROUNDS: usize = 20;
+
+/// And for so long at most.
+const LONGEST_HALT: Duration = Duration::from_millis(200);
 
 /// The name of the variable that marks a tree.
 pub(super) const MARK: &str = "REGROW_MARK";

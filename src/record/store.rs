@@ -552,8 +552,10 @@ impl Ledger for Store {
             _ => {}
         }
         let failed = match &event.fact {
-            // Only a start by hand clears a mark.
-            Fact::GroupGaveUp { .. }
+            // Only a start by hand clears a mark, and a beginning anew.
+            Fact::SupervisorStarted { .. }
+            | Fact::TakenOver { .. }
+            | Fact::GroupGaveUp { .. }
             | Fact::ProjectGaveUp { .. }
             | Fact::Starting { cause: StartCause::Command, .. } => {
                 let failed = board.groups().filter(|group| group.failed);

@@ -39,6 +39,16 @@ fn each_start_reads_the_env_files() {
     let now = machine.all_pids();
     assert_eq!((now["arg"], now["apart"]), (before["arg"], before["apart"]), "{}", reloaded.stdout);
     assert_ne!(now["web"], before["web"], "it still had the old one: {}", reloaded.stdout);
+    // What no env file has a part in any more is what the manifest says, though it came to the same.
+    let before = project.pid("arg");
+    project.write("services/shop.toml", SHOP.replace("${COMMON:-none}!", "b!"));
+    let reloaded = project.regrow(&["reload"]);
+    assert!(reloaded.stdout.contains("arg (env_file)"), "{}{}", reloaded.stdout, reloaded.stderr);
+    assert_eq!(project.pid("arg"), before);
+    project.write("common.env", "COMMON=c\n");
+    assert_eq!(project.regrow(&["restart", "arg"]).code, 0);
+    says(project, "arg", "got b!");
+    project.write("common.env", "COMMON=b\n");
     // While it can't be read, a start says why, and comes back by itself.
     std::fs::remove_file(project.file("web.env")).unwrap();
     let restarted = project.regrow(&["restart", "web"]);

@@ -254,4 +254,10 @@ fn a_project_that_gives_up_goes_down_alone_and_the_daemon_with_the_last() {
     }
     machine.start();
     assert_eq!(machine.regrow(&["wait", "shop/web", "blog/web", "--timeout", "20s"]).code, 0);
+    // Nothing of what was before counts any more, below the next daemon neither.
+    machine.kill_daemon();
+    let project = &machine.project;
+    project.write("services/go2", "");
+    eventually("blog has given up", || project.status("blog/db")["state"] == "failed");
+    assert_eq!(project.status("shop/db")["state"], "running");
 }

@@ -299,6 +299,9 @@ fn l6_what_can_not_be_a_log_file_goes_to_the_default_one_and_that_is_said() {
     // Over a death it is so, too; and no longer when it can be used.
     machine.kill_daemon();
     assert!(project.status("folder")["output"].is_string());
+    eventually("and what it said is shown", || {
+        project.regrow(&["logs", "folder"]).stdout == "folder | words of folder\n"
+    });
     std::fs::remove_dir(project.file("services/taken")).unwrap();
     assert_eq!(project.regrow(&["restart", "folder"]).code, 0);
     assert!(project.status("folder")["output"].is_null());

@@ -509,9 +509,12 @@ fn manifests_that_are_swapped_are_followed_and_a_folder_that_is_gone_ends_nothin
 fn what_was_right_once_goes_on_below_the_next_daemon_too() {
     let web = "[service.web]\ncommand = \"sleep 1000\"\ndir = \"/\"\nrestart = { policy = \"always\", backoff = { initial = \"1ms\" } }\n";
     let named = format!("[project]\nname = \"blog\"\n{web}");
-    let mut machine = Machine::started(&[("shop.toml", web), ("other.toml", &named)]);
+    // One of them depends on the other, which is torn.
+    let shop =
+        format!("{web}[service.api]\ncommand = \"sleep 1001\"\ndir = \"/\"\ndepends_on = [\"blog/web\"]\n");
+    let mut machine = Machine::started(&[("shop.toml", &shop), ("other.toml", &named)]);
     let project = &machine.project;
-    assert_eq!(project.regrow(&["wait", "shop/web", "blog/web", "--timeout", "20s"]).code, 0);
+    assert_eq!(project.regrow(&["wait", "shop/web", "blog/web", "api", "--timeout", "20s"]).code, 0);
     let revives = |name: &str| {
         let before = project.status(name)["pid"].as_u64().unwrap();
         end(u32::try_from(before).unwrap());
@@ -524,7 +527,8 @@ fn what_was_right_once_goes_on_below_the_next_daemon_too() {
     project.write("services/other.toml", "[service.web\ncommand = ");
     machine.kill_daemon();
     assert_eq!(machine.all_pids(), pids);
-    revives("blog/web");
+    assert_eq!(project.regrow(&["restart", "api"]).code, 0);
+    revives("shop/web");
     let status = project.regrow(&["status"]);
     assert!(
         status.stdout.contains("other.toml:1") || status.stderr.contains("other.toml:1"),
@@ -538,8 +542,8 @@ fn what_was_right_once_goes_on_below_the_next_daemon_too() {
     assert_eq!(machine.all_pids(), pids);
     revives("shop/web");
     revives("blog/web");
-    assert_eq!(project.regrow(&["stop", "blog/web"]).code, 0);
-    assert_eq!(project.regrow(&["start", "blog/web"]).code, 0);
+    assert_eq!(project.regrow(&["stop", "api"]).code, 0);
+    assert_eq!(project.regrow(&["start", "api"]).code, 0);
     project.write("away/other.toml", &named);
     std::os::unix::fs::symlink("away", project.file("services")).unwrap();
     let pids = machine.all_pids();

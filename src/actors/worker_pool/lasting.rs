@@ -56,9 +56,13 @@ impl PoolState {
     /// What an earlier supervisor has left: what was over, what commands came to, and what is still to be run.
     /// What ran is lost with it, but for what is run again when it fails.
     pub(super) fn restore(&mut self, left: Vec<Waiting>) {
-        let Some(over) = self.over.clone() else {
-            return;
-        };
+        if let Some(over) = self.over.clone() {
+            self.restore_finished(&*over);
+        }
+        self.restore_waiting(left);
+    }
+
+    fn restore_finished(&mut self, over: &dyn Ledger) {
         let (now, today) = (self.now(), SystemTime::now());
         let told = over.kept_tally().and_then(|text| Tally::restored(&text));
         let counted = told.map_or(0, |(tally, until)| {
@@ -82,6 +86,9 @@ impl PoolState {
             self.records.insert(task, record);
             self.finished.push_back((now.saturating_sub(old), task));
         }
+    }
+
+    fn restore_waiting(&mut self, left: Vec<Waiting>) {
         for Waiting { id, who, mut spec, submitted, attempts, .. } in left {
             if self.records.contains_key(&id) {
                 self.write_down(|waiting| waiting.over(id));
@@ -91,6 +98,9 @@ impl PoolState {
             let runs_again = attempts == 0 || attempts <= spec.retries;
             spec.retries = spec.retries.saturating_sub(attempts);
             let taken = runs_again.then(|| self.admit(vec![(id, spec.clone(), submitted)], &who));
+            if let Some(record) = self.records.get_mut(&id) {
+                record.earlier = attempts;
+            }
             if taken.is_none_or(|taken| taken.is_err()) {
                 let error = match runs_again {
                     true => "there was no room for it when another daemon went on".to_owned(),

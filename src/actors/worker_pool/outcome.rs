@@ -121,7 +121,7 @@ impl Finished {
         let (usage, error, failure) = (result.usage, result.error, result.failure);
         // What had another one's result has it still.
         let id = if result.cached { TaskId(uuid::Uuid::nil()) } else { id };
-        let collector = Collector::of([&stdout.bytes, &stderr.bytes]);
+        let collector = Collector::of([(&stdout.bytes, stdout.total), (&stderr.bytes, stderr.total)]);
         Finished {
             id,
             ended,

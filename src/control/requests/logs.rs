@@ -50,31 +50,39 @@ pub(in crate::control) async fn logs(
     let called = Arc::clone(&names);
     let files: Vec<PathBuf> = of_files.iter().filter_map(|source| hub.file_of(*source)).collect();
     // So much is read that it is done beside everything else, and not by many at once.
-    let alone = tokio::time::timeout(TURN, Arc::clone(&shared.reading).acquire_owned()).await;
-    let Ok(Ok(alone)) = alone else {
+    let follows = query.flag("follow");
+    // What is kept in memory needs no turn.
+    let alone = match follows {
+        true => Ok(None),
+        false => match tokio::time::timeout(TURN, Arc::clone(&shared.reading).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(Some(turn)),
+            Ok(Err(_)) | Err(_) => Err(()),
+        },
+    };
+    let Ok(alone) = alone else {
         let hint = "try again in a moment, or ask for fewer lines (-n); all of it is in the log files";
         let reason = "others are reading log files, which takes memory";
         return Err(refuse(DenialCode::TooManyRequests, reason, Some(hint)));
     };
-    let follows = query.flag("follow");
     let read = move || {
         let mut past = Past { chunks: kept, cut: false };
-        past.limit();
+        past.limit(newer_than);
         if let Some((hub, sources)) = from_files {
             // All there is, not only the last of it.
             for source in sources {
                 if let Some((found, whole)) = hub.last_in_files(source, count) {
                     past.chunks.retain(|chunk| chunk.source != source);
                     past.chunks.extend(found);
-                    past.cut |= !whole;
-                    past.limit();
+                    past.cut |= !whole && newer_than.is_none();
+                    past.limit(newer_than);
                 }
             }
         }
-        past.newest(newer_than, count)
+        // The turn lasts as long as the reading, whoever hangs up.
+        (past.newest(count), alone)
     };
     let broken = |_| refuse(DenialCode::Internal, "the log files could not be read", None);
-    let past = tokio::task::spawn_blocking(read).await.map_err(broken)?;
+    let (past, alone) = tokio::task::spawn_blocking(read).await.map_err(broken)?;
     if !follows {
         let files = if past.cut { files } else { Vec::new() };
         return Ok(answer(caller, past, (called, files), alone));
@@ -135,7 +143,8 @@ struct Past {
 
 impl Past {
     /// Keeps the newest, as many as are told in an answer.
-    fn limit(&mut self) {
+    fn limit(&mut self, newer_than: Option<SystemTime>) {
+        self.chunks.retain(|chunk| newer_than.is_none_or(|at| chunk.at >= at));
         self.chunks.sort_by_key(|chunk| chunk.at);
         let mut left = ANSWER;
         let fits = |chunk: &&Chunk| match left.checked_sub(chunk.bytes.len()) {
@@ -151,8 +160,7 @@ impl Past {
     }
 
     /// The last so many lines, by their time.
-    fn newest(mut self, newer_than: Option<SystemTime>, count: usize) -> Past {
-        self.chunks.retain(|chunk| newer_than.is_none_or(|at| chunk.at >= at));
+    fn newest(mut self, count: usize) -> Past {
         let mut wanted = count;
         let mut keeps = 0;
         for chunk in self.chunks.iter_mut().rev() {
@@ -172,7 +180,22 @@ impl Past {
         }
         self.cut |= count == LINES && keeps < self.chunks.len();
         self.chunks.drain(..self.chunks.len() - keeps);
+        // As many as were wanted are all that was wanted.
+        self.cut &= wanted > 0 || count == LINES;
         self
+    }
+}
+
+/// Of an answer; an error where it can't be told to its end.
+type Piece = Result<Bytes, std::io::Error>;
+
+struct Pieces(mpsc::Receiver<Piece>);
+
+impl Stream for Pieces {
+    type Item = Piece;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        self.0.poll_recv(context)
     }
 }
 
@@ -182,9 +205,9 @@ fn answer(
     caller: Caller,
     past: Past,
     (names, files): (Arc<Names>, Vec<PathBuf>),
-    turn: OwnedSemaphorePermit,
+    turn: Option<OwnedSemaphorePermit>,
 ) -> Response {
-    let (sender, receiver) = mpsc::channel::<Bytes>(1);
+    let (sender, receiver) = mpsc::channel::<Piece>(1);
     let heard = sender.clone();
     let told = async move {
         let _turn = turn;
@@ -198,7 +221,7 @@ fn answer(
                 }
                 // Nothing in it can't be written.
                 let _ = serde_json::to_writer(&mut text, &line);
-                if text.len() >= PIECE && sender.send(std::mem::take(&mut text).into()).await.is_err() {
+                if text.len() >= PIECE && sender.send(Ok(std::mem::take(&mut text).into())).await.is_err() {
                     return;
                 }
             }
@@ -207,20 +230,25 @@ fn answer(
         let end = serde_json::to_string(&end).unwrap_or_default();
         let end = if end == "{}" { "]}".to_owned() } else { format!("],{}", &end[1..]) };
         text.extend_from_slice(end.as_bytes());
-        let _ = sender.send(text.into()).await;
+        let _ = sender.send(Ok(text.into())).await;
     };
     tokio::spawn(async move {
-        tokio::select! {
-            _ = tokio::time::timeout(TAKING, told) => {}
-            () = heard.closed() => {}
-            () = caller.gone() => {}
+        let whole = tokio::select! {
+            told = tokio::time::timeout(TAKING, told) => told.is_ok(),
+            () = heard.closed() => true,
+            () = caller.gone() => false,
+        };
+        if !whole {
+            // Half of it is not to look like all of it.
+            let _ = heard.try_send(Err(std::io::ErrorKind::TimedOut.into()));
         }
+        drop(heard);
         // What was read for it is not needed any more, and a moment later what was written is neither.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let _ = tokio::task::spawn_blocking(memory::give_back).await;
     });
     let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    (json, Body::from_stream(Received(receiver))).into_response()
+    (json, Body::from_stream(Pieces(receiver))).into_response()
 }
 
 fn lines<'a>(chunk: &'a Chunk, names: &'a Names) -> impl Iterator<Item = LogLine> + 'a {

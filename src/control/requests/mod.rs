@@ -334,10 +334,10 @@ where
 }
 
 /// A channel's receiving end as the stream that a response wants.
-struct Received<T>(mpsc::Receiver<T>);
+struct Received(mpsc::Receiver<sse::Event>);
 
-impl<T> Stream for Received<T> {
-    type Item = Result<T, Infallible>;
+impl Stream for Received {
+    type Item = Result<sse::Event, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_recv(context).map(|event| event.map(Ok))

@@ -92,6 +92,11 @@ impl Turn<'_> {
 
             (Phase::Stopping(stopping), Input::StopCommandDone { trouble, .. }) => match stopping.step {
                 Step::Command { deadline } => {
+                    // Of a budget the signal gets all that is left.
+                    let deadline = match self.machine.stop_by {
+                        Some(_) => self.now + self.stop_time(),
+                        None => deadline,
+                    };
                     self.stop_command_trouble(&stopping, trouble);
                     self.out.push(Effect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
                     Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
@@ -356,7 +361,10 @@ impl Turn<'_> {
             }
             Phase::Stopping(stopping) => {
                 let step = match (stopping.step, self.machine.stop_by) {
-                    (Step::Command { deadline }, Some(by)) => Step::Command { deadline: deadline.min(by) },
+                    (Step::Command { deadline }, Some(by)) => {
+                        let half = self.now + by.saturating_sub(self.now) / 2;
+                        Step::Command { deadline: deadline.min(half) }
+                    }
                     (Step::Terminating { deadline }, Some(by)) => {
                         Step::Terminating { deadline: deadline.min(by) }
                     }

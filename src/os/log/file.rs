@@ -42,6 +42,9 @@ impl Turns {
 /// Whether a file is still where it was is looked at so often at most.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// A line that has not ended so long after its file was put aside has none.
+const LINES_END: Duration = Duration::from_secs(3);
+
 /// Of a line that another has begun to read so much is looked at.
 pub(super) const LONGEST_LINE: u64 = 64 * 1024;
 
@@ -64,8 +67,8 @@ pub(super) struct LogFile {
     looked: Instant,
     /// Why it is not where it should be, and can't be.
     away: Option<String>,
-    /// Somebody has put it aside in the middle of a line, whose end still goes there.
-    leaving: bool,
+    /// Since when somebody has put it aside in the middle of a line, whose end still goes there.
+    leaving: Option<Instant>,
 }
 
 /// When a file that somebody has put aside is left for a new one.
@@ -101,7 +104,7 @@ impl LogFile {
             full: false,
             looked: Instant::now(),
             away: None,
-            leaving: false,
+            leaving: None,
             access: access.clone(),
         })
     }
@@ -137,14 +140,19 @@ impl LogFile {
     /// Whether it is another one now.
     pub(super) fn look_now_and_then(&mut self) -> bool {
         // Why it can't be is told by what is lost.
-        let due = self.leaving && self.at_line || self.looked.elapsed() >= LOOK;
+        let due = self.leaving.is_some() && self.at_line || self.looked.elapsed() >= LOOK;
         due && self.look(When::BetweenLines).unwrap_or(false)
     }
 
     /// Whether it only takes the rest of a line.
     #[cfg(test)]
     pub(super) fn is_leaving(&self) -> bool {
-        self.leaving
+        self.leaving.is_some()
+    }
+
+    /// It was given to whom it belongs when it was made.
+    pub(super) fn belongs_already(&mut self, access: &FileAccess) {
+        self.access = access.clone();
     }
 
     /// It is to be this one's from now on.
@@ -161,15 +169,16 @@ impl LogFile {
         self.looked = Instant::now();
         if self.is_in_place() {
             self.away = None;
-            self.leaving = false;
+            self.leaving = None;
             if self.index.is_none() {
                 self.index = open_index(&self.index_path, self.size);
             }
             return Ok(false);
         }
         let is_somewhere = || self.file.metadata().is_ok_and(|at| at.nlink() > 0);
-        if when == When::BetweenLines && !self.at_line && self.away.is_none() && is_somewhere() {
-            self.leaving = true;
+        let since = *self.leaving.get_or_insert_with(Instant::now);
+        let waits = when == When::BetweenLines && since.elapsed() < LINES_END;
+        if waits && !self.at_line && self.away.is_none() && is_somewhere() {
             return Ok(false);
         }
         match LogFile::open(self.path.clone(), self.index_path.clone(), &self.access) {
@@ -205,7 +214,7 @@ impl LogFile {
         self.mind_its_size();
         let room = self.full_at(max_size).saturating_sub(self.size);
         let near = room < buffer.len() as u64;
-        let fitting = match self.leaving {
+        let fitting = match self.leaving.is_some() {
             // The rest of its line, and nothing more.
             true => scratch.fitting(pipe, buffer, 0),
             false if near => scratch.fitting(pipe, buffer, room),
@@ -226,7 +235,7 @@ impl LogFile {
                     }
                 };
                 self.at_line = buffer[..length].ends_with(b"\n");
-                self.full = fills && length == most && !self.leaving;
+                self.full = fills && length == most && self.leaving.is_none();
                 (got, self.lost.take().map(Loss::Over))
             }
             Err(Errno::EAGAIN | Errno::EINTR) => (Took::Nothing, None),
@@ -297,7 +306,7 @@ impl LogFile {
         let max_size = self.full_at(max_size);
         // Between two lines, unless the line is endless.
         self.away.is_none()
-            && !self.leaving
+            && self.leaving.is_none()
             && (self.full
                 || self.size >= max_size && (self.at_line || self.size >= max_size.saturating_add(1 << 20)))
     }

@@ -178,7 +178,7 @@ fn both_streams_in_one_file_are_told_apart() {
     printer.prints(Stream::Err, "of the other\n");
     let next = Logs::default();
     next.open_later(SourceId(0), keep.clone());
-    assert_eq!(next.open_if_due(SourceId(0)), Some([b"beg".to_vec(), Vec::new()]));
+    assert_eq!(next.open_if_due(SourceId(0)).unwrap().0, [b"beg".to_vec(), Vec::new()]);
 }
 
 #[test]

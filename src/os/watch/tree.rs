@@ -272,8 +272,13 @@ impl Watcher {
     }
 
     fn halt(&mut self, key: u64) {
-        let mut known = usize::MAX;
+        let mut known: Option<Vec<u32>> = None;
+        let begun = Instant::now();
         for _ in 0..PAUSE_ROUNDS {
+            if begun.elapsed() > LONGEST_HALT {
+                // Others wait for this thread, too.
+                break;
+            }
             if self.needs_marks(key) {
                 // Each round is to see who came since the last one, however long a look takes.
                 self.marked_looked = None;
@@ -282,11 +287,14 @@ impl Watcher {
             let Some(process) = self.processes.get(&key) else {
                 return;
             };
-            let now = process.remnants.len() + proc::descendants(process.pid).len();
-            if now == known {
+            let mut now: Vec<u32> = process.remnants.keys().copied().collect();
+            now.extend(proc::descendants(process.pid));
+            now.sort_unstable();
+            now.dedup();
+            if known.as_ref() == Some(&now) {
                 break;
             }
-            known = now;
+            known = Some(now);
         }
     }
 
