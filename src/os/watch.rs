@@ -184,8 +184,8 @@ struct Process {
 #[derive(Debug, Clone, Copy)]
 struct Killing {
     since: Instant,
-    /// How many of it came to light only then: they were forked meanwhile.
-    came: usize,
+    /// When one of it last came to light only then: it was forked meanwhile.
+    came: Option<Instant>,
     told: bool,
 }
 
@@ -474,7 +474,7 @@ impl Watcher {
             return;
         };
         if let Some(killing) = &mut process.killing
-            && killing.came > 0
+            && killing.came.is_some_and(|came| came.elapsed() < FORKS_AWAY)
             && killing.since.elapsed() >= FORKS_AWAY
             && !std::mem::replace(&mut killing.told, true)
         {

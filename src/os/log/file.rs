@@ -158,6 +158,14 @@ impl LogFile {
     /// It is to be this one's from now on.
     pub(super) fn belong(&mut self, access: &FileAccess) -> io::Result<()> {
         if self.access != *access {
+            // What is not said any more is as if it had never been.
+            if self.access.owner.is_some() && access.owner.is_none() {
+                let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+                fchown(&self.file, Some(uid), Some(gid))?;
+            }
+            if self.access.mode.is_some() && access.mode.is_none() {
+                self.file.set_permissions(Permissions::from_mode(0o600))?;
+            }
             belong(&self.file, access)?;
             self.access = access.clone();
         }
@@ -442,12 +450,14 @@ fn make_folder(path: &Path, access: &FileAccess) -> io::Result<()> {
     };
     // Whoever may read the file may go there.
     let mode = access.mode.unwrap_or_default();
-    let is_new = !is_there(folder);
+    let new: Vec<&Path> = folder.ancestors().take_while(|at| !is_there(at)).collect();
     DirBuilder::new().recursive(true).mode(0o700 | mode & 0o055 | (mode & 0o044) >> 2).create(folder)?;
-    if is_new && access.owner.is_some() {
-        // The user can't have it: it is regrow that makes files there.
-        let (_, group) = credentials::of_owner(access.owner.as_deref().unwrap_or_default())?;
-        std::os::unix::fs::chown(folder, None, group)?;
+    if let (false, Some(owner)) = (new.is_empty(), &access.owner) {
+        // The user can't have them: it is regrow that makes files there.
+        let (_, group) = credentials::of_owner(owner)?;
+        for folder in new {
+            std::os::unix::fs::chown(folder, None, group)?;
+        }
     }
     let (about, us) = (fs::metadata(folder)?, nix::unistd::geteuid());
     let by_all = about.mode() & 0o1002 == 0o002;

@@ -204,7 +204,7 @@ impl Watcher {
         } else {
             process.remnants.insert(stat.pid, fd);
             if let Some(killing) = &mut process.killing {
-                killing.came += 1;
+                killing.came = Some(Instant::now());
             }
             self.index.pin(key, stat.pid);
         }
@@ -327,7 +327,7 @@ impl Watcher {
         let Some(process) = self.processes.get_mut(&key) else {
             return;
         };
-        process.killing.get_or_insert(Killing { since: Instant::now(), came: 0, told: false });
+        process.killing.get_or_insert(Killing { since: Instant::now(), came: None, told: false });
         // All of it at once, before anything can fork again; what is left is found one by one.
         if let Some(cgroups) = self.cgroups_of(key) {
             cgroups.kill(key);

@@ -99,6 +99,8 @@ pub(super) struct Writer {
     file: Option<(u64, u64)>,
     /// All results of commands were to go, and that is not written yet.
     forgets: bool,
+    /// The same of tasks that are over.
+    forgets_tasks: bool,
     trouble: Option<Trouble>,
     /// When the last one was over.
     recovered: Option<Instant>,
@@ -152,6 +154,7 @@ impl Writer {
             lives,
             file,
             forgets: false,
+            forgets_tasks: false,
             recovered: None,
             report: None,
             since_tidy: 0,
@@ -177,7 +180,9 @@ impl Writer {
             let group = std::mem::take(&mut group);
             self.remember(&group);
             let events = group.iter().filter(|told| matches!(told, Told::Event { .. })).count() as u64;
-            self.since_tidy += events;
+            let tasks = group.iter().filter(|told| matches!(told, Told::KeepTask(_))).count() as u64;
+            // A task's output is much larger than an event.
+            self.since_tidy += events + tasks * 10;
             if self.trouble.is_none() && identity(&self.path) != self.file {
                 self.lost_its_file();
             }
@@ -244,13 +249,13 @@ impl Writer {
                     }
                 }
                 Told::ForgetResults => self.forgets = true,
+                Told::ForgetTasks => self.forgets_tasks = true,
                 Told::Life(instance, incarnation, life) => {
                     self.lives.insert(instance.clone(), (*incarnation, life.clone()));
                 }
                 Told::Resources(_)
                 | Told::KeepResult(..)
                 | Told::KeepTask(_)
-                | Told::ForgetTasks
                 | Told::Tally(_)
                 | Told::Audit(_)
                 | Told::Answer(_)
@@ -347,6 +352,9 @@ impl Writer {
         }
         if self.forgets {
             group.push(Told::ForgetResults);
+        }
+        if self.forgets_tasks {
+            group.push(Told::ForgetTasks);
         }
         self.write(&group)?;
         Ok(())
@@ -468,7 +476,7 @@ impl Writer {
                 ])?;
         }
         transaction.commit()?;
-        self.forgets = false;
+        (self.forgets, self.forgets_tasks) = (false, false);
         Ok(())
     }
 
