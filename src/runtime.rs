@@ -507,9 +507,8 @@ impl Handle {
             None => drop(done.await),
             Some(left) => {
                 if tokio::time::timeout(left, done).await.is_err() {
-                    tracing::warn!(
-                        "the hooks that still run are killed: the time for the whole stop is over"
-                    );
+                    let hooks = self.running_hooks().join(", ");
+                    tracing::warn!("killed, since the time for the whole stop is over: {hooks}");
                     self.inner.context.no_hooks.send_replace(true);
                 }
             }

@@ -305,6 +305,10 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
         host.renew_keeper_if_other();
     }
     let reloads = Reloads { watch, plan: None, load, store: ledger.clone() };
+    if config.watch && follows {
+        // What has changed while nobody looked.
+        reloads.begin(&handle, "watch");
+    }
     let end = follow(config, own_log, &handle, signals, &mut upgrades, reloads).await;
     if let (Some(host), End::Down { .. }) = (&host, &end) {
         host.notify("STOPPING=1");
@@ -312,7 +316,10 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
     close.send_replace(true);
     // Who asked for the end is to hear of it; who does not listen is not waited for.
     let _ = tokio::time::timeout(FAREWELL, server).await;
-    let _ = std::fs::remove_file(&config.socket);
+    // Who is to go on goes on with it.
+    if matches!(end, End::Down { .. }) {
+        let _ = std::fs::remove_file(&config.socket);
+    }
     if let Some(store) = &ledger {
         store.flush();
     }

@@ -21,7 +21,7 @@ pub(super) fn check(args: &CheckArgs) -> u8 {
             Err(code) => return code,
         }
     }
-    let environment = Environment { env_files: args.env_file.clone(), ..Environment::of_process() };
+    let environment = Environment::of_process().with_files(args.env_file.clone());
     let mut reports = Vec::new();
     for file in &files {
         let shown = file.display().to_string();

@@ -14,7 +14,7 @@ pub(super) fn load_or_tell(file: Option<&Path>, env_files: &[PathBuf]) -> Result
         Some(path) => path.to_owned(),
         None => found()?,
     };
-    let environment = Environment { env_files: env_files.to_vec(), ..Environment::of_process() };
+    let environment = Environment::of_process().with_files(env_files.to_vec());
     match load(&path, &environment) {
         Ok(loaded) => {
             warn(&loaded.warnings);

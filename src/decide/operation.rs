@@ -357,7 +357,16 @@ impl Operations {
                 if matches!(command, Command::Pause { .. }) { Work::Pause } else { Work::Resume }
             }
         };
-        let operation = Operation { implied, ..Operation::new(Some(ticket), work, targets) };
+        // A stop of all that runs is one of everything.
+        let budget = match &work {
+            Work::Stop(order) => {
+                let named: HashSet<&InstanceId> = targets.iter().collect();
+                let mut runs = board.entries().iter().filter(|entry| entry.state.has_process());
+                runs.all(|entry| named.contains(&entry.id)).then(|| self.budget(board, order)).flatten()
+            }
+            _ => None,
+        };
+        let operation = Operation { implied, budget, ..Operation::new(Some(ticket), work, targets) };
         self.begin(board, operation, out);
         Ok(())
     }

@@ -160,6 +160,11 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
             difference.added.push(spec.name.clone());
             continue;
         };
+        // What can't be read now says nothing of what runs.
+        if spec.fault.is_some() && before.fault.is_some() {
+            difference.unchanged.push(spec.name.clone());
+            continue;
+        }
         let mut keys = keys(before, spec);
         if path(old, &spec.name) != path(new, &spec.name) {
             keys.push(MEMBERS);
@@ -230,7 +235,14 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
     let mut scale = Vec::new();
     for (name, keys) in differ {
         let known = is.get(&name).and_then(|spec| made_by(&makings(&name), spec));
-        let live = known.unwrap_or_else(|| keys.iter().all(|key| LIVE.contains(key)));
+        let mended =
+            |before: &ServiceSpec, spec: &ServiceSpec| before.fault.is_some() && spec.fault.is_none();
+        // What was faulty starts by itself as soon as it is mended; what runs of it was made by another's word.
+        let starts_itself = match (was.get(&name), is.get(&name)) {
+            (Some(before), Some(spec)) => mended(before, spec),
+            _ => false,
+        };
+        let live = known.unwrap_or_else(|| starts_itself || keys.iter().all(|key| LIVE.contains(key)));
         let told =
             Changed { service: name.clone(), keys: keys.iter().map(|key| (*key).to_owned()).collect() };
         if replaced.contains(&name) {

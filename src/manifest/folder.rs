@@ -11,7 +11,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::fault::{Fault, LoadError, Source};
-use super::last_good::LastGood;
+use super::last_good::{Good, LastGood};
 use super::load::{Environment, Loaded, load_among, load_in, load_text};
 use super::validate::Others;
 use crate::decide::graph::Graph;
@@ -32,7 +32,7 @@ pub struct Folder {
     /// The files that it comes from, in their order.
     pub files: Vec<PathBuf>,
     /// What those of them say that are right.
-    right: Vec<(PathBuf, String)>,
+    right: Vec<(PathBuf, Good)>,
     /// The projects whose files are faulty.
     faulty: Vec<String>,
     projects: HashMap<PathBuf, String>,
@@ -164,11 +164,13 @@ fn load_folder_after(folder: &Path, environment: &Environment, before: &Before) 
                 let Plan { services, root, groups, stop, .. } = loaded.plan;
                 let (project, stop) = (declared.project.clone(), stop.tree);
                 parts.push(Part { project, services, root, groups, stop });
-                right.push((file.clone(), loaded.source.text.clone()));
+                let (text, env_files) = (loaded.source.text.clone(), loaded.env_texts);
+                right.push((file.clone(), Good { text, env_files }));
             }
             Err(error) => {
-                let good = before.texts.text(file).and_then(|text| {
-                    let source = Arc::new(Source::new(file.clone(), text.to_owned()));
+                let good = before.texts.of_file(file).and_then(|good| {
+                    let source = Arc::new(Source::new(file.clone(), good.text.clone()));
+                    let environment = &Environment { before: good.env_files.clone(), ..environment.clone() };
                     // As the file itself is read: by where it lies, not by a link to it.
                     let lies = file.canonicalize().unwrap_or_else(|_| file.clone());
                     load_in(&source, Some(&lies), lies.parent()?, environment, &others).ok()

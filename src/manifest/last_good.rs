@@ -1,17 +1,28 @@
 //! What each manifest of a folder said when it was last right, beside the store: so a daemon that finds one
 //! torn, or the whole folder gone, goes on with what the one before it had.
 //!
-//! The texts, not what was made of them: variables and env files are taken as they are when they are read.
+//! The texts, not what was made of them: variables are those of who reads, and what env files said counts only
+//! for those that can't be read any more.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// One that was right: its text, and those of its env files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Good {
+    pub(super) text: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) env_files: BTreeMap<PathBuf, String>,
+}
 
 /// Texts by their files.
 #[derive(Debug, Default)]
 pub struct LastGood {
     /// Where they are kept; `None`: nowhere.
     kept_in: Option<Keeper>,
-    texts: BTreeMap<PathBuf, String>,
+    texts: BTreeMap<PathBuf, Good>,
 }
 
 type Keep = dyn Fn(&str) -> std::io::Result<()> + Send;
@@ -39,12 +50,16 @@ impl LastGood {
         self.texts.keys().cloned().collect()
     }
 
+    pub(super) fn of_file(&self, file: &Path) -> Option<&Good> {
+        self.texts.get(file)
+    }
+
     pub(super) fn text(&self, file: &Path) -> Option<&str> {
-        self.texts.get(file).map(String::as_str)
+        self.of_file(file).map(|good| good.text.as_str())
     }
 
     /// These are right now; of `all`, the others keep what they were, and what is in neither is no more.
-    pub(super) fn now(&mut self, all: &[PathBuf], right: Vec<(PathBuf, String)>) {
+    pub(super) fn now(&mut self, all: &[PathBuf], right: Vec<(PathBuf, Good)>) {
         let before = self.texts.clone();
         self.texts.retain(|file, _| all.contains(file));
         self.texts.extend(right);

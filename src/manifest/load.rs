@@ -1,7 +1,7 @@
 //! The whole way from a file to a plan: reading, decoding, expanding, validating.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -44,12 +44,24 @@ pub struct Environment {
     pub vars: Vec<(OsString, OsString)>,
     /// Env files from the command line; they win over the project's.
     pub env_files: Vec<PathBuf>,
+    /// What env files said when a manifest was right that is read again now: for those that can't be read.
+    pub(super) before: BTreeMap<PathBuf, String>,
 }
 
 impl Environment {
     /// That of this process.
     pub fn of_process() -> Environment {
-        Environment { vars: std::env::vars_os().collect(), env_files: Vec::new() }
+        Environment { vars: std::env::vars_os().collect(), ..Environment::default() }
+    }
+
+    /// These variables, and no file.
+    pub fn of_vars(vars: Vec<(OsString, OsString)>) -> Environment {
+        Environment { vars, ..Environment::default() }
+    }
+
+    /// With these files, too.
+    pub fn with_files(self, env_files: Vec<PathBuf>) -> Environment {
+        Environment { env_files, ..self }
     }
 }
 
@@ -66,6 +78,8 @@ pub struct Loaded {
     pub named: bool,
     /// The text that it was read from.
     pub(super) source: Arc<Source>,
+    /// And what its env files said.
+    pub(super) env_texts: BTreeMap<PathBuf, String>,
 }
 
 /// A right manifest of what is to be added.
@@ -156,7 +170,7 @@ pub(super) fn load_in(
     others: &Others,
 ) -> Result<Loaded, Vec<Fault>> {
     let read = read(source, folder, environment, None, others)?;
-    let Sound { name, stop, shared, services, graph, tree, warnings } = read;
+    let Sound { name, stop, shared, env_texts, services, graph, tree, warnings } = read;
     let named = name.is_some();
     let name = name.or_else(|| {
         let name = folder.file_name()?.to_string_lossy().into_owned();
@@ -173,7 +187,7 @@ pub(super) fn load_in(
         inherited: Arc::new(environment.vars.clone()),
         shared: Arc::new(shared),
     };
-    Ok(Loaded { plan, graph, warnings, named, source: Arc::clone(source) })
+    Ok(Loaded { plan, graph, warnings, named, source: Arc::clone(source), env_texts })
 }
 
 /// A text without faults.
@@ -184,6 +198,8 @@ struct Sound {
     stop: Option<Duration>,
     /// What the project's env files set.
     shared: Assignments,
+    /// What all env files say.
+    env_texts: BTreeMap<PathBuf, String>,
     services: Vec<Arc<ServiceSpec>>,
     graph: Graph,
     tree: validate::Tree,
@@ -219,10 +235,11 @@ fn read(
     };
     let declared = &given.declared;
     let mut warnings = Vec::new();
-    let mut loader = Loader { given: &given, collector, warnings: &mut warnings, files: HashMap::new() };
+    let mut loader = Loader::new(&given, collector, &mut warnings);
+    loader.before.clone_from(&environment.before);
     let shared = loader.project();
     let services = loader.services(&shared, others);
-    let mut collector = loader.collector;
+    let (mut collector, env_texts) = (loader.collector, loader.texts);
     validate::services(declared, &services, there_already, others, &mut collector);
     if let Some(plan) = there {
         validate::beside(declared, plan, &mut collector);
@@ -247,7 +264,7 @@ fn read(
     }
     let (name, stop) = (declared.project.name.clone(), declared.project.stop_timeout);
     let services = renewable(given, services);
-    Ok(Sound { name, stop, shared, services, graph, tree, warnings })
+    Ok(Sound { name, stop, shared, env_texts, services, graph, tree, warnings })
 }
 
 /// In the order of the text; files other than the manifest come after it.
@@ -326,7 +343,7 @@ impl Given {
     fn renewed(&self, at: usize, declared: &ServiceSpec) -> Result<ServiceSpec, String> {
         let mut warnings = Vec::new();
         let collector = Collector::new(Arc::clone(&self.source));
-        let mut loader = Loader { given: self, collector, warnings: &mut warnings, files: HashMap::new() };
+        let mut loader = Loader::new(self, collector, &mut warnings);
         let shared = loader.project();
         // Whom it depends on is in what was declared.
         let fresh = loader.service(&self.declared.services[at], &shared, &HashMap::new(), &Others::default());
@@ -376,6 +393,17 @@ struct Loader<'a> {
     warnings: &'a mut Vec<Fault>,
     /// Env files that were read, so that each is told about once.
     files: HashMap<PathBuf, Assignments>,
+    /// What they said before, for those that can't be read.
+    before: BTreeMap<PathBuf, String>,
+    /// What those say that could be.
+    texts: BTreeMap<PathBuf, String>,
+}
+
+impl<'a> Loader<'a> {
+    fn new(given: &'a Given, collector: Collector, warnings: &'a mut Vec<Fault>) -> Loader<'a> {
+        let (files, before, texts) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
+        Loader { given, collector, warnings, files, before, texts }
+    }
 }
 
 impl Loader<'_> {
@@ -385,7 +413,7 @@ impl Loader<'_> {
         let mut project = given.there.to_vec();
         for path in &given.declared.project.env_file {
             let absolute = given.absolute(&path.value);
-            if absolute.exists() {
+            if absolute.exists() || self.before.contains_key(&absolute) {
                 project.extend(self.env_file(&absolute, Some(path)));
             } else {
                 // A .env that not every checkout has; what is then missing is told where it is used.
@@ -576,8 +604,10 @@ impl Loader<'_> {
         let text = is_file.and_then(|()| read_bounded(path)).and_then(|bytes| {
             String::from_utf8(bytes).map_err(|_| std::io::Error::other("it is not UTF-8 text"))
         });
+        let text = text.or_else(|error| self.before.get(path).cloned().ok_or(error));
         let found = match text {
             Ok(text) => {
+                self.texts.insert(path.to_owned(), text.clone());
                 let (found, bad) = dotenv::parse(&text);
                 let source = Arc::new(Source::new(path.to_owned(), text));
                 for (span, message) in bad {

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::Handle;
 use crate::actors::supervisor::SupervisorMsg;
 use crate::decide::reload::{self, Difference, Way};
+use crate::model::event::FailedWhy;
 use crate::model::plan::Change;
 use crate::model::status::FaultyManifest;
 use crate::model::{
@@ -115,6 +116,21 @@ impl Handle {
         if !running.is_empty() {
             let select = Selector::named(running.iter().map(Name::as_str));
             starting.push(self.submit(Command::Restart { select }, by)?);
+        }
+        // What could not be started may be possible now: its folder or its program may have come with the
+        // manifests.
+        let lost = self.board(|board| {
+            let lost = board.entries().iter().filter(|entry| {
+                entry.goal == Goal::Up
+                    && entry.state == State::Failed
+                    && matches!(entry.failed, Some(FailedWhy::Spawn { .. }))
+                    && reloaded.difference.unchanged.contains(&entry.spec.name)
+            });
+            lost.map(|entry| entry.id.to_string()).collect::<Vec<_>>()
+        });
+        if !lost.is_empty() {
+            let select = Selector::named(lost.iter().map(String::as_str));
+            starting.push(self.submit(Command::Start { select, no_deps: false }, by)?);
         }
         for (service, to) in scale {
             let mut events = self.events();

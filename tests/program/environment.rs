@@ -61,6 +61,33 @@ fn each_start_reads_the_env_files() {
     assert!(events.contains("web: starts with what its env files say by now"), "{events}");
 }
 
+/// An env file that is missing when a daemon starts ends nothing, and a start that waits for it goes on waiting.
+#[test]
+fn a_missing_env_file_ends_nothing_below_the_next_daemon() {
+    let shop = "[project]\nenv_file = [\"../common.env\"]\n[service.plain]\ncommand = \"sleep 1000\"\n\
+        [service.web]\ncommand = \"sh -c 'exec sleep ${TIME}'\"\n";
+    let mut machine = Machine::new(&[("shop.toml", shop)]);
+    machine.project.write("common.env", "TIME=1001\n");
+    machine.start();
+    let project = &machine.project;
+    assert_eq!(project.regrow(&["wait", "plain", "web", "--timeout", "20s"]).code, 0);
+    std::fs::remove_file(project.file("common.env")).unwrap();
+    let before = machine.all_pids();
+    for words in [&["reload"][..], &["upgrade"], &["reload"]] {
+        project.regrow(words);
+        assert_eq!(machine.all_pids(), before, "{words:?}");
+        machine.kill_daemon();
+        assert_eq!(machine.all_pids(), before, "{words:?}, killed");
+    }
+    end(u32::try_from(before["web"].unwrap()).unwrap());
+    eventually("it waits for its env file", || project.status("web")["state"] == "crashed");
+    machine.kill_daemon();
+    eventually("and goes on waiting", || project.status("web")["state"] == "crashed");
+    project.write("common.env", "TIME=1001\n");
+    eventually("until it is there", || project.status("web")["state"] == "running");
+    assert_eq!(project.status("plain")["pid"].as_u64(), before["plain"]);
+}
+
 #[test]
 fn a_run_reads_them_at_each_start_too() {
     let project = Project::new(
@@ -101,5 +128,13 @@ fn a_watching_daemon_sees_them_and_what_means_the_same_restarts_nothing() {
     }
     project.write("web.env", "OTHER=2\nWORD=other\n");
     run.next_line("reloaded: restarted: web (env)");
-    assert_ne!(project.pid("web"), pid);
+    let now = project.pid("web");
+    assert_ne!(now, pid);
+    // Also of what changes while nobody looks.
+    let (daemon, _) = machine.pids();
+    nix::sys::signal::kill(crate::harness::pid_of(daemon), nix::sys::signal::Signal::SIGSTOP).unwrap();
+    machine.project.write("web.env", "OTHER=2\nWORD=third\n");
+    end(daemon);
+    machine.run.as_mut().unwrap().next_line("reloaded: restarted: web (");
+    assert_ne!(machine.project.pid("web"), now);
 }

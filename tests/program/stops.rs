@@ -71,6 +71,19 @@ fn a_daemon_goes_down_within_its_time_and_a_project_within_less() {
     assert!(faulty.code == 3 && faulty.stderr.contains("services/shop.toml:2:1"), "{}", faulty.stderr);
 }
 
+/// A stop of all that runs is one of everything.
+#[test]
+fn a_stop_of_all_keeps_to_the_time_too() {
+    let mut machine = Machine::new(&[("shop.toml", &deaf("deaf", "stop = { timeout = \"1m\" }"))]);
+    machine.project.write("daemon.toml", "manifests = \"services\"\nstop_timeout = \"1s\"\n");
+    machine.start();
+    assert_eq!(machine.regrow(&["wait", "deaf", "--timeout", "20s"]).code, 0);
+    let since = Instant::now();
+    assert_eq!(machine.regrow(&["stop", "--all"]).code, 0);
+    assert!(since.elapsed() < Duration::from_secs(10));
+    machine.down();
+}
+
 /// `down` says what it still waits for, and for how long at most.
 #[test]
 fn down_says_that_it_waits_for_hooks() {

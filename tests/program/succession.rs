@@ -535,6 +535,21 @@ fn what_was_right_once_goes_on_below_the_next_daemon_too() {
         "{}",
         status.stdout
     );
+    // What is mended is started once, tasks too, by whichever daemon.
+    let ran = "[service.once]\nkind = \"task\"\nshell = \"echo ran >> ../ran\"\n[service.new]\ncommand = \"sleep 1003\"\n";
+    project.write("services/fresh.toml", format!("{ran}bogus = 1\n"));
+    machine.kill_daemon();
+    assert_eq!(project.status("new")["state"], "failed");
+    project.write("services/fresh.toml", ran);
+    assert_eq!(project.regrow(&["reload"]).code, 3, "the other is torn still");
+    eventually("it runs, and has run", || {
+        project.status("new")["state"] == "running" && project.status("once")["state"] == "completed"
+    });
+    let history = project.json(&["history", "new", "--json"]);
+    assert_eq!(history["services"][0]["incarnations"].as_array().unwrap().len(), 1, "{history}");
+    assert_eq!(std::fs::read_to_string(project.file("ran")).unwrap(), "ran\n");
+    std::fs::remove_file(project.file("services/fresh.toml")).unwrap();
+    assert_eq!(project.regrow(&["reload"]).code, 3);
     // The folder goes, and comes back by another way.
     let pids = machine.all_pids();
     std::fs::rename(project.file("services"), project.file("away")).unwrap();
@@ -589,4 +604,43 @@ fn who_follows_hears_whether_it_was_an_end_or_a_kill() {
     for run in &mut both {
         assert_eq!(run.code(), 0, "{}", run.text());
     }
+}
+
+/// An upgrade is no death: the socket stays where it is, and nobody is told of an end.
+#[test]
+fn an_upgrade_leaves_the_socket_and_says_nothing_of_an_end() {
+    let mut machine = Machine::started(&[("a.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
+    let socket = machine.project.state_dir().join("daemon/control.sock");
+    let which = || std::os::unix::fs::MetadataExt::ino(&std::fs::symlink_metadata(&socket).unwrap());
+    let before = which();
+    assert_eq!(machine.regrow(&["upgrade"]).code, 0);
+    assert_eq!(which(), before);
+    machine.kill_daemon();
+    let mut run = machine.run.take().unwrap();
+    run.line("the daemon was ended by SIGKILL");
+    assert_eq!(machine.regrow(&["down"]).code, 0);
+    assert_eq!(run.code(), 0);
+    assert!(
+        !run.text().contains("ended by exit code 0") && !run.text().contains("was removed"),
+        "{}",
+        run.text()
+    );
+}
+
+/// What could not be started for a folder that was gone is started by the reload that finds it again.
+#[test]
+fn what_fell_while_its_folder_was_gone_is_started_by_a_reload() {
+    let machine = Machine::started(&[(
+        "a.toml",
+        "[service.web]\ncommand = \"sleep 1000\"\n[service.page]\ncommand = \"sleep 1001\"\ndepends_on = [\"web\"]\n",
+    )]);
+    let project = &machine.project;
+    assert_eq!(project.regrow(&["wait", "page", "--timeout", "20s"]).code, 0);
+    std::fs::rename(project.file("services"), project.file("away")).unwrap();
+    end(project.pid("web"));
+    eventually("it can't be started", || project.status("web")["state"] == "failed");
+    std::fs::rename(project.file("away"), project.file("services")).unwrap();
+    let reloaded = project.regrow(&["reload"]);
+    assert_eq!(reloaded.code, 0, "{}{}", reloaded.stdout, reloaded.stderr);
+    assert_eq!(project.regrow(&["wait", "web", "page", "--timeout", "20s"]).code, 0);
 }

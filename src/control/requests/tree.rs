@@ -272,7 +272,7 @@ pub(in crate::control) async fn add(
     // Beside everything else: it reads env files, and a folder on a network may hang.
     let (text, path) = (manifest.clone(), file.clone());
     let load = move || {
-        let environment = Environment { vars: plan.inherited.to_vec(), env_files: Vec::new() };
+        let environment = Environment::of_vars(plan.inherited.to_vec());
         load_addition(&text, &path, &environment, &plan)
     };
     let gone = || refuse(DenialCode::Internal, "the manifest could not be read", None);

@@ -25,7 +25,7 @@ impl Keeper {
 
     /// `exit`: how, where the kernel has told that already.
     pub(super) fn daemon_ended(&mut self, exit: Option<Exit>) {
-        let Daemon::Up { since, line, mut inbox, greeted, mut then, .. } =
+        let Daemon::Up { pid, since, line, mut inbox, greeted, mut then, .. } =
             std::mem::replace(&mut self.daemon, Daemon::down(Duration::ZERO))
         else {
             return;
@@ -42,6 +42,10 @@ impl Keeper {
                 }
                 _ => self.late.push(frame),
             }
+        }
+        if then == Wish::Replaced {
+            // Its end was wanted, and is no news.
+            self.dying.remove(&pid);
         }
         let on_trial = then == Wish::Again && self.before.is_some();
         let (lived, first, failures) = (since.elapsed(), self.fresh, self.failures);
