@@ -194,6 +194,8 @@ fn not_running(reason: &str) -> ErrorBody {
 
 /// What is down may be started again: so long is waited for a supervisor to be gone.
 const LEAVING: Duration = Duration::from_secs(15);
+/// So long a reader of logs waits until others have read.
+const TURN: Duration = Duration::from_secs(30);
 /// Who ends in order takes its socket along, at most so long after its last word.
 const CLOSING: Duration = Duration::from_secs(1);
 /// A wait that is longer is told.
@@ -393,7 +395,18 @@ pub(super) fn logs(args: LogsArgs) -> u8 {
     let path = path.replace("?&", "?");
     talk(&common, async |mut client| {
         if !follow {
-            let mut found: Logs = client.get(&path).await?;
+            let since = tokio::time::Instant::now();
+            let mut found: Logs = loop {
+                match client.get(&path).await {
+                    // Others are before us.
+                    Err(Error::Denied(denial))
+                        if denial.code == DenialCode::TooManyRequests && since.elapsed() < TURN =>
+                    {
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                    found => break found?,
+                }
+            };
             found.lines.retain(&fits);
             if let Some(lines) = lines {
                 found.lines.drain(..found.lines.len().saturating_sub(lines));

@@ -1129,7 +1129,7 @@ fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
     machine.project.write("services/shop.toml", "[service.web]\ncomand = \"x\"\n");
     let faulty = machine.regrow(&["reload"]);
     assert_eq!(faulty.code, 3);
-    assert_eq!(faulty.stdout, "nothing has changed\n");
+    assert_eq!(faulty.stdout, "nothing has changed; a faulty manifest was left as it was\n");
     assert!(faulty.stderr.ends_with("what ran of it goes on as it was\n"), "{}", faulty.stderr);
     machine.kill_daemon();
     machine.project.write("services/shop.toml", manifest("1001"));

@@ -113,7 +113,13 @@ pub(in crate::cli) async fn tell_reloaded(
         print_json(done);
     } else {
         let called = called(client, done).await?;
-        reloaded_in_words(&done.difference, called).iter().for_each(|line| say(line));
+        for line in reloaded_in_words(&done.difference, called) {
+            match (line.as_str(), done.faulty.len()) {
+                (NOTHING, 1) => say(&format!("{line}; a faulty manifest was left as it was")),
+                (NOTHING, 2..) => say(&format!("{line}; faulty manifests were left as they were")),
+                (line, _) => say(line),
+            }
+        }
         tell_trouble(done);
     }
     // A manifest that never was right has services that failed, too: by its fault.
@@ -146,6 +152,8 @@ pub(in crate::cli) fn tell_trouble(done: &Reloaded) {
     done.faulty.iter().for_each(tell_faulty);
 }
 
+const NOTHING: &str = "nothing has changed";
+
 /// What a reload has done, a line each kind.
 pub(in crate::cli) fn reloaded_in_words(
     difference: &Difference,
@@ -170,7 +178,7 @@ pub(in crate::cli) fn reloaded_in_words(
     let mut lines: Vec<String> = lines.into_iter().flatten().collect();
     let unchanged = difference.unchanged.len();
     match (lines.is_empty(), unchanged) {
-        (true, _) => lines.push("nothing has changed".to_owned()),
+        (true, _) => lines.push(NOTHING.to_owned()),
         (false, 0) => {}
         (false, count) => lines.push(format!("unchanged: {count}")),
     }
