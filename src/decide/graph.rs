@@ -180,8 +180,8 @@ impl StopOrder {
         StopOrder { graph: Arc::clone(graph), holding, free: free.into() }
     }
 
-    /// For each service of the set what comes of its own (`own`) and of all that is stopped after it, since it
-    /// depends on that (`join`; `None`: there is nothing of the kind).
+    /// For each service of the set a value that `join` makes of its own value (`own`) and of that of the
+    /// services it depends on, which are stopped after it; `both` makes one of several of these.
     pub fn gathered_from_below<T: Copy>(
         &self,
         own: impl Fn(&Name) -> T,

@@ -54,7 +54,7 @@ pub struct KeptResult {
 /// A task that is over, as it outlives the supervisor that ran it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptTask {
-    /// What it was.
+    /// The command that ran.
     pub command: CommandLine,
     /// Higher ones were run first.
     pub priority: i32,
@@ -62,7 +62,7 @@ pub struct KeptTask {
     pub submitted: SystemTime,
     /// When it was over.
     pub over: SystemTime,
-    /// What came of it.
+    /// Its result, with as much of its output as is kept.
     pub result: TaskResult,
 }
 

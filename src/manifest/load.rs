@@ -10,21 +10,26 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::decode::{self, Declared, Run, Service, Target, Words};
+use super::decode::{self, Run, Service, Target, Words};
 use super::fault::{Fault, LoadError, Source};
-use super::interpolate::{self, Trouble};
+use super::interpolate::Trouble;
 use super::reader::{At, Collector};
 use super::validate::Others;
 use super::{dotenv, validate};
 use crate::decide::graph::Graph;
-use crate::model::digest::fnv;
 use crate::model::nearest::nearest;
 use crate::model::plan::StopTimes;
 use crate::model::spec::INHERIT;
 use crate::model::{
     Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, LogSpec, LogTo, Plan,
-    ReadySpec, ReadyTarget, Renewal, ServiceSpec, StopSpec,
+    ReadySpec, ReadyTarget, ServiceSpec, StopSpec,
 };
+
+mod given;
+mod scope;
+
+use given::{Given, renewable};
+use scope::Scope;
 
 /// How often a readiness check is repeated, unless the manifest says otherwise. The first
 /// attempts come quicker: a service that is ready at once is seen at once.
@@ -277,109 +282,6 @@ fn sorted(mut faults: Vec<Fault>) -> Vec<Fault> {
 
 /// Name and value, in order; a later one of the same name wins.
 type Assignments = Vec<(String, String)>;
-
-/// What a manifest's services are made of, for as long as any of them may start again.
-struct Given {
-    source: Arc<Source>,
-    folder: PathBuf,
-    declared: Declared,
-    /// Those of the command line.
-    env_files: Vec<PathBuf>,
-    /// What the tree sets already that this is added to.
-    there: Arc<Assignments>,
-    process: HashMap<String, String>,
-}
-
-impl Given {
-    fn absolute(&self, path: &str) -> PathBuf {
-        absolute(&self.folder, path)
-    }
-
-    /// The env files that this service's environment comes from.
-    fn files_of(&self, service: &Service) -> Vec<PathBuf> {
-        let named = self.declared.project.env_file.iter().chain(&service.env_file);
-        named.map(|path| self.absolute(&path.value)).chain(self.env_files.iter().cloned()).collect()
-    }
-
-    /// A number for what is written of a service and its project, as far as env files have a part in it;
-    /// where it is written does not count.
-    fn written(&self, at: usize) -> u64 {
-        let service = &self.declared.services[at];
-        let mut text: Vec<u8> = Vec::new();
-        let mut add = |word: &str| {
-            text.extend(word.as_bytes());
-            text.push(0);
-        };
-        let words = |words: &Words| words.words.iter().map(|word| word.value.clone()).collect::<Vec<_>>();
-        let mut env: Vec<String> =
-            service.env.iter().map(|(name, value)| format!("{}={}", name.value, value.value)).collect();
-        env.sort_unstable();
-        env.iter().for_each(|entry| add(entry));
-        match &service.run {
-            Some(Run::Command(command)) => words(command).iter().for_each(|word| add(word)),
-            Some(Run::Shell(text)) => add(&text.value),
-            None => {}
-        }
-        let commands = service
-            .stop
-            .command
-            .iter()
-            .chain(service.on.iter().flat_map(|on| on.commands.iter().map(|(_, words)| words)));
-        commands.flat_map(words).for_each(|word| add(&word));
-        add(service.dir.as_ref().map_or("", |dir| dir.value.as_str()));
-        let targets =
-            service.ready.iter().map(|ready| &ready.target).chain(service.health.iter().map(|h| &h.target));
-        for target in targets {
-            match target {
-                Target::Tcp(text) | Target::Http(text) | Target::Log(text) => add(&text.value),
-                Target::Exec(command) => words(command).iter().for_each(|word| add(word)),
-                Target::After(_) => {}
-            }
-        }
-        fnv(&text)
-    }
-
-    /// What the service is when it starts now, with whatever its env files say by now.
-    fn renewed(&self, at: usize, declared: &ServiceSpec) -> Result<ServiceSpec, String> {
-        let mut warnings = Vec::new();
-        let collector = Collector::new(Arc::clone(&self.source));
-        let mut loader = Loader::new(self, collector, &mut warnings);
-        let shared = loader.project();
-        // Whom it depends on is in what was declared.
-        let fresh = loader.service(&self.declared.services[at], &shared, &HashMap::new(), &Others::default());
-        match loader.collector.faults.first() {
-            Some(fault) => {
-                let (line, _) = fault.place();
-                Err(format!("{}:{line}: {}", fault.source.path.display(), fault.message))
-            }
-            None => Ok(ServiceSpec {
-                command: fresh.command,
-                dir: fresh.dir,
-                env: fresh.env,
-                ready: fresh.ready,
-                health: fresh.health,
-                stop: fresh.stop,
-                on: fresh.on,
-                ..declared.clone()
-            }),
-        }
-    }
-}
-
-/// The services, each of which can be read again where it has env files.
-fn renewable(given: Given, services: Vec<ServiceSpec>) -> Vec<Arc<ServiceSpec>> {
-    let given = Arc::new(given);
-    let with = |(at, mut spec): (usize, ServiceSpec)| {
-        let files = given.files_of(&given.declared.services[at]);
-        if !files.is_empty() {
-            let given = Arc::clone(&given);
-            let written = given.written(at);
-            spec.renewal = Some(Renewal::new(files, written, move |declared| given.renewed(at, declared)));
-        }
-        Arc::new(spec)
-    };
-    services.into_iter().enumerate().map(with).collect()
-}
 
 /// Variables that are text.
 fn text_of(vars: &[(OsString, OsString)]) -> HashMap<String, String> {
@@ -739,61 +641,6 @@ impl Faults<'_> {
             // Read by the caller; they repeat nothing.
             Target::Log(_) | Target::After(_) => None,
         }
-    }
-}
-
-/// Variables are made of each other in so many steps at most.
-const DEEPEST: usize = 100;
-
-/// Where variables come from: the process, env files, the service's own `env`; later wins.
-struct Scope<'a> {
-    process: &'a HashMap<String, String>,
-    files: HashMap<&'a str, &'a str>,
-    own: HashMap<&'a str, &'a str>,
-    /// Own variables that were expanded already, so that each is expanded once.
-    known: RefCell<HashMap<String, String>>,
-}
-
-impl Scope<'_> {
-    fn expand(&self, text: &str) -> Result<String, Trouble> {
-        interpolate::expand(text, &mut |name| self.lookup(name, &mut Vec::new()))
-    }
-
-    fn lookup(&self, name: &str, path: &mut Vec<String>) -> Result<Option<String>, Trouble> {
-        if self.own.contains_key(name) && path.last().is_none_or(|last| last != name) {
-            return self.own(name, path).map(Some);
-        }
-        Ok(self.outer(name))
-    }
-
-    /// A variable of the service's own. Its own name in it means the outer one: PATH = "bin:${PATH}".
-    fn own(&self, name: &str, path: &mut Vec<String>) -> Result<String, Trouble> {
-        if let Some(known) = self.known.borrow().get(name) {
-            return Ok(known.clone());
-        }
-        path.push(name.to_owned());
-        if let Some(first) = path[..path.len() - 1].iter().position(|n| n == name) {
-            return Err(Trouble::Circular(path[first..].to_vec()));
-        }
-        let Some(value) = self.own.get(name) else {
-            return Err(Trouble::Undefined(name.to_owned()));
-        };
-        if path.len() > DEEPEST {
-            let message =
-                format!("\"{name}\" is made of others, which are made of others: more than {DEEPEST} deep");
-            return Err(Trouble::Malformed(message));
-        }
-        let expanded = interpolate::expand(value, &mut |inner| self.lookup(inner, path));
-        path.pop();
-        if let Ok(value) = &expanded {
-            self.known.borrow_mut().insert(name.to_owned(), value.clone());
-        }
-        expanded
-    }
-
-    fn outer(&self, name: &str) -> Option<String> {
-        let file = self.files.get(name).map(|value| (*value).to_owned());
-        file.or_else(|| self.process.get(name).cloned())
     }
 }
 

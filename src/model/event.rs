@@ -242,29 +242,29 @@ pub enum Fact {
     },
     /// It starts with what its env files say by now, which is not what they said when its manifest was read.
     EnvRenewed {
-        /// Who.
+        /// The instance that starts.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that is made.
         incarnation: Incarnation,
         /// The number of what it is made with by that (`ServiceSpec::makings`).
         made_of: u32,
     },
     /// SIGKILL does not end its tree: its processes fork faster than they are found, and it has no cgroup.
     ForksAway {
-        /// Which.
+        /// The instance whose tree it is.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the tree began with.
         incarnation: Incarnation,
         /// How many there were.
         left: usize,
     },
     /// What it prints goes to another file than its manifest says, since that can't be used.
     OutputElsewhere {
-        /// Whose.
+        /// The instance that prints.
         instance: InstanceId,
         /// The file of its standard output.
         file: PathBuf,
-        /// Why.
+        /// Why the other file can't be used, naming it.
         reason: String,
     },
     /// What it prints can't be kept in its log files; with a number: it can again, and so much was
@@ -369,7 +369,7 @@ pub enum Fact {
     },
     /// A project of several goes down, since a group of it gave up by `on_give_up = "exit"`.
     ProjectGaveUp {
-        /// Which.
+        /// The project's name.
         project: String,
         /// The group; `None` for the project's root.
         group: Option<Name>,

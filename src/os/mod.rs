@@ -168,9 +168,9 @@ pub type NewsSink = Arc<dyn Fn(News) + Send + Sync>;
 pub enum News {
     /// A service is about to be made with what its env files say now.
     Renewed {
-        /// Which.
+        /// The process that is about to be made.
         key: ProcessKey,
-        /// What it is by that.
+        /// The service as its manifest and its env files describe it now.
         spec: Arc<ServiceSpec>,
     },
     /// The program runs.
@@ -221,18 +221,18 @@ pub enum News {
     },
     /// SIGKILL does not end its tree: it forks faster than it is found, and has no cgroup.
     ForksAway {
-        /// Which.
+        /// The process that the tree began with.
         key: ProcessKey,
         /// How many are there at the moment.
         left: usize,
     },
     /// What it prints goes to other files than it should, where those can't be used.
     KeptElsewhere {
-        /// Which.
+        /// The process that prints.
         key: ProcessKey,
         /// The file of its standard output.
         place: PathBuf,
-        /// Why.
+        /// Why the other files can't be used, naming them.
         reason: String,
     },
     /// What it prints can't be kept in its log files, or can again.

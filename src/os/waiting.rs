@@ -20,11 +20,11 @@ use crate::model::task::{TaskId, TaskSpec};
 /// A task that is not over.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
-    /// Which.
+    /// The id that its client knows it by.
     pub id: TaskId,
-    /// For whom.
+    /// For whom it runs: cached results are kept apart by that.
     pub who: String,
-    /// What.
+    /// The command, with the environment that its client gave it.
     pub spec: TaskSpec,
     /// Milliseconds since 1970.
     pub submitted: u64,

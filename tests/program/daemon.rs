@@ -90,6 +90,18 @@ impl Machine {
         eventually("another daemon supervises", || self.pids().0 != daemon);
     }
 
+    /// Kills the keeper, and waits until the daemon has become that of another.
+    pub(crate) fn kill_keeper(&mut self) {
+        let (daemon, keeper) = self.pids();
+        end(keeper);
+        eventually("the daemon has become the keeper of another", || {
+            let (now, above) = self.pids();
+            now != daemon && above == daemon
+        });
+        // What was started is gone; who has followed is another.
+        self.run = None;
+    }
+
     /// Kills the daemon and its keeper at once.
     pub(crate) fn kill_both(&mut self) {
         let (daemon, keeper) = self.pids();
@@ -282,14 +294,7 @@ fn p6_services_live_on_when_their_keeper_is_killed() {
     let mut machine = Machine::started(&[("a.toml", &ticks)]);
     assert_eq!(machine.regrow(&["wait", "ticks", "web", "--timeout", "20s"]).code, 0);
     let before = machine.all_pids();
-    let (daemon, keeper) = machine.pids();
-    end(keeper);
-    eventually("the daemon has become the keeper of another", || {
-        let (now, above) = machine.pids();
-        now != daemon && above == daemon
-    });
-    // What was started is the new keeper now.
-    machine.run = None;
+    machine.kill_keeper();
     assert_eq!(machine.all_pids(), before);
     assert_eq!(machine.regrow(&["stop", "ticks"]).code, 0);
     assert_counts(&machine.log("a/ticks.stdout.log"));

@@ -213,6 +213,20 @@ pub(crate) fn eventually_or(words: impl Fn() -> String, mut is: impl FnMut() -> 
     }
 }
 
+/// Choices that are the same for the same seed (SplitMix64): a failure names its seed.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    /// One of so many, from 0.
+    pub(crate) fn of(&mut self, count: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((z ^ (z >> 31)) % count as u64).unwrap()
+    }
+}
+
 pub(crate) struct Run {
     child: Child,
     lines: Receiver<String>,

@@ -8,20 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::daemon::Machine;
-use crate::harness::{end, eventually, eventually_or, named};
-
-/// Choices that are the same for the same seed (SplitMix64).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % most
-    }
-}
+use crate::harness::{Chance, end, eventually, eventually_or, named};
 
 /// A service prints 0, 1, 2, ... in each of its lives: no line of any is missing or there twice. How many lives
 /// and lines there were.
@@ -71,21 +58,14 @@ fn a_while_of_deaths_and_commands_costs_no_process_and_no_line() {
     let (mut deaths, mut bursts, mut commands) = (BTreeMap::<&str, usize>::new(), 0, 0);
     let until = Instant::now() + time;
     while Instant::now() < until {
-        match chance.below(10) {
+        match chance.of(10) {
             0 | 1 => {
                 *deaths.entry("daemon").or_default() += 1;
                 machine.kill_daemon();
             }
             2 | 3 => {
                 *deaths.entry("keeper").or_default() += 1;
-                let (daemon, keeper) = machine.pids();
-                end(keeper);
-                eventually("the daemon has become the keeper of another", || {
-                    let (now, above) = machine.pids();
-                    now != daemon && above == daemon
-                });
-                // What was started is gone; who has followed is another.
-                machine.run = None;
+                machine.kill_keeper();
             }
             4 => {
                 *deaths.entry("both").or_default() += 1;
@@ -95,15 +75,15 @@ fn a_while_of_deaths_and_commands_costs_no_process_and_no_line() {
             5 | 6 => {
                 bursts += 1;
                 let pids = machine.all_pids();
-                let many = chance.below(SERVICES as u64) + 1;
-                for pid in pids.values().flatten().take(usize::try_from(many).unwrap()) {
+                let many = chance.of(SERVICES) + 1;
+                for pid in pids.values().flatten().take(many) {
                     end(u32::try_from(*pid).unwrap());
                 }
             }
             _ => {
                 commands += 1;
-                let name = format!("count-{}", chance.below(SERVICES as u64));
-                let verb = ["restart", "stop", "pause"][usize::try_from(chance.below(3)).unwrap()];
+                let name = format!("count-{}", chance.of(SERVICES));
+                let verb = ["restart", "stop", "pause"][chance.of(3)];
                 // It may fall meanwhile; then that is said.
                 let _ = machine.regrow(&[verb, &name]);
                 let undone = match verb {

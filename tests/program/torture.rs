@@ -10,22 +10,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use super::harness::{Project, eventually, eventually_or, is_alive, pid_of, processes};
+use super::harness::{Chance, Project, eventually, eventually_or, is_alive, pid_of, processes};
 
 const SERVICES: usize = 200;
-
-/// SplitMix64, seeded: a failure names its seed.
-struct Chance(u64);
-
-impl Chance {
-    fn of(&mut self, count: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((z ^ (z >> 31)) % count as u64).unwrap()
-    }
-}
 
 /// Groups of ten with every strategy, chains of dependencies, services that leave others
 /// behind, are deaf, run out of memory, or end by themselves.
