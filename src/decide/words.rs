@@ -28,6 +28,14 @@ pub fn forks_away(left: usize) -> String {
     format!("{left} {noun} still {verb} away; a cgroup would end {them}")
 }
 
+/// That output is kept in its files again, of which so many bytes are missing there.
+pub fn kept_again(lost: u64) -> String {
+    match lost {
+        0 => "its output is kept again; nothing of it is missing".to_owned(),
+        lost => format!("its output is kept again; {lost} bytes were not"),
+    }
+}
+
 /// The first names of a list, and how many more there are.
 ///
 /// ```

@@ -14,7 +14,7 @@ use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
@@ -130,24 +130,80 @@ pub(super) enum Loss {
 }
 
 /// Every log file that is open.
+///
+/// A file may lie on a disk that does not answer, and whoever works with it then waits in the kernel. So
+/// the files of each source have a lock of their own, held by whoever does, and what others must know of
+/// them is known without it. Functions that may wait say so; the watcher calls them where another goes on
+/// in its place.
 #[derive(Default)]
 pub(super) struct Logs {
-    open: Mutex<HashMap<SourceId, Open>>,
+    open: Mutex<HashMap<SourceId, Arc<Slot>>>,
     later: Mutex<HashMap<SourceId, Keep>>,
+    /// Folders in which somebody waits for a file already, and how many do.
+    hung: Mutex<HashMap<PathBuf, i32>>,
+    /// What nobody has any more, and is still open.
+    leaving: Mutex<Vec<Arc<Slot>>>,
     turns: Turns,
-    scratch: Mutex<Scratch>,
+    scratch: Mutex<Vec<Scratch>>,
     compressor: Compressor,
 }
 
-/// The files of a source that starts.
+/// Files that are open, and not yet those of their source.
+pub(super) struct Fresh {
+    slot: Arc<Slot>,
+    files: [OwnedFd; 2],
+}
+
+/// The same for a source that has printed before, and what each stream ends with of a line that is not over.
+pub(super) struct Due {
+    slot: Arc<Slot>,
+    unfinished: [Vec<u8>; 2],
+    keep: Keep,
+}
+
+/// What became of a piece of output.
 #[derive(Debug)]
-pub(super) struct Opened {
-    /// For a keeper.
-    pub(super) files: [OwnedFd; 2],
-    /// What they are.
-    pub(super) keep: Keep,
-    /// Why they are not those that were wanted.
-    pub(super) instead_of: Option<String>,
+pub(super) enum Poured {
+    /// Nothing yet: a keeper is to be told first that output goes there from now on.
+    Moves([OwnedFd; 2]),
+    Took(Took, Option<Loss>),
+}
+
+/// The files of a source, and what is known of them while somebody works with them.
+pub(super) struct Slot {
+    known: Mutex<Known>,
+    open: Mutex<Open>,
+}
+
+struct Known {
+    keep: Keep,
+    /// Device and number of each.
+    files: Vec<(u64, u64)>,
+}
+
+impl Slot {
+    fn new(mut open: Open) -> Arc<Slot> {
+        let known = Mutex::new(open.known());
+        Arc::new(Slot { known, open: Mutex::new(open) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        lock(&self.open)
+    }
+
+    /// `None`: somebody works with them.
+    fn lock_if_free(&self) -> Option<MutexGuard<'_, Open>> {
+        match self.open.try_lock() {
+            Ok(open) => Some(open),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// To be called by whoever has changed them.
+    fn note(&self, open: &mut Open) {
+        *lock(&self.known) = open.known();
+    }
 }
 
 /// Those of a source.
@@ -191,6 +247,11 @@ impl Open {
         Ok(Open { keep: keep.clone(), files, news: true, uncompressed: keep.compress })
     }
 
+    fn known(&mut self) -> Known {
+        let files = self.files.all().iter().filter_map(LogFile::identity).collect();
+        Known { keep: self.keep.clone(), files }
+    }
+
     fn duplicates(&mut self) -> io::Result<[OwnedFd; 2]> {
         Ok([self.files.of(Stream::Out).duplicate()?, self.files.of(Stream::Err).duplicate()?])
     }
@@ -206,24 +267,43 @@ impl Open {
     }
 
     /// In place of another, which may not have taken all that was printed.
-    fn in_place_of(mut self, other: &mut Open) -> Open {
+    fn is_in_place_of(&mut self, other: &mut Open) {
         for stream in [Stream::Out, Stream::Err] {
             if let Some(lost) = other.files.of(stream).take_loss() {
                 self.files.of(stream).lost_before(lost);
             }
         }
-        self
+    }
+
+    /// Before a piece is taken: what is full is put aside where something waits in the pipe, and what is
+    /// not in its place any more is opened again. Whether a file is another one now.
+    fn prepare(&mut self, stream: Stream, pipe: BorrowedFd<'_>, turns: &Turns) -> bool {
+        let Open { keep, files, news, uncompressed } = self;
+        let file = files.of(stream);
+        let mut changed = file.look_now_and_then();
+        // Its last words stay where they are as long as there are no others.
+        if file.is_full(keep.max_size) && holds_something(pipe) {
+            // Who compresses has the turn for moments, and may stand still in one: at the next piece, then.
+            if let Some(_turn) = turns.take_if_free(file.path()) {
+                match file.rotate(keep.max_files) {
+                    Ok(()) => (changed, *uncompressed) = (true, *uncompressed || keep.compress),
+                    Err(error) => file.cant_rotate(&error),
+                }
+            }
+        }
+        *news |= changed;
+        changed
     }
 }
 
 /// Whether it is a file that another source has open, by whatever name.
-fn is_taken(open: &mut HashMap<SourceId, Open>, source: SourceId, fresh: &mut Open) -> io::Result<()> {
+fn is_taken(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, fresh: &Slot) -> io::Result<()> {
+    let fresh = lock(&fresh.known);
     if let Place::Streams(_) = fresh.keep.place {
         return Ok(());
     }
-    let which = fresh.files.of(Stream::Out).identity();
-    for (_, other) in open.iter_mut().filter(|(of, _)| **of != source) {
-        if which.is_some() && other.files.all().iter().any(|file| file.identity() == which) {
+    for (_, other) in open.iter().filter(|(of, _)| **of != source) {
+        if lock(&other.known).files.iter().any(|file| fresh.files.contains(file)) {
             return Err(io::Error::new(io::ErrorKind::ResourceBusy, TAKEN));
         }
     }
@@ -233,12 +313,13 @@ fn is_taken(open: &mut HashMap<SourceId, Open>, source: SourceId, fresh: &mut Op
 const TAKEN: &str = "another service's output goes there";
 
 /// Others whose rotation would take a file for one of theirs, or the other way round.
-fn clashes(open: &HashMap<SourceId, Open>, source: SourceId, keep: &Keep) -> io::Result<()> {
+fn clashes(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, keep: &Keep) -> io::Result<()> {
     let Place::One { file, .. } = &keep.place else {
         return Ok(());
     };
     let wanted = [Some(file.as_path()), put_aside_of(file)];
     let other = open.iter().filter(|(of, _)| **of != source).any(|(_, other)| {
+        let other = lock(&other.known);
         [Stream::Out, Stream::Err].map(|stream| other.keep.file(stream)).iter().any(|theirs| {
             wanted.contains(&Some(theirs.as_path())) || put_aside_of(theirs) == Some(file.as_path())
         })
@@ -249,60 +330,94 @@ fn clashes(open: &HashMap<SourceId, Open>, source: SourceId, keep: &Keep) -> io:
     Ok(())
 }
 
+/// Why a file is not opened while another in its folder does not come.
+pub(super) const HUNG: &str = "its disk does not answer";
+
 impl Logs {
-    /// Opens those of a source, where they are not open yet; those that it has instead, where that can't be:
-    /// then with the reason. Returns duplicates, for a keeper.
-    pub(super) fn open(&self, source: SourceId, keep: &Keep) -> Result<Opened, Vec<String>> {
-        let why = match self.open_these(source, keep) {
-            Ok(files) => return Ok(Opened { files, keep: keep.clone(), instead_of: None }),
-            Err(error) => format!("{}: {error}", keep.shown()),
+    /// Opens those of a source that starts, where they are not open yet. May wait; nothing is changed
+    /// before they are placed.
+    pub(super) fn make(&self, source: SourceId, keep: &Keep) -> io::Result<Fresh> {
+        lock(&self.later).remove(&source);
+        clashes(&self.lock(), source, keep)?;
+        let there = self.of(source).filter(|there| lock(&there.known).keep.place == keep.place);
+        let Some(slot) = there else {
+            let mut open = Open::new(keep)?;
+            let files = open.duplicates()?;
+            return Ok(Fresh { slot: Slot::new(open), files });
         };
-        let Some(instead) = keep.instead() else {
-            return Err(vec![why]);
-        };
-        match self.open_these(source, &instead) {
-            Ok(files) => Ok(Opened { files, keep: instead, instead_of: Some(why) }),
-            Err(error) => Err(vec![why, format!("{}: {error}", instead.shown())]),
+        let mut open = slot.lock();
+        // Somebody has taken one away, or put another in its place.
+        for file in open.files.all() {
+            file.look(When::Now)?;
+            file.belong(&keep.access)?;
+        }
+        open.keep = keep.clone();
+        slot.note(&mut open);
+        let files = open.duplicates()?;
+        drop(open);
+        Ok(Fresh { slot, files })
+    }
+
+    /// They are the source's from now on. Returns duplicates, for a keeper.
+    pub(super) fn place(&self, source: SourceId, fresh: Fresh) -> io::Result<[OwnedFd; 2]> {
+        let Fresh { slot, files } = fresh;
+        let mut open = self.lock();
+        is_taken(&open, source, &slot)?;
+        // They go to a keeper with the start that they are opened for.
+        if let Some(mut own) = slot.lock_if_free() {
+            own.news = false;
+        }
+        let before = open.insert(source, Arc::clone(&slot));
+        drop(open);
+        self.leaves(before, &slot);
+        self.tidy(source);
+        Ok(files)
+    }
+
+    /// What a source had is not its any more.
+    fn leaves(&self, before: Option<Arc<Slot>>, now: &Arc<Slot>) {
+        if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, now)) {
+            if let (Some(mut other), Some(mut own)) = (before.lock_if_free(), now.lock_if_free()) {
+                own.is_in_place_of(&mut other);
+            }
+            lock(&self.leaving).push(before);
         }
     }
 
-    fn open_these(&self, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
-        lock(&self.later).remove(&source);
-        clashes(&self.lock(), source, keep)?;
-        let same = |there: &&mut Open| there.keep.place == keep.place;
-        let is_open = self.lock().get_mut(&source).filter(same).is_some();
-        // It may take its time, and others don't wait for it.
-        let mut fresh = if is_open { None } else { Some(Open::new(keep)?) };
-        let mut open = self.lock();
-        if let Some(fresh) = &mut fresh {
-            is_taken(&mut open, source, fresh)?;
+    /// Whether there are some that nobody has any more, and that are to be closed.
+    pub(super) fn some_leave(&self) -> bool {
+        !lock(&self.leaving).is_empty()
+    }
+
+    /// Closes those. May wait.
+    pub(super) fn close_those_that_leave(&self) {
+        let leaving = std::mem::take(&mut *lock(&self.leaving));
+        drop(leaving);
+    }
+
+    /// Somebody waits for a file that does not come.
+    pub(super) fn hangs(&self, keep: &Keep) {
+        self.count_hung(keep, 1);
+    }
+
+    /// It has come, which may be told first.
+    pub(super) fn hangs_no_more(&self, keep: &Keep) {
+        self.count_hung(keep, -1);
+    }
+
+    fn count_hung(&self, keep: &Keep, more: i32) {
+        let mut hung = lock(&self.hung);
+        let folder = folder_of(keep);
+        let waiting = hung.entry(folder.clone()).or_insert(0);
+        *waiting += more;
+        if *waiting == 0 {
+            hung.remove(&folder);
         }
-        let there = match (open.entry(source), fresh) {
-            (Entry::Occupied(there), Some(fresh)) => {
-                let there = there.into_mut();
-                *there = fresh.in_place_of(there);
-                there
-            }
-            (Entry::Occupied(there), None) => {
-                let there = there.into_mut();
-                // Somebody has taken one away, or put another in its place.
-                for file in there.files.all() {
-                    file.look(When::Now)?;
-                    file.belong(&keep.access)?;
-                }
-                there.keep = keep.clone();
-                there
-            }
-            (Entry::Vacant(place), Some(fresh)) => place.insert(fresh),
-            // It was closed in between.
-            (Entry::Vacant(place), None) => place.insert(Open::new(keep)?),
-        };
-        let duplicates = there.duplicates()?;
-        // They go to a keeper with the start that they are opened for.
-        there.news = false;
-        drop(open);
-        self.tidy(source);
-        Ok(duplicates)
+    }
+
+    /// Whether somebody waits for a file in the same folder, longer than files take to come.
+    pub(super) fn is_hung(&self, keep: &Keep) -> bool {
+        lock(&self.hung).get(&folder_of(keep)).is_some_and(|waiting| *waiting > 0)
     }
 
     /// Those of a source are opened when it prints again: a daemon that takes a thousand over is
@@ -311,51 +426,56 @@ impl Logs {
         lock(&self.later).insert(source, keep);
     }
 
-    /// A source that prints is kept like this from now on. An error where that can't be: then it is
-    /// kept as it was.
-    pub(super) fn change(&self, source: SourceId, keep: &Keep) -> io::Result<()> {
-        let mut open = self.lock();
-        clashes(&open, source, keep)?;
-        let Some(there) = open.get_mut(&source) else {
-            drop(open);
+    /// A source that prints is to be kept like this from now on. Returns the files for it, where they are
+    /// others; an error where that can't be: then it is kept as it was. May wait.
+    pub(super) fn change(&self, source: SourceId, keep: &Keep) -> io::Result<Option<Fresh>> {
+        clashes(&self.lock(), source, keep)?;
+        let Some(slot) = self.of(source) else {
             self.open_later(source, keep.clone());
-            return Ok(());
+            return Ok(None);
         };
-        if there.keep.place == keep.place {
-            for file in there.files.all() {
-                file.belong(&keep.access)?;
-            }
-            there.uncompressed |= keep.compress;
-            there.keep = keep.clone();
-            return Ok(());
+        if lock(&slot.known).keep.place != keep.place {
+            let mut open = Open::new(keep)?;
+            let files = open.duplicates()?;
+            return Ok(Some(Fresh { slot: Slot::new(open), files }));
         }
-        let mut fresh = Open::new(keep)?;
-        is_taken(&mut open, source, &mut fresh)?;
-        if let Some(there) = open.get_mut(&source) {
-            *there = fresh.in_place_of(there);
+        let mut open = slot.lock();
+        for file in open.files.all() {
+            file.belong(&keep.access)?;
         }
-        Ok(())
+        open.uncompressed |= keep.compress;
+        open.keep = keep.clone();
+        slot.note(&mut open);
+        Ok(None)
     }
 
     /// A source prints no more.
     pub(super) fn close(&self, source: SourceId) {
         lock(&self.later).remove(&source);
-        self.lock().remove(&source);
+        let before = self.lock().remove(&source);
+        lock(&self.leaving).extend(before);
     }
 
     /// A source prints nothing until its next start, which opens its files again. Those that could not
     /// take all of it stay, to say so.
     pub(super) fn rest(&self, source: SourceId) {
         let mut open = self.lock();
-        if open.get_mut(&source).is_some_and(|open| open.files.all().iter().all(|file| !file.loses())) {
-            open.remove(&source);
+        let rests = |slot: &Arc<Slot>| {
+            slot.lock_if_free().is_some_and(|mut open| open.files.all().iter().all(|file| !file.loses()))
+        };
+        if open.get(&source).is_some_and(rests) {
+            let before = open.remove(&source);
+            lock(&self.leaving).extend(before);
         }
     }
 
-    /// Opens those that were to be opened later. Returns what each stream ends with of a line that is
-    /// not over, and what they are.
-    pub(super) fn open_if_due(&self, source: SourceId) -> Option<([Vec<u8>; 2], Keep)> {
-        let keep = lock(&self.later).remove(&source)?;
+    /// How those of a source are to be opened, if they are to be now.
+    pub(super) fn due(&self, source: SourceId) -> Option<Keep> {
+        lock(&self.later).remove(&source)
+    }
+
+    /// Opens those that were to be opened later. May wait; nothing is changed before they are placed.
+    pub(super) fn make_due(&self, keep: &Keep) -> Option<Due> {
         // Whose they are was seen to when they were made: to ask again who that is might take its time.
         let as_it_is = Keep { access: FileAccess::default(), ..keep.clone() };
         let opened = Open::new(&as_it_is).or_else(|error| match keep.instead() {
@@ -371,78 +491,97 @@ impl Logs {
         };
         let unfinished = match &mut open.files {
             Files::Two(files) => [files[0].unfinished(), files[1].unfinished()],
-            Files::One(_) => [Stream::Out, Stream::Err].map(|stream| past::unfinished(&keep, stream)),
+            Files::One(_) => [Stream::Out, Stream::Err].map(|stream| past::unfinished(keep, stream)),
         };
         if open.keep.place == keep.place {
             for file in open.files.all() {
                 file.belongs_already(&keep.access);
             }
-            open.keep = keep;
+            open.keep = keep.clone();
         }
-        let used = open.keep.clone();
-        self.lock().insert(source, open);
-        Some((unfinished, used))
+        let keep = open.keep.clone();
+        Some(Due { slot: Slot::new(open), unfinished, keep })
     }
 
-    /// Duplicates of those that are open.
-    pub(super) fn files(&self, source: SourceId) -> Option<[OwnedFd; 2]> {
-        self.open_if_due(source);
-        self.lock().get_mut(&source)?.duplicates().ok()
-    }
-
-    /// Before a piece is taken: what is full is put aside where something waits in the pipe, and what is
-    /// not in its place any more is opened again. Returns duplicates of what its output goes to, where
-    /// that is not what it was; a keeper is to be told before anything is taken.
-    pub(super) fn prepare(
-        &self,
-        source: SourceId,
-        stream: Stream,
-        pipe: BorrowedFd<'_>,
-    ) -> Option<[OwnedFd; 2]> {
-        let mut open = self.lock();
-        let there = open.get_mut(&source)?;
-        let Open { keep, files, news, uncompressed } = there;
-        let file = files.of(stream);
-        *news |= file.look_now_and_then();
-        // Its last words stay where they are as long as there are no others.
-        if file.is_full(keep.max_size) && holds_something(pipe) {
-            // Who compresses has the turn for moments, and may stand still in one: at the next piece, then.
-            if let Some(_turn) = self.turns.take_if_free() {
-                match file.rotate(keep.max_files) {
-                    Ok(()) => (*news, *uncompressed) = (true, *uncompressed || keep.compress),
-                    Err(error) => file.cant_rotate(&error),
-                }
+    /// They are the source's, unless it has others. Returns what each stream ends with of a line that is
+    /// not over, and what they are.
+    pub(super) fn place_due(&self, source: SourceId, due: Due) -> Option<([Vec<u8>; 2], Keep)> {
+        let Due { slot, unfinished, keep } = due;
+        match self.lock().entry(source) {
+            Entry::Occupied(_) => {
+                lock(&self.leaving).push(slot);
+                None
+            }
+            Entry::Vacant(place) => {
+                place.insert(slot);
+                Some((unfinished, keep))
             }
         }
-        there.told()
+    }
+
+    /// Duplicates of those that are open, or are to be now. `None` as well where somebody works with them.
+    pub(super) fn files(&self, source: SourceId) -> Option<[OwnedFd; 2]> {
+        if let Some(due) = self.due(source).and_then(|keep| self.make_due(&keep)) {
+            self.place_due(source, due);
+        }
+        self.of(source)?.lock_if_free()?.duplicates().ok()
     }
 
     /// Duplicates of what a source's output goes to, where a keeper does not have them.
     pub(super) fn news(&self, source: SourceId) -> Option<[OwnedFd; 2]> {
-        self.lock().get_mut(&source)?.told()
+        self.of(source)?.lock_if_free()?.told()
     }
 
-    /// Moves a piece of output into its file, and into the buffer.
-    pub(super) fn take(
+    /// Moves a piece of output into its file, and into the buffer. May wait.
+    pub(super) fn pour(
         &self,
         source: SourceId,
         stream: Stream,
         pipe: BorrowedFd<'_>,
         buffer: &mut [u8],
-    ) -> (Took, Option<Loss>) {
-        match self.lock().get_mut(&source) {
-            Some(open) => {
-                let max_size = open.keep.max_size;
-                open.files.of(stream).take(stream, pipe, buffer, (max_size, &mut lock(&self.scratch)))
-            }
-            None => (read(pipe, buffer), None),
+    ) -> Poured {
+        let Some(slot) = self.of(source) else {
+            return Poured::Took(read(pipe, buffer), None);
+        };
+        let mut open = slot.lock();
+        if open.prepare(stream, pipe, &self.turns) {
+            slot.note(&mut open);
         }
+        if let Some(files) = open.told() {
+            return Poured::Moves(files);
+        }
+        let mut scratch = lock(&self.scratch).pop().unwrap_or_default();
+        let max_size = open.keep.max_size;
+        let (took, loss) = open.files.of(stream).take(stream, pipe, buffer, (max_size, &mut scratch));
+        let mut spare = lock(&self.scratch);
+        if spare.is_empty() {
+            spare.push(scratch);
+        }
+        Poured::Took(took, loss)
+    }
+
+    /// What a source's output goes to; it is another one where its files are others.
+    pub(super) fn of(&self, source: SourceId) -> Option<Arc<Slot>> {
+        self.lock().get(&source).cloned()
+    }
+
+    /// How a source is kept at the moment.
+    pub(super) fn kept(&self, source: SourceId) -> Option<Keep> {
+        self.of(source).map(|slot| lock(&slot.known).keep.clone())
+    }
+
+    /// The device on which a source's files lie.
+    pub(super) fn device(&self, source: SourceId) -> Option<u64> {
+        let slot = self.of(source)?;
+        let known = lock(&slot.known);
+        known.files.first().map(|(device, _)| *device)
     }
 
     /// What was put aside is compressed: not before a keeper knows that it is not written any more.
     pub(super) fn tidy(&self, source: SourceId) {
-        let mut open = self.lock();
-        if let Some(open) = open.get_mut(&source)
+        // Where somebody works with them, there is a next time.
+        if let Some(slot) = self.of(source)
+            && let Some(mut open) = slot.lock_if_free()
             && !open.news
             && std::mem::take(&mut open.uncompressed)
         {
@@ -452,7 +591,7 @@ impl Logs {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SourceId, Open>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SourceId, Arc<Slot>>> {
         lock(&self.open)
     }
 }
@@ -462,7 +601,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Whether there is something in a pipe; at its end there is not.
-fn holds_something(pipe: BorrowedFd<'_>) -> bool {
+pub(super) fn holds_something(pipe: BorrowedFd<'_>) -> bool {
     let mut look = [PollFd::new(pipe, PollFlags::POLLIN)];
     let _ = poll(&mut look, PollTimeout::ZERO);
     look[0].revents().is_some_and(|is| is.contains(PollFlags::POLLIN))
@@ -475,6 +614,10 @@ pub(super) fn read(pipe: BorrowedFd<'_>, buffer: &mut [u8]) -> Took {
         Ok(length) => Took::Bytes(length),
         Err(_) => Took::Nothing,
     }
+}
+
+fn folder_of(keep: &Keep) -> PathBuf {
+    keep.file(Stream::Out).parent().map(Path::to_owned).unwrap_or_default()
 }
 
 fn numbered(path: &Path, number: u32) -> PathBuf {

@@ -45,6 +45,7 @@ pub mod waiting;
 
 mod pidfd;
 mod proc;
+mod relief;
 mod spawn;
 mod starts;
 mod watch;

@@ -21,9 +21,10 @@ use super::journal::{self, Journal};
 use super::keeper::Tether;
 use super::keeper::client::Client;
 use super::limits::{Limits, leave_no_core};
-use super::log::{Keep, Logs, Opened};
+use super::log::{HUNG, Keep, Logs};
+use super::relief::{Desk, GoingOn, Relief};
 use super::spawn::{Failed, Placed, Program, Spawner, Ties, descriptors_left};
-use super::starts::{Starts, Taker};
+use super::starts::{Giver, Start, Starts, Taker};
 use super::watch::{self, About, Above, Expected, Leave, Line, MARK, Marks, Order, Reclaimed, Watched};
 use super::{
     Found, Host, News, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder, Stream, env, proc,
@@ -56,6 +57,7 @@ pub struct NativeHost {
     cgroups: Option<Arc<Cgroups>>,
     /// What tells the processes that it made, and those of earlier daemons, from all others.
     run: u32,
+    relief: Arc<Relief>,
     starts: Option<Starts>,
     keys: AtomicU64,
     chance: AtomicU64,
@@ -115,14 +117,14 @@ impl NativeHost {
         }
         cgroup::sweep();
         let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
-        let logs = Arc::<Logs>::default();
-        let line =
-            watch::start(Arc::clone(&sink), options.owns_process, cgroups.clone(), Arc::clone(&logs), None)?;
+        let (logs, relief) = (Arc::<Logs>::default(), Relief::start()?);
+        let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
+        let line = watch::start(Arc::clone(&sink), options.owns_process, own, kept, None, &relief)?;
         let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
         let work =
             Work { line: line.clone(), sink, cgroups, logs, mark, journal: None, coming: Arc::default() };
-        let by = || Ok(By::Ourselves(Spawner::new(limits, ties)?));
-        NativeHost::with(line, None, 1, work, by)
+        let by = move || Ok(By::Ourselves(Spawner::new(limits, ties)?));
+        NativeHost::with(line, None, 1, work, relief, by)
     }
 
     /// Has a keeper make its processes, which outlive it.
@@ -201,8 +203,9 @@ impl NativeHost {
         }
         let lives_on: HashSet<u64> = found.iter().map(|found| found.key.0).collect();
         noted.iter().filter(|noted| !lives_on.contains(&noted.key)).for_each(|noted| writes.gone(noted.key));
-        let logs = Arc::<Logs>::default();
-        let line = watch::start(Arc::clone(&sink), true, cgroups.clone(), Arc::clone(&logs), Some(above))?;
+        let (logs, relief) = (Arc::<Logs>::default(), Relief::start()?);
+        let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
+        let line = watch::start(Arc::clone(&sink), true, own, kept, Some(above), &relief)?;
         let work = Work {
             line: line.clone(),
             sink,
@@ -213,8 +216,8 @@ impl NativeHost {
             coming: Arc::default(),
         };
         let keeper = Keeper { client: Arc::clone(&client), pid };
-        let by = || Ok(By::Keeper(Arc::clone(&client)));
-        let host = NativeHost::with(line, Some(keeper), last_key + 1, work, by)?;
+        let by = move || Ok(By::Keeper(Arc::clone(&client)));
+        let host = NativeHost::with(line, Some(keeper), last_key + 1, work, relief, by)?;
         Ok(Joined { host, since, found, first, held })
     }
 
@@ -223,25 +226,28 @@ impl NativeHost {
         keeper: Option<Keeper>,
         first_key: u64,
         work: Work,
-        by: impl Fn() -> io::Result<By>,
+        relief: Arc<Relief>,
+        by: impl Fn() -> io::Result<By> + Send + Sync + 'static,
     ) -> io::Result<NativeHost> {
         let (starts, cgroups, run) = (Starts::new(), work.cgroups.clone(), number_of(work.mark));
+        let spawners = Arc::new(Spawners {
+            work,
+            giver: starts.giver(),
+            relief: Arc::clone(&relief),
+            by: Box::new(by),
+            more: AtomicUsize::new(0),
+        });
         // One more than cores: in vfork a spawner sleeps while its child executes.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
-            let (mut by, work, starts) = (by()?, work.clone(), starts.taker());
-            let run = move || {
-                while let Some((order, waiting)) = next(&starts, &work.line) {
-                    work.carry_out(&mut by, order, waiting >= BURST);
-                }
-            };
-            std::thread::Builder::new().name("regrow-spawn".into()).stack_size(256 * 1024).spawn(run)?;
+            spawners.begin(starts.taker())?;
         }
         Ok(NativeHost {
             line,
             keeper,
             cgroups,
             run,
+            relief,
             starts: Some(starts),
             keys: AtomicU64::new(first_key),
             chance: AtomicU64::new(RandomState::new().build_hasher().finish()),
@@ -335,6 +341,7 @@ impl Drop for NativeHost {
         // The spawners end with what they take from, and with them, by PR_SET_PDEATHSIG, whatever
         // still runs: an orderly shutdown came before this.
         self.starts = None;
+        self.relief.end();
         self.line.send(Order::Quit);
     }
 }
@@ -389,7 +396,7 @@ pub(super) fn run_of(mark: u64) -> Option<u32> {
 /// The next order, and how many wait behind it. In a burst of them the watcher is woken for many at
 /// once; but before a wait, and before an order behind which no other comes, it is woken: making a
 /// process may take long (a folder on a network), and what was made before is to be heard of.
-fn next(starts: &Taker, line: &Line) -> Option<(SpawnOrder, usize)> {
+fn next(starts: &Taker, line: &Line) -> Option<(Start, usize)> {
     if let Some((order, waiting)) = starts.take_waiting() {
         if waiting == 0 {
             line.wake();
@@ -400,6 +407,102 @@ fn next(starts: &Taker, line: &Line) -> Option<(SpawnOrder, usize)> {
     }
     line.wake();
     starts.take()
+}
+
+/// The threads that carry orders out.
+struct Spawners {
+    work: Work,
+    giver: Giver,
+    relief: Arc<Relief>,
+    by: Box<dyn Fn() -> io::Result<By> + Send + Sync>,
+    /// How many there are more than at the start.
+    more: AtomicUsize,
+}
+
+/// So many more there are at most: each is in the place of one that stands still, or has.
+const MOST_MORE: usize = 16;
+
+/// Where a start stands still for so many looks at it, there is another thread for the others; and where it
+/// waits for its log files, it goes on without those.
+const PATIENCE: u32 = 20;
+
+impl Spawners {
+    fn begin(self: &Arc<Spawners>, starts: Taker) -> io::Result<()> {
+        let (mut by, spawners) = ((self.by)()?, Arc::clone(self));
+        let run = move || {
+            let (giver, others) = (spawners.giver.clone(), Arc::downgrade(&spawners));
+            let logs = Arc::clone(&spawners.work.logs);
+            let go_on = move |prepared: Box<Prepared>| {
+                prepared.keep.iter().for_each(|keep| logs.hangs(keep));
+                giver.give_back(Start::Prepared(prepared.without()));
+            };
+            let files = Desk::new(&spawners.relief, PATIENCE, GoingOn::Moment, go_on);
+            let start = Desk::new(&spawners.relief, PATIENCE, GoingOn::Moment, move |()| {
+                if let Some(spawners) = others.upgrade() {
+                    spawners.begin_another();
+                }
+            });
+            let work = &spawners.work;
+            while let Some((next, waiting)) = next(&starts, &work.line) {
+                start.work((), || work.carry_out(&mut by, next, waiting >= BURST, &files));
+            }
+        };
+        std::thread::Builder::new().name("regrow-spawn".into()).stack_size(256 * 1024).spawn(run)?;
+        Ok(())
+    }
+
+    /// In the place of one that stands still. It stays: what a thread has made may end with it.
+    fn begin_another(self: &Arc<Spawners>) {
+        let Some(starts) = self.giver.taker() else {
+            return;
+        };
+        if self.more.fetch_add(1, Ordering::Relaxed) >= MOST_MORE {
+            self.more.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        if let Err(error) = self.begin(starts) {
+            self.more.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%error, "starts wait for one that stands still");
+        }
+    }
+}
+
+/// A process that only its log files are missing to.
+pub(super) struct Prepared {
+    key: ProcessKey,
+    program: Program,
+    marks: Marks,
+    output: Output,
+    input: Option<OwnedFd>,
+    extra: Option<Arc<OwnedFd>>,
+    owner: Option<super::Owner>,
+    news: NewsSink,
+    coming: Coming,
+    keep: Option<Keep>,
+    /// Why its output does not go where it should.
+    instead_of: Vec<String>,
+    burst: bool,
+}
+
+impl Prepared {
+    pub(super) fn fail(&self, failure: SpawnFailure) {
+        (self.news)(News::SpawnFailed { key: self.key, failure });
+    }
+
+    /// Its log files do not come: it takes others, or none.
+    fn without(mut self: Box<Self>) -> Box<Self> {
+        if let Some(keep) = self.keep.take() {
+            self.instead_of.push(format!("{}: {HUNG}", keep.shown()));
+            self.keep = keep.instead();
+        }
+        self
+    }
+
+    /// They can't be used, and are told with the others.
+    fn cant_use(&mut self, keep: &Keep, error: &io::Error) {
+        self.instead_of.push(format!("{}: {error}", keep.shown()));
+        self.keep = keep.instead();
+    }
 }
 
 /// What the threads work with that carry orders out.
@@ -461,61 +564,106 @@ enum By {
 }
 
 impl Work {
-    fn open(&self, source: SourceId, keep: &Keep) -> Result<Opened, Vec<String>> {
-        self.sink.begins(source);
-        let opened = self.logs.open(source, keep)?;
-        self.sink.moves(source, &opened.keep);
-        Ok(opened)
+    fn carry_out(&self, by: &mut By, start: Start, burst: bool, desk: &Desk<Box<Prepared>>) {
+        let prepared = match start {
+            Start::New(order) => self.prepare(by, *order, burst),
+            Start::Prepared(prepared) => Some(prepared),
+        };
+        if let Some((prepared, files)) = prepared.and_then(|prepared| self.open(prepared, desk)) {
+            self.make(by, *prepared, files);
+        }
     }
 
-    fn carry_out(&self, by: &mut By, order: SpawnOrder, burst: bool) {
-        let Some(order) = renewed(order) else {
-            return;
-        };
+    /// `None`: it can't be made, which is told.
+    fn prepare(&self, by: &By, order: SpawnOrder, burst: bool) -> Option<Box<Prepared>> {
+        let order = renewed(order)?;
         let SpawnOrder { key, argv, dir, env, input, extra, output, owner, keep, news } = order;
-        let resolved = match credentials::resolve(&env.run_as()) {
-            Ok(resolved) => resolved,
-            Err(failure) => return news(News::SpawnFailed { key, failure }),
-        };
-        let secrets = match env.vault.assignments(&env.env().secrets) {
-            Ok(secrets) => secrets,
-            Err(failure) => return news(News::SpawnFailed { key, failure }),
-        };
+        let failed = |failure| news(News::SpawnFailed { key, failure });
+        let resolved = credentials::resolve(&env.run_as()).map_err(failed).ok()?;
+        let secrets = env.vault.assignments(&env.env().secrets).map_err(failed).ok()?;
         let mut env = env.compose_for(&resolved.env);
         env.extend(secrets.iter().filter_map(|(variable, secret)| secret.assignment(variable)));
         let marks = Marks::of(self.mark, key.0);
-        let limit = marks.limit;
         if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={}", marks.variable)) {
             env.push(entry);
         }
-        let program = match Program::find(&argv, &dir, env) {
-            Ok(program) => program.with(resolved.credentials),
-            Err(failure) => return news(News::SpawnFailed { key, failure }),
-        };
+        let program = Program::find(&argv, &dir, env).map_err(failed).ok()?.with(resolved.credentials);
         // Those of starts that are under way come when the keeper has made them.
         let coming = Arc::clone(&self.coming);
         let expected = coming.fetch_add(1, Ordering::Relaxed) as u64 + 1;
         let coming = Coming(coming);
         if matches!(by, By::Keeper(_)) && descriptors_left() < expected * OF_A_SERVICE {
-            let failed = Failed { stage: SpawnStage::Prepare, errno: Errno::EMFILE };
-            return news(News::SpawnFailed { key, failure: program.explain(failed) });
+            failed(program.explain(Failed { stage: SpawnStage::Prepare, errno: Errno::EMFILE }));
+            return None;
         }
-        let files = match (&output, &keep) {
-            (Output::Lines(source, _), Some(keep)) => match self.open(*source, keep) {
-                Ok(Opened { files, keep, instead_of }) => {
-                    if let Some(reason) = instead_of {
-                        news(News::KeptElsewhere { key, place: keep.file(Stream::Out), reason });
-                    }
-                    Some(files)
-                }
-                Err(reasons) => {
-                    // It runs all the same, and says what it says to those who follow.
-                    news(News::Unkept { key, lost: None, reason: reasons.join("; ") });
-                    None
-                }
-            },
-            _ => None,
+        let keep = keep.filter(|_| matches!(output, Output::Lines(..)));
+        let instead_of = Vec::new();
+        let prepared = Prepared {
+            key,
+            program,
+            marks,
+            output,
+            input,
+            extra,
+            owner,
+            news,
+            coming,
+            keep,
+            instead_of,
+            burst,
         };
+        Some(Box::new(prepared))
+    }
+
+    /// Opens its log files. `None`: they do not come, and another goes on with it.
+    fn open(
+        &self,
+        mut prepared: Box<Prepared>,
+        desk: &Desk<Box<Prepared>>,
+    ) -> Option<(Box<Prepared>, Option<[OwnedFd; 2]>)> {
+        let Output::Lines(source, _) = prepared.output else {
+            return Some((prepared, None));
+        };
+        while let Some(keep) = prepared.keep.clone() {
+            if self.logs.is_hung(&keep) {
+                prepared = prepared.without();
+                continue;
+            }
+            let (back, made) = desk.work(prepared, || {
+                // It reads what is there.
+                self.sink.begins(source);
+                self.logs.make(source, &keep)
+            });
+            let Some(back) = back else {
+                // It was said to hang when another went on.
+                self.logs.hangs_no_more(&keep);
+                return None;
+            };
+            prepared = back;
+            match made.and_then(|made| self.logs.place(source, made)) {
+                Ok(files) => {
+                    self.sink.moves(source, &keep);
+                    if !prepared.instead_of.is_empty() {
+                        let (key, place) = (prepared.key, keep.file(Stream::Out));
+                        let reason = prepared.instead_of.join("; ");
+                        (prepared.news)(News::KeptElsewhere { key, place, reason });
+                    }
+                    return Some((prepared, Some(files)));
+                }
+                Err(error) => prepared.cant_use(&keep, &error),
+            }
+        }
+        if !prepared.instead_of.is_empty() {
+            // It runs all the same, and says what it says to those who follow.
+            let reason = prepared.instead_of.join("; ");
+            (prepared.news)(News::Unkept { key: prepared.key, lost: None, reason });
+        }
+        Some((prepared, None))
+    }
+
+    fn make(&self, by: &mut By, prepared: Prepared, files: Option<[OwnedFd; 2]>) {
+        let Prepared { key, program, marks, output, input, extra, owner, news, coming, burst, .. } = prepared;
+        let limit = marks.limit;
         let cgroups = self.cgroups.as_ref().filter(|_| !burst);
         // A command is short and leaves its cgroup as it was; a service may make of it what it likes.
         let use_ = if matches!(output, Output::Collect(_)) { Use::Again } else { Use::Once };

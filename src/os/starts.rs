@@ -4,10 +4,18 @@
 //! from looks many times before it rests; both cost a short command more than this.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::native::Prepared;
 use super::{News, SpawnOrder};
 use crate::model::{SpawnFailure, SpawnStage};
+
+/// One that is to be carried out.
+pub(super) enum Start {
+    New(Box<SpawnOrder>),
+    /// Its log files did not come, and it is to go on without those.
+    Prepared(Box<Prepared>),
+}
 
 /// Where they are given; closed when this is dropped.
 pub(super) struct Starts(Arc<Shared>);
@@ -23,7 +31,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    list: VecDeque<SpawnOrder>,
+    list: VecDeque<Start>,
     takers: usize,
     closed: bool,
 }
@@ -49,11 +57,41 @@ impl Starts {
         let mut queue = self.0.queue();
         if queue.takers == 0 {
             drop(queue);
-            return refuse(order);
+            return refuse(Start::New(Box::new(order)));
         }
-        queue.list.push_back(order);
+        queue.list.push_back(Start::New(Box::new(order)));
         drop(queue);
         self.0.given.notify_one();
+    }
+
+    /// Who gives back what was taken.
+    pub(super) fn giver(&self) -> Giver {
+        Giver(Arc::downgrade(&self.0))
+    }
+}
+
+/// By whom a start is given back that goes on before all others.
+#[derive(Clone)]
+pub(super) struct Giver(Weak<Shared>);
+
+impl Giver {
+    pub(super) fn give_back(&self, start: Start) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.queue().list.push_front(start);
+            shared.given.notify_one();
+        }
+    }
+
+    /// One more who takes. `None`: there is nothing to take any more.
+    pub(super) fn taker(&self) -> Option<Taker> {
+        let shared = self.0.upgrade()?;
+        let mut queue = shared.queue();
+        if queue.closed {
+            return None;
+        }
+        queue.takers += 1;
+        drop(queue);
+        Some(Taker(shared))
     }
 }
 
@@ -66,14 +104,14 @@ impl Drop for Starts {
 
 impl Taker {
     /// One that waits already, and how many others do.
-    pub(super) fn take_waiting(&self) -> Option<(SpawnOrder, usize)> {
+    pub(super) fn take_waiting(&self) -> Option<(Start, usize)> {
         let mut queue = self.0.queue();
         let order = queue.list.pop_front()?;
         Some((order, queue.list.len()))
     }
 
     /// The next one, and how many others wait. `None`: there will be none.
-    pub(super) fn take(&self) -> Option<(SpawnOrder, usize)> {
+    pub(super) fn take(&self) -> Option<(Start, usize)> {
         let idle = |queue: &mut Queue| queue.list.is_empty() && !queue.closed;
         let mut queue = self.0.given.wait_while(self.0.queue(), idle).unwrap_or_else(PoisonError::into_inner);
         let order = queue.list.pop_front()?;
@@ -92,14 +130,17 @@ impl Drop for Taker {
 }
 
 /// Only a panic of every thread that carries them out leaves one to be answered here.
-fn refuse(order: SpawnOrder) {
+fn refuse(start: Start) {
     let failure = SpawnFailure {
         stage: SpawnStage::Prepare,
         errno: 0,
         errno_name: String::new(),
         message: "the threads that make processes are gone".to_owned(),
     };
-    (order.news)(News::SpawnFailed { key: order.key, failure });
+    match start {
+        Start::New(order) => (order.news)(News::SpawnFailed { key: order.key, failure }),
+        Start::Prepared(prepared) => prepared.fail(failure),
+    }
 }
 
 #[cfg(test)]
@@ -143,7 +184,10 @@ mod tests {
         let [one, other] = [starts.taker(), starts.taker()];
         assert!(one.take_waiting().is_none());
         (1..=4).for_each(|key| starts.give(order(key, &news)));
-        let key = |taken: Option<(SpawnOrder, usize)>| taken.map(|(order, waiting)| (order.key.0, waiting));
+        let key = |taken: Option<(Start, usize)>| match taken {
+            Some((Start::New(order), waiting)) => Some((order.key.0, waiting)),
+            Some((Start::Prepared(_), _)) | None => None,
+        };
         assert_eq!(key(one.take()), Some((1, 3)));
         assert_eq!(key(other.take_waiting()), Some((2, 2)));
         drop(one);

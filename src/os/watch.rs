@@ -11,7 +11,7 @@
 //!
 //! Below a keeper, processes are the keeper's children: it reaps, and tells (`kept`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +21,9 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::cgroup::Cgroups;
-use super::log::{self, Keep, Logs, Loss, Took};
+use super::log::{self, Keep, Logs, Loss, Poured, Took};
 use super::pidfd::has_ended;
+use super::relief::{Desk, GoingOn, Relief};
 use super::signals::ChildDeaths;
 use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Stream, pidfd, proc};
 use crate::model::{Exit, ResourceUsage};
@@ -31,6 +32,7 @@ use index::Index;
 pub(super) use kept::{About, Above};
 use lines::take;
 pub(super) use orders::{Expected, Leave, Line, Marks, Order, Watched};
+use pouring::{Loan, Remainder, Stuck};
 pub(super) use reclaim::{Reclaimed, reclaim, reclaim_marked};
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
@@ -44,6 +46,9 @@ const LAST_WORDS: usize = 2 * 1024 * 1024;
 /// which not all was seen are looked at again after as long.
 const DEAF_MILLIS: u16 = 20;
 
+/// While output waits for a disk, it is looked so often whether it is to go elsewhere.
+const STUCK_MILLIS: u16 = 200;
+
 /// Starts the thread. `sink` gets the lines; `reap_all`: every child that is left to this
 /// process is ours to reap, because nobody else in it makes children.
 pub(super) fn start(
@@ -52,6 +57,7 @@ pub(super) fn start(
     cgroups: Option<Arc<Cgroups>>,
     logs: Arc<Logs>,
     above: Option<Above>,
+    relief: &Arc<Relief>,
 ) -> std::io::Result<Line> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
@@ -65,7 +71,9 @@ pub(super) fn start(
         epoll.add(deaths.wake(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Children.pack()))?;
     }
     let line = Line::new(wake);
-    let watcher = Watcher {
+    // So short that nobody notices, and longer than a disk takes that is only busy.
+    let desk = Desk::new(relief, 2, GoingOn::Lasting, Watcher::relieve);
+    let watcher = Box::new(Watcher {
         line: line.clone(),
         epoll,
         sink,
@@ -75,7 +83,14 @@ pub(super) fn start(
         above,
         processes: HashMap::new(),
         dead: Vec::new(),
-        buffer: vec![0; PIECE].into_boxed_slice(),
+        buffer: Vec::new(),
+        desk,
+        last_loan: 0,
+        loan: None,
+        overdue: HashMap::new(),
+        stuck: HashMap::new(),
+        changes: VecDeque::new(),
+        left: VecDeque::new(),
         blind: HashSet::new(),
         die_with: None,
         ending_strays: Vec::new(),
@@ -88,7 +103,7 @@ pub(super) fn start(
         children,
         deaths,
         deaf_until: None,
-    };
+    });
     std::thread::Builder::new().name("regrow-watch".into()).stack_size(256 * 1024).spawn(|| watcher.run())?;
     Ok(line)
 }
@@ -139,7 +154,7 @@ impl Token {
 
 /// A pipe that is read.
 struct Pipe {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     /// Both ends of a pipe have the same.
     inode: u64,
     /// The start of a line whose end has not come yet.
@@ -204,7 +219,22 @@ struct Watcher {
     processes: HashMap<u64, Process>,
     /// Whose leader or remnant ended in this round.
     dead: Vec<u64>,
-    buffer: Box<[u8]>,
+    /// Empty while it is needed, and after another has gone on with it.
+    buffer: Vec<u8>,
+    /// Where all of this is left while something is done that may last ([`pouring`]).
+    desk: Arc<Desk<Box<Watcher>>>,
+    /// Counts what may last.
+    last_loan: u64,
+    /// What this thread has left all of it for, at the moment.
+    loan: Option<Loan>,
+    /// What other threads stand still in.
+    overdue: HashMap<u64, Loan>,
+    /// Whose output waits for a disk.
+    stuck: HashMap<SourceId, Stuck>,
+    /// Sources that are to be kept in other files, or by other rules.
+    changes: VecDeque<(SourceId, Keep)>,
+    /// What dead processes have left in their pipes, which waited for a disk.
+    left: VecDeque<Remainder>,
     /// Trees with processes that could not be pinned for want of descriptors, or that live and
     /// were not seen: to be looked at again.
     blind: HashSet<u64>,
@@ -228,20 +258,38 @@ struct Watcher {
     deaf_until: Option<Instant>,
 }
 
+impl Process {
+    /// What it prints goes to the files of this one.
+    fn source(&self) -> Option<SourceId> {
+        match self.output {
+            Output::Lines(source, _) | Output::Beside(source) => Some(source),
+            Output::Capture(_) | Output::Collect(_) => None,
+        }
+    }
+}
+
 impl Watcher {
-    fn run(mut self) {
+    fn run(mut self: Box<Self>) {
         if self.above.as_mut().is_some_and(|above| !above.begin()) {
             // The keeper is gone, and another thread goes on as one this very moment.
             loop {
                 std::thread::park();
             }
         }
+        self.go_on();
+    }
+
+    /// `None`: another thread goes on.
+    fn go_on(mut self: Box<Self>) -> Option<Box<Self>> {
         let mut events = vec![EpollEvent::empty(); 256];
         loop {
             // Strays that are being ended may be children of each other, whose end only
             // their parent is told: look again soon while that goes on, and only then.
             let again = self.deaf_until.is_some() || self.succession_tried.is_some();
             let timeout = match (self.ending_strays.is_empty(), self.blind.is_empty()) {
+                // Another was at it, and has not come to its end.
+                _ if self.is_in_the_middle() => EpollTimeout::ZERO,
+                (true, true) if !again && !self.stuck.is_empty() => EpollTimeout::from(STUCK_MILLIS),
                 (true, true) if !again => EpollTimeout::NONE,
                 (true, _) => EpollTimeout::from(DEAF_MILLIS),
                 (false, _) => EpollTimeout::from(2u16),
@@ -251,14 +299,14 @@ impl Watcher {
                 Err(nix::errno::Errno::EINTR) => 0,
                 Err(error) => {
                     tracing::error!(%error, "the watcher can't wait any more");
-                    return;
+                    return Some(self);
                 }
             };
             for event in &events[..ready] {
                 match Token::unpack(event.data()) {
                     Token::Wake => {
                         if !self.take_orders() {
-                            return;
+                            return Some(self);
                         }
                     }
                     Token::DieWith => self.end_everything_now(),
@@ -266,18 +314,16 @@ impl Watcher {
                     Token::Children => self.child_died(),
                     Token::Leader(key) => self.leader_ended(key),
                     Token::Remnant(key) => self.remnants_ended(key),
-                    Token::Out(key) => {
-                        self.read(key, Stream::Out);
-                    }
-                    Token::Err(key) => {
-                        self.read(key, Stream::Err);
-                    }
+                    Token::Out(key) => self = self.read(key, Stream::Out)?.0,
+                    Token::Err(key) => self = self.read(key, Stream::Err)?.0,
                 }
             }
             self.hear_again();
             self.try_succession_again();
+            self = self.make_changes()?;
             self.dead.extend(self.blind.drain());
-            self.tell_deaths();
+            self = self.tell_deaths()?;
+            self = self.look_after_what_waits()?;
             self.go_on_ending_strays();
         }
     }
@@ -327,7 +373,8 @@ impl Watcher {
                 Order::Expect(expected) => self.expect(*expected),
                 Order::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
                 Order::Settle(key) => self.settled(key.0),
-                Order::Keep(source, keep) => self.keep_elsewhere(source, keep),
+                Order::Keep(source, keep) => self.changes.push_back((source, keep)),
+                Order::Late(loan, late) => self.is_late(loan, *late),
                 Order::Forget(source) => self.logs.close(source),
                 Order::Hold(name, text, fd) => self.hold(name, text, fd),
                 Order::Leave(leave) => self.leave(leave),
@@ -353,7 +400,7 @@ impl Watcher {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
             let fd = fd?;
             let inode = nix::sys::stat::fstat(&fd).map_or(0, |stat| stat.st_ino);
-            self.epoll.add(&fd, event).ok().map(|()| Pipe { fd, inode, partial: Vec::new() })
+            self.epoll.add(&fd, event).ok().map(|()| Pipe { fd: Arc::new(fd), inode, partial: Vec::new() })
         });
         self.index.add(key, pid, &marks, pipes.iter().flatten().map(|pipe| pipe.inode));
         // A keeper tells how its children end.
@@ -442,15 +489,17 @@ impl Watcher {
     }
 
     /// Tells of the deaths of this round, each after its last words.
-    fn tell_deaths(&mut self) {
+    fn tell_deaths(mut self: Box<Self>) -> Option<Box<Self>> {
         // Settling one may find that others have ended meanwhile.
         while !self.dead.is_empty() {
-            let mut dead = std::mem::take(&mut self.dead);
-            dead.sort_unstable();
-            dead.dedup();
-            for key in &dead {
-                self.read_last_words(*key);
+            self.dead.sort_unstable();
+            self.dead.dedup();
+            // They stay in the list until all was read: who goes on in our place begins with them again.
+            for at in 0..self.dead.len() {
+                let key = self.dead[at];
+                self = self.read_last_words(key)?;
             }
+            let dead = std::mem::take(&mut self.dead);
             // A keeper's children are many; those of trees with a cgroup are known by that.
             let unsure = |key: &u64| self.processes.get(key).is_some_and(|p| p.cgroups.is_none());
             if self.above.is_none() || dead.iter().any(unsure) {
@@ -467,6 +516,7 @@ impl Watcher {
                 }
             }
         }
+        Some(self)
     }
 
     fn tell_if_it_forks_away(&mut self, key: u64) {
@@ -494,7 +544,9 @@ impl Watcher {
         let told = std::mem::replace(&mut process.told, true);
         let news = Arc::clone(&process.news);
         let id = ProcessKey(key);
-        if let (true, Output::Lines(source, _)) = (empty, &process.output) {
+        if let (true, Output::Lines(source, _)) = (empty, &process.output)
+            && !self.stuck.contains_key(source)
+        {
             self.logs.rest(*source);
         }
         if !told {
@@ -517,130 +569,10 @@ impl Watcher {
         }
     }
 
-    /// Reads what a dead process left in its pipes.
-    fn read_last_words(&mut self, key: u64) {
-        let fresh = self.processes.get(&key).is_some_and(|p| p.exit.is_some() && !p.told);
-        if !fresh {
-            return;
-        }
-        for stream in [Stream::Out, Stream::Err] {
-            let mut total = 0;
-            loop {
-                let read = self.read(key, stream);
-                total += read;
-                if read == 0 || total > LAST_WORDS {
-                    break;
-                }
-            }
-            self.flush_partial(key, stream);
-        }
-    }
-
-    /// One read; returns how many bytes came.
-    fn read(&mut self, key: u64, stream: Stream) -> usize {
-        let Some(process) = self.processes.get_mut(&key) else {
-            return 0;
-        };
-        if process.pipes[stream as usize].is_none() {
-            return 0;
-        }
-        if let Output::Lines(source, _) = &process.output
-            && let Some((begun, keep)) = self.logs.open_if_due(*source)
-        {
-            self.sink.begins(*source);
-            self.sink.moves(*source, &keep);
-            // Lines that another has begun to read.
-            for (pipe, begun) in process.pipes.iter_mut().zip(begun) {
-                if let Some(pipe) = pipe
-                    && pipe.partial.is_empty()
-                {
-                    pipe.partial = begun;
-                }
-            }
-        }
-        if let Output::Lines(source, _) | Output::Beside(source) = &process.output
-            && let Some(pipe) = &process.pipes[stream as usize]
-        {
-            let source = *source;
-            let news = self.logs.prepare(source, stream, pipe.fd.as_fd());
-            self.tell_keeper(source, news);
-        }
-        let Some(process) = self.processes.get_mut(&key) else {
-            return 0;
-        };
-        let Some(pipe) = &mut process.pipes[stream as usize] else {
-            return 0;
-        };
-        let (took, loss) = match &process.output {
-            Output::Lines(source, _) | Output::Beside(source) => {
-                self.logs.take(*source, stream, pipe.fd.as_fd(), &mut self.buffer)
-            }
-            Output::Capture(_) | Output::Collect(_) => (log::read(pipe.fd.as_fd(), &mut self.buffer), None),
-        };
-        if let Some(loss) = loss {
-            let (lost, reason) = match loss {
-                Loss::Begins(reason) => (None, reason),
-                Loss::Over(lost) => (Some(lost), String::new()),
-            };
-            // Whose files they are is to hear of it.
-            let beside = match process.output {
-                Output::Beside(source) => Some(source),
-                Output::Lines(..) | Output::Capture(_) | Output::Collect(_) => None,
-            };
-            let of = beside.and_then(|source| self.printer(source)).unwrap_or(key);
-            if let Some(process) = self.processes.get(&of) {
-                (process.news)(News::Unkept { key: ProcessKey(of), lost, reason });
-            }
-        }
-        let Some(process) = self.processes.get_mut(&key) else {
-            return 0;
-        };
-        let Some(pipe) = &mut process.pipes[stream as usize] else {
-            return 0;
-        };
-        match took {
-            Took::End => {
-                let _ = self.epoll.delete(&pipe.fd);
-                let inode = pipe.inode;
-                self.flush_partial(key, stream);
-                if let Some(process) = self.processes.get_mut(&key) {
-                    process.pipes[stream as usize] = None;
-                }
-                self.index.close(inode);
-                0
-            }
-            Took::Bytes(length) => {
-                take(process, stream, &self.buffer[..length], self.sink.as_ref(), ProcessKey(key));
-                length
-            }
-            Took::Nothing => 0,
-        }
-    }
-
-    /// A source is kept in other files, or by other rules. What does not run takes them when it starts.
-    fn keep_elsewhere(&mut self, source: SourceId, keep: Keep) {
-        let Some(key) = self.printer(source) else {
-            return;
-        };
-        match self.logs.change(source, &keep) {
-            Ok(()) => {
-                self.sink.moves(source, &keep);
-                let news = self.logs.news(source);
-                self.tell_keeper(source, news);
-            }
-            Err(error) => {
-                let reason = format!("{}: {error}; what it prints goes where it went before", keep.shown());
-                if let Some(process) = self.processes.get(&key) {
-                    (process.news)(News::Unkept { key: ProcessKey(key), lost: None, reason });
-                }
-            }
-        }
-    }
-
     /// Whose own output a source is.
     fn printer(&self, source: SourceId) -> Option<u64> {
         let of_it = |process: &Process| matches!(&process.output, Output::Lines(of, _) if *of == source);
-        self.processes.iter().find(|(_, process)| of_it(process)).map(|(key, _)| *key)
+        self.processes.iter().filter(|(_, process)| of_it(process)).map(|(key, _)| *key).max()
     }
 
     /// Hands on a line without its end, with one.
@@ -656,11 +588,12 @@ impl Watcher {
         for stream in [Stream::Out, Stream::Err] {
             self.flush_partial(key, stream);
         }
-        if let Some(process) = self.processes.remove(&key) {
+        if let Some(mut process) = self.processes.remove(&key) {
             for pipe in process.pipes.iter().flatten() {
                 let _ = self.epoll.delete(&pipe.fd);
                 self.index.close(pipe.inode);
             }
+            self.keep_what_waits(&mut process);
             self.index.remove(key, process.pid, &process.marks, process.remnants.keys().copied());
             for fd in process.remnants.values() {
                 let _ = self.epoll.delete(fd);
@@ -756,5 +689,6 @@ mod index;
 mod kept;
 mod lines;
 mod orders;
+mod pouring;
 mod reclaim;
 mod tree;

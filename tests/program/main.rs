@@ -3,6 +3,7 @@
 
 mod api;
 mod daemon;
+mod disks;
 mod environment;
 mod faults;
 mod groups;

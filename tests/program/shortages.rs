@@ -172,65 +172,6 @@ fn hooks_and_checks_are_bounded() {
     std::fs::remove_file(machine.project.file("services/b.toml")).unwrap();
 }
 
-/// A disk on which nobody can write, until this is dropped.
-struct Frozen<'a>(&'a Path);
-
-impl<'a> Frozen<'a> {
-    fn of(folder: &'a Path) -> Frozen<'a> {
-        assert!(Frozen::turn("-f", folder), "fsfreeze freezes {}", folder.display());
-        Frozen(folder)
-    }
-
-    fn turn(how: &str, folder: &Path) -> bool {
-        let done = std::process::Command::new("fsfreeze").arg(how).arg(folder).status();
-        done.is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for Frozen<'_> {
-    fn drop(&mut self) {
-        let thawed = Frozen::turn("-u", self.0);
-        assert!(thawed || std::thread::panicking(), "{} is thawed again", self.0.display());
-    }
-}
-
-/// P18: a process that is stuck in the kernel is named, and "everything is down" is not said; after the thaw
-/// of its disk it and its dependents come up.
-#[test]
-fn p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw() {
-    const TEST: &str = "p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw";
-    let mut machine = Machine::new(&[(
-        "a.toml",
-        "[service.writes]\nshell = \"while :; do echo x >> frozen/file; sleep 0.02; done\"\ndir = \"..\"\nstop = { timeout = \"1s\" }\n\
-         [service.needs]\ncommand = \"sleep 1000\"\ndepends_on = [\"writes\"]\n",
-    )]);
-    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
-    let Some(disk) = crate::succession::Disk::mounted_at(&image, &folder) else {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
-        return crate::harness::skip(TEST, "nothing can be mounted here");
-    };
-    machine.start();
-    eventually("it writes", || folder.join("file").exists());
-    let pid = machine.project.pid("writes");
-    let frozen = Frozen::of(&folder);
-    eventually("it is stuck", || {
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") D "))
-    });
-    let down = machine.regrow(&["down"]);
-    let code = machine.run.take().unwrap().code();
-    machine.start();
-    drop(frozen);
-    assert_eq!(down.code, 1, "{}", down.stdout);
-    assert!(down.stderr.contains(&format!("writes (pid {pid}) is stuck in the kernel")), "{}", down.stderr);
-    assert!(!down.stdout.contains("everything is down"), "{}", down.stdout);
-    assert_eq!(code, 1);
-    eventually("both come up", || {
-        ["writes", "needs"].iter().all(|name| machine.project.status(name)["state"] == "running")
-    });
-    machine.down();
-    drop(disk);
-}
-
 /// However long a line is and however many ask for it, an answer is bounded and takes its memory only for as long
 /// as it lasts; who finds too many before them hears what to do.
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::daemon::Machine;
+use crate::disks::Disk;
 use crate::harness::{end, eventually, eventually_or, installed, named, pid_of};
 
 /// Services that do nothing, and one whose process leaves everything behind but its mark.
@@ -377,36 +378,6 @@ fn r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising() {
     }
     machine.down();
     drop(disk);
-}
-
-/// A small ext4 in a file, which turns read-only when it has an error.
-pub(crate) struct Disk(std::path::PathBuf);
-
-impl Disk {
-    pub(crate) fn mounted_at(image: &Path, folder: &Path) -> Option<Disk> {
-        std::fs::create_dir_all(folder).unwrap();
-        std::fs::File::create(image).unwrap().set_len(8 << 20).unwrap();
-        let run = |program: &str, words: &[&str], last: &Path| {
-            let done = std::process::Command::new(program).args(words).arg(last).output();
-            done.is_ok_and(|output| output.status.success())
-        };
-        let image = image.to_str().unwrap();
-        let made = run("mkfs.ext4", &["-q", "-F"], image.as_ref())
-            && run("mount", &["-o", "loop,errors=remount-ro", image], folder);
-        made.then(|| Disk(folder.to_owned()))
-    }
-
-    fn fail(&self) {
-        // What the kernel does on an error of the journal (ext4(5), "abort").
-        let done = std::process::Command::new("mount").args(["-o", "remount,abort"]).arg(&self.0).output();
-        assert!(std::fs::write(self.0.join("probe"), "x").is_err(), "{done:?}");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 /// Daemons that end as soon as they begin follow each other ever more slowly, whoever their keeper was

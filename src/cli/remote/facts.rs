@@ -1,7 +1,7 @@
 //! Events as people read them.
 
 use super::*;
-use crate::decide::words::forks_away;
+use crate::decide::words::{forks_away, kept_again};
 
 pub(super) fn show_event(event: &Event) {
     let at = humantime::format_rfc3339_millis(event.at);
@@ -72,7 +72,7 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
             format!("{instance}: its output can't be kept: {reason}")
         }
         Fact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
-            format!("{instance}: its output is kept again; {lost} bytes were not")
+            format!("{instance}: {}", kept_again(*lost))
         }
         Fact::StoreLost { lost_events: None, reason } => {
             format!("what happens can't be written down: {reason}; services are not affected")

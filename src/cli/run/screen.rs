@@ -1,6 +1,7 @@
 //! What a run shows: an event becomes a line, and whoever takes long is named.
 
 use super::*;
+use crate::decide::words::{forks_away, kept_again};
 use crate::model::spec;
 
 /// Turns events into lines.
@@ -206,13 +207,20 @@ impl Screen {
                 self.stopping = true;
                 (cause == "regrow down").then(|| (None, "regrow down: stopping".to_owned(), Tint::Warn))
             }
+            Fact::OutputElsewhere { instance, file, reason } => {
+                about(instance, format!("its output goes to {}: {reason}", file.display()), Tint::Warn)
+            }
+            Fact::OutputLost { instance, lost_bytes: None, reason } => {
+                about(instance, format!("its output can't be kept: {reason}"), Tint::Warn)
+            }
+            Fact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
+                about(instance, kept_again(*lost), Tint::Good)
+            }
+            Fact::ForksAway { instance, left, .. } => about(instance, forks_away(*left), Tint::Bad),
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
             | Fact::EnvRenewed { .. }
-            | Fact::OutputElsewhere { .. }
-            | Fact::ForksAway { .. }
             | Fact::ProjectGaveUp { .. }
-            | Fact::OutputLost { .. }
             | Fact::StoreLost { .. }
             | Fact::PoolScaled { .. }
             | Fact::Reconfigured { .. }

@@ -13,13 +13,15 @@
 //! them to it alone), stops and continues with its supervisor, and ends with its exit code.
 
 use std::io::Write;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid, getpid, setpgid};
 
 use super::limits::{Limits, leave_no_core};
@@ -228,21 +230,25 @@ pub fn divide() -> std::io::Result<Above> {
     heard.add(Signal::SIGWINCH);
     // Blocked before the fork, so that no signal falls between the two.
     as_keeper(&heard)?;
+    let signals = SignalFd::with_flags(&heard, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let (ends, held) = pulse::pair()?;
     // SAFETY: this process has one thread (the contract of this function), so the child's
     // copy of memory is whole, no lock is held by a thread that is not there.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => {
+            drop((signals, ends));
             as_daemon()?;
+            pulse::hold(held)?;
             Ok(Above { pidfd: keeper_fd })
         }
         ForkResult::Parent { child } => {
-            drop(keeper_fd);
+            drop((keeper_fd, held));
             // Of its own start, before its number can be another's.
             let started = proc::stat(child.as_raw().cast_unsigned()).map(|stat| stat.started);
             // Known by another name, so that who kills every "regrow" leaves it its work.
             let _ = nix::sys::prctl::set_name(c"keeper");
             leave_no_core();
-            keep(child, started, &heard)
+            keep(child, started, &signals, &ends)
         }
     }
 }
@@ -250,36 +256,64 @@ pub fn divide() -> std::io::Result<Above> {
 /// The second interrupt kills the services; this one, a supervisor that doesn't answer any more.
 const IMPATIENT: u32 = 4;
 
-fn keep(supervisor: Pid, started: Option<u64>, heard: &SigSet) -> ! {
+/// A supervisor whose end is not told so long after it was killed has a thread that stands still in the kernel,
+/// over a disk that does not answer.
+const STANDS_STILL: Duration = Duration::from_secs(2);
+
+fn keep(supervisor: Pid, started: Option<u64>, signals: &SignalFd, ends: &OwnedFd) -> ! {
     let number = supervisor.as_raw().cast_unsigned();
     let mut interrupts = 0;
+    let mut dead_since: Option<Instant> = None;
     // It has nothing more to do than to wait.
     super::memory::settle();
     loop {
-        match heard.wait() {
-            Ok(Signal::SIGCHLD) => {
-                // One SIGCHLD may stand for several deaths. The supervisor's is the one that
-                // counts; others come to a keeper that is process 1, and leave in silence.
-                match pidfd::reap_pid(number) {
-                    Ok(Some(exit)) => end(exit, number, started),
-                    Ok(None) => {}
-                    Err(_) => end(Exit::Code(1), number, started),
+        let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let timeout = match dead_since {
+            None => {
+                fds.push(PollFd::new(ends.as_fd(), PollFlags::empty()));
+                PollTimeout::NONE
+            }
+            Some(_) => PollTimeout::from(100u8),
+        };
+        let _ = poll(&mut fds, timeout);
+        if fds.get(1).is_some_and(|end| end.any().unwrap_or_default()) {
+            dead_since = Some(Instant::now());
+        }
+        if dead_since.is_some_and(|since| since.elapsed() >= STANDS_STILL)
+            && let Some(exit) = proc::exit_of_zombie(number)
+        {
+            let _ = writeln!(
+                std::io::stderr(),
+                "regrow: a thread of the supervisor (pid {number}) stands still in the kernel: a disk does not answer"
+            );
+            end(exit, number, started);
+        }
+        while let Ok(Some(info)) = signals.read_signal() {
+            match Signal::try_from(info.ssi_signo.cast_signed()) {
+                Ok(Signal::SIGCHLD) => {
+                    // One SIGCHLD may stand for several deaths. The supervisor's is the one that
+                    // counts; others come to a keeper that is process 1, and leave in silence.
+                    match pidfd::reap_pid(number) {
+                        Ok(Some(exit)) => end(exit, number, started),
+                        Ok(None) => {}
+                        Err(_) => end(Exit::Code(1), number, started),
+                    }
+                    reap_others(number);
                 }
-                reap_others(number);
+                Ok(Signal::SIGTSTP) => {
+                    let _ = kill(supervisor, Signal::SIGSTOP);
+                    // SIGSTOP can't be blocked: this stands still until the shell continues us.
+                    let _ = nix::sys::signal::raise(Signal::SIGSTOP);
+                    let _ = kill(supervisor, Signal::SIGCONT);
+                }
+                Ok(other) => {
+                    interrupts += u32::from(other == Signal::SIGINT);
+                    let last = interrupts >= IMPATIENT && other == Signal::SIGINT;
+                    let _ = kill(supervisor, if last { Signal::SIGKILL } else { other });
+                    let _ = kill(supervisor, Signal::SIGCONT);
+                }
+                Err(_) => {}
             }
-            Ok(Signal::SIGTSTP) => {
-                let _ = kill(supervisor, Signal::SIGSTOP);
-                // SIGSTOP can't be blocked: this stands still until the shell continues us.
-                let _ = nix::sys::signal::raise(Signal::SIGSTOP);
-                let _ = kill(supervisor, Signal::SIGCONT);
-            }
-            Ok(other) => {
-                interrupts += u32::from(other == Signal::SIGINT);
-                let last = interrupts >= IMPATIENT && other == Signal::SIGINT;
-                let _ = kill(supervisor, if last { Signal::SIGKILL } else { other });
-                let _ = kill(supervisor, Signal::SIGCONT);
-            }
-            Err(_) => {}
         }
     }
 }
@@ -295,7 +329,7 @@ fn reap_others(supervisor: u32) {
 
 /// The supervisor is dead: end what it left, then end as it did.
 fn end(exit: Exit, supervisor: u32, started: Option<u64>) -> ! {
-    let (ended, stuck) = end_all_children();
+    let (ended, stuck) = end_all_children_but(supervisor);
     if let Some(started) = started {
         super::cgroup::end_of(supervisor, started);
     }
@@ -324,14 +358,15 @@ fn end(exit: Exit, supervisor: u32, started: Option<u64>) -> ! {
     std::process::exit(code)
 }
 
-/// Ends every child, and theirs as they come to us, until there is none. Returns how many
-/// were ended, and who can't be.
-fn end_all_children() -> (usize, Vec<u32>) {
+/// Ends every child but the supervisor, which may not come to its end, and theirs as they come to us, until
+/// there is none. Returns how many were ended, and who can't be.
+fn end_all_children_but(supervisor: u32) -> (usize, Vec<u32>) {
     let me = std::process::id();
     let mut ended = std::collections::BTreeSet::new();
     let mut since = Instant::now();
     loop {
-        let children = proc::children(me);
+        let mut children = proc::children(me);
+        children.retain(|pid| *pid != supervisor);
         for pid in &children {
             if proc::stat(*pid).is_some_and(|s| s.state != b'Z') {
                 ended.insert(*pid);
@@ -347,6 +382,9 @@ fn end_all_children() -> (usize, Vec<u32>) {
                 _ if Errno::last() == Errno::ECHILD => return (ended.len(), Vec::new()),
                 _ => break,
             }
+        }
+        if children.is_empty() {
+            return (ended.len(), Vec::new());
         }
         let left = STUCK.saturating_sub(since.elapsed());
         if left.is_zero() {

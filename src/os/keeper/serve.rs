@@ -37,6 +37,9 @@ mod life;
 const AWAY: Duration = Duration::from_secs(1);
 /// So long another build has to come up.
 const COMING_UP: Duration = Duration::from_secs(30);
+/// A daemon whose end is not told so long after it was killed has a thread that stands still in the kernel, over
+/// a disk that does not answer. It does nothing more.
+const STANDS_STILL: Duration = Duration::from_secs(2);
 /// How often it does then.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// So long without anything to do, and it sheds what it does not need for sleeping.
@@ -80,8 +83,7 @@ enum Fate {
 enum Daemon {
     Up {
         pid: u32,
-        /// It ends with it.
-        pulse: Option<OwnedFd>,
+        pulse: Pulse,
         since: Instant,
         line: OwnedFd,
         inbox: Inbox,
@@ -99,6 +101,14 @@ enum Daemon {
     },
 }
 
+/// Whether a daemon lives, whatever the kernel tells of its end.
+enum Pulse {
+    /// As long as the other end of this is held. `None`: it has none.
+    Beats(Option<OwnedFd>),
+    /// It was killed then. What was to follow waits for the kernel to tell of its end.
+    Over(Instant),
+}
+
 impl Daemon {
     /// One that is to be made at once.
     fn down(pause: Duration) -> Daemon {
@@ -108,6 +118,7 @@ impl Daemon {
     /// One that has just come, or has been handed over.
     fn up(pid: u32, line: OwnedFd, pulse: Option<OwnedFd>, greeted: bool) -> Daemon {
         let (inbox, outbox) = (Inbox::default(), Outbox::default());
+        let pulse = Pulse::Beats(pulse);
         Daemon::Up { pid, pulse, since: Instant::now(), line, inbox, outbox, greeted, then: Wish::Again }
     }
 }
@@ -241,6 +252,7 @@ impl Keeper {
             self.settle_starts();
             self.look_at_foreign();
             self.reap();
+            self.wait_no_more_for_what_stands_still();
             self.give_up_on_a_silent_one();
             self.drain_if_away();
         }
@@ -252,13 +264,18 @@ impl Keeper {
         let mut timeout = None;
         match &self.daemon {
             Daemon::Up { line, pulse, outbox, greeted, since, .. } => {
-                fds.extend(pulse.iter().map(|pulse| PollFd::new(pulse.as_fd(), PollFlags::empty())));
+                match pulse {
+                    Pulse::Beats(pulse) => {
+                        fds.extend(pulse.iter().map(|pulse| PollFd::new(pulse.as_fd(), PollFlags::empty())));
+                    }
+                    Pulse::Over(_) => timeout = Some(DRAIN_EVERY),
+                }
                 let mut flags = PollFlags::POLLIN;
                 if !outbox.is_empty() {
                     flags |= PollFlags::POLLOUT;
                 }
                 fds.push(PollFd::new(line.as_fd(), flags));
-                if !greeted {
+                if !greeted && timeout.is_none() {
                     timeout = Some(AWAY.saturating_sub(since.elapsed()).max(DRAIN_EVERY));
                 }
             }
@@ -358,7 +375,7 @@ impl Keeper {
 
     /// Whether the daemon is dead, also where the kernel has not taken it apart yet.
     fn daemon_is_dying(&self) -> bool {
-        let Daemon::Up { pulse: Some(pulse), .. } = &self.daemon else {
+        let Daemon::Up { pulse: Pulse::Beats(Some(pulse)), .. } = &self.daemon else {
             return false;
         };
         matches!(poll(&mut [PollFd::new(pulse.as_fd(), PollFlags::empty())], PollTimeout::ZERO), Ok(1..))
@@ -367,7 +384,8 @@ impl Keeper {
     fn take_orders(&mut self) {
         loop {
             // What a dead one has ordered waits until there is another: making processes takes time.
-            if self.daemon_is_dying() {
+            let is_over = matches!(self.daemon, Daemon::Up { pulse: Pulse::Over(_), .. });
+            if is_over || self.daemon_is_dying() {
                 return;
             }
             let Daemon::Up { inbox, .. } = &mut self.daemon else {
@@ -689,6 +707,10 @@ impl Entry {
 
 /// Moves what is in a pipe to the end of a file, as far as it goes.
 fn drain(pipe: &OwnedFd, log: &OwnedFd) {
-    // Not until it is empty: who prints without end would have all our time.
+    // Where there is nothing, a disk that does not answer is not even asked. And not until it is empty: who
+    // prints without end would have all our time.
+    if !log::holds_something(pipe.as_fd()) {
+        return;
+    }
     let _ = log::splice_to_end(pipe.as_fd(), log.as_fd(), PIECE);
 }

@@ -74,7 +74,7 @@ fn all_of(path: &Path, turns: &Turns) -> io::Result<()> {
     let _ = fs::remove_file(&beside);
     while let Some((number, plain)) = oldest(path)? {
         let done = one(&plain, &beside).and_then(|()| {
-            let _turn = turns.take();
+            let _turn = turns.take(path);
             let Some(there) = where_is(&plain, path, number)? else {
                 // It was dropped meanwhile.
                 return fs::remove_file(&beside);

@@ -4,12 +4,13 @@
 //! That is noticed when something is to be written, at most a second late, and it goes on in a file
 //! of its name. Never through a link, and only where it is a file.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
@@ -21,21 +22,48 @@ use super::past::{ENTRY, entry};
 use super::{Loss, Stream, Took, compressed, numbered, read, splice_at, with_suffix};
 use crate::os::credentials;
 
-/// Files that were put aside are renamed by one at a time.
+/// What was put aside of a file is renamed by one at a time. Who stands still over one file holds up nobody
+/// who has to do with another.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Turns(Arc<Mutex<()>>);
+pub(super) struct Turns(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    taken: Mutex<HashSet<PathBuf>>,
+    free: Condvar,
+}
+
+/// Until it is dropped, the turn is taken.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    shared: &'a Shared,
+    path: PathBuf,
+}
+
+impl Shared {
+    fn taken(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Turns {
-    pub(super) fn take(&self) -> MutexGuard<'_, ()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn take(&self, path: &Path) -> Turn<'_> {
+        let is_taken = |taken: &mut HashSet<PathBuf>| !taken.insert(path.to_owned());
+        let waited = self.0.free.wait_while(self.0.taken(), is_taken);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        Turn { shared: &self.0, path: path.to_owned() }
     }
 
-    pub(super) fn take_if_free(&self) -> Option<MutexGuard<'_, ()>> {
-        match self.0.try_lock() {
-            Ok(turn) => Some(turn),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+    pub(super) fn take_if_free(&self, path: &Path) -> Option<Turn<'_>> {
+        let is_free = self.0.taken().insert(path.to_owned());
+        is_free.then(|| Turn { shared: &self.0, path: path.to_owned() })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.shared.taken().remove(&self.path);
+        self.shared.free.notify_all();
     }
 }
 

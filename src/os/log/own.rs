@@ -51,7 +51,7 @@ impl OwnLog {
             return Ok(());
         }
         if full {
-            let _turn = self.turns.take_if_free();
+            let _turn = self.turns.take_if_free(&self.path);
             self.put_aside()?;
         }
         let file = files::own_file(&self.path)?;

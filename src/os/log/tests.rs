@@ -31,6 +31,22 @@ fn in_one(folder: &tempfile::TempDir, max_size: u64, max_files: u32) -> Keep {
     }
 }
 
+fn open(logs: &Logs, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
+    logs.place(source, logs.make(source, keep)?)
+}
+
+/// Moves a piece of output; a keeper is told where to, if it has to be.
+fn pour(logs: &Logs, stream: Stream, pipe: &OwnedFd, buffer: &mut [u8]) -> (bool, (Took, Option<Loss>)) {
+    let mut told = false;
+    loop {
+        match logs.pour(SourceId(0), stream, pipe.as_fd(), buffer) {
+            Poured::Moves(_) => told = true,
+            Poured::Took(took, loss) => return (told, (took, loss)),
+        }
+        logs.tidy(SourceId(0));
+    }
+}
+
 fn pipe() -> (OwnedFd, File) {
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
     (read, write.into())
@@ -58,7 +74,7 @@ struct Printer {
 impl Printer {
     fn new(keep: &Keep) -> Printer {
         let logs = Logs::default();
-        logs.open(SourceId(0), keep).unwrap();
+        open(&logs, SourceId(0), keep).unwrap();
         Printer { logs, pipe: pipe(), buffer: vec![0; 4096] }
     }
 
@@ -72,9 +88,7 @@ impl Printer {
 
     fn takes(&mut self, stream: Stream) -> (bool, (Took, Option<Loss>)) {
         let Printer { logs, pipe: (pipe, _), buffer } = self;
-        let told = logs.prepare(SourceId(0), stream, pipe.as_fd()).is_some();
-        logs.tidy(SourceId(0));
-        (told, logs.take(SourceId(0), stream, pipe.as_fd(), buffer))
+        pour(logs, stream, pipe, buffer)
     }
 }
 
@@ -83,7 +97,7 @@ fn what_goes_in_comes_out_of_the_files_and_of_the_buffer() {
     let folder = tempfile::tempdir().unwrap();
     let keep = keep(&folder, 1000, 3);
     let (logs, source) = (Logs::default(), SourceId(0));
-    logs.open(source, &keep).unwrap();
+    open(&logs, source, &keep).unwrap();
     let (read, mut write) = pipe();
     let mut buffer = vec![0; 4096];
     let mut printed = Vec::new();
@@ -91,14 +105,13 @@ fn what_goes_in_comes_out_of_the_files_and_of_the_buffer() {
         let line = format!("line {n}\n");
         write.write_all(line.as_bytes()).unwrap();
         printed.extend_from_slice(line.as_bytes());
-        let (took, loss) = logs.take(source, Stream::Out, read.as_fd(), &mut buffer);
-        assert_eq!((took, loss), (Took::Bytes(line.len()), None));
+        let (_, taken) = pour(&logs, Stream::Out, &read, &mut buffer);
+        assert_eq!(taken, (Took::Bytes(line.len()), None));
         assert_eq!(&buffer[..line.len()], line.as_bytes());
-        logs.prepare(source, Stream::Out, read.as_fd());
     }
-    assert_eq!(logs.take(source, Stream::Out, read.as_fd(), &mut buffer).0, Took::Nothing);
+    assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, Took::Nothing);
     drop(write);
-    assert_eq!(logs.take(source, Stream::Out, read.as_fd(), &mut buffer).0, Took::End);
+    assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, Took::End);
     let parts = last_of(&keep, Stream::Out, u64::MAX, Reach::All).unwrap().parts;
     let kept: Vec<u8> = parts.iter().flat_map(|part| part.bytes.clone()).collect();
     assert_eq!(kept, printed[printed.len() - kept.len()..], "the last of it, whole lines");
@@ -116,9 +129,9 @@ fn another_goes_on_where_the_last_one_was() {
     let mut buffer = vec![0; 4096];
     for text in ["one\n", "two\n"] {
         let logs = Logs::default();
-        let [out, _] = logs.open(SourceId(7), &keep).unwrap().files;
+        let [out, _] = open(&logs, SourceId(0), &keep).unwrap();
         write.write_all(text.as_bytes()).unwrap();
-        assert_eq!(logs.take(SourceId(7), Stream::Out, read.as_fd(), &mut buffer).0, Took::Bytes(4));
+        assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, Took::Bytes(4));
         // As the keeper does meanwhile.
         write.write_all(b"away\n").unwrap();
         drop(logs);
@@ -135,7 +148,7 @@ fn a_link_is_not_followed() {
     let victim = folder.path().join("victim");
     fs::write(&victim, "precious").unwrap();
     std::os::unix::fs::symlink(&victim, keep.file(Stream::Out)).unwrap();
-    assert!(Logs::default().open(SourceId(0), &keep).is_err());
+    assert!(open(&Logs::default(), SourceId(0), &keep).is_err());
     assert_eq!(fs::read(&victim).unwrap(), b"precious");
 }
 
@@ -145,8 +158,8 @@ fn what_is_no_file_is_not_written() {
     let keep = in_one(&folder, 1 << 20, 2);
     fs::create_dir(folder.path().join("own")).unwrap();
     nix::unistd::mkfifo(&keep.file(Stream::Out), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let error = Logs::default().open(SourceId(0), &keep).unwrap_err();
-    assert!(error[0].ends_with("web.log: it is not a regular file"), "{error:?}");
+    let error = open(&Logs::default(), SourceId(0), &keep).unwrap_err();
+    assert_eq!(error.to_string(), "it is not a regular file");
 }
 
 #[test]
@@ -178,7 +191,10 @@ fn both_streams_in_one_file_are_told_apart() {
     printer.prints(Stream::Err, "of the other\n");
     let next = Logs::default();
     next.open_later(SourceId(0), keep.clone());
-    assert_eq!(next.open_if_due(SourceId(0)).unwrap().0, [b"beg".to_vec(), Vec::new()]);
+    let keep = next.due(SourceId(0)).unwrap();
+    let due = next.make_due(&keep).unwrap();
+    assert_eq!(next.place_due(SourceId(0), due).unwrap().0, [b"beg".to_vec(), Vec::new()]);
+    assert!(next.due(SourceId(0)).is_none(), "once");
 }
 
 #[test]
@@ -211,7 +227,7 @@ fn what_is_put_aside_is_compressed_and_read_again() {
         assert!(!with_suffix(&file, ".gz.part").exists());
         // No more than wanted, compressed or not.
         let keep = Keep { max_files: 3, ..keep };
-        printer.logs.change(SourceId(0), &keep).unwrap();
+        assert!(printer.logs.change(SourceId(0), &keep).unwrap().is_none(), "the same files");
         let left = |number: u32| compressed(&numbered(&file, number)).exists();
         eventually("the others are dropped", || {
             printer.prints(Stream::Out, &format!("{}\n", "x".repeat(500)));
@@ -297,8 +313,9 @@ fn another_place_takes_what_comes_from_then_on() {
     let (before, after) = (keep(&folder, 1 << 20, 3), in_one(&folder, 1 << 20, 3));
     let mut printer = Printer::new(&before);
     printer.prints(Stream::Out, "one\n");
-    printer.logs.change(SourceId(0), &after).unwrap();
-    assert!(printer.logs.news(SourceId(0)).is_some(), "a keeper is told");
+    let fresh = printer.logs.change(SourceId(0), &after).unwrap().unwrap();
+    printer.logs.place(SourceId(0), fresh).unwrap();
+    assert!(printer.logs.news(SourceId(0)).is_none(), "who has changed it tells a keeper");
     printer.prints(Stream::Err, "two\n");
     assert_eq!(last(&before, Stream::Out, 99), b"one\n");
     assert_eq!(fs::read(after.file(Stream::Out)).unwrap(), b"two\n");
@@ -389,7 +406,7 @@ fn a_file_that_is_renamed_ends_with_a_line() {
         eventually("the rest of the line and no more goes along", || {
             printer.pipe.1.write_all(b"o").unwrap();
             printer.takes(Stream::Out);
-            printer.logs.lock().get_mut(&SourceId(0)).unwrap().files.of(Stream::Out).is_leaving()
+            printer.logs.of(SourceId(0)).unwrap().lock().files.of(Stream::Out).is_leaving()
         });
         printer.pipe.1.write_all(b"!\nthree\nfo").unwrap();
         while printer.takes(Stream::Out).1.0 != Took::Nothing {}
@@ -411,20 +428,61 @@ fn a_file_that_is_renamed_ends_with_a_line() {
 }
 
 #[test]
-fn what_can_not_be_used_is_replaced_and_said() {
+fn a_daemon_goes_on_where_the_one_before_it_went_instead() {
     let folder = tempfile::tempdir().unwrap();
     let keep = Keep { otherwise: Some(folder.path().join("logs/web")), ..in_one(&folder, 1 << 20, 3) };
     fs::create_dir_all(keep.file(Stream::Out)).unwrap();
     let logs = Logs::default();
-    let opened = logs.open(SourceId(0), &keep).unwrap();
-    assert!(opened.instead_of.is_some_and(|why| why.contains("own/web.log: Is a directory")));
-    assert_eq!(opened.keep.file(Stream::Err), folder.path().join("logs/web.stderr.log"));
-    // So it is for a daemon after this one.
-    let logs = Logs::default();
-    logs.open_later(SourceId(0), keep.clone());
-    assert!(logs.open_if_due(SourceId(0)).is_some());
+    assert!(open(&logs, SourceId(0), &keep).unwrap_err().to_string().contains("Is a directory"));
+    let due = logs.make_due(&keep).unwrap();
+    let (_, used) = logs.place_due(SourceId(0), due).unwrap();
+    assert_eq!(used.file(Stream::Err), folder.path().join("logs/web.stderr.log"));
     // As soon as it can be used, it is.
     fs::remove_dir(keep.file(Stream::Out)).unwrap();
-    assert!(logs.open(SourceId(0), &keep).unwrap().instead_of.is_none());
+    open(&logs, SourceId(0), &keep).unwrap();
+    assert_eq!(logs.kept(SourceId(0)), Some(keep.clone()));
     assert!(keep.file(Stream::Out).is_file());
+}
+
+#[test]
+fn who_works_with_the_files_of_one_source_holds_up_nobody_elses() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (in_one(&folder, 1 << 20, 3), keep(&folder, 1 << 20, 3));
+    let logs = Logs::default();
+    open(&logs, SourceId(0), &one).unwrap();
+    let slot = logs.of(SourceId(0)).unwrap();
+    let held = slot.lock();
+    // Nor is anything waited for that must not be.
+    assert_eq!(logs.kept(SourceId(0)), Some(one.clone()));
+    assert!(logs.device(SourceId(0)).is_some() && logs.files(SourceId(0)).is_none());
+    logs.tidy(SourceId(0));
+    logs.rest(SourceId(0));
+    assert!(logs.news(SourceId(0)).is_none() && logs.of(SourceId(0)).is_some());
+    open(&logs, SourceId(1), &other).unwrap();
+    let taken = open(&logs, SourceId(2), &one).unwrap_err();
+    assert_eq!(taken.to_string(), TAKEN);
+    // What it has instead is its own.
+    let instead = logs.change(SourceId(0), &Keep { place: Place::Streams(folder.path().join("b")), ..one });
+    logs.place(SourceId(0), instead.unwrap().unwrap()).unwrap();
+    assert!(!Arc::ptr_eq(&logs.of(SourceId(0)).unwrap(), &slot) && logs.some_leave());
+    drop(held);
+    logs.close_those_that_leave();
+    assert_eq!(Arc::strong_count(&slot), 1, "nobody else has them open");
+}
+
+#[test]
+fn a_folder_is_hung_as_long_as_somebody_waits_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, other) = (in_one(&folder, 1, 1), keep(&folder, 1, 1));
+    let logs = Logs::default();
+    logs.hangs(&one);
+    // Another's end may be told before its begin.
+    logs.hangs_no_more(&one);
+    logs.hangs_no_more(&one);
+    assert!(!logs.is_hung(&one));
+    logs.hangs(&one);
+    logs.hangs(&one);
+    assert!(logs.is_hung(&one) && !logs.is_hung(&other));
+    logs.hangs_no_more(&one);
+    assert!(!logs.is_hung(&one));
 }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 
+use super::pouring::Late;
+
 use crate::os::cgroup::Cgroups;
 use crate::os::log::Keep;
 use crate::os::native::Coming;
@@ -39,6 +41,8 @@ pub(in crate::os) enum Order {
     Keep(SourceId, Keep),
     /// A source prints no more.
     Forget(SourceId),
+    /// What was relieved has come to its end after all.
+    Late(u64, Box<Late>),
     /// The keeper is to hold this text, and this descriptor, for the daemons that follow.
     Hold(String, String, Option<OwnedFd>),
     /// This process is about to end, and its keeper is told what follows.

@@ -15,12 +15,26 @@ impl Keeper {
     /// was not up, or has said what is to follow, and its end is waited for.
     pub(super) fn replace_dying(&mut self) -> bool {
         let Daemon::Up { pid, greeted: true, then: Wish::Again | Wish::Replaced, .. } = &self.daemon else {
+            if let Daemon::Up { pulse, .. } = &mut self.daemon {
+                *pulse = Pulse::Over(Instant::now());
+            }
             return false;
         };
         self.dying.insert(*pid);
         std::thread::sleep(TOGETHER);
         self.daemon_ended(None);
         true
+    }
+
+    /// What is to follow a daemon's end does not wait for a thread of it that stands still in the kernel.
+    pub(super) fn wait_no_more_for_what_stands_still(&mut self) {
+        if let Daemon::Up { pid, pulse: Pulse::Over(since), .. } = &self.daemon
+            && since.elapsed() >= STANDS_STILL
+            && let Some(exit) = proc::exit_of_zombie(*pid)
+        {
+            complain("a thread of the daemon stands still in the kernel: a disk does not answer");
+            self.daemon_ended(Some(exit));
+        }
     }
 
     /// `exit`: how, where the kernel has told that already.
@@ -219,7 +233,11 @@ impl Keeper {
         self.reap();
         let daemon = match &self.daemon {
             Daemon::Up { pid, line, pulse, .. } => {
-                Some((*pid, line.as_fd(), pulse.as_ref().map(AsFd::as_fd)))
+                let pulse = match pulse {
+                    Pulse::Beats(pulse) => pulse.as_ref().map(AsFd::as_fd),
+                    Pulse::Over(_) => None,
+                };
+                Some((*pid, line.as_fd(), pulse))
             }
             Daemon::Down { .. } => None,
         };

@@ -1,0 +1,521 @@
+//! Output moves from pipes into files; and a disk that does not answer holds up nobody else.
+//!
+//! Whatever is done with a file may last. So the watcher leaves all that it works with at its desk
+//! ([`Desk`](crate::os::relief::Desk)) and has it again behind that: functions that may lose it take it by
+//! value. Where it does not come back in time, another thread goes on as the watcher, and lets alone what
+//! the files of that source are asked for; what was begun is told by an order when it ends.
+//!
+//! Meanwhile the output waits in its pipes. If that lasts, it goes to the files that the source has
+//! otherwise. Of dead processes the pipes are kept until they are empty.
+
+use super::*;
+use crate::os::log::{Due, Fresh, HUNG, Slot};
+
+/// Output that waits so long for a disk goes elsewhere.
+const ELSEWHERE: Duration = Duration::from_secs(3);
+
+/// Where so many files of one device do not answer, the others there are not even asked.
+const SUSPICIOUS: usize = 2;
+
+/// What the watcher has left its work for.
+#[derive(Debug, Clone)]
+pub(super) struct Loan {
+    number: u64,
+    /// Whose output waits for its end.
+    of: Option<SourceId>,
+    /// What is being opened, where that is not what the source has.
+    keep: Option<Keep>,
+}
+
+/// Why the output of a source waits.
+pub(super) struct Stuck {
+    since: Instant,
+    /// What does not answer. What a source has instead is not stuck.
+    slot: Option<Arc<Slot>>,
+    keep: Option<Keep>,
+    device: Option<u64>,
+    /// A thread stands still over it; otherwise its disk is only under suspicion.
+    waits: bool,
+    /// It was to go elsewhere.
+    was_moved: bool,
+}
+
+/// A pipe of a process that is gone, with what it has left in it.
+pub(super) struct Remainder {
+    source: SourceId,
+    stream: Stream,
+    pipe: Arc<OwnedFd>,
+}
+
+/// What came of a loan, too late.
+pub(in crate::os) enum Late {
+    Poured { source: SourceId, key: u64, stream: Stream, poured: Poured, buffer: Vec<u8> },
+    Emptied,
+    Opened(SourceId, Option<Due>),
+    Changed(SourceId, Box<Change>),
+    Closed,
+}
+
+/// Other files for a source.
+pub(in crate::os) struct Change {
+    keep: Keep,
+    files: std::io::Result<Option<Fresh>>,
+    /// Why it goes there, where nobody has asked for it.
+    instead_of: Option<String>,
+}
+
+impl Watcher {
+    /// Goes on where another thread stands still.
+    pub(super) fn relieve(mut self: Box<Self>) {
+        if let Some(loan) = self.loan.take() {
+            tracing::debug!(?loan, "a disk does not answer");
+            let keep = loan.keep.clone().or_else(|| self.logs.kept(loan.of?));
+            if let Some(keep) = &keep {
+                self.logs.hangs(keep);
+            }
+            let loan = Loan { keep: keep.clone(), ..loan };
+            if let Some(source) = loan.of {
+                let (slot, device) = (self.logs.of(source), self.logs.device(source));
+                let since = Instant::now();
+                let stuck = self.stuck.entry(source);
+                let stuck =
+                    stuck.or_insert(Stuck { since, slot, keep, device, waits: true, was_moved: false });
+                stuck.waits = true;
+                self.listen_no_more(source);
+            }
+            self.overdue.insert(loan.number, loan);
+        }
+        self.go_on();
+    }
+
+    /// Does what may last. `None`: it has, another goes on as the watcher, and hears of it by an order.
+    fn lend<R>(
+        mut self: Box<Self>,
+        of: (Option<SourceId>, Option<Keep>),
+        work: impl FnOnce(&Logs) -> R,
+        late: impl FnOnce(R) -> Late,
+    ) -> Option<(Box<Self>, R)> {
+        let (desk, logs, line) = (Arc::clone(&self.desk), Arc::clone(&self.logs), self.line.clone());
+        self.last_loan += 1;
+        let number = self.last_loan;
+        let (of, keep) = of;
+        self.loan = Some(Loan { number, of, keep });
+        match desk.work(self, || work(&logs)) {
+            (Some(mut back), done) => {
+                back.loan = None;
+                Some((back, done))
+            }
+            (None, done) => {
+                line.send(Order::Late(number, Box::new(late(done))));
+                drop((logs, line));
+                desk.relief().take_its_place();
+                None
+            }
+        }
+    }
+
+    /// Whether something was begun that this round is to go on with.
+    pub(super) fn is_in_the_middle(&self) -> bool {
+        !self.dead.is_empty() || !self.changes.is_empty() || !self.left.is_empty() || self.logs.some_leave()
+    }
+
+    /// What another thread was relieved of has ended.
+    pub(super) fn is_late(&mut self, number: u64, late: Late) {
+        let Some(loan) = self.overdue.remove(&number) else {
+            return;
+        };
+        if let Some(keep) = &loan.keep {
+            self.logs.hangs_no_more(keep);
+        }
+        match late {
+            Late::Poured { key, stream, poured: Poured::Took(took, loss), buffer, .. } => {
+                self.buffer = buffer;
+                self.took(key, stream, took, loss);
+            }
+            Late::Poured { source, poured: Poured::Moves(files), .. } => {
+                self.tell_keeper(source, Some(files));
+            }
+            Late::Opened(source, Some(due)) => self.opened(source, due),
+            Late::Changed(source, change) => self.changed(source, *change),
+            Late::Opened(_, None) | Late::Emptied | Late::Closed => {}
+        }
+        if let Some(source) = loan.of {
+            self.answers(source);
+        }
+    }
+
+    /// A disk has answered.
+    fn answers(&mut self, source: SourceId) {
+        let device = self.stuck.get(&source).and_then(|stuck| stuck.device);
+        let suspects = |(of, stuck): (&SourceId, &Stuck)| {
+            (*of == source || (!stuck.waits && stuck.device == device)).then_some(*of)
+        };
+        let free: Vec<SourceId> = self.stuck.iter().filter_map(suspects).collect();
+        free.into_iter().for_each(|source| self.is_stuck_no_more(source));
+    }
+
+    fn is_stuck_no_more(&mut self, source: SourceId) {
+        if let Some(stuck) = self.stuck.remove(&source) {
+            let waited = stuck.was_moved && is_same(stuck.slot.as_ref(), self.logs.of(source).as_ref());
+            if let Some(key) = self.printer(source).filter(|_| waited) {
+                self.tell_unkept(key, Some(0), String::new());
+            }
+            for (key, process) in &self.processes {
+                if process.source() == Some(source) {
+                    for (pipe, token) in process.pipes.iter().zip([Token::Out(*key), Token::Err(*key)]) {
+                        // It may be there already.
+                        let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
+                        let _ = pipe.as_ref().map(|pipe| self.epoll.add(&pipe.fd, event));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What a source prints waits in its pipes.
+    fn listen_no_more(&self, source: SourceId) {
+        for process in self.processes.values().filter(|process| process.source() == Some(source)) {
+            for pipe in process.pipes.iter().flatten() {
+                let _ = self.epoll.delete(&pipe.fd);
+            }
+        }
+    }
+
+    /// Whether what a source prints is to wait for a disk.
+    fn is_stuck(&mut self, source: SourceId) -> bool {
+        if self.stuck.is_empty() {
+            return false;
+        }
+        let slot = self.logs.of(source);
+        if let Some(stuck) = self.stuck.get(&source) {
+            return is_same(stuck.slot.as_ref(), slot.as_ref());
+        }
+        let Some(device) = self.logs.device(source) else {
+            return false;
+        };
+        let there = |stuck: &&Stuck| stuck.waits && stuck.device == Some(device);
+        if self.stuck.values().filter(there).count() < SUSPICIOUS {
+            return false;
+        }
+        let (since, keep, device) = (Instant::now(), self.logs.kept(source), Some(device));
+        self.stuck.insert(source, Stuck { since, slot, keep, device, waits: false, was_moved: false });
+        true
+    }
+
+    /// Reads what a dead process left in its pipes.
+    pub(super) fn read_last_words(mut self: Box<Self>, key: u64) -> Option<Box<Self>> {
+        let fresh = self.processes.get(&key).is_some_and(|p| p.exit.is_some() && !p.told);
+        if !fresh {
+            return Some(self);
+        }
+        for stream in [Stream::Out, Stream::Err] {
+            let (mut total, mut read) = (0, 1);
+            while read > 0 && total <= LAST_WORDS {
+                (self, read) = self.read(key, stream)?;
+                total += read;
+            }
+            self.flush_partial(key, stream);
+        }
+        Some(self)
+    }
+
+    /// One read; returns how many bytes came.
+    pub(super) fn read(mut self: Box<Self>, key: u64, stream: Stream) -> Option<(Box<Self>, usize)> {
+        let Some(process) = self.processes.get(&key) else {
+            return Some((self, 0));
+        };
+        let Some(pipe) = process.pipes[stream as usize].as_ref().map(|pipe| Arc::clone(&pipe.fd)) else {
+            return Some((self, 0));
+        };
+        let (took, loss) = match process.source() {
+            None => {
+                let mut buffer = self.buffer();
+                let took = log::read(pipe.as_fd(), &mut buffer);
+                self.buffer = buffer;
+                (took, None)
+            }
+            Some(source) => {
+                if let Output::Lines(..) = process.output {
+                    self = self.open_if_due(source)?;
+                }
+                if self.is_stuck(source) {
+                    self.listen_no_more(source);
+                    return Some((self, 0));
+                }
+                let mut poured;
+                loop {
+                    let (mut buffer, pipe) = (self.buffer(), Arc::clone(&pipe));
+                    let work =
+                        move |logs: &Logs| (logs.pour(source, stream, pipe.as_fd(), &mut buffer), buffer);
+                    let late = move |(poured, buffer)| Late::Poured { source, key, stream, poured, buffer };
+                    (self, poured) = self.lend((Some(source), None), work, late)?;
+                    let (poured, buffer) = poured;
+                    self.buffer = buffer;
+                    match poured {
+                        Poured::Moves(files) => self.tell_keeper(source, Some(files)),
+                        Poured::Took(took, loss) => break (took, loss),
+                    }
+                }
+            }
+        };
+        let read = self.took(key, stream, took, loss);
+        Some((self, read))
+    }
+
+    fn buffer(&mut self) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(PIECE, 0);
+        buffer
+    }
+
+    /// What a read gave, which is in the buffer; returns how many bytes came.
+    fn took(&mut self, key: u64, stream: Stream, took: Took, loss: Option<Loss>) -> usize {
+        let Some(process) = self.processes.get(&key) else {
+            return 0;
+        };
+        if let Some(loss) = loss {
+            let (lost, reason) = match loss {
+                Loss::Begins(reason) => (None, reason),
+                Loss::Over(lost) => (Some(lost), String::new()),
+            };
+            // Whose files they are is to hear of it.
+            let beside = match process.output {
+                Output::Beside(source) => Some(source),
+                Output::Lines(..) | Output::Capture(_) | Output::Collect(_) => None,
+            };
+            let of = beside.and_then(|source| self.printer(source)).unwrap_or(key);
+            self.tell_unkept(of, lost, reason);
+        }
+        let Some(process) = self.processes.get_mut(&key) else {
+            return 0;
+        };
+        let Some(pipe) = &mut process.pipes[stream as usize] else {
+            return 0;
+        };
+        match took {
+            Took::End => {
+                let _ = self.epoll.delete(&pipe.fd);
+                let inode = pipe.inode;
+                self.flush_partial(key, stream);
+                if let Some(process) = self.processes.get_mut(&key) {
+                    process.pipes[stream as usize] = None;
+                }
+                self.index.close(inode);
+                0
+            }
+            Took::Bytes(length) => {
+                take(process, stream, &self.buffer[..length], self.sink.as_ref(), ProcessKey(key));
+                length
+            }
+            Took::Nothing => 0,
+        }
+    }
+
+    fn tell_unkept(&self, key: u64, lost: Option<u64>, reason: String) {
+        if let Some(process) = self.processes.get(&key) {
+            (process.news)(News::Unkept { key: ProcessKey(key), lost, reason });
+        }
+    }
+
+    fn open_if_due(mut self: Box<Self>, source: SourceId) -> Option<Box<Self>> {
+        let Some(keep) = self.logs.due(source) else {
+            return Some(self);
+        };
+        let work = {
+            let (keep, sink) = (keep.clone(), Arc::clone(&self.sink));
+            move |logs: &Logs| {
+                // It reads what is there.
+                sink.begins(source);
+                logs.make_due(&keep)
+            }
+        };
+        let late = move |due| Late::Opened(source, due);
+        let due;
+        (self, due) = self.lend((Some(source), Some(keep)), work, late)?;
+        if let Some(due) = due {
+            self.opened(source, due);
+        }
+        Some(self)
+    }
+
+    /// The files of a source that was printing before are open again.
+    fn opened(&mut self, source: SourceId, due: Due) {
+        let Some((begun, keep)) = self.logs.place_due(source, due) else {
+            return;
+        };
+        self.sink.moves(source, &keep);
+        let Some(process) = self.printer(source).and_then(|key| self.processes.get_mut(&key)) else {
+            return;
+        };
+        // Lines that another has begun to read.
+        for (pipe, begun) in process.pipes.iter_mut().zip(begun) {
+            if let Some(pipe) = pipe
+                && pipe.partial.is_empty()
+            {
+                pipe.partial = begun;
+            }
+        }
+    }
+
+    /// Sources are kept in other files, or by other rules. What does not run takes them when it starts.
+    pub(super) fn make_changes(mut self: Box<Self>) -> Option<Box<Self>> {
+        while let Some((source, keep)) = self.changes.pop_front() {
+            let stays = self.logs.kept(source).is_some_and(|kept| kept.place == keep.place);
+            if self.printer(source).is_some() && !(stays && self.is_stuck(source)) {
+                self = self.change(source, keep, None)?;
+            }
+        }
+        Some(self)
+    }
+
+    /// `instead_of`: why it is to go there, where nobody has asked for it.
+    fn change(
+        mut self: Box<Self>,
+        source: SourceId,
+        keep: Keep,
+        instead_of: Option<String>,
+    ) -> Option<Box<Self>> {
+        let work = {
+            let keep = keep.clone();
+            move |logs: &Logs| logs.change(source, &keep)
+        };
+        let late = {
+            let (keep, instead_of) = (keep.clone(), instead_of.clone());
+            move |files| Late::Changed(source, Box::new(Change { keep, files, instead_of }))
+        };
+        // In another place, what is there meanwhile is not stuck.
+        let stays = self.logs.kept(source).is_some_and(|kept| kept.place == keep.place);
+        let of = stays.then_some(source);
+        let files;
+        (self, files) = self.lend((of, Some(keep.clone())), work, late)?;
+        self.changed(source, Change { keep, files, instead_of });
+        Some(self)
+    }
+
+    fn changed(&mut self, source: SourceId, change: Change) {
+        let Change { keep, files, instead_of } = change;
+        let placed = files.and_then(|fresh| fresh.map(|fresh| self.logs.place(source, fresh)).transpose());
+        let printer = self.printer(source).and_then(|key| self.processes.get(&key).map(|by| (key, by)));
+        match placed {
+            Ok(files) => {
+                if let (Some(reason), Some((key, process))) = (instead_of, printer) {
+                    let (key, place) = (ProcessKey(key), keep.file(Stream::Out));
+                    (process.news)(News::KeptElsewhere { key, place, reason });
+                }
+                self.sink.moves(source, &keep);
+                let files = files.or_else(|| self.logs.news(source));
+                self.tell_keeper(source, files);
+            }
+            Err(error) => {
+                let reason = match instead_of {
+                    None => format!("{}: {error}; what it prints goes where it went before", keep.shown()),
+                    Some(why) => format!("{why}; {}: {error}", keep.shown()),
+                };
+                if let Some((key, _)) = printer {
+                    self.tell_unkept(key, None, reason);
+                }
+            }
+        }
+    }
+
+    /// Closes what nobody has any more, and looks after what waits for a disk.
+    pub(super) fn look_after_what_waits(mut self: Box<Self>) -> Option<Box<Self>> {
+        if self.logs.some_leave() {
+            (self, ()) = self.lend((None, None), Logs::close_those_that_leave, |()| Late::Closed)?;
+        }
+        if self.stuck.is_empty() && self.left.is_empty() {
+            return Some(self);
+        }
+        let elsewhere = |(source, stuck): (&SourceId, &Stuck)| {
+            (!is_same(stuck.slot.as_ref(), self.logs.of(*source).as_ref())).then_some(*source)
+        };
+        let free: Vec<SourceId> = self.stuck.iter().filter_map(elsewhere).collect();
+        free.into_iter().for_each(|source| self.is_stuck_no_more(source));
+        self = self.go_elsewhere()?;
+        self.empty_what_was_left()
+    }
+
+    /// What waits for long goes to the files that it has otherwise.
+    fn go_elsewhere(mut self: Box<Self>) -> Option<Box<Self>> {
+        let is_due = |stuck: &Stuck| !stuck.was_moved && stuck.since.elapsed() >= ELSEWHERE;
+        while let Some((source, stuck)) = self.stuck.iter_mut().find(|(_, stuck)| is_due(stuck)) {
+            stuck.was_moved = true;
+            let (source, keep) = (*source, stuck.keep.clone());
+            let Some(keep) = keep else {
+                continue;
+            };
+            let reason = format!("{}: {HUNG}", keep.shown());
+            match keep.instead() {
+                Some(instead) => self = self.change(source, instead, Some(reason))?,
+                None => {
+                    if let Some(key) = self.printer(source) {
+                        self.tell_unkept(key, None, format!("{reason}, and it waits until that does"));
+                    }
+                }
+            }
+        }
+        Some(self)
+    }
+
+    /// A process is gone, and what is in its pipes waits for a disk.
+    pub(super) fn keep_what_waits(&mut self, process: &mut Process) {
+        let Some(source) = process.source().filter(|source| self.stuck.contains_key(source)) else {
+            return;
+        };
+        for (pipe, stream) in process.pipes.iter_mut().zip([Stream::Out, Stream::Err]) {
+            if let Some(Pipe { fd: pipe, .. }) = pipe.take()
+                && log::holds_something(pipe.as_fd())
+            {
+                if self.left.len() >= MOST_LEFT {
+                    tracing::warn!("what a process printed last is lost: too many wait for a disk");
+                    self.left.pop_front();
+                }
+                self.left.push_back(Remainder { source, stream, pipe });
+            }
+        }
+    }
+
+    fn empty_what_was_left(mut self: Box<Self>) -> Option<Box<Self>> {
+        while let Some(at) = self.left.iter().position(|left| !self.stuck.contains_key(&left.source)) {
+            let Remainder { source, stream, pipe } = &self.left[at];
+            let (source, stream, pipe, mut buffer) = (*source, *stream, Arc::clone(pipe), self.buffer());
+            let work = move |logs: &Logs| {
+                let mut all = Vec::new();
+                loop {
+                    match logs.pour(source, stream, pipe.as_fd(), &mut buffer) {
+                        Poured::Took(Took::Bytes(length), _) => all.extend_from_slice(&buffer[..length]),
+                        Poured::Took(Took::Nothing | Took::End, _) => return (all, buffer, None),
+                        Poured::Moves(files) => return (all, buffer, Some(files)),
+                    }
+                }
+            };
+            let late = |_| Late::Emptied;
+            let emptied;
+            (self, emptied) = self.lend((Some(source), None), work, late)?;
+            let (mut all, buffer, moves) = emptied;
+            self.buffer = buffer;
+            if !all.is_empty() {
+                if !all.ends_with(b"\n") {
+                    all.push(b'\n');
+                }
+                self.sink.lines(source, stream, &all);
+            }
+            match moves {
+                Some(files) => self.tell_keeper(source, Some(files)),
+                None => drop(self.left.remove(at)),
+            }
+        }
+        Some(self)
+    }
+}
+
+/// So many pipes of dead processes are kept at most.
+const MOST_LEFT: usize = 256;
+
+fn is_same(one: Option<&Arc<Slot>>, other: Option<&Arc<Slot>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}

@@ -1,0 +1,279 @@
+//! Disks that fail or do not answer: whoever has nothing to do with them notices nothing.
+
+use std::path::{Path, PathBuf};
+
+use crate::daemon::Machine;
+use crate::harness::{Run, end, eventually, eventually_or, is_alive, skip};
+
+/// A small ext4 in a file, which turns read-only when it has an error.
+pub(crate) struct Disk(PathBuf);
+
+impl Disk {
+    pub(crate) fn mounted_at(image: &Path, folder: &Path) -> Option<Disk> {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::File::create(image).unwrap().set_len(8 << 20).unwrap();
+        let run = |program: &str, words: &[&str], last: &Path| {
+            let done = std::process::Command::new(program).args(words).arg(last).output();
+            done.is_ok_and(|output| output.status.success())
+        };
+        let image = image.to_str().unwrap();
+        let made = run("mkfs.ext4", &["-q", "-F"], image.as_ref())
+            && run("mount", &["-o", "loop,errors=remount-ro", image], folder);
+        made.then(|| Disk(folder.to_owned()))
+    }
+
+    pub(crate) fn fail(&self) {
+        // What the kernel does on an error of the journal (ext4(5), "abort").
+        let done = std::process::Command::new("mount").args(["-o", "remount,abort"]).arg(&self.0).output();
+        assert!(std::fs::write(self.0.join("probe"), "x").is_err(), "{done:?}");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A disk on which nobody can write, until this is dropped.
+struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn of(folder: &'a Path) -> Frozen<'a> {
+        assert!(Frozen::turn("-f", folder), "fsfreeze freezes {}", folder.display());
+        Frozen(folder)
+    }
+
+    fn turn(how: &str, folder: &Path) -> bool {
+        let done = std::process::Command::new("fsfreeze").arg(how).arg(folder).status();
+        done.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let thawed = Frozen::turn("-u", self.0);
+        assert!(thawed || std::thread::panicking(), "{} is thawed again", self.0.display());
+    }
+}
+
+/// P18: a process that is stuck in the kernel is named, and "everything is down" is not said; after the thaw
+/// of its disk it and its dependents come up.
+#[test]
+fn p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw() {
+    const TEST: &str = "p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw";
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        "[service.writes]\nshell = \"while :; do echo x >> frozen/file; sleep 0.02; done\"\ndir = \"..\"\nstop = { timeout = \"1s\" }\n\
+         [service.needs]\ncommand = \"sleep 1000\"\ndepends_on = [\"writes\"]\n",
+    )]);
+    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
+    let Some(disk) = Disk::mounted_at(&image, &folder) else {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
+        return skip(TEST, "nothing can be mounted here");
+    };
+    machine.start();
+    eventually("it writes", || folder.join("file").exists());
+    let pid = machine.project.pid("writes");
+    let frozen = Frozen::of(&folder);
+    eventually("it is stuck", || {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") D "))
+    });
+    let down = machine.regrow(&["down"]);
+    let code = machine.run.take().unwrap().code();
+    machine.start();
+    drop(frozen);
+    assert_eq!(down.code, 1, "{}", down.stdout);
+    assert!(down.stderr.contains(&format!("writes (pid {pid}) is stuck in the kernel")), "{}", down.stderr);
+    assert!(!down.stdout.contains("everything is down"), "{}", down.stdout);
+    assert_eq!(code, 1);
+    eventually("both come up", || {
+        ["writes", "needs"].iter().all(|name| machine.project.status(name)["state"] == "running")
+    });
+    machine.down();
+    drop(disk);
+}
+
+/// Prints numbers, to a file of its own on the disk.
+fn counter(name: &str, place: &str) -> String {
+    format!(
+        "[service.{name}]\nshell = \"i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done\"\n\
+         log = {{ file = \"{place}/{name}.log\" }}\n"
+    )
+}
+
+/// Services that print to a disk at `frozen`, and others that do not.
+fn manifest(folder: &Path) -> String {
+    let counters = ["one", "two", "three"].map(|name| counter(name, folder.to_str().unwrap()));
+    counters.concat()
+        + "[service.other]\ncommand = \"sleep 1000\"\n\
+           [service.deaf]\nshell = \"trap '' TERM; while :; do sleep 0.05; done\"\nstop = { timeout = \"300ms\" }\n"
+}
+
+/// Threads of a process that stand still in the kernel.
+fn standing_still(pid: u32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stands = |task: std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") D "))
+    };
+    tasks.filter_map(|task| stands(task).then_some(())).count()
+}
+
+/// All numbers that were printed to these files, one after the other; a new process begins with 1 again.
+fn assert_none_is_missing(files: &[PathBuf]) {
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap_or_default()).collect();
+    let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+    assert!(numbers.len() > 20, "{files:?}: {numbers:?}");
+    for pair in numbers.windows(2) {
+        assert!(pair[1] == pair[0] + 1 || pair[1] == 1, "{files:?}: {pair:?}");
+    }
+}
+
+/// L6: log files on a disk that does not answer stop no reaping, no deadline, no command and no output of others;
+/// what was to go there goes elsewhere, which is said; and after the thaw nothing of it is missing.
+#[test]
+fn l6_log_files_on_a_hung_disk_hold_up_nobody_else() {
+    const TEST: &str = "l6_log_files_on_a_hung_disk_hold_up_nobody_else";
+    let mut machine = Machine::new(&[]);
+    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
+    let Some(disk) = Disk::mounted_at(&image, &folder) else {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
+        return skip(TEST, "nothing can be mounted here");
+    };
+    std::fs::create_dir(folder.join("logs")).unwrap();
+    let folder_of_logs = folder.join("logs");
+    machine.project.write("services/a.toml", manifest(&folder_of_logs));
+    machine.start();
+    let names = ["one", "two", "three"];
+    let own = |name: &str| folder_of_logs.join(format!("{name}.log"));
+    let file_of = |name: &str| machine.log(&format!("a/{name}.stdout.log"));
+    let project = &machine.project;
+    eventually("all print", || names.iter().all(|name| own(name).metadata().is_ok_and(|at| at.len() > 0)));
+    let daemon = machine.pids().0;
+    let frozen = Frozen::of(&folder);
+    eventually("somebody stands still over it", || standing_still(daemon) > 0);
+    // Deaths, deadlines and commands of the others.
+    let before = project.pid("other");
+    end(before);
+    eventually("it grows back", || {
+        project.status("other")["pid"].as_u64().is_some_and(|pid| pid != u64::from(before))
+    });
+    for words in [&["stop", "deaf"][..], &["start", "deaf"], &["restart", "other"], &["exec", "--", "true"]] {
+        let done = project.regrow(words);
+        assert_eq!(done.code, 0, "{words:?}: {}{}", done.stdout, done.stderr);
+    }
+    // What it prints itself goes elsewhere, which is said.
+    for name in names {
+        eventually_or(
+            || format!("{name} prints to another file: {}", project.status(name)),
+            || file_of(name).metadata().is_ok_and(|at| at.len() > 0),
+        );
+        let said = project.status(name)["output"].to_string();
+        let own = own(name);
+        assert!(said.contains(&format!("{}: its disk does not answer", own.display())), "{said}");
+    }
+    // Its own process can be ended and begun as well.
+    let done = project.regrow(&["restart", "one"]);
+    assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+    // And a daemon that is killed with threads that can't die is followed by another.
+    let (two, other) = (project.pid("two"), project.pid("other"));
+    machine.kill_daemon();
+    assert_eq!((project.pid("two"), project.pid("other")), (two, other));
+    let done = project.regrow(&["restart", "other"]);
+    assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+    let next = machine.pids().0;
+    drop(frozen);
+    eventually("nobody stands still any more", || standing_still(daemon) + standing_still(next) == 0);
+    // From its next start on it prints where it should.
+    let size = own("two").metadata().unwrap().len();
+    let done = project.regrow(&["restart", "two"]);
+    assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
+    eventually("it prints there again", || own("two").metadata().unwrap().len() > size);
+    assert_eq!(project.status("two")["output"], serde_json::Value::Null);
+    machine.down();
+    assert_none_is_missing(&[own("three"), machine.log("a/three.stdout.log")]);
+    drop(disk);
+}
+
+/// A disk that is only slow costs nothing: what waited goes where it should, without a word.
+#[test]
+fn what_waited_for_a_moment_goes_where_it_should() {
+    const TEST: &str = "what_waited_for_a_moment_goes_where_it_should";
+    let mut machine = Machine::new(&[]);
+    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
+    let Some(disk) = Disk::mounted_at(&image, &folder) else {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
+        return skip(TEST, "nothing can be mounted here");
+    };
+    std::fs::create_dir(folder.join("logs")).unwrap();
+    let folder_of_logs = folder.join("logs");
+    // The last words of one that ends meanwhile wait, too.
+    let last = format!(
+        "[service.last]\nshell = \"read x < go; seq 1 30; exit 1\"\nrestart = \"never\"\n\
+         log = {{ file = \"{}/last.log\" }}\ndir = \"..\"\n",
+        folder_of_logs.display()
+    );
+    machine.project.write("services/a.toml", manifest(&folder_of_logs) + &last);
+    nix::unistd::mkfifo(&machine.project.file("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    machine.start();
+    let own = |name: &str| folder_of_logs.join(format!("{name}.log"));
+    eventually("it prints", || own("one").metadata().is_ok_and(|at| at.len() > 0));
+    let daemon = machine.pids().0;
+    let frozen = Frozen::of(&folder);
+    eventually("somebody stands still over it", || standing_still(daemon) > 0);
+    std::fs::write(machine.project.file("go"), "on\n").unwrap();
+    eventually("its end is heard of", || machine.project.status("last")["state"] == "failed");
+    drop(frozen);
+    eventually("nobody stands still any more", || standing_still(daemon) == 0);
+    eventually("its last words are there", || {
+        std::fs::read_to_string(own("last")).unwrap()
+            == (1..=30).map(|n| format!("{n}\n")).collect::<String>()
+    });
+    let size = own("one").metadata().unwrap().len();
+    eventually("it prints there again", || own("one").metadata().unwrap().len() > size);
+    assert_eq!(machine.project.status("one")["output"], serde_json::Value::Null);
+    assert!(!machine.regrow(&["events"]).stdout.contains("does not answer"));
+    machine.down();
+    ["one", "two", "three", "last"].iter().for_each(|name| assert_none_is_missing(&[own(name)]));
+    drop(disk);
+}
+
+/// `down` comes to its end, and says why a process of it does not.
+#[test]
+fn a_tree_goes_down_while_a_disk_does_not_answer() {
+    const TEST: &str = "a_tree_goes_down_while_a_disk_does_not_answer";
+    for is_daemon in [false, true] {
+        let mut machine = Machine::new(&[]);
+        let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
+        let Some(disk) = Disk::mounted_at(&image, &folder) else {
+            assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
+            return skip(TEST, "nothing can be mounted here");
+        };
+        std::fs::create_dir(folder.join("logs")).unwrap();
+        let text = manifest(&folder.join("logs"));
+        let mut run: Run = if is_daemon {
+            machine.project.write("services/a.toml", text);
+            machine.start();
+            machine.run.take().unwrap()
+        } else {
+            machine.project.write("regrow.toml", text);
+            machine.project.run(&[])
+        };
+        let own = folder.join("logs/one.log");
+        eventually("it prints", || own.metadata().is_ok_and(|at| at.len() > 0));
+        let supervisor = machine.pids().0;
+        let frozen = Frozen::of(&folder);
+        eventually("somebody stands still over it", || standing_still(supervisor) > 0);
+        let down = machine.regrow(&["down"]);
+        assert_eq!(down.code, 0, "{}{}", down.stdout, down.stderr);
+        assert!(down.stdout.contains("everything is down"), "{}", down.stdout);
+        let who =
+            if is_daemon { "the daemon".to_owned() } else { format!("the supervisor (pid {supervisor})") };
+        run.line(&format!("a thread of {who} stands still in the kernel: a disk does not answer"));
+        eventually("who has started it gets its prompt back", || !is_alive(run.pid()));
+        drop(frozen);
+        assert_eq!(run.code(), 0);
+        eventually("all of it is gone", || !Path::new(&format!("/proc/{supervisor}")).exists());
+        drop(disk);
+    }
+}
