@@ -420,7 +420,7 @@ fn end_marked(run: u32) {
 /// The same, but for those trees.
 pub(super) fn end_marked_but(run: u32, known: &HashSet<u64>) {
     let is_of_run = |pid: u32| {
-        proc::realtime_limit(pid)
+        proc::mark(pid)
             .is_some_and(|mark| run_of(mark) == Some(run) && !known.contains(&(mark & 0xffff_ffff)))
     };
     // What they fork meanwhile carries it, too.

@@ -271,7 +271,7 @@ impl NativeHost {
 
     /// Whether a process is of a tree that was made here: by the mark that it hands on without knowing.
     pub fn is_of_tree(&self, pid: u32) -> bool {
-        proc::realtime_limit(pid).and_then(run_of) == Some(self.run)
+        proc::mark(pid).and_then(run_of) == Some(self.run)
     }
 
     /// Nothing that it made lives any more, and it makes nothing more: what it had of the machine is given
@@ -376,8 +376,8 @@ pub fn end_left_tasks(identity: &str) {
 /// eighth of the time that a thousand take. They are still known by their marks.
 const BURST: usize = 16;
 
-/// A number for a tree that its processes hand on without knowing: a soft limit on real-time
-/// computing (RLIMIT_RTTIME, in microseconds) of over a hundred thousand years.
+/// A number for a tree that its processes hand on without knowing, as limits that limit nothing: see
+/// [`MARKED`](super::proc::MARKED). Of real-time computing it is over a hundred thousand years.
 pub(super) fn limit_mark(run: u64, key: u64) -> u64 {
     1 << 62 | u64::from(number_of(run)) << 32 | (key & 0xffff_ffff)
 }

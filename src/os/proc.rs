@@ -6,6 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use nix::libc;
+use nix::sys::resource::Resource;
+
+use super::native::run_of;
 
 /// What `/proc/PID/stat` says that we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,19 +71,35 @@ pub(super) fn cgroup(pid: u32) -> Option<PathBuf> {
     text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
 }
 
-/// The soft limit on real-time computing of a process, if it has one.
-pub(super) fn realtime_limit(pid: u32) -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+/// The limits that carry a mark, and as what /proc/PID/limits has them: both limit nothing that anybody does, and
+/// who sets one of them on purpose keeps the other. That on file locks is nothing to the kernel.
+pub(super) const MARKED: [(Resource, &str); 2] =
+    [(Resource::RLIMIT_RTTIME, "Max realtime timeout"), (Resource::RLIMIT_LOCKS, "Max file locks")];
+
+/// The mark that a process carries, of whichever run.
+pub(super) fn mark(pid: u32) -> Option<u64> {
     let number = libc::pid_t::try_from(pid).ok()?;
-    // SAFETY: `limit` is valid for writes for the length of the call; a null new limit changes nothing.
-    let asked = unsafe { libc::prlimit(number, libc::RLIMIT_RTTIME, std::ptr::null(), &raw mut limit) };
-    if asked == 0 {
-        return (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur);
+    for (resource, _) in MARKED {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is valid for writes for the length of the call; a null new limit changes nothing.
+        let asked = unsafe { libc::prlimit(number, resource as _, std::ptr::null(), &raw mut limit) };
+        if asked != 0 {
+            return mark_that_is_read(pid);
+        }
+        if run_of(limit.rlim_cur).is_some() {
+            return Some(limit.rlim_cur);
+        }
     }
-    // Of one that has become another user it is only to be read.
+    None
+}
+
+/// Of one that has become another user it is only to be read.
+fn mark_that_is_read(pid: u32) -> Option<u64> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max realtime timeout"))?;
-    line.split_whitespace().next()?.parse().ok()
+    MARKED.iter().find_map(|(_, name)| {
+        let soft = limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?;
+        soft.parse().ok().filter(|soft| run_of(*soft).is_some())
+    })
 }
 
 /// Every process of the machine, as far as it can be read.

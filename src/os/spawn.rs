@@ -29,6 +29,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use super::clone3::{self, CloneArgs};
 use super::env;
 use super::limits::Limits;
+use super::proc::MARKED;
 use crate::model::{SpawnFailure, SpawnStage};
 
 use child::{ChildIds, ChildPlan, Report, Step, child};
@@ -143,8 +144,8 @@ pub(super) struct Spawner {
     sharing: Sharing,
     /// The limit on descriptors that this process came with; children get it back.
     limits: Limits,
-    /// Real-time computing is not limited here, so that a limit can be a mark.
-    unlimited: bool,
+    /// Which of the [`MARKED`] are not limited here, so that they can be marks.
+    unlimited: [bool; 2],
     ties: Ties,
     /// This process's own limit, when it was last looked at.
     limit: u64,
@@ -201,8 +202,9 @@ impl Spawner {
             sharing: Sharing::All,
             limits,
             // A mark that an outer regrow left may go: it is no limit.
-            unlimited: getrlimit(Resource::RLIMIT_RTTIME)
-                .is_ok_and(|(soft, hard)| soft >= 1 << 62 && hard == libc::RLIM_INFINITY),
+            unlimited: MARKED.map(|(resource, _)| {
+                getrlimit(resource).is_ok_and(|(soft, hard)| soft >= 1 << 62 && hard == libc::RLIM_INFINITY)
+            }),
             ties,
             limit: descriptor_limit(),
         })
@@ -381,7 +383,8 @@ impl Spawner {
             }),
             umask: program.credentials.umask,
             nice: program.credentials.nice,
-            mark: self.unlimited.then_some(libc::rlimit { rlim_cur: mark, rlim_max: libc::RLIM_INFINITY }),
+            marked: self.unlimited,
+            mark: libc::rlimit { rlim_cur: mark, rlim_max: libc::RLIM_INFINITY },
             parent: if self.ties.die_with_us { std::process::id().cast_signed() } else { 0 },
             report: room.report,
         }

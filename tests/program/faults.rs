@@ -158,8 +158,13 @@ fn as_user(project: &Project, user: u32, by: &[&str]) -> std::process::Command {
 
 /// What leaves its parents, its session, its environment and its output.
 fn escape(argument: &str) -> String {
+    escape_through(argument, "")
+}
+
+/// The same through another program.
+fn escape_through(argument: &str, through: &str) -> String {
     let daemon = format!("exec </dev/null >/dev/null 2>&1; cd /; sleep {argument}; true");
-    format!("(env -i setsid setsid sh -c '{daemon}' &) ; exec sleep 1000")
+    format!("(env -i setsid setsid {through} sh -c '{daemon}' &) ; exec sleep 1000")
 }
 
 fn an_escape_fails(project: &Project, mut run: Run, sleep: &str) {
@@ -201,16 +206,19 @@ fn p3_the_same_without_a_cgroup() {
         eprintln!("SKIPPED {TEST}: only root can become another user");
         return;
     }
-    let sleep = format!("42{}2", std::process::id());
-    let shell = escape(&sleep);
-    let project = Project::new(&format!(
-        "[service.family]\nshell = \"{shell}\"\n[service.other]\ncommand = \"sleep 1000\"\n"
-    ));
-    let mut run = project.start(&mut as_user(&project, USER, &[]));
-    run.line("other  * running");
-    let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", project.pid("other"))).unwrap();
-    assert!(!cgroup.contains("/regrow-"), "{cgroup}");
-    an_escape_fails(&project, run, &sleep);
+    // Who sets one of the limits that are marks keeps the other.
+    for (n, through) in ["", "prlimit --rttime=1000000", "prlimit --locks=100"].into_iter().enumerate() {
+        let sleep = format!("42{}{n}", std::process::id());
+        let shell = escape_through(&sleep, through);
+        let project = Project::new(&format!(
+            "[service.family]\nshell = \"{shell}\"\n[service.other]\ncommand = \"sleep 1000\"\n"
+        ));
+        let mut run = project.start(&mut as_user(&project, USER, &[]));
+        run.line("other  * running");
+        let cgroup = std::fs::read_to_string(format!("/proc/{}/cgroup", project.pid("other"))).unwrap();
+        assert!(!cgroup.contains("/regrow-"), "{cgroup}");
+        an_escape_fails(&project, run, &sleep);
+    }
 }
 
 /// P6: keeper and supervisor killed at the same instant leave what escaped; the next run there

@@ -209,12 +209,14 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
         eprintln!("SKIPPED {TEST}: only root can become another user");
         return;
     }
-    let (one, two) = (format!("51{}1", std::process::id()), format!("52{}2", std::process::id()));
+    let words = |n: u32| format!("5{n}{}{n}", std::process::id());
+    let (one, two, three) = (words(1), words(2), words(3));
     let mut machine = Machine::new(&[(
         "a.toml",
         &format!(
             "[service.one]\nshell = \"(setsid sleep {one} &); exec sleep 1000\"\n\
-             [service.two]\nshell = \"(env -i setsid sh -c 'exec sleep {two}' </dev/null >/dev/null 2>&1 &); exec sleep 1000\"\n"
+             [service.two]\nshell = \"(env -i setsid sh -c 'exec sleep {two}' </dev/null >/dev/null 2>&1 &); exec sleep 1000\"\n\
+             [service.three]\nshell = \"(env -i setsid prlimit --rttime=1000000 sh -c 'exec sleep {three}' </dev/null >/dev/null 2>&1 &); exec sleep 1000\"\n"
         ),
     )]);
     let project = &machine.project;
@@ -231,25 +233,25 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
         .env("REGROW_STATE_DIR", project.state_dir());
     let mut run = project.start(&mut command);
     run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
-    let left = || (named(&one).len(), named(&two).len());
+    let left = || (named(&one).len(), named(&two).len(), named(&three).len());
     // `env -i` and the shell that it runs have the words, too, for a moment; `named` counts them.
-    eventually("both have left", || named(&one).len() == 1 && named(&two).len() == 1);
+    eventually("all have left", || left() == (1, 1, 1));
     let (_, keeper) = machine.pids();
     end(keeper);
     eventually("another keeps", || machine.regrow(&["status"]).code == 0 && machine.pids().1 != keeper);
     let pid = machine.project.pid("two");
     end(pid);
     eventually("it came back", || machine.project.status("two")["restarts"] == 1);
-    eventually("and is there once", || left() == (1, 1));
-    let stopped = machine.regrow(&["stop", "one"]);
+    eventually("and is there once", || left() == (1, 1, 1));
+    let stopped = machine.regrow(&["stop", "one", "three"]);
     assert_eq!(stopped.code, 0, "{}", stopped.stderr);
-    assert_eq!(left().0, 0, "gone when stop says so");
+    assert_eq!(left(), (0, 1, 0), "gone when stop says so");
     // Killed together with the daemon, and found by the next.
     machine.kill_both();
     let mut run = machine.project.start(&mut command);
     run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
     let down = machine.regrow(&["down"]);
-    assert_eq!((down.code, left()), (0, (0, 0)), "{}", down.stderr);
+    assert_eq!((down.code, left()), (0, (0, 0, 0)), "{}", down.stderr);
     assert_eq!(run.code(), 0);
     machine.run = None;
 }

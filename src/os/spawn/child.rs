@@ -6,6 +6,7 @@ use std::ptr;
 use nix::libc::{self, c_char, c_int, c_long, c_void};
 
 use crate::os::limits::Limits;
+use crate::os::proc::MARKED;
 
 /// Where the child leaves word of a failed step. In shared memory, so that even a forked
 /// child's word arrives.
@@ -35,8 +36,10 @@ pub(super) struct ChildPlan {
     pub(super) ids: Option<ChildIds>,
     pub(super) umask: Option<u32>,
     pub(super) nice: Option<i32>,
+    /// Which of the [`MARKED`] limits get the mark.
+    pub(super) marked: [bool; 2],
     /// See `limit_mark` of the host.
-    pub(super) mark: Option<libc::rlimit>,
+    pub(super) mark: libc::rlimit,
     pub(super) parent: c_int,
     pub(super) report: *mut Report,
 }
@@ -230,14 +233,9 @@ pub(super) extern "C" fn child(plan: *mut c_void) -> c_int {
         for (resource, limit) in [(libc::RLIMIT_NOFILE, files), (libc::RLIMIT_CORE, core)] {
             sys!(libc::SYS_prlimit64, 0, resource, ptr::from_ref(limit), ptr::null::<libc::rlimit>());
         }
-        if let Some(mark) = &plan.mark {
-            sys!(
-                libc::SYS_prlimit64,
-                0,
-                libc::RLIMIT_RTTIME,
-                ptr::from_ref(mark),
-                ptr::null::<libc::rlimit>(),
-            );
+        for ((resource, _), _) in MARKED.iter().zip(plan.marked).filter(|(_, marked)| *marked) {
+            let resource = *resource as c_int;
+            sys!(libc::SYS_prlimit64, 0, resource, ptr::from_ref(&plan.mark), ptr::null::<libc::rlimit>());
         }
         // The default action for every signal: ignored ones outlive an exec. A zeroed
         // kernel sigaction is SIG_DFL without flags on every architecture.

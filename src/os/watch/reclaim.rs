@@ -86,7 +86,7 @@ pub(in crate::os) fn reclaim_marked(noted: &[(u64, &str)]) -> Vec<Option<Kept>> 
         // A leader leads its own session: it was made so.
         if stat.session == stat.pid
             && stat.state != b'Z'
-            && let Some(limit) = proc::realtime_limit(stat.pid)
+            && let Some(limit) = proc::mark(stat.pid)
         {
             let first = leaders.entry(limit).or_insert(stat);
             if stat.started < first.started {
@@ -101,7 +101,7 @@ pub(in crate::os) fn reclaim_marked(noted: &[(u64, &str)]) -> Vec<Option<Kept>> 
         let pidfd = pidfd::open(stat.pid).ok()?;
         // Asked again behind the open: the number may have been given away in between.
         let is_it = proc::stat(stat.pid).is_some_and(|now| now.started == stat.started)
-            && proc::realtime_limit(stat.pid) == Some(limit);
+            && proc::mark(stat.pid) == Some(limit);
         is_it.then(|| Kept {
             key: *key,
             pid: stat.pid,
@@ -151,7 +151,7 @@ fn end_remains(key: u64, about: &About) {
     }
     let Marks { limit, .. } = Marks::of(about.run, key);
     for stat in proc::all() {
-        let is_of_it = || proc::realtime_limit(stat.pid) == Some(limit);
+        let is_of_it = || proc::mark(stat.pid) == Some(limit);
         if is_of_it()
             && let Ok(fd) = pidfd::open(stat.pid)
             && is_of_it()

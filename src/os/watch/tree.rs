@@ -119,7 +119,7 @@ impl Watcher {
             let path = proc::cgroup(stat.pid)?;
             self.key_of(&path)
         };
-        let by_limit = || index.of_limit(proc::realtime_limit(stat.pid)?);
+        let by_limit = || index.of_limit(proc::mark(stat.pid)?);
         let marked = || index.of_variable(&proc::variable(stat.pid, MARK)?);
         // One that left the session and cleared its environment may still print to us.
         let by_output = || proc::output_pipes(stat.pid).find_map(|inode| index.of_pipe(inode));
@@ -160,7 +160,7 @@ impl Watcher {
                 continue;
             }
             let index = &self.index;
-            let marked = || index.of_limit(proc::realtime_limit(stat.pid)?);
+            let marked = || index.of_limit(proc::mark(stat.pid)?);
             let named = || index.of_variable(&proc::variable(stat.pid, MARK)?);
             let of = index.of_session(stat.session, stat.group).or_else(marked).or_else(named);
             if let Some(key) = of
