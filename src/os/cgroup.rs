@@ -5,7 +5,8 @@
 //! process is in lies one of this run, named after its owner, who holds a lock on it, and in that
 //! one for every process that was made, by its key. What was killed through one stays deadly, and what a
 //! service makes of its own is its own: those are used once. That of a command goes on to the next, while
-//! it is as it was made. In a burst of starts the host asks for none (see `native`). What an
+//! it is as it was made. In a burst of starts the host asks for none (see `native`), and those trees are moved
+//! when there is time for it (`moving`). What an
 //! owner that died by force left behind is ended by its keeper ([`end_of`]), or by the next run
 //! there ([`sweep`]).
 
@@ -25,16 +26,28 @@ use nix::sys::stat::{FileStat, Mode};
 use super::native::run_of;
 use super::{clone3, pidfd, proc};
 
+pub(super) use moving::Homeless;
+
+mod moving;
+
 /// The cgroups of one run.
 pub(super) struct Cgroups {
     root: PathBuf,
     dir: OwnedFd,
     /// Turns false when the kernel refuses to make processes in them.
     usable: AtomicBool,
-    /// Of trees that are gone, to be removed by a thread that has time for it.
-    gone: mpsc::Sender<u64>,
+    /// What a thread does that has time for it.
+    jobs: mpsc::Sender<Job>,
     /// Those that are used one after the other.
     again: Mutex<Again>,
+}
+
+/// What has time.
+enum Job {
+    /// The folder of a tree that is gone is removed.
+    Remove(u64),
+    /// Trees are moved into folders of their own; then it is told which have one.
+    TakeIn(Vec<Homeless>, Box<dyn FnOnce(Vec<u64>) + Send>),
 }
 
 /// Making and removing a folder costs a short command an eighth of its time: what one has left as it was
@@ -128,18 +141,21 @@ impl Cgroups {
     /// Those of a folder. `held`: the lock that says whose it is.
     fn over(root: PathBuf, held: Option<Flock<fs::File>>) -> Option<Cgroups> {
         let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
-        let (gone, keys) = mpsc::channel::<u64>();
+        let (jobs, todo) = mpsc::channel();
         let (inside, folder) = (dir.try_clone().ok()?, root.clone());
         let clean = move || {
-            for key in keys {
-                remove(&inside, &folder, key);
+            for job in todo {
+                match job {
+                    Job::Remove(key) => remove(&inside, &folder, key),
+                    Job::TakeIn(trees, told) => told(moving::take_in(&inside, &folder, &trees)),
+                }
             }
             // The host is gone. What still lives keeps its own; the next run looks again.
             remove_all(&folder);
             drop(held);
         };
         std::thread::Builder::new().name("regrow-cgroup".into()).stack_size(128 * 1024).spawn(clean).ok()?;
-        Some(Cgroups { root, dir, usable: AtomicBool::new(true), gone, again: Mutex::default() })
+        Some(Cgroups { root, dir, usable: AtomicBool::new(true), jobs, again: Mutex::default() })
     }
 
     /// Makes that of a daemon, or takes over what its predecessors have made: their processes
@@ -149,10 +165,7 @@ impl Cgroups {
             return None;
         }
         let root = own_cgroup()?.join(format!("regrowd-{}-{run:x}", pid_namespace()?));
-        match fs::create_dir(&root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => None,
-            _ => Cgroups::join(&root),
-        }
+        Cgroups::over(root.clone(), Some(made_and_shared(&root)?))
     }
 
     /// The keys of all that is there.
@@ -263,6 +276,17 @@ impl Cgroups {
         }
     }
 
+    /// Moves trees into cgroups of their own, as far as that can be done; `told` is called with the keys of
+    /// those that have one then. `false`: none can be made.
+    pub(super) fn take_in(&self, trees: Vec<Homeless>, told: impl FnOnce(Vec<u64>) + Send + 'static) -> bool {
+        self.usable.load(Ordering::Relaxed) && self.jobs.send(Job::TakeIn(trees, Box::new(told))).is_ok()
+    }
+
+    /// Whether a process is in that of a tree.
+    pub(super) fn has(&self, key: u64, pid: u32) -> bool {
+        proc::cgroup(pid).is_some_and(|path| self.key_of(&path) == Some(key))
+    }
+
     /// Whether anything of a tree lives.
     pub(super) fn is_populated(&self, key: u64) -> io::Result<bool> {
         if let Some(seat) = self.seat(key) {
@@ -326,7 +350,7 @@ impl Cgroups {
 
     fn give_back(&self, folder: u64) {
         // The thread lives as long as this does.
-        let _ = self.gone.send(folder);
+        let _ = self.jobs.send(Job::Remove(folder));
     }
 
     /// Removes all of them at once, as far as they are empty: this process is about to end.
@@ -379,7 +403,9 @@ pub(super) fn end_of(owner: u32, started: u64) {
 /// see their own processes, and we don't.
 pub(super) fn sweep() {
     let space = pid_namespace();
-    for folder in own_cgroup().map(|own| folders_in(&own)).unwrap_or_default() {
+    let own = own_cgroup();
+    own.iter().for_each(|own| sweep_lasting(own, space));
+    for folder in own.map(|own| folders_in(&own)).unwrap_or_default() {
         // Whoever lives holds it.
         if let Some((of, run)) = run_named(&folder)
             && Some(of) == space
@@ -389,6 +415,25 @@ pub(super) fn sweep() {
             // The folder last: as long as it is there, another run can go on where this one ends.
             end_marked(run);
             kill_and_remove(&folder);
+        }
+    }
+}
+
+/// Removes what daemons have left of which nothing lives, nor any daemon: their state is gone, say.
+fn sweep_lasting(own: &Path, space: Option<u64>) {
+    let Some(prefix) = space.map(|space| format!("regrowd-{space}-")) else {
+        return;
+    };
+    for folder in folders_in(own) {
+        let is_one = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
+        let lives = || fs::read(folder.join("cgroup.events")).map_or(true, |events| is_populated(&events));
+        if is_one
+            && !lives()
+            // A daemon has it in common with those before and after it.
+            && let Some(_held) = hold(&folder)
+            && !lives()
+        {
+            remove_all(&folder);
         }
     }
 }
@@ -456,6 +501,26 @@ fn made_and_held(root: &Path) -> Option<Flock<fs::File>> {
             Err(_) => return None,
         }
         std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    None
+}
+
+/// That of a daemon, which others of its kind may hold as well: one that dies, and the next.
+fn made_and_shared(root: &Path) -> Option<Flock<fs::File>> {
+    for _ in 0..10 {
+        match fs::create_dir(root) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
+            _ => {}
+        }
+        // Who looks whether it is left has it for a moment, and may remove it.
+        let file = fs::File::open(root).ok();
+        let held = file.and_then(|file| Flock::lock(file, FlockArg::LockShared).ok());
+        let is_it = |held: &Flock<fs::File>| {
+            fs::metadata(root).is_ok_and(|at| held.metadata().is_ok_and(|held| held.ino() == at.ino()))
+        };
+        if let Some(held) = held.filter(is_it) {
+            return Some(held);
+        }
     }
     None
 }
@@ -550,6 +615,39 @@ mod tests {
             "system.slice",
         ] {
             assert_eq!(run(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_a_daemon_has_left_is_removed_when_nobody_has_it() {
+        let (Some(own), space) = (own_cgroup(), pid_namespace()) else {
+            return;
+        };
+        let Some(cgroups) = Cgroups::make_lasting(0x2fff_fff3) else {
+            // None can be made here: nothing to say of them.
+            return;
+        };
+        let folder = cgroups.folder().to_owned();
+        assert!(cgroups.fresh(1, Use::Once).is_some());
+        let next = Cgroups::make_lasting(0x2fff_fff3).unwrap();
+        sweep_lasting(&own, space);
+        assert!(folder.join("1").exists(), "two have it");
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        fs::write(folder.join("1/cgroup.procs"), child.id().to_string()).unwrap();
+        drop((cgroups, next));
+        // The threads that hold it end with them, a moment later.
+        let begun = std::time::Instant::now();
+        while hold(&folder).is_none() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "nobody has it");
+            std::thread::yield_now();
+        }
+        sweep_lasting(&own, space);
+        assert!(folder.join("1").exists(), "somebody lives there");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        while folder.exists() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it is removed");
+            sweep_lasting(&own, space);
         }
     }
 

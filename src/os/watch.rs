@@ -28,6 +28,7 @@ use super::signals::ChildDeaths;
 use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Stream, pidfd, proc};
 use crate::model::{Exit, ResourceUsage};
 
+use homes::{HOUSING_MILLIS, Home, Housing};
 use index::Index;
 pub(super) use kept::{About, Above};
 use lines::take;
@@ -91,6 +92,8 @@ pub(super) fn start(
         stuck: HashMap::new(),
         changes: VecDeque::new(),
         left: VecDeque::new(),
+        homeless: Vec::new(),
+        housing: Housing::Rests(Instant::now()),
         blind: HashSet::new(),
         die_with: None,
         ending_strays: Vec::new(),
@@ -180,8 +183,7 @@ struct Process {
     captured: Vec<u8>,
     usage: Option<ResourceUsage>,
     marks: Marks,
-    /// Where its cgroup lies, if it has one.
-    cgroups: Option<Arc<Cgroups>>,
+    home: Home,
     /// What the keeper says of it to a later daemon.
     about: Option<String>,
     parent: Parent,
@@ -235,6 +237,9 @@ struct Watcher {
     changes: VecDeque<(SourceId, Keep)>,
     /// What dead processes have left in their pipes, which waited for a disk.
     left: VecDeque<Remainder>,
+    /// Trees that were made without a cgroup.
+    homeless: Vec<u64>,
+    housing: Housing,
     /// Trees with processes that could not be pinned for want of descriptors, or that live and
     /// were not seen: to be looked at again.
     blind: HashSet<u64>,
@@ -290,6 +295,7 @@ impl Watcher {
                 // Another was at it, and has not come to its end.
                 _ if self.is_in_the_middle() => EpollTimeout::ZERO,
                 (true, true) if !again && !self.stuck.is_empty() => EpollTimeout::from(STUCK_MILLIS),
+                (true, true) if !again && self.houses_soon() => EpollTimeout::from(HOUSING_MILLIS),
                 (true, true) if !again => EpollTimeout::NONE,
                 (true, _) => EpollTimeout::from(DEAF_MILLIS),
                 (false, _) => EpollTimeout::from(2u16),
@@ -324,6 +330,7 @@ impl Watcher {
             self.dead.extend(self.blind.drain());
             self = self.tell_deaths()?;
             self = self.look_after_what_waits()?;
+            self.house();
             self.go_on_ending_strays();
         }
     }
@@ -374,6 +381,7 @@ impl Watcher {
                 Order::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
                 Order::Settle(key) => self.settled(key.0),
                 Order::Keep(source, keep) => self.changes.push_back((source, keep)),
+                Order::Housed(keys) => self.housed(&keys),
                 Order::Late(loan, late) => self.is_late(loan, *late),
                 Order::Forget(source) => self.logs.close(source),
                 Order::Hold(name, text, fd) => self.hold(name, text, fd),
@@ -411,6 +419,11 @@ impl Watcher {
             }
         }
         self.leaders.insert(pid, key);
+        let home = cgroups.map_or(Home::None, Home::Born);
+        // A command is over before it would have one.
+        if let (Home::None, Output::Lines(..)) = (&home, &output) {
+            self.is_homeless(key);
+        }
         self.processes.insert(
             key,
             Process {
@@ -422,7 +435,7 @@ impl Watcher {
                 captured: Vec::new(),
                 usage: None,
                 marks,
-                cgroups,
+                home,
                 about,
                 parent,
                 news,
@@ -501,7 +514,7 @@ impl Watcher {
             }
             let dead = std::mem::take(&mut self.dead);
             // A keeper's children are many; those of trees with a cgroup are known by that.
-            let unsure = |key: &u64| self.processes.get(key).is_some_and(|p| p.cgroups.is_none());
+            let unsure = |key: &u64| self.processes.get(key).is_some_and(|p| !p.home.knows_all());
             if self.above.is_none() || dead.iter().any(unsure) {
                 self.adopt();
             }
@@ -601,7 +614,7 @@ impl Watcher {
             if self.leaders.get(&process.pid) == Some(&key) {
                 self.leaders.remove(&process.pid);
             }
-            if let Some(cgroups) = &process.cgroups {
+            if let Some(cgroups) = process.home.cgroups() {
                 match process.exit {
                     Some(Exit::Code(_)) => cgroups.remove(key),
                     Some(Exit::Signal { .. } | Exit::Unknown) | None => cgroups.discard(key),
@@ -685,6 +698,7 @@ const LONGEST_HALT: Duration = Duration::from_millis(200);
 /// The name of the variable that marks a tree.
 pub(super) const MARK: &str = "REGROW_MARK";
 
+mod homes;
 mod index;
 mod kept;
 mod lines;

@@ -280,7 +280,7 @@ fn p6_a_killed_keeper_leaves_no_cgroup() {
 }
 
 /// Below the one that this test is in.
-fn a_cgroup_can_be_made() -> bool {
+pub(crate) fn a_cgroup_can_be_made() -> bool {
     let probe = cgroup_of(std::process::id()).join(format!("probe-{}", std::process::id()));
     std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
 }

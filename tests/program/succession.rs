@@ -256,6 +256,57 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
     machine.run = None;
 }
 
+/// More services than get a cgroup at once have one soon after, with all that they have forked by then; the next
+/// daemon knows it, and a stop after the keeper's death ends all of it.
+#[test]
+fn trees_that_were_made_in_a_burst_get_a_cgroup_afterwards() {
+    const TEST: &str = "trees_that_were_made_in_a_burst_get_a_cgroup_afterwards";
+    let word = format!("57{}7", std::process::id());
+    let family = |n: usize| {
+        // Two leave their parents.
+        format!(
+            "[service.f{n}]\nshell = \"(setsid sleep {word} &); (setsid sleep {word} &); exec sleep 1000\"\n"
+        )
+    };
+    const COUNT: usize = 60;
+    let mut machine = Machine::started(&[("many.toml", &(0..COUNT).map(family).collect::<String>())]);
+    all_up(&machine);
+    if !crate::faults::a_cgroup_can_be_made() {
+        return crate::harness::skip(TEST, "no cgroup can be made here");
+    }
+    let cgroup = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let own = |text: &str| text.lines().any(|line| line.starts_with("0::") && line.contains("/regrowd-"));
+    let all = || {
+        let mut all = named(&word);
+        all.extend(machine.all_pids().values().flatten().filter_map(|pid| u32::try_from(*pid).ok()));
+        all
+    };
+    eventually("all have left their parents", || named(&word).len() == 2 * COUNT && all().len() == 3 * COUNT);
+    eventually("each is in a cgroup of its tree", || all().into_iter().all(|pid| own(&cgroup(pid))));
+    let trees: std::collections::HashSet<String> = all().into_iter().map(cgroup).collect();
+    assert_eq!(trees.len(), COUNT);
+    let before = machine.all_pids();
+    machine.kill_daemon();
+    assert_eq!(machine.all_pids(), before);
+    machine.kill_keeper();
+    let stopped = machine.regrow(&["stop", "f0", "f59"]);
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+    assert_eq!(named(&word).len(), 2 * COUNT - 4, "gone when stop says so");
+    let pid = machine.project.pid("f1");
+    end(pid);
+    eventually("it came back", || machine.project.status("f1")["restarts"] == 1);
+    eventually("and is there once", || named(&word).len() == 2 * COUNT - 4);
+    let down = machine.regrow(&["down"]);
+    assert_eq!((down.code, named(&word).len()), (0, 0), "{}", down.stderr);
+    let gone = |tree: &String| {
+        let path = tree.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+        ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+            .iter()
+            .all(|root| !Path::new(&format!("{root}{path}")).exists())
+    };
+    eventually("and no folder is left", || trees.iter().all(gone));
+}
+
 /// The store lost together with both processes costs no service and no wish: it is known by the marks whose
 /// each process is.
 #[test]

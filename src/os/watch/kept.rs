@@ -325,6 +325,13 @@ impl Watcher {
         let watched =
             Watched { key: ProcessKey(key), pid, pidfd, since, pipes, output, marks, cgroups, news };
         self.look_after(watched, about.map(|_| text), parent);
+        // An earlier daemon may have had it moved.
+        if let (Some(own), Some(process)) = (own, self.processes.get_mut(&key))
+            && matches!(process.home, Home::None)
+            && own.has(key, pid)
+        {
+            process.home = Home::Moved(own);
+        }
         if let Some(exit) = exit {
             self.ended(key, exit);
         }

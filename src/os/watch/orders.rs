@@ -41,6 +41,8 @@ pub(in crate::os) enum Order {
     Keep(SourceId, Keep),
     /// A source prints no more.
     Forget(SourceId),
+    /// These trees have a cgroup now.
+    Housed(Vec<u64>),
     /// What was relieved has come to its end after all.
     Late(u64, Box<Late>),
     /// The keeper is to hold this text, and this descriptor, for the daemons that follow.

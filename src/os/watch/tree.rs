@@ -21,7 +21,7 @@ impl Watcher {
     }
 
     fn cgroups_of(&self, key: u64) -> Option<Arc<Cgroups>> {
-        self.processes.get(&key)?.cgroups.clone()
+        self.processes.get(&key)?.home.cgroups().cloned()
     }
 
     /// Children of this process that its main thread has. Hosts make theirs on other threads, and
@@ -132,7 +132,7 @@ impl Watcher {
         let joined = self.above.iter().flat_map(Above::joined);
         self.cgroups.iter().chain(joined).find_map(|cgroups| {
             let key = cgroups.key_of(path)?;
-            let of = self.processes.get(&key)?.cgroups.as_ref()?;
+            let of = self.processes.get(&key)?.home.cgroups()?;
             Arc::ptr_eq(of, cgroups).then_some(key)
         })
     }
@@ -142,7 +142,7 @@ impl Watcher {
     pub(super) fn needs_marks(&self, key: u64) -> bool {
         self.processes
             .get(&key)
-            .is_some_and(|process| process.parent == Parent::Dead && process.cgroups.is_none())
+            .is_some_and(|process| process.parent == Parent::Dead && !process.home.knows_all())
     }
 
     /// Pins whoever carries the mark of such a tree, whoever its parent is: all processes of the machine are
@@ -321,7 +321,7 @@ impl Watcher {
         // Who is killed one by one has time to fork away; who stands still has not.
         let alone =
             |process: &Process| process.remnants.is_empty() && proc::descendants(process.pid).is_empty();
-        if self.processes.get(&key).is_some_and(|process| process.cgroups.is_none() && !alone(process)) {
+        if self.processes.get(&key).is_some_and(|process| !process.home.knows_all() && !alone(process)) {
             self.halt(key);
         }
         let Some(process) = self.processes.get_mut(&key) else {
