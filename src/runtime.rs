@@ -496,6 +496,14 @@ impl Handle {
         })
     }
 
+    /// After a stop: of whom not all is known any more, and how many processes had shed their marks.
+    pub fn lost_sight(&self) -> Vec<(String, usize)> {
+        self.board(|board| {
+            let lost = board.entries().iter().filter(|entry| !entry.state.has_process());
+            lost.filter_map(|entry| Some((board.shown(&entry.id), entry.lost_sight?))).collect()
+        })
+    }
+
     /// Returns when a shutdown is done and nothing of the tree is left. `Err`: the tree ended
     /// by a fault of its own; what it left is ended all the same.
     pub async fn wait_down(&self) -> Result<(), TreeBroke> {

@@ -66,6 +66,7 @@ impl Errand<'_> {
                         | News::TreeGone { .. }
                         | News::KeptElsewhere { .. }
                         | News::ForksAway { .. }
+                        | News::LostSight { .. }
                         | News::Unkept { .. },
                     ) => {}
                     None => return Outcome::Unable("the host is gone".to_owned()),

@@ -93,6 +93,7 @@ impl Actor for ResourceMonitor {
                 let leaders: HashMap<_, _> = state.context.log.board(|board| {
                     board.entries().iter().filter_map(|e| Some((e.pid?, e.id.clone()))).collect()
                 });
+                state.context.host.look_around();
                 let now = state.context.clock.now();
                 let first = (state.readings == 0).then(|| Arc::clone(&state.context));
                 // Reading all of /proc takes milliseconds: not on the actors' thread. A thread

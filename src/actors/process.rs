@@ -113,7 +113,8 @@ impl Lifeline {
             | News::Paused { .. }
             | News::Unkept { .. }
             | News::KeptElsewhere { .. }
-            | News::ForksAway { .. } => {}
+            | News::ForksAway { .. }
+            | News::LostSight { .. } => {}
         }
         // Still under the lock: whoever takes over finds it noted, or in its own mailbox.
         ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
@@ -490,6 +491,11 @@ impl ProcessState {
             News::ForksAway { key, left } => {
                 let (instance, incarnation) = (self.id.clone(), of(key)?);
                 self.context.log.append([Fact::ForksAway { instance, incarnation, left }]);
+                None
+            }
+            News::LostSight { key, of: count } => {
+                let (instance, incarnation) = (self.id.clone(), of(key)?);
+                self.context.log.append([Fact::LostSight { instance, incarnation, of: count }]);
                 None
             }
             News::KeptElsewhere { place, reason, .. } => {

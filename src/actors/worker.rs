@@ -351,6 +351,7 @@ impl WorkerState {
             | News::Paused { .. }
             | News::KeptElsewhere { .. }
             | News::ForksAway { .. }
+            | News::LostSight { .. }
             | News::Unkept { .. } => {}
         }
     }

@@ -628,6 +628,7 @@ fn tell_event(event: &Event) {
         | Fact::EnvRenewed { .. }
         | Fact::OutputElsewhere { .. }
         | Fact::ForksAway { .. }
+        | Fact::LostSight { .. }
         | Fact::OutputLost { .. }
         | Fact::StoreLost { .. }
         | Fact::StopCommandFailed { .. }

@@ -20,7 +20,7 @@ use crate::control::protocol::{
     Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, LogsEnd, StreamName, Wait, Waited,
     WhyReport,
 };
-use crate::decide::words::{falls, few, short};
+use crate::decide::words::{falls, few, lost_sight, short};
 use crate::manifest::{Fault, LoadError, Source};
 use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
 use crate::model::{
@@ -638,7 +638,10 @@ pub(super) fn down(args: DownArgs) -> u8 {
         gone = gone || ends.wait(leaving);
         if common.json {
             print_json(&down);
-        } else if !down.stuck.is_empty() {
+        } else if !down.stuck.is_empty() || !down.lost_sight.is_empty() {
+            for lost in &down.lost_sight {
+                tell!("{}: {}: {}", format::error_word(), lost.name, lost_sight(lost.of));
+            }
             for stuck in &down.stuck {
                 let pid = stuck.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 tell!(

@@ -130,6 +130,9 @@ pub struct Down {
     /// Who is not: SIGKILL has not ended them, and the supervisor ends all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stuck: Vec<StuckProcess>,
+    /// Services that are gone as far as can be seen, and may have left processes that nothing tells to be theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost_sight: Vec<LostSight>,
     /// Hooks that still run; the supervisor ends when they have.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<String>,
@@ -144,6 +147,15 @@ pub struct Down {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it a reference to the field")]
 fn is_zero(number: &f64) -> bool {
     *number == 0.0
+}
+
+/// A service of which not all is known any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct LostSight {
+    /// The instance.
+    pub name: String,
+    /// So many of its processes had shed their marks and have ended unseen.
+    pub of: usize,
 }
 
 /// A process that is stuck in the kernel.

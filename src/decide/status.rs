@@ -68,6 +68,8 @@ pub struct Entry {
     pub failing: Option<String>,
     /// So many of its processes forked away from SIGKILL.
     pub forks_away: Option<usize>,
+    /// So many of its processes had shed their marks and have ended unseen.
+    pub lost_sight: Option<usize>,
     /// What is wrong with where its output is kept.
     pub output: Option<String>,
     /// What its process was made with.
@@ -499,7 +501,7 @@ impl Board {
                 entry.started = Some(event.since_start);
                 entry.health = Health::Unknown;
                 entry.failing = None;
-                (entry.output, entry.forks_away) = (None, None);
+                (entry.output, entry.forks_away, entry.lost_sight) = (None, None, None);
                 entry.stopped_for = None;
                 entry.restarts += u64::from(cause.is_restart());
                 if *cause == StartCause::Command || *cause == StartCause::Boot {
@@ -511,6 +513,7 @@ impl Board {
                 }
             }
             Fact::ForksAway { left, .. } => entry.forks_away = Some(*left),
+            Fact::LostSight { of, .. } => entry.lost_sight = Some(*of),
             Fact::OutputElsewhere { file, reason, .. } => {
                 entry.output = Some(format!("its output goes to {}: {reason}", file.display()));
             }
@@ -696,6 +699,7 @@ impl Entry {
             failing: None,
             output: None,
             forks_away: None,
+            lost_sight: None,
             made_of: None,
             ready_again: false,
         }

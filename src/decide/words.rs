@@ -28,6 +28,14 @@ pub fn forks_away(left: usize) -> String {
     format!("{left} {noun} still {verb} away; a cgroup would end {them}")
 }
 
+/// What is so of a tree of which not all is known any more.
+pub fn lost_sight(of: usize) -> String {
+    let (processes, have) = if of == 1 { ("process", "has") } else { ("processes", "have") };
+    format!(
+        "gone as far as can be seen; {of} {processes} of it {have} shed its marks and ended, and may have left others: a cgroup would tell"
+    )
+}
+
 /// That output is kept in its files again, of which so many bytes are missing there.
 pub fn kept_again(lost: u64) -> String {
     match lost {

@@ -258,6 +258,16 @@ pub enum Fact {
         /// How many there were.
         left: usize,
     },
+    /// A tree without a cgroup is gone, as far as can be seen. But processes of it had shed its marks and have
+    /// ended unseen; what they may have started is not known.
+    LostSight {
+        /// The instance that the tree was of.
+        instance: InstanceId,
+        /// The number of the process that the tree began with.
+        incarnation: Incarnation,
+        /// How many they were.
+        of: usize,
+    },
     /// What it prints goes to another file than its manifest says, since that can't be used.
     OutputElsewhere {
         /// The instance that prints.
@@ -470,6 +480,7 @@ impl Fact {
             | Fact::Stuck { incarnation, .. }
             | Fact::EnvRenewed { incarnation, .. }
             | Fact::ForksAway { incarnation, .. }
+            | Fact::LostSight { incarnation, .. }
             | Fact::Exited { incarnation, .. } => Some(*incarnation),
             _ => None,
         }
@@ -497,6 +508,7 @@ impl Fact {
             | Fact::HookFailed { instance, .. }
             | Fact::EnvRenewed { instance, .. }
             | Fact::ForksAway { instance, .. }
+            | Fact::LostSight { instance, .. }
             | Fact::OutputElsewhere { instance, .. }
             | Fact::OutputLost { instance, .. }
             | Fact::Exited { instance, .. }

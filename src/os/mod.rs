@@ -227,6 +227,14 @@ pub enum News {
         /// How many are there at the moment.
         left: usize,
     },
+    /// Its tree is gone, as far as can be seen. But of those that had shed its marks so many have ended unseen,
+    /// and what they may have started is not known.
+    LostSight {
+        /// The process that the tree began with.
+        key: ProcessKey,
+        /// How many.
+        of: usize,
+    },
     /// What it prints goes to other files than it should, where those can't be used.
     KeptElsewhere {
         /// The process that prints.
@@ -271,6 +279,8 @@ pub trait Host: Send + Sync + 'static {
     /// All facts of its end are written down where they last: what is kept of a process that is
     /// gone may go.
     fn settle(&self, _key: ProcessKey) {}
+    /// To be called now and then: who is of which tree is noted where the kernel does not know it for good.
+    fn look_around(&self) {}
     /// What a source prints is kept like this from now on, without another start.
     fn keep(&self, _source: SourceId, _keep: log::Keep) {}
     /// A source will print no more.

@@ -700,11 +700,8 @@ impl Work {
                 }
             }
             By::Keeper(keeper) => {
-                let about = owner.map(|owner| About {
-                    owner,
-                    run: self.mark,
-                    cgroups: cgroups.map(|cgroups| cgroups.folder().to_owned()),
-                });
+                let folder = cgroups.map(|cgroups| cgroups.folder().to_owned());
+                let about = owner.map(|owner| About::new(owner, self.mark, folder));
                 let about = about.and_then(|about| serde_json::to_string(&about).ok());
                 if let (Some(journal), Some(about)) = (&self.journal, &about) {
                     journal.asked(key.0, about);
@@ -786,6 +783,10 @@ impl Host for NativeHost {
         if self.keeper.is_some() {
             self.line.send(Order::Settle(key));
         }
+    }
+
+    fn look_around(&self) {
+        self.line.send(Order::LookAround);
     }
 
     fn keep(&self, source: SourceId, keep: Keep) {

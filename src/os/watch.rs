@@ -35,6 +35,7 @@ use lines::take;
 pub(super) use orders::{Expected, Leave, Line, Marks, Order, Watched};
 use pouring::{Loan, Remainder, Stuck};
 pub(super) use reclaim::{Reclaimed, reclaim, reclaim_marked};
+use sight::Sight;
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
 const PIECE: usize = 64 * 1024;
@@ -184,6 +185,7 @@ struct Process {
     usage: Option<ResourceUsage>,
     marks: Marks,
     home: Home,
+    sight: Sight,
     /// What the keeper says of it to a later daemon.
     about: Option<String>,
     parent: Parent,
@@ -381,6 +383,7 @@ impl Watcher {
                 Order::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
                 Order::Settle(key) => self.settled(key.0),
                 Order::Keep(source, keep) => self.changes.push_back((source, keep)),
+                Order::LookAround => self.look_around(),
                 Order::Housed(keys) => self.housed(&keys),
                 Order::Late(loan, late) => self.is_late(loan, *late),
                 Order::Forget(source) => self.logs.close(source),
@@ -436,6 +439,7 @@ impl Watcher {
                 usage: None,
                 marks,
                 home,
+                sight: Sight::default(),
                 about,
                 parent,
                 news,
@@ -557,6 +561,9 @@ impl Watcher {
         let told = std::mem::replace(&mut process.told, true);
         let news = Arc::clone(&process.news);
         let id = ProcessKey(key);
+        if empty && process.sight.lost() > 0 {
+            news(News::LostSight { key: id, of: process.sight.lost() });
+        }
         if let (true, Output::Lines(source, _)) = (empty, &process.output)
             && !self.stuck.contains_key(source)
         {
@@ -705,4 +712,5 @@ mod lines;
 mod orders;
 mod pouring;
 mod reclaim;
+mod sight;
 mod tree;

@@ -1,6 +1,7 @@
 //! Disks that fail or do not answer: whoever has nothing to do with them notices nothing.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::daemon::Machine;
 use crate::harness::{Run, end, eventually, eventually_or, is_alive, skip};
@@ -119,6 +120,18 @@ fn standing_still(pid: u32) -> usize {
     tasks.filter_map(|task| stands(task).then_some(())).count()
 }
 
+/// Waits until a thread stands still for longer than a disk takes that is only busy.
+fn wait_until_one_stands_still(pid: u32) {
+    let mut since = None;
+    eventually("somebody stands still over it", || {
+        match standing_still(pid) {
+            0 => since = None,
+            _ => drop(since.get_or_insert_with(Instant::now)),
+        }
+        since.is_some_and(|since: Instant| since.elapsed() > Duration::from_millis(200))
+    });
+}
+
 /// All numbers that were printed to these files, one after the other; a new process begins with 1 again.
 fn assert_none_is_missing(files: &[PathBuf]) {
     let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap_or_default()).collect();
@@ -151,7 +164,7 @@ fn l6_log_files_on_a_hung_disk_hold_up_nobody_else() {
     eventually("all print", || names.iter().all(|name| own(name).metadata().is_ok_and(|at| at.len() > 0)));
     let daemon = machine.pids().0;
     let frozen = Frozen::of(&folder);
-    eventually("somebody stands still over it", || standing_still(daemon) > 0);
+    wait_until_one_stands_still(daemon);
     // Deaths, deadlines and commands of the others.
     let before = project.pid("other");
     end(before);
@@ -220,7 +233,7 @@ fn what_waited_for_a_moment_goes_where_it_should() {
     eventually("it prints", || own("one").metadata().is_ok_and(|at| at.len() > 0));
     let daemon = machine.pids().0;
     let frozen = Frozen::of(&folder);
-    eventually("somebody stands still over it", || standing_still(daemon) > 0);
+    wait_until_one_stands_still(daemon);
     std::fs::write(machine.project.file("go"), "on\n").unwrap();
     eventually("its end is heard of", || machine.project.status("last")["state"] == "failed");
     drop(frozen);
@@ -263,7 +276,7 @@ fn a_tree_goes_down_while_a_disk_does_not_answer() {
         eventually("it prints", || own.metadata().is_ok_and(|at| at.len() > 0));
         let supervisor = machine.pids().0;
         let frozen = Frozen::of(&folder);
-        eventually("somebody stands still over it", || standing_still(supervisor) > 0);
+        wait_until_one_stands_still(supervisor);
         let down = machine.regrow(&["down"]);
         assert_eq!(down.code, 0, "{}{}", down.stdout, down.stderr);
         assert!(down.stdout.contains("everything is down"), "{}", down.stdout);

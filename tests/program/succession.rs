@@ -256,6 +256,72 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
     machine.run = None;
 }
 
+/// Who has shed every mark is still known by number and start time, where it was seen before the keeper's death;
+/// and where such a one has ended unseen, no stop says more than can be known.
+#[test]
+fn who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said() {
+    const TEST: &str = "who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said";
+    const USER: u32 = 64_914;
+    if !nix::unistd::geteuid().is_root() || !installed(TEST, Path::new("/usr/bin/setpriv")) {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} needs root");
+        return crate::harness::skip(TEST, "only root can become another user");
+    }
+    let words = |n: u32| format!("4{n}{}{n}", std::process::id());
+    let (kept, lost) = (words(1), words(2));
+    // Told to, it leaves its parent, which lived until then.
+    let sheds = |word: &str| {
+        format!(
+            "mkfifo go-{word}; (env -i setsid prlimit --rttime=1000000 --locks=100 sh -c 'exec sleep {word}' </dev/null >/dev/null 2>&1 & read x < go-{word}) & exec sleep 1000"
+        )
+    };
+    let mut machine = Machine::new(&[(
+        "a.toml",
+        &format!(
+            "[service.kept]\nshell = \"{}\"\ndir = \"..\"\n[service.lost]\nshell = \"{}\"\ndir = \"..\"\n",
+            sheds(&kept),
+            sheds(&lost)
+        ),
+    )]);
+    machine.project.write("daemon.toml", "manifests = \"services\"\n[samples]\ninterval = \"100ms\"\n");
+    machine.start_as(USER);
+    let sleepers = |word: &str| {
+        let line = format!("sleep\0{word}\0");
+        crate::harness::processes(|pid| {
+            std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|of| of == line.as_bytes())
+        })
+    };
+    eventually("both have shed their marks", || [&kept, &lost].iter().all(|word| sleepers(word).len() == 1));
+    // Seen twice since then: as one of the tree, and without marks.
+    let samples = || machine.project.json(&["status", "--json"])["machine"].clone();
+    for _ in 0..3 {
+        let before = samples();
+        eventually("another look", || samples() != before);
+    }
+    for word in [&kept, &lost] {
+        std::fs::write(machine.project.file(&format!("go-{word}")), "go\n").unwrap();
+        let pid = sleepers(word)[0];
+        eventually("it has lost its parent", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap() == machine.pids().1.to_string()
+        });
+    }
+    machine.kill_keeper();
+    end(sleepers(&lost)[0]);
+    let stopped = machine.regrow(&["stop", "kept"]);
+    assert_eq!((stopped.code, sleepers(&kept).len()), (0, 0), "{}{}", stopped.stdout, stopped.stderr);
+    let stopped = machine.regrow(&["stop", "lost"]);
+    let said = format!("{}{}", stopped.stdout, stopped.stderr);
+    assert_eq!(stopped.code, 1, "{said}");
+    assert!(said.contains("lost: gone as far as can be seen; 1 process of it has shed its marks"), "{said}");
+    let down = machine.regrow(&["down"]);
+    assert_eq!(down.code, 1, "{}{}", down.stdout, down.stderr);
+    assert!(
+        !down.stdout.contains("everything is down") && down.stderr.contains("lost: gone as far"),
+        "{}",
+        down.stderr
+    );
+}
+
 /// More services than get a cgroup at once have one soon after, with all that they have forked by then; the next
 /// daemon knows it, and a stop after the keeper's death ends all of it.
 #[test]

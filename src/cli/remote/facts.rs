@@ -1,7 +1,7 @@
 //! Events as people read them.
 
 use super::*;
-use crate::decide::words::{forks_away, kept_again};
+use crate::decide::words::{forks_away, kept_again, lost_sight};
 
 pub(super) fn show_event(event: &Event) {
     let at = humantime::format_rfc3339_millis(event.at);
@@ -65,6 +65,7 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
         }
         Fact::EnvRenewed { instance, .. } => format!("{instance}: starts with what its env files say by now"),
         Fact::ForksAway { instance, left, .. } => format!("{instance}: {}", forks_away(*left)),
+        Fact::LostSight { instance, of, .. } => format!("{instance}: {}", lost_sight(*of)),
         Fact::OutputElsewhere { instance, file, reason } => {
             format!("{instance}: its output goes to {}: {reason}", file.display())
         }

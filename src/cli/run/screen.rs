@@ -1,7 +1,7 @@
 //! What a run shows: an event becomes a line, and whoever takes long is named.
 
 use super::*;
-use crate::decide::words::{forks_away, kept_again};
+use crate::decide::words::{forks_away, kept_again, lost_sight};
 use crate::model::spec;
 
 /// Turns events into lines.
@@ -216,6 +216,7 @@ impl Screen {
             Fact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
                 about(instance, kept_again(*lost), Tint::Good)
             }
+            Fact::LostSight { instance, of, .. } => about(instance, lost_sight(*of), Tint::Warn),
             Fact::ForksAway { instance, left, .. } => about(instance, forks_away(*left), Tint::Bad),
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }

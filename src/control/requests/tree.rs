@@ -3,7 +3,7 @@
 use super::query::{Parameter, ParameterKind};
 use super::*;
 use crate::control::once::WasTaken;
-use crate::control::protocol::{Add, Added, Down, StuckProcess, Wait, WaitFor, Waited, WhyReport};
+use crate::control::protocol::{Add, Added, Down, LostSight, StuckProcess, Wait, WaitFor, Waited, WhyReport};
 use crate::decide::access::{DAEMON, ROOT};
 use crate::decide::resolve::group_named;
 use crate::decide::why::{self, Why};
@@ -389,11 +389,14 @@ pub(in crate::control) async fn down(
     let ok = shared.handle.wait_stopped().await.is_ok();
     let stuck: Vec<StuckProcess> =
         shared.handle.stuck().into_iter().map(|(name, pid)| StuckProcess { name, pid }).collect();
+    let lost_sight: Vec<LostSight> =
+        shared.handle.lost_sight().into_iter().map(|(name, of)| LostSight { name, of }).collect();
     let hooks = shared.handle.running_hooks();
     let hooks_may_take_s = shared.handle.hooks_may_take().as_secs_f64();
     Ok(axum::Json(Down {
-        ok: ok && stuck.is_empty(),
+        ok: ok && stuck.is_empty() && lost_sight.is_empty(),
         stuck,
+        lost_sight,
         hooks,
         hooks_may_take_s,
         tasks: running + waiting,

@@ -2,7 +2,7 @@
 //! wish or a fact says of it.
 
 use super::*;
-use crate::decide::words::forks_away;
+use crate::decide::words::{forks_away, lost_sight};
 
 const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";
 
@@ -194,7 +194,10 @@ impl Work {
                 Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_) | Work::Cascade(_)) => {
                     Some((true, "stopped".to_owned()))
                 }
-                Fact::Stopped { .. } => Some((true, "stopped".to_owned())),
+                Fact::Stopped { .. } => match entry.lost_sight {
+                    None => Some((true, "stopped".to_owned())),
+                    Some(of) => Some((false, lost_sight(of))),
+                },
                 Fact::Completed { .. } => Some((true, "completed".to_owned())),
                 Fact::Failed { why, .. } => Some((true, format!("failed: {why}"))),
                 Fact::Stuck { .. } => {

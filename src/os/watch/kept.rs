@@ -66,6 +66,15 @@ pub(in crate::os) struct About {
     pub(in crate::os) run: u64,
     #[serde(default)]
     pub(in crate::os) cgroups: Option<PathBuf>,
+    /// Who was seen of its tree.
+    #[serde(default, skip_serializing_if = "Sight::is_plain")]
+    pub(super) sight: Sight,
+}
+
+impl About {
+    pub(in crate::os) fn new(owner: Owner, run: u64, cgroups: Option<PathBuf>) -> About {
+        About { owner, run, cgroups, sight: Sight::default() }
+    }
 }
 
 impl Above {
@@ -311,6 +320,7 @@ impl Watcher {
         };
         let about: Option<About> = serde_json::from_str(&kept.about).ok();
         let cgroups = about.as_ref().and_then(|about| about.cgroups.clone());
+        let sight = about.as_ref().map(|about| about.sight.clone()).unwrap_or_default();
         let cgroups = cgroups.and_then(|folder| above.join(folder, own.as_ref()));
         // Nobody's, as it is: known by its session and its group alone.
         let marks = about
@@ -325,6 +335,9 @@ impl Watcher {
         let watched =
             Watched { key: ProcessKey(key), pid, pidfd, since, pipes, output, marks, cgroups, news };
         self.look_after(watched, about.map(|_| text), parent);
+        if let Some(process) = self.processes.get_mut(&key) {
+            process.sight = sight;
+        }
         // An earlier daemon may have had it moved.
         if let (Some(own), Some(process)) = (own, self.processes.get_mut(&key))
             && matches!(process.home, Home::None)
@@ -448,12 +461,17 @@ impl Watcher {
                 Output::Beside(_) | Output::Capture(_) | Output::Collect(_) => None,
             })
             .collect();
+        let abouts: HashMap<u64, String> = self
+            .processes
+            .iter()
+            .filter_map(|(key, process)| Some((*key, with_sight(process.about.as_deref()?, &process.sight))))
+            .collect();
         let living = self.processes.iter().filter_map(|(key, process)| {
             let [out, err] = &process.pipes;
             Some(Lent {
                 key: *key,
                 pid: process.pid,
-                about: process.about.as_deref()?,
+                about: abouts.get(key)?,
                 exit: process.exit,
                 foreign: true,
                 pidfd: process.pidfd.as_fd(),
@@ -512,5 +530,16 @@ impl Watcher {
         if first {
             tracing::error!(%error, "nothing can be started until there is a keeper, which can't be executed");
         }
+    }
+}
+
+/// What a later daemon is to know, with who was seen of the tree.
+fn with_sight(about: &str, sight: &Sight) -> String {
+    let text = about.to_owned();
+    match serde_json::from_str::<About>(&text) {
+        Ok(known) if !sight.is_plain() || !known.sight.is_plain() => {
+            serde_json::to_string(&About { sight: sight.clone(), ..known }).unwrap_or(text)
+        }
+        Ok(_) | Err(_) => text,
     }
 }

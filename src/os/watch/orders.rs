@@ -41,6 +41,8 @@ pub(in crate::os) enum Order {
     Keep(SourceId, Keep),
     /// A source prints no more.
     Forget(SourceId),
+    /// Note who is of trees that have no cgroup.
+    LookAround,
     /// These trees have a cgroup now.
     Housed(Vec<u64>),
     /// What was relieved has come to its end after all.

@@ -17,6 +17,7 @@ impl Watcher {
             self.find_by_session(key);
         }
         self.find_by_cgroup(key);
+        self.find_seen(key);
         !self.blind.contains(&key) && self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
     }
 
@@ -217,6 +218,7 @@ impl Watcher {
             // Where that was done just now, whoever is missed is found when the others have ended.
             self.find_marked();
         }
+        self.find_seen(key);
         let Some(process) = self.processes.get(&key) else {
             return;
         };

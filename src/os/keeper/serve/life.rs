@@ -14,6 +14,7 @@ impl Keeper {
     /// A daemon is dying that was up: another is made before the kernel has told how it ended. `false`: it
     /// was not up, or has said what is to follow, and its end is waited for.
     pub(super) fn replace_dying(&mut self) -> bool {
+        self.hear_it_out();
         let Daemon::Up { pid, greeted: true, then: Wish::Again | Wish::Replaced, .. } = &self.daemon else {
             if let Daemon::Up { pulse, .. } = &mut self.daemon {
                 *pulse = Pulse::Over(Instant::now());
@@ -37,26 +38,34 @@ impl Keeper {
         }
     }
 
-    /// `exit`: how, where the kernel has told that already.
-    pub(super) fn daemon_ended(&mut self, exit: Option<Exit>) {
-        let Daemon::Up { pid, since, line, mut inbox, greeted, mut then, .. } =
-            std::mem::replace(&mut self.daemon, Daemon::down(Duration::ZERO))
-        else {
+    /// What a dead one has said. What it has ordered it meant: it is carried out for the one that follows, once
+    /// that is there.
+    fn hear_it_out(&mut self) {
+        let Daemon::Up { line, inbox, then, .. } = &mut self.daemon else {
             return;
         };
-        // What it has ordered it meant: it is carried out for the one that follows, once that is there.
         while let Ok(Came::Something) = inbox.fill(line.as_fd(), false) {}
         while let Ok(Some(frame)) = inbox.next::<Order>() {
             match frame.say {
-                Order::Bye { code } => then = Wish::End(code),
+                Order::Bye { code } => *then = Wish::End(code),
                 Order::Replace { program } => {
                     let program = CString::new(program.into_os_string().into_vec()).ok();
                     self.before = Some(std::mem::replace(&mut self.program, program));
-                    then = Wish::Replaced;
+                    *then = Wish::Replaced;
                 }
                 _ => self.late.push(frame),
             }
         }
+    }
+
+    /// `exit`: how, where the kernel has told that already.
+    pub(super) fn daemon_ended(&mut self, exit: Option<Exit>) {
+        self.hear_it_out();
+        let Daemon::Up { pid, since, greeted, then, .. } =
+            std::mem::replace(&mut self.daemon, Daemon::down(Duration::ZERO))
+        else {
+            return;
+        };
         if then == Wish::Replaced {
             // Its end was wanted, and is no news.
             self.dying.remove(&pid);

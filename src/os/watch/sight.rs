@@ -1,0 +1,125 @@
+//! Keeping sight of trees without a cgroup.
+//!
+//! As long as a keeper lives, who loses a parent comes to it, and carries marks. After its death those come to
+//! nobody here, and who has shed even the marks is not found any more. So who is of such a tree is noted now and
+//! then, by number and start time, while it can be told; that goes on to the next daemon with all else. And
+//! where one without marks was lost sight of, what it may have started is not known, which is said.
+
+use serde::{Deserialize, Serialize};
+
+use super::*;
+use crate::os::proc::Stat;
+
+/// One of a tree that is neither its leader nor in the leader's session or group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Member {
+    pid: u32,
+    /// In ticks since boot: with the number, one process for ever.
+    started: u64,
+    /// Whether it carried its tree's mark when it was last looked at.
+    marked: bool,
+}
+
+/// Who was seen of a tree.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Sight {
+    members: Vec<Member>,
+    /// So many without marks have ended unseen.
+    lost: usize,
+}
+
+impl Sight {
+    /// Whether there is anything to know of it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.members.is_empty() && self.lost == 0
+    }
+
+    /// So many without marks have ended, and what they have started is not known.
+    pub(super) fn lost(&self) -> usize {
+        self.lost
+    }
+
+    fn has(&self, stat: &Stat) -> bool {
+        self.members.iter().any(|member| member.pid == stat.pid && member.started == stat.started)
+    }
+}
+
+impl Watcher {
+    /// Notes who is of each tree without a cgroup.
+    pub(super) fn look_around(&mut self) {
+        let trees: Vec<u64> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| matches!(process.home, Home::None) && process.exit.is_none())
+            .map(|(key, _)| *key)
+            .collect();
+        if trees.is_empty() {
+            return;
+        }
+        let mut seen: HashMap<u64, Vec<Stat>> = HashMap::new();
+        for pid in self.orphans() {
+            if !self.leaders.contains_key(&pid)
+                && let Some(stat) = proc::stat(pid)
+            {
+                let known = || trees.iter().find(|key| self.processes[key].sight.has(&stat)).copied();
+                if let Some(key) = self.owner(&stat).or_else(known) {
+                    seen.entry(key).or_default().push(stat);
+                }
+            }
+        }
+        for key in trees {
+            let process = &self.processes[&key];
+            let known = process.sight.members.iter().map(|member| member.pid);
+            let roots: Vec<u32> = known.chain([process.pid]).collect();
+            let below = roots.into_iter().flat_map(proc::descendants).filter_map(proc::stat);
+            let mut all = seen.remove(&key).unwrap_or_default();
+            all.extend(below);
+            self.note(key, &all);
+        }
+    }
+
+    fn note(&mut self, key: u64, seen: &[Stat]) {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        let (leader, mark) = (process.pid, process.marks.limit);
+        for stat in seen {
+            if stat.session != leader && stat.group != leader && !process.sight.has(stat) {
+                let Stat { pid, started, .. } = *stat;
+                process.sight.members.push(Member { pid, started, marked: true });
+            }
+        }
+        let mut lost = 0;
+        process.sight.members.retain_mut(|member| {
+            if !lives(member) {
+                lost += usize::from(!member.marked);
+                return false;
+            }
+            member.marked = proc::mark(member.pid) == Some(mark);
+            true
+        });
+        process.sight.lost += lost;
+    }
+
+    /// Pins those of a tree that were seen and live; of the others it is known from then on that they are lost.
+    pub(super) fn find_seen(&mut self, key: u64) {
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        let members = std::mem::take(&mut process.sight.members);
+        for member in members {
+            match proc::stat(member.pid).filter(|stat| stat.started == member.started && stat.state != b'Z') {
+                Some(stat) => self.pin(key, &stat),
+                None => {
+                    if let Some(process) = self.processes.get_mut(&key) {
+                        process.sight.lost += usize::from(!member.marked);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn lives(member: &Member) -> bool {
+    proc::stat(member.pid).is_some_and(|stat| stat.started == member.started && stat.state != b'Z')
+}
