@@ -181,10 +181,19 @@ fn terms_of(spec: &TaskSpec) -> Terms {
     }
 }
 
+/// How long a task is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lives {
+    /// Until it is over, whichever daemon runs it.
+    OnItsOwn,
+    /// As long as its client waits for it, whose connection ends with this daemon.
+    WithItsClient,
+}
+
 /// What a pool is told.
 pub enum PoolMsg {
     /// Take these, all or none; by whom.
-    Submit(Vec<TaskSpec>, String, oneshot::Sender<Result<Vec<Ticket>, Refusal>>),
+    Submit(Vec<TaskSpec>, String, Lives, oneshot::Sender<Result<Vec<Ticket>, Refusal>>),
     /// Follow one; `None`: it is not known.
     Follow(TaskId, oneshot::Sender<Option<watch::Receiver<Stage>>>),
     /// How tasks stand, oldest first.
@@ -197,6 +206,8 @@ pub enum PoolMsg {
     Cleanup(oneshot::Sender<usize>),
     /// How it stands.
     Stand(oneshot::Sender<PoolStand>),
+    /// How many end with this daemon, and how many the next one runs.
+    Left(oneshot::Sender<(usize, usize)>),
     /// Answered when there is nothing left to do.
     Empty(oneshot::Sender<()>),
     /// A worker's process runs.
@@ -253,6 +264,7 @@ pub(crate) struct PoolState {
 
 struct Record {
     spec: Arc<TaskSpec>,
+    lives: Lives,
     submitted: SystemTime,
     /// When its last run began.
     started: Option<Duration>,
@@ -274,6 +286,7 @@ impl Record {
     fn new(spec: TaskSpec, submitted: SystemTime, stage: Stage) -> Record {
         Record {
             submitted,
+            lives: Lives::OnItsOwn,
             started: None,
             pid: None,
             attempts: 0,
@@ -373,9 +386,9 @@ impl PoolState {
 
     fn take(&mut self, message: PoolMsg) {
         match message {
-            PoolMsg::Submit(specs, who, answer) => {
+            PoolMsg::Submit(specs, who, lives, answer) => {
                 // Nobody may be there any more to hear it.
-                let _ = answer.send(self.submit(specs, &who));
+                let _ = answer.send(self.submit(specs, &who, lives));
             }
             PoolMsg::Follow(task, answer) => {
                 let _ = answer.send(self.records.get(&task).map(|record| record.stage.subscribe()));
@@ -407,6 +420,13 @@ impl PoolState {
                 let (standing, size) = (self.pool.standing(), self.pool.size());
                 let _ = answer.send(PoolStand { standing, size, performance: self.tally.performance() });
             }
+            PoolMsg::Left(answer) => {
+                let standing = self.pool.standing();
+                let waits = |record: &&Record| matches!(*record.stage.borrow(), Stage::Waiting);
+                let bound = self.records.values().filter(|record| record.lives == Lives::WithItsClient);
+                let (bound, waiting) = (bound.filter(waits).count(), standing.queued + standing.retrying);
+                let _ = answer.send((standing.busy + bound, waiting.saturating_sub(bound)));
+            }
             PoolMsg::Empty(answer) => self.wait_empty.push(answer),
             PoolMsg::Started(worker, task, pid) => {
                 let now = self.now();
@@ -436,13 +456,17 @@ impl PoolState {
         }
     }
 
-    fn submit(&mut self, specs: Vec<TaskSpec>, who: &str) -> Result<Vec<Ticket>, Refusal> {
+    fn submit(&mut self, specs: Vec<TaskSpec>, who: &str, lives: Lives) -> Result<Vec<Ticket>, Refusal> {
         let submitted = SystemTime::now();
         let tickets =
             self.admit(specs.into_iter().map(|spec| (ids::task(), spec, submitted)).collect(), who)?;
         // Before it is answered: what was taken is run, whoever dies.
         for Ticket { id, .. } in &tickets {
-            if let Some(record) = self.records.get(id)
+            if let Some(record) = self.records.get_mut(id) {
+                record.lives = lives;
+            }
+            if lives == Lives::OnItsOwn
+                && let Some(record) = self.records.get(id)
                 && !matches!(*record.stage.borrow(), Stage::Over(_))
             {
                 let spec = Arc::clone(&record.spec);

@@ -71,7 +71,7 @@ pub(super) fn exec(args: ExecArgs) -> u8 {
                 _ => {}
             }
         }
-        Err(Error::Broken("it ended before the command did".to_owned()))
+        Err(Error::Broken("it ended before the command did, which was ended with it".to_owned()))
     })
 }
 
@@ -338,7 +338,13 @@ fn read_batch(path: &Path, args: &TaskArgs) -> Result<Vec<TaskSpec>, String> {
 fn submit(tasks: Vec<TaskSpec>, wait: bool, common: &Common) -> u8 {
     let body = Submit { tasks, env: environment(), wait };
     talk(common, async |mut client| {
-        let submitted: Submitted = client.post_unrepeated("/v1/tasks", &body).await?;
+        let submitted: Submitted = match client.post_unrepeated("/v1/tasks", &body).await {
+            Err(Error::Broken(reason)) if wait => {
+                let goes_on = "what waited of it goes on; \"regrow task list\" shows it";
+                return Err(Error::Broken(format!("{reason}; {goes_on}")));
+            }
+            other => other?,
+        };
         if common.json {
             print_json(&submitted);
         } else if !wait {

@@ -11,8 +11,8 @@ use crate::actors::Context;
 use crate::actors::scaler::{Bounds, Scaler, ScalerArgs, ScalerMsg};
 use crate::actors::supervisor::SupervisorMsg;
 use crate::actors::worker_pool::{
-    CacheKey, Finished, KeepResults, Lasting, PoolArgs, PoolMsg, PoolStand, Results, Shop, Stage, TaskRules,
-    Ticket, WorkerPool, key_of,
+    CacheKey, Finished, KeepResults, Lasting, Lives, PoolArgs, PoolMsg, PoolStand, Results, Shop, Stage,
+    TaskRules, Ticket, WorkerPool, key_of,
 };
 use crate::decide::cache::{Cache, Counts};
 use crate::decide::ledger::{KeptResult, Ledger};
@@ -95,6 +95,16 @@ impl Tasks {
 
     /// The same; what comes of them is known by their tickets, also when they are forgotten here.
     pub async fn begin(&self, specs: Vec<TaskSpec>, who: &str) -> Result<Vec<Ticket>, Denial> {
+        self.begin_that_lives(Lives::OnItsOwn, specs, who).await
+    }
+
+    /// The same, `lives`: whether they are run by the daemon after this one, too.
+    pub(crate) async fn begin_that_lives(
+        &self,
+        lives: Lives,
+        specs: Vec<TaskSpec>,
+        who: &str,
+    ) -> Result<Vec<Ticket>, Denial> {
         for spec in &specs {
             sane(spec)?;
         }
@@ -102,7 +112,7 @@ impl Tasks {
             self.recall(ledger, &specs, who).await;
         }
         let (who, count) = (who.to_owned(), specs.len());
-        let taken = self.ask(|answer| PoolMsg::Submit(specs, who, answer)).await?;
+        let taken = self.ask(|answer| PoolMsg::Submit(specs, who, lives, answer)).await?;
         taken.map_err(|refusal| match refusal {
             Refusal::Full { queue: 0, .. } if count == 1 => {
                 denial(DenialCode::TooManyRequests, "no worker is free, and no task may wait")
@@ -298,10 +308,10 @@ impl Tasks {
         Ok((pool, performance))
     }
 
-    /// How many run, and how many wait.
+    /// How many end with this supervisor, since they run or since their client waits for them, and how many wait
+    /// on their own: a daemon after this one runs those.
     pub async fn left(&self) -> (usize, usize) {
-        let standing = self.ask(PoolMsg::Stand).await.map(|stand| stand.standing);
-        standing.map_or((0, 0), |standing| (standing.busy, standing.queued + standing.retrying))
+        self.ask(PoolMsg::Left).await.unwrap_or_default()
     }
 
     /// Who makes the pool larger and smaller, and by which thresholds.

@@ -524,11 +524,16 @@ fn results_counters_and_what_waits_outlive_the_daemon() {
         let waits = command.env("WORD", round).output().unwrap();
         let waits = String::from_utf8(waits.stdout).unwrap().trim().to_owned();
         assert!(is(&waits, "queued"));
+        // One whose client waits for it, and hears of the end: it is not run behind its back.
+        let mut bound = project.command(&["exec", "--", "sh", "-c", "echo $$ >> bound"]);
+        let bound = bound.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let queued = || project.json(&["stats", "--json"])["pool"]["queued"].clone();
+        eventually("it waits as well", || queued() == 2);
         if round == "death" {
             machine.kill_daemon();
         } else {
             let upgraded = project.regrow(&["upgrade"]);
-            let told = "; 1 command that ran ended with it; 1 command that waited will be run";
+            let told = "; 2 commands ended with it; 1 command that waited will be run";
             assert!(
                 upgraded.code == 0 && upgraded.stdout.contains(told),
                 "{}{}",
@@ -536,6 +541,9 @@ fn results_counters_and_what_waits_outlive_the_daemon() {
                 upgraded.stderr
             );
         }
+        let bound = bound.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&bound.stderr);
+        assert!(bound.status.code() == Some(1) && said.contains("which was ended with it"), "{said}");
         let lost = result(&runs);
         assert_eq!(lost["ended"], "lost", "{lost}");
         assert!(lost["error"].as_str().unwrap().contains("the daemon that ran it is gone"), "{lost}");
@@ -554,6 +562,7 @@ fn results_counters_and_what_waits_outlive_the_daemon() {
     let after = project.json(&["stats", "--json"])["performance"].clone();
     assert_eq!((&after["executions"], &after["failures"]), (&5.into(), &1.into()), "{after}");
     assert_eq!(project.json(&["task", "list", "--json"])["tasks"].as_array().unwrap().len(), 7);
+    assert!(!project.file("bound").exists());
     // What is cleaned up does not come back.
     assert_eq!(project.regrow(&["task", "cleanup"]).code, 0);
     machine.kill_daemon();

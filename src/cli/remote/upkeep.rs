@@ -232,7 +232,7 @@ pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
             let noun = |count: usize| if count == 1 { "command" } else { "commands" };
             let ended = match upgrading.tasks_running {
                 0 => String::new(),
-                count => format!("; {count} {} that ran ended with it", noun(count)),
+                count => format!("; {count} {} ended with it", noun(count)),
             };
             let waiting = match upgrading.tasks_waiting {
                 0 => String::new(),
