@@ -515,7 +515,7 @@ impl Board {
             Fact::ForksAway { left, .. } => entry.forks_away = Some(*left),
             Fact::LostSight { of, .. } => entry.lost_sight = Some(*of),
             Fact::OutputElsewhere { file, reason, .. } => {
-                entry.output = Some(format!("its output goes to {}: {reason}", file.display()));
+                entry.output = Some(super::words::goes_elsewhere(file, reason));
             }
             Fact::EnvRenewed { made_of, .. } => entry.made_of = Some(*made_of),
             Fact::Running { pid, .. } => entry.pid = Some(*pid),

@@ -36,6 +36,16 @@ pub fn lost_sight(of: usize) -> String {
     )
 }
 
+/// Where output goes instead, and why.
+pub fn goes_elsewhere(file: &std::path::Path, reason: &str) -> String {
+    format!("its output goes to {}: {reason}", file.display())
+}
+
+/// That output is kept nowhere, and why.
+pub fn not_kept(reason: &str) -> String {
+    format!("its output can't be kept: {reason}")
+}
+
 /// That output is kept in its files again, of which so many bytes are missing there.
 pub fn kept_again(lost: u64) -> String {
     match lost {

@@ -334,16 +334,14 @@ fn clashes(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, keep: &Keep) -
 pub(super) const HUNG: &str = "its disk does not answer";
 
 impl Logs {
-    /// Opens those of a source that starts, where they are not open yet. May wait; nothing is changed
-    /// before they are placed.
+    /// Opens those of a source that starts, or looks after them where they are open. May wait; others are not
+    /// the source's before they are placed.
     pub(super) fn make(&self, source: SourceId, keep: &Keep) -> io::Result<Fresh> {
         lock(&self.later).remove(&source);
         clashes(&self.lock(), source, keep)?;
         let there = self.of(source).filter(|there| lock(&there.known).keep.place == keep.place);
         let Some(slot) = there else {
-            let mut open = Open::new(keep)?;
-            let files = open.duplicates()?;
-            return Ok(Fresh { slot: Slot::new(open), files });
+            return self.make_another(keep);
         };
         let mut open = slot.lock();
         // Somebody has taken one away, or put another in its place.
@@ -362,7 +360,12 @@ impl Logs {
     pub(super) fn place(&self, source: SourceId, fresh: Fresh) -> io::Result<[OwnedFd; 2]> {
         let Fresh { slot, files } = fresh;
         let mut open = self.lock();
-        is_taken(&open, source, &slot)?;
+        if let Err(error) = is_taken(&open, source, &slot) {
+            lock(&self.leaving).push(slot);
+            return Err(error);
+        }
+        // Whatever was to be opened for it later.
+        lock(&self.later).remove(&source);
         // They go to a keeper with the start that they are opened for.
         if let Some(mut own) = slot.lock_if_free() {
             own.news = false;
@@ -435,9 +438,7 @@ impl Logs {
             return Ok(None);
         };
         if lock(&slot.known).keep.place != keep.place {
-            let mut open = Open::new(keep)?;
-            let files = open.duplicates()?;
-            return Ok(Some(Fresh { slot: Slot::new(open), files }));
+            return self.make_another(keep).map(Some);
         }
         let mut open = slot.lock();
         for file in open.files.all() {
@@ -447,6 +448,13 @@ impl Logs {
         open.keep = keep.clone();
         slot.note(&mut open);
         Ok(None)
+    }
+
+    /// Opens others for a source, whatever it has. May wait; nothing is changed before they are placed.
+    pub(super) fn make_another(&self, keep: &Keep) -> io::Result<Fresh> {
+        let mut open = Open::new(keep)?;
+        let files = open.duplicates()?;
+        Ok(Fresh { slot: Slot::new(open), files })
     }
 
     /// A source prints no more.
@@ -467,6 +475,11 @@ impl Logs {
             let before = open.remove(&source);
             lock(&self.leaving).extend(before);
         }
+    }
+
+    /// Whether those of a source are to be opened when it prints.
+    pub(super) fn is_due(&self, source: SourceId) -> bool {
+        lock(&self.later).contains_key(&source)
     }
 
     /// How those of a source are to be opened, if they are to be now.
@@ -519,7 +532,8 @@ impl Logs {
         }
     }
 
-    /// Duplicates of those that are open, or are to be now. `None` as well where somebody works with them.
+    /// Duplicates of those that are open, or are to be now. `None` as well where somebody works with them. May
+    /// wait.
     pub(super) fn files(&self, source: SourceId) -> Option<[OwnedFd; 2]> {
         if let Some(due) = self.due(source).and_then(|keep| self.make_due(&keep)) {
             self.place_due(source, due);
@@ -616,7 +630,7 @@ pub(super) fn read(pipe: BorrowedFd<'_>, buffer: &mut [u8]) -> Took {
     }
 }
 
-fn folder_of(keep: &Keep) -> PathBuf {
+pub(super) fn folder_of(keep: &Keep) -> PathBuf {
     keep.file(Stream::Out).parent().map(Path::to_owned).unwrap_or_default()
 }
 

@@ -119,7 +119,8 @@ impl NativeHost {
         let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
         let (logs, relief) = (Arc::<Logs>::default(), Relief::start()?);
         let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
-        let line = watch::start(Arc::clone(&sink), options.owns_process, own, kept, None, &relief)?;
+        let line = watch::start(Arc::clone(&sink), options.owns_process, own, kept, None, &relief)
+            .inspect_err(|_| relief.end())?;
         let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
         let work =
             Work { line: line.clone(), sink, cgroups, logs, mark, journal: None, coming: Arc::default() };
@@ -205,7 +206,8 @@ impl NativeHost {
         noted.iter().filter(|noted| !lives_on.contains(&noted.key)).for_each(|noted| writes.gone(noted.key));
         let (logs, relief) = (Arc::<Logs>::default(), Relief::start()?);
         let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
-        let line = watch::start(Arc::clone(&sink), true, own, kept, Some(above), &relief)?;
+        let line = watch::start(Arc::clone(&sink), true, own, kept, Some(above), &relief)
+            .inspect_err(|_| relief.end())?;
         let work = Work {
             line: line.clone(),
             sink,
@@ -240,7 +242,10 @@ impl NativeHost {
         // One more than cores: in vfork a spawner sleeps while its child executes.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
-            spawners.begin(starts.taker())?;
+            spawners.begin(starts.taker()).inspect_err(|_| {
+                relief.end();
+                line.send(Order::Quit);
+            })?;
         }
         Ok(NativeHost {
             line,
@@ -479,6 +484,8 @@ pub(super) struct Prepared {
     news: NewsSink,
     coming: Coming,
     keep: Option<Keep>,
+    /// Where it waits for a disk, if it can go nowhere else.
+    waits_for: Option<Keep>,
     /// Why its output does not go where it should.
     instead_of: Vec<String>,
     burst: bool,
@@ -494,6 +501,7 @@ impl Prepared {
         if let Some(keep) = self.keep.take() {
             self.instead_of.push(format!("{}: {HUNG}", keep.shown()));
             self.keep = keep.instead();
+            self.waits_for = Some(keep).filter(|_| self.keep.is_none());
         }
         self
     }
@@ -597,7 +605,7 @@ impl Work {
             return None;
         }
         let keep = keep.filter(|_| matches!(output, Output::Lines(..)));
-        let instead_of = Vec::new();
+        let (waits_for, instead_of) = (None, Vec::new());
         let prepared = Prepared {
             key,
             program,
@@ -609,6 +617,7 @@ impl Work {
             news,
             coming,
             keep,
+            waits_for,
             instead_of,
             burst,
         };
@@ -652,6 +661,9 @@ impl Work {
                 }
                 Err(error) => prepared.cant_use(&keep, &error),
             }
+        }
+        if let Some(keep) = prepared.waits_for.take() {
+            self.logs.open_later(source, keep);
         }
         if !prepared.instead_of.is_empty() {
             // It runs all the same, and says what it says to those who follow.

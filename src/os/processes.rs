@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::{pidfd, proc};
 
 /// A supervisor whose keeper is gone, and whose end is not told so long after, has a thread that stands still in
-/// the kernel, over a disk that does not answer. It does nothing more.
-const STANDS_STILL: Duration = Duration::from_millis(200);
+/// the kernel, over a disk that does not answer, and decides nothing more.
+const GIVEN: Duration = Duration::from_millis(200);
 
 /// The end of a supervisor and its keeper.
 pub struct End {
@@ -38,7 +38,7 @@ impl End {
         let Some((pid, supervisor)) = &self.supervisor else {
             return true;
         };
-        while !ends_within(supervisor, STANDS_STILL) {
+        while !ends_within(supervisor, GIVEN) {
             // Its first thread has ended, which it does with all others.
             if proc::exit_of_zombie(*pid).is_some() {
                 return true;

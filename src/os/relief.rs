@@ -152,7 +152,7 @@ impl Relief {
     }
 
     /// Starts a thread, where there is none.
-    fn begin(self: &Arc<Relief>) -> io::Result<()> {
+    pub(super) fn begin(self: &Arc<Relief>) -> io::Result<()> {
         if self.has_thread.swap(true, SeqCst) {
             return Ok(());
         }
@@ -248,16 +248,16 @@ mod tests {
     use super::*;
 
     /// A desk whose state is told when another goes on with it.
-    fn desk(going_on: GoingOn) -> (Arc<Relief>, Arc<Desk<u32>>, mpsc::Receiver<u32>) {
+    fn desk(going_on: GoingOn, patience: u32) -> (Arc<Relief>, Arc<Desk<u32>>, mpsc::Receiver<u32>) {
         let relief = Relief::start().unwrap();
         let (tell, told) = mpsc::channel();
-        let desk = Desk::new(&relief, 2, going_on, move |state| tell.send(state).unwrap());
+        let desk = Desk::new(&relief, patience, going_on, move |state| tell.send(state).unwrap());
         (relief, desk, told)
     }
 
     #[test]
     fn who_is_back_in_time_has_its_state_again() {
-        let (relief, desk, told) = desk(GoingOn::Moment);
+        let (relief, desk, told) = desk(GoingOn::Moment, u32::MAX);
         for state in 0..1000 {
             assert_eq!(desk.work(state, || state * 2), (Some(state), state * 2));
         }
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn another_goes_on_with_what_lasts_and_who_is_late_has_its_result_alone() {
         for going_on in [GoingOn::Moment, GoingOn::Lasting] {
-            let (relief, desk, told) = desk(going_on);
+            let (relief, desk, told) = desk(going_on, 10);
             let (let_go, gate) = mpsc::channel::<()>();
             let late = {
                 let (desk, gate) = (Arc::clone(&desk), gate);
@@ -293,15 +293,14 @@ mod tests {
 
     #[test]
     fn nobody_looks_while_nobody_works() {
-        let (relief, desk, _told) = desk(GoingOn::Moment);
+        let (relief, desk, _told) = desk(GoingOn::Moment, u32::MAX);
         desk.work(1, || ());
         let begun = std::time::Instant::now();
         while relief.looks.load(SeqCst) {
             assert!(begun.elapsed() < Duration::from_secs(30), "it sleeps");
             std::thread::yield_now();
         }
-        desk.work(1, || ());
-        assert!(relief.looks.load(SeqCst), "it is awake");
+        assert!(desk.work(1, || relief.looks.load(SeqCst)).1, "it is awake");
         relief.end();
     }
 }

@@ -2,11 +2,41 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Has a thread of this process that stands still in the kernel come back from there as soon as it can, with
+/// nothing done (EINTR). Where a program has a use of its own for the signal that it takes, nothing is done.
+pub(super) fn interrupt(thread: Pid) {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    extern "C" fn nothing(_: libc::c_int) {}
+    // Near the end of those that nobody has a fixed use for.
+    let signal = libc::SIGRTMAX() - 2;
+    let can = CAN.get_or_init(|| {
+        // SAFETY: a zeroed sigaction is valid, and both pointers are valid for the length of the calls. The
+        // handler does nothing, which may be done at any moment.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) != 0
+                || action.sa_sigaction != libc::SIG_DFL
+            {
+                return false;
+            }
+            // Without SA_RESTART: what it interrupts is not begun again.
+            action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+            libc::sigaction(signal, &raw const action, std::ptr::null_mut()) == 0
+        }
+    });
+    if *can {
+        // SAFETY: numbers; a thread that is gone is none of this process, and nobody is signalled.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread.as_raw(), signal) };
+    }
+}
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +129,7 @@ impl ChildDeaths {
         };
         // SAFETY: it changes an atomic and writes to a descriptor that it owns, both of which a signal handler
         // may (signal-safety(7)); the registry keeps errno, and frees the handler outside of any signal.
-        let action = unsafe { signal_hook_registry::register(nix::libc::SIGCHLD, hear) }?;
+        let action = unsafe { signal_hook_registry::register(libc::SIGCHLD, hear) }?;
         Ok(ChildDeaths { inner, action })
     }
 

@@ -87,6 +87,7 @@ pub(super) fn start(
         dead: Vec::new(),
         buffer: Vec::new(),
         desk,
+        thread: nix::unistd::gettid(),
         last_loan: 0,
         loan: None,
         overdue: HashMap::new(),
@@ -227,6 +228,8 @@ struct Watcher {
     buffer: Vec<u8>,
     /// Where all of this is left while something is done that may last ([`pouring`]).
     desk: Arc<Desk<Box<Watcher>>>,
+    /// The thread that this runs on.
+    thread: nix::unistd::Pid,
     /// Counts what may last.
     last_loan: u64,
     /// What this thread has left all of it for, at the moment.
@@ -288,6 +291,7 @@ impl Watcher {
 
     /// `None`: another thread goes on.
     fn go_on(mut self: Box<Self>) -> Option<Box<Self>> {
+        self.thread = nix::unistd::gettid();
         let mut events = vec![EpollEvent::empty(); 256];
         loop {
             // Strays that are being ended may be children of each other, whose end only
@@ -424,8 +428,8 @@ impl Watcher {
         self.leaders.insert(pid, key);
         let home = cgroups.map_or(Home::None, Home::Born);
         // A command is over before it would have one.
-        if let (Home::None, Output::Lines(..)) = (&home, &output) {
-            self.is_homeless(key);
+        if let Output::Lines(..) = &output {
+            self.one_came(key, &home);
         }
         self.processes.insert(
             key,

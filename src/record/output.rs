@@ -79,6 +79,8 @@ struct Index {
 
 struct Source {
     name: InstanceId,
+    /// Held while files are read, whose disk may not answer: who only prints does not wait for it.
+    recalls: Mutex<()>,
     ring: Mutex<Ring>,
 }
 
@@ -105,26 +107,32 @@ enum Earlier {
     InFiles,
 }
 
-impl Ring {
-    /// Takes the last of what was printed before into the ring.
-    fn recall(&mut self, source: SourceId, name: &InstanceId) {
-        if std::mem::take(&mut self.earlier) == Earlier::Here {
-            return;
-        }
-        let Some(keep) = &self.keep else {
+impl Source {
+    /// Takes the last of what was printed before into the ring. May wait.
+    fn recall(&self, source: SourceId) {
+        let _one = lock(&self.recalls);
+        let keep = {
+            let mut ring = lock(&self.ring);
+            if std::mem::take(&mut ring.earlier) == Earlier::Here {
+                return;
+            }
+            ring.keep.clone()
+        };
+        let Some(keep) = keep else {
             return;
         };
         let mut past: Vec<Chunk> = Vec::new();
         for stream in [Stream::Out, Stream::Err] {
             // Without them there is nothing to recall.
             let (whole, _) =
-                whole_lines(log::last_of(keep, stream, RECALLED, Reach::Plain).unwrap_or_default().parts);
-            past.extend(whole.into_iter().map(|part| old_chunk(source, name, stream, part)));
+                whole_lines(log::last_of(&keep, stream, RECALLED, Reach::Plain).unwrap_or_default().parts);
+            past.extend(whole.into_iter().map(|part| old_chunk(source, &self.name, stream, part)));
         }
         past.sort_by_key(|chunk| chunk.at);
+        let mut ring = lock(&self.ring);
         for chunk in past.into_iter().rev() {
-            self.size += chunk.bytes.len();
-            self.chunks.push_front(chunk);
+            ring.size += chunk.bytes.len();
+            ring.chunks.push_front(chunk);
         }
     }
 }
@@ -185,14 +193,15 @@ impl OutputHub {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is kept of a source, oldest first.
+    /// What is kept of a source, oldest first. The first time this reads files.
     pub fn kept(&self, source: SourceId) -> Vec<Chunk> {
-        let Some(of) = self.index().rings.get(&source).cloned() else {
-            return Vec::new();
-        };
-        let mut ring = lock(&of.ring);
-        ring.recall(source, &of.name);
-        ring.chunks.iter().cloned().collect()
+        self.begins(source);
+        self.in_ring(source)
+    }
+
+    fn in_ring(&self, source: SourceId) -> Vec<Chunk> {
+        let of = self.index().rings.get(&source).cloned();
+        of.map(|of| lock(&of.ring).chunks.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// At least the last so many lines of each stream of a source that are kept in files, as far as it
@@ -257,9 +266,10 @@ impl OutputHub {
             None => self.index().rings.keys().copied().collect(),
         };
         order.sort_unstable();
+        order.iter().for_each(|source| self.begins(*source));
         // Held while looking back: what is printed meanwhile waits to be handed to followers.
         let mut followers = lock(&self.followers);
-        let past: Vec<Chunk> = order.into_iter().flat_map(|source| self.kept(source)).collect();
+        let past: Vec<Chunk> = order.into_iter().flat_map(|source| self.in_ring(source)).collect();
         // The one that waits, if there is one, is kept already.
         let told = past.iter().map(|chunk| (chunk.source, chunk.number)).collect();
         let queue = Arc::new(Queue { sources, told, state: Mutex::default(), filled: Notify::new() });
@@ -278,7 +288,10 @@ impl Sources for OutputHub {
         let source = SourceId(index.next);
         index.next += 1;
         index.names.insert(instance.clone(), source);
-        index.rings.insert(source, Arc::new(Source { name: instance.clone(), ring: Mutex::default() }));
+        index.rings.insert(
+            source,
+            Arc::new(Source { name: instance.clone(), recalls: Mutex::default(), ring: Mutex::default() }),
+        );
         source
     }
 
@@ -304,7 +317,7 @@ impl OutputSink for OutputHub {
     fn begins(&self, source: SourceId) {
         let of = self.index().rings.get(&source).cloned();
         if let Some(of) = of {
-            lock(&of.ring).recall(source, &of.name);
+            of.recall(source);
         }
     }
 
@@ -321,7 +334,7 @@ impl OutputSink for OutputHub {
         let Some(of) = self.index().rings.get(&source).cloned() else {
             return;
         };
-        let Source { name, ring } = &*of;
+        let Source { name, ring, .. } = &*of;
         let (at, bytes) = (SystemTime::now(), Arc::from(lines));
         let mut chunk = Chunk { source, name: name.clone(), number: 0, stream, at, bytes };
         let inherits = {

@@ -120,6 +120,13 @@ fn standing_still(pid: u32) -> usize {
     tasks.filter_map(|task| stands(task).then_some(())).count()
 }
 
+/// The CPU time that a process has used, in hundredths of a second.
+fn ticks_of(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
 /// Waits until a thread stands still for longer than a disk takes that is only busy.
 fn wait_until_one_stands_still(pid: u32) {
     let mut since = None;
@@ -195,6 +202,10 @@ fn l6_log_files_on_a_hung_disk_hold_up_nobody_else() {
     let done = project.regrow(&["restart", "other"]);
     assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
     let next = machine.pids().0;
+    let size = file_of("three").metadata().unwrap().len();
+    eventually("what it prints goes elsewhere below the next one, too", || {
+        file_of("three").metadata().unwrap().len() > size
+    });
     drop(frozen);
     eventually("nobody stands still any more", || standing_still(daemon) + standing_still(next) == 0);
     // From its next start on it prints where it should.
@@ -205,6 +216,47 @@ fn l6_log_files_on_a_hung_disk_hold_up_nobody_else() {
     assert_eq!(project.status("two")["output"], serde_json::Value::Null);
     machine.down();
     assert_none_is_missing(&[own("three"), machine.log("a/three.stdout.log")]);
+    drop(disk);
+}
+
+/// What stood still over the disk takes nothing of what goes elsewhere by then, and the order stays.
+#[test]
+fn what_goes_elsewhere_stays_in_order_when_the_disk_answers_again() {
+    const TEST: &str = "what_goes_elsewhere_stays_in_order_when_the_disk_answers_again";
+    let mut machine = Machine::new(&[]);
+    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
+    let Some(disk) = Disk::mounted_at(&image, &folder) else {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
+        return skip(TEST, "nothing can be mounted here");
+    };
+    std::fs::create_dir(folder.join("logs")).unwrap();
+    let folder_of_logs = folder.join("logs");
+    machine.project.write("services/a.toml", manifest(&folder_of_logs));
+    machine.start();
+    let names = ["one", "two", "three"];
+    let own = |name: &str| folder_of_logs.join(format!("{name}.log"));
+    let other = |name: &str| machine.log(&format!("a/{name}.stdout.log"));
+    eventually("all print", || names.iter().all(|name| own(name).metadata().is_ok_and(|at| at.len() > 0)));
+    let daemon = machine.pids().0;
+    let frozen = Frozen::of(&folder);
+    wait_until_one_stands_still(daemon);
+    let length = |path: PathBuf| path.metadata().map_or(0, |at| at.len());
+    eventually("all go elsewhere", || names.iter().all(|name| length(other(name)) > 0));
+    drop(frozen);
+    eventually("nobody stands still any more", || standing_still(daemon) == 0);
+    let before = names.map(|name| length(other(name)));
+    eventually("and they go on there", || {
+        names.iter().zip(before).all(|(name, before)| length(other(name)) > before)
+    });
+    let printed = machine.regrow(&["logs", "one", "-n", "50"]).stdout;
+    let numbers: Vec<u64> =
+        printed.lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
+    assert!(numbers.len() > 10 && numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{printed}");
+    machine.down();
+    for name in names {
+        let other = machine.log(&format!("a/{name}.stdout.log"));
+        assert_none_is_missing(&[own(name), other]);
+    }
     drop(disk);
 }
 
@@ -236,6 +288,11 @@ fn what_waited_for_a_moment_goes_where_it_should() {
     wait_until_one_stands_still(daemon);
     std::fs::write(machine.project.file("go"), "on\n").unwrap();
     eventually("its end is heard of", || machine.project.status("last")["state"] == "failed");
+    // Nobody turns in place meanwhile.
+    let (ticks, begun) = (ticks_of(daemon), Instant::now());
+    eventually("a while", || begun.elapsed() > Duration::from_millis(500));
+    let spent = ticks_of(daemon) - ticks;
+    assert!(spent < 25, "{spent} ticks of 50");
     drop(frozen);
     eventually("nobody stands still any more", || standing_still(daemon) == 0);
     eventually("its last words are there", || {

@@ -1,7 +1,7 @@
 //! Events as people read them.
 
 use super::*;
-use crate::decide::words::{forks_away, kept_again, lost_sight};
+use crate::decide::words::{forks_away, goes_elsewhere, kept_again, lost_sight, not_kept};
 
 pub(super) fn show_event(event: &Event) {
     let at = humantime::format_rfc3339_millis(event.at);
@@ -67,10 +67,10 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
         Fact::ForksAway { instance, left, .. } => format!("{instance}: {}", forks_away(*left)),
         Fact::LostSight { instance, of, .. } => format!("{instance}: {}", lost_sight(*of)),
         Fact::OutputElsewhere { instance, file, reason } => {
-            format!("{instance}: its output goes to {}: {reason}", file.display())
+            format!("{instance}: {}", goes_elsewhere(file, reason))
         }
         Fact::OutputLost { instance, lost_bytes: None, reason } => {
-            format!("{instance}: its output can't be kept: {reason}")
+            format!("{instance}: {}", not_kept(reason))
         }
         Fact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
             format!("{instance}: {}", kept_again(*lost))

@@ -1,7 +1,7 @@
 //! What a run shows: an event becomes a line, and whoever takes long is named.
 
 use super::*;
-use crate::decide::words::{forks_away, kept_again, lost_sight};
+use crate::decide::words::{forks_away, goes_elsewhere, kept_again, lost_sight, not_kept};
 use crate::model::spec;
 
 /// Turns events into lines.
@@ -208,10 +208,10 @@ impl Screen {
                 (cause == "regrow down").then(|| (None, "regrow down: stopping".to_owned(), Tint::Warn))
             }
             Fact::OutputElsewhere { instance, file, reason } => {
-                about(instance, format!("its output goes to {}: {reason}", file.display()), Tint::Warn)
+                about(instance, goes_elsewhere(file, reason), Tint::Warn)
             }
             Fact::OutputLost { instance, lost_bytes: None, reason } => {
-                about(instance, format!("its output can't be kept: {reason}"), Tint::Warn)
+                about(instance, not_kept(reason), Tint::Warn)
             }
             Fact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
                 about(instance, kept_again(*lost), Tint::Good)

@@ -76,7 +76,7 @@ pub(in crate::control) async fn explain(
     };
     let logs: HashSet<InstanceId> =
         shared.instances(&caller, Action::Logs, Vec::new())?.into_iter().collect();
-    let services = handle.board(|board| {
+    let services: Vec<(Why, _)> = handle.board(|board| {
         ids.iter()
             .map(|id| {
                 let (mut chain, end) = why::chain(board, id, now);
@@ -86,16 +86,23 @@ pub(in crate::control) async fn explain(
                 }
                 let entry = board.entry(id);
                 let source = handle.output().source_of(&end).filter(|_| logs.contains(&end));
-                Why {
+                let why = Why {
                     name: board.shown(id),
                     chain,
                     exit: entry.and_then(|e| e.exit.clone()),
                     check: entry.and_then(|e| e.failing.clone()),
-                    last_lines: source.map(|s| handle.output().last_lines(s, 10)).unwrap_or_default(),
-                }
+                    last_lines: Vec::new(),
+                };
+                (why, source)
             })
             .collect()
     });
+    // It may read files: nobody waits for the board meanwhile.
+    let last_lines = |source| handle.output().last_lines(source, 10);
+    let services = services
+        .into_iter()
+        .map(|(why, source)| Why { last_lines: source.map(last_lines).unwrap_or_default(), ..why })
+        .collect();
     Ok(axum::Json(WhyReport { services }).into_response())
 }
 

@@ -256,8 +256,8 @@ pub fn divide() -> std::io::Result<Above> {
 /// The second interrupt kills the services; this one, a supervisor that doesn't answer any more.
 const IMPATIENT: u32 = 4;
 
-/// A supervisor whose end is not told so long after it was killed has a thread that stands still in the kernel,
-/// over a disk that does not answer.
+/// Who was killed, and whose end is not told so long after, has a thread that stands still in the kernel, over a
+/// disk that does not answer.
 const STANDS_STILL: Duration = Duration::from_secs(2);
 
 fn keep(supervisor: Pid, started: Option<u64>, signals: &SignalFd, ends: &OwnedFd) -> ! {
@@ -329,6 +329,19 @@ fn reap_others(supervisor: u32) {
 
 /// The supervisor is dead: end what it left, then end as it did.
 fn end(exit: Exit, supervisor: u32, started: Option<u64>) -> ! {
+    // As long as a thread of it stands still, what it left goes to that one, not to us.
+    let begun = Instant::now();
+    loop {
+        let left: Vec<OwnedFd> =
+            proc::descendants(supervisor).into_iter().filter_map(|pid| pidfd::open(pid).ok()).collect();
+        if left.is_empty() || begun.elapsed() >= STUCK {
+            break;
+        }
+        for process in &left {
+            let _ = pidfd::signal(process, libc::SIGKILL);
+            pidfd::ends_within(process.as_fd(), Duration::from_millis(10));
+        }
+    }
     let (ended, stuck) = end_all_children_but(supervisor);
     if let Some(started) = started {
         super::cgroup::end_of(supervisor, started);

@@ -25,7 +25,7 @@ use nix::unistd::{ForkResult, Pid};
 use super::handover::{self, Handed, HandedEntry};
 use super::standby::Standby;
 use super::wire::{Came, Frame, Inbox, Order, Outbox, Takes, VERSION, Word, pair};
-use super::{NewLine, complain};
+use super::{NewLine, STANDS_STILL, complain};
 use crate::decide::succession::{AfterDaemon, DaemonEnd, Wish, after_daemon};
 use crate::model::Exit;
 use crate::os::spawn::{Begun, Placed, Program, Spawner, Ties};
@@ -37,9 +37,6 @@ mod life;
 const AWAY: Duration = Duration::from_secs(1);
 /// So long another build has to come up.
 const COMING_UP: Duration = Duration::from_secs(30);
-/// A daemon whose end is not told so long after it was killed has a thread that stands still in the kernel, over
-/// a disk that does not answer. It does nothing more.
-const STANDS_STILL: Duration = Duration::from_secs(2);
 /// How often it does then.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
 /// So long without anything to do, and it sheds what it does not need for sleeping.

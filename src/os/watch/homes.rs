@@ -45,13 +45,13 @@ pub(super) enum Housing {
 }
 
 impl Watcher {
-    /// A tree was made without a cgroup.
-    pub(super) fn is_homeless(&mut self, key: u64) {
-        if self.cgroups.is_some() {
+    /// A service was made.
+    pub(super) fn one_came(&mut self, key: u64, home: &Home) {
+        if let Housing::Rests(since) = &mut self.housing {
+            *since = Instant::now();
+        }
+        if self.cgroups.is_some() && matches!(home, Home::None) {
             self.homeless.push(key);
-            if let Housing::Rests(since) = &mut self.housing {
-                *since = Instant::now();
-            }
         }
     }
 
@@ -84,13 +84,14 @@ impl Watcher {
         // The next ones follow at once.
         let quiet = Instant::now().checked_sub(QUIET).unwrap_or_else(Instant::now);
         self.housing = Housing::Rests(quiet);
-        let Some(cgroups) = &self.cgroups else {
+        let Some(cgroups) = self.cgroups.clone() else {
             return;
         };
         for key in keys {
             match self.processes.get_mut(key) {
                 Some(process) if matches!(process.home, Home::None) => {
-                    process.home = Home::Moved(Arc::clone(cgroups));
+                    process.home = Home::Moved(Arc::clone(&cgroups));
+                    self.need_not_be_seen(*key, |pid| cgroups.has(*key, pid));
                 }
                 Some(_) => {}
                 // It is gone by now.

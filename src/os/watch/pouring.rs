@@ -9,7 +9,10 @@
 //! otherwise. Of dead processes the pipes are kept until they are empty.
 
 use super::*;
+use nix::unistd::Pid;
+
 use crate::os::log::{Due, Fresh, HUNG, Slot};
+use crate::os::signals;
 
 /// Output that waits so long for a disk goes elsewhere.
 const ELSEWHERE: Duration = Duration::from_secs(3);
@@ -25,6 +28,33 @@ pub(super) struct Loan {
     of: Option<SourceId>,
     /// What is being opened, where that is not what the source has.
     keep: Option<Keep>,
+    /// The device on which it lies, where that is known.
+    device: Option<u64>,
+    /// The pipe that is being read.
+    pipe: Option<(u64, Stream)>,
+    /// Who does it.
+    thread: Pid,
+}
+
+impl Loan {
+    /// Whether this is where that waits: on one device, or where none is known in one folder.
+    fn is_where(&self, stuck: &Stuck) -> bool {
+        let folder = |keep: &Option<Keep>| keep.as_ref().map(log::folder_of);
+        let (same_device, same_folder) =
+            (stuck.device == self.device, folder(&stuck.keep) == folder(&self.keep));
+        match stuck.device {
+            Some(_) => same_device,
+            None => same_folder,
+        }
+    }
+}
+
+/// What a loan is about.
+#[derive(Default)]
+struct About {
+    of: Option<SourceId>,
+    keep: Option<Keep>,
+    pipe: Option<(u64, Stream)>,
 }
 
 /// Why the output of a source waits.
@@ -38,6 +68,8 @@ pub(super) struct Stuck {
     waits: bool,
     /// It was to go elsewhere.
     was_moved: bool,
+    /// How it is to be kept when its disk answers.
+    change: Option<Keep>,
 }
 
 /// A pipe of a process that is gone, with what it has left in it.
@@ -50,7 +82,7 @@ pub(super) struct Remainder {
 /// What came of a loan, too late.
 pub(in crate::os) enum Late {
     Poured { source: SourceId, key: u64, stream: Stream, poured: Poured, buffer: Vec<u8> },
-    Emptied,
+    Emptied { source: SourceId, stream: Stream, emptied: Emptied },
     Opened(SourceId, Option<Due>),
     Changed(SourceId, Box<Change>),
     Closed,
@@ -60,46 +92,68 @@ pub(in crate::os) enum Late {
 pub(in crate::os) struct Change {
     keep: Keep,
     files: std::io::Result<Option<Fresh>>,
+    /// What the source had when it was begun: what has come since counts more.
+    before: Option<Arc<Slot>>,
     /// Why it goes there, where nobody has asked for it.
     instead_of: Option<String>,
+}
+
+/// What was in the pipe of a process that is gone.
+pub(in crate::os) struct Emptied {
+    bytes: Vec<u8>,
+    buffer: Vec<u8>,
+    /// A keeper is to be told of these first; then there may be more in it.
+    moves: Option<[OwnedFd; 2]>,
 }
 
 impl Watcher {
     /// Goes on where another thread stands still.
     pub(super) fn relieve(mut self: Box<Self>) {
-        if let Some(loan) = self.loan.take() {
+        if let Some(mut loan) = self.loan.take() {
             tracing::debug!(?loan, "a disk does not answer");
-            let keep = loan.keep.clone().or_else(|| self.logs.kept(loan.of?));
-            if let Some(keep) = &keep {
+            // Who stands still over a pipe may hold it: then it is not the other place that does not answer.
+            let held = loan.pipe.is_some() && self.overdue.values().any(|other| other.pipe == loan.pipe);
+            if held {
+                (loan.of, loan.keep) = (None, None);
+            } else {
+                loan.keep = loan.keep.take().or_else(|| self.logs.kept(loan.of?));
+                loan.device = loan.of.and_then(|source| self.logs.device(source));
+            }
+            if let Some(keep) = &loan.keep {
                 self.logs.hangs(keep);
             }
-            let loan = Loan { keep: keep.clone(), ..loan };
             if let Some(source) = loan.of {
-                let (slot, device) = (self.logs.of(source), self.logs.device(source));
-                let since = Instant::now();
-                let stuck = self.stuck.entry(source);
-                let stuck =
-                    stuck.or_insert(Stuck { since, slot, keep, device, waits: true, was_moved: false });
-                stuck.waits = true;
-                self.listen_no_more(source);
+                self.is_stuck_over(source, loan.keep.clone(), true);
+            }
+            if let Some((key, stream)) = loan.pipe {
+                self.listen_to_no_more(key, stream);
             }
             self.overdue.insert(loan.number, loan);
         }
         self.go_on();
     }
 
+    /// `waits`: a thread stands still over it.
+    fn is_stuck_over(&mut self, source: SourceId, keep: Option<Keep>, waits: bool) {
+        let (slot, device, since) = (self.logs.of(source), self.logs.device(source), Instant::now());
+        let (was_moved, change) = (false, None);
+        let stuck = Stuck { since, slot, keep, device, waits, was_moved, change };
+        self.stuck.entry(source).or_insert(stuck).waits |= waits;
+        self.listen_no_more(source);
+    }
+
     /// Does what may last. `None`: it has, another goes on as the watcher, and hears of it by an order.
     fn lend<R>(
         mut self: Box<Self>,
-        of: (Option<SourceId>, Option<Keep>),
+        about: About,
         work: impl FnOnce(&Logs) -> R,
         late: impl FnOnce(R) -> Late,
     ) -> Option<(Box<Self>, R)> {
         let (desk, logs, line) = (Arc::clone(&self.desk), Arc::clone(&self.logs), self.line.clone());
         self.last_loan += 1;
         let number = self.last_loan;
-        let (of, keep) = of;
-        self.loan = Some(Loan { number, of, keep });
+        let About { of, keep, pipe } = about;
+        self.loan = Some(Loan { number, of, keep, device: None, pipe, thread: self.thread });
         match desk.work(self, || work(&logs)) {
             (Some(mut back), done) => {
                 back.loan = None;
@@ -116,7 +170,11 @@ impl Watcher {
 
     /// Whether something was begun that this round is to go on with.
     pub(super) fn is_in_the_middle(&self) -> bool {
-        !self.dead.is_empty() || !self.changes.is_empty() || !self.left.is_empty() || self.logs.some_leave()
+        let is_free = |left: &Remainder| !self.stuck.contains_key(&left.source);
+        !self.dead.is_empty()
+            || !self.changes.is_empty()
+            || self.left.iter().any(is_free)
+            || self.logs.some_leave()
     }
 
     /// What another thread was relieved of has ended.
@@ -128,47 +186,79 @@ impl Watcher {
             self.logs.hangs_no_more(keep);
         }
         match late {
-            Late::Poured { key, stream, poured: Poured::Took(took, loss), buffer, .. } => {
+            Late::Poured { source, key, stream, poured: Poured::Took(took, loss), buffer } => {
                 self.buffer = buffer;
-                self.took(key, stream, took, loss);
+                match (self.processes.contains_key(&key), took) {
+                    (false, Took::Bytes(length)) => self.hand_on(source, stream, length),
+                    _ => drop(self.took(key, stream, took, loss)),
+                }
             }
             Late::Poured { source, poured: Poured::Moves(files), .. } => {
                 self.tell_keeper(source, Some(files));
             }
+            Late::Emptied { source, stream, emptied } => self.emptied(source, stream, emptied),
+            // What was ordered since then counts more.
+            Late::Opened(source, Some(_)) if self.logs.is_due(source) => {}
             Late::Opened(source, Some(due)) => self.opened(source, due),
-            Late::Changed(source, change) => self.changed(source, *change),
-            Late::Opened(_, None) | Late::Emptied | Late::Closed => {}
+            Late::Changed(source, change) => {
+                if is_same(change.before.as_ref(), self.logs.of(source).as_ref()) {
+                    self.changed(source, *change);
+                }
+            }
+            Late::Opened(_, None) | Late::Closed => {}
         }
-        if let Some(source) = loan.of {
-            self.answers(source);
+        if let Some((key, stream)) = loan.pipe {
+            self.listen_to(key, stream);
         }
-    }
-
-    /// A disk has answered.
-    fn answers(&mut self, source: SourceId) {
-        let device = self.stuck.get(&source).and_then(|stuck| stuck.device);
-        let suspects = |(of, stuck): (&SourceId, &Stuck)| {
-            (*of == source || (!stuck.waits && stuck.device == device)).then_some(*of)
+        let is_free = |(source, stuck): (&SourceId, &Stuck)| {
+            let is_free = loan.of == Some(*source) || (!stuck.waits && loan.is_where(stuck));
+            is_free.then_some(*source)
         };
-        let free: Vec<SourceId> = self.stuck.iter().filter_map(suspects).collect();
+        let free: Vec<SourceId> = self.stuck.iter().filter_map(is_free).collect();
         free.into_iter().for_each(|source| self.is_stuck_no_more(source));
     }
 
+    /// What a process has printed that is gone.
+    fn hand_on(&self, source: SourceId, stream: Stream, length: usize) {
+        let mut lines = self.buffer[..length].to_vec();
+        if !lines.ends_with(b"\n") {
+            lines.push(b'\n');
+        }
+        self.sink.lines(source, stream, &lines);
+    }
+
+    fn listen_to(&self, key: u64, stream: Stream) {
+        let token = if stream == Stream::Out { Token::Out(key) } else { Token::Err(key) };
+        let pipe = self.processes.get(&key).and_then(|process| process.pipes[stream as usize].as_ref());
+        if let Some(pipe) = pipe {
+            // It may be there already.
+            let _ = self.epoll.add(&pipe.fd, EpollEvent::new(EpollFlags::EPOLLIN, token.pack()));
+        }
+    }
+
+    fn listen_to_no_more(&self, key: u64, stream: Stream) {
+        let pipe = self.processes.get(&key).and_then(|process| process.pipes[stream as usize].as_ref());
+        let _ = pipe.map(|pipe| self.epoll.delete(&pipe.fd));
+    }
+
+    /// Whether threads stand still over a pipe in two places: the first of them holds it.
+    fn is_held(&self, key: u64, stream: Stream) -> bool {
+        self.overdue.values().filter(|loan| loan.pipe == Some((key, stream))).count() > 1
+    }
+
     fn is_stuck_no_more(&mut self, source: SourceId) {
-        if let Some(stuck) = self.stuck.remove(&source) {
-            let waited = stuck.was_moved && is_same(stuck.slot.as_ref(), self.logs.of(source).as_ref());
-            if let Some(key) = self.printer(source).filter(|_| waited) {
-                self.tell_unkept(key, Some(0), String::new());
-            }
-            for (key, process) in &self.processes {
-                if process.source() == Some(source) {
-                    for (pipe, token) in process.pipes.iter().zip([Token::Out(*key), Token::Err(*key)]) {
-                        // It may be there already.
-                        let event = EpollEvent::new(EpollFlags::EPOLLIN, token.pack());
-                        let _ = pipe.as_ref().map(|pipe| self.epoll.add(&pipe.fd, event));
-                    }
-                }
-            }
+        let Some(stuck) = self.stuck.remove(&source) else {
+            return;
+        };
+        let stays = is_same(stuck.slot.as_ref(), self.logs.of(source).as_ref());
+        if let Some(key) = self.printer(source).filter(|_| stuck.was_moved && stays) {
+            self.tell_unkept(key, Some(0), String::new());
+        }
+        self.changes.extend(stuck.change.map(|keep| (source, keep)));
+        let of_it = self.processes.iter().filter(|(_, process)| process.source() == Some(source));
+        for key in of_it.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.listen_to(key, Stream::Out);
+            self.listen_to(key, Stream::Err);
         }
     }
 
@@ -197,8 +287,7 @@ impl Watcher {
         if self.stuck.values().filter(there).count() < SUSPICIOUS {
             return false;
         }
-        let (since, keep, device) = (Instant::now(), self.logs.kept(source), Some(device));
-        self.stuck.insert(source, Stuck { since, slot, keep, device, waits: false, was_moved: false });
+        self.is_stuck_over(source, self.logs.kept(source), false);
         true
     }
 
@@ -242,13 +331,18 @@ impl Watcher {
                     self.listen_no_more(source);
                     return Some((self, 0));
                 }
+                if self.is_held(key, stream) {
+                    self.listen_to_no_more(key, stream);
+                    return Some((self, 0));
+                }
                 let mut poured;
                 loop {
                     let (mut buffer, pipe) = (self.buffer(), Arc::clone(&pipe));
                     let work =
                         move |logs: &Logs| (logs.pour(source, stream, pipe.as_fd(), &mut buffer), buffer);
                     let late = move |(poured, buffer)| Late::Poured { source, key, stream, poured, buffer };
-                    (self, poured) = self.lend((Some(source), None), work, late)?;
+                    let about = About { of: Some(source), keep: None, pipe: Some((key, stream)) };
+                    (self, poured) = self.lend(about, work, late)?;
                     let (poured, buffer) = poured;
                     self.buffer = buffer;
                     match poured {
@@ -321,6 +415,12 @@ impl Watcher {
         let Some(keep) = self.logs.due(source) else {
             return Some(self);
         };
+        if self.logs.is_hung(&keep) {
+            // Another waits there already.
+            self.logs.open_later(source, keep.clone());
+            self.is_stuck_over(source, Some(keep), false);
+            return Some(self);
+        }
         let work = {
             let (keep, sink) = (keep.clone(), Arc::clone(&self.sink));
             move |logs: &Logs| {
@@ -331,7 +431,7 @@ impl Watcher {
         };
         let late = move |due| Late::Opened(source, due);
         let due;
-        (self, due) = self.lend((Some(source), Some(keep)), work, late)?;
+        (self, due) = self.lend(About { of: Some(source), keep: Some(keep), pipe: None }, work, late)?;
         if let Some(due) = due {
             self.opened(source, due);
         }
@@ -361,9 +461,15 @@ impl Watcher {
     pub(super) fn make_changes(mut self: Box<Self>) -> Option<Box<Self>> {
         while let Some((source, keep)) = self.changes.pop_front() {
             let stays = self.logs.kept(source).is_some_and(|kept| kept.place == keep.place);
-            if self.printer(source).is_some() && !(stays && self.is_stuck(source)) {
-                self = self.change(source, keep, None)?;
+            if self.printer(source).is_none() {
+                continue;
             }
+            if stays && self.is_stuck(source) {
+                // When its disk answers.
+                self.stuck.entry(source).and_modify(|stuck| stuck.change = Some(keep));
+                continue;
+            }
+            self = self.change(source, keep, None)?;
         }
         Some(self)
     }
@@ -375,25 +481,30 @@ impl Watcher {
         keep: Keep,
         instead_of: Option<String>,
     ) -> Option<Box<Self>> {
+        let is_moved = instead_of.is_some();
         let work = {
             let keep = keep.clone();
-            move |logs: &Logs| logs.change(source, &keep)
+            move |logs: &Logs| match is_moved {
+                true => logs.make_another(&keep).map(Some),
+                false => logs.change(source, &keep),
+            }
         };
+        let before = self.logs.of(source);
         let late = {
-            let (keep, instead_of) = (keep.clone(), instead_of.clone());
-            move |files| Late::Changed(source, Box::new(Change { keep, files, instead_of }))
+            let (keep, instead_of, before) = (keep.clone(), instead_of.clone(), before.clone());
+            move |files| Late::Changed(source, Box::new(Change { keep, files, before, instead_of }))
         };
         // In another place, what is there meanwhile is not stuck.
         let stays = self.logs.kept(source).is_some_and(|kept| kept.place == keep.place);
-        let of = stays.then_some(source);
+        let about = About { of: stays.then_some(source), keep: Some(keep.clone()), pipe: None };
         let files;
-        (self, files) = self.lend((of, Some(keep.clone())), work, late)?;
-        self.changed(source, Change { keep, files, instead_of });
+        (self, files) = self.lend(about, work, late)?;
+        self.changed(source, Change { keep, files, before, instead_of });
         Some(self)
     }
 
     fn changed(&mut self, source: SourceId, change: Change) {
-        let Change { keep, files, instead_of } = change;
+        let Change { keep, files, instead_of, before: _ } = change;
         let placed = files.and_then(|fresh| fresh.map(|fresh| self.logs.place(source, fresh)).transpose());
         let printer = self.printer(source).and_then(|key| self.processes.get(&key).map(|by| (key, by)));
         match placed {
@@ -402,6 +513,7 @@ impl Watcher {
                     let (key, place) = (ProcessKey(key), keep.file(Stream::Out));
                     (process.news)(News::KeptElsewhere { key, place, reason });
                 }
+                self.wake_who_stand_still_over(source);
                 self.sink.moves(source, &keep);
                 let files = files.or_else(|| self.logs.news(source));
                 self.tell_keeper(source, files);
@@ -418,13 +530,24 @@ impl Watcher {
         }
     }
 
+    /// What a source prints goes elsewhere by now: who stands still over its pipes is to take nothing of that when
+    /// the disk answers.
+    fn wake_who_stand_still_over(&self, source: SourceId) {
+        for loan in self.overdue.values().filter(|loan| loan.of == Some(source) && loan.pipe.is_some()) {
+            signals::interrupt(loan.thread);
+        }
+    }
+
     /// Closes what nobody has any more, and looks after what waits for a disk.
     pub(super) fn look_after_what_waits(mut self: Box<Self>) -> Option<Box<Self>> {
         if self.logs.some_leave() {
-            (self, ()) = self.lend((None, None), Logs::close_those_that_leave, |()| Late::Closed)?;
+            (self, ()) = self.lend(About::default(), Logs::close_those_that_leave, |()| Late::Closed)?;
         }
         if self.stuck.is_empty() && self.left.is_empty() {
             return Some(self);
+        }
+        if let Err(error) = self.desk.relief().begin() {
+            tracing::debug!(%error, "nobody is left to go on where a disk does not answer");
         }
         let elsewhere = |(source, stuck): (&SourceId, &Stuck)| {
             (!is_same(stuck.slot.as_ref(), self.logs.of(*source).as_ref())).then_some(*source)
@@ -445,7 +568,7 @@ impl Watcher {
                 continue;
             };
             let reason = format!("{}: {HUNG}", keep.shown());
-            match keep.instead() {
+            match keep.instead().filter(|instead| !self.logs.is_hung(instead)) {
                 Some(instead) => self = self.change(source, instead, Some(reason))?,
                 None => {
                     if let Some(key) = self.printer(source) {
@@ -480,32 +603,44 @@ impl Watcher {
             let Remainder { source, stream, pipe } = &self.left[at];
             let (source, stream, pipe, mut buffer) = (*source, *stream, Arc::clone(pipe), self.buffer());
             let work = move |logs: &Logs| {
-                let mut all = Vec::new();
-                loop {
+                let (mut bytes, mut moves) = (Vec::new(), None);
+                // Somebody who was lost sight of may print without end.
+                while bytes.len() < LAST_WORDS {
                     match logs.pour(source, stream, pipe.as_fd(), &mut buffer) {
-                        Poured::Took(Took::Bytes(length), _) => all.extend_from_slice(&buffer[..length]),
-                        Poured::Took(Took::Nothing | Took::End, _) => return (all, buffer, None),
-                        Poured::Moves(files) => return (all, buffer, Some(files)),
+                        Poured::Took(Took::Bytes(length), _) => bytes.extend_from_slice(&buffer[..length]),
+                        Poured::Took(Took::Nothing | Took::End, _) => break,
+                        Poured::Moves(files) => {
+                            moves = Some(files);
+                            break;
+                        }
                     }
                 }
+                Emptied { bytes, buffer, moves }
             };
-            let late = |_| Late::Emptied;
+            let late = move |emptied| Late::Emptied { source, stream, emptied };
             let emptied;
-            (self, emptied) = self.lend((Some(source), None), work, late)?;
-            let (mut all, buffer, moves) = emptied;
-            self.buffer = buffer;
-            if !all.is_empty() {
-                if !all.ends_with(b"\n") {
-                    all.push(b'\n');
-                }
-                self.sink.lines(source, stream, &all);
-            }
-            match moves {
-                Some(files) => self.tell_keeper(source, Some(files)),
-                None => drop(self.left.remove(at)),
+            (self, emptied) = self.lend(About { of: Some(source), ..About::default() }, work, late)?;
+            let again = emptied.moves.is_some();
+            self.emptied(source, stream, emptied);
+            if !again {
+                self.left.remove(at);
             }
         }
         Some(self)
+    }
+
+    fn emptied(&mut self, source: SourceId, stream: Stream, emptied: Emptied) {
+        let Emptied { mut bytes, buffer, moves } = emptied;
+        self.buffer = buffer;
+        if !bytes.is_empty() {
+            if !bytes.ends_with(b"\n") {
+                bytes.push(b'\n');
+            }
+            self.sink.lines(source, stream, &bytes);
+        }
+        if moves.is_some() {
+            self.tell_keeper(source, moves);
+        }
     }
 }
 

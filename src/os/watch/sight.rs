@@ -16,8 +16,17 @@ pub(super) struct Member {
     pid: u32,
     /// In ticks since boot: with the number, one process for ever.
     started: u64,
-    /// Whether it carried its tree's mark when it was last looked at.
-    marked: bool,
+    tie: Tie,
+}
+
+/// By what one was known to be of its tree when it was last looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Tie {
+    Mark,
+    /// It is held, and what it starts is found below it.
+    Held,
+    /// By nothing that whoever it starts has, too.
+    Nothing,
 }
 
 /// Who was seen of a tree.
@@ -69,11 +78,16 @@ impl Watcher {
         }
         for key in trees {
             let process = &self.processes[&key];
-            let known = process.sight.members.iter().map(|member| member.pid);
-            let roots: Vec<u32> = known.chain([process.pid]).collect();
-            let below = roots.into_iter().flat_map(proc::descendants).filter_map(proc::stat);
             let mut all = seen.remove(&key).unwrap_or_default();
-            all.extend(below);
+            all.extend(proc::descendants(process.pid).into_iter().filter_map(proc::stat));
+            for member in &process.sight.members {
+                let below: Vec<Stat> =
+                    proc::descendants(member.pid).into_iter().filter_map(proc::stat).collect();
+                // Its number may be another's by now, whose children are nobody's here.
+                if lives(member) {
+                    all.extend(below);
+                }
+            }
             self.note(key, &all);
         }
     }
@@ -86,16 +100,24 @@ impl Watcher {
         for stat in seen {
             if stat.session != leader && stat.group != leader && !process.sight.has(stat) {
                 let Stat { pid, started, .. } = *stat;
-                process.sight.members.push(Member { pid, started, marked: true });
+                process.sight.members.push(Member { pid, started, tie: Tie::Mark });
             }
         }
-        let mut lost = 0;
+        let (mut lost, remnants) = (0, &process.remnants);
         process.sight.members.retain_mut(|member| {
             if !lives(member) {
-                lost += usize::from(!member.marked);
+                lost += usize::from(member.tie == Tie::Nothing);
                 return false;
             }
-            member.marked = proc::mark(member.pid) == Some(mark);
+            let tie = match proc::mark(member.pid) == Some(mark) {
+                true => Tie::Mark,
+                false if remnants.contains_key(&member.pid) => Tie::Held,
+                false => Tie::Nothing,
+            };
+            // Of one that ended in between nothing is said.
+            if lives(member) {
+                member.tie = tie;
+            }
             true
         });
         process.sight.lost += lost;
@@ -106,16 +128,27 @@ impl Watcher {
         let Some(process) = self.processes.get_mut(&key) else {
             return;
         };
-        let members = std::mem::take(&mut process.sight.members);
-        for member in members {
-            match proc::stat(member.pid).filter(|stat| stat.started == member.started && stat.state != b'Z') {
-                Some(stat) => self.pin(key, &stat),
-                None => {
-                    if let Some(process) = self.processes.get_mut(&key) {
-                        process.sight.lost += usize::from(!member.marked);
-                    }
-                }
+        let (living, gone): (Vec<Member>, Vec<Member>) =
+            std::mem::take(&mut process.sight.members).into_iter().partition(lives);
+        process.sight.lost += gone.iter().filter(|member| member.tie == Tie::Nothing).count();
+        for mut member in living {
+            if let Some(stat) = proc::stat(member.pid).filter(|stat| stat.started == member.started) {
+                self.pin(key, &stat);
             }
+            if let Some(process) = self.processes.get_mut(&key) {
+                if process.remnants.contains_key(&member.pid) {
+                    member.tie = Tie::Held;
+                }
+                // Whoever goes on from here is to know them as well.
+                process.sight.members.push(member);
+            }
+        }
+    }
+
+    /// The kernel says of these from now on who is of them.
+    pub(super) fn need_not_be_seen(&mut self, key: u64, is_inside: impl Fn(u32) -> bool) {
+        if let Some(process) = self.processes.get_mut(&key) {
+            process.sight.members.retain(|member| !is_inside(member.pid));
         }
     }
 }
