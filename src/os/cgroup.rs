@@ -159,7 +159,7 @@ impl Cgroups {
     }
 
     /// Makes that of a daemon, or takes over what its predecessors have made: their processes
-    /// outlive them, and nobody else sweeps it.
+    /// outlive them, and nobody sweeps it as long as one holds it or anything lives there.
     pub(super) fn make_lasting(run: u32) -> Option<Cgroups> {
         if !clone3::AVAILABLE {
             return None;
