@@ -13,6 +13,7 @@ use std::sync::mpsc;
 
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::signal::SigSet;
 
 /// Two ends of a pipe: what the keeper waits on, and what the daemon holds.
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -24,6 +25,9 @@ pub(super) fn hold(end: OwnedFd) -> io::Result<()> {
     let fd = end.as_raw_fd();
     let (tell, heard) = mpsc::channel();
     let thread = move || {
+        // A handler that ran here would write to descriptors that this thread does not have, and what it was to
+        // tell would be lost.
+        let _ = SigSet::all().thread_block();
         // It never runs but to end, and then before all others, where that is allowed.
         // SAFETY: a system call on numbers; 0 is the calling thread.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
