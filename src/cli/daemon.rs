@@ -112,7 +112,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         }
     };
     let ended = runtime.block_on(serve(&config, tether, own_log.as_ref()));
-    std::process::exit(i32::from(ended))
+    crate::os::processes::exit(i32::from(ended))
 }
 
 /// Holds the lock of the state folder for as long as this process, or one that it becomes, or a
@@ -130,6 +130,14 @@ fn take_lock(config: &Config) -> Result<(), u8> {
 
 /// Says who has the place.
 fn taken(config: &Config, pid: u32) -> u8 {
+    if crate::os::processes::is_dead_but_for_a_thread(pid) {
+        tell!(
+            "{}: a daemon was ended in {} (pid {pid}), and a thread of it still waits for a disk that does not answer",
+            format::error_word(),
+            config.home.display()
+        );
+        return code::FAILED;
+    }
     tell!("{}: a daemon runs already in {} (pid {pid})", format::error_word(), config.home.display());
     tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
     code::FAILED

@@ -25,7 +25,7 @@ use crate::model::plan::GiveUp;
 use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, State};
 use crate::os::native::HostOptions;
 use crate::os::signals::{Heard, Signals};
-use crate::os::{files, keeper, memory};
+use crate::os::{files, keeper, memory, processes};
 use crate::record::recording::Recorder;
 use crate::runtime::{Handle, Options};
 use screen::Screen;
@@ -107,6 +107,15 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         };
         let place = match place::take(&manifest, &card) {
             Ok(place) => Some(place),
+            Err(Taken::ByAnother(other)) if processes::is_dead_but_for_a_thread(other.pid) => {
+                tell!(
+                    "{}: a run of {} was ended (pid {}), and a thread of it still waits for a disk that does not answer",
+                    format::error_word(),
+                    path.display(),
+                    other.pid
+                );
+                return code::FAILED;
+            }
             Err(Taken::ByAnother(other)) => {
                 tell!("{}: {} is running already (pid {})", format::error_word(), path.display(), other.pid);
                 tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
@@ -215,7 +224,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         ended
     });
     // Everything is gone and told: what is left of this process may go at once.
-    std::process::exit(i32::from(ended))
+    processes::exit(i32::from(ended))
 }
 
 /// Why a run ends.

@@ -1,9 +1,34 @@
-//! Processes that are not ours, watched until they are gone.
+//! The end of this process, and of others that are not ours, watched until they are gone.
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::{pidfd, proc};
+use nix::libc;
+
+use super::{pidfd, proc, relief};
+
+/// Ends this process. Where a thread of it stands still over a disk that does not answer, the kernel keeps the
+/// process until that comes back; so what it holds (locks, sockets, the store) is let go of first.
+pub fn exit(code: i32) -> ! {
+    if relief::somebody_stands_still() {
+        let _ = std::io::stdout().flush();
+        close_all();
+    }
+    std::process::exit(code)
+}
+
+/// Closes every descriptor of this process, which is about to end.
+pub(super) fn close_all() {
+    // SAFETY: a system call on numbers. Whoever still uses a descriptor has an error from now on, and ends within
+    // moments with this process; none is opened that could be mistaken for another.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+}
+
+/// Whether a process has ended but for a thread that stands still in the kernel.
+pub fn is_dead_but_for_a_thread(pid: u32) -> bool {
+    proc::exit_of_zombie(pid).is_some()
+}
 
 /// A supervisor whose keeper is gone, and whose end is not told so long after, has a thread that stands still in
 /// the kernel, over a disk that does not answer, and decides nothing more.

@@ -9,12 +9,21 @@
 //! counts looks and not time: in a process that stood still (Ctrl-Z, a frozen machine) no work has lasted.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 /// So often desks are looked at while somebody works.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
+
+/// How many threads of this process were relieved, and have not come back.
+static AWAY: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a thread of this process stands still in the kernel. It can't be ended, and neither can the process be
+/// ended or execute anything before that thread comes back.
+pub(super) fn somebody_stands_still() -> bool {
+    AWAY.load(SeqCst) > 0
+}
 
 /// Looks after desks.
 pub(super) struct Relief {
@@ -106,6 +115,9 @@ impl<T: Send + 'static> Desk<T> {
         let mut left = lock(&self.left);
         // Who went on may be at a piece of its own by now.
         let state = if left.piece == piece { left.state.take() } else { None };
+        if state.is_none() {
+            AWAY.fetch_sub(1, SeqCst);
+        }
         (state, done)
     }
 }
@@ -125,6 +137,7 @@ impl<T: Send + 'static> Looked for Desk<T> {
         let Some(state) = left.state.take() else {
             return Look::Busy;
         };
+        AWAY.fetch_add(1, SeqCst);
         drop(left);
         match self.going_on {
             GoingOn::Moment => {

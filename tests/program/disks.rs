@@ -149,16 +149,38 @@ fn assert_none_is_missing(files: &[PathBuf]) {
     }
 }
 
+/// The numbers that the first process has printed to a file.
+fn first_life(file: &Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+    let end = numbers.windows(2).position(|pair| pair[1] <= pair[0]).map_or(numbers.len(), |at| at + 1);
+    numbers[..end].to_vec()
+}
+
 /// L6: log files on a disk that does not answer stop no reaping, no deadline, no command and no output of others;
 /// what was to go there goes elsewhere, which is said; and after the thaw nothing of it is missing.
 #[test]
 fn l6_log_files_on_a_hung_disk_hold_up_nobody_else() {
-    const TEST: &str = "l6_log_files_on_a_hung_disk_hold_up_nobody_else";
+    on_a_hung_disk("l6_log_files_on_a_hung_disk_hold_up_nobody_else", Dies::Daemon);
+}
+
+#[test]
+fn l6_nor_do_they_when_the_keeper_dies() {
+    on_a_hung_disk("l6_nor_do_they_when_the_keeper_dies", Dies::Keeper);
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dies {
+    Daemon,
+    Keeper,
+}
+
+fn on_a_hung_disk(test: &str, dies: Dies) {
     let mut machine = Machine::new(&[]);
     let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
     let Some(disk) = Disk::mounted_at(&image, &folder) else {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
-        return skip(TEST, "nothing can be mounted here");
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{test} must be able to mount");
+        return skip(test, "nothing can be mounted here");
     };
     std::fs::create_dir(folder.join("logs")).unwrap();
     let folder_of_logs = folder.join("logs");
@@ -195,17 +217,20 @@ fn l6_log_files_on_a_hung_disk_hold_up_nobody_else() {
     // Its own process can be ended and begun as well.
     let done = project.regrow(&["restart", "one"]);
     assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
-    // And a daemon that is killed with threads that can't die is followed by another.
+    // And who is killed with threads that can't die is followed by another: the daemon as well as its keeper,
+    // though the daemon can't become one.
     let (two, other) = (project.pid("two"), project.pid("other"));
-    machine.kill_daemon();
+    let (_, keeper) = machine.pids();
+    end(if dies == Dies::Keeper { keeper } else { daemon });
+    eventually("another daemon supervises", || machine.pids().0 != daemon);
     assert_eq!((project.pid("two"), project.pid("other")), (two, other));
     let done = project.regrow(&["restart", "other"]);
     assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
-    let next = machine.pids().0;
     let size = file_of("three").metadata().unwrap().len();
     eventually("what it prints goes elsewhere below the next one, too", || {
         file_of("three").metadata().unwrap().len() > size
     });
+    let next = machine.pids().0;
     drop(frozen);
     eventually("nobody stands still any more", || standing_still(daemon) + standing_still(next) == 0);
     // From its next start on it prints where it should.
@@ -214,6 +239,10 @@ fn l6_log_files_on_a_hung_disk_hold_up_nobody_else() {
     assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
     eventually("it prints there again", || own("two").metadata().unwrap().len() > size);
     assert_eq!(project.status("two")["output"], serde_json::Value::Null);
+    if dies == Dies::Keeper {
+        // The test's own handle is that of the first one.
+        machine.run = None;
+    }
     machine.down();
     assert_none_is_missing(&[own("three"), machine.log("a/three.stdout.log")]);
     drop(disk);
@@ -295,16 +324,18 @@ fn what_waited_for_a_moment_goes_where_it_should() {
     assert!(spent < 25, "{spent} ticks of 50");
     drop(frozen);
     eventually("nobody stands still any more", || standing_still(daemon) == 0);
-    eventually("its last words are there", || {
-        std::fs::read_to_string(own("last")).unwrap()
-            == (1..=30).map(|n| format!("{n}\n")).collect::<String>()
-    });
+    // It could not wait with them: they come before its end.
+    let words = std::fs::read_to_string(machine.log("a/last.stdout.log")).unwrap();
+    assert_eq!(words, (1..=30).map(|n| format!("{n}\n")).collect::<String>());
     let size = own("one").metadata().unwrap().len();
     eventually("it prints there again", || own("one").metadata().unwrap().len() > size);
     assert_eq!(machine.project.status("one")["output"], serde_json::Value::Null);
-    assert!(!machine.regrow(&["events"]).stdout.contains("does not answer"));
+    let events = machine.regrow(&["events"]).stdout;
+    assert!(
+        events.lines().filter(|line| line.contains("does not answer")).all(|line| line.contains("a/last: "))
+    );
     machine.down();
-    ["one", "two", "three", "last"].iter().for_each(|name| assert_none_is_missing(&[own(name)]));
+    ["one", "two", "three"].iter().for_each(|name| assert_none_is_missing(&[own(name)]));
     drop(disk);
 }
 
@@ -341,9 +372,23 @@ fn a_tree_goes_down_while_a_disk_does_not_answer() {
             if is_daemon { "the daemon".to_owned() } else { format!("the supervisor (pid {supervisor})") };
         run.line(&format!("a thread of {who} stands still in the kernel: a disk does not answer"));
         eventually("who has started it gets its prompt back", || !is_alive(run.pid()));
+        // What it held is free at once, whatever its last thread waits for.
+        if is_daemon {
+            machine.start();
+        } else {
+            machine.run = Some(machine.project.run(&[]));
+            machine.run.as_mut().unwrap().line("all 5 are up");
+        }
         drop(frozen);
         assert_eq!(run.code(), 0);
         eventually("all of it is gone", || !Path::new(&format!("/proc/{supervisor}")).exists());
+        assert_eq!(machine.regrow(&["down"]).code, 0);
+        assert_eq!(machine.run.take().unwrap().code(), 0);
+        if is_daemon {
+            // Its last words were kept as well.
+            let [first, second] = [own, machine.log("a/one.stdout.log")].map(|path| first_life(&path));
+            assert_eq!(second.first(), first.last().map(|last| last + 1).as_ref(), "{first:?} {second:?}");
+        }
         drop(disk);
     }
 }

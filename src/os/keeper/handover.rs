@@ -14,11 +14,13 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ForkResult;
 use serde::{Deserialize, Serialize};
 
 use super::standby::Standby;
 use super::wire::VERSION;
 use crate::model::Exit;
+use crate::os::{processes, relief};
 
 /// Names the file in memory.
 const HANDOVER: &str = "REGROW_KEEPER_HANDOVER";
@@ -165,11 +167,37 @@ fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
     for fd in &stay {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
-    let failed = nix::unistd::execve(state.program, state.args, &env);
+    // It would wait for every other thread to end.
+    let failed = match relief::somebody_stands_still() {
+        true => execute_beside(state.program, state.args, &env),
+        false => nix::unistd::execve(state.program, state.args, &env),
+    };
     for fd in &stay {
         let _ = fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
     }
     Ok(failed?)
+}
+
+/// Executes it in a process beside this one, which then ends, as far as its threads let it.
+fn execute_beside(
+    program: &CStr,
+    args: &[CString],
+    env: &[CString],
+) -> nix::Result<std::convert::Infallible> {
+    // SAFETY: the child only executes, for which it makes two lists: fork(2) of this libc leaves its allocator
+    // usable, whichever thread was at it.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            let _ = nix::unistd::execve(program, args, env);
+            // SAFETY: nothing of the parent's is run at the child's end.
+            unsafe { nix::libc::_exit(127) }
+        }
+        ForkResult::Parent { .. } => {
+            processes::close_all();
+            // SAFETY: the same; what was to be written is written.
+            unsafe { nix::libc::_exit(0) }
+        }
+    }
 }
 
 /// The environment of a keeper that is executed with this word of what it is handed.

@@ -427,7 +427,7 @@ impl Watcher {
                 (above.before_change)();
                 std::process::exit(1);
             }
-            AfterKeeper::End(code) => std::process::exit(code.into()),
+            AfterKeeper::End(code) => crate::os::processes::exit(code.into()),
             AfterKeeper::Carry { other_program } => self.take_the_keepers_place(other_program),
         }
     }

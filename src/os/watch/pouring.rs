@@ -70,6 +70,8 @@ pub(super) struct Stuck {
     was_moved: bool,
     /// How it is to be kept when its disk answers.
     change: Option<Keep>,
+    /// So many bytes of what waited could not be kept.
+    lost: u64,
 }
 
 /// A pipe of a process that is gone, with what it has left in it.
@@ -136,8 +138,8 @@ impl Watcher {
     /// `waits`: a thread stands still over it.
     fn is_stuck_over(&mut self, source: SourceId, keep: Option<Keep>, waits: bool) {
         let (slot, device, since) = (self.logs.of(source), self.logs.device(source), Instant::now());
-        let (was_moved, change) = (false, None);
-        let stuck = Stuck { since, slot, keep, device, waits, was_moved, change };
+        let (was_moved, change, lost) = (false, None, 0);
+        let stuck = Stuck { since, slot, keep, device, waits, was_moved, change, lost };
         self.stuck.entry(source).or_insert(stuck).waits |= waits;
         self.listen_no_more(source);
     }
@@ -252,7 +254,7 @@ impl Watcher {
         };
         let stays = is_same(stuck.slot.as_ref(), self.logs.of(source).as_ref());
         if let Some(key) = self.printer(source).filter(|_| stuck.was_moved && stays) {
-            self.tell_unkept(key, Some(0), String::new());
+            self.tell_unkept(key, Some(stuck.lost), String::new());
         }
         self.changes.extend(stuck.change.map(|keep| (source, keep)));
         let of_it = self.processes.iter().filter(|(_, process)| process.source() == Some(source));
@@ -296,6 +298,12 @@ impl Watcher {
         let fresh = self.processes.get(&key).is_some_and(|p| p.exit.is_some() && !p.told);
         if !fresh {
             return Some(self);
+        }
+        if let Some(source) = self.processes.get(&key).and_then(Process::source)
+            && self.is_stuck(source)
+        {
+            // What it said last goes elsewhere at once, where it can.
+            self = self.move_elsewhere(source)?;
         }
         for stream in [Stream::Out, Stream::Err] {
             let (mut total, mut read) = (0, 1);
@@ -561,19 +569,35 @@ impl Watcher {
     /// What waits for long goes to the files that it has otherwise.
     fn go_elsewhere(mut self: Box<Self>) -> Option<Box<Self>> {
         let is_due = |stuck: &Stuck| !stuck.was_moved && stuck.since.elapsed() >= ELSEWHERE;
-        while let Some((source, stuck)) = self.stuck.iter_mut().find(|(_, stuck)| is_due(stuck)) {
-            stuck.was_moved = true;
-            let (source, keep) = (*source, stuck.keep.clone());
-            let Some(keep) = keep else {
-                continue;
-            };
-            let reason = format!("{}: {HUNG}", keep.shown());
-            match keep.instead().filter(|instead| !self.logs.is_hung(instead)) {
-                Some(instead) => self = self.change(source, instead, Some(reason))?,
-                None => {
-                    if let Some(key) = self.printer(source) {
-                        self.tell_unkept(key, None, format!("{reason}, and it waits until that does"));
-                    }
+        let due = |watcher: &Watcher| {
+            watcher.stuck.iter().find(|(_, stuck)| is_due(stuck)).map(|(source, _)| *source)
+        };
+        while let Some(source) = due(&self) {
+            self = self.move_elsewhere(source)?;
+        }
+        Some(self)
+    }
+
+    /// What a source prints goes to the files that it has otherwise, if it has such that answer.
+    fn move_elsewhere(mut self: Box<Self>, source: SourceId) -> Option<Box<Self>> {
+        let Some(stuck) = self.stuck.get_mut(&source).filter(|stuck| !stuck.was_moved) else {
+            return Some(self);
+        };
+        stuck.was_moved = true;
+        let Some(keep) = stuck.keep.clone() else {
+            return Some(self);
+        };
+        let reason = format!("{}: {HUNG}", keep.shown());
+        match keep.instead().filter(|instead| !self.logs.is_hung(instead)) {
+            Some(instead) => {
+                self = self.change(source, instead, Some(reason))?;
+                if !self.is_stuck(source) {
+                    self.is_stuck_no_more(source);
+                }
+            }
+            None => {
+                if let Some(key) = self.printer(source) {
+                    self.tell_unkept(key, None, format!("{reason}, and it waits until that does"));
                 }
             }
         }
@@ -589,12 +613,29 @@ impl Watcher {
             if let Some(Pipe { fd: pipe, .. }) = pipe.take()
                 && log::holds_something(pipe.as_fd())
             {
-                if self.left.len() >= MOST_LEFT {
-                    tracing::warn!("what a process printed last is lost: too many wait for a disk");
-                    self.left.pop_front();
+                let of_it = |left: &Remainder| left.source == source;
+                if self.left.iter().filter(|left| of_it(left)).count() >= MOST_LEFT
+                    && let Some(at) = self.left.iter().position(of_it)
+                    && let Some(oldest) = self.left.remove(at)
+                {
+                    self.is_lost(&oldest);
                 }
                 self.left.push_back(Remainder { source, stream, pipe });
             }
+        }
+    }
+
+    /// Too much waits for a disk: this can't be kept any more.
+    fn is_lost(&mut self, oldest: &Remainder) {
+        let (mut buffer, mut lost) = (self.buffer(), 0);
+        while lost < LAST_WORDS
+            && let Took::Bytes(length) = log::read(oldest.pipe.as_fd(), &mut buffer)
+        {
+            lost += length;
+        }
+        self.buffer = buffer;
+        if let Some(stuck) = self.stuck.get_mut(&oldest.source) {
+            stuck.lost += lost as u64;
         }
     }
 
@@ -644,8 +685,8 @@ impl Watcher {
     }
 }
 
-/// So many pipes of dead processes are kept at most.
-const MOST_LEFT: usize = 256;
+/// So many pipes of dead processes of one source are kept at most.
+const MOST_LEFT: usize = 16;
 
 fn is_same(one: Option<&Arc<Slot>>, other: Option<&Arc<Slot>>) -> bool {
     match (one, other) {
