@@ -557,13 +557,22 @@ impl Watcher {
         if let Err(error) = self.desk.relief().begin() {
             tracing::debug!(%error, "nobody is left to go on where a disk does not answer");
         }
-        let elsewhere = |(source, stuck): (&SourceId, &Stuck)| {
-            (!is_same(stuck.slot.as_ref(), self.logs.of(*source).as_ref())).then_some(*source)
+        let is_free = |(source, stuck): (&SourceId, &Stuck)| {
+            let elsewhere = !is_same(stuck.slot.as_ref(), self.logs.of(*source).as_ref());
+            (elsewhere || !self.is_to_be_feared(stuck)).then_some(*source)
         };
-        let free: Vec<SourceId> = self.stuck.iter().filter_map(elsewhere).collect();
+        let free: Vec<SourceId> = self.stuck.iter().filter_map(is_free).collect();
         free.into_iter().for_each(|source| self.is_stuck_no_more(source));
         self = self.go_elsewhere()?;
         self.empty_what_was_left()
+    }
+
+    /// Whether somebody still stands over what it waits for. Who makes processes may do, too, and tells nobody of
+    /// its end.
+    fn is_to_be_feared(&self, stuck: &Stuck) -> bool {
+        stuck.waits
+            || stuck.keep.as_ref().is_some_and(|keep| self.logs.is_hung(keep))
+            || self.overdue.values().any(|loan| loan.is_where(stuck))
     }
 
     /// What waits for long goes to the files that it has otherwise.
