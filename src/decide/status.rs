@@ -70,6 +70,8 @@ pub struct Entry {
     pub forks_away: Option<usize>,
     /// So many of its processes had shed their marks and have ended unseen.
     pub lost_sight: Option<usize>,
+    /// Why its output is not kept at the moment.
+    pub unkept: Option<String>,
     /// What is wrong with where its output is kept.
     pub output: Option<String>,
     /// What its process was made with.
@@ -501,7 +503,8 @@ impl Board {
                 entry.started = Some(event.since_start);
                 entry.health = Health::Unknown;
                 entry.failing = None;
-                (entry.output, entry.forks_away, entry.lost_sight) = (None, None, None);
+                (entry.output, entry.unkept) = (None, None);
+                (entry.forks_away, entry.lost_sight) = (None, None);
                 entry.stopped_for = None;
                 entry.restarts += u64::from(cause.is_restart());
                 if *cause == StartCause::Command || *cause == StartCause::Boot {
@@ -516,6 +519,9 @@ impl Board {
             Fact::LostSight { of, .. } => entry.lost_sight = Some(*of),
             Fact::OutputElsewhere { file, reason, .. } => {
                 entry.output = Some(super::words::goes_elsewhere(file, reason));
+            }
+            Fact::OutputLost { lost_bytes, reason, .. } => {
+                entry.unkept = lost_bytes.is_none().then(|| super::words::not_kept(reason));
             }
             Fact::EnvRenewed { made_of, .. } => entry.made_of = Some(*made_of),
             Fact::Running { pid, .. } => entry.pid = Some(*pid),
@@ -550,10 +556,7 @@ impl Board {
             Fact::StopCommandFailed { message, .. } => {
                 entry.failing = Some(format!("stop command: {message}"));
             }
-            Fact::Stuck { .. }
-            | Fact::ActorBroke { .. }
-            | Fact::HookFailed { .. }
-            | Fact::OutputLost { .. } => {}
+            Fact::Stuck { .. } | Fact::ActorBroke { .. } | Fact::HookFailed { .. } => {}
             Fact::Exited { exit, .. } => {
                 entry.exit = Some(exit.clone());
                 entry.pid = None;
@@ -700,6 +703,7 @@ impl Entry {
             output: None,
             forks_away: None,
             lost_sight: None,
+            unkept: None,
             made_of: None,
             ready_again: false,
         }
@@ -735,7 +739,7 @@ impl Entry {
             failed: self.failed.clone(),
             stopped_for: self.stopped_for,
             made_of: self.made_of,
-            output: self.output.clone(),
+            output: self.unkept.clone().or_else(|| self.output.clone()),
         }
     }
 
@@ -766,7 +770,7 @@ impl Entry {
             cpu_percent: usage.and_then(|u| u.cpu_percent),
             memory_bytes: usage.map(|u| u.memory_bytes),
             processes: usage.map(|u| u.processes),
-            output: self.output.clone(),
+            output: self.unkept.clone().or_else(|| self.output.clone()),
         }
     }
 }

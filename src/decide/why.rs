@@ -98,7 +98,7 @@ pub fn because(board: &Board, entry: &Entry, now: Duration) -> String {
                 1 => format!("; {} depends on it", needed[0]),
                 _ => format!("; {} depend on it", needed.join(", ")),
             };
-            let failing = entry.failing.iter().chain(&entry.output);
+            let failing = entry.failing.iter().chain(&entry.unkept).chain(&entry.output);
             let failing: String = failing.map(|f| format!("; {f}")).collect();
             format!("it is ready{back}{needed}{failing}")
         }

@@ -663,9 +663,9 @@ impl Work {
             }
         }
         if let Some(keep) = prepared.waits_for.take() {
+            // What it prints waits for that, which is told when there is something.
             self.logs.open_later(source, keep);
-        }
-        if !prepared.instead_of.is_empty() {
+        } else if !prepared.instead_of.is_empty() {
             // It runs all the same, and says what it says to those who follow.
             let reason = prepared.instead_of.join("; ");
             (prepared.news)(News::Unkept { key: prepared.key, lost: None, reason });

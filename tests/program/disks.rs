@@ -248,6 +248,44 @@ fn on_a_hung_disk(test: &str, dies: Dies) {
     drop(disk);
 }
 
+/// Where the folder of all logs hangs, at the start already, output waits, which is said, and none of it is missing
+/// after the thaw.
+#[test]
+fn what_can_go_nowhere_else_waits() {
+    const TEST: &str = "what_can_go_nowhere_else_waits";
+    let text = "[service.one]\nshell = \"i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done\"\n\
+                [service.ends]\nshell = \"seq 1 30; read x < go; seq 31 60\"\ndir = \"..\"\nrestart = \"never\"\n";
+    let mut machine = Machine::new(&[("a.toml", text)]);
+    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
+    let Some(disk) = Disk::mounted_at(&image, &folder) else {
+        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
+        return skip(TEST, "nothing can be mounted here");
+    };
+    nix::unistd::mkfifo(&machine.project.file("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let config = format!("manifests = \"services\"\n[logs]\nfolder = \"{}/logs\"\n", folder.display());
+    machine.project.write("daemon.toml", config);
+    let frozen = Frozen::of(&folder);
+    machine.start();
+    let said = |name: &str| machine.project.status(name)["output"].to_string();
+    for name in ["one", "ends"] {
+        eventually_or(
+            || format!("it is said of {name}: {}", said(name)),
+            || said(name).contains("its disk does not answer"),
+        );
+    }
+    std::fs::write(machine.project.file("go"), "on\n").unwrap();
+    eventually("its end is heard of", || machine.project.status("ends")["state"] == "completed");
+    drop(frozen);
+    eventually("it is over", || machine.project.status("one")["output"] == serde_json::Value::Null);
+    let log = |name: &str| folder.join(format!("logs/a/{name}.stdout.log"));
+    eventually("the last words of the other one are there", || {
+        std::fs::read_to_string(log("ends")).is_ok_and(|text| text.lines().count() == 60)
+    });
+    machine.down();
+    ["one", "ends"].iter().for_each(|name| assert_none_is_missing(&[log(name)]));
+    drop(disk);
+}
+
 /// What stood still over the disk takes nothing of what goes elsewhere by then, and the order stays.
 #[test]
 fn what_goes_elsewhere_stays_in_order_when_the_disk_answers_again() {

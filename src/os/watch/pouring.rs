@@ -650,6 +650,11 @@ impl Watcher {
 
     fn empty_what_was_left(mut self: Box<Self>) -> Option<Box<Self>> {
         while let Some(at) = self.left.iter().position(|left| !self.stuck.contains_key(&left.source)) {
+            let source = self.left[at].source;
+            self = self.open_if_due(source)?;
+            if self.stuck.contains_key(&source) {
+                continue;
+            }
             let Remainder { source, stream, pipe } = &self.left[at];
             let (source, stream, pipe, mut buffer) = (*source, *stream, Arc::clone(pipe), self.buffer());
             let work = move |logs: &Logs| {
