@@ -558,7 +558,7 @@ impl Watcher {
         let Some(exit) = self.processes.get(&key).and_then(|p| p.exit) else {
             return;
         };
-        let empty = self.is_empty(key);
+        let empty = self.is_empty(key) && !self.has_forked_away(key);
         let Some(process) = self.processes.get_mut(&key) else {
             return;
         };

@@ -160,11 +160,7 @@ impl Watcher {
             if self.leaders.contains_key(&stat.pid) || self.index.of_pinned(stat.pid).is_some() {
                 continue;
             }
-            let index = &self.index;
-            let marked = || index.of_limit(proc::mark(stat.pid)?);
-            let named = || index.of_variable(&proc::variable(stat.pid, MARK)?);
-            let of = index.of_session(stat.session, stat.group).or_else(marked).or_else(named);
-            if let Some(key) = of
+            if let Some(key) = self.marked_as(&stat)
                 && self.needs_marks(key)
             {
                 self.pin(key, &stat);
@@ -172,6 +168,41 @@ impl Watcher {
         }
         self.marked_looked = Some((Instant::now(), begun.elapsed()));
         true
+    }
+
+    /// Whether a tree that forked while it was killed is not gone after all. The kernel's list of children is
+    /// sure only as long as none of them ends, and numbers begin anew at some point: so all processes are looked
+    /// through before such a one is said to be gone, and once more behind that.
+    pub(super) fn has_forked_away(&mut self, key: u64) -> bool {
+        let has_forked = |process: &Process| {
+            !process.home.knows_all() && process.killing.is_some_and(|it| it.came.is_some())
+        };
+        if !self.processes.get(&key).is_some_and(has_forked) {
+            return false;
+        }
+        for _ in 0..2 {
+            for stat in proc::all() {
+                if stat.state != b'Z'
+                    && !self.leaders.contains_key(&stat.pid)
+                    && self.index.of_pinned(stat.pid).is_none()
+                    && self.marked_as(&stat) == Some(key)
+                {
+                    self.pin(key, &stat);
+                }
+            }
+            if self.processes.get(&key).is_some_and(|process| !process.remnants.is_empty()) {
+                return true;
+            }
+        }
+        self.blind.contains(&key)
+    }
+
+    /// The tree of which a process is by its session, or by its marks.
+    fn marked_as(&self, stat: &proc::Stat) -> Option<u64> {
+        let index = &self.index;
+        let marked = || index.of_limit(proc::mark(stat.pid)?);
+        let named = || index.of_variable(&proc::variable(stat.pid, MARK)?);
+        index.of_session(stat.session, stat.group).or_else(marked).or_else(named)
     }
 
     /// Holds on to one of a tree's other processes.
