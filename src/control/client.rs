@@ -106,22 +106,16 @@ impl Client {
 
     /// GETs a path and reads the answer. Where the supervisor ends meanwhile, its successor is asked.
     pub async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
-        let answer = async {
-            let mut turned_away = 0;
-            loop {
-                let answer = match self.send(Method::GET, path, Bytes::new()).await {
-                    Ok(response) => read(response).await,
-                    Err(error) => Err(error),
-                };
-                match answer {
-                    Err(Error::Broken(reason)) => self.try_again(&mut turned_away, reason).await?,
-                    other => return other,
-                }
+        let mut turned_away = 0;
+        loop {
+            let answer = match in_time(self.send(Method::GET, path, Bytes::new())).await {
+                Ok(response) => read(response).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Err(Error::Broken(reason)) => self.try_again(&mut turned_away, reason).await?,
+                other => return other,
             }
-        };
-        match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(answer) => answer,
-            Err(_) => Err(Error::Silent(PATIENCE)),
         }
     }
 
@@ -273,6 +267,11 @@ async fn while_it_lives<T>(
     }
 }
 
+/// What comes at once from a supervisor that is not in trouble.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or(Err(Error::Silent(PATIENCE)))
+}
+
 async fn is_alive(socket: &Path) -> Result<(), Error> {
     let asked = async {
         let mut client = Client::connect(socket).await?;
@@ -285,7 +284,11 @@ async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Er
     if !response.status().is_success() {
         return Err(denied(response).await);
     }
-    let bytes = response.into_body().collect().await.map_err(broken)?.to_bytes();
+    // A long answer may take its time, as long as more of it comes.
+    let (mut body, mut bytes) = (response.into_body(), Vec::new());
+    while let Some(frame) = in_time(async { body.frame().await.transpose().map_err(broken) }).await? {
+        bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+    }
     serde_json::from_slice(&bytes).map_err(|error| Error::Unreadable(error.to_string()))
 }
 

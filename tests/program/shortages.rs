@@ -198,7 +198,7 @@ fn logs_are_bounded_and_their_memory_is_given_back() {
     assert!(one.stderr.contains(&format!("they are in {}", file.display())), "{}", one.stderr);
     eventually("the memory is given back", || memory("RssAnon") < before + 8);
     std::thread::scope(|scope| {
-        let all: Vec<_> = (0..12).map(|_| scope.spawn(|| project.regrow(&["logs", "long"]))).collect();
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(|| project.regrow(&["logs", "long"]))).collect();
         for done in all.into_iter().map(|one| one.join().unwrap()) {
             let refused =
                 done.stderr.contains("others are reading log files") && done.stderr.contains("try again");
