@@ -1,7 +1,7 @@
 //! Output moves from pipes into files; and a disk that does not answer holds up nobody else.
 //!
 //! Whatever is done with a file may last. So the watcher leaves all that it works with at its desk
-//! ([`Desk`](crate::os::relief::Desk)) and has it again behind that: functions that may lose it take it by
+//! ([`Desk`]) and has it again behind that: functions that may lose it take it by
 //! value. Where it does not come back in time, another thread goes on as the watcher, and lets alone what
 //! the files of that source are asked for; what was begun is told by an order when it ends.
 //!
