@@ -29,11 +29,11 @@ use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Str
 use crate::model::{Exit, ResourceUsage};
 
 use homes::{HOUSING_MILLIS, Home, Housing};
+use hung::{Loan, Remainder, Stuck};
 use index::Index;
 pub(super) use kept::{About, Above};
 use lines::take;
 pub(super) use orders::{Expected, Leave, Line, Marks, Order, Watched};
-use pouring::{Loan, Remainder, Stuck};
 pub(super) use reclaim::{Reclaimed, reclaim, reclaim_marked};
 use sight::Sight;
 
@@ -226,7 +226,7 @@ struct Watcher {
     dead: Vec<u64>,
     /// Empty while it is needed, and after another has gone on with it.
     buffer: Vec<u8>,
-    /// Where all of this is left while something is done that may last ([`pouring`]).
+    /// Where all of this is left while something is done that may last ([`hung`]).
     desk: Arc<Desk<Box<Watcher>>>,
     /// The thread that this runs on.
     thread: nix::unistd::Pid,
@@ -710,6 +710,7 @@ const LONGEST_HALT: Duration = Duration::from_millis(200);
 pub(super) const MARK: &str = "REGROW_MARK";
 
 mod homes;
+mod hung;
 mod index;
 mod kept;
 mod lines;

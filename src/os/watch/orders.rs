@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 
-use super::pouring::Late;
+use super::hung::Late;
 
 use crate::os::cgroup::Cgroups;
 use crate::os::log::Keep;
