@@ -130,7 +130,7 @@ impl NativeHost {
     /// Has a keeper make its processes, which outlive it.
     ///
     /// `identity`: what all daemons that follow each other have in common, and no others.
-    /// `lives`: by what processes are found again that no keeper has (see [`News::Spawned`]). `journal`: the
+    /// `lives`: by what processes are found again that no keeper has (see [`News::Spawned`](super::News::Spawned)). `journal`: the
     /// file in which this host notes its processes, and has noted those of earlier daemons.
     /// `before_change` is called when the keeper was killed and this process is about to go on as
     /// another one.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 /// So often desks are looked at while somebody works.
-pub(super) const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How many threads of this process were relieved, and have not come back.
 static AWAY: AtomicUsize = AtomicUsize::new(0);

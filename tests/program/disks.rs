@@ -10,6 +10,17 @@ use crate::harness::{Run, end, eventually, eventually_or, is_alive, skip};
 pub(crate) struct Disk(PathBuf);
 
 impl Disk {
+    /// One at a machine's `frozen`, with a folder for logs; where every test is required it must be there.
+    fn of(machine: &Machine, test: &str) -> Option<(Disk, PathBuf)> {
+        let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
+        let Some(disk) = Disk::mounted_at(&image, &folder) else {
+            skip(test, "nothing can be mounted here");
+            return None;
+        };
+        std::fs::create_dir(folder.join("logs")).unwrap();
+        Some((disk, folder))
+    }
+
     pub(crate) fn mounted_at(image: &Path, folder: &Path) -> Option<Disk> {
         std::fs::create_dir_all(folder).unwrap();
         std::fs::File::create(image).unwrap().set_len(8 << 20).unwrap();
@@ -68,10 +79,8 @@ fn p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw() {
         "[service.writes]\nshell = \"while :; do echo x >> frozen/file; sleep 0.02; done\"\ndir = \"..\"\nstop = { timeout = \"1s\" }\n\
          [service.needs]\ncommand = \"sleep 1000\"\ndepends_on = [\"writes\"]\n",
     )]);
-    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
-    let Some(disk) = Disk::mounted_at(&image, &folder) else {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
-        return skip(TEST, "nothing can be mounted here");
+    let Some((disk, folder)) = Disk::of(&machine, TEST) else {
+        return;
     };
     machine.start();
     eventually("it writes", || folder.join("file").exists());
@@ -177,12 +186,9 @@ enum Dies {
 
 fn on_a_hung_disk(test: &str, dies: Dies) {
     let mut machine = Machine::new(&[]);
-    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
-    let Some(disk) = Disk::mounted_at(&image, &folder) else {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{test} must be able to mount");
-        return skip(test, "nothing can be mounted here");
+    let Some((disk, folder)) = Disk::of(&machine, test) else {
+        return;
     };
-    std::fs::create_dir(folder.join("logs")).unwrap();
     let folder_of_logs = folder.join("logs");
     machine.project.write("services/a.toml", manifest(&folder_of_logs));
     machine.start();
@@ -256,10 +262,8 @@ fn what_can_go_nowhere_else_waits() {
     let text = "[service.one]\nshell = \"i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done\"\n\
                 [service.ends]\nshell = \"seq 1 30; read x < go; seq 31 60\"\ndir = \"..\"\nrestart = \"never\"\n";
     let mut machine = Machine::new(&[("a.toml", text)]);
-    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
-    let Some(disk) = Disk::mounted_at(&image, &folder) else {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
-        return skip(TEST, "nothing can be mounted here");
+    let Some((disk, folder)) = Disk::of(&machine, TEST) else {
+        return;
     };
     nix::unistd::mkfifo(&machine.project.file("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     let config = format!("manifests = \"services\"\n[logs]\nfolder = \"{}/logs\"\n", folder.display());
@@ -291,12 +295,9 @@ fn what_can_go_nowhere_else_waits() {
 fn what_goes_elsewhere_stays_in_order_when_the_disk_answers_again() {
     const TEST: &str = "what_goes_elsewhere_stays_in_order_when_the_disk_answers_again";
     let mut machine = Machine::new(&[]);
-    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
-    let Some(disk) = Disk::mounted_at(&image, &folder) else {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
-        return skip(TEST, "nothing can be mounted here");
+    let Some((disk, folder)) = Disk::of(&machine, TEST) else {
+        return;
     };
-    std::fs::create_dir(folder.join("logs")).unwrap();
     let folder_of_logs = folder.join("logs");
     machine.project.write("services/a.toml", manifest(&folder_of_logs));
     machine.start();
@@ -332,12 +333,9 @@ fn what_goes_elsewhere_stays_in_order_when_the_disk_answers_again() {
 fn what_waited_for_a_moment_goes_where_it_should() {
     const TEST: &str = "what_waited_for_a_moment_goes_where_it_should";
     let mut machine = Machine::new(&[]);
-    let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
-    let Some(disk) = Disk::mounted_at(&image, &folder) else {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
-        return skip(TEST, "nothing can be mounted here");
+    let Some((disk, folder)) = Disk::of(&machine, TEST) else {
+        return;
     };
-    std::fs::create_dir(folder.join("logs")).unwrap();
     let folder_of_logs = folder.join("logs");
     // The last words of one that ends meanwhile wait, too.
     let last = format!(
@@ -383,12 +381,9 @@ fn a_tree_goes_down_while_a_disk_does_not_answer() {
     const TEST: &str = "a_tree_goes_down_while_a_disk_does_not_answer";
     for is_daemon in [false, true] {
         let mut machine = Machine::new(&[]);
-        let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
-        let Some(disk) = Disk::mounted_at(&image, &folder) else {
-            assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} must be able to mount");
-            return skip(TEST, "nothing can be mounted here");
+        let Some((disk, folder)) = Disk::of(&machine, TEST) else {
+            return;
         };
-        std::fs::create_dir(folder.join("logs")).unwrap();
         let text = manifest(&folder.join("logs"));
         let mut run: Run = if is_daemon {
             machine.project.write("services/a.toml", text);

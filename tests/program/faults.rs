@@ -201,9 +201,7 @@ fn p3_who_leaves_everything_behind_is_ended_too() {
 fn p3_the_same_without_a_cgroup() {
     const TEST: &str = "p3_the_same_without_a_cgroup";
     const USER: u32 = 64_912;
-    if !nix::unistd::geteuid().is_root() || !installed(TEST, Path::new("/usr/bin/setpriv")) {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} needs root");
-        eprintln!("SKIPPED {TEST}: only root can become another user");
+    if !crate::harness::can_become_another_user(TEST) {
         return;
     }
     // Who sets one of the limits that are marks keeps the other.
@@ -1095,8 +1093,8 @@ fn p13_groups_go_before_the_group_before_the_user() {
 fn who_forks_away_stands_still_before_it_is_killed() {
     const TEST: &str = "who_forks_away_stands_still_before_it_is_killed";
     const USER: u32 = 64_913;
-    if !nix::unistd::geteuid().is_root() || !installed(TEST, Path::new("/usr/bin/setpriv")) {
-        return crate::harness::skip(TEST, "only root can become another user");
+    if !crate::harness::can_become_another_user(TEST) {
+        return;
     }
     if !installed(TEST, Path::new("/usr/bin/python3")) {
         return;

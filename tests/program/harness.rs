@@ -326,6 +326,15 @@ pub(crate) fn skip(test: &str, why: &str) {
     eprintln!("SKIPPED {test}: {why}");
 }
 
+/// Whether this test can become another user; where every test is required it must.
+pub(crate) fn can_become_another_user(test: &str) -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        skip(test, "only root can become another user");
+        return false;
+    }
+    installed(test, Path::new("/usr/bin/setpriv"))
+}
+
 /// Whether a program is installed; where every test is required its absence is a failure.
 pub(crate) fn installed(test: &str, program: &Path) -> bool {
     if program.is_file() {

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::daemon::Machine;
 use crate::disks::Disk;
-use crate::harness::{end, eventually, eventually_or, installed, named, pid_of};
+use crate::harness::{end, eventually, eventually_or, named, pid_of};
 
 /// Services that do nothing, and one whose process leaves everything behind but its mark.
 fn manifest(count: usize) -> String {
@@ -204,9 +204,7 @@ fn a_pause_outlives_every_kind_of_death_and_a_resume_brings_everything_back() {
 fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
     const TEST: &str = "a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark";
     const USER: u32 = 64_913;
-    if !nix::unistd::geteuid().is_root() || !installed(TEST, Path::new("/usr/bin/setpriv")) {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} needs root");
-        eprintln!("SKIPPED {TEST}: only root can become another user");
+    if !crate::harness::can_become_another_user(TEST) {
         return;
     }
     let words = |n: u32| format!("5{n}{}{n}", std::process::id());
@@ -262,9 +260,8 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
 fn who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said() {
     const TEST: &str = "who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said";
     const USER: u32 = 64_914;
-    if !nix::unistd::geteuid().is_root() || !installed(TEST, Path::new("/usr/bin/setpriv")) {
-        assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{TEST} needs root");
-        return crate::harness::skip(TEST, "only root can become another user");
+    if !crate::harness::can_become_another_user(TEST) {
+        return;
     }
     let words = |n: u32| format!("4{n}{}{n}", std::process::id());
     let (kept, lost) = (words(1), words(2));

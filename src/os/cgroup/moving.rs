@@ -1,6 +1,6 @@
 //! Trees that were made without a cgroup, in a burst of starts, get one when there is time for it.
 //!
-//! To move a process stops every fork of the machine for a moment (some 100 us), so it is done one by one,
+//! To move a process stops every fork of the machine for a moment, so it is done one by one,
 //! on the thread that removes folders, when nobody starts. Whoever the leader has forked by then is looked
 //! for and moved, until nobody new is there: what a moved one forks is born inside. Moved are only those
 //! that lie where this process lies: who has gone elsewhere has done so on purpose.

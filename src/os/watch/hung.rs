@@ -192,7 +192,7 @@ impl Watcher {
                 self.buffer = buffer;
                 match (self.processes.contains_key(&key), took) {
                     (false, Took::Bytes(length)) => {
-                        self.hand_on(source, stream, self.buffer[..length].to_vec())
+                        self.hand_on(source, stream, self.buffer[..length].to_vec());
                     }
                     _ => drop(self.took(key, stream, took, loss)),
                 }

@@ -66,11 +66,16 @@ impl Watcher {
             return;
         }
         let mut seen: HashMap<u64, Vec<Stat>> = HashMap::new();
+        let known: HashMap<(u32, u64), u64> = trees
+            .iter()
+            .flat_map(|key| self.processes[key].sight.members.iter().map(move |member| (member, *key)))
+            .map(|(member, key)| ((member.pid, member.started), key))
+            .collect();
         for pid in self.orphans() {
             if !self.leaders.contains_key(&pid)
                 && let Some(stat) = proc::stat(pid)
             {
-                let known = || trees.iter().find(|key| self.processes[key].sight.has(&stat)).copied();
+                let known = || known.get(&(stat.pid, stat.started)).copied();
                 if let Some(key) = self.owner(&stat).or_else(known) {
                     seen.entry(key).or_default().push(stat);
                 }
