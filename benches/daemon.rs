@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use regrow::decide::ledger::Ledger;
-use regrow::decide::status::Board;
+use regrow::decide::tree_state::TreeState;
 use regrow::model::{InstanceId, Name, Plan, ServiceSpec};
 use regrow::record::store::{Retention, Store};
 
@@ -148,10 +148,10 @@ fn look_ups() {
     let plan = services();
     let ids: Vec<InstanceId> =
         plan.services.iter().flat_map(|spec| spec.instances().collect::<Vec<_>>()).collect();
-    let board = Board::new(Arc::new(plan), SystemTime::now()).unwrap();
+    let tree_state = TreeState::new(Arc::new(plan), SystemTime::now()).unwrap();
     let times = (0..ROUNDS).map(|_| {
         let begin = Instant::now();
-        let found = (0..10_000).filter(|n| board.entry(&ids[n % ids.len()]).is_some()).count();
+        let found = (0..10_000).filter(|n| tree_state.entry(&ids[n % ids.len()]).is_some()).count();
         assert_eq!(found, 10_000);
         begin.elapsed()
     });

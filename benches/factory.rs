@@ -13,7 +13,7 @@ use ractor::factory::{
     Factory, FactoryArguments, FactoryMessage, Job, JobOptions, Worker, WorkerBuilder, WorkerId,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use regrow::decide::pool::{Effect, Input, Outcome, Pool, Size, Terms};
+use regrow::decide::pool::{Pool, PoolEffect, PoolInput, PoolSize, RunOutcome, TaskTerms};
 use regrow::model::TaskId;
 use regrow::os::ids;
 
@@ -95,8 +95,8 @@ async fn factory(jobs: u64, breaks: u64) -> (u64, Duration) {
 
 /// What the pool decides of as many tasks, from the queue to the end.
 fn decisions() -> Duration {
-    let size = Size { min: 4, max: 4, queue: 10_000 };
-    let terms = Terms {
+    let size = PoolSize { min: 4, max: 4, queue: 10_000 };
+    let terms = TaskTerms {
         priority: 0,
         timeout: None,
         grace: Duration::from_secs(30),
@@ -107,16 +107,16 @@ fn decisions() -> Duration {
     let (mut effects, mut over) = (Vec::new(), 0);
     let begin = Instant::now();
     while over < JOBS {
-        let tasks: Vec<(TaskId, Terms)> = (0..1_000).map(|_| (ids::task(), terms)).collect();
+        let tasks: Vec<(TaskId, TaskTerms)> = (0..1_000).map(|_| (ids::task(), terms)).collect();
         pool.submit(&tasks, &mut effects).unwrap();
         while let Some(effect) = effects.pop() {
             let now = begin.elapsed();
             match effect {
-                Effect::Run(worker, task, _) => {
-                    pool.step(now, Input::Started(worker, task), &mut effects).unwrap();
-                    pool.step(now, Input::Done(worker, task, Outcome::Success), &mut effects).unwrap();
+                PoolEffect::Run(worker, task, _) => {
+                    pool.step(now, PoolInput::Started(worker, task), &mut effects).unwrap();
+                    pool.step(now, PoolInput::Done(worker, task, RunOutcome::Success), &mut effects).unwrap();
                 }
-                Effect::Over(..) => over += 1,
+                PoolEffect::Over(..) => over += 1,
                 _ => {}
             }
         }

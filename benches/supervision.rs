@@ -10,9 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use regrow::decide::group;
-use regrow::decide::lifecycle::{Input, Machine};
-use regrow::decide::world::{Message, Node, Output, World};
+use regrow::decide::group::GroupInput;
+use regrow::decide::lifecycle::{InstanceInput, Machine};
+use regrow::decide::simulation::{Message, Node, Simulation, SimulationOutput};
 use regrow::model::event::StartCause;
 use regrow::model::{Exit, Incarnation, InstanceId, Name, Plan, ServiceSpec};
 use regrow::os::fake::FakeHost;
@@ -41,18 +41,18 @@ fn step() {
     let mut machine = Machine::new(InstanceId::sole(spec.name.clone()), None);
     let mut out = Vec::new();
     let rounds = 200_000u64;
-    machine.step(&spec, Duration::ZERO, Input::Start(StartCause::Boot), &mut out);
+    machine.step(&spec, Duration::ZERO, InstanceInput::Start(StartCause::Boot), &mut out);
     let begin = Instant::now();
     for round in 1..=rounds {
         let incarnation = Incarnation(round);
         let now = Duration::from_secs(round * 100);
         out.clear();
-        machine.step(&spec, now, Input::Spawned { incarnation, pid: 1 }, &mut out);
+        machine.step(&spec, now, InstanceInput::Spawned { incarnation, pid: 1 }, &mut out);
         let exit = Exit::Code(1);
-        let ended = Input::Exited { incarnation, exit, remains: false, roll: 0.5 };
+        let ended = InstanceInput::Exited { incarnation, exit, remains: false, roll: 0.5 };
         machine.step(&spec, now + Duration::from_secs(70), ended, &mut out);
-        machine.step(&spec, now + Duration::from_secs(70), Input::Permit, &mut out);
-        machine.step(&spec, now + Duration::from_secs(71), Input::Tick, &mut out);
+        machine.step(&spec, now + Duration::from_secs(70), InstanceInput::Permit, &mut out);
+        machine.step(&spec, now + Duration::from_secs(71), InstanceInput::Tick, &mut out);
     }
     let each = begin.elapsed().as_secs_f64() / (rounds as f64 * 4.0);
     println!("a step of the machine: {:.2} us (wanted: under 1 us)", each * 1e6);
@@ -65,8 +65,8 @@ fn boot_decided() {
         let services = (0..10_000).map(|n| ServiceSpec::new(Name::new(&format!("s{n}")).unwrap(), ["x"]));
         let plan = Arc::new(Plan::of("idle", services.collect()));
         let begin = Instant::now();
-        let mut world = World::new(plan).unwrap();
-        let boot = Message::Group(group::Input::Start(StartCause::Boot));
+        let mut world = Simulation::new(plan).unwrap();
+        let boot = Message::Group(GroupInput::Start(StartCause::Boot));
         let mut todo = VecDeque::from([(Node::Group(None), boot)]);
         let mut spawned = 0;
         let mut out = Vec::new();
@@ -74,13 +74,13 @@ fn boot_decided() {
             world.deliver(Duration::ZERO, &to, message, &mut out);
             for output in out.drain(..) {
                 match output {
-                    Output::Send(to, message) => todo.push_back((to, message)),
-                    Output::Host(..) => spawned += 1,
-                    Output::Fact(_)
-                    | Output::Answer(..)
-                    | Output::Again(_)
-                    | Output::Ended(_)
-                    | Output::Down => {}
+                    SimulationOutput::Send(to, message) => todo.push_back((to, message)),
+                    SimulationOutput::Host(..) => spawned += 1,
+                    SimulationOutput::Fact(_)
+                    | SimulationOutput::Answer(..)
+                    | SimulationOutput::Again(_)
+                    | SimulationOutput::Ended(_)
+                    | SimulationOutput::Down => {}
                 }
             }
         }

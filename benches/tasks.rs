@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use regrow::actors::worker_pool::TaskRules;
-use regrow::decide::pool::Size;
+use regrow::decide::pool::PoolSize;
 use regrow::model::{Name, Plan, TaskSpec};
 use regrow::os::native::HostOptions;
 use regrow::runtime::blocking::BlockingSize;
@@ -71,7 +71,7 @@ fn in_tree<T>(test: impl AsyncFnOnce(Handle) -> T) -> T {
     runtime.block_on(async {
         let folder = tempfile::tempdir().unwrap();
         let mut rules = TaskRules::usual(folder.path().to_owned());
-        rules.size = Size { min: 4, max: 4, queue: 10_000 };
+        rules.size = PoolSize { min: 4, max: 4, queue: 10_000 };
         let host = HostOptions { subreaper: true, owns_process: false, die_with_us: true };
         let options = Options { host, tasks: Some(rules), ..Options::default() };
         let mut plan = Plan::of("bench", Vec::new());

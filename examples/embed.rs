@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use regrow::actors::event_log::Read;
+use regrow::actors::event_log::NextEvent;
 use regrow::model::{Condition, Dependency, Fact, Name, Plan, ReadySpec, ReadyTarget, ServiceSpec};
 use regrow::runtime::{Handle, Options};
 
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let subscriber = tokio::spawn(async move {
         let mut returns = 0;
         while returns < 3 {
-            if let Read::Event(event) = events.next().await {
+            if let NextEvent::Event(event) = events.next().await {
                 match &event.fact {
                     Fact::Ready { instance, .. } => println!("{:>3} {instance} is ready", event.seq),
                     Fact::Crashed { instance, exit, .. } => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regrow::actors::worker_pool::TaskRules;
-use regrow::decide::pool::Size;
+use regrow::decide::pool::PoolSize;
 use regrow::model::{Name, Plan, TaskSpec};
 use regrow::runtime::blocking::BlockingSize;
 use regrow::runtime::pools::PoolStatus;
@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} said {:?}", hello.pid.unwrap_or(0), String::from_utf8_lossy(&hello.stdout.bytes));
 
     // Commands that may run one at a time, in a pool of their own.
-    let rules = TaskRules { size: Size { min: 1, max: 1, queue: 100 }, ..pools.rules().clone() };
+    let rules = TaskRules { size: PoolSize { min: 1, max: 1, queue: 100 }, ..pools.rules().clone() };
     let builds = pools.create_commands(Name::new("builds")?, rules).await?;
     let mut slow = TaskSpec::new(["sleep", "1000"]);
     slow.grace = Duration::from_secs(1);

@@ -12,38 +12,38 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::actors::event_log::{EventLog, EventReader, Read};
+use crate::actors::event_log::{EventLog, EventReader, NextEvent};
 use crate::actors::graph::{DependencyGraph, GraphMsg};
 use crate::actors::monitor::{self, Measured, ResourceMonitor};
-use crate::actors::supervisor::{RootLine, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
-use crate::actors::worker_pool::{Lasting, MakeHost, Shop, TaskRules};
-use crate::actors::{CHECKS_AT_ONCE, Context, KeepRule, hooks};
-use crate::decide::frontier::{self, waits_for};
+use crate::actors::supervisor::{RootChannel, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
+use crate::actors::worker_pool::{HostFactory, TaskContext, TaskPersistence, TaskRules};
+use crate::actors::{ActorContext, CHECKS_AT_ONCE, LogRetention, hooks};
 use crate::decide::graph::Graph;
-use crate::decide::group;
+use crate::decide::group::GroupInput;
 use crate::decide::ledger::Ledger;
 use crate::decide::operation::Operations;
-use crate::decide::status::Board;
-use crate::decide::world::StepSink;
+use crate::decide::simulation::StepSink;
+use crate::decide::start_gate::{GateInput, waits_for};
+use crate::decide::tree_state::TreeState;
 use crate::model::event::StartCause;
 use crate::model::history::ResourceHistory;
 use crate::model::sample::Sample;
 use crate::model::stats::{ProcessStats, Resources, Stats, Thresholds};
 use crate::model::status::{DaemonStatus, FaultyManifest, TreeStatus};
 use crate::model::{
-    Addition, Answer, Asked, Command, Denial, DenialCode, Event, Fact, InstanceId, Name, Plan, Selector,
-    StatusReport,
+    Addition, Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, IssuedCommand, Name, Plan,
+    Selector, StatusReport,
 };
 use crate::os::clock::Clock;
 use crate::os::files;
 use crate::os::native::{self, HostOptions, NativeHost};
 use crate::os::secrets::Vault;
 use crate::os::waiting::WaitingTasks;
-use crate::os::{Host, OutputSink, Sources};
+use crate::os::{Host, OutputSink, SourceNames};
 use crate::record::output::{ChunkSink, OutputHub};
 
 use below::Taken;
-pub use below::{Below, Strangers};
+pub use below::{KeeperOptions, UnclaimedPolicy};
 pub use blocking::BlockingPool;
 pub use pools::Pools;
 use pools::PoolsArgs;
@@ -85,7 +85,7 @@ pub struct Options {
     pub tasks: Option<TaskRules>,
     /// How output is kept in files. Unless told otherwise only that of services with `log`, those
     /// without a `file` in `logs` in the state folder, where two programs must not have the same names.
-    pub keep: KeepRule,
+    pub keep: LogRetention,
 }
 
 impl Default for Options {
@@ -99,7 +99,7 @@ impl Default for Options {
             recorder: None,
             secrets: None,
             tasks: None,
-            keep: KeepRule::declared(files::state_dir().join("logs")),
+            keep: LogRetention::declared(files::state_dir().join("logs")),
         }
     }
 }
@@ -157,7 +157,7 @@ pub struct Handle {
 }
 
 struct Inner {
-    context: Arc<Context>,
+    context: Arc<ActorContext>,
     root: ActorRef<SupervisorMsg>,
     /// Turns true when all is down; its sender ends with the root.
     down: watch::Receiver<bool>,
@@ -184,20 +184,20 @@ impl Handle {
     /// runtime whose I/O and time are enabled.
     pub async fn start(plan: Plan, options: Options) -> Result<Handle, StartError> {
         let plan = Arc::new(plan);
-        let board = Board::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
+        let tree_state = TreeState::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
         let output = Arc::new(OutputHub::new(options.console).with_own(options.own_output));
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
         let native = NativeHost::start(sink, options.host).map_err(StartError::Host)?;
         let native = Arc::new(native);
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
-        let made = Made {
+        let made = RuntimeBuilder {
             socket: options.socket,
             native: Some(native),
             recorder: options.recorder,
             secrets: options.secrets,
             keep: options.keep,
             tasks: options.tasks,
-            ..Made::new(board, host, output)
+            ..RuntimeBuilder::new(tree_state, host, output)
         };
         made.start(options.sample_interval).await
     }
@@ -210,24 +210,24 @@ impl Handle {
         recorder: Option<Box<dyn StepSink>>,
     ) -> Result<Handle, StartError> {
         let plan = Arc::new(plan);
-        let board = Board::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
+        let tree_state = TreeState::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
         let output = Arc::new(OutputHub::new(None));
-        let made = Made { recorder, ..Made::new(board, host, output) };
+        let made = RuntimeBuilder { recorder, ..RuntimeBuilder::new(tree_state, host, output) };
         made.start(SAMPLE_INTERVAL).await
     }
 
     /// What there is by now.
     pub fn plan(&self) -> Arc<Plan> {
-        self.board(|board| Arc::clone(board.plan()))
+        self.tree_state(|tree_state| Arc::clone(tree_state.plan()))
     }
 
     /// Its dependencies.
     pub fn graph(&self) -> Arc<Graph> {
-        self.board(|board| Arc::clone(board.graph()))
+        self.tree_state(|tree_state| Arc::clone(tree_state.graph()))
     }
 
     /// Carries a command out. Returns when it is done, or says why not.
-    pub async fn command(&self, command: impl Into<Asked>) -> Result<Answer, Denial> {
+    pub async fn command(&self, command: impl Into<IssuedCommand>) -> Result<Answer, Denial> {
         let (reply, answer) = oneshot::channel();
         let gone =
             || Denial { code: DenialCode::Internal, reason: "the tree is gone".to_owned(), hint: None };
@@ -241,9 +241,9 @@ impl Handle {
 
     /// An answer in the words of people: short names where they mean one service.
     fn shown(&self, mut answer: Answer) -> Answer {
-        self.board(|board| {
+        self.tree_state(|tree_state| {
             for result in &mut answer.results {
-                result.name = board.shown_text(&result.name);
+                result.name = tree_state.shown_text(&result.name);
             }
         });
         answer
@@ -295,13 +295,13 @@ impl Handle {
         let inner = &self.inner;
         let now = inner.context.clock.now();
         let sample = inner.measured.latest.borrow().clone();
-        inner.context.log.board(|board| {
-            let mut services = board.rows_of(now, sample.as_deref(), wanted);
+        inner.context.log.tree_state(|tree_state| {
+            let mut services = tree_state.rows_of(now, sample.as_deref(), wanted);
             for row in &mut services {
                 if !row.waiting_for.is_empty()
-                    && let Some(spec) = board.graph().service(&row.service)
+                    && let Some(spec) = tree_state.graph().service(&row.service)
                 {
-                    row.waiting_for = waits_for(board, spec);
+                    row.waiting_for = waits_for(tree_state, spec);
                 }
             }
             StatusReport {
@@ -309,17 +309,17 @@ impl Handle {
                     pid: std::process::id(),
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     uptime_s: now.as_secs_f64(),
-                    project: board.plan().project.clone(),
-                    manifest: board.plan().file.as_ref().map(|p| p.display().to_string()),
+                    project: tree_state.plan().project.clone(),
+                    manifest: tree_state.plan().file.as_ref().map(|p| p.display().to_string()),
                     is_daemon: inner.context.ledger.is_some()
                         || inner.native.as_ref().is_some_and(|host| host.keeper_pid().is_some()),
                     faulty: self.faulty(),
-                    stopping: board.shutting_down(),
-                    last_event: board.last_event(),
+                    stopping: tree_state.shutting_down(),
+                    last_event: tree_state.last_event(),
                 },
                 machine: sample.as_ref().map(|s| s.machine.clone()),
                 services,
-                groups: board.groups().cloned().collect(),
+                groups: tree_state.groups().cloned().collect(),
             }
         })
     }
@@ -353,12 +353,12 @@ impl Handle {
     /// A supervisor and all that hangs under it; `None` is the root. `None` is returned for a
     /// group that is not there. OTP's `which_children` and `count_children` in one.
     pub fn tree(&self, group: Option<&Name>) -> Option<TreeStatus> {
-        self.board(|board| board.tree(group))
+        self.tree_state(|tree_state| tree_state.tree(group))
     }
 
     /// Looks at the board, the fold of all events so far.
-    pub fn board<T>(&self, look: impl FnOnce(&Board) -> T) -> T {
-        self.inner.context.log.board(look)
+    pub fn tree_state<T>(&self, look: impl FnOnce(&TreeState) -> T) -> T {
+        self.inner.context.log.tree_state(look)
     }
 
     /// Reads events from this number on; 0 for all that are kept.
@@ -385,7 +385,7 @@ impl Handle {
         let mut events = self.events();
         tokio::spawn(async move {
             loop {
-                if let Read::Event(event) = events.next().await {
+                if let NextEvent::Event(event) = events.next().await {
                     callback(&event);
                     if matches!(event.fact, Fact::ShutdownDone) {
                         return;
@@ -424,7 +424,7 @@ impl Handle {
 
     /// The pool, the cache, the machine and what commands have come to.
     pub async fn stats(&self) -> Result<Stats, Denial> {
-        let (pool, performance) = self.tasks().standing().await?;
+        let (pool, performance) = self.tasks().snapshot().await?;
         let (scaler, thresholds) = self.tasks().scaler().await?;
         let StatusReport { daemon, machine, services, .. } = self.status();
         let now = monitor::now(&self.inner.context);
@@ -475,8 +475,8 @@ impl Handle {
     /// What is left of the time that a stop of everything has, where it has begun and that is limited.
     fn stop_time_left(&self) -> Option<Duration> {
         let now = self.uptime();
-        self.board(|board| {
-            let until = board.shutting_down_since()?.saturating_add(board.plan().stop.tree?);
+        self.tree_state(|tree_state| {
+            let until = tree_state.shutting_down_since()?.saturating_add(tree_state.plan().stop.tree?);
             Some(until.saturating_sub(now))
         })
     }
@@ -490,17 +490,17 @@ impl Handle {
 
     /// After a shutdown: whoever SIGKILL has not ended, by instance and pid.
     pub fn stuck(&self) -> Vec<(String, Option<u32>)> {
-        self.board(|board| {
-            let left = board.entries().iter().filter(|entry| entry.state.has_process());
-            left.map(|entry| (board.shown(&entry.id), entry.pid)).collect()
+        self.tree_state(|tree_state| {
+            let left = tree_state.entries().iter().filter(|entry| entry.state.has_process());
+            left.map(|entry| (tree_state.shown(&entry.id), entry.pid)).collect()
         })
     }
 
     /// After a stop: of whom not all is known any more, and how many processes had shed their marks.
     pub fn lost_sight(&self) -> Vec<(String, usize)> {
-        self.board(|board| {
-            let lost = board.entries().iter().filter(|entry| !entry.state.has_process());
-            lost.filter_map(|entry| Some((board.shown(&entry.id), entry.lost_sight?))).collect()
+        self.tree_state(|tree_state| {
+            let lost = tree_state.entries().iter().filter(|entry| !entry.state.has_process());
+            lost.filter_map(|entry| Some((tree_state.shown(&entry.id), entry.lost_sight?))).collect()
         })
     }
 
@@ -584,11 +584,15 @@ fn unwritten(mut answer: Answer) -> Answer {
 
 /// What workers work with; `apart`: where the host of their own is, which is then made at need, and the
 /// identity of the daemon.
-fn shop(context: &Arc<Context>, folder: &Path, apart: Option<(TaskHost, String)>) -> Shop {
+fn task_context(
+    context: &Arc<ActorContext>,
+    folder: &Path,
+    apart: Option<(TaskHost, String)>,
+) -> TaskContext {
     let host = Arc::clone(&context.host);
     let ending = apart.as_ref().map(|(_, identity)| ending_of_left_tasks(identity.clone()));
     let ending = Mutex::new(ending.flatten());
-    let make: MakeHost = match apart {
+    let make: HostFactory = match apart {
         None => Box::new(move || Ok(Arc::clone(&host))),
         Some((place, identity)) => Box::new(move || {
             // Those that the next daemon would end are not to be made before this one has ended others.
@@ -603,8 +607,14 @@ fn shop(context: &Arc<Context>, folder: &Path, apart: Option<(TaskHost, String)>
             Ok(native as Arc<dyn Host>)
         }),
     };
-    let Context { clock, socket, inherited, vault, .. } = &**context;
-    Shop::new(*clock, (folder.to_owned(), socket.clone()), Arc::clone(inherited), Arc::clone(vault), make)
+    let ActorContext { clock, socket, inherited, vault, .. } = &**context;
+    TaskContext::new(
+        *clock,
+        (folder.to_owned(), socket.clone()),
+        Arc::clone(inherited),
+        Arc::clone(vault),
+        make,
+    )
 }
 
 /// How the tasks of a tree outlive it: below a keeper.
@@ -613,20 +623,20 @@ fn lasting(
     native: Option<&Arc<NativeHost>>,
     held: Option<OwnedFd>,
     going_down: bool,
-) -> Lasting {
+) -> TaskPersistence {
     let Some(native) = native.filter(|native| native.keeper_pid().is_some()) else {
-        return Lasting::default();
+        return TaskPersistence::default();
     };
     let keeper = Arc::clone(native);
     let hold = Box::new(move |file| keeper.hold(below::TASKS, String::new(), Some(file)));
     match WaitingTasks::open(held, hold) {
         Ok((waiting, left)) => {
             let left = if going_down { Vec::new() } else { left };
-            Lasting { over: ledger, waiting: Some(waiting), left }
+            TaskPersistence { over: ledger, waiting: Some(waiting), left }
         }
         Err(error) => {
             tracing::warn!(%error, "tasks that wait are lost with this daemon");
-            Lasting { over: ledger, ..Lasting::default() }
+            TaskPersistence { over: ledger, ..TaskPersistence::default() }
         }
     }
 }
@@ -638,8 +648,8 @@ fn ending_of_left_tasks(identity: String) -> Option<std::thread::JoinHandle<()>>
     ended.map_err(|error| tracing::warn!(%error, "what earlier tasks have left is not looked for")).ok()
 }
 
-struct Made {
-    board: Board,
+struct RuntimeBuilder {
+    tree_state: TreeState,
     host: Arc<dyn Host>,
     output: Arc<OutputHub>,
     socket: Option<PathBuf>,
@@ -647,7 +657,7 @@ struct Made {
     recorder: Option<Box<dyn StepSink>>,
     secrets: Option<PathBuf>,
     clock: Clock,
-    keep: KeepRule,
+    keep: LogRetention,
     tasks: Option<TaskRules>,
     /// Tasks are made beside the services' host, which is a keeper's; for the daemon of this identity.
     tasks_apart: Option<String>,
@@ -660,10 +670,10 @@ struct Made {
     tasks_held: Option<OwnedFd>,
 }
 
-impl Made {
-    fn new(board: Board, host: Arc<dyn Host>, output: Arc<OutputHub>) -> Made {
-        Made {
-            board,
+impl RuntimeBuilder {
+    fn new(tree_state: TreeState, host: Arc<dyn Host>, output: Arc<OutputHub>) -> RuntimeBuilder {
+        RuntimeBuilder {
+            tree_state,
             host,
             output,
             socket: None,
@@ -671,7 +681,7 @@ impl Made {
             recorder: None,
             secrets: None,
             clock: Clock::start(),
-            keep: KeepRule::declared(files::state_dir().join("logs")),
+            keep: LogRetention::declared(files::state_dir().join("logs")),
             tasks: None,
             tasks_apart: None,
             ledger: None,
@@ -687,8 +697,8 @@ impl Made {
         // Each sample is decided on.
         rules.scale.pause = sample_interval;
         let apart = self.tasks_apart.take();
-        let Made {
-            board,
+        let RuntimeBuilder {
+            tree_state,
             host,
             output,
             socket,
@@ -704,17 +714,17 @@ impl Made {
             ..
         } = self;
         let Taken { facts, lives, strangers, last_event, going_down } = taken;
-        let plan = Arc::clone(board.plan());
-        let log = EventLog::behind(board, clock, last_event);
+        let plan = Arc::clone(tree_state.plan());
+        let log = EventLog::behind(tree_state, clock, last_event);
         if let Some(recorder) = recorder {
             log.record_to(recorder);
         }
-        let context = Arc::new(Context {
+        let context = Arc::new(ActorContext {
             inherited: Arc::clone(&plan.inherited),
             host,
             clock,
             log,
-            sources: Arc::clone(&output) as Arc<dyn Sources>,
+            sources: Arc::clone(&output) as Arc<dyn SourceNames>,
             socket,
             hooks: watch::Sender::new(Vec::new()),
             hook_turns: Semaphore::new(hooks::IN_ALL),
@@ -746,12 +756,12 @@ impl Made {
         let (dependencies, _) =
             DependencyGraph::spawn(None, DependencyGraph, Arc::clone(&context)).await.map_err(broken)?;
         let told = dependencies.clone();
-        context.log.listen(move |event, board| {
+        context.log.listen(move |event, tree_state| {
             // Most services have nobody that waits for them.
             if let Some(instance) = event.fact.instance()
-                && board.graph().dependents(instance.service()).next().is_some()
+                && tree_state.graph().dependents(instance.service()).next().is_some()
             {
-                let _ = told.cast(GraphMsg::Input(frontier::Input::Changed(instance.service().clone())));
+                let _ = told.cast(GraphMsg::Input(GateInput::Changed(instance.service().clone())));
             }
         });
         let observing = Arc::new(AtomicBool::new(false));
@@ -761,7 +771,7 @@ impl Made {
             name: None,
             parent: None,
             dependencies: dependencies.clone(),
-            root: Some(RootLine { observing: Arc::clone(&observing), down: down_sender }),
+            root: Some(RootChannel { observing: Arc::clone(&observing), down: down_sender }),
         };
         let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
         // It ends with the root, and with it all that it holds.
@@ -773,11 +783,12 @@ impl Made {
             .map_err(broken)?;
 
         let task_host = TaskHost::default();
-        let shop = shop(&context, &plan.folder, apart.map(|identity| (Arc::clone(&task_host), identity)));
+        let task_context =
+            task_context(&context, &plan.folder, apart.map(|identity| (Arc::clone(&task_host), identity)));
         let lasting = lasting(context.ledger.clone(), native.as_ref(), tasks_held, going_down.is_some());
         let args = PoolsArgs {
             rules,
-            shop,
+            task_context,
             lasting,
             context: Arc::clone(&context),
             samples: measured.latest.clone(),
@@ -786,11 +797,11 @@ impl Made {
         let pools = Pools::start(args).await?;
 
         let listening_root = root.clone();
-        context.log.listen(move |event, board| {
+        context.log.listen(move |event, tree_state| {
             let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
             let followed = || {
                 let service = event.fact.instance().map(InstanceId::service);
-                service.is_some_and(|service| Operations::has_followers(board, service))
+                service.is_some_and(|service| Operations::has_followers(tree_state, service))
             };
             if observing.load(Ordering::SeqCst) || (falls && followed()) {
                 let _ = listening_root.cast(SupervisorMsg::Observed(Arc::clone(event)));
@@ -799,7 +810,7 @@ impl Made {
         let begin = match going_down {
             // It goes on where it was.
             Some(cause) => SupervisorMsg::Shutdown(cause),
-            None => SupervisorMsg::Group(group::Input::Start(StartCause::Boot)),
+            None => SupervisorMsg::Group(GroupInput::Start(StartCause::Boot)),
         };
         root.cast(begin).map_err(|error| StartError::Tree(error.to_string()))?;
         let reloading = tokio::sync::Mutex::new(());

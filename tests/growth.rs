@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use regrow::decide::status::Board;
+use regrow::decide::tree_state::TreeState;
 use regrow::model::{
     Addition, Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, Plan, Selector, State, Strategy,
 };
-use regrow::os::fake::{FakeHost, Told};
+use regrow::os::fake::{FakeCall, FakeHost};
 use regrow::runtime::Handle;
 
 mod fake;
@@ -36,22 +36,22 @@ fn words(answer: &regrow::model::Answer) -> Vec<String> {
     answer.results.iter().map(|result| format!("{}: {}", result.name, result.message)).collect()
 }
 
-fn states(board: &Board) -> Vec<(String, State, Option<String>)> {
-    let of = |e: &regrow::decide::status::Entry| {
+fn states(tree_state: &TreeState) -> Vec<(String, State, Option<String>)> {
+    let of = |e: &regrow::decide::tree_state::InstanceState| {
         (e.id.to_string(), e.state, e.group.as_ref().map(ToString::to_string))
     };
-    board.entries().iter().map(of).collect()
+    tree_state.entries().iter().map(of).collect()
 }
 
 /// The board by the events alone is the board of the tree.
 fn the_fold_is_true(handle: &Handle, plan: Plan) {
-    let mut folded = Board::new(Arc::new(plan), SystemTime::UNIX_EPOCH).unwrap();
+    let mut folded = TreeState::new(Arc::new(plan), SystemTime::UNIX_EPOCH).unwrap();
     for event in handle.kept_events() {
         // As whoever reads events from the socket has it.
         let text = serde_json::to_string(&*event).unwrap();
         folded.apply(&serde_json::from_str::<Event>(&text).unwrap());
     }
-    assert_eq!(states(&folded), handle.board(states));
+    assert_eq!(states(&folded), handle.tree_state(states));
     assert_eq!(folded.tree(None), handle.tree(None));
 }
 
@@ -67,7 +67,7 @@ async fn what_is_added_starts_in_order_and_is_supervised() {
     let spawned: Vec<String> = host
         .told()
         .into_iter()
-        .filter_map(|told| if let Told::Spawn(_, argv) = told { Some(argv[0].clone()) } else { None })
+        .filter_map(|told| if let FakeCall::Spawn(_, argv) = told { Some(argv[0].clone()) } else { None })
         .collect();
     assert_eq!(spawned, ["db", "api", "queue", "worker"], "what is needed comes first");
     // It falls and returns like any other, and what depends on it follows.
@@ -75,7 +75,7 @@ async fn what_is_added_starts_in_order_and_is_supervised() {
     host.exit(host.alive("queue")[0], Exit::Code(1));
     let mut back = Vec::new();
     while back.len() < 2 {
-        if let regrow::actors::event_log::Read::Event(event) = events.next().await
+        if let regrow::actors::event_log::NextEvent::Event(event) = events.next().await
             && let Fact::Ready { instance, .. } = &event.fact
         {
             back.push(instance.to_string());
@@ -95,7 +95,7 @@ async fn a_member_joins_its_group_behind_the_others() {
     let mut events = handle.events();
     host.exit(host.alive("api")[0], Exit::Code(1));
     loop {
-        if let regrow::actors::event_log::Read::Event(event) = events.next().await
+        if let regrow::actors::event_log::NextEvent::Event(event) = events.next().await
             && let Fact::GroupRestarting { fallen, stopping, starting, .. } = &event.fact
         {
             assert_eq!((fallen.as_str(), stopping.join(" ")), ("api", "cron".to_owned()));

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use regrow::decide::frontier::waits_for;
-use regrow::decide::group;
-use regrow::decide::lifecycle::{Effect, Input};
-use regrow::decide::operation::DeskInput;
-use regrow::decide::probe::Change;
-use regrow::decide::world::{Message, Node, Output, Step, StepSink, World};
-use regrow::model::event::{CheckKind, FailedWhy, StartCause};
+use regrow::decide::group::{self, GroupInput};
+use regrow::decide::lifecycle::{InstanceEffect, InstanceInput};
+use regrow::decide::operation::CommandInput;
+use regrow::decide::probe::CheckChange;
+use regrow::decide::simulation::{Message, Node, Simulation, SimulationOutput, Step, StepSink};
+use regrow::decide::start_gate::waits_for;
+use regrow::model::event::{CheckKind, FailureReason, StartCause};
 use regrow::model::plan::{AutoShutdown, GiveUp};
 use regrow::model::{
     Addition, Check, CheckTarget, Child, Command, CommandLine, Condition, Dependency, Exit, Fact, Goal,
@@ -175,7 +175,7 @@ enum Stage {
 }
 
 struct Sim {
-    world: World,
+    world: Simulation,
     now: Duration,
     mailboxes: BTreeMap<Node, VecDeque<Message>>,
     processes: BTreeMap<InstanceId, Process>,
@@ -246,7 +246,7 @@ impl Sim {
             writeln!(story, "{name} {group:?}").unwrap();
         }
         let recorder = Recorder::new(Vec::new(), &plan).unwrap();
-        let world = World::new(Arc::new(plan)).unwrap();
+        let world = Simulation::new(Arc::new(plan)).unwrap();
         let mut sim = Sim {
             world,
             now: Duration::ZERO,
@@ -260,7 +260,7 @@ impl Sim {
             recorder,
             story,
         };
-        sim.post(Node::Group(None), Message::Group(group::Input::Start(StartCause::Boot)));
+        sim.post(Node::Group(None), Message::Group(GroupInput::Start(StartCause::Boot)));
         sim
     }
 
@@ -281,27 +281,27 @@ impl Sim {
         self.recorder.step(&Step { at: self.now, to: to.clone(), message: message.clone() });
         self.world.deliver(self.now, to, message, &mut out);
         for output in &out {
-            if let Output::Fact(event) = output {
+            if let SimulationOutput::Fact(event) = output {
                 self.recorder.event(event);
             }
         }
         for output in out {
             match output {
-                Output::Send(to, message) => self.post(to, message),
-                Output::Again(input) => {
-                    self.mailboxes.entry(Node::Group(None)).or_default().push_front(Message::Desk(input));
+                SimulationOutput::Send(to, message) => self.post(to, message),
+                SimulationOutput::Again(input) => {
+                    self.mailboxes.entry(Node::Group(None)).or_default().push_front(Message::Command(input));
                     self.deliver(&Node::Group(None));
                 }
-                Output::Ended(node) => {
+                SimulationOutput::Ended(node) => {
                     self.mailboxes.remove(&node);
                 }
-                Output::Host(id, order) => self.host(&id, &order),
-                Output::Fact(event) => self.told(&event.fact),
-                Output::Answer(ticket, answer) => {
+                SimulationOutput::Host(id, order) => self.host(&id, &order),
+                SimulationOutput::Fact(event) => self.told(&event.fact),
+                SimulationOutput::Answer(ticket, answer) => {
                     writeln!(self.story, "         answer {ticket}: {answer:?}").unwrap();
                     *self.answers.entry(ticket).or_default() += 1;
                 }
-                Output::Down => self.downs += 1,
+                SimulationOutput::Down => self.downs += 1,
             }
         }
     }
@@ -328,10 +328,10 @@ impl Sim {
         }
     }
 
-    fn host(&mut self, id: &InstanceId, order: &Effect) {
+    fn host(&mut self, id: &InstanceId, order: &InstanceEffect) {
         let story = &self.story;
         match order {
-            Effect::Spawn(incarnation) => {
+            InstanceEffect::Spawn(incarnation) => {
                 let other = self.processes.get(id);
                 assert!(other.is_none(), "never two live incarnations: {id} {other:?}\n{story}");
                 let goal = self.world.machine(id).unwrap().goal();
@@ -348,23 +348,23 @@ impl Sim {
                 self.processes.insert(id.clone(), process);
             }
             // One that ended meanwhile hears nothing.
-            Effect::Terminate(incarnation, _) => {
+            InstanceEffect::Terminate(incarnation, _) => {
                 if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
                     process.stop_command = false;
                     process.ending |= !process.stubborn;
                 }
             }
-            Effect::KillTree(incarnation) => {
+            InstanceEffect::KillTree(incarnation) => {
                 if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
                     process.ending = true;
                 }
             }
-            Effect::Pause(incarnation) => {
+            InstanceEffect::Pause(incarnation) => {
                 if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
                     process.halting = true;
                 }
             }
-            Effect::StopCommand(incarnation) => {
+            InstanceEffect::StopCommand(incarnation) => {
                 if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
                     process.stop_command = true;
                 }
@@ -373,7 +373,7 @@ impl Sim {
         }
     }
 
-    fn news(&mut self, id: &InstanceId, input: Input) {
+    fn news(&mut self, id: &InstanceId, input: InstanceInput) {
         self.post(Node::Instance(id.clone()), Message::Input(input));
     }
 
@@ -386,19 +386,19 @@ impl Sim {
         } else {
             self.processes.remove(id);
         }
-        self.news(id, Input::Exited { incarnation, exit, remains, roll: 0.5 });
+        self.news(id, InstanceInput::Exited { incarnation, exit, remains, roll: 0.5 });
     }
 
     fn gone(&mut self, id: &InstanceId) {
         let incarnation = self.processes.remove(id).unwrap().incarnation;
-        self.news(id, Input::TreeGone { incarnation, roll: 0.5 });
+        self.news(id, InstanceInput::TreeGone { incarnation, roll: 0.5 });
     }
 
     fn does_not_start(&mut self, id: &InstanceId, stage: SpawnStage, errno: i32, name: &str) {
         let incarnation = self.processes.remove(id).unwrap().incarnation;
         let failure =
             SpawnFailure { stage, errno, errno_name: name.to_owned(), message: "as it likes".to_owned() };
-        self.news(id, Input::SpawnFailed { incarnation, failure, roll: 0.5 });
+        self.news(id, InstanceInput::SpawnFailed { incarnation, failure, roll: 0.5 });
     }
 
     /// News of a process that was, or never is, of an incarnation other than the one that lives.
@@ -408,19 +408,24 @@ impl Sim {
             return;
         }
         let id = ids[choices.of(ids.len())].clone();
-        let last = self.world.board().entry(&id).map_or(0, |entry| entry.incarnation.0);
+        let last = self.world.tree_state().entry(&id).map_or(0, |entry| entry.incarnation.0);
         // One that comes to nothing where a process is just being made has its own number.
         let incarnation = Incarnation(last.saturating_sub(1 + choices.of(2) as u64));
         if self.processes.get(&id).is_some_and(|process| process.incarnation == incarnation) {
             return;
         }
         let input = match choices.of(6) {
-            0 => Input::Exited { incarnation, exit: Exit::Code(1), remains: choices.one_in(2), roll: 0.5 },
-            1 => Input::TreeGone { incarnation, roll: 0.5 },
-            2 => Input::LogMatched { incarnation },
-            3 => Input::Halted { incarnation },
-            4 => Input::Spawned { incarnation, pid: 1 },
-            _ => Input::StopCommandDone { incarnation, trouble: None },
+            0 => InstanceInput::Exited {
+                incarnation,
+                exit: Exit::Code(1),
+                remains: choices.one_in(2),
+                roll: 0.5,
+            },
+            1 => InstanceInput::TreeGone { incarnation, roll: 0.5 },
+            2 => InstanceInput::LogMatched { incarnation },
+            3 => InstanceInput::Halted { incarnation },
+            4 => InstanceInput::Spawned { incarnation, pid: 1 },
+            _ => InstanceInput::StopCommandDone { incarnation, trouble: None },
         };
         self.news(&id, input);
     }
@@ -439,32 +444,32 @@ impl Sim {
             (Stage::Making, 1) => self.does_not_start(id, SpawnStage::Exec, 2, "ENOENT"),
             (Stage::Making, _) => {
                 self.processes.get_mut(id).unwrap().stage = Stage::Leader;
-                self.news(id, Input::Spawned { incarnation, pid: 1 });
+                self.news(id, InstanceInput::Spawned { incarnation, pid: 1 });
             }
             (Stage::Leader | Stage::Others, 0) if halting => {
                 self.processes.get_mut(id).unwrap().halting = false;
-                self.news(id, Input::Halted { incarnation });
+                self.news(id, InstanceInput::Halted { incarnation });
             }
             (Stage::Leader, 0) if stop_command => {
                 self.processes.get_mut(id).unwrap().stop_command = false;
                 let trouble = choices.one_in(2).then(|| "no".to_owned());
-                self.news(id, Input::StopCommandDone { incarnation, trouble });
+                self.news(id, InstanceInput::StopCommandDone { incarnation, trouble });
             }
             (Stage::Leader, 1..=3) => {
                 let exit = exits[choices.of(3)];
                 let remains = choices.one_in(3);
                 self.exits(id, exit, remains);
             }
-            (Stage::Leader, 4) if self.world.board().entry(id).unwrap().spec.health.is_some() => {
-                let change = Change::Bad { in_a_row: 1, message: "bad".into() };
-                self.news(id, Input::Checked { incarnation, kind: CheckKind::Health, change });
+            (Stage::Leader, 4) if self.world.tree_state().entry(id).unwrap().spec.health.is_some() => {
+                let change = CheckChange::Bad { in_a_row: 1, message: "bad".into() };
+                self.news(id, InstanceInput::Checked { incarnation, kind: CheckKind::Health, change });
             }
             (Stage::Leader, 5) => {
                 let process = self.processes.get_mut(id).unwrap();
                 process.stubborn = true;
                 process.stuck = choices.one_in(3);
             }
-            (Stage::Leader, _) => self.news(id, Input::LogMatched { incarnation }),
+            (Stage::Leader, _) => self.news(id, InstanceInput::LogMatched { incarnation }),
             (Stage::Others, _) => self.gone(id),
         }
     }
@@ -472,7 +477,7 @@ impl Sim {
     fn command(&mut self, choices: &mut Choices) {
         let services: Vec<String> = {
             let mut names: Vec<String> =
-                self.world.board().entries().iter().map(|e| e.spec.name.to_string()).collect();
+                self.world.tree_state().entries().iter().map(|e| e.spec.name.to_string()).collect();
             names.dedup();
             names
         };
@@ -492,7 +497,8 @@ impl Sim {
             }
             6 => Command::Add { addition: Arc::new(self.addition(choices)) },
             7 => {
-                let groups: Vec<String> = self.world.board().groups().map(|g| g.name.to_string()).collect();
+                let groups: Vec<String> =
+                    self.world.tree_state().groups().map(|g| g.name.to_string()).collect();
                 let of_group = !groups.is_empty() && choices.one_in(3);
                 let groups =
                     if of_group { vec![groups[choices.of(groups.len())].clone()] } else { Vec::new() };
@@ -514,15 +520,15 @@ impl Sim {
             _ => Command::Restart { select },
         };
         self.asked += 1;
-        self.post(Node::Group(None), Message::Desk(DeskInput::Command(self.asked, command.into())));
+        self.post(Node::Group(None), Message::Command(CommandInput::Command(self.asked, command.into())));
     }
 
     /// A service, or a group of two; sometimes under a name that is taken.
     fn addition(&mut self, choices: &mut Choices) -> Addition {
-        let board = self.world.board();
+        let tree_state = self.world.tree_state();
         let mut there: Vec<(Name, Kind)> =
-            board.plan().services.iter().map(|spec| (spec.name.clone(), spec.kind)).collect();
-        let groups: Vec<Name> = board.groups().map(|group| group.name.clone()).collect();
+            tree_state.plan().services.iter().map(|spec| (spec.name.clone(), spec.kind)).collect();
+        let groups: Vec<Name> = tree_state.groups().map(|group| group.name.clone()).collect();
         let mut service = |choices: &mut Choices| {
             let number = choices.of(9);
             there.retain(|(other, _)| *other != name("s", number));
@@ -548,8 +554,8 @@ impl Sim {
         };
         self.now = self.now.max(at);
         let message = match node {
-            Node::Instance(_) => Message::Input(Input::Tick),
-            Node::Group(_) | Node::Graph => Message::Group(group::Input::Tick),
+            Node::Instance(_) => Message::Input(InstanceInput::Tick),
+            Node::Group(_) | Node::Graph => Message::Group(GroupInput::Tick),
         };
         self.post(node, message);
         true
@@ -591,7 +597,7 @@ impl Sim {
             }
             let next = self.processes.iter().find_map(|(id, p)| {
                 let machine = self.world.machine(id)?;
-                let task = self.world.board().entry(id)?.spec.kind == Kind::Task;
+                let task = self.world.tree_state().entry(id)?.spec.kind == Kind::Task;
                 let step = match p.stage {
                     Stage::Making => Calm::Made,
                     _ if p.halting => Calm::Halted,
@@ -609,19 +615,19 @@ impl Sim {
                 match step {
                     Calm::Made => {
                         self.processes.get_mut(&id).unwrap().stage = Stage::Leader;
-                        self.news(&id, Input::Spawned { incarnation, pid: 1 });
+                        self.news(&id, InstanceInput::Spawned { incarnation, pid: 1 });
                     }
                     Calm::Exits(exit) => self.exits(&id, exit, false),
                     Calm::Gone => self.gone(&id),
                     Calm::Halted => {
                         self.processes.get_mut(&id).unwrap().halting = false;
-                        self.news(&id, Input::Halted { incarnation });
+                        self.news(&id, InstanceInput::Halted { incarnation });
                     }
                     Calm::StopCommandDone => {
                         self.processes.get_mut(&id).unwrap().stop_command = false;
-                        self.news(&id, Input::StopCommandDone { incarnation, trouble: None });
+                        self.news(&id, InstanceInput::StopCommandDone { incarnation, trouble: None });
                     }
-                    Calm::Ready => self.news(&id, Input::LogMatched { incarnation }),
+                    Calm::Ready => self.news(&id, InstanceInput::LogMatched { incarnation }),
                 }
                 continue;
             }
@@ -638,28 +644,28 @@ impl Sim {
             let count = self.answers.get(&ticket).copied().unwrap_or(0);
             assert_eq!(count, 1, "every command is answered exactly once: {ticket}\n{story}");
         }
-        let board = self.world.board();
+        let tree_state = self.world.tree_state();
         let machines: Vec<&InstanceId> = self.world.machines().map(|(id, _)| id).collect();
-        let mut entries: Vec<&InstanceId> = board.entries().iter().map(|entry| &entry.id).collect();
+        let mut entries: Vec<&InstanceId> = tree_state.entries().iter().map(|entry| &entry.id).collect();
         entries.sort();
         assert_eq!(machines, entries, "the tree of actors equals the fold of events\n{story}");
         let groups: Vec<&Name> = self.world.groups().flatten().collect();
-        let on_board: Vec<&Name> = board.groups().map(|group| &group.name).collect();
+        let on_board: Vec<&Name> = tree_state.groups().map(|group| &group.name).collect();
         assert_eq!(groups, on_board, "the tree of supervisors equals the fold of events\n{story}");
         for (id, machine) in self.world.machines() {
-            let entry = self.world.board().entry(id).unwrap();
+            let entry = self.world.tree_state().entry(id).unwrap();
             let (state, goal) = (machine.state(), machine.goal());
             assert_eq!((entry.state, entry.goal), (state, goal), "the board is true: {id}\n{story}");
             let process = self.processes.get(id).map(|p| p.incarnation);
             assert_eq!(machine.live(), process, "a machine knows of its process: {id}\n{story}");
-            let unmet = waits_for(self.world.board(), &entry.spec);
+            let unmet = waits_for(self.world.tree_state(), &entry.spec);
             let fine = match (goal, state) {
                 (Goal::Down, State::Registered | State::Stopped | State::Completed | State::Failed) => true,
                 (Goal::Up, State::Running) => machine.is_ready(),
                 (Goal::Up, State::Paused) => true,
                 (Goal::Up, State::Completed) => true,
                 (Goal::Up, State::Failed) => match &entry.failed {
-                    Some(FailedWhy::Dependency { .. }) => !unmet.is_empty(),
+                    Some(FailureReason::Dependency { .. }) => !unmet.is_empty(),
                     _ => true,
                 },
                 (Goal::Up, State::Waiting) => !unmet.is_empty(),
@@ -671,7 +677,7 @@ impl Sim {
     }
 
     fn below_a_failed_group(&self, id: &InstanceId) -> bool {
-        let mut group = self.world.board().entry(id).unwrap().group.clone();
+        let mut group = self.world.tree_state().entry(id).unwrap().group.clone();
         loop {
             if self.world.group(group.as_ref()).is_some_and(group::Group::is_failed) {
                 return true;
@@ -679,7 +685,7 @@ impl Sim {
             let Some(name) = group else {
                 return false;
             };
-            let parent = self.world.board().groups().find(|g| g.name == name).unwrap().parent.clone();
+            let parent = self.world.tree_state().groups().find(|g| g.name == name).unwrap().parent.clone();
             group = parent;
         }
     }
@@ -728,7 +734,7 @@ proptest! {
             sim.check_at_rest();
         }
         writeln!(sim.story, "--- shutdown").unwrap();
-        sim.post(Node::Group(None), Message::Desk(DeskInput::Shutdown("test".into())));
+        sim.post(Node::Group(None), Message::Command(CommandInput::Shutdown("test".into())));
         sim.calm_down();
         let story = &sim.story;
         prop_assert_eq!(sim.downs, 1, "a shutdown ends: {}", story);

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use regrow::actors::event_log::{EventReader, Read};
-use regrow::model::event::FailedWhy;
+use regrow::actors::event_log::{EventReader, NextEvent};
+use regrow::model::event::FailureReason;
 use regrow::model::plan::GiveUp;
 use regrow::model::{
     Addition, Child, Command, Condition, DenialCode, Dependency, Exit, Fact, GroupSpec, Kind, Name, Plan,
     Policy, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
 };
 use regrow::os::ProcessKey;
-use regrow::os::fake::{Behaviour, FakeHost, Told};
+use regrow::os::fake::{FakeBehaviour, FakeCall, FakeHost};
 use regrow::runtime::Handle;
 
 const KILLED: Exit = Exit::Signal { signal: 9, core_dumped: false };
@@ -64,7 +64,7 @@ impl Bench {
     /// The next event that fits, from where it stands.
     async fn until(&mut self, fits: impl Fn(&Fact) -> bool) -> Fact {
         loop {
-            if let Read::Event(event) = self.events.next().await
+            if let NextEvent::Event(event) = self.events.next().await
                 && fits(&event.fact)
             {
                 return event.fact.clone();
@@ -108,7 +108,11 @@ impl Bench {
     }
 
     fn count(&self, text: &str) -> usize {
-        self.host.told().iter().filter(|told| matches!(told, Told::Spawn(_, argv) if argv[0] == text)).count()
+        self.host
+            .told()
+            .iter()
+            .filter(|told| matches!(told, FakeCall::Spawn(_, argv) if argv[0] == text))
+            .count()
     }
 }
 
@@ -209,7 +213,7 @@ async fn another_fails_to_start_during_a_restart() {
             errno_name: "EAGAIN".into(),
             message: "full".into(),
         };
-        bench.host.let_behave("b", Behaviour::Fails(full));
+        bench.host.let_behave("b", FakeBehaviour::Fails(full));
         bench.end("a", Exit::Code(1));
         let gave_up = bench.until(|fact| matches!(fact, Fact::GroupGaveUp { .. })).await;
         assert!(matches!(gave_up, Fact::GroupGaveUp { restarts: 4, .. }), "{strategy}: {gave_up:?}");
@@ -218,7 +222,7 @@ async fn another_fails_to_start_during_a_restart() {
             assert!(bench.host.alive(text).is_empty(), "{strategy} {text}");
         }
         // Whole again, it is started by hand.
-        bench.host.let_behave("b", Behaviour::Obeys);
+        bench.host.let_behave("b", FakeBehaviour::Obeys);
         let start = Command::Start { select: Selector::all(), no_deps: false };
         assert!(bench.handle.command(start).await.unwrap().ok);
     }
@@ -290,7 +294,10 @@ async fn intensity_trips_at_more_than_n_in_the_period() {
     }
     bench.end("a", KILLED);
     let failed = bench.until(|fact| matches!(fact, Fact::Failed { .. })).await;
-    assert!(matches!(failed, Fact::Failed { why: FailedWhy::Group { group: Some(_) }, .. }), "{failed:?}");
+    assert!(
+        matches!(failed, Fact::Failed { why: FailureReason::Group { group: Some(_) }, .. }),
+        "{failed:?}"
+    );
 }
 
 /// Shutdown by timeout and brutal kill.
@@ -299,10 +306,10 @@ async fn a_deaf_child_is_killed_at_its_time() {
     let mut deaf = service("deaf", Policy::Always);
     deaf.stop.timeout = Duration::from_secs(3);
     let mut bench = Bench::group(Strategy::OneForAll, None, vec![deaf, service("b", Policy::Always)]).await;
-    bench.host.let_behave("deaf", Behaviour::IgnoresSignals);
+    bench.host.let_behave("deaf", FakeBehaviour::IgnoresSignals);
     let begin = bench.handle.uptime();
     bench.end("b", KILLED);
-    bench.host.until(|told| told.iter().any(|told| matches!(told, Told::Kill(_)))).await;
+    bench.host.until(|told| told.iter().any(|told| matches!(told, FakeCall::Kill(_)))).await;
     assert_eq!(bench.handle.uptime() - begin, Duration::from_secs(3));
     bench.run_as(&["deaf", "b"], 2).await;
 }
@@ -332,7 +339,7 @@ async fn a_tree_stops_in_reverse_order() {
         .told()
         .iter()
         .filter_map(|told| match told {
-            Told::Signal(key, _) => Some(*key),
+            FakeCall::Signal(key, _) => Some(*key),
             _ => None,
         })
         .collect();
@@ -398,7 +405,7 @@ async fn what_completes_during_a_restart_stays_completed() {
     task.kind = Kind::Task;
     let services = vec![service("a", Policy::Always), service("deaf", Policy::Always), task];
     let mut bench = Bench::group(Strategy::RestForOne, None, services).await;
-    bench.host.let_behave("deaf", Behaviour::IgnoresSignals);
+    bench.host.let_behave("deaf", FakeBehaviour::IgnoresSignals);
     bench.end("task", Exit::SUCCESS);
     bench.end("a", KILLED);
     bench.run_as(&["a", "deaf"], 2).await;

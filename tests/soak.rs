@@ -83,7 +83,7 @@ fn memory_and_descriptors_stay_flat_however_many_tasks_there_were() {
         );
         assert!(open <= before + 50, "{before} descriptors, then {open}");
         assert!(more < less + (8 << 20), "{less} bytes, then {more}");
-        assert_eq!(pool.standing().await.unwrap().0.busy, 0);
+        assert_eq!(pool.snapshot().await.unwrap().0.busy, 0);
         tree.handle.shutdown().await.unwrap();
     });
 }

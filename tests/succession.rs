@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use regrow::decide::succession::{
-    AfterDaemon, AfterKeeper, DaemonEnd, Wish, after_daemon, after_keeper, makes_a_standby,
+    AfterDaemon, AfterKeeper, DaemonEnd, DaemonIntent, after_daemon, after_keeper, makes_a_standby,
 };
 use regrow::model::Exit;
 
@@ -40,7 +40,7 @@ enum Process {
 
 /// Who lives, and the number of the next.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct World {
+struct Simulation {
     lives: BTreeMap<Id, Process>,
     next: Id,
 }
@@ -48,14 +48,14 @@ struct World {
 /// Whether a daemon without a keeper makes a standby: whether it was made with one, whether that waits.
 type Rule = fn(bool, bool) -> bool;
 
-const SHIPPED: Rule = |_, waits| makes_a_standby(waits, Wish::Again);
+const SHIPPED: Rule = |_, waits| makes_a_standby(waits, DaemonIntent::Again);
 
-impl World {
+impl Simulation {
     /// A keeper that has just made its first daemon.
-    fn begun() -> World {
+    fn begun() -> Simulation {
         let keeper = Process::Keeper { daemon: Some(1), greeted: false, standby: None };
         let daemon = Process::Daemon { keeper: 0, stage: Stage::Coming, standby: None };
-        World { lives: BTreeMap::from([(0, keeper), (1, daemon)]), next: 2 }
+        Simulation { lives: BTreeMap::from([(0, keeper), (1, daemon)]), next: 2 }
     }
 
     fn lives(&self, id: Id) -> bool {
@@ -77,7 +77,7 @@ impl World {
     }
 
     /// The next step of a process, if it has one.
-    fn step(&self, id: Id, rule: Rule) -> Option<World> {
+    fn step(&self, id: Id, rule: Rule) -> Option<Simulation> {
         let mut then = self.clone();
         let own = match self.lives[&id] {
             Process::Standby if self.is_held(id) => return None,
@@ -104,7 +104,7 @@ impl World {
                         greeted,
                         first: !greeted,
                         on_trial: false,
-                        wish: Wish::Again,
+                        directive: DaemonIntent::Again,
                         failures: 0,
                     };
                     matches!(after_daemon(&end), AfterDaemon::Start { .. })
@@ -124,7 +124,7 @@ impl World {
                     let standby = Some(then.make(Process::Standby));
                     Process::Daemon { keeper, stage, standby }
                 } else {
-                    let carry = after_keeper(false, Wish::Again);
+                    let carry = after_keeper(false, DaemonIntent::Again);
                     assert_eq!(carry, AfterKeeper::Carry { other_program: false });
                     Process::Keeper { daemon: None, greeted: false, standby }
                 }
@@ -134,11 +134,11 @@ impl World {
         Some(then)
     }
 
-    fn steps(&self, rule: Rule) -> Vec<World> {
+    fn steps(&self, rule: Rule) -> Vec<Simulation> {
         self.lives.keys().filter_map(|id| self.step(*id, rule)).collect()
     }
 
-    fn without(&self, id: Id) -> World {
+    fn without(&self, id: Id) -> Simulation {
         let mut then = self.clone();
         then.lives.remove(&id);
         then
@@ -180,14 +180,15 @@ impl World {
 }
 
 /// Every state that can be come to with so many deaths; the first that is faulty.
-fn explore(deaths: u8, rule: Rule) -> Result<usize, (&'static str, World)> {
-    let mut seen = BTreeSet::from([(World::begun(), 0)]);
-    let mut queue: VecDeque<(World, u8)> = seen.iter().cloned().collect();
+fn explore(deaths: u8, rule: Rule) -> Result<usize, (&'static str, Simulation)> {
+    let mut seen = BTreeSet::from([(Simulation::begun(), 0)]);
+    let mut queue: VecDeque<(Simulation, u8)> = seen.iter().cloned().collect();
     while let Some((world, died)) = queue.pop_front() {
         if let Some(fault) = world.fault(rule) {
             return Err((fault, world));
         }
-        let mut next: Vec<(World, u8)> = world.steps(rule).into_iter().map(|then| (then, died)).collect();
+        let mut next: Vec<(Simulation, u8)> =
+            world.steps(rule).into_iter().map(|then| (then, died)).collect();
         if died < deaths {
             next.extend(world.lives.keys().map(|id| (world.without(*id), died + 1)));
         }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use regrow::actors::event_log::{EventReader, Read};
+use regrow::actors::event_log::{EventReader, NextEvent};
 use regrow::actors::worker_pool::{Running, Stage, TaskRules, Ticket};
-use regrow::decide::pool::Size;
-use regrow::model::plan::Change;
+use regrow::decide::pool::PoolSize;
+use regrow::model::plan::PlanChange;
 use regrow::model::spec::{ScaleOn, ScaleSpec};
 use regrow::model::task::{ProgressReport, TaskEnd, TaskInput, TaskState};
 use regrow::model::{Command, DenialCode, Exit, Fact, Name, ServiceSpec, TaskSpec};
@@ -100,7 +100,7 @@ fn a_timeout_ends_the_whole_tree_and_force_what_is_deaf() {
 fn ten_thousand_at_once_run_in_order_and_a_full_queue_says_so() {
     run(async {
         let tree =
-            tree(|rules| (rules.size, rules.kept) = (Size { min: 4, max: 4, queue: 2_000 }, 5_000)).await;
+            tree(|rules| (rules.size, rules.kept) = (PoolSize { min: 4, max: 4, queue: 2_000 }, 5_000)).await;
         let tasks = tree.handle.tasks();
         let specs = |count: usize| vec![TaskSpec::new(["/bin/true"]); count];
         let denied = tasks.submit(specs(10_000), "").await.unwrap_err();
@@ -130,7 +130,7 @@ fn ten_thousand_at_once_run_in_order_and_a_full_queue_says_so() {
 #[test]
 fn what_waits_and_what_runs_is_cancelled_paused_and_goes_on() {
     run(async {
-        let tree = tree(|rules| rules.size = Size { min: 1, max: 1, queue: 10 }).await;
+        let tree = tree(|rules| rules.size = PoolSize { min: 1, max: 1, queue: 10 }).await;
         let tasks = tree.handle.tasks();
         let ids =
             tasks.submit(vec![shell("echo up; exec sleep 1000"), shell("echo never")], "").await.unwrap();
@@ -284,7 +284,7 @@ fn a_program_has_named_pools_of_its_own_and_they_end_with_the_tree() {
         let tree = tree(|_| {}).await;
         let pools = tree.handle.pools();
         let name = |text: &str| Name::new(text).unwrap();
-        let size = |workers: u32| Size { min: workers, max: workers, queue: 10 };
+        let size = |workers: u32| PoolSize { min: workers, max: workers, queue: 10 };
         let rules = TaskRules { size: size(1), ..pools.rules().clone() };
         let builds = pools.create_commands(name("builds"), rules.clone()).await.unwrap();
         let again = pools.create_commands(name("builds"), rules.clone()).await.err().unwrap();
@@ -341,7 +341,7 @@ fn a_program_has_named_pools_of_its_own_and_they_end_with_the_tree() {
 #[test]
 fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
     run(async {
-        let tree = tree(|rules| rules.size = Size { min: 1, max: 1, queue: 10 }).await;
+        let tree = tree(|rules| rules.size = PoolSize { min: 1, max: 1, queue: 10 }).await;
         let tasks = tree.handle.tasks();
         let said = async |ticket: &mut Ticket, wanted: f64| {
             let fits = |stage: &Stage| match stage {
@@ -430,7 +430,7 @@ fn a_service_gets_copies_one_by_one_and_loses_them_again_and_those_that_stay_are
             let mut seen = Vec::new();
             let mut reasons = Vec::new();
             while seen.len() < want.len() {
-                let Read::Event(event) = events.next().await else { panic!("missed some") };
+                let NextEvent::Event(event) = events.next().await else { panic!("missed some") };
                 match &event.fact {
                     Fact::ScaleDecided { from, to, reason, .. } => reasons.push((*from, *to, reason.clone())),
                     Fact::Scaled { from, to, .. } => seen.push((*from, *to)),
@@ -456,7 +456,7 @@ fn a_service_gets_copies_one_by_one_and_loses_them_again_and_those_that_stay_are
         assert_eq!((stats[0].replicas, stats[0].min, stats[0].max), (3, 1, 3));
         let mut relaxed = ServiceSpec::clone(handle.plan().service("web").unwrap());
         relaxed.scale = Some(bounds(ScaleOn::Memory(100 << 20)));
-        let change = Change { services: vec![Arc::new(relaxed)], ..Change::default() };
+        let change = PlanChange { services: vec![Arc::new(relaxed)], ..PlanChange::default() };
         handle.command(Command::Reconfigure { change: Arc::new(change) }).await.unwrap();
         let reason = tokio::time::timeout(Duration::from_secs(60), scaled(&mut events, &[(3, 2), (2, 1)]));
         let reason = reason.await.expect("it shrinks");

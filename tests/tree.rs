@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use regrow::actors::event_log::Read;
-use regrow::model::event::{FailedWhy, Hook};
+use regrow::actors::event_log::NextEvent;
+use regrow::model::event::{FailureReason, Hook};
 use regrow::model::plan::AutoShutdown;
 use regrow::model::{
     Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, InstanceId, Kind, OnDependencyRestart, Plan,
     Policy, ReadySpec, ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
 };
-use regrow::os::fake::{Behaviour, FakeHost, Told};
+use regrow::os::fake::{FakeBehaviour, FakeCall, FakeHost};
 use regrow::os::{Host, ProcessKey, SpawnOrder};
 use regrow::runtime::Handle;
 
@@ -18,8 +18,8 @@ mod fake;
 use fake::{name, service};
 
 /// A program that does not exist.
-fn missing() -> Behaviour {
-    Behaviour::Fails(SpawnFailure {
+fn missing() -> FakeBehaviour {
+    FakeBehaviour::Fails(SpawnFailure {
         stage: SpawnStage::Exec,
         errno: 2,
         errno_name: "ENOENT".into(),
@@ -42,8 +42,8 @@ async fn event(handle: &Handle, fits: impl Fn(&Fact) -> bool) -> Arc<Event> {
     let mut events = handle.events_from(0);
     loop {
         match events.next().await {
-            Read::Event(event) if fits(&event.fact) => return event,
-            Read::Event(_) | Read::Missed(_) => {}
+            NextEvent::Event(event) if fits(&event.fact) => return event,
+            NextEvent::Event(_) | NextEvent::Missed(_) => {}
         }
     }
 }
@@ -69,10 +69,10 @@ async fn starts_go_up_the_graph_and_stops_go_down() {
         .told()
         .into_iter()
         .map(|told| match told {
-            Told::Spawn(key, argv) => format!("{} {key}", argv[0]),
-            Told::Signal(key, signal) => format!("{signal} to {key}"),
-            Told::Kill(key) => format!("kill {key}"),
-            Told::Pause(key) | Told::Resume(key) => format!("neither of {key}"),
+            FakeCall::Spawn(key, argv) => format!("{} {key}", argv[0]),
+            FakeCall::Signal(key, signal) => format!("{signal} to {key}"),
+            FakeCall::Kill(key) => format!("kill {key}"),
+            FakeCall::Pause(key) | FakeCall::Resume(key) => format!("neither of {key}"),
         })
         .collect();
     assert_eq!(order, ["db 1", "api 2", "web 3", "15 to 3", "15 to 2", "15 to 1"]);
@@ -95,7 +95,7 @@ async fn the_backoff_grows_in_the_clock_that_nobody_can_set() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_that_is_not_obeyed_is_forced_at_its_time() {
     let host = Arc::new(FakeHost::new());
-    host.let_behave("deaf", Behaviour::IgnoresSignals);
+    host.let_behave("deaf", FakeBehaviour::IgnoresSignals);
     let (host, handle) = tree_on(host, vec![service("deaf", &[])]).await;
     all_ready(&handle, &["deaf"]).await;
     let before = handle.uptime();
@@ -103,7 +103,7 @@ async fn a_stop_that_is_not_obeyed_is_forced_at_its_time() {
     let answer = handle.command(stop).await.unwrap();
     assert!(answer.ok);
     assert_eq!(handle.uptime() - before, Duration::from_secs(10));
-    assert!(matches!(host.told().last(), Some(Told::Kill(_))));
+    assert!(matches!(host.told().last(), Some(FakeCall::Kill(_))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +139,7 @@ async fn a_dependent_never_wedges_whatever_its_dependency_does() {
     let (host, handle) =
         tree_on(host, vec![service("db", &[]), service("api", &["db"]), service("web", &["api"])]).await;
     event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "web")).await;
-    host.let_behave("db", Behaviour::Obeys);
+    host.let_behave("db", FakeBehaviour::Obeys);
     let start = Command::Start { select: Selector::named(["db"]), no_deps: false };
     assert!(handle.command(start).await.unwrap().ok);
     all_ready(&handle, &["api", "web"]).await;
@@ -149,7 +149,7 @@ async fn a_dependent_never_wedges_whatever_its_dependency_does() {
     let mut events = handle.events();
     let mut back = Vec::new();
     while back.len() < 2 {
-        if let Read::Event(event) = events.next().await
+        if let NextEvent::Event(event) = events.next().await
             && let Fact::Ready { instance, .. } = &event.fact
         {
             back.push(instance.to_string());
@@ -167,14 +167,14 @@ async fn the_board_is_the_fold_of_the_events() {
     host.exit(host.alive("never")[0], Exit::Code(3));
     event(&handle, |fact| matches!(fact, Fact::Failed { .. })).await;
     let mut folded =
-        regrow::decide::status::Board::new(handle.plan(), std::time::SystemTime::UNIX_EPOCH).unwrap();
+        regrow::decide::tree_state::TreeState::new(handle.plan(), std::time::SystemTime::UNIX_EPOCH).unwrap();
     for event in handle.kept_events() {
         folded.apply(&event);
     }
-    let states = |board: &regrow::decide::status::Board| -> Vec<(String, State, bool)> {
-        board.entries().iter().map(|e| (e.id.to_string(), e.state, e.ready)).collect()
+    let states = |tree_state: &regrow::decide::tree_state::TreeState| -> Vec<(String, State, bool)> {
+        tree_state.entries().iter().map(|e| (e.id.to_string(), e.state, e.ready)).collect()
     };
-    assert_eq!(states(&folded), handle.board(states));
+    assert_eq!(states(&folded), handle.tree_state(states));
     assert_eq!(states(&folded)[1].1, State::Failed);
 }
 
@@ -209,7 +209,7 @@ async fn a_shutdown_right_after_the_start_leaves_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_start_while_what_it_needs_is_being_stopped_brings_both() {
     let host = Arc::new(FakeHost::new());
-    host.let_behave("db", Behaviour::IgnoresSignals);
+    host.let_behave("db", FakeBehaviour::IgnoresSignals);
     let (_, handle) = tree_on(host, vec![service("db", &[]), service("web", &["db"])]).await;
     all_ready(&handle, &["db", "web"]).await;
     let stop = Command::Stop { select: Selector::all(), force: false };
@@ -230,7 +230,7 @@ async fn a_start_by_hand_of_failed_ones_is_answered_by_what_becomes_of_them() {
     let (host, handle) =
         tree_on(host, vec![service("c", &["b"]), service("b", &["a"]), service("a", &[])]).await;
     event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "c")).await;
-    host.let_behave("b", Behaviour::Obeys);
+    host.let_behave("b", FakeBehaviour::Obeys);
     let start = Command::Start { select: Selector::named(["c"]), no_deps: false };
     let answer = handle.command(start).await.unwrap();
     assert!(answer.ok, "{answer:?}");
@@ -364,7 +364,7 @@ async fn what_a_broken_actor_leaves_is_gone_before_another_is_made() {
     let answer = handle.command(stop("web")).await.unwrap();
     assert_eq!(answer.results[0].message, "a fault in regrow itself: the test breaks this actor");
     assert!(!answer.ok);
-    event(&handle, |fact| matches!(fact, Fact::Failed { why: FailedWhy::Internal { .. }, .. })).await;
+    event(&handle, |fact| matches!(fact, Fact::Failed { why: FailureReason::Internal { .. }, .. })).await;
     assert!(host.fake.alive("web").is_empty());
     assert_eq!(handle.status().services[0].state, State::Failed);
     assert!(handle.command(start("web")).await.unwrap().ok);
@@ -374,7 +374,7 @@ async fn what_a_broken_actor_leaves_is_gone_before_another_is_made() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_of_what_a_restart_has_brought_down_holds() {
     let host = Arc::new(FakeHost::new());
-    host.let_behave("slow", Behaviour::IgnoresSignals);
+    host.let_behave("slow", FakeBehaviour::IgnoresSignals);
     let services = vec![service("a", &[]), service("slow", &[]), service("b", &["a", "slow"])];
     let (host, handle) = tree_on(host, services).await;
     all_ready(&handle, &["a", "slow", "b"]).await;
@@ -398,7 +398,7 @@ async fn a_stop_of_what_a_restart_has_brought_down_holds() {
         async move { handle.command(Command::Restart { select: Selector::all() }).await }
     });
     loop {
-        if let Read::Event(event) = events.next().await
+        if let NextEvent::Event(event) = events.next().await
             && matches!(event.fact, Fact::Stopping { .. })
             && about(&event.fact, "slow")
         {
@@ -451,17 +451,17 @@ fn story(host: &FakeHost, from: usize) -> Vec<String> {
     let told = host.told();
     let name_of = |key: ProcessKey| {
         told.iter().find_map(|told| match told {
-            Told::Spawn(of, argv) if *of == key => Some(argv[0].clone()),
+            FakeCall::Spawn(of, argv) if *of == key => Some(argv[0].clone()),
             _ => None,
         })
     };
     told[from..]
         .iter()
         .map(|told| match told {
-            Told::Spawn(_, argv) => format!("start {}", argv[0]),
-            Told::Signal(key, _) | Told::Kill(key) => format!("stop {}", name_of(*key).unwrap()),
-            Told::Pause(key) => format!("pause {}", name_of(*key).unwrap()),
-            Told::Resume(key) => format!("resume {}", name_of(*key).unwrap()),
+            FakeCall::Spawn(_, argv) => format!("start {}", argv[0]),
+            FakeCall::Signal(key, _) | FakeCall::Kill(key) => format!("stop {}", name_of(*key).unwrap()),
+            FakeCall::Pause(key) => format!("pause {}", name_of(*key).unwrap()),
+            FakeCall::Resume(key) => format!("resume {}", name_of(*key).unwrap()),
         })
         .collect()
 }
@@ -515,9 +515,10 @@ async fn a_fall_for_good_fails_what_depends_on_it_until_it_returns() {
     host.exit(host.alive("db")[0], Exit::Code(1));
     event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "web")).await;
     assert_eq!(story(&host, from), ["stop web", "stop api"]);
-    let why = |text: &str| handle.board(|b| b.entry(&InstanceId::sole(name(text))).unwrap().failed.clone());
-    assert_eq!(why("api"), Some(FailedWhy::Dependency { on: name("db") }));
-    assert_eq!(why("web"), Some(FailedWhy::Dependency { on: name("api") }));
+    let why =
+        |text: &str| handle.tree_state(|b| b.entry(&InstanceId::sole(name(text))).unwrap().failed.clone());
+    assert_eq!(why("api"), Some(FailureReason::Dependency { on: name("db") }));
+    assert_eq!(why("web"), Some(FailureReason::Dependency { on: name("api") }));
     // A stop by hand is no fall: it is refused, or forced and nobody goes with it.
     assert!(handle.command(start("db")).await.unwrap().ok);
     host.until(|told| told.len() == from + 5).await;
@@ -590,9 +591,9 @@ async fn a_group_goes_down_when_its_significant_members_have_ended() {
     host.exit(host.alive("task")[0], Exit::SUCCESS);
     event(&handle, |fact| matches!(fact, Fact::Stopped { .. }) && about(fact, "one")).await;
     assert_eq!(story(&host, from), ["stop two", "stop one"]);
-    let why = handle.board(|board| {
-        let entry = board.entries().iter().find(|entry| entry.id.to_string() == "one").unwrap();
-        regrow::decide::why::because(board, entry, Duration::ZERO)
+    let why = handle.tree_state(|tree_state| {
+        let entry = tree_state.entries().iter().find(|entry| entry.id.to_string() == "one").unwrap();
+        regrow::decide::why::because(tree_state, entry, Duration::ZERO)
     });
     assert_eq!(why, "it was stopped: its group is done");
     assert!(handle.status().services.iter().all(|s| s.state != State::Failed));

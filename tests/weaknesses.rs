@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use regrow::actors::worker_pool::{Stage, Ticket};
-use regrow::decide::pool::Size;
+use regrow::decide::pool::PoolSize;
 use regrow::model::task::{TaskEnd, TaskInput, TaskState};
 use regrow::model::{DenialCode, TaskSpec};
 use regrow::os::ids;
@@ -178,7 +178,7 @@ fn whoever_has_the_result_sees_it_finished() {
 #[test]
 fn tasks_may_be_submitted_from_wherever_a_task_is_heard_of() {
     run(async {
-        let tree = tree(|rules| rules.size = Size { min: 1, max: 1, queue: 100 }).await;
+        let tree = tree(|rules| rules.size = PoolSize { min: 1, max: 1, queue: 100 }).await;
         let tasks = tree.handle.tasks().clone();
         let inner = tasks.clone();
         let chain = tokio::spawn(async move {
@@ -226,7 +226,7 @@ fn only_the_scaler_scales_and_not_against_a_hand() {
     run(async {
         // By each sample it would go down.
         let tree =
-            tree(|rules| (rules.scale.cpu_high, rules.size) = (-1.0, Size { min: 1, max: 9, queue: 9 }))
+            tree(|rules| (rules.scale.cpu_high, rules.size) = (-1.0, PoolSize { min: 1, max: 9, queue: 9 }))
                 .await;
         let tasks = tree.handle.tasks();
         tasks.scale(5).await.unwrap();
@@ -234,7 +234,7 @@ fn only_the_scaler_scales_and_not_against_a_hand() {
         for _ in 0..4 {
             samples.changed().await.unwrap();
         }
-        let (pool, _) = tasks.standing().await.unwrap();
+        let (pool, _) = tasks.snapshot().await.unwrap();
         assert_eq!(pool.wanted, 5);
         tree.handle.shutdown().await.unwrap();
     });

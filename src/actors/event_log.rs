@@ -14,15 +14,15 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use crate::decide::ledger::Ledger;
-use crate::decide::status::Board;
-use crate::decide::world::{Step, StepSink};
+use crate::decide::simulation::{Step, StepSink};
+use crate::decide::tree_state::TreeState;
 use crate::model::{Event, Fact};
 use crate::os::clock::Clock;
 
 /// How many events are kept for readers that come late or are slow.
 pub const KEPT: usize = 16_384;
 
-type Listener = Box<dyn Fn(&Arc<Event>, &Board) + Send + Sync>;
+type Listener = Box<dyn Fn(&Arc<Event>, &TreeState) + Send + Sync>;
 
 /// The one writer of events.
 #[derive(Clone)]
@@ -41,7 +41,7 @@ struct Inner {
 struct State {
     next: u64,
     ring: VecDeque<Arc<Event>>,
-    board: Board,
+    tree_state: TreeState,
     recorder: Option<Box<dyn StepSink>>,
     ledger: Option<Arc<dyn Ledger>>,
     listeners: Vec<Listener>,
@@ -49,16 +49,16 @@ struct State {
 
 impl EventLog {
     /// Empty, over this board.
-    pub fn new(board: Board, clock: Clock) -> EventLog {
-        EventLog::behind(board, clock, 0)
+    pub fn new(tree_state: TreeState, clock: Clock) -> EventLog {
+        EventLog::behind(tree_state, clock, 0)
     }
 
     /// The same behind the last event of an earlier supervisor.
-    pub fn behind(board: Board, clock: Clock, last: u64) -> EventLog {
+    pub fn behind(tree_state: TreeState, clock: Clock, last: u64) -> EventLog {
         let state = State {
             next: last + 1,
             ring: VecDeque::new(),
-            board,
+            tree_state,
             recorder: None,
             ledger: None,
             listeners: Vec::new(),
@@ -73,7 +73,7 @@ impl EventLog {
     }
 
     /// Somebody else who hears of every event from now on.
-    pub(crate) fn listen(&self, listener: impl Fn(&Arc<Event>, &Board) + Send + Sync + 'static) {
+    pub(crate) fn listen(&self, listener: impl Fn(&Arc<Event>, &TreeState) + Send + Sync + 'static) {
         self.state().listeners.push(Box::new(listener));
     }
 
@@ -114,13 +114,13 @@ impl EventLog {
 
     /// Lets a machine decide by what is on the board, and writes down its facts before anybody
     /// else's.
-    pub fn decide<T>(&self, step: Option<Step>, decide: impl FnOnce(&Board) -> (T, Vec<Fact>)) -> T {
+    pub fn decide<T>(&self, step: Option<Step>, decide: impl FnOnce(&TreeState) -> (T, Vec<Fact>)) -> T {
         let mut state = self.state();
         let before = state.next;
         if let (Some(recorder), Some(step)) = (&mut state.recorder, &step) {
             recorder.step(step);
         }
-        let (decided, facts) = decide(&state.board);
+        let (decided, facts) = decide(&state.tree_state);
         self.write(&mut state, facts);
         self.tell_readers(state, before);
         decided
@@ -132,7 +132,7 @@ impl EventLog {
         for fact in facts {
             let event = Arc::new(Event { seq: state.next, at, since_start, fact });
             state.next += 1;
-            state.board.apply(&event);
+            state.tree_state.apply(&event);
             if let Some(recorder) = &mut state.recorder {
                 recorder.event(&event);
             }
@@ -141,10 +141,10 @@ impl EventLog {
             }
             state.ring.push_back(Arc::clone(&event));
             if let Some(ledger) = &state.ledger {
-                ledger.event(&event, &state.board);
+                ledger.event(&event, &state.tree_state);
             }
             for listener in &state.listeners {
-                listener(&event, &state.board);
+                listener(&event, &state.tree_state);
             }
         }
     }
@@ -163,8 +163,8 @@ impl EventLog {
     }
 
     /// Looks at the board.
-    pub fn board<T>(&self, look: impl FnOnce(&Board) -> T) -> T {
-        look(&self.state().board)
+    pub fn tree_state<T>(&self, look: impl FnOnce(&TreeState) -> T) -> T {
+        look(&self.state().tree_state)
     }
 
     /// Reads from event number `from` on, counted from 1; 0 and 1 mean the first that is kept.
@@ -196,7 +196,7 @@ impl EventLog {
 
 /// What a reader finds.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Read {
+pub enum NextEvent {
     /// The next event.
     Event(Arc<Event>),
     /// So many were dropped before this reader came to them.
@@ -217,7 +217,7 @@ impl EventReader {
     }
 
     /// The next event if there is one already.
-    pub fn try_next(&mut self) -> Option<Read> {
+    pub fn try_next(&mut self) -> Option<NextEvent> {
         let state = self.log.state();
         if self.next >= state.next {
             return None;
@@ -226,16 +226,16 @@ impl EventReader {
         if self.next < first {
             let missed = first - self.next;
             self.next = first;
-            return Some(Read::Missed(missed));
+            return Some(NextEvent::Missed(missed));
         }
         let at = usize::try_from(self.next - first).ok()?;
         let event = Arc::clone(state.ring.get(at)?);
         self.next += 1;
-        Some(Read::Event(event))
+        Some(NextEvent::Event(event))
     }
 
     /// The next event, when it comes.
-    pub async fn next(&mut self) -> Read {
+    pub async fn next(&mut self) -> NextEvent {
         loop {
             if let Some(read) = self.try_next() {
                 return read;
@@ -255,7 +255,7 @@ mod tests {
 
     fn log() -> EventLog {
         let nothing = Plan::of("nothing", Vec::new());
-        EventLog::new(Board::new(Arc::new(nothing), SystemTime::UNIX_EPOCH).unwrap(), Clock::start())
+        EventLog::new(TreeState::new(Arc::new(nothing), SystemTime::UNIX_EPOCH).unwrap(), Clock::start())
     }
 
     #[tokio::test]
@@ -266,7 +266,7 @@ mod tests {
         log.append([Fact::ShutdownDone]);
         let mut late = log.read_from(3);
         let seq = |read| match read {
-            Some(Read::Event(event)) => event.seq,
+            Some(NextEvent::Event(event)) => event.seq,
             other => panic!("{other:?}"),
         };
         assert_eq!([1, 2, 3], [0; 3].map(|_| seq(early.try_next())));
@@ -279,8 +279,8 @@ mod tests {
         let log = log();
         let mut slow = log.read_new();
         log.append(std::iter::repeat_n(Fact::ShutdownDone, KEPT + 10));
-        assert_eq!(slow.try_next(), Some(Read::Missed(10)));
-        assert!(matches!(slow.try_next(), Some(Read::Event(event)) if event.seq == 11));
+        assert_eq!(slow.try_next(), Some(NextEvent::Missed(10)));
+        assert!(matches!(slow.try_next(), Some(NextEvent::Event(event)) if event.seq == 11));
     }
 
     #[tokio::test]
@@ -290,6 +290,6 @@ mod tests {
         let waiting = tokio::spawn(async move { reader.next().await });
         tokio::task::yield_now().await;
         log.append([Fact::ShutdownDone]);
-        assert!(matches!(waiting.await.unwrap(), Read::Event(_)));
+        assert!(matches!(waiting.await.unwrap(), NextEvent::Event(_)));
     }
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::supervisor::SupervisorMsg;
-use super::{Context, tell};
-use crate::decide::frontier::{Frontier, Input};
-use crate::decide::lifecycle;
-use crate::decide::world::{Message, Node, Step};
+use super::{ActorContext, tell};
+use crate::decide::lifecycle::InstanceInput;
+use crate::decide::simulation::{Message, Node, Step};
+use crate::decide::start_gate::{GateInput, StartGate};
 
 /// What the graph is told.
 #[derive(Debug)]
@@ -19,28 +19,28 @@ pub enum GraphMsg {
     /// The root, to which releases go; first of all.
     Root(ActorRef<SupervisorMsg>),
     /// Of an instance or a service.
-    Input(Input),
+    Input(GateInput),
 }
 
 pub(crate) struct DependencyGraph;
 
 pub(crate) struct GraphState {
-    context: Arc<Context>,
-    frontier: Frontier,
+    context: Arc<ActorContext>,
+    frontier: StartGate,
     root: Option<ActorRef<SupervisorMsg>>,
 }
 
 impl Actor for DependencyGraph {
     type Msg = GraphMsg;
     type State = GraphState;
-    type Arguments = Arc<Context>;
+    type Arguments = Arc<ActorContext>;
 
     async fn pre_start(
         &self,
         _myself: ActorRef<GraphMsg>,
-        context: Arc<Context>,
+        context: Arc<ActorContext>,
     ) -> Result<GraphState, ActorProcessingErr> {
-        Ok(GraphState { context, frontier: Frontier::default(), root: None })
+        Ok(GraphState { context, frontier: StartGate::default(), root: None })
     }
 
     async fn handle(
@@ -62,12 +62,12 @@ impl Actor for DependencyGraph {
             to: Node::Graph,
             message: Message::Graph(input.clone()),
         });
-        let replies = context.log.decide(step, |board| (frontier.step(board, &input), Vec::new()));
+        let replies = context.log.decide(step, |tree_state| (frontier.step(tree_state, &input), Vec::new()));
         let Some(root) = root else {
             return Ok(());
         };
         for (instance, question, reply) in replies {
-            tell(root, SupervisorMsg::Answer(instance, lifecycle::Input::Answered(question, reply)));
+            tell(root, SupervisorMsg::Answer(instance, InstanceInput::Answered(question, reply)));
         }
         Ok(())
     }

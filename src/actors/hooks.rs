@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::Context;
-use super::errand::{Errand, Outcome};
+use super::ActorContext;
+use super::oneshot::{Oneshot, Outcome};
 use crate::model::event::Hook;
 use crate::model::exit::signal_name;
 use crate::model::{CommandLine, Exit, Fact, InstanceId};
-use crate::os::{Output, env};
+use crate::os::{OutputTarget, env};
 
 /// So many hooks run at once in a tree.
 pub(crate) const IN_ALL: usize = 32;
@@ -45,7 +45,7 @@ impl Default for InstanceHooks {
 
 /// A hook that runs or waits for its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct PendingHook {
     /// For people: "the stop hook of web".
     pub name: String,
     instance: InstanceId,
@@ -53,7 +53,7 @@ pub struct Kept {
 }
 
 /// How long these may take at most, all of them, as few as run at once.
-pub(crate) fn longest(kept: &[Kept]) -> Duration {
+pub(crate) fn longest(kept: &[PendingHook]) -> Duration {
     let turns = |count: usize, at_once: usize| u32::try_from(count.div_ceil(at_once)).unwrap_or(u32::MAX);
     let of_one = kept.iter().map(|hook| {
         let same = kept.iter().filter(|other| other.instance == hook.instance);
@@ -74,13 +74,13 @@ pub(crate) struct HookRun<'a> {
     /// From its start on.
     pub(crate) limit: Duration,
     pub(crate) dir: std::path::PathBuf,
-    pub(crate) env: env::Recipe,
-    pub(crate) output: Output,
+    pub(crate) env: env::EnvRecipe,
+    pub(crate) output: OutputTarget,
 }
 
 impl InstanceHooks {
     /// Runs one when its turn comes. It is not the service's: a stop does not end it.
-    pub(crate) fn run(self: &Arc<InstanceHooks>, context: &Arc<Context>, run: HookRun<'_>) {
+    pub(crate) fn run(self: &Arc<InstanceHooks>, context: &Arc<ActorContext>, run: HookRun<'_>) {
         let HookRun { instance, hook, command, fact, limit, dir, mut env, output } = run;
         let (id, command) = (instance.clone(), command.clone());
         if self.kept.load(Ordering::Relaxed) >= KEPT {
@@ -100,13 +100,13 @@ impl InstanceHooks {
         self.kept.fetch_add(1, Ordering::Relaxed);
         env.given.extend(hook_variables(hook, fact));
         let name = format!("the {hook} hook of {id}");
-        let kept = Kept { name, instance: id.clone(), limit };
+        let kept = PendingHook { name, instance: id.clone(), limit };
         context.hooks.send_modify(|all| all.push(kept.clone()));
         let mut killed = context.no_hooks.subscribe();
         let (context, mine) = (Arc::clone(context), Arc::clone(self));
         tokio::spawn(async move {
             let _running = Running { context: &context, of: &mine, kept };
-            let errand = Errand { host: &context.host, dir: &dir, env: &env, command: &command, output };
+            let errand = Oneshot { host: &context.host, dir: &dir, env: &env, command: &command, output };
             let in_turn = async {
                 // Neither is ever closed.
                 let _mine = mine.turns.acquire().await;
@@ -131,9 +131,9 @@ impl InstanceHooks {
 
 /// Lists a hook while it runs or waits.
 struct Running<'a> {
-    context: &'a Context,
+    context: &'a ActorContext,
     of: &'a InstanceHooks,
-    kept: Kept,
+    kept: PendingHook,
 }
 
 impl Drop for Running<'_> {

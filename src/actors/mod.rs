@@ -13,8 +13,8 @@ pub mod supervisor;
 pub mod worker;
 pub mod worker_pool;
 
-mod errand;
 pub(crate) mod hooks;
+mod oneshot;
 mod timer;
 
 use std::collections::HashMap;
@@ -25,20 +25,20 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::decide::continuation::Left;
 use crate::decide::ledger::Ledger;
+use crate::decide::recovery::SurvivingProcess;
 use crate::model::digest::fnv;
 use crate::model::spec::{LogSpec, MAX_FILES, MAX_SIZE};
-use crate::model::{InstanceId, LogTo, Past, ServiceSpec};
+use crate::model::{InstanceId, InstanceRecord, LogTarget, ServiceSpec};
 use crate::os::clock::Clock;
-use crate::os::log::{FileAccess, Keep, Place};
+use crate::os::log::{FileAccess, LogConfig, LogPaths};
 use crate::os::secrets::Vault;
-use crate::os::{Host, News, NewsSink, Output, ProcessKey, Sources};
+use crate::os::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SourceNames};
 
 use event_log::EventLog;
 
 /// What every actor of a tree shares: nothing of it changes.
-pub struct Context {
+pub struct ActorContext {
     /// What processes inherit of the environment.
     pub inherited: Arc<Vec<(OsString, OsString)>>,
     /// Where processes come from.
@@ -48,11 +48,11 @@ pub struct Context {
     /// The one writer of events.
     pub log: EventLog,
     /// Under which name each instance's output is known.
-    pub sources: Arc<dyn Sources>,
+    pub sources: Arc<dyn SourceNames>,
     /// The control socket, for the environment of services.
     pub socket: Option<PathBuf>,
     /// The hooks that run, for people.
-    pub hooks: watch::Sender<Vec<hooks::Kept>>,
+    pub hooks: watch::Sender<Vec<hooks::PendingHook>>,
     /// One a hook that runs.
     pub hook_turns: Semaphore,
     /// One a check's command that runs.
@@ -62,14 +62,14 @@ pub struct Context {
     /// Where the secrets are that environments name.
     pub vault: Arc<Vault>,
     /// How output is kept in files.
-    pub keep: KeepRule,
+    pub keep: LogRetention,
     /// What happened is written down there, if anywhere.
     pub ledger: Option<Arc<dyn Ledger>>,
     /// What an earlier supervisor has left of each instance, until its actor is made.
     pub inherited_lives: Mutex<HashMap<InstanceId, Inheritance>>,
     /// What it has left of others, by their printed names: a manifest that can't be read may have
     /// them, and one that is read later may bring them back.
-    pub strangers: Mutex<HashMap<String, Stranger>>,
+    pub strangers: Mutex<HashMap<String, UnclaimedProcess>>,
 }
 
 /// So many commands of checks run at once in a tree; the others wait for their turn.
@@ -77,7 +77,7 @@ pub const CHECKS_AT_ONCE: usize = 64;
 
 /// How instances' log files are kept, where their manifests say nothing else.
 #[derive(Debug, Clone)]
-pub struct KeepRule {
+pub struct LogRetention {
     /// Below this folder, in one a project.
     pub folder: PathBuf,
     /// Bytes from which on a file is put aside.
@@ -87,30 +87,36 @@ pub struct KeepRule {
     /// Whether those that were put aside are compressed.
     pub compress: bool,
     /// Whose.
-    pub whose: Whose,
+    pub whose: OutputPolicy,
 }
 
 /// Whose output is kept in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
+pub enum OutputPolicy {
     /// Everybody's.
     All,
     /// That of those whose manifests have `log`.
     Declared,
 }
 
-impl KeepRule {
+impl LogRetention {
     /// Only for those whose manifests have `log`, by the contract's limits.
-    pub fn declared(folder: PathBuf) -> KeepRule {
-        KeepRule { folder, max_size: MAX_SIZE, max_files: MAX_FILES, compress: false, whose: Whose::Declared }
+    pub fn declared(folder: PathBuf) -> LogRetention {
+        LogRetention {
+            folder,
+            max_size: MAX_SIZE,
+            max_files: MAX_FILES,
+            compress: false,
+            whose: OutputPolicy::Declared,
+        }
     }
 
     /// That of one instance, if it is kept.
-    pub fn of(&self, id: &InstanceId, spec: &ServiceSpec) -> Option<Keep> {
+    pub fn of(&self, id: &InstanceId, spec: &ServiceSpec) -> Option<LogConfig> {
         let declared = match (&spec.log, self.whose) {
-            (None, Whose::Declared) => return None,
-            (None, Whose::All) => &LogSpec::default(),
-            (Some(declared), Whose::All | Whose::Declared) => declared,
+            (None, OutputPolicy::Declared) => return None,
+            (None, OutputPolicy::All) => &LogSpec::default(),
+            (Some(declared), OutputPolicy::All | OutputPolicy::Declared) => declared,
         };
         // A name has no characters that mean anything in a path, but for the slash behind a
         // project's.
@@ -120,7 +126,7 @@ impl KeepRule {
             Some(project) => self.folder.join(project),
             None => self.folder.clone(),
         };
-        if declared.file == LogTo::Inherit {
+        if declared.file == LogTarget::Inherit {
             return None;
         }
         let own = folder.join(&name);
@@ -128,12 +134,12 @@ impl KeepRule {
             Some(file) => {
                 // Of this file alone: another one's places and times would be taken for its own.
                 let of = fnv(file.as_os_str().as_encoded_bytes()) & 0xffff_ffff;
-                Place::One { file, index: folder.join(format!("{name}.{of:08x}.idx")) }
+                LogPaths::One { file, index: folder.join(format!("{name}.{of:08x}.idx")) }
             }
-            None => Place::Streams(own.clone()),
+            None => LogPaths::Streams(own.clone()),
         };
-        let otherwise = (place != Place::Streams(own.clone())).then_some(own);
-        Some(Keep {
+        let otherwise = (place != LogPaths::Streams(own.clone())).then_some(own);
+        Some(LogConfig {
             place,
             otherwise,
             access: FileAccess { owner: declared.owner.clone(), mode: declared.mode },
@@ -147,28 +153,28 @@ impl KeepRule {
 /// What an earlier supervisor has left of an instance.
 pub struct Inheritance {
     /// How it stands.
-    pub past: Past,
+    pub past: InstanceRecord,
     /// Its process, which the keeper has kept.
     pub process: Option<ProcessKey>,
 }
 
 /// What an earlier supervisor has left of an instance that no plan has.
-pub struct Stranger {
+pub struct UnclaimedProcess {
     /// How it stood, where that was written down.
-    pub written: Option<Past>,
+    pub written: Option<InstanceRecord>,
     /// Its process, which the keeper has kept.
-    pub left: Option<(Left, ProcessKey)>,
+    pub left: Option<(SurvivingProcess, ProcessKey)>,
 }
 
 /// Ends a process that nobody goes on with, and all of its tree: by SIGTERM, and after so long by
 /// SIGKILL.
 pub(crate) fn end_unwanted(host: &Arc<dyn Host>, key: ProcessKey, after: Duration) {
     let settled = Arc::clone(host);
-    let news: NewsSink = Arc::new(move |news| match news {
-        News::Exited { remains: false, .. } | News::TreeGone { .. } => settled.settle(key),
+    let news: HostEventSink = Arc::new(move |news| match news {
+        HostEvent::Exited { remains: false, .. } | HostEvent::TreeGone { .. } => settled.settle(key),
         _ => {}
     });
-    host.adopt(key, Output::Capture(0), None, news);
+    host.adopt(key, OutputTarget::Capture(0), None, news);
     if after.is_zero() {
         return host.kill(key);
     }
@@ -180,7 +186,7 @@ pub(crate) fn end_unwanted(host: &Arc<dyn Host>, key: ProcessKey, after: Duratio
     });
 }
 
-impl Context {
+impl ActorContext {
     /// A process is gone, and what happened to it was told: whoever keeps it may forget it when that
     /// is written down.
     fn settle(&self, key: ProcessKey) {

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
-use super::Context;
-use crate::decide::history::{History, KEPT, Now};
+use super::ActorContext;
+use crate::decide::history::{ClockReading, KEPT, MetricsHistory};
 use crate::model::sample::Sample;
 use crate::os::sample::Sampler;
 
@@ -20,14 +20,14 @@ pub enum MonitorMsg {
     /// Sample now.
     Sample,
     /// A sample was taken; the first time with what an earlier supervisor has measured.
-    Taken(Box<Taken>),
+    Taken(Box<Measurement>),
 }
 
 /// A reading.
-pub struct Taken {
+pub struct Measurement {
     sampler: Sampler,
     sample: Sample,
-    before: Option<Box<History>>,
+    before: Option<Box<MetricsHistory>>,
 }
 
 /// What the ResourceMonitor tells.
@@ -36,7 +36,7 @@ pub(crate) struct Measured {
     /// The last sample.
     pub(crate) latest: watch::Sender<Option<Arc<Sample>>>,
     /// The last day.
-    pub(crate) history: Arc<Mutex<History>>,
+    pub(crate) history: Arc<Mutex<MetricsHistory>>,
 }
 
 impl Default for Measured {
@@ -46,14 +46,14 @@ impl Default for Measured {
 }
 
 /// The wall clock and the tree's, at once.
-pub(crate) fn now(context: &Context) -> Now {
-    Now { clock: context.clock.now(), wall: SystemTime::now() }
+pub(crate) fn now(context: &ActorContext) -> ClockReading {
+    ClockReading { clock: context.clock.now(), wall: SystemTime::now() }
 }
 
 pub(crate) struct ResourceMonitor;
 
 pub(crate) struct MonitorState {
-    context: Arc<Context>,
+    context: Arc<ActorContext>,
     interval: Duration,
     /// Away while a reading is under way.
     sampler: Option<Sampler>,
@@ -68,7 +68,7 @@ const FIRST: Duration = Duration::from_secs(1);
 impl Actor for ResourceMonitor {
     type Msg = MonitorMsg;
     type State = MonitorState;
-    type Arguments = (Arc<Context>, Duration, Measured);
+    type Arguments = (Arc<ActorContext>, Duration, Measured);
 
     async fn pre_start(
         &self,
@@ -90,8 +90,8 @@ impl Actor for ResourceMonitor {
                 let Some(mut sampler) = state.sampler.take() else {
                     return Ok(());
                 };
-                let leaders: HashMap<_, _> = state.context.log.board(|board| {
-                    board.entries().iter().filter_map(|e| Some((e.pid?, e.id.clone()))).collect()
+                let leaders: HashMap<_, _> = state.context.log.tree_state(|tree_state| {
+                    tree_state.entries().iter().filter_map(|e| Some((e.pid?, e.id.clone()))).collect()
                 });
                 state.context.host.look_around();
                 let now = state.context.clock.now();
@@ -102,7 +102,7 @@ impl Actor for ResourceMonitor {
                 let read = move || {
                     let before = first.and_then(|context| past(&context));
                     let sample = sampler.read(now, &leaders);
-                    let _ = myself.cast(MonitorMsg::Taken(Box::new(Taken { sampler, sample, before })));
+                    let _ = myself.cast(MonitorMsg::Taken(Box::new(Measurement { sampler, sample, before })));
                 };
                 let thread = std::thread::Builder::new().name("regrow-sample".into()).stack_size(256 * 1024);
                 if let Err(error) = thread.spawn(read) {
@@ -112,7 +112,7 @@ impl Actor for ResourceMonitor {
                 }
             }
             MonitorMsg::Taken(taken) => {
-                let Taken { sampler, sample, before } = *taken;
+                let Measurement { sampler, sample, before } = *taken;
                 state.sampler = Some(sampler);
                 state.readings += 1;
                 state.remember(&sample, before);
@@ -126,15 +126,15 @@ impl Actor for ResourceMonitor {
 }
 
 /// What earlier supervisors have measured.
-fn past(context: &Context) -> Option<Box<History>> {
+fn past(context: &ActorContext) -> Option<Box<MetricsHistory>> {
     let ledger = context.ledger.as_ref()?;
-    let (now, mut history) = (now(context), Box::<History>::default());
+    let (now, mut history) = (now(context), Box::<MetricsHistory>::default());
     ledger.past_resources(KEPT, &mut |point| history.restore(point, now));
     Some(history)
 }
 
 impl MonitorState {
-    fn remember(&self, sample: &Sample, before: Option<Box<History>>) {
+    fn remember(&self, sample: &Sample, before: Option<Box<MetricsHistory>>) {
         let now = now(&self.context);
         let mut history = self.told.history.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = before {

@@ -12,37 +12,39 @@ use std::time::{Duration, SystemTime};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
-use super::errand::{self, Errand};
 use super::graph::GraphMsg;
 use super::hooks::{HookRun, InstanceHooks};
-use super::supervisor::{ChildNews, SupervisorMsg};
+use super::oneshot::{self, Oneshot};
+use super::supervisor::{ChildEvent, SupervisorMsg};
 use super::timer::Timer;
-use super::{Context, Inheritance, end_unwanted, tell};
-use crate::decide::continuation::{Start, continuation, held_for_nobody};
-use crate::decide::frontier;
+use super::{ActorContext, Inheritance, end_unwanted, tell};
 use crate::decide::group::Slot;
-use crate::decide::lifecycle::{Effect, Input, Legacy, Machine};
-use crate::decide::operation::{Receipt, Standing, WishNumber};
-use crate::decide::probe::{Outcome, Pauses, Thresholds, one_line};
-use crate::decide::world::{Message, Node, Step};
+use crate::decide::lifecycle::{InheritedProcess, InstanceEffect, InstanceInput, Machine};
+use crate::decide::operation::{Ack, DirectiveNumber, InstanceSnapshot};
+use crate::decide::probe::{CheckOutcome, CheckStreak, Pauses, one_line};
+use crate::decide::recovery::{StartKind, continuation, release_orphaned_holds};
+use crate::decide::simulation::{Message, Node, Step};
+use crate::decide::start_gate::GateInput;
 use crate::model::event::{CheckKind, Hook};
 use crate::model::{
-    Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, LogTo, Name, ReadyTarget,
+    Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, LogTarget, Name, ReadyTarget,
     ServiceSpec,
 };
-use crate::os::log::Keep;
-use crate::os::{Host, News, NewsSink, Output, Owner, ProcessKey, SourceId, SpawnOrder, check, env};
+use crate::os::log::LogConfig;
+use crate::os::{
+    Host, HostEvent, HostEventSink, OutputTarget, Owner, ProcessKey, SourceId, SpawnOrder, check, env,
+};
 
 /// What a process actor is told.
 pub enum ProcessMsg {
     /// The graph's or the group's answer, or a wish of the group's.
-    Input(Input),
+    Input(InstanceInput),
     /// A command's wish, which is to be acknowledged.
-    Wish(Input, Sender),
+    Directive(InstanceInput, Sender),
     /// The host's news of a process.
-    News(News),
+    News(HostEvent),
     /// One attempt of a check has come to a result.
-    Checked(Incarnation, CheckKind, Outcome),
+    Checked(Incarnation, CheckKind, CheckOutcome),
     /// What its manifest says of it now, which may be what it said before.
     Spec(Arc<ServiceSpec>),
     /// The timer rang.
@@ -53,13 +55,13 @@ pub enum ProcessMsg {
 #[derive(Clone)]
 pub struct Sender {
     pub(crate) root: ActorRef<SupervisorMsg>,
-    pub(crate) number: WishNumber,
+    pub(crate) number: DirectiveNumber,
 }
 
 /// What outlives an actor that breaks: whom the host's news reach, and what process there
 /// may be.
 #[derive(Default)]
-pub(crate) struct Lifeline(Mutex<Ends>);
+pub(crate) struct ProcessGuard(Mutex<Ends>);
 
 #[derive(Default)]
 struct Ends {
@@ -72,10 +74,10 @@ struct Ends {
 struct Held {
     key: ProcessKey,
     incarnation: Incarnation,
-    legacy: Legacy,
+    inherited: InheritedProcess,
 }
 
-impl Lifeline {
+impl ProcessGuard {
     fn ends(&self) -> MutexGuard<'_, Ends> {
         // Nothing panics while it is held, and each write is whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -90,31 +92,34 @@ impl Lifeline {
 
     /// A process that lives already.
     fn holds(&self, key: ProcessKey, incarnation: Incarnation) {
-        self.ends().process = Some(Held { key, incarnation, legacy: Legacy::Alive { exit: None } });
+        self.ends().process =
+            Some(Held { key, incarnation, inherited: InheritedProcess::Alive { exit: None } });
     }
 
     fn asked_for(&self, key: ProcessKey, incarnation: Incarnation) {
-        self.ends().process = Some(Held { key, incarnation, legacy: Legacy::Making });
+        self.ends().process = Some(Held { key, incarnation, inherited: InheritedProcess::Making });
     }
 
     /// Notes what is left and passes the news on. `false`: nobody is there to hear them.
-    fn pass_on(&self, news: News) -> bool {
+    fn pass_on(&self, news: HostEvent) -> bool {
         let mut ends = self.ends();
         match &news {
-            News::Spawned { .. } => ends.leaves(Some(Legacy::Alive { exit: None })),
-            News::Exited { exit, remains: true, .. } => {
-                ends.leaves(Some(Legacy::Alive { exit: Some(*exit) }));
+            HostEvent::Spawned { .. } => ends.leaves(Some(InheritedProcess::Alive { exit: None })),
+            HostEvent::Exited { exit, remains: true, .. } => {
+                ends.leaves(Some(InheritedProcess::Alive { exit: Some(*exit) }));
             }
-            News::SpawnFailed { .. } | News::Exited { remains: false, .. } | News::TreeGone { .. } => {
+            HostEvent::SpawnFailed { .. }
+            | HostEvent::Exited { remains: false, .. }
+            | HostEvent::TreeGone { .. } => {
                 ends.leaves(None);
             }
-            News::Renewed { .. }
-            | News::LogMatched { .. }
-            | News::Paused { .. }
-            | News::Unkept { .. }
-            | News::KeptElsewhere { .. }
-            | News::ForksAway { .. }
-            | News::LostSight { .. } => {}
+            HostEvent::Renewed { .. }
+            | HostEvent::LogMatched { .. }
+            | HostEvent::Paused { .. }
+            | HostEvent::Unkept { .. }
+            | HostEvent::KeptElsewhere { .. }
+            | HostEvent::ForksAway { .. }
+            | HostEvent::LostSight { .. } => {}
         }
         // Still under the lock: whoever takes over finds it noted, or in its own mailbox.
         ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
@@ -122,16 +127,16 @@ impl Lifeline {
 }
 
 impl Ends {
-    fn leaves(&mut self, legacy: Option<Legacy>) {
-        self.process = match (self.process, legacy) {
-            (Some(held), Some(legacy)) => Some(Held { legacy, ..held }),
+    fn leaves(&mut self, inherited: Option<InheritedProcess>) {
+        self.process = match (self.process, inherited) {
+            (Some(held), Some(inherited)) => Some(Held { inherited, ..held }),
             (_, None) | (None, Some(_)) => None,
         };
     }
 }
 
 /// That another actor in this place broke.
-pub(crate) struct Broke {
+pub(crate) struct BrokenActor {
     pub(crate) goal: Goal,
     pub(crate) last: Incarnation,
     pub(crate) message: String,
@@ -139,22 +144,22 @@ pub(crate) struct Broke {
 
 /// How it is made.
 pub(crate) struct ProcessArgs {
-    pub(crate) context: Arc<Context>,
+    pub(crate) context: Arc<ActorContext>,
     pub(crate) id: InstanceId,
     pub(crate) spec: Arc<ServiceSpec>,
     pub(crate) group: Option<Name>,
     pub(crate) slot: Slot,
     pub(crate) parent: ActorRef<SupervisorMsg>,
     pub(crate) dependencies: ActorRef<GraphMsg>,
-    pub(crate) lifeline: Arc<Lifeline>,
+    pub(crate) guard: Arc<ProcessGuard>,
     /// It takes the place of one that broke.
-    pub(crate) broke: Option<Broke>,
+    pub(crate) broke: Option<BrokenActor>,
 }
 
 pub(crate) struct ProcessActor;
 
 pub(crate) struct ProcessState {
-    context: Arc<Context>,
+    context: Arc<ActorContext>,
     id: InstanceId,
     /// What its manifest says of it.
     declared: Arc<ServiceSpec>,
@@ -165,11 +170,11 @@ pub(crate) struct ProcessState {
     source: SourceId,
     parent: ActorRef<SupervisorMsg>,
     dependencies: ActorRef<GraphMsg>,
-    lifeline: Arc<Lifeline>,
+    guard: Arc<ProcessGuard>,
     machine: Machine,
     process: Option<Live>,
     timer: Timer,
-    effects: Vec<Effect>,
+    effects: Vec<InstanceEffect>,
     /// A process whose end is being told.
     gone: Option<ProcessKey>,
     hooks: Arc<InstanceHooks>,
@@ -182,7 +187,7 @@ struct Live {
     key: ProcessKey,
     pid: Option<u32>,
     /// How its output was to be kept when it was asked for, until it runs.
-    kept: Option<Keep>,
+    kept: Option<LogConfig>,
     /// What it was asked for by.
     asked_by: Option<Arc<ServiceSpec>>,
     checks: Vec<Watch>,
@@ -193,7 +198,7 @@ struct Live {
 /// A check that repeats.
 struct Watch {
     kind: CheckKind,
-    thresholds: Thresholds,
+    thresholds: CheckStreak,
     task: AbortHandle,
 }
 
@@ -242,8 +247,8 @@ impl Actor for ProcessActor {
         myself: ActorRef<ProcessMsg>,
         args: ProcessArgs,
     ) -> Result<ProcessState, ActorProcessingErr> {
-        let ProcessArgs { context, id, spec, group, slot, parent, dependencies, lifeline, broke } = args;
-        let held = lifeline.take_over(&myself);
+        let ProcessArgs { context, id, spec, group, slot, parent, dependencies, guard, broke } = args;
+        let held = guard.take_over(&myself);
         let mut state = ProcessState {
             machine: Machine::new(id.clone(), group),
             source: context.sources.source(&id),
@@ -254,7 +259,7 @@ impl Actor for ProcessActor {
             slot,
             parent,
             dependencies,
-            lifeline,
+            guard,
             process: None,
             timer: Timer::default(),
             effects: Vec::new(),
@@ -270,10 +275,10 @@ impl Actor for ProcessActor {
         if let Some(inheritance) = inherited.or_else(|| state.known_again()) {
             state.inherit(&myself, inheritance);
         }
-        if let Some(Broke { goal, last, message }) = broke {
+        if let Some(BrokenActor { goal, last, message }) = broke {
             state.process = held.map(|held| Live::new(&state.context.host, held.incarnation, held.key));
-            let left = held.map(|held| held.legacy);
-            state.step(&myself, Input::Inherit { goal, last, left, message });
+            let left = held.map(|held| held.inherited);
+            state.step(&myself, InstanceInput::Inherit { goal, last, left, message });
         }
         Ok(state)
     }
@@ -285,14 +290,14 @@ impl Actor for ProcessActor {
         state: &mut ProcessState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            ProcessMsg::Wish(input, sender) => {
-                let before = state.standing();
-                let message = state.context.log.describe(|| Message::Wish(input.clone(), sender.number));
+            ProcessMsg::Directive(input, sender) => {
+                let before = state.snapshot();
+                let message = state.context.log.describe(|| Message::Directive(input.clone(), sender.number));
                 state.take(&myself, input, message);
-                let (after, instance) = (state.standing(), state.id.clone());
-                let receipt = Receipt { number: sender.number, instance, before, after };
+                let (after, instance) = (state.snapshot(), state.id.clone());
+                let ack = Ack { number: sender.number, instance, before, after };
                 // After what the wish caused at once, which the log has passed on by now.
-                tell(&sender.root, SupervisorMsg::Taken(receipt));
+                tell(&sender.root, SupervisorMsg::Acknowledged(ack));
             }
             message => {
                 if let Some(input) = state.input(message) {
@@ -316,12 +321,13 @@ impl ProcessState {
         let stranger = strangers.lock().unwrap_or_else(PoisonError::into_inner).remove(&name)?;
         let (left, process) = stranger.left.unzip();
         let (now, today) = (self.context.clock.now(), SystemTime::now());
-        let goes_on = continuation(&self.id, &self.spec, Start::Follows, stranger.written, left, now, today);
+        let goes_on =
+            continuation(&self.id, &self.spec, StartKind::Follows, stranger.written, left, now, today);
         if let Some(key) = process.filter(|_| !goes_on.adopts) {
             end_unwanted(&self.context.host, key, Duration::ZERO);
         }
         let mut past = [goes_on.past?];
-        held_for_nobody(&mut past, |_, _| false);
+        release_orphaned_holds(&mut past, |_, _| false);
         let [past] = past;
         let (instances, failed_groups, failed_projects) = (vec![past.clone()], Vec::new(), Vec::new());
         self.context.log.append([Fact::TakenOver { instances, failed_groups, failed_projects }]);
@@ -343,11 +349,11 @@ impl ProcessState {
             let mut live = Live::new(&self.context.host, past.incarnation, key);
             live.pid = past.pid;
             self.process = Some(live);
-            self.lifeline.holds(key, past.incarnation);
-            let output = Output::Lines(self.source, self.pattern());
+            self.guard.holds(key, past.incarnation);
+            let output = OutputTarget::Lines(self.source, self.pattern());
             self.context.host.adopt(key, output, keep, self.news(key));
         }
-        self.step(myself, Input::Restore(Box::new(past)));
+        self.step(myself, InstanceInput::Restore(Box::new(past)));
     }
 
     /// What its output is looked for, until it is ready.
@@ -361,12 +367,12 @@ impl ProcessState {
         }
     }
 
-    fn keep(&self) -> Option<Keep> {
+    fn keep(&self) -> Option<LogConfig> {
         self.context.keep.of(&self.id, &self.spec)
     }
 
     fn inherits_output(&self) {
-        let inherits = self.spec.log.as_ref().is_some_and(|log| log.file == LogTo::Inherit);
+        let inherits = self.spec.log.as_ref().is_some_and(|log| log.file == LogTarget::Inherit);
         self.context.sources.inherits(self.source, inherits);
     }
 
@@ -378,24 +384,24 @@ impl ProcessState {
     }
 
     /// Passes the news of its process on, to whichever actor is there.
-    fn news(&self, key: ProcessKey) -> NewsSink {
-        let (lifeline, host) = (Arc::clone(&self.lifeline), Arc::clone(&self.context.host));
+    fn news(&self, key: ProcessKey) -> HostEventSink {
+        let (guard, host) = (Arc::clone(&self.guard), Arc::clone(&self.context.host));
         Arc::new(move |news| {
-            let made = matches!(news, News::Spawned { .. });
+            let made = matches!(news, HostEvent::Spawned { .. });
             // Made for a tree that is gone: nobody else would end it.
-            if !lifeline.pass_on(news) && made {
+            if !guard.pass_on(news) && made {
                 host.kill(key);
             }
         })
     }
 
     /// The machine's input for a message; `None` where it is late or of no account.
-    fn input(&mut self, message: ProcessMsg) -> Option<Input> {
+    fn input(&mut self, message: ProcessMsg) -> Option<InstanceInput> {
         match message {
-            ProcessMsg::Input(input) | ProcessMsg::Wish(input, _) => Some(input),
+            ProcessMsg::Input(input) | ProcessMsg::Directive(input, _) => Some(input),
             ProcessMsg::Timer => {
                 self.timer.rang();
-                Some(Input::Tick)
+                Some(InstanceInput::Tick)
             }
             ProcessMsg::Spec(spec) => {
                 if Arc::ptr_eq(&spec, &self.declared) {
@@ -405,48 +411,48 @@ impl ProcessState {
                 self.spec = spec;
                 self.inherits_output();
                 self.keep_as_declared();
-                Some(Input::Reconfigured)
+                Some(InstanceInput::Reconfigured)
             }
             ProcessMsg::News(news) => self.heard(news),
             ProcessMsg::Checked(incarnation, kind, outcome) => {
                 let live = self.process.as_mut().filter(|live| live.incarnation == incarnation)?;
                 let watch = live.checks.iter_mut().find(|w| w.kind == kind)?;
                 let change = watch.thresholds.take(outcome, self.context.clock.now())?;
-                Some(Input::Checked { incarnation, kind, change })
+                Some(InstanceInput::Checked { incarnation, kind, change })
             }
         }
     }
 
-    fn heard(&mut self, news: News) -> Option<Input> {
+    fn heard(&mut self, news: HostEvent) -> Option<InstanceInput> {
         let host = Arc::clone(&self.context.host);
         let Some(live) = self.process.as_mut() else {
             // A stop command that was still being made when the service ended.
-            if let News::Spawned { key, .. } = news {
+            if let HostEvent::Spawned { key, .. } = news {
                 host.kill(key);
             }
             return None;
         };
         let of = |key: ProcessKey| (key == live.key).then_some(live.incarnation);
         match news {
-            News::Renewed { key, spec } => {
+            HostEvent::Renewed { key, spec } => {
                 let incarnation = of(key)?;
-                let made_of = spec.makings();
+                let spawn_fingerprint = spec.spawn_fingerprint();
                 // What its manifest says by now counts more than what it was asked for by.
                 if live.asked_by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &self.declared)) {
                     self.spec = spec;
                 }
-                if made_of != self.declared.makings() {
+                if spawn_fingerprint != self.declared.spawn_fingerprint() {
                     let instance = self.id.clone();
-                    self.context.log.append([Fact::EnvRenewed { instance, incarnation, made_of }]);
+                    self.context.log.append([Fact::EnvRenewed { instance, incarnation, spawn_fingerprint }]);
                 }
                 None
             }
-            News::Spawned { key, .. } if key != live.key && live.stop_command != Some(key) => {
+            HostEvent::Spawned { key, .. } if key != live.key && live.stop_command != Some(key) => {
                 // A stop command that was given up while it was being made.
                 host.kill(key);
                 None
             }
-            News::Spawned { key, pid, life } => {
+            HostEvent::Spawned { key, pid, life } => {
                 let incarnation = of(key)?;
                 live.pid = Some(pid);
                 let made = std::mem::take(&mut live.kept);
@@ -457,28 +463,28 @@ impl ProcessState {
                 if made != self.keep() {
                     self.keep_as_declared();
                 }
-                Some(Input::Spawned { incarnation, pid })
+                Some(InstanceInput::Spawned { incarnation, pid })
             }
-            News::SpawnFailed { key, failure } => {
+            HostEvent::SpawnFailed { key, failure } => {
                 if live.stop_command == Some(key) {
                     live.stop_command = None;
                     let trouble = Some(failure.to_string());
-                    return Some(Input::StopCommandDone { incarnation: live.incarnation, trouble });
+                    return Some(InstanceInput::StopCommandDone { incarnation: live.incarnation, trouble });
                 }
                 let incarnation = of(key)?;
                 live.gone = true;
                 self.process = None;
-                Some(Input::SpawnFailed { incarnation, failure, roll: host.roll() })
+                Some(InstanceInput::SpawnFailed { incarnation, failure, roll: host.roll() })
             }
-            News::Paused { key } => Some(Input::Halted { incarnation: of(key)? }),
-            News::LogMatched { key } => Some(Input::LogMatched { incarnation: of(key)? }),
-            News::Exited { key, exit, remains, .. } => {
+            HostEvent::Paused { key } => Some(InstanceInput::Halted { incarnation: of(key)? }),
+            HostEvent::LogMatched { key } => Some(InstanceInput::LogMatched { incarnation: of(key)? }),
+            HostEvent::Exited { key, exit, remains, .. } => {
                 if live.stop_command == Some(key) {
                     live.stop_command = None;
                     // What it left behind goes with it.
                     host.kill(key);
                     let trouble = (exit != Exit::SUCCESS).then(|| exit.to_string());
-                    return Some(Input::StopCommandDone { incarnation: live.incarnation, trouble });
+                    return Some(InstanceInput::StopCommandDone { incarnation: live.incarnation, trouble });
                 }
                 let incarnation = of(key)?;
                 if !remains {
@@ -486,49 +492,49 @@ impl ProcessState {
                     self.process = None;
                     self.gone = Some(key);
                 }
-                Some(Input::Exited { incarnation, exit, remains, roll: host.roll() })
+                Some(InstanceInput::Exited { incarnation, exit, remains, roll: host.roll() })
             }
-            News::ForksAway { key, left } => {
+            HostEvent::ForksAway { key, left } => {
                 let (instance, incarnation) = (self.id.clone(), of(key)?);
                 self.context.log.append([Fact::ForksAway { instance, incarnation, left }]);
                 None
             }
-            News::LostSight { key, of: count } => {
+            HostEvent::LostSight { key, of: count } => {
                 let (instance, incarnation) = (self.id.clone(), of(key)?);
                 self.context.log.append([Fact::LostSight { instance, incarnation, of: count }]);
                 None
             }
-            News::KeptElsewhere { place, reason, .. } => {
+            HostEvent::KeptElsewhere { place, reason, .. } => {
                 let (instance, file) = (self.id.clone(), place);
                 self.context.log.append([Fact::OutputElsewhere { instance, file, reason }]);
                 None
             }
-            News::Unkept { lost, reason, .. } => {
+            HostEvent::Unkept { lost, reason, .. } => {
                 let (instance, lost_bytes) = (self.id.clone(), lost);
                 self.context.log.append([Fact::OutputLost { instance, lost_bytes, reason }]);
                 None
             }
-            News::TreeGone { key } => {
+            HostEvent::TreeGone { key } => {
                 let incarnation = of(key)?;
                 live.gone = true;
                 self.process = None;
                 self.gone = Some(key);
-                Some(Input::TreeGone { incarnation, roll: host.roll() })
+                Some(InstanceInput::TreeGone { incarnation, roll: host.roll() })
             }
         }
     }
 
-    fn standing(&self) -> Standing {
-        Standing { state: self.machine.state(), ready: self.machine.is_ready() }
+    fn snapshot(&self) -> InstanceSnapshot {
+        InstanceSnapshot { state: self.machine.state(), ready: self.machine.is_ready() }
     }
 
-    fn step(&mut self, myself: &ActorRef<ProcessMsg>, input: Input) {
+    fn step(&mut self, myself: &ActorRef<ProcessMsg>, input: InstanceInput) {
         let message = self.context.log.describe(|| Message::Input(input.clone()));
         self.take(myself, input, message);
     }
 
     /// `message`: how it came here, for a recording.
-    fn take(&mut self, myself: &ActorRef<ProcessMsg>, input: Input, message: Option<Message>) {
+    fn take(&mut self, myself: &ActorRef<ProcessMsg>, input: InstanceInput, message: Option<Message>) {
         let now = self.context.clock.now();
         let to = || Node::Instance(self.id.clone());
         let step = message.map(|message| Step { at: now, to: to(), message });
@@ -536,14 +542,14 @@ impl ProcessState {
         self.machine.step(&self.spec, now, input, &mut effects);
         // Facts first: whoever acts on an effect finds it told.
         let facts = effects.iter().filter_map(|effect| match effect {
-            Effect::Emit(fact) => Some(fact.clone()),
+            InstanceEffect::Emit(fact) => Some(fact.clone()),
             _ => None,
         });
         self.context.log.commit(step, facts);
         if let Some(hooks) = &self.spec.on {
             for effect in &effects {
                 // What never had a process has nothing that a hook could see to.
-                if let Effect::Emit(fact) = effect
+                if let InstanceEffect::Emit(fact) = effect
                     && let Some((hook, command)) = hooks.of(fact)
                     && (hook != Hook::Stop || self.machine.last() > Incarnation(0))
                 {
@@ -559,41 +565,41 @@ impl ProcessState {
         self.timer.set(self.machine.next_deadline(), self.context.clock, myself, || ProcessMsg::Timer);
     }
 
-    fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: Effect) {
+    fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: InstanceEffect) {
         match effect {
-            Effect::Emit(_) => {}
-            Effect::Ask(question) => {
-                let ask = frontier::Input::Ask(self.id.clone(), question);
+            InstanceEffect::Emit(_) => {}
+            InstanceEffect::Ask(question) => {
+                let ask = GateInput::Ask(self.id.clone(), question);
                 tell(&self.dependencies, GraphMsg::Input(ask));
             }
-            Effect::Withdraw => {
-                tell(&self.dependencies, GraphMsg::Input(frontier::Input::Withdraw(self.id.clone())));
+            InstanceEffect::Withdraw => {
+                tell(&self.dependencies, GraphMsg::Input(GateInput::Withdraw(self.id.clone())));
             }
-            Effect::Spawn(incarnation) => self.spawn(myself, incarnation),
-            Effect::WatchReady(incarnation) => {
+            InstanceEffect::Spawn(incarnation) => self.spawn(myself, incarnation),
+            InstanceEffect::WatchReady(incarnation) => {
                 if let Some(ready) = &self.spec.ready
                     && let ReadyTarget::Check(check) = &ready.target
                 {
-                    let thresholds = Thresholds::new(CheckKind::Ready, check.successes, 1, Duration::ZERO);
+                    let thresholds = CheckStreak::new(CheckKind::Ready, check.successes, 1, Duration::ZERO);
                     let check = check.clone();
                     self.watch(myself, incarnation, CheckKind::Ready, check, thresholds);
                 }
             }
-            Effect::WatchHealth(incarnation) => {
+            InstanceEffect::WatchHealth(incarnation) => {
                 if let Some(health) = &self.spec.health {
                     let check = health.check.clone();
                     let grace_until = self.context.clock.now() + health.start_period;
                     let thresholds =
-                        Thresholds::new(CheckKind::Health, check.successes, health.failures, grace_until);
+                        CheckStreak::new(CheckKind::Health, check.successes, health.failures, grace_until);
                     self.watch(myself, incarnation, CheckKind::Health, check, thresholds);
                 }
             }
-            Effect::EndChecks => {
+            InstanceEffect::EndChecks => {
                 if let Some(live) = &mut self.process {
                     live.end_checks();
                 }
             }
-            Effect::Terminate(incarnation, signal) => {
+            InstanceEffect::Terminate(incarnation, signal) => {
                 // A stop command whose time is over.
                 if let Some(command) = self.process.as_mut().and_then(|live| live.stop_command.take()) {
                     self.context.host.kill(command);
@@ -602,28 +608,28 @@ impl ProcessState {
                     self.context.host.signal(key, signal);
                 }
             }
-            Effect::Pause(incarnation) => {
+            InstanceEffect::Pause(incarnation) => {
                 if let Some(key) = self.key_of(incarnation) {
                     self.context.host.pause(key);
                 }
             }
-            Effect::Resume(incarnation) => {
+            InstanceEffect::Resume(incarnation) => {
                 if let Some(key) = self.key_of(incarnation) {
                     self.context.host.resume(key);
                 }
             }
-            Effect::KillTree(incarnation) => {
+            InstanceEffect::KillTree(incarnation) => {
                 if let Some(key) = self.key_of(incarnation) {
                     self.context.host.kill(key);
                 }
             }
-            Effect::StopCommand(incarnation) => self.stop_command(myself, incarnation),
-            Effect::Fell(delay) => {
-                tell(&self.parent, SupervisorMsg::Child(self.slot, ChildNews::Fell(delay)));
+            InstanceEffect::StopCommand(incarnation) => self.stop_command(myself, incarnation),
+            InstanceEffect::Crashed(delay) => {
+                tell(&self.parent, SupervisorMsg::Child(self.slot, ChildEvent::Crashed(delay)));
             }
-            Effect::Ended => tell(&self.parent, SupervisorMsg::Child(self.slot, ChildNews::Ended)),
-            Effect::Report(activity) => {
-                tell(&self.parent, SupervisorMsg::Child(self.slot, ChildNews::Activity(activity)));
+            InstanceEffect::Ended => tell(&self.parent, SupervisorMsg::Child(self.slot, ChildEvent::Ended)),
+            InstanceEffect::Report(activity) => {
+                tell(&self.parent, SupervisorMsg::Child(self.slot, ChildEvent::Activity(activity)));
             }
         }
     }
@@ -637,7 +643,7 @@ impl ProcessState {
             limit,
             dir: self.spec.dir.clone(),
             env: environment(&self.context, &self.spec, &self.id, None),
-            output: Output::Beside(self.source),
+            output: OutputTarget::Beside(self.source),
         };
         self.hooks.run(&self.context, run);
     }
@@ -648,8 +654,8 @@ impl ProcessState {
 
     fn order(&self, myself: &ActorRef<ProcessMsg>, key: ProcessKey, command: &CommandLine) -> SpawnOrder {
         let (actor, host) = (myself.clone(), Arc::clone(&self.context.host));
-        let news: NewsSink = Arc::new(move |news| {
-            let made = matches!(news, News::Spawned { .. });
+        let news: HostEventSink = Arc::new(move |news| {
+            let made = matches!(news, HostEvent::Spawned { .. });
             // Made for an actor that is gone: nobody else would end it.
             if actor.cast(ProcessMsg::News(news)).is_err() && made {
                 host.kill(key);
@@ -662,7 +668,7 @@ impl ProcessState {
             env: environment(&self.context, &self.spec, &self.id, None),
             input: None,
             extra: None,
-            output: Output::Capture(0),
+            output: OutputTarget::Capture(0),
             owner: None,
             keep: None,
             news,
@@ -673,11 +679,11 @@ impl ProcessState {
         let key = self.context.host.next_key();
         // What was left of an earlier one is gone: the machine saw to that.
         self.process = Some(Live::new(&self.context.host, incarnation, key));
-        self.lifeline.asked_for(key, incarnation);
+        self.guard.asked_for(key, incarnation);
         let mut order = self.order(myself, key, &self.declared.command);
         order.dir.clone_from(&self.declared.dir);
-        order.env.of = env::Of::Start(Arc::clone(&self.declared));
-        order.output = Output::Lines(self.source, self.pattern());
+        order.env.of = env::EnvFor::Start(Arc::clone(&self.declared));
+        order.output = OutputTarget::Lines(self.source, self.pattern());
         order.owner = Some(Owner { instance: self.id.to_string(), incarnation });
         order.keep = self.keep();
         order.news = self.news(key);
@@ -699,7 +705,7 @@ impl ProcessState {
         let key = self.context.host.next_key();
         let mut order = self.order(myself, key, &command);
         order.env = environment(&self.context, &self.spec, &self.id, pid);
-        order.output = Output::Beside(self.source);
+        order.output = OutputTarget::Beside(self.source);
         if let Some(live) = &mut self.process {
             live.stop_command = Some(key);
         }
@@ -713,7 +719,7 @@ impl ProcessState {
         incarnation: Incarnation,
         kind: CheckKind,
         check: Check,
-        thresholds: Thresholds,
+        thresholds: CheckStreak,
     ) {
         let pid = self.process.as_ref().and_then(|live| live.pid);
         let env = environment(&self.context, &self.spec, &self.id, pid);
@@ -749,29 +755,34 @@ const CHECK_OUTPUT: usize = 2_000;
 async fn attempt(
     host: &Arc<dyn Host>,
     dir: &Path,
-    env: &env::Recipe,
+    env: &env::EnvRecipe,
     command: &CommandLine,
     limit: Duration,
-) -> Outcome {
-    let errand = Errand { host, dir, env, command, output: Output::Capture(CHECK_OUTPUT) };
+) -> CheckOutcome {
+    let errand = Oneshot { host, dir, env, command, output: OutputTarget::Capture(CHECK_OUTPUT) };
     match errand.run(limit).await {
-        errand::Outcome::Ended(Exit::SUCCESS, _) => Outcome::Pass,
-        errand::Outcome::Ended(exit, captured) => {
+        oneshot::Outcome::Ended(Exit::SUCCESS, _) => CheckOutcome::Pass,
+        oneshot::Outcome::Ended(exit, captured) => {
             let text = one_line(&captured);
             let text = if text.is_empty() { text } else { format!(": {text}") };
-            Outcome::Fail(format!("{command} ended with {exit}{text}"))
+            CheckOutcome::Fail(format!("{command} ended with {exit}{text}"))
         }
-        errand::Outcome::Unable(reason) => Outcome::Unable(format!("{command}: {reason}")),
-        errand::Outcome::TimedOut => Outcome::Fail(format!("{command} did not end within {limit:?}")),
+        oneshot::Outcome::Unable(reason) => CheckOutcome::Unable(format!("{command}: {reason}")),
+        oneshot::Outcome::TimedOut => CheckOutcome::Fail(format!("{command} did not end within {limit:?}")),
     }
 }
 
 /// What a process of an instance gets as its environment.
-fn environment(context: &Context, spec: &Arc<ServiceSpec>, id: &InstanceId, pid: Option<u32>) -> env::Recipe {
+fn environment(
+    context: &ActorContext,
+    spec: &Arc<ServiceSpec>,
+    id: &InstanceId,
+    pid: Option<u32>,
+) -> env::EnvRecipe {
     let mut given = vec![("REGROW_SERVICE", spec.name.short().to_owned()), ("REGROW_INSTANCE", id.short())];
     given.extend(spec.project.iter().map(|project| ("REGROW_PROJECT", project.clone())));
     given.extend(context.socket.as_ref().map(|path| ("REGROW_SOCKET", path.to_string_lossy().into_owned())));
     given.extend(pid.map(|pid| ("REGROW_PID", pid.to_string())));
     let (inherited, vault) = (Arc::clone(&context.inherited), Arc::clone(&context.vault));
-    env::Recipe { inherited, of: env::Of::Service(Arc::clone(spec)), given, vault }
+    env::EnvRecipe { inherited, of: env::EnvFor::Service(Arc::clone(spec)), given, vault }
 }

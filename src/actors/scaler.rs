@@ -8,10 +8,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
 
 use super::supervisor::SupervisorMsg;
-use super::worker_pool::{Mode, PoolMsg};
-use super::{Context, tell};
-use crate::decide::pool::{Input, Standing};
-use crate::decide::scaler::{ScalePolicy, Scaling, Seen, decide};
+use super::worker_pool::{PoolMsg, ScalingMode};
+use super::{ActorContext, tell};
+use crate::decide::pool::{PoolCounts, PoolInput};
+use crate::decide::scaler::{PoolObservation, ScalePolicy, ScaleStep, decide};
 use crate::model::sample::Sample;
 use crate::model::stats::ScalerStats;
 use crate::model::{Answer, Denial, Fact, Name};
@@ -25,9 +25,9 @@ pub enum ScalerMsg {
     /// What became of the wish for other copies of a service.
     Scaled(Name, (u32, u32), Result<Answer, Denial>),
     /// The pool stands like this, and so was the machine.
-    Looked(Standing, Arc<Sample>),
+    Looked(PoolCounts, Arc<Sample>),
     /// Other bounds, or whether it scales by itself; answered when the pool has them.
-    Set(Bounds, oneshot::Sender<()>),
+    Set(PoolSettings, oneshot::Sender<()>),
     /// So many workers, by hand.
     Scale(u32, oneshot::Sender<()>),
     /// How it stands.
@@ -36,7 +36,7 @@ pub enum ScalerMsg {
 
 /// What is to be another; `None`: as it was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bounds {
+pub struct PoolSettings {
     /// So many workers at least.
     pub min: Option<u32>,
     /// And at most.
@@ -48,26 +48,26 @@ pub struct Bounds {
 pub(crate) struct Scaler;
 
 pub(crate) struct ScalerArgs {
-    pub(crate) context: Arc<Context>,
+    pub(crate) context: Arc<ActorContext>,
     /// That of the pool; `None`: it is the tree's own.
     pub(crate) name: Option<Name>,
     pub(crate) pool: ActorRef<PoolMsg>,
     /// Who scales services: of several Scalers, one.
     pub(crate) root: Option<ActorRef<SupervisorMsg>>,
     pub(crate) policy: ScalePolicy,
-    pub(crate) mode: Mode,
+    pub(crate) mode: ScalingMode,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
 }
 
 pub(crate) struct ScalerState {
-    context: Arc<Context>,
+    context: Arc<ActorContext>,
     name: Option<Name>,
     pool: ActorRef<PoolMsg>,
     /// Of several Scalers, one has them.
     copies: Option<Copies>,
     policy: ScalePolicy,
     samples: watch::Receiver<Option<Arc<Sample>>>,
-    mode: Mode,
+    mode: ScalingMode,
     stepped: Option<Duration>,
     last: Option<String>,
 }
@@ -110,8 +110,8 @@ impl Actor for Scaler {
                 }
                 // The pool's answer comes as a message.
                 tokio::spawn(async move {
-                    if let Ok(stand) = answered.await {
-                        tell(&myself, ScalerMsg::Looked(stand.standing, sample));
+                    if let Ok(snapshot) = answered.await {
+                        tell(&myself, ScalerMsg::Looked(snapshot.snapshot, sample));
                     }
                 });
             }
@@ -120,23 +120,23 @@ impl Actor for Scaler {
                     copies.hear(service, step, answer);
                 }
             }
-            ScalerMsg::Looked(standing, sample) => state.look(standing, &sample),
+            ScalerMsg::Looked(snapshot, sample) => state.look(snapshot, &sample),
             ScalerMsg::Set(bounds, answer) => {
                 let ScalePolicy { min, max, .. } = &mut state.policy;
                 (*min, *max) = (bounds.min.unwrap_or(*min), bounds.max.unwrap_or(*max));
-                let input = Input::Bounds(*min, *max);
+                let input = PoolInput::Bounds(*min, *max);
                 if let Some(auto) = bounds.auto {
-                    state.mode = if auto { Mode::Auto } else { Mode::ByHand };
+                    state.mode = if auto { ScalingMode::Auto } else { ScalingMode::ByHand };
                 }
-                state.wish(input, answer);
+                state.directive(input, answer);
             }
             ScalerMsg::Scale(workers, answer) => {
                 // Who says a number means it to stay.
-                state.mode = Mode::ByHand;
-                state.wish(Input::Scale(workers), answer);
+                state.mode = ScalingMode::ByHand;
+                state.directive(PoolInput::Scale(workers), answer);
             }
             ScalerMsg::Stand(answer) => {
-                let auto = state.mode == Mode::Auto;
+                let auto = state.mode == ScalingMode::Auto;
                 let services = state.copies.as_ref().map(Copies::stats).unwrap_or_default();
                 let stats = ScalerStats { auto, last: state.last.clone(), services };
                 let _ = answer.send((stats, state.policy));
@@ -147,30 +147,30 @@ impl Actor for Scaler {
 }
 
 impl ScalerState {
-    fn look(&mut self, standing: Standing, sample: &Sample) {
-        if self.mode == Mode::ByHand {
+    fn look(&mut self, snapshot: PoolCounts, sample: &Sample) {
+        if self.mode == ScalingMode::ByHand {
             return;
         }
         let machine = &sample.machine;
         let (cpu, memory) = (machine.cpu_percent, machine.memory_percent());
-        let seen = Seen { cpu, memory, waiting: standing.queued };
+        let seen = PoolObservation { cpu, memory, waiting: snapshot.queued };
         let now = self.context.clock.now();
-        let Some(Scaling { to, reason }) = decide(&self.policy, now, self.stepped, standing.wanted, seen)
+        let Some(ScaleStep { to, reason }) = decide(&self.policy, now, self.stepped, snapshot.wanted, seen)
         else {
             return;
         };
-        let from = standing.wanted;
+        let from = snapshot.wanted;
         self.stepped = Some(now);
         self.last = Some(format!("from {from} to {to}: {reason}"));
         self.context.log.append([Fact::PoolScaled { pool: self.name.clone(), from, to, reason }]);
         let (answer, _) = oneshot::channel();
-        tell(&self.pool, PoolMsg::Wish(Input::Scale(to), answer));
+        tell(&self.pool, PoolMsg::Directive(PoolInput::Scale(to), answer));
     }
 
     /// Passes a wish on; the answer comes when the pool has it.
-    fn wish(&self, input: Input, answer: oneshot::Sender<()>) {
+    fn directive(&self, input: PoolInput, answer: oneshot::Sender<()>) {
         let (done, is_done) = oneshot::channel();
-        tell(&self.pool, PoolMsg::Wish(input, done));
+        tell(&self.pool, PoolMsg::Directive(input, done));
         tokio::spawn(async move {
             if is_done.await.is_ok() {
                 let _ = answer.send(());

@@ -13,28 +13,29 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 
 use super::graph::GraphMsg;
-use super::process::{Broke, Lifeline, ProcessActor, ProcessArgs, ProcessMsg, Sender};
+use super::process::{BrokenActor, ProcessActor, ProcessArgs, ProcessGuard, ProcessMsg, Sender};
 use super::timer::Timer;
-use super::{Context, tell};
+use super::{ActorContext, tell};
 use crate::decide::graph::Graph;
-use crate::decide::group::{self, Group, NewChild, Slot};
-use crate::decide::growth::Branch;
-use crate::decide::lifecycle::{Activity, Input};
-use crate::decide::operation::{self, BranchNumber, DeskInput, Operations, Receipt, Ticket};
-use crate::decide::world::{Message, Node, Step};
+use crate::decide::group::{Group, GroupEffect, GroupInput, NewChild, Slot};
+use crate::decide::lifecycle::{Activity, InstanceInput};
+use crate::decide::operation::{Ack, BranchNumber, CommandEffect, CommandInput, CommandNumber, Operations};
+use crate::decide::plan_edit::Branch;
+use crate::decide::simulation::{Message, Node, Step};
 use crate::model::event::StartCause;
 use crate::model::{
-    Answer, Asked, Child, Denial, Event, Fact, GroupSpec, InstanceId, Name, Plan, ServiceSpec, StopCause,
+    Answer, Child, Denial, Event, Fact, GroupSpec, InstanceId, IssuedCommand, Name, Plan, ServiceSpec,
+    StopCause,
 };
 
 /// What a supervisor is told.
 pub enum SupervisorMsg {
     /// A child's news.
-    Child(Slot, ChildNews),
+    Child(Slot, ChildEvent),
     /// The graph's answer for an instance below.
-    Answer(InstanceId, Input),
+    Answer(InstanceId, InstanceInput),
     /// A command's wish for an instance below.
-    Wish(InstanceId, Input, Sender),
+    Directive(InstanceId, InstanceInput, Sender),
     /// What a command added there or below.
     Adopt(Branch),
     /// What there is was changed in place: look.
@@ -44,13 +45,13 @@ pub enum SupervisorMsg {
     /// What a command removed is no more (the root only).
     Dismissed(BranchNumber),
     /// An instance has taken a command's wish (the root only).
-    Taken(Receipt),
+    Acknowledged(Ack),
     /// A wish of the parent's, or the boot.
-    Group(group::Input),
+    Group(GroupInput),
     /// The timer rang.
     Timer,
     /// A command (the root only).
-    Command(Asked, Reply),
+    Command(IssuedCommand, CommandReply),
     /// Take everything down, dependents first (the root only).
     Shutdown(String),
     /// A group gave up, and takes its project down with it, or the tree (the root only).
@@ -62,13 +63,13 @@ pub enum SupervisorMsg {
 }
 
 /// Where a command's answer goes.
-pub type Reply = oneshot::Sender<Result<Answer, Denial>>;
+pub type CommandReply = oneshot::Sender<Result<Answer, Denial>>;
 
 /// What a child tells its supervisor.
 #[derive(Debug, Clone, Copy)]
-pub enum ChildNews {
+pub enum ChildEvent {
     /// It fell and would return after this delay.
-    Fell(Duration),
+    Crashed(Duration),
     /// It ended by itself and is not to come back.
     Ended,
     /// What it is up to now.
@@ -76,7 +77,7 @@ pub enum ChildNews {
 }
 
 /// What the root shares with whoever waits for it. It ends with the root.
-pub(crate) struct RootLine {
+pub(crate) struct RootChannel {
     /// Whether commands are under way, so that events are worth a message.
     pub(crate) observing: Arc<AtomicBool>,
     /// Turns true when every process is gone after a shutdown.
@@ -85,12 +86,12 @@ pub(crate) struct RootLine {
 
 /// How a supervisor is made.
 pub(crate) struct SupervisorArgs {
-    pub(crate) context: Arc<Context>,
+    pub(crate) context: Arc<ActorContext>,
     /// `None`: the root.
     pub(crate) name: Option<Name>,
     pub(crate) parent: Option<(ActorRef<SupervisorMsg>, Slot)>,
     pub(crate) dependencies: ActorRef<GraphMsg>,
-    pub(crate) root: Option<RootLine>,
+    pub(crate) root: Option<RootChannel>,
 }
 
 pub(crate) struct ServiceSupervisor;
@@ -102,21 +103,21 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(context: &Context) -> Shape {
-        context.log.board(|b| Shape { plan: Arc::clone(b.plan()), graph: Arc::clone(b.graph()) })
+    fn of(context: &ActorContext) -> Shape {
+        context.log.tree_state(|b| Shape { plan: Arc::clone(b.plan()), graph: Arc::clone(b.graph()) })
     }
 }
 
-enum Kid {
-    Process { id: InstanceId, actor: ActorRef<ProcessMsg>, lifeline: Arc<Lifeline> },
+enum ChildActor {
+    Process { id: InstanceId, actor: ActorRef<ProcessMsg>, guard: Arc<ProcessGuard> },
     Group { name: Name, actor: ActorRef<SupervisorMsg> },
 }
 
-impl Kid {
+impl ChildActor {
     fn name(&self) -> String {
         match self {
-            Kid::Process { id, .. } => id.to_string(),
-            Kid::Group { name, .. } => name.to_string(),
+            ChildActor::Process { id, .. } => id.to_string(),
+            ChildActor::Group { name, .. } => name.to_string(),
         }
     }
 
@@ -124,39 +125,39 @@ impl Kid {
     async fn end(self) {
         // An error means that it is gone already.
         let _ = match self {
-            Kid::Process { actor, .. } => actor.stop_and_wait(None, None).await,
-            Kid::Group { actor, .. } => actor.stop_and_wait(None, None).await,
+            ChildActor::Process { actor, .. } => actor.stop_and_wait(None, None).await,
+            ChildActor::Group { actor, .. } => actor.stop_and_wait(None, None).await,
         };
     }
 
     fn actor_id(&self) -> ActorId {
         match self {
-            Kid::Process { actor, .. } => actor.get_id(),
-            Kid::Group { actor, .. } => actor.get_id(),
+            ChildActor::Process { actor, .. } => actor.get_id(),
+            ChildActor::Group { actor, .. } => actor.get_id(),
         }
     }
 }
 
 /// Commands under way, at the root.
-struct Desk {
-    line: RootLine,
+struct CommandDesk {
+    line: RootChannel,
     operations: Operations,
-    replies: HashMap<Ticket, Reply>,
-    next: Ticket,
+    replies: HashMap<CommandNumber, CommandReply>,
+    next: CommandNumber,
 }
 
 pub(crate) struct SupervisorState {
-    context: Arc<Context>,
+    context: Arc<ActorContext>,
     name: Option<Name>,
     spec: GroupSpec,
     parent: Option<(ActorRef<SupervisorMsg>, Slot)>,
     dependencies: ActorRef<GraphMsg>,
     machine: Group,
-    kids: BTreeMap<Slot, Kid>,
+    children: BTreeMap<Slot, ChildActor>,
     /// The child through which each instance below is reached.
     routes: HashMap<InstanceId, Slot>,
     timer: Timer,
-    desk: Option<Desk>,
+    commands: Option<CommandDesk>,
 }
 
 impl Actor for ServiceSupervisor {
@@ -183,10 +184,10 @@ impl Actor for ServiceSupervisor {
             spec,
             parent,
             dependencies,
-            kids: BTreeMap::new(),
+            children: BTreeMap::new(),
             routes: HashMap::new(),
             timer: Timer::default(),
-            desk: root.map(|line| Desk {
+            commands: root.map(|line| CommandDesk {
                 line,
                 operations: Operations::default(),
                 replies: HashMap::new(),
@@ -206,35 +207,41 @@ impl Actor for ServiceSupervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SupervisorMsg::Child(slot, ChildNews::Fell(delay)) => {
-                state.step(&myself, group::Input::Fell(slot, delay));
+            SupervisorMsg::Child(slot, ChildEvent::Crashed(delay)) => {
+                state.step(&myself, GroupInput::Crashed(slot, delay));
             }
-            SupervisorMsg::Child(slot, ChildNews::Ended) => state.step(&myself, group::Input::Ended(slot)),
-            SupervisorMsg::Child(slot, ChildNews::Activity(activity)) => {
-                state.step(&myself, group::Input::Reported(slot, activity));
+            SupervisorMsg::Child(slot, ChildEvent::Ended) => state.step(&myself, GroupInput::Ended(slot)),
+            SupervisorMsg::Child(slot, ChildEvent::Activity(activity)) => {
+                state.step(&myself, GroupInput::Reported(slot, activity));
             }
             SupervisorMsg::Answer(instance, input) => state.hand_down(instance, input),
-            SupervisorMsg::Wish(instance, input, sender) => state.hand_down_wish(instance, input, sender),
+            SupervisorMsg::Directive(instance, input, sender) => {
+                state.hand_down_directive(instance, input, sender);
+            }
             SupervisorMsg::Adopt(branch) => state.add(&myself, branch).await?,
             SupervisorMsg::Reconfigured => state.reconfigured(),
             SupervisorMsg::Dismiss(branch, sender) => state.dismiss(&myself, branch, sender).await,
             SupervisorMsg::Dismissed(number) => {
-                state.at_desk(&myself, DeskInput::Dismissed(number)).await?;
+                state.step_commands(&myself, CommandInput::Dismissed(number)).await?;
             }
-            SupervisorMsg::Taken(receipt) => state.at_desk(&myself, DeskInput::Taken(receipt)).await?,
+            SupervisorMsg::Acknowledged(ack) => {
+                state.step_commands(&myself, CommandInput::Acknowledged(ack)).await?;
+            }
             SupervisorMsg::Group(input) => state.step(&myself, input),
             SupervisorMsg::Timer => {
                 state.timer.rang();
-                state.step(&myself, group::Input::Tick);
+                state.step(&myself, GroupInput::Tick);
             }
             SupervisorMsg::Command(command, reply) => state.command(&myself, command, reply).await?,
             SupervisorMsg::Shutdown(cause) => state.shutdown(&myself, cause).await?,
             SupervisorMsg::GaveUp(group) => match &state.parent {
                 Some((parent, _)) => tell(parent, SupervisorMsg::GaveUp(group)),
-                None => state.at_desk(&myself, DeskInput::GaveUp(group)).await?,
+                None => state.step_commands(&myself, CommandInput::GaveUp(group)).await?,
             },
             SupervisorMsg::KillAll => state.kill_all(&myself).await?,
-            SupervisorMsg::Observed(event) => state.at_desk(&myself, DeskInput::Observed(event)).await?,
+            SupervisorMsg::Observed(event) => {
+                state.step_commands(&myself, CommandInput::Observed(event)).await?;
+            }
         }
         Ok(())
     }
@@ -245,8 +252,8 @@ impl Actor for ServiceSupervisor {
         _myself: ActorRef<SupervisorMsg>,
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
-        for kid in std::mem::take(&mut state.kids).into_values() {
-            kid.end().await;
+        for child in std::mem::take(&mut state.children).into_values() {
+            child.end().await;
         }
         Ok(())
     }
@@ -259,8 +266,8 @@ impl Actor for ServiceSupervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(actor, error) = event {
-            let broke = state.kids.iter().find(|(_, kid)| kid.actor_id() == actor.get_id());
-            if let Some((slot, child)) = broke.map(|(slot, kid)| (*slot, kid.name())) {
+            let broke = state.children.iter().find(|(_, child)| child.actor_id() == actor.get_id());
+            if let Some((slot, child)) = broke.map(|(slot, child)| (*slot, child.name())) {
                 tracing::error!(%child, %error, "an actor broke");
                 state.replace(&myself, slot, &error.to_string()).await?;
             } else if actor.get_id() == state.dependencies.get_id() {
@@ -291,10 +298,10 @@ impl SupervisorState {
                 };
                 for id in spec.instances().filter(|id| copies.is_none_or(|copies| copies.contains(id))) {
                     let slot = self.machine.add(NewChild::instance(&spec));
-                    let lifeline = Arc::default();
-                    let actor = self.process(myself, &id, &spec, slot, &lifeline, None).await?;
+                    let guard = Arc::default();
+                    let actor = self.process(myself, &id, &spec, slot, &guard, None).await?;
                     self.routes.insert(id.clone(), slot);
-                    self.kids.insert(slot, Kid::Process { id, actor, lifeline });
+                    self.children.insert(slot, ChildActor::Process { id, actor, guard });
                 }
             }
             Child::Group(name) => {
@@ -319,7 +326,7 @@ impl SupervisorState {
                     let ids = graph.service(&service).into_iter().flat_map(|s| s.instances());
                     self.routes.extend(ids.map(|id| (id, slot)));
                 }
-                self.kids.insert(slot, Kid::Group { name: name.clone(), actor });
+                self.children.insert(slot, ChildActor::Group { name: name.clone(), actor });
             }
         }
         Ok(())
@@ -331,8 +338,8 @@ impl SupervisorState {
         id: &InstanceId,
         spec: &Arc<ServiceSpec>,
         slot: Slot,
-        lifeline: &Arc<Lifeline>,
-        broke: Option<Broke>,
+        guard: &Arc<ProcessGuard>,
+        broke: Option<BrokenActor>,
     ) -> Result<ActorRef<ProcessMsg>, ActorProcessingErr> {
         let args = ProcessArgs {
             context: Arc::clone(&self.context),
@@ -342,37 +349,40 @@ impl SupervisorState {
             slot,
             parent: myself.clone(),
             dependencies: self.dependencies.clone(),
-            lifeline: Arc::clone(lifeline),
+            guard: Arc::clone(guard),
             broke,
         };
         let (actor, _) = ProcessActor::spawn_linked(None, ProcessActor, args, myself.get_cell()).await?;
         Ok(actor)
     }
 
-    /// Puts a new actor in the place of a broken one; see [`Input::Inherit`].
+    /// Puts a new actor in the place of a broken one; see [`InstanceInput::Inherit`].
     async fn replace(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
         slot: Slot,
         error: &str,
     ) -> Result<(), ActorProcessingErr> {
-        let (id, lifeline) = match self.kids.get(&slot) {
-            Some(Kid::Process { id, lifeline, .. }) => (id.clone(), Arc::clone(lifeline)),
-            Some(Kid::Group { name, .. }) => {
+        let (id, guard) = match self.children.get(&slot) {
+            Some(ChildActor::Process { id, guard, .. }) => (id.clone(), Arc::clone(guard)),
+            Some(ChildActor::Group { name, .. }) => {
                 return Err(format!("the supervisor of group {name} broke: {error}").into());
             }
             None => return Ok(()),
         };
-        let found = self.context.log.board(|board| {
-            let entry = board.entry(&id)?;
+        let found = self.context.log.tree_state(|tree_state| {
+            let entry = tree_state.entry(&id)?;
             let message = error.to_owned();
-            Some((Arc::clone(&entry.spec), Broke { goal: entry.goal, last: entry.incarnation, message }))
+            Some((
+                Arc::clone(&entry.spec),
+                BrokenActor { goal: entry.goal, last: entry.incarnation, message },
+            ))
         });
         let Some((spec, broke)) = found else {
             return Ok(());
         };
-        let actor = self.process(myself, &id, &spec, slot, &lifeline, Some(broke)).await?;
-        self.kids.insert(slot, Kid::Process { id, actor, lifeline });
+        let actor = self.process(myself, &id, &spec, slot, &guard, Some(broke)).await?;
+        self.children.insert(slot, ChildActor::Process { id, actor, guard });
         Ok(())
     }
 
@@ -414,15 +424,15 @@ impl SupervisorState {
             self.spec = spec.clone();
             self.machine.reconfigure(spec);
         }
-        for (slot, kid) in &self.kids {
-            match kid {
-                Kid::Process { id, actor, .. } => {
+        for (slot, child) in &self.children {
+            match child {
+                ChildActor::Process { id, actor, .. } => {
                     if let Some(spec) = shape.graph.service(id.service()) {
                         self.machine.reconfigure_child(*slot, NewChild::instance(spec));
                         tell(actor, ProcessMsg::Spec(Arc::clone(spec)));
                     }
                 }
-                Kid::Group { name, actor } => {
+                ChildActor::Group { name, actor } => {
                     if let Some(spec) = shape.plan.groups.get(name) {
                         self.machine.reconfigure_child(*slot, NewChild::group(spec));
                     }
@@ -451,12 +461,12 @@ impl SupervisorState {
         let slots: Vec<Slot> =
             branch.children.iter().flat_map(|child| self.slots(child, &branch.instances)).collect();
         for slot in &slots {
-            self.run(myself, group::Input::Removed(*slot), now, None);
+            self.run(myself, GroupInput::Removed(*slot), now, None);
         }
         for slot in slots {
             // It rests: at most it is at a message that changes nothing.
-            if let Some(kid) = self.kids.remove(&slot) {
-                kid.end().await;
+            if let Some(child) = self.children.remove(&slot) {
+                child.end().await;
             }
         }
         for id in &branch.instances {
@@ -468,7 +478,7 @@ impl SupervisorState {
 
     /// Writes down what this supervisor was told; at the root that is part of the desk's step.
     fn note(&self, at: Duration, message: impl FnOnce() -> Message) {
-        if self.desk.is_none() {
+        if self.commands.is_none() {
             let to = Node::Group(self.name.clone());
             let step = self.context.log.describe(|| Step { at, to, message: message() });
             self.context.log.commit(step, []);
@@ -476,23 +486,25 @@ impl SupervisorState {
     }
 
     fn group_below(&self, group: &Name) -> Option<(Slot, ActorRef<SupervisorMsg>)> {
-        self.kids.iter().find_map(|(slot, kid)| match kid {
-            Kid::Group { name, actor } if name == group => Some((*slot, actor.clone())),
-            Kid::Group { .. } | Kid::Process { .. } => None,
+        self.children.iter().find_map(|(slot, child)| match child {
+            ChildActor::Group { name, actor } if name == group => Some((*slot, actor.clone())),
+            ChildActor::Group { .. } | ChildActor::Process { .. } => None,
         })
     }
 
     /// The slots of a member: of a service those of these copies.
     fn slots(&self, child: &Child, copies: &[InstanceId]) -> Vec<Slot> {
-        let is = |kid: &Kid| match (kid, child) {
-            (Kid::Process { id, .. }, Child::Service(name)) => id.service() == name && copies.contains(id),
-            (Kid::Group { name: group, .. }, Child::Group(name)) => group == name,
-            (Kid::Process { .. } | Kid::Group { .. }, _) => false,
+        let is = |made: &ChildActor| match (made, child) {
+            (ChildActor::Process { id, .. }, Child::Service(name)) => {
+                id.service() == name && copies.contains(id)
+            }
+            (ChildActor::Group { name: group, .. }, Child::Group(name)) => group == name,
+            (ChildActor::Process { .. } | ChildActor::Group { .. }, _) => false,
         };
-        self.kids.iter().filter(|(_, kid)| is(kid)).map(|(slot, _)| *slot).collect()
+        self.children.iter().filter(|(_, child)| is(child)).map(|(slot, _)| *slot).collect()
     }
 
-    fn step(&mut self, myself: &ActorRef<SupervisorMsg>, input: group::Input) {
+    fn step(&mut self, myself: &ActorRef<SupervisorMsg>, input: GroupInput) {
         let now = self.context.clock.now();
         let step = self.context.log.describe(|| Step {
             at: now,
@@ -505,16 +517,16 @@ impl SupervisorState {
     fn run(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
-        input: group::Input,
+        input: GroupInput,
         now: Duration,
         step: Option<Step>,
     ) {
         let mut effects = Vec::new();
         self.machine.step(now, input, &mut effects);
         // Facts first: whoever acts on an effect finds it told.
-        let name = |slot: Slot| self.kids.get(&slot).map(Kid::name).unwrap_or_default();
+        let name = |slot: Slot| self.children.get(&slot).map(ChildActor::name).unwrap_or_default();
         let facts = effects.iter().filter_map(|effect| match effect {
-            group::Effect::Emit(fact) => Some(fact.clone().named(self.name.as_ref(), &self.spec, name)),
+            GroupEffect::Emit(fact) => Some(fact.clone().named(self.name.as_ref(), &self.spec, name)),
             _ => None,
         });
         self.context.log.commit(step, facts);
@@ -524,61 +536,63 @@ impl SupervisorState {
         self.timer.set(self.machine.next_deadline(), self.context.clock, myself, || SupervisorMsg::Timer);
     }
 
-    fn perform(&mut self, myself: &ActorRef<SupervisorMsg>, effect: group::Effect) {
+    fn perform(&mut self, myself: &ActorRef<SupervisorMsg>, effect: GroupEffect) {
         match effect {
-            group::Effect::Permit(slot) => {
-                self.tell_kid(slot, Input::Permit, group::Input::Start(StartCause::Group));
+            GroupEffect::Permit(slot) => {
+                self.tell_kid(slot, InstanceInput::Permit, GroupInput::Start(StartCause::Group));
             }
-            group::Effect::Start(slot, cause) => {
-                self.tell_kid(slot, Input::Start(cause), group::Input::Start(cause));
+            GroupEffect::Start(slot, cause) => {
+                self.tell_kid(slot, InstanceInput::Start(cause), GroupInput::Start(cause));
             }
-            group::Effect::Stop(slot, cause) => {
-                self.tell_kid(slot, Input::Stop(cause), group::Input::Stop(cause));
+            GroupEffect::Stop(slot, cause) => {
+                self.tell_kid(slot, InstanceInput::Stop(cause), GroupInput::Stop(cause));
             }
-            group::Effect::Fell => self.tell_parent(ChildNews::Fell(Duration::ZERO)),
-            group::Effect::Report(activity) => self.tell_parent(ChildNews::Activity(activity)),
-            group::Effect::Ended => self.tell_parent(ChildNews::Ended),
-            group::Effect::EndTree => {
+            GroupEffect::Crashed => self.tell_parent(ChildEvent::Crashed(Duration::ZERO)),
+            GroupEffect::Report(activity) => self.tell_parent(ChildEvent::Activity(activity)),
+            GroupEffect::Ended => self.tell_parent(ChildEvent::Ended),
+            GroupEffect::EndTree => {
                 let cause = "its significant services have ended".to_owned();
                 tell(myself, SupervisorMsg::Shutdown(cause));
             }
-            group::Effect::ExitTree => {
+            GroupEffect::ExitTree => {
                 // Down from the root, where every wish starts.
                 let above = self.parent.as_ref().map_or(myself, |(parent, _)| parent);
                 tell(above, SupervisorMsg::GaveUp(self.name.clone()));
             }
-            group::Effect::Emit(_) => {}
+            GroupEffect::Emit(_) => {}
         }
     }
 
     /// Tells a child: the first if it is a process, the second if it is a group.
-    fn tell_kid(&self, slot: Slot, process: Input, group: group::Input) {
-        match self.kids.get(&slot) {
-            Some(Kid::Process { actor, .. }) => tell(actor, ProcessMsg::Input(process)),
-            Some(Kid::Group { actor, .. }) => tell(actor, SupervisorMsg::Group(group)),
+    fn tell_kid(&self, slot: Slot, process: InstanceInput, group: GroupInput) {
+        match self.children.get(&slot) {
+            Some(ChildActor::Process { actor, .. }) => tell(actor, ProcessMsg::Input(process)),
+            Some(ChildActor::Group { actor, .. }) => tell(actor, SupervisorMsg::Group(group)),
             None => {}
         }
     }
 
-    fn tell_parent(&self, news: ChildNews) {
+    fn tell_parent(&self, news: ChildEvent) {
         if let Some((parent, slot)) = &self.parent {
             tell(parent, SupervisorMsg::Child(*slot, news));
         }
     }
 
     /// Hands something to the child that is, or is above, the instance.
-    fn hand_down(&self, instance: InstanceId, input: Input) {
-        match self.routes.get(&instance).and_then(|slot| self.kids.get(slot)) {
-            Some(Kid::Process { actor, .. }) => tell(actor, ProcessMsg::Input(input)),
-            Some(Kid::Group { actor, .. }) => tell(actor, SupervisorMsg::Answer(instance, input)),
+    fn hand_down(&self, instance: InstanceId, input: InstanceInput) {
+        match self.routes.get(&instance).and_then(|slot| self.children.get(slot)) {
+            Some(ChildActor::Process { actor, .. }) => tell(actor, ProcessMsg::Input(input)),
+            Some(ChildActor::Group { actor, .. }) => tell(actor, SupervisorMsg::Answer(instance, input)),
             None => {}
         }
     }
 
-    fn hand_down_wish(&self, instance: InstanceId, input: Input, sender: Sender) {
-        match self.routes.get(&instance).and_then(|slot| self.kids.get(slot)) {
-            Some(Kid::Process { actor, .. }) => tell(actor, ProcessMsg::Wish(input, sender)),
-            Some(Kid::Group { actor, .. }) => tell(actor, SupervisorMsg::Wish(instance, input, sender)),
+    fn hand_down_directive(&self, instance: InstanceId, input: InstanceInput, sender: Sender) {
+        match self.routes.get(&instance).and_then(|slot| self.children.get(slot)) {
+            Some(ChildActor::Process { actor, .. }) => tell(actor, ProcessMsg::Directive(input, sender)),
+            Some(ChildActor::Group { actor, .. }) => {
+                tell(actor, SupervisorMsg::Directive(instance, input, sender));
+            }
             None => {}
         }
     }
@@ -586,16 +600,16 @@ impl SupervisorState {
     async fn command(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
-        command: Asked,
-        reply: Reply,
+        command: IssuedCommand,
+        reply: CommandReply,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(desk) = &mut self.desk else {
+        let Some(commands) = &mut self.commands else {
             return Ok(());
         };
-        let ticket = desk.next;
-        desk.next += 1;
-        desk.replies.insert(ticket, reply);
-        self.at_desk(myself, DeskInput::Command(ticket, command)).await
+        let ticket = commands.next;
+        commands.next += 1;
+        commands.replies.insert(ticket, reply);
+        self.step_commands(myself, CommandInput::Command(ticket, command)).await
     }
 
     async fn shutdown(
@@ -605,7 +619,7 @@ impl SupervisorState {
     ) -> Result<(), ActorProcessingErr> {
         match &self.parent {
             Some((parent, _)) => tell(parent, SupervisorMsg::Shutdown(cause)),
-            None => self.at_desk(myself, DeskInput::Shutdown(cause)).await?,
+            None => self.step_commands(myself, CommandInput::Shutdown(cause)).await?,
         }
         Ok(())
     }
@@ -613,21 +627,21 @@ impl SupervisorState {
     async fn kill_all(&mut self, myself: &ActorRef<SupervisorMsg>) -> Result<(), ActorProcessingErr> {
         self.shutdown(myself, "killed".to_owned()).await?;
         for id in self.routes.keys() {
-            self.hand_down(id.clone(), Input::Kill(StopCause::Shutdown));
+            self.hand_down(id.clone(), InstanceInput::Kill(StopCause::Shutdown));
         }
         Ok(())
     }
 
     /// A step of the commands under way, at the root.
-    async fn at_desk(
+    async fn step_commands(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
-        input: DeskInput,
+        input: CommandInput,
     ) -> Result<(), ActorProcessingErr> {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             // Each before anything else that the desk is told.
-            for (at, next) in self.one_at_desk(myself, input).await?.into_iter().enumerate() {
+            for (at, next) in self.step_commands_once(myself, input).await?.into_iter().enumerate() {
                 inputs.insert(at, next);
             }
         }
@@ -635,53 +649,58 @@ impl SupervisorState {
     }
 
     /// What the desk wants to be told next, before anything else.
-    async fn one_at_desk(
+    async fn step_commands_once(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
-        input: DeskInput,
-    ) -> Result<Vec<DeskInput>, ActorProcessingErr> {
-        let Some(desk) = &mut self.desk else {
+        input: CommandInput,
+    ) -> Result<Vec<CommandInput>, ActorProcessingErr> {
+        let Some(commands) = &mut self.commands else {
             return Ok(Vec::new());
         };
         // Before the first wish is out: what it causes is to be heard of.
-        desk.line.observing.store(true, Ordering::SeqCst);
-        let Context { log, clock, .. } = &*self.context;
+        commands.line.observing.store(true, Ordering::SeqCst);
+        let ActorContext { log, clock, .. } = &*self.context;
         let now = clock.now();
-        let step =
-            log.describe(|| Step { at: now, to: Node::Group(None), message: Message::Desk(input.clone()) });
-        let effects = log.decide(step, |board| {
+        let step = log.describe(|| Step {
+            at: now,
+            to: Node::Group(None),
+            message: Message::Command(input.clone()),
+        });
+        let effects = log.decide(step, |tree_state| {
             let mut effects = Vec::new();
-            desk.operations.step(board, now, input, &mut effects);
+            commands.operations.step(tree_state, now, input, &mut effects);
             let facts = effects.iter().filter_map(|effect| match effect {
-                operation::Effect::Emit(fact) => Some(fact.clone()),
+                CommandEffect::Emit(fact) => Some(fact.clone()),
                 _ => None,
             });
             let facts: Vec<Fact> = facts.collect();
             (effects, facts)
         });
-        desk.line.observing.store(desk.operations.any(), Ordering::SeqCst);
+        commands.line.observing.store(commands.operations.any(), Ordering::SeqCst);
         let mut next = Vec::new();
         for effect in effects {
             match effect {
-                operation::Effect::Emit(_) => {}
-                operation::Effect::Wish(instance, input, number) => {
-                    self.hand_down_wish(instance, input, Sender { root: myself.clone(), number });
+                CommandEffect::Emit(_) => {}
+                CommandEffect::Directive(instance, input, number) => {
+                    self.hand_down_directive(instance, input, Sender { root: myself.clone(), number });
                 }
-                operation::Effect::Adopt(branch) => self.add(myself, branch).await?,
-                operation::Effect::Reconfigured => self.reconfigured(),
-                operation::Effect::Dismiss(branch, number) => {
+                CommandEffect::Adopt(branch) => self.add(myself, branch).await?,
+                CommandEffect::Reconfigured => self.reconfigured(),
+                CommandEffect::Dismiss(branch, number) => {
                     self.dismiss(myself, branch, Sender { root: myself.clone(), number }).await;
                 }
-                operation::Effect::Again(input) => next.push(input),
-                operation::Effect::Answer(ticket, answer) => {
-                    if let Some(reply) = self.desk.as_mut().and_then(|desk| desk.replies.remove(&ticket)) {
+                CommandEffect::Again(input) => next.push(input),
+                CommandEffect::Answer(ticket, answer) => {
+                    if let Some(reply) =
+                        self.commands.as_mut().and_then(|commands| commands.replies.remove(&ticket))
+                    {
                         // Nobody waits any more when the client has hung up.
                         let _ = reply.send(answer);
                     }
                 }
-                operation::Effect::Down => {
-                    if let Some(desk) = &self.desk {
-                        desk.line.down.send_replace(true);
+                CommandEffect::Down => {
+                    if let Some(commands) = &self.commands {
+                        commands.line.down.send_replace(true);
                     }
                 }
             }

@@ -12,19 +12,19 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
 
 use super::tell;
-use super::worker_pool::{PoolMsg, Shop};
-use crate::decide::pool::{Outcome, WorkerId};
+use super::worker_pool::{PoolMsg, TaskContext};
+use crate::decide::pool::{RunOutcome, WorkerId};
 use crate::decide::progress;
 use crate::model::task::{ProgressReport, ResourceUsage, TaskId, TaskInput, TaskSpec};
 use crate::model::{EnvSpec, Exit, SpawnFailure};
 use crate::os::collect::{Collector, holding, reading};
 use crate::os::progress::{DESCRIPTOR, ProgressPipe};
-use crate::os::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, env};
+use crate::os::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SpawnOrder, env};
 
 /// What a worker is told.
 pub enum WorkerMsg {
     /// Run this.
-    Run(Box<Job>),
+    Run(Box<TaskRun>),
     /// SIGTERM to all of its tree.
     Ask(TaskId),
     /// SIGKILL.
@@ -34,13 +34,13 @@ pub enum WorkerMsg {
     /// SIGCONT.
     Continue(TaskId),
     /// The host's news.
-    News(News),
+    News(HostEvent),
     /// Its task may have said how far it has come.
     Progress,
 }
 
 /// One run of a task.
-pub struct Job {
+pub struct TaskRun {
     pub(super) task: TaskId,
     pub(super) spec: Arc<TaskSpec>,
     pub(super) collector: Arc<Collector>,
@@ -50,7 +50,7 @@ pub struct Job {
 
 /// What came of a run.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub struct RunReport {
     pub(super) exit: Option<Exit>,
     pub(super) pid: Option<u32>,
     pub(super) usage: Option<ResourceUsage>,
@@ -65,7 +65,7 @@ pub(super) struct Worker;
 pub(super) struct WorkerState {
     id: WorkerId,
     pool: ActorRef<PoolMsg>,
-    shop: Arc<Shop>,
+    task_context: Arc<TaskContext>,
     current: Option<Current>,
     /// By which its tasks say how far they have come; from the first one on.
     progress: Option<Listening>,
@@ -92,7 +92,7 @@ struct Current {
     task: TaskId,
     key: ProcessKey,
     collector: Arc<Collector>,
-    report: Report,
+    report: RunReport,
     process: Process,
     /// Told to the host's thread when this is dropped.
     given_up: Arc<AtomicBool>,
@@ -139,14 +139,14 @@ impl Drop for Current {
 impl Actor for Worker {
     type Msg = WorkerMsg;
     type State = WorkerState;
-    type Arguments = (WorkerId, ActorRef<PoolMsg>, Arc<Shop>);
+    type Arguments = (WorkerId, ActorRef<PoolMsg>, Arc<TaskContext>);
 
     async fn pre_start(
         &self,
         _myself: ActorRef<WorkerMsg>,
-        (id, pool, shop): Self::Arguments,
+        (id, pool, task_context): Self::Arguments,
     ) -> Result<WorkerState, ActorProcessingErr> {
-        Ok(WorkerState { id, pool, shop, current: None, progress: None })
+        Ok(WorkerState { id, pool, task_context, current: None, progress: None })
     }
 
     async fn handle(
@@ -181,30 +181,30 @@ impl Actor for Worker {
 }
 
 impl WorkerState {
-    fn run(&mut self, myself: &ActorRef<WorkerMsg>, job: Job) {
-        let Job { task, spec, collector, nice } = job;
-        let failed = |error: String| Report { error: Some(error), ..Report::default() };
-        let host = match self.shop.host() {
+    fn run(&mut self, myself: &ActorRef<WorkerMsg>, job: TaskRun) {
+        let TaskRun { task, spec, collector, nice } = job;
+        let failed = |error: String| RunReport { error: Some(error), ..RunReport::default() };
+        let host = match self.task_context.host() {
             Ok(host) => host,
             Err(error) => {
                 collector.close();
                 let report = failed(format!("no process can be made: {error}"));
-                return self.tell_end(task, Outcome::Shortage, report);
+                return self.tell_end(task, RunOutcome::Shortage, report);
             }
         };
         let input = match input(&spec.input) {
             Ok(input) => input,
             Err(error) => {
                 collector.close();
-                return self.tell_end(task, Outcome::NotStarted, failed(error));
+                return self.tell_end(task, RunOutcome::NotStarted, failed(error));
             }
         };
         let key = host.next_key();
         let (actor, ending) = (myself.clone(), Arc::clone(&host));
         let given_up = Arc::new(AtomicBool::new(false));
         let nobody = Arc::clone(&given_up);
-        let news: NewsSink = Arc::new(move |news| {
-            let made = matches!(news, News::Spawned { .. });
+        let news: HostEventSink = Arc::new(move |news| {
+            let made = matches!(news, HostEvent::Spawned { .. });
             // Made for a worker that is gone: nobody else would end it.
             let heard = actor.cast(WorkerMsg::News(news)).is_ok() && !nobody.load(Ordering::SeqCst);
             if made && !heard {
@@ -216,7 +216,7 @@ impl WorkerState {
             task,
             key,
             collector: Arc::clone(&collector),
-            report: Report::default(),
+            report: RunReport::default(),
             process: Process::Making(None),
             given_up,
         });
@@ -224,11 +224,11 @@ impl WorkerState {
         host.spawn(SpawnOrder {
             key,
             argv: spec.command.argv.clone(),
-            dir: spec.dir.clone().unwrap_or_else(|| self.shop.dir.clone()),
+            dir: spec.dir.clone().unwrap_or_else(|| self.task_context.dir.clone()),
             env: self.environment(task, &spec, nice, extra.is_some()),
             input,
             extra,
-            output: Output::Collect(collector),
+            output: OutputTarget::Collect(collector),
             owner: None,
             keep: None,
             news,
@@ -280,7 +280,7 @@ impl WorkerState {
         spec: &TaskSpec,
         nice: Option<i32>,
         has_progress: bool,
-    ) -> env::Recipe {
+    ) -> env::EnvRecipe {
         let own = |name: &String| spec.env.iter().any(|(other, _)| other == name);
         let common = spec.common_env.iter().filter(|(name, _)| !own(name));
         let set = common.chain(&spec.env).cloned().collect();
@@ -289,14 +289,14 @@ impl WorkerState {
         if has_progress {
             given.push(("REGROW_PROGRESS_FD", DESCRIPTOR.to_string()));
         }
-        if let Some(socket) = &self.shop.socket {
+        if let Some(socket) = &self.task_context.socket {
             given.push(("REGROW_SOCKET", socket.display().to_string()));
         }
-        env::Recipe {
-            inherited: Arc::clone(&self.shop.inherited),
-            of: env::Of::Task(env, nice),
+        env::EnvRecipe {
+            inherited: Arc::clone(&self.task_context.inherited),
+            of: env::EnvFor::Task(env, nice),
             given,
-            vault: Arc::clone(&self.shop.vault),
+            vault: Arc::clone(&self.task_context.vault),
         }
     }
 
@@ -306,12 +306,12 @@ impl WorkerState {
         }
     }
 
-    fn hear(&mut self, news: News) {
+    fn hear(&mut self, news: HostEvent) {
         let Some(current) = &mut self.current else {
             return;
         };
         match news {
-            News::Spawned { key, pid, .. } if key == current.key => {
+            HostEvent::Spawned { key, pid, .. } if key == current.key => {
                 current.report.pid = Some(pid);
                 let before = std::mem::replace(&mut current.process, Process::Runs);
                 if let Process::Making(Some(how)) = before {
@@ -319,15 +319,16 @@ impl WorkerState {
                 }
                 tell(&self.pool, PoolMsg::Started(self.id, current.task, pid));
             }
-            News::SpawnFailed { key, failure } if key == current.key => {
+            HostEvent::SpawnFailed { key, failure } if key == current.key => {
                 current.process = Process::Gone;
-                let outcome = if failure.is_transient() { Outcome::Shortage } else { Outcome::NotStarted };
+                let outcome =
+                    if failure.is_transient() { RunOutcome::Shortage } else { RunOutcome::NotStarted };
                 self.over(outcome, |report| {
                     report.error = Some(failure.message.clone());
                     report.failure = Some(failure);
                 });
             }
-            News::Exited { key, exit, remains, usage, lasted, .. } if key == current.key => {
+            HostEvent::Exited { key, exit, remains, usage, lasted, .. } if key == current.key => {
                 let report = &mut current.report;
                 (report.exit, report.usage) = (Some(exit), usage);
                 report.duration = lasted;
@@ -340,19 +341,19 @@ impl WorkerState {
                     self.ended();
                 }
             }
-            News::TreeGone { key } if key == current.key => self.ended(),
+            HostEvent::TreeGone { key } if key == current.key => self.ended(),
             // Of an earlier run, or of no account.
-            News::Renewed { .. }
-            | News::Spawned { .. }
-            | News::SpawnFailed { .. }
-            | News::Exited { .. }
-            | News::TreeGone { .. }
-            | News::LogMatched { .. }
-            | News::Paused { .. }
-            | News::KeptElsewhere { .. }
-            | News::ForksAway { .. }
-            | News::LostSight { .. }
-            | News::Unkept { .. } => {}
+            HostEvent::Renewed { .. }
+            | HostEvent::Spawned { .. }
+            | HostEvent::SpawnFailed { .. }
+            | HostEvent::Exited { .. }
+            | HostEvent::TreeGone { .. }
+            | HostEvent::LogMatched { .. }
+            | HostEvent::Paused { .. }
+            | HostEvent::KeptElsewhere { .. }
+            | HostEvent::ForksAway { .. }
+            | HostEvent::LostSight { .. }
+            | HostEvent::Unkept { .. } => {}
         }
     }
 
@@ -362,10 +363,10 @@ impl WorkerState {
         };
         current.process = Process::Gone;
         let success = current.report.exit == Some(Exit::SUCCESS);
-        self.over(if success { Outcome::Success } else { Outcome::Failure }, |_| {});
+        self.over(if success { RunOutcome::Success } else { RunOutcome::Failure }, |_| {});
     }
 
-    fn over(&mut self, outcome: Outcome, complete: impl FnOnce(&mut Report)) {
+    fn over(&mut self, outcome: RunOutcome, complete: impl FnOnce(&mut RunReport)) {
         self.hear_progress();
         if let Some(mut current) = self.current.take() {
             complete(&mut current.report);
@@ -375,7 +376,7 @@ impl WorkerState {
         }
     }
 
-    fn tell_end(&self, task: TaskId, outcome: Outcome, report: Report) {
+    fn tell_end(&self, task: TaskId, outcome: RunOutcome, report: RunReport) {
         tell(&self.pool, PoolMsg::Done(self.id, task, outcome, Box::new(report)));
     }
 }

@@ -15,19 +15,21 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 
 use super::timer::Timer;
-use super::worker::{Job, Report, Worker, WorkerMsg};
-use crate::decide::cache::{Bounds, Flight, Looked};
+use super::worker::{RunReport, TaskRun, Worker, WorkerMsg};
+use crate::decide::cache::{CacheLimits, CacheLookup, Flight};
 use crate::decide::ledger::{KeptResult, Ledger};
-use crate::decide::pool::{Effect, Input, Outcome, Pool, Refusal, Size, Standing, Terms, WorkerId};
+use crate::decide::pool::{
+    Pool, PoolCounts, PoolEffect, PoolInput, PoolRefusal, PoolSize, RunOutcome, TaskTerms, WorkerId,
+};
 use crate::decide::progress;
 use crate::decide::scaler::ScalePolicy;
-use crate::decide::tally::Tally;
+use crate::decide::task_metrics::TaskMetrics;
 use crate::model::Exit;
 use crate::model::sample::Sample;
 use crate::model::stats::Performance;
 use crate::model::task::{ProgressReport, TaskEnd, TaskId, TaskProgress, TaskSpec, TaskState, TaskStatus};
 use crate::os::clock::Clock;
-use crate::os::collect::{Collector, Room};
+use crate::os::collect::{CaptureLimit, Collector};
 use crate::os::secrets::Vault;
 use crate::os::waiting::WaitingTasks;
 use crate::os::{Host, Stream, ids, memory};
@@ -35,7 +37,7 @@ use crate::os::{Host, Stream, ids, memory};
 mod lasting;
 mod outcome;
 
-pub(crate) use lasting::Lasting;
+pub(crate) use lasting::TaskPersistence;
 use lasting::{kept, millis};
 pub(crate) use outcome::{CacheKey, Results, key_of};
 pub use outcome::{Finished, Running, Stage, Ticket};
@@ -54,7 +56,7 @@ const LARGEST_KEPT: u64 = 256 * 1024;
 
 /// Whether a pool scales by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum ScalingMode {
     /// By what the machine allows.
     Auto,
     /// Only somebody says how many workers there are.
@@ -65,9 +67,9 @@ pub enum Mode {
 #[derive(Debug, Clone)]
 pub struct TaskRules {
     /// Workers, and tasks that may wait.
-    pub size: Size,
+    pub size: PoolSize,
     /// Results that need not be made again.
-    pub cache: Bounds,
+    pub cache: CacheLimits,
     /// Bytes of each stream of a task's output that are held in memory.
     pub memory: usize,
     /// Bytes of each that are kept at all.
@@ -82,7 +84,7 @@ pub struct TaskRules {
     /// priority.
     pub scale: ScalePolicy,
     /// Whether the pool scales by itself from the beginning.
-    pub mode: Mode,
+    pub mode: ScalingMode,
     /// Where results outlive the supervisor, if they do.
     pub keep: KeepResults,
     /// Percent above which a file system is said to be full.
@@ -95,15 +97,15 @@ impl TaskRules {
     /// The contract's.
     pub fn usual(folder: PathBuf) -> TaskRules {
         TaskRules {
-            size: Size { min: 4, max: 32, queue: 10_000 },
-            cache: Bounds { entries: 2_000, bytes: 256 << 20 },
+            size: PoolSize { min: 4, max: 32, queue: 10_000 },
+            cache: CacheLimits { entries: 2_000, bytes: 256 << 20 },
             memory: 64 * 1024,
             output: 1 << 30,
             folder,
             kept: 1_000,
             kept_for: Duration::from_secs(3600),
             scale: ScalePolicy::default(),
-            mode: Mode::Auto,
+            mode: ScalingMode::Auto,
             keep: KeepResults::InMemory,
             disk_full: 95.0,
             load_high: 0.8,
@@ -118,10 +120,10 @@ const BURST: usize = 2_000;
 const LOW_PRIORITY: i32 = 10;
 
 /// Makes the host of the tasks, once there is one to run.
-pub(crate) type MakeHost = Box<dyn Fn() -> io::Result<Arc<dyn Host>> + Send + Sync>;
+pub(crate) type HostFactory = Box<dyn Fn() -> io::Result<Arc<dyn Host>> + Send + Sync>;
 
 /// What all workers work with.
-pub struct Shop {
+pub struct TaskContext {
     pub(super) clock: Clock,
     /// Where commands run that say nothing else.
     pub(super) dir: PathBuf,
@@ -129,18 +131,18 @@ pub struct Shop {
     pub(super) vault: Arc<Vault>,
     pub(super) socket: Option<PathBuf>,
     host: Mutex<Option<Arc<dyn Host>>>,
-    make_host: MakeHost,
+    make_host: HostFactory,
 }
 
-impl Shop {
+impl TaskContext {
     pub(crate) fn new(
         clock: Clock,
         (dir, socket): (PathBuf, Option<PathBuf>),
         inherited: Arc<Vec<(OsString, OsString)>>,
         vault: Arc<Vault>,
-        make_host: MakeHost,
-    ) -> Shop {
-        Shop { clock, dir, inherited, vault, socket, host: Mutex::new(None), make_host }
+        make_host: HostFactory,
+    ) -> TaskContext {
+        TaskContext { clock, dir, inherited, vault, socket, host: Mutex::new(None), make_host }
     }
 
     /// The tree's clock.
@@ -162,17 +164,17 @@ impl Shop {
 
 /// How a pool stands.
 #[derive(Debug, Clone)]
-pub struct PoolStand {
+pub struct PoolSnapshot {
     /// Workers and tasks.
-    pub standing: Standing,
+    pub snapshot: PoolCounts,
     /// How large it may be.
-    pub size: Size,
+    pub size: PoolSize,
     /// What commands have come to.
     pub performance: Performance,
 }
 
-fn terms_of(spec: &TaskSpec) -> Terms {
-    Terms {
+fn terms_of(spec: &TaskSpec) -> TaskTerms {
+    TaskTerms {
         priority: spec.priority,
         timeout: spec.timeout,
         grace: spec.grace,
@@ -183,7 +185,7 @@ fn terms_of(spec: &TaskSpec) -> Terms {
 
 /// How long a task is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lives {
+pub enum TaskLifetime {
     /// Until it is over, whichever daemon runs it.
     OnItsOwn,
     /// As long as its client waits for it, whose connection ends with this daemon.
@@ -193,7 +195,7 @@ pub enum Lives {
 /// What a pool is told.
 pub enum PoolMsg {
     /// Take these, all or none; by whom.
-    Submit(Vec<TaskSpec>, String, Lives, oneshot::Sender<Result<Vec<Ticket>, Refusal>>),
+    Submit(Vec<TaskSpec>, String, TaskLifetime, oneshot::Sender<Result<Vec<Ticket>, PoolRefusal>>),
     /// Follow one; `None`: it is not known.
     Follow(TaskId, oneshot::Sender<Option<watch::Receiver<Stage>>>),
     /// How tasks stand, oldest first.
@@ -201,11 +203,11 @@ pub enum PoolMsg {
     /// How one stands; `None`: it is not known.
     Status(TaskId, oneshot::Sender<Option<TaskStatus>>),
     /// Of a task or of the pool.
-    Wish(Input, oneshot::Sender<Result<(), Refusal>>),
+    Directive(PoolInput, oneshot::Sender<Result<(), PoolRefusal>>),
     /// Forget all that are finished; how many there were.
     Cleanup(oneshot::Sender<usize>),
     /// How it stands.
-    Stand(oneshot::Sender<PoolStand>),
+    Stand(oneshot::Sender<PoolSnapshot>),
     /// How many end with this daemon, and how many the next one runs.
     Left(oneshot::Sender<(usize, usize)>),
     /// Answered when there is nothing left to do.
@@ -215,9 +217,9 @@ pub enum PoolMsg {
     /// A worker's task says how far it has come.
     Progress(WorkerId, TaskId, ProgressReport),
     /// Somebody says it for a task.
-    Report(TaskId, ProgressReport, oneshot::Sender<Result<(), Refusal>>),
+    Report(TaskId, ProgressReport, oneshot::Sender<Result<(), PoolRefusal>>),
     /// A worker's run is over.
-    Done(WorkerId, TaskId, Outcome, Box<Report>),
+    Done(WorkerId, TaskId, RunOutcome, Box<RunReport>),
     /// The timer rang.
     Timer,
 }
@@ -226,18 +228,18 @@ pub(crate) struct WorkerPool;
 
 pub(crate) struct PoolArgs {
     pub(crate) rules: TaskRules,
-    pub(crate) shop: Arc<Shop>,
+    pub(crate) task_context: Arc<TaskContext>,
     pub(crate) results: Arc<Mutex<Results>>,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
     /// Where results are to outlive this supervisor, to be taken for those of later commands.
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
     /// What outlives this supervisor of its tasks, and what an earlier one has left.
-    pub(crate) lasting: Lasting,
+    pub(crate) lasting: TaskPersistence,
 }
 
 pub(crate) struct PoolState {
     rules: TaskRules,
-    shop: Arc<Shop>,
+    task_context: Arc<TaskContext>,
     results: Arc<Mutex<Results>>,
     samples: watch::Receiver<Option<Arc<Sample>>>,
     ledger: Option<Arc<dyn Ledger>>,
@@ -254,17 +256,17 @@ pub(crate) struct PoolState {
     /// Those that are finished, in the order in which they ended, and when.
     finished: VecDeque<(Duration, TaskId)>,
     wait_empty: Vec<oneshot::Sender<()>>,
-    tally: Tally,
+    metrics: TaskMetrics,
     timer: Timer,
     /// Tasks that are over since memory was given back.
     ended: usize,
     /// Workers that are to be made, since making one takes a moment.
-    effects: Vec<Effect>,
+    effects: Vec<PoolEffect>,
 }
 
 struct Record {
     spec: Arc<TaskSpec>,
-    lives: Lives,
+    lives: TaskLifetime,
     submitted: SystemTime,
     /// When its last run began.
     started: Option<Duration>,
@@ -278,7 +280,7 @@ struct Record {
     flight: Option<Flight<CacheKey>>,
     /// Another one runs for it.
     joined: bool,
-    report: Option<Report>,
+    report: Option<RunReport>,
     stage: watch::Sender<Stage>,
 }
 
@@ -286,7 +288,7 @@ impl Record {
     fn new(spec: TaskSpec, submitted: SystemTime, stage: Stage) -> Record {
         Record {
             submitted,
-            lives: Lives::OnItsOwn,
+            lives: TaskLifetime::OnItsOwn,
             started: None,
             pid: None,
             attempts: 0,
@@ -311,12 +313,12 @@ impl Actor for WorkerPool {
         myself: ActorRef<PoolMsg>,
         args: PoolArgs,
     ) -> Result<PoolState, ActorProcessingErr> {
-        let PoolArgs { rules, shop, results, samples, ledger, lasting } = args;
-        let Lasting { over, waiting, left } = lasting;
+        let PoolArgs { rules, task_context, results, samples, ledger, lasting } = args;
+        let TaskPersistence { over, waiting, left } = lasting;
         let mut state = PoolState {
             pool: Pool::new(rules.size),
             rules,
-            shop,
+            task_context,
             results,
             samples,
             ledger,
@@ -328,7 +330,7 @@ impl Actor for WorkerPool {
             records: BTreeMap::new(),
             finished: VecDeque::new(),
             wait_empty: Vec::new(),
-            tally: Tally::default(),
+            metrics: TaskMetrics::default(),
             timer: Timer::default(),
             ended: 0,
             effects: Vec::new(),
@@ -366,7 +368,7 @@ impl Actor for WorkerPool {
         if let Some(worker) = worker.map(|(worker, _)| *worker) {
             tracing::error!(worker = worker.0, "a worker broke: {why}");
             state.workers.remove(&worker);
-            state.step(Input::WorkerDied(worker));
+            state.step(PoolInput::WorkerDied(worker));
             state.carry_out(&myself).await;
             state.after(&myself);
         }
@@ -376,10 +378,10 @@ impl Actor for WorkerPool {
 
 impl PoolState {
     fn now(&self) -> Duration {
-        self.shop.clock.now()
+        self.task_context.clock.now()
     }
 
-    fn step(&mut self, input: Input) {
+    fn step(&mut self, input: PoolInput) {
         // What is refused is late news of what is over.
         let _ = self.pool.step(self.now(), input, &mut self.effects);
     }
@@ -400,8 +402,8 @@ impl PoolState {
             PoolMsg::Status(task, answer) => {
                 let _ = answer.send(self.records.get(&task).map(|record| self.status(task, record)));
             }
-            PoolMsg::Wish(input, answer) => {
-                let _ = answer.send(self.wish(input));
+            PoolMsg::Directive(input, answer) => {
+                let _ = answer.send(self.directive(input));
             }
             PoolMsg::Cleanup(answer) => {
                 let finished = std::mem::take(&mut self.finished);
@@ -417,15 +419,16 @@ impl PoolState {
                 // Asked with each sample: results that count no more may hold files.
                 let now = self.now();
                 self.results.lock().unwrap_or_else(PoisonError::into_inner).expire(now);
-                let (standing, size) = (self.pool.standing(), self.pool.size());
-                let _ = answer.send(PoolStand { standing, size, performance: self.tally.performance() });
+                let (snapshot, size) = (self.pool.snapshot(), self.pool.size());
+                let _ = answer.send(PoolSnapshot { snapshot, size, performance: self.metrics.performance() });
             }
             PoolMsg::Left(answer) => {
-                let standing = self.pool.standing();
+                let snapshot = self.pool.snapshot();
                 let waits = |record: &&Record| matches!(*record.stage.borrow(), Stage::Waiting);
-                let bound = self.records.values().filter(|record| record.lives == Lives::WithItsClient);
-                let (bound, waiting) = (bound.filter(waits).count(), standing.queued + standing.retrying);
-                let _ = answer.send((standing.busy + bound, waiting.saturating_sub(bound)));
+                let bound =
+                    self.records.values().filter(|record| record.lives == TaskLifetime::WithItsClient);
+                let (bound, waiting) = (bound.filter(waits).count(), snapshot.queued + snapshot.retrying);
+                let _ = answer.send((snapshot.busy + bound, waiting.saturating_sub(bound)));
             }
             PoolMsg::Empty(answer) => self.wait_empty.push(answer),
             PoolMsg::Started(worker, task, pid) => {
@@ -433,7 +436,7 @@ impl PoolState {
                 if let Some(record) = self.records.get_mut(&task) {
                     (record.pid, record.started) = (Some(pid), Some(now));
                 }
-                self.step(Input::Started(worker, task));
+                self.step(PoolInput::Started(worker, task));
             }
             PoolMsg::Progress(_, task, report) => {
                 // What is over says nothing more: its worker hears it before it tells the end.
@@ -447,16 +450,21 @@ impl PoolState {
                     record.pid = None;
                     record.report = Some(*report);
                 }
-                self.step(Input::Done(worker, task, outcome));
+                self.step(PoolInput::Done(worker, task, outcome));
             }
             PoolMsg::Timer => {
                 self.timer.rang();
-                self.step(Input::Tick);
+                self.step(PoolInput::Tick);
             }
         }
     }
 
-    fn submit(&mut self, specs: Vec<TaskSpec>, who: &str, lives: Lives) -> Result<Vec<Ticket>, Refusal> {
+    fn submit(
+        &mut self,
+        specs: Vec<TaskSpec>,
+        who: &str,
+        lives: TaskLifetime,
+    ) -> Result<Vec<Ticket>, PoolRefusal> {
         let submitted = SystemTime::now();
         let tickets =
             self.admit(specs.into_iter().map(|spec| (ids::task(), spec, submitted)).collect(), who)?;
@@ -465,7 +473,7 @@ impl PoolState {
             if let Some(record) = self.records.get_mut(id) {
                 record.lives = lives;
             }
-            if lives == Lives::OnItsOwn
+            if lives == TaskLifetime::OnItsOwn
                 && let Some(record) = self.records.get(id)
                 && !matches!(*record.stage.borrow(), Stage::Over(_))
             {
@@ -481,7 +489,7 @@ impl PoolState {
         &mut self,
         tasks: Vec<(TaskId, TaskSpec, SystemTime)>,
         who: &str,
-    ) -> Result<Vec<Ticket>, Refusal> {
+    ) -> Result<Vec<Ticket>, PoolRefusal> {
         let now = self.now();
         let mut fresh = Vec::with_capacity(tasks.len());
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
@@ -493,9 +501,9 @@ impl PoolState {
             match spec.cache.map(|age| (age, key_of(spec, who))) {
                 None => run.push((id, terms)),
                 Some((age, key)) => match results.ask(&key, now, age, || id) {
-                    Looked::Hit(finished) => hits.push((id, finished)),
-                    Looked::Joined(flight) => (record.flight, record.joined) = (Some(flight), true),
-                    Looked::Lead(flight) => {
+                    CacheLookup::Hit(finished) => hits.push((id, finished)),
+                    CacheLookup::Joined(flight) => (record.flight, record.joined) = (Some(flight), true),
+                    CacheLookup::Lead(flight) => {
                         run.push((id, terms));
                         led.push(flight.clone());
                         record.flight = Some(flight);
@@ -527,17 +535,17 @@ impl PoolState {
         Ok(tickets)
     }
 
-    fn hear_progress(&mut self, task: TaskId, report: ProgressReport) -> Result<(), Refusal> {
+    fn hear_progress(&mut self, task: TaskId, report: ProgressReport) -> Result<(), PoolRefusal> {
         let now = self.now();
         let state = self.pool.state(task);
-        let record = self.records.get_mut(&task).ok_or(Refusal::Unknown)?;
+        let record = self.records.get_mut(&task).ok_or(PoolRefusal::Unknown)?;
         if record.joined {
-            return Err(Refusal::NotRunning(TaskState::Joined));
+            return Err(PoolRefusal::NotRunning(TaskState::Joined));
         }
         match state {
             Some(TaskState::Running | TaskState::Paused | TaskState::Stopping) => {}
-            Some(state) => return Err(Refusal::NotRunning(state)),
-            None => return Err(Refusal::Unknown),
+            Some(state) => return Err(PoolRefusal::NotRunning(state)),
+            None => return Err(PoolRefusal::Unknown),
         }
         let known = record.progress.get_or_insert_default();
         progress::fold(known, report);
@@ -553,8 +561,8 @@ impl PoolState {
         Ok(())
     }
 
-    fn wish(&mut self, input: Input) -> Result<(), Refusal> {
-        if let Input::Cancel(task, _) = input
+    fn directive(&mut self, input: PoolInput) -> Result<(), PoolRefusal> {
+        if let PoolInput::Cancel(task, _) = input
             && let Some(record) = self.records.get(&task).filter(|record| record.joined)
         {
             // It runs nothing itself; the one that does goes on.
@@ -566,7 +574,7 @@ impl PoolState {
                 id: task,
                 ended: TaskEnd::Cancelled,
                 by_force: false,
-                report: Report::default(),
+                report: RunReport::default(),
                 attempts: 0,
                 collector: None,
             };
@@ -582,37 +590,37 @@ impl PoolState {
         while !self.effects.is_empty() {
             for effect in std::mem::take(&mut self.effects) {
                 match effect {
-                    Effect::Make(worker) => {
-                        let args = (worker, myself.clone(), Arc::clone(&self.shop));
+                    PoolEffect::Make(worker) => {
+                        let args = (worker, myself.clone(), Arc::clone(&self.task_context));
                         match Actor::spawn_linked(None, Worker, args, myself.get_cell()).await {
                             Ok((actor, _)) => {
                                 self.workers.insert(worker, actor);
                             }
                             Err(error) => {
                                 tracing::error!(%error, "no worker could be made");
-                                self.step(Input::WorkerDied(worker));
+                                self.step(PoolInput::WorkerDied(worker));
                             }
                         }
                     }
-                    Effect::Retire(worker) => {
+                    PoolEffect::Retire(worker) => {
                         if let Some(actor) = self.workers.remove(&worker) {
                             actor.stop(None);
                         }
                     }
                     // One that could not be made has told so, and its task is over.
-                    Effect::Run(worker, ..) if !self.workers.contains_key(&worker) => {}
-                    Effect::Run(worker, task, attempt) => self.run(worker, task, attempt),
-                    Effect::Ask(worker, task) => self.tell(worker, WorkerMsg::Ask(task)),
-                    Effect::Kill(worker, task) => self.tell(worker, WorkerMsg::Kill(task)),
-                    Effect::Halt(worker, task) => self.tell(worker, WorkerMsg::Halt(task)),
-                    Effect::Continue(worker, task) => self.tell(worker, WorkerMsg::Continue(task)),
-                    Effect::Again(task, _) => {
+                    PoolEffect::Run(worker, ..) if !self.workers.contains_key(&worker) => {}
+                    PoolEffect::Run(worker, task, attempt) => self.run(worker, task, attempt),
+                    PoolEffect::Ask(worker, task) => self.tell(worker, WorkerMsg::Ask(task)),
+                    PoolEffect::Kill(worker, task) => self.tell(worker, WorkerMsg::Kill(task)),
+                    PoolEffect::Halt(worker, task) => self.tell(worker, WorkerMsg::Halt(task)),
+                    PoolEffect::Continue(worker, task) => self.tell(worker, WorkerMsg::Continue(task)),
+                    PoolEffect::Again(task, _) => {
                         if let Some(record) = self.records.get(&task) {
                             let before = record.stage.send_replace(Stage::Waiting);
                             before.close();
                         }
                     }
-                    Effect::Over(task, ended, by_force) => self.over(task, ended, by_force),
+                    PoolEffect::Over(task, ended, by_force) => self.over(task, ended, by_force),
                 }
             }
         }
@@ -628,14 +636,14 @@ impl PoolState {
         let busy = self.samples.borrow().as_ref().and_then(|sample| sample.machine.cpu_percent);
         let nice = busy.is_some_and(|cpu| cpu > self.rules.scale.cpu_high).then_some(LOW_PRIORITY);
         let TaskRules { memory, output, folder, .. } = &self.rules;
-        let room = Room { memory: *memory, limit: *output, folder: folder.clone() };
+        let room = CaptureLimit { memory: *memory, limit: *output, folder: folder.clone() };
         let collector = Arc::new(Collector::new(room));
         let Some(record) = self.records.get_mut(&task) else {
             return;
         };
         record.attempts = attempt;
         (record.report, record.progress) = (None, None);
-        let job = Job { task, spec: Arc::clone(&record.spec), collector: Arc::clone(&collector), nice };
+        let job = TaskRun { task, spec: Arc::clone(&record.spec), collector: Arc::clone(&collector), nice };
         record.stage.send_replace(Stage::Running(Running { collector, progress: None }));
         // Before there is a process: what may have run is not run again where it may not.
         let attempts = record.earlier + attempt;
@@ -673,7 +681,7 @@ impl PoolState {
             // What never ran took no time that would say anything.
             let took = finished.report.pid.map(|_| finished.report.duration);
             self.tally_changed = true;
-            self.tally.count(task, || record.spec.command.to_string(), finished.success(), took);
+            self.metrics.count(task, || record.spec.command.to_string(), finished.success(), took);
         }
         let flight = record.flight.take();
         let ttl = record.spec.cache;
@@ -769,9 +777,9 @@ impl PoolState {
             }
         }
         let forget = self.finished.front().map(|(at, _)| at.saturating_add(self.rules.kept_for));
-        let tally = self.keep_tally();
-        let at = [self.pool.next_deadline(), forget, tally].into_iter().flatten().min();
-        self.timer.set(at, self.shop.clock, myself, || PoolMsg::Timer);
+        let metrics = self.keep_tally();
+        let at = [self.pool.next_deadline(), forget, metrics].into_iter().flatten().min();
+        self.timer.set(at, self.task_context.clock, myself, || PoolMsg::Timer);
     }
 
     fn status(&self, id: TaskId, record: &Record) -> TaskStatus {

@@ -1,4 +1,4 @@
-//! Which tree each verb means, where no option says it. Where that tree's socket lies, `control::place` knows.
+//! Which tree each verb means, where no option says it. Where that tree's socket lies, `control::instance_dir` knows.
 
 use std::sync::OnceLock;
 

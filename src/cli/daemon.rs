@@ -11,31 +11,31 @@ use tokio::sync::{mpsc, watch};
 use super::inherit::OwnOutput;
 use super::remote::{fact_in_words, reloaded_in_words};
 use super::{DaemonArgs, code, format, report, supervisors_runtime};
-use crate::actors::event_log::Read;
-use crate::actors::worker_pool::{KeepResults, Mode, TaskRules};
-use crate::actors::{KeepRule, Whose};
-use crate::control::place::{self, Card};
+use crate::actors::event_log::NextEvent;
+use crate::actors::worker_pool::{KeepResults, ScalingMode, TaskRules};
+use crate::actors::{LogRetention, OutputPolicy};
+use crate::control::instance_dir::{self, Card};
 use crate::control::server::Load;
 use crate::control::{server, tls};
 use crate::decide::graph::Graph;
-use crate::decide::growth;
 use crate::decide::ledger::{Ledger, Memory};
+use crate::decide::plan_edit;
 use crate::decide::select::{Selection, select};
-use crate::decide::status::Board;
-use crate::manifest::config::{Config, DEFAULT, TasksConfig, Unusable, Usual, load_config};
+use crate::decide::tree_state::TreeState;
+use crate::manifest::config::{Config, ConfigError, DEFAULT, DefaultPaths, TasksConfig, load_config};
 use crate::manifest::folder::{Folder, FolderReader};
 use crate::manifest::last_good::LastGood;
 use crate::manifest::{Environment, LoadError, load_addition};
-use crate::model::{Addition, Asker, Denial, DenialCode, Event, Fact, Plan, Renewal};
+use crate::model::{Addition, Denial, DenialCode, Event, Fact, Plan, Requester, SpecRefresh};
 use crate::os::folder::FolderWatch;
-use crate::os::keeper::{self, Tether};
+use crate::os::keeper::{self, KeeperSocket};
 use crate::os::log::own::OwnLog;
 use crate::os::native::HostOptions;
-use crate::os::signals::{Heard, Signals};
+use crate::os::signals::{SignalAction, Signals};
 use crate::os::tokens::Tokens;
 use crate::os::{clock, files, memory};
-use crate::record::store::{ByHand, Retention, Store};
-use crate::runtime::{Below, Handle, Options, StartError, Strangers};
+use crate::record::store::{ManualChange, Retention, Store};
+use crate::runtime::{Handle, KeeperOptions, Options, StartError, UnclaimedPolicy};
 
 /// Whether others can still tell who supervises here is looked at this often.
 const LOOKING: Duration = Duration::from_secs(5);
@@ -70,7 +70,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
     };
     if args.detach && std::env::var_os(DETACHED).is_none() {
         if files::is_locked(&config.home) {
-            return taken(&config, place::daemon_of(&config.home).map_or(0, |card| card.pid));
+            return taken(&config, instance_dir::daemon_of(&config.home).map_or(0, |card| card.pid));
         }
         return detach(args, &config);
     }
@@ -80,8 +80,8 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
     {
         return ended;
     }
-    let tether = match rested.unwrap_or_else(keeper::over_daemon) {
-        Ok(tether) => tether,
+    let keeper_socket = match rested.unwrap_or_else(keeper::over_daemon) {
+        Ok(keeper_socket) => keeper_socket,
         Err(error) => {
             tell!("{}: can't start a keeper: {error}", format::error_word());
             return code::FAILED;
@@ -111,17 +111,17 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
             return code::FAILED;
         }
     };
-    let ended = runtime.block_on(serve(&config, tether, own_log.as_ref()));
+    let ended = runtime.block_on(serve(&config, keeper_socket, own_log.as_ref()));
     crate::os::processes::exit(i32::from(ended))
 }
 
 /// Holds the lock of the state folder for as long as this process, or one that it becomes, or a
 /// daemon below it, lives.
 fn take_lock(config: &Config) -> Result<(), u8> {
-    match place::take_daemon(&config.home, &card_of(config)) {
+    match instance_dir::take_daemon(&config.home, &card_of(config)) {
         Ok(()) => Ok(()),
-        Err(place::Taken::ByAnother(other)) => Err(taken(config, other.pid)),
-        Err(place::Taken::Unusable(error)) => {
+        Err(instance_dir::InstanceDirError::ByAnother(other)) => Err(taken(config, other.pid)),
+        Err(instance_dir::InstanceDirError::Unusable(error)) => {
             tell!("{}: {}: {error}", format::error_word(), config.home.display());
             Err(code::FAILED)
         }
@@ -152,7 +152,7 @@ fn own_log(config: &Config) -> Option<OwnLog> {
     Some(log)
 }
 
-async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 {
+async fn serve(config: &Config, keeper_socket: KeeperSocket, own_log: Option<&OwnLog>) -> u8 {
     let environment = environment();
     // Before it is read, so that no change falls between the two.
     let watch = watch_folder(config);
@@ -190,9 +190,9 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
             return code::FAILED;
         }
     };
-    place::tell_daemon(&config.home, &card_of(config));
+    instance_dir::tell_daemon(&config.home, &card_of(config));
     // One that follows another goes on with the socket of that one, which its keeper has held.
-    let listener = match tether.follows() {
+    let listener = match keeper_socket.follows() {
         true => None,
         false => match listen(config) {
             Ok(listener) => Some(listener),
@@ -220,23 +220,23 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
         recorder: None,
         secrets: Some(config.secrets.clone()),
         tasks: Some(task_rules(config)),
-        keep: KeepRule {
+        keep: LogRetention {
             folder: config.logs.clone(),
             max_size: config.log_size,
             max_files: config.log_files,
             compress: config.log_compress,
-            whose: Whose::All,
+            whose: OutputPolicy::All,
         },
     };
-    let below = Below {
-        tether,
+    let below = KeeperOptions {
+        keeper_socket,
         identity: config.home.display().to_string(),
         journal: config.home.join("processes.jsonl"),
         ledger: ledger.clone().map(|store| (Arc::new(store) as Arc<dyn Ledger>, memory)),
         strangers: if faults.is_empty() && config.manifests.is_dir() {
-            Strangers::End
+            UnclaimedPolicy::End
         } else {
-            Strangers::Leave
+            UnclaimedPolicy::Leave
         },
     };
     let handle = match Handle::start_below(plan, options, below).await {
@@ -267,9 +267,9 @@ async fn serve(config: &Config, tether: Tether, own_log: Option<&OwnLog>) -> u8 
         if let Some(Err(why)) = api.tls.as_ref().map(tls::check) {
             tell!("regrow: the API can't speak TLS: {why}");
         }
-        server::Network { api, tokens: Tokens::at(tokens_of(config)) }
+        server::NetworkListener { api, tokens: Tokens::at(tokens_of(config)) }
     });
-    let doors = server::Doors {
+    let doors = server::Listeners {
         local: listener,
         path: config.socket.clone(),
         access: config.access.clone(),
@@ -355,9 +355,9 @@ fn last_good(path: &Path, follows: bool) -> LastGood {
 fn listen(config: &Config) -> std::io::Result<UnixListener> {
     match config.access.is_empty() {
         true => files::private_parent(&config.socket)
-            .and_then(|()| files::listen(&config.socket, files::Reach::Owner)),
+            .and_then(|()| files::listen(&config.socket, files::SocketAccess::Owner)),
         false => files::open_parent(&config.socket)
-            .and_then(|()| files::listen(&config.socket, files::Reach::Everybody)),
+            .and_then(|()| files::listen(&config.socket, files::SocketAccess::Everybody)),
     }
 }
 
@@ -409,13 +409,15 @@ fn changed_by_hand(mut plan: Plan, store: &Store, environment: &Environment) -> 
     });
     for change in changes {
         let made = match &change {
-            ByHand::Removed { services, groups } => Ok(growth::shrunk(&plan, services, groups)),
-            ByHand::Added { manifest, file, group } => load_addition(manifest, file, environment, &plan)
-                .map_err(|faults| faults.first().map(|fault| fault.message.clone()).unwrap_or_default())
-                .and_then(|loaded| {
-                    let addition = Addition { into: group.clone(), ..loaded.addition };
-                    growth::with(&plan, &addition).map_err(|denial| denial.reason)
-                }),
+            ManualChange::Removed { services, groups } => Ok(plan_edit::without(&plan, services, groups)),
+            ManualChange::Added { manifest, file, group } => {
+                load_addition(manifest, file, environment, &plan)
+                    .map_err(|faults| faults.first().map(|fault| fault.message.clone()).unwrap_or_default())
+                    .and_then(|loaded| {
+                        let addition = Addition { into: group.clone(), ..loaded.addition };
+                        plan_edit::with(&plan, &addition).map_err(|denial| denial.reason)
+                    })
+            }
         };
         match made {
             Ok(made) => plan = made,
@@ -448,7 +450,7 @@ fn task_rules(config: &Config) -> TaskRules {
         kept,
         kept_for,
         scale,
-        mode: if auto { Mode::Auto } else { Mode::ByHand },
+        mode: if auto { ScalingMode::Auto } else { ScalingMode::ByHand },
         keep: if cache_persists { KeepResults::InLedger } else { KeepResults::InMemory },
         disk_full,
         load_high,
@@ -477,17 +479,17 @@ async fn follow(
             biased;
             heard = signals.next() => {
                 match (heard, asked) {
-                    (Heard::HangUp, _) => reloads.begin(handle, "signal:SIGHUP"),
-                    (Heard::Quit, _) => handle.kill_all(),
-                    (Heard::Interrupt | Heard::Terminate, None) => {
+                    (SignalAction::HangUp, _) => reloads.begin(handle, "signal:SIGHUP"),
+                    (SignalAction::Quit, _) => handle.kill_all(),
+                    (SignalAction::Interrupt | SignalAction::Terminate, None) => {
                         asked = Some(Instant::now());
-                        let name = if heard == Heard::Interrupt { "SIGINT" } else { "SIGTERM" };
+                        let name = if heard == SignalAction::Interrupt { "SIGINT" } else { "SIGTERM" };
                         handle.begin_shutdown(name);
                     }
-                    (Heard::Interrupt, Some(at)) if at.elapsed() > Duration::from_millis(50) => {
+                    (SignalAction::Interrupt, Some(at)) if at.elapsed() > Duration::from_millis(50) => {
                         handle.kill_all();
                     }
-                    (Heard::Interrupt | Heard::Terminate, Some(_)) => {}
+                    (SignalAction::Interrupt | SignalAction::Terminate, Some(_)) => {}
                 }
             }
             () = reloads.wanted(handle) => reloads.begin(handle, "watch"),
@@ -495,8 +497,8 @@ async fn follow(
             _ = look.tick() => {
                 // What can't be mended is tried again; there is nowhere to say it.
                 let _ = own_log.map(OwnLog::look);
-                if place::daemon_of(&config.home).is_none() {
-                    place::tell_daemon(&config.home, &card_of(config));
+                if instance_dir::daemon_of(&config.home).is_none() {
+                    instance_dir::tell_daemon(&config.home, &card_of(config));
                 }
             }
             Some(program) = upgrades.recv() => {
@@ -504,12 +506,12 @@ async fn follow(
                 return End::Replaced(program);
             }
             read = events.next() => {
-                if let Read::Event(event) = read {
+                if let NextEvent::Event(event) = read {
                     tell_event(&event);
                 }
             }
             ended = &mut down => {
-                while let Some(Read::Event(event)) = events.try_next() {
+                while let Some(NextEvent::Event(event)) = events.try_next() {
                     tell_event(&event);
                 }
                 let stuck = handle.stuck();
@@ -517,7 +519,7 @@ async fn follow(
                     let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                     log(&format!("{name}{pid} is stuck in the kernel: SIGKILL has not ended it"));
                 }
-                let gave_up = handle.board(Board::has_given_up);
+                let gave_up = handle.tree_state(TreeState::has_given_up);
                 return End::Down { failed: gave_up || ended.is_err() || !stuck.is_empty() };
             }
         }
@@ -533,7 +535,7 @@ fn loader(config: &Config, manifests: Arc<FolderReader>) -> Load {
         std::fs::read_dir(&folder).map_err(unreadable)?;
         let Folder { mut plan, graph, faults, .. } = manifests.read(Some(now)).map_err(unreadable)?;
         plan.stop.tree = stop_timeout;
-        Ok(server::Read { plan: selected(plan, &graph, &profiles), faults })
+        Ok(server::LoadedManifests { plan: selected(plan, &graph, &profiles), faults })
     })
 }
 
@@ -570,7 +572,7 @@ impl Reloads {
                 let plan = handle.plan();
                 if !self.plan.as_ref().is_some_and(|known| Arc::ptr_eq(known, &plan)) {
                     let renewals = plan.services.iter().filter_map(|spec| spec.renewal.as_ref());
-                    watch.also(renewals.flat_map(Renewal::files));
+                    watch.also(renewals.flat_map(SpecRefresh::files));
                     self.plan = Some(plan);
                 }
                 if let Err(error) = watch.changed().await {
@@ -589,7 +591,7 @@ impl Reloads {
             let plan = async move {
                 let now = told.plan();
                 match tokio::task::spawn_blocking(move || load(&now)).await {
-                    Ok(Ok(server::Read { plan, faults })) => {
+                    Ok(Ok(server::LoadedManifests { plan, faults })) => {
                         faults.iter().for_each(report::tell_beside_others);
                         told.tell_faulty(faults.iter().map(LoadError::in_short).collect());
                         Ok(plan)
@@ -604,7 +606,7 @@ impl Reloads {
                     }
                 }
             };
-            match handle.change_to(plan, Some(Asker::new(by))).await {
+            match handle.change_to(plan, Some(Requester::new(by))).await {
                 Ok(done) => {
                     if let Some(store) = store {
                         store.forget_change(None);
@@ -612,7 +614,7 @@ impl Reloads {
                     log(&format!(
                         "reloaded: {}",
                         reloaded_in_words(&done.difference, |name| handle
-                            .board(|board| board.shown_service(name)))
+                            .tree_state(|tree_state| tree_state.shown_service(name)))
                         .join("; ")
                     ));
                 }
@@ -713,7 +715,7 @@ fn start_apart(
         if let Ok(length) = heard.recv(&mut buffer)
             && String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1")
         {
-            let pid = place::daemon_of(&config.home).map_or_else(|| child.id(), |card| card.pid);
+            let pid = instance_dir::daemon_of(&config.home).map_or_else(|| child.id(), |card| card.pid);
             say!("regrow daemon (pid {pid}) is up; it prints to {}", log.display());
             return Ok(Ok(()));
         }
@@ -737,14 +739,14 @@ fn tokens_of(config: &Config) -> PathBuf {
 }
 
 /// The tokens of the daemon that a command of this user means, or of one with this configuration.
-pub(super) fn tokens(config: Option<&Path>) -> Result<Tokens, Unusable> {
+pub(super) fn tokens(config: Option<&Path>) -> Result<Tokens, ConfigError> {
     load_config(config, &usual()).map(|config| Tokens::at(tokens_of(&config)))
 }
 
 /// Who supervises as this user's daemon, if one runs.
 pub(super) fn card() -> Option<Card> {
     let config = load_config(None, &usual()).ok()?;
-    let card = place::daemon_of(&config.home).filter(|_| files::is_locked(&config.home))?;
+    let card = instance_dir::daemon_of(&config.home).filter(|_| files::is_locked(&config.home))?;
     Some(Card { socket: Some(card.socket.clone().unwrap_or(config.socket)), ..card })
 }
 
@@ -755,17 +757,17 @@ pub(super) fn is_kept() -> bool {
 
 /// The socket of the daemon that a command of this user means: where that one says it is, for it may
 /// have been started with another configuration.
-pub(super) fn reached() -> Option<place::Reached> {
+pub(super) fn reached() -> Option<instance_dir::Reached> {
     let config = load_config(None, &usual()).ok()?;
-    let card = place::daemon_of(&config.home);
+    let card = instance_dir::daemon_of(&config.home);
     let configuration = card.as_ref().map(|card| card.manifest.clone());
-    Some(place::Reached {
+    Some(instance_dir::Reached {
         socket: card.and_then(|card| card.socket).unwrap_or(config.socket),
         configuration: configuration.filter(|path| !path.as_os_str().is_empty()),
     })
 }
 
-fn usual() -> Usual {
+fn usual() -> DefaultPaths {
     let named = std::env::var_os("REGROW_CONFIG").filter(|path| !path.is_empty());
-    Usual { state: files::state_dir(), config: files::config_dir(), named: named.map(PathBuf::from) }
+    DefaultPaths { state: files::state_dir(), config: files::config_dir(), named: named.map(PathBuf::from) }
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::format::{self, Table, Tint};
 use super::{LsArgs, code, remote, runtime};
 use crate::control::client::Client;
-use crate::control::place;
+use crate::control::instance_dir;
 use crate::model::{State, StatusReport};
 use crate::os::terminal;
 
@@ -45,8 +45,9 @@ pub(super) fn ls(args: &LsArgs) -> u8 {
             return code::FAILED;
         }
     };
-    let runs =
-        place::trees().into_iter().map(|(socket, card)| ("run", card.pid, Some(card.manifest), socket));
+    let runs = instance_dir::trees()
+        .into_iter()
+        .map(|(socket, card)| ("run", card.pid, Some(card.manifest), socket));
     let daemon = super::daemon::card().map(|card| {
         let config = Some(card.manifest).filter(|path| !path.as_os_str().is_empty());
         ("daemon", card.pid, config, card.socket.unwrap_or_default())

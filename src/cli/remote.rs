@@ -15,27 +15,27 @@ use super::{
     StopArgs, WaitArgs, WhyArgs, code, runtime, usage_error,
 };
 use crate::control::client::{Client, Error, encode};
-use crate::control::place;
+use crate::control::instance_dir;
 use crate::control::protocol::{
     Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, LogsEnd, StreamName, Wait, Waited,
     WhyReport,
 };
-use crate::decide::words::{falls, few, lost_sight, short};
+use crate::decide::humanize::{falls, few, lost_sight, short};
 use crate::manifest::{Fault, LoadError, Source};
 use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
 use crate::model::{
-    Answer, Asker, Child, Command, Denial, DenialCode, Event, Fact, Goal, Health, Name, Selector,
+    Answer, Child, Command, Denial, DenialCode, Event, Fact, Goal, Health, Name, Requester, Selector,
     ServiceStatus, State, StatusReport,
 };
 use crate::os::{processes, terminal};
 
-pub(super) use facts::fact_in_words;
-use facts::show_event;
-use status::note;
-pub(super) use status::status;
-pub(super) use upkeep::{
+pub(super) use admin::{
     api_schema, audit, called, history, reload, reloaded_in_words, tell_reloaded, tell_trouble, upgrade,
 };
+pub(super) use events::fact_in_words;
+use events::show_event;
+use status::note;
+pub(super) use status::status;
 
 /// Prints one JSON object and a newline.
 pub(super) fn print_json(value: &impl Serialize) {
@@ -232,7 +232,7 @@ fn may_be_the_daemon(common: &Common) -> bool {
     common.socket.is_some()
         || !own
         || super::here()
-            .is_ok_and(|cwd| place::own_manifest(&cwd, super::daemon::reached().as_ref()).is_none())
+            .is_ok_and(|cwd| instance_dir::own_manifest(&cwd, super::daemon::reached().as_ref()).is_none())
 }
 
 fn socket(common: &Common) -> Result<PathBuf, String> {
@@ -253,8 +253,8 @@ fn socket(common: &Common) -> Result<PathBuf, String> {
     let cwd = super::here()?;
     let daemon = super::daemon::reached();
     match aim {
-        Aim::Own => place::find_own(&cwd, daemon.as_ref()),
-        Aim::Looks | Aim::Daemon => place::find(&cwd, daemon.as_ref()),
+        Aim::Own => instance_dir::find_own(&cwd, daemon.as_ref()),
+        Aim::Looks | Aim::Daemon => instance_dir::find(&cwd, daemon.as_ref()),
     }
 }
 
@@ -620,7 +620,7 @@ pub(super) fn down(args: DownArgs) -> u8 {
     talk(&common, async |mut client| {
         let status: StatusReport = client.get("/v1/status").await?;
         // Pinned while it is there: its number may be another's afterwards.
-        let ends = processes::End::of_supervisor(status.daemon.pid);
+        let ends = processes::SupervisorEnd::of_supervisor(status.daemon.pid);
         let down: Down = client.post("/v1/down", &()).await?;
         drop(client);
         let services = status.services.len();
@@ -678,6 +678,6 @@ pub(super) fn down(args: DownArgs) -> u8 {
     })
 }
 
-mod facts;
+mod admin;
+mod events;
 mod status;
-mod upkeep;

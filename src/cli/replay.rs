@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use super::remote::fact_in_words;
 use super::{ReplayArgs, code, format};
-use crate::decide::lifecycle::{Effect, Input};
-use crate::decide::operation::DeskInput;
-use crate::decide::world::{Message, Node, Output, Step, World};
+use crate::decide::lifecycle::{InstanceEffect, InstanceInput};
+use crate::decide::operation::CommandInput;
+use crate::decide::simulation::{Message, Node, Simulation, SimulationOutput, Step};
 use crate::model::{Event, Fact, Goal, Incarnation, InstanceId};
-use crate::record::recording::{Line, ReadError, Reading};
+use crate::record::recording::{ReadError, RecordingLine, RecordingReader};
 
 /// The end of it, for `--json`.
 #[derive(Debug, Default, Serialize)]
@@ -29,7 +29,7 @@ struct Verdict {
 
 pub(super) fn replay(args: &ReplayArgs) -> u8 {
     let shown = args.file.display();
-    let mut reading = match Reading::open(&args.file) {
+    let mut reading = match RecordingReader::open(&args.file) {
         Ok(reading) => reading,
         Err(error) => {
             tell!("{}: can't read {shown}: {error}", format::error_word());
@@ -37,7 +37,7 @@ pub(super) fn replay(args: &ReplayArgs) -> u8 {
         }
     };
     let plan = Arc::new(reading.head.plan.clone());
-    let Ok(world) = World::new(Arc::clone(&plan)) else {
+    let Ok(world) = Simulation::new(Arc::clone(&plan)) else {
         tell!("{}: the plan of {shown} has dependencies in a circle", format::error_word());
         return code::FAILED;
     };
@@ -70,8 +70,8 @@ pub(super) fn replay(args: &ReplayArgs) -> u8 {
     };
     loop {
         match reading.next_line() {
-            Ok(Some((number, Line::Step(step)))) => told.step(number, step),
-            Ok(Some((number, Line::Event(event)))) => told.event(number, &event),
+            Ok(Some((number, RecordingLine::Step(step)))) => told.step(number, step),
+            Ok(Some((number, RecordingLine::Event(event)))) => told.event(number, &event),
             Ok(None) => break,
             Err(ReadError::Io(error)) => {
                 tell!("{}: can't read {shown}: {error}", format::error_word());
@@ -87,7 +87,7 @@ pub(super) fn replay(args: &ReplayArgs) -> u8 {
 }
 
 struct Told {
-    world: World,
+    world: Simulation,
     /// Of whom steps are shown; empty: of all.
     only: Vec<String>,
     quiet: bool,
@@ -116,13 +116,15 @@ impl Told {
         }
         match &step.message {
             Message::Input(
-                Input::SpawnFailed { .. } | Input::TreeGone { .. } | Input::Exited { remains: false, .. },
+                InstanceInput::SpawnFailed { .. }
+                | InstanceInput::TreeGone { .. }
+                | InstanceInput::Exited { remains: false, .. },
             ) => {
                 if let Node::Instance(id) = &step.to {
                     self.live.remove(id);
                 }
             }
-            Message::Desk(DeskInput::Command(ticket, _)) => {
+            Message::Command(CommandInput::Command(ticket, _)) => {
                 self.verdict.commands += 1;
                 self.answered.insert(*ticket, 0);
             }
@@ -132,21 +134,24 @@ impl Told {
         self.world.deliver(step.at, &step.to, step.message, &mut out);
         for output in out {
             match output {
-                Output::Fact(event) => self.awaited.push_back(event.fact.clone()),
-                Output::Host(id, effect) => {
+                SimulationOutput::Fact(event) => self.awaited.push_back(event.fact.clone()),
+                SimulationOutput::Host(id, effect) => {
                     if shown {
                         say!("            {who} -> {effect:?}");
                     }
                     self.ordered(number, &id, &effect);
                 }
-                Output::Answer(ticket, _) => *self.answered.entry(ticket).or_default() += 1,
-                Output::Send(..) | Output::Again(_) | Output::Ended(_) | Output::Down => {}
+                SimulationOutput::Answer(ticket, _) => *self.answered.entry(ticket).or_default() += 1,
+                SimulationOutput::Send(..)
+                | SimulationOutput::Again(_)
+                | SimulationOutput::Ended(_)
+                | SimulationOutput::Down => {}
             }
         }
     }
 
-    fn ordered(&mut self, number: usize, id: &InstanceId, effect: &Effect) {
-        let Effect::Spawn(incarnation) = effect else {
+    fn ordered(&mut self, number: usize, id: &InstanceId, effect: &InstanceEffect) {
+        let InstanceEffect::Spawn(incarnation) = effect else {
             return;
         };
         if let Some(other) = self.live.insert(id.clone(), *incarnation) {
@@ -206,7 +211,7 @@ impl Told {
             }
         }
         for (id, machine) in self.world.machines() {
-            let entry = self.world.board().entry(id);
+            let entry = self.world.tree_state().entry(id);
             if entry.is_none_or(|entry| entry.state != machine.state() || entry.goal != machine.goal()) {
                 self.verdict.faults.push(format!("{id}: the board is not what the machine says"));
             }
@@ -245,7 +250,7 @@ fn is_about(node: &Node, name: &str) -> bool {
 }
 
 fn in_words(message: &Message) -> String {
-    if let Message::Desk(DeskInput::Observed(event)) = message {
+    if let Message::Command(CommandInput::Observed(event)) = message {
         return format!("observed event {}", event.seq);
     }
     match serde_json::to_value(message) {

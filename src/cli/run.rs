@@ -10,21 +10,21 @@ use tokio::sync::watch;
 use super::console::Console;
 use super::format::Tint;
 use super::{RunArgs, code, format, report, supervisors_runtime, usage_error};
-use crate::actors::KeepRule;
-use crate::actors::event_log::Read;
-use crate::control::place::{self, Card, Taken};
-use crate::control::server::{self, Doors};
+use crate::actors::LogRetention;
+use crate::actors::event_log::NextEvent;
+use crate::control::instance_dir::{self, Card, InstanceDirError};
+use crate::control::server::{self, Listeners};
+use crate::decide::humanize::{falls, few, in_time, short};
 use crate::decide::select::{Selection, select};
-use crate::decide::status::Entry;
+use crate::decide::simulation::StepSink;
+use crate::decide::tree_state::InstanceState;
 use crate::decide::why;
-use crate::decide::words::{falls, few, in_time, short};
-use crate::decide::world::StepSink;
 use crate::manifest::Loaded;
 use crate::model::event::{CheckKind, StartCause, StopCause};
 use crate::model::plan::GiveUp;
 use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, State};
 use crate::os::native::HostOptions;
-use crate::os::signals::{Heard, Signals};
+use crate::os::signals::{SignalAction, Signals};
 use crate::os::{files, keeper, memory, processes};
 use crate::record::recording::Recorder;
 use crate::runtime::{Handle, Options};
@@ -105,9 +105,9 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
                 .as_ref()
                 .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
         };
-        let place = match place::take(&manifest, &card) {
+        let place = match instance_dir::take(&manifest, &card) {
             Ok(place) => Some(place),
-            Err(Taken::ByAnother(other)) if processes::is_dead_but_for_a_thread(other.pid) => {
+            Err(InstanceDirError::ByAnother(other)) if processes::is_dead_but_for_a_thread(other.pid) => {
                 tell!(
                     "{}: a run of {} was ended (pid {}), and a thread of it still waits for a disk that does not answer",
                     format::error_word(),
@@ -116,12 +116,12 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
                 );
                 return code::FAILED;
             }
-            Err(Taken::ByAnother(other)) => {
+            Err(InstanceDirError::ByAnother(other)) => {
                 tell!("{}: {} is running already (pid {})", format::error_word(), path.display(), other.pid);
                 tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
                 return code::FAILED;
             }
-            Err(Taken::Unusable(error)) => {
+            Err(InstanceDirError::Unusable(error)) => {
                 tell!("regrow: no control socket, other commands won't find this run: {error}");
                 None
             }
@@ -143,7 +143,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             }
         };
         let listener =
-            place.as_ref().and_then(|place| match files::listen(&place.socket, files::Reach::Owner) {
+            place.as_ref().and_then(|place| match files::listen(&place.socket, files::SocketAccess::Owner) {
                 Ok(listener) => Some(listener),
                 Err(error) => {
                     tell!("regrow: no control socket, other commands won't find this run: {error}");
@@ -185,7 +185,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             socket: socket.clone(),
             recorder,
             secrets: Some(super::daemon::secrets()),
-            keep: KeepRule::declared(place::logs_of(&manifest)),
+            keep: LogRetention::declared(instance_dir::logs_of(&manifest)),
             tasks: None,
         };
         let handle = match Handle::start(plan, options).await {
@@ -202,7 +202,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         let server = listener.zip(socket).map(|(listener, socket)| {
             let served = handle.clone();
             tokio::spawn(async move {
-                if let Err(error) = server::serve(Doors::local(listener, socket), served, closing, None).await
+                if let Err(error) = server::serve(Listeners::local(listener, socket), served, closing, None).await
                 {
                     tracing::error!(%error, "the control socket is gone");
                 }
@@ -237,7 +237,7 @@ enum Reason {
     /// `--timeout`.
     TimedOut,
     /// A signal.
-    Signal(Heard),
+    Signal(SignalAction),
     /// Nobody reads our output any more.
     ReaderGone,
     /// `regrow down`, or a group that gave up.
@@ -292,20 +292,20 @@ impl Foreground {
                         failed_before = self.failed();
                         self.console.status(None);
                         let what = match heard {
-                            Heard::Interrupt => "Ctrl-C: stopping (once more kills)",
-                            Heard::Terminate => "SIGTERM: stopping",
-                            Heard::HangUp => "SIGHUP: stopping",
-                            Heard::Quit => "SIGQUIT: killing everything",
+                            SignalAction::Interrupt => "Ctrl-C: stopping (once more kills)",
+                            SignalAction::Terminate => "SIGTERM: stopping",
+                            SignalAction::HangUp => "SIGHUP: stopping",
+                            SignalAction::Quit => "SIGQUIT: killing everything",
                         };
                         self.console.say(what, Tint::Warn);
                         reason = Some(Reason::Signal(heard));
-                        if heard == Heard::Quit {
+                        if heard == SignalAction::Quit {
                             self.handle.kill_all();
                         } else {
                             self.handle.begin_shutdown(what);
                         }
                         spoken = Instant::now();
-                    } else if again && matches!(heard, Heard::Interrupt | Heard::Quit) {
+                    } else if again && matches!(heard, SignalAction::Interrupt | SignalAction::Quit) {
                         self.console.say("killing everything", Tint::Bad);
                         self.handle.kill_all();
                     }
@@ -331,7 +331,7 @@ impl Foreground {
                             spoken = Instant::now();
                         }
                         if reason.is_none()
-                            && let Read::Event(event) = &read
+                            && let NextEvent::Event(event) = &read
                         {
                             reason = self.follow(event);
                             if reason.is_some() {
@@ -346,14 +346,14 @@ impl Foreground {
                     if reason.is_none() && self.is_finished() {
                         failed_before = self.failed();
                         reason = Some(Reason::Finished);
-                        if self.handle.board(|board| board.entries().is_empty()) {
+                        if self.handle.tree_state(|tree_state| tree_state.entries().is_empty()) {
                             self.console.say("nothing is left", Tint::Faint);
                         }
                         self.handle.begin_shutdown("everything has ended");
                     } else if reason.is_none() && self.is_idle() && !told_idle {
                         told_idle = true;
                         self.console.say("nothing runs: \"regrow start\" or Ctrl-C", Tint::Faint);
-                    } else if self.handle.board(|b| b.busy()) > 0 {
+                    } else if self.handle.tree_state(|b| b.busy()) > 0 {
                         told_idle = false;
                     }
                 }
@@ -441,18 +441,21 @@ impl Foreground {
 
     /// Nothing runs, nothing will by itself, and nobody stopped anything by hand.
     fn is_finished(&self) -> bool {
-        self.is_idle() && self.handle.board(|b| !b.entries().iter().any(|e| e.state == State::Stopped))
+        self.is_idle() && self.handle.tree_state(|b| !b.entries().iter().any(|e| e.state == State::Stopped))
     }
 
     /// Nothing runs, and nothing will by itself.
     fn is_idle(&self) -> bool {
-        let will_start = |entry: &Entry| entry.state == State::Registered && entry.spec.autostart;
-        self.handle.board(|board| board.busy() == 0 && !board.entries().iter().any(will_start))
+        let will_start = |entry: &InstanceState| entry.state == State::Registered && entry.spec.autostart;
+        self.handle
+            .tree_state(|tree_state| tree_state.busy() == 0 && !tree_state.entries().iter().any(will_start))
     }
 
     fn failed(&self) -> Vec<InstanceId> {
-        let failed = |e: &&Entry| e.state == State::Failed;
-        self.handle.board(|board| board.entries().iter().filter(failed).map(|e| e.id.clone()).collect())
+        let failed = |e: &&InstanceState| e.state == State::Failed;
+        self.handle.tree_state(|tree_state| {
+            tree_state.entries().iter().filter(failed).map(|e| e.id.clone()).collect()
+        })
     }
 
     /// The last words, on standard error, and the exit code.
@@ -462,9 +465,9 @@ impl Foreground {
             let noun = if failed.len() == 1 { "service" } else { "services" };
             tell!("regrow: {} {noun} failed", failed.len());
             for id in failed {
-                let why = self
-                    .handle
-                    .board(|board| board.entry(id).and_then(|e| e.failed.as_ref()).map(ToString::to_string));
+                let why = self.handle.tree_state(|tree_state| {
+                    tree_state.entry(id).and_then(|e| e.failed.as_ref()).map(ToString::to_string)
+                });
                 // The shutdown's own end must not hide what it found.
                 let why = why.or_else(|| self.screen.failures.get(id).cloned()).unwrap_or_default();
                 tell!("  {id}: {why}");
@@ -476,7 +479,7 @@ impl Foreground {
             }
         }
         match reason {
-            Reason::Signal(Heard::Interrupt) => code::INTERRUPTED,
+            Reason::Signal(SignalAction::Interrupt) => code::INTERRUPTED,
             // As the signal for it would have been.
             Reason::ReaderGone => 128 + 13,
             Reason::Signal(other) => u8::try_from(128 + other.number()).unwrap_or(code::FAILED),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{SecretVerb, code, format, remote, usage_error};
 use crate::model::Name;
 use crate::os::limits::leave_no_core;
-use crate::os::secrets::{Kept, Vault, read_value};
+use crate::os::secrets::{SecretInfo, Vault, read_value};
 
 pub(super) fn secret(verb: SecretVerb) -> u8 {
     leave_no_core();
@@ -35,7 +35,7 @@ pub(super) fn secret(verb: SecretVerb) -> u8 {
             if args.json {
                 remote::print_json(&Secrets { secrets });
             } else {
-                for Kept { name, updated } in secrets {
+                for SecretInfo { name, updated } in secrets {
                     remote::say(&format!("{name}  {}", humantime::format_rfc3339_seconds(updated)));
                 }
             }
@@ -54,5 +54,5 @@ fn told(done: std::io::Result<u8>) -> u8 {
 /// `secret list --json`.
 #[derive(Debug, Serialize)]
 struct Secrets {
-    secrets: Vec<Kept>,
+    secrets: Vec<SecretInfo>,
 }

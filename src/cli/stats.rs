@@ -6,7 +6,7 @@ use super::remote::{picture, print_json, say, talk};
 use super::{Common, PoolVerb, StatsArgs, code, format, usage_error};
 use crate::control::client::Error;
 use crate::control::protocol::SetPool;
-use crate::decide::words::short;
+use crate::decide::humanize::short;
 use crate::model::history::Measure;
 use crate::model::sample::{CoreSample, NetworkSample, Pressure};
 use crate::model::stats::{CacheStats, Performance, PoolStats, Resources, ServiceScale, Stats, Thresholds};

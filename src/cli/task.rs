@@ -16,7 +16,7 @@ use crate::control::client::{Client, Error};
 use crate::control::protocol::{
     CancelTask, Removed, StreamName, Submit, Submitted, TaskList, TaskOutput, TasksDone,
 };
-use crate::decide::words::short;
+use crate::decide::humanize::short;
 use crate::model::task::{ProgressReport, TaskEnd};
 use crate::model::{
     Denial, DenialCode, Exit, SpawnStage, TaskId, TaskInput, TaskResult, TaskSpec, TaskState, TaskStatus,

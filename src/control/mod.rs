@@ -8,12 +8,12 @@
 //! May use `model`, the fold in `decide`, the configuration in `manifest`, and the runtime's
 //! [`Handle`](crate::runtime::Handle); the files are `os`'s.
 
+mod auth;
 pub mod client;
-mod door;
-mod guard;
-mod once;
+mod connections;
+mod idempotency;
+pub mod instance_dir;
 mod operations;
-pub mod place;
 pub mod protocol;
 mod requests;
 pub mod server;

@@ -10,15 +10,15 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::guard;
-use super::once;
+use super::auth;
+use super::idempotency;
 use super::protocol::{
     Add, Added, Audit, CancelTask, Down, ErrorBody, Events, History, LogLine, Logs, Manifest, Manifests,
     Removed, ResourceHistories, SetPool, Submit, Submitted, TaskList, TaskOutput, Upgrade, Upgrading, Wait,
     Waited, WhyReport, Write,
 };
 use super::requests::query::{LARGEST, Parameter, ParameterKind};
-use super::requests::{Shared, facts, logs, manifests, refuse, resources, tasks, tree, upkeep};
+use super::requests::{Shared, admin, events, logs, manifests, refuse, resources, tasks, tree};
 use crate::decide::access::Action;
 use crate::model::stats::{PoolStats, Stats};
 use crate::model::status::TreeStatus;
@@ -42,7 +42,7 @@ enum Answered {
 }
 
 /// How a request is carried out.
-enum Way {
+enum Idempotency {
     /// It changes nothing.
     Look,
     /// It is done once for each `Idempotency-Key`.
@@ -61,7 +61,7 @@ struct Operation {
     query: &'static [Parameter],
     body: Option<Shape>,
     answered: Answered,
-    way: Way,
+    way: Idempotency,
     route: fn() -> MethodRouter<Shared>,
 }
 
@@ -107,7 +107,7 @@ const OPERATIONS: &[Operation] = &[
         query: tree::STATUS,
         body: None,
         answered: Answered::Json(of::<StatusReport>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(tree::status),
     },
     Operation {
@@ -119,7 +119,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Option<TreeStatus>>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(tree::tree),
     },
     Operation {
@@ -131,7 +131,7 @@ const OPERATIONS: &[Operation] = &[
         query: tree::WHY,
         body: None,
         answered: Answered::Json(of::<WhyReport>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(tree::explain),
     },
     Operation {
@@ -140,11 +140,11 @@ const OPERATIONS: &[Operation] = &[
         id: "events",
         about: "What happened, and what happens",
         needs: Some((Action::Read, EACH)),
-        query: facts::EVENTS,
+        query: events::EVENTS,
         body: None,
         answered: Answered::JsonOrEvents(of::<Events>, of::<Event>),
-        way: Way::Look,
-        route: || get(facts::events),
+        way: Idempotency::Look,
+        route: || get(events::events),
     },
     Operation {
         method: "get",
@@ -155,7 +155,7 @@ const OPERATIONS: &[Operation] = &[
         query: logs::LOGS,
         body: None,
         answered: Answered::JsonOrEvents(of::<Logs>, of::<LogLine>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(logs::logs),
     },
     Operation {
@@ -164,11 +164,11 @@ const OPERATIONS: &[Operation] = &[
         id: "history",
         about: "The processes that services have had, newest first (a daemon's)",
         needs: Some((Action::Read, EACH)),
-        query: facts::HISTORY,
+        query: events::HISTORY,
         body: None,
         answered: Answered::Json(of::<History>),
-        way: Way::Look,
-        route: || get(facts::history),
+        way: Idempotency::Look,
+        route: || get(events::history),
     },
     Operation {
         method: "get",
@@ -176,11 +176,11 @@ const OPERATIONS: &[Operation] = &[
         id: "audit",
         about: "Who did, and was not let do, what (a daemon's)",
         needs: Some((Action::Audit, DAEMON)),
-        query: facts::AUDIT,
+        query: events::AUDIT,
         body: None,
         answered: Answered::Json(of::<Audit>),
-        way: Way::Look,
-        route: || get(facts::audit),
+        way: Idempotency::Look,
+        route: || get(events::audit),
     },
     Operation {
         method: "post",
@@ -191,7 +191,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<Wait>),
         answered: Answered::Json(of::<Waited>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || post(tree::wait),
     },
     Operation {
@@ -203,7 +203,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(command),
         answered: Answered::Json(of::<Answer>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || post(tree::command),
     },
     Operation {
@@ -215,7 +215,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<Add>),
         answered: Answered::Json(of::<Added>),
-        way: Way::OnceLarge,
+        way: Idempotency::OnceLarge,
         route: || post(tree::add),
     },
     Operation {
@@ -227,7 +227,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Down>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || post(tree::down),
     },
     Operation {
@@ -239,7 +239,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Manifests>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(manifests::list),
     },
     Operation {
@@ -251,7 +251,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Manifest>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(manifests::show),
     },
     Operation {
@@ -263,7 +263,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<Write>),
         answered: Answered::Json(of::<Reloaded>),
-        way: Way::OnceLarge,
+        way: Idempotency::OnceLarge,
         route: || put(manifests::write),
     },
     Operation {
@@ -275,7 +275,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Reloaded>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || delete(manifests::remove),
     },
     Operation {
@@ -284,11 +284,11 @@ const OPERATIONS: &[Operation] = &[
         id: "reload",
         about: "Make the tree what the manifests say now; only what differs is touched (a daemon)",
         needs: Some((Action::Reload, DAEMON)),
-        query: upkeep::RELOAD,
+        query: admin::RELOAD,
         body: None,
         answered: Answered::Json(of::<Reloaded>),
-        way: Way::Once,
-        route: || post(upkeep::reload),
+        way: Idempotency::Once,
+        route: || post(admin::reload),
     },
     Operation {
         method: "post",
@@ -299,8 +299,8 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<Upgrade>),
         answered: Answered::Json(of::<Upgrading>),
-        way: Way::Once,
-        route: || post(upkeep::upgrade),
+        way: Idempotency::Once,
+        route: || post(admin::upgrade),
     },
     Operation {
         method: "post",
@@ -311,7 +311,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<Submit>),
         answered: Answered::Json(of::<Submitted>),
-        way: Way::OnceLarge,
+        way: Idempotency::OnceLarge,
         route: || post(tasks::submit),
     },
     Operation {
@@ -323,7 +323,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<TaskList>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(tasks::list),
     },
     Operation {
@@ -335,7 +335,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Removed>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || delete(tasks::cleanup),
     },
     Operation {
@@ -347,7 +347,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<TaskSpec>),
         answered: Answered::Json(of::<TaskResult>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || post(tasks::run),
     },
     Operation {
@@ -359,7 +359,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<TaskSpec>),
         answered: Answered::Events(task_events),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || post(tasks::exec),
     },
     Operation {
@@ -371,7 +371,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<TaskStatus>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(tasks::status),
     },
     Operation {
@@ -383,7 +383,7 @@ const OPERATIONS: &[Operation] = &[
         query: tasks::RESULT,
         body: None,
         answered: Answered::Json(of::<TaskResult>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(tasks::result),
     },
     Operation {
@@ -395,7 +395,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<CancelTask>),
         answered: Answered::Json(of::<Removed>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || post(tasks::cancel),
     },
     Operation {
@@ -407,7 +407,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<ProgressReport>),
         answered: Answered::Json(of::<TaskStatus>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || post(tasks::progress),
     },
     Operation {
@@ -419,7 +419,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Removed>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || post(tasks::pause),
     },
     Operation {
@@ -431,7 +431,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Removed>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || post(tasks::resume),
     },
     Operation {
@@ -443,7 +443,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Removed>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || delete(tasks::clear_cache),
     },
     Operation {
@@ -455,7 +455,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: Some(of::<SetPool>),
         answered: Answered::Json(of::<PoolStats>),
-        way: Way::Once,
+        way: Idempotency::Once,
         route: || post(tasks::set_pool),
     },
     Operation {
@@ -467,7 +467,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(of::<Stats>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(resources::stats),
     },
     Operation {
@@ -479,7 +479,7 @@ const OPERATIONS: &[Operation] = &[
         query: resources::RESOURCES,
         body: None,
         answered: Answered::Json(of::<ResourceHistories>),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(resources::resources),
     },
     Operation {
@@ -491,7 +491,7 @@ const OPERATIONS: &[Operation] = &[
         query: &[],
         body: None,
         answered: Answered::Json(any_object),
-        way: Way::Look,
+        way: Idempotency::Look,
         route: || get(|| async { axum::Json(DOCUMENT.clone()) }),
     },
 ];
@@ -502,10 +502,10 @@ pub(super) fn router(shared: Shared) -> Router {
     for operation in OPERATIONS {
         let route = (operation.route)();
         let route = match operation.way {
-            Way::Look if operation.body.is_none() => route,
-            Way::Look => route.layer(from_fn_with_state(shared.clone(), once::any_number)),
-            Way::Once => route.layer(from_fn_with_state(shared.clone(), once::usual)),
-            Way::OnceLarge => route.layer(from_fn_with_state(shared.clone(), once::large)),
+            Idempotency::Look if operation.body.is_none() => route,
+            Idempotency::Look => route.layer(from_fn_with_state(shared.clone(), idempotency::any_number)),
+            Idempotency::Once => route.layer(from_fn_with_state(shared.clone(), idempotency::usual)),
+            Idempotency::OnceLarge => route.layer(from_fn_with_state(shared.clone(), idempotency::large)),
         };
         router = router.route(operation.path, route);
     }
@@ -522,7 +522,7 @@ pub(super) fn router(shared: Shared) -> Router {
         })
         // Whoever reads one bounds it.
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(shared.clone(), guard::enter))
+        .layer(from_fn_with_state(shared.clone(), auth::enter))
         .with_state(shared)
 }
 
@@ -582,7 +582,7 @@ impl Operation {
                 "schema": { "type": "string", "format": "uuid" },
             }));
         }
-        if !matches!(self.way, Way::Look) {
+        if !matches!(self.way, Idempotency::Look) {
             parameters.push(json!({
                 "name": "Idempotency-Key", "in": "header", "required": false,
                 "description": "A request with the key of an earlier one is not carried out again, but answered \

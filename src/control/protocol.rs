@@ -13,7 +13,7 @@ use crate::decide::why::Why;
 use crate::manifest::{Fault, Source};
 use crate::model::history::ResourceHistory;
 use crate::model::{Answer, Denial, Event, ServiceStatus, TaskId, TaskSpec, TaskStatus};
-use crate::record::store::{AuditEntry, Lived};
+use crate::record::store::{AuditEntry, IncarnationRecord};
 
 /// `GET /v1/events`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -180,7 +180,7 @@ pub struct InstanceHistory {
     /// Which.
     pub name: String,
     /// Newest first.
-    pub incarnations: Vec<Lived>,
+    pub incarnations: Vec<IncarnationRecord>,
 }
 
 /// `GET /v1/audit`.

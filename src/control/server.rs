@@ -20,19 +20,19 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
-use super::door::{Asked, Crowd, Doorkeeper, Peer, Seats, Timed};
-use super::guard::Guard;
+use super::auth::Guard;
+use super::connections::{Asked, Crowd, Peer, Seats, Timed, UnixAdmission};
 use super::operations;
 use super::requests::Shared;
 use super::tls::Tls;
 use crate::manifest::config::{Api, LocalAccess};
-use crate::os::files::{self, Reach};
+use crate::os::files::{self, SocketAccess};
 use crate::os::tokens::Tokens;
 use crate::os::users::PeerIds;
 use crate::runtime::Handle;
 
 pub use super::operations::document;
-pub use super::requests::{Daemon, Load, Read};
+pub use super::requests::{Daemon, Load, LoadedManifests};
 
 /// So many requests read log files at a time.
 const READERS: usize = 2;
@@ -57,7 +57,7 @@ const LOOKING: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(2);
 
 /// By what ways requests come.
-pub struct Doors {
+pub struct Listeners {
     /// The control socket; `None`: there is none yet, and one is made as soon as that is possible.
     pub local: Option<std::os::unix::net::UnixListener>,
     /// Where it lies: should it be removed there, another is made.
@@ -65,33 +65,33 @@ pub struct Doors {
     /// Who else may use it.
     pub access: Vec<LocalAccess>,
     /// An address on the network.
-    pub network: Option<Network>,
+    pub network: Option<NetworkListener>,
 }
 
 /// A door to the network.
-pub struct Network {
+pub struct NetworkListener {
     /// How it is configured.
     pub api: Api,
     /// Who may come in.
     pub tokens: Tokens,
 }
 
-impl Doors {
+impl Listeners {
     /// The control socket alone, for its owner and root. The listener comes from
     /// [`files::listen`].
-    pub fn local(local: std::os::unix::net::UnixListener, path: PathBuf) -> Doors {
-        Doors { local: Some(local), path, access: Vec::new(), network: None }
+    pub fn local(local: std::os::unix::net::UnixListener, path: PathBuf) -> Listeners {
+        Listeners { local: Some(local), path, access: Vec::new(), network: None }
     }
 }
 
 /// Serves until `closing` turns true; then what is under way is answered and followers are let go.
 pub async fn serve(
-    doors: Doors,
+    doors: Listeners,
     handle: Handle,
     closing: watch::Receiver<bool>,
     daemon: Option<Daemon>,
 ) -> io::Result<()> {
-    let Doors { local, path, access, network } = doors;
+    let Listeners { local, path, access, network } = doors;
     let local = match local {
         Some(local) => {
             local.set_nonblocking(true)?;
@@ -104,7 +104,7 @@ pub async fn serve(
         closing: closing.clone(),
         daemon: daemon.map(Arc::new),
         guard: None,
-        answers: super::once::Answers::default(),
+        answers: super::idempotency::Answers::default(),
         reading: Arc::new(Semaphore::new(READERS)),
         remote_body: network
             .as_ref()
@@ -113,8 +113,8 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let inside = async {
         let router = operations::router(shared.clone());
-        let reach = if access.is_empty() { Reach::Owner } else { Reach::Everybody };
-        let keeper = Arc::new(Doorkeeper::new(access));
+        let reach = if access.is_empty() { SocketAccess::Owner } else { SocketAccess::Everybody };
+        let keeper = Arc::new(UnixAdmission::new(access));
         by_socket(local, (&path, reach), keeper, &shared, &router, &graceful).await;
     };
     let outside = async {
@@ -140,8 +140,8 @@ pub async fn serve(
 /// Lets clients of the control socket in.
 async fn by_socket(
     listener: Option<UnixListener>,
-    (path, reach): (&Path, Reach),
-    keeper: Arc<Doorkeeper>,
+    (path, reach): (&Path, SocketAccess),
+    keeper: Arc<UnixAdmission>,
     shared: &Shared,
     router: &Router,
     graceful: &GracefulShutdown,
@@ -233,7 +233,7 @@ async fn by_socket(
 }
 
 /// Makes the socket as soon as that is possible.
-async fn first_listener(path: &Path, reach: Reach, shared: &Shared) -> UnixListener {
+async fn first_listener(path: &Path, reach: SocketAccess, shared: &Shared) -> UnixListener {
     loop {
         match listening_again(path, reach) {
             Ok(listener) => {
@@ -256,17 +256,17 @@ fn hold(listener: &UnixListener, path: &Path, shared: &Shared) {
 }
 
 /// Makes the socket anew, and its folder.
-fn listening_again(path: &Path, reach: Reach) -> io::Result<UnixListener> {
+fn listening_again(path: &Path, reach: SocketAccess) -> io::Result<UnixListener> {
     match reach {
-        Reach::Owner => files::private_parent(path)?,
-        Reach::Everybody => files::open_parent(path)?,
+        SocketAccess::Owner => files::private_parent(path)?,
+        SocketAccess::Everybody => files::open_parent(path)?,
     }
     files::listen(path, reach).and_then(UnixListener::from_std)
 }
 
 /// Lets clients from the network in.
-async fn by_network(network: Network, shared: &Shared, graceful: &GracefulShutdown) {
-    let Network { api, tokens } = network;
+async fn by_network(network: NetworkListener, shared: &Shared, graceful: &GracefulShutdown) {
+    let NetworkListener { api, tokens } = network;
     let listener = listening(&api).await;
     let at = listener.local_addr().unwrap_or(api.listen);
     let guard = Arc::new(Guard::new(&api, at, tokens));

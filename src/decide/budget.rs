@@ -15,13 +15,13 @@ use crate::model::{Name, ServiceSpec};
 
 /// What a stop of many has for all of them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Budget {
+pub(super) struct StopBudget {
     /// Of each: how many are stopped one after the other from it down, and when the first of all these is to be
     /// down, where that is said.
     shares: HashMap<Name, (u32, Option<Duration>)>,
 }
 
-impl Budget {
+impl StopBudget {
     /// Of a stop that begins now; `None`: nothing is said. `runs`: who has anything to stop.
     pub(super) fn new(
         now: Duration,
@@ -29,7 +29,7 @@ impl Budget {
         order: &StopOrder,
         project: impl Fn(&Name) -> Option<String>,
         runs: impl Fn(&Name) -> bool,
-    ) -> Option<Budget> {
+    ) -> Option<StopBudget> {
         if times.is_empty() {
             return None;
         }
@@ -45,7 +45,7 @@ impl Budget {
             Some((below, bt)) => (own + below, earliest(at, bt)),
             None => (own, at),
         };
-        Some(Budget { shares: order.gathered_from_below(own, join, both) })
+        Some(StopBudget { shares: order.gathered_from_below(own, join, both) })
     }
 
     /// What this service gets when its turn comes now; `None`: its own time alone counts.
@@ -92,16 +92,16 @@ mod tests {
         let names: Vec<Name> = (0..3).map(name).collect();
         let order = StopOrder::new(&graph, &names);
         let begun = Duration::from_secs(100);
-        let budget = Budget::new(begun, &times(9), &order, |_| None, |_| true).unwrap();
+        let budget = StopBudget::new(begun, &times(9), &order, |_| None, |_| true).unwrap();
         let share = |after, at: usize| budget.share(begun + Duration::from_secs(after), &all[at]);
         assert_eq!(share(0, 2), Some(Duration::from_secs(3)));
         // The first was deaf, the second quick.
         assert_eq!(share(3, 1), Some(Duration::from_secs(3)));
         assert_eq!(share(3, 0), Some(Duration::from_secs(6)));
         // Who has nothing to stop needs no part.
-        let budget = Budget::new(begun, &times(9), &order, |_| None, |who| *who != name(1)).unwrap();
+        let budget = StopBudget::new(begun, &times(9), &order, |_| None, |who| *who != name(1)).unwrap();
         assert_eq!(budget.share(begun, &all[2]), Some(Duration::from_millis(4_500)));
-        assert_eq!(Budget::new(begun, &StopTimes::default(), &order, |_| None, |_| true), None);
+        assert_eq!(StopBudget::new(begun, &StopTimes::default(), &order, |_| None, |_| true), None);
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
             let projects = [("shop".to_owned(), Duration::from_secs(project))].into();
             let times = StopTimes { projects, ..times(tree) };
             let shop = |_: &Name| Some("shop".to_owned());
-            let budget = Budget::new(Duration::ZERO, &times, &order, shop, |_| true).unwrap();
+            let budget = StopBudget::new(Duration::ZERO, &times, &order, shop, |_| true).unwrap();
             assert_eq!(budget.share(Duration::ZERO, &spec), Some(Duration::from_secs(want)));
         }
     }
@@ -130,7 +130,7 @@ mod tests {
             let tree = tree.map(Duration::from_secs);
             let times = StopTimes { tree, projects: [("infra".to_owned(), Duration::from_secs(4))].into() };
             let project = |of: &Name| (*of == name(0)).then(|| "infra".to_owned());
-            let budget = Budget::new(Duration::ZERO, &times, &order, project, |_| true).unwrap();
+            let budget = StopBudget::new(Duration::ZERO, &times, &order, project, |_| true).unwrap();
             assert_eq!(budget.share(Duration::ZERO, &all[1]), Some(Duration::from_secs(want)));
             let later = Duration::from_secs(want);
             assert_eq!(budget.share(later, &all[0]), Some(Duration::from_secs(want)));
@@ -153,7 +153,7 @@ mod tests {
             let graph = Arc::new(Graph::new(&all).unwrap());
             let names: Vec<Name> = (0..all.len()).map(name).collect();
             let mut order = StopOrder::new(&graph, &names);
-            let budget = Budget::new(Duration::ZERO, &times(9), &order, |_| None, |_| true).unwrap();
+            let budget = StopBudget::new(Duration::ZERO, &times(9), &order, |_| None, |_| true).unwrap();
             let mut now = Duration::ZERO;
             let mut ending: Vec<(Duration, Name)> = Vec::new();
             loop {

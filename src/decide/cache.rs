@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
+pub struct CacheLimits {
     /// So many results.
     pub entries: usize,
     /// And so many bytes of them.
@@ -20,7 +20,7 @@ pub struct Bounds {
 
 /// What a look into the cache gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Looked<K, V> {
+pub enum CacheLookup<K, V> {
     /// It is here.
     Hit(V),
     /// Somebody makes it: it comes to whoever asked here, too.
@@ -40,7 +40,7 @@ pub struct Flight<K> {
 
 /// Counted since the start, or since [`Cache::clear`] never: clearing takes results, not counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct CacheCounts {
     /// Asked for, and here.
     pub hits: u64,
     /// Asked for, and not here.
@@ -53,7 +53,7 @@ pub struct Counts {
     pub expirations: u64,
 }
 
-struct Entry<V> {
+struct InstanceState<V> {
     value: V,
     bytes: u64,
     since: Duration,
@@ -65,20 +65,20 @@ struct Entry<V> {
 
 /// Results `V` by what they are results of, `K`; who waits for one is a `W`.
 pub struct Cache<K, V, W> {
-    bounds: Bounds,
-    entries: HashMap<K, Entry<V>>,
+    bounds: CacheLimits,
+    entries: HashMap<K, InstanceState<V>>,
     /// Which was used when, as a count of uses.
     order: BTreeMap<u64, K>,
     uses: u64,
     bytes: u64,
     flights: HashMap<Flight<K>, Vec<W>>,
     clears: u64,
-    counts: Counts,
+    counts: CacheCounts,
 }
 
 impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
     /// Empty.
-    pub fn new(bounds: Bounds) -> Cache<K, V, W> {
+    pub fn new(bounds: CacheLimits) -> Cache<K, V, W> {
         Cache {
             bounds,
             entries: HashMap::new(),
@@ -87,13 +87,13 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
             bytes: 0,
             flights: HashMap::new(),
             clears: 0,
-            counts: Counts::default(),
+            counts: CacheCounts::default(),
         }
     }
 
     /// Only what is here, and not older than `age`.
     pub fn peek(&mut self, key: &K, now: Duration, age: Duration) -> Option<V> {
-        let Entry { since, before, until, .. } = self.entries.get(key)?;
+        let InstanceState { since, before, until, .. } = self.entries.get(key)?;
         let (until, is_old) = (*until, now.saturating_sub(*since) + *before >= age);
         if until <= now {
             self.drop_entry(key);
@@ -115,19 +115,25 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
     }
 
     /// Asks for a result that is not older than `age`. Who joins waits with what `waiter` gives.
-    pub fn ask(&mut self, key: &K, now: Duration, age: Duration, waiter: impl FnOnce() -> W) -> Looked<K, V> {
+    pub fn ask(
+        &mut self,
+        key: &K,
+        now: Duration,
+        age: Duration,
+        waiter: impl FnOnce() -> W,
+    ) -> CacheLookup<K, V> {
         if let Some(value) = self.peek(key, now, age) {
-            return Looked::Hit(value);
+            return CacheLookup::Hit(value);
         }
         let flight = self.flight(key);
         if let Some(waiters) = self.flights.get_mut(&flight) {
             waiters.push(waiter());
             self.counts.joined += 1;
-            return Looked::Joined(flight);
+            return CacheLookup::Joined(flight);
         }
         self.counts.misses += 1;
         self.flights.insert(flight.clone(), Vec::new());
-        Looked::Lead(flight)
+        CacheLookup::Lead(flight)
     }
 
     /// The one in which it would be made by now.
@@ -194,7 +200,8 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         self.uses += 1;
         self.order.insert(self.uses, key.clone());
         self.bytes += bytes;
-        self.entries.insert(key.clone(), Entry { value, bytes, since: now, before, until, used: self.uses });
+        self.entries
+            .insert(key.clone(), InstanceState { value, bytes, since: now, before, until, used: self.uses });
     }
 
     fn drop_entry(&mut self, key: &K) {
@@ -231,12 +238,12 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
     }
 
     /// How much it may keep.
-    pub fn bounds(&self) -> Bounds {
+    pub fn bounds(&self) -> CacheLimits {
         self.bounds
     }
 
     /// What was counted.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> CacheCounts {
         self.counts
     }
 }
@@ -276,7 +283,7 @@ mod tests {
         flights: Vec<(u8, Vec<usize>, bool)>,
     }
 
-    const BOUNDS: Bounds = Bounds { entries: 4, bytes: 100 };
+    const BOUNDS: CacheLimits = CacheLimits { entries: 4, bytes: 100 };
 
     impl Model {
         /// The value, or whether it is one more who waits.
@@ -330,12 +337,12 @@ mod tests {
                 match act {
                     Act::Ask(key) => {
                         let looked = match cache.ask(&key, at, Duration::MAX, || who) {
-                            Looked::Hit(value) => Ok(value),
-                            Looked::Joined(flight) => {
+                            CacheLookup::Hit(value) => Ok(value),
+                            CacheLookup::Joined(flight) => {
                                 prop_assert!(flights.contains(&flight));
                                 Err(true)
                             }
-                            Looked::Lead(flight) => {
+                            CacheLookup::Lead(flight) => {
                                 flights.push(flight);
                                 Err(false)
                             }
@@ -387,8 +394,8 @@ mod tests {
         let leads: Vec<_> = asked
             .into_iter()
             .filter_map(|looked| match looked {
-                Looked::Lead(flight) => Some(flight),
-                Looked::Hit(_) | Looked::Joined(_) => None,
+                CacheLookup::Lead(flight) => Some(flight),
+                CacheLookup::Hit(_) | CacheLookup::Joined(_) => None,
             })
             .collect();
         assert_eq!(leads.len(), 1);
@@ -402,26 +409,26 @@ mod tests {
         let mut cache: Cache<&str, u8, usize> = Cache::new(BOUNDS);
         let ask = |cache: &mut Cache<_, _, _>, who| cache.ask(&"k", Duration::ZERO, Duration::MAX, || who);
         let before = led(ask(&mut cache, 0));
-        assert_eq!(ask(&mut cache, 1), Looked::Joined(before.clone()));
+        assert_eq!(ask(&mut cache, 1), CacheLookup::Joined(before.clone()));
         cache.clear();
         let after = led(ask(&mut cache, 2));
         let made = |value| Some((value, 1, Duration::MAX));
         assert_eq!(cache.made(&before, Duration::ZERO, made(1)), [1], "who waited for it has it");
-        assert_eq!(ask(&mut cache, 3), Looked::Joined(after.clone()), "and nobody else");
+        assert_eq!(ask(&mut cache, 3), CacheLookup::Joined(after.clone()), "and nobody else");
         assert_eq!(cache.made(&after, Duration::ZERO, made(2)), [3]);
-        assert_eq!(ask(&mut cache, 4), Looked::Hit(2));
+        assert_eq!(ask(&mut cache, 4), CacheLookup::Hit(2));
     }
 
-    fn led<K: std::fmt::Debug, V: std::fmt::Debug>(looked: Looked<K, V>) -> Flight<K> {
+    fn led<K: std::fmt::Debug, V: std::fmt::Debug>(looked: CacheLookup<K, V>) -> Flight<K> {
         match looked {
-            Looked::Lead(flight) => flight,
+            CacheLookup::Lead(flight) => flight,
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn one_that_was_made_elsewhere_keeps_its_age() {
-        let mut cache: Cache<u8, u64, ()> = Cache::new(Bounds { entries: 9, bytes: 99 });
+        let mut cache: Cache<u8, u64, ()> = Cache::new(CacheLimits { entries: 9, bytes: 99 });
         let seconds = Duration::from_secs;
         cache.put(&1, seconds(5), (7, 1), seconds(100), seconds(50));
         assert_eq!(cache.peek(&1, seconds(6), seconds(60)), Some(7));
@@ -442,8 +449,8 @@ mod tests {
         cache.made(&first, Duration::ZERO, Some((1, 1, minute)));
         let later = Duration::from_secs(5);
         let second_one = led(cache.ask(&"k", later, second, || ()));
-        assert_eq!(cache.ask(&"k", later, minute, || ()), Looked::Hit(1));
+        assert_eq!(cache.ask(&"k", later, minute, || ()), CacheLookup::Hit(1));
         cache.made(&second_one, later, Some((2, 1, minute)));
-        assert_eq!(cache.ask(&"k", later, second, || ()), Looked::Hit(2));
+        assert_eq!(cache.ask(&"k", later, second, || ()), CacheLookup::Hit(2));
     }
 }

@@ -7,30 +7,30 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{Board, Entry};
-use crate::model::{Goal, Past, State, StopCause};
+use super::tree_state::{InstanceState, TreeState};
+use crate::model::{Goal, InstanceRecord, State, StopCause};
 
 /// Goals that differ from what a start would bring.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HeldGoals {
+pub struct ManualGoals {
     /// The event after which they stood so.
     pub seq: u64,
     /// By the instances' printed names.
     pub goals: BTreeMap<String, Goal>,
 }
 
-impl HeldGoals {
+impl ManualGoals {
     /// All of a tree.
-    pub fn of(board: &Board) -> HeldGoals {
-        let mut held = HeldGoals { seq: board.last_event(), goals: BTreeMap::new() };
-        for entry in board.entries() {
+    pub fn of(tree_state: &TreeState) -> ManualGoals {
+        let mut held = ManualGoals { seq: tree_state.last_event(), goals: BTreeMap::new() };
+        for entry in tree_state.entries() {
             held.note(entry);
         }
         held
     }
 
     /// Takes down what is wished of one instance; whether that is news.
-    pub fn note(&mut self, entry: &Entry) -> bool {
+    pub fn note(&mut self, entry: &InstanceState) -> bool {
         let name = entry.id.to_string();
         let goal = entry.past().goal;
         // One that was never started has no goal yet.
@@ -42,13 +42,23 @@ impl HeldGoals {
     }
 
     /// Brings what is known of an instance to what was wished of it last.
-    pub fn correct(&self, entry: &Entry, past: Option<Past>, today: SystemTime) -> Option<Past> {
+    pub fn correct(
+        &self,
+        entry: &InstanceState,
+        past: Option<InstanceRecord>,
+        today: SystemTime,
+    ) -> Option<InstanceRecord> {
         let wanted = self.goals.get(&entry.id.to_string()).copied();
         let Some(mut past) = past else {
             let wanted = wanted?;
             let state = if wanted == Goal::Up { State::Waiting } else { State::Stopped };
             let stopped_for = (wanted == Goal::Down).then_some(StopCause::Command);
-            return Some(Past { goal: wanted, state, stopped_for, ..Past::new(entry.id.clone(), today) });
+            return Some(InstanceRecord {
+                goal: wanted,
+                state,
+                stopped_for,
+                ..InstanceRecord::new(entry.id.clone(), today)
+            });
         };
         let wanted = wanted.unwrap_or_else(|| usual(entry));
         if past.state == State::Registered || past.goal == wanted {
@@ -68,7 +78,7 @@ impl HeldGoals {
 }
 
 /// What a start brings about by itself.
-fn usual(entry: &Entry) -> Goal {
+fn usual(entry: &InstanceState) -> Goal {
     if entry.spec.autostart { Goal::Up } else { Goal::Down }
 }
 
@@ -82,14 +92,14 @@ mod tests {
 
     const TODAY: SystemTime = SystemTime::UNIX_EPOCH;
 
-    fn board(autostart: bool) -> (Board, InstanceId) {
+    fn tree_state(autostart: bool) -> (TreeState, InstanceId) {
         let name = Name::new("web").unwrap();
         let spec = ServiceSpec { autostart, ..ServiceSpec::new(name.clone(), ["web"]) };
-        (Board::new(Arc::new(Plan::of("test", vec![spec])), TODAY).unwrap(), InstanceId::sole(name))
+        (TreeState::new(Arc::new(Plan::of("test", vec![spec])), TODAY).unwrap(), InstanceId::sole(name))
     }
 
-    fn tell(board: &mut Board, id: &InstanceId, goal: Goal) {
-        let seq = board.last_event() + 1;
+    fn tell(tree_state: &mut TreeState, id: &InstanceId, goal: Goal) {
+        let seq = tree_state.last_event() + 1;
         let instance = id.clone();
         let facts = [
             Fact::GoalSet { instance: instance.clone(), goal },
@@ -101,30 +111,35 @@ mod tests {
             },
         ];
         for (fact, more) in facts.into_iter().zip(0..) {
-            board.apply(&Event { seq: seq + more, at: TODAY, since_start: std::time::Duration::ZERO, fact });
+            tree_state.apply(&Event {
+                seq: seq + more,
+                at: TODAY,
+                since_start: std::time::Duration::ZERO,
+                fact,
+            });
         }
     }
 
     #[test]
     fn only_what_a_start_would_not_bring_is_held_and_it_corrects_what_is_older() {
         for autostart in [true, false] {
-            let (mut board, id) = board(autostart);
-            let mut held = HeldGoals::of(&board);
+            let (mut tree_state, id) = tree_state(autostart);
+            let mut held = ManualGoals::of(&tree_state);
             assert_eq!(held.goals.len(), 0);
             let (usual, other) = if autostart { (Goal::Up, Goal::Down) } else { (Goal::Down, Goal::Up) };
-            tell(&mut board, &id, usual);
-            let older = board.entry(&id).unwrap().past();
-            assert!(!held.note(board.entry(&id).unwrap()));
-            tell(&mut board, &id, other);
-            let entry = board.entry(&id).unwrap();
+            tell(&mut tree_state, &id, usual);
+            let older = tree_state.entry(&id).unwrap().past();
+            assert!(!held.note(tree_state.entry(&id).unwrap()));
+            tell(&mut tree_state, &id, other);
+            let entry = tree_state.entry(&id).unwrap();
             assert!(held.note(entry) && !held.note(entry), "told once");
-            assert_eq!(HeldGoals::of(&board).goals, held.goals);
+            assert_eq!(ManualGoals::of(&tree_state).goals, held.goals);
             assert_eq!(held.correct(entry, Some(older), TODAY).unwrap().goal, other);
             let lost = held.correct(entry, None, TODAY).unwrap();
             assert_eq!(lost.goal, other);
             let newer = entry.past();
-            tell(&mut board, &id, usual);
-            let entry = board.entry(&id).unwrap();
+            tell(&mut tree_state, &id, usual);
+            let entry = tree_state.entry(&id).unwrap();
             assert!(held.note(entry));
             assert_eq!(held.correct(entry, Some(newer), TODAY).unwrap().goal, usual);
             assert_eq!(held.correct(entry, None, TODAY), None);

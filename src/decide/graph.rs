@@ -1,7 +1,7 @@
 //! Dependencies: what may stop when, and in which waves things start.
 //!
 //! [`Graph`] is acyclic by construction. [`StopOrder`] releases stops: dependents before what
-//! they depend on. Who may start is told by the [`frontier`](super::frontier).
+//! they depend on. Who may start is told by the [`frontier`](super::start_gate).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

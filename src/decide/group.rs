@@ -26,9 +26,10 @@ pub type Slot = usize;
 /// What a group is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Input {
+pub enum GroupInput {
     /// A child fell and would return after this delay.
-    Fell(Slot, Duration),
+    #[serde(rename = "fell")]
+    Crashed(Slot, Duration),
     /// A child ended by itself and is not to come back.
     Ended(Slot),
     /// A child changed what it is up to.
@@ -46,7 +47,7 @@ pub enum Input {
 
 /// What the actor is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
+pub enum GroupEffect {
     /// Let a fallen child return by itself after its delay.
     Permit(Slot),
     /// Stop a child.
@@ -54,7 +55,7 @@ pub enum Effect {
     /// Start a child.
     Start(Slot, StartCause),
     /// Tell the parent that this group fell and would return at once.
-    Fell,
+    Crashed,
     /// Tell the parent that this group has ended by itself.
     Ended,
     /// Tell the parent what this group is up to.
@@ -253,7 +254,7 @@ impl Group {
         }
     }
 
-    /// When it wants a [`Input::Tick`], if it does.
+    /// When it wants a [`GroupInput::Tick`], if it does.
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.mode {
             Mode::Restarting { queue, delays, .. } if queue.is_empty() => {
@@ -274,21 +275,21 @@ impl Group {
     }
 
     /// Takes one input and appends what is to be done to `out`.
-    pub fn step(&mut self, now: Duration, input: Input, out: &mut Vec<Effect>) {
+    pub fn step(&mut self, now: Duration, input: GroupInput, out: &mut Vec<GroupEffect>) {
         // Its parent starts its members one after the other, and waits for a word of each.
-        let answers = matches!(input, Input::Start(StartCause::Group));
+        let answers = matches!(input, GroupInput::Start(StartCause::Group));
         match input {
             // From one that was removed since.
-            Input::Fell(slot, _) | Input::Ended(slot) | Input::Reported(slot, _)
+            GroupInput::Crashed(slot, _) | GroupInput::Ended(slot) | GroupInput::Reported(slot, _)
                 if !self.members.contains_key(&slot) => {}
-            Input::Fell(slot, delay) => {
+            GroupInput::Crashed(slot, delay) => {
                 self.set_activity(slot, Activity::Fallen);
                 self.came(slot);
                 self.fell(slot, delay, now, out);
             }
-            Input::Ended(slot) => self.ended(slot, out),
-            Input::Reported(slot, activity) => self.reported(slot, activity, out),
-            Input::Removed(slot) => {
+            GroupInput::Ended(slot) => self.ended(slot, out),
+            GroupInput::Reported(slot, activity) => self.reported(slot, activity, out),
+            GroupInput::Removed(slot) => {
                 // Its last word may not have come yet, and somebody may wait for it.
                 self.reported(slot, Activity::Resting, out);
                 self.members.remove(&slot);
@@ -296,12 +297,12 @@ impl Group {
                     queue.retain(|other| *other != slot);
                 }
             }
-            Input::Start(cause) => self.start(cause, out),
-            Input::Stop(cause) => {
+            GroupInput::Start(cause) => self.start(cause, out),
+            GroupInput::Stop(cause) => {
                 let then = Then::Report;
                 self.stop_all(cause, then, out);
             }
-            Input::Tick => {}
+            GroupInput::Tick => {}
         }
         self.proceed(now, out);
         let activity = self.activity();
@@ -309,7 +310,7 @@ impl Group {
             && !matches!(self.mode, Mode::Stopping { then: Then::Escalate, .. })
         {
             self.reported = activity;
-            out.push(Effect::Report(activity));
+            out.push(GroupEffect::Report(activity));
         }
     }
 
@@ -338,7 +339,7 @@ impl Group {
         }
     }
 
-    fn fell(&mut self, slot: Slot, delay: Duration, now: Duration, out: &mut Vec<Effect>) {
+    fn fell(&mut self, slot: Slot, delay: Duration, now: Duration, out: &mut Vec<GroupEffect>) {
         match &mut self.mode {
             Mode::Steady | Mode::Starting { .. } => {}
             // Its turn to be stopped comes, and it will be found down.
@@ -350,7 +351,7 @@ impl Group {
                     // It came up behind the group's back; it goes down with the rest.
                     queue.push_back(slot);
                     if queue.len() == 1 {
-                        out.push(Effect::Stop(slot, *cause));
+                        out.push(GroupEffect::Stop(slot, *cause));
                     }
                 }
                 return;
@@ -366,7 +367,7 @@ impl Group {
         }
         let mut affected = match self.strategy {
             Strategy::OneForOne => {
-                out.push(Effect::Permit(slot));
+                out.push(GroupEffect::Permit(slot));
                 return;
             }
             Strategy::OneForAll => 0..self.next,
@@ -392,14 +393,18 @@ impl Group {
         };
         let starting: Vec<Slot> =
             self.members.range(affected.clone()).filter(starts).map(|(s, _)| *s).collect();
-        out.push(Effect::Emit(GroupFact::Restarting { fallen: slot, stopping: stopping.clone(), starting }));
+        out.push(GroupEffect::Emit(GroupFact::Restarting {
+            fallen: slot,
+            stopping: stopping.clone(),
+            starting,
+        }));
         let queue: VecDeque<Slot> = stopping.into();
         self.stop_next(&queue, StopCause::Group, out);
         self.mode = Mode::Restarting { queue, affected, delays };
     }
 
     /// OTP's auto_shutdown.
-    fn ended(&mut self, slot: Slot, out: &mut Vec<Effect>) {
+    fn ended(&mut self, slot: Slot, out: &mut Vec<GroupEffect>) {
         let Some(member) = self.members.get_mut(&slot) else {
             return;
         };
@@ -414,7 +419,7 @@ impl Group {
         };
         match self.mode {
             Mode::Steady | Mode::Restarting { .. } | Mode::Starting { .. } if over => {
-                out.push(Effect::Emit(GroupFact::ShutDown { ended: slot }));
+                out.push(GroupEffect::Emit(GroupFact::ShutDown { ended: slot }));
                 self.stop_all(StopCause::AutoShutdown, Then::End, out);
             }
             // It goes down already, or is down.
@@ -427,35 +432,35 @@ impl Group {
         }
     }
 
-    fn give_up(&mut self, out: &mut Vec<Effect>) {
+    fn give_up(&mut self, out: &mut Vec<GroupEffect>) {
         let restarts = u32::try_from(self.window.count()).unwrap_or(u32::MAX);
-        out.push(Effect::Emit(GroupFact::GaveUp { restarts, then: self.on_give_up }));
+        out.push(GroupEffect::Emit(GroupFact::GaveUp { restarts, then: self.on_give_up }));
         match self.on_give_up {
             GiveUp::Exit => {
                 self.mode = Mode::Failed;
-                out.push(Effect::ExitTree);
+                out.push(GroupEffect::ExitTree);
             }
             GiveUp::Mark => self.stop_all(StopCause::GaveUp, Then::Mark, out),
             GiveUp::Escalate => self.stop_all(StopCause::Group, Then::Escalate, out),
         }
     }
 
-    fn stop_all(&mut self, cause: StopCause, then: Then, out: &mut Vec<Effect>) {
+    fn stop_all(&mut self, cause: StopCause, then: Then, out: &mut Vec<GroupEffect>) {
         let (resting, active): (Vec<Slot>, Vec<Slot>) =
             self.members.keys().rev().copied().partition(|slot| self.rests(*slot));
         if matches!(cause, StopCause::GaveUp | StopCause::AutoShutdown) {
             // One that an earlier restart holds rests already, and is marked with the others;
             // there is nothing to wait for.
-            out.extend(resting.into_iter().map(|slot| Effect::Stop(slot, cause)));
+            out.extend(resting.into_iter().map(|slot| GroupEffect::Stop(slot, cause)));
         }
         let queue: VecDeque<Slot> = active.into();
         self.stop_next(&queue, cause, out);
         self.mode = Mode::Stopping { queue, cause, then };
     }
 
-    fn stop_next(&self, queue: &VecDeque<Slot>, cause: StopCause, out: &mut Vec<Effect>) {
+    fn stop_next(&self, queue: &VecDeque<Slot>, cause: StopCause, out: &mut Vec<GroupEffect>) {
         if let Some(slot) = queue.front() {
-            out.push(Effect::Stop(*slot, cause));
+            out.push(GroupEffect::Stop(*slot, cause));
         }
     }
 
@@ -468,7 +473,7 @@ impl Group {
         }
     }
 
-    fn reported(&mut self, slot: Slot, activity: Activity, out: &mut Vec<Effect>) {
+    fn reported(&mut self, slot: Slot, activity: Activity, out: &mut Vec<GroupEffect>) {
         self.set_activity(slot, activity);
         if activity != Activity::Coming {
             self.came(slot);
@@ -490,7 +495,7 @@ impl Group {
                     delays.remove(&slot);
                 }
                 let next = advance(queue, slot, &self.members, false);
-                out.extend(next.into_iter().map(|slot| Effect::Stop(slot, StopCause::Group)));
+                out.extend(next.into_iter().map(|slot| GroupEffect::Stop(slot, StopCause::Group)));
             }
             Mode::Stopping { queue, cause, .. } => {
                 let next = advance(
@@ -499,13 +504,13 @@ impl Group {
                     &self.members,
                     matches!(cause, StopCause::GaveUp | StopCause::AutoShutdown),
                 );
-                out.extend(next.into_iter().map(|slot| Effect::Stop(slot, *cause)));
+                out.extend(next.into_iter().map(|slot| GroupEffect::Stop(slot, *cause)));
             }
             Mode::Steady | Mode::Starting { .. } | Mode::Failed | Mode::Escalated => {}
         }
     }
 
-    fn start(&mut self, cause: StartCause, out: &mut Vec<Effect>) {
+    fn start(&mut self, cause: StartCause, out: &mut Vec<GroupEffect>) {
         let boot = match cause {
             StartCause::Boot => true,
             StartCause::Command | StartCause::Policy | StartCause::Group | StartCause::Dependency => false,
@@ -534,13 +539,13 @@ impl Group {
         }
         for (slot, member) in &self.members {
             if !boot || member.autostart {
-                out.push(Effect::Start(*slot, cause));
+                out.push(GroupEffect::Start(*slot, cause));
             }
         }
     }
 
     /// Moves on where nothing is waited for any more.
-    fn proceed(&mut self, now: Duration, out: &mut Vec<Effect>) {
+    fn proceed(&mut self, now: Duration, out: &mut Vec<GroupEffect>) {
         match &mut self.mode {
             Mode::Restarting { queue, affected, delays }
                 if queue.is_empty() && delays.values().all(|until| *until <= now) =>
@@ -556,17 +561,17 @@ impl Group {
                     // Also when a member was started meanwhile: the parent waits for this word.
                     self.mode = Mode::Steady;
                     self.reported = Activity::Resting;
-                    out.push(Effect::Report(Activity::Resting));
+                    out.push(GroupEffect::Report(Activity::Resting));
                 }
                 Then::Mark => self.mode = Mode::Failed,
                 Then::End => {
                     self.mode = Mode::Steady;
-                    out.push(if self.root { Effect::EndTree } else { Effect::Ended });
+                    out.push(if self.root { GroupEffect::EndTree } else { GroupEffect::Ended });
                 }
                 Then::Escalate => {
                     self.mode = Mode::Escalated;
                     self.reported = Activity::Fallen;
-                    out.push(Effect::Fell);
+                    out.push(GroupEffect::Crashed);
                 }
             },
             Mode::Restarting { .. }
@@ -579,13 +584,13 @@ impl Group {
     }
 
     /// Each member knows whether a group stopped it, and stays down where not; it says so.
-    fn start_next(&mut self, out: &mut Vec<Effect>) {
+    fn start_next(&mut self, out: &mut Vec<GroupEffect>) {
         let Mode::Starting { queue, coming, .. } = &mut self.mode else {
             return;
         };
         *coming = queue.pop_front();
         match *coming {
-            Some(slot) => out.push(Effect::Start(slot, StartCause::Group)),
+            Some(slot) => out.push(GroupEffect::Start(slot, StartCause::Group)),
             None => self.mode = Mode::Steady,
         }
     }

@@ -26,14 +26,14 @@ fn millis(time: Duration) -> Millis {
 
 /// A wall clock and a supervisor's clock, read at once.
 #[derive(Debug, Clone, Copy)]
-pub struct Now {
+pub struct ClockReading {
     /// Since the supervisor's start.
     pub clock: Duration,
     /// By the wall.
     pub wall: SystemTime,
 }
 
-impl Now {
+impl ClockReading {
     fn wall_of(self, at: Millis) -> SystemTime {
         let ago = millis(self.clock) - at;
         let by = Duration::from_millis(ago.unsigned_abs());
@@ -50,7 +50,7 @@ impl Now {
 }
 
 /// A point that is over, to be written down: of which instance (as it is printed), or the machine; and what.
-pub type Closed = (Option<String>, HistoryPoint);
+pub type ClosedPoint = (Option<String>, HistoryPoint);
 
 /// Of a machine, in this order.
 const MACHINE: [Measure; 12] = [
@@ -83,7 +83,7 @@ struct Point<const N: usize> {
 }
 
 impl<const N: usize> Point<N> {
-    fn told(&self, measures: &[Measure; N], now: Now) -> HistoryPoint {
+    fn told(&self, measures: &[Measure; N], now: ClockReading) -> HistoryPoint {
         let level = |mean: f32, peak: f32| Level { mean: f64::from(mean), peak: f64::from(peak) };
         let all = measures.iter().zip(self.means.iter().zip(&self.peaks));
         let known = all.filter(|(_, (mean, _))| !mean.is_nan());
@@ -121,7 +121,7 @@ impl<const N: usize> Ring<N> {
     }
 
     /// Returns the point that is over by now.
-    fn push(&mut self, at: Millis, readings: &[Option<f64>; N], now: Now) -> Option<HistoryPoint> {
+    fn push(&mut self, at: Millis, readings: &[Option<f64>; N], now: ClockReading) -> Option<HistoryPoint> {
         let begin = at - at.rem_euclid(self.step);
         let mut over = None;
         if self.points.back().is_none_or(|last| last.at < begin) {
@@ -156,7 +156,7 @@ impl<const N: usize> Ring<N> {
         }
     }
 
-    fn since(&self, of: Option<&str>, from: Millis, now: Now) -> ResourceHistory {
+    fn since(&self, of: Option<&str>, from: Millis, now: ClockReading) -> ResourceHistory {
         // One that was under way then counts.
         let points = self.points.iter().filter(|point| point.at + self.step > from);
         ResourceHistory {
@@ -167,7 +167,7 @@ impl<const N: usize> Ring<N> {
         }
     }
 
-    fn trends(&self, from: Millis, now: Now) -> BTreeMap<Measure, Trend> {
+    fn trends(&self, from: Millis, now: ClockReading) -> BTreeMap<Measure, Trend> {
         let points: Vec<&Point<N>> = self.points.iter().filter(|point| point.at + self.step > from).collect();
         let mut trends = BTreeMap::new();
         for (number, measure) in self.measures.iter().enumerate() {
@@ -196,21 +196,21 @@ impl<const N: usize> Ring<N> {
 
 /// The last day.
 #[derive(Debug, Clone)]
-pub struct History {
+pub struct MetricsHistory {
     machine: Ring<12>,
     instances: HashMap<String, Ring<3>>,
 }
 
-impl Default for History {
-    fn default() -> History {
-        History { machine: Ring::new(OF_MACHINE, &MACHINE), instances: HashMap::new() }
+impl Default for MetricsHistory {
+    fn default() -> MetricsHistory {
+        MetricsHistory { machine: Ring::new(OF_MACHINE, &MACHINE), instances: HashMap::new() }
     }
 }
 
-impl History {
+impl MetricsHistory {
     /// Goes on where an earlier supervisor's stood: takes a point as it was written, oldest first. Those
     /// older than a day, and those of a clock that was ahead, are left out.
-    pub fn restore(&mut self, (of, point): Closed, now: Now) {
+    pub fn restore(&mut self, (of, point): ClosedPoint, now: ClockReading) {
         let at = now.clock_of(point.at);
         if at < millis(now.clock) - millis(KEPT) || at > millis(now.clock) {
             return;
@@ -226,10 +226,10 @@ impl History {
     }
 
     /// Takes a sample. Returns the points that are over with it.
-    pub fn push(&mut self, sample: &Sample, now: Now) -> Vec<Closed> {
+    pub fn push(&mut self, sample: &Sample, now: ClockReading) -> Vec<ClosedPoint> {
         let at = millis(sample.at);
         let over = self.machine.push(at, &of_machine(&sample.machine), now);
-        let mut closed: Vec<Closed> = over.into_iter().map(|point| (None, point)).collect();
+        let mut closed: Vec<ClosedPoint> = over.into_iter().map(|point| (None, point)).collect();
         for (id, usage) in &sample.instances {
             let id = id.to_string();
             let over = self.ring(id.clone()).push(at, &of_instance(usage), now);
@@ -243,7 +243,7 @@ impl History {
     }
 
     /// What was measured in so much time, of an instance or of the machine.
-    pub fn since(&self, of: Option<&str>, since: Duration, now: Now) -> ResourceHistory {
+    pub fn since(&self, of: Option<&str>, since: Duration, now: ClockReading) -> ResourceHistory {
         let from = millis(now.clock) - millis(since);
         match of {
             None => self.machine.since(None, from, now),
@@ -255,7 +255,7 @@ impl History {
     }
 
     /// What became of each quantity of the machine.
-    pub fn trends(&self, now: Now) -> BTreeMap<Measure, Trend> {
+    pub fn trends(&self, now: ClockReading) -> BTreeMap<Measure, Trend> {
         self.machine.trends(Millis::MIN / 2, now)
     }
 }
@@ -316,9 +316,9 @@ mod tests {
     use super::*;
     use crate::model::{InstanceId, Name};
 
-    fn now(seconds: u64) -> Now {
+    fn now(seconds: u64) -> ClockReading {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds);
-        Now { clock: Duration::from_secs(seconds), wall }
+        ClockReading { clock: Duration::from_secs(seconds), wall }
     }
 
     fn sample(seconds: u64, cpu: f64) -> Sample {
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn points_are_means_with_their_peaks_and_told_when_they_are_over() {
-        let mut history = History::default();
+        let mut history = MetricsHistory::default();
         assert!(history.push(&sample(0, 10.0), now(0)).is_empty());
         assert!(history.push(&sample(15, 30.0), now(15)).is_empty());
         let closed = history.push(&sample(60, 50.0), now(60));
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_slope_is_that_of_the_line() {
-        let mut history = History::default();
+        let mut history = MetricsHistory::default();
         for minute in 0..120 {
             history.push(&sample(minute * 60, 10.0 + minute as f64 / 2.0), now(minute * 60));
         }
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_day_is_kept_and_not_more() {
-        let mut history = History::default();
+        let mut history = MetricsHistory::default();
         for quarter in 0..(30 * 3600 / 15) {
             history.push(&sample(quarter * 15, 1.0), now(quarter * 15));
         }
@@ -380,16 +380,16 @@ mod tests {
 
     #[test]
     fn another_supervisor_goes_on_where_the_first_one_stood() {
-        let mut first = History::default();
+        let mut first = MetricsHistory::default();
         let mut written = Vec::new();
         for minute in 0..30 {
             written.extend(first.push(&sample(minute * 60, minute as f64), now(minute * 60)));
         }
         // Its clock begins anew, the wall goes on.
-        let later = Now { clock: Duration::from_secs(5), wall: now(1800).wall };
+        let later = ClockReading { clock: Duration::from_secs(5), wall: now(1800).wall };
         let mut ahead = written[0].clone();
         ahead.1.at = later.wall + Duration::from_secs(60);
-        let mut second = History::default();
+        let mut second = MetricsHistory::default();
         written.into_iter().chain([ahead]).for_each(|point| second.restore(point, later));
         let told = second.since(None, KEPT, later);
         assert_eq!(told.points.len(), 29, "what was not over is lost, what is ahead is left out");

@@ -8,16 +8,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::goals::HeldGoals;
-use super::history::Closed;
-use super::status::Board;
-use crate::model::{CommandLine, Event, Incarnation, InstanceId, Name, Past, TaskResult};
+use super::goals::ManualGoals;
+use super::history::ClosedPoint;
+use super::tree_state::TreeState;
+use crate::model::{CommandLine, Event, Incarnation, InstanceId, InstanceRecord, Name, TaskResult};
 
 /// What the last supervisor has left.
 #[derive(Debug, Default)]
 pub struct Memory {
     /// How each instance stood, by its printed name.
-    pub pasts: HashMap<String, Past>,
+    pub pasts: HashMap<String, InstanceRecord>,
     /// By what processes that ran then are found again.
     pub lives: Vec<(String, Incarnation, String)>,
     /// Groups that had given up.
@@ -37,7 +37,7 @@ pub struct Memory {
     /// What is wrong with the store, for people.
     pub trouble: Option<String>,
     /// What was wished by hand, as it was held beside the store.
-    pub goals: HeldGoals,
+    pub goals: ManualGoals,
 }
 
 /// The result of a command that need not be run again.
@@ -84,14 +84,14 @@ pub trait Ledger: Send + Sync + 'static {
         true
     }
     /// An event, and what is since.
-    fn event(&self, event: &Arc<Event>, board: &Board);
+    fn event(&self, event: &Arc<Event>, tree_state: &TreeState);
     /// By what a process is found again when nobody has kept it; for [`crate::os`] alone to read.
     fn life(&self, instance: &InstanceId, incarnation: Incarnation, life: String);
     /// Points of measurements that are over.
-    fn resources(&self, points: Vec<Closed>);
+    fn resources(&self, points: Vec<ClosedPoint>);
     /// The points of the last so long, oldest first, one by one: they may be many. Not for a thread that
     /// others wait for.
-    fn past_resources(&self, within: Duration, each: &mut dyn FnMut(Closed));
+    fn past_resources(&self, within: Duration, each: &mut dyn FnMut(ClosedPoint));
     /// The result of a command, by what it is one of, for a later supervisor.
     fn keep_result(&self, key: &[u8], kept: KeptResult);
     /// Those that are kept, by their keys. It reads a file: not for a thread that others wait for.

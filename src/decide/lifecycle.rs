@@ -13,15 +13,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::frontier::{Question, Reply};
-use super::probe::Change;
+use super::humanize::short;
+use super::probe::CheckChange;
 use super::restart::{self, Verdict};
-use super::words::short;
-use crate::model::event::{CheckKind, FailedWhy, StartCause};
+use super::start_gate::{GateReply, StartRequest};
+use crate::model::event::{CheckKind, FailureReason, StartCause};
 use crate::model::exit::{EndReason, SpawnFailure, signal_name};
 use crate::model::{
-    Ended, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, Name, Past, Policy, ReadyTarget,
-    ServiceSpec, State, StopCause,
+    EndedBy, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, InstanceRecord, Name, Policy,
+    ReadyTarget, ServiceSpec, State, StopCause,
 };
 
 use turn::Turn;
@@ -32,7 +32,7 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 /// What happened to an instance, or is wanted of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Input {
+pub enum InstanceInput {
     /// Start it.
     Start(StartCause),
     /// End it.
@@ -53,7 +53,7 @@ pub enum Input {
         incarnation: Incarnation,
     },
     /// The graph answers the last question, or corrects an answer to it.
-    Answered(Question, Reply),
+    Answered(StartRequest, GateReply),
     /// The group lets it return after its delay.
     Permit,
     /// The process runs.
@@ -109,7 +109,7 @@ pub enum Input {
         /// Of which check.
         kind: CheckKind,
         /// What changed.
-        change: Change,
+        change: CheckChange,
     },
     /// A deadline may have passed.
     Tick,
@@ -117,7 +117,7 @@ pub enum Input {
     Reconfigured,
     /// What an earlier supervisor has left of it, which goes on. The first input of a machine or
     /// none.
-    Restore(Box<Past>),
+    Restore(Box<InstanceRecord>),
     /// The actor that drove another machine for this instance broke; this one takes its place.
     /// The first input of a machine or none.
     Inherit {
@@ -126,7 +126,7 @@ pub enum Input {
         /// The number of the last process that was made for it.
         last: Incarnation,
         /// What may still live of it.
-        left: Option<Legacy>,
+        left: Option<InheritedProcess>,
         /// What broke.
         message: String,
     },
@@ -135,7 +135,7 @@ pub enum Input {
 /// The process that a broken actor leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Legacy {
+pub enum InheritedProcess {
     /// It was asked for, and the host has not answered yet.
     Making,
     /// It runs, or others of its tree do.
@@ -145,40 +145,40 @@ pub enum Legacy {
     },
 }
 
-impl Input {
+impl InstanceInput {
     /// The incarnation that an input is news of.
     fn incarnation(&self) -> Option<Incarnation> {
         match self {
-            Input::Spawned { incarnation, .. }
-            | Input::SpawnFailed { incarnation, .. }
-            | Input::Exited { incarnation, .. }
-            | Input::TreeGone { incarnation, .. }
-            | Input::StopCommandDone { incarnation, .. }
-            | Input::Halted { incarnation }
-            | Input::LogMatched { incarnation }
-            | Input::Checked { incarnation, .. } => Some(*incarnation),
-            Input::Start(_)
-            | Input::Stop(_)
-            | Input::StopWithin(..)
-            | Input::Kill(_)
-            | Input::Restart
-            | Input::Pause
-            | Input::Resume
-            | Input::Answered(..)
-            | Input::Permit
-            | Input::Tick
-            | Input::Reconfigured
-            | Input::Restore(_)
-            | Input::Inherit { .. } => None,
+            InstanceInput::Spawned { incarnation, .. }
+            | InstanceInput::SpawnFailed { incarnation, .. }
+            | InstanceInput::Exited { incarnation, .. }
+            | InstanceInput::TreeGone { incarnation, .. }
+            | InstanceInput::StopCommandDone { incarnation, .. }
+            | InstanceInput::Halted { incarnation }
+            | InstanceInput::LogMatched { incarnation }
+            | InstanceInput::Checked { incarnation, .. } => Some(*incarnation),
+            InstanceInput::Start(_)
+            | InstanceInput::Stop(_)
+            | InstanceInput::StopWithin(..)
+            | InstanceInput::Kill(_)
+            | InstanceInput::Restart
+            | InstanceInput::Pause
+            | InstanceInput::Resume
+            | InstanceInput::Answered(..)
+            | InstanceInput::Permit
+            | InstanceInput::Tick
+            | InstanceInput::Reconfigured
+            | InstanceInput::Restore(_)
+            | InstanceInput::Inherit { .. } => None,
         }
     }
 }
 
 /// What an actor is to do.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
+pub enum InstanceEffect {
     /// Ask the graph for the release.
-    Ask(Question),
+    Ask(StartRequest),
     /// Take the question back.
     Withdraw,
     /// Make the process.
@@ -200,7 +200,7 @@ pub enum Effect {
     /// SIGKILL the tree until it is empty.
     KillTree(Incarnation),
     /// Tell the group: it fell and would return after this delay.
-    Fell(Duration),
+    Crashed(Duration),
     /// Tell the group that it has ended by itself and is not to come back.
     Ended,
     /// Tell the group what it is up to now.
@@ -249,7 +249,7 @@ enum Phase {
     Stopped { held: bool },
     Completed,
     Crashed(Retry),
-    Failed(FailedWhy),
+    Failed(FailureReason),
 }
 
 /// A wish to end a process that is still being made.
@@ -306,7 +306,7 @@ enum Next {
     Rest,
     Start(StartCause),
     /// Regrow itself is to blame.
-    Fail(FailedWhy),
+    Fail(FailureReason),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -326,7 +326,7 @@ pub struct Machine {
     phase: Phase,
     last: Incarnation,
     /// The last question to the graph; answers to earlier ones are late.
-    question: Question,
+    question: StartRequest,
     /// Returns in a row that nobody asked for: for `max_retries` and the backoff.
     attempts: u32,
     /// When its stop is to be over, whatever its own time for that; until it starts again.
@@ -342,7 +342,7 @@ impl Machine {
             goal: Goal::Down,
             phase: Phase::Registered,
             last: Incarnation(0),
-            question: Question(0),
+            question: StartRequest(0),
             attempts: 0,
             stop_by: None,
         }
@@ -409,7 +409,7 @@ impl Machine {
         self.last
     }
 
-    /// When it wants a [`Input::Tick`], if it does.
+    /// When it wants a [`InstanceInput::Tick`], if it does.
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.phase {
             Phase::Running(Life { ready: Readiness::Not { at, deadline }, .. }) => match (at, deadline) {
@@ -435,26 +435,32 @@ impl Machine {
     }
 
     /// Takes one input at time `now` and appends what is to be done to `out`.
-    pub fn step(&mut self, spec: &ServiceSpec, now: Duration, input: Input, out: &mut Vec<Effect>) {
+    pub fn step(
+        &mut self,
+        spec: &ServiceSpec,
+        now: Duration,
+        input: InstanceInput,
+        out: &mut Vec<InstanceEffect>,
+    ) {
         if let Some(incarnation) = input.incarnation()
             && self.live() != Some(incarnation)
         {
             return;
         }
-        if matches!(&input, Input::Answered(question, _) if *question != self.question) {
+        if matches!(&input, InstanceInput::Answered(question, _) if *question != self.question) {
             return;
         }
         // The group knew another machine in this place.
-        let anew = matches!(input, Input::Inherit { .. } | Input::Restore(_));
+        let anew = matches!(input, InstanceInput::Inherit { .. } | InstanceInput::Restore(_));
         // A group starts its members one after the other, and waits for a word of each.
-        let answers = matches!(input, Input::Start(StartCause::Group));
+        let answers = matches!(input, InstanceInput::Start(StartCause::Group));
         let before = (!anew).then(|| self.activity());
         let phase = std::mem::replace(&mut self.phase, Phase::Registered);
         self.phase = Turn { machine: self, spec, now, out }.turn(phase, input);
         let after = self.activity();
         // A fall is told by `Fell`, which carries the delay.
         if answers || (before != Some(after) && after != Activity::Fallen) {
-            out.push(Effect::Report(after));
+            out.push(InstanceEffect::Report(after));
         }
     }
 }

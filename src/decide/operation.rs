@@ -9,34 +9,34 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::budget::Budget;
+use super::budget::StopBudget;
 use super::graph::StopOrder;
-use super::growth::{self, Branch, Removal};
-use super::lifecycle::Input;
+use super::humanize::{in_time, short};
+use super::lifecycle::InstanceInput;
+use super::plan_edit::{self, Branch, Removal};
 use super::resolve::resolve;
-use super::status::{Board, Entry};
-use super::words::{in_time, short};
+use super::tree_state::{InstanceState, TreeState};
 use crate::model::command::InstanceAnswer;
-use crate::model::event::{FailedWhy, StartCause};
+use crate::model::event::{FailureReason, StartCause};
 use crate::model::spec;
 use crate::model::{
-    Answer, Asked, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, Kind,
-    Name, OnDependencyRestart, Policy, ServiceSpec, State, StopCause,
+    Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, IssuedCommand,
+    Kind, Name, OnDependencyRestart, Policy, ServiceSpec, State, StopCause,
 };
 use growing::Leaving;
 
 /// The number of a command under way.
-pub type Ticket = u64;
+pub type CommandNumber = u64;
 
 /// The number of a wish that was sent; never used twice.
-pub type WishNumber = u64;
+pub type DirectiveNumber = u64;
 
 /// The number of a branch that was removed; never used twice.
 pub type BranchNumber = u64;
 
 /// How an instance stands, as its own machine says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct InstanceSnapshot {
     /// Its state.
     pub state: State,
     /// Whether it is ready.
@@ -46,33 +46,33 @@ pub struct Standing {
 /// An instance's word that it has taken a wish. Until it comes, what is told of the instance
 /// is the doing of earlier wishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Receipt {
+pub struct Ack {
     /// Of which wish.
-    pub number: WishNumber,
+    pub number: DirectiveNumber,
     /// Whose.
     pub instance: InstanceId,
     /// How it stood before.
-    pub before: Standing,
+    pub before: InstanceSnapshot,
     /// How it stands now.
-    pub after: Standing,
+    pub after: InstanceSnapshot,
 }
 
 /// What the desk is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DeskInput {
+pub enum CommandInput {
     /// A command, to be answered under this number.
-    Command(Ticket, Asked),
+    Command(CommandNumber, IssuedCommand),
     /// Take everything down, dependents first, for this reason.
     Shutdown(String),
     /// A group (`None`: the root) gave up, and takes its project down, or the tree.
     GaveUp(Option<Name>),
     /// What a command added is in the tree: these services, which are to be started.
-    Added(Ticket, Vec<Name>),
+    Added(CommandNumber, Vec<Name>),
     /// Copies of a service have come to those that there were, and are to be as they are.
     Copied {
         /// What is answered then.
-        ticket: Ticket,
+        ticket: CommandNumber,
         /// Of which service.
         service: Name,
         /// So many there were.
@@ -83,16 +83,17 @@ pub enum DeskInput {
     /// The machines of this branch, which a command removed, are no more.
     Dismissed(BranchNumber),
     /// An instance has taken a wish.
-    Taken(Receipt),
+    #[serde(rename = "taken")]
+    Acknowledged(Ack),
     /// Something happened.
     Observed(Arc<Event>),
 }
 
 /// What the actor is to do.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Hand an input to an instance, which is to send a [`Receipt`].
-    Wish(InstanceId, Input, WishNumber),
+pub enum CommandEffect {
+    /// Hand an input to an instance, which is to send a [`Ack`].
+    Directive(InstanceId, InstanceInput, DirectiveNumber),
     /// Make the machines of what was added. Before any wish for them.
     Adopt(Branch),
     /// What there is was changed in place: every machine is to look.
@@ -101,9 +102,9 @@ pub enum Effect {
     Dismiss(Branch, BranchNumber),
     /// Come back to the desk with this before anything else, when all that is written down here
     /// is on the board.
-    Again(DeskInput),
+    Again(CommandInput),
     /// Answer a command.
-    Answer(Ticket, Result<Answer, Denial>),
+    Answer(CommandNumber, Result<Answer, Denial>),
     /// Write a fact down.
     Emit(Fact),
     /// Say that the whole tree is down.
@@ -116,7 +117,7 @@ enum Part {
     /// Its turn has not come.
     Queued,
     /// The wish was sent and may still lie in a mailbox; the last event at that time.
-    Sent(WishNumber, u64),
+    Sent(DirectiveNumber, u64),
     /// The instance has taken it: what happens now is its doing.
     Taken,
     /// It is down, and goes up again when the others of its command are down.
@@ -156,10 +157,10 @@ enum Work {
 #[derive(Debug)]
 struct Operation {
     /// `None`: nobody asked for it.
-    ticket: Option<Ticket>,
+    ticket: Option<CommandNumber>,
     work: Work,
     /// What there is for all of it, where that is limited.
-    budget: Option<Budget>,
+    budget: Option<StopBudget>,
     /// Who is among the targets without being named, because another needs it or with all
     /// others: not told of where there was nothing to do.
     implied: HashSet<InstanceId>,
@@ -172,13 +173,13 @@ struct Operation {
 
 /// Numbers wishes, and knows when they are made.
 #[derive(Debug, Default)]
-struct Wishes {
-    last: WishNumber,
+struct DirectiveNumbers {
+    last: DirectiveNumber,
     now: Duration,
 }
 
-impl Wishes {
-    fn next(&mut self) -> WishNumber {
+impl DirectiveNumbers {
+    fn next(&mut self) -> DirectiveNumber {
         self.last += 1;
         self.last
     }
@@ -189,65 +190,71 @@ impl Wishes {
 pub struct Operations {
     running: Vec<Operation>,
     leaving: Vec<Leaving>,
-    wishes: Wishes,
+    directives: DirectiveNumbers,
     branches: BranchNumber,
 }
 
 impl Operations {
-    /// Takes one input and appends what is to be done to `out`; `board` has all that was
+    /// Takes one input and appends what is to be done to `out`; `tree_state` has all that was
     /// written down so far.
-    pub fn step(&mut self, board: &Board, now: Duration, input: DeskInput, out: &mut Vec<Effect>) {
-        self.wishes.now = now;
+    pub fn step(
+        &mut self,
+        tree_state: &TreeState,
+        now: Duration,
+        input: CommandInput,
+        out: &mut Vec<CommandEffect>,
+    ) {
+        self.directives.now = now;
         match input {
-            DeskInput::Command(ticket, Asked { command, by }) => {
+            CommandInput::Command(ticket, IssuedCommand { command, by }) => {
                 let by = by.map(Box::new);
                 let before = out.len();
-                match self.submit(board, ticket, &command, out) {
+                match self.submit(tree_state, ticket, &command, out) {
                     // It comes before what it causes.
                     Ok(()) => {
                         let command = Box::new(command);
-                        out.insert(before, Effect::Emit(Fact::CommandAccepted { command, by }));
+                        out.insert(before, CommandEffect::Emit(Fact::CommandAccepted { command, by }));
                     }
                     Err(denial) => {
-                        out.push(Effect::Emit(Fact::CommandDenied {
+                        out.push(CommandEffect::Emit(Fact::CommandDenied {
                             command: Box::new(command),
                             by,
                             denial: Box::new(denial.clone()),
                         }));
-                        out.push(Effect::Answer(ticket, Err(denial)));
+                        out.push(CommandEffect::Answer(ticket, Err(denial)));
                     }
                 }
             }
-            DeskInput::Shutdown(cause) => {
-                if !board.shutting_down() {
-                    out.push(Effect::Emit(Fact::ShutdownStarted { cause }));
-                    self.shutdown(board, out);
+            CommandInput::Shutdown(cause) => {
+                if !tree_state.shutting_down() {
+                    out.push(CommandEffect::Emit(Fact::ShutdownStarted { cause }));
+                    self.shutdown(tree_state, out);
                 }
             }
-            DeskInput::GaveUp(group) => {
-                if !board.shutting_down() {
-                    self.give_up(board, group, out);
+            CommandInput::GaveUp(group) => {
+                if !tree_state.shutting_down() {
+                    self.give_up(tree_state, group, out);
                 }
             }
-            DeskInput::Added(ticket, names) => self.added(board, ticket, &names, out),
-            DeskInput::Copied { ticket, service, from, goal } => {
-                self.copied(board, ticket, &service, (from, goal), out);
+            CommandInput::Added(ticket, names) => self.added(tree_state, ticket, &names, out),
+            CommandInput::Copied { ticket, service, from, goal } => {
+                self.copied(tree_state, ticket, &service, (from, goal), out);
             }
-            DeskInput::Dismissed(number) => self.dismissed(board, number, out),
-            DeskInput::Taken(receipt) => self.taken(board, &receipt, out),
-            DeskInput::Observed(event) => self.observe(board, &event, out),
+            CommandInput::Dismissed(number) => self.dismissed(tree_state, number, out),
+            CommandInput::Acknowledged(ack) => self.taken(tree_state, &ack, out),
+            CommandInput::Observed(event) => self.observe(tree_state, &event, out),
         }
     }
 
     /// `Err`: it is denied and nothing was done.
     fn submit(
         &mut self,
-        board: &Board,
-        ticket: Ticket,
+        tree_state: &TreeState,
+        ticket: CommandNumber,
         command: &Command,
-        out: &mut Vec<Effect>,
+        out: &mut Vec<CommandEffect>,
     ) -> Result<(), Denial> {
-        if board.shutting_down() {
+        if tree_state.shutting_down() {
             return Err(Denial {
                 code: DenialCode::ShuttingDown,
                 reason: "the tree is going down".to_owned(),
@@ -255,16 +262,16 @@ impl Operations {
             });
         }
         let mut targets = match command.select() {
-            Some(select) => resolve(board, select)?,
+            Some(select) => resolve(tree_state, select)?,
             None => Vec::new(),
         };
         let mut implied = HashSet::new();
         let work = match command {
             Command::Start { no_deps, .. } => {
                 if *no_deps {
-                    self.refuse_without_dependencies(board, &targets)?;
+                    self.refuse_without_dependencies(tree_state, &targets)?;
                 } else {
-                    let all = self.with_resting_dependencies(board, &targets);
+                    let all = self.with_resting_dependencies(tree_state, &targets);
                     let named: HashSet<&InstanceId> = targets.iter().collect();
                     implied = all.iter().filter(|id| !named.contains(id)).cloned().collect();
                     targets = all;
@@ -273,78 +280,78 @@ impl Operations {
             }
             Command::Stop { force, .. } => {
                 if !force {
-                    self.refuse_while_needed(board, &targets)?;
+                    self.refuse_while_needed(tree_state, &targets)?;
                 }
-                Work::Stop(StopOrder::new(board.graph(), services(&targets)))
+                Work::Stop(StopOrder::new(tree_state.graph(), services(&targets)))
             }
             Command::Restart { .. } => {
-                self.refuse_without_dependencies(board, &targets)?;
+                self.refuse_without_dependencies(tree_state, &targets)?;
                 let names: HashSet<&Name> = targets.iter().map(InstanceId::service).collect();
                 let tangled =
-                    names.iter().any(|n| board.graph().dependents(n).any(|d| names.contains(&d.name)));
+                    names.iter().any(|n| tree_state.graph().dependents(n).any(|d| names.contains(&d.name)));
                 if tangled {
-                    Work::RestartInOrder(StopOrder::new(board.graph(), services(&targets)))
+                    Work::RestartInOrder(StopOrder::new(tree_state.graph(), services(&targets)))
                 } else {
                     Work::Restart
                 }
             }
             Command::Add { addition } => {
-                growth::grown(board.plan(), addition)?;
-                self.refuse_leaving(growth::printed(&addition.services, addition.groups.keys()))?;
-                out.push(Effect::Emit(Fact::Added { addition: Arc::clone(addition) }));
-                out.push(Effect::Adopt(Branch::of_addition(board, addition)));
+                plan_edit::with_graph(tree_state.plan(), addition)?;
+                self.refuse_leaving(plan_edit::printed(&addition.services, addition.groups.keys()))?;
+                out.push(CommandEffect::Emit(Fact::Added { addition: Arc::clone(addition) }));
+                out.push(CommandEffect::Adopt(Branch::of_addition(tree_state, addition)));
                 let names = addition.services.iter().map(|spec| spec.name.clone()).collect();
-                out.push(Effect::Again(DeskInput::Added(ticket, names)));
+                out.push(CommandEffect::Again(CommandInput::Added(ticket, names)));
                 return Ok(());
             }
             Command::Reconfigure { change } => {
-                growth::reconfigured(board.plan(), change)?;
-                out.push(Effect::Emit(Fact::Reconfigured { change: Arc::clone(change) }));
-                out.push(Effect::Reconfigured);
+                plan_edit::reconfigured(tree_state.plan(), change)?;
+                out.push(CommandEffect::Emit(Fact::Reconfigured { change: Arc::clone(change) }));
+                out.push(CommandEffect::Reconfigured);
                 let names = change.services.iter().map(|spec| spec.name.to_string());
                 let names = names.chain(change.groups.keys().map(ToString::to_string));
                 let changed = |name| InstanceAnswer { name, ok: true, message: "changed".to_owned() };
-                out.push(Effect::Answer(
+                out.push(CommandEffect::Answer(
                     ticket,
                     Ok(Answer { ok: true, results: names.map(changed).collect() }),
                 ));
                 return Ok(());
             }
             Command::Scale { service, replicas } => {
-                let scaled = growth::scaled(board.plan(), service, *replicas)?;
-                let Some(spec) = board.graph().service(service) else {
-                    let names = board.graph().services().iter().map(|spec| spec.name.as_str());
+                let scaled = plan_edit::scaled(tree_state.plan(), service, *replicas)?;
+                let Some(spec) = tree_state.graph().service(service) else {
+                    let names = tree_state.graph().services().iter().map(|spec| spec.name.as_str());
                     return Err(super::resolve::not_found("service", service.as_str(), names));
                 };
                 let (gone, came) = spec::scaled(service, spec.replicas, *replicas, spec.naming());
                 self.refuse_leaving(came.iter().map(ToString::to_string))?;
-                let goal = self.goal_of(board, service);
+                let goal = self.goal_of(tree_state, service);
                 if gone.is_empty() && came.is_empty() {
-                    out.push(Effect::Answer(ticket, Ok(Answer { ok: true, results: Vec::new() })));
+                    out.push(CommandEffect::Answer(ticket, Ok(Answer { ok: true, results: Vec::new() })));
                     return Ok(());
                 }
                 if gone.is_empty() {
-                    out.push(Effect::Emit(Fact::Scaled {
+                    out.push(CommandEffect::Emit(Fact::Scaled {
                         service: service.clone(),
                         from: spec.replicas,
                         to: scaled.service(service.as_str()).map_or(1, |spec| spec.replicas),
                         naming: spec.naming(),
                     }));
-                    out.push(Effect::Adopt(Branch::of_copies(board, service, came)));
+                    out.push(CommandEffect::Adopt(Branch::of_copies(tree_state, service, came)));
                     let (service, from) = (service.clone(), spec.replicas);
-                    out.push(Effect::Again(DeskInput::Copied { ticket, service, from, goal }));
+                    out.push(CommandEffect::Again(CommandInput::Copied { ticket, service, from, goal }));
                     return Ok(());
                 }
                 targets = gone;
-                let order = StopOrder::new(board.graph(), [service]);
+                let order = StopOrder::new(tree_state.graph(), [service]);
                 Work::Shrink { order, of: Arc::clone(spec), to: *replicas, goal }
             }
             Command::Remove { select } => {
-                let removal = growth::removal(board, select)?;
+                let removal = plan_edit::removal(tree_state, select)?;
                 // All copies of each, also of one that is named by its group.
-                targets = board.entries().iter().map(|e| e.id.clone()).collect();
+                targets = tree_state.entries().iter().map(|e| e.id.clone()).collect();
                 targets.retain(|id| removal.services.contains_key(id.service()));
-                Work::Remove(StopOrder::new(board.graph(), removal.services.keys()), removal)
+                Work::Remove(StopOrder::new(tree_state.graph(), removal.services.keys()), removal)
             }
             Command::Pause { select } | Command::Resume { select } => {
                 let named = |id: &&InstanceId| {
@@ -361,28 +368,28 @@ impl Operations {
         let budget = match &work {
             Work::Stop(order) => {
                 let named: HashSet<&InstanceId> = targets.iter().collect();
-                let mut runs = board.entries().iter().filter(|entry| entry.state.has_process());
-                runs.all(|entry| named.contains(&entry.id)).then(|| self.budget(board, order)).flatten()
+                let mut runs = tree_state.entries().iter().filter(|entry| entry.state.has_process());
+                runs.all(|entry| named.contains(&entry.id)).then(|| self.budget(tree_state, order)).flatten()
             }
             _ => None,
         };
         let operation = Operation { implied, budget, ..Operation::new(Some(ticket), work, targets) };
-        self.begin(board, operation, out);
+        self.begin(tree_state, operation, out);
         Ok(())
     }
 
-    fn shutdown(&mut self, board: &Board, out: &mut Vec<Effect>) {
-        let targets: Vec<InstanceId> = board.entries().iter().map(|e| e.id.clone()).collect();
-        let order = StopOrder::new(board.graph(), services(&targets));
-        let budget = self.budget(board, &order);
+    fn shutdown(&mut self, tree_state: &TreeState, out: &mut Vec<CommandEffect>) {
+        let targets: Vec<InstanceId> = tree_state.entries().iter().map(|e| e.id.clone()).collect();
+        let order = StopOrder::new(tree_state.graph(), services(&targets));
+        let budget = self.budget(tree_state, &order);
         let operation = Operation { budget, ..Operation::new(None, Work::Shutdown(order), targets) };
-        self.begin(board, operation, out);
+        self.begin(tree_state, operation, out);
     }
 
-    fn budget(&self, board: &Board, order: &StopOrder) -> Option<Budget> {
-        let runs = |name: &Name| board.instances_of(name).any(|entry| entry.state.has_process());
-        let project = |name: &Name| board.graph().service(name)?.project.clone();
-        Budget::new(self.wishes.now, &board.plan().stop, order, project, runs)
+    fn budget(&self, tree_state: &TreeState, order: &StopOrder) -> Option<StopBudget> {
+        let runs = |name: &Name| tree_state.instances_of(name).any(|entry| entry.state.has_process());
+        let project = |name: &Name| tree_state.graph().service(name)?.project.clone();
+        StopBudget::new(self.directives.now, &tree_state.plan().stop, order, project, runs)
     }
 
     /// Whether any command is under way.
@@ -391,9 +398,9 @@ impl Operations {
     }
 
     /// What followed from a wish at once is on the board.
-    fn taken(&mut self, board: &Board, receipt: &Receipt, out: &mut Vec<Effect>) {
-        let Receipt { number, instance, before, after } = receipt;
-        let Some(entry) = board.entry(instance) else {
+    fn taken(&mut self, tree_state: &TreeState, ack: &Ack, out: &mut Vec<CommandEffect>) {
+        let Ack { number, instance, before, after } = ack;
+        let Some(entry) = tree_state.entry(instance) else {
             return;
         };
         let mut settled = false;
@@ -422,19 +429,19 @@ impl Operations {
                 operation.settle(at, (!silent).then_some((ok, message)));
             }
             settled |= operation.left < left;
-            operation.send(board, &mut self.wishes, out);
+            operation.send(tree_state, &mut self.directives, out);
         }
         // What a command that is over had wanted of it is wanted no more.
         let is_left_down = settled && self.goal(entry) == Goal::Down;
-        if is_left_down || self.waits_in_vain_for(board, entry, &mut HashSet::new()).is_some() {
-            self.settle_stranded(board, out);
+        if is_left_down || self.waits_in_vain_for(tree_state, entry, &mut HashSet::new()).is_some() {
+            self.settle_stranded(tree_state, out);
         }
-        self.answer_finished(board, out);
+        self.answer_finished(tree_state, out);
     }
 
-    fn observe(&mut self, board: &Board, event: &Event, out: &mut Vec<Effect>) {
+    fn observe(&mut self, tree_state: &TreeState, event: &Event, out: &mut Vec<CommandEffect>) {
         let fact = &event.fact;
-        let Some(entry) = fact.instance().and_then(|instance| board.entry(instance)) else {
+        let Some(entry) = fact.instance().and_then(|instance| tree_state.entry(instance)) else {
             return;
         };
         for operation in &mut self.running {
@@ -445,58 +452,66 @@ impl Operations {
                 (Part::Taken, fact) => operation.work.outcome(fact, entry),
                 // What lay in the actor's mailbox is gone with it.
                 (Part::Sent(_, since), Fact::ActorBroke { message, .. }) if event.seq > *since => {
-                    Some((false, FailedWhy::Internal { message: message.clone() }.to_string()))
+                    Some((false, FailureReason::Internal { message: message.clone() }.to_string()))
                 }
                 (Part::Sent(..) | Part::Queued | Part::Down | Part::Done(_), _) => None,
             };
             let goes_up_again = matches!(operation.work, Work::RestartInOrder(_) | Work::Cascade(_));
             if outcome.is_some() && goes_up_again && matches!(fact, Fact::Stuck { .. }) {
                 // Nobody waits for it; when the kernel lets it go, it is to come up again.
-                let again = Input::Start(operation.work.again());
-                out.push(Effect::Wish(entry.id.clone(), again, self.wishes.next()));
+                let again = InstanceInput::Start(operation.work.again());
+                out.push(CommandEffect::Directive(entry.id.clone(), again, self.directives.next()));
             }
             if let Some((ok, message)) = outcome {
                 operation.settle(at, Some((ok, message)));
-                operation.send(board, &mut self.wishes, out);
+                operation.send(tree_state, &mut self.directives, out);
             }
         }
         match fact {
             Fact::GoalSet { goal: Goal::Down, .. } | Fact::Stopped { .. } | Fact::Paused { .. } => {
-                self.settle_stranded(board, out);
+                self.settle_stranded(tree_state, out);
             }
             // If its own wait is in vain, so is that of who waits for it.
-            Fact::Waiting { .. } if self.waits_in_vain_for(board, entry, &mut HashSet::new()).is_some() => {
-                self.settle_stranded(board, out);
+            Fact::Waiting { .. }
+                if self.waits_in_vain_for(tree_state, entry, &mut HashSet::new()).is_some() =>
+            {
+                self.settle_stranded(tree_state, out);
             }
             _ => {}
         }
-        if matches!(fact, Fact::Crashed { .. } | Fact::Failed { .. }) && !board.shutting_down() {
-            self.cascade(board, entry, event.seq, out);
+        if matches!(fact, Fact::Crashed { .. } | Fact::Failed { .. }) && !tree_state.shutting_down() {
+            self.cascade(tree_state, entry, event.seq, out);
         }
-        self.answer_finished(board, out);
+        self.answer_finished(tree_state, out);
     }
 
     /// Whether a fall of this service is of any account to others.
-    pub fn has_followers(board: &Board, service: &Name) -> bool {
-        board.graph().dependents(service).any(|dependent| follows(dependent, service))
+    pub fn has_followers(tree_state: &TreeState, service: &Name) -> bool {
+        tree_state.graph().dependents(service).any(|dependent| follows(dependent, service))
     }
 
     /// What depends on a fallen instance is restarted with it.
-    fn cascade(&mut self, board: &Board, fallen: &Entry, since: u64, out: &mut Vec<Effect>) {
+    fn cascade(
+        &mut self,
+        tree_state: &TreeState,
+        fallen: &InstanceState,
+        since: u64,
+        out: &mut Vec<CommandEffect>,
+    ) {
         // Another copy goes on serving them.
-        if board.instances_of(fallen.id.service()).any(|other| other.id != fallen.id && other.ready) {
+        if tree_state.instances_of(fallen.id.service()).any(|other| other.id != fallen.id && other.ready) {
             return;
         }
         let mut targets: Vec<InstanceId> = Vec::new();
         let mut todo = vec![fallen.spec.name.clone()];
         while let Some(service) = todo.pop() {
-            for dependent in board.graph().dependents(&service).filter(|spec| follows(spec, &service)) {
-                let runs = |entry: &&Entry| {
+            for dependent in tree_state.graph().dependents(&service).filter(|spec| follows(spec, &service)) {
+                let runs = |entry: &&InstanceState| {
                     let up = entry.state.has_process() && entry.state != State::Stopping;
                     // One that was made since then was made knowing of it.
                     up && entry.born < since && self.goal(entry) == Goal::Up
                 };
-                let ids = board.instances_of(&dependent.name).filter(runs).map(|entry| entry.id.clone());
+                let ids = tree_state.instances_of(&dependent.name).filter(runs).map(|entry| entry.id.clone());
                 let new: Vec<InstanceId> = ids.filter(|id| !targets.contains(id)).collect();
                 if !new.is_empty() {
                     targets.extend(new);
@@ -505,13 +520,13 @@ impl Operations {
             }
         }
         if !targets.is_empty() {
-            let order = StopOrder::new(board.graph(), services(&targets));
-            self.begin(board, Operation::new(None, Work::Cascade(order), targets), out);
+            let order = StopOrder::new(tree_state.graph(), services(&targets));
+            self.begin(tree_state, Operation::new(None, Work::Cascade(order), targets), out);
         }
     }
 
     /// Whoever waits for what somebody keeps down may wait for ever: who asked hears of it.
-    fn settle_stranded(&mut self, board: &Board, out: &mut Vec<Effect>) {
+    fn settle_stranded(&mut self, tree_state: &TreeState, out: &mut Vec<CommandEffect>) {
         let mut stranded = Vec::new();
         // What is on its way, or waits for such: looked at once, however many wait for it.
         let mut hopeful = HashSet::new();
@@ -520,8 +535,8 @@ impl Operations {
                 continue;
             }
             for (at, (id, part)) in operation.parts.iter().enumerate() {
-                if let (Part::Taken, Some(entry)) = (part, board.entry(id))
-                    && let Some(on) = self.waits_in_vain_for(board, entry, &mut hopeful)
+                if let (Part::Taken, Some(entry)) = (part, tree_state.entry(id))
+                    && let Some(on) = self.waits_in_vain_for(tree_state, entry, &mut hopeful)
                 {
                     let is = if on.state == State::Paused { "paused" } else { "down" };
                     let on = &on.spec.name;
@@ -532,25 +547,25 @@ impl Operations {
         }
         for (number, at, message) in stranded {
             self.running[number].settle(at, Some((false, message)));
-            self.running[number].send(board, &mut self.wishes, out);
+            self.running[number].send(tree_state, &mut self.directives, out);
         }
     }
 
     /// What is at the end of a wait, if only a command will move it and none is under way.
     fn waits_in_vain_for<'a>(
         &self,
-        board: &'a Board,
-        entry: &'a Entry,
+        tree_state: &'a TreeState,
+        entry: &'a InstanceState,
         hopeful: &mut HashSet<&'a InstanceId>,
-    ) -> Option<&'a Entry> {
+    ) -> Option<&'a InstanceState> {
         let mut seen: HashSet<&InstanceId> = HashSet::new();
         let mut todo = vec![entry];
         while let Some(waiting) = todo.pop() {
             if waiting.state != State::Waiting || hopeful.contains(&waiting.id) || !seen.insert(&waiting.id) {
                 continue;
             }
-            for unmet in super::frontier::waits_for(board, &waiting.spec) {
-                for on in board.instances_of(&unmet.service) {
+            for unmet in super::start_gate::waits_for(tree_state, &waiting.spec) {
+                for on in tree_state.instances_of(&unmet.service) {
                     match on.state {
                         State::Registered | State::Stopped if self.goal(on) == Goal::Down => return Some(on),
                         State::Paused => return Some(on),
@@ -571,7 +586,7 @@ impl Operations {
         None
     }
 
-    fn begin(&mut self, board: &Board, mut operation: Operation, out: &mut Vec<Effect>) {
+    fn begin(&mut self, tree_state: &TreeState, mut operation: Operation, out: &mut Vec<CommandEffect>) {
         for earlier in &mut self.running {
             // Those that come in the place of what is stopped by hand meanwhile stay down, too.
             if let (Work::Shrink { goal, .. }, Work::Stop(_)) = (&mut earlier.work, &operation.work)
@@ -588,16 +603,16 @@ impl Operations {
                 };
                 earlier.overtake(at);
             }
-            earlier.send(board, &mut self.wishes, out);
+            earlier.send(tree_state, &mut self.directives, out);
         }
-        operation.send(board, &mut self.wishes, out);
+        operation.send(tree_state, &mut self.directives, out);
         self.running.push(operation);
-        self.answer_finished(board, out);
+        self.answer_finished(tree_state, out);
     }
 
     /// What is wanted of an instance: by the last command that has not come to it yet, or
     /// as it says itself.
-    fn goal(&self, entry: &Entry) -> Goal {
+    fn goal(&self, entry: &InstanceState) -> Goal {
         let under_way = |operation: &Operation| {
             let at = *operation.places.get(&entry.id)?;
             match operation.parts[at].1 {
@@ -610,7 +625,7 @@ impl Operations {
 
     /// A pause comes to an instance behind whatever an earlier command still holds back for
     /// it: otherwise a start would let go on what was paused since.
-    fn send_pauses(&mut self, board: &Board, out: &mut Vec<Effect>) {
+    fn send_pauses(&mut self, tree_state: &TreeState, out: &mut Vec<CommandEffect>) {
         let is_pause = |operation: &Operation| matches!(operation.work, Work::Pause | Work::Resume);
         if !self.running.iter().any(is_pause) {
             return;
@@ -618,7 +633,7 @@ impl Operations {
         let mut held_back: HashSet<InstanceId> = HashSet::new();
         for operation in &mut self.running {
             if is_pause(operation) {
-                operation.send_but(&held_back, board, &mut self.wishes, out);
+                operation.send_but(&held_back, tree_state, &mut self.directives, out);
             }
             // What is stopped to go up again has its start still to come.
             let goes_up_again = matches!(operation.work, Work::RestartInOrder(_) | Work::Cascade(_));
@@ -631,11 +646,11 @@ impl Operations {
         }
     }
 
-    fn answer_finished(&mut self, board: &Board, out: &mut Vec<Effect>) {
-        self.send_pauses(board, out);
+    fn answer_finished(&mut self, tree_state: &TreeState, out: &mut Vec<CommandEffect>) {
+        self.send_pauses(tree_state, out);
         for operation in self.running.iter_mut().filter(|op| op.left == 0) {
             if operation.go_up_again() {
-                operation.send(board, &mut self.wishes, out);
+                operation.send(tree_state, &mut self.directives, out);
             }
         }
         let removes = |op: &Operation| matches!(op.work, Work::Remove(..) | Work::Shrink { .. });
@@ -650,8 +665,8 @@ impl Operations {
         while let Some(at) = ready(self) {
             let mut operation = self.running.remove(at);
             let left = match operation.work {
-                Work::Shrink { .. } => self.shrink(board, &mut operation, out),
-                _ => self.remove(board, &mut operation, out),
+                Work::Shrink { .. } => self.shrink(tree_state, &mut operation, out),
+                _ => self.remove(tree_state, &mut operation, out),
             };
             let leaving = match left {
                 Ok(leaving) => leaving,
@@ -672,7 +687,7 @@ impl Operations {
 }
 
 impl Operation {
-    fn new(ticket: Option<Ticket>, work: Work, targets: Vec<InstanceId>) -> Operation {
+    fn new(ticket: Option<CommandNumber>, work: Work, targets: Vec<InstanceId>) -> Operation {
         let mut left_of: HashMap<Name, usize> = HashMap::new();
         for id in &targets {
             *left_of.entry(id.service().clone()).or_default() += 1;
@@ -753,22 +768,27 @@ impl Operation {
     }
 
     /// Sends what may be sent by now.
-    fn send(&mut self, board: &Board, wishes: &mut Wishes, out: &mut Vec<Effect>) {
-        let wish = match &self.work {
-            Work::Start(cause) => Input::Start(*cause),
-            Work::Restart => Input::Restart,
-            Work::Stop(_) => Input::Stop(StopCause::Command),
-            Work::Remove(..) | Work::Shrink { .. } => Input::Stop(StopCause::Removed),
-            Work::RestartInOrder(_) => Input::Stop(StopCause::Restart),
-            Work::Cascade(_) => Input::Stop(StopCause::Dependency),
-            Work::GiveUp(_) => Input::Stop(StopCause::ProjectGaveUp),
-            Work::Shutdown(_) => Input::Stop(StopCause::Shutdown),
-            Work::Pause => Input::Pause,
-            Work::Resume => Input::Resume,
+    fn send(
+        &mut self,
+        tree_state: &TreeState,
+        directives: &mut DirectiveNumbers,
+        out: &mut Vec<CommandEffect>,
+    ) {
+        let directive = match &self.work {
+            Work::Start(cause) => InstanceInput::Start(*cause),
+            Work::Restart => InstanceInput::Restart,
+            Work::Stop(_) => InstanceInput::Stop(StopCause::Command),
+            Work::Remove(..) | Work::Shrink { .. } => InstanceInput::Stop(StopCause::Removed),
+            Work::RestartInOrder(_) => InstanceInput::Stop(StopCause::Restart),
+            Work::Cascade(_) => InstanceInput::Stop(StopCause::Dependency),
+            Work::GiveUp(_) => InstanceInput::Stop(StopCause::ProjectGaveUp),
+            Work::Shutdown(_) => InstanceInput::Stop(StopCause::Shutdown),
+            Work::Pause => InstanceInput::Pause,
+            Work::Resume => InstanceInput::Resume,
         };
         loop {
             let turn: Vec<usize> = match &mut self.work {
-                Work::Start(_) => self.startable(board),
+                Work::Start(_) => self.startable(tree_state),
                 Work::Restart => (0..self.parts.len()).collect(),
                 // See `Operations::send_pauses`.
                 Work::Pause | Work::Resume => return,
@@ -783,7 +803,7 @@ impl Operation {
                         return;
                     };
                     // The last instance first: the reverse of the start.
-                    let ids = board.instances_of(&name).map(|e| &e.id).rev();
+                    let ids = tree_state.instances_of(&name).map(|e| &e.id).rev();
                     ids.filter_map(|id| self.places.get(id).copied()).collect()
                 }
             };
@@ -792,17 +812,17 @@ impl Operation {
                 if *part != Part::Queued {
                     continue;
                 }
-                let number = wishes.next();
-                *part = Part::Sent(number, board.last_event());
+                let number = directives.next();
+                *part = Part::Sent(number, tree_state.last_event());
                 let share = || {
-                    let spec = board.graph().service(id.service())?;
-                    self.budget.as_ref()?.share(wishes.now, spec)
+                    let spec = tree_state.graph().service(id.service())?;
+                    self.budget.as_ref()?.share(directives.now, spec)
                 };
-                let wish = match (wish.clone(), share()) {
-                    (Input::Stop(cause), Some(time)) => Input::StopWithin(cause, time),
-                    (wish, _) => wish,
+                let directive = match (directive.clone(), share()) {
+                    (InstanceInput::Stop(cause), Some(time)) => InstanceInput::StopWithin(cause, time),
+                    (directive, _) => directive,
                 };
-                out.push(Effect::Wish(id.clone(), wish, number));
+                out.push(CommandEffect::Directive(id.clone(), directive, number));
             }
             if matches!(self.work, Work::Start(_) | Work::Restart) {
                 return;
@@ -814,44 +834,46 @@ impl Operation {
     fn send_but(
         &mut self,
         held_back: &HashSet<InstanceId>,
-        board: &Board,
-        wishes: &mut Wishes,
-        out: &mut Vec<Effect>,
+        tree_state: &TreeState,
+        directives: &mut DirectiveNumbers,
+        out: &mut Vec<CommandEffect>,
     ) {
-        let wish = if matches!(self.work, Work::Pause) { Input::Pause } else { Input::Resume };
+        let directive =
+            if matches!(self.work, Work::Pause) { InstanceInput::Pause } else { InstanceInput::Resume };
         for (id, part) in &mut self.parts {
             if *part == Part::Queued && !held_back.contains(id) {
-                let number = wishes.next();
-                *part = Part::Sent(number, board.last_event());
-                out.push(Effect::Wish(id.clone(), wish.clone(), number));
+                let number = directives.next();
+                *part = Part::Sent(number, tree_state.last_event());
+                out.push(CommandEffect::Directive(id.clone(), directive.clone(), number));
             }
         }
     }
 
     /// Those whose turn to start has come. Whoever needs another of them waits until that
     /// one has taken its wish: so the graph finds it on its way, not failed or at rest.
-    fn startable(&self, board: &Board) -> Vec<usize> {
+    fn startable(&self, tree_state: &TreeState) -> Vec<usize> {
         let is_on_its_way = |id: &InstanceId| match self.places.get(id).map(|at| &self.parts[*at].1) {
             Some(Part::Queued | Part::Sent(..)) => false,
             Some(Part::Taken | Part::Down | Part::Done(_)) | None => true,
         };
         let may_start = |id: &InstanceId| {
-            let needs = board.graph().service(id.service()).into_iter().flat_map(|spec| &spec.depends_on);
-            needs.flat_map(|needed| board.instances_of(&needed.on)).all(|on| is_on_its_way(&on.id))
+            let needs =
+                tree_state.graph().service(id.service()).into_iter().flat_map(|spec| &spec.depends_on);
+            needs.flat_map(|needed| tree_state.instances_of(&needed.on)).all(|on| is_on_its_way(&on.id))
         };
         let queued = self.parts.iter().enumerate().filter(|(_, (_, part))| *part == Part::Queued);
         queued.filter(|(_, (id, _))| may_start(id)).map(|(at, _)| at).collect()
     }
 
     /// Every part is done; `also`: what is to be said besides.
-    fn answer(self, also: Vec<InstanceAnswer>, out: &mut Vec<Effect>) {
+    fn answer(self, also: Vec<InstanceAnswer>, out: &mut Vec<CommandEffect>) {
         let answers = self.parts.into_iter().filter_map(|(_, part)| match part {
             Part::Done(answer) => answer,
             Part::Queued | Part::Sent(..) | Part::Taken | Part::Down => None,
         });
         let results: Vec<InstanceAnswer> = answers.chain(also).collect();
         match self.work {
-            Work::Shutdown(_) => out.extend([Effect::Emit(Fact::ShutdownDone), Effect::Down]),
+            Work::Shutdown(_) => out.extend([CommandEffect::Emit(Fact::ShutdownDone), CommandEffect::Down]),
             Work::RestartInOrder(_)
             | Work::Cascade(_)
             | Work::Start(_)
@@ -863,7 +885,9 @@ impl Operation {
             | Work::GiveUp(_)
             | Work::Restart => {
                 let ok = results.iter().all(|r| r.ok);
-                out.extend(self.ticket.map(|ticket| Effect::Answer(ticket, Ok(Answer { ok, results }))));
+                out.extend(
+                    self.ticket.map(|ticket| CommandEffect::Answer(ticket, Ok(Answer { ok, results }))),
+                );
             }
         }
     }

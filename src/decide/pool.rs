@@ -20,7 +20,7 @@ pub const MOST_WORKERS: u32 = 1_000;
 
 /// How large a pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub struct PoolSize {
     /// So many workers at least.
     pub min: u32,
     /// And at most.
@@ -31,7 +31,7 @@ pub struct Size {
 
 /// What a task is to be to a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct TaskTerms {
     /// Higher ones are run first.
     pub priority: i32,
     /// It is ended when it has run for so long.
@@ -49,7 +49,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(300);
 
 /// What came of one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RunOutcome {
     /// It ended with success.
     Success,
     /// It did not.
@@ -62,11 +62,11 @@ pub enum Outcome {
 
 /// What a pool is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Input {
+pub enum PoolInput {
     /// A task's process runs.
     Started(WorkerId, TaskId),
     /// One run of a task is over.
-    Done(WorkerId, TaskId, Outcome),
+    Done(WorkerId, TaskId, RunOutcome),
     /// A worker broke; its process was ended.
     WorkerDied(WorkerId),
     /// Somebody wants a task no more; `true`: at once.
@@ -89,7 +89,7 @@ pub enum Input {
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub enum PoolEffect {
     /// Make a worker.
     Make(WorkerId),
     /// A worker that does nothing may go.
@@ -112,7 +112,7 @@ pub enum Effect {
 
 /// Why a task is not taken, or can't be what somebody wants it to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum PoolRefusal {
     /// So many wait already, of so many that may.
     Full {
         /// Those that wait.
@@ -189,7 +189,7 @@ impl Phase {
 
 #[derive(Debug, Clone, Copy)]
 struct Task {
-    terms: Terms,
+    terms: TaskTerms,
     number: u64,
     attempt: u32,
     phase: Phase,
@@ -197,7 +197,7 @@ struct Task {
 
 /// How a pool stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct PoolCounts {
     /// Workers, those that are to go included.
     pub workers: usize,
     /// Of these, those that run something.
@@ -213,7 +213,7 @@ pub struct Standing {
 /// A pool of workers and its tasks.
 #[derive(Debug)]
 pub struct Pool {
-    size: Size,
+    size: PoolSize,
     wanted: u32,
     door: Door,
     /// What each runs.
@@ -228,8 +228,8 @@ pub struct Pool {
 
 impl Pool {
     /// Without workers; the first input, whatever it is, has them made.
-    pub fn new(size: Size) -> Pool {
-        let size = Size { min: size.min.min(size.max), max: size.max.max(1), queue: size.queue };
+    pub fn new(size: PoolSize) -> Pool {
+        let size = PoolSize { min: size.min.min(size.max), max: size.max.max(1), queue: size.queue };
         Pool {
             size,
             wanted: size.min.max(1),
@@ -245,14 +245,18 @@ impl Pool {
     }
 
     /// Takes tasks, all of them or none.
-    pub fn submit(&mut self, tasks: &[(TaskId, Terms)], effects: &mut Vec<Effect>) -> Result<(), Refusal> {
+    pub fn submit(
+        &mut self,
+        tasks: &[(TaskId, TaskTerms)],
+        effects: &mut Vec<PoolEffect>,
+    ) -> Result<(), PoolRefusal> {
         if self.door != Door::Open {
-            return Err(Refusal::Closing);
+            return Err(PoolRefusal::Closing);
         }
         let idle = self.workers.values().filter(|runs| runs.is_none()).count();
         let idle = if self.workers.is_empty() { self.wanted as usize } else { idle };
         if self.queue.len() + tasks.len() > self.size.queue.saturating_add(idle) {
-            return Err(Refusal::Full { waiting: self.queue.len(), queue: self.size.queue });
+            return Err(PoolRefusal::Full { waiting: self.queue.len(), queue: self.size.queue });
         }
         for (task, terms) in tasks {
             self.taken += 1;
@@ -265,9 +269,14 @@ impl Pool {
     }
 
     /// What follows from what is told.
-    pub fn step(&mut self, now: Duration, input: Input, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
+    pub fn step(
+        &mut self,
+        now: Duration,
+        input: PoolInput,
+        effects: &mut Vec<PoolEffect>,
+    ) -> Result<(), PoolRefusal> {
         match input {
-            Input::Started(worker, task) => {
+            PoolInput::Started(worker, task) => {
                 if let Some(Task { terms, phase: Phase::Starting { worker: of }, .. }) = self.tasks.get(&task)
                     && *of == worker
                 {
@@ -275,8 +284,8 @@ impl Pool {
                     self.enter(task, Phase::Running { worker, deadline });
                 }
             }
-            Input::Done(worker, task, outcome) => self.done(now, worker, task, outcome, effects),
-            Input::WorkerDied(worker) => {
+            PoolInput::Done(worker, task, outcome) => self.done(now, worker, task, outcome, effects),
+            PoolInput::WorkerDied(worker) => {
                 let Some(task) = self.workers.remove(&worker) else {
                     return Ok(());
                 };
@@ -285,30 +294,30 @@ impl Pool {
                     self.ended(now, task, None, effects);
                 }
             }
-            Input::Cancel(task, at_once) => self.cancel(now, task, at_once, effects)?,
-            Input::Pause(task) => match self.phase(task)? {
+            PoolInput::Cancel(task, at_once) => self.cancel(now, task, at_once, effects)?,
+            PoolInput::Pause(task) => match self.phase(task)? {
                 Phase::Running { worker, deadline } => {
                     let left = deadline.map(|deadline| deadline.saturating_sub(now));
                     self.enter(task, Phase::Halted { worker, left });
-                    effects.push(Effect::Halt(worker, task));
+                    effects.push(PoolEffect::Halt(worker, task));
                 }
                 _ => return Err(self.not_running(task)),
             },
-            Input::Resume(task) => match self.phase(task)? {
+            PoolInput::Resume(task) => match self.phase(task)? {
                 Phase::Halted { worker, left } => {
                     let deadline = left.map(|left| now.saturating_add(left));
                     self.enter(task, Phase::Running { worker, deadline });
-                    effects.push(Effect::Continue(worker, task));
+                    effects.push(PoolEffect::Continue(worker, task));
                 }
                 _ => return Err(self.not_running(task)),
             },
-            Input::Scale(wanted) => self.wanted = wanted.clamp(self.size.min.max(1), self.size.max),
-            Input::Bounds(min, max) => {
-                self.size = Size { min: min.min(max), max: max.max(1), queue: self.size.queue };
+            PoolInput::Scale(wanted) => self.wanted = wanted.clamp(self.size.min.max(1), self.size.max),
+            PoolInput::Bounds(min, max) => {
+                self.size = PoolSize { min: min.min(max), max: max.max(1), queue: self.size.queue };
                 self.wanted = self.wanted.clamp(self.size.min.max(1), self.size.max);
             }
-            Input::Drain => self.door = Door::Draining,
-            Input::Close(at_once) => {
+            PoolInput::Drain => self.door = Door::Draining,
+            PoolInput::Close(at_once) => {
                 self.door = Door::Closed;
                 let mut all: Vec<(u64, TaskId)> =
                     self.tasks.iter().map(|(task, of)| (of.number, *task)).collect();
@@ -317,7 +326,7 @@ impl Pool {
                     self.cancel(now, task, at_once, effects)?;
                 }
             }
-            Input::Tick => self.tick(now, effects),
+            PoolInput::Tick => self.tick(now, effects),
         }
         self.adjust(effects);
         Ok(())
@@ -329,9 +338,9 @@ impl Pool {
     }
 
     /// How it stands.
-    pub fn standing(&self) -> Standing {
+    pub fn snapshot(&self) -> PoolCounts {
         let resting = |task: &&Task| matches!(task.phase, Phase::Resting { .. });
-        Standing {
+        PoolCounts {
             workers: self.workers.len(),
             busy: self.workers.values().flatten().count(),
             wanted: self.wanted,
@@ -341,7 +350,7 @@ impl Pool {
     }
 
     /// How large it is.
-    pub fn size(&self) -> Size {
+    pub fn size(&self) -> PoolSize {
         self.size
     }
 
@@ -361,12 +370,12 @@ impl Pool {
         })
     }
 
-    fn phase(&self, task: TaskId) -> Result<Phase, Refusal> {
-        self.tasks.get(&task).map(|task| task.phase).ok_or(Refusal::Unknown)
+    fn phase(&self, task: TaskId) -> Result<Phase, PoolRefusal> {
+        self.tasks.get(&task).map(|task| task.phase).ok_or(PoolRefusal::Unknown)
     }
 
-    fn not_running(&self, task: TaskId) -> Refusal {
-        self.state(task).map_or(Refusal::Unknown, Refusal::NotRunning)
+    fn not_running(&self, task: TaskId) -> PoolRefusal {
+        self.state(task).map_or(PoolRefusal::Unknown, PoolRefusal::NotRunning)
     }
 
     fn enter(&mut self, task: TaskId, phase: Phase) {
@@ -395,20 +404,20 @@ impl Pool {
         now: Duration,
         task: TaskId,
         at_once: bool,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Refusal> {
+        effects: &mut Vec<PoolEffect>,
+    ) -> Result<(), PoolRefusal> {
         let why = Reason::Cancelled;
         match self.phase(task)? {
             Phase::Queued | Phase::Resting { .. } => {
                 self.forget(task);
-                effects.push(Effect::Over(task, TaskEnd::Cancelled, false));
+                effects.push(PoolEffect::Over(task, TaskEnd::Cancelled, false));
             }
             Phase::Starting { worker } | Phase::Running { worker, .. } | Phase::Halted { worker, .. } => {
                 self.end(now, task, worker, why, at_once, effects);
             }
             Phase::Asked { worker, why, .. } if at_once => {
                 self.enter(task, Phase::Killed { worker, why });
-                effects.push(Effect::Kill(worker, task));
+                effects.push(PoolEffect::Kill(worker, task));
             }
             Phase::Asked { .. } | Phase::Killed { .. } => {}
         }
@@ -422,19 +431,19 @@ impl Pool {
         worker: WorkerId,
         why: Reason,
         at_once: bool,
-        effects: &mut Vec<Effect>,
+        effects: &mut Vec<PoolEffect>,
     ) {
         let grace = self.tasks.get(&task).map_or(Duration::ZERO, |task| task.terms.grace);
         if at_once || grace.is_zero() {
             self.enter(task, Phase::Killed { worker, why });
-            effects.push(Effect::Kill(worker, task));
+            effects.push(PoolEffect::Kill(worker, task));
         } else {
             self.enter(task, Phase::Asked { worker, why, kill_at: now.saturating_add(grace) });
-            effects.push(Effect::Ask(worker, task));
+            effects.push(PoolEffect::Ask(worker, task));
         }
     }
 
-    fn tick(&mut self, now: Duration, effects: &mut Vec<Effect>) {
+    fn tick(&mut self, now: Duration, effects: &mut Vec<PoolEffect>) {
         while let Some((at, task)) = self.deadlines.first().copied().filter(|(at, _)| *at <= now) {
             let Ok(phase) = self.phase(task) else {
                 self.deadlines.remove(&(at, task));
@@ -452,7 +461,7 @@ impl Pool {
                 }
                 Phase::Asked { worker, why, .. } => {
                     self.enter(task, Phase::Killed { worker, why });
-                    effects.push(Effect::Kill(worker, task));
+                    effects.push(PoolEffect::Kill(worker, task));
                 }
                 // These have no deadline.
                 Phase::Queued | Phase::Starting { .. } | Phase::Halted { .. } | Phase::Killed { .. } => {
@@ -467,8 +476,8 @@ impl Pool {
         now: Duration,
         worker: WorkerId,
         task: TaskId,
-        outcome: Outcome,
-        effects: &mut Vec<Effect>,
+        outcome: RunOutcome,
+        effects: &mut Vec<PoolEffect>,
     ) {
         // Late news of one that is gone, or does something else by now.
         if self.workers.get(&worker) != Some(&Some(task)) {
@@ -479,7 +488,13 @@ impl Pool {
     }
 
     /// A run is over; `None`: its worker broke.
-    fn ended(&mut self, now: Duration, task: TaskId, outcome: Option<Outcome>, effects: &mut Vec<Effect>) {
+    fn ended(
+        &mut self,
+        now: Duration,
+        task: TaskId,
+        outcome: Option<RunOutcome>,
+        effects: &mut Vec<PoolEffect>,
+    ) {
         let Some(Task { terms, attempt, phase, .. }) = self.tasks.get(&task).copied() else {
             return;
         };
@@ -491,17 +506,17 @@ impl Pool {
             (Phase::Asked { why, .. }, _) => (of(why), false),
             (Phase::Killed { why, .. }, _) => (of(why), true),
             (_, None) => (TaskEnd::Lost, true),
-            (_, Some(Outcome::NotStarted | Outcome::Shortage)) => (TaskEnd::NotStarted, false),
-            (_, Some(Outcome::Success | Outcome::Failure)) => (TaskEnd::Exited, false),
+            (_, Some(RunOutcome::NotStarted | RunOutcome::Shortage)) => (TaskEnd::NotStarted, false),
+            (_, Some(RunOutcome::Success | RunOutcome::Failure)) => (TaskEnd::Exited, false),
         };
         let again = match (end, outcome) {
-            (TaskEnd::Cancelled, _) | (_, Some(Outcome::NotStarted)) => false,
-            (TaskEnd::Exited, Some(Outcome::Success)) => false,
+            (TaskEnd::Cancelled, _) | (_, Some(RunOutcome::NotStarted)) => false,
+            (TaskEnd::Exited, Some(RunOutcome::Success)) => false,
             _ => attempt <= terms.retries && self.door != Door::Closed,
         };
         if !again {
             self.forget(task);
-            effects.push(Effect::Over(task, end, by_force));
+            effects.push(PoolEffect::Over(task, end, by_force));
             return;
         }
         let factor = 1u32.checked_shl(attempt - 1).unwrap_or(u32::MAX);
@@ -510,11 +525,11 @@ impl Pool {
         if let Some(of) = self.tasks.get_mut(&task) {
             of.attempt += 1;
         }
-        effects.push(Effect::Again(task, until));
+        effects.push(PoolEffect::Again(task, until));
     }
 
     /// Workers as many as are wanted, and each that can has something to do.
-    fn adjust(&mut self, effects: &mut Vec<Effect>) {
+    fn adjust(&mut self, effects: &mut Vec<PoolEffect>) {
         let wanted =
             if self.door == Door::Closed && self.tasks.is_empty() { 0 } else { self.wanted as usize };
         loop {
@@ -528,7 +543,7 @@ impl Pool {
                 self.made += 1;
                 let worker = WorkerId(self.made);
                 self.workers.insert(worker, None);
-                effects.push(Effect::Make(worker));
+                effects.push(PoolEffect::Make(worker));
             } else if staying > wanted {
                 let newest = self.workers.iter().rev().filter(|(worker, _)| !self.leaving.contains(worker));
                 let idle = newest.clone().find(|(_, runs)| runs.is_none());
@@ -545,7 +560,7 @@ impl Pool {
         for worker in gone {
             self.leaving.remove(&worker);
             self.workers.remove(&worker);
-            effects.push(Effect::Retire(worker));
+            effects.push(PoolEffect::Retire(worker));
         }
         while !self.queue.is_empty() {
             let free = |(worker, runs): &(&WorkerId, &Option<TaskId>)| {
@@ -560,7 +575,7 @@ impl Pool {
             self.workers.insert(worker, Some(task));
             self.enter(task, Phase::Starting { worker });
             let attempt = self.tasks.get(&task).map_or(1, |task| task.attempt);
-            effects.push(Effect::Run(worker, task, attempt));
+            effects.push(PoolEffect::Run(worker, task, attempt));
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::model::event::CheckKind;
 
 /// The result of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// It succeeded.
     Pass,
     /// It failed; the words say how, with the check's own output.
@@ -76,7 +76,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// What an attempt changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Change {
+pub enum CheckChange {
     /// Enough successes in a row: good now, and was not before.
     Good,
     /// A failure worth telling: the first of a series, and later one that says something
@@ -100,7 +100,7 @@ pub enum Change {
 
 /// Counts results of one check of one incarnation.
 #[derive(Debug, Clone)]
-pub struct Thresholds {
+pub struct CheckStreak {
     kind: CheckKind,
     successes: u32,
     failures: u32,
@@ -114,11 +114,11 @@ pub struct Thresholds {
     grace_until: Duration,
 }
 
-impl Thresholds {
+impl CheckStreak {
     /// Nothing is believed yet. A readiness check is never `Bad`: it just isn't ready yet.
     /// Failures before `grace_until` don't count.
-    pub fn new(kind: CheckKind, successes: u32, failures: u32, grace_until: Duration) -> Thresholds {
-        Thresholds {
+    pub fn new(kind: CheckKind, successes: u32, failures: u32, grace_until: Duration) -> CheckStreak {
+        CheckStreak {
             kind,
             successes: successes.max(1),
             failures: failures.max(1),
@@ -132,20 +132,20 @@ impl Thresholds {
     }
 
     /// Takes one result.
-    pub fn take(&mut self, outcome: Outcome, now: Duration) -> Option<Change> {
+    pub fn take(&mut self, outcome: CheckOutcome, now: Duration) -> Option<CheckChange> {
         match outcome {
-            Outcome::Pass => {
+            CheckOutcome::Pass => {
                 self.failed = 0;
                 self.told = None;
                 self.unable = 0;
                 self.passed = self.passed.saturating_add(1);
                 if self.passed >= self.successes && self.believed != Health::Healthy {
                     self.believed = Health::Healthy;
-                    return Some(Change::Good);
+                    return Some(CheckChange::Good);
                 }
                 None
             }
-            Outcome::Fail(message) => {
+            CheckOutcome::Fail(message) => {
                 self.passed = 0;
                 self.unable = 0;
                 if now < self.grace_until {
@@ -158,7 +158,7 @@ impl Thresholds {
                 };
                 if may_be_bad && self.failed >= self.failures && self.believed != Health::Unhealthy {
                     self.believed = Health::Unhealthy;
-                    return Some(Change::Bad { in_a_row: self.failed, message });
+                    return Some(CheckChange::Bad { in_a_row: self.failed, message });
                 }
                 let news = self.told.as_ref().is_none_or(|(at, told)| {
                     // A message that carries the time differs each time.
@@ -166,12 +166,12 @@ impl Thresholds {
                 });
                 news.then(|| {
                     self.told = Some((self.failed, message.clone()));
-                    Change::Failing { in_a_row: self.failed, message }
+                    CheckChange::Failing { in_a_row: self.failed, message }
                 })
             }
-            Outcome::Unable(message) => {
+            CheckOutcome::Unable(message) => {
                 self.unable = self.unable.saturating_add(1);
-                (self.unable == 1).then_some(Change::Unable(message))
+                (self.unable == 1).then_some(CheckChange::Unable(message))
             }
         }
     }
@@ -183,8 +183,8 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(60);
 
-    fn fail() -> Outcome {
-        Outcome::Fail("refused".into())
+    fn fail() -> CheckOutcome {
+        CheckOutcome::Fail("refused".into())
     }
 
     #[test]
@@ -196,48 +196,51 @@ mod tests {
 
     #[test]
     fn a_flapping_check_never_reaches_the_threshold() {
-        let mut health = Thresholds::new(CheckKind::Health, 1, 3, Duration::ZERO);
-        assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
+        let mut health = CheckStreak::new(CheckKind::Health, 1, 3, Duration::ZERO);
+        assert_eq!(health.take(CheckOutcome::Pass, NOW), Some(CheckChange::Good));
         for _ in 0..50 {
             assert_eq!(
                 health.take(fail(), NOW),
-                Some(Change::Failing { in_a_row: 1, message: "refused".into() })
+                Some(CheckChange::Failing { in_a_row: 1, message: "refused".into() })
             );
             assert_eq!(health.take(fail(), NOW), None);
-            assert_eq!(health.take(Outcome::Pass, NOW), None);
+            assert_eq!(health.take(CheckOutcome::Pass, NOW), None);
         }
     }
 
     #[test]
     fn thresholds_hold_both_ways() {
-        let mut health = Thresholds::new(CheckKind::Health, 2, 2, Duration::ZERO);
-        assert_eq!(health.take(Outcome::Pass, NOW), None);
-        assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
+        let mut health = CheckStreak::new(CheckKind::Health, 2, 2, Duration::ZERO);
+        assert_eq!(health.take(CheckOutcome::Pass, NOW), None);
+        assert_eq!(health.take(CheckOutcome::Pass, NOW), Some(CheckChange::Good));
         assert_eq!(
             health.take(fail(), NOW),
-            Some(Change::Failing { in_a_row: 1, message: "refused".into() })
+            Some(CheckChange::Failing { in_a_row: 1, message: "refused".into() })
         );
-        assert_eq!(health.take(fail(), NOW), Some(Change::Bad { in_a_row: 2, message: "refused".into() }));
+        assert_eq!(
+            health.take(fail(), NOW),
+            Some(CheckChange::Bad { in_a_row: 2, message: "refused".into() })
+        );
         assert_eq!(health.take(fail(), NOW), None, "told once");
-        assert_eq!(health.take(Outcome::Pass, NOW), None);
-        assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
+        assert_eq!(health.take(CheckOutcome::Pass, NOW), None);
+        assert_eq!(health.take(CheckOutcome::Pass, NOW), Some(CheckChange::Good));
     }
 
     #[test]
     fn unable_is_neither_good_nor_bad_and_told_once_a_series() {
-        let mut health = Thresholds::new(CheckKind::Health, 1, 1, Duration::ZERO);
-        let unable = || Outcome::Unable("no descriptors".into());
-        assert_eq!(health.take(unable(), NOW), Some(Change::Unable("no descriptors".into())));
+        let mut health = CheckStreak::new(CheckKind::Health, 1, 1, Duration::ZERO);
+        let unable = || CheckOutcome::Unable("no descriptors".into());
+        assert_eq!(health.take(unable(), NOW), Some(CheckChange::Unable("no descriptors".into())));
         assert_eq!(health.take(unable(), NOW), None);
-        assert_eq!(health.take(Outcome::Pass, NOW), Some(Change::Good));
-        assert_eq!(health.take(unable(), NOW), Some(Change::Unable("no descriptors".into())));
+        assert_eq!(health.take(CheckOutcome::Pass, NOW), Some(CheckChange::Good));
+        assert_eq!(health.take(unable(), NOW), Some(CheckChange::Unable("no descriptors".into())));
     }
 
     #[test]
     fn failures_in_the_start_period_do_not_count() {
-        let mut health = Thresholds::new(CheckKind::Health, 1, 1, NOW);
+        let mut health = CheckStreak::new(CheckKind::Health, 1, 1, NOW);
         assert_eq!(health.take(fail(), NOW - Duration::from_nanos(1)), None);
-        assert!(matches!(health.take(fail(), NOW), Some(Change::Bad { in_a_row: 1, .. })));
+        assert!(matches!(health.take(fail(), NOW), Some(CheckChange::Bad { in_a_row: 1, .. })));
     }
 
     #[test]
@@ -253,11 +256,12 @@ mod tests {
 
     #[test]
     fn another_failure_is_told_too_but_not_each_of_those_that_always_differ() {
-        let mut ready = Thresholds::new(CheckKind::Ready, 1, 1, Duration::ZERO);
+        let mut ready = CheckStreak::new(CheckKind::Ready, 1, 1, Duration::ZERO);
         let mut told = Vec::new();
         for n in 1..=100 {
             let message = if n <= 5 { "refused".to_owned() } else { format!("timed out at {n}") };
-            if let Some(Change::Failing { in_a_row, .. }) = ready.take(Outcome::Fail(message), NOW) {
+            if let Some(CheckChange::Failing { in_a_row, .. }) = ready.take(CheckOutcome::Fail(message), NOW)
+            {
                 told.push(in_a_row);
             }
         }
@@ -266,11 +270,14 @@ mod tests {
 
     #[test]
     fn a_readiness_check_is_never_bad() {
-        let mut ready = Thresholds::new(CheckKind::Ready, 1, 1, Duration::ZERO);
-        assert_eq!(ready.take(fail(), NOW), Some(Change::Failing { in_a_row: 1, message: "refused".into() }));
+        let mut ready = CheckStreak::new(CheckKind::Ready, 1, 1, Duration::ZERO);
+        assert_eq!(
+            ready.take(fail(), NOW),
+            Some(CheckChange::Failing { in_a_row: 1, message: "refused".into() })
+        );
         for _ in 0..100 {
             assert_eq!(ready.take(fail(), NOW), None);
         }
-        assert_eq!(ready.take(Outcome::Pass, NOW), Some(Change::Good));
+        assert_eq!(ready.take(CheckOutcome::Pass, NOW), Some(CheckChange::Good));
     }
 }

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::graph::Graph;
-use crate::model::plan::Change;
+use crate::model::plan::PlanChange;
 use crate::model::{Addition, Child, GroupSpec, InstanceId, Name, Plan, ServiceSpec, spec};
 
 /// A service that is not as it was, and by which keys of its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
-pub struct Changed {
+pub struct ChangedService {
     /// Which.
     pub service: Name,
     /// Its keys.
@@ -27,15 +27,15 @@ pub struct Changed {
 /// What changes, as people are told of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
-pub struct Difference {
+pub struct PlanDiff {
     /// New ones.
     pub added: Vec<Name>,
     /// Those that are gone.
     pub removed: Vec<Name>,
     /// Those that are restarted for it, if they run.
-    pub restarted: Vec<Changed>,
+    pub restarted: Vec<ChangedService>,
     /// Those that are changed while they run.
-    pub changed: Vec<Changed>,
+    pub changed: Vec<ChangedService>,
     /// Groups that are changed while they run.
     pub groups: Vec<Name>,
     /// Those that are as they were.
@@ -44,13 +44,13 @@ pub struct Difference {
 
 /// The way from one plan to the other, step by step.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Way {
+pub struct ReloadPlan {
     /// For people.
-    pub difference: Difference,
+    pub difference: PlanDiff,
     /// First: what is new, a group that is there already each.
     pub add: Vec<Addition>,
     /// Then: how what stays is from now on.
-    pub change: Change,
+    pub change: PlanChange,
     /// Then: services and groups that go.
     pub remove: (Vec<Name>, Vec<Name>),
     /// Then: those that come back, as something else.
@@ -138,15 +138,15 @@ pub fn scaled_as_before(plan: &Plan, before: impl Fn(&Name) -> Option<u32>) -> P
     plan
 }
 
-/// The way from `old` to `new`, which has no faults. `makings`: with what the processes that a
+/// The way from `old` to `new`, which has no faults. `spawn_fingerprint`: with what the processes that a
 /// service has were made, as far as that is known; a supervisor that has taken them over may have
 /// read another manifest than the one before.
-pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
+pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>) -> ReloadPlan {
     let was: BTreeMap<&Name, &Arc<ServiceSpec>> =
         old.services.iter().map(|spec| (&spec.name, spec)).collect();
     let new = &scaled_as_before(new, |name| was.get(name).map(|before| before.replicas));
     let is: BTreeMap<&Name, &Arc<ServiceSpec>> = new.services.iter().map(|spec| (&spec.name, spec)).collect();
-    let mut difference = Difference::default();
+    let mut difference = PlanDiff::default();
     // Groups that stay are those that are there in both, under the same parent.
     let stays = |group: &Name| {
         old.groups.contains_key(group) && {
@@ -170,7 +170,7 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
             keys.push(MEMBERS);
         }
         let live = keys.iter().all(|key| LIVE.contains(key));
-        if live && made_by(&makings(&spec.name), spec) == Some(false) {
+        if live && made_by(&spawn_fingerprint(&spec.name), spec) == Some(false) {
             keys.push(MANIFEST);
         }
         if keys.is_empty() {
@@ -234,7 +234,7 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
     let mut services = Vec::new();
     let mut scale = Vec::new();
     for (name, keys) in differ {
-        let known = is.get(&name).and_then(|spec| made_by(&makings(&name), spec));
+        let known = is.get(&name).and_then(|spec| made_by(&spawn_fingerprint(&name), spec));
         let mended =
             |before: &ServiceSpec, spec: &ServiceSpec| before.fault.is_some() && spec.fault.is_none();
         // What was faulty starts by itself as soon as it is mended; what runs of it was made by another's word.
@@ -243,8 +243,10 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
             _ => false,
         };
         let live = known.unwrap_or_else(|| starts_itself || keys.iter().all(|key| LIVE.contains(key)));
-        let told =
-            Changed { service: name.clone(), keys: keys.iter().map(|key| (*key).to_owned()).collect() };
+        let told = ChangedService {
+            service: name.clone(),
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        };
         if replaced.contains(&name) {
             difference.restarted.push(told);
             continue;
@@ -288,10 +290,10 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
     let gone: Vec<Name> = difference.removed.iter().chain(back).cloned().collect();
     let fresh: BTreeSet<Name> =
         difference.added.iter().filter(|name| !replaced.contains(*name)).cloned().collect();
-    Way {
+    ReloadPlan {
         add: additions(new, &fresh, &stays, &gone_groups),
         put_back: additions_of_replaced(new, &replaced, &fresh, &stays, &gone_groups),
-        change: Change { services, groups, root, stop: (old.stop != new.stop).then(|| new.stop.clone()) },
+        change: PlanChange { services, groups, root, stop: (old.stop != new.stop).then(|| new.stop.clone()) },
         remove: (gone, gone_groups),
         restart,
         scale,
@@ -301,9 +303,9 @@ pub fn way(old: &Plan, new: &Plan, makings: impl Fn(&Name) -> Vec<u32>) -> Way {
 }
 
 /// Whether all processes were made with what a spec says; `None`: that is not known.
-fn made_by(makings: &[u32], spec: &ServiceSpec) -> Option<bool> {
-    let wanted = spec.makings();
-    (!makings.is_empty()).then(|| makings.iter().all(|made| *made == wanted))
+fn made_by(spawn_fingerprint: &[u32], spec: &ServiceSpec) -> Option<bool> {
+    let wanted = spec.spawn_fingerprint();
+    (!spawn_fingerprint.is_empty()).then(|| spawn_fingerprint.iter().all(|made| *made == wanted))
 }
 
 /// A name without the project that stands before it.
@@ -416,7 +418,7 @@ mod tests {
         names.iter().map(Name::as_str).collect()
     }
 
-    fn told(changed: &[Changed]) -> Vec<String> {
+    fn told(changed: &[ChangedService]) -> Vec<String> {
         changed.iter().map(|c| format!("{}: {}", c.service, c.keys.join(" "))).collect()
     }
 
@@ -425,7 +427,7 @@ mod tests {
         let plan = Plan::of("p", vec![service("a", &[]), service("b", &["a"])]);
         let way = way(&plan, &plan.clone(), unknown);
         assert_eq!(names(&way.difference.unchanged), ["a", "b"]);
-        assert_eq!(way.change, Change::default());
+        assert_eq!(way.change, PlanChange::default());
         assert!(way.add.is_empty() && way.put_back.is_empty() && way.restart.is_empty());
         assert_eq!(way.remove, (Vec::new(), Vec::new()));
     }
@@ -539,24 +541,25 @@ mod tests {
         let plan = Plan::of("p", vec![service("a", &[]), service("b", &[]), service("c", &[])]);
         let mut edited = plan.clone();
         Arc::make_mut(&mut edited.services[1]).command.argv.push("more".into());
-        let makings =
-            |was: &'static Plan| move |service: &Name| vec![was.service(service.as_str()).unwrap().makings()];
+        let spawn_fingerprint = |was: &'static Plan| {
+            move |service: &Name| vec![was.service(service.as_str()).unwrap().spawn_fingerprint()]
+        };
         let was: &'static Plan = Box::leak(Box::new(plan.clone()));
         // The supervisor had read the new one already, and taken over what the old one had made.
-        let stale = way(&edited, &edited, makings(was));
+        let stale = way(&edited, &edited, spawn_fingerprint(was));
         assert_eq!(told(&stale.difference.restarted), ["b: manifest"]);
         assert_eq!((names(&stale.restart), names(&stale.difference.unchanged)), (vec!["b"], vec!["a", "c"]));
         // Back to what they were made with: nothing needs to be another.
-        let back = way(&edited, &plan, makings(was));
+        let back = way(&edited, &plan, spawn_fingerprint(was));
         assert_eq!(told(&back.difference.changed), ["b: command"]);
         assert!(back.restart.is_empty());
         let spec = was.service("a").unwrap();
         let mut other = ServiceSpec::clone(spec);
         other.env.set.push(("A".into(), "B".into()));
-        assert_ne!(spec.makings(), other.makings());
+        assert_ne!(spec.spawn_fingerprint(), other.spawn_fingerprint());
         let mut live = ServiceSpec::clone(spec);
         live.restart.max_retries = Some(7);
-        assert_eq!(spec.makings(), live.makings());
+        assert_eq!(spec.spawn_fingerprint(), live.spawn_fingerprint());
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::status::{Board, Entry};
+use super::tree_state::{InstanceState, TreeState};
 use crate::model::nearest::nearest;
 use crate::model::{Denial, DenialCode, InstanceId, Name, Plan, Selector};
 
 /// The instances that a selector means, in declared order.
-pub fn resolve(board: &Board, select: &Selector) -> Result<Vec<InstanceId>, Denial> {
-    let plan = board.plan();
+pub fn resolve(tree_state: &TreeState, select: &Selector) -> Result<Vec<InstanceId>, Denial> {
+    let plan = tree_state.plan();
     if select.is_empty() {
         return Err(Denial {
             code: DenialCode::Invalid,
@@ -18,34 +18,35 @@ pub fn resolve(board: &Board, select: &Selector) -> Result<Vec<InstanceId>, Deni
     }
     let mut meant: HashSet<InstanceId> = HashSet::new();
     if select.all {
-        meant.extend(board.entries().iter().map(|e| e.id.clone()));
+        meant.extend(tree_state.entries().iter().map(|e| e.id.clone()));
     }
     for text in &select.services {
-        meant.extend(named(board, text)?);
+        meant.extend(named(tree_state, text)?);
     }
     for group in &select.groups {
         let group = group_named(plan, group)?;
         for service in plan.services_below(group.as_str()) {
-            meant.extend(board.instances_of(&service).map(|e| e.id.clone()));
+            meant.extend(tree_state.instances_of(&service).map(|e| e.id.clone()));
         }
     }
     for tag in &select.tags {
-        let tagged: Vec<_> = board.entries().iter().filter(|e| e.spec.tags.contains(tag)).collect();
+        let tagged: Vec<_> = tree_state.entries().iter().filter(|e| e.spec.tags.contains(tag)).collect();
         if tagged.is_empty() {
             let tags = plan.services.iter().flat_map(|s| s.tags.iter().map(String::as_str));
             return Err(not_found("tag", tag, tags));
         }
         meant.extend(tagged.into_iter().map(|e| e.id.clone()));
     }
-    Ok(board.entries().iter().filter(|e| meant.contains(&e.id)).map(|e| e.id.clone()).collect())
+    Ok(tree_state.entries().iter().filter(|e| meant.contains(&e.id)).map(|e| e.id.clone()).collect())
 }
 
 /// The instances that a text names: a service or one of its copies, by `project/name`, or by the name alone
 /// where that is one service's.
-fn named(board: &Board, text: &str) -> Result<Vec<InstanceId>, Denial> {
-    let fits = |entry: &&Entry, text: &str| entry.spec.name.as_str() == text || entry.id.to_string() == text;
+fn named(tree_state: &TreeState, text: &str) -> Result<Vec<InstanceId>, Denial> {
+    let fits =
+        |entry: &&InstanceState, text: &str| entry.spec.name.as_str() == text || entry.id.to_string() == text;
     let ids = |text: &str| -> Vec<InstanceId> {
-        board.entries().iter().filter(|entry| fits(entry, text)).map(|entry| entry.id.clone()).collect()
+        tree_state.entries().iter().filter(|entry| fits(entry, text)).map(|entry| entry.id.clone()).collect()
     };
     let found = ids(text);
     if !found.is_empty() {
@@ -53,21 +54,21 @@ fn named(board: &Board, text: &str) -> Result<Vec<InstanceId>, Denial> {
     }
     // A tree of one project has no need to qualify, and is understood all the same.
     if let Some(rest) =
-        text.strip_prefix(board.plan().project.as_str()).and_then(|rest| rest.strip_prefix('/'))
-        && board.entries().iter().all(|entry| entry.spec.project.is_none())
+        text.strip_prefix(tree_state.plan().project.as_str()).and_then(|rest| rest.strip_prefix('/'))
+        && tree_state.entries().iter().all(|entry| entry.spec.project.is_none())
     {
         let found = ids(rest);
         if !found.is_empty() {
             return Ok(found);
         }
     }
-    let short = |entry: &&Entry| entry.spec.name.short() == text || entry.id.short() == text;
-    let found: Vec<&Entry> = board.entries().iter().filter(short).collect();
+    let short = |entry: &&InstanceState| entry.spec.name.short() == text || entry.id.short() == text;
+    let found: Vec<&InstanceState> = tree_state.entries().iter().filter(short).collect();
     let mut services: Vec<&str> = found.iter().map(|entry| entry.spec.name.as_str()).collect();
     services.dedup();
     match services.len() {
         0 => {
-            let names = board.plan().services.iter();
+            let names = tree_state.plan().services.iter();
             let known = names.flat_map(|spec| [spec.name.short(), spec.name.as_str()]);
             Err(not_found("service", text, known))
         }

@@ -76,23 +76,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::exit::{Ended, SpawnFailure, SpawnStage};
+    use crate::model::exit::{EndedBy, SpawnFailure, SpawnStage};
     use crate::model::spec::ExitMatch;
 
     fn code(code: i32) -> ExitOutcome {
-        ExitOutcome::Process { exit: Exit::Code(code), ended: Ended::ByItself, reason: None }
+        ExitOutcome::Process { exit: Exit::Code(code), ended: EndedBy::ByItself, reason: None }
     }
 
     fn signal(signal: i32) -> ExitOutcome {
         ExitOutcome::Process {
             exit: Exit::Signal { signal, core_dumped: false },
-            ended: Ended::ByItself,
+            ended: EndedBy::ByItself,
             reason: None,
         }
     }
 
     fn reason(reason: EndReason) -> ExitOutcome {
-        ExitOutcome::Process { exit: Exit::Code(0), ended: Ended::Gracefully, reason: Some(reason) }
+        ExitOutcome::Process { exit: Exit::Code(0), ended: EndedBy::Gracefully, reason: Some(reason) }
     }
 
     fn spawn(stage: SpawnStage, errno: i32) -> ExitOutcome {

@@ -47,7 +47,7 @@ impl Default for ScalePolicy {
 
 /// What was seen.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Seen {
+pub struct PoolObservation {
     /// Percent of CPU of the machine; `None`: that is not known yet.
     pub cpu: Option<f64>,
     /// Percent of memory in use.
@@ -58,7 +58,7 @@ pub struct Seen {
 
 /// One step.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Scaling {
+pub struct ScaleStep {
     /// So many there are to be.
     pub to: u32,
     /// Why, in words.
@@ -71,9 +71,9 @@ pub fn decide(
     now: Duration,
     last: Option<Duration>,
     size: u32,
-    seen: Seen,
-) -> Option<Scaling> {
-    let to = |to: u32, reason: String| Some(Scaling { to, reason });
+    seen: PoolObservation,
+) -> Option<ScaleStep> {
+    let to = |to: u32, reason: String| Some(ScaleStep { to, reason });
     // Bounds that were set since are kept at once.
     if size > policy.max {
         return to(policy.max, format!("{} is the most", policy.max));
@@ -106,7 +106,7 @@ pub fn decide(
 
 /// What was seen of a service's copies, all of which run.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SeenCopies {
+pub struct CopiesObservation {
     /// Percent of CPU of the machine; `None`: that is not known yet.
     pub cpu: Option<f64>,
     /// Percent of memory in use.
@@ -128,9 +128,9 @@ pub fn decide_copies(
     now: Duration,
     last: Option<Duration>,
     size: u32,
-    seen: SeenCopies,
-) -> Option<Scaling> {
-    let to = |to: u32, reason: String| Some(Scaling { to, reason });
+    seen: CopiesObservation,
+) -> Option<ScaleStep> {
+    let to = |to: u32, reason: String| Some(ScaleStep { to, reason });
     let rested = |pause: Duration| last.is_none_or(|last| now.saturating_sub(last) >= pause);
     if !rested(machine.pause) {
         return None;
@@ -193,13 +193,13 @@ mod tests {
             (70.0, 10.0, 99, 40, Some(32)),
             (70.0, 10.0, 0, 1, Some(4)),
         ] {
-            let seen = Seen { cpu: Some(cpu), memory, waiting };
+            let seen = PoolObservation { cpu: Some(cpu), memory, waiting };
             let got = decide(&policy(), now, None, size, seen).map(|step| step.to);
             assert_eq!(got, want, "CPU {cpu}, memory {memory}, {waiting} wait, {size} there");
         }
-        let unknown = Seen { cpu: None, memory: 0.0, waiting: 99 };
+        let unknown = PoolObservation { cpu: None, memory: 0.0, waiting: 99 };
         assert_eq!(decide(&policy(), now, None, 8, unknown), None);
-        let seen = Seen { cpu: Some(1.0), ..unknown };
+        let seen = PoolObservation { cpu: Some(1.0), ..unknown };
         assert_eq!(decide(&policy(), now, Some(Duration::from_secs(90)), 8, seen), None, "not so soon");
         let step = decide(&policy(), now, Some(Duration::from_secs(85)), 8, seen).unwrap();
         assert_eq!(step.reason, "99 wait, with CPU at 1 % and memory at 0 %");
@@ -224,18 +224,18 @@ mod tests {
             (50.0, 50.0, 7, Some(6)),
             (50.0, 50.0, 0, Some(1)),
         ] {
-            let seen = SeenCopies { cpu: Some(cpu), memory: 10.0, each: Some(each) };
+            let seen = CopiesObservation { cpu: Some(cpu), memory: 10.0, each: Some(each) };
             let got = decide_copies(&policy(), &service(ScaleOn::Cpu(80)), now, None, size, seen);
             assert_eq!(got.map(|step| step.to), want, "CPU {cpu}, {each} each, {size} there");
         }
-        let seen = SeenCopies { cpu: Some(10.0), memory: 10.0, each: Some(f64::from(600 << 20)) };
+        let seen = CopiesObservation { cpu: Some(10.0), memory: 10.0, each: Some(f64::from(600 << 20)) };
         let on = service(ScaleOn::Memory(512 << 20));
         let step = decide_copies(&policy(), &on, now, None, 1, seen).unwrap();
         assert_eq!(step.reason, "a copy uses 600 MiB of memory, above 512 MiB");
-        let unknown = SeenCopies { each: None, ..seen };
+        let unknown = CopiesObservation { each: None, ..seen };
         assert_eq!(decide_copies(&policy(), &on, now, None, 2, unknown), None);
         assert!(decide_copies(&policy(), &on, now, None, 9, unknown).is_some(), "bounds hold all the same");
-        let low = SeenCopies { each: Some(0.0), ..seen };
+        let low = CopiesObservation { each: Some(0.0), ..seen };
         let ago = |seconds| now.checked_sub(Duration::from_secs(seconds));
         assert_eq!(decide_copies(&policy(), &on, now, ago(20), 2, low), None, "not so soon");
         assert!(decide_copies(&policy(), &on, now, ago(60), 2, low).is_some());
@@ -250,7 +250,7 @@ mod tests {
             for round in 0..200 {
                 now += Duration::from_secs(15);
                 let each = Some(load / f64::from(size));
-                let seen = SeenCopies { cpu: Some(50.0), memory: 10.0, each };
+                let seen = CopiesObservation { cpu: Some(50.0), memory: 10.0, each };
                 if let Some(step) = decide_copies(&policy(), &on, now, last, size, seen) {
                     prop_assert!((on.min..=on.max).contains(&step.to) && step.to.abs_diff(size) == 1);
                     (size, last) = (step.to, Some(now));
@@ -269,8 +269,8 @@ mod tests {
             let (mut size, mut now, mut last) = (4u32, Duration::ZERO, None);
             for (cpu, memory, waiting, passes) in seen {
                 now += Duration::from_secs(passes);
-                let seen = Seen { cpu: Some(cpu), memory, waiting };
-                if let Some(Scaling { to, .. }) = decide(&policy(), now, last, size, seen) {
+                let seen = PoolObservation { cpu: Some(cpu), memory, waiting };
+                if let Some(ScaleStep { to, .. }) = decide(&policy(), now, last, size, seen) {
                     prop_assert!((policy().min..=policy().max).contains(&to));
                     prop_assert_eq!(to.abs_diff(size), 1);
                     prop_assert!(last.is_none_or(|last: Duration| now - last >= policy().pause));
@@ -286,7 +286,7 @@ mod tests {
             for round in 0..200 {
                 now += Duration::from_secs(15);
                 let cpu = (base + each * f64::from(size)).min(100.0);
-                let seen = Seen { cpu: Some(cpu), memory: 10.0, waiting: 100 };
+                let seen = PoolObservation { cpu: Some(cpu), memory: 10.0, waiting: 100 };
                 if let Some(step) = decide(&policy(), now, last, size, seen) {
                     (size, last) = (step.to, Some(now));
                     steps.push(round);

@@ -15,7 +15,7 @@ use crate::model::Exit;
 
 /// What a daemon wants to follow its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Wish {
+pub enum DaemonIntent {
     /// It said nothing: it is started again.
     Again,
     /// Another program is to be started in its place, at once.
@@ -38,7 +38,7 @@ pub struct DaemonEnd {
     /// It ran another program than the daemon before it, and never said hello.
     pub on_trial: bool,
     /// What it wished.
-    pub wish: Wish,
+    pub directive: DaemonIntent,
     /// How many daemons before it ended soon after their start, without one in between that lasted.
     pub failures: u32,
 }
@@ -69,10 +69,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// What a keeper does when its daemon has ended.
 pub fn after_daemon(end: &DaemonEnd) -> AfterDaemon {
     let start = |pause, program_before, failures| AfterDaemon::Start { pause, program_before, failures };
-    match end.wish {
-        Wish::End(code) => return AfterDaemon::End(code.into()),
-        Wish::Replaced => return start(Duration::ZERO, false, 0),
-        Wish::Again => {}
+    match end.directive {
+        DaemonIntent::End(code) => return AfterDaemon::End(code.into()),
+        DaemonIntent::Replaced => return start(Duration::ZERO, false, 0),
+        DaemonIntent::Again => {}
     }
     // It did not like what it was started with, and has said so.
     if end.first
@@ -107,19 +107,19 @@ pub enum AfterKeeper {
     },
 }
 
-/// Decides it. `wish`: what the daemon has asked its keeper for already.
-pub fn after_keeper(keeper_lives: bool, wish: Wish) -> AfterKeeper {
-    match (keeper_lives, wish) {
+/// Decides it. `directive`: what the daemon has asked its keeper for already.
+pub fn after_keeper(keeper_lives: bool, directive: DaemonIntent) -> AfterKeeper {
+    match (keeper_lives, directive) {
         (true, _) => AfterKeeper::GiveWay,
-        (false, Wish::End(code)) => AfterKeeper::End(code),
-        (false, wish) => AfterKeeper::Carry { other_program: wish == Wish::Replaced },
+        (false, DaemonIntent::End(code)) => AfterKeeper::End(code),
+        (false, directive) => AfterKeeper::Carry { other_program: directive == DaemonIntent::Replaced },
     }
 }
 
 /// Whether a daemon whose keeper is gone makes a standby, before anything else. One that was made earlier
 /// may have been dismissed since.
-pub fn makes_a_standby(standby_waits: bool, wish: Wish) -> bool {
-    !standby_waits && !matches!(wish, Wish::End(_))
+pub fn makes_a_standby(standby_waits: bool, directive: DaemonIntent) -> bool {
+    !standby_waits && !matches!(directive, DaemonIntent::End(_))
 }
 
 /// Whether a daemon that a keeper has just made has anything to do: where the one before it came to an
@@ -141,7 +141,7 @@ mod tests {
             greeted: true,
             first: false,
             on_trial: false,
-            wish: Wish::Again,
+            directive: DaemonIntent::Again,
             failures: 0,
         }
     }
@@ -171,8 +171,8 @@ mod tests {
             ),
             (DaemonEnd { first: true, greeted: false, ..end() }, again(0, false, 1)),
             (DaemonEnd { on_trial: true, greeted: false, ..end() }, again(0, true, 0)),
-            (DaemonEnd { wish: Wish::Replaced, failures: 7, ..end() }, again(0, false, 0)),
-            (DaemonEnd { wish: Wish::End(1), ..end() }, AfterDaemon::End(1)),
+            (DaemonEnd { directive: DaemonIntent::Replaced, failures: 7, ..end() }, again(0, false, 0)),
+            (DaemonEnd { directive: DaemonIntent::End(1), ..end() }, AfterDaemon::End(1)),
         ] {
             assert_eq!(after_daemon(&end), want, "{end:?}");
         }
@@ -189,14 +189,14 @@ mod tests {
     #[test]
     fn what_follows_a_keeper() {
         let carry = |other_program| AfterKeeper::Carry { other_program };
-        for (lives, wish, want) in [
-            (true, Wish::Again, AfterKeeper::GiveWay),
-            (true, Wish::End(0), AfterKeeper::GiveWay),
-            (false, Wish::Again, carry(false)),
-            (false, Wish::Replaced, carry(true)),
-            (false, Wish::End(1), AfterKeeper::End(1)),
+        for (lives, directive, want) in [
+            (true, DaemonIntent::Again, AfterKeeper::GiveWay),
+            (true, DaemonIntent::End(0), AfterKeeper::GiveWay),
+            (false, DaemonIntent::Again, carry(false)),
+            (false, DaemonIntent::Replaced, carry(true)),
+            (false, DaemonIntent::End(1), AfterKeeper::End(1)),
         ] {
-            assert_eq!(after_keeper(lives, wish), want, "{lives} {wish:?}");
+            assert_eq!(after_keeper(lives, directive), want, "{lives} {directive:?}");
         }
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::frontier::waits_for;
-use super::status::{Board, Entry};
-use super::words::in_time;
-use crate::model::event::FailedWhy;
+use super::humanize::in_time;
+use super::start_gate::waits_for;
+use super::tree_state::{InstanceState, TreeState};
+use crate::model::event::FailureReason;
 use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State, StopCause};
 
 /// `why SERVICE`.
@@ -18,7 +18,7 @@ pub struct Why {
     /// The instance asked about.
     pub name: String,
     /// From it to the first cause.
-    pub chain: Vec<Link>,
+    pub chain: Vec<CauseLink>,
     /// How its last process ended.
     pub exit: Option<ExitOutcome>,
     /// The check that fails, with its output.
@@ -30,7 +30,7 @@ pub struct Why {
 /// One instance on the way to the cause.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
-pub struct Link {
+pub struct CauseLink {
     /// Who.
     pub name: String,
     /// What is.
@@ -40,29 +40,35 @@ pub struct Link {
 }
 
 /// The chain, and the instance at its end.
-pub fn chain(board: &Board, from: &InstanceId, now: Duration) -> (Vec<Link>, InstanceId) {
-    let mut links: Vec<Link> = Vec::new();
+pub fn chain(tree_state: &TreeState, from: &InstanceId, now: Duration) -> (Vec<CauseLink>, InstanceId) {
+    let mut links: Vec<CauseLink> = Vec::new();
     let mut seen: HashSet<InstanceId> = HashSet::new();
     let mut end = from.clone();
     let mut todo = vec![from.clone()];
     while let Some(id) = todo.pop() {
-        let Some(entry) = board.entry(&id) else {
+        let Some(entry) = tree_state.entry(&id) else {
             continue;
         };
         if !seen.insert(id.clone()) {
             continue;
         }
-        links.push(Link { name: id.to_string(), state: entry.state, because: because(board, entry, now) });
+        links.push(CauseLink {
+            name: id.to_string(),
+            state: entry.state,
+            because: because(tree_state, entry, now),
+        });
         end = id;
         // The last pushed is looked at next: the first cause listed comes first.
         let mut causes: Vec<InstanceId> = match (entry.state, &entry.failed) {
-            (State::Waiting, _) => waits_for(board, &entry.spec)
+            (State::Waiting, _) => waits_for(tree_state, &entry.spec)
                 .iter()
-                .flat_map(|unmet| board.instances_of(&unmet.service).map(|e| e.id.clone()))
+                .flat_map(|unmet| tree_state.instances_of(&unmet.service).map(|e| e.id.clone()))
                 .collect(),
-            (State::Failed, Some(FailedWhy::Dependency { on })) => {
-                board.instances_of(on).filter(|e| e.state == State::Failed).map(|e| e.id.clone()).collect()
-            }
+            (State::Failed, Some(FailureReason::Dependency { on })) => tree_state
+                .instances_of(on)
+                .filter(|e| e.state == State::Failed)
+                .map(|e| e.id.clone())
+                .collect(),
             _ => Vec::new(),
         };
         causes.reverse();
@@ -72,23 +78,26 @@ pub fn chain(board: &Board, from: &InstanceId, now: Duration) -> (Vec<Link>, Ins
 }
 
 /// What is true of one instance, without what lies behind it.
-pub fn because(board: &Board, entry: &Entry, now: Duration) -> String {
+pub fn because(tree_state: &TreeState, entry: &InstanceState, now: Duration) -> String {
     let exit = entry.exit.as_ref().map(ToString::to_string);
     match entry.state {
         State::Registered if !entry.spec.autostart => "it does not start by itself (regrow start)".to_owned(),
         State::Registered => "it has not been started".to_owned(),
         State::Waiting => {
-            let unmet = waits_for(board, &entry.spec);
+            let unmet = waits_for(tree_state, &entry.spec);
             let words: Vec<String> = unmet
                 .iter()
-                .map(|u| format!("{} to be {}", board.shown_service(&u.service), u.condition))
+                .map(|u| format!("{} to be {}", tree_state.shown_service(&u.service), u.condition))
                 .collect();
             format!("it waits for {}", words.join(", "))
         }
         State::Starting => "its process is being made".to_owned(),
         State::Running if entry.ready => {
-            let needed: Vec<String> =
-                board.graph().dependents(entry.id.service()).map(|d| board.shown_service(&d.name)).collect();
+            let needed: Vec<String> = tree_state
+                .graph()
+                .dependents(entry.id.service())
+                .map(|d| tree_state.shown_service(&d.name))
+                .collect();
             let back = match (&exit, entry.restarts) {
                 (Some(exit), 1..) => format!("; it came back after {exit}"),
                 _ => String::new(),

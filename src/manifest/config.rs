@@ -94,14 +94,14 @@ pub struct TlsFiles {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LocalAccess {
     /// Who.
-    pub who: Local,
+    pub who: LocalIdentity,
     /// What.
     pub permissions: Vec<Permission>,
 }
 
 /// Somebody on this machine, by name or number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Local {
+pub enum LocalIdentity {
     /// A user.
     User(String),
     /// All who are in a group.
@@ -110,7 +110,7 @@ pub enum Local {
 
 /// Where things lie unless something else is said.
 #[derive(Debug, Clone)]
-pub struct Usual {
+pub struct DefaultPaths {
     /// The state folder.
     pub state: PathBuf,
     /// The folder of this user's configuration.
@@ -229,7 +229,7 @@ impl TryFrom<String> for Interval {
 
 /// Why there is no configuration.
 #[derive(Debug)]
-pub struct Unusable {
+pub struct ConfigError {
     /// The file.
     pub path: PathBuf,
     /// What is wrong with it.
@@ -237,7 +237,7 @@ pub struct Unusable {
 }
 
 /// The configuration of a file, or of the first that is there, or the default.
-pub fn load_config(named: Option<&Path>, usual: &Usual) -> Result<Config, Unusable> {
+pub fn load_config(named: Option<&Path>, usual: &DefaultPaths) -> Result<Config, ConfigError> {
     let found = || {
         let folders = [Path::new("/etc/regrow"), &usual.config];
         folders.iter().map(|folder| folder.join("regrow.toml")).find(|path| path.is_file())
@@ -245,9 +245,9 @@ pub fn load_config(named: Option<&Path>, usual: &Usual) -> Result<Config, Unusab
     let path = named.map(Path::to_owned).or_else(|| usual.named.clone()).or_else(found);
     let Some(path) = path else {
         return complete(None, Written::default(), usual)
-            .map_err(|why| Unusable { path: PathBuf::new(), why });
+            .map_err(|why| ConfigError { path: PathBuf::new(), why });
     };
-    let unusable = |why: String| Unusable { path: path.clone(), why };
+    let unusable = |why: String| ConfigError { path: path.clone(), why };
     let absolute = std::path::absolute(&path).map_err(|error| unusable(error.to_string()))?;
     let text = std::fs::read_to_string(&absolute).map_err(|error| {
         unusable(match error.kind() {
@@ -263,7 +263,7 @@ pub fn load_config(named: Option<&Path>, usual: &Usual) -> Result<Config, Unusab
     complete(Some(absolute), written, usual).map_err(unusable)
 }
 
-fn complete(file: Option<PathBuf>, written: Written, usual: &Usual) -> Result<Config, String> {
+fn complete(file: Option<PathBuf>, written: Written, usual: &DefaultPaths) -> Result<Config, String> {
     let base = match file.as_deref().and_then(Path::parent) {
         Some(folder) => folder.to_owned(),
         None => usual.config.clone(),
@@ -340,8 +340,8 @@ fn api(written: ApiKeys, at: impl Fn(PathBuf) -> PathBuf) -> Result<Option<Api>,
 
 fn local(written: AccessKeys) -> Result<LocalAccess, String> {
     let who = match (written.user, written.group) {
-        (Some(user), None) => Local::User(user),
-        (None, Some(group)) => Local::Group(group),
+        (Some(user), None) => LocalIdentity::User(user),
+        (None, Some(group)) => LocalIdentity::Group(group),
         (Some(_), Some(_)) | (None, None) => {
             return Err("[[access]] is for a user or for a group: one of the two".to_owned());
         }
@@ -357,7 +357,8 @@ mod tests {
     fn the_documented_file_is_the_default() {
         let documented: Written = toml::from_str(DEFAULT).unwrap();
         let file = Some(PathBuf::from("/etc/regrow/regrow.toml"));
-        let usual = Usual { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
+        let usual =
+            DefaultPaths { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
         let said = complete(file.clone(), documented, &usual).unwrap();
         let silent = complete(file.clone(), Written::default(), &usual).unwrap();
         assert_eq!(format!("{said:?}"), format!("{silent:?}"));
@@ -373,7 +374,8 @@ mod tests {
 
     #[test]
     fn a_pool_that_can_not_be_is_refused() {
-        let usual = Usual { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
+        let usual =
+            DefaultPaths { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
         for (text, want) in [
             ("[pool]\nmin = 0", "2 | min = 0\n  |       ^\na pool has from 1 to 1000 workers"),
             ("[pool]\nmin = 40", "min in [pool] is above max: 40 and 32"),
@@ -396,7 +398,8 @@ mod tests {
 
     #[test]
     fn a_door_that_is_open_by_mistake_is_refused() {
-        let usual = Usual { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
+        let usual =
+            DefaultPaths { state: "/var/lib/regrow".into(), config: "/etc/regrow".into(), named: None };
         for (text, want) in [
             ("[api]\nlisten = \"127.0.0.1:1\"", None),
             ("[api]\nlisten = \"[::1]:1\"", None),

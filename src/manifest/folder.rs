@@ -13,7 +13,7 @@ use toml::de::DeTable;
 use super::fault::{Fault, LoadError, Source};
 use super::last_good::{Good, LastGood};
 use super::load::{Environment, Loaded, load_among, load_in, load_text};
-use super::validate::Others;
+use super::validate::ExternalNames;
 use crate::decide::graph::Graph;
 use crate::model::plan::GiveUp;
 use crate::model::{Child, GroupSpec, Kind, Name, Plan, ServiceSpec};
@@ -226,7 +226,7 @@ pub fn file_of_project(folder: &Path, project: &str) -> Option<PathBuf> {
     files.into_iter().nth(at)
 }
 
-fn others(names: &[Declared], project: &str) -> Others {
+fn others(names: &[Declared], project: &str) -> ExternalNames {
     let others = names.iter().filter(|declared| declared.project != project);
     let kinds = others.flat_map(|declared| {
         declared
@@ -234,7 +234,7 @@ fn others(names: &[Declared], project: &str) -> Others {
             .iter()
             .map(|(name, kind)| (Name::qualified(&declared.project, name).to_string(), *kind))
     });
-    Others::of_projects(project, kinds.collect())
+    ExternalNames::of_projects(project, kinds.collect())
 }
 
 /// What can be known of a file without understanding it: the names that it declares.

@@ -14,14 +14,14 @@ use super::decode::{self, Run, Service, Target, Words};
 use super::fault::{Fault, LoadError, Source};
 use super::interpolate::Trouble;
 use super::reader::{At, Collector};
-use super::validate::Others;
+use super::validate::ExternalNames;
 use super::{dotenv, validate};
 use crate::decide::graph::Graph;
 use crate::model::nearest::nearest;
 use crate::model::plan::StopTimes;
 use crate::model::spec::INHERIT;
 use crate::model::{
-    Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, LogSpec, LogTo, Plan,
+    Addition, Check, CheckTarget, CommandLine, EnvSpec, HealthSpec, HookSpec, Kind, LogSpec, LogTarget, Plan,
     ReadySpec, ReadyTarget, ServiceSpec, StopSpec,
 };
 
@@ -106,14 +106,14 @@ pub fn discover(from: &Path) -> Option<PathBuf> {
 
 /// Reads and checks a manifest.
 pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, LoadError> {
-    load_among(path, environment, &Others::default())
+    load_among(path, environment, &ExternalNames::default())
 }
 
 /// The same of a manifest whose services may depend on others.
 pub(super) fn load_among(
     path: &Path,
     environment: &Environment,
-    others: &Others,
+    others: &ExternalNames,
 ) -> Result<Loaded, LoadError> {
     let unreadable = |error| LoadError::Unreadable { path: path.to_owned(), error };
     let file = path.canonicalize().map_err(unreadable)?;
@@ -144,7 +144,7 @@ pub fn load_text(
     text: &str,
     folder: &Path,
     environment: &Environment,
-    others: &Others,
+    others: &ExternalNames,
 ) -> Result<Loaded, Vec<Fault>> {
     let source = Arc::new(Source::new(folder.join("regrow.toml"), text.to_owned()));
     load_in(&source, None, folder, environment, others)
@@ -160,7 +160,7 @@ pub fn load_addition(
 ) -> Result<LoadedAddition, Vec<Fault>> {
     let source = Arc::new(Source::new(file.to_owned(), text.to_owned()));
     let folder = file.parent().unwrap_or(Path::new("/"));
-    let others = Others::there(there);
+    let others = ExternalNames::there(there);
     let Sound { services, tree, warnings, .. } = read(&source, folder, environment, Some(there), &others)?;
     let addition = Addition { into: None, children: tree.root.children, services, groups: tree.groups };
     Ok(LoadedAddition { addition, warnings })
@@ -172,7 +172,7 @@ pub(super) fn load_in(
     file: Option<&Path>,
     folder: &Path,
     environment: &Environment,
-    others: &Others,
+    others: &ExternalNames,
 ) -> Result<Loaded, Vec<Fault>> {
     let read = read(source, folder, environment, None, others)?;
     let Sound { name, stop, shared, env_texts, services, graph, tree, warnings } = read;
@@ -217,7 +217,7 @@ fn read(
     folder: &Path,
     environment: &Environment,
     there: Option<&Plan>,
-    others: &Others,
+    others: &ExternalNames,
 ) -> Result<Sound, Vec<Fault>> {
     let mut collector = Collector::new(Arc::clone(source));
     let (table, errors) = DeTable::parse_recoverable(&source.text);
@@ -335,7 +335,7 @@ impl Loader<'_> {
         project
     }
 
-    fn services(&mut self, project: &Assignments, others: &Others) -> Vec<ServiceSpec> {
+    fn services(&mut self, project: &Assignments, others: &ExternalNames) -> Vec<ServiceSpec> {
         let declared = &self.given.declared.services;
         let kinds: HashMap<&str, Kind> = declared.iter().map(|s| (s.name.value.as_str(), s.kind)).collect();
         declared.iter().map(|service| self.service(service, project, &kinds, others)).collect()
@@ -346,7 +346,7 @@ impl Loader<'_> {
         service: &Service,
         project: &Assignments,
         kinds: &HashMap<&str, Kind>,
-        others: &Others,
+        others: &ExternalNames,
     ) -> ServiceSpec {
         let mut files = project.clone();
         for path in &service.env_file {
@@ -447,10 +447,10 @@ impl Loader<'_> {
         });
         let log = service.log.as_ref().map(|log| LogSpec {
             file: match &log.file {
-                Some(file) if file.value == INHERIT => LogTo::Inherit,
-                file => {
-                    LogTo::from(file.as_ref().and_then(|file| faults.file(&scope, file, &self.given.folder)))
-                }
+                Some(file) if file.value == INHERIT => LogTarget::Inherit,
+                file => LogTarget::from(
+                    file.as_ref().and_then(|file| faults.file(&scope, file, &self.given.folder)),
+                ),
             },
             max_size: log.max_size,
             max_files: log.max_files,

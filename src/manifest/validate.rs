@@ -11,7 +11,7 @@ use super::decode::{Declared, Service, Supervision, Target};
 use super::fault::Fault;
 use super::load::did_you_mean;
 use super::reader::Collector;
-use crate::decide::growth;
+use crate::decide::plan_edit;
 use crate::model::plan::AutoShutdown;
 use crate::model::spec::put_aside_of;
 use crate::model::{
@@ -26,7 +26,7 @@ pub(super) struct Tree {
 
 /// Services that are not declared in the manifest itself, and that those in it may depend on.
 #[derive(Debug, Clone, Default)]
-pub struct Others {
+pub struct ExternalNames {
     /// The project that the manifest is of, where that is known already.
     pub(super) project: Option<String>,
     kinds: HashMap<String, Kind>,
@@ -34,15 +34,15 @@ pub struct Others {
     shorts: HashMap<String, Option<Name>>,
 }
 
-impl Others {
+impl ExternalNames {
     /// Those of other projects, by `project/name`, beside a manifest of this one.
-    pub(super) fn of_projects(project: &str, kinds: HashMap<String, Kind>) -> Others {
-        Others { project: Some(project.to_owned()), kinds, shorts: HashMap::new() }
+    pub(super) fn of_projects(project: &str, kinds: HashMap<String, Kind>) -> ExternalNames {
+        ExternalNames { project: Some(project.to_owned()), kinds, shorts: HashMap::new() }
     }
 
     /// Those of a tree that something is added to.
-    pub(super) fn there(plan: &Plan) -> Others {
-        let mut others = Others::default();
+    pub(super) fn there(plan: &Plan) -> ExternalNames {
+        let mut others = ExternalNames::default();
         for spec in &plan.services {
             others.kinds.insert(spec.name.to_string(), spec.kind);
             let one = others.shorts.entry(spec.name.short().to_owned());
@@ -75,7 +75,7 @@ impl Others {
 pub(super) fn dependencies(
     service: &Service,
     kinds: &HashMap<&str, Kind>,
-    others: &Others,
+    others: &ExternalNames,
 ) -> Vec<Dependency> {
     let mut seen = HashSet::new();
     service
@@ -103,7 +103,7 @@ pub(super) fn services(
     declared: &Declared,
     services: &[ServiceSpec],
     there: &[Arc<ServiceSpec>],
-    others: &Others,
+    others: &ExternalNames,
     collector: &mut Collector,
 ) {
     let known: HashMap<&str, &Service> =
@@ -177,7 +177,7 @@ pub(super) fn beside(declared: &Declared, there: &Plan, collector: &mut Collecto
             "services and groups alone can be added; \"env_file\" may stand at each service",
         );
     }
-    let taken: HashSet<String> = growth::printed(&there.services, there.groups.keys()).collect();
+    let taken: HashSet<String> = plan_edit::printed(&there.services, there.groups.keys()).collect();
     let copies = |service: &Service| if service.is_numbered() { service.most_copies() } else { 0 };
     let services = declared.services.iter().map(|s| (&s.name.value, &s.name.span, copies(s)));
     let groups = declared.groups.iter().map(|g| (&g.name.value, &g.name.span, 0));
@@ -185,7 +185,7 @@ pub(super) fn beside(declared: &Declared, there: &Plan, collector: &mut Collecto
         let copies = (1..=copies).map(|n| format!("{name}.{n}"));
         if let Some(clash) = std::iter::once(name.to_string()).chain(copies).find(|n| taken.contains(n)) {
             let message = format!("{clash:?} is there already");
-            let command = growth::removes(there, &clash);
+            let command = plan_edit::removes(there, &clash);
             let hint = format!("choose another name, or take it out first: \"{command}\"");
             collector.fault_with(span.clone(), message, "a name of the running tree", hint);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::id::Name;
-use super::plan::{Addition, Change};
+use super::plan::{Addition, PlanChange};
 
 /// What a user wants.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ pub enum Command {
     /// until they are started again.
     Reconfigure {
         /// How they are to be.
-        change: Arc<Change>,
+        change: Arc<PlanChange>,
     },
     /// Change how many copies there are of a service: those that are new start as a start by hand
     /// would, those that go are stopped and taken out of the tree.
@@ -125,7 +125,7 @@ impl Command {
 /// Who has given a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
-pub struct Asker {
+pub struct Requester {
     /// `user:NAME`, `token:NAME`, `signal:NAME`, or `watch` (of the folder of manifests).
     pub who: String,
     /// The `Idempotency-Key` that came with it.
@@ -133,27 +133,27 @@ pub struct Asker {
     pub key: Option<String>,
 }
 
-impl Asker {
+impl Requester {
     /// Without a key.
-    pub fn new(who: impl Into<String>) -> Asker {
-        Asker { who: who.into(), key: None }
+    pub fn new(who: impl Into<String>) -> Requester {
+        Requester { who: who.into(), key: None }
     }
 }
 
 /// A command, and who has given it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct IssuedCommand {
     /// The command.
     #[serde(flatten)]
     pub command: Command,
     /// Who; `None`: the program itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by: Option<Asker>,
+    pub by: Option<Requester>,
 }
 
-impl From<Command> for Asked {
-    fn from(command: Command) -> Asked {
-        Asked { command, by: None }
+impl From<Command> for IssuedCommand {
+    fn from(command: Command) -> IssuedCommand {
+        IssuedCommand { command, by: None }
     }
 }
 

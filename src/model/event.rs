@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{Asker, Command, Denial};
+use super::command::{Command, Denial, Requester};
 use super::exit::ExitOutcome;
 use super::id::{Incarnation, InstanceId, Name};
-use super::past::Past;
-use super::plan::{Addition, Change, GiveUp, Strategy};
+use super::plan::{Addition, GiveUp, PlanChange, Strategy};
+use super::record::InstanceRecord;
 use super::spec::{Condition, Naming, seconds};
 use super::status::{Goal, Health, State};
 
@@ -53,7 +53,7 @@ pub enum Fact {
     /// A supervisor after another: what it has taken over, as it stands.
     TakenOver {
         /// Each instance that was known before.
-        instances: Vec<Past>,
+        instances: Vec<InstanceRecord>,
         /// Groups that had given up.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         failed_groups: Vec<Name>,
@@ -67,7 +67,7 @@ pub enum Fact {
         command: Box<Command>,
         /// Who gave it, where that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        by: Option<Box<Asker>>,
+        by: Option<Box<Requester>>,
     },
     /// A command was refused.
     CommandDenied {
@@ -75,7 +75,7 @@ pub enum Fact {
         command: Box<Command>,
         /// Who gave it, where that is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        by: Option<Box<Asker>>,
+        by: Option<Box<Requester>>,
         /// Why.
         denial: Box<Denial>,
     },
@@ -92,7 +92,7 @@ pub enum Fact {
         instance: InstanceId,
         /// For what.
         #[serde(rename = "for")]
-        for_: Vec<Unmet>,
+        for_: Vec<UnmetCondition>,
     },
     /// A process is being made.
     Starting {
@@ -246,8 +246,8 @@ pub enum Fact {
         instance: InstanceId,
         /// The number of the process that is made.
         incarnation: Incarnation,
-        /// The number of what it is made with by that (`ServiceSpec::makings`).
-        made_of: u32,
+        /// The number of what it is made with by that (`ServiceSpec::spawn_fingerprint`).
+        spawn_fingerprint: u32,
     },
     /// SIGKILL does not end its tree: its processes fork faster than they are found, and it has no cgroup.
     ForksAway {
@@ -342,7 +342,7 @@ pub enum Fact {
         /// Who.
         instance: InstanceId,
         /// Why.
-        why: FailedWhy,
+        why: FailureReason,
     },
     /// A group restarts several of its members.
     GroupRestarting {
@@ -392,7 +392,7 @@ pub enum Fact {
     /// Services and groups were changed in place.
     Reconfigured {
         /// How they are from now on.
-        change: Arc<Change>,
+        change: Arc<PlanChange>,
     },
     /// There are more or fewer copies of a service from now on; those that go are down.
     Scaled {
@@ -591,14 +591,14 @@ impl fmt::Display for Hook {
 /// A condition that is not met yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
-pub struct Unmet {
+pub struct UnmetCondition {
     /// Of which service.
     pub service: Name,
     /// What.
     pub condition: Condition,
 }
 
-impl fmt::Display for Unmet {
+impl fmt::Display for UnmetCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.condition {
             Condition::Ready => write!(f, "{}", self.service),
@@ -713,7 +713,7 @@ impl fmt::Display for StopCause {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(tag = "reason", rename_all = "snake_case")]
-pub enum FailedWhy {
+pub enum FailureReason {
     /// Its end is one that its policy does not answer.
     Exit {
         /// How it ended.
@@ -755,49 +755,49 @@ pub enum FailedWhy {
     },
 }
 
-impl FailedWhy {
+impl FailureReason {
     /// The end behind it, where there is one.
     pub fn exit(&self) -> Option<&ExitOutcome> {
         match self {
-            FailedWhy::Exit { exit } | FailedWhy::Retries { exit, .. } | FailedWhy::Spawn { exit } => {
-                Some(exit)
-            }
-            FailedWhy::Dependency { .. }
-            | FailedWhy::Group { .. }
-            | FailedWhy::Project
-            | FailedWhy::Manifest { .. }
-            | FailedWhy::Internal { .. } => None,
+            FailureReason::Exit { exit }
+            | FailureReason::Retries { exit, .. }
+            | FailureReason::Spawn { exit } => Some(exit),
+            FailureReason::Dependency { .. }
+            | FailureReason::Group { .. }
+            | FailureReason::Project
+            | FailureReason::Manifest { .. }
+            | FailureReason::Internal { .. } => None,
         }
     }
 
     /// One word for `--json` and scripts.
     pub fn word(&self) -> &'static str {
         match self {
-            FailedWhy::Exit { .. } => "exit",
-            FailedWhy::Retries { .. } => "retries",
-            FailedWhy::Spawn { .. } => "spawn",
-            FailedWhy::Dependency { .. } => "dependency",
-            FailedWhy::Group { .. } => "group",
-            FailedWhy::Project => "project",
-            FailedWhy::Manifest { .. } => "manifest",
-            FailedWhy::Internal { .. } => "internal",
+            FailureReason::Exit { .. } => "exit",
+            FailureReason::Retries { .. } => "retries",
+            FailureReason::Spawn { .. } => "spawn",
+            FailureReason::Dependency { .. } => "dependency",
+            FailureReason::Group { .. } => "group",
+            FailureReason::Project => "project",
+            FailureReason::Manifest { .. } => "manifest",
+            FailureReason::Internal { .. } => "internal",
         }
     }
 }
 
-impl fmt::Display for FailedWhy {
+impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            FailedWhy::Exit { exit } | FailedWhy::Spawn { exit } => write!(f, "{exit}"),
-            FailedWhy::Retries { exit, retries } => {
+            FailureReason::Exit { exit } | FailureReason::Spawn { exit } => write!(f, "{exit}"),
+            FailureReason::Retries { exit, retries } => {
                 write!(f, "{exit}, after {retries} {}", if *retries == 1 { "retry" } else { "retries" })
             }
-            FailedWhy::Dependency { on } => write!(f, "dependency: {on} failed"),
-            FailedWhy::Group { group: Some(group) } => write!(f, "group {group} gave up"),
-            FailedWhy::Project => f.write_str("its project gave up"),
-            FailedWhy::Group { group: None } => f.write_str("the root group gave up"),
-            FailedWhy::Manifest { message } => write!(f, "its manifest is faulty: {message}"),
-            FailedWhy::Internal { message } => write!(f, "a fault in regrow itself: {message}"),
+            FailureReason::Dependency { on } => write!(f, "dependency: {on} failed"),
+            FailureReason::Group { group: Some(group) } => write!(f, "group {group} gave up"),
+            FailureReason::Project => f.write_str("its project gave up"),
+            FailureReason::Group { group: None } => f.write_str("the root group gave up"),
+            FailureReason::Manifest { message } => write!(f, "its manifest is faulty: {message}"),
+            FailureReason::Internal { message } => write!(f, "a fault in regrow itself: {message}"),
         }
     }
 }

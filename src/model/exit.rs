@@ -48,7 +48,7 @@ impl fmt::Display for Exit {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
-pub enum Ended {
+pub enum EndedBy {
     /// The process ended without regrow asking.
     ByItself,
     /// It ended within the stop timeout, on request.
@@ -85,7 +85,7 @@ pub enum ExitOutcome {
         /// What the kernel said.
         exit: Exit,
         /// Whose doing it was.
-        ended: Ended,
+        ended: EndedBy,
         /// Why, where regrow ended it because something was wrong with it.
         reason: Option<EndReason>,
     },
@@ -130,7 +130,7 @@ struct ExitWire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unknown: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    ended: Option<Ended>,
+    ended: Option<EndedBy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -197,7 +197,7 @@ impl<'de> Deserialize<'de> for ExitOutcome {
         };
         Ok(ExitOutcome::Process {
             exit,
-            ended: wire.ended.unwrap_or(Ended::ByItself),
+            ended: wire.ended.unwrap_or(EndedBy::ByItself),
             reason: match wire.reason.as_deref() {
                 Some("timeout") => Some(EndReason::Timeout),
                 Some("health") => Some(EndReason::Health),
@@ -354,10 +354,10 @@ mod tests {
 
     #[test]
     fn code_137_and_sigkill_read_differently() {
-        let code = ExitOutcome::Process { exit: Exit::Code(137), ended: Ended::ByItself, reason: None };
+        let code = ExitOutcome::Process { exit: Exit::Code(137), ended: EndedBy::ByItself, reason: None };
         let killed = ExitOutcome::Process {
             exit: Exit::Signal { signal: 9, core_dumped: false },
-            ended: Ended::ByItself,
+            ended: EndedBy::ByItself,
             reason: None,
         };
         assert_eq!(code.to_string(), "exit code 137");
@@ -372,11 +372,11 @@ mod tests {
     #[test]
     fn outcomes_survive_the_wire() {
         for outcome in [
-            ExitOutcome::Process { exit: Exit::Code(3), ended: Ended::Gracefully, reason: None },
-            ExitOutcome::Process { exit: Exit::Unknown, ended: Ended::ByItself, reason: None },
+            ExitOutcome::Process { exit: Exit::Code(3), ended: EndedBy::Gracefully, reason: None },
+            ExitOutcome::Process { exit: Exit::Unknown, ended: EndedBy::ByItself, reason: None },
             ExitOutcome::Process {
                 exit: Exit::Signal { signal: 6, core_dumped: true },
-                ended: Ended::ByForce,
+                ended: EndedBy::ByForce,
                 reason: Some(EndReason::Health),
             },
             ExitOutcome::Spawn(Box::new(SpawnFailure {

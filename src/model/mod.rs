@@ -10,8 +10,8 @@ pub mod exit;
 pub mod history;
 pub mod id;
 pub mod nearest;
-pub mod past;
 pub mod plan;
+pub mod record;
 pub mod sample;
 #[cfg(feature = "control")]
 mod schema;
@@ -20,16 +20,16 @@ pub mod stats;
 pub mod status;
 pub mod task;
 
-pub use command::{Answer, Asked, Asker, Command, Denial, DenialCode, InstanceAnswer, Selector};
+pub use command::{Answer, Command, Denial, DenialCode, InstanceAnswer, IssuedCommand, Requester, Selector};
 pub use event::{Event, Fact, StopCause};
-pub use exit::{Ended, Exit, ExitOutcome, SpawnFailure, SpawnStage};
+pub use exit::{EndedBy, Exit, ExitOutcome, SpawnFailure, SpawnStage};
 pub use id::{Incarnation, InstanceId, Name, NameError};
-pub use past::Past;
 pub use plan::{Addition, Child, GroupSpec, Plan, Strategy};
+pub use record::InstanceRecord;
 pub use spec::{
     Backoff, Check, CheckTarget, CommandLine, Condition, Dependency, EnvSpec, HealthSpec, HookSpec, Kind,
-    LogSpec, LogTo, OnDependencyRestart, Policy, ReadySpec, ReadyTarget, Renewal, RestartSpec, ServiceSpec,
-    StopSpec,
+    LogSpec, LogTarget, OnDependencyRestart, Policy, ReadySpec, ReadyTarget, RestartSpec, ServiceSpec,
+    SpecRefresh, StopSpec,
 };
 pub use status::{Goal, Health, ServiceStatus, State, StatusReport};
 pub use task::{ResourceUsage, TaskEnd, TaskId, TaskInput, TaskResult, TaskSpec, TaskState, TaskStatus};

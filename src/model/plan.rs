@@ -150,7 +150,7 @@ impl Addition {
 /// How services and groups that are there are to be from now on.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
-pub struct Change {
+pub struct PlanChange {
     /// Services, by their names; each has as many copies as it had, in the same place.
     pub services: Vec<Arc<ServiceSpec>>,
     /// Groups; their members stay what they are.
@@ -164,7 +164,7 @@ pub struct Change {
     pub stop: Option<StopTimes>,
 }
 
-impl Change {
+impl PlanChange {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty() && self.groups.is_empty() && self.root.is_none() && self.stop.is_none()

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::exit::{Ended, ExitOutcome, SpawnStage};
+use super::exit::{EndedBy, ExitOutcome, SpawnStage};
 use super::id::{InstanceId, Name};
 use super::spec::ExitMatch;
 
@@ -54,7 +54,7 @@ impl JsonSchema for ExitOutcome {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let ended = generator.subschema_for::<Ended>();
+        let ended = generator.subschema_for::<EndedBy>();
         let stage = generator.subschema_for::<SpawnStage>();
         json_schema!({
             "type": "object",

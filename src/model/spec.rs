@@ -76,13 +76,13 @@ pub struct ServiceSpec {
     pub fault: Option<String>,
     /// How it is read again when it starts; `None`: it stays as it was read once.
     #[serde(skip)]
-    pub renewal: Option<Renewal>,
+    pub renewal: Option<SpecRefresh>,
 }
 
 /// Reads again what a service is made of outside of its manifest: its env files, which count as they are
 /// when it starts (`EnvironmentFile=` of systemd.exec(5)).
 #[derive(Clone)]
-pub struct Renewal {
+pub struct SpecRefresh {
     files: Arc<[PathBuf]>,
     /// A number for all that is read with them: what the manifest says, before anything is put in.
     written: u64,
@@ -91,15 +91,15 @@ pub struct Renewal {
 
 type ReadAgain = dyn Fn(&ServiceSpec) -> Result<ServiceSpec, String> + Send + Sync;
 
-impl Renewal {
+impl SpecRefresh {
     /// `read` makes of a service as it was declared what it is now, or says why it can't be. It may wait
     /// for a disk. `written`: another number where something else may come of it.
     pub fn new(
         files: Vec<PathBuf>,
         written: u64,
         read: impl Fn(&ServiceSpec) -> Result<ServiceSpec, String> + Send + Sync + 'static,
-    ) -> Renewal {
-        Renewal { files: files.into(), written, read: Arc::new(read) }
+    ) -> SpecRefresh {
+        SpecRefresh { files: files.into(), written, read: Arc::new(read) }
     }
 
     /// The files that it reads.
@@ -108,15 +108,15 @@ impl Renewal {
     }
 }
 
-impl fmt::Debug for Renewal {
+impl fmt::Debug for SpecRefresh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Renewal").field(&self.files).finish()
     }
 }
 
-impl PartialEq for Renewal {
+impl PartialEq for SpecRefresh {
     /// Whether the same would come of it.
-    fn eq(&self, other: &Renewal) -> bool {
+    fn eq(&self, other: &SpecRefresh) -> bool {
         self.files == other.files && self.written == other.written
     }
 }
@@ -194,7 +194,7 @@ impl ServiceSpec {
 impl ServiceSpec {
     /// A number for all that a process of it is made with: where it is another, the process would be,
     /// too. The same by every build: what is not set is not counted.
-    pub fn makings(&self) -> u32 {
+    pub fn spawn_fingerprint(&self) -> u32 {
         let mut text: Vec<u8> = Vec::new();
         let mut add = |key: &str, words: &[&str]| {
             for word in [key].iter().chain(words) {
@@ -703,7 +703,7 @@ impl HookSpec {
 #[serde(default)]
 pub struct LogSpec {
     /// Where it goes.
-    pub file: LogTo,
+    pub file: LogTarget,
     /// Bytes from which on a file is put aside and another begun.
     pub max_size: Option<u64>,
     /// How many there are, the one that grows included.
@@ -722,7 +722,7 @@ pub struct LogSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(from = "Option<PathBuf>", into = "Option<PathBuf>")]
-pub enum LogTo {
+pub enum LogTarget {
     /// In files of its own in the state folder, one for each stream.
     #[default]
     StateFolder,
@@ -732,25 +732,25 @@ pub enum LogTo {
     Inherit,
 }
 
-/// How a manifest spells [`LogTo::Inherit`]; a file is absolute, and never this.
+/// How a manifest spells [`LogTarget::Inherit`]; a file is absolute, and never this.
 pub const INHERIT: &str = "inherit";
 
-impl From<Option<PathBuf>> for LogTo {
-    fn from(file: Option<PathBuf>) -> LogTo {
+impl From<Option<PathBuf>> for LogTarget {
+    fn from(file: Option<PathBuf>) -> LogTarget {
         match file {
-            None => LogTo::StateFolder,
-            Some(file) if file.as_os_str() == INHERIT => LogTo::Inherit,
-            Some(file) => LogTo::File(file),
+            None => LogTarget::StateFolder,
+            Some(file) if file.as_os_str() == INHERIT => LogTarget::Inherit,
+            Some(file) => LogTarget::File(file),
         }
     }
 }
 
-impl From<LogTo> for Option<PathBuf> {
-    fn from(to: LogTo) -> Option<PathBuf> {
+impl From<LogTarget> for Option<PathBuf> {
+    fn from(to: LogTarget) -> Option<PathBuf> {
         match to {
-            LogTo::StateFolder => None,
-            LogTo::File(file) => Some(file),
-            LogTo::Inherit => Some(INHERIT.into()),
+            LogTarget::StateFolder => None,
+            LogTarget::File(file) => Some(file),
+            LogTarget::Inherit => Some(INHERIT.into()),
         }
     }
 }
@@ -772,7 +772,7 @@ impl LogSpec {
     /// assert_eq!(log.file_of(&copy), Some("/srv/web.2.log".into()));
     /// ```
     pub fn file_of(&self, instance: &InstanceId) -> Option<PathBuf> {
-        let LogTo::File(file) = &self.file else {
+        let LogTarget::File(file) = &self.file else {
             return None;
         };
         let Some(index) = instance.index() else {

@@ -194,13 +194,13 @@ pub struct Performance {
     /// All of them together.
     pub mean_s: f64,
     /// Those that took longest, the longest first.
-    pub slowest: Vec<Slow>,
+    pub slowest: Vec<SlowCommand>,
 }
 
 /// A command that took long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
-pub struct Slow {
+pub struct SlowCommand {
     /// Which.
     pub id: TaskId,
     /// What it was.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{FailedWhy, Unmet};
+use super::event::{FailureReason, UnmetCondition};
 use super::exit::ExitOutcome;
 use super::id::Name;
 use super::plan::Strategy;
@@ -221,9 +221,9 @@ pub struct ServiceStatus {
     /// How its last process ended.
     pub exit: Option<ExitOutcome>,
     /// Why it failed, while it is `failed`.
-    pub failed: Option<FailedWhy>,
+    pub failed: Option<FailureReason>,
     /// What it waits for, while it is `waiting`.
-    pub waiting_for: Vec<Unmet>,
+    pub waiting_for: Vec<UnmetCondition>,
     /// Time until it comes back, while it is `crashed`.
     pub retry_in_s: Option<f64>,
     /// CPU of its whole tree of processes; 100 is one core. `null` before two samples.

@@ -298,14 +298,14 @@ pub struct ResourceUsage {
 
 /// Bytes of output as text where they are UTF-8, else in base64, which is said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Printed {
+pub struct OutputText {
     /// What of it is at hand.
     pub bytes: Vec<u8>,
     /// How many there were.
     pub total: u64,
 }
 
-impl Printed {
+impl OutputText {
     /// Whether it is not all of it.
     pub fn is_cut(&self) -> bool {
         (self.bytes.len() as u64) < self.total
@@ -318,9 +318,9 @@ pub struct TaskResult {
     /// Which.
     pub id: TaskId,
     /// What it printed.
-    pub stdout: Printed,
+    pub stdout: OutputText,
     /// What it complained of.
-    pub stderr: Printed,
+    pub stderr: OutputText,
     /// How its process ended, if there was one.
     pub exit: Option<Exit>,
     /// How the task ended.
@@ -382,7 +382,7 @@ struct ResultWire {
     failure: Option<SpawnFailure>,
 }
 
-fn in_words(printed: &Printed) -> (String, Option<String>) {
+fn in_words(printed: &OutputText) -> (String, Option<String>) {
     match std::str::from_utf8(&printed.bytes) {
         Ok(text) => (text.to_owned(), None),
         // A character may have been cut in two.
@@ -393,13 +393,13 @@ fn in_words(printed: &Printed) -> (String, Option<String>) {
     }
 }
 
-fn as_bytes(text: String, encoding: Option<&str>, total: u64) -> Result<Printed, String> {
+fn as_bytes(text: String, encoding: Option<&str>, total: u64) -> Result<OutputText, String> {
     let bytes = match encoding {
         None => text.into_bytes(),
         Some("base64") => STANDARD.decode(&text).map_err(|error| error.to_string())?,
         Some(other) => return Err(format!("an encoding of unknown name: {other}")),
     };
-    Ok(Printed { bytes, total })
+    Ok(OutputText { bytes, total })
 }
 
 impl Serialize for TaskResult {

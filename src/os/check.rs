@@ -8,48 +8,48 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::decide::probe::{Outcome, one_line};
+use crate::decide::probe::{CheckOutcome, one_line};
 
 /// How much of an answer is shown when it is not the wanted one.
 const SHOWN: usize = 300;
 
 /// Connects to `HOST:PORT` and hangs up.
-pub async fn tcp(address: &str, timeout: Duration) -> Outcome {
+pub async fn tcp(address: &str, timeout: Duration) -> CheckOutcome {
     match tokio::time::timeout(timeout, connect(address)).await {
-        Ok(Ok(_)) => Outcome::Pass,
+        Ok(Ok(_)) => CheckOutcome::Pass,
         Ok(Err(outcome)) => outcome,
-        Err(_) => Outcome::Fail(format!("no connection to {address} within {timeout:?}")),
+        Err(_) => CheckOutcome::Fail(format!("no connection to {address} within {timeout:?}")),
     }
 }
 
 /// GETs an `http://` URL. 200 to 399 is a success, as Kubernetes has it; redirects are not
 /// followed.
-pub async fn http(url: &str, timeout: Duration) -> Outcome {
+pub async fn http(url: &str, timeout: Duration) -> CheckOutcome {
     match tokio::time::timeout(timeout, get(url)).await {
         Ok(outcome) => outcome,
-        Err(_) => Outcome::Fail(format!("no answer from {url} within {timeout:?}")),
+        Err(_) => CheckOutcome::Fail(format!("no answer from {url} within {timeout:?}")),
     }
 }
 
-async fn connect(address: &str) -> Result<TcpStream, Outcome> {
+async fn connect(address: &str) -> Result<TcpStream, CheckOutcome> {
     TcpStream::connect(address).await.map_err(|error| match error.kind() {
         std::io::ErrorKind::ConnectionRefused
         | std::io::ErrorKind::ConnectionReset
         | std::io::ErrorKind::TimedOut
         | std::io::ErrorKind::HostUnreachable
-        | std::io::ErrorKind::NetworkUnreachable => Outcome::Fail(format!("{address}: {error}")),
+        | std::io::ErrorKind::NetworkUnreachable => CheckOutcome::Fail(format!("{address}: {error}")),
         // A name that does not resolve, no descriptors left: that is our trouble.
-        _ => Outcome::Unable(format!("{address}: {error}")),
+        _ => CheckOutcome::Unable(format!("{address}: {error}")),
     })
 }
 
-async fn get(url: &str) -> Outcome {
+async fn get(url: &str) -> CheckOutcome {
     let uri: hyper::Uri = match url.parse() {
         Ok(uri) => uri,
-        Err(error) => return Outcome::Unable(format!("{url}: {error}")),
+        Err(error) => return CheckOutcome::Unable(format!("{url}: {error}")),
     };
     let Some(authority) = uri.authority() else {
-        return Outcome::Unable(format!("{url} names no host"));
+        return CheckOutcome::Unable(format!("{url} names no host"));
     };
     let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
     let stream = match connect(&address).await {
@@ -59,7 +59,7 @@ async fn get(url: &str) -> Outcome {
     let asked = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = match asked {
         Ok(pair) => pair,
-        Err(error) => return Outcome::Fail(format!("{url}: {error}")),
+        Err(error) => return CheckOutcome::Fail(format!("{url}: {error}")),
     };
     let path = uri.path_and_query().map_or("/", hyper::http::uri::PathAndQuery::as_str);
     let request = hyper::Request::get(path)
@@ -69,7 +69,7 @@ async fn get(url: &str) -> Outcome {
         .body(Empty::<Bytes>::new());
     let request = match request {
         Ok(request) => request,
-        Err(error) => return Outcome::Unable(format!("{url}: {error}")),
+        Err(error) => return CheckOutcome::Unable(format!("{url}: {error}")),
     };
     let answer = async {
         let response = sender.send_request(request).await?;
@@ -95,13 +95,13 @@ async fn get(url: &str) -> Outcome {
         },
     };
     match answered {
-        Ok((status, _)) if (200..400).contains(&status.as_u16()) => Outcome::Pass,
+        Ok((status, _)) if (200..400).contains(&status.as_u16()) => CheckOutcome::Pass,
         Ok((status, body)) => {
             let text = one_line(&body[..body.len().min(SHOWN)]);
             let text = if text.is_empty() { text } else { format!(": {text}") };
-            Outcome::Fail(format!("{url} answered {status}{text}"))
+            CheckOutcome::Fail(format!("{url} answered {status}{text}"))
         }
-        Err(error) => Outcome::Fail(format!("{url}: {error}")),
+        Err(error) => CheckOutcome::Fail(format!("{url}: {error}")),
     }
 }
 
@@ -129,9 +129,9 @@ mod tests {
     #[tokio::test]
     async fn http_is_judged_by_its_status() {
         let fine = answering("HTTP/1.1 204 No Content\r\n\r\n").await;
-        assert_eq!(http(&fine, SOON).await, Outcome::Pass);
+        assert_eq!(http(&fine, SOON).await, CheckOutcome::Pass);
         let bad = answering("HTTP/1.1 503 Unavailable\r\ncontent-length: 7\r\n\r\nwarming").await;
-        let Outcome::Fail(message) = http(&bad, SOON).await else { panic!("503 is a failure") };
+        let CheckOutcome::Fail(message) = http(&bad, SOON).await else { panic!("503 is a failure") };
         assert!(message.ends_with("answered 503 Service Unavailable: warming"), "{message}");
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let outcome = http(&format!("http://{address}/"), Duration::from_millis(50)).await;
-        assert!(matches!(outcome, Outcome::Fail(message) if message.contains("within 50ms")));
+        assert!(matches!(outcome, CheckOutcome::Fail(message) if message.contains("within 50ms")));
     }
 
     #[tokio::test]
@@ -149,7 +149,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             listener.local_addr().unwrap().to_string()
         };
-        assert!(matches!(tcp(&free, SOON).await, Outcome::Fail(_)));
-        assert!(matches!(tcp("no.such.host.invalid:80", SOON).await, Outcome::Unable(_)));
+        assert!(matches!(tcp(&free, SOON).await, CheckOutcome::Fail(_)));
+        assert!(matches!(tcp("no.such.host.invalid:80", SOON).await, CheckOutcome::Unable(_)));
     }
 }

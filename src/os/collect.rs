@@ -13,7 +13,7 @@ use super::Stream;
 
 /// How much is kept of each stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
+pub struct CaptureLimit {
     /// Bytes in memory.
     pub memory: usize,
     /// Bytes in all.
@@ -25,7 +25,7 @@ pub struct Room {
 /// What one process prints.
 #[derive(Debug)]
 pub struct Collector {
-    room: Room,
+    room: CaptureLimit,
     streams: [Mutex<Kept>; 2],
     /// How many bytes there are by now of both; its end is the end of the output.
     grown: Mutex<Option<watch::Sender<u64>>>,
@@ -43,7 +43,7 @@ struct Kept {
 
 impl Collector {
     /// Nothing yet.
-    pub fn new(room: Room) -> Collector {
+    pub fn new(room: CaptureLimit) -> Collector {
         let (grown, follow) = watch::channel(0);
         Collector { room, streams: <[Mutex<Kept>; 2]>::default(), grown: Mutex::new(Some(grown)), follow }
     }
@@ -52,7 +52,7 @@ impl Collector {
     ///
     /// Each with how many bytes there were, of which the others were not kept.
     pub fn of(printed: [(&[u8], u64); 2]) -> Collector {
-        let all = Room { memory: usize::MAX, limit: u64::MAX, folder: PathBuf::new() };
+        let all = CaptureLimit { memory: usize::MAX, limit: u64::MAX, folder: PathBuf::new() };
         let collector = Collector::new(all);
         for (stream, (bytes, total)) in [Stream::Out, Stream::Err].into_iter().zip(printed) {
             collector.take(stream, bytes);
@@ -105,7 +105,7 @@ impl Collector {
 }
 
 impl Kept {
-    fn take(&mut self, bytes: &[u8], room: &Room) {
+    fn take(&mut self, bytes: &[u8], room: &CaptureLimit) {
         let left = usize::try_from(room.limit.saturating_sub(self.kept)).unwrap_or(usize::MAX);
         // What follows a gap is not kept either.
         let fits = if self.dropped > 0 { 0 } else { bytes.len().min(left) };
@@ -115,7 +115,7 @@ impl Kept {
     }
 
     /// Returns how much could be kept.
-    fn keep(&mut self, bytes: &[u8], room: &Room) -> usize {
+    fn keep(&mut self, bytes: &[u8], room: &CaptureLimit) -> usize {
         if self.file.is_none() {
             if self.head.len() + bytes.len() <= room.memory {
                 self.head.extend_from_slice(bytes);
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn the_first_of_it_is_in_memory_more_in_a_file_and_what_is_too_much_is_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let room = Room { memory: 10, limit: 25, folder: folder.path().join("tasks") };
+        let room = CaptureLimit { memory: 10, limit: 25, folder: folder.path().join("tasks") };
         let collector = Collector::new(room);
         let mut follow = collector.follow();
         collector.take(Stream::Out, b"0123456789");
@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn where_no_file_can_be_made_memory_is_all_there_is() {
-        let room = Room { memory: 4, limit: 100, folder: "/proc/nowhere".into() };
+        let room = CaptureLimit { memory: 4, limit: 100, folder: "/proc/nowhere".into() };
         let collector = Collector::new(room);
         collector.take(Stream::Out, b"0123456");
         collector.take(Stream::Out, b"7");

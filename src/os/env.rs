@@ -14,11 +14,11 @@ pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/us
 
 /// What a child's environment is made from.
 #[derive(Debug, Clone)]
-pub struct Recipe {
+pub struct EnvRecipe {
     /// The supervisor's own.
     pub inherited: Arc<Vec<(OsString, OsString)>>,
     /// What is made of it.
-    pub of: Of,
+    pub of: EnvFor,
     /// regrow's own variables.
     pub given: Vec<(&'static str, String)>,
     /// Where the secrets are that it names.
@@ -27,7 +27,7 @@ pub struct Recipe {
 
 /// Whose environment it is.
 #[derive(Debug, Clone)]
-pub enum Of {
+pub enum EnvFor {
     /// A service's, by its manifest.
     Service(Arc<ServiceSpec>),
     /// That of a service which starts: program, folder and environment are what its manifest makes of the
@@ -37,20 +37,20 @@ pub enum Of {
     Task(EnvSpec, Option<i32>),
 }
 
-impl Recipe {
+impl EnvRecipe {
     /// What is made of the inherited.
     pub fn env(&self) -> &EnvSpec {
         match &self.of {
-            Of::Service(spec) | Of::Start(spec) => &spec.env,
-            Of::Task(env, _) => env,
+            EnvFor::Service(spec) | EnvFor::Start(spec) => &spec.env,
+            EnvFor::Task(env, _) => env,
         }
     }
 
     /// Whom it is run as.
     pub fn run_as(&self) -> RunAs {
         match &self.of {
-            Of::Service(spec) | Of::Start(spec) => spec.run_as.clone(),
-            Of::Task(_, nice) => RunAs { nice: *nice, ..RunAs::default() },
+            EnvFor::Service(spec) | EnvFor::Start(spec) => spec.run_as.clone(),
+            EnvFor::Task(_, nice) => RunAs { nice: *nice, ..RunAs::default() },
         }
     }
 

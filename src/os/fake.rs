@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, log};
+use super::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SpawnOrder, log};
 use crate::model::{Exit, SpawnFailure};
 
 /// What a fake host was told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum FakeCall {
     /// To make a process.
     Spawn(ProcessKey, Vec<String>),
     /// To signal one.
@@ -27,7 +27,7 @@ pub enum Told {
 
 /// What a fake process does by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Behaviour {
+pub enum FakeBehaviour {
     /// It runs, and dies of the first signal.
     Obeys,
     /// It runs, and only SIGKILL ends it.
@@ -45,9 +45,9 @@ pub struct FakeHost {
 #[derive(Default)]
 struct State {
     next: u64,
-    told: Vec<Told>,
-    alive: BTreeMap<ProcessKey, (Vec<String>, NewsSink)>,
-    behaviours: BTreeMap<String, Behaviour>,
+    told: Vec<FakeCall>,
+    alive: BTreeMap<ProcessKey, (Vec<String>, HostEventSink)>,
+    behaviours: BTreeMap<String, FakeBehaviour>,
 }
 
 impl Default for FakeHost {
@@ -69,12 +69,12 @@ impl FakeHost {
     }
 
     /// Processes of this program behave so from now on.
-    pub fn let_behave(&self, program: &str, behaviour: Behaviour) {
+    pub fn let_behave(&self, program: &str, behaviour: FakeBehaviour) {
         self.with(|state| state.behaviours.insert(program.to_owned(), behaviour));
     }
 
     /// All it was told so far.
-    pub fn told(&self) -> Vec<Told> {
+    pub fn told(&self) -> Vec<FakeCall> {
         self.with(|state| state.told.clone())
     }
 
@@ -87,7 +87,7 @@ impl FakeHost {
     /// A process ends by itself.
     pub fn exit(&self, key: ProcessKey, exit: Exit) {
         if let Some((_, news)) = self.with(|state| state.alive.remove(&key)) {
-            news(News::Exited {
+            news(HostEvent::Exited {
                 key,
                 exit,
                 remains: false,
@@ -99,7 +99,7 @@ impl FakeHost {
     }
 
     /// Waits until something is true of what was told.
-    pub async fn until(&self, mut what: impl FnMut(&[Told]) -> bool) {
+    pub async fn until(&self, mut what: impl FnMut(&[FakeCall]) -> bool) {
         loop {
             let changed = self.changed.notified();
             let mut changed = std::pin::pin!(changed);
@@ -127,28 +127,28 @@ impl Host for FakeHost {
     fn spawn(&self, order: SpawnOrder) {
         let SpawnOrder { key, argv, news, .. } = order;
         let behaviour = self.with(|state| {
-            state.told.push(Told::Spawn(key, argv.clone()));
+            state.told.push(FakeCall::Spawn(key, argv.clone()));
             let behaviour = argv.first().and_then(|program| state.behaviours.get(program).cloned());
-            if !matches!(behaviour, Some(Behaviour::Fails(_))) {
+            if !matches!(behaviour, Some(FakeBehaviour::Fails(_))) {
                 state.alive.insert(key, (argv, news.clone()));
             }
             behaviour
         });
         match behaviour {
-            Some(Behaviour::Fails(failure)) => news(News::SpawnFailed { key, failure }),
-            Some(Behaviour::Obeys | Behaviour::IgnoresSignals) | None => {
+            Some(FakeBehaviour::Fails(failure)) => news(HostEvent::SpawnFailed { key, failure }),
+            Some(FakeBehaviour::Obeys | FakeBehaviour::IgnoresSignals) | None => {
                 let pid = u32::try_from(1_000 + key.0).unwrap_or(u32::MAX);
-                news(News::Spawned { key, pid, life: None });
+                news(HostEvent::Spawned { key, pid, life: None });
             }
         }
     }
 
     fn signal(&self, key: ProcessKey, signal: i32) {
         let obeys = self.with(|state| {
-            state.told.push(Told::Signal(key, signal));
+            state.told.push(FakeCall::Signal(key, signal));
             let program = state.alive.get(&key).and_then(|(argv, _)| argv.first().cloned());
             let behaviour = program.and_then(|program| state.behaviours.get(&program).cloned());
-            behaviour != Some(Behaviour::IgnoresSignals)
+            behaviour != Some(FakeBehaviour::IgnoresSignals)
         });
         if obeys {
             self.exit(key, Exit::Signal { signal, core_dumped: false });
@@ -157,24 +157,24 @@ impl Host for FakeHost {
 
     fn pause(&self, key: ProcessKey) {
         let news = self.with(|state| {
-            state.told.push(Told::Pause(key));
+            state.told.push(FakeCall::Pause(key));
             state.alive.get(&key).map(|(_, news)| news.clone())
         });
         if let Some(news) = news {
-            news(News::Paused { key });
+            news(HostEvent::Paused { key });
         }
     }
 
     fn resume(&self, key: ProcessKey) {
-        self.with(|state| state.told.push(Told::Resume(key)));
+        self.with(|state| state.told.push(FakeCall::Resume(key)));
     }
 
     fn kill(&self, key: ProcessKey) {
-        self.with(|state| state.told.push(Told::Kill(key)));
+        self.with(|state| state.told.push(FakeCall::Kill(key)));
         self.exit(key, Exit::Signal { signal: 9, core_dumped: false });
     }
 
-    fn adopt(&self, key: ProcessKey, _: Output, _: Option<log::Keep>, news: NewsSink) {
+    fn adopt(&self, key: ProcessKey, _: OutputTarget, _: Option<log::LogConfig>, news: HostEventSink) {
         self.with(|state| state.alive.insert(key, (vec!["adopted".to_owned()], news)));
     }
 }

@@ -331,7 +331,7 @@ pub fn open_parent(path: &Path) -> io::Result<()> {
 
 /// Who may connect to a socket; who they are is asked of each all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum SocketAccess {
     /// Its owner.
     Owner,
     /// Every user of this machine.
@@ -339,7 +339,7 @@ pub enum Reach {
 }
 
 /// Listens on a socket. Replaces one that is left over and that nobody listens on.
-pub fn listen(path: &Path, reach: Reach) -> io::Result<UnixListener> {
+pub fn listen(path: &Path, reach: SocketAccess) -> io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
@@ -356,8 +356,8 @@ pub fn listen(path: &Path, reach: Reach) -> io::Result<UnixListener> {
     }
     let listener = through_folder(path, |short| UnixListener::bind(short))?;
     let mode = match reach {
-        Reach::Owner => 0o600,
-        Reach::Everybody => 0o666,
+        SocketAccess::Owner => 0o600,
+        SocketAccess::Everybody => 0o666,
     };
     fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
     listener.set_nonblocking(true)?;
@@ -456,7 +456,7 @@ mod tests {
         let deep = base.path().join("x".repeat(120));
         private_dir(&deep).unwrap();
         let path = deep.join("control.sock");
-        let listener = listen(&path, Reach::Owner).unwrap();
+        let listener = listen(&path, SocketAccess::Owner).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let client = connect(&path).unwrap();
         let _server = loop {

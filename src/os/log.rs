@@ -7,7 +7,7 @@
 //!
 //! Beside each file lies an index of when which part came (`past`). A file that is full is put
 //! aside under a number (`file`), and those may be compressed (`compress`). Who keeps what, and
-//! where, is decided elsewhere; a [`Keep`] says it.
+//! where, is decided elsewhere; a [`LogConfig`] says it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -30,14 +30,14 @@ mod file;
 pub mod own;
 mod past;
 
-pub use past::{Part, Reach, Tail, last_of};
+pub use past::{LogRange, Part, Tail, last_of};
 
 /// Where the output of an instance is kept, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keep {
+pub struct LogConfig {
     /// In which files.
-    pub place: Place,
-    /// Where it goes while it can't go there: a file for each stream, as in [`Place::Streams`].
+    pub place: LogPaths,
+    /// Where it goes while it can't go there: a file for each stream, as in [`LogPaths::Streams`].
     pub otherwise: Option<PathBuf>,
     /// Whose they are.
     pub access: FileAccess,
@@ -60,7 +60,7 @@ pub struct FileAccess {
 
 /// The files that grow. Older ones have a number behind their name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum LogPaths {
     /// A file for each stream: this with `.stdout.log` and `.stderr.log` behind it.
     Streams(PathBuf),
     /// One file for both streams, as they come.
@@ -72,32 +72,32 @@ pub enum Place {
     },
 }
 
-impl Keep {
+impl LogConfig {
     /// The file that a stream's output goes to.
     pub fn file(&self, stream: Stream) -> PathBuf {
         match &self.place {
-            Place::Streams(stem) => with_suffix(stem, of_stream(stream, ".stdout.log", ".stderr.log")),
-            Place::One { file, .. } => file.clone(),
+            LogPaths::Streams(stem) => with_suffix(stem, of_stream(stream, ".stdout.log", ".stderr.log")),
+            LogPaths::One { file, .. } => file.clone(),
         }
     }
 
     fn index(&self, stream: Stream) -> PathBuf {
         match &self.place {
-            Place::Streams(stem) => with_suffix(stem, of_stream(stream, ".stdout.idx", ".stderr.idx")),
-            Place::One { index, .. } => index.clone(),
+            LogPaths::Streams(stem) => with_suffix(stem, of_stream(stream, ".stdout.idx", ".stderr.idx")),
+            LogPaths::One { index, .. } => index.clone(),
         }
     }
 
     /// The same where it can't be kept as it should be, if there is another place.
-    pub fn instead(&self) -> Option<Keep> {
-        let place = Place::Streams(self.otherwise.clone()?);
-        Some(Keep { place, otherwise: None, access: FileAccess::default(), ..self.clone() })
+    pub fn instead(&self) -> Option<LogConfig> {
+        let place = LogPaths::Streams(self.otherwise.clone()?);
+        Some(LogConfig { place, otherwise: None, access: FileAccess::default(), ..self.clone() })
     }
 
     /// For people.
     pub fn shown(&self) -> impl std::fmt::Display + '_ {
         match &self.place {
-            Place::Streams(path) | Place::One { file: path, .. } => path.display(),
+            LogPaths::Streams(path) | LogPaths::One { file: path, .. } => path.display(),
         }
     }
 }
@@ -111,7 +111,7 @@ fn of_stream<T>(stream: Stream, out: T, err: T) -> T {
 
 /// What a look into a pipe gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Took {
+pub(super) enum PipeRead {
     /// So many bytes, now in the buffer.
     Bytes(usize),
     /// Nothing at the moment.
@@ -122,7 +122,7 @@ pub(super) enum Took {
 
 /// What became of the bytes that a log file could not take.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Loss {
+pub(super) enum LostOutput {
     /// They are not kept from now on.
     Begins(String),
     /// They are kept again; so many were not.
@@ -138,7 +138,7 @@ pub(super) enum Loss {
 #[derive(Default)]
 pub(super) struct Logs {
     open: Mutex<HashMap<SourceId, Arc<Slot>>>,
-    later: Mutex<HashMap<SourceId, Keep>>,
+    later: Mutex<HashMap<SourceId, LogConfig>>,
     /// Folders in which somebody waits for a file already, and how many do.
     hung: Mutex<HashMap<PathBuf, i32>>,
     /// What nobody has any more, and is still open.
@@ -158,15 +158,15 @@ pub(super) struct Fresh {
 pub(super) struct Due {
     slot: Arc<Slot>,
     unfinished: [Vec<u8>; 2],
-    keep: Keep,
+    keep: LogConfig,
 }
 
 /// What became of a piece of output.
 #[derive(Debug)]
-pub(super) enum Poured {
+pub(super) enum WriteResult {
     /// Nothing yet: a keeper is to be told first that output goes there from now on.
     Moves([OwnedFd; 2]),
-    Took(Took, Option<Loss>),
+    Took(PipeRead, Option<LostOutput>),
 }
 
 /// The files of a source, and what is known of them while somebody works with them.
@@ -176,7 +176,7 @@ pub(super) struct Slot {
 }
 
 struct Known {
-    keep: Keep,
+    keep: LogConfig,
     /// Device and number of each.
     files: Vec<(u64, u64)>,
 }
@@ -208,7 +208,7 @@ impl Slot {
 
 /// Those of a source.
 struct Open {
-    keep: Keep,
+    keep: LogConfig,
     files: Files,
     /// What a keeper above may hold is no longer what output goes to.
     news: bool,
@@ -238,11 +238,11 @@ impl Files {
 }
 
 impl Open {
-    fn new(keep: &Keep) -> io::Result<Open> {
+    fn new(keep: &LogConfig) -> io::Result<Open> {
         let open = |stream| LogFile::open(keep.file(stream), keep.index(stream), &keep.access);
         let files = match &keep.place {
-            Place::Streams(_) => Files::Two([open(Stream::Out)?, open(Stream::Err)?]),
-            Place::One { .. } => Files::One(open(Stream::Out)?),
+            LogPaths::Streams(_) => Files::Two([open(Stream::Out)?, open(Stream::Err)?]),
+            LogPaths::One { .. } => Files::One(open(Stream::Out)?),
         };
         Ok(Open { keep: keep.clone(), files, news: true, uncompressed: keep.compress })
     }
@@ -299,7 +299,7 @@ impl Open {
 /// Whether it is a file that another source has open, by whatever name.
 fn is_taken(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, fresh: &Slot) -> io::Result<()> {
     let fresh = lock(&fresh.known);
-    if let Place::Streams(_) = fresh.keep.place {
+    if let LogPaths::Streams(_) = fresh.keep.place {
         return Ok(());
     }
     for (_, other) in open.iter().filter(|(of, _)| **of != source) {
@@ -313,8 +313,8 @@ fn is_taken(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, fresh: &Slot)
 const TAKEN: &str = "another service's output goes there";
 
 /// Others whose rotation would take a file for one of theirs, or the other way round.
-fn clashes(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, keep: &Keep) -> io::Result<()> {
-    let Place::One { file, .. } = &keep.place else {
+fn clashes(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, keep: &LogConfig) -> io::Result<()> {
+    let LogPaths::One { file, .. } = &keep.place else {
         return Ok(());
     };
     let wanted = [Some(file.as_path()), put_aside_of(file)];
@@ -336,7 +336,7 @@ pub(super) const HUNG: &str = "its disk does not answer";
 impl Logs {
     /// Opens those of a source that starts, or looks after them where they are open. May wait; others are not
     /// the source's before they are placed.
-    pub(super) fn make(&self, source: SourceId, keep: &Keep) -> io::Result<Fresh> {
+    pub(super) fn make(&self, source: SourceId, keep: &LogConfig) -> io::Result<Fresh> {
         lock(&self.later).remove(&source);
         clashes(&self.lock(), source, keep)?;
         let there = self.of(source).filter(|there| lock(&there.known).keep.place == keep.place);
@@ -399,16 +399,16 @@ impl Logs {
     }
 
     /// Somebody waits for a file that does not come.
-    pub(super) fn hangs(&self, keep: &Keep) {
+    pub(super) fn hangs(&self, keep: &LogConfig) {
         self.count_hung(keep, 1);
     }
 
     /// It has come, which may be told first.
-    pub(super) fn hangs_no_more(&self, keep: &Keep) {
+    pub(super) fn hangs_no_more(&self, keep: &LogConfig) {
         self.count_hung(keep, -1);
     }
 
-    fn count_hung(&self, keep: &Keep, more: i32) {
+    fn count_hung(&self, keep: &LogConfig, more: i32) {
         let mut hung = lock(&self.hung);
         let folder = folder_of(keep);
         let waiting = hung.entry(folder.clone()).or_insert(0);
@@ -419,19 +419,19 @@ impl Logs {
     }
 
     /// Whether somebody waits for a file in the same folder, longer than files take to come.
-    pub(super) fn is_hung(&self, keep: &Keep) -> bool {
+    pub(super) fn is_hung(&self, keep: &LogConfig) -> bool {
         lock(&self.hung).get(&folder_of(keep)).is_some_and(|waiting| *waiting > 0)
     }
 
     /// Those of a source are opened when it prints again: a daemon that takes a thousand over is
     /// ready before.
-    pub(super) fn open_later(&self, source: SourceId, keep: Keep) {
+    pub(super) fn open_later(&self, source: SourceId, keep: LogConfig) {
         lock(&self.later).insert(source, keep);
     }
 
     /// A source that prints is to be kept like this from now on. Returns the files for it, where they are
     /// others; an error where that can't be: then it is kept as it was. May wait.
-    pub(super) fn change(&self, source: SourceId, keep: &Keep) -> io::Result<Option<Fresh>> {
+    pub(super) fn change(&self, source: SourceId, keep: &LogConfig) -> io::Result<Option<Fresh>> {
         clashes(&self.lock(), source, keep)?;
         let Some(slot) = self.of(source) else {
             self.open_later(source, keep.clone());
@@ -451,7 +451,7 @@ impl Logs {
     }
 
     /// Opens others for a source, whatever it has. May wait; nothing is changed before they are placed.
-    pub(super) fn make_another(&self, keep: &Keep) -> io::Result<Fresh> {
+    pub(super) fn make_another(&self, keep: &LogConfig) -> io::Result<Fresh> {
         let mut open = Open::new(keep)?;
         let files = open.duplicates()?;
         Ok(Fresh { slot: Slot::new(open), files })
@@ -483,14 +483,14 @@ impl Logs {
     }
 
     /// How those of a source are to be opened, if they are to be now.
-    pub(super) fn due(&self, source: SourceId) -> Option<Keep> {
+    pub(super) fn due(&self, source: SourceId) -> Option<LogConfig> {
         lock(&self.later).remove(&source)
     }
 
     /// Opens those that were to be opened later. May wait; nothing is changed before they are placed.
-    pub(super) fn make_due(&self, keep: &Keep) -> Option<Due> {
+    pub(super) fn make_due(&self, keep: &LogConfig) -> Option<Due> {
         // Whose they are was seen to when they were made: to ask again who that is might take its time.
-        let as_it_is = Keep { access: FileAccess::default(), ..keep.clone() };
+        let as_it_is = LogConfig { access: FileAccess::default(), ..keep.clone() };
         let opened = Open::new(&as_it_is).or_else(|error| match keep.instead() {
             Some(instead) => Open::new(&instead),
             None => Err(error),
@@ -518,7 +518,7 @@ impl Logs {
 
     /// They are the source's, unless it has others. Returns what each stream ends with of a line that is
     /// not over, and what they are.
-    pub(super) fn place_due(&self, source: SourceId, due: Due) -> Option<([Vec<u8>; 2], Keep)> {
+    pub(super) fn place_due(&self, source: SourceId, due: Due) -> Option<([Vec<u8>; 2], LogConfig)> {
         let Due { slot, unfinished, keep } = due;
         match self.lock().entry(source) {
             Entry::Occupied(_) => {
@@ -553,16 +553,16 @@ impl Logs {
         stream: Stream,
         pipe: BorrowedFd<'_>,
         buffer: &mut [u8],
-    ) -> Poured {
+    ) -> WriteResult {
         let Some(slot) = self.of(source) else {
-            return Poured::Took(read(pipe, buffer), None);
+            return WriteResult::Took(read(pipe, buffer), None);
         };
         let mut open = slot.lock();
         if open.prepare(stream, pipe, &self.turns) {
             slot.note(&mut open);
         }
         if let Some(files) = open.told() {
-            return Poured::Moves(files);
+            return WriteResult::Moves(files);
         }
         let mut scratch = lock(&self.scratch).pop().unwrap_or_default();
         let max_size = open.keep.max_size;
@@ -571,7 +571,7 @@ impl Logs {
         if spare.is_empty() {
             spare.push(scratch);
         }
-        Poured::Took(took, loss)
+        WriteResult::Took(took, loss)
     }
 
     /// What a source's output goes to; it is another one where its files are others.
@@ -580,7 +580,7 @@ impl Logs {
     }
 
     /// How a source is kept at the moment.
-    pub(super) fn kept(&self, source: SourceId) -> Option<Keep> {
+    pub(super) fn kept(&self, source: SourceId) -> Option<LogConfig> {
         self.of(source).map(|slot| lock(&slot.known).keep.clone())
     }
 
@@ -622,15 +622,15 @@ pub(super) fn holds_something(pipe: BorrowedFd<'_>) -> bool {
 }
 
 /// One read, without a file.
-pub(super) fn read(pipe: BorrowedFd<'_>, buffer: &mut [u8]) -> Took {
+pub(super) fn read(pipe: BorrowedFd<'_>, buffer: &mut [u8]) -> PipeRead {
     match nix::unistd::read(pipe, buffer) {
-        Ok(0) => Took::End,
-        Ok(length) => Took::Bytes(length),
-        Err(_) => Took::Nothing,
+        Ok(0) => PipeRead::End,
+        Ok(length) => PipeRead::Bytes(length),
+        Err(_) => PipeRead::Nothing,
     }
 }
 
-pub(super) fn folder_of(keep: &Keep) -> PathBuf {
+pub(super) fn folder_of(keep: &LogConfig) -> PathBuf {
     keep.file(Stream::Out).parent().map(Path::to_owned).unwrap_or_default()
 }
 

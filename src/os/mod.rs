@@ -84,15 +84,15 @@ pub trait OutputSink: Send + Sync + 'static {
     /// Whole lines, each with its newline, of one read.
     fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]);
     /// What a source prints is kept in these files from now on.
-    fn moves(&self, source: SourceId, keep: &log::Keep);
+    fn moves(&self, source: SourceId, keep: &log::LogConfig);
 }
 
 /// Gives each instance the name that its output goes by.
-pub trait Sources: Send + Sync + 'static {
+pub trait SourceNames: Send + Sync + 'static {
     /// That of an instance: a new one the first time it is asked.
     fn source(&self, instance: &InstanceId) -> SourceId;
     /// What this source prints, and has printed in earlier lives, is kept in these files.
-    fn kept_in(&self, source: SourceId, keep: log::Keep);
+    fn kept_in(&self, source: SourceId, keep: log::LogConfig);
     /// Whether what this source prints goes to this process's own output, too.
     fn inherits(&self, source: SourceId, inherits: bool);
     /// Drops what is kept of one that is there no more.
@@ -101,7 +101,7 @@ pub trait Sources: Send + Sync + 'static {
 
 /// What becomes of a process's output.
 #[derive(Clone)]
-pub enum Output {
+pub enum OutputTarget {
     /// Lines go to the sink under this name; a line that matches is told once.
     Lines(SourceId, Option<regex::bytes::Regex>),
     /// Lines go to the sink under the name of one beside which this is run (a hook, a stop command),
@@ -122,21 +122,21 @@ pub struct SpawnOrder {
     /// Working folder.
     pub dir: PathBuf,
     /// Its environment, composed when its turn comes: a thousand orders may wait.
-    pub env: env::Recipe,
+    pub env: env::EnvRecipe,
     /// What it reads; `None`: nothing.
     pub input: Option<OwnedFd>,
     /// What it has as its descriptor 3, beside the three that all have. Only where the host makes the
     /// process itself.
     pub extra: Option<Arc<OwnedFd>>,
     /// What becomes of its output.
-    pub output: Output,
+    pub output: OutputTarget,
     /// For whom, where it is to be known by that to a later daemon; what has no owner is ended
     /// with the daemon that asked for it.
     pub owner: Option<Owner>,
     /// Where its output is kept in files, beside what becomes of it otherwise.
-    pub keep: Option<log::Keep>,
+    pub keep: Option<log::LogConfig>,
     /// Who is told of it.
-    pub news: NewsSink,
+    pub news: HostEventSink,
 }
 
 /// What a process is for.
@@ -150,7 +150,7 @@ pub struct Owner {
 
 /// A process that an earlier daemon asked for, and that a keeper has kept.
 #[derive(Debug)]
-pub struct Found {
+pub struct KeptProcess {
     /// By this it is known.
     pub key: ProcessKey,
     /// Its process id.
@@ -162,11 +162,11 @@ pub struct Found {
 }
 
 /// Hears of one process. Called on the host's own threads.
-pub type NewsSink = Arc<dyn Fn(News) + Send + Sync>;
+pub type HostEventSink = Arc<dyn Fn(HostEvent) + Send + Sync>;
 
 /// What a host tells of a process.
 #[derive(Debug, Clone, PartialEq)]
-pub enum News {
+pub enum HostEvent {
     /// A service is about to be made with what its env files say now.
     Renewed {
         /// The process that is about to be made.
@@ -206,7 +206,7 @@ pub enum News {
         key: ProcessKey,
         /// How.
         exit: Exit,
-        /// Whether others of its tree live on; then [`News::TreeGone`] follows once they don't.
+        /// Whether others of its tree live on; then [`HostEvent::TreeGone`] follows once they don't.
         remains: bool,
         /// What was captured.
         captured: Vec<u8>,
@@ -257,7 +257,7 @@ pub enum News {
 
 /// Makes processes, ends them, and tells what becomes of them.
 ///
-/// None of its methods waits: an order is taken and answered by [`News`].
+/// None of its methods waits: an order is taken and answered by [`HostEvent`].
 pub trait Host: Send + Sync + 'static {
     /// Chance, from 0 to 1.
     fn roll(&self) -> f64;
@@ -267,22 +267,29 @@ pub trait Host: Send + Sync + 'static {
     fn spawn(&self, order: SpawnOrder);
     /// Sends a signal, and SIGCONT after it, to every process of a tree.
     fn signal(&self, key: ProcessKey, signal: i32);
-    /// Halts every process of a tree (SIGSTOP); answered by [`News::Paused`].
+    /// Halts every process of a tree (SIGSTOP); answered by [`HostEvent::Paused`].
     fn pause(&self, key: ProcessKey);
     /// Lets every process of a tree go on (SIGCONT).
     fn resume(&self, key: ProcessKey);
     /// Sends SIGKILL to every process of a tree until it is empty.
     fn kill(&self, key: ProcessKey);
-    /// Takes over one that was [`Found`]; from here on it is as one that was spawned, which is not
+    /// Takes over one that was [`KeptProcess`]; from here on it is as one that was spawned, which is not
     /// told again. A host whose processes end with it never finds any.
-    fn adopt(&self, _key: ProcessKey, _output: Output, _keep: Option<log::Keep>, _news: NewsSink) {}
+    fn adopt(
+        &self,
+        _key: ProcessKey,
+        _output: OutputTarget,
+        _keep: Option<log::LogConfig>,
+        _news: HostEventSink,
+    ) {
+    }
     /// All facts of its end are written down where they last: what is kept of a process that is
     /// gone may go.
     fn settle(&self, _key: ProcessKey) {}
     /// To be called now and then: who is of which tree is noted where the kernel does not know it for good.
     fn look_around(&self) {}
     /// What a source prints is kept like this from now on, without another start.
-    fn keep(&self, _source: SourceId, _keep: log::Keep) {}
+    fn keep(&self, _source: SourceId, _keep: log::LogConfig) {}
     /// A source will print no more.
     fn forget(&self, _source: SourceId) {}
 }

@@ -15,18 +15,20 @@ use std::time::Duration;
 
 use super::cgroup::{self, Cgroups};
 use super::journal::{self, Journal};
-use super::keeper::Tether;
+use super::keeper::KeeperSocket;
 use super::keeper::client::Client;
 use super::limits::{Limits, leave_no_core};
-use super::log::{Keep, Logs};
-use super::relief::Relief;
+use super::log::{LogConfig, Logs};
+use super::relief::StallMonitor;
 use super::spawn::{Spawner, Ties};
 use super::starts::Starts;
-use super::watch::{self, Above, Leave, Line, Order, Reclaimed};
-use super::{Found, Host, NewsSink, Output, OutputSink, ProcessKey, SourceId, SpawnOrder, proc};
+use super::watch::{self, KeeperLink, Leave, Reclaimed, WatchOrder, WatcherHandle};
+use super::{
+    Host, HostEventSink, KeptProcess, OutputSink, OutputTarget, ProcessKey, SourceId, SpawnOrder, proc,
+};
 
-use spawners::{By, Spawners, Work};
-pub(super) use spawners::{Coming, Prepared};
+pub(super) use spawners::{Prepared, StartPermit};
+use spawners::{SpawnContext, Spawners, Spawning};
 
 mod spawners;
 
@@ -51,12 +53,12 @@ impl Default for HostOptions {
 
 /// Makes processes.
 pub struct NativeHost {
-    line: Line,
+    line: WatcherHandle,
     keeper: Option<Keeper>,
     cgroups: Option<Arc<Cgroups>>,
     /// What tells the processes that it made, and those of earlier daemons, from all others.
     run: u32,
-    relief: Arc<Relief>,
+    relief: Arc<StallMonitor>,
     starts: Option<Starts>,
     keys: AtomicU64,
     chance: AtomicU64,
@@ -69,7 +71,7 @@ pub struct Joined {
     /// When the first keeper came up, by the monotonic clock.
     pub since: Duration,
     /// What earlier daemons have left: each is to be adopted ([`Host::adopt`]).
-    pub found: Vec<Found>,
+    pub found: Vec<KeptProcess>,
     /// Whether no daemon was below this keeper, or one that it follows, before.
     pub first: bool,
     /// What earlier daemons have had the keeper hold ([`NativeHost::hold`]).
@@ -116,26 +118,33 @@ impl NativeHost {
         }
         cgroup::sweep();
         let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
-        let (logs, relief) = (Arc::<Logs>::default(), Relief::start()?);
+        let (logs, relief) = (Arc::<Logs>::default(), StallMonitor::start()?);
         let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
         let line = watch::start(Arc::clone(&sink), options.owns_process, own, kept, None, &relief)
             .inspect_err(|_| relief.end())?;
         let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
-        let work =
-            Work { line: line.clone(), sink, cgroups, logs, mark, journal: None, coming: Arc::default() };
-        let by = move || Ok(By::Ourselves(Spawner::new(limits, ties)?));
+        let work = SpawnContext {
+            line: line.clone(),
+            sink,
+            cgroups,
+            logs,
+            mark,
+            journal: None,
+            coming: Arc::default(),
+        };
+        let by = move || Ok(Spawning::Ourselves(Spawner::new(limits, ties)?));
         NativeHost::with(line, None, 1, work, relief, by)
     }
 
     /// Has a keeper make its processes, which outlive it.
     ///
     /// `identity`: what all daemons that follow each other have in common, and no others.
-    /// `lives`: by what processes are found again that no keeper has (see [`News::Spawned`](super::News::Spawned)). `journal`: the
+    /// `lives`: by what processes are found again that no keeper has (see [`HostEvent::Spawned`](super::News::Spawned)). `journal`: the
     /// file in which this host notes its processes, and has noted those of earlier daemons.
     /// `before_change` is called when the keeper was killed and this process is about to go on as
     /// another one.
     pub fn below(
-        tether: Tether,
+        keeper_socket: KeeperSocket,
         identity: &str,
         lives: &[String],
         journal: &Path,
@@ -148,7 +157,7 @@ impl NativeHost {
         let boot = super::clock::boot().unwrap_or_default();
         let mark = crate::model::digest::fnv(format!("{boot} {identity}").as_bytes());
         let cgroups = Cgroups::make_lasting(number_of(mark)).map(Arc::new);
-        let Tether { line, sentinel, .. } = tether;
+        let KeeperSocket { line, sentinel, .. } = keeper_socket;
         let (client, welcome) = match Client::greet(line) {
             Ok(greeted) => greeted,
             // The keeper was killed, and the sentinel is about to go on as one.
@@ -169,7 +178,7 @@ impl NativeHost {
             })
             .collect();
         let mut above =
-            Above::new(Arc::clone(&client), welcome, sentinel, Arc::clone(&writes), before_change);
+            KeeperLink::new(Arc::clone(&client), welcome, sentinel, Arc::clone(&writes), before_change);
         let fresh = above.found().is_empty();
         let mut known_lives: HashSet<u64> = HashSet::new();
         let noted_lives = noted.iter().filter_map(|noted| noted.life.as_ref());
@@ -203,11 +212,11 @@ impl NativeHost {
         }
         let lives_on: HashSet<u64> = found.iter().map(|found| found.key.0).collect();
         noted.iter().filter(|noted| !lives_on.contains(&noted.key)).for_each(|noted| writes.gone(noted.key));
-        let (logs, relief) = (Arc::<Logs>::default(), Relief::start()?);
+        let (logs, relief) = (Arc::<Logs>::default(), StallMonitor::start()?);
         let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
         let line = watch::start(Arc::clone(&sink), true, own, kept, Some(above), &relief)
             .inspect_err(|_| relief.end())?;
-        let work = Work {
+        let work = SpawnContext {
             line: line.clone(),
             sink,
             cgroups,
@@ -217,18 +226,18 @@ impl NativeHost {
             coming: Arc::default(),
         };
         let keeper = Keeper { client: Arc::clone(&client), pid };
-        let by = move || Ok(By::Keeper(Arc::clone(&client)));
+        let by = move || Ok(Spawning::Keeper(Arc::clone(&client)));
         let host = NativeHost::with(line, Some(keeper), last_key + 1, work, relief, by)?;
         Ok(Joined { host, since, found, first, held })
     }
 
     fn with(
-        line: Line,
+        line: WatcherHandle,
         keeper: Option<Keeper>,
         first_key: u64,
-        work: Work,
-        relief: Arc<Relief>,
-        by: impl Fn() -> io::Result<By> + Send + Sync + 'static,
+        work: SpawnContext,
+        relief: Arc<StallMonitor>,
+        by: impl Fn() -> io::Result<Spawning> + Send + Sync + 'static,
     ) -> io::Result<NativeHost> {
         let (starts, cgroups, run) = (Starts::new(), work.cgroups.clone(), number_of(work.mark));
         let spawners = Arc::new(Spawners {
@@ -243,7 +252,7 @@ impl NativeHost {
         for _ in 0..threads {
             spawners.begin(starts.taker()).inspect_err(|_| {
                 relief.end();
-                line.send(Order::Quit);
+                line.send(WatchOrder::Quit);
             })?;
         }
         Ok(NativeHost {
@@ -269,7 +278,7 @@ impl NativeHost {
     pub fn bye(&self, code: u8) {
         if let Some(keeper) = &self.keeper {
             keeper.client.bye(code);
-            self.line.send(Order::Leave(Leave::Down(code)));
+            self.line.send(WatchOrder::Leave(Leave::Down(code)));
         }
     }
 
@@ -294,7 +303,7 @@ impl NativeHost {
             let noted = Box::new(move || {
                 let _ = noted.send(());
             });
-            self.line.send(Order::Leave(Leave::Replaced(program.to_owned(), noted)));
+            self.line.send(WatchOrder::Leave(Leave::Replaced(program.to_owned(), noted)));
             // The watcher may end without a word; then nothing is to be waited for.
             let _ = heard.await;
         }
@@ -304,7 +313,7 @@ impl NativeHost {
     /// what was held under this name. Nothing without a keeper.
     pub fn hold(&self, name: &str, text: String, fd: Option<OwnedFd>) {
         if self.keeper.is_some() {
-            self.line.send(Order::Hold(name.to_owned(), text, fd));
+            self.line.send(WatchOrder::Hold(name.to_owned(), text, fd));
         }
     }
 
@@ -330,13 +339,13 @@ impl NativeHost {
 
     /// When the process behind this pidfd dies, everything is ended and this process exits.
     pub fn die_with(&self, process: OwnedFd) {
-        self.line.send(Order::DieWith(process));
+        self.line.send(WatchOrder::DieWith(process));
     }
 
     /// Ends what services have left to this process and nobody owns; `done` is called when
     /// there is nothing of the kind any more.
     pub fn end_strays(&self, done: impl FnOnce() + Send + 'static) {
-        self.line.send(Order::EndStrays(Box::new(done)));
+        self.line.send(WatchOrder::EndStrays(Box::new(done)));
     }
 }
 
@@ -346,7 +355,7 @@ impl Drop for NativeHost {
         // still runs: an orderly shutdown came before this.
         self.starts = None;
         self.relief.end();
-        self.line.send(Order::Quit);
+        self.line.send(WatchOrder::Quit);
     }
 }
 
@@ -415,40 +424,40 @@ impl Host for NativeHost {
     }
 
     fn signal(&self, key: ProcessKey, signal: i32) {
-        self.line.send(Order::Signal(key, signal));
+        self.line.send(WatchOrder::Signal(key, signal));
     }
 
     fn pause(&self, key: ProcessKey) {
-        self.line.send(Order::Pause(key));
+        self.line.send(WatchOrder::Pause(key));
     }
 
     fn resume(&self, key: ProcessKey) {
-        self.line.send(Order::Resume(key));
+        self.line.send(WatchOrder::Resume(key));
     }
 
     fn kill(&self, key: ProcessKey) {
-        self.line.send(Order::Kill(key));
+        self.line.send(WatchOrder::Kill(key));
     }
 
-    fn adopt(&self, key: ProcessKey, output: Output, keep: Option<Keep>, news: NewsSink) {
-        self.line.send(Order::Adopt(key, output, keep, news));
+    fn adopt(&self, key: ProcessKey, output: OutputTarget, keep: Option<LogConfig>, news: HostEventSink) {
+        self.line.send(WatchOrder::Adopt(key, output, keep, news));
     }
 
     fn settle(&self, key: ProcessKey) {
         if self.keeper.is_some() {
-            self.line.send(Order::Settle(key));
+            self.line.send(WatchOrder::Settle(key));
         }
     }
 
     fn look_around(&self) {
-        self.line.send(Order::LookAround);
+        self.line.send(WatchOrder::LookAround);
     }
 
-    fn keep(&self, source: SourceId, keep: Keep) {
-        self.line.send(Order::Keep(source, keep));
+    fn keep(&self, source: SourceId, keep: LogConfig) {
+        self.line.send(WatchOrder::Keep(source, keep));
     }
 
     fn forget(&self, source: SourceId) {
-        self.line.send(Order::Forget(source));
+        self.line.send(WatchOrder::Forget(source));
     }
 }

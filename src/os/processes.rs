@@ -35,19 +35,19 @@ pub fn is_dead_but_for_a_thread(pid: u32) -> bool {
 const GIVEN: Duration = Duration::from_millis(200);
 
 /// The end of a supervisor and its keeper.
-pub struct End {
+pub struct SupervisorEnd {
     supervisor: Option<(u32, OwnedFd)>,
     keeper: Option<OwnedFd>,
 }
 
-impl End {
+impl SupervisorEnd {
     /// As far as they can be told.
-    pub fn of_supervisor(pid: u32) -> End {
+    pub fn of_supervisor(pid: u32) -> SupervisorEnd {
         let own = std::process::id();
         let keeper = proc::stat(pid).map(|stat| stat.parent).filter(|keeper| *keeper > 1 && *keeper != own);
         // Of a container's first process nobody sees the end.
         let supervisor = Some(pid).filter(|pid| *pid > 1).and_then(|pid| Some((pid, pidfd::open(pid).ok()?)));
-        End { supervisor, keeper: keeper.and_then(|keeper| pidfd::open(keeper).ok()) }
+        SupervisorEnd { supervisor, keeper: keeper.and_then(|keeper| pidfd::open(keeper).ok()) }
     }
 
     /// Returns when both are gone, or the time is over: then `false`.

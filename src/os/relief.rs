@@ -1,11 +1,11 @@
 //! Work that may stand still in the kernel, and who goes on meanwhile.
 //!
 //! A read, a write or an open on a disk that does not answer can't be ended and has no deadline. So
-//! before a thread does one, it leaves what it works with at a [`Desk`]. Usually it is back at once and
+//! before a thread does one, it leaves what it works with at a [`BlockingCall`]. Usually it is back at once and
 //! takes it again. If it is not, another thread goes on with it, and who comes back late finds nothing
 //! there, and may only tell what it has found.
 //!
-//! One thread looks after all desks of a host ([`Relief`]), and sleeps as long as nobody works at one. It
+//! One thread looks after all desks of a host ([`StallMonitor`]), and sleeps as long as nobody works at one. It
 //! counts looks and not time: in a process that stood still (Ctrl-Z, a frozen machine) no work has lasted.
 
 use std::io;
@@ -26,7 +26,7 @@ pub(super) fn somebody_stands_still() -> bool {
 }
 
 /// Looks after desks.
-pub(super) struct Relief {
+pub(super) struct StallMonitor {
     desks: Mutex<Vec<Weak<dyn Looked>>>,
     /// Somebody looks at them now and then; otherwise the thread sleeps.
     looks: AtomicBool,
@@ -39,18 +39,18 @@ pub(super) struct Relief {
 }
 
 /// Where one thread leaves what it works with.
-pub(super) struct Desk<T> {
+pub(super) struct BlockingCall<T> {
     left: Mutex<Left<T>>,
     /// After so many looks at one piece of work another goes on.
     patience: u32,
     go_on: Box<dyn Fn(T) + Send + Sync>,
-    going_on: GoingOn,
-    relief: Arc<Relief>,
+    going_on: Takeover,
+    relief: Arc<StallMonitor>,
 }
 
 /// What going on takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum GoingOn {
+pub(super) enum Takeover {
     /// A moment, in which nobody looks after other desks.
     Moment,
     /// A thread of its own, for as long as the host lives.
@@ -79,26 +79,31 @@ trait Looked: Send + Sync {
     fn look(self: Arc<Self>) -> Look;
 }
 
-impl<T: Send + 'static> Desk<T> {
+impl<T: Send + 'static> BlockingCall<T> {
     /// `go_on` is called when a piece of work lasts longer than `patience` times [`LOOK`], with what was
     /// left.
     pub(super) fn new(
-        relief: &Arc<Relief>,
+        relief: &Arc<StallMonitor>,
         patience: u32,
-        going_on: GoingOn,
+        going_on: Takeover,
         go_on: impl Fn(T) + Send + Sync + 'static,
-    ) -> Arc<Desk<T>> {
+    ) -> Arc<BlockingCall<T>> {
         let left = Left { state: None, piece: 0, seen: (0, 0) };
         let relief = Arc::clone(relief);
-        let desk =
-            Arc::new(Desk { left: Mutex::new(left), patience, go_on: Box::new(go_on), going_on, relief });
-        let weak: Weak<Desk<T>> = Arc::downgrade(&desk);
+        let desk = Arc::new(BlockingCall {
+            left: Mutex::new(left),
+            patience,
+            go_on: Box::new(go_on),
+            going_on,
+            relief,
+        });
+        let weak: Weak<BlockingCall<T>> = Arc::downgrade(&desk);
         lock(&desk.relief.desks).push(weak);
         desk
     }
 
     /// Who looks after it.
-    pub(super) fn relief(&self) -> &Arc<Relief> {
+    pub(super) fn relief(&self) -> &Arc<StallMonitor> {
         &self.relief
     }
 
@@ -122,7 +127,7 @@ impl<T: Send + 'static> Desk<T> {
     }
 }
 
-impl<T: Send + 'static> Looked for Desk<T> {
+impl<T: Send + 'static> Looked for BlockingCall<T> {
     fn look(self: Arc<Self>) -> Look {
         let mut left = lock(&self.left);
         let (piece, looks) = left.seen;
@@ -140,19 +145,19 @@ impl<T: Send + 'static> Looked for Desk<T> {
         AWAY.fetch_add(1, SeqCst);
         drop(left);
         match self.going_on {
-            GoingOn::Moment => {
+            Takeover::Moment => {
                 (self.go_on)(state);
                 Look::Busy
             }
-            GoingOn::Lasting => Look::Lasting(Box::new(move || (self.go_on)(state))),
+            Takeover::Lasting => Look::Lasting(Box::new(move || (self.go_on)(state))),
         }
     }
 }
 
-impl Relief {
+impl StallMonitor {
     /// Starts the thread.
-    pub(super) fn start() -> io::Result<Arc<Relief>> {
-        let relief = Arc::new(Relief {
+    pub(super) fn start() -> io::Result<Arc<StallMonitor>> {
+        let relief = Arc::new(StallMonitor {
             desks: Mutex::default(),
             looks: AtomicBool::new(false),
             has_thread: AtomicBool::new(false),
@@ -165,7 +170,7 @@ impl Relief {
     }
 
     /// Starts a thread, where there is none.
-    pub(super) fn begin(self: &Arc<Relief>) -> io::Result<()> {
+    pub(super) fn begin(self: &Arc<StallMonitor>) -> io::Result<()> {
         if self.has_thread.swap(true, SeqCst) {
             return Ok(());
         }
@@ -194,13 +199,13 @@ impl Relief {
 
     /// The calling thread was relieved, and has come back: it takes the place of the one that went on, where
     /// that is free. Returns when there is nothing for it to do.
-    pub(super) fn take_its_place(self: &Arc<Relief>) {
+    pub(super) fn take_its_place(self: &Arc<StallMonitor>) {
         if !self.has_thread.swap(true, SeqCst) {
             Arc::clone(self).run();
         }
     }
 
-    fn run(self: Arc<Relief>) {
+    fn run(self: Arc<StallMonitor>) {
         loop {
             {
                 let sleeps = |(): &mut ()| !self.looks.load(SeqCst) && !self.over.load(SeqCst);
@@ -261,16 +266,19 @@ mod tests {
     use super::*;
 
     /// A desk whose state is told when another goes on with it.
-    fn desk(going_on: GoingOn, patience: u32) -> (Arc<Relief>, Arc<Desk<u32>>, mpsc::Receiver<u32>) {
-        let relief = Relief::start().unwrap();
+    fn desk(
+        going_on: Takeover,
+        patience: u32,
+    ) -> (Arc<StallMonitor>, Arc<BlockingCall<u32>>, mpsc::Receiver<u32>) {
+        let relief = StallMonitor::start().unwrap();
         let (tell, told) = mpsc::channel();
-        let desk = Desk::new(&relief, patience, going_on, move |state| tell.send(state).unwrap());
+        let desk = BlockingCall::new(&relief, patience, going_on, move |state| tell.send(state).unwrap());
         (relief, desk, told)
     }
 
     #[test]
     fn who_is_back_in_time_has_its_state_again() {
-        let (relief, desk, told) = desk(GoingOn::Moment, u32::MAX);
+        let (relief, desk, told) = desk(Takeover::Moment, u32::MAX);
         for state in 0..1000 {
             assert_eq!(desk.work(state, || state * 2), (Some(state), state * 2));
         }
@@ -280,7 +288,7 @@ mod tests {
 
     #[test]
     fn another_goes_on_with_what_lasts_and_who_is_late_has_its_result_alone() {
-        for going_on in [GoingOn::Moment, GoingOn::Lasting] {
+        for going_on in [Takeover::Moment, Takeover::Lasting] {
             let (relief, desk, told) = desk(going_on, 10);
             let (let_go, gate) = mpsc::channel::<()>();
             let late = {
@@ -306,7 +314,7 @@ mod tests {
 
     #[test]
     fn nobody_looks_while_nobody_works() {
-        let (relief, desk, _told) = desk(GoingOn::Moment, u32::MAX);
+        let (relief, desk, _told) = desk(Takeover::Moment, u32::MAX);
         desk.work(1, || ());
         let begun = std::time::Instant::now();
         while relief.looks.load(SeqCst) {

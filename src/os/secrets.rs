@@ -49,7 +49,7 @@ impl fmt::Debug for Secret {
 
 /// What can be told of a secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct SecretInfo {
     /// Its name.
     pub name: Name,
     /// When it was last set.
@@ -151,9 +151,9 @@ impl Vault {
     }
 
     /// The names of all.
-    pub fn list(&self) -> io::Result<Vec<Kept>> {
+    pub fn list(&self) -> io::Result<Vec<SecretInfo>> {
         let secrets = self.read()?.secrets.into_iter();
-        Ok(secrets.map(|(name, sealed)| Kept { name, updated: sealed.updated }).collect())
+        Ok(secrets.map(|(name, sealed)| SecretInfo { name, updated: sealed.updated }).collect())
     }
 
     fn lock(&self) -> io::Result<files::Lock> {

@@ -40,7 +40,7 @@ pub(super) fn interrupt(thread: Pid) {
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum SignalAction {
     /// SIGINT: Ctrl-C.
     Interrupt,
     /// SIGTERM.
@@ -51,14 +51,14 @@ pub enum Heard {
     Quit,
 }
 
-impl Heard {
+impl SignalAction {
     /// The signal's number.
     pub fn number(self) -> i32 {
         match self {
-            Heard::Interrupt => 2,
-            Heard::Terminate => 15,
-            Heard::HangUp => 1,
-            Heard::Quit => 3,
+            SignalAction::Interrupt => 2,
+            SignalAction::Terminate => 15,
+            SignalAction::HangUp => 1,
+            SignalAction::Quit => 3,
         }
     }
 }
@@ -85,7 +85,7 @@ impl Signals {
     }
 
     /// The next one.
-    pub async fn next(&mut self) -> Heard {
+    pub async fn next(&mut self) -> SignalAction {
         let hang_up = async {
             match &mut self.hang_up {
                 Some(signal) => signal.recv().await,
@@ -93,10 +93,10 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => Heard::Interrupt,
-            _ = self.terminate.recv() => Heard::Terminate,
-            _ = self.quit.recv() => Heard::Quit,
-            _ = hang_up => Heard::HangUp,
+            _ = self.interrupt.recv() => SignalAction::Interrupt,
+            _ = self.terminate.recv() => SignalAction::Terminate,
+            _ = self.quit.recv() => SignalAction::Quit,
+            _ = hang_up => SignalAction::HangUp,
         }
     }
 }

@@ -98,23 +98,23 @@ pub(super) fn descriptors_left() -> u64 {
 }
 
 /// A child's stack, and where it leaves word.
-struct Room {
+struct ChildStack {
     stack: *mut c_void,
     report: *mut Report,
 }
 
 // SAFETY: the two mappings belong to this value alone, and it is used by one thread at a time.
-unsafe impl Send for Room {}
+unsafe impl Send for ChildStack {}
 
-impl Room {
-    fn new() -> io::Result<Room> {
+impl ChildStack {
+    fn new() -> io::Result<ChildStack> {
         let stack = map(STACK, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK)?;
         let report = map(size_of::<Report>(), libc::MAP_SHARED | libc::MAP_ANONYMOUS)?.cast::<Report>();
-        Ok(Room { stack, report })
+        Ok(ChildStack { stack, report })
     }
 }
 
-impl Drop for Room {
+impl Drop for ChildStack {
     fn drop(&mut self) {
         // SAFETY: both mappings are ours, of these sizes, and no child uses them any more.
         unsafe {
@@ -136,7 +136,7 @@ pub(super) struct Ties {
 /// What one thread needs to make processes.
 pub(super) struct Spawner {
     /// Of children that have executed.
-    rooms: Vec<Room>,
+    rooms: Vec<ChildStack>,
     null: OwnedFd,
     /// Low descriptors that the child's ends of the pipes are moved to, so that the child
     /// keeps a short table: its output, and what its start closes.
@@ -160,7 +160,7 @@ pub(super) struct Begun {
     stdout: OwnedFd,
     stderr: OwnedFd,
     placed: Placed,
-    room: Room,
+    room: ChildStack,
     /// What it reads until then.
     _program: Program,
     _plan: Box<ChildPlan>,
@@ -338,10 +338,10 @@ impl Spawner {
         self.rooms.clear();
     }
 
-    fn room(&mut self) -> Result<Room, Failed> {
+    fn room(&mut self) -> Result<ChildStack, Failed> {
         match self.rooms.pop() {
             Some(room) => Ok(room),
-            None => Room::new().map_err(|_| Failed { stage: SpawnStage::Fork, errno: Errno::ENOMEM }),
+            None => ChildStack::new().map_err(|_| Failed { stage: SpawnStage::Fork, errno: Errno::ENOMEM }),
         }
     }
 
@@ -359,7 +359,7 @@ impl Spawner {
         [out, err]: [c_int; 2],
         status: Option<c_int>,
         mark: u64,
-        room: &Room,
+        room: &ChildStack,
     ) -> ChildPlan {
         let status = status.unwrap_or(-1);
         ChildPlan {
@@ -436,7 +436,7 @@ impl Spawner {
     fn clone_child(
         &mut self,
         plan: &ChildPlan,
-        room: &Room,
+        room: &ChildStack,
         cgroup: Option<BorrowedFd<'_>>,
         flags: c_int,
     ) -> Result<(u32, OwnedFd), Trouble> {

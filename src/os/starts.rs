@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::native::Prepared;
-use super::{News, SpawnOrder};
+use super::{HostEvent, SpawnOrder};
 use crate::model::{SpawnFailure, SpawnStage};
 
 /// One that is to be carried out.
@@ -138,7 +138,7 @@ fn refuse(start: Start) {
         message: "the threads that make processes are gone".to_owned(),
     };
     match start {
-        Start::New(order) => (order.news)(News::SpawnFailed { key: order.key, failure }),
+        Start::New(order) => (order.news)(HostEvent::SpawnFailed { key: order.key, failure }),
         Start::Prepared(prepared) => prepared.fail(failure),
     }
 }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
     use crate::model::EnvSpec;
     use crate::os::secrets::Vault;
-    use crate::os::{Output, ProcessKey, env};
+    use crate::os::{OutputTarget, ProcessKey, env};
 
     fn order(key: u64, news: &mpsc::Sender<u64>) -> SpawnOrder {
         let news = news.clone();
@@ -158,19 +158,19 @@ mod tests {
             key: ProcessKey(key),
             argv: vec!["true".to_owned()],
             dir: "/".into(),
-            env: env::Recipe {
+            env: env::EnvRecipe {
                 inherited: Arc::default(),
-                of: env::Of::Task(EnvSpec::default(), None),
+                of: env::EnvFor::Task(EnvSpec::default(), None),
                 given: Vec::new(),
                 vault: Arc::new(Vault::at("/nowhere".into())),
             },
             input: None,
             extra: None,
-            output: Output::Capture(0),
+            output: OutputTarget::Capture(0),
             owner: None,
             keep: None,
             news: Arc::new(move |heard| {
-                if let News::SpawnFailed { key, .. } = heard {
+                if let HostEvent::SpawnFailed { key, .. } = heard {
                     news.send(key.0).unwrap();
                 }
             }),

@@ -21,21 +21,23 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::cgroup::Cgroups;
-use super::log::{self, Keep, Logs, Loss, Poured, Took};
+use super::log::{self, LogConfig, Logs, LostOutput, PipeRead, WriteResult};
 use super::pidfd::has_ended;
-use super::relief::{Desk, GoingOn, Relief};
+use super::relief::{BlockingCall, StallMonitor, Takeover};
 use super::signals::ChildDeaths;
-use super::{News, NewsSink, Output, OutputSink, ProcessKey, STUCK, SourceId, Stream, pidfd, proc};
+use super::{
+    HostEvent, HostEventSink, OutputSink, OutputTarget, ProcessKey, STUCK, SourceId, Stream, pidfd, proc,
+};
 use crate::model::{Exit, ResourceUsage};
 
-use homes::{HOUSING_MILLIS, Home, Housing};
+use homes::{HOUSING_MILLIS, Housing, Membership};
 use hung::{Loan, Remainder, Stuck};
 use index::Index;
-pub(super) use kept::{About, Above};
+pub(super) use kept::{About, KeeperLink};
 use lines::take;
-pub(super) use orders::{Expected, Leave, Line, Marks, Order, Watched};
+pub(super) use orders::{Expected, Leave, Marks, WatchOrder, Watched, WatcherHandle};
 pub(super) use reclaim::{Reclaimed, reclaim, reclaim_marked};
-use sight::Sight;
+use sight::KnownMembers;
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
 const PIECE: usize = 64 * 1024;
@@ -58,23 +60,23 @@ pub(super) fn start(
     reap_all: bool,
     cgroups: Option<Arc<Cgroups>>,
     logs: Arc<Logs>,
-    above: Option<Above>,
-    relief: &Arc<Relief>,
-) -> std::io::Result<Line> {
+    above: Option<KeeperLink>,
+    relief: &Arc<StallMonitor>,
+) -> std::io::Result<WatcherHandle> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
     epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Token::Wake.pack()))?;
     if let Some(above) = &above {
         epoll.add(above.socket(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Keeper.pack()))?;
     }
-    let children = proc::Children::of(above.as_ref().map_or(std::process::id(), Above::pid));
+    let children = proc::Children::of(above.as_ref().map_or(std::process::id(), KeeperLink::pid));
     let deaths = if above.is_none() { Some(ChildDeaths::listen()?) } else { None };
     if let Some(deaths) = &deaths {
         epoll.add(deaths.wake(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Children.pack()))?;
     }
-    let line = Line::new(wake);
+    let line = WatcherHandle::new(wake);
     // So short that nobody notices, and longer than a disk takes that is only busy.
-    let desk = Desk::new(relief, 2, GoingOn::Lasting, Watcher::relieve);
+    let desk = BlockingCall::new(relief, 2, Takeover::Lasting, Watcher::relieve);
     let watcher = Box::new(Watcher {
         line: line.clone(),
         epoll,
@@ -96,7 +98,7 @@ pub(super) fn start(
         left: VecDeque::new(),
         homeless: Vec::new(),
         housing: Housing::Rests(Instant::now()),
-        blind: HashSet::new(),
+        needs_rescan: HashSet::new(),
         die_with: None,
         ending_strays: Vec::new(),
         strays_since: Instant::now(),
@@ -107,7 +109,7 @@ pub(super) fn start(
         succession_tried: None,
         children,
         deaths,
-        deaf_until: None,
+        sigchld_debounce_until: None,
     });
     std::thread::Builder::new().name("regrow-watch".into()).stack_size(256 * 1024).spawn(|| watcher.run())?;
     Ok(line)
@@ -181,16 +183,16 @@ struct Process {
     pidfd: OwnedFd,
     since: Instant,
     pipes: [Option<Pipe>; 2],
-    output: Output,
+    output: OutputTarget,
     captured: Vec<u8>,
     usage: Option<ResourceUsage>,
     marks: Marks,
-    home: Home,
-    sight: Sight,
+    home: Membership,
+    sight: KnownMembers,
     /// What the keeper says of it to a later daemon.
     about: Option<String>,
     parent: Parent,
-    news: NewsSink,
+    news: HostEventSink,
     /// The leader's end, once reaped.
     exit: Option<Exit>,
     /// Whether that end was told.
@@ -213,21 +215,21 @@ struct Killing {
 const FORKS_AWAY: Duration = Duration::from_secs(1);
 
 struct Watcher {
-    line: Line,
+    line: WatcherHandle,
     epoll: Epoll,
     sink: Arc<dyn OutputSink>,
     reap_all: bool,
     cgroups: Option<Arc<Cgroups>>,
     logs: Arc<Logs>,
     /// The keeper, where there is one.
-    above: Option<Above>,
+    above: Option<KeeperLink>,
     processes: HashMap<u64, Process>,
     /// Whose leader or remnant ended in this round.
     dead: Vec<u64>,
     /// Empty while it is needed, and after another has gone on with it.
     buffer: Vec<u8>,
     /// Where all of this is left while something is done that may last ([`hung`]).
-    desk: Arc<Desk<Box<Watcher>>>,
+    desk: Arc<BlockingCall<Box<Watcher>>>,
     /// The thread that this runs on.
     thread: nix::unistd::Pid,
     /// Counts what may last.
@@ -239,7 +241,7 @@ struct Watcher {
     /// Whose output waits for a disk.
     stuck: HashMap<SourceId, Stuck>,
     /// Sources that are to be kept in other files, or by other rules.
-    changes: VecDeque<(SourceId, Keep)>,
+    changes: VecDeque<(SourceId, LogConfig)>,
     /// What dead processes have left in their pipes, which waited for a disk.
     left: VecDeque<Remainder>,
     /// Trees that were made without a cgroup.
@@ -247,7 +249,7 @@ struct Watcher {
     housing: Housing,
     /// Trees with processes that could not be pinned for want of descriptors, or that live and
     /// were not seen: to be looked at again.
-    blind: HashSet<u64>,
+    needs_rescan: HashSet<u64>,
     die_with: Option<OwnedFd>,
     ending_strays: Vec<Box<dyn FnOnce() + Send>>,
     /// Since when nothing more of them has ended, and how many there were.
@@ -265,15 +267,15 @@ struct Watcher {
     /// Tells when one of them may have died; a keeper tells of its own.
     deaths: Option<ChildDeaths>,
     /// What is not heard until then is looked for then.
-    deaf_until: Option<Instant>,
+    sigchld_debounce_until: Option<Instant>,
 }
 
 impl Process {
     /// What it prints goes to the files of this one.
     fn source(&self) -> Option<SourceId> {
         match self.output {
-            Output::Lines(source, _) | Output::Beside(source) => Some(source),
-            Output::Capture(_) | Output::Collect(_) => None,
+            OutputTarget::Lines(source, _) | OutputTarget::Beside(source) => Some(source),
+            OutputTarget::Capture(_) | OutputTarget::Collect(_) => None,
         }
     }
 }
@@ -296,8 +298,8 @@ impl Watcher {
         loop {
             // Strays that are being ended may be children of each other, whose end only
             // their parent is told: look again soon while that goes on, and only then.
-            let again = self.deaf_until.is_some() || self.succession_tried.is_some();
-            let timeout = match (self.ending_strays.is_empty(), self.blind.is_empty()) {
+            let again = self.sigchld_debounce_until.is_some() || self.succession_tried.is_some();
+            let timeout = match (self.ending_strays.is_empty(), self.needs_rescan.is_empty()) {
                 // Another was at it, and has not come to its end.
                 _ if self.is_in_the_middle() => EpollTimeout::ZERO,
                 (true, true) if !again && !self.stuck.is_empty() => EpollTimeout::from(STUCK_MILLIS),
@@ -333,7 +335,7 @@ impl Watcher {
             self.hear_again();
             self.try_succession_again();
             self = self.make_changes()?;
-            self.dead.extend(self.blind.drain());
+            self.dead.extend(self.needs_rescan.drain());
             self = self.tell_deaths()?;
             self = self.look_after_what_waits()?;
             self.house();
@@ -346,16 +348,16 @@ impl Watcher {
     fn child_died(&mut self) {
         if let Some(deaths) = &self.deaths {
             deaths.woke();
-            self.deaf_until = Some(Instant::now() + Duration::from_millis(DEAF_MILLIS.into()));
+            self.sigchld_debounce_until = Some(Instant::now() + Duration::from_millis(DEAF_MILLIS.into()));
             self.adopt();
         }
     }
 
     fn hear_again(&mut self) {
         if let Some(deaths) = &self.deaths
-            && self.deaf_until.is_some_and(|until| until <= Instant::now())
+            && self.sigchld_debounce_until.is_some_and(|until| until <= Instant::now())
         {
-            self.deaf_until = None;
+            self.sigchld_debounce_until = None;
             deaths.hear_again();
             self.adopt();
         }
@@ -365,35 +367,35 @@ impl Watcher {
     fn take_orders(&mut self) -> bool {
         for order in self.line.take() {
             match order {
-                Order::Watch(watched) => self.watch(*watched),
-                Order::Signal(key, signal) => {
+                WatchOrder::Watch(watched) => self.watch(*watched),
+                WatchOrder::Signal(key, signal) => {
                     self.signal_tree(key.0, signal);
                     self.signal_found(key.0, nix::libc::SIGCONT);
                 }
-                Order::Pause(key) => self.pause_tree(key.0),
-                Order::Resume(key) => self.signal_tree(key.0, nix::libc::SIGCONT),
-                Order::Kill(key) => self.kill_tree(key.0),
-                Order::DieWith(fd) => {
+                WatchOrder::Pause(key) => self.pause_tree(key.0),
+                WatchOrder::Resume(key) => self.signal_tree(key.0, nix::libc::SIGCONT),
+                WatchOrder::Kill(key) => self.kill_tree(key.0),
+                WatchOrder::DieWith(fd) => {
                     let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::DieWith.pack());
                     if self.epoll.add(&fd, event).is_ok() {
                         self.die_with = Some(fd);
                     }
                 }
-                Order::EndStrays(done) => {
+                WatchOrder::EndStrays(done) => {
                     self.strays_since = Instant::now();
                     self.ending_strays.push(done);
                 }
-                Order::Expect(expected) => self.expect(*expected),
-                Order::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
-                Order::Settle(key) => self.settled(key.0),
-                Order::Keep(source, keep) => self.changes.push_back((source, keep)),
-                Order::LookAround => self.look_around(),
-                Order::Housed(keys) => self.housed(&keys),
-                Order::Late(loan, late) => self.is_late(loan, *late),
-                Order::Forget(source) => self.logs.close(source),
-                Order::Hold(name, text, fd) => self.hold(name, text, fd),
-                Order::Leave(leave) => self.leave(leave),
-                Order::Quit => return false,
+                WatchOrder::Expect(expected) => self.expect(*expected),
+                WatchOrder::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
+                WatchOrder::Settle(key) => self.settled(key.0),
+                WatchOrder::Keep(source, keep) => self.changes.push_back((source, keep)),
+                WatchOrder::LookAround => self.look_around(),
+                WatchOrder::Housed(keys) => self.housed(&keys),
+                WatchOrder::Late(loan, late) => self.is_late(loan, *late),
+                WatchOrder::Forget(source) => self.logs.close(source),
+                WatchOrder::Hold(name, text, fd) => self.hold(name, text, fd),
+                WatchOrder::Leave(leave) => self.leave(leave),
+                WatchOrder::Quit => return false,
             }
         }
         true
@@ -404,7 +406,7 @@ impl Watcher {
         self.look_after(watched, None, Parent::Ours);
         // Told from here, so that no signal can come before the process is known and no exit
         // before its start.
-        tell(News::Spawned { key, pid, life: None });
+        tell(HostEvent::Spawned { key, pid, life: None });
     }
 
     fn look_after(&mut self, watched: Watched, about: Option<String>, parent: Parent) {
@@ -426,9 +428,9 @@ impl Watcher {
             }
         }
         self.leaders.insert(pid, key);
-        let home = cgroups.map_or(Home::None, Home::Born);
+        let home = cgroups.map_or(Membership::None, Membership::Born);
         // A command is over before it would have one.
-        if let Output::Lines(..) = &output {
+        if let OutputTarget::Lines(..) = &output {
             self.one_came(key, &home);
         }
         self.processes.insert(
@@ -443,7 +445,7 @@ impl Watcher {
                 usage: None,
                 marks,
                 home,
-                sight: Sight::default(),
+                sight: KnownMembers::default(),
                 about,
                 parent,
                 news,
@@ -532,7 +534,7 @@ impl Watcher {
                 if known || !self.needs_marks(key) {
                     self.settle(key);
                 } else {
-                    self.blind.insert(key);
+                    self.needs_rescan.insert(key);
                     self.tell_if_it_forks_away(key);
                 }
             }
@@ -549,7 +551,10 @@ impl Watcher {
             && killing.since.elapsed() >= FORKS_AWAY
             && !std::mem::replace(&mut killing.told, true)
         {
-            (process.news)(News::ForksAway { key: ProcessKey(key), left: process.remnants.len().max(1) });
+            (process.news)(HostEvent::ForksAway {
+                key: ProcessKey(key),
+                left: process.remnants.len().max(1),
+            });
         }
     }
 
@@ -566,9 +571,9 @@ impl Watcher {
         let news = Arc::clone(&process.news);
         let id = ProcessKey(key);
         if empty && process.sight.lost() > 0 {
-            news(News::LostSight { key: id, of: process.sight.lost() });
+            news(HostEvent::LostSight { key: id, of: process.sight.lost() });
         }
-        if let (true, Output::Lines(source, _)) = (empty, &process.output)
+        if let (true, OutputTarget::Lines(source, _)) = (empty, &process.output)
             && !self.stuck.contains_key(source)
         {
             self.logs.rest(*source);
@@ -580,13 +585,13 @@ impl Watcher {
             if empty {
                 self.forget(key);
             }
-            news(News::Exited { key: id, exit, remains: !empty, captured, usage, lasted });
+            news(HostEvent::Exited { key: id, exit, remains: !empty, captured, usage, lasted });
             if !empty && killing {
                 self.kill_tree(key);
             }
         } else if empty {
             self.forget(key);
-            news(News::TreeGone { key: id });
+            news(HostEvent::TreeGone { key: id });
         } else if process.killing.is_some() {
             self.tell_if_it_forks_away(key);
             self.kill_tree(key);
@@ -595,7 +600,8 @@ impl Watcher {
 
     /// Whose own output a source is.
     fn printer(&self, source: SourceId) -> Option<u64> {
-        let of_it = |process: &Process| matches!(&process.output, Output::Lines(of, _) if *of == source);
+        let of_it =
+            |process: &Process| matches!(&process.output, OutputTarget::Lines(of, _) if *of == source);
         self.processes.iter().filter(|(_, process)| of_it(process)).map(|(key, _)| *key).max()
     }
 

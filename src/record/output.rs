@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::model::InstanceId;
-use crate::os::log::{self, Keep, Reach};
-use crate::os::{OutputSink, SourceId, Sources, Stream};
+use crate::os::log::{self, LogConfig, LogRange};
+use crate::os::{OutputSink, SourceId, SourceNames, Stream};
 
 /// Bytes kept of each instance's output.
 pub const KEPT: usize = 256 * 1024;
@@ -93,7 +93,7 @@ struct Ring {
     /// It goes to this process's own output, too.
     inherits: bool,
     /// Where all of it is kept.
-    keep: Option<Keep>,
+    keep: Option<LogConfig>,
     earlier: Earlier,
 }
 
@@ -125,7 +125,7 @@ impl Source {
         for stream in [Stream::Out, Stream::Err] {
             // Without them there is nothing to recall.
             let (whole, _) =
-                whole_lines(log::last_of(&keep, stream, RECALLED, Reach::Plain).unwrap_or_default().parts);
+                whole_lines(log::last_of(&keep, stream, RECALLED, LogRange::Plain).unwrap_or_default().parts);
             past.extend(whole.into_iter().map(|part| old_chunk(source, &self.name, stream, part)));
         }
         past.sort_by_key(|chunk| chunk.at);
@@ -212,7 +212,7 @@ impl OutputHub {
         let keep = lock(&of.ring).keep.clone()?;
         let (mut chunks, mut all) = (Vec::new(), true);
         for stream in [Stream::Out, Stream::Err] {
-            let (mut most, mut reach) = (FIRST_READ, Reach::Plain);
+            let (mut most, mut reach) = (FIRST_READ, LogRange::Plain);
             let parts = loop {
                 let log::Tail { parts, complete } =
                     log::last_of(&keep, stream, most, reach).unwrap_or_default();
@@ -221,15 +221,15 @@ impl OutputHub {
                 let ends = |part: &log::Part| part.bytes.iter().filter(|byte| **byte == b'\n').count();
                 // The first may be half of one.
                 let enough = || parts.iter().map(ends).sum::<usize>() > lines;
-                if complete || enough() || (most >= READ && reach == Reach::All) {
+                if complete || enough() || (most >= READ && reach == LogRange::All) {
                     all &= complete || enough();
                     break parts;
                 }
                 // A compressed one is read as a whole each time: once, then.
                 let bytes: u64 = parts.iter().map(|part| part.bytes.len() as u64).sum();
                 (most, reach) = match reach {
-                    Reach::Plain if bytes >= most / 2 && most < READ => ((most * 8).min(READ), reach),
-                    Reach::Plain | Reach::All => (READ, Reach::All),
+                    LogRange::Plain if bytes >= most / 2 && most < READ => ((most * 8).min(READ), reach),
+                    LogRange::Plain | LogRange::All => (READ, LogRange::All),
                 };
             };
             chunks.extend(parts.into_iter().map(|part| old_chunk(source, &of.name, stream, part)));
@@ -279,7 +279,7 @@ impl OutputHub {
     }
 }
 
-impl Sources for OutputHub {
+impl SourceNames for OutputHub {
     fn source(&self, instance: &InstanceId) -> SourceId {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(source) = index.names.get(instance) {
@@ -295,7 +295,7 @@ impl Sources for OutputHub {
         source
     }
 
-    fn kept_in(&self, source: SourceId, keep: Keep) {
+    fn kept_in(&self, source: SourceId, keep: LogConfig) {
         self.moves(source, &keep);
     }
 
@@ -321,7 +321,7 @@ impl OutputSink for OutputHub {
         }
     }
 
-    fn moves(&self, source: SourceId, keep: &Keep) {
+    fn moves(&self, source: SourceId, keep: &LogConfig) {
         if let Some(of) = self.index().rings.get(&source) {
             let mut ring = lock(&of.ring);
             if ring.keep.replace(keep.clone()).is_none() {
@@ -452,8 +452,8 @@ mod tests {
     #[tokio::test]
     async fn what_was_printed_in_an_earlier_life_comes_first_and_once() {
         let folder = tempfile::tempdir().unwrap();
-        let place = log::Place::Streams(folder.path().join("web"));
-        let keep = Keep {
+        let place = log::LogPaths::Streams(folder.path().join("web"));
+        let keep = LogConfig {
             otherwise: None,
             access: log::FileAccess::default(),
             place,

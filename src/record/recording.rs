@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::decide::world::{Step, StepSink};
+use crate::decide::simulation::{Step, StepSink};
 use crate::model::{Event, Plan};
 
 /// The format that is written. Formats 1 to this one can be read.
@@ -19,7 +19,7 @@ pub const FORMAT: u32 = 1;
 
 /// The first line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Head {
+pub struct RecordingHeader {
     /// The format.
     pub regrow_recording: u32,
     /// Of which version of regrow.
@@ -31,7 +31,7 @@ pub struct Head {
 /// Each line after it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Line {
+pub enum RecordingLine {
     /// A machine was told something.
     Step(Step),
     /// It was written down.
@@ -57,7 +57,7 @@ impl<W: Write + Send> Recorder<W> {
     /// Into any writer.
     pub fn new(mut out: W, plan: &Plan) -> io::Result<Recorder<W>> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let head = Head { regrow_recording: FORMAT, version, plan: plan.clone() };
+        let head = RecordingHeader { regrow_recording: FORMAT, version, plan: plan.clone() };
         out.write_all(&line(&head)?)?;
         Ok(Recorder { out: Some(out) })
     }
@@ -122,16 +122,16 @@ impl std::fmt::Display for ReadError {
 impl std::error::Error for ReadError {}
 
 /// A recording that is read.
-pub struct Reading {
+pub struct RecordingReader {
     /// Its head.
-    pub head: Head,
+    pub head: RecordingHeader,
     lines: io::Lines<BufReader<File>>,
     number: usize,
 }
 
-impl Reading {
+impl RecordingReader {
     /// Opens one and reads its head.
-    pub fn open(path: &Path) -> Result<Reading, ReadError> {
+    pub fn open(path: &Path) -> Result<RecordingReader, ReadError> {
         let mut lines = BufReader::new(File::open(path).map_err(ReadError::Io)?).lines();
         let first = lines.next().transpose().map_err(ReadError::Io)?.unwrap_or_default();
         let format = serde_json::from_str::<serde_json::Value>(&first)
@@ -145,12 +145,12 @@ impl Reading {
         }
         let head = serde_json::from_str(&first)
             .map_err(|error| ReadError::NotOurs(format!("the head of the recording is damaged: {error}")))?;
-        Ok(Reading { head, lines, number: 1 })
+        Ok(RecordingReader { head, lines, number: 1 })
     }
 
     /// The next line with its number; a line that was cut short when the run was killed is
     /// the end.
-    pub fn next_line(&mut self) -> Result<Option<(usize, Line)>, ReadError> {
+    pub fn next_line(&mut self) -> Result<Option<(usize, RecordingLine)>, ReadError> {
         let Some(text) = self.lines.next().transpose().map_err(ReadError::Io)? else {
             return Ok(None);
         };

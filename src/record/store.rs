@@ -13,17 +13,17 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OpenFlags, params};
 
-use crate::decide::goals::HeldGoals;
-use crate::decide::history::Closed;
+use crate::decide::goals::ManualGoals;
+use crate::decide::history::ClosedPoint;
 use crate::decide::ledger::{KeptResult, KeptTask, Ledger, Memory};
-use crate::decide::status::Board;
+use crate::decide::tree_state::TreeState;
 use crate::model::event::StartCause;
 use crate::model::history::HistoryPoint;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, State};
 use crate::os::files;
 
 use schema::millis;
-use writer::{Database, GaveUp, Told, Writer};
+use writer::{Database, GaveUp, StoreCommand, Writer};
 
 mod schema;
 mod writer;
@@ -57,7 +57,7 @@ pub struct Store {
 
 struct Inner {
     path: PathBuf,
-    writer: mpsc::Sender<Told>,
+    writer: mpsc::Sender<StoreCommand>,
     waiting: Arc<AtomicU64>,
     lost: AtomicU64,
     well: Arc<AtomicBool>,
@@ -67,7 +67,7 @@ struct Inner {
 /// What is wished by hand, and who else holds it.
 #[derive(Default)]
 struct Goals {
-    held: HeldGoals,
+    held: ManualGoals,
     hold: Option<Box<dyn Fn(String) + Send + Sync>>,
 }
 
@@ -124,11 +124,11 @@ impl Store {
 
     /// Writes down what there is: every service, whose environment is left out.
     pub fn register(&self, plan: &Plan) {
-        self.tell(Told::Plan(plan.services.clone()));
+        self.tell(StoreCommand::Plan(plan.services.clone()));
     }
 
     /// Goals are told of apart from the events: few of them change, and they are to outlive the store.
-    fn note_goals(&self, event: &Event, board: &Board) {
+    fn note_goals(&self, event: &Event, tree_state: &TreeState) {
         let mut goals = self.inner.goals.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = match &event.fact {
             Fact::TakenOver { .. }
@@ -137,14 +137,15 @@ impl Store {
             | Fact::Removed { .. }
             | Fact::Reconfigured { .. }
             | Fact::Scaled { .. } => {
-                let now = HeldGoals::of(board);
+                let now = ManualGoals::of(tree_state);
                 let changed = now.goals != goals.held.goals;
                 goals.held = now;
                 changed
             }
-            fact => {
-                fact.instance().and_then(|id| board.entry(id)).is_some_and(|entry| goals.held.note(entry))
-            }
+            fact => fact
+                .instance()
+                .and_then(|id| tree_state.entry(id))
+                .is_some_and(|entry| goals.held.note(entry)),
         };
         // From the first on: what was held before is another supervisor's.
         if changed || matches!(event.fact, Fact::SupervisorStarted { .. }) {
@@ -153,18 +154,23 @@ impl Store {
             if let Some(hold) = &goals.hold {
                 hold(text.clone());
             }
-            self.tell(Told::Goals(text));
+            self.tell(StoreCommand::Goals(text));
         }
     }
 
-    fn tell(&self, told: Told) {
+    fn tell(&self, told: StoreCommand) {
         // The writer lives as long as this does.
         self.inner.waiting.fetch_add(1, Ordering::Relaxed);
         let _ = self.inner.writer.send(told);
     }
 
     /// Events that are kept after a number, oldest first: the last so many of those that are wanted.
-    pub fn last_events(&self, after: u64, wanted: &Wanted, most: usize) -> Result<Vec<Event>, StoreError> {
+    pub fn last_events(
+        &self,
+        after: u64,
+        wanted: &EventFilter,
+        most: usize,
+    ) -> Result<Vec<Event>, StoreError> {
         let (mut events, _) = self.events(after, u64::MAX, wanted, most, "DESC")?;
         events.reverse();
         Ok(events)
@@ -175,7 +181,7 @@ impl Store {
         &self,
         after: u64,
         before: u64,
-        wanted: &Wanted,
+        wanted: &EventFilter,
         most: usize,
     ) -> Result<(Vec<Event>, bool), StoreError> {
         let (events, rows) = self.events(after, before, wanted, most, "ASC")?;
@@ -186,7 +192,7 @@ impl Store {
         &self,
         after: u64,
         before: u64,
-        wanted: &Wanted,
+        wanted: &EventFilter,
         most: usize,
         order: &str,
     ) -> Result<(Vec<Event>, usize), StoreError> {
@@ -220,7 +226,7 @@ impl Store {
 
     /// Writes down who did, or was not let do, what.
     pub fn audit(&self, entry: AuditEntry) {
-        self.tell(Told::Audit(entry));
+        self.tell(StoreCommand::Audit(entry));
     }
 
     /// The last so many entries of the audit trail, oldest first.
@@ -248,25 +254,25 @@ impl Store {
     /// Keeps the answer to a command that had a key.
     pub fn keep_answer(&self, who: &str, key: &str, asked: &str, status: u16, body: String) {
         let (who, key, asked) = (who.to_owned(), key.to_owned(), asked.to_owned());
-        self.tell(Told::Answer(KeptAnswer { who, key, asked, status, body }));
+        self.tell(StoreCommand::Answer(StoredAnswer { who, key, asked, status, body }));
     }
 
     /// Keeps a change of the tree that no manifest has: the next supervisor is to make it, too.
     /// Returns its number.
-    pub fn keep_change(&self, change: &ByHand) -> i64 {
+    pub fn keep_change(&self, change: &ManualChange) -> i64 {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let number = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
-        self.tell(Told::ByHand(number, serde_json::to_string(change).unwrap_or_default()));
+        self.tell(StoreCommand::ByHand(number, serde_json::to_string(change).unwrap_or_default()));
         number
     }
 
     /// That change was not made; `None`: what the manifests say counts from now on.
     pub fn forget_change(&self, number: Option<i64>) {
-        self.tell(Told::NotByHand(number));
+        self.tell(StoreCommand::NotByHand(number));
     }
 
     /// The changes by hand, in their order.
-    pub fn changes(&self) -> Result<Vec<ByHand>, StoreError> {
+    pub fn changes(&self) -> Result<Vec<ManualChange>, StoreError> {
         let connection = self.reader()?;
         let mut statement = connection.prepare("SELECT change FROM by_hand ORDER BY id")?;
         let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
@@ -275,13 +281,13 @@ impl Store {
     }
 
     /// The answer that a command of somebody's with this key got.
-    pub fn answer(&self, who: &str, key: &str) -> Result<Option<KeptAnswer>, StoreError> {
+    pub fn answer(&self, who: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
         let connection = self.reader()?;
         let mut statement =
             connection.prepare("SELECT asked, status, body FROM answers WHERE who = ?1 AND key = ?2")?;
         let mut rows = statement.query_map(params![who, key], |row| {
             let (who, key) = (who.to_owned(), key.to_owned());
-            Ok(KeptAnswer { who, key, asked: row.get(0)?, status: row.get(1)?, body: row.get(2)? })
+            Ok(StoredAnswer { who, key, asked: row.get(0)?, status: row.get(1)?, body: row.get(2)? })
         })?;
         Ok(rows.next().transpose()?)
     }
@@ -292,7 +298,7 @@ impl Store {
         who: &str,
         since: Option<SystemTime>,
         key: &str,
-    ) -> Result<Option<TakenCommand>, StoreError> {
+    ) -> Result<Option<AcceptedCommand>, StoreError> {
         let connection = self.reader()?;
         let mut statement = connection.prepare(
             "SELECT seq, command FROM commands WHERE key = ?2 AND who = ?1 AND accepted = 1 AND at >= ?3 \
@@ -301,7 +307,7 @@ impl Store {
         let oldest = SystemTime::now().checked_sub(ANSWERS).map_or(0, millis);
         let since = since.map_or(oldest, |since| millis(since).max(oldest));
         let mut rows = statement.query_map(params![who, key, since], |row| {
-            Ok(TakenCommand { seq: row.get::<_, i64>(0)?.cast_unsigned(), command: row.get(1)? })
+            Ok(AcceptedCommand { seq: row.get::<_, i64>(0)?.cast_unsigned(), command: row.get(1)? })
         })?;
         Ok(rows.next().transpose()?)
     }
@@ -347,7 +353,7 @@ impl Store {
     }
 
     /// What was measured in the last so long, oldest first.
-    fn measured(&self, within: Duration, each: &mut dyn FnMut(Closed)) -> Result<(), StoreError> {
+    fn measured(&self, within: Duration, each: &mut dyn FnMut(ClosedPoint)) -> Result<(), StoreError> {
         let connection = self.reader()?;
         let mut statement = connection
             .prepare("SELECT at, instance, samples, levels FROM resources WHERE at >= ?1 ORDER BY at")?;
@@ -370,7 +376,7 @@ impl Store {
     }
 
     /// The processes that an instance has had, newest first.
-    pub fn incarnations(&self, instance: &str, most: usize) -> Result<Vec<Lived>, StoreError> {
+    pub fn incarnations(&self, instance: &str, most: usize) -> Result<Vec<IncarnationRecord>, StoreError> {
         let connection = self.reader()?;
         let mut statement = connection.prepare(
             "SELECT number, pid, cause, started_at, ended_at, exit, uptime_s FROM incarnations \
@@ -378,7 +384,7 @@ impl Store {
         )?;
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = statement.query_map(params![instance, most], |row| {
-            Ok(Lived {
+            Ok(IncarnationRecord {
                 incarnation: row.get::<_, i64>(0)?.cast_unsigned(),
                 pid: row.get(1)?,
                 cause: row.get(2)?,
@@ -403,7 +409,7 @@ impl Store {
 /// A change of the tree by a command, which no manifest of the folder has.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ByHand {
+pub enum ManualChange {
     /// What a manifest says was added.
     Added {
         /// Its text.
@@ -424,7 +430,7 @@ pub enum ByHand {
 
 /// Which events are wanted.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Wanted {
+pub struct EventFilter {
     /// Not older than this.
     pub since: Option<SystemTime>,
     /// About these instances; `None`: all, and those about none.
@@ -433,7 +439,7 @@ pub struct Wanted {
     pub states: Vec<State>,
 }
 
-impl Wanted {
+impl EventFilter {
     /// Whether an event is one of them.
     pub fn fits(&self, event: &Event) -> bool {
         self.since.is_none_or(|at| event.at >= at)
@@ -471,7 +477,7 @@ const ANSWERS: Duration = Duration::from_secs(24 * 3600);
 
 /// A command that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TakenCommand {
+pub struct AcceptedCommand {
     /// The number of the event that tells so.
     pub seq: u64,
     /// It, as JSON.
@@ -480,7 +486,7 @@ pub struct TakenCommand {
 
 /// What a command with an `Idempotency-Key` was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptAnswer {
+pub struct StoredAnswer {
     /// Whose it was.
     pub who: String,
     /// The key.
@@ -496,7 +502,7 @@ pub struct KeptAnswer {
 /// One process in the life of an instance.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
-pub struct Lived {
+pub struct IncarnationRecord {
     /// Its number.
     pub incarnation: u64,
     /// Its process id, if it came to be.
@@ -515,11 +521,11 @@ pub struct Lived {
 
 impl Ledger for Store {
     fn begin(&self, boot: &str, since: Duration, alone: Vec<String>) {
-        self.tell(Told::Begin { boot: boot.to_owned(), since, alone });
+        self.tell(StoreCommand::Begin { boot: boot.to_owned(), since, alone });
     }
 
     fn report_to(&self, told: Box<dyn Fn(Option<u64>, String) + Send>) {
-        self.tell(Told::ReportTo(told));
+        self.tell(StoreCommand::ReportTo(told));
     }
 
     fn hold_goals_by(&self, hold: Box<dyn Fn(String) + Send + Sync>) {
@@ -530,24 +536,27 @@ impl Ledger for Store {
         self.inner.well.load(Ordering::Relaxed)
     }
 
-    fn event(&self, event: &Arc<Event>, board: &Board) {
-        self.note_goals(event, board);
+    fn event(&self, event: &Arc<Event>, tree_state: &TreeState) {
+        self.note_goals(event, tree_state);
         if self.inner.waiting.load(Ordering::Relaxed) > WAITING {
             self.inner.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let lost = self.inner.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            self.tell(Told::Lost(lost, board.entries().iter().map(|entry| entry.past()).collect()));
+            self.tell(StoreCommand::Lost(
+                lost,
+                tree_state.entries().iter().map(|entry| entry.past()).collect(),
+            ));
         }
-        let past = event.fact.instance().and_then(|id| board.entry(id)).map(|entry| entry.past());
+        let past = event.fact.instance().and_then(|id| tree_state.entry(id)).map(|entry| entry.past());
         match &event.fact {
             Fact::TakenOver { instances, .. } => {
-                let entries = instances.iter().filter_map(|past| board.entry(&past.instance));
-                self.tell(Told::All(entries.map(|entry| entry.past()).collect()));
+                let entries = instances.iter().filter_map(|past| tree_state.entry(&past.instance));
+                self.tell(StoreCommand::All(entries.map(|entry| entry.past()).collect()));
             }
             Fact::Added { .. } | Fact::Reconfigured { .. } | Fact::Scaled { .. } | Fact::Removed { .. } => {
-                self.tell(Told::Plan(board.plan().services.clone()));
+                self.tell(StoreCommand::Plan(tree_state.plan().services.clone()));
             }
             _ => {}
         }
@@ -558,31 +567,31 @@ impl Ledger for Store {
             | Fact::GroupGaveUp { .. }
             | Fact::ProjectGaveUp { .. }
             | Fact::Starting { cause: StartCause::Command, .. } => {
-                let failed = board.groups().filter(|group| group.failed);
+                let failed = tree_state.groups().filter(|group| group.failed);
                 let groups = failed.map(|group| group.name.clone()).collect();
-                Some(Box::new(GaveUp { groups, projects: board.failed_projects().cloned().collect() }))
+                Some(Box::new(GaveUp { groups, projects: tree_state.failed_projects().cloned().collect() }))
             }
             _ => None,
         };
-        self.tell(Told::Event { event: Arc::clone(event), past: past.map(Box::new), failed });
+        self.tell(StoreCommand::Event { event: Arc::clone(event), past: past.map(Box::new), failed });
     }
 
     fn life(&self, instance: &InstanceId, incarnation: Incarnation, life: String) {
-        self.tell(Told::Life(instance.to_string(), incarnation, life));
+        self.tell(StoreCommand::Life(instance.to_string(), incarnation, life));
     }
 
-    fn resources(&self, points: Vec<Closed>) {
-        self.tell(Told::Resources(points));
+    fn resources(&self, points: Vec<ClosedPoint>) {
+        self.tell(StoreCommand::Resources(points));
     }
 
-    fn past_resources(&self, within: Duration, each: &mut dyn FnMut(Closed)) {
+    fn past_resources(&self, within: Duration, each: &mut dyn FnMut(ClosedPoint)) {
         if let Err(error) = self.measured(within, each) {
             tracing::warn!(%error, "what was measured before can't be read");
         }
     }
 
     fn keep_result(&self, key: &[u8], kept: KeptResult) {
-        self.tell(Told::KeepResult(digest(key), Box::new(kept)));
+        self.tell(StoreCommand::KeepResult(digest(key), Box::new(kept)));
     }
 
     fn kept_results(&self, keys: &[&[u8]]) -> Vec<Option<KeptResult>> {
@@ -593,11 +602,11 @@ impl Ledger for Store {
     }
 
     fn forget_results(&self) {
-        self.tell(Told::ForgetResults);
+        self.tell(StoreCommand::ForgetResults);
     }
 
     fn keep_task(&self, task: KeptTask) {
-        self.tell(Told::KeepTask(Box::new(task)));
+        self.tell(StoreCommand::KeepTask(Box::new(task)));
     }
 
     fn kept_tasks(&self, within: Duration, most: usize) -> Vec<KeptTask> {
@@ -608,11 +617,11 @@ impl Ledger for Store {
     }
 
     fn forget_tasks(&self) {
-        self.tell(Told::ForgetTasks);
+        self.tell(StoreCommand::ForgetTasks);
     }
 
     fn keep_tally(&self, text: String) {
-        self.tell(Told::Tally(text));
+        self.tell(StoreCommand::Tally(text));
     }
 
     fn kept_tally(&self) -> Option<String> {
@@ -627,12 +636,12 @@ impl Ledger for Store {
 
     fn after(&self, then: Box<dyn FnOnce() + Send>) {
         // Everything before it is in the queue already.
-        self.tell(Told::After(then));
+        self.tell(StoreCommand::After(then));
     }
 
     fn flush(&self) {
         let (done, wait) = mpsc::channel();
-        self.tell(Told::After(Box::new(move || {
+        self.tell(StoreCommand::After(Box::new(move || {
             let _ = done.send(());
         })));
         let _ = wait.recv_timeout(Duration::from_secs(2));

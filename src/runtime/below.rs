@@ -5,25 +5,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::{Handle, Made, Options, StartError};
-use crate::actors::{Inheritance, Stranger, end_unwanted};
-use crate::decide::continuation::{Gone, Left, Start, continuation, held_for_nobody, untold, up_again};
-use crate::decide::goals::HeldGoals;
+use super::{Handle, Options, RuntimeBuilder, StartError};
+use crate::actors::{Inheritance, UnclaimedProcess, end_unwanted};
+use crate::decide::goals::ManualGoals;
 use crate::decide::ledger::{Ledger, Memory};
+use crate::decide::recovery::{
+    StartKind, SurvivingProcess, UnrecordedExit, continuation, release_orphaned_holds, untold, up_again,
+};
 use crate::decide::reload::scaled_as_before;
-use crate::decide::status::Board;
 use crate::decide::succession::is_over;
-use crate::model::{Fact, Goal, InstanceId, Name, Past, Plan, ServiceSpec, State};
+use crate::decide::tree_state::TreeState;
+use crate::model::{Fact, Goal, InstanceId, InstanceRecord, Name, Plan, ServiceSpec, State};
 use crate::os::clock::{self, Clock};
-use crate::os::keeper::Tether;
+use crate::os::keeper::KeeperSocket;
 use crate::os::native::{Joined, NativeHost};
-use crate::os::{Found, Host, OutputSink};
+use crate::os::{Host, KeptProcess, OutputSink};
 use crate::record::output::OutputHub;
 
 /// What a tree below a keeper is made with.
-pub struct Below {
+pub struct KeeperOptions {
     /// The line to the keeper.
-    pub tether: Tether,
+    pub keeper_socket: KeeperSocket,
     /// What all supervisors that follow each other have in common, and no others: where they keep
     /// their state.
     pub identity: String,
@@ -32,12 +34,12 @@ pub struct Below {
     /// What happens is written down there; and what was before.
     pub ledger: Option<(Arc<dyn Ledger>, Memory)>,
     /// What becomes of processes that are none of the plan's.
-    pub strangers: Strangers,
+    pub strangers: UnclaimedPolicy,
 }
 
 /// Processes of services that an earlier supervisor had and that are in no plan now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strangers {
+pub enum UnclaimedPolicy {
     /// Nobody wants them any more: they are asked to stop, then killed.
     End,
     /// Part of the plan could not be read: they may well be wanted, and are left alone until a
@@ -59,7 +61,7 @@ pub(super) struct Taken {
     /// What is to be told first.
     pub(super) facts: Vec<Fact>,
     pub(super) lives: HashMap<InstanceId, Inheritance>,
-    pub(super) strangers: HashMap<String, Stranger>,
+    pub(super) strangers: HashMap<String, UnclaimedProcess>,
     pub(super) last_event: u64,
     /// Why it was going down.
     pub(super) going_down: Option<String>,
@@ -68,8 +70,12 @@ pub(super) struct Taken {
 impl Handle {
     /// Brings a plan up below a keeper, and goes on with what earlier supervisors have left there and
     /// in the ledger. Otherwise as [`Handle::start`].
-    pub async fn start_below(plan: Plan, options: Options, below: Below) -> Result<Handle, StartError> {
-        let Below { tether, identity, journal, ledger, strangers } = below;
+    pub async fn start_below(
+        plan: Plan,
+        options: Options,
+        below: KeeperOptions,
+    ) -> Result<Handle, StartError> {
+        let KeeperOptions { keeper_socket, identity, journal, ledger, strangers } = below;
         let output = Arc::new(OutputHub::new(options.console).with_own(options.own_output));
         let (ledger, mut memory) = match ledger {
             Some((ledger, memory)) => (Some(ledger), memory),
@@ -83,7 +89,7 @@ impl Handle {
             .filter_map(|spec| Some((spec.name.clone(), copies_of(spec, &memory)?)))
             .collect();
         let plan = scaled_as_before(&plan, |service| before.get(service).copied());
-        let board = Board::new(Arc::new(plan), today).map_err(StartError::Cycles)?;
+        let tree_state = TreeState::new(Arc::new(plan), today).map_err(StartError::Cycles)?;
         let flushed = ledger.clone();
         let before_change = Arc::new(move || {
             if let Some(ledger) = &flushed {
@@ -92,20 +98,23 @@ impl Handle {
         });
         let sink: Arc<dyn OutputSink> = Arc::clone(&output) as Arc<dyn OutputSink>;
         let lives: Vec<String> = memory.lives.iter().map(|(_, _, life)| life.clone()).collect();
-        let joined = NativeHost::below(tether, &identity, &lives, &journal, sink, before_change);
+        let joined = NativeHost::below(keeper_socket, &identity, &lives, &journal, sink, before_change);
         let Joined { host: native, since, found, first, held } = joined.map_err(StartError::Host)?;
         let same_boot = memory.boot.is_some() && memory.boot == clock::boot();
         if is_over(first, same_boot && memory.ended, !found.is_empty()) {
             native.bye(0);
             return Err(StartError::Over);
         }
-        let start =
-            if !found.is_empty() || (same_boot && !memory.ended) { Start::Follows } else { Start::Afresh };
-        let since = memory.since.filter(|_| same_boot && start == Start::Follows).unwrap_or(since);
+        let start = if !found.is_empty() || (same_boot && !memory.ended) {
+            StartKind::Follows
+        } else {
+            StartKind::Afresh
+        };
+        let since = memory.since.filter(|_| same_boot && start == StartKind::Follows).unwrap_or(since);
         let clock = Clock::since(since);
         // The keeper has heard of wishes also when no disk took them.
         let by_keeper = held.iter().find(|(name, ..)| name == GOALS);
-        let by_keeper = by_keeper.and_then(|(_, text, _)| serde_json::from_str::<HeldGoals>(text).ok());
+        let by_keeper = by_keeper.and_then(|(_, text, _)| serde_json::from_str::<ManualGoals>(text).ok());
         if let Some(goals) = by_keeper.filter(|goals| goals.seq > memory.goals.seq) {
             memory.goals = goals;
         }
@@ -123,13 +132,13 @@ impl Handle {
             ledger.hold_goals_by(Box::new(move |text| keeper.hold(GOALS, text, None)));
         }
         let host: Arc<dyn Host> = Arc::clone(&native) as Arc<dyn Host>;
-        let taken = take_over(&board, &host, (start, strangers, first), memory, found, clock, today);
+        let taken = take_over(&tree_state, &host, (start, strangers, first), memory, found, clock, today);
         if let Some(ledger) = &ledger {
             let alone = taken.strangers.iter().filter(|(_, stranger)| stranger.left.is_some());
             let alone = alone.map(|(name, _)| name.clone()).collect();
             ledger.begin(&clock::boot().unwrap_or_default(), since, alone);
         }
-        let made = Made {
+        let made = RuntimeBuilder {
             listener,
             tasks_held,
             socket: options.socket,
@@ -142,7 +151,7 @@ impl Handle {
             tasks_apart: Some(identity),
             ledger,
             taken,
-            ..Made::new(board, host, output)
+            ..RuntimeBuilder::new(tree_state, host, output)
         };
         made.start(options.sample_interval).await
     }
@@ -169,22 +178,22 @@ fn was_kept_down(spec: &ServiceSpec, memory: &Memory) -> bool {
 }
 
 /// A build before this one called a process's owner without its project.
-fn qualified(board: &Board, memory: &Memory, name: &str, pid: u32) -> String {
-    let is_there = board.entries().iter().any(|entry| entry.id.to_string() == name);
+fn qualified(tree_state: &TreeState, memory: &Memory, name: &str, pid: u32) -> String {
+    let is_there = tree_state.entries().iter().any(|entry| entry.id.to_string() == name);
     if is_there || name.contains('/') {
         return name.to_owned();
     }
-    let same = || board.entries().iter().map(|entry| &entry.id).filter(|id| id.short() == name);
+    let same = || tree_state.entries().iter().map(|entry| &entry.id).filter(|id| id.short() == name);
     let its = same().find(|id| memory.pasts.get(&id.to_string()).is_some_and(|past| past.pid == Some(pid)));
     its.or_else(|| same().next()).map_or_else(|| name.to_owned(), ToString::to_string)
 }
 
 fn take_over(
-    board: &Board,
+    tree_state: &TreeState,
     host: &Arc<dyn Host>,
-    (start, strangers, first): (Start, Strangers, bool),
+    (start, strangers, first): (StartKind, UnclaimedPolicy, bool),
     mut memory: Memory,
-    found: Vec<Found>,
+    found: Vec<KeptProcess>,
     clock: Clock,
     today: SystemTime,
 ) -> Taken {
@@ -192,49 +201,52 @@ fn take_over(
     let newer_goals = (memory.goals.seq > memory.last_event).then(|| memory.goals.clone());
     memory.last_event = memory.last_event.max(memory.goals.seq);
     // The newest of each: an older one is what could not be forgotten any more.
-    let mut newest: HashMap<String, Found> = HashMap::new();
+    let mut newest: HashMap<String, KeptProcess> = HashMap::new();
     let mut strays = Vec::new();
-    let mut before: HashMap<String, Vec<Gone>> = HashMap::new();
+    let mut before: HashMap<String, Vec<UnrecordedExit>> = HashMap::new();
     for mut found in found {
         let Some(owner) = &mut found.owner else {
             strays.push(found.key);
             continue;
         };
-        owner.instance = qualified(board, &memory, &owner.instance, found.pid);
+        owner.instance = qualified(tree_state, &memory, &owner.instance, found.pid);
         let name = owner.instance.clone();
         let Some(older) = newest.insert(name.clone(), found) else {
             continue;
         };
         strays.push(older.key);
         if let (Some(owner), Some(exit)) = (&older.owner, older.exit) {
-            let left = Left { incarnation: owner.incarnation, pid: older.pid };
-            before.entry(name).or_default().push(Gone { left, exit });
+            let left = SurvivingProcess { incarnation: owner.incarnation, pid: older.pid };
+            before.entry(name).or_default().push(UnrecordedExit { left, exit });
         }
     }
     // The wish to go down was told to a keeper, and is over with that.
-    let going_down = memory.going_down.take().filter(|_| start == Start::Follows && !first);
+    let going_down = memory.going_down.take().filter(|_| start == StartKind::Follows && !first);
     let (mut processes, mut instances, mut facts) = (HashMap::new(), Vec::new(), Vec::new());
     // By other copies an instance may have been kept down before.
-    let kept_down: HashSet<InstanceId> = board
+    let kept_down: HashSet<InstanceId> = tree_state
         .entries()
         .iter()
         .filter(|entry| !memory.pasts.contains_key(&entry.id.to_string()))
         .filter(|entry| was_kept_down(&entry.spec, &memory))
         .map(|entry| entry.id.clone())
         .collect();
-    for entry in board.entries() {
+    for entry in tree_state.entries() {
         let name = entry.id.to_string();
         let left = newest.remove(&name);
         let found = left.as_ref().and_then(|found| {
             let owner = found.owner.as_ref()?;
-            Some(Left { incarnation: owner.incarnation, pid: found.pid })
+            Some(SurvivingProcess { incarnation: owner.incarnation, pid: found.pid })
         });
         let mut written = memory.pasts.remove(&name);
         if let Some(goals) = &newer_goals {
             written = goals.correct(entry, written, today);
         }
         if kept_down.contains(&entry.id) {
-            written = Some(Past { state: State::Stopped, ..Past::new(entry.id.clone(), today) });
+            written = Some(InstanceRecord {
+                state: State::Stopped,
+                ..InstanceRecord::new(entry.id.clone(), today)
+            });
         }
         let gone = before.remove(&name).unwrap_or_default();
         facts.extend(untold(&entry.id, &mut written, gone, clock.now()));
@@ -255,9 +267,9 @@ fn take_over(
         up_again(&mut instances);
         // Groups restart each other's members where one of them escalates.
         let outermost = |id: &InstanceId| {
-            board.entry(id).and_then(|entry| board.path_to(entry.group.as_ref()).into_iter().next())
+            tree_state.entry(id).and_then(|entry| tree_state.path_to(entry.group.as_ref()).into_iter().next())
         };
-        held_for_nobody(&mut instances, |one, other| outermost(one) == outermost(other));
+        release_orphaned_holds(&mut instances, |one, other| outermost(one) == outermost(other));
     }
     let lives = instances.iter().map(|past| {
         let process = processes.get(&past.instance).copied();
@@ -269,29 +281,29 @@ fn take_over(
     }
     let mut unknown = HashMap::new();
     match strangers {
-        Strangers::End => {
+        UnclaimedPolicy::End => {
             for (name, found) in &newest {
                 tracing::warn!(pid = found.pid, "{name} is in no manifest any more, and ended");
                 end_unwanted(host, found.key, FAREWELL);
             }
         }
-        Strangers::Leave => {
+        UnclaimedPolicy::Leave => {
             for (name, past) in memory.pasts {
-                unknown.insert(name, Stranger { written: Some(past), left: None });
+                unknown.insert(name, UnclaimedProcess { written: Some(past), left: None });
             }
             for (name, found) in newest {
                 tracing::warn!(pid = found.pid, "{name} is in no readable manifest, and left alone");
                 let Some(owner) = found.owner else {
                     continue;
                 };
-                let left = Left { incarnation: owner.incarnation, pid: found.pid };
-                let stranger = unknown.entry(name).or_insert(Stranger { written: None, left: None });
+                let left = SurvivingProcess { incarnation: owner.incarnation, pid: found.pid };
+                let stranger = unknown.entry(name).or_insert(UnclaimedProcess { written: None, left: None });
                 stranger.left = Some((left, found.key));
             }
         }
     }
     let (failed_groups, failed_projects) = match start {
-        Start::Follows => (memory.failed_groups, memory.failed_projects),
+        StartKind::Follows => (memory.failed_groups, memory.failed_projects),
         _ => (Vec::new(), Vec::new()),
     };
     let taken_over =
@@ -308,9 +320,10 @@ mod tests {
     fn copies_are_counted_by_their_numbers() {
         let mut memory = Memory::default();
         for name in ["web.1", "web.3", "webs.7", "web", "web.x", "other.9"] {
-            memory
-                .pasts
-                .insert(name.to_owned(), Past::new(InstanceId::sole(name_of(name)), SystemTime::now()));
+            memory.pasts.insert(
+                name.to_owned(),
+                InstanceRecord::new(InstanceId::sole(name_of(name)), SystemTime::now()),
+            );
         }
         let service = |name: &str| ServiceSpec::new(name_of(name), ["x"]);
         assert_eq!(copies_of(&service("web"), &memory), Some(3));

@@ -36,7 +36,7 @@ impl Default for BlockingSize {
 
 /// How a pool of blocking functions stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlockingStanding {
+pub struct BlockingSnapshot {
     /// Functions that run.
     pub running: usize,
     /// Functions that wait.
@@ -360,7 +360,7 @@ impl BlockingPool {
         state.workers += usize::from(needs_a_thread);
         drop(state);
         if needs_a_thread {
-            let place = Place { pool: Arc::clone(inner), given_up: false };
+            let place = LogPaths { pool: Arc::clone(inner), given_up: false };
             // Where the runtime has ended it is dropped instead.
             inner.threads.spawn_blocking(move || work(place));
         }
@@ -368,9 +368,9 @@ impl BlockingPool {
     }
 
     /// How it stands.
-    pub fn standing(&self) -> BlockingStanding {
+    pub fn snapshot(&self) -> BlockingSnapshot {
         let state = self.inner.state();
-        BlockingStanding {
+        BlockingSnapshot {
             running: state.running,
             queued: state.waiting,
             done: state.done,
@@ -411,12 +411,12 @@ impl BlockingPool {
 }
 
 /// A place among a pool's workers.
-struct Place {
+struct LogPaths {
     pool: Arc<Inner>,
     given_up: bool,
 }
 
-impl Drop for Place {
+impl Drop for LogPaths {
     /// No thread came to it: with nobody left to run it, what waits will never be run.
     fn drop(&mut self) {
         if self.given_up {
@@ -440,7 +440,7 @@ impl Drop for Place {
 }
 
 /// Takes from the queue until it is empty.
-fn work(mut place: Place) {
+fn work(mut place: LogPaths) {
     let pool = Arc::clone(&place.pool);
     let mut state = pool.state();
     loop {
@@ -493,8 +493,8 @@ mod tests {
         assert_eq!(broken.await, Err(JobError::Panicked("no luck".to_owned())));
         assert_eq!(pool.submit(|| 7).unwrap().await, Ok(7), "the pool goes on");
         pool.drain().await;
-        let standing = pool.standing();
-        assert_eq!((standing.done, standing.panicked, standing.running), (102, 1, 0));
+        let snapshot = pool.snapshot();
+        assert_eq!((snapshot.done, snapshot.panicked, snapshot.running), (102, 1, 0));
         assert_eq!(pool.submit(|| ()).err().unwrap().code, DenialCode::ShuttingDown);
     }
 
@@ -540,14 +540,14 @@ mod tests {
         assert_eq!(refused.reason, "the queue of the pool test is full: 2 wait");
         assert_eq!((first.state(), second.state()), (JobState::Running, JobState::Queued));
         assert!(second.cancel() && !second.cancel(), "once");
-        assert_eq!((second.state(), pool.standing().queued), (JobState::Cancelled, 1));
+        assert_eq!((second.state(), pool.snapshot().queued), (JobState::Cancelled, 1));
         assert_eq!(second.await, Err(JobError::Cancelled), "known at once, not when a thread is free");
         let fourth = pool.submit(|| 4).unwrap();
         assert!(!first.cancel(), "what runs is told, and not ended");
         go.send(()).unwrap();
         assert_eq!((first.await, third.await, fourth.await), (Ok(true), Ok(3), Ok(4)));
         pool.drain().await;
-        assert_eq!(pool.standing().cancelled, 1);
+        assert_eq!(pool.snapshot().cancelled, 1);
     }
 
     #[tokio::test]
@@ -555,7 +555,7 @@ mod tests {
         struct Asks(BlockingPool);
         impl Drop for Asks {
             fn drop(&mut self) {
-                self.0.standing();
+                self.0.snapshot();
             }
         }
         let pool = pool(1, 10);
@@ -599,7 +599,7 @@ mod tests {
         assert!(matches!(breaks.await, Err::<(), _>(JobError::Panicked(_))));
         assert_eq!(pool.submit(|| 2).unwrap().await, Ok(2));
         pool.drain().await;
-        assert_eq!((pool.standing().running, pool.standing().panicked), (0, 1));
+        assert_eq!((pool.snapshot().running, pool.snapshot().panicked), (0, 1));
     }
 
     #[test]

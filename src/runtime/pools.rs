@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ractor::ActorRef;
 use tokio::sync::watch;
 
-use super::blocking::{BlockingPool, BlockingSize, BlockingStanding};
+use super::blocking::{BlockingPool, BlockingSize, BlockingSnapshot};
 use super::{StartError, Tasks};
-use crate::actors::Context;
+use crate::actors::ActorContext;
 use crate::actors::supervisor::SupervisorMsg;
-use crate::actors::worker_pool::{Lasting, Shop, TaskRules};
+use crate::actors::worker_pool::{TaskContext, TaskPersistence, TaskRules};
 use crate::model::sample::Sample;
 use crate::model::stats::PoolStats;
 use crate::model::{Denial, DenialCode, Name};
@@ -28,8 +28,8 @@ pub struct Pools {
 
 struct Inner {
     rules: TaskRules,
-    shop: Arc<Shop>,
-    context: Arc<Context>,
+    task_context: Arc<TaskContext>,
+    context: Arc<ActorContext>,
     samples: watch::Sender<Option<Arc<Sample>>>,
     root: ActorRef<SupervisorMsg>,
     tasks: Tasks,
@@ -61,31 +61,31 @@ pub enum PoolStatus {
     /// It runs commands.
     Commands(PoolStats),
     /// It runs functions.
-    Blocking(BlockingSize, BlockingStanding),
+    Blocking(BlockingSize, BlockingSnapshot),
 }
 
 /// With what pools are made.
 pub(super) struct PoolsArgs {
     pub(super) rules: TaskRules,
-    pub(super) shop: Shop,
-    pub(super) context: Arc<Context>,
+    pub(super) task_context: TaskContext,
+    pub(super) context: Arc<ActorContext>,
     pub(super) samples: watch::Sender<Option<Arc<Sample>>>,
     pub(super) root: ActorRef<SupervisorMsg>,
-    pub(super) lasting: Lasting,
+    pub(super) lasting: TaskPersistence,
 }
 
 impl Pools {
     pub(super) async fn start(args: PoolsArgs) -> Result<Pools, StartError> {
-        let PoolsArgs { rules, shop, context, samples, root, lasting } = args;
-        let shop = Arc::new(shop);
-        let args = (rules.clone(), Arc::clone(&shop), None);
+        let PoolsArgs { rules, task_context, context, samples, root, lasting } = args;
+        let task_context = Arc::new(task_context);
+        let args = (rules.clone(), Arc::clone(&task_context), None);
         let above = (Some(root.clone()), lasting);
         let tasks = Tasks::start(args, above, &context, samples.subscribe(), root.get_cell()).await?;
         let name = Name::new(DEFAULT).map_err(|error| StartError::Tree(error.to_string()))?;
         let blocking = BlockingPool::new(name, BlockingSize::default());
         let named = Mutex::default();
         let ended = AtomicBool::new(false);
-        let inner = Inner { rules, shop, context, samples, root, tasks, blocking, named, ended };
+        let inner = Inner { rules, task_context, context, samples, root, tasks, blocking, named, ended };
         Ok(Pools { inner: Arc::new(inner) })
     }
 
@@ -112,12 +112,12 @@ impl Pools {
     /// is one of that name.
     pub async fn create_commands(&self, name: Name, rules: TaskRules) -> Result<Tasks, Denial> {
         self.free(&name)?;
-        let Inner { shop, context, samples, root, .. } = &*self.inner;
+        let Inner { task_context, context, samples, root, .. } = &*self.inner;
         let mut rules = rules;
         // Each sample is decided on, as for the first pool. Results outlive the supervisor in that alone.
         rules.scale.pause = self.inner.rules.scale.pause;
-        let args = (rules, Arc::clone(shop), Some(name.clone()));
-        let above = (None, Lasting::default());
+        let args = (rules, Arc::clone(task_context), Some(name.clone()));
+        let above = (None, TaskPersistence::default());
         let tasks = Tasks::start(args, above, context, samples.subscribe(), root.get_cell()).await;
         let tasks = tasks.map_err(|error| denial(DenialCode::ShuttingDown, error.to_string()))?;
         let taken = {
@@ -190,12 +190,12 @@ impl Pools {
         let mut list = Vec::new();
         for (name, pool) in all {
             let status = match pool {
-                Named::Commands(tasks) => match tasks.standing().await {
-                    Ok((standing, _)) => PoolStatus::Commands(standing),
+                Named::Commands(tasks) => match tasks.snapshot().await {
+                    Ok((snapshot, _)) => PoolStatus::Commands(snapshot),
                     // Its actor has ended with the tree.
                     Err(_) => continue,
                 },
-                Named::Blocking(pool) => PoolStatus::Blocking(pool.size(), pool.standing()),
+                Named::Blocking(pool) => PoolStatus::Blocking(pool.size(), pool.snapshot()),
             };
             list.push((name, status));
         }

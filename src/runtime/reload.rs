@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 
 use super::Handle;
 use crate::actors::supervisor::SupervisorMsg;
-use crate::decide::reload::{self, Difference, Way};
-use crate::model::event::FailedWhy;
-use crate::model::plan::Change;
+use crate::decide::reload::{self, PlanDiff, ReloadPlan};
+use crate::model::event::FailureReason;
+use crate::model::plan::PlanChange;
 use crate::model::status::FaultyManifest;
 use crate::model::{
-    Addition, Answer, Asked, Asker, Command, Denial, DenialCode, Goal, InstanceAnswer, Name, Plan, Selector,
-    ServiceSpec, State,
+    Addition, Answer, Command, Denial, DenialCode, Goal, InstanceAnswer, IssuedCommand, Name, Plan,
+    Requester, Selector, ServiceSpec, State,
 };
 
 /// What a reload has done.
@@ -22,7 +22,7 @@ use crate::model::{
 pub struct Reloaded {
     /// What there was to do.
     #[serde(flatten)]
-    pub difference: Difference,
+    pub difference: PlanDiff,
     /// Whether all of it was done, and what was started is ready.
     pub ok: bool,
     /// What became of everything that was started, stopped or restarted.
@@ -41,7 +41,7 @@ impl Handle {
     pub async fn change_to<E: From<Denial>>(
         &self,
         plan: impl Future<Output = Result<Plan, E>>,
-        by: Option<Asker>,
+        by: Option<Requester>,
     ) -> Result<Reloaded, E> {
         let changing = self.begin_change_to(plan, by).await?;
         Ok(self.changed(changing).await)
@@ -52,7 +52,7 @@ impl Handle {
     pub async fn begin_change_to<E: From<Denial>>(
         &self,
         plan: impl Future<Output = Result<Plan, E>>,
-        by: Option<Asker>,
+        by: Option<Requester>,
     ) -> Result<Changing, E> {
         let _one_at_a_time = self.inner.reloading.lock().await;
         Ok(self.begin_change(plan.await?, by.as_ref()).await?)
@@ -69,9 +69,9 @@ impl Handle {
         Reloaded { results, ..reloaded }
     }
 
-    async fn begin_change(&self, plan: Plan, by: Option<&Asker>) -> Result<Changing, Denial> {
-        let way = reload::way(&self.plan(), &plan, |service| self.makings(service));
-        let Way { difference, add, change, remove, put_back, restart, scale, renamed } = way;
+    async fn begin_change(&self, plan: Plan, by: Option<&Requester>) -> Result<Changing, Denial> {
+        let way = reload::way(&self.plan(), &plan, |service| self.spawn_fingerprint(service));
+        let ReloadPlan { difference, add, change, remove, put_back, restart, scale, renamed } = way;
         let mut reloaded = Reloaded { difference, ok: true, results: Vec::new(), faulty: Vec::new() };
         // Each is on the board before the next is looked at: they go through one mailbox.
         let mut starting: Vec<Pending> = Vec::new();
@@ -105,7 +105,7 @@ impl Handle {
             starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
             if !later.is_empty() {
                 let select = Selector::named(later.iter().map(|spec| spec.name.as_str()));
-                let change = Arc::new(Change { services: later, ..Change::default() });
+                let change = Arc::new(PlanChange { services: later, ..PlanChange::default() });
                 answered(self.submit(Command::Reconfigure { change }, by)?).await?;
                 // So that the next supervisor knows of the wish, too.
                 answered(self.submit(Command::Stop { select, force: true }, by)?).await?;
@@ -119,11 +119,11 @@ impl Handle {
         }
         // What could not be started may be possible now: its folder or its program may have come with the
         // manifests.
-        let lost = self.board(|board| {
-            let lost = board.entries().iter().filter(|entry| {
+        let lost = self.tree_state(|tree_state| {
+            let lost = tree_state.entries().iter().filter(|entry| {
                 entry.goal == Goal::Up
                     && entry.state == State::Failed
-                    && matches!(entry.failed, Some(FailedWhy::Spawn { .. }))
+                    && matches!(entry.failed, Some(FailureReason::Spawn { .. }))
                     && reloaded.difference.unchanged.contains(&entry.spec.name)
             });
             lost.map(|entry| entry.id.to_string()).collect::<Vec<_>>()
@@ -154,31 +154,33 @@ impl Handle {
         Ok(Changing { reloaded, starting })
     }
 
-    fn submit(&self, command: Command, by: Option<&Asker>) -> Result<Pending, Denial> {
+    fn submit(&self, command: Command, by: Option<&Requester>) -> Result<Pending, Denial> {
         let (reply, answer) = oneshot::channel();
-        let asked = Asked { command, by: by.cloned() };
+        let asked = IssuedCommand { command, by: by.cloned() };
         self.inner.root.cast(SupervisorMsg::Command(asked, reply)).map_err(|_| gone())?;
         Ok(answer)
     }
 
     fn is_kept_down(&self, service: &Name) -> bool {
-        self.board(|board| {
-            board.instances_of(service).all(|entry| entry.goal == Goal::Down && entry.state == State::Stopped)
+        self.tree_state(|tree_state| {
+            tree_state
+                .instances_of(service)
+                .all(|entry| entry.goal == Goal::Down && entry.state == State::Stopped)
         })
     }
 
     /// With what each process of a service was made.
-    fn makings(&self, service: &Name) -> Vec<u32> {
-        self.board(|board| {
-            let live = board.instances_of(service).filter(|entry| entry.state.has_process());
-            live.filter_map(|entry| entry.made_of).collect()
+    fn spawn_fingerprint(&self, service: &Name) -> Vec<u32> {
+        self.tree_state(|tree_state| {
+            let live = tree_state.instances_of(service).filter(|entry| entry.state.has_process());
+            live.filter_map(|entry| entry.spawn_fingerprint).collect()
         })
     }
 
     /// Whether it has a process that is another by now, or could not have one.
     fn wants_another_process(&self, service: &Name) -> bool {
-        self.board(|board| {
-            board.instances_of(service).any(|entry| {
+        self.tree_state(|tree_state| {
+            tree_state.instances_of(service).any(|entry| {
                 let there = entry.state.has_process()
                     || matches!(entry.state, State::Waiting | State::Crashed | State::Failed);
                 there && entry.goal == Goal::Up

@@ -7,16 +7,16 @@ use ractor::{Actor, ActorRef};
 use tokio::sync::{oneshot, watch};
 
 use super::StartError;
-use crate::actors::Context;
-use crate::actors::scaler::{Bounds, Scaler, ScalerArgs, ScalerMsg};
+use crate::actors::ActorContext;
+use crate::actors::scaler::{PoolSettings, Scaler, ScalerArgs, ScalerMsg};
 use crate::actors::supervisor::SupervisorMsg;
 use crate::actors::worker_pool::{
-    CacheKey, Finished, KeepResults, Lasting, Lives, PoolArgs, PoolMsg, PoolStand, Results, Shop, Stage,
-    TaskRules, Ticket, WorkerPool, key_of,
+    CacheKey, Finished, KeepResults, PoolArgs, PoolMsg, PoolSnapshot, Results, Stage, TaskContext,
+    TaskLifetime, TaskPersistence, TaskRules, Ticket, WorkerPool, key_of,
 };
-use crate::decide::cache::{Cache, Counts};
+use crate::decide::cache::{Cache, CacheCounts};
 use crate::decide::ledger::{KeptResult, Ledger};
-use crate::decide::pool::{Input, MOST_WORKERS, Refusal};
+use crate::decide::pool::{MOST_WORKERS, PoolInput, PoolRefusal};
 use crate::decide::progress;
 use crate::decide::scaler::ScalePolicy;
 use crate::model::sample::Sample;
@@ -45,13 +45,13 @@ pub struct Tasks {
 
 impl Tasks {
     pub(super) async fn start(
-        (rules, shop, name): (TaskRules, Arc<Shop>, Option<Name>),
-        (scales_services, lasting): (Option<ActorRef<SupervisorMsg>>, Lasting),
-        context: &Arc<Context>,
+        (rules, task_context, name): (TaskRules, Arc<TaskContext>, Option<Name>),
+        (scales_services, lasting): (Option<ActorRef<SupervisorMsg>>, TaskPersistence),
+        context: &Arc<ActorContext>,
         samples: watch::Receiver<Option<Arc<Sample>>>,
         root: ractor::ActorCell,
     ) -> Result<Tasks, StartError> {
-        let clock = shop.clock();
+        let clock = task_context.clock();
         let results = Arc::new(Mutex::new(Cache::new(rules.cache)));
         let policy = ScalePolicy { min: rules.size.min, max: rules.size.max, ..rules.scale };
         let (disk_full, load_high, mode) = (rules.disk_full, rules.load_high, rules.mode);
@@ -59,7 +59,7 @@ impl Tasks {
         let ledger = context.ledger.clone().filter(|_| rules.keep == KeepResults::InLedger && name.is_none());
         let args = PoolArgs {
             rules,
-            shop,
+            task_context,
             results: Arc::clone(&results),
             samples: samples.clone(),
             ledger: ledger.clone(),
@@ -95,13 +95,13 @@ impl Tasks {
 
     /// The same; what comes of them is known by their tickets, also when they are forgotten here.
     pub async fn begin(&self, specs: Vec<TaskSpec>, who: &str) -> Result<Vec<Ticket>, Denial> {
-        self.begin_that_lives(Lives::OnItsOwn, specs, who).await
+        self.begin_that_lives(TaskLifetime::OnItsOwn, specs, who).await
     }
 
     /// The same, `lives`: whether they are run by the daemon after this one, too.
     pub(crate) async fn begin_that_lives(
         &self,
-        lives: Lives,
+        lives: TaskLifetime,
         specs: Vec<TaskSpec>,
         who: &str,
     ) -> Result<Vec<Ticket>, Denial> {
@@ -114,10 +114,10 @@ impl Tasks {
         let (who, count) = (who.to_owned(), specs.len());
         let taken = self.ask(|answer| PoolMsg::Submit(specs, who, lives, answer)).await?;
         taken.map_err(|refusal| match refusal {
-            Refusal::Full { queue: 0, .. } if count == 1 => {
+            PoolRefusal::Full { queue: 0, .. } if count == 1 => {
                 denial(DenialCode::TooManyRequests, "no worker is free, and no task may wait")
             }
-            Refusal::Full { waiting, queue } if count > 1 => {
+            PoolRefusal::Full { waiting, queue } if count > 1 => {
                 let reason =
                     format!("{count} tasks at once do not fit: {waiting} tasks wait, of at most {queue}");
                 denial(DenialCode::TooManyRequests, &reason)
@@ -213,7 +213,7 @@ impl Tasks {
 
     /// Ends a task: SIGTERM, and SIGKILL after its grace; `at_once`: SIGKILL. One that waits is not run.
     pub async fn cancel(&self, id: TaskId, at_once: bool) -> Result<(), Denial> {
-        self.wish(id, Input::Cancel(id, at_once)).await
+        self.directive(id, PoolInput::Cancel(id, at_once)).await
     }
 
     /// Says for a task that runs how far it has come. A task says it itself by lines on the descriptor
@@ -221,7 +221,7 @@ impl Tasks {
     pub async fn report_progress(&self, id: TaskId, report: ProgressReport) -> Result<(), Denial> {
         let report = progress::sane(report).map_err(|why| denial(DenialCode::Invalid, &why))?;
         match self.ask(|answer| PoolMsg::Report(id, report, answer)).await? {
-            Err(Refusal::NotRunning(state)) => {
+            Err(PoolRefusal::NotRunning(state)) => {
                 Err(denial(DenialCode::WrongState, &format!("task {id} does not run: it is {state}")))
             }
             answer => self.over_or(id, answer).await,
@@ -230,26 +230,26 @@ impl Tasks {
 
     /// Halts a task that runs, and its time.
     pub async fn pause(&self, id: TaskId) -> Result<(), Denial> {
-        self.wish(id, Input::Pause(id)).await
+        self.directive(id, PoolInput::Pause(id)).await
     }
 
     /// Lets it go on.
     pub async fn resume(&self, id: TaskId) -> Result<(), Denial> {
-        self.wish(id, Input::Resume(id)).await
+        self.directive(id, PoolInput::Resume(id)).await
     }
 
-    async fn wish(&self, id: TaskId, input: Input) -> Result<(), Denial> {
-        let answer = self.ask(|answer| PoolMsg::Wish(input, answer)).await?;
+    async fn directive(&self, id: TaskId, input: PoolInput) -> Result<(), Denial> {
+        let answer = self.ask(|answer| PoolMsg::Directive(input, answer)).await?;
         self.over_or(id, answer).await
     }
 
     /// What the pool does not know any more may be over.
-    async fn over_or(&self, id: TaskId, answer: Result<(), Refusal>) -> Result<(), Denial> {
+    async fn over_or(&self, id: TaskId, answer: Result<(), PoolRefusal>) -> Result<(), Denial> {
         match answer {
-            Err(Refusal::Unknown) if self.follow(id).await.is_ok() => {
+            Err(PoolRefusal::Unknown) if self.follow(id).await.is_ok() => {
                 Err(denial(DenialCode::WrongState, &format!("task {id} is over")))
             }
-            Err(Refusal::Unknown) => Err(unknown(id)),
+            Err(PoolRefusal::Unknown) => Err(unknown(id)),
             other => other.map_err(refused),
         }
     }
@@ -271,7 +271,7 @@ impl Tasks {
     }
 
     /// Sets how large the pool may be, and whether it scales by itself.
-    pub async fn set_bounds(&self, bounds: Bounds) -> Result<(), Denial> {
+    pub async fn set_bounds(&self, bounds: PoolSettings) -> Result<(), Denial> {
         let (_, policy) = self.ask_scaler(ScalerMsg::Stand).await?;
         let (min, max) = (bounds.min.unwrap_or(policy.min), bounds.max.unwrap_or(policy.max));
         if min == 0 || min > max || max > MOST_WORKERS {
@@ -293,17 +293,17 @@ impl Tasks {
     }
 
     /// How the pool stands, and what commands have come to.
-    pub async fn standing(&self) -> Result<(PoolStats, Performance), Denial> {
-        let PoolStand { standing, size, performance } = self.ask(PoolMsg::Stand).await?;
+    pub async fn snapshot(&self) -> Result<(PoolStats, Performance), Denial> {
+        let PoolSnapshot { snapshot, size, performance } = self.ask(PoolMsg::Stand).await?;
         let pool = PoolStats {
-            workers: standing.workers,
-            busy: standing.busy,
-            wanted: standing.wanted,
+            workers: snapshot.workers,
+            busy: snapshot.busy,
+            wanted: snapshot.wanted,
             min: size.min,
             max: size.max,
-            queued: standing.queued,
+            queued: snapshot.queued,
             queue: size.queue,
-            retrying: standing.retrying,
+            retrying: snapshot.retrying,
         };
         Ok((pool, performance))
     }
@@ -333,7 +333,7 @@ impl Tasks {
     pub fn cache(&self) -> CacheStats {
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let (entries, bytes) = results.size();
-        let Counts { hits, misses, joined, evictions, expirations } = results.counts();
+        let CacheCounts { hits, misses, joined, evictions, expirations } = results.counts();
         let asked = hits + misses + joined;
         CacheStats {
             entries,
@@ -373,13 +373,13 @@ impl Tasks {
 
     /// Takes nothing more, and returns when all that there is was run.
     pub async fn drain(&self) -> Result<(), Denial> {
-        self.ask(|answer| PoolMsg::Wish(Input::Drain, answer)).await?.map_err(refused)?;
+        self.ask(|answer| PoolMsg::Directive(PoolInput::Drain, answer)).await?.map_err(refused)?;
         self.ask(PoolMsg::Empty).await
     }
 
     /// Takes nothing more, and ends all that there is; returns when it is over.
     pub async fn close(&self, at_once: bool) -> Result<(), Denial> {
-        self.ask(|answer| PoolMsg::Wish(Input::Close(at_once), answer)).await?.map_err(refused)?;
+        self.ask(|answer| PoolMsg::Directive(PoolInput::Close(at_once), answer)).await?.map_err(refused)?;
         self.ask(PoolMsg::Empty).await
     }
 }
@@ -399,16 +399,16 @@ fn unknown(id: TaskId) -> Denial {
     Denial { code: DenialCode::NotFound, reason: format!("there is no task {id}"), hint }
 }
 
-fn refused(refusal: Refusal) -> Denial {
+fn refused(refusal: PoolRefusal) -> Denial {
     match refusal {
-        Refusal::Full { waiting, queue } => Denial {
+        PoolRefusal::Full { waiting, queue } => Denial {
             code: DenialCode::TooManyRequests,
             reason: format!("the queue is full: {waiting} tasks wait, of at most {queue}"),
             hint: Some("try again when some are done".to_owned()),
         },
-        Refusal::Closing => denial(DenialCode::ShuttingDown, "the worker pool takes nothing more"),
-        Refusal::Unknown => denial(DenialCode::NotFound, "there is no such task"),
-        Refusal::NotRunning(state) => {
+        PoolRefusal::Closing => denial(DenialCode::ShuttingDown, "the worker pool takes nothing more"),
+        PoolRefusal::Unknown => denial(DenialCode::NotFound, "there is no such task"),
+        PoolRefusal::NotRunning(state) => {
             denial(DenialCode::WrongState, &format!("only what runs can be halted or go on: it is {state}"))
         }
     }

@@ -9,9 +9,9 @@ use tokio::sync::oneshot;
 
 use super::ScalerMsg;
 use crate::actors::supervisor::SupervisorMsg;
-use crate::actors::{Context, tell};
-use crate::decide::scaler::{ScalePolicy, Scaling, SeenCopies, decide_copies};
-use crate::decide::status::{Board, Entry};
+use crate::actors::{ActorContext, tell};
+use crate::decide::scaler::{CopiesObservation, ScalePolicy, ScaleStep, decide_copies};
+use crate::decide::tree_state::{InstanceState, TreeState};
 use crate::model::sample::Sample;
 use crate::model::spec::{ScaleOn, ScaleSpec};
 use crate::model::stats::ServiceScale;
@@ -19,7 +19,7 @@ use crate::model::{Answer, Command, Denial, DenialCode, Fact, Goal, Name, State}
 
 /// What is done about them.
 pub(super) struct Copies {
-    context: Arc<Context>,
+    context: Arc<ActorContext>,
     root: ActorRef<SupervisorMsg>,
     services: HashMap<Name, Scaled>,
 }
@@ -30,23 +30,23 @@ struct Scaled {
     /// When it was last decided on.
     stepped: Option<Duration>,
     last: Option<String>,
-    wish: Wish,
+    directive: ScaleRequest,
 }
 
 impl Scaled {
     /// What was last decided, and whether it is done.
     fn words(&self) -> Option<String> {
         let last = self.last.as_ref()?;
-        Some(match self.wish {
-            Wish::Asked(_) => format!("{last}; it is not done yet"),
-            Wish::None | Wish::Denied(..) => last.clone(),
+        Some(match self.directive {
+            ScaleRequest::Asked(_) => format!("{last}; it is not done yet"),
+            ScaleRequest::None | ScaleRequest::Denied(..) => last.clone(),
         })
     }
 }
 
 /// Whether a wish for other copies is under way.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
-enum Wish {
+enum ScaleRequest {
     #[default]
     None,
     /// Since then.
@@ -59,20 +59,20 @@ enum Wish {
 const LAPSE: u32 = 20;
 
 impl Copies {
-    pub(super) fn new(context: Arc<Context>, root: ActorRef<SupervisorMsg>) -> Copies {
+    pub(super) fn new(context: Arc<ActorContext>, root: ActorRef<SupervisorMsg>) -> Copies {
         Copies { context, root, services: HashMap::new() }
     }
 
     /// Decides on each of them by a sample.
     pub(super) fn look(&mut self, myself: &ActorRef<ScalerMsg>, policy: &ScalePolicy, sample: &Sample) {
-        if self.context.log.board(Board::shutting_down) {
+        if self.context.log.tree_state(TreeState::shutting_down) {
             return;
         }
         let now = self.context.clock.now();
-        let seen: Vec<(Name, ScaleSpec, u32, Option<f64>)> = self.context.log.board(|board| {
-            let scaled = board.plan().services.iter().filter_map(|spec| Some((spec, spec.scale?)));
+        let seen: Vec<(Name, ScaleSpec, u32, Option<f64>)> = self.context.log.tree_state(|tree_state| {
+            let scaled = tree_state.plan().services.iter().filter_map(|spec| Some((spec, spec.scale?)));
             let seen = scaled.map(|(spec, scale)| {
-                let each = average(board.instances_of(&spec.name), scale.on, sample);
+                let each = average(tree_state.instances_of(&spec.name), scale.on, sample);
                 (spec.name.clone(), scale, spec.replicas, each)
             });
             seen.collect()
@@ -83,20 +83,20 @@ impl Copies {
             let known = self.services.entry(service.clone()).or_default();
             // An answer may never come: from a copy that never gets ready.
             let lapsed = |since: Duration| now.saturating_sub(since) >= policy.pause * LAPSE;
-            if matches!(known.wish, Wish::Asked(since) if !lapsed(since)) {
+            if matches!(known.directive, ScaleRequest::Asked(since) if !lapsed(since)) {
                 continue;
             }
-            let seen = SeenCopies { cpu: machine.cpu_percent, memory: machine.memory_percent(), each };
+            let seen = CopiesObservation { cpu: machine.cpu_percent, memory: machine.memory_percent(), each };
             let step = decide_copies(policy, &scale, now, known.stepped, from, seen);
-            let Some(Scaling { to, reason }) = step else {
+            let Some(ScaleStep { to, reason }) = step else {
                 continue;
             };
             // What was refused would be so again.
-            if known.wish == Wish::Denied(from, to) {
+            if known.directive == ScaleRequest::Denied(from, to) {
                 continue;
             }
             let last = Some(format!("from {from} to {to}: {reason}"));
-            *known = Scaled { stepped: Some(now), last, wish: Wish::Asked(now) };
+            *known = Scaled { stepped: Some(now), last, directive: ScaleRequest::Asked(now) };
             self.context.log.append([Fact::ScaleDecided { service: service.clone(), from, to, reason }]);
             let (reply, answered) = oneshot::channel();
             let command = Command::Scale { service: service.clone(), replicas: to };
@@ -113,25 +113,25 @@ impl Copies {
 
     /// What became of a wish.
     pub(super) fn hear(&mut self, service: Name, (from, to): (u32, u32), answer: Result<Answer, Denial>) {
-        let wish = match &answer {
-            Ok(_) => Wish::None,
+        let directive = match &answer {
+            Ok(_) => ScaleRequest::None,
             Err(denial) => {
                 tracing::warn!(%service, "could not be scaled from {from} to {to}: {}", denial.reason);
-                Wish::Denied(from, to)
+                ScaleRequest::Denied(from, to)
             }
         };
         if let Some(known) = self.services.get_mut(&service) {
             if let Err(denial) = answer {
                 known.last = Some(format!("from {from} to {to} was refused: {}", denial.reason));
             }
-            known.wish = wish;
+            known.directive = directive;
         }
     }
 
     /// How they stand.
     pub(super) fn stats(&self) -> Vec<ServiceScale> {
-        self.context.log.board(|board| {
-            let stats = board.plan().services.iter().filter_map(|spec| {
+        self.context.log.tree_state(|tree_state| {
+            let stats = tree_state.plan().services.iter().filter_map(|spec| {
                 let ScaleSpec { min, max, .. } = spec.scale?;
                 let last = self.services.get(&spec.name).and_then(Scaled::words);
                 Some(ServiceScale { service: spec.name.clone(), replicas: spec.replicas, min, max, last })
@@ -143,7 +143,7 @@ impl Copies {
 
 /// What copies use on the average; `None` while not all of them run and were measured. Those that somebody
 /// has stopped, and those that will not come back, are left out.
-fn average<'a>(copies: impl Iterator<Item = &'a Entry>, on: ScaleOn, sample: &Sample) -> Option<f64> {
+fn average<'a>(copies: impl Iterator<Item = &'a InstanceState>, on: ScaleOn, sample: &Sample) -> Option<f64> {
     let (mut sum, mut count) = (0.0, 0.0);
     for copy in copies {
         if copy.goal == Goal::Down || copy.state == State::Failed {

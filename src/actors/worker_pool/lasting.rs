@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::{Finished, LARGEST_KEPT, PoolState, Record, Stage};
-use crate::actors::worker::Report;
+use crate::actors::worker::RunReport;
 use crate::decide::ledger::{KeptTask, Ledger};
-use crate::decide::tally::Tally;
+use crate::decide::task_metrics::TaskMetrics;
 use crate::model::Exit;
 use crate::model::task::{TaskEnd, TaskId, TaskSpec};
 use crate::os::waiting::{Waiting, WaitingTasks};
 
 /// How tasks outlive a supervisor.
 #[derive(Default)]
-pub(crate) struct Lasting {
+pub(crate) struct TaskPersistence {
     /// Keeps those that are over.
     pub(crate) over: Option<Arc<dyn Ledger>>,
     /// Keeps those that are not.
@@ -64,9 +64,9 @@ impl PoolState {
 
     fn restore_finished(&mut self, over: &dyn Ledger) {
         let (now, today) = (self.now(), SystemTime::now());
-        let told = over.kept_tally().and_then(|text| Tally::restored(&text));
-        let counted = told.map_or(0, |(tally, until)| {
-            self.tally = tally;
+        let told = over.kept_tally().and_then(|text| TaskMetrics::restored(&text));
+        let counted = told.map_or(0, |(metrics, until)| {
+            self.metrics = metrics;
             until
         });
         for kept in over.kept_tasks(self.rules.kept_for, self.rules.kept) {
@@ -75,7 +75,7 @@ impl PoolState {
             if millis(over) > counted && result.attempts > 0 && !result.cached {
                 let took = result.pid.map(|_| result.duration);
                 let success = result.ended == TaskEnd::Exited && result.exit == Some(Exit::SUCCESS);
-                self.tally.count(task, || command.to_string(), success, took);
+                self.metrics.count(task, || command.to_string(), success, took);
                 self.tally_changed = true;
             }
             let mut spec = TaskSpec::new([""]);
@@ -106,7 +106,7 @@ impl PoolState {
                     true => "there was no room for it when another daemon went on".to_owned(),
                     false => "the daemon that ran it is gone, and its process was ended with it".to_owned(),
                 };
-                let report = Report { error: Some(error), ..Report::default() };
+                let report = RunReport { error: Some(error), ..RunReport::default() };
                 let (ended, collector) = (TaskEnd::Lost, None);
                 let lost = Finished { id, ended, by_force: true, report, attempts, collector };
                 self.records.insert(id, Record { attempts, ..Record::new(spec, submitted, Stage::Waiting) });
@@ -122,7 +122,7 @@ impl PoolState {
         if due > now {
             return Some(due);
         }
-        over.keep_tally(self.tally.written(millis(SystemTime::now())));
+        over.keep_tally(self.metrics.written(millis(SystemTime::now())));
         (self.tally_kept, self.tally_changed) = (Some(now), false);
         None
     }

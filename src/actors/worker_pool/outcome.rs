@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::actors::worker::Report;
+use crate::actors::worker::RunReport;
 use crate::decide::cache::Cache;
 use crate::model::Exit;
-use crate::model::task::{Printed, TaskEnd, TaskId, TaskInput, TaskProgress, TaskResult, TaskSpec};
+use crate::model::task::{OutputText, TaskEnd, TaskId, TaskInput, TaskProgress, TaskResult, TaskSpec};
 use crate::os::Stream;
 use crate::os::collect::{Collector, fingerprint};
 
@@ -66,7 +66,7 @@ pub struct Finished {
     pub(super) id: TaskId,
     pub(super) ended: TaskEnd,
     pub(super) by_force: bool,
-    pub(super) report: Report,
+    pub(super) report: RunReport,
     pub(super) attempts: u32,
     pub(super) collector: Option<Arc<Collector>>,
 }
@@ -77,12 +77,12 @@ impl Finished {
     pub fn result(&self, as_of: TaskId, most: usize) -> TaskResult {
         let printed = |stream| {
             let Some(collector) = &self.collector else {
-                return Printed::default();
+                return OutputText::default();
             };
             let (kept, dropped) = collector.size(stream);
-            Printed { bytes: collector.read(stream, 0, most).unwrap_or_default(), total: kept + dropped }
+            OutputText { bytes: collector.read(stream, 0, most).unwrap_or_default(), total: kept + dropped }
         };
-        let Report { exit, pid, usage, duration, error, failure } = self.report.clone();
+        let RunReport { exit, pid, usage, duration, error, failure } = self.report.clone();
         TaskResult {
             id: as_of,
             stdout: printed(Stream::Out),
@@ -126,7 +126,7 @@ impl Finished {
             id,
             ended,
             by_force,
-            report: Report { exit, pid, usage, duration, error, failure },
+            report: RunReport { exit, pid, usage, duration, error, failure },
             attempts,
             collector: Some(Arc::new(collector)),
         }

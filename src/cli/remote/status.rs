@@ -1,6 +1,6 @@
 //! `status`: the table, the tree, and what they look like while they change.
 
-use super::upkeep::faulty_in_words;
+use super::admin::faulty_in_words;
 use super::*;
 
 pub(in crate::cli) fn status(args: StatusArgs) -> u8 {

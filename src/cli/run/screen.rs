@@ -1,7 +1,7 @@
 //! What a run shows: an event becomes a line, and whoever takes long is named.
 
 use super::*;
-use crate::decide::words::{forks_away, goes_elsewhere, kept_again, lost_sight, not_kept};
+use crate::decide::humanize::{forks_away, goes_elsewhere, kept_again, lost_sight, not_kept};
 use crate::model::spec;
 
 /// Turns events into lines.
@@ -44,10 +44,10 @@ impl Screen {
     }
 
     /// Shows an event; whether that made a line.
-    pub(super) fn show(&mut self, read: &Read) -> bool {
+    pub(super) fn show(&mut self, read: &NextEvent) -> bool {
         let event = match read {
-            Read::Event(event) => event,
-            Read::Missed(count) => {
+            NextEvent::Event(event) => event,
+            NextEvent::Missed(count) => {
                 self.console.say(&format!("{count} events were not shown"), Tint::Warn);
                 return true;
             }
@@ -276,10 +276,10 @@ impl Screen {
     pub(super) fn not_ready(&self, handle: &Handle) -> String {
         let now = handle.uptime();
         let pending: Vec<&InstanceId> = self.names.iter().filter(|id| self.pending.contains(id)).collect();
-        handle.board(|board| {
+        handle.tree_state(|tree_state| {
             let words = pending.iter().filter_map(|id| {
-                let entry = board.entry(id)?;
-                Some(format!("{id}: {}", why::because(board, entry, now)))
+                let entry = tree_state.entry(id)?;
+                Some(format!("{id}: {}", why::because(tree_state, entry, now)))
             });
             listed(words, pending.len(), 4)
         })
@@ -289,9 +289,9 @@ impl Screen {
     pub(super) fn lingering(&self, handle: &Handle) -> String {
         let now = handle.uptime();
         let hooks = handle.running_hooks();
-        handle.board(|board| {
-            let lingering: Vec<&Entry> =
-                board.entries().iter().filter(|e| e.state == State::Stopping).collect();
+        handle.tree_state(|tree_state| {
+            let lingering: Vec<&InstanceState> =
+                tree_state.entries().iter().filter(|e| e.state == State::Stopping).collect();
             let words = lingering.iter().map(|entry| match entry.kill_at.filter(|at| *at > now) {
                 Some(at) => {
                     format!("{} (SIGKILL in {:.0} s)", entry.id, (at - now).as_secs_f64().ceil())

@@ -46,7 +46,8 @@ pub(in crate::control) async fn logs(
     let of_files = of_all.clone();
     let from_files = (!query.flag("follow")).then(|| (Arc::clone(hub), of_all));
     let shown = handle.clone();
-    let names: Arc<Names> = Arc::new(move |id: &InstanceId| shown.board(|board| board.shown(id)));
+    let names: Arc<Names> =
+        Arc::new(move |id: &InstanceId| shown.tree_state(|tree_state| tree_state.shown(id)));
     let called = Arc::clone(&names);
     let files: Vec<PathBuf> = of_files.iter().filter_map(|source| hub.file_of(*source)).collect();
     // So much is read that it is done beside everything else, and not by many at once.

@@ -10,7 +10,7 @@ use super::*;
 use crate::control::protocol::{Manifest, ManifestFile, Manifests, Write};
 use crate::manifest::Environment;
 use crate::manifest::folder::{check_text_in, file_of_project};
-use crate::model::{Asker, Name};
+use crate::model::{Name, Requester};
 use crate::os::files;
 use crate::runtime::reload::Changing;
 
@@ -113,7 +113,7 @@ pub(in crate::control) async fn show(
 /// The manifest that declares a service.
 async fn manifest_with(shared: &Shared, daemon: &Daemon, service: &str) -> Handled<Option<Manifest>> {
     let select = Selector::named([service]);
-    let found = shared.handle.board(|board| resolve(board, &select));
+    let found = shared.handle.tree_state(|tree_state| resolve(tree_state, &select));
     let project = match found {
         Ok(found) => found.first().and_then(|id| id.service().project().map(str::to_owned)),
         Err(denial) if denial.code == DenialCode::Ambiguous => return Err(denial.into()),
@@ -204,13 +204,13 @@ pub(in crate::control) async fn remove(
 async fn put(
     daemon: &Daemon,
     shared: &Shared,
-    by: Asker,
+    by: Requester,
     path: &Path,
     text: Option<String>,
     before: Option<String>,
 ) -> Handled<Changing> {
     place(path, text).await?;
-    let read = daemon.read(&shared.handle, upkeep::Refusal::Of(path.to_owned()));
+    let read = daemon.read(&shared.handle, admin::Refusal::Of(path.to_owned()));
     match shared.handle.begin_change_to(read, Some(by)).await {
         Ok(changing) => {
             shared.as_the_folder_says();

@@ -19,25 +19,25 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use super::door::Caller;
-use super::guard::Guard;
-use super::once::{Answers, Given};
+use super::auth::Guard;
+use super::connections::Caller;
+use super::idempotency::{Answers, Given};
 use super::protocol::{ErrorBody, FaultBody};
 use crate::decide::access::Action;
 use crate::decide::resolve::resolve;
 use crate::manifest::LoadError;
 use crate::model::{Denial, DenialCode, InstanceId, Plan, Selector, State as Is};
-use crate::record::store::{AuditEntry, Store, StoreError, TakenCommand};
+use crate::record::store::{AcceptedCommand, AuditEntry, Store, StoreError};
 use crate::runtime::Handle;
 
-pub(super) mod facts;
+pub(super) mod admin;
+pub(super) mod events;
 pub(super) mod logs;
 pub(super) mod manifests;
 pub(super) mod query;
 pub(super) mod resources;
 pub(super) mod tasks;
 pub(super) mod tree;
-pub(super) mod upkeep;
 
 use query::Query;
 
@@ -77,10 +77,10 @@ pub struct Daemon {
 }
 
 /// Reads a daemon's manifests beside the plan that runs.
-pub type Load = Arc<dyn Fn(&Plan) -> Result<Read, LoadError> + Send + Sync>;
+pub type Load = Arc<dyn Fn(&Plan) -> Result<LoadedManifests, LoadError> + Send + Sync>;
 
 /// What a daemon's manifests say.
-pub struct Read {
+pub struct LoadedManifests {
     /// All of it, as far as it can be used; of what is faulty, what was right before.
     pub plan: Plan,
     /// What is wrong, a file each.
@@ -158,8 +158,8 @@ impl Shared {
     /// a service without its project is good as long as no other project has one of that name.
     pub(super) fn granted(&self, caller: &Caller, action: Action, id: &InstanceId) -> bool {
         caller.may_with(action, id) || {
-            let shown = self.handle.board(|board| board.shown(id));
-            let service = self.handle.board(|board| board.shown_service(id.service()));
+            let shown = self.handle.tree_state(|tree_state| tree_state.shown(id));
+            let service = self.handle.tree_state(|tree_state| tree_state.shown_service(id.service()));
             [&shown, &service].iter().any(|name| !name.contains('/') && caller.may(action, name))
         }
     }
@@ -169,7 +169,7 @@ impl Shared {
     fn instances(&self, caller: &Caller, action: Action, named: Vec<String>) -> Handled<Vec<InstanceId>> {
         let all = named.is_empty();
         let select = if all { Selector::all() } else { Selector::named(named.clone()) };
-        let found = self.handle.board(|board| resolve(board, &select));
+        let found = self.handle.tree_state(|tree_state| resolve(tree_state, &select));
         let found = match found {
             Ok(found) => found,
             // What there is, is nobody's business who may not see it.
@@ -211,7 +211,7 @@ impl Shared {
         who: &str,
         since: Option<SystemTime>,
         key: &str,
-    ) -> Option<TakenCommand> {
+    ) -> Option<AcceptedCommand> {
         let store = self.store()?;
         let (who, key) = (who.to_owned(), key.to_owned());
         from_store(move || store.was_taken(&who, since, &key)).await.ok().flatten()

@@ -56,7 +56,7 @@ pub(in crate::control) async fn resources(
         let all = move || {
             let of = |id: &InstanceId| {
                 let mut history = handle.resources(Some(&id.to_string()), since);
-                history.of = Some(handle.board(|board| board.shown(id)));
+                history.of = Some(handle.tree_state(|tree_state| tree_state.shown(id)));
                 history
             };
             ids.iter().map(of).collect()

@@ -6,8 +6,8 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::query::{Parameter, ParameterKind};
 use super::*;
-use crate::actors::scaler::Bounds;
-use crate::actors::worker_pool::{Lives, Running, Stage, Ticket};
+use crate::actors::scaler::PoolSettings;
+use crate::actors::worker_pool::{Running, Stage, TaskLifetime, Ticket};
 use crate::control::protocol::{
     CancelTask, Removed, SetPool, StreamName, Submit, Submitted, TaskList, TaskOutput, TasksDone,
 };
@@ -113,7 +113,7 @@ pub(in crate::control) async fn run(
     if let Some(result) = tasks.remembered(&spec, &caller.who) {
         return Ok(axum::Json(result).into_response());
     }
-    let tickets = tasks.begin_that_lives(Lives::WithItsClient, vec![spec], &caller.who).await?;
+    let tickets = tasks.begin_that_lives(TaskLifetime::WithItsClient, vec![spec], &caller.who).await?;
     let Some(mut ticket) = tickets.into_iter().next() else {
         return Err(refuse(DenialCode::Internal, "it was not taken", None));
     };
@@ -133,7 +133,7 @@ pub(in crate::control) async fn exec(
     let spec = body(json)?;
     shared.may_exec(&caller, &in_words(std::slice::from_ref(&spec)))?;
     let tasks = shared.handle.tasks().clone();
-    let tickets = tasks.begin_that_lives(Lives::WithItsClient, vec![spec], &caller.who).await?;
+    let tickets = tasks.begin_that_lives(TaskLifetime::WithItsClient, vec![spec], &caller.who).await?;
     let Some(ticket) = tickets.into_iter().next() else {
         return Err(refuse(DenialCode::Internal, "it was not taken", None));
     };
@@ -370,10 +370,10 @@ pub(in crate::control) async fn set_pool(
     let SetPool { min, max, auto, workers } = body(json)?;
     shared.may_exec(&caller, "pool")?;
     let tasks = shared.handle.tasks();
-    tasks.set_bounds(Bounds { min, max, auto }).await?;
+    tasks.set_bounds(PoolSettings { min, max, auto }).await?;
     if let Some(workers) = workers {
         tasks.scale(workers).await?;
     }
-    let (pool, _) = tasks.standing().await?;
+    let (pool, _) = tasks.snapshot().await?;
     Ok(axum::Json(pool).into_response())
 }

@@ -2,16 +2,16 @@
 
 use super::query::{Parameter, ParameterKind};
 use super::*;
-use crate::control::once::WasTaken;
+use crate::control::idempotency::WasTaken;
 use crate::control::protocol::{Add, Added, Down, LostSight, StuckProcess, Wait, WaitFor, Waited, WhyReport};
 use crate::decide::access::{DAEMON, ROOT};
 use crate::decide::resolve::group_named;
 use crate::decide::why::{self, Why};
 use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
-use crate::record::store::{ByHand, TakenCommand, Wanted};
+use crate::record::store::{AcceptedCommand, EventFilter, ManualChange};
 use axum::extract::FromRequest;
 
-use crate::model::{Addition, Answer, Asked, Asker, Command, Kind, Name, ServiceStatus};
+use crate::model::{Addition, Answer, Command, IssuedCommand, Kind, Name, Requester, ServiceStatus};
 
 pub(in crate::control) const STATUS: &[Parameter] = &[
     Parameter { name: "service", kind: ParameterKind::Names, about: "Only these services or instances" },
@@ -76,18 +76,18 @@ pub(in crate::control) async fn explain(
     };
     let logs: HashSet<InstanceId> =
         shared.instances(&caller, Action::Logs, Vec::new())?.into_iter().collect();
-    let services: Vec<(Why, _)> = handle.board(|board| {
+    let services: Vec<(Why, _)> = handle.tree_state(|tree_state| {
         ids.iter()
             .map(|id| {
-                let (mut chain, end) = why::chain(board, id, now);
+                let (mut chain, end) = why::chain(tree_state, id, now);
                 chain.retain(|link| everything || readable.contains(&link.name));
                 for link in &mut chain {
-                    link.name = board.shown_text(&link.name);
+                    link.name = tree_state.shown_text(&link.name);
                 }
-                let entry = board.entry(id);
+                let entry = tree_state.entry(id);
                 let source = handle.output().source_of(&end).filter(|_| logs.contains(&end));
                 let why = Why {
-                    name: board.shown(id),
+                    name: tree_state.shown(id),
                     chain,
                     exit: entry.and_then(|e| e.exit.clone()),
                     check: entry.and_then(|e| e.failing.clone()),
@@ -127,7 +127,7 @@ impl Shared {
         if !select.groups.is_empty() && action == Action::Remove {
             return Err(self.refuse(caller, action, "*"));
         }
-        let found = match self.handle.board(|board| resolve(board, select)) {
+        let found = match self.handle.tree_state(|tree_state| resolve(tree_state, select)) {
             Ok(found) => found,
             Err(denial) if denial.code == DenialCode::NotFound => {
                 return Err(self.refuse(caller, action, &words));
@@ -157,9 +157,9 @@ impl Shared {
         // What it needs is started with it where that is granted, too.
         Ok(match command {
             Command::Start { select, no_deps } => {
-                let needs = self
-                    .handle
-                    .board(|board| board.graph().with_dependencies(found.iter().map(InstanceId::service)));
+                let needs = self.handle.tree_state(|tree_state| {
+                    tree_state.graph().with_dependencies(found.iter().map(InstanceId::service))
+                });
                 let granted = needs
                     .iter()
                     .all(|service| self.granted(caller, action, &InstanceId::sole(service.clone())));
@@ -174,21 +174,21 @@ impl Shared {
     /// What is still to be done of a command that an earlier daemon has taken and not answered. `None`:
     /// nothing.
     async fn gone_on_with(&self, command: Command, taken: WasTaken) -> Handled<Option<Command>> {
-        let WasTaken(TakenCommand { seq, command: before }) = taken;
+        let WasTaken(AcceptedCommand { seq, command: before }) = taken;
         if serde_json::to_string(&command).ok() != Some(before) {
             let reason = "this Idempotency-Key was used for another command";
             return Err(refuse(DenialCode::KeyReused, reason, None));
         }
         Ok(match command {
             Command::Restart { select } => {
-                let targets = self.handle.board(|board| resolve(board, &select))?;
+                let targets = self.handle.tree_state(|tree_state| resolve(tree_state, &select))?;
                 let begun = match self.store() {
                     Some(store) => {
                         let names = targets.iter().map(ToString::to_string).collect();
-                        let wanted = Wanted {
+                        let wanted = EventFilter {
                             instances: Some(names),
                             states: vec![Is::Stopping, Is::Starting],
-                            ..Wanted::default()
+                            ..EventFilter::default()
                         };
                         from_store(move || store.last_events(seq, &wanted, usize::MAX)).await?
                     }
@@ -205,7 +205,7 @@ impl Shared {
                 }
             }
             Command::Remove { select } => {
-                let there = self.handle.board(|board| resolve(board, &select)).is_ok();
+                let there = self.handle.tree_state(|tree_state| resolve(tree_state, &select)).is_ok();
                 there.then_some(Command::Remove { select })
             }
             other => Some(other),
@@ -230,7 +230,7 @@ pub(in crate::control) async fn command(
     let taken = request.extensions().get::<WasTaken>().cloned();
     let key = request
         .headers()
-        .get(&crate::control::once::KEY)
+        .get(&crate::control::idempotency::KEY)
         .and_then(|key| key.to_str().ok())
         .map(str::to_owned);
     let json = axum::Json::<Command>::from_request(request, &()).await;
@@ -243,9 +243,9 @@ pub(in crate::control) async fn command(
         // It was done, and not answered.
         return Ok(axum::Json(Answer { ok: true, results: Vec::new() }).into_response());
     };
-    let by = Some(Asker { key, ..caller.asker() });
+    let by = Some(Requester { key, ..caller.asker() });
     let before = matches!(command, Command::Remove { .. }).then(|| shared.handle.plan());
-    let answer = shared.handle.command(Asked { command, by }).await;
+    let answer = shared.handle.command(IssuedCommand { command, by }).await;
     if let (Some(before), Some(store)) = (before, shared.store()) {
         let now = shared.handle.plan();
         let services = before.services.iter().map(|spec| &spec.name);
@@ -254,7 +254,7 @@ pub(in crate::control) async fn command(
         let groups: Vec<Name> =
             before.groups.keys().filter(|name| !now.groups.contains_key(*name)).cloned().collect();
         if !services.is_empty() || !groups.is_empty() {
-            store.keep_change(&ByHand::Removed { services, groups });
+            store.keep_change(&ManualChange::Removed { services, groups });
         }
     }
     Ok(axum::Json(answer?).into_response())
@@ -268,7 +268,9 @@ pub(in crate::control) async fn add(
     let Add { manifest, file, group } = body(json)?;
     shared.permit(&caller, Action::Add, group.as_deref().unwrap_or(ROOT))?;
     let into = match group {
-        Some(group) => Some(shared.handle.board(|board| group_named(board.plan(), &group).cloned())?),
+        Some(group) => {
+            Some(shared.handle.tree_state(|tree_state| group_named(tree_state.plan(), &group).cloned())?)
+        }
         None => None,
     };
     if !file.is_absolute() {
@@ -293,12 +295,12 @@ pub(in crate::control) async fn add(
     })?;
     // Before it is made: it may be long until it is ready, and a daemon may end.
     let kept = shared.store().map(|store| {
-        let change = ByHand::Added { manifest, file, group: into.clone() };
+        let change = ManualChange::Added { manifest, file, group: into.clone() };
         (store.keep_change(&change), store)
     });
     let addition = Arc::new(Addition { into, ..addition });
     let command = Command::Add { addition };
-    let answer = shared.handle.command(Asked { command, by: Some(caller.asker()) }).await;
+    let answer = shared.handle.command(IssuedCommand { command, by: Some(caller.asker()) }).await;
     let answer = answer.inspect_err(|_| {
         if let Some((number, store)) = kept {
             store.forget_change(Some(number));
@@ -349,10 +351,10 @@ fn revoked() -> Refused {
 
 /// `Some(true)`: true of all. `Some(false)`: it can't come true by itself any more.
 fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool> {
-    handle.board(|board| {
+    handle.tree_state(|tree_state| {
         let mut all = true;
         for id in ids {
-            let Some(entry) = board.entry(id) else {
+            let Some(entry) = tree_state.entry(id) else {
                 // It was removed: down for good.
                 match wanted {
                     WaitFor::Ready | WaitFor::Completed => return Some(false),
@@ -372,7 +374,7 @@ fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool>
                 // A tree that goes down starts nothing any more.
                 WaitFor::Ready | WaitFor::Completed => {
                     let over = entry.state == Is::Completed && entry.spec.kind == Kind::Service;
-                    entry.state == Is::Failed || ((over || board.shutting_down()) && !is)
+                    entry.state == Is::Failed || ((over || tree_state.shutting_down()) && !is)
                 }
                 WaitFor::Stopped => false,
             };

@@ -34,18 +34,18 @@ impl Bench {
             now: Duration::ZERO,
             told: Vec::new(),
         };
-        bench.give(Input::Start(StartCause::Boot));
+        bench.give(GroupInput::Start(StartCause::Boot));
         bench.told.clear();
         bench
     }
 
-    fn give(&mut self, input: Input) {
+    fn give(&mut self, input: GroupInput) {
         let mut todo = VecDeque::from([input]);
         while let Some(input) = todo.pop_front() {
             match input {
-                Input::Fell(slot, _) => self.children[slot] = Child::Fallen,
-                Input::Reported(slot, Activity::Active) => self.children[slot] = Child::Up,
-                Input::Reported(slot, Activity::Resting) if self.children[slot] != Child::Held => {
+                GroupInput::Crashed(slot, _) => self.children[slot] = Child::Fallen,
+                GroupInput::Reported(slot, Activity::Active) => self.children[slot] = Child::Up,
+                GroupInput::Reported(slot, Activity::Resting) if self.children[slot] != Child::Held => {
                     self.children[slot] = Child::Down;
                 }
                 _ => {}
@@ -54,40 +54,40 @@ impl Bench {
             self.group.step(self.now, input, &mut out);
             for effect in out {
                 match effect {
-                    Effect::Start(slot, cause) => {
+                    GroupEffect::Start(slot, cause) => {
                         let boot = cause == StartCause::Boot;
                         if boot || matches!(self.children[slot], Child::Held | Child::Fallen) {
                             self.told.push(format!("start {slot}"));
-                            todo.push_back(Input::Reported(slot, Activity::Coming));
-                            todo.push_back(Input::Reported(slot, Activity::Active));
+                            todo.push_back(GroupInput::Reported(slot, Activity::Coming));
+                            todo.push_back(GroupInput::Reported(slot, Activity::Active));
                         } else {
                             // Who stays as it is says so.
                             let up = self.children[slot] == Child::Up;
                             let is = if up { Activity::Active } else { Activity::Resting };
-                            todo.push_back(Input::Reported(slot, is));
+                            todo.push_back(GroupInput::Reported(slot, is));
                         }
                     }
-                    Effect::Stop(slot, cause) => {
+                    GroupEffect::Stop(slot, cause) => {
                         self.told.push(format!("stop {slot}"));
                         let held = cause == StopCause::Group && self.returns[slot];
                         self.children[slot] = if held { Child::Held } else { Child::Down };
-                        todo.push_back(Input::Reported(slot, Activity::Resting));
+                        todo.push_back(GroupInput::Reported(slot, Activity::Resting));
                     }
-                    Effect::Permit(slot) => {
+                    GroupEffect::Permit(slot) => {
                         self.told.push(format!("permit {slot}"));
-                        todo.push_back(Input::Reported(slot, Activity::Active));
+                        todo.push_back(GroupInput::Reported(slot, Activity::Active));
                     }
-                    Effect::Fell => self.told.push("fell".into()),
-                    Effect::ExitTree => self.told.push("exit".into()),
-                    Effect::Ended => self.told.push("ended".into()),
-                    Effect::EndTree => self.told.push("end".into()),
-                    Effect::Emit(GroupFact::ShutDown { ended }) => {
+                    GroupEffect::Crashed => self.told.push("fell".into()),
+                    GroupEffect::ExitTree => self.told.push("exit".into()),
+                    GroupEffect::Ended => self.told.push("ended".into()),
+                    GroupEffect::EndTree => self.told.push("end".into()),
+                    GroupEffect::Emit(GroupFact::ShutDown { ended }) => {
                         self.told.push(format!("over with {ended}"));
                     }
-                    Effect::Emit(GroupFact::GaveUp { restarts, .. }) => {
+                    GroupEffect::Emit(GroupFact::GaveUp { restarts, .. }) => {
                         self.told.push(format!("gave up {restarts}"));
                     }
-                    Effect::Emit(GroupFact::Restarting { .. }) | Effect::Report(_) => {}
+                    GroupEffect::Emit(GroupFact::Restarting { .. }) | GroupEffect::Report(_) => {}
                 }
             }
         }
@@ -95,7 +95,7 @@ impl Bench {
 
     fn fall(&mut self, slot: Slot) -> String {
         self.told.clear();
-        self.give(Input::Fell(slot, Duration::ZERO));
+        self.give(GroupInput::Crashed(slot, Duration::ZERO));
         self.told.join(", ")
     }
 }
@@ -120,7 +120,7 @@ fn strategies() {
 #[test]
 fn never_members_are_stopped_and_stay_down_and_resting_ones_are_left_alone() {
     let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true, false, true, true]);
-    bench.give(Input::Reported(3, Activity::Resting));
+    bench.give(GroupInput::Reported(3, Activity::Resting));
     assert_eq!(bench.fall(0), "stop 2, stop 1, start 0, start 2");
     assert_eq!(bench.fall(2), "stop 0, start 0, start 2");
 }
@@ -128,20 +128,20 @@ fn never_members_are_stopped_and_stay_down_and_resting_ones_are_left_alone() {
 #[test]
 fn the_fallen_ones_delay_holds_the_start_back() {
     let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true; 2]);
-    bench.give(Input::Fell(0, Duration::from_secs(3)));
+    bench.give(GroupInput::Crashed(0, Duration::from_secs(3)));
     assert_eq!(bench.told, ["stop 1"]);
     assert_eq!(bench.group.next_deadline(), Some(Duration::from_secs(3)));
     bench.now = Duration::from_secs(3);
-    bench.give(Input::Tick);
+    bench.give(GroupInput::Tick);
     assert_eq!(bench.told, ["stop 1", "start 0", "start 1"]);
 }
 
 /// Whoever stops the fallen one by hand, or takes it out, takes its delay along.
 #[test]
 fn a_delay_goes_with_the_one_it_is_for() {
-    for input in [Input::Reported(0, Activity::Resting), Input::Removed(0)] {
+    for input in [GroupInput::Reported(0, Activity::Resting), GroupInput::Removed(0)] {
         let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true; 3]);
-        bench.give(Input::Fell(0, Duration::from_secs(3)));
+        bench.give(GroupInput::Crashed(0, Duration::from_secs(3)));
         assert_eq!(bench.told, ["stop 2", "stop 1"]);
         bench.give(input);
         let others: Vec<&str> =
@@ -150,7 +150,7 @@ fn a_delay_goes_with_the_one_it_is_for() {
     }
     // One that its group stops keeps its own: here 1 falls before it is told to stop.
     let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true; 2]);
-    bench.give(Input::Fell(0, Duration::from_secs(3)));
+    bench.give(GroupInput::Crashed(0, Duration::from_secs(3)));
     assert_eq!(bench.group.next_deadline(), Some(Duration::from_secs(3)));
 }
 
@@ -165,29 +165,29 @@ fn the_next_is_stopped_only_when_the_one_before_is_down() {
     let mut give = |input| {
         let mut out = Vec::new();
         group.step(Duration::ZERO, input, &mut out);
-        out.retain(|e| !matches!(e, Effect::Emit(_) | Effect::Report(_)));
+        out.retain(|e| !matches!(e, GroupEffect::Emit(_) | GroupEffect::Report(_)));
         out
     };
-    give(Input::Start(StartCause::Boot));
+    give(GroupInput::Start(StartCause::Boot));
     for slot in 0..3 {
-        give(Input::Reported(slot, Activity::Active));
+        give(GroupInput::Reported(slot, Activity::Active));
     }
-    let stop = |slot| [Effect::Stop(slot, StopCause::Group)];
-    assert_eq!(give(Input::Fell(1, Duration::ZERO)), stop(2));
+    let stop = |slot| [GroupEffect::Stop(slot, StopCause::Group)];
+    assert_eq!(give(GroupInput::Crashed(1, Duration::ZERO)), stop(2));
     // One that is yet to be stopped falls by itself: its turn finds it fallen, no new restart.
-    assert_eq!(give(Input::Fell(0, Duration::ZERO)), []);
-    assert_eq!(give(Input::Reported(2, Activity::Resting)), stop(0));
-    let start = |slot| [Effect::Start(slot, StartCause::Group)];
-    assert_eq!(give(Input::Reported(0, Activity::Resting)), start(0));
-    assert_eq!(give(Input::Reported(0, Activity::Coming)), [], "its process is not there yet");
-    assert_eq!(give(Input::Reported(0, Activity::Active)), start(1));
+    assert_eq!(give(GroupInput::Crashed(0, Duration::ZERO)), []);
+    assert_eq!(give(GroupInput::Reported(2, Activity::Resting)), stop(0));
+    let start = |slot| [GroupEffect::Start(slot, StartCause::Group)];
+    assert_eq!(give(GroupInput::Reported(0, Activity::Resting)), start(0));
+    assert_eq!(give(GroupInput::Reported(0, Activity::Coming)), [], "its process is not there yet");
+    assert_eq!(give(GroupInput::Reported(0, Activity::Active)), start(1));
     assert_eq!(
-        give(Input::Reported(1, Activity::Resting)),
+        give(GroupInput::Reported(1, Activity::Resting)),
         start(2),
         "one that stays down is not waited for"
     );
-    assert_eq!(give(Input::Reported(2, Activity::Coming)), []);
-    assert_eq!(give(Input::Reported(2, Activity::Active)), []);
+    assert_eq!(give(GroupInput::Reported(2, Activity::Coming)), []);
+    assert_eq!(give(GroupInput::Reported(2, Activity::Active)), []);
 }
 
 /// A fall while not all of the affected have been started begins the restart anew, with all of them.
@@ -201,25 +201,29 @@ fn a_fall_in_the_middle_of_the_starts_takes_along_who_was_not_started_yet() {
     let mut give = |input| {
         let mut out = Vec::new();
         group.step(Duration::ZERO, input, &mut out);
-        out.retain(|e| !matches!(e, Effect::Report(_)));
+        out.retain(|e| !matches!(e, GroupEffect::Report(_)));
         out
     };
-    give(Input::Start(StartCause::Boot));
+    give(GroupInput::Start(StartCause::Boot));
     for slot in 0..4 {
-        give(Input::Reported(slot, Activity::Active));
+        give(GroupInput::Reported(slot, Activity::Active));
     }
-    give(Input::Fell(0, Duration::ZERO));
+    give(GroupInput::Crashed(0, Duration::ZERO));
     for slot in [3, 2, 1] {
-        give(Input::Reported(slot, Activity::Resting));
+        give(GroupInput::Reported(slot, Activity::Resting));
     }
-    give(Input::Reported(0, Activity::Active));
+    give(GroupInput::Reported(0, Activity::Active));
     // 1 is asked for; 0 and 2 fall before they are, or after.
-    let out = give(Input::Fell(1, Duration::ZERO));
+    let out = give(GroupInput::Crashed(1, Duration::ZERO));
     assert_eq!(
         out,
         [
-            Effect::Emit(GroupFact::Restarting { fallen: 1, stopping: vec![0], starting: vec![0, 1, 2, 3] }),
-            Effect::Stop(0, StopCause::Group)
+            GroupEffect::Emit(GroupFact::Restarting {
+                fallen: 1,
+                stopping: vec![0],
+                starting: vec![0, 1, 2, 3]
+            }),
+            GroupEffect::Stop(0, StopCause::Group)
         ],
         "all that were affected before are"
     );
@@ -232,7 +236,7 @@ fn a_group_restart_counts_once_and_more_than_n_gives_up() {
     assert!(bench.fall(1).ends_with("start 2"));
     assert_eq!(bench.fall(2), "gave up 3, stop 2, stop 1, stop 0");
     assert!(bench.group.is_failed());
-    bench.give(Input::Reported(1, Activity::Active));
+    bench.give(GroupInput::Reported(1, Activity::Active));
     assert!(!bench.group.is_failed(), "a start by hand clears the mark");
     assert!(bench.fall(1).ends_with("start 1"), "and the count");
 }
@@ -252,7 +256,7 @@ fn giving_up_escalates_or_exits() {
     let mut up = Bench::new(Strategy::OneForOne, Some(0), GiveUp::Escalate, &[true; 2]);
     assert_eq!(up.fall(0), "gave up 1, stop 1, stop 0, fell");
     up.told.clear();
-    up.give(Input::Start(StartCause::Group));
+    up.give(GroupInput::Start(StartCause::Group));
     assert_eq!(up.told, ["start 0", "start 1"], "the parent restarts it whole");
     let mut exit = Bench::new(Strategy::OneForOne, Some(0), GiveUp::Exit, &[true; 2]);
     assert_eq!(exit.fall(0), "gave up 1, exit");
@@ -260,16 +264,16 @@ fn giving_up_escalates_or_exits() {
     let mut root = Group::new(&spec, true);
     root.add(NewChild { returns: true, autostart: true, significant: false });
     let mut out = Vec::new();
-    root.step(Duration::ZERO, Input::Fell(0, Duration::ZERO), &mut out);
-    assert!(out.contains(&Effect::ExitTree), "the root has no parent");
+    root.step(Duration::ZERO, GroupInput::Crashed(0, Duration::ZERO), &mut out);
+    assert!(out.contains(&GroupEffect::ExitTree), "the root has no parent");
 }
 
 #[test]
 fn a_group_that_is_stopped_reports_when_all_are_down() {
     let mut bench = Bench::new(Strategy::OneForOne, None, GiveUp::Mark, &[true; 3]);
-    bench.give(Input::Stop(StopCause::Group));
+    bench.give(GroupInput::Stop(StopCause::Group));
     assert_eq!(bench.told, ["stop 2", "stop 1", "stop 0"]);
     bench.told.clear();
-    bench.give(Input::Start(StartCause::Group));
+    bench.give(GroupInput::Start(StartCause::Group));
     assert_eq!(bench.told, ["start 0", "start 1", "start 2"]);
 }

@@ -25,28 +25,28 @@ impl Bench {
         Bench { machine: Machine::new(InstanceId::sole(spec.name.clone()), None), spec, now: Duration::ZERO }
     }
 
-    fn give(&mut self, input: Input) -> Vec<Effect> {
+    fn give(&mut self, input: InstanceInput) -> Vec<InstanceEffect> {
         let mut out = Vec::new();
         self.machine.step(&self.spec, self.now, input, &mut out);
         out
     }
 
-    fn later(&mut self, millis: u64) -> Vec<Effect> {
+    fn later(&mut self, millis: u64) -> Vec<InstanceEffect> {
         self.now += Duration::from_millis(millis);
-        self.give(Input::Tick)
+        self.give(InstanceInput::Tick)
     }
 
     /// Up to running.
     fn up(spec: ServiceSpec) -> Bench {
         let mut bench = Bench::new(spec);
-        bench.give(Input::Start(StartCause::Boot));
-        bench.give(Input::Spawned { incarnation: Incarnation(1), pid: 7 });
+        bench.give(InstanceInput::Start(StartCause::Boot));
+        bench.give(InstanceInput::Spawned { incarnation: Incarnation(1), pid: 7 });
         assert_eq!(bench.machine.state(), State::Running);
         bench
     }
 
-    fn exit(&mut self, incarnation: u64, exit: Exit, remains: bool) -> Vec<Effect> {
-        self.give(Input::Exited { incarnation: Incarnation(incarnation), exit, remains, roll: 0.5 })
+    fn exit(&mut self, incarnation: u64, exit: Exit, remains: bool) -> Vec<InstanceEffect> {
+        self.give(InstanceInput::Exited { incarnation: Incarnation(incarnation), exit, remains, roll: 0.5 })
     }
 
     fn state(&self) -> State {
@@ -54,11 +54,11 @@ impl Bench {
     }
 }
 
-fn facts(effects: &[Effect]) -> Vec<String> {
+fn facts(effects: &[InstanceEffect]) -> Vec<String> {
     effects
         .iter()
         .filter_map(|effect| match effect {
-            Effect::Emit(fact) => {
+            InstanceEffect::Emit(fact) => {
                 let value = serde_json::to_value(fact).unwrap();
                 Some(value["event"].as_str().unwrap().to_owned())
             }
@@ -70,43 +70,43 @@ fn facts(effects: &[Effect]) -> Vec<String> {
 #[test]
 fn a_life_from_start_to_return() {
     let mut bench = Bench::new(spec());
-    let out = bench.give(Input::Start(StartCause::Boot));
+    let out = bench.give(InstanceInput::Start(StartCause::Boot));
     assert_eq!(facts(&out), ["goal_set", "starting"]);
-    assert!(out.contains(&Effect::Spawn(Incarnation(1))));
-    let out = bench.give(Input::Spawned { incarnation: Incarnation(1), pid: 7 });
+    assert!(out.contains(&InstanceEffect::Spawn(Incarnation(1))));
+    let out = bench.give(InstanceInput::Spawned { incarnation: Incarnation(1), pid: 7 });
     assert_eq!(facts(&out), ["running", "ready"]);
     let out = bench.exit(1, Exit::Code(3), false);
     assert_eq!(facts(&out), ["exited", "crashed"]);
-    assert!(out.contains(&Effect::Fell(Duration::from_millis(100))));
+    assert!(out.contains(&InstanceEffect::Crashed(Duration::from_millis(100))));
     assert_eq!(bench.state(), State::Crashed);
-    bench.give(Input::Permit);
+    bench.give(InstanceInput::Permit);
     assert_eq!(bench.machine.next_deadline(), Some(Duration::from_millis(100)));
     assert!(bench.later(99).is_empty());
-    assert!(bench.later(1).contains(&Effect::Spawn(Incarnation(2))));
+    assert!(bench.later(1).contains(&InstanceEffect::Spawn(Incarnation(2))));
 }
 
 #[test]
 fn a_stop_is_asked_then_forced() {
     let mut bench = Bench::up(spec());
-    let out = bench.give(Input::Stop(StopCause::Command));
-    assert!(out.contains(&Effect::Terminate(Incarnation(1), 15)));
+    let out = bench.give(InstanceInput::Stop(StopCause::Command));
+    assert!(out.contains(&InstanceEffect::Terminate(Incarnation(1), 15)));
     assert!(bench.later(9_999).is_empty());
     let out = bench.later(1);
     assert_eq!(facts(&out), ["killed"], "the KILL is named");
-    assert!(out.contains(&Effect::KillTree(Incarnation(1))));
+    assert!(out.contains(&InstanceEffect::KillTree(Incarnation(1))));
     let out = bench.exit(1, Exit::Signal { signal: 9, core_dumped: false }, false);
     let exited = out.iter().find_map(|effect| match effect {
-        Effect::Emit(Fact::Exited { exit: ExitOutcome::Process { ended, .. }, .. }) => Some(*ended),
+        InstanceEffect::Emit(Fact::Exited { exit: ExitOutcome::Process { ended, .. }, .. }) => Some(*ended),
         _ => None,
     });
-    assert_eq!(exited, Some(Ended::ByForce));
+    assert_eq!(exited, Some(EndedBy::ByForce));
     assert_eq!(bench.state(), State::Stopped);
 }
 
 #[test]
 fn a_stuck_process_is_told_once_and_the_stop_still_ends() {
     let mut bench = Bench::up(spec());
-    bench.give(Input::Kill(StopCause::Command));
+    bench.give(InstanceInput::Kill(StopCause::Command));
     assert_eq!(facts(&bench.later(5_000)), ["stuck"]);
     assert_eq!(bench.machine.next_deadline(), None);
     bench.exit(1, Exit::Signal { signal: 9, core_dumped: false }, false);
@@ -116,13 +116,13 @@ fn a_stuck_process_is_told_once_and_the_stop_still_ends() {
 #[test]
 fn the_last_command_wins() {
     let mut bench = Bench::up(spec());
-    bench.give(Input::Stop(StopCause::Command));
-    bench.give(Input::Start(StartCause::Command));
+    bench.give(InstanceInput::Stop(StopCause::Command));
+    bench.give(InstanceInput::Start(StartCause::Command));
     let out = bench.exit(1, Exit::Code(0), false);
-    assert!(out.contains(&Effect::Spawn(Incarnation(2))), "stop, then start");
-    bench.give(Input::Restart);
-    bench.give(Input::Stop(StopCause::Command));
-    bench.give(Input::Spawned { incarnation: Incarnation(2), pid: 8 });
+    assert!(out.contains(&InstanceEffect::Spawn(Incarnation(2))), "stop, then start");
+    bench.give(InstanceInput::Restart);
+    bench.give(InstanceInput::Stop(StopCause::Command));
+    bench.give(InstanceInput::Spawned { incarnation: Incarnation(2), pid: 8 });
     bench.exit(2, Exit::Code(0), false);
     assert_eq!(bench.state(), State::Stopped, "restart while starting, then stop");
 }
@@ -130,26 +130,26 @@ fn the_last_command_wins() {
 #[test]
 fn a_stop_while_the_process_is_being_made_waits_for_it() {
     let mut bench = Bench::new(spec());
-    bench.give(Input::Start(StartCause::Command));
-    assert!(facts(&bench.give(Input::Stop(StopCause::Command))).contains(&"goal_set".to_owned()));
+    bench.give(InstanceInput::Start(StartCause::Command));
+    assert!(facts(&bench.give(InstanceInput::Stop(StopCause::Command))).contains(&"goal_set".to_owned()));
     assert_eq!(bench.state(), State::Starting);
-    let out = bench.give(Input::Spawned { incarnation: Incarnation(1), pid: 7 });
-    assert!(out.contains(&Effect::Terminate(Incarnation(1), 15)));
+    let out = bench.give(InstanceInput::Spawned { incarnation: Incarnation(1), pid: 7 });
+    assert!(out.contains(&InstanceEffect::Terminate(Incarnation(1), 15)));
 }
 
 #[test]
 fn late_news_changes_nothing() {
     let mut bench = Bench::up(spec());
-    bench.give(Input::Restart);
+    bench.give(InstanceInput::Restart);
     bench.exit(1, Exit::Code(0), false);
-    bench.give(Input::Spawned { incarnation: Incarnation(2), pid: 8 });
+    bench.give(InstanceInput::Spawned { incarnation: Incarnation(2), pid: 8 });
     let before = format!("{:?}", bench.machine);
     for late in [
-        Input::Exited { incarnation: Incarnation(1), exit: Exit::Code(1), remains: false, roll: 0.5 },
-        Input::TreeGone { incarnation: Incarnation(1), roll: 0.5 },
-        Input::Spawned { incarnation: Incarnation(1), pid: 9 },
-        Input::LogMatched { incarnation: Incarnation(1) },
-        Input::StopCommandDone { incarnation: Incarnation(1), trouble: None },
+        InstanceInput::Exited { incarnation: Incarnation(1), exit: Exit::Code(1), remains: false, roll: 0.5 },
+        InstanceInput::TreeGone { incarnation: Incarnation(1), roll: 0.5 },
+        InstanceInput::Spawned { incarnation: Incarnation(1), pid: 9 },
+        InstanceInput::LogMatched { incarnation: Incarnation(1) },
+        InstanceInput::StopCommandDone { incarnation: Incarnation(1), trouble: None },
     ] {
         assert!(bench.give(late).is_empty());
     }
@@ -161,10 +161,10 @@ fn what_is_left_behind_is_ended_before_the_return() {
     let mut bench = Bench::up(spec());
     let out = bench.exit(1, Exit::Code(1), true);
     assert_eq!(facts(&out), ["left_behind"]);
-    assert!(out.contains(&Effect::Terminate(Incarnation(1), 15)));
+    assert!(out.contains(&InstanceEffect::Terminate(Incarnation(1), 15)));
     assert_eq!(bench.state(), State::Stopping);
-    assert!(bench.later(10_000).contains(&Effect::KillTree(Incarnation(1))));
-    let out = bench.give(Input::TreeGone { incarnation: Incarnation(1), roll: 0.5 });
+    assert!(bench.later(10_000).contains(&InstanceEffect::KillTree(Incarnation(1))));
+    let out = bench.give(InstanceInput::TreeGone { incarnation: Incarnation(1), roll: 0.5 });
     assert_eq!(facts(&out), ["exited", "crashed"]);
 }
 
@@ -179,7 +179,7 @@ fn readiness_by_delay_by_log_and_by_deadline() {
     assert!(after.later(1_999).is_empty());
     assert_eq!(facts(&after.later(1)), ["ready"]);
     let mut log = with(ReadyTarget::Log("up".into()), Some(Duration::from_secs(5)));
-    assert_eq!(facts(&log.give(Input::LogMatched { incarnation: Incarnation(1) })), ["ready"]);
+    assert_eq!(facts(&log.give(InstanceInput::LogMatched { incarnation: Incarnation(1) })), ["ready"]);
     assert_eq!(log.machine.next_deadline(), None, "no deadline once ready");
     let mut late = with(ReadyTarget::Log("up".into()), Some(Duration::from_secs(5)));
     assert_eq!(facts(&late.later(5_000)), ["stopping"]);
@@ -204,10 +204,10 @@ fn with_health() -> ServiceSpec {
 
 #[test]
 fn a_health_kill_is_a_failure_and_a_stop_by_hand_is_not() {
-    let bad = || Input::Checked {
+    let bad = || InstanceInput::Checked {
         incarnation: Incarnation(1),
         kind: CheckKind::Health,
-        change: Change::Bad { in_a_row: 3, message: "refused".into() },
+        change: CheckChange::Bad { in_a_row: 3, message: "refused".into() },
     };
     let mut bench = Bench::up(with_health());
     assert_eq!(facts(&bench.give(bad())), ["check_failed", "health_changed", "stopping"]);
@@ -220,7 +220,7 @@ fn a_health_kill_is_a_failure_and_a_stop_by_hand_is_not() {
     bench.exit(1, Exit::Code(0), false);
     assert_eq!(bench.state(), State::Failed);
     let mut bench = Bench::up(with_health());
-    bench.give(Input::Stop(StopCause::Command));
+    bench.give(InstanceInput::Stop(StopCause::Command));
     bench.exit(1, Exit::Signal { signal: 15, core_dumped: false }, false);
     assert_eq!(bench.state(), State::Stopped);
 }
@@ -234,19 +234,19 @@ fn retries_are_counted_and_forgotten_after_a_healthy_time() {
     for n in 1..=2 {
         bench.exit(n, Exit::Code(1), false);
         assert_eq!(bench.state(), State::Crashed);
-        bench.give(Input::Permit);
-        bench.give(Input::Spawned { incarnation: Incarnation(n + 1), pid: 7 });
+        bench.give(InstanceInput::Permit);
+        bench.give(InstanceInput::Spawned { incarnation: Incarnation(n + 1), pid: 7 });
     }
     bench.later(60_000);
     bench.exit(3, Exit::Code(1), false);
     assert_eq!(bench.state(), State::Crashed, "a minute of health forgives");
     for n in 4..=5 {
-        bench.give(Input::Permit);
-        bench.give(Input::Spawned { incarnation: Incarnation(n), pid: 7 });
+        bench.give(InstanceInput::Permit);
+        bench.give(InstanceInput::Spawned { incarnation: Incarnation(n), pid: 7 });
         bench.exit(n, Exit::Code(1), false);
     }
     assert_eq!(bench.state(), State::Failed);
-    bench.give(Input::Start(StartCause::Command));
+    bench.give(InstanceInput::Start(StartCause::Command));
     assert_eq!(bench.state(), State::Starting, "a start by hand clears failed");
 }
 
@@ -260,8 +260,8 @@ fn a_program_that_does_not_exist_is_not_tried_again_and_a_full_machine_is() {
         (SpawnStage::Fork, 11, State::Crashed),
     ] {
         let mut bench = Bench::new(spec());
-        bench.give(Input::Start(StartCause::Boot));
-        bench.give(Input::SpawnFailed {
+        bench.give(InstanceInput::Start(StartCause::Boot));
+        bench.give(InstanceInput::SpawnFailed {
             incarnation: Incarnation(1),
             failure: failure(stage, errno),
             roll: 0.5,
@@ -276,26 +276,36 @@ fn a_dependency_that_failed_fails_and_revives_only_who_is_wanted() {
     let on = Name::new("db").unwrap();
     spec.depends_on = vec![Dependency { on: on.clone(), condition: Condition::Ready, required: true }];
     let mut bench = Bench::new(spec.clone());
-    assert!(bench.give(Input::Start(StartCause::Boot)).contains(&Effect::Ask(Question(1))));
-    bench.give(Input::Answered(Question(1), Reply::Failed(on.clone())));
+    assert!(
+        bench.give(InstanceInput::Start(StartCause::Boot)).contains(&InstanceEffect::Ask(StartRequest(1)))
+    );
+    bench.give(InstanceInput::Answered(StartRequest(1), GateReply::Failed(on.clone())));
     assert_eq!(bench.state(), State::Failed);
-    assert!(bench.give(Input::Answered(Question(1), Reply::Back)).contains(&Effect::Ask(Question(2))));
-    bench.give(Input::Answered(Question(1), Reply::Failed(on.clone())));
+    assert!(
+        bench
+            .give(InstanceInput::Answered(StartRequest(1), GateReply::Back))
+            .contains(&InstanceEffect::Ask(StartRequest(2)))
+    );
+    bench.give(InstanceInput::Answered(StartRequest(1), GateReply::Failed(on.clone())));
     assert_eq!(bench.state(), State::Waiting, "an answer to the question before is late");
-    bench.give(Input::Answered(Question(2), Reply::Failed(on)));
-    bench.give(Input::Stop(StopCause::Command));
-    let back = Input::Answered(Question(2), Reply::Back);
+    bench.give(InstanceInput::Answered(StartRequest(2), GateReply::Failed(on)));
+    bench.give(InstanceInput::Stop(StopCause::Command));
+    let back = InstanceInput::Answered(StartRequest(2), GateReply::Back);
     assert!(bench.give(back).is_empty(), "goal down is never revived");
 }
 
 #[test]
 fn what_was_stopped_by_hand_is_not_started_by_its_group() {
     let mut bench = Bench::up(spec());
-    bench.give(Input::Stop(StopCause::Command));
-    bench.give(Input::Stop(StopCause::Group));
+    bench.give(InstanceInput::Stop(StopCause::Command));
+    bench.give(InstanceInput::Stop(StopCause::Group));
     bench.exit(1, Exit::Code(0), false);
-    let answer = [Effect::Report(Activity::Resting)];
-    assert_eq!(bench.give(Input::Start(StartCause::Group)), answer, "its group hears that it stays down");
+    let answer = [InstanceEffect::Report(Activity::Resting)];
+    assert_eq!(
+        bench.give(InstanceInput::Start(StartCause::Group)),
+        answer,
+        "its group hears that it stays down"
+    );
     assert_eq!(bench.state(), State::Stopped);
 }
 
@@ -304,11 +314,11 @@ fn a_stop_command_comes_before_the_signal() {
     let mut spec = spec();
     spec.stop.command = Some(CommandLine { argv: vec!["bye".into()], shell: false });
     let mut bench = Bench::up(spec);
-    let out = bench.give(Input::Stop(StopCause::Command));
-    assert!(out.contains(&Effect::StopCommand(Incarnation(1))));
-    assert!(!out.iter().any(|e| matches!(e, Effect::Terminate(..))));
-    let out = bench.give(Input::StopCommandDone { incarnation: Incarnation(1), trouble: None });
-    assert_eq!(out, [Effect::Terminate(Incarnation(1), 15)]);
+    let out = bench.give(InstanceInput::Stop(StopCause::Command));
+    assert!(out.contains(&InstanceEffect::StopCommand(Incarnation(1))));
+    assert!(!out.iter().any(|e| matches!(e, InstanceEffect::Terminate(..))));
+    let out = bench.give(InstanceInput::StopCommandDone { incarnation: Incarnation(1), trouble: None });
+    assert_eq!(out, [InstanceEffect::Terminate(Incarnation(1), 15)]);
     assert_eq!(bench.machine.next_deadline(), Some(Duration::from_secs(10)), "one time for both");
 }
 
@@ -336,23 +346,23 @@ proptest! {
             let goal_before = bench.machine.goal();
             let late = Incarnation(u64::from(which));
             let input = match what {
-                0 => Input::Start(StartCause::Command),
-                1 => Input::Start(StartCause::Group),
-                2 => Input::Stop(StopCause::Command),
-                3 => Input::Stop(StopCause::Group),
-                4 => Input::Stop(StopCause::GaveUp),
-                5 => Input::Kill(StopCause::Command),
-                6 => Input::Restart,
-                7 => Input::Answered(bench.machine.question, Reply::Release),
-                8 => Input::Answered(bench.machine.question, Reply::Failed(Name::new("db").unwrap())),
-                9 => Input::Answered(bench.machine.question, Reply::Back),
-                10 => Input::Permit,
+                0 => InstanceInput::Start(StartCause::Command),
+                1 => InstanceInput::Start(StartCause::Group),
+                2 => InstanceInput::Stop(StopCause::Command),
+                3 => InstanceInput::Stop(StopCause::Group),
+                4 => InstanceInput::Stop(StopCause::GaveUp),
+                5 => InstanceInput::Kill(StopCause::Command),
+                6 => InstanceInput::Restart,
+                7 => InstanceInput::Answered(bench.machine.question, GateReply::Release),
+                8 => InstanceInput::Answered(bench.machine.question, GateReply::Failed(Name::new("db").unwrap())),
+                9 => InstanceInput::Answered(bench.machine.question, GateReply::Back),
+                10 => InstanceInput::Permit,
                 11 | 12 => match asked.pop() {
                     Some(incarnation) if which > 0 => {
                         alive.push(incarnation);
-                        Input::Spawned { incarnation, pid: 7 }
+                        InstanceInput::Spawned { incarnation, pid: 7 }
                     }
-                    Some(incarnation) => Input::SpawnFailed {
+                    Some(incarnation) => InstanceInput::SpawnFailed {
                         incarnation,
                         failure: SpawnFailure {
                             stage: SpawnStage::Fork,
@@ -362,35 +372,35 @@ proptest! {
                         },
                         roll: 0.5,
                     },
-                    None => Input::Tick,
+                    None => InstanceInput::Tick,
                 },
                 13 | 14 => match alive.pop() {
                     Some(incarnation) => {
-                        Input::Exited { incarnation, exit: Exit::Code(i32::from(which)), remains: false, roll: 0.5 }
+                        InstanceInput::Exited { incarnation, exit: Exit::Code(i32::from(which)), remains: false, roll: 0.5 }
                     }
-                    None => Input::Exited { incarnation: late, exit: Exit::Code(1), remains: false, roll: 0.5 },
+                    None => InstanceInput::Exited { incarnation: late, exit: Exit::Code(1), remains: false, roll: 0.5 },
                 },
-                15 => Input::Checked {
+                15 => InstanceInput::Checked {
                     incarnation: late,
                     kind: CheckKind::Health,
-                    change: Change::Bad { in_a_row: 3, message: String::new() },
+                    change: CheckChange::Bad { in_a_row: 3, message: String::new() },
                 },
-                16 => Input::LogMatched { incarnation: late },
-                _ => Input::Tick,
+                16 => InstanceInput::LogMatched { incarnation: late },
+                _ => InstanceInput::Tick,
             };
             // An exit of an incarnation that lives can't be invented as late news.
-            if let Input::Exited { incarnation, .. } = &input
+            if let InstanceInput::Exited { incarnation, .. } = &input
                 && bench.machine.live() == Some(*incarnation)
                 && asked.contains(incarnation)
             {
                 continue;
             }
-            if matches!(&input, Input::Exited { incarnation, .. } if alive.contains(incarnation)) {
+            if matches!(&input, InstanceInput::Exited { incarnation, .. } if alive.contains(incarnation)) {
                 continue;
             }
-            let by_hand = matches!(input, Input::Start(StartCause::Command) | Input::Restart);
+            let by_hand = matches!(input, InstanceInput::Start(StartCause::Command) | InstanceInput::Restart);
             for effect in bench.give(input) {
-                if let Effect::Spawn(incarnation) = effect {
+                if let InstanceEffect::Spawn(incarnation) = effect {
                     prop_assert!(alive.is_empty() && asked.is_empty(), "two live incarnations");
                     prop_assert!(goal_before == Goal::Up || by_hand, "goal down is never revived");
                     asked.push(incarnation);
@@ -398,13 +408,13 @@ proptest! {
             }
         }
         // From anywhere, a stop comes to rest when the kernel does its part.
-        bench.give(Input::Stop(StopCause::Command));
+        bench.give(InstanceInput::Stop(StopCause::Command));
         for incarnation in asked {
-            bench.give(Input::Spawned { incarnation, pid: 7 });
+            bench.give(InstanceInput::Spawned { incarnation, pid: 7 });
             alive.push(incarnation);
         }
         bench.now += Duration::from_secs(20_000);
-        bench.give(Input::Tick);
+        bench.give(InstanceInput::Tick);
         for incarnation in alive {
             bench.exit(incarnation.0, Exit::Signal { signal: 9, core_dumped: false }, false);
         }
@@ -418,29 +428,30 @@ fn a_stop_command_that_fails_or_hangs_is_told_and_the_signal_still_gets_its_time
     let mut spec = spec();
     spec.stop.command = Some(CommandLine { argv: vec!["bye".into()], shell: false });
     let mut bench = Bench::up(spec.clone());
-    bench.give(Input::Stop(StopCause::Command));
+    bench.give(InstanceInput::Stop(StopCause::Command));
     let trouble = Some("exit code 3".to_owned());
-    let out = bench.give(Input::StopCommandDone { incarnation: Incarnation(1), trouble });
+    let out = bench.give(InstanceInput::StopCommandDone { incarnation: Incarnation(1), trouble });
     assert_eq!(facts(&out), ["stop_command_failed"]);
     let mut bench = Bench::up(spec);
-    bench.give(Input::Stop(StopCause::Command));
+    bench.give(InstanceInput::Stop(StopCause::Command));
     let out = bench.later(10_000);
     assert_eq!(facts(&out), ["stop_command_failed", "stopping"]);
-    assert!(out.contains(&Effect::Terminate(Incarnation(1), 15)));
-    assert!(bench.later(10_000).contains(&Effect::KillTree(Incarnation(1))));
+    assert!(out.contains(&InstanceEffect::Terminate(Incarnation(1), 15)));
+    assert!(bench.later(10_000).contains(&InstanceEffect::KillTree(Incarnation(1))));
 }
 
 #[test]
 fn a_group_that_waits_for_it_hears_of_its_rest_before_it_starts_again() {
     let mut bench = Bench::up(spec());
-    bench.give(Input::Stop(StopCause::Group));
-    bench.give(Input::Restart);
+    bench.give(InstanceInput::Stop(StopCause::Group));
+    bench.give(InstanceInput::Restart);
     let out = bench.exit(1, Exit::Code(0), false);
-    let reports: Vec<&Effect> = out.iter().filter(|e| matches!(e, Effect::Report(_))).collect();
+    let reports: Vec<&InstanceEffect> =
+        out.iter().filter(|e| matches!(e, InstanceEffect::Report(_))).collect();
     assert_eq!(
         reports,
         [Activity::Resting, Activity::Active, Activity::Coming]
-            .map(Effect::Report)
+            .map(InstanceEffect::Report)
             .iter()
             .collect::<Vec<_>>()
     );

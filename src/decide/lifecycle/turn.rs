@@ -9,52 +9,51 @@ pub(super) struct Turn<'a> {
     pub(super) machine: &'a mut Machine,
     pub(super) spec: &'a ServiceSpec,
     pub(super) now: Duration,
-    pub(super) out: &'a mut Vec<Effect>,
+    pub(super) out: &'a mut Vec<InstanceEffect>,
 }
 
 impl Turn<'_> {
-    pub(super) fn turn(mut self, phase: Phase, input: Input) -> Phase {
+    pub(super) fn turn(mut self, phase: Phase, input: InstanceInput) -> Phase {
         match (phase, input) {
-            (phase, Input::Start(cause)) => self.start(phase, cause),
-            (phase, Input::Restart) => self.restart(phase),
-            (Phase::Running(life), Input::Pause) => {
-                self.out.extend([Effect::EndChecks, Effect::Pause(life.incarnation)]);
+            (phase, InstanceInput::Start(cause)) => self.start(phase, cause),
+            (phase, InstanceInput::Restart) => self.restart(phase),
+            (Phase::Running(life), InstanceInput::Pause) => {
+                self.out.extend([InstanceEffect::EndChecks, InstanceEffect::Pause(life.incarnation)]);
                 Phase::Paused(Paused { life, since: self.now, halt: Halt::Asked })
             }
-            (Phase::Paused(paused), Input::Resume) => self.resume(paused),
+            (Phase::Paused(paused), InstanceInput::Resume) => self.resume(paused),
             // Only what runs can be paused, only what is paused resumed.
-            (phase, Input::Pause | Input::Resume) => phase,
-            (Phase::Paused(Paused { life, since, halt: Halt::Asked }), Input::Halted { .. }) => {
+            (phase, InstanceInput::Pause | InstanceInput::Resume) => phase,
+            (Phase::Paused(Paused { life, since, halt: Halt::Asked }), InstanceInput::Halted { .. }) => {
                 let (instance, incarnation) = (self.machine.id.clone(), life.incarnation);
                 self.emit(Fact::Paused { instance, incarnation });
                 Phase::Paused(Paused { life, since, halt: Halt::Done })
             }
             // A stop or a resume was faster.
-            (phase, Input::Halted { .. }) => phase,
-            (phase, Input::Stop(cause)) => self.stop(phase, cause, false),
-            (phase, Input::StopWithin(cause, time)) => {
+            (phase, InstanceInput::Halted { .. }) => phase,
+            (phase, InstanceInput::Stop(cause)) => self.stop(phase, cause, false),
+            (phase, InstanceInput::StopWithin(cause, time)) => {
                 self.machine.stop_by = Some(self.now + time);
                 self.stop(phase, cause, false)
             }
-            (phase, Input::Kill(cause)) => self.stop(phase, cause, true),
+            (phase, InstanceInput::Kill(cause)) => self.stop(phase, cause, true),
 
-            (Phase::Waiting { cause }, Input::Answered(_, Reply::Release)) => self.spawn(cause),
-            (Phase::Waiting { cause }, Input::Answered(_, Reply::Blocked(unmet))) => {
+            (Phase::Waiting { cause }, InstanceInput::Answered(_, GateReply::Release)) => self.spawn(cause),
+            (Phase::Waiting { cause }, InstanceInput::Answered(_, GateReply::Blocked(unmet))) => {
                 self.emit(Fact::Waiting { instance: self.machine.id.clone(), for_: unmet });
                 Phase::Waiting { cause }
             }
-            (Phase::Waiting { .. }, Input::Answered(_, Reply::Failed(on))) => {
-                self.fail(FailedWhy::Dependency { on })
+            (Phase::Waiting { .. }, InstanceInput::Answered(_, GateReply::Failed(on))) => {
+                self.fail(FailureReason::Dependency { on })
             }
-            (Phase::Failed(FailedWhy::Dependency { .. }), Input::Answered(_, Reply::Back))
-                if self.machine.goal == Goal::Up =>
-            {
-                self.begin(StartCause::Dependency)
-            }
+            (
+                Phase::Failed(FailureReason::Dependency { .. }),
+                InstanceInput::Answered(_, GateReply::Back),
+            ) if self.machine.goal == Goal::Up => self.begin(StartCause::Dependency),
             // The graph answers a question that a stop has overtaken.
-            (phase, Input::Answered(..)) => phase,
+            (phase, InstanceInput::Answered(..)) => phase,
 
-            (Phase::Crashed(Retry::Asked(delay)), Input::Permit) => {
+            (Phase::Crashed(Retry::Asked(delay)), InstanceInput::Permit) => {
                 if delay.is_zero() {
                     self.begin(StartCause::Policy)
                 } else {
@@ -62,22 +61,23 @@ impl Turn<'_> {
                 }
             }
             // A stop or a start by hand came between the question and the permit.
-            (phase, Input::Permit) => phase,
+            (phase, InstanceInput::Permit) => phase,
 
-            (Phase::Starting { incarnation, asked, abort }, Input::Spawned { pid, .. }) => {
+            (Phase::Starting { incarnation, asked, abort }, InstanceInput::Spawned { pid, .. }) => {
                 self.spawned(incarnation, asked, abort, pid)
             }
-            (Phase::Starting { incarnation, abort, .. }, Input::SpawnFailed { failure, roll, .. }) => {
-                self.spawn_failed(incarnation, abort, failure, roll)
-            }
+            (
+                Phase::Starting { incarnation, abort, .. },
+                InstanceInput::SpawnFailed { failure, roll, .. },
+            ) => self.spawn_failed(incarnation, abort, failure, roll),
             // The host answers each spawn once, while it is `Starting`.
-            (phase, Input::Spawned { .. } | Input::SpawnFailed { .. }) => phase,
+            (phase, InstanceInput::Spawned { .. } | InstanceInput::SpawnFailed { .. }) => phase,
 
             (
                 Phase::Running(life) | Phase::Paused(Paused { life, .. }),
-                Input::Exited { exit, remains, roll, .. },
+                InstanceInput::Exited { exit, remains, roll, .. },
             ) => self.exited(life, exit, remains, roll),
-            (Phase::Stopping(stopping), Input::Exited { exit, remains, roll, .. }) => {
+            (Phase::Stopping(stopping), InstanceInput::Exited { exit, remains, roll, .. }) => {
                 let stopping = Stopping { exit: Some(exit), ..stopping };
                 if remains {
                     // The others of its tree have what is left of the stop timeout.
@@ -86,31 +86,36 @@ impl Turn<'_> {
                     self.finish(stopping, roll)
                 }
             }
-            (Phase::Stopping(stopping), Input::TreeGone { roll, .. }) => self.finish(stopping, roll),
+            (Phase::Stopping(stopping), InstanceInput::TreeGone { roll, .. }) => self.finish(stopping, roll),
             // Without an exit before it there is no such news; the exit's own will come.
-            (phase, Input::Exited { .. } | Input::TreeGone { .. }) => phase,
+            (phase, InstanceInput::Exited { .. } | InstanceInput::TreeGone { .. }) => phase,
 
-            (Phase::Stopping(stopping), Input::StopCommandDone { trouble, .. }) => match stopping.step {
-                Step::Command { deadline } => {
-                    // Of a budget the signal gets all that is left.
-                    let deadline = match self.machine.stop_by {
-                        Some(_) => self.now + self.stop_time(),
-                        None => deadline,
-                    };
-                    self.stop_command_trouble(&stopping, trouble);
-                    self.out.push(Effect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
-                    Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
+            (Phase::Stopping(stopping), InstanceInput::StopCommandDone { trouble, .. }) => {
+                match stopping.step {
+                    Step::Command { deadline } => {
+                        // Of a budget the signal gets all that is left.
+                        let deadline = match self.machine.stop_by {
+                            Some(_) => self.now + self.stop_time(),
+                            None => deadline,
+                        };
+                        self.stop_command_trouble(&stopping, trouble);
+                        self.out.push(InstanceEffect::Terminate(
+                            stopping.life.incarnation,
+                            self.spec.stop.signal,
+                        ));
+                        Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
+                    }
+                    // Its time ran out first, which was told.
+                    Step::Terminating { .. } | Step::Killing { .. } => Phase::Stopping(stopping),
                 }
-                // Its time ran out first, which was told.
-                Step::Terminating { .. } | Step::Killing { .. } => Phase::Stopping(stopping),
-            },
+            }
             // A stop command runs only while stopping.
-            (phase, Input::StopCommandDone { .. }) => phase,
+            (phase, InstanceInput::StopCommandDone { .. }) => phase,
 
-            (Phase::Running(life), Input::LogMatched { .. }) => self.ready(life),
+            (Phase::Running(life), InstanceInput::LogMatched { .. }) => self.ready(life),
             // It said so before it stood still. Told at once: the line will not be read again, by no later
             // supervisor either.
-            (Phase::Paused(paused), Input::LogMatched { .. }) => match paused.life.ready {
+            (Phase::Paused(paused), InstanceInput::LogMatched { .. }) => match paused.life.ready {
                 Readiness::Since(_) => Phase::Paused(paused),
                 Readiness::Not { .. } => {
                     self.tell_ready(&paused.life);
@@ -118,19 +123,21 @@ impl Turn<'_> {
                     Phase::Paused(Paused { life: Life { ready, ..paused.life }, ..paused })
                 }
             },
-            (Phase::Running(life), Input::Checked { kind, change, .. }) => self.checked(life, kind, change),
+            (Phase::Running(life), InstanceInput::Checked { kind, change, .. }) => {
+                self.checked(life, kind, change)
+            }
             // Late news of a check: the process is on its way out, or not yet known to be in.
-            (phase, Input::LogMatched { .. } | Input::Checked { .. }) => phase,
+            (phase, InstanceInput::LogMatched { .. } | InstanceInput::Checked { .. }) => phase,
 
-            (phase, Input::Tick) => self.tick(phase),
-            (phase, Input::Reconfigured) => self.reconfigured(phase),
+            (phase, InstanceInput::Tick) => self.tick(phase),
+            (phase, InstanceInput::Reconfigured) => self.reconfigured(phase),
 
-            (Phase::Registered, Input::Inherit { goal, last, left, message }) => {
+            (Phase::Registered, InstanceInput::Inherit { goal, last, left, message }) => {
                 self.inherit(goal, last, left, message)
             }
-            (Phase::Registered, Input::Restore(past)) => self.restore(*past),
+            (Phase::Registered, InstanceInput::Restore(past)) => self.restore(*past),
             // One that has begun has nothing to inherit.
-            (phase, Input::Inherit { .. } | Input::Restore(_)) => phase,
+            (phase, InstanceInput::Inherit { .. } | InstanceInput::Restore(_)) => phase,
         }
     }
 
@@ -138,15 +145,15 @@ impl Turn<'_> {
     fn reconfigured(&mut self, phase: Phase) -> Phase {
         match phase {
             Phase::Waiting { cause } => {
-                self.out.push(Effect::Withdraw);
+                self.out.push(InstanceEffect::Withdraw);
                 self.begin(cause)
             }
             Phase::Running(life) => {
-                self.out.push(Effect::EndChecks);
+                self.out.push(InstanceEffect::EndChecks);
                 match life.ready {
                     Readiness::Since(_) => {
                         if self.spec.health.is_some() {
-                            self.out.push(Effect::WatchHealth(life.incarnation));
+                            self.out.push(InstanceEffect::WatchHealth(life.incarnation));
                         }
                         Phase::Running(life)
                     }
@@ -155,14 +162,14 @@ impl Turn<'_> {
                     Readiness::Not { .. } => {
                         let ready = self.readiness(life.started, self.now);
                         if self.checks_readiness() {
-                            self.out.push(Effect::WatchReady(life.incarnation));
+                            self.out.push(InstanceEffect::WatchReady(life.incarnation));
                         }
                         Phase::Running(Life { ready, ..life })
                     }
                 }
             }
             // It can be started now, and is to run.
-            Phase::Failed(FailedWhy::Manifest { .. })
+            Phase::Failed(FailureReason::Manifest { .. })
                 if self.machine.goal == Goal::Up && self.spec.fault.is_none() =>
             {
                 self.begin(StartCause::Command)
@@ -258,7 +265,7 @@ impl Turn<'_> {
         match phase {
             Phase::Running(life) | Phase::Paused(Paused { life, .. }) => {
                 if matches!(phase, Phase::Paused(_)) {
-                    self.out.push(Effect::Resume(life.incarnation));
+                    self.out.push(InstanceEffect::Resume(life.incarnation));
                 }
                 self.aim(Goal::Up);
                 self.machine.attempts = 0;
@@ -309,7 +316,7 @@ impl Turn<'_> {
             Phase::Registered if for_good => self.rest(cause),
             Phase::Registered => Phase::Registered,
             Phase::Waiting { .. } => {
-                self.out.push(Effect::Withdraw);
+                self.out.push(InstanceEffect::Withdraw);
                 match cause {
                     // It has not run yet: whatever its policy, it is still to.
                     StopCause::Group if self.machine.goal == Goal::Up => {
@@ -321,8 +328,8 @@ impl Turn<'_> {
             }
             Phase::Crashed(_) => self.rest(cause),
             // The graph must not bring it back.
-            Phase::Failed(FailedWhy::Dependency { .. }) if for_good => {
-                self.out.push(Effect::Withdraw);
+            Phase::Failed(FailureReason::Dependency { .. }) if for_good => {
+                self.out.push(InstanceEffect::Withdraw);
                 self.rest(cause)
             }
             Phase::Stopped { held: true } => self.rest(cause),
@@ -356,7 +363,7 @@ impl Turn<'_> {
             Phase::Running(life) => self.begin_stop(life, cause, Next::Rest),
             Phase::Paused(Paused { life, .. }) => {
                 // A stop command talks to it, so it must be able to listen.
-                self.out.push(Effect::Resume(life.incarnation));
+                self.out.push(InstanceEffect::Resume(life.incarnation));
                 self.begin_stop(life, cause, Next::Rest)
             }
             Phase::Stopping(stopping) => {
@@ -396,13 +403,13 @@ impl Turn<'_> {
                 Readiness::Not { at: at.map(|at| at + still), deadline: deadline.map(|d| d + still) }
             }
         };
-        self.out.push(Effect::Resume(life.incarnation));
+        self.out.push(InstanceEffect::Resume(life.incarnation));
         match ready {
             Readiness::Since(_) if self.spec.health.is_some() => {
-                self.out.push(Effect::WatchHealth(life.incarnation));
+                self.out.push(InstanceEffect::WatchHealth(life.incarnation));
             }
             Readiness::Not { .. } if self.checks_readiness() => {
-                self.out.push(Effect::WatchReady(life.incarnation));
+                self.out.push(InstanceEffect::WatchReady(life.incarnation));
             }
             Readiness::Since(_) | Readiness::Not { .. } => {}
         }
@@ -436,7 +443,7 @@ impl Turn<'_> {
     /// On the way up: through the graph where there is something to wait for.
     fn begin(&mut self, cause: StartCause) -> Phase {
         if let Some(fault) = &self.spec.fault {
-            return self.fail(FailedWhy::Manifest { message: fault.clone() });
+            return self.fail(FailureReason::Manifest { message: fault.clone() });
         }
         if self.spec.depends_on.is_empty() {
             self.spawn(cause)
@@ -444,7 +451,7 @@ impl Turn<'_> {
             // Told before the graph answers: whoever depends on it sees that it is on its way.
             self.emit(Fact::Waiting { instance: self.machine.id.clone(), for_: Vec::new() });
             self.machine.question = self.machine.question.next();
-            self.out.push(Effect::Ask(self.machine.question));
+            self.out.push(InstanceEffect::Ask(self.machine.question));
             Phase::Waiting { cause }
         }
     }
@@ -454,7 +461,7 @@ impl Turn<'_> {
         self.machine.last = incarnation;
         self.emit(Fact::Starting { instance: self.machine.id.clone(), incarnation, cause });
         self.machine.stop_by = None;
-        self.out.push(Effect::Spawn(incarnation));
+        self.out.push(InstanceEffect::Spawn(incarnation));
         Phase::Starting { incarnation, asked: self.now, abort: None }
     }
 
@@ -482,7 +489,7 @@ impl Turn<'_> {
         let at = match &ready.target {
             ReadyTarget::After(delay) => Some(self.now + *delay),
             ReadyTarget::Check(_) => {
-                self.out.push(Effect::WatchReady(incarnation));
+                self.out.push(InstanceEffect::WatchReady(incarnation));
                 None
             }
             // The host watches the output; the pattern went with the spawn.
@@ -524,10 +531,10 @@ impl Turn<'_> {
                 self.tell_ready(&life);
                 if self.checks_readiness() {
                     // Ready is for once; from here on health counts.
-                    self.out.push(Effect::EndChecks);
+                    self.out.push(InstanceEffect::EndChecks);
                 }
                 if self.spec.health.is_some() {
-                    self.out.push(Effect::WatchHealth(incarnation));
+                    self.out.push(InstanceEffect::WatchHealth(incarnation));
                 }
                 Phase::Running(Life { ready: Readiness::Since(self.now), ..life })
             }
@@ -542,24 +549,24 @@ impl Turn<'_> {
         });
     }
 
-    fn checked(&mut self, life: Life, kind: CheckKind, change: Change) -> Phase {
+    fn checked(&mut self, life: Life, kind: CheckKind, change: CheckChange) -> Phase {
         let instance = self.machine.id.clone();
         let incarnation = life.incarnation;
         match (kind, change) {
-            (CheckKind::Ready, Change::Good) => self.ready(life),
-            (CheckKind::Health, Change::Good) => {
+            (CheckKind::Ready, CheckChange::Good) => self.ready(life),
+            (CheckKind::Health, CheckChange::Good) => {
                 self.emit(Fact::HealthChanged { instance, incarnation, health: Health::Healthy });
                 Phase::Running(life)
             }
-            (CheckKind::Ready | CheckKind::Health, Change::Failing { in_a_row, message }) => {
+            (CheckKind::Ready | CheckKind::Health, CheckChange::Failing { in_a_row, message }) => {
                 self.emit(Fact::CheckFailed { instance, incarnation, check: kind, in_a_row, message });
                 Phase::Running(life)
             }
-            (CheckKind::Ready | CheckKind::Health, Change::Unable(message)) => {
+            (CheckKind::Ready | CheckKind::Health, CheckChange::Unable(message)) => {
                 self.emit(Fact::CheckUnable { instance, incarnation, check: kind, message });
                 Phase::Running(life)
             }
-            (CheckKind::Health, Change::Bad { in_a_row, message }) => {
+            (CheckKind::Health, CheckChange::Bad { in_a_row, message }) => {
                 self.emit(Fact::CheckFailed {
                     instance: instance.clone(),
                     incarnation,
@@ -571,7 +578,7 @@ impl Turn<'_> {
                 self.begin_stop(life, StopCause::Health, Next::Rest)
             }
             // `probe` never calls a readiness check bad.
-            (CheckKind::Ready, Change::Bad { .. }) => Phase::Running(life),
+            (CheckKind::Ready, CheckChange::Bad { .. }) => Phase::Running(life),
         }
     }
 
@@ -586,21 +593,21 @@ impl Turn<'_> {
             reason: None,
         };
         if !remains {
-            self.out.push(Effect::EndChecks);
+            self.out.push(InstanceEffect::EndChecks);
             return self.finish(stopping, roll);
         }
-        self.out.push(Effect::EndChecks);
+        self.out.push(InstanceEffect::EndChecks);
         self.emit(Fact::LeftBehind {
             instance: self.machine.id.clone(),
             incarnation: life.incarnation,
-            exit: ExitOutcome::Process { exit, ended: Ended::ByItself, reason: None },
+            exit: ExitOutcome::Process { exit, ended: EndedBy::ByItself, reason: None },
         });
-        self.out.push(Effect::Terminate(life.incarnation, self.spec.stop.signal));
+        self.out.push(InstanceEffect::Terminate(life.incarnation, self.spec.stop.signal));
         Phase::Stopping(stopping)
     }
 
     fn begin_stop(&mut self, life: Life, cause: StopCause, next: Next) -> Phase {
-        self.out.push(Effect::EndChecks);
+        self.out.push(InstanceEffect::EndChecks);
         let incarnation = life.incarnation;
         let by_command = self.spec.stop.command.is_some();
         let timeout = match (self.machine.stop_by, by_command) {
@@ -617,10 +624,10 @@ impl Turn<'_> {
             timeout,
         });
         let step = if by_command {
-            self.out.push(Effect::StopCommand(incarnation));
+            self.out.push(InstanceEffect::StopCommand(incarnation));
             Step::Command { deadline }
         } else {
-            self.out.push(Effect::Terminate(incarnation, self.spec.stop.signal));
+            self.out.push(InstanceEffect::Terminate(incarnation, self.spec.stop.signal));
             Step::Terminating { deadline }
         };
         let reason = match cause {
@@ -658,7 +665,7 @@ impl Turn<'_> {
     }
 
     fn end_by_force(&mut self, life: Life, cause: StopCause, next: Next) -> Phase {
-        self.out.push(Effect::EndChecks);
+        self.out.push(InstanceEffect::EndChecks);
         let (asked, step) = (self.now, Step::Killing { stuck_at: None });
         self.kill(Stopping { life, cause, asked, exit: None, step, next, reason: None })
     }
@@ -670,15 +677,15 @@ impl Turn<'_> {
             incarnation,
             after: self.now.saturating_sub(stopping.asked),
         });
-        self.out.push(Effect::KillTree(incarnation));
+        self.out.push(InstanceEffect::KillTree(incarnation));
         let step = Step::Killing { stuck_at: Some(self.now + STUCK_AFTER) };
         Phase::Stopping(Stopping { step, ..stopping })
     }
 
     /// Its group may be waiting for it to be down: it was, between two lives.
     fn rested_for_a_moment(&mut self) {
-        self.out.push(Effect::Report(Activity::Resting));
-        self.out.push(Effect::Report(Activity::Active));
+        self.out.push(InstanceEffect::Report(Activity::Resting));
+        self.out.push(InstanceEffect::Report(Activity::Active));
     }
 
     /// The whole tree is gone.
@@ -693,9 +700,9 @@ impl Turn<'_> {
         let killed = by_kill && !by_force && self.spec.stop.signal != 9;
         let unasked = matches!(cause, StopCause::LeftBehind) || killed;
         let ended = match (unasked, by_force) {
-            (true, _) => Ended::ByItself,
-            (false, true) => Ended::ByForce,
-            (false, false) => Ended::Gracefully,
+            (true, _) => EndedBy::ByItself,
+            (false, true) => EndedBy::ByForce,
+            (false, false) => EndedBy::Gracefully,
         };
         // A tree is reported gone only after its main process was.
         let exit = exit.unwrap_or(Exit::Signal { signal: 9, core_dumped: false });
@@ -744,17 +751,17 @@ impl Turn<'_> {
         match restart::verdict(self.spec.kind, &self.spec.restart, &outcome) {
             Verdict::Complete => {
                 self.emit(Fact::Completed { instance: self.machine.id.clone() });
-                self.out.push(Effect::Ended);
+                self.out.push(InstanceEffect::Ended);
                 Phase::Completed
             }
             Verdict::Fail => match outcome {
-                ExitOutcome::Spawn(_) => self.fail(FailedWhy::Spawn { exit: outcome }),
+                ExitOutcome::Spawn(_) => self.fail(FailureReason::Spawn { exit: outcome }),
                 ExitOutcome::Process { .. } => {
                     // As OTP's temporary child: however it ended, it has.
                     if self.spec.restart.policy == Policy::Never {
-                        self.out.push(Effect::Ended);
+                        self.out.push(InstanceEffect::Ended);
                     }
-                    self.fail(FailedWhy::Exit { exit: outcome })
+                    self.fail(FailureReason::Exit { exit: outcome })
                 }
             },
             Verdict::Return => {
@@ -762,7 +769,7 @@ impl Turn<'_> {
                 if let Some(max) = self.spec.restart.max_retries
                     && self.machine.attempts >= max
                 {
-                    return self.fail(FailedWhy::Retries { exit: outcome, retries: max });
+                    return self.fail(FailureReason::Retries { exit: outcome, retries: max });
                 }
                 let delay = restart::delay(&self.spec.restart.backoff, self.machine.attempts, roll);
                 self.machine.attempts = self.machine.attempts.saturating_add(1);
@@ -772,7 +779,7 @@ impl Turn<'_> {
                     retry_in: delay,
                     attempt: self.machine.attempts,
                 });
-                self.out.push(Effect::Fell(delay));
+                self.out.push(InstanceEffect::Crashed(delay));
                 Phase::Crashed(Retry::Asked(delay))
             }
         }
@@ -780,8 +787,8 @@ impl Turn<'_> {
 
     fn rest(&mut self, cause: StopCause) -> Phase {
         match cause {
-            StopCause::ProjectGaveUp => self.fail(FailedWhy::Project),
-            StopCause::GaveUp => self.fail(FailedWhy::Group { group: self.machine.group.clone() }),
+            StopCause::ProjectGaveUp => self.fail(FailureReason::Project),
+            StopCause::GaveUp => self.fail(FailureReason::Group { group: self.machine.group.clone() }),
             StopCause::Command
             | StopCause::Restart
             | StopCause::Removed
@@ -807,7 +814,7 @@ impl Turn<'_> {
         }
     }
 
-    fn fail(&mut self, why: FailedWhy) -> Phase {
+    fn fail(&mut self, why: FailureReason) -> Phase {
         self.emit(Fact::Failed { instance: self.machine.id.clone(), why: why.clone() });
         Phase::Failed(why)
     }
@@ -827,7 +834,8 @@ impl Turn<'_> {
                 Step::Command { deadline } if due(Some(deadline)) => {
                     let limit = short(deadline.saturating_sub(stopping.asked));
                     self.stop_command_trouble(&stopping, Some(format!("it did not end within {limit}")));
-                    self.out.push(Effect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
+                    self.out
+                        .push(InstanceEffect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
                     self.emit(Fact::Stopping {
                         instance: self.machine.id.clone(),
                         incarnation: stopping.life.incarnation,
@@ -864,6 +872,6 @@ impl Turn<'_> {
     }
 
     fn emit(&mut self, fact: Fact) {
-        self.out.push(Effect::Emit(fact));
+        self.out.push(InstanceEffect::Emit(fact));
     }
 }

@@ -9,41 +9,47 @@ pub(super) struct Leaving {
     /// As they are printed: those of instances, services and groups.
     pub(super) names: HashSet<String>,
     pub(super) branches: HashSet<BranchNumber>,
-    ticket: Option<Ticket>,
+    ticket: Option<CommandNumber>,
     results: Vec<InstanceAnswer>,
 }
 
 impl Operations {
     /// Starts what was added, as a start by hand would.
-    pub(super) fn added(&mut self, board: &Board, ticket: Ticket, names: &[Name], out: &mut Vec<Effect>) {
-        let new: Vec<&Entry> = names.iter().flat_map(|name| board.instances_of(name)).collect();
+    pub(super) fn added(
+        &mut self,
+        tree_state: &TreeState,
+        ticket: CommandNumber,
+        names: &[Name],
+        out: &mut Vec<CommandEffect>,
+    ) {
+        let new: Vec<&InstanceState> = names.iter().flat_map(|name| tree_state.instances_of(name)).collect();
         // Who is known from earlier may have been stopped by hand.
-        let starts = |entry: &&Entry| {
+        let starts = |entry: &&InstanceState| {
             let rests = entry.state == State::Stopped && entry.goal == Goal::Down;
             entry.spec.autostart && !rests
         };
-        self.start_new(board, ticket, new.into_iter().partition(starts), out);
+        self.start_new(tree_state, ticket, new.into_iter().partition(starts), out);
     }
 
     /// Starts copies that have come to others, where those are up.
     pub(super) fn copied(
         &mut self,
-        board: &Board,
-        ticket: Ticket,
+        tree_state: &TreeState,
+        ticket: CommandNumber,
         service: &Name,
         (from, goal): (u32, Goal),
-        out: &mut Vec<Effect>,
+        out: &mut Vec<CommandEffect>,
     ) {
-        let naming = board.graph().service(service).map(|spec| spec.naming()).unwrap_or_default();
+        let naming = tree_state.graph().service(service).map(|spec| spec.naming()).unwrap_or_default();
         let before: HashSet<InstanceId> = spec::copies(service, from, naming).collect();
-        let new = board.instances_of(service).filter(|entry| !before.contains(&entry.id));
-        let (start, leave): (Vec<&Entry>, Vec<&Entry>) = new.partition(|_| goal == Goal::Up);
+        let new = tree_state.instances_of(service).filter(|entry| !before.contains(&entry.id));
+        let (start, leave): (Vec<&InstanceState>, Vec<&InstanceState>) = new.partition(|_| goal == Goal::Up);
         let rest: Vec<InstanceId> = leave.iter().map(|entry| entry.id.clone()).collect();
-        self.start_new(board, ticket, (start, leave), out);
+        self.start_new(tree_state, ticket, (start, leave), out);
         if !rest.is_empty() {
             // As the others do: by somebody's wish, which is to be known.
-            let order = StopOrder::new(board.graph(), [service]);
-            self.begin(board, Operation::new(None, Work::Stop(order), rest), out);
+            let order = StopOrder::new(tree_state.graph(), [service]);
+            self.begin(tree_state, Operation::new(None, Work::Stop(order), rest), out);
         }
     }
 
@@ -60,28 +66,29 @@ impl Operations {
     }
 
     /// What is wanted of a service: to run, if that is wanted of any copy.
-    pub(super) fn goal_of(&self, board: &Board, service: &Name) -> Goal {
-        let up = board.instances_of(service).any(|entry| self.goal(entry) == Goal::Up);
+    pub(super) fn goal_of(&self, tree_state: &TreeState, service: &Name) -> Goal {
+        let up = tree_state.instances_of(service).any(|entry| self.goal(entry) == Goal::Up);
         if up { Goal::Up } else { Goal::Down }
     }
 
     /// Whether all that was to be down for something is, and stays: otherwise its parts say why not.
     fn goes(
         &self,
-        board: &Board,
+        tree_state: &TreeState,
         parts: &mut [(InstanceId, Part)],
         in_the_way: Option<&String>,
-        is_meant: impl Fn(&Entry) -> bool,
+        is_meant: impl Fn(&InstanceState) -> bool,
     ) -> bool {
         let mut goes = in_the_way.is_none();
         for (id, part) in parts {
             let Part::Done(Some(answer)) = part else {
                 continue;
             };
-            let returns = |entry: &Entry| is_meant(entry) && (is_up(entry) || self.goal(entry) == Goal::Up);
+            let returns =
+                |entry: &InstanceState| is_meant(entry) && (is_up(entry) || self.goal(entry) == Goal::Up);
             if let Some(reason) = in_the_way.filter(|_| answer.ok) {
                 (answer.ok, answer.message) = (false, format!("not removed: {reason}"));
-            } else if answer.ok && board.entry(id).is_some_and(returns) {
+            } else if answer.ok && tree_state.entry(id).is_some_and(returns) {
                 let message = "not removed: it was started again meanwhile".to_owned();
                 (answer.ok, answer.message) = (false, message);
             }
@@ -92,14 +99,15 @@ impl Operations {
 
     fn start_new(
         &mut self,
-        board: &Board,
-        ticket: Ticket,
-        (start, leave): (Vec<&Entry>, Vec<&Entry>),
-        out: &mut Vec<Effect>,
+        tree_state: &TreeState,
+        ticket: CommandNumber,
+        (start, leave): (Vec<&InstanceState>, Vec<&InstanceState>),
+        out: &mut Vec<CommandEffect>,
     ) {
-        let ids = |entries: Vec<&Entry>| entries.into_iter().map(|e| e.id.clone()).collect::<Vec<_>>();
+        let ids =
+            |entries: Vec<&InstanceState>| entries.into_iter().map(|e| e.id.clone()).collect::<Vec<_>>();
         let (named, left) = (ids(start), ids(leave));
-        let mut targets = self.with_resting_dependencies(board, &named);
+        let mut targets = self.with_resting_dependencies(tree_state, &named);
         let implied = targets.iter().filter(|id| !named.contains(id)).cloned().collect();
         let first_left = targets.len();
         targets.extend(left.into_iter().filter(|id| !targets.contains(id)).collect::<Vec<_>>());
@@ -108,7 +116,7 @@ impl Operations {
         for at in first_left..operation.parts.len() {
             operation.settle(at, Some((true, "added".to_owned())));
         }
-        self.begin(board, operation, out);
+        self.begin(tree_state, operation, out);
     }
 
     /// Whether another command has wishes under way for what this one is to take out of the
@@ -135,21 +143,26 @@ impl Operations {
     }
 
     /// The machines of something that was removed are no more.
-    pub(super) fn dismissed(&mut self, board: &Board, number: BranchNumber, out: &mut Vec<Effect>) {
+    pub(super) fn dismissed(
+        &mut self,
+        tree_state: &TreeState,
+        number: BranchNumber,
+        out: &mut Vec<CommandEffect>,
+    ) {
         for leaving in &mut self.leaving {
             leaving.branches.remove(&number);
         }
         self.answer_gone(out);
-        self.answer_finished(board, out);
+        self.answer_finished(tree_state, out);
     }
 
-    pub(super) fn answer_gone(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn answer_gone(&mut self, out: &mut Vec<CommandEffect>) {
         let (gone, still) =
             std::mem::take(&mut self.leaving).into_iter().partition(|leaving| leaving.branches.is_empty());
         self.leaving = still;
         let gone: Vec<Leaving> = gone;
         for Leaving { ticket, results, .. } in gone {
-            out.extend(ticket.map(|ticket| Effect::Answer(ticket, Ok(Answer { ok: true, results }))));
+            out.extend(ticket.map(|ticket| CommandEffect::Answer(ticket, Ok(Answer { ok: true, results }))));
         }
     }
 
@@ -157,20 +170,21 @@ impl Operations {
     /// stays; the parts say why, and what is returned, of its groups.
     pub(super) fn remove(
         &mut self,
-        board: &Board,
+        tree_state: &TreeState,
         operation: &mut Operation,
-        out: &mut Vec<Effect>,
+        out: &mut Vec<CommandEffect>,
     ) -> Result<Leaving, Vec<InstanceAnswer>> {
         let Work::Remove(_, removal) = &operation.work else {
             return Err(Vec::new());
         };
-        let in_the_way = if board.shutting_down() {
+        let in_the_way = if tree_state.shutting_down() {
             Some("the tree is going down".to_owned())
         } else {
-            removal.refusal(board).map(|denial| denial.reason)
+            removal.refusal(tree_state).map(|denial| denial.reason)
         };
         // One of that name that came later is another.
-        if !self.goes(board, &mut operation.parts, in_the_way.as_ref(), |entry| removal.has(&entry.spec)) {
+        if !self.goes(tree_state, &mut operation.parts, in_the_way.as_ref(), |entry| removal.has(&entry.spec))
+        {
             let reason = in_the_way.unwrap_or_else(|| "not all below it is".to_owned());
             let stays = |name: &Name| InstanceAnswer {
                 name: name.to_string(),
@@ -180,25 +194,25 @@ impl Operations {
             return Err(removal.groups.iter().map(stays).collect());
         }
         // Another command may have taken some of it out already.
-        let plan = board.plan();
+        let plan = tree_state.plan();
         let meant = plan.services.iter().filter(|spec| removal.has(spec));
         let services: Vec<Name> = meant.map(|spec| spec.name.clone()).collect();
         let groups = removal.groups.iter().filter(|name| plan.groups.contains_key(*name));
         let groups: Vec<Name> = groups.cloned().collect();
         let mut branches = HashSet::new();
-        for branch in Branch::of_removal(board, removal) {
+        for branch in Branch::of_removal(tree_state, removal) {
             self.branches += 1;
             branches.insert(self.branches);
-            out.push(Effect::Dismiss(branch, self.branches));
+            out.push(CommandEffect::Dismiss(branch, self.branches));
         }
         let specs: Vec<Arc<ServiceSpec>> =
             services.iter().filter_map(|name| plan.service(name.as_str())).cloned().collect();
-        let names = growth::printed(&specs, &groups).collect();
+        let names = plan_edit::printed(&specs, &groups).collect();
         let removed = |name: String| InstanceAnswer { name, ok: true, message: "removed".to_owned() };
         let ids = operation.parts.iter().map(|(id, _)| id.to_string());
         let results = ids.chain(removal.groups.iter().map(ToString::to_string)).map(removed).collect();
         if !services.is_empty() || !groups.is_empty() {
-            out.push(Effect::Emit(Fact::Removed { services, groups }));
+            out.push(CommandEffect::Emit(Fact::Removed { services, groups }));
         }
         Ok(Leaving { names, branches, ticket: operation.ticket, results })
     }
@@ -206,21 +220,21 @@ impl Operations {
     /// Copies that were to be down have been: if they still are, they go, and others come.
     pub(super) fn shrink(
         &mut self,
-        board: &Board,
+        tree_state: &TreeState,
         operation: &mut Operation,
-        out: &mut Vec<Effect>,
+        out: &mut Vec<CommandEffect>,
     ) -> Result<Leaving, Vec<InstanceAnswer>> {
         let Work::Shrink { of, to, goal, .. } = &operation.work else {
             return Err(Vec::new());
         };
         let (service, from, to, goal) = (of.name.clone(), of.replicas, (*to).max(1), *goal);
-        let is = board.graph().service(&service).filter(|spec| spec.replicas == from);
+        let is = tree_state.graph().service(&service).filter(|spec| spec.replicas == from);
         let in_the_way = match is {
-            _ if board.shutting_down() => Some("the tree is going down".to_owned()),
+            _ if tree_state.shutting_down() => Some("the tree is going down".to_owned()),
             None => Some("it was changed meanwhile".to_owned()),
-            Some(_) => growth::scaled(board.plan(), &service, to).err().map(|denial| denial.reason),
+            Some(_) => plan_edit::scaled(tree_state.plan(), &service, to).err().map(|denial| denial.reason),
         };
-        if !self.goes(board, &mut operation.parts, in_the_way.as_ref(), |_| true) {
+        if !self.goes(tree_state, &mut operation.parts, in_the_way.as_ref(), |_| true) {
             return Err(Vec::new());
         }
         let naming = of.naming();
@@ -233,22 +247,22 @@ impl Operations {
         };
         let results = gone.iter().map(removed).collect();
         self.branches += 1;
-        out.push(Effect::Dismiss(Branch::of_copies(board, &service, gone), self.branches));
+        out.push(CommandEffect::Dismiss(Branch::of_copies(tree_state, &service, gone), self.branches));
         let came_any = !came.is_empty();
         if came_any {
-            out.push(Effect::Adopt(Branch::of_copies(board, &service, came)));
+            out.push(CommandEffect::Adopt(Branch::of_copies(tree_state, &service, came)));
         }
-        out.push(Effect::Emit(Fact::Scaled { service: service.clone(), from, to, naming }));
+        out.push(CommandEffect::Emit(Fact::Scaled { service: service.clone(), from, to, naming }));
         // Those that come are what the command is answered by then.
         let ticket = if came_any { None } else { operation.ticket };
         if let (true, Some(ticket)) = (came_any, operation.ticket) {
-            out.push(Effect::Again(DeskInput::Copied { ticket, service, from, goal }));
+            out.push(CommandEffect::Again(CommandInput::Copied { ticket, service, from, goal }));
         }
         Ok(Leaving { names, branches: HashSet::from([self.branches]), ticket, results })
     }
 }
 
 /// Whether it has a process, or is on its way to one.
-fn is_up(entry: &Entry) -> bool {
+fn is_up(entry: &InstanceState) -> bool {
     entry.state.has_process() || matches!(entry.state, State::Waiting | State::Crashed)
 }

@@ -4,16 +4,20 @@ use super::*;
 
 impl Operations {
     /// The targets, and what they need that rests and would never come by itself.
-    pub(super) fn with_resting_dependencies(&self, board: &Board, targets: &[InstanceId]) -> Vec<InstanceId> {
+    pub(super) fn with_resting_dependencies(
+        &self,
+        tree_state: &TreeState,
+        targets: &[InstanceId],
+    ) -> Vec<InstanceId> {
         let wanted: HashSet<&InstanceId> = targets.iter().collect();
         let mut found = Vec::new();
         let concerned: HashSet<Name> =
-            board.graph().with_dependencies(services(targets)).into_iter().collect();
+            tree_state.graph().with_dependencies(services(targets)).into_iter().collect();
         // What is needed is told first, so that who needs it finds it on its way.
         let in_order =
-            board.graph().start_waves().into_iter().flatten().filter(|name| concerned.contains(name));
+            tree_state.graph().start_waves().into_iter().flatten().filter(|name| concerned.contains(name));
         for name in in_order {
-            for entry in board.instances_of(&name) {
+            for entry in tree_state.instances_of(&name) {
                 // Down, or on the way there because somebody wants it so.
                 let rests = match entry.state {
                     State::Completed => false,
@@ -38,17 +42,17 @@ impl Operations {
     /// somebody keeps down.
     pub(super) fn refuse_without_dependencies(
         &self,
-        board: &Board,
+        tree_state: &TreeState,
         targets: &[InstanceId],
     ) -> Result<(), Denial> {
         let wanted: HashSet<&Name> = services(targets).collect();
         for target in targets {
-            let Some(spec) = board.graph().service(target.service()) else {
+            let Some(spec) = tree_state.graph().service(target.service()) else {
                 continue;
             };
-            let unmet = crate::decide::frontier::waits_for(board, spec);
+            let unmet = crate::decide::start_gate::waits_for(tree_state, spec);
             let holds_up = |on: &Name| {
-                board.instances_of(on).find(|entry| {
+                tree_state.instances_of(on).find(|entry| {
                     let missing = unmet.iter().any(|unmet| unmet.service == *on);
                     let down = missing && entry.goal == Goal::Down && entry.state != State::Completed;
                     let going_down = entry.goal == Goal::Up && self.goal(entry) == Goal::Down;
@@ -71,18 +75,22 @@ impl Operations {
     }
 
     /// A service that others need is not stopped under them.
-    pub(super) fn refuse_while_needed(&self, board: &Board, targets: &[InstanceId]) -> Result<(), Denial> {
+    pub(super) fn refuse_while_needed(
+        &self,
+        tree_state: &TreeState,
+        targets: &[InstanceId],
+    ) -> Result<(), Denial> {
         let stopped: HashSet<&InstanceId> = targets.iter().collect();
         let mut needed: Vec<(String, String)> = Vec::new();
         for target in targets {
             // One that is about to come back is needed as much as one that runs.
             let there =
-                board.entry(target).is_some_and(|e| e.state.has_process() || e.state == State::Crashed);
+                tree_state.entry(target).is_some_and(|e| e.state.has_process() || e.state == State::Crashed);
             if !there {
                 continue;
             }
-            for dependent in board.graph().dependents(target.service()) {
-                for entry in board.instances_of(&dependent.name) {
+            for dependent in tree_state.graph().dependents(target.service()) {
+                for entry in tree_state.instances_of(&dependent.name) {
                     // One that is to go down needs it only until it has.
                     let needs = entry.state.has_process()
                         && entry.state != State::Stopping

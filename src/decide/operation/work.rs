@@ -2,7 +2,7 @@
 //! wish or a fact says of it.
 
 use super::*;
-use crate::decide::words::{forks_away, lost_sight};
+use crate::decide::humanize::{forks_away, lost_sight};
 
 const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";
 
@@ -100,15 +100,15 @@ impl Work {
     pub(super) fn at_once(
         &self,
         spec: &ServiceSpec,
-        before: Standing,
-        after: Standing,
+        before: InstanceSnapshot,
+        after: InstanceSnapshot,
     ) -> Option<(bool, String)> {
         let words = |already: &str, now: &str| {
             Some((true, if before.state == after.state { already.to_owned() } else { now.to_owned() }))
         };
         match self {
             Work::Start(_) | Work::Restart if let Some(fault) = &spec.fault => {
-                Some((false, format!("failed: {}", FailedWhy::Manifest { message: fault.clone() })))
+                Some((false, format!("failed: {}", FailureReason::Manifest { message: fault.clone() })))
             }
             Work::Start(_) => {
                 let up = after.state == State::Running && after.ready && spec.kind == Kind::Service;
@@ -154,7 +154,7 @@ impl Work {
     }
 
     /// What a fact means for a part that was taken; `None`: nothing yet.
-    pub(super) fn outcome(&self, fact: &Fact, entry: &Entry) -> Option<(bool, String)> {
+    pub(super) fn outcome(&self, fact: &Fact, entry: &InstanceState) -> Option<(bool, String)> {
         match self {
             Work::Pause => match fact {
                 Fact::Paused { .. } => Some((true, "paused".to_owned())),

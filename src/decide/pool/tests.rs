@@ -11,7 +11,7 @@ fn task(n: u64) -> TaskId {
     TaskId(Uuid::from_u64_pair(0, n))
 }
 
-const TERMS: Terms = Terms {
+const TERMS: TaskTerms = TaskTerms {
     priority: 0,
     timeout: None,
     grace: Duration::from_secs(5),
@@ -20,7 +20,7 @@ const TERMS: Terms = Terms {
 };
 
 fn pool(min: u32, max: u32, queue: usize) -> Pool {
-    Pool::new(Size { min, max, queue })
+    Pool::new(PoolSize { min, max, queue })
 }
 
 fn seconds(n: u64) -> Duration {
@@ -71,34 +71,36 @@ struct World {
 }
 
 impl World {
-    fn see(&mut self, pool: &Pool, effects: &[Effect]) -> Result<(), TestCaseError> {
+    fn see(&mut self, pool: &Pool, effects: &[PoolEffect]) -> Result<(), TestCaseError> {
         for effect in effects {
             match *effect {
-                Effect::Make(worker) => {
+                PoolEffect::Make(worker) => {
                     prop_assert!(self.workers.insert(worker, None).is_none(), "a worker is made once");
                 }
-                Effect::Retire(worker) => {
+                PoolEffect::Retire(worker) => {
                     prop_assert_eq!(self.workers.remove(&worker), Some(None), "only who does nothing goes");
                 }
-                Effect::Run(worker, task, _) => {
+                PoolEffect::Run(worker, task, _) => {
                     prop_assert_eq!(self.workers.get(&worker), Some(&None), "one task at a time");
                     prop_assert!(!self.workers.values().any(|runs| *runs == Some(task)), "a task runs once");
                     prop_assert!(!self.over.contains_key(&task), "what is over stays over");
                     self.workers.insert(worker, Some(task));
                     self.asked.remove(&task);
                 }
-                Effect::Ask(worker, task) => {
+                PoolEffect::Ask(worker, task) => {
                     prop_assert_eq!(self.workers.get(&worker), Some(&Some(task)));
                     prop_assert!(self.asked.insert(task), "asked once");
                 }
-                Effect::Kill(worker, task) | Effect::Halt(worker, task) | Effect::Continue(worker, task) => {
+                PoolEffect::Kill(worker, task)
+                | PoolEffect::Halt(worker, task)
+                | PoolEffect::Continue(worker, task) => {
                     prop_assert_eq!(self.workers.get(&worker), Some(&Some(task)), "whose process it is");
                 }
-                Effect::Again(task, _) => prop_assert!(!self.over.contains_key(&task)),
-                Effect::Over(task, ..) => *self.over.entry(task).or_default() += 1,
+                PoolEffect::Again(task, _) => prop_assert!(!self.over.contains_key(&task)),
+                PoolEffect::Over(task, ..) => *self.over.entry(task).or_default() += 1,
             }
         }
-        let Standing { workers, busy, wanted, queued, .. } = pool.standing();
+        let PoolCounts { workers, busy, wanted, queued, .. } = pool.snapshot();
         prop_assert_eq!(workers, self.workers.len());
         prop_assert_eq!(busy, self.workers.values().flatten().count());
         let staying = workers - pool.leaving.len();
@@ -135,8 +137,8 @@ proptest! {
             match act {
                 Act::Submit { priority, timeout, retries } => {
                     let task = task(number as u64);
-                    let terms = Terms { priority, timeout: timeout.map(seconds), retries, ..TERMS };
-                    let before = pool.standing();
+                    let terms = TaskTerms { priority, timeout: timeout.map(seconds), retries, ..TERMS };
+                    let before = pool.snapshot();
                     match pool.submit(&[(task, terms)], e) {
                         Ok(()) => world.submitted.push(task),
                         Err(_) => prop_assert!(before.queued >= 20, "refused only where it is full"),
@@ -144,20 +146,20 @@ proptest! {
                 }
                 Act::Spawned(n) => {
                     if let Some((worker, task)) = world.busy(n) {
-                        let _ = pool.step(now, Input::Started(worker, task), e);
+                        let _ = pool.step(now, PoolInput::Started(worker, task), e);
                     }
                 }
                 Act::Done(n, well) => {
                     if let Some((worker, task)) = world.busy(n) {
-                        let outcome = if well { Outcome::Success } else { Outcome::Failure };
+                        let outcome = if well { RunOutcome::Success } else { RunOutcome::Failure };
                         world.workers.insert(worker, None);
-                        let _ = pool.step(now, Input::Done(worker, task, outcome), e);
+                        let _ = pool.step(now, PoolInput::Done(worker, task, outcome), e);
                     }
                 }
                 Act::NotStarted(n) => {
                     if let Some((worker, task)) = world.busy(n) {
                         world.workers.insert(worker, None);
-                        let _ = pool.step(now, Input::Done(worker, task, Outcome::NotStarted), e);
+                        let _ = pool.step(now, PoolInput::Done(worker, task, RunOutcome::NotStarted), e);
                     }
                 }
                 Act::Late(n) => {
@@ -165,39 +167,39 @@ proptest! {
                     if let (Some(task), Some((worker, other))) = (any(n, &world), world.busy(n))
                         && other != task
                     {
-                        let _ = pool.step(now, Input::Done(worker, task, Outcome::Success), e);
-                        let _ = pool.step(now, Input::Done(WorkerId(9_999), other, Outcome::Success), e);
+                        let _ = pool.step(now, PoolInput::Done(worker, task, RunOutcome::Success), e);
+                        let _ = pool.step(now, PoolInput::Done(WorkerId(9_999), other, RunOutcome::Success), e);
                         prop_assert!(e.is_empty(), "late news changes nothing: {e:?}");
                     }
                 }
                 Act::Dies(n) => {
                     if let Some((worker, _)) = world.busy(n) {
                         world.workers.remove(&worker);
-                        let _ = pool.step(now, Input::WorkerDied(worker), e);
+                        let _ = pool.step(now, PoolInput::WorkerDied(worker), e);
                     }
                 }
                 Act::Cancel(n, at_once) => {
                     if let Some(task) = any(n, &world) {
                         let known = pool.state(task).is_some();
-                        prop_assert_eq!(pool.step(now, Input::Cancel(task, at_once), e).is_ok(), known);
+                        prop_assert_eq!(pool.step(now, PoolInput::Cancel(task, at_once), e).is_ok(), known);
                     }
                 }
                 Act::Pause(n) => {
                     if let Some(task) = any(n, &world) {
-                        let _ = pool.step(now, Input::Pause(task), e);
+                        let _ = pool.step(now, PoolInput::Pause(task), e);
                     }
                 }
                 Act::Resume(n) => {
                     if let Some(task) = any(n, &world) {
-                        let _ = pool.step(now, Input::Resume(task), e);
+                        let _ = pool.step(now, PoolInput::Resume(task), e);
                     }
                 }
                 Act::Scale(n) => {
-                    let _ = pool.step(now, Input::Scale(n), e);
+                    let _ = pool.step(now, PoolInput::Scale(n), e);
                 }
                 Act::Pass(n) => {
                     now += seconds(n);
-                    let _ = pool.step(now, Input::Tick, e);
+                    let _ = pool.step(now, PoolInput::Tick, e);
                     prop_assert!(pool.next_deadline().is_none_or(|at| at > now), "nothing is left undone");
                 }
             }
@@ -207,51 +209,51 @@ proptest! {
         }
         // And it comes to an end.
         let mut effects = Vec::new();
-        let _ = pool.step(now, Input::Close(false), &mut effects);
+        let _ = pool.step(now, PoolInput::Close(false), &mut effects);
         for _ in 0..10 {
             for effect in std::mem::take(&mut effects) {
                 match effect {
-                    Effect::Make(worker) => { world.workers.insert(worker, None); }
-                    Effect::Retire(worker) => { world.workers.remove(&worker); }
-                    Effect::Run(..) => prop_assert!(false, "nothing is run any more"),
-                    Effect::Over(task, ..) => *world.over.entry(task).or_default() += 1,
-                    Effect::Kill(worker, task) => {
+                    PoolEffect::Make(worker) => { world.workers.insert(worker, None); }
+                    PoolEffect::Retire(worker) => { world.workers.remove(&worker); }
+                    PoolEffect::Run(..) => prop_assert!(false, "nothing is run any more"),
+                    PoolEffect::Over(task, ..) => *world.over.entry(task).or_default() += 1,
+                    PoolEffect::Kill(worker, task) => {
                         world.workers.insert(worker, None);
-                        let _ = pool.step(now, Input::Done(worker, task, Outcome::Failure), &mut effects);
+                        let _ = pool.step(now, PoolInput::Done(worker, task, RunOutcome::Failure), &mut effects);
                     }
-                    Effect::Ask(..) | Effect::Halt(..) | Effect::Continue(..) | Effect::Again(..) => {}
+                    PoolEffect::Ask(..) | PoolEffect::Halt(..) | PoolEffect::Continue(..) | PoolEffect::Again(..) => {}
                 }
             }
             now += seconds(5);
-            let _ = pool.step(now, Input::Tick, &mut effects);
+            let _ = pool.step(now, PoolInput::Tick, &mut effects);
         }
         // Those that were to be killed before nobody has answered yet.
         let killed: Vec<(WorkerId, TaskId)> =
             pool.workers.iter().filter_map(|(worker, runs)| Some((*worker, (*runs)?))).collect();
         for (worker, task) in killed {
-            let _ = pool.step(now, Input::Done(worker, task, Outcome::Failure), &mut effects);
+            let _ = pool.step(now, PoolInput::Done(worker, task, RunOutcome::Failure), &mut effects);
         }
         prop_assert!(pool.is_empty() && pool.workers.is_empty(), "{pool:?}");
     }
 }
 
-fn runs(effects: &[Effect]) -> Vec<TaskId> {
+fn runs(effects: &[PoolEffect]) -> Vec<TaskId> {
     effects
         .iter()
-        .filter_map(|effect| if let Effect::Run(_, task, _) = effect { Some(*task) } else { None })
+        .filter_map(|effect| if let PoolEffect::Run(_, task, _) = effect { Some(*task) } else { None })
         .collect()
 }
 
 #[test]
 fn the_first_of_the_highest_priority_goes_first() {
     let (mut pool, mut effects) = (pool(1, 1, 10), Vec::new());
-    let terms = |priority| Terms { priority, ..TERMS };
+    let terms = |priority| TaskTerms { priority, ..TERMS };
     let all: Vec<_> = [0, 0, 5, 5, -1].iter().zip(1..).map(|(p, n)| (task(n), terms(*p))).collect();
     pool.submit(&all, &mut effects).unwrap();
     let mut order = runs(&effects);
     while let Some(last) = order.last().copied().filter(|_| order.len() < 5) {
         let mut effects = Vec::new();
-        pool.step(seconds(0), Input::Done(WorkerId(1), last, Outcome::Success), &mut effects).unwrap();
+        pool.step(seconds(0), PoolInput::Done(WorkerId(1), last, RunOutcome::Success), &mut effects).unwrap();
         order.extend(runs(&effects));
     }
     assert_eq!(order, [3, 4, 1, 2, 5].map(task));
@@ -261,81 +263,81 @@ fn the_first_of_the_highest_priority_goes_first() {
 fn a_full_queue_says_so_and_takes_none_of_a_batch() {
     let (mut pool, mut effects) = (pool(2, 2, 3), Vec::new());
     let batch: Vec<_> = (1..=6).map(|n| (task(n), TERMS)).collect();
-    assert_eq!(pool.submit(&batch, &mut effects), Err(Refusal::Full { waiting: 0, queue: 3 }));
+    assert_eq!(pool.submit(&batch, &mut effects), Err(PoolRefusal::Full { waiting: 0, queue: 3 }));
     assert!(pool.is_empty());
     pool.submit(&batch[..5], &mut effects).unwrap();
     assert_eq!(runs(&effects).len(), 2);
-    assert_eq!(pool.submit(&batch[5..], &mut effects), Err(Refusal::Full { waiting: 3, queue: 3 }));
+    assert_eq!(pool.submit(&batch[5..], &mut effects), Err(PoolRefusal::Full { waiting: 3, queue: 3 }));
 }
 
 #[test]
 fn who_ignores_the_end_of_its_time_is_killed_and_a_halted_one_has_time() {
     let (mut pool, mut effects) = (pool(1, 1, 3), Vec::new());
-    let terms = Terms { timeout: Some(seconds(10)), ..TERMS };
+    let terms = TaskTerms { timeout: Some(seconds(10)), ..TERMS };
     pool.submit(&[(task(1), terms)], &mut effects).unwrap();
     let one = WorkerId(1);
-    pool.step(seconds(0), Input::Started(one, task(1)), &mut effects).unwrap();
-    pool.step(seconds(4), Input::Pause(task(1)), &mut effects).unwrap();
+    pool.step(seconds(0), PoolInput::Started(one, task(1)), &mut effects).unwrap();
+    pool.step(seconds(4), PoolInput::Pause(task(1)), &mut effects).unwrap();
     assert_eq!(
-        pool.step(seconds(4), Input::Pause(task(1)), &mut effects),
-        Err(Refusal::NotRunning(TaskState::Paused))
+        pool.step(seconds(4), PoolInput::Pause(task(1)), &mut effects),
+        Err(PoolRefusal::NotRunning(TaskState::Paused))
     );
     assert_eq!(pool.next_deadline(), None, "its time stands still");
-    pool.step(seconds(100), Input::Resume(task(1)), &mut effects).unwrap();
+    pool.step(seconds(100), PoolInput::Resume(task(1)), &mut effects).unwrap();
     assert_eq!(pool.next_deadline(), Some(seconds(106)));
     effects.clear();
-    pool.step(seconds(106), Input::Tick, &mut effects).unwrap();
-    pool.step(seconds(111), Input::Tick, &mut effects).unwrap();
-    assert_eq!(effects, [Effect::Ask(one, task(1)), Effect::Kill(one, task(1))]);
+    pool.step(seconds(106), PoolInput::Tick, &mut effects).unwrap();
+    pool.step(seconds(111), PoolInput::Tick, &mut effects).unwrap();
+    assert_eq!(effects, [PoolEffect::Ask(one, task(1)), PoolEffect::Kill(one, task(1))]);
     effects.clear();
-    pool.step(seconds(112), Input::Done(one, task(1), Outcome::Failure), &mut effects).unwrap();
-    assert_eq!(effects, [Effect::Over(task(1), TaskEnd::TimedOut, true)]);
+    pool.step(seconds(112), PoolInput::Done(one, task(1), RunOutcome::Failure), &mut effects).unwrap();
+    assert_eq!(effects, [PoolEffect::Over(task(1), TaskEnd::TimedOut, true)]);
 }
 
 #[test]
 fn what_fails_is_run_again_later_each_time_and_a_worker_that_dies_loses_nothing() {
     let (mut pool, mut effects) = (pool(1, 1, 3), Vec::new());
-    let terms = Terms { retries: 2, ..TERMS };
+    let terms = TaskTerms { retries: 2, ..TERMS };
     pool.submit(&[(task(1), terms)], &mut effects).unwrap();
     effects.clear();
-    pool.step(seconds(0), Input::Done(WorkerId(1), task(1), Outcome::Failure), &mut effects).unwrap();
-    assert_eq!(effects, [Effect::Again(task(1), seconds(1))]);
+    pool.step(seconds(0), PoolInput::Done(WorkerId(1), task(1), RunOutcome::Failure), &mut effects).unwrap();
+    assert_eq!(effects, [PoolEffect::Again(task(1), seconds(1))]);
     effects.clear();
-    pool.step(seconds(1), Input::Tick, &mut effects).unwrap();
-    assert_eq!(effects, [Effect::Run(WorkerId(1), task(1), 2)]);
+    pool.step(seconds(1), PoolInput::Tick, &mut effects).unwrap();
+    assert_eq!(effects, [PoolEffect::Run(WorkerId(1), task(1), 2)]);
     effects.clear();
-    pool.step(seconds(5), Input::WorkerDied(WorkerId(1)), &mut effects).unwrap();
-    assert_eq!(effects, [Effect::Again(task(1), seconds(7)), Effect::Make(WorkerId(2))]);
+    pool.step(seconds(5), PoolInput::WorkerDied(WorkerId(1)), &mut effects).unwrap();
+    assert_eq!(effects, [PoolEffect::Again(task(1), seconds(7)), PoolEffect::Make(WorkerId(2))]);
     effects.clear();
-    pool.step(seconds(7), Input::Tick, &mut effects).unwrap();
-    pool.step(seconds(8), Input::WorkerDied(WorkerId(2)), &mut effects).unwrap();
-    let over = Effect::Over(task(1), TaskEnd::Lost, true);
-    assert_eq!(effects[1..], [over, Effect::Make(WorkerId(3))]);
+    pool.step(seconds(7), PoolInput::Tick, &mut effects).unwrap();
+    pool.step(seconds(8), PoolInput::WorkerDied(WorkerId(2)), &mut effects).unwrap();
+    let over = PoolEffect::Over(task(1), TaskEnd::Lost, true);
+    assert_eq!(effects[1..], [over, PoolEffect::Make(WorkerId(3))]);
 }
 
 #[test]
 fn a_smaller_pool_lets_what_runs_end() {
     let (mut pool, mut effects) = (pool(1, 4, 10), Vec::new());
-    pool.step(seconds(0), Input::Scale(4), &mut effects).unwrap();
+    pool.step(seconds(0), PoolInput::Scale(4), &mut effects).unwrap();
     let batch: Vec<_> = (1..=6).map(|n| (task(n), TERMS)).collect();
     pool.submit(&batch, &mut effects).unwrap();
     effects.clear();
-    pool.step(seconds(0), Input::Scale(1), &mut effects).unwrap();
+    pool.step(seconds(0), PoolInput::Scale(1), &mut effects).unwrap();
     assert!(effects.is_empty(), "nobody is cut off: {effects:?}");
-    pool.step(seconds(1), Input::Done(WorkerId(4), task(4), Outcome::Success), &mut effects).unwrap();
-    assert_eq!(effects[1..], [Effect::Retire(WorkerId(4))], "and takes nothing more");
+    pool.step(seconds(1), PoolInput::Done(WorkerId(4), task(4), RunOutcome::Success), &mut effects).unwrap();
+    assert_eq!(effects[1..], [PoolEffect::Retire(WorkerId(4))], "and takes nothing more");
 }
 
 #[test]
 fn a_pool_that_drains_takes_nothing_and_one_that_closes_drops_what_waits() {
     let (mut pool, mut effects) = (pool(1, 1, 10), Vec::new());
     pool.submit(&[(task(1), TERMS), (task(2), TERMS)], &mut effects).unwrap();
-    pool.step(seconds(0), Input::Drain, &mut effects).unwrap();
-    assert_eq!(pool.submit(&[(task(3), TERMS)], &mut effects), Err(Refusal::Closing));
+    pool.step(seconds(0), PoolInput::Drain, &mut effects).unwrap();
+    assert_eq!(pool.submit(&[(task(3), TERMS)], &mut effects), Err(PoolRefusal::Closing));
     effects.clear();
-    pool.step(seconds(0), Input::Done(WorkerId(1), task(1), Outcome::Success), &mut effects).unwrap();
+    pool.step(seconds(0), PoolInput::Done(WorkerId(1), task(1), RunOutcome::Success), &mut effects).unwrap();
     assert_eq!(runs(&effects), [task(2)]);
     effects.clear();
-    pool.step(seconds(0), Input::Close(true), &mut effects).unwrap();
-    assert_eq!(effects, [Effect::Kill(WorkerId(1), task(2))]);
+    pool.step(seconds(0), PoolInput::Close(true), &mut effects).unwrap();
+    assert_eq!(effects, [PoolEffect::Kill(WorkerId(1), task(2))]);
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::super::size::Size;
 use super::Span;
-use crate::decide::cache::Bounds;
+use crate::decide::cache::CacheLimits;
 use crate::decide::pool;
 use crate::decide::scaler::ScalePolicy;
 
@@ -14,7 +14,7 @@ use crate::decide::scaler::ScalePolicy;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TasksConfig {
     /// Workers, and commands that may wait.
-    pub pool: pool::Size,
+    pub pool: pool::PoolSize,
     /// Whether the pool scales by itself.
     pub auto: bool,
     /// Bytes of each stream of a command's output that are held in memory.
@@ -26,7 +26,7 @@ pub struct TasksConfig {
     /// ... and for so long.
     pub kept_for: Duration,
     /// Results that need not be made again.
-    pub cache: Bounds,
+    pub cache: CacheLimits,
     /// Whether these outlive the daemon, in its store.
     pub cache_persists: bool,
     /// When there is one worker fewer, and one more.
@@ -144,13 +144,13 @@ pub(super) fn complete(
     }
     let bytes = |size: &Option<Size>, usual: u64| size.as_ref().map_or(usual, |size| size.0);
     Ok(TasksConfig {
-        pool: pool::Size { min, max, queue: pool.queue.unwrap_or(10_000) },
+        pool: pool::PoolSize { min, max, queue: pool.queue.unwrap_or(10_000) },
         auto: pool.auto.unwrap_or(true),
         memory: bytes(&tasks.memory, 64 << 10),
         output: bytes(&tasks.output, 1 << 30),
         kept: tasks.keep.unwrap_or(1_000),
         kept_for: tasks.keep_for.map_or(Duration::from_secs(3600), |span| span.0),
-        cache: Bounds { entries: cache.entries.unwrap_or(2_000), bytes: bytes(&cache.size, 256 << 20) },
+        cache: CacheLimits { entries: cache.entries.unwrap_or(2_000), bytes: bytes(&cache.size, 256 << 20) },
         cache_persists: cache.persist,
         scale: ScalePolicy {
             min,

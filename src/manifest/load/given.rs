@@ -9,9 +9,9 @@ use super::{Assignments, Loader, absolute};
 use crate::manifest::decode::{Declared, Run, Service, Target, Words};
 use crate::manifest::fault::Source;
 use crate::manifest::reader::Collector;
-use crate::manifest::validate::Others;
+use crate::manifest::validate::ExternalNames;
 use crate::model::digest::fnv;
-use crate::model::{Renewal, ServiceSpec};
+use crate::model::{ServiceSpec, SpecRefresh};
 
 /// What a manifest's services are made of, for as long as any of them may start again.
 pub(super) struct Given {
@@ -81,7 +81,8 @@ impl Given {
         let mut loader = Loader::new(self, collector, &mut warnings);
         let shared = loader.project();
         // Whom it depends on is in what was declared.
-        let fresh = loader.service(&self.declared.services[at], &shared, &HashMap::new(), &Others::default());
+        let fresh =
+            loader.service(&self.declared.services[at], &shared, &HashMap::new(), &ExternalNames::default());
         match loader.collector.faults.first() {
             Some(fault) => {
                 let (line, _) = fault.place();
@@ -109,7 +110,8 @@ pub(super) fn renewable(given: Given, services: Vec<ServiceSpec>) -> Vec<Arc<Ser
         if !files.is_empty() {
             let given = Arc::clone(&given);
             let written = given.written(at);
-            spec.renewal = Some(Renewal::new(files, written, move |declared| given.renewed(at, declared)));
+            spec.renewal =
+                Some(SpecRefresh::new(files, written, move |declared| given.renewed(at, declared)));
         }
         Arc::new(spec)
     };

@@ -36,12 +36,12 @@ pub(super) fn take_in(dir: &OwnedFd, root: &Path, trees: &[Homeless]) -> Vec<u64
     let Some(own) = proc::cgroup(std::process::id()) else {
         return Vec::new();
     };
-    let mut homes: HashMap<u64, Home> = HashMap::new();
+    let mut homes: HashMap<u64, Membership> = HashMap::new();
     for tree in trees {
         let name = tree.key.to_string();
         if nix::sys::stat::mkdirat(dir, name.as_str(), Mode::from_bits_truncate(0o755)).is_ok() {
             let inside = root.join(&name);
-            homes.insert(tree.key, Home { inside, takes: true });
+            homes.insert(tree.key, Membership { inside, takes: true });
         }
     }
     let mut seen: HashSet<(u32, u64)> = HashSet::new();
@@ -77,7 +77,7 @@ pub(super) fn take_in(dir: &OwnedFd, root: &Path, trees: &[Homeless]) -> Vec<u64
     taken
 }
 
-struct Home {
+struct Membership {
     inside: PathBuf,
     /// Its leader is in it, or may yet be.
     takes: bool,

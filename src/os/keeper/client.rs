@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::wire::{self, Came, Frame, Inbox, NOTES, Order, Takes, VERSION, Word};
+use super::wire::{self, Came, Frame, FromKeeper, Inbox, NOTES, Takes, ToKeeper, VERSION};
 use crate::model::Exit;
 use crate::os::spawn::Program;
 
@@ -24,7 +24,7 @@ pub(in crate::os) struct Welcome {
     pub(in crate::os) last_key: u64,
     pub(in crate::os) since: Duration,
     pub(in crate::os) kept: Vec<Kept>,
-    /// See [`Word::Welcome`].
+    /// See [`FromKeeper::Welcome`].
     pub(in crate::os) first: bool,
     pub(in crate::os) orphaned: bool,
     pub(in crate::os) held: Vec<Held>,
@@ -56,12 +56,12 @@ impl Client {
     /// Says hello, and hears what there is.
     pub(in crate::os) fn greet(line: OwnedFd) -> io::Result<(Client, Welcome)> {
         let client = Client { line, sending: Mutex::new(()), version: AtomicU32::new(0) };
-        client.say(&Order::Hello { version: VERSION }, &[], &[])?;
+        client.say(&ToKeeper::Hello { version: VERSION }, &[], &[])?;
         let mut inbox = Inbox::default();
         let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper is gone");
-        let mut next = || -> io::Result<Frame<Word>> {
+        let mut next = || -> io::Result<Frame<FromKeeper>> {
             loop {
-                if let Some(frame) = inbox.next::<Word>()? {
+                if let Some(frame) = inbox.next::<FromKeeper>()? {
                     return Ok(frame);
                 }
                 if inbox.fill(client.line.as_fd(), true)? == Came::End {
@@ -71,7 +71,7 @@ impl Client {
         };
         let (keeper, last_key, since, count, first, orphaned, held) = loop {
             let Frame { say, fds, .. } = next()?;
-            if let Word::Welcome { version, pid, last_key, since, kept, first, orphaned, held } = say {
+            if let FromKeeper::Welcome { version, pid, last_key, since, kept, first, orphaned, held } = say {
                 client.version.store(version, Ordering::Relaxed);
                 let mut fds = fds.into_iter();
                 let held = held.into_iter().map(|(name, text, there)| {
@@ -85,7 +85,7 @@ impl Client {
         let mut kept = Vec::with_capacity(count);
         while kept.len() < count {
             let Frame { say, fds, .. } = next()?;
-            let Word::Kept { key, pid, about, exit, pipes, foreign } = say else {
+            let FromKeeper::Kept { key, pid, about, exit, pipes, foreign } = say else {
                 continue;
             };
             let mut fds = fds.into_iter();
@@ -103,13 +103,13 @@ impl Client {
         self.line.as_fd()
     }
 
-    fn say(&self, order: &Order, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn say(&self, order: &ToKeeper, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let _sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         wire::send(self.line.as_fd(), order, bytes, fds)
     }
 
     /// As `say`, where a keeper that is gone is found out by its end of the line.
-    fn tell(&self, order: &Order, fds: &[BorrowedFd<'_>]) {
+    fn tell(&self, order: &ToKeeper, fds: &[BorrowedFd<'_>]) {
         if let Err(error) = self.say(order, &[], fds) {
             tracing::debug!(%error, "the keeper does not hear");
         }
@@ -134,11 +134,11 @@ impl Client {
             fds.extend([out, err]);
         }
         let credentials = program.credentials().clone();
-        self.say(&Order::Spawn { key, mark, about, takes, credentials }, &program.to_bytes(), &fds)
+        self.say(&ToKeeper::Spawn { key, mark, about, takes, credentials }, &program.to_bytes(), &fds)
     }
 
     pub(in crate::os) fn adopt(&self, kept: &Kept) {
-        let order = Order::Adopt {
+        let order = ToKeeper::Adopt {
             key: kept.key,
             pid: kept.pid,
             about: kept.about.clone(),
@@ -150,35 +150,35 @@ impl Client {
     }
 
     pub(in crate::os) fn logs(&self, key: u64, logs: [BorrowedFd<'_>; 2]) {
-        self.tell(&Order::Logs { key }, &logs);
+        self.tell(&ToKeeper::Logs { key }, &logs);
     }
 
     pub(in crate::os) fn forget(&self, key: u64) {
-        self.tell(&Order::Forget { key }, &[]);
+        self.tell(&ToKeeper::Forget { key }, &[]);
     }
 
     /// `false`: the keeper is of a build that holds nothing.
     pub(in crate::os) fn hold(&self, name: &str, text: &str, fd: Option<BorrowedFd<'_>>) -> bool {
         let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-        self.tell(&Order::Hold { name: name.to_owned(), text: text.to_owned() }, &fds);
+        self.tell(&ToKeeper::Hold { name: name.to_owned(), text: text.to_owned() }, &fds);
         self.version.load(Ordering::Relaxed) >= NOTES
     }
 
     pub(in crate::os) fn notify(&self, text: &str) {
-        self.tell(&Order::Notify { text: text.to_owned() }, &[]);
+        self.tell(&ToKeeper::Notify { text: text.to_owned() }, &[]);
     }
 
     pub(in crate::os) fn bye(&self, code: u8) {
-        self.tell(&Order::Bye { code }, &[]);
+        self.tell(&ToKeeper::Bye { code }, &[]);
     }
 
     /// `false`: the keeper is of a build that does not say that it has noted that.
     pub(in crate::os) fn replace(&self, program: &Path) -> bool {
-        self.tell(&Order::Replace { program: program.to_owned() }, &[]);
+        self.tell(&ToKeeper::Replace { program: program.to_owned() }, &[]);
         self.version.load(Ordering::Relaxed) >= NOTES
     }
 
     pub(in crate::os) fn renew(&self, program: &Path) {
-        self.tell(&Order::Renew { program: program.to_owned() }, &[]);
+        self.tell(&ToKeeper::Renew { program: program.to_owned() }, &[]);
     }
 }

@@ -5,7 +5,7 @@
 //! supervisor, in a process group of its own; the parent stays behind as the keeper. It is
 //! child subreaper: whatever the supervisor leaves behind when it dies, grandchildren in
 //! sessions of their own included, is given to it by the kernel, and it ends them all. The
-//! other way round, the supervisor watches the keeper by a pidfd ([`Above`]).
+//! other way round, the supervisor watches the keeper by a pidfd ([`KeeperLink`]).
 //!
 //! As process 1 (a container's, or that of a namespace) it reaps whatever else is left to it.
 //!
@@ -46,7 +46,7 @@ const LINE: &str = "REGROW_KEEPER_LINE";
 
 /// The line of a daemon to its keeper.
 #[derive(Debug)]
-pub struct Tether {
+pub struct KeeperSocket {
     pub(super) line: OwnedFd,
     /// Looks to it that a keeper is there until the host does.
     pub(super) sentinel: Sentinel,
@@ -54,7 +54,7 @@ pub struct Tether {
     follows: bool,
 }
 
-impl Tether {
+impl KeeperSocket {
     /// Whether this daemon goes on where another one stood: then whatever it lacks, it supervises.
     pub fn follows(&self) -> bool {
         self.follows
@@ -74,14 +74,14 @@ struct NewLine {
 
 impl NewLine {
     /// Rests as long as it is to, or until the keeper is gone, and begins to watch over the line.
-    fn begin(self) -> std::io::Result<Tether> {
+    fn begin(self) -> std::io::Result<KeeperSocket> {
         let NewLine { line, since, pause, follows, pulse, standby } = self;
         if let Some(pulse) = pulse {
             pulse::hold(pulse)?;
         }
         sentinel::rest(&line, pause);
         let sentinel = Sentinel::over(&line, since, standby)?;
-        Ok(Tether { line, sentinel, follows })
+        Ok(KeeperSocket { line, sentinel, follows })
     }
 
     /// What a keeper has left in the environment of the daemon that it has executed.
@@ -164,7 +164,7 @@ pub fn is_above() -> bool {
 /// has executed this process, it is the daemon already.
 ///
 /// To be called before any thread is made.
-pub fn over_daemon() -> std::io::Result<Tether> {
+pub fn over_daemon() -> std::io::Result<KeeperSocket> {
     let made = MADE.get().and_then(|made| made.lock().unwrap_or_else(PoisonError::into_inner).take());
     if let Some(line) = made.or_else(NewLine::inherited) {
         return line.begin();
@@ -213,7 +213,7 @@ fn assignment(name: &std::ffi::OsStr, value: &std::ffi::OsStr) -> Option<std::ff
 
 /// The keeper, seen from the supervisor.
 #[derive(Debug)]
-pub struct Above {
+pub struct KeeperLink {
     /// Readable when the keeper dies; to be handed to [`super::native::NativeHost::die_with`].
     pub pidfd: OwnedFd,
 }
@@ -221,7 +221,7 @@ pub struct Above {
 /// Divides this process in two and returns in the supervisor; the keeper never returns.
 ///
 /// To be called before any thread is made. An error where the kernel would not fork.
-pub fn divide() -> std::io::Result<Above> {
+pub fn divide() -> std::io::Result<KeeperLink> {
     let keeper = getpid();
     let keeper_fd = pidfd::open(keeper.as_raw().cast_unsigned())?;
     // Those of a terminal's foreground, too.
@@ -239,7 +239,7 @@ pub fn divide() -> std::io::Result<Above> {
             drop((signals, ends));
             as_daemon()?;
             pulse::hold(held)?;
-            Ok(Above { pidfd: keeper_fd })
+            Ok(KeeperLink { pidfd: keeper_fd })
         }
         ForkResult::Parent { child } => {
             drop((keeper_fd, held));

@@ -14,7 +14,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::handover;
 use super::standby::Standby;
-use crate::decide::succession::{Wish, makes_a_standby};
+use crate::decide::succession::{DaemonIntent, makes_a_standby};
 
 /// One thread that waits for the end of the line.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ fn carry_on(since: Duration, standby: Option<&Standby>) -> ! {
     // The one that is there waits for us, too, unless the keeper has dismissed it before it was ended.
     let standby = standby.filter(|standby| standby.waits());
     let mut made = None;
-    if makes_a_standby(standby.is_some(), Wish::Again) {
+    if makes_a_standby(standby.is_some(), DaemonIntent::Again) {
         match handover::standby(since) {
             Ok(standby) => made = Some(standby),
             Err(error) => super::complain(&format!("nobody stands by meanwhile: {error}")),

@@ -24,9 +24,9 @@ use nix::unistd::{ForkResult, Pid};
 
 use super::handover::{self, Handed, HandedEntry};
 use super::standby::Standby;
-use super::wire::{Came, Frame, Inbox, Order, Outbox, Takes, VERSION, Word, pair};
+use super::wire::{Came, Frame, FromKeeper, Inbox, Outbox, Takes, ToKeeper, VERSION, pair};
 use super::{NewLine, STANDS_STILL, complain};
-use crate::decide::succession::{AfterDaemon, DaemonEnd, Wish, after_daemon};
+use crate::decide::succession::{AfterDaemon, DaemonEnd, DaemonIntent, after_daemon};
 use crate::model::Exit;
 use crate::os::spawn::{Begun, Placed, Program, Spawner, Ties};
 use crate::os::{clock, log, memory, pidfd, proc};
@@ -88,7 +88,7 @@ enum Daemon {
         /// It has said hello.
         greeted: bool,
         /// What it wants after its end.
-        then: Wish,
+        then: DaemonIntent,
     },
     Down {
         since: Instant,
@@ -116,7 +116,16 @@ impl Daemon {
     fn up(pid: u32, line: OwnedFd, pulse: Option<OwnedFd>, greeted: bool) -> Daemon {
         let (inbox, outbox) = (Inbox::default(), Outbox::default());
         let pulse = Pulse::Beats(pulse);
-        Daemon::Up { pid, pulse, since: Instant::now(), line, inbox, outbox, greeted, then: Wish::Again }
+        Daemon::Up {
+            pid,
+            pulse,
+            since: Instant::now(),
+            line,
+            inbox,
+            outbox,
+            greeted,
+            then: DaemonIntent::Again,
+        }
     }
 }
 
@@ -151,7 +160,7 @@ pub(super) struct Keeper {
     /// Daemons that have a successor, and whose end the kernel has not told yet.
     dying: HashSet<u32>,
     /// What the last daemon had ordered, to be carried out when there is another.
-    late: Vec<Frame<Order>>,
+    late: Vec<Frame<ToKeeper>>,
     /// The keeper before this one was killed, and no daemon has said hello since.
     orphaned: bool,
     /// Waits until nobody else is left to carry on.
@@ -388,7 +397,7 @@ impl Keeper {
             let Daemon::Up { inbox, .. } = &mut self.daemon else {
                 return;
             };
-            match inbox.next::<Order>() {
+            match inbox.next::<ToKeeper>() {
                 Ok(Some(frame)) => self.obey(frame.say, &frame.bytes, frame.fds),
                 Ok(None) => return,
                 Err(error) => {
@@ -403,20 +412,20 @@ impl Keeper {
         }
     }
 
-    fn obey(&mut self, order: Order, bytes: &[u8], fds: Vec<OwnedFd>) {
+    fn obey(&mut self, order: ToKeeper, bytes: &[u8], fds: Vec<OwnedFd>) {
         match order {
-            Order::Hello { .. } => self.welcome(),
-            Order::Spawn { key, mark, about, takes, credentials } => {
+            ToKeeper::Hello { .. } => self.welcome(),
+            ToKeeper::Spawn { key, mark, about, takes, credentials } => {
                 let program = Program::from_bytes(bytes).map(|program| program.with(credentials));
                 self.spawn(key, mark, about, &takes, program, fds);
             }
-            Order::Logs { key } => {
+            ToKeeper::Logs { key } => {
                 if let Some(entry) = self.entries.get_mut(&key) {
                     let mut fds = fds.into_iter();
                     entry.logs = [fds.next(), fds.next()];
                 }
             }
-            Order::Adopt { key, pid, about, pipes } => {
+            ToKeeper::Adopt { key, pid, about, pipes } => {
                 let mut fds = fds.into_iter();
                 if let Some(pidfd) = fds.next() {
                     self.last_key = self.last_key.max(key);
@@ -428,33 +437,33 @@ impl Keeper {
                     self.entries.insert(key, entry);
                 }
             }
-            Order::Forget { key } => {
+            ToKeeper::Forget { key } => {
                 if let Some(entry) = self.entries.remove(&key)
                     && self.pids.get(&entry.pid) == Some(&key)
                 {
                     self.pids.remove(&entry.pid);
                 }
             }
-            Order::Hold { name, text } => {
+            ToKeeper::Hold { name, text } => {
                 if self.held.len() < MOST_HELD || self.held.contains_key(&name) {
                     self.held.insert(name, (text, fds.into_iter().next()));
                 }
             }
-            Order::Notify { text } => super::notify::send(&text),
-            Order::Bye { code } => self.after(Wish::End(code)),
-            Order::Replace { program } => {
+            ToKeeper::Notify { text } => super::notify::send(&text),
+            ToKeeper::Bye { code } => self.after(DaemonIntent::End(code)),
+            ToKeeper::Replace { program } => {
                 let program = CString::new(program.into_os_string().into_vec()).ok();
                 self.before = Some(std::mem::replace(&mut self.program, program));
-                self.after(Wish::Replaced);
-                self.tell(&Word::Noted, &[]);
+                self.after(DaemonIntent::Replaced);
+                self.tell(&FromKeeper::Noted, &[]);
             }
-            Order::Renew { program } => self.renew(program.into_os_string()),
+            ToKeeper::Renew { program } => self.renew(program.into_os_string()),
             // Of a newer daemon; what it can't do without, it asks for by our version.
-            Order::Unknown => {}
+            ToKeeper::Unknown => {}
         }
     }
 
-    fn after(&mut self, what: Wish) {
+    fn after(&mut self, what: DaemonIntent) {
         if let Daemon::Up { then, .. } = &mut self.daemon {
             *then = what;
         }
@@ -473,7 +482,7 @@ impl Keeper {
             return;
         };
         *greeted = true;
-        let welcome = Word::Welcome {
+        let welcome = FromKeeper::Welcome {
             version: VERSION,
             pid: std::process::id(),
             last_key: self.last_key,
@@ -491,7 +500,7 @@ impl Keeper {
             self.held.values().filter_map(|(_, fd)| Some(fd.as_ref()?.as_fd())).collect();
         let _ = outbox.send(line.as_fd(), &welcome, &fds);
         for (key, entry) in &self.entries {
-            let kept = Word::Kept {
+            let kept = FromKeeper::Kept {
                 key: *key,
                 pid: entry.pid,
                 about: entry.about.to_string(),
@@ -506,7 +515,7 @@ impl Keeper {
         }
     }
 
-    fn tell(&mut self, word: &Word, fds: &[BorrowedFd<'_>]) {
+    fn tell(&mut self, word: &FromKeeper, fds: &[BorrowedFd<'_>]) {
         tell(&mut self.daemon, word, fds);
     }
 
@@ -542,7 +551,7 @@ impl Keeper {
             }
         };
         let (stage, errno) = (failed.stage, failed.errno as i32);
-        self.tell(&Word::Failed { key, stage, errno }, &[]);
+        self.tell(&FromKeeper::Failed { key, stage, errno }, &[]);
     }
 
     /// Starts that have come to something.
@@ -579,10 +588,10 @@ impl Keeper {
                     foreign: false,
                 };
                 let in_cgroup = made.placed == Placed::InCgroup;
-                let word = Word::Spawned { key, pid: made.pid, in_cgroup, refused };
+                let word = FromKeeper::Spawned { key, pid: made.pid, in_cgroup, refused };
                 tell(&mut self.daemon, &word, &entry.descriptors());
                 if let Some(exit) = exit {
-                    tell(&mut self.daemon, &Word::Exited { key, exit }, &[]);
+                    tell(&mut self.daemon, &FromKeeper::Exited { key, exit }, &[]);
                 } else {
                     self.pids.insert(made.pid, key);
                 }
@@ -591,7 +600,7 @@ impl Keeper {
             // The child is reaped with the others.
             Err(failed) => {
                 let (stage, errno) = (failed.stage, failed.errno as i32);
-                self.tell(&Word::Failed { key, stage, errno }, &[]);
+                self.tell(&FromKeeper::Failed { key, stage, errno }, &[]);
             }
         }
     }
@@ -622,7 +631,7 @@ impl Keeper {
             if self.pids.get(&entry.pid) == Some(&key) {
                 self.pids.remove(&entry.pid);
             }
-            self.tell(&Word::Exited { key, exit }, &[]);
+            self.tell(&FromKeeper::Exited { key, exit }, &[]);
         }
     }
 
@@ -670,7 +679,7 @@ fn signal(pid: u32, signal: Signal) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal);
 }
 
-fn tell(daemon: &mut Daemon, word: &Word, fds: &[BorrowedFd<'_>]) {
+fn tell(daemon: &mut Daemon, word: &FromKeeper, fds: &[BorrowedFd<'_>]) {
     if let Daemon::Up { line, outbox, greeted: true, .. } = daemon {
         // Where it has gone, the next one is told all of it.
         let _ = outbox.send(line.as_fd(), word, fds);

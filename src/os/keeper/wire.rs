@@ -20,7 +20,7 @@ use crate::os::credentials::Credentials;
 
 /// Of what is said here.
 pub(in crate::os) const VERSION: u32 = 2;
-/// From this version on a keeper answers [`Order::Replace`] by [`Word::Noted`].
+/// From this version on a keeper answers [`ToKeeper::Replace`] by [`FromKeeper::Noted`].
 pub(in crate::os) const NOTES: u32 = 2;
 
 /// The largest frame; nobody's environment is larger.
@@ -31,7 +31,7 @@ const MOST_DESCRIPTORS: usize = 16;
 /// What a daemon tells its keeper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
-pub(in crate::os) enum Order {
+pub(in crate::os) enum ToKeeper {
     /// It is up and takes over.
     Hello { version: u32 },
     /// Make a process. The bytes are the program; descriptors: those of `takes`, in this order.
@@ -89,7 +89,7 @@ pub(in crate::os) enum Takes {
 /// What a keeper tells its daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
-pub(in crate::os) enum Word {
+pub(in crate::os) enum FromKeeper {
     /// The answer to a hello; so many `Kept` follow.
     Welcome {
         version: u32,
@@ -378,8 +378,8 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         let (about, credentials) = ("{}".into(), Credentials::default());
         let takes = vec![Takes::Out, Takes::Err];
-        let spawn = Order::Spawn { key: 7, mark: 1, about, takes, credentials };
-        send(here.as_fd(), &Order::Hello { version: 1 }, b"", &[]).unwrap();
+        let spawn = ToKeeper::Spawn { key: 7, mark: 1, about, takes, credentials };
+        send(here.as_fd(), &ToKeeper::Hello { version: 1 }, b"", &[]).unwrap();
         let large = vec![b'x'; 100_000];
         let sending = std::thread::spawn(move || {
             send(here.as_fd(), &spawn, &large, &[file.as_fd(), file.as_fd()]).unwrap();
@@ -387,13 +387,13 @@ mod tests {
         let (mut inbox, mut frames) = (Inbox::default(), Vec::new());
         while frames.len() < 2 {
             assert_eq!(inbox.fill(there.as_fd(), true).unwrap(), Came::Something);
-            while let Some(frame) = inbox.next::<Order>().unwrap() {
+            while let Some(frame) = inbox.next::<ToKeeper>().unwrap() {
                 frames.push(frame);
             }
         }
         sending.join().unwrap();
-        assert_eq!(frames[0].say, Order::Hello { version: 1 });
-        assert!(matches!(&frames[1].say, Order::Spawn { key: 7, .. }));
+        assert_eq!(frames[0].say, ToKeeper::Hello { version: 1 });
+        assert!(matches!(&frames[1].say, ToKeeper::Spawn { key: 7, .. }));
         assert_eq!((frames[1].bytes.len(), frames[1].fds.len()), (100_000, 2));
         assert_eq!(inbox.fill(there.as_fd(), true).unwrap(), Came::End);
     }
@@ -407,8 +407,8 @@ mod tests {
         send(here.as_fd(), &more, b"", &[]).unwrap();
         let mut inbox = Inbox::default();
         inbox.fill(there.as_fd(), true).unwrap();
-        assert_eq!(inbox.next::<Order>().unwrap().unwrap().say, Order::Unknown);
-        assert_eq!(inbox.next::<Order>().unwrap().unwrap().say, Order::Forget { key: 3 });
+        assert_eq!(inbox.next::<ToKeeper>().unwrap().unwrap().say, ToKeeper::Unknown);
+        assert_eq!(inbox.next::<ToKeeper>().unwrap().unwrap().say, ToKeeper::Forget { key: 3 });
     }
 
     #[test]
@@ -417,14 +417,14 @@ mod tests {
         let (mut outbox, mut sent) = (Outbox::default(), 0u64);
         let file = std::fs::File::open("/dev/null").unwrap();
         while outbox.len() < 10 {
-            outbox.send(here.as_fd(), &Order::Forget { key: sent }, &[file.as_fd()]).unwrap();
+            outbox.send(here.as_fd(), &ToKeeper::Forget { key: sent }, &[file.as_fd()]).unwrap();
             sent += 1;
         }
         let (mut inbox, mut next) = (Inbox::default(), 0);
         while next < sent {
             inbox.fill(there.as_fd(), false).unwrap();
-            while let Some(frame) = inbox.next::<Order>().unwrap() {
-                assert_eq!((frame.say, frame.fds.len()), (Order::Forget { key: next }, 1));
+            while let Some(frame) = inbox.next::<ToKeeper>().unwrap() {
+                assert_eq!((frame.say, frame.fds.len()), (ToKeeper::Forget { key: next }, 1));
                 next += 1;
             }
             outbox.flush(here.as_fd()).unwrap();

@@ -19,7 +19,7 @@ use nix::unistd::pipe2;
 
 use super::FileAccess;
 use super::past::{ENTRY, entry};
-use super::{Loss, Stream, Took, compressed, numbered, read, splice_at, with_suffix};
+use super::{LostOutput, PipeRead, Stream, compressed, numbered, read, splice_at, with_suffix};
 use crate::os::credentials;
 
 /// What was put aside of a file is renamed by one at a time. Who stands still over one file holds up nobody
@@ -242,7 +242,7 @@ impl LogFile {
         pipe: BorrowedFd<'_>,
         buffer: &mut [u8],
         (max_size, scratch): (u64, &mut Scratch),
-    ) -> (Took, Option<Loss>) {
+    ) -> (PipeRead, Option<LostOutput>) {
         if let Some(reason) = &self.away {
             let reason = reason.clone();
             return self.lose(pipe, buffer, reason);
@@ -258,35 +258,40 @@ impl LogFile {
         };
         let (most, fills) = fitting.unwrap_or((buffer.len(), false));
         match splice_at(pipe, self.file.as_fd(), self.size, most) {
-            Ok(0) => (Took::End, None),
+            Ok(0) => (PipeRead::End, None),
             Ok(length) => {
                 let at = self.size;
                 self.size += length as u64;
                 self.note(at, stream);
                 let got = match self.file.read_exact_at(&mut buffer[..length], at) {
-                    Ok(()) => Took::Bytes(length),
+                    Ok(()) => PipeRead::Bytes(length),
                     Err(error) => {
                         tracing::warn!(%error, path = %self.path.display(), "can't read what was written");
-                        Took::Nothing
+                        PipeRead::Nothing
                     }
                 };
                 self.at_line = buffer[..length].ends_with(b"\n");
                 self.full = fills && length == most && self.leaving.is_none();
-                (got, self.lost.take().map(Loss::Over))
+                (got, self.lost.take().map(LostOutput::Over))
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => (Took::Nothing, None),
+            Err(Errno::EAGAIN | Errno::EINTR) => (PipeRead::Nothing, None),
             // The disk is full, or the file can't be written.
             Err(errno) => self.lose(pipe, buffer, errno.desc().to_owned()),
         }
     }
 
     /// The service lives on, and what it prints still reaches those who follow.
-    fn lose(&mut self, pipe: BorrowedFd<'_>, buffer: &mut [u8], reason: String) -> (Took, Option<Loss>) {
+    fn lose(
+        &mut self,
+        pipe: BorrowedFd<'_>,
+        buffer: &mut [u8],
+        reason: String,
+    ) -> (PipeRead, Option<LostOutput>) {
         let took = read(pipe, buffer);
-        let Took::Bytes(length) = took else {
+        let PipeRead::Bytes(length) = took else {
             return (took, None);
         };
-        let begins = self.lost.is_none().then_some(Loss::Begins(reason));
+        let begins = self.lost.is_none().then_some(LostOutput::Begins(reason));
         *self.lost.get_or_insert(0) += length as u64;
         (took, begins)
     }

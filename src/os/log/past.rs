@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use flate2::read::GzDecoder;
 
 use super::file::LONGEST_LINE;
-use super::{Keep, Place, Stream, compressed, numbered};
+use super::{LogConfig, LogPaths, Stream, compressed, numbered};
 
 /// Bytes of an entry of the index.
 pub(super) const ENTRY: u64 = 16;
@@ -54,7 +54,7 @@ pub struct Tail {
 
 /// Which of the files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reach {
+pub enum LogRange {
     /// Those that are not compressed: for who has no time.
     Plain,
     /// All.
@@ -63,7 +63,7 @@ pub enum Reach {
 
 /// The last of a stream, over the files that are kept: what is found in so many of their last bytes,
 /// which may be the other stream's as well.
-pub fn last_of(keep: &Keep, stream: Stream, most: u64, reach: Reach) -> io::Result<Tail> {
+pub fn last_of(keep: &LogConfig, stream: Stream, most: u64, reach: LogRange) -> io::Result<Tail> {
     let file = keep.file(stream);
     let which = || fs::symlink_metadata(&file).ok().map(|at| (at.dev(), at.ino()));
     let mut tries = 0;
@@ -83,11 +83,11 @@ const TRIES: u32 = 8;
 /// So many files in a row may be missing before there are no older ones.
 pub(super) const GAP: u32 = 3;
 
-fn read_all(keep: &Keep, stream: Stream, most: u64, reach: Reach) -> io::Result<Tail> {
+fn read_all(keep: &LogConfig, stream: Stream, most: u64, reach: LogRange) -> io::Result<Tail> {
     let (file, index) = (keep.file(stream), keep.index(stream));
     let only = match &keep.place {
-        Place::Streams(_) => None,
-        Place::One { .. } => Some(stream),
+        LogPaths::Streams(_) => None,
+        LogPaths::One { .. } => Some(stream),
     };
     let mut tail = Tail { parts: Vec::new(), complete: false };
     let mut left = most;
@@ -99,7 +99,7 @@ fn read_all(keep: &Keep, stream: Stream, most: u64, reach: Reach) -> io::Result<
         };
         let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
         let end = match plain_end(&one, left) {
-            Err(error) if missing(&error) && number > 0 && reach == Reach::All => {
+            Err(error) if missing(&error) && number > 0 && reach == LogRange::All => {
                 compressed_end(&compressed(&one), left)
             }
             read => read,
@@ -118,7 +118,7 @@ fn read_all(keep: &Keep, stream: Stream, most: u64, reach: Reach) -> io::Result<
             }
             // Somebody has taken it away, or was killed between two renames: older ones may be there.
             Err(error) if missing(&error) => {
-                if reach == Reach::Plain && compressed(&one).exists() {
+                if reach == LogRange::Plain && compressed(&one).exists() {
                     return Ok(tail);
                 }
                 missed += 1;
@@ -138,8 +138,8 @@ fn read_all(keep: &Keep, stream: Stream, most: u64, reach: Reach) -> io::Result<
 }
 
 /// The begin of a line of a stream whose end has not come yet.
-pub(super) fn unfinished(keep: &Keep, stream: Stream) -> Vec<u8> {
-    let tail = last_of(keep, stream, LONGEST_LINE, Reach::Plain).unwrap_or_default();
+pub(super) fn unfinished(keep: &LogConfig, stream: Stream) -> Vec<u8> {
+    let tail = last_of(keep, stream, LONGEST_LINE, LogRange::Plain).unwrap_or_default();
     let mut bytes: Vec<u8> = tail.parts.into_iter().flat_map(|part| part.bytes).collect();
     let begin = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     bytes.split_off(begin)

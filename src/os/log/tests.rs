@@ -8,40 +8,45 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-fn keep(folder: &tempfile::TempDir, max_size: u64, max_files: u32) -> Keep {
-    Keep {
+fn keep(folder: &tempfile::TempDir, max_size: u64, max_files: u32) -> LogConfig {
+    LogConfig {
         otherwise: None,
         access: FileAccess::default(),
-        place: Place::Streams(folder.path().join("logs/web")),
+        place: LogPaths::Streams(folder.path().join("logs/web")),
         max_size,
         max_files,
         compress: false,
     }
 }
 
-fn in_one(folder: &tempfile::TempDir, max_size: u64, max_files: u32) -> Keep {
+fn in_one(folder: &tempfile::TempDir, max_size: u64, max_files: u32) -> LogConfig {
     let (file, index) = (folder.path().join("own/web.log"), folder.path().join("logs/web.idx"));
-    Keep {
+    LogConfig {
         otherwise: None,
         access: FileAccess::default(),
-        place: Place::One { file, index },
+        place: LogPaths::One { file, index },
         max_size,
         max_files,
         compress: false,
     }
 }
 
-fn open(logs: &Logs, source: SourceId, keep: &Keep) -> io::Result<[OwnedFd; 2]> {
+fn open(logs: &Logs, source: SourceId, keep: &LogConfig) -> io::Result<[OwnedFd; 2]> {
     logs.place(source, logs.make(source, keep)?)
 }
 
 /// Moves a piece of output; a keeper is told where to, if it has to be.
-fn pour(logs: &Logs, stream: Stream, pipe: &OwnedFd, buffer: &mut [u8]) -> (bool, (Took, Option<Loss>)) {
+fn pour(
+    logs: &Logs,
+    stream: Stream,
+    pipe: &OwnedFd,
+    buffer: &mut [u8],
+) -> (bool, (PipeRead, Option<LostOutput>)) {
     let mut told = false;
     loop {
         match logs.pour(SourceId(0), stream, pipe.as_fd(), buffer) {
-            Poured::Moves(_) => told = true,
-            Poured::Took(took, loss) => return (told, (took, loss)),
+            WriteResult::Moves(_) => told = true,
+            WriteResult::Took(took, loss) => return (told, (took, loss)),
         }
         logs.tidy(SourceId(0));
     }
@@ -52,8 +57,13 @@ fn pipe() -> (OwnedFd, File) {
     (read, write.into())
 }
 
-fn last(keep: &Keep, stream: Stream, most: u64) -> Vec<u8> {
-    last_of(keep, stream, most, Reach::All).unwrap().parts.into_iter().flat_map(|part| part.bytes).collect()
+fn last(keep: &LogConfig, stream: Stream, most: u64) -> Vec<u8> {
+    last_of(keep, stream, most, LogRange::All)
+        .unwrap()
+        .parts
+        .into_iter()
+        .flat_map(|part| part.bytes)
+        .collect()
 }
 
 fn eventually(what: &str, mut is: impl FnMut() -> bool) {
@@ -72,7 +82,7 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(keep: &Keep) -> Printer {
+    fn new(keep: &LogConfig) -> Printer {
         let logs = Logs::default();
         open(&logs, SourceId(0), keep).unwrap();
         Printer { logs, pipe: pipe(), buffer: vec![0; 4096] }
@@ -82,11 +92,11 @@ impl Printer {
     fn prints(&mut self, stream: Stream, text: &str) -> bool {
         self.pipe.1.write_all(text.as_bytes()).unwrap();
         let (told, taken) = self.takes(stream);
-        assert_eq!(taken, (Took::Bytes(text.len()), None));
+        assert_eq!(taken, (PipeRead::Bytes(text.len()), None));
         told
     }
 
-    fn takes(&mut self, stream: Stream) -> (bool, (Took, Option<Loss>)) {
+    fn takes(&mut self, stream: Stream) -> (bool, (PipeRead, Option<LostOutput>)) {
         let Printer { logs, pipe: (pipe, _), buffer } = self;
         pour(logs, stream, pipe, buffer)
     }
@@ -106,13 +116,13 @@ fn what_goes_in_comes_out_of_the_files_and_of_the_buffer() {
         write.write_all(line.as_bytes()).unwrap();
         printed.extend_from_slice(line.as_bytes());
         let (_, taken) = pour(&logs, Stream::Out, &read, &mut buffer);
-        assert_eq!(taken, (Took::Bytes(line.len()), None));
+        assert_eq!(taken, (PipeRead::Bytes(line.len()), None));
         assert_eq!(&buffer[..line.len()], line.as_bytes());
     }
-    assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, Took::Nothing);
+    assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, PipeRead::Nothing);
     drop(write);
-    assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, Took::End);
-    let parts = last_of(&keep, Stream::Out, u64::MAX, Reach::All).unwrap().parts;
+    assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, PipeRead::End);
+    let parts = last_of(&keep, Stream::Out, u64::MAX, LogRange::All).unwrap().parts;
     let kept: Vec<u8> = parts.iter().flat_map(|part| part.bytes.clone()).collect();
     assert_eq!(kept, printed[printed.len() - kept.len()..], "the last of it, whole lines");
     assert!(kept.len() > 2000 && kept.starts_with(b"line "), "three files");
@@ -131,7 +141,7 @@ fn another_goes_on_where_the_last_one_was() {
         let logs = Logs::default();
         let [out, _] = open(&logs, SourceId(0), &keep).unwrap();
         write.write_all(text.as_bytes()).unwrap();
-        assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, Took::Bytes(4));
+        assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, PipeRead::Bytes(4));
         // As the keeper does meanwhile.
         write.write_all(b"away\n").unwrap();
         drop(logs);
@@ -202,7 +212,7 @@ fn what_is_put_aside_is_compressed_and_read_again() {
     for one in [false, true] {
         let folder = tempfile::tempdir().unwrap();
         let keep = if one { in_one(&folder, 500, 1000) } else { keep(&folder, 500, 1000) };
-        let keep = Keep { compress: true, ..keep };
+        let keep = LogConfig { compress: true, ..keep };
         let mut printer = Printer::new(&keep);
         let mut printed = String::new();
         for n in 0..5_000 {
@@ -226,7 +236,7 @@ fn what_is_put_aside_is_compressed_and_read_again() {
         }
         assert!(!with_suffix(&file, ".gz.part").exists());
         // No more than wanted, compressed or not.
-        let keep = Keep { max_files: 3, ..keep };
+        let keep = LogConfig { max_files: 3, ..keep };
         assert!(printer.logs.change(SourceId(0), &keep).unwrap().is_none(), "the same files");
         let left = |number: u32| compressed(&numbered(&file, number)).exists();
         eventually("the others are dropped", || {
@@ -252,7 +262,7 @@ fn what_a_killed_one_left_uncompressed_is_compressed_by_the_next() {
     // One was being made; one was made, and the plain one not yet taken away.
     fs::write(with_suffix(&file, ".gz.part"), "half").unwrap();
     fs::write(compressed(&numbered(&file, 2)), "torn").unwrap();
-    let mut printer = Printer::new(&Keep { compress: true, ..keep.clone() });
+    let mut printer = Printer::new(&LogConfig { compress: true, ..keep.clone() });
     printer.prints(Stream::Out, "next\n");
     eventually("all is compressed", || !(1..20).any(|number| numbered(&file, number).exists()));
     assert_eq!(last(&keep, Stream::Out, u64::MAX), [&before[..], b"next\n"].concat());
@@ -294,7 +304,7 @@ fn it_goes_on_whatever_others_do_to_its_file() {
         lost = printer.takes(Stream::Out).1.1;
         lost.is_some()
     });
-    assert!(matches!(&lost, Some(Loss::Begins(reason)) if reason.contains("exists")), "{lost:?}");
+    assert!(matches!(&lost, Some(LostOutput::Begins(reason)) if reason.contains("exists")), "{lost:?}");
     fs::remove_file(&own).unwrap();
     let mut count = 1;
     eventually("it is kept again", || {
@@ -303,7 +313,7 @@ fn it_goes_on_whatever_others_do_to_its_file() {
         count += usize::from(lost.is_none());
         lost.is_some()
     });
-    assert_eq!(lost, Some(Loss::Over(count as u64 * 5)));
+    assert_eq!(lost, Some(LostOutput::Over(count as u64 * 5)));
     assert_eq!(fs::read(&file).unwrap(), b"lost\n");
 }
 
@@ -320,10 +330,10 @@ fn another_place_takes_what_comes_from_then_on() {
     assert_eq!(last(&before, Stream::Out, 99), b"one\n");
     assert_eq!(fs::read(after.file(Stream::Out)).unwrap(), b"two\n");
     // Where it can't go it stays.
-    let nowhere = Keep {
+    let nowhere = LogConfig {
         otherwise: None,
         access: FileAccess::default(),
-        place: Place::Streams("/proc/nowhere/web".into()),
+        place: LogPaths::Streams("/proc/nowhere/web".into()),
         ..after.clone()
     };
     assert!(printer.logs.change(SourceId(0), &nowhere).is_err());
@@ -334,7 +344,7 @@ fn another_place_takes_what_comes_from_then_on() {
 #[test]
 fn what_is_missing_or_broken_hides_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let keep = Keep { compress: true, ..keep(&folder, 100, 50) };
+    let keep = LogConfig { compress: true, ..keep(&folder, 100, 50) };
     let mut printer = Printer::new(&keep);
     for n in 0..100 {
         printer.prints(Stream::Out, &format!("line {n:04}\n"));
@@ -359,7 +369,7 @@ fn what_is_missing_or_broken_hides_nothing_else() {
     let count = || (1..50).filter(|number| compressed(&numbered(&file, *number)).exists()).count();
     eventually("one more", || count() == before + 1);
     // For who has no time none is decompressed.
-    let tail = last_of(&keep, Stream::Out, u64::MAX, Reach::Plain).unwrap();
+    let tail = last_of(&keep, Stream::Out, u64::MAX, LogRange::Plain).unwrap();
     assert!(!tail.complete && tail.parts.iter().all(|part| part.bytes == b"more\n"));
 }
 
@@ -369,7 +379,7 @@ fn last_words_stay_until_there_are_others() {
     let keep = keep(&folder, 5, 1);
     let mut printer = Printer::new(&keep);
     printer.prints(Stream::Out, "last words\n");
-    assert_eq!(printer.takes(Stream::Out).1, (Took::Nothing, None));
+    assert_eq!(printer.takes(Stream::Out).1, (PipeRead::Nothing, None));
     assert_eq!(fs::read(keep.file(Stream::Out)).unwrap(), b"last words\n");
     printer.prints(Stream::Out, "others\n");
     assert_eq!(fs::read(keep.file(Stream::Out)).unwrap(), b"others\n");
@@ -409,7 +419,7 @@ fn a_file_that_is_renamed_ends_with_a_line() {
             printer.logs.of(SourceId(0)).unwrap().lock().files.of(Stream::Out).is_leaving()
         });
         printer.pipe.1.write_all(b"!\nthree\nfo").unwrap();
-        while printer.takes(Stream::Out).1.0 != Took::Nothing {}
+        while printer.takes(Stream::Out).1.0 != PipeRead::Nothing {}
         printer.prints(Stream::Out, "ur\n");
         let text = fs::read_to_string(&aside).unwrap();
         assert!(
@@ -430,7 +440,7 @@ fn a_file_that_is_renamed_ends_with_a_line() {
 #[test]
 fn a_daemon_goes_on_where_the_one_before_it_went_instead() {
     let folder = tempfile::tempdir().unwrap();
-    let keep = Keep { otherwise: Some(folder.path().join("logs/web")), ..in_one(&folder, 1 << 20, 3) };
+    let keep = LogConfig { otherwise: Some(folder.path().join("logs/web")), ..in_one(&folder, 1 << 20, 3) };
     fs::create_dir_all(keep.file(Stream::Out)).unwrap();
     let logs = Logs::default();
     assert!(open(&logs, SourceId(0), &keep).unwrap_err().to_string().contains("Is a directory"));
@@ -462,7 +472,8 @@ fn who_works_with_the_files_of_one_source_holds_up_nobody_elses() {
     let taken = open(&logs, SourceId(2), &one).unwrap_err();
     assert_eq!(taken.to_string(), TAKEN);
     // What it has instead is its own.
-    let instead = logs.change(SourceId(0), &Keep { place: Place::Streams(folder.path().join("b")), ..one });
+    let instead =
+        logs.change(SourceId(0), &LogConfig { place: LogPaths::Streams(folder.path().join("b")), ..one });
     logs.place(SourceId(0), instead.unwrap().unwrap()).unwrap();
     assert!(!Arc::ptr_eq(&logs.of(SourceId(0)).unwrap(), &slot) && logs.some_leave());
     drop(held);

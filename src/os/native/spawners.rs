@@ -16,13 +16,14 @@ use crate::model::{SpawnFailure, SpawnStage};
 use crate::os::cgroup::{Cgroups, Use};
 use crate::os::journal::Journal;
 use crate::os::keeper::client::Client;
-use crate::os::log::{HUNG, Keep, Logs};
-use crate::os::relief::{Desk, GoingOn, Relief};
+use crate::os::log::{HUNG, LogConfig, Logs};
+use crate::os::relief::{BlockingCall, StallMonitor, Takeover};
 use crate::os::spawn::{Failed, Placed, Program, Spawner, descriptors_left};
 use crate::os::starts::{Giver, Start, Taker};
-use crate::os::watch::{About, Expected, Line, MARK, Marks, Order, Watched};
+use crate::os::watch::{About, Expected, MARK, Marks, WatchOrder, Watched, WatcherHandle};
 use crate::os::{
-    News, NewsSink, Output, OutputSink, Owner, ProcessKey, SpawnOrder, Stream, credentials, env,
+    HostEvent, HostEventSink, OutputSink, OutputTarget, Owner, ProcessKey, SpawnOrder, Stream, credentials,
+    env,
 };
 
 /// With so many starts waiting, those that come first are made without a cgroup, which costs an
@@ -32,7 +33,7 @@ const BURST: usize = 16;
 /// The next order, and how many wait behind it. In a burst of them the watcher is woken for many at
 /// once; but before a wait, and before an order behind which no other comes, it is woken: making a
 /// process may take long (a folder on a network), and what was made before is to be heard of.
-fn next(starts: &Taker, line: &Line) -> Option<(Start, usize)> {
+fn next(starts: &Taker, line: &WatcherHandle) -> Option<(Start, usize)> {
     if let Some((order, waiting)) = starts.take_waiting() {
         if waiting == 0 {
             line.wake();
@@ -47,10 +48,10 @@ fn next(starts: &Taker, line: &Line) -> Option<(Start, usize)> {
 
 /// The threads that carry orders out.
 pub(super) struct Spawners {
-    pub(super) work: Work,
+    pub(super) work: SpawnContext,
     pub(super) giver: Giver,
-    pub(super) relief: Arc<Relief>,
-    pub(super) by: Box<dyn Fn() -> io::Result<By> + Send + Sync>,
+    pub(super) relief: Arc<StallMonitor>,
+    pub(super) by: Box<dyn Fn() -> io::Result<Spawning> + Send + Sync>,
     /// How many there are more than at the start.
     pub(super) more: AtomicUsize,
 }
@@ -72,8 +73,8 @@ impl Spawners {
                 prepared.keep.iter().for_each(|keep| logs.hangs(keep));
                 giver.give_back(Start::Prepared(prepared.without()));
             };
-            let files = Desk::new(&spawners.relief, PATIENCE, GoingOn::Moment, go_on);
-            let start = Desk::new(&spawners.relief, PATIENCE, GoingOn::Moment, move |()| {
+            let files = BlockingCall::new(&spawners.relief, PATIENCE, Takeover::Moment, go_on);
+            let start = BlockingCall::new(&spawners.relief, PATIENCE, Takeover::Moment, move |()| {
                 if let Some(spawners) = others.upgrade() {
                     spawners.begin_another();
                 }
@@ -108,15 +109,15 @@ pub(in crate::os) struct Prepared {
     key: ProcessKey,
     program: Program,
     marks: Marks,
-    output: Output,
+    output: OutputTarget,
     input: Option<OwnedFd>,
     extra: Option<Arc<OwnedFd>>,
     owner: Option<Owner>,
-    news: NewsSink,
-    coming: Coming,
-    keep: Option<Keep>,
+    news: HostEventSink,
+    coming: StartPermit,
+    keep: Option<LogConfig>,
     /// Where it waits for a disk, if it can go nowhere else.
-    waits_for: Option<Keep>,
+    waits_for: Option<LogConfig>,
     /// Why its output does not go where it should.
     instead_of: Vec<String>,
     burst: bool,
@@ -124,7 +125,7 @@ pub(in crate::os) struct Prepared {
 
 impl Prepared {
     pub(in crate::os) fn fail(&self, failure: SpawnFailure) {
-        (self.news)(News::SpawnFailed { key: self.key, failure });
+        (self.news)(HostEvent::SpawnFailed { key: self.key, failure });
     }
 
     /// Its log files do not come: it takes others, or none.
@@ -138,7 +139,7 @@ impl Prepared {
     }
 
     /// They can't be used, and are told with the others.
-    fn cant_use(&mut self, keep: &Keep, error: &io::Error) {
+    fn cant_use(&mut self, keep: &LogConfig, error: &io::Error) {
         self.instead_of.push(format!("{}: {error}", keep.shown()));
         self.keep = keep.instead();
     }
@@ -146,8 +147,8 @@ impl Prepared {
 
 /// What the threads work with that carry orders out.
 #[derive(Clone)]
-pub(super) struct Work {
-    pub(super) line: Line,
+pub(super) struct SpawnContext {
+    pub(super) line: WatcherHandle,
     pub(super) sink: Arc<dyn OutputSink>,
     pub(super) cgroups: Option<Arc<Cgroups>>,
     pub(super) logs: Arc<Logs>,
@@ -162,9 +163,9 @@ pub(super) struct Work {
 const OF_A_SERVICE: u64 = 8;
 
 /// A start that is under way at the keeper, until it is dropped.
-pub(in crate::os) struct Coming(Arc<AtomicUsize>);
+pub(in crate::os) struct StartPermit(Arc<AtomicUsize>);
 
-impl Drop for Coming {
+impl Drop for StartPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -173,7 +174,7 @@ impl Drop for Coming {
 /// The order for a service that starts, by what its env files say now. `None`: they can't be read, which
 /// is told.
 fn renewed(order: SpawnOrder) -> Option<SpawnOrder> {
-    let env::Of::Start(declared) = &order.env.of else {
+    let env::EnvFor::Start(declared) = &order.env.of else {
         return Some(order);
     };
     if declared.renewal.is_none() {
@@ -182,28 +183,28 @@ fn renewed(order: SpawnOrder) -> Option<SpawnOrder> {
     let key = order.key;
     match declared.renewed() {
         Ok(spec) => {
-            (order.news)(News::Renewed { key, spec: Arc::clone(&spec) });
+            (order.news)(HostEvent::Renewed { key, spec: Arc::clone(&spec) });
             let (argv, dir) = (spec.command.argv.clone(), spec.dir.clone());
-            let env = env::Recipe { of: env::Of::Service(spec), ..order.env };
+            let env = env::EnvRecipe { of: env::EnvFor::Service(spec), ..order.env };
             Some(SpawnOrder { argv, dir, env, ..order })
         }
         Err(message) => {
             let (stage, errno, errno_name) = (SpawnStage::EnvFile, 0, String::new());
             let failure = SpawnFailure { stage, errno, errno_name, message };
-            (order.news)(News::SpawnFailed { key, failure });
+            (order.news)(HostEvent::SpawnFailed { key, failure });
             None
         }
     }
 }
 
 /// Who makes processes.
-pub(super) enum By {
+pub(super) enum Spawning {
     Ourselves(Spawner),
     Keeper(Arc<Client>),
 }
 
-impl Work {
-    fn carry_out(&self, by: &mut By, start: Start, burst: bool, desk: &Desk<Box<Prepared>>) {
+impl SpawnContext {
+    fn carry_out(&self, by: &mut Spawning, start: Start, burst: bool, desk: &BlockingCall<Box<Prepared>>) {
         let prepared = match start {
             Start::New(order) => self.prepare(by, *order, burst),
             Start::Prepared(prepared) => Some(prepared),
@@ -214,10 +215,10 @@ impl Work {
     }
 
     /// `None`: it can't be made, which is told.
-    fn prepare(&self, by: &By, order: SpawnOrder, burst: bool) -> Option<Box<Prepared>> {
+    fn prepare(&self, by: &Spawning, order: SpawnOrder, burst: bool) -> Option<Box<Prepared>> {
         let order = renewed(order)?;
         let SpawnOrder { key, argv, dir, env, input, extra, output, owner, keep, news } = order;
-        let failed = |failure| news(News::SpawnFailed { key, failure });
+        let failed = |failure| news(HostEvent::SpawnFailed { key, failure });
         let resolved = credentials::resolve(&env.run_as()).map_err(failed).ok()?;
         let secrets = env.vault.assignments(&env.env().secrets).map_err(failed).ok()?;
         let mut env = env.compose_for(&resolved.env);
@@ -230,12 +231,12 @@ impl Work {
         // Those of starts that are under way come when the keeper has made them.
         let coming = Arc::clone(&self.coming);
         let expected = coming.fetch_add(1, Ordering::Relaxed) as u64 + 1;
-        let coming = Coming(coming);
-        if matches!(by, By::Keeper(_)) && descriptors_left() < expected * OF_A_SERVICE {
+        let coming = StartPermit(coming);
+        if matches!(by, Spawning::Keeper(_)) && descriptors_left() < expected * OF_A_SERVICE {
             failed(program.explain(Failed { stage: SpawnStage::Prepare, errno: Errno::EMFILE }));
             return None;
         }
-        let keep = keep.filter(|_| matches!(output, Output::Lines(..)));
+        let keep = keep.filter(|_| matches!(output, OutputTarget::Lines(..)));
         let (waits_for, instead_of) = (None, Vec::new());
         let prepared = Prepared {
             key,
@@ -259,9 +260,9 @@ impl Work {
     fn open(
         &self,
         mut prepared: Box<Prepared>,
-        desk: &Desk<Box<Prepared>>,
+        desk: &BlockingCall<Box<Prepared>>,
     ) -> Option<(Box<Prepared>, Option<[OwnedFd; 2]>)> {
-        let Output::Lines(source, _) = prepared.output else {
+        let OutputTarget::Lines(source, _) = prepared.output else {
             return Some((prepared, None));
         };
         while let Some(keep) = prepared.keep.clone() {
@@ -286,7 +287,7 @@ impl Work {
                     if !prepared.instead_of.is_empty() {
                         let (key, place) = (prepared.key, keep.file(Stream::Out));
                         let reason = prepared.instead_of.join("; ");
-                        (prepared.news)(News::KeptElsewhere { key, place, reason });
+                        (prepared.news)(HostEvent::KeptElsewhere { key, place, reason });
                     }
                     return Some((prepared, Some(files)));
                 }
@@ -299,22 +300,22 @@ impl Work {
         } else if !prepared.instead_of.is_empty() {
             // It runs all the same, and says what it says to those who follow.
             let reason = prepared.instead_of.join("; ");
-            (prepared.news)(News::Unkept { key: prepared.key, lost: None, reason });
+            (prepared.news)(HostEvent::Unkept { key: prepared.key, lost: None, reason });
         }
         Some((prepared, None))
     }
 
-    fn make(&self, by: &mut By, prepared: Prepared, files: Option<[OwnedFd; 2]>) {
+    fn make(&self, by: &mut Spawning, prepared: Prepared, files: Option<[OwnedFd; 2]>) {
         let Prepared { key, program, marks, output, input, extra, owner, news, coming, burst, .. } = prepared;
         let limit = marks.limit;
         let cgroups = self.cgroups.as_ref().filter(|_| !burst);
         // A command is short and leaves its cgroup as it was; a service may make of it what it likes.
-        let use_ = if matches!(output, Output::Collect(_)) { Use::Again } else { Use::Once };
+        let use_ = if matches!(output, OutputTarget::Collect(_)) { Use::Again } else { Use::Once };
         let cgroup = cgroups.and_then(|cgroups| cgroups.fresh(key.0, use_));
         let cgroups = cgroups.filter(|_| cgroup.is_some());
         let inside = cgroup.as_ref().map(AsFd::as_fd);
         match by {
-            By::Ourselves(spawner) => {
+            Spawning::Ourselves(spawner) => {
                 let given = [input.as_ref().map(AsFd::as_fd), extra.as_ref().map(|extra| extra.as_fd())];
                 let since = Instant::now();
                 let made = spawner.spawn(&program, given, limit, inside);
@@ -328,7 +329,7 @@ impl Work {
                     }
                 }
                 match made {
-                    Ok(made) => self.line.send_later(Order::Watch(Box::new(Watched {
+                    Ok(made) => self.line.send_later(WatchOrder::Watch(Box::new(Watched {
                         key,
                         pid: made.pid,
                         pidfd: made.pidfd,
@@ -339,10 +340,10 @@ impl Work {
                         cgroups: cgroups.filter(|_| placed == Placed::InCgroup).cloned(),
                         news,
                     }))),
-                    Err(failed) => news(News::SpawnFailed { key, failure: program.explain(failed) }),
+                    Err(failed) => news(HostEvent::SpawnFailed { key, failure: program.explain(failed) }),
                 }
             }
-            By::Keeper(keeper) => {
+            Spawning::Keeper(keeper) => {
                 let folder = cgroups.map(|cgroups| cgroups.folder().to_owned());
                 let about = owner.map(|owner| About::new(owner, self.mark, folder));
                 let about = about.and_then(|about| serde_json::to_string(&about).ok());
@@ -352,7 +353,7 @@ impl Work {
                 let (told, failed) = (about.clone().unwrap_or_default(), Arc::clone(&news));
                 let cgroups = cgroups.cloned();
                 let words = program.clone();
-                self.line.send(Order::Expect(Box::new(Expected {
+                self.line.send(WatchOrder::Expect(Box::new(Expected {
                     key,
                     output,
                     marks,
@@ -374,7 +375,7 @@ impl Work {
                         errno_name: String::new(),
                         message: format!("the keeper can't be asked for a process: {error}"),
                     };
-                    failed(News::SpawnFailed { key, failure });
+                    failed(HostEvent::SpawnFailed { key, failure });
                 }
             }
         }

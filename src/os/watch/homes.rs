@@ -13,7 +13,7 @@ const QUIET: Duration = Duration::from_secs(1);
 const BATCH: usize = 256;
 
 /// Whether a tree has a cgroup, and among which.
-pub(super) enum Home {
+pub(super) enum Membership {
     /// By its marks alone it is known who is of it.
     None,
     /// Its leader was born there: the kernel says who is of it.
@@ -22,17 +22,17 @@ pub(super) enum Home {
     Moved(Arc<Cgroups>),
 }
 
-impl Home {
+impl Membership {
     pub(super) fn cgroups(&self) -> Option<&Arc<Cgroups>> {
         match self {
-            Home::None => None,
-            Home::Born(cgroups) | Home::Moved(cgroups) => Some(cgroups),
+            Membership::None => None,
+            Membership::Born(cgroups) | Membership::Moved(cgroups) => Some(cgroups),
         }
     }
 
     /// Whether the kernel knows all that are of the tree.
     pub(super) fn knows_all(&self) -> bool {
-        matches!(self, Home::Born(_))
+        matches!(self, Membership::Born(_))
     }
 }
 
@@ -46,11 +46,11 @@ pub(super) enum Housing {
 
 impl Watcher {
     /// A service was made.
-    pub(super) fn one_came(&mut self, key: u64, home: &Home) {
+    pub(super) fn one_came(&mut self, key: u64, home: &Membership) {
         if let Housing::Rests(since) = &mut self.housing {
             *since = Instant::now();
         }
-        if self.cgroups.is_some() && matches!(home, Home::None) {
+        if self.cgroups.is_some() && matches!(home, Membership::None) {
             self.homeless.push(key);
         }
     }
@@ -69,12 +69,12 @@ impl Watcher {
         let batch = self.homeless.split_off(self.homeless.len().saturating_sub(BATCH));
         let living = batch.into_iter().filter_map(|key| {
             let process = self.processes.get(&key)?;
-            let lives = process.exit.is_none() && matches!(process.home, Home::None);
+            let lives = process.exit.is_none() && matches!(process.home, Membership::None);
             let pidfd = process.pidfd.try_clone().ok().filter(|_| lives)?;
             Some(Homeless { key, pid: process.pid, pidfd, mark: process.marks.limit })
         });
         let (trees, line): (Vec<Homeless>, _) = (living.collect(), self.line.clone());
-        if !trees.is_empty() && cgroups.take_in(trees, move |keys| line.send(Order::Housed(keys))) {
+        if !trees.is_empty() && cgroups.take_in(trees, move |keys| line.send(WatchOrder::Housed(keys))) {
             self.housing = Housing::Moves;
         }
     }
@@ -89,8 +89,8 @@ impl Watcher {
         };
         for key in keys {
             match self.processes.get_mut(key) {
-                Some(process) if matches!(process.home, Home::None) => {
-                    process.home = Home::Moved(Arc::clone(&cgroups));
+                Some(process) if matches!(process.home, Membership::None) => {
+                    process.home = Membership::Moved(Arc::clone(&cgroups));
                     self.need_not_be_seen(*key, |pid| cgroups.has(*key, pid));
                 }
                 Some(_) => {}

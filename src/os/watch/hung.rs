@@ -1,6 +1,6 @@
 //! A disk that does not answer holds up nobody else.
 //!
-//! Before the watcher does something with a file, it leaves all that it works with at its desk ([`Desk`]) and has
+//! Before the watcher does something with a file, it leaves all that it works with at its desk ([`BlockingCall`]) and has
 //! it again behind that: functions that may lose it take it by value. Where it does not come back in time,
 //! another thread goes on as the watcher, and lets alone what the files of that source are asked for; what was
 //! begun is told by an order when it ends.
@@ -27,7 +27,7 @@ pub(super) struct Loan {
     /// Whose output waits for its end.
     of: Option<SourceId>,
     /// What is being opened, where that is not what the source has.
-    keep: Option<Keep>,
+    keep: Option<LogConfig>,
     /// The device on which it lies, where that is known.
     device: Option<u64>,
     /// The pipe that is being read.
@@ -39,7 +39,7 @@ pub(super) struct Loan {
 impl Loan {
     /// Whether this is where that waits: on one device, or where none is known in one folder.
     fn is_where(&self, stuck: &Stuck) -> bool {
-        let folder = |keep: &Option<Keep>| keep.as_ref().map(log::folder_of);
+        let folder = |keep: &Option<LogConfig>| keep.as_ref().map(log::folder_of);
         let (same_device, same_folder) =
             (stuck.device == self.device, folder(&stuck.keep) == folder(&self.keep));
         match stuck.device {
@@ -53,7 +53,7 @@ impl Loan {
 #[derive(Default)]
 pub(super) struct About {
     pub(super) of: Option<SourceId>,
-    pub(super) keep: Option<Keep>,
+    pub(super) keep: Option<LogConfig>,
     pub(super) pipe: Option<(u64, Stream)>,
 }
 
@@ -62,14 +62,14 @@ pub(super) struct Stuck {
     since: Instant,
     /// What does not answer. What a source has instead is not stuck.
     slot: Option<Arc<Slot>>,
-    keep: Option<Keep>,
+    keep: Option<LogConfig>,
     device: Option<u64>,
     /// A thread stands still over it; otherwise its disk is only under suspicion.
     waits: bool,
     /// It was to go elsewhere.
     was_moved: bool,
     /// How it is to be kept when its disk answers.
-    pub(super) change: Option<Keep>,
+    pub(super) change: Option<LogConfig>,
     /// So many bytes of what waited could not be kept.
     lost: u64,
 }
@@ -83,7 +83,7 @@ pub(super) struct Remainder {
 
 /// What came of a loan, too late.
 pub(in crate::os) enum Late {
-    Poured { source: SourceId, key: u64, stream: Stream, poured: Poured, buffer: Vec<u8> },
+    Poured { source: SourceId, key: u64, stream: Stream, poured: WriteResult, buffer: Vec<u8> },
     Emptied { source: SourceId, stream: Stream, emptied: Emptied },
     Opened(SourceId, Option<Due>),
     Changed(SourceId, Box<Change>),
@@ -92,7 +92,7 @@ pub(in crate::os) enum Late {
 
 /// Other files for a source.
 pub(in crate::os) struct Change {
-    pub(super) keep: Keep,
+    pub(super) keep: LogConfig,
     pub(super) files: std::io::Result<Option<Fresh>>,
     /// What the source had when it was begun: what has come since counts more.
     pub(super) before: Option<Arc<Slot>>,
@@ -136,7 +136,7 @@ impl Watcher {
     }
 
     /// `waits`: a thread stands still over it.
-    pub(super) fn is_stuck_over(&mut self, source: SourceId, keep: Option<Keep>, waits: bool) {
+    pub(super) fn is_stuck_over(&mut self, source: SourceId, keep: Option<LogConfig>, waits: bool) {
         let (slot, device, since) = (self.logs.of(source), self.logs.device(source), Instant::now());
         let (was_moved, change, lost) = (false, None, 0);
         let stuck = Stuck { since, slot, keep, device, waits, was_moved, change, lost };
@@ -162,7 +162,7 @@ impl Watcher {
                 Some((back, done))
             }
             (None, done) => {
-                line.send(Order::Late(number, Box::new(late(done))));
+                line.send(WatchOrder::Late(number, Box::new(late(done))));
                 drop((logs, line));
                 desk.relief().take_its_place();
                 None
@@ -188,16 +188,16 @@ impl Watcher {
             self.logs.hangs_no_more(keep);
         }
         match late {
-            Late::Poured { source, key, stream, poured: Poured::Took(took, loss), buffer } => {
+            Late::Poured { source, key, stream, poured: WriteResult::Took(took, loss), buffer } => {
                 self.buffer = buffer;
                 match (self.processes.contains_key(&key), took) {
-                    (false, Took::Bytes(length)) => {
+                    (false, PipeRead::Bytes(length)) => {
                         self.hand_on(source, stream, self.buffer[..length].to_vec());
                     }
                     _ => drop(self.took(key, stream, took, loss)),
                 }
             }
-            Late::Poured { source, poured: Poured::Moves(files), .. } => {
+            Late::Poured { source, poured: WriteResult::Moves(files), .. } => {
                 self.tell_keeper(source, Some(files));
             }
             Late::Emptied { source, stream, emptied } => self.emptied(source, stream, emptied),
@@ -396,7 +396,7 @@ impl Watcher {
     fn is_lost(&mut self, oldest: &Remainder) {
         let (mut buffer, mut lost) = (self.buffer(), 0);
         while lost < LAST_WORDS
-            && let Took::Bytes(length) = log::read(oldest.pipe.as_fd(), &mut buffer)
+            && let PipeRead::Bytes(length) = log::read(oldest.pipe.as_fd(), &mut buffer)
         {
             lost += length;
         }
@@ -420,9 +420,11 @@ impl Watcher {
                 // Somebody who was lost sight of may print without end.
                 while bytes.len() < LAST_WORDS {
                     match logs.pour(source, stream, pipe.as_fd(), &mut buffer) {
-                        Poured::Took(Took::Bytes(length), _) => bytes.extend_from_slice(&buffer[..length]),
-                        Poured::Took(Took::Nothing | Took::End, _) => break,
-                        Poured::Moves(files) => {
+                        WriteResult::Took(PipeRead::Bytes(length), _) => {
+                            bytes.extend_from_slice(&buffer[..length]);
+                        }
+                        WriteResult::Took(PipeRead::Nothing | PipeRead::End, _) => break,
+                        WriteResult::Moves(files) => {
                             moves = Some(files);
                             break;
                         }

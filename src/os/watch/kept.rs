@@ -3,18 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::decide::succession::{AfterKeeper, Wish, after_keeper, makes_a_standby};
+use crate::decide::succession::{AfterKeeper, DaemonIntent, after_keeper, makes_a_standby};
 use crate::os::journal::Journal;
 use crate::os::keeper::Sentinel;
 use crate::os::keeper::client::{Client, Kept, Welcome};
 use crate::os::keeper::handover::{self, Lent, State};
 use crate::os::keeper::standby::Standby;
-use crate::os::keeper::wire::{Came, Frame, Inbox, Word};
+use crate::os::keeper::wire::{Came, Frame, FromKeeper, Inbox};
 use crate::os::spawn::Failed;
-use crate::os::{Found, Owner};
+use crate::os::{KeptProcess, Owner};
 
 /// The keeper, as the watcher knows it.
-pub(in crate::os) struct Above {
+pub(in crate::os) struct KeeperLink {
     client: Arc<Client>,
     pid: u32,
     /// By which its end is seen.
@@ -24,7 +24,7 @@ pub(in crate::os) struct Above {
     inbox: Inbox,
     expected: HashMap<u64, Expected>,
     /// Answers that came before what they answer was known here.
-    early: Vec<Frame<Word>>,
+    early: Vec<Frame<FromKeeper>>,
     found: HashMap<u64, Kept>,
     /// What has ended, until that is written down for good.
     gone: HashMap<u64, Gone>,
@@ -67,27 +67,27 @@ pub(in crate::os) struct About {
     #[serde(default)]
     pub(in crate::os) cgroups: Option<PathBuf>,
     /// Who was seen of its tree.
-    #[serde(default, skip_serializing_if = "Sight::is_plain")]
-    pub(super) sight: Sight,
+    #[serde(default, skip_serializing_if = "KnownMembers::is_plain")]
+    pub(super) sight: KnownMembers,
 }
 
 impl About {
     pub(in crate::os) fn new(owner: Owner, run: u64, cgroups: Option<PathBuf>) -> About {
-        About { owner, run, cgroups, sight: Sight::default() }
+        About { owner, run, cgroups, sight: KnownMembers::default() }
     }
 }
 
-impl Above {
+impl KeeperLink {
     pub(in crate::os) fn new(
         client: Arc<Client>,
         welcome: Welcome,
         sentinel: Sentinel,
         journal: Arc<Journal>,
         before_change: Arc<dyn Fn() + Send + Sync>,
-    ) -> Above {
+    ) -> KeeperLink {
         let Welcome { keeper, since, kept, inbox, held, .. } = welcome;
         let held = held.into_iter().map(|held| (held.name, (held.text, held.fd))).collect();
-        Above {
+        KeeperLink {
             client,
             pid: keeper,
             alive: pidfd::open(keeper).ok(),
@@ -124,11 +124,11 @@ impl Above {
     }
 
     /// What earlier daemons have left, in the order in which it was made.
-    pub(in crate::os) fn found(&self) -> Vec<Found> {
-        let mut found: Vec<Found> = self
+    pub(in crate::os) fn found(&self) -> Vec<KeptProcess> {
+        let mut found: Vec<KeptProcess> = self
             .found
             .values()
-            .map(|kept| Found {
+            .map(|kept| KeptProcess {
                 key: ProcessKey(kept.key),
                 pid: kept.pid,
                 owner: serde_json::from_str::<About>(&kept.about).ok().map(|about| about.owner),
@@ -149,8 +149,7 @@ impl Above {
 
     /// Whether the start of a process was told, or is to be, and not heard yet.
     fn awaits(&self, key: u64) -> bool {
-        let of_it =
-            |frame: &Frame<Word>| matches!(&frame.say, Word::Spawned { key: other, .. } if *other == key);
+        let of_it = |frame: &Frame<FromKeeper>| matches!(&frame.say, FromKeeper::Spawned { key: other, .. } if *other == key);
         self.expected.contains_key(&key) || self.early.iter().any(of_it)
     }
 
@@ -217,7 +216,7 @@ impl Watcher {
                 let Some(above) = &mut self.above else {
                     return;
                 };
-                match above.inbox.next::<Word>() {
+                match above.inbox.next::<FromKeeper>() {
                     Ok(Some(frame)) => self.hear(frame),
                     Ok(None) => break,
                     Err(error) => {
@@ -238,15 +237,17 @@ impl Watcher {
         }
     }
 
-    fn hear(&mut self, frame: Frame<Word>) {
+    fn hear(&mut self, frame: Frame<FromKeeper>) {
         let Some(above) = &mut self.above else {
             return;
         };
         match &frame.say {
-            Word::Spawned { key, .. } | Word::Failed { key, .. } if !above.expected.contains_key(key) => {
+            FromKeeper::Spawned { key, .. } | FromKeeper::Failed { key, .. }
+                if !above.expected.contains_key(key) =>
+            {
                 above.early.push(frame);
             }
-            Word::Spawned { key, pid, in_cgroup, refused } => {
+            FromKeeper::Spawned { key, pid, in_cgroup, refused } => {
                 let (key, pid, in_cgroup) = (*key, *pid, *in_cgroup);
                 let Some(expected) = above.expected.remove(&key) else {
                     return;
@@ -278,39 +279,45 @@ impl Watcher {
                     above.journal.runs(key, life);
                 }
                 self.look_after(watched, about, Parent::Ours);
-                tell(News::Spawned { key: id, pid, life });
+                tell(HostEvent::Spawned { key: id, pid, life });
             }
-            Word::Failed { key, stage, errno, .. } => {
+            FromKeeper::Failed { key, stage, errno, .. } => {
                 if let Some(expected) = above.expected.remove(key) {
                     above.journal.gone(*key);
                     if let Some(cgroups) = &expected.cgroups {
                         cgroups.remove(*key);
                     }
-                    if let Output::Lines(source, _) = &expected.output {
+                    if let OutputTarget::Lines(source, _) = &expected.output {
                         self.logs.rest(*source);
                     }
                     let failed = Failed { stage: *stage, errno: nix::errno::Errno::from_raw(*errno) };
                     let failure = expected.program.explain(failed);
-                    (expected.news)(News::SpawnFailed { key: expected.key, failure });
+                    (expected.news)(HostEvent::SpawnFailed { key: expected.key, failure });
                 }
             }
             // Of one whose start is not known here yet: told behind that.
-            Word::Exited { key, .. } if above.awaits(*key) => above.early.push(frame),
-            Word::Exited { key, exit } => match above.found.get_mut(key) {
+            FromKeeper::Exited { key, .. } if above.awaits(*key) => above.early.push(frame),
+            FromKeeper::Exited { key, exit } => match above.found.get_mut(key) {
                 Some(kept) => kept.exit = Some(*exit),
                 None => self.ended(*key, *exit),
             },
-            Word::Noted => {
+            FromKeeper::Noted => {
                 if let Some(Leave::Replaced(_, noted)) = above.leave.take() {
                     noted();
                 }
             }
-            Word::Welcome { .. } | Word::Kept { .. } | Word::Unknown => {}
+            FromKeeper::Welcome { .. } | FromKeeper::Kept { .. } | FromKeeper::Unknown => {}
         }
     }
 
     /// Looks after what an earlier daemon has started.
-    pub(super) fn take_over(&mut self, key: u64, output: Output, keep: Option<Keep>, news: NewsSink) {
+    pub(super) fn take_over(
+        &mut self,
+        key: u64,
+        output: OutputTarget,
+        keep: Option<LogConfig>,
+        news: HostEventSink,
+    ) {
         let own = self.cgroups.clone();
         let Some(above) = &mut self.above else {
             return;
@@ -326,7 +333,7 @@ impl Watcher {
         let marks = about
             .as_ref()
             .map_or_else(|| Marks { variable: String::new(), limit: 0 }, |about| Marks::of(about.run, key));
-        if let (Output::Lines(source, _), Some(keep)) = (&output, keep) {
+        if let (OutputTarget::Lines(source, _), Some(keep)) = (&output, keep) {
             self.logs.open_later(*source, keep);
         }
         let Kept { pid, pidfd, pipes, exit, about: text, foreign, .. } = kept;
@@ -340,10 +347,10 @@ impl Watcher {
         }
         // An earlier daemon may have had it moved.
         if let (Some(own), Some(process)) = (own, self.processes.get_mut(&key))
-            && matches!(process.home, Home::None)
+            && matches!(process.home, Membership::None)
             && own.has(key, pid)
         {
-            process.home = Home::Moved(own);
+            process.home = Membership::Moved(own);
         }
         if let Some(exit) = exit {
             self.ended(key, exit);
@@ -364,7 +371,8 @@ impl Watcher {
             && let Some(above) = &self.above
         {
             for (key, process) in &self.processes {
-                if process.about.is_some() && matches!(&process.output, Output::Lines(of, _) if *of == source)
+                if process.about.is_some()
+                    && matches!(&process.output, OutputTarget::Lines(of, _) if *of == source)
                 {
                     above.client.logs(*key, [files[0].as_fd(), files[1].as_fd()]);
                 }
@@ -403,13 +411,13 @@ impl Watcher {
         let Some(above) = &mut self.above else {
             return;
         };
-        let wish = match &above.leave {
-            None => Wish::Again,
-            Some(Leave::Replaced(..)) => Wish::Replaced,
-            Some(Leave::Down(code)) => Wish::End(*code),
+        let directive = match &above.leave {
+            None => DaemonIntent::Again,
+            Some(Leave::Replaced(..)) => DaemonIntent::Replaced,
+            Some(Leave::Down(code)) => DaemonIntent::End(*code),
         };
         // Before anything else: from here on this process may die, too.
-        if makes_a_standby(above.standby.as_ref().is_some_and(Standby::waits), wish) {
+        if makes_a_standby(above.standby.as_ref().is_some_and(Standby::waits), directive) {
             crate::os::keeper::quieten();
             above.standby = handover::standby(above.since)
                 .inspect_err(|error| tracing::warn!(%error, "nobody stands by while the keeper is replaced"))
@@ -417,7 +425,7 @@ impl Watcher {
         }
         // Its end of the line is closed before the kernel says that it is dead.
         let lives = above.alive.as_ref().is_some_and(|keeper| !pidfd::ends_within(keeper.as_fd(), DYING));
-        match after_keeper(lives, wish) {
+        match after_keeper(lives, directive) {
             AfterKeeper::GiveWay => {
                 // It starts another daemon, which is told everything anew.
                 tracing::error!("the line to the keeper is broken: this daemon gives way to another");
@@ -457,8 +465,8 @@ impl Watcher {
             .processes
             .iter()
             .filter_map(|(key, process)| match &process.output {
-                Output::Lines(source, _) => Some((*key, self.logs.files(*source)?)),
-                Output::Beside(_) | Output::Capture(_) | Output::Collect(_) => None,
+                OutputTarget::Lines(source, _) => Some((*key, self.logs.files(*source)?)),
+                OutputTarget::Beside(_) | OutputTarget::Capture(_) | OutputTarget::Collect(_) => None,
             })
             .collect();
         let abouts: HashMap<u64, String> = self
@@ -534,7 +542,7 @@ impl Watcher {
 }
 
 /// What a later daemon is to know, with who was seen of the tree.
-fn with_sight(about: &str, sight: &Sight) -> String {
+fn with_sight(about: &str, sight: &KnownMembers) -> String {
     let text = about.to_owned();
     match serde_json::from_str::<About>(&text) {
         Ok(known) if !sight.is_plain() || !known.sight.is_plain() => {

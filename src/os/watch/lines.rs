@@ -11,16 +11,16 @@ pub(super) fn take(
     key: ProcessKey,
 ) {
     let source = match &process.output {
-        Output::Capture(limit) => {
+        OutputTarget::Capture(limit) => {
             let room = limit.saturating_sub(process.captured.len());
             process.captured.extend_from_slice(&bytes[..bytes.len().min(room)]);
             return;
         }
-        Output::Collect(collector) => {
+        OutputTarget::Collect(collector) => {
             collector.take(stream, bytes);
             return;
         }
-        Output::Lines(source, _) | Output::Beside(source) => *source,
+        OutputTarget::Lines(source, _) | OutputTarget::Beside(source) => *source,
     };
     let Some(pipe) = &mut process.pipes[stream as usize] else {
         return;
@@ -52,17 +52,20 @@ pub(super) fn take(
     }
     if matched {
         // Told once: what comes later is not looked at any more.
-        process.output = Output::Lines(source, None);
-        (process.news)(News::LogMatched { key });
+        process.output = OutputTarget::Lines(source, None);
+        (process.news)(HostEvent::LogMatched { key });
     }
 }
 
-fn matches_a_line(output: &Output, lines: &[u8]) -> bool {
+fn matches_a_line(output: &OutputTarget, lines: &[u8]) -> bool {
     match output {
-        Output::Lines(_, Some(regex)) => lines.split(|b| *b == b'\n').any(|line| {
+        OutputTarget::Lines(_, Some(regex)) => lines.split(|b| *b == b'\n').any(|line| {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             !line.is_empty() && regex.is_match(line)
         }),
-        Output::Lines(_, None) | Output::Beside(_) | Output::Capture(_) | Output::Collect(_) => false,
+        OutputTarget::Lines(_, None)
+        | OutputTarget::Beside(_)
+        | OutputTarget::Capture(_)
+        | OutputTarget::Collect(_) => false,
     }
 }

@@ -10,13 +10,13 @@ use nix::sys::eventfd::EventFd;
 use super::hung::Late;
 
 use crate::os::cgroup::Cgroups;
-use crate::os::log::Keep;
-use crate::os::native::Coming;
+use crate::os::log::LogConfig;
+use crate::os::native::StartPermit;
 use crate::os::spawn::Program;
-use crate::os::{NewsSink, Output, ProcessKey, SourceId};
+use crate::os::{HostEventSink, OutputTarget, ProcessKey, SourceId};
 
 /// What the watcher is told.
-pub(in crate::os) enum Order {
+pub(in crate::os) enum WatchOrder {
     /// Look after this process.
     Watch(Box<Watched>),
     /// Signal a whole tree, and SIGCONT after it.
@@ -34,11 +34,11 @@ pub(in crate::os) enum Order {
     /// The keeper was asked for this process.
     Expect(Box<Expected>),
     /// Look after a process that the keeper has kept.
-    Adopt(ProcessKey, Output, Option<Keep>, NewsSink),
+    Adopt(ProcessKey, OutputTarget, Option<LogConfig>, HostEventSink),
     /// What is kept of a process that is gone may go.
     Settle(ProcessKey),
     /// What a source prints is kept like this from now on.
-    Keep(SourceId, Keep),
+    Keep(SourceId, LogConfig),
     /// A source prints no more.
     Forget(SourceId),
     /// Note who is of trees that have no cgroup.
@@ -71,11 +71,11 @@ pub(in crate::os) struct Watched {
     /// Since when it is this host's.
     pub(in crate::os) since: Instant,
     pub(in crate::os) pipes: [Option<OwnedFd>; 2],
-    pub(in crate::os) output: Output,
+    pub(in crate::os) output: OutputTarget,
     pub(in crate::os) marks: Marks,
     /// The cgroup of its own that it was made in lies there.
     pub(in crate::os) cgroups: Option<Arc<Cgroups>>,
-    pub(in crate::os) news: NewsSink,
+    pub(in crate::os) news: HostEventSink,
 }
 
 /// By what a tree is known that has no cgroup.
@@ -97,7 +97,7 @@ impl Marks {
 /// A process that a keeper is making.
 pub(in crate::os) struct Expected {
     pub(in crate::os) key: ProcessKey,
-    pub(in crate::os) output: Output,
+    pub(in crate::os) output: OutputTarget,
     pub(in crate::os) marks: Marks,
     /// Where it is to have its cgroup.
     pub(in crate::os) cgroups: Option<Arc<Cgroups>>,
@@ -105,21 +105,21 @@ pub(in crate::os) struct Expected {
     pub(in crate::os) about: Option<String>,
     /// What is run, for words about a failure.
     pub(in crate::os) program: Program,
-    pub(in crate::os) news: NewsSink,
+    pub(in crate::os) news: HostEventSink,
     /// Its descriptors are still to come.
-    pub(in crate::os) coming: Coming,
+    pub(in crate::os) coming: StartPermit,
 }
 
 /// Orders, and since when the first of them waits.
 #[derive(Default)]
 struct Orders {
-    list: Vec<Order>,
+    list: Vec<WatchOrder>,
     since: Option<Instant>,
 }
 
 /// How others reach the watcher.
 #[derive(Clone)]
-pub(in crate::os) struct Line {
+pub(in crate::os) struct WatcherHandle {
     inner: Arc<Inner>,
 }
 
@@ -128,20 +128,20 @@ struct Inner {
     wake: EventFd,
 }
 
-impl Line {
-    pub(super) fn new(wake: EventFd) -> Line {
-        Line { inner: Arc::new(Inner { orders: Mutex::default(), wake }) }
+impl WatcherHandle {
+    pub(super) fn new(wake: EventFd) -> WatcherHandle {
+        WatcherHandle { inner: Arc::new(Inner { orders: Mutex::default(), wake }) }
     }
 
     /// Gives an order and wakes the watcher.
-    pub(in crate::os) fn send(&self, order: Order) {
+    pub(in crate::os) fn send(&self, order: WatchOrder) {
         self.orders().list.push(order);
         self.wake();
     }
 
     /// Gives an order without waking the watcher for it, unless many wait already. The
     /// caller is to wake it before it rests.
-    pub(in crate::os) fn send_later(&self, order: Order) {
+    pub(in crate::os) fn send_later(&self, order: WatchOrder) {
         let mut orders = self.orders();
         orders.list.push(order);
         orders.since.get_or_insert_with(Instant::now);
@@ -170,7 +170,7 @@ impl Line {
     }
 
     /// What was ordered since the last call.
-    pub(super) fn take(&self) -> Vec<Order> {
+    pub(super) fn take(&self) -> Vec<WatchOrder> {
         let _ = self.inner.wake.read();
         std::mem::take(&mut *self.orders()).list
     }

@@ -47,7 +47,7 @@ impl Watcher {
                 (took, None)
             }
             Some(source) => {
-                if let Output::Lines(..) = process.output {
+                if let OutputTarget::Lines(..) = process.output {
                     self = self.open_if_due(source)?;
                 }
                 if self.is_stuck(source) {
@@ -69,8 +69,8 @@ impl Watcher {
                     let (poured, buffer) = poured;
                     self.buffer = buffer;
                     match poured {
-                        Poured::Moves(files) => self.tell_keeper(source, Some(files)),
-                        Poured::Took(took, loss) => break (took, loss),
+                        WriteResult::Moves(files) => self.tell_keeper(source, Some(files)),
+                        WriteResult::Took(took, loss) => break (took, loss),
                     }
                 }
             }
@@ -86,19 +86,25 @@ impl Watcher {
     }
 
     /// What a read gave, which is in the buffer; returns how many bytes came.
-    pub(super) fn took(&mut self, key: u64, stream: Stream, took: Took, loss: Option<Loss>) -> usize {
+    pub(super) fn took(
+        &mut self,
+        key: u64,
+        stream: Stream,
+        took: PipeRead,
+        loss: Option<LostOutput>,
+    ) -> usize {
         let Some(process) = self.processes.get(&key) else {
             return 0;
         };
         if let Some(loss) = loss {
             let (lost, reason) = match loss {
-                Loss::Begins(reason) => (None, reason),
-                Loss::Over(lost) => (Some(lost), String::new()),
+                LostOutput::Begins(reason) => (None, reason),
+                LostOutput::Over(lost) => (Some(lost), String::new()),
             };
             // Whose files they are is to hear of it.
             let beside = match process.output {
-                Output::Beside(source) => Some(source),
-                Output::Lines(..) | Output::Capture(_) | Output::Collect(_) => None,
+                OutputTarget::Beside(source) => Some(source),
+                OutputTarget::Lines(..) | OutputTarget::Capture(_) | OutputTarget::Collect(_) => None,
             };
             let of = beside.and_then(|source| self.printer(source)).unwrap_or(key);
             self.tell_unkept(of, lost, reason);
@@ -110,7 +116,7 @@ impl Watcher {
             return 0;
         };
         match took {
-            Took::End => {
+            PipeRead::End => {
                 let _ = self.epoll.delete(&pipe.fd);
                 let inode = pipe.inode;
                 self.flush_partial(key, stream);
@@ -120,17 +126,17 @@ impl Watcher {
                 self.index.close(inode);
                 0
             }
-            Took::Bytes(length) => {
+            PipeRead::Bytes(length) => {
                 take(process, stream, &self.buffer[..length], self.sink.as_ref(), ProcessKey(key));
                 length
             }
-            Took::Nothing => 0,
+            PipeRead::Nothing => 0,
         }
     }
 
     pub(super) fn tell_unkept(&self, key: u64, lost: Option<u64>, reason: String) {
         if let Some(process) = self.processes.get(&key) {
-            (process.news)(News::Unkept { key: ProcessKey(key), lost, reason });
+            (process.news)(HostEvent::Unkept { key: ProcessKey(key), lost, reason });
         }
     }
 
@@ -201,7 +207,7 @@ impl Watcher {
     pub(super) fn change(
         mut self: Box<Self>,
         source: SourceId,
-        keep: Keep,
+        keep: LogConfig,
         instead_of: Option<String>,
     ) -> Option<Box<Self>> {
         let is_moved = instead_of.is_some();
@@ -234,7 +240,7 @@ impl Watcher {
             Ok(files) => {
                 if let (Some(reason), Some((key, process))) = (instead_of, printer) {
                     let (key, place) = (ProcessKey(key), keep.file(Stream::Out));
-                    (process.news)(News::KeptElsewhere { key, place, reason });
+                    (process.news)(HostEvent::KeptElsewhere { key, place, reason });
                 }
                 self.wake_who_stand_still_over(source);
                 self.sink.moves(source, &keep);

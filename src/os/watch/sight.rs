@@ -31,13 +31,13 @@ enum Tie {
 
 /// Who was seen of a tree.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(super) struct Sight {
+pub(super) struct KnownMembers {
     members: Vec<Member>,
     /// So many without marks have ended unseen.
     lost: usize,
 }
 
-impl Sight {
+impl KnownMembers {
     /// Whether there is anything to know of it.
     pub(super) fn is_plain(&self) -> bool {
         self.members.is_empty() && self.lost == 0
@@ -59,7 +59,7 @@ impl Watcher {
         let trees: Vec<u64> = self
             .processes
             .iter()
-            .filter(|(_, process)| matches!(process.home, Home::None) && process.exit.is_none())
+            .filter(|(_, process)| matches!(process.home, Membership::None) && process.exit.is_none())
             .map(|(key, _)| *key)
             .collect();
         if trees.is_empty() {

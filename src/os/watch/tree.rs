@@ -18,7 +18,7 @@ impl Watcher {
         }
         self.find_by_cgroup(key);
         self.find_seen(key);
-        !self.blind.contains(&key) && self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
+        !self.needs_rescan.contains(&key) && self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
     }
 
     fn cgroups_of(&self, key: u64) -> Option<Arc<Cgroups>> {
@@ -30,7 +30,7 @@ impl Watcher {
     /// children but us; it is given them in our place.
     pub(super) fn orphans(&mut self) -> Vec<u32> {
         let me = std::process::id();
-        let above = self.above.as_ref().map_or(me, Above::pid);
+        let above = self.above.as_ref().map_or(me, KeeperLink::pid);
         let mut found = self.children.of_main_thread(above);
         found.retain(|pid| *pid != me);
         found
@@ -45,7 +45,7 @@ impl Watcher {
             Ok(false) => return,
             Ok(true) => {}
             Err(_) => {
-                self.blind.insert(key);
+                self.needs_rescan.insert(key);
                 return;
             }
         }
@@ -53,7 +53,7 @@ impl Watcher {
         let over = |process: &Process| process.exit.is_some() && process.remnants.is_empty();
         if self.processes.get(&key).is_some_and(over) {
             // Somebody lives who was not seen: on the way out, or just made by one who is.
-            self.blind.insert(key);
+            self.needs_rescan.insert(key);
         }
     }
 
@@ -130,7 +130,7 @@ impl Watcher {
 
     /// The tree whose cgroup this is.
     fn key_of(&self, path: &Path) -> Option<u64> {
-        let joined = self.above.iter().flat_map(Above::joined);
+        let joined = self.above.iter().flat_map(KeeperLink::joined);
         self.cgroups.iter().chain(joined).find_map(|cgroups| {
             let key = cgroups.key_of(path)?;
             let of = self.processes.get(&key)?.home.cgroups()?;
@@ -194,7 +194,7 @@ impl Watcher {
                 return true;
             }
         }
-        self.blind.contains(&key)
+        self.needs_rescan.contains(&key)
     }
 
     /// The tree of which a process is by its session, or by its marks.
@@ -217,7 +217,7 @@ impl Watcher {
             Ok(fd) => fd,
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return,
             Err(_) => {
-                self.blind.insert(key);
+                self.needs_rescan.insert(key);
                 return;
             }
         };
@@ -232,7 +232,7 @@ impl Watcher {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Remnant(key).pack());
         if let Err(error) = self.epoll.add(&fd, event) {
             tracing::warn!(%error, pid = stat.pid, "can't watch a process");
-            self.blind.insert(key);
+            self.needs_rescan.insert(key);
         } else {
             process.remnants.insert(stat.pid, fd);
             if let Some(killing) = &mut process.killing {
@@ -300,7 +300,7 @@ impl Watcher {
         self.halt(key);
         if let Some(process) = self.processes.get(&key) {
             let news = Arc::clone(&process.news);
-            news(News::Paused { key: ProcessKey(key) });
+            news(HostEvent::Paused { key: ProcessKey(key) });
         }
     }
 

@@ -10,7 +10,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use super::StoreError;
 use super::writer::Database;
 use crate::decide::ledger::Memory;
-use crate::model::{Incarnation, Name, Past};
+use crate::model::{Incarnation, InstanceRecord, Name};
 use crate::os::files;
 
 /// Each step is applied once, in order; the number of those that were is the database's
@@ -275,7 +275,7 @@ fn remembered(connection: &Connection) -> Result<Memory, rusqlite::Error> {
     for row in statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))? {
         let (id, past) = row?;
         // One of another form says nothing; its process, if it has one, is still found.
-        if let Ok(past) = serde_json::from_str::<Past>(&past) {
+        if let Ok(past) = serde_json::from_str::<InstanceRecord>(&past) {
             memory.pasts.insert(id, past);
         }
     }

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::model::event::StartCause;
-use crate::model::exit::{Ended, Exit, ExitOutcome};
+use crate::model::exit::{EndedBy, Exit, ExitOutcome};
 use crate::model::history::{Level, Measure};
-use crate::model::{Asker, Command, Denial, DenialCode, Goal, Name, Selector, ServiceSpec};
+use crate::model::{Command, Denial, DenialCode, Goal, Name, Requester, Selector, ServiceSpec};
 
 const EVENTS: u64 = 40;
 
@@ -19,30 +19,30 @@ fn id(name: &str) -> InstanceId {
 
 /// Folds and tells events as the event log does.
 struct Log {
-    board: Board,
+    tree_state: TreeState,
     store: Store,
     seq: u64,
 }
 
 impl Log {
     fn new(store: Store, last: u64) -> Log {
-        let board = Board::new(plan(), SystemTime::UNIX_EPOCH).unwrap();
+        let tree_state = TreeState::new(plan(), SystemTime::UNIX_EPOCH).unwrap();
         store.register(&plan());
-        Log { board, store, seq: last }
+        Log { tree_state, store, seq: last }
     }
 
     fn tell(&mut self, fact: Fact) {
         self.seq += 1;
         let since_start = Duration::from_secs(self.seq);
         let event = Arc::new(Event { seq: self.seq, at: SystemTime::now(), since_start, fact });
-        self.board.apply(&event);
-        self.store.event(&event, &self.board);
+        self.tree_state.apply(&event);
+        self.store.event(&event, &self.tree_state);
     }
 
     /// A life of an instance, from its start to its crash.
     fn life(&mut self, name: &str, number: u64) {
         let (instance, incarnation) = (id(name), Incarnation(number));
-        let exit = ExitOutcome::Process { exit: Exit::Code(3), ended: Ended::ByItself, reason: None };
+        let exit = ExitOutcome::Process { exit: Exit::Code(3), ended: EndedBy::ByItself, reason: None };
         for fact in [
             Fact::GoalSet { instance: instance.clone(), goal: Goal::Up },
             Fact::Starting { instance: instance.clone(), incarnation, cause: StartCause::Policy },
@@ -91,8 +91,8 @@ fn what_was_told_is_remembered() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
-fn about(instance: &str) -> Wanted {
-    Wanted { instances: Some([instance.to_owned()].into()), ..Wanted::default() }
+fn about(instance: &str) -> EventFilter {
+    EventFilter { instances: Some([instance.to_owned()].into()), ..EventFilter::default() }
 }
 
 #[test]
@@ -104,10 +104,10 @@ fn events_are_found_by_state_and_by_page() {
     log.life("b", 1);
     store.flush();
     let numbers = |events: Vec<Event>| events.iter().map(|event| event.seq).collect::<Vec<_>>();
-    let all = numbers(store.last_events(0, &Wanted::default(), usize::MAX).unwrap());
+    let all = numbers(store.last_events(0, &EventFilter::default(), usize::MAX).unwrap());
     let last = *all.last().unwrap();
     assert_eq!(all, (1..=last).collect::<Vec<_>>());
-    let running = Wanted { states: vec![State::Running], ..Wanted::default() };
+    let running = EventFilter { states: vec![State::Running], ..EventFilter::default() };
     let found = store.last_events(0, &running, usize::MAX).unwrap();
     assert!(
         found.len() == 2 && found.iter().all(|event| matches!(event.fact, Fact::Running { .. })),
@@ -116,8 +116,11 @@ fn events_are_found_by_state_and_by_page() {
     assert!(
         found.iter().all(|event| running.fits(event) && about("a").fits(event) != about("b").fits(event))
     );
-    assert_eq!(numbers(store.first_events(2, last, &Wanted::default(), 3).unwrap().0), [3, 4, 5]);
-    assert_eq!(numbers(store.first_events(last - 2, last, &Wanted::default(), 3).unwrap().0), [last - 1]);
+    assert_eq!(numbers(store.first_events(2, last, &EventFilter::default(), 3).unwrap().0), [3, 4, 5]);
+    assert_eq!(
+        numbers(store.first_events(last - 2, last, &EventFilter::default(), 3).unwrap().0),
+        [last - 1]
+    );
 }
 
 #[test]
@@ -137,7 +140,7 @@ fn answers_are_found_by_whose_they_are_and_the_trail_is_kept() {
     store.keep_answer("token:a", "key", "hash", 200, "{}".to_owned());
     let mut log = Log::new(store.clone(), 0);
     let command = Box::new(Command::Stop { select: Selector::named(["web"]), force: false });
-    let by = |key: &str| Some(Box::new(Asker { key: Some(key.to_owned()), ..Asker::new("token:a") }));
+    let by = |key: &str| Some(Box::new(Requester { key: Some(key.to_owned()), ..Requester::new("token:a") }));
     log.tell(Fact::CommandAccepted { command: command.clone(), by: by("taken") });
     let denial = Denial { code: DenialCode::NotFound, reason: "x".to_owned(), hint: None };
     log.tell(Fact::CommandDenied { command, by: by("denied"), denial: Box::new(denial) });
@@ -220,7 +223,7 @@ fn old_events_go_and_readers_see_whole_groups() {
     let reading = store.clone();
     let reader = std::thread::spawn(move || {
         for _ in 0..50 {
-            let events = reading.last_events(0, &Wanted::default(), usize::MAX).unwrap();
+            let events = reading.last_events(0, &EventFilter::default(), usize::MAX).unwrap();
             assert!(events.windows(2).all(|pair| pair[1].seq == pair[0].seq + 1));
         }
     });
@@ -228,7 +231,7 @@ fn old_events_go_and_readers_see_whole_groups() {
         log.life("b", number);
     }
     reader.join().unwrap();
-    let events = || store.last_events(0, &Wanted::default(), usize::MAX).unwrap();
+    let events = || store.last_events(0, &EventFilter::default(), usize::MAX).unwrap();
     // Nobody is kept waiting for the store for ever: on a busy machine a flush may end before it is done.
     let all_there = || {
         store.flush();

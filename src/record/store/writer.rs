@@ -10,11 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use rusqlite::{Connection, params};
 
 use super::schema::{self, millis, set_meta};
-use super::{ANSWERS, AuditEntry, KeptAnswer, Retention, StoreError};
-use crate::decide::history::Closed;
+use super::{ANSWERS, AuditEntry, Retention, StoreError, StoredAnswer};
+use crate::decide::history::ClosedPoint;
 use crate::decide::ledger::{KeptResult, KeptTask};
 use crate::model::spec;
-use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Past, ServiceSpec, State};
+use crate::model::{Event, Fact, Incarnation, InstanceId, InstanceRecord, Name, ServiceSpec, State};
 use crate::os::files;
 
 /// One transaction takes this much at most, so that readers get their turn at new things.
@@ -34,7 +34,7 @@ pub(super) struct GaveUp {
 }
 
 /// What the writer is told.
-pub(super) enum Told {
+pub(super) enum StoreCommand {
     Begin {
         boot: String,
         since: Duration,
@@ -44,18 +44,18 @@ pub(super) enum Told {
     Plan(Vec<Arc<ServiceSpec>>),
     Event {
         event: Arc<Event>,
-        past: Option<Box<Past>>,
+        past: Option<Box<InstanceRecord>>,
         /// What has given up, where that may have changed.
         failed: Option<Box<GaveUp>>,
     },
     /// What is wished by hand, for the file beside the store.
     Goals(String),
     /// How everything stands.
-    All(Vec<Past>),
+    All(Vec<InstanceRecord>),
     /// So many events were too many, and how everything stands since.
-    Lost(u64, Vec<Past>),
+    Lost(u64, Vec<InstanceRecord>),
     Life(String, Incarnation, String),
-    Resources(Vec<Closed>),
+    Resources(Vec<ClosedPoint>),
     /// By the hash of its key.
     KeepResult([u8; 32], Box<KeptResult>),
     ForgetResults,
@@ -63,7 +63,7 @@ pub(super) enum Told {
     ForgetTasks,
     Tally(String),
     Audit(AuditEntry),
-    Answer(KeptAnswer),
+    Answer(StoredAnswer),
     /// A change by hand, under this number.
     ByHand(i64, String),
     /// That one counts no more; `None`: none does.
@@ -92,7 +92,7 @@ pub(super) struct Writer {
     took_over: bool,
     plan: Vec<Arc<ServiceSpec>>,
     /// How each instance stands, for a file that is begun anew or one that was full for a while.
-    stands: HashMap<String, Past>,
+    stands: HashMap<String, InstanceRecord>,
     /// By what the process of each is found again.
     lives: HashMap<String, (Incarnation, String)>,
     /// The file that is written, among all that have ever had its name.
@@ -162,7 +162,7 @@ impl Writer {
         }
     }
 
-    pub(super) fn run(mut self, told: &Receiver<Told>) {
+    pub(super) fn run(mut self, told: &Receiver<StoreCommand>) {
         let mut group = Vec::new();
         loop {
             let pause = if self.trouble.is_some() { RETRY } else { TIDY_EVERY };
@@ -179,8 +179,9 @@ impl Writer {
             self.waiting.fetch_sub(group.len() as u64, Ordering::Relaxed);
             let group = std::mem::take(&mut group);
             self.remember(&group);
-            let events = group.iter().filter(|told| matches!(told, Told::Event { .. })).count() as u64;
-            let tasks = group.iter().filter(|told| matches!(told, Told::KeepTask(_))).count() as u64;
+            let events =
+                group.iter().filter(|told| matches!(told, StoreCommand::Event { .. })).count() as u64;
+            let tasks = group.iter().filter(|told| matches!(told, StoreCommand::KeepTask(_))).count() as u64;
             // A task's output is much larger than an event.
             self.since_tidy += events + tasks * 10;
             if self.trouble.is_none() && identity(&self.path) != self.file {
@@ -193,7 +194,7 @@ impl Writer {
             }
             self.well.store(self.trouble.is_none(), Ordering::Relaxed);
             let goals = group.iter().rev().find_map(|told| match told {
-                Told::Goals(text) => Some(text),
+                StoreCommand::Goals(text) => Some(text),
                 _ => None,
             });
             if let (Some(text), Some(path)) = (goals, &self.goals)
@@ -203,8 +204,8 @@ impl Writer {
             }
             for told in group {
                 match told {
-                    Told::After(then) => then(),
-                    Told::ReportTo(report) => self.report = Some(report),
+                    StoreCommand::After(then) => then(),
+                    StoreCommand::ReportTo(report) => self.report = Some(report),
                     _ => {}
                 }
             }
@@ -219,18 +220,18 @@ impl Writer {
     }
 
     /// What would be needed to begin anew.
-    fn remember(&mut self, group: &[Told]) {
+    fn remember(&mut self, group: &[StoreCommand]) {
         for told in group {
             match told {
-                Told::Begin { boot, since, alone } => {
+                StoreCommand::Begin { boot, since, alone } => {
                     self.circumstances = Some((boot.clone(), *since));
                     self.alone = alone.iter().cloned().collect();
                 }
-                Told::Plan(services) => self.plan.clone_from(services),
-                Told::Event { past: Some(past), .. } => {
+                StoreCommand::Plan(services) => self.plan.clone_from(services),
+                StoreCommand::Event { past: Some(past), .. } => {
                     self.stands.insert(past.instance.to_string(), (**past).clone());
                 }
-                Told::Event { event, past: None, .. } => {
+                StoreCommand::Event { event, past: None, .. } => {
                     if let Fact::Removed { services, .. } = &event.fact {
                         self.stands.retain(|_, past| !services.contains(past.instance.service()));
                     }
@@ -240,30 +241,30 @@ impl Writer {
                         }
                     }
                 }
-                Told::All(pasts) | Told::Lost(_, pasts) => {
-                    if let Told::Lost(count, _) = told {
+                StoreCommand::All(pasts) | StoreCommand::Lost(_, pasts) => {
+                    if let StoreCommand::Lost(count, _) = told {
                         tracing::warn!(count, "events came faster than the store could take them");
                     }
                     for past in pasts {
                         self.stands.insert(past.instance.to_string(), past.clone());
                     }
                 }
-                Told::ForgetResults => self.forgets = true,
-                Told::ForgetTasks => self.forgets_tasks = true,
-                Told::Life(instance, incarnation, life) => {
+                StoreCommand::ForgetResults => self.forgets = true,
+                StoreCommand::ForgetTasks => self.forgets_tasks = true,
+                StoreCommand::Life(instance, incarnation, life) => {
                     self.lives.insert(instance.clone(), (*incarnation, life.clone()));
                 }
-                Told::Resources(_)
-                | Told::KeepResult(..)
-                | Told::KeepTask(_)
-                | Told::Tally(_)
-                | Told::Audit(_)
-                | Told::Answer(_)
-                | Told::Goals(_)
-                | Told::ByHand(..)
-                | Told::NotByHand(_)
-                | Told::After(_)
-                | Told::ReportTo(_) => {}
+                StoreCommand::Resources(_)
+                | StoreCommand::KeepResult(..)
+                | StoreCommand::KeepTask(_)
+                | StoreCommand::Tally(_)
+                | StoreCommand::Audit(_)
+                | StoreCommand::Answer(_)
+                | StoreCommand::Goals(_)
+                | StoreCommand::ByHand(..)
+                | StoreCommand::NotByHand(_)
+                | StoreCommand::After(_)
+                | StoreCommand::ReportTo(_) => {}
             }
         }
     }
@@ -340,45 +341,47 @@ impl Writer {
                 self.file = identity(&self.path);
             }
         }
-        let mut group = vec![Told::Plan(self.plan.clone())];
-        group.push(Told::All(self.stands.values().cloned().collect()));
+        let mut group = vec![StoreCommand::Plan(self.plan.clone())];
+        group.push(StoreCommand::All(self.stands.values().cloned().collect()));
         if let Some((boot, since)) = self.circumstances.clone() {
-            group.push(Told::Begin { boot, since, alone: self.alone.iter().cloned().collect() });
+            group.push(StoreCommand::Begin { boot, since, alone: self.alone.iter().cloned().collect() });
         }
         for (instance, (incarnation, life)) in &self.lives {
             if self.stands.get(instance).is_some_and(|past| past.incarnation == *incarnation) {
-                group.push(Told::Life(instance.clone(), *incarnation, life.clone()));
+                group.push(StoreCommand::Life(instance.clone(), *incarnation, life.clone()));
             }
         }
         if self.forgets {
-            group.push(Told::ForgetResults);
+            group.push(StoreCommand::ForgetResults);
         }
         if self.forgets_tasks {
-            group.push(Told::ForgetTasks);
+            group.push(StoreCommand::ForgetTasks);
         }
         self.write(&group)?;
         Ok(())
     }
 
-    fn write(&mut self, group: &[Told]) -> Result<(), rusqlite::Error> {
+    fn write(&mut self, group: &[StoreCommand]) -> Result<(), rusqlite::Error> {
         let Database::Open(connection) = &mut self.database else {
             return Ok(());
         };
-        if group.iter().all(|told| matches!(told, Told::After(_) | Told::ReportTo(_) | Told::Goals(_))) {
+        if group.iter().all(|told| {
+            matches!(told, StoreCommand::After(_) | StoreCommand::ReportTo(_) | StoreCommand::Goals(_))
+        }) {
             return Ok(());
         }
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         // Of what changes several times in a group the last is written.
-        let mut last: HashMap<String, &Past> = HashMap::new();
+        let mut last: HashMap<String, &InstanceRecord> = HashMap::new();
         for told in group {
             match told {
-                Told::Begin { boot, since, .. } => {
+                StoreCommand::Begin { boot, since, .. } => {
                     set_meta(&transaction, "boot", boot)?;
                     set_meta(&transaction, "since", &since.as_nanos().to_string())?;
                     transaction.execute("DELETE FROM meta WHERE key = 'ended'", [])?;
                 }
-                Told::Plan(services) => write_plan(&transaction, services)?,
-                Told::Event { event, past, failed } => {
+                StoreCommand::Plan(services) => write_plan(&transaction, services)?,
+                StoreCommand::Event { event, past, failed } => {
                     write_event(&transaction, event)?;
                     if let Some(past) = past {
                         last.insert(past.instance.to_string(), past);
@@ -407,9 +410,9 @@ impl Writer {
                         }
                     }
                 }
-                Told::All(pasts) | Told::Lost(_, pasts) => {
+                StoreCommand::All(pasts) | StoreCommand::Lost(_, pasts) => {
                     last.extend(pasts.iter().map(|past| (past.instance.to_string(), past)));
-                    if matches!(told, Told::All(_)) {
+                    if matches!(told, StoreCommand::All(_)) {
                         // The first time it is all that there is; later it is of those that it names.
                         let of_all = (!std::mem::replace(&mut self.took_over, true)).then_some(&self.alone);
                         close_lost(&transaction, pasts, of_all)?;
@@ -419,7 +422,7 @@ impl Writer {
                         write_pid(&transaction, &past.instance, past.incarnation, past.pid)?;
                     }
                 }
-                Told::Life(instance, incarnation, life) => {
+                StoreCommand::Life(instance, incarnation, life) => {
                     transaction
                         .prepare_cached(
                             "INSERT INTO incarnations (instance, number, life) VALUES (?1, ?2, ?3) \
@@ -427,30 +430,30 @@ impl Writer {
                         )?
                         .execute(params![instance, incarnation.0.cast_signed(), life])?;
                 }
-                Told::Resources(points) => write_resources(&transaction, points)?,
-                Told::KeepResult(key, kept) => write_result(&transaction, key, kept)?,
-                Told::ForgetResults => drop(transaction.execute("DELETE FROM results", [])?),
-                Told::KeepTask(task) => {
+                StoreCommand::Resources(points) => write_resources(&transaction, points)?,
+                StoreCommand::KeepResult(key, kept) => write_result(&transaction, key, kept)?,
+                StoreCommand::ForgetResults => drop(transaction.execute("DELETE FROM results", [])?),
+                StoreCommand::KeepTask(task) => {
                     let body = serde_json::to_string(task).unwrap_or_default();
                     transaction
                         .prepare_cached("INSERT OR REPLACE INTO tasks VALUES (?1, ?2, ?3)")?
                         .execute(params![task.result.id.to_string(), millis(task.over), body])?;
                 }
-                Told::ForgetTasks => drop(transaction.execute("DELETE FROM tasks", [])?),
-                Told::Tally(text) => set_meta(&transaction, "tally", text)?,
-                Told::Audit(entry) => write_audit(&transaction, entry)?,
-                Told::Answer(answer) => write_answer(&transaction, answer)?,
-                Told::ByHand(id, change) => {
+                StoreCommand::ForgetTasks => drop(transaction.execute("DELETE FROM tasks", [])?),
+                StoreCommand::Tally(text) => set_meta(&transaction, "tally", text)?,
+                StoreCommand::Audit(entry) => write_audit(&transaction, entry)?,
+                StoreCommand::Answer(answer) => write_answer(&transaction, answer)?,
+                StoreCommand::ByHand(id, change) => {
                     transaction
                         .prepare_cached("INSERT OR REPLACE INTO by_hand VALUES (?1, ?2)")?
                         .execute(params![id, change])?;
                 }
-                Told::NotByHand(id) => {
+                StoreCommand::NotByHand(id) => {
                     transaction
                         .prepare_cached("DELETE FROM by_hand WHERE ?1 IS NULL OR id = ?1")?
                         .execute([id])?;
                 }
-                Told::Goals(_) | Told::After(_) | Told::ReportTo(_) => {}
+                StoreCommand::Goals(_) | StoreCommand::After(_) | StoreCommand::ReportTo(_) => {}
             }
         }
         let now = millis(SystemTime::now());
@@ -635,7 +638,7 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
 /// too, but for those that are left alone.
 fn close_lost(
     connection: &Connection,
-    pasts: &[Past],
+    pasts: &[InstanceRecord],
     of_all_but: Option<&HashSet<String>>,
 ) -> Result<(), rusqlite::Error> {
     let named: HashSet<String> = pasts.iter().map(|past| past.instance.to_string()).collect();
@@ -694,7 +697,7 @@ fn write_audit(connection: &Connection, entry: &AuditEntry) -> Result<(), rusqli
         .map(drop)
 }
 
-fn write_answer(connection: &Connection, kept: &KeptAnswer) -> Result<(), rusqlite::Error> {
+fn write_answer(connection: &Connection, kept: &StoredAnswer) -> Result<(), rusqlite::Error> {
     connection
         .prepare_cached("INSERT OR REPLACE INTO answers VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
         .execute(params![kept.who, kept.key, kept.asked, millis(SystemTime::now()), kept.status, kept.body])
@@ -710,7 +713,7 @@ fn write_result(connection: &Connection, key: &[u8; 32], kept: &KeptResult) -> R
 }
 
 /// The machine's are those of no instance.
-fn write_resources(connection: &Connection, points: &[Closed]) -> Result<(), rusqlite::Error> {
+fn write_resources(connection: &Connection, points: &[ClosedPoint]) -> Result<(), rusqlite::Error> {
     let mut statement =
         connection.prepare_cached("INSERT OR REPLACE INTO resources VALUES (?1, ?2, ?3, ?4)")?;
     for (of, point) in points {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::*;
-use crate::decide::continuation::{Left, Start, continuation};
-use crate::decide::status::Board;
+use crate::decide::recovery::{StartKind, SurvivingProcess, continuation};
+use crate::decide::tree_state::TreeState;
 use crate::model::{Event, Plan};
 
 /// One instance, with the little of a kernel that it needs.
 struct Life {
     bench: Bench,
-    board: Board,
+    tree_state: TreeState,
     written: u64,
     /// Its process, which has not ended.
     process: Option<Incarnation>,
@@ -20,7 +20,7 @@ struct Life {
     halting: bool,
     ending: bool,
     permit: bool,
-    question: Option<Question>,
+    question: Option<StartRequest>,
     stop_command: bool,
     checks: Option<CheckKind>,
     /// Its process has printed the line that tells of readiness, which is read once.
@@ -36,7 +36,7 @@ impl Life {
         let plan = Arc::new(Plan::of("test", vec![spec.clone()]));
         Life {
             bench: Bench::new(spec.clone()),
-            board: Board::new(plan, SystemTime::UNIX_EPOCH).unwrap(),
+            tree_state: TreeState::new(plan, SystemTime::UNIX_EPOCH).unwrap(),
             written: 0,
             process: None,
             asked: None,
@@ -50,25 +50,25 @@ impl Life {
         }
     }
 
-    fn give(&mut self, input: Input) {
+    fn give(&mut self, input: InstanceInput) {
         for effect in self.bench.give(input) {
             match effect {
-                Effect::Emit(fact) => {
+                InstanceEffect::Emit(fact) => {
                     self.written += 1;
-                    self.board.apply(&event(self.written, fact, self.bench.now));
+                    self.tree_state.apply(&event(self.written, fact, self.bench.now));
                 }
-                Effect::Spawn(incarnation) => self.asked = Some(incarnation),
-                Effect::Ask(question) => self.question = Some(question),
-                Effect::Withdraw => self.question = None,
-                Effect::WatchReady(_) => self.checks = Some(CheckKind::Ready),
-                Effect::WatchHealth(_) => self.checks = Some(CheckKind::Health),
-                Effect::EndChecks => self.checks = None,
-                Effect::Terminate(..) | Effect::KillTree(_) => self.ending = true,
-                Effect::Pause(_) => self.halting = true,
-                Effect::Resume(_) => self.halting = false,
-                Effect::StopCommand(_) => self.stop_command = true,
-                Effect::Fell(_) => self.permit = true,
-                Effect::Ended | Effect::Report(_) => {}
+                InstanceEffect::Spawn(incarnation) => self.asked = Some(incarnation),
+                InstanceEffect::Ask(question) => self.question = Some(question),
+                InstanceEffect::Withdraw => self.question = None,
+                InstanceEffect::WatchReady(_) => self.checks = Some(CheckKind::Ready),
+                InstanceEffect::WatchHealth(_) => self.checks = Some(CheckKind::Health),
+                InstanceEffect::EndChecks => self.checks = None,
+                InstanceEffect::Terminate(..) | InstanceEffect::KillTree(_) => self.ending = true,
+                InstanceEffect::Pause(_) => self.halting = true,
+                InstanceEffect::Resume(_) => self.halting = false,
+                InstanceEffect::StopCommand(_) => self.stop_command = true,
+                InstanceEffect::Crashed(_) => self.permit = true,
+                InstanceEffect::Ended | InstanceEffect::Report(_) => {}
             }
         }
     }
@@ -76,7 +76,7 @@ impl Life {
     fn roll_exit(&mut self, exit: Exit) {
         if let Some(incarnation) = self.process.take() {
             (self.ending, self.halting, self.stop_command) = (false, false, false);
-            self.give(Input::Exited { incarnation, exit, remains: false, roll: 0.5 });
+            self.give(InstanceInput::Exited { incarnation, exit, remains: false, roll: 0.5 });
         }
     }
 
@@ -84,15 +84,15 @@ impl Life {
     fn go_on(&mut self, choice: u8) {
         let live = self.process;
         match choice % 14 {
-            0 => self.give(Input::Start(StartCause::Command)),
-            1 => self.give(Input::Stop(StopCause::Command)),
-            2 => self.give(Input::Restart),
-            3 | 4 => self.give(Input::Pause),
-            5 => self.give(Input::Resume),
+            0 => self.give(InstanceInput::Start(StartCause::Command)),
+            1 => self.give(InstanceInput::Stop(StopCause::Command)),
+            2 => self.give(InstanceInput::Restart),
+            3 | 4 => self.give(InstanceInput::Pause),
+            5 => self.give(InstanceInput::Resume),
             6 => self.roll_exit(Exit::Code(i32::from(choice > 100))),
             7 => {
                 self.bench.now += Duration::from_millis(u64::from(choice) * 10);
-                self.give(Input::Tick);
+                self.give(InstanceInput::Tick);
             }
             8 | 9 => {
                 self.print(live);
@@ -110,7 +110,7 @@ impl Life {
         match incarnation.filter(|_| waited_for && !self.printed) {
             Some(incarnation) => {
                 self.printed = true;
-                self.give(Input::LogMatched { incarnation });
+                self.give(InstanceInput::LogMatched { incarnation });
                 true
             }
             None => false,
@@ -122,28 +122,32 @@ impl Life {
         if let Some(incarnation) = self.asked.take() {
             self.process = Some(incarnation);
             self.printed = false;
-            self.give(Input::Spawned { incarnation, pid: 7 });
+            self.give(InstanceInput::Spawned { incarnation, pid: 7 });
         } else if let Some(question) = self.question.take() {
-            self.give(Input::Answered(question, Reply::Release));
+            self.give(InstanceInput::Answered(question, GateReply::Release));
         } else if std::mem::take(&mut self.permit) {
-            self.give(Input::Permit);
+            self.give(InstanceInput::Permit);
         } else if let Some(incarnation) = self.process.filter(|_| std::mem::take(&mut self.stop_command)) {
-            self.give(Input::StopCommandDone { incarnation, trouble: None });
+            self.give(InstanceInput::StopCommandDone { incarnation, trouble: None });
         } else if self.ending {
             self.roll_exit(Exit::Signal { signal: 15, core_dumped: false });
         } else if let Some(incarnation) = self.process.filter(|_| std::mem::take(&mut self.halting)) {
-            self.give(Input::Halted { incarnation });
+            self.give(InstanceInput::Halted { incarnation });
         } else if let Some(incarnation) = self.process
             && self.bench.state() == State::Running
             && !self.bench.machine.is_ready()
             && self.checks == Some(CheckKind::Ready)
         {
-            self.give(Input::Checked { incarnation, kind: CheckKind::Ready, change: Change::Good });
+            self.give(InstanceInput::Checked {
+                incarnation,
+                kind: CheckKind::Ready,
+                change: CheckChange::Good,
+            });
         } else if self.bench.state() == State::Running && self.print(self.process) {
             // A process prints it once, whoever reads that.
         } else if self.bench.machine.next_deadline().is_some() {
             self.bench.now += Duration::from_secs(3600);
-            self.give(Input::Tick);
+            self.give(InstanceInput::Tick);
         } else {
             return false;
         }
@@ -157,11 +161,11 @@ impl Life {
         }
         let id = self.bench.machine.id.clone();
         let spec = self.bench.spec.clone();
-        let written = self.board.entry(&id).map(|entry| entry.past());
-        let left = self.process.map(|incarnation| Left { incarnation, pid: 7 });
+        let written = self.tree_state.entry(&id).map(|entry| entry.past());
+        let left = self.process.map(|incarnation| SurvivingProcess { incarnation, pid: 7 });
         let now = self.bench.now;
         let today = SystemTime::UNIX_EPOCH;
-        let goes_on = continuation(&id, &spec, Start::Follows, written, left, now, today);
+        let goes_on = continuation(&id, &spec, StartKind::Follows, written, left, now, today);
         let process = self.process.filter(|_| goes_on.adopts);
         let bench = Bench { now, ..Bench::new(spec.clone()) };
         *self = Life { process, bench, printed: self.printed, ..Life::new(&spec) };
@@ -174,8 +178,8 @@ impl Life {
             failed_groups: Vec::new(),
             failed_projects: Vec::new(),
         };
-        self.board.apply(&event(self.written, taken, now));
-        self.give(Input::Restore(Box::new(past)));
+        self.tree_state.apply(&event(self.written, taken, now));
+        self.give(InstanceInput::Restore(Box::new(past)));
     }
 
     fn settle(&mut self) {
@@ -239,7 +243,7 @@ proptest! {
         }
         life.settle();
         if life.bench.state() == State::Paused {
-            life.give(Input::Resume);
+            life.give(InstanceInput::Resume);
             life.settle();
         }
         let (machine, state) = (&life.bench.machine, life.bench.state());

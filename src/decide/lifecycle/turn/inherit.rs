@@ -4,7 +4,7 @@ use super::*;
 
 impl Turn<'_> {
     /// Goes on where an earlier supervisor's machine stood.
-    pub(super) fn restore(&mut self, past: Past) -> Phase {
+    pub(super) fn restore(&mut self, past: InstanceRecord) -> Phase {
         self.machine.goal = past.goal;
         self.machine.last = past.incarnation;
         self.machine.attempts = past.attempts;
@@ -18,14 +18,14 @@ impl Turn<'_> {
             State::Waiting => self.rest(StopCause::Command),
             State::Completed => Phase::Completed,
             State::Failed => match past.failed {
-                Some(FailedWhy::Dependency { .. }) if wanted => self.begin(StartCause::Dependency),
-                why => Phase::Failed(why.unwrap_or(FailedWhy::Internal {
+                Some(FailureReason::Dependency { .. }) if wanted => self.begin(StartCause::Dependency),
+                why => Phase::Failed(why.unwrap_or(FailureReason::Internal {
                     message: "why it failed was not written down".to_owned(),
                 })),
             },
             State::Crashed => {
                 let delay = past.retry_at.map_or(Duration::ZERO, |at| at.saturating_sub(self.now));
-                self.out.push(Effect::Fell(delay));
+                self.out.push(InstanceEffect::Crashed(delay));
                 Phase::Crashed(Retry::Asked(delay))
             }
             State::Starting | State::Running | State::Paused | State::Stopping => self.live_on(&past),
@@ -33,7 +33,7 @@ impl Turn<'_> {
     }
 
     /// Its process lives on.
-    fn live_on(&mut self, past: &Past) -> Phase {
+    fn live_on(&mut self, past: &InstanceRecord) -> Phase {
         let incarnation = past.incarnation;
         let started = past.started.unwrap_or(self.now);
         let ready = match past.ready {
@@ -69,20 +69,20 @@ impl Turn<'_> {
             (None, Goal::Down) => self.begin_stop(life, StopCause::Command, Next::Rest),
             (None, Goal::Up) if past.state == State::Paused => {
                 // Halted once more: what it has forked since may run.
-                self.out.push(Effect::Pause(incarnation));
+                self.out.push(InstanceEffect::Pause(incarnation));
                 Phase::Paused(Paused { life, since: self.now, halt: Halt::Done })
             }
             (None, Goal::Up) => match ready {
                 Readiness::Since(_) => {
                     if self.spec.health.is_some() {
-                        self.out.push(Effect::WatchHealth(incarnation));
+                        self.out.push(InstanceEffect::WatchHealth(incarnation));
                     }
                     Phase::Running(life)
                 }
                 Readiness::Not { .. } if self.spec.ready.is_none() => self.ready(life),
                 Readiness::Not { .. } => {
                     if self.checks_readiness() {
-                        self.out.push(Effect::WatchReady(incarnation));
+                        self.out.push(InstanceEffect::WatchReady(incarnation));
                     }
                     Phase::Running(life)
                 }
@@ -96,22 +96,22 @@ impl Turn<'_> {
         &mut self,
         goal: Goal,
         last: Incarnation,
-        left: Option<Legacy>,
+        left: Option<InheritedProcess>,
         message: String,
     ) -> Phase {
         self.machine.goal = goal;
         self.machine.last = last;
         self.emit(Fact::ActorBroke { instance: self.machine.id.clone(), message: message.clone() });
-        let why = FailedWhy::Internal { message };
+        let why = FailureReason::Internal { message };
         let (cause, next) = (StopCause::Internal, Next::Fail(why.clone()));
         match left {
             None => self.fail(why),
-            Some(Legacy::Making) => Phase::Starting {
+            Some(InheritedProcess::Making) => Phase::Starting {
                 incarnation: last,
                 asked: self.now,
                 abort: Some(Abort { cause, by_force: true, next }),
             },
-            Some(Legacy::Alive { exit }) => {
+            Some(InheritedProcess::Alive { exit }) => {
                 let ready = Readiness::Not { at: None, deadline: None };
                 let life = Life { incarnation: last, started: self.now, ready };
                 self.kill(Stopping {

@@ -15,7 +15,9 @@ impl Keeper {
     /// was not up, or has said what is to follow, and its end is waited for.
     pub(super) fn replace_dying(&mut self) -> bool {
         self.hear_it_out();
-        let Daemon::Up { pid, greeted: true, then: Wish::Again | Wish::Replaced, .. } = &self.daemon else {
+        let Daemon::Up { pid, greeted: true, then: DaemonIntent::Again | DaemonIntent::Replaced, .. } =
+            &self.daemon
+        else {
             if let Daemon::Up { pulse, .. } = &mut self.daemon {
                 *pulse = Pulse::Over(Instant::now());
             }
@@ -45,13 +47,13 @@ impl Keeper {
             return;
         };
         while let Ok(Came::Something) = inbox.fill(line.as_fd(), false) {}
-        while let Ok(Some(frame)) = inbox.next::<Order>() {
+        while let Ok(Some(frame)) = inbox.next::<ToKeeper>() {
             match frame.say {
-                Order::Bye { code } => *then = Wish::End(code),
-                Order::Replace { program } => {
+                ToKeeper::Bye { code } => *then = DaemonIntent::End(code),
+                ToKeeper::Replace { program } => {
                     let program = CString::new(program.into_os_string().into_vec()).ok();
                     self.before = Some(std::mem::replace(&mut self.program, program));
-                    *then = Wish::Replaced;
+                    *then = DaemonIntent::Replaced;
                 }
                 _ => self.late.push(frame),
             }
@@ -66,13 +68,13 @@ impl Keeper {
         else {
             return;
         };
-        if then == Wish::Replaced {
+        if then == DaemonIntent::Replaced {
             // Its end was wanted, and is no news.
             self.dying.remove(&pid);
         }
-        let on_trial = then == Wish::Again && self.before.is_some();
+        let on_trial = then == DaemonIntent::Again && self.before.is_some();
         let (lived, first, failures) = (since.elapsed(), self.fresh, self.failures);
-        match after_daemon(&DaemonEnd { exit, lived, greeted, first, on_trial, wish: then, failures }) {
+        match after_daemon(&DaemonEnd { exit, lived, greeted, first, on_trial, directive: then, failures }) {
             AfterDaemon::End(code) => {
                 self.carry_out_late();
                 self.end(code);
@@ -86,7 +88,7 @@ impl Keeper {
                     complain(&format!(
                         "the new daemon was ended{how} before it was up; the old one is started again"
                     ));
-                } else if let (Wish::Again, Some(exit)) = (then, exit) {
+                } else if let (DaemonIntent::Again, Some(exit)) = (then, exit) {
                     self.tell_end_of_daemon(exit);
                 }
             }
@@ -106,8 +108,8 @@ impl Keeper {
         for frame in late {
             match frame.say {
                 // Its starts are begun anew by the next one.
-                Order::Spawn { key, .. } => self.last_key = self.last_key.max(key),
-                Order::Hello { .. } => {}
+                ToKeeper::Spawn { key, .. } => self.last_key = self.last_key.max(key),
+                ToKeeper::Hello { .. } => {}
                 order => self.obey(order, &frame.bytes, frame.fds),
             }
         }

@@ -6,7 +6,7 @@ use super::*;
 use crate::cli::{AuditArgs, HistoryArgs, ReloadArgs, UpgradeArgs};
 use crate::control::protocol::{Audit, History, Upgrade, Upgrading};
 use crate::control::server::document;
-use crate::decide::reload::{Changed, Difference};
+use crate::decide::reload::{ChangedService, PlanDiff};
 use crate::model::ExitOutcome;
 use crate::model::status::FaultyManifest;
 use crate::os::files;
@@ -156,14 +156,14 @@ const NOTHING: &str = "nothing has changed";
 
 /// What a reload has done, a line each kind.
 pub(in crate::cli) fn reloaded_in_words(
-    difference: &Difference,
+    difference: &PlanDiff,
     called: impl Fn(&Name) -> String,
 ) -> Vec<String> {
     let names = |what: &str, names: &[Name]| {
         let words: Vec<String> = names.iter().map(&called).collect();
         (!names.is_empty()).then(|| format!("{what}: {}", few(words.iter().map(String::as_str))))
     };
-    let because = |what: &str, changed: &[Changed]| {
+    let because = |what: &str, changed: &[ChangedService]| {
         let words: Vec<String> =
             changed.iter().map(|c| format!("{} ({})", called(&c.service), c.keys.join(", "))).collect();
         (!changed.is_empty()).then(|| format!("{what}: {}", few(words.iter().map(String::as_str))))

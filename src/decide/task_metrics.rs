@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::model::stats::{Performance, Slow};
+use crate::model::stats::{Performance, SlowCommand};
 use crate::model::task::TaskId;
 
 /// So many of the slowest are named.
@@ -17,12 +17,12 @@ const LONGEST: u64 = 7 * 24 * 3600 * 1_000_000;
 
 /// Counts since its making. Of fixed size, however much it counts.
 #[derive(Debug)]
-pub struct Tally {
+pub struct TaskMetrics {
     executions: u64,
     failures: u64,
     /// In microseconds, to two digits; `None` where it could not be made.
     times: Option<Histogram<u64>>,
-    slowest: Vec<Slow>,
+    slowest: Vec<SlowCommand>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -31,12 +31,12 @@ struct Written {
     executions: u64,
     failures: u64,
     times: Vec<(u64, u64)>,
-    slowest: Vec<Slow>,
+    slowest: Vec<SlowCommand>,
 }
 
-impl Default for Tally {
-    fn default() -> Tally {
-        Tally {
+impl Default for TaskMetrics {
+    fn default() -> TaskMetrics {
+        TaskMetrics {
             executions: 0,
             failures: 0,
             times: Histogram::new_with_bounds(1, LONGEST, 2).ok(),
@@ -45,7 +45,7 @@ impl Default for Tally {
     }
 }
 
-impl Tally {
+impl TaskMetrics {
     /// A command is over. `took`: `None` where it never ran.
     pub fn count(
         &mut self,
@@ -66,7 +66,7 @@ impl Tally {
         let place = self.slowest.partition_point(|slow| slow.duration_s >= duration_s);
         if place < SLOWEST {
             let command = command().chars().take(SHOWN).collect();
-            self.slowest.insert(place, Slow { id, command, duration_s });
+            self.slowest.insert(place, SlowCommand { id, command, duration_s });
             self.slowest.truncate(SLOWEST);
         }
     }
@@ -75,22 +75,22 @@ impl Tally {
     pub fn written(&self, at: u64) -> String {
         let times = self.times.iter().flat_map(Histogram::iter_recorded);
         let times = times.map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
-        let Tally { executions, failures, slowest, .. } = self;
+        let TaskMetrics { executions, failures, slowest, .. } = self;
         let written =
             Written { at, executions: *executions, failures: *failures, times, slowest: slowest.clone() };
         serde_json::to_string(&written).unwrap_or_default()
     }
 
     /// Goes on from such a text; returns until when that counts. `None`: it says nothing.
-    pub fn restored(text: &str) -> Option<(Tally, u64)> {
+    pub fn restored(text: &str) -> Option<(TaskMetrics, u64)> {
         let Written { at, executions, failures, times, slowest } = serde_json::from_str(text).ok()?;
-        let mut tally = Tally { executions, failures, slowest, ..Tally::default() };
+        let mut metrics = TaskMetrics { executions, failures, slowest, ..TaskMetrics::default() };
         for (value, count) in times {
-            if let Some(times) = &mut tally.times {
+            if let Some(times) = &mut metrics.times {
                 times.saturating_record_n(value, count);
             }
         }
-        Some((tally, at))
+        Some((metrics, at))
     }
 
     /// All of it.
@@ -122,13 +122,13 @@ mod tests {
 
     #[test]
     fn a_hundred_commands_are_told_by_their_times() {
-        let mut tally = Tally::default();
-        assert_eq!(tally.performance().success_rate, None);
+        let mut metrics = TaskMetrics::default();
+        assert_eq!(metrics.performance().success_rate, None);
         for n in 1..=100u64 {
             let id = TaskId(Uuid::from_u64_pair(0, n));
-            tally.count(id, || format!("sleep {n}"), n % 4 != 0, Some(Duration::from_millis(n * 10)));
+            metrics.count(id, || format!("sleep {n}"), n % 4 != 0, Some(Duration::from_millis(n * 10)));
         }
-        let told = tally.performance();
+        let told = metrics.performance();
         assert_eq!((told.executions, told.failures, told.success_rate), (100, 25, Some(0.75)));
         for (got, want) in [(told.p50_s, 0.5), (told.p90_s, 0.9), (told.p99_s, 0.99), (told.mean_s, 0.505)] {
             assert!((got - want).abs() <= want * 0.02, "{got} is not about {want}");
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(told.max_s, 1.0);
         let slowest: Vec<&str> = told.slowest.iter().map(|slow| slow.command.as_str()).collect();
         assert_eq!((slowest.len(), slowest[0], slowest[9]), (10, "sleep 100", "sleep 91"));
-        let (restored, at) = Tally::restored(&tally.written(7)).unwrap();
+        let (restored, at) = TaskMetrics::restored(&metrics.written(7)).unwrap();
         assert_eq!((restored.performance(), at), (told, 7));
     }
 }

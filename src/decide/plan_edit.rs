@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::graph::Graph;
 use super::resolve::not_found;
-use super::status::Board;
-use crate::model::plan::Change;
+use super::tree_state::TreeState;
+use crate::model::plan::PlanChange;
 use crate::model::spec;
 use crate::model::{
     Addition, Child, Denial, DenialCode, GroupSpec, InstanceId, Name, Plan, Selector, ServiceSpec,
@@ -38,7 +38,7 @@ pub(super) struct Removal {
 }
 
 /// The plan with something added, and its graph. The reason, if it can't be.
-pub(super) fn grown(plan: &Plan, addition: &Addition) -> Result<(Plan, Graph), Denial> {
+pub(super) fn with_graph(plan: &Plan, addition: &Addition) -> Result<(Plan, Graph), Denial> {
     let invalid = |reason: String| Denial { code: DenialCode::Invalid, reason, hint: None };
     if let Some(into) = &addition.into
         && !plan.groups.contains_key(into)
@@ -60,30 +60,30 @@ pub(super) fn grown(plan: &Plan, addition: &Addition) -> Result<(Plan, Graph), D
     }
     every_one_has_a_place(addition).map_err(invalid)?;
 
-    let mut grown = plan.clone();
-    grown.services.extend(addition.services.iter().cloned());
-    grown.groups.extend(addition.groups.iter().map(|(name, group)| (name.clone(), group.clone())));
+    let mut extended = plan.clone();
+    extended.services.extend(addition.services.iter().cloned());
+    extended.groups.extend(addition.groups.iter().map(|(name, group)| (name.clone(), group.clone())));
     let parent = match &addition.into {
-        Some(into) => grown.groups.get_mut(into),
-        None => Some(&mut grown.root),
+        Some(into) => extended.groups.get_mut(into),
+        None => Some(&mut extended.root),
     };
     if let Some(parent) = parent {
         parent.children.extend(addition.children.iter().cloned());
     }
-    let graph = Graph::new(&grown.services).map_err(|cycles| invalid(in_a_circle(&cycles)))?;
+    let graph = Graph::new(&extended.services).map_err(|cycles| invalid(in_a_circle(&cycles)))?;
     for spec in &addition.services {
         depends_on_what_is_there(spec, &graph)?;
     }
-    Ok((grown, graph))
+    Ok((extended, graph))
 }
 
 /// The plan with something added. The reason, if it can't be.
 pub fn with(plan: &Plan, addition: &Addition) -> Result<Plan, Denial> {
-    grown(plan, addition).map(|(plan, _)| plan)
+    with_graph(plan, addition).map(|(plan, _)| plan)
 }
 
 /// The plan with something changed in place, and its graph. The reason, if it can't be.
-pub(super) fn reconfigured(plan: &Plan, change: &Change) -> Result<(Plan, Graph), Denial> {
+pub(super) fn reconfigured(plan: &Plan, change: &PlanChange) -> Result<(Plan, Graph), Denial> {
     let invalid = |reason: String| Denial { code: DenialCode::Invalid, reason, hint: None };
     let mut changed = plan.clone();
     for spec in &change.services {
@@ -214,11 +214,11 @@ fn every_one_has_a_place(addition: &Addition) -> Result<(), String> {
 }
 
 /// What a selector takes out of the tree. The reason, if it can't go.
-pub(super) fn removal(board: &Board, select: &Selector) -> Result<Removal, Denial> {
-    let plan = board.plan();
+pub(super) fn removal(tree_state: &TreeState, select: &Selector) -> Result<Removal, Denial> {
+    let plan = tree_state.plan();
     let mut gone = Removal::default();
-    for id in super::resolve::resolve(board, select)? {
-        if let Some(spec) = board.graph().service(id.service()) {
+    for id in super::resolve::resolve(tree_state, select)? {
+        if let Some(spec) = tree_state.graph().service(id.service()) {
             gone.services.insert(spec.name.clone(), Arc::clone(spec));
         }
     }
@@ -252,7 +252,7 @@ pub(super) fn removal(board: &Board, select: &Selector) -> Result<Removal, Denia
         }
         gone.groups.insert(name);
     }
-    match gone.refusal(board) {
+    match gone.refusal(tree_state) {
         Some(denial) => Err(denial),
         None => Ok(gone),
     }
@@ -265,16 +265,16 @@ impl Removal {
     }
 
     /// Whether this child of a supervisor goes.
-    fn takes(&self, board: &Board, child: &Child) -> bool {
+    fn takes(&self, tree_state: &TreeState, child: &Child) -> bool {
         match child {
-            Child::Service(name) => board.graph().service(name).is_some_and(|spec| self.has(spec)),
+            Child::Service(name) => tree_state.graph().service(name).is_some_and(|spec| self.has(spec)),
             Child::Group(name) => self.groups.contains(name),
         }
     }
 
     /// What keeps it in the tree.
-    pub(super) fn refusal(&self, board: &Board) -> Option<Denial> {
-        let graph = board.graph();
+    pub(super) fn refusal(&self, tree_state: &TreeState) -> Option<Denial> {
+        let graph = tree_state.graph();
         for service in graph.services().iter().filter(|spec| self.has(spec)).map(|spec| &spec.name) {
             let stays = graph.dependents(service).find(|other| !self.has(other));
             if let Some(dependent) = stays {
@@ -286,8 +286,9 @@ impl Removal {
             }
         }
         for name in &self.groups {
-            let mut members = board.plan().groups.get(name).into_iter().flat_map(|group| &group.children);
-            if let Some(child) = members.find(|child| !self.takes(board, child)) {
+            let mut members =
+                tree_state.plan().groups.get(name).into_iter().flat_map(|group| &group.children);
+            if let Some(child) = members.find(|child| !self.takes(tree_state, child)) {
                 return Some(Denial {
                     code: DenialCode::HasDependents,
                     reason: format!("{} was added to group {name} meanwhile", child.name()),
@@ -300,28 +301,28 @@ impl Removal {
 }
 
 /// The plan without what goes.
-pub fn shrunk(plan: &Plan, services: &[Name], groups: &[Name]) -> Plan {
+pub fn without(plan: &Plan, services: &[Name], groups: &[Name]) -> Plan {
     let gone: HashSet<&Name> = services.iter().chain(groups).collect();
-    let mut shrunk = plan.clone();
-    shrunk.services.retain(|spec| !gone.contains(&spec.name));
-    shrunk.groups.retain(|name, _| !gone.contains(name));
-    for group in shrunk.groups.values_mut().chain([&mut shrunk.root]) {
+    let mut reduced = plan.clone();
+    reduced.services.retain(|spec| !gone.contains(&spec.name));
+    reduced.groups.retain(|name, _| !gone.contains(name));
+    for group in reduced.groups.values_mut().chain([&mut reduced.root]) {
         group.children.retain(|child| !gone.contains(child.name()));
     }
-    shrunk
+    reduced
 }
 
 impl Branch {
     /// Copies of a service that is there.
-    pub(super) fn of_copies(board: &Board, service: &Name, instances: Vec<InstanceId>) -> Branch {
-        let group = board.plan().parent_of(service.as_str());
-        Branch { path: board.path_to(group), children: vec![Child::Service(service.clone())], instances }
+    pub(super) fn of_copies(tree_state: &TreeState, service: &Name, instances: Vec<InstanceId>) -> Branch {
+        let group = tree_state.plan().parent_of(service.as_str());
+        Branch { path: tree_state.path_to(group), children: vec![Child::Service(service.clone())], instances }
     }
 
     /// What an addition puts into the tree.
-    pub(super) fn of_addition(board: &Board, addition: &Addition) -> Branch {
+    pub(super) fn of_addition(tree_state: &TreeState, addition: &Addition) -> Branch {
         Branch {
-            path: board.path_to(addition.into.as_ref()),
+            path: tree_state.path_to(addition.into.as_ref()),
             children: addition.children.clone(),
             instances: addition.services.iter().flat_map(|spec| spec.instances()).collect(),
         }
@@ -329,13 +330,13 @@ impl Branch {
 
     /// What a removal takes out of it, as long as it is there: one branch a supervisor that
     /// stays.
-    pub(super) fn of_removal(board: &Board, removal: &Removal) -> Vec<Branch> {
-        let plan = board.plan();
+    pub(super) fn of_removal(tree_state: &TreeState, removal: &Removal) -> Vec<Branch> {
+        let plan = tree_state.plan();
         let stays = plan.groups.iter().filter(|(name, _)| !removal.groups.contains(*name));
         let stays = stays.map(|(name, group)| (Some(name), group)).chain([(None, &plan.root)]);
         let mut branches = Vec::new();
         for (name, group) in stays {
-            let goes = |child: &&Child| removal.takes(board, child);
+            let goes = |child: &&Child| removal.takes(tree_state, child);
             let children: Vec<Child> = group.children.iter().filter(goes).cloned().collect();
             let mut services: Vec<Name> = Vec::new();
             for child in &children {
@@ -345,8 +346,9 @@ impl Branch {
                 }
             }
             if !children.is_empty() {
-                let ids = services.iter().flat_map(|name| board.instances_of(name)).map(|e| e.id.clone());
-                branches.push(Branch { path: board.path_to(name), children, instances: ids.collect() });
+                let ids =
+                    services.iter().flat_map(|name| tree_state.instances_of(name)).map(|e| e.id.clone());
+                branches.push(Branch { path: tree_state.path_to(name), children, instances: ids.collect() });
             }
         }
         branches

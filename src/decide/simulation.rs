@@ -11,13 +11,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::frontier::{self, Frontier};
 use super::graph::Graph;
-use super::group::{self, Group, NewChild, Slot};
-use super::growth::Branch;
-use super::lifecycle::{self, Machine};
-use super::operation::{self, BranchNumber, DeskInput, Operations, Receipt, Standing, Ticket, WishNumber};
-use super::status::Board;
+use super::group::{Group, GroupEffect, GroupInput, NewChild, Slot};
+use super::lifecycle::{InstanceEffect, InstanceInput, Machine};
+use super::operation::{
+    Ack, BranchNumber, CommandEffect, CommandInput, CommandNumber, DirectiveNumber, InstanceSnapshot,
+    Operations,
+};
+use super::plan_edit::Branch;
+use super::start_gate::{GateInput, StartGate};
+use super::tree_state::TreeState;
 use crate::model::event::StartCause;
 use crate::model::{Answer, Child, Denial, Event, Fact, GroupSpec, InstanceId, Name, Plan, ServiceSpec};
 
@@ -38,15 +41,17 @@ pub enum Node {
 #[serde(rename_all = "snake_case")]
 pub enum Message {
     /// To an instance.
-    Input(lifecycle::Input),
+    Input(InstanceInput),
     /// To an instance: a command's wish, to be acknowledged.
-    Wish(lifecycle::Input, WishNumber),
+    #[serde(rename = "wish")]
+    Directive(InstanceInput, DirectiveNumber),
     /// To a group: for its own machine.
-    Group(group::Input),
+    Group(GroupInput),
     /// To a group: an answer of the graph for an instance below.
-    Relay(InstanceId, lifecycle::Input),
+    Relay(InstanceId, InstanceInput),
     /// To a group: a command's wish for an instance below.
-    RelayWish(InstanceId, lifecycle::Input, WishNumber),
+    #[serde(rename = "relay_wish")]
+    RelayDirective(InstanceId, InstanceInput, DirectiveNumber),
     /// To a group: what was added there or below.
     Adopt(Branch),
     /// To a group: what there is was changed in place.
@@ -54,9 +59,10 @@ pub enum Message {
     /// To a group: what was removed there or below.
     Dismiss(Branch, BranchNumber),
     /// To the root: about commands.
-    Desk(DeskInput),
+    #[serde(rename = "desk")]
+    Command(CommandInput),
     /// To the graph.
-    Graph(frontier::Input),
+    Graph(GateInput),
 }
 
 /// A message that was delivered, and when.
@@ -81,19 +87,19 @@ pub trait StepSink: Send {
 
 /// What follows from a message.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Output {
+pub enum SimulationOutput {
     /// Tell another node.
     Send(Node, Message),
     /// The host is to do something for an instance.
-    Host(InstanceId, lifecycle::Effect),
+    Host(InstanceId, InstanceEffect),
     /// It was written down.
     Fact(Arc<Event>),
     /// Tell the root this before anything else.
-    Again(DeskInput),
+    Again(CommandInput),
     /// This node is no more: what lies in its mailbox is lost.
     Ended(Node),
     /// A command is answered.
-    Answer(Ticket, Result<Answer, Denial>),
+    Answer(CommandNumber, Result<Answer, Denial>),
     /// Everything is down.
     Down,
 }
@@ -102,14 +108,14 @@ struct Supervisor {
     spec: GroupSpec,
     machine: Group,
     parent: Option<(Node, Slot)>,
-    kids: BTreeMap<Slot, Node>,
+    children: BTreeMap<Slot, Node>,
     routes: HashMap<InstanceId, Slot>,
 }
 
 impl Supervisor {
     fn slot_of(&self, group: &Name) -> Option<Slot> {
         let is = |node: &Node| matches!(node, Node::Group(Some(name)) if name == group);
-        self.kids.iter().find(|(_, node)| is(node)).map(|(slot, _)| *slot)
+        self.children.iter().find(|(_, node)| is(node)).map(|(slot, _)| *slot)
     }
 
     /// The slots of a member: one a copy of a service.
@@ -119,7 +125,7 @@ impl Supervisor {
             (Node::Group(Some(group)), Child::Group(name)) => group == name,
             (Node::Instance(_) | Node::Group(_) | Node::Graph, _) => false,
         };
-        self.kids.iter().filter(|(_, node)| is(node)).map(|(slot, _)| *slot).collect()
+        self.children.iter().filter(|(_, node)| is(node)).map(|(slot, _)| *slot).collect()
     }
 }
 
@@ -131,29 +137,29 @@ struct Instance {
 }
 
 /// Every machine of a tree.
-pub struct World {
-    board: Board,
+pub struct Simulation {
+    tree_state: TreeState,
     /// All that was written down: event n is at n - 1.
     written: Vec<Arc<Event>>,
     /// Each instance by its printed form.
     names: HashMap<String, InstanceId>,
     instances: BTreeMap<InstanceId, Instance>,
     groups: BTreeMap<Option<Name>, Supervisor>,
-    frontier: Frontier,
-    desk: Operations,
+    frontier: StartGate,
+    commands: Operations,
 }
 
-impl World {
+impl Simulation {
     /// Everything registered, nothing started. `Err`: the cycles of its dependencies.
-    pub fn new(plan: Arc<Plan>) -> Result<World, Vec<Vec<Name>>> {
-        let mut world = World {
-            board: Board::new(plan, SystemTime::UNIX_EPOCH)?,
+    pub fn new(plan: Arc<Plan>) -> Result<Simulation, Vec<Vec<Name>>> {
+        let mut world = Simulation {
+            tree_state: TreeState::new(plan, SystemTime::UNIX_EPOCH)?,
             written: Vec::new(),
             names: HashMap::new(),
             instances: BTreeMap::new(),
             groups: BTreeMap::new(),
-            frontier: Frontier::default(),
-            desk: Operations::default(),
+            frontier: StartGate::default(),
+            commands: Operations::default(),
         };
         world.raise(None, None);
         Ok(world)
@@ -161,10 +167,11 @@ impl World {
 
     /// Makes the machines of a group and of all below it.
     fn raise(&mut self, name: Option<&Name>, parent: Option<(Node, Slot)>) {
-        let spec = self.board.plan().group(name).cloned().unwrap_or_default();
+        let spec = self.tree_state.plan().group(name).cloned().unwrap_or_default();
         let machine = Group::new(&spec, name.is_none());
         let children = spec.children.clone();
-        let supervisor = Supervisor { spec, machine, parent, kids: BTreeMap::new(), routes: HashMap::new() };
+        let supervisor =
+            Supervisor { spec, machine, parent, children: BTreeMap::new(), routes: HashMap::new() };
         self.groups.insert(name.cloned(), supervisor);
         for child in &children {
             self.adopt(name, child, None);
@@ -179,7 +186,7 @@ impl World {
         };
         match child {
             Child::Service(service) => {
-                let Some(spec) = self.board.graph().service(service).cloned() else {
+                let Some(spec) = self.tree_state.graph().service(service).cloned() else {
                     return;
                 };
                 for id in spec.instances().filter(|id| copies.is_none_or(|copies| copies.contains(id))) {
@@ -193,32 +200,33 @@ impl World {
                     self.instances.insert(id.clone(), instance);
                     self.names.insert(id.to_string(), id.clone());
                     group.routes.insert(id.clone(), slot);
-                    group.kids.insert(slot, Node::Instance(id));
+                    group.children.insert(slot, Node::Instance(id));
                 }
             }
             Child::Group(inner) => {
-                let plan = Arc::clone(self.board.plan());
+                let plan = Arc::clone(self.tree_state.plan());
                 let spec = plan.group(Some(inner)).cloned().unwrap_or_default();
                 let slot = group.machine.add(NewChild::group(&spec));
                 for service in plan.services_below(inner.as_str()) {
-                    let ids = self.board.graph().service(&service).into_iter().flat_map(|s| s.instances());
+                    let ids =
+                        self.tree_state.graph().service(&service).into_iter().flat_map(|s| s.instances());
                     group.routes.extend(ids.map(|id| (id, slot)));
                 }
-                group.kids.insert(slot, Node::Group(Some(inner.clone())));
+                group.children.insert(slot, Node::Group(Some(inner.clone())));
                 self.raise(Some(inner), Some((me, slot)));
             }
         }
     }
 
     /// What was added under a group: made here, or by a group below, which is told.
-    fn add(&mut self, name: &Option<Name>, branch: Branch) -> Option<Output> {
+    fn add(&mut self, name: &Option<Name>, branch: Branch) -> Option<SimulationOutput> {
         let instances = branch.instances.clone();
         match branch.descend() {
             Ok((next, branch)) => {
                 let group = self.groups.get_mut(name)?;
                 let slot = group.slot_of(&next)?;
                 group.routes.extend(instances.into_iter().map(|id| (id, slot)));
-                Some(Output::Send(Node::Group(Some(next)), Message::Adopt(branch)))
+                Some(SimulationOutput::Send(Node::Group(Some(next)), Message::Adopt(branch)))
             }
             Err(here) => {
                 // The board that it was raised from may have had some already.
@@ -238,34 +246,34 @@ impl World {
     }
 
     /// A group looks at what it and its children are to be now, and tells them.
-    fn reconfigured(&mut self, name: &Option<Name>) -> Vec<Output> {
+    fn reconfigured(&mut self, name: &Option<Name>) -> Vec<SimulationOutput> {
         let Some(group) = self.groups.get_mut(name) else {
             return Vec::new();
         };
-        let plan = self.board.plan();
+        let plan = self.tree_state.plan();
         if let Some(spec) = plan.group(name.as_ref()) {
             group.spec = spec.clone();
             group.machine.reconfigure(spec);
         }
         let mut out = Vec::new();
-        for (slot, kid) in &group.kids {
-            match kid {
+        for (slot, child) in &group.children {
+            match child {
                 Node::Instance(id) => {
-                    let spec = self.board.graph().service(id.service());
+                    let spec = self.tree_state.graph().service(id.service());
                     let now = self.instances.get(id).map(|instance| &instance.spec);
                     if let (Some(spec), Some(now)) = (spec, now)
                         && !Arc::ptr_eq(spec, now)
                     {
                         group.machine.reconfigure_child(*slot, NewChild::instance(spec));
-                        let message = Message::Input(lifecycle::Input::Reconfigured);
-                        out.push(Output::Send(kid.clone(), message));
+                        let message = Message::Input(InstanceInput::Reconfigured);
+                        out.push(SimulationOutput::Send(child.clone(), message));
                     }
                 }
                 Node::Group(Some(inner)) => {
                     if let Some(spec) = plan.groups.get(inner) {
                         group.machine.reconfigure_child(*slot, NewChild::group(spec));
                     }
-                    out.push(Output::Send(kid.clone(), Message::Reconfigured));
+                    out.push(SimulationOutput::Send(child.clone(), Message::Reconfigured));
                 }
                 Node::Group(None) | Node::Graph => {}
             }
@@ -279,7 +287,7 @@ impl World {
         now: Duration,
         name: &Option<Name>,
         (branch, number): (Branch, BranchNumber),
-        out: &mut Vec<Output>,
+        out: &mut Vec<SimulationOutput>,
     ) {
         let Some(group) = self.groups.get_mut(name) else {
             return;
@@ -289,7 +297,7 @@ impl World {
         }
         let here = match branch.descend() {
             Ok((next, branch)) => {
-                out.push(Output::Send(Node::Group(Some(next)), Message::Dismiss(branch, number)));
+                out.push(SimulationOutput::Send(Node::Group(Some(next)), Message::Dismiss(branch, number)));
                 return;
             }
             Err(here) => here,
@@ -298,16 +306,19 @@ impl World {
             let slots = self.groups.get(name).map(|group| group.slots(child, &here.instances));
             let slots = slots.unwrap_or_default();
             for slot in slots {
-                self.supervisor(now, name, group::Input::Removed(slot), out);
-                let kid = self.groups.get_mut(name).and_then(|group| group.kids.remove(&slot));
-                self.end(kid, out);
+                self.supervisor(now, name, GroupInput::Removed(slot), out);
+                let child = self.groups.get_mut(name).and_then(|group| group.children.remove(&slot));
+                self.end(child, out);
             }
         }
-        out.push(Output::Send(Node::Group(None), Message::Desk(DeskInput::Dismissed(number))));
+        out.push(SimulationOutput::Send(
+            Node::Group(None),
+            Message::Command(CommandInput::Dismissed(number)),
+        ));
     }
 
     /// Forgets a node and all below it.
-    fn end(&mut self, node: Option<Node>, out: &mut Vec<Output>) {
+    fn end(&mut self, node: Option<Node>, out: &mut Vec<SimulationOutput>) {
         let Some(node) = node else {
             return;
         };
@@ -317,23 +328,23 @@ impl World {
             }
             Node::Group(name) => {
                 let group = self.groups.remove(name);
-                for kid in group.into_iter().flat_map(|group| group.kids.into_values()) {
-                    self.end(Some(kid), out);
+                for child in group.into_iter().flat_map(|group| group.children.into_values()) {
+                    self.end(Some(child), out);
                 }
             }
             Node::Graph => {}
         }
-        out.push(Output::Ended(node));
+        out.push(SimulationOutput::Ended(node));
     }
 
     /// The fold of all that was written down.
-    pub fn board(&self) -> &Board {
-        &self.board
+    pub fn tree_state(&self) -> &TreeState {
+        &self.tree_state
     }
 
     /// Its dependencies.
     pub fn graph(&self) -> &Graph {
-        self.board.graph()
+        self.tree_state.graph()
     }
 
     /// Every instance's machine.
@@ -371,29 +382,29 @@ impl World {
 
     /// Delivers one message at time `now`; what follows from it is appended to `out`, facts
     /// first.
-    pub fn deliver(&mut self, now: Duration, to: &Node, message: Message, out: &mut Vec<Output>) {
+    pub fn deliver(&mut self, now: Duration, to: &Node, message: Message, out: &mut Vec<SimulationOutput>) {
         match (to, message) {
             (Node::Instance(id), Message::Input(input)) => self.instance(now, id, input, None, out),
-            (Node::Instance(id), Message::Wish(input, number)) => {
+            (Node::Instance(id), Message::Directive(input, number)) => {
                 self.instance(now, id, input, Some(number), out);
             }
             (Node::Group(name), Message::Group(input)) => self.supervisor(now, name, input, out),
             (Node::Group(name), Message::Relay(id, input)) => {
                 out.extend(self.hand_down(name, id, Message::Input, input, Message::Relay));
             }
-            (Node::Group(name), Message::RelayWish(id, input, number)) => {
-                out.extend(self.hand_down_wish(name, id, input, number));
+            (Node::Group(name), Message::RelayDirective(id, input, number)) => {
+                out.extend(self.hand_down_directive(name, id, input, number));
             }
             (Node::Group(name), Message::Reconfigured) => out.extend(self.reconfigured(name)),
             (Node::Group(name), Message::Adopt(branch)) => out.extend(self.add(name, branch)),
             (Node::Group(name), Message::Dismiss(branch, number)) => {
                 self.dismiss(now, name, (branch, number), out);
             }
-            (Node::Group(None), Message::Desk(input)) => self.desk(now, input, out),
+            (Node::Group(None), Message::Command(input)) => self.commands(now, input, out),
             (Node::Graph, Message::Graph(input)) => {
-                for (instance, question, reply) in self.frontier.step(&self.board, &input) {
-                    let message = Message::Relay(instance, lifecycle::Input::Answered(question, reply));
-                    out.push(Output::Send(Node::Group(None), message));
+                for (instance, question, reply) in self.frontier.step(&self.tree_state, &input) {
+                    let message = Message::Relay(instance, InstanceInput::Answered(question, reply));
+                    out.push(SimulationOutput::Send(Node::Group(None), message));
                 }
             }
             // No node sends another what it can't take.
@@ -412,25 +423,23 @@ impl World {
         };
         let message = match message {
             Message::Relay(id, input) => Message::Relay(names(id), input),
-            Message::RelayWish(id, input, number) => Message::RelayWish(names(id), input, number),
-            Message::Graph(frontier::Input::Ask(id, question)) => {
-                Message::Graph(frontier::Input::Ask(names(id), question))
+            Message::RelayDirective(id, input, number) => Message::RelayDirective(names(id), input, number),
+            Message::Graph(GateInput::Ask(id, question)) => {
+                Message::Graph(GateInput::Ask(names(id), question))
             }
-            Message::Graph(frontier::Input::Withdraw(id)) => {
-                Message::Graph(frontier::Input::Withdraw(names(id)))
+            Message::Graph(GateInput::Withdraw(id)) => Message::Graph(GateInput::Withdraw(names(id))),
+            Message::Command(CommandInput::Acknowledged(ack)) => {
+                let instance = names(ack.instance);
+                Message::Command(CommandInput::Acknowledged(Ack { instance, ..ack }))
             }
-            Message::Desk(DeskInput::Taken(receipt)) => {
-                let instance = names(receipt.instance);
-                Message::Desk(DeskInput::Taken(Receipt { instance, ..receipt }))
-            }
-            Message::Desk(DeskInput::Observed(event)) => {
+            Message::Command(CommandInput::Observed(event)) => {
                 let at = usize::try_from(event.seq).unwrap_or(0).wrapping_sub(1);
                 let own = self.written.get(at).cloned();
-                Message::Desk(DeskInput::Observed(own.unwrap_or(event)))
+                Message::Command(CommandInput::Observed(own.unwrap_or(event)))
             }
             Message::Adopt(branch) => {
                 // They are on the board, and have no machines yet.
-                let entries = self.board.entries().iter();
+                let entries = self.tree_state.entries().iter();
                 let known: HashMap<String, &InstanceId> =
                     entries.map(|entry| (entry.id.to_string(), &entry.id)).collect();
                 let own = |id: InstanceId| known.get(&id.to_string()).map_or(id, |own| (*own).clone());
@@ -459,116 +468,133 @@ impl World {
         arrives: impl FnOnce(T) -> Message,
         what: T,
         passes: impl FnOnce(InstanceId, T) -> Message,
-    ) -> Option<Output> {
+    ) -> Option<SimulationOutput> {
         let group = self.groups.get(group)?;
-        let kid = group.kids.get(group.routes.get(&id)?)?.clone();
-        let message = match kid {
+        let child = group.children.get(group.routes.get(&id)?)?.clone();
+        let message = match child {
             Node::Instance(_) => arrives(what),
             Node::Group(_) | Node::Graph => passes(id, what),
         };
-        Some(Output::Send(kid, message))
+        Some(SimulationOutput::Send(child, message))
     }
 
-    fn hand_down_wish(
+    fn hand_down_directive(
         &self,
         group: &Option<Name>,
         id: InstanceId,
-        input: lifecycle::Input,
-        number: WishNumber,
-    ) -> Option<Output> {
-        let passes = |id, (input, number)| Message::RelayWish(id, input, number);
-        self.hand_down(group, id, |(input, number)| Message::Wish(input, number), (input, number), passes)
+        input: InstanceInput,
+        number: DirectiveNumber,
+    ) -> Option<SimulationOutput> {
+        let passes = |id, (input, number)| Message::RelayDirective(id, input, number);
+        self.hand_down(
+            group,
+            id,
+            |(input, number)| Message::Directive(input, number),
+            (input, number),
+            passes,
+        )
     }
 
     /// Writes a fact down; who listens to facts is told at once, as in the event log.
-    fn write(&mut self, now: Duration, fact: Fact, out: &mut Vec<Output>) {
+    fn write(&mut self, now: Duration, fact: Fact, out: &mut Vec<SimulationOutput>) {
         let seq = self.written.len() as u64 + 1;
         let event = Arc::new(Event { seq, at: SystemTime::UNIX_EPOCH, since_start: now, fact });
-        self.board.apply(&event);
+        self.tree_state.apply(&event);
         self.written.push(Arc::clone(&event));
         if let Some(instance) = event.fact.instance()
-            && self.board.graph().dependents(instance.service()).next().is_some()
+            && self.tree_state.graph().dependents(instance.service()).next().is_some()
         {
-            let changed = frontier::Input::Changed(instance.service().clone());
-            out.push(Output::Send(Node::Graph, Message::Graph(changed)));
+            let changed = GateInput::Changed(instance.service().clone());
+            out.push(SimulationOutput::Send(Node::Graph, Message::Graph(changed)));
         }
         let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
-        let followed = |id: &InstanceId| Operations::has_followers(&self.board, id.service());
-        if self.desk.any() || (falls && event.fact.instance().is_some_and(followed)) {
-            let observed = DeskInput::Observed(Arc::clone(&event));
-            out.push(Output::Send(Node::Group(None), Message::Desk(observed)));
+        let followed = |id: &InstanceId| Operations::has_followers(&self.tree_state, id.service());
+        if self.commands.any() || (falls && event.fact.instance().is_some_and(followed)) {
+            let observed = CommandInput::Observed(Arc::clone(&event));
+            out.push(SimulationOutput::Send(Node::Group(None), Message::Command(observed)));
         }
-        out.push(Output::Fact(event));
+        out.push(SimulationOutput::Fact(event));
     }
 
     fn instance(
         &mut self,
         now: Duration,
         id: &InstanceId,
-        input: lifecycle::Input,
-        wish: Option<WishNumber>,
-        out: &mut Vec<Output>,
+        input: InstanceInput,
+        directive: Option<DirectiveNumber>,
+        out: &mut Vec<SimulationOutput>,
     ) {
         let Some(instance) = self.instances.get_mut(id) else {
             return;
         };
-        let standing = |machine: &Machine| Standing { state: machine.state(), ready: machine.is_ready() };
-        let before = standing(&instance.machine);
-        if matches!(input, lifecycle::Input::Inherit { .. }) {
+        let snapshot =
+            |machine: &Machine| InstanceSnapshot { state: machine.state(), ready: machine.is_ready() };
+        let before = snapshot(&instance.machine);
+        if matches!(input, InstanceInput::Inherit { .. }) {
             let Node::Group(group) = &instance.parent else {
                 return;
             };
             instance.machine = Machine::new(id.clone(), group.clone());
         }
         let mut effects = Vec::new();
-        if matches!(input, lifecycle::Input::Reconfigured)
-            && let Some(spec) = self.board.graph().service(id.service())
+        if matches!(input, InstanceInput::Reconfigured)
+            && let Some(spec) = self.tree_state.graph().service(id.service())
         {
             instance.spec = Arc::clone(spec);
         }
         instance.machine.step(&instance.spec, now, input, &mut effects);
-        let after = standing(&instance.machine);
+        let after = snapshot(&instance.machine);
         let (parent, slot) = (instance.parent.clone(), instance.slot);
         let (facts, rest): (Vec<_>, Vec<_>) =
-            effects.into_iter().partition(|effect| matches!(effect, lifecycle::Effect::Emit(_)));
+            effects.into_iter().partition(|effect| matches!(effect, InstanceEffect::Emit(_)));
         for fact in facts {
-            if let lifecycle::Effect::Emit(fact) = fact {
+            if let InstanceEffect::Emit(fact) = fact {
                 self.write(now, fact, out);
             }
         }
         for effect in rest {
             out.push(match effect {
-                lifecycle::Effect::Ask(question) => {
-                    Output::Send(Node::Graph, Message::Graph(frontier::Input::Ask(id.clone(), question)))
+                InstanceEffect::Ask(question) => {
+                    SimulationOutput::Send(Node::Graph, Message::Graph(GateInput::Ask(id.clone(), question)))
                 }
-                lifecycle::Effect::Withdraw => {
-                    Output::Send(Node::Graph, Message::Graph(frontier::Input::Withdraw(id.clone())))
+                InstanceEffect::Withdraw => {
+                    SimulationOutput::Send(Node::Graph, Message::Graph(GateInput::Withdraw(id.clone())))
                 }
-                lifecycle::Effect::Fell(delay) => {
-                    Output::Send(parent.clone(), Message::Group(group::Input::Fell(slot, delay)))
+                InstanceEffect::Crashed(delay) => {
+                    SimulationOutput::Send(parent.clone(), Message::Group(GroupInput::Crashed(slot, delay)))
                 }
-                lifecycle::Effect::Ended => {
-                    Output::Send(parent.clone(), Message::Group(group::Input::Ended(slot)))
+                InstanceEffect::Ended => {
+                    SimulationOutput::Send(parent.clone(), Message::Group(GroupInput::Ended(slot)))
                 }
-                lifecycle::Effect::Report(activity) => {
-                    Output::Send(parent.clone(), Message::Group(group::Input::Reported(slot, activity)))
-                }
-                order => Output::Host(id.clone(), order),
+                InstanceEffect::Report(activity) => SimulationOutput::Send(
+                    parent.clone(),
+                    Message::Group(GroupInput::Reported(slot, activity)),
+                ),
+                order => SimulationOutput::Host(id.clone(), order),
             });
         }
-        if let Some(number) = wish {
-            let receipt = Receipt { number, instance: id.clone(), before, after };
-            out.push(Output::Send(Node::Group(None), Message::Desk(DeskInput::Taken(receipt))));
+        if let Some(number) = directive {
+            let ack = Ack { number, instance: id.clone(), before, after };
+            out.push(SimulationOutput::Send(
+                Node::Group(None),
+                Message::Command(CommandInput::Acknowledged(ack)),
+            ));
         }
     }
 
-    fn supervisor(&mut self, now: Duration, name: &Option<Name>, input: group::Input, out: &mut Vec<Output>) {
+    fn supervisor(
+        &mut self,
+        now: Duration,
+        name: &Option<Name>,
+        input: GroupInput,
+        out: &mut Vec<SimulationOutput>,
+    ) {
         let Some(group) = self.groups.get_mut(name) else {
             return;
         };
         let mut effects = Vec::new();
         group.machine.step(now, input, &mut effects);
-        let shown = |slot: Slot| match group.kids.get(&slot) {
+        let shown = |slot: Slot| match group.children.get(&slot) {
             Some(Node::Instance(id)) => id.to_string(),
             Some(Node::Group(Some(name))) => name.to_string(),
             Some(Node::Group(None) | Node::Graph) | None => String::new(),
@@ -576,7 +602,7 @@ impl World {
         let facts: Vec<Fact> = effects
             .iter()
             .filter_map(|effect| match effect {
-                group::Effect::Emit(fact) => Some(fact.clone().named(name.as_ref(), &group.spec, shown)),
+                GroupEffect::Emit(fact) => Some(fact.clone().named(name.as_ref(), &group.spec, shown)),
                 _ => None,
             })
             .collect();
@@ -587,73 +613,73 @@ impl World {
             return;
         };
         for effect in effects {
-            let tell = |slot: Slot, instance: lifecycle::Input, inner: group::Input| {
-                let kid = group.kids.get(&slot)?.clone();
-                let message = match kid {
+            let tell = |slot: Slot, instance: InstanceInput, inner: GroupInput| {
+                let child = group.children.get(&slot)?.clone();
+                let message = match child {
                     Node::Instance(_) => Message::Input(instance),
                     Node::Group(_) | Node::Graph => Message::Group(inner),
                 };
-                Some(Output::Send(kid, message))
+                Some(SimulationOutput::Send(child, message))
             };
-            let to_parent = |input: &dyn Fn(Slot) -> group::Input| {
+            let to_parent = |input: &dyn Fn(Slot) -> GroupInput| {
                 let (parent, slot) = group.parent.as_ref()?;
-                Some(Output::Send(parent.clone(), Message::Group(input(*slot))))
+                Some(SimulationOutput::Send(parent.clone(), Message::Group(input(*slot))))
             };
             match effect {
-                group::Effect::Permit(slot) => {
-                    let inner = group::Input::Start(StartCause::Group);
-                    out.extend(tell(slot, lifecycle::Input::Permit, inner));
+                GroupEffect::Permit(slot) => {
+                    let inner = GroupInput::Start(StartCause::Group);
+                    out.extend(tell(slot, InstanceInput::Permit, inner));
                 }
-                group::Effect::Start(slot, cause) => {
-                    out.extend(tell(slot, lifecycle::Input::Start(cause), group::Input::Start(cause)));
+                GroupEffect::Start(slot, cause) => {
+                    out.extend(tell(slot, InstanceInput::Start(cause), GroupInput::Start(cause)));
                 }
-                group::Effect::Stop(slot, cause) => {
-                    out.extend(tell(slot, lifecycle::Input::Stop(cause), group::Input::Stop(cause)));
+                GroupEffect::Stop(slot, cause) => {
+                    out.extend(tell(slot, InstanceInput::Stop(cause), GroupInput::Stop(cause)));
                 }
-                group::Effect::Fell => {
-                    out.extend(to_parent(&|slot| group::Input::Fell(slot, Duration::ZERO)));
+                GroupEffect::Crashed => {
+                    out.extend(to_parent(&|slot| GroupInput::Crashed(slot, Duration::ZERO)));
                 }
-                group::Effect::Report(activity) => {
-                    out.extend(to_parent(&|slot| group::Input::Reported(slot, activity)));
+                GroupEffect::Report(activity) => {
+                    out.extend(to_parent(&|slot| GroupInput::Reported(slot, activity)));
                 }
-                group::Effect::Ended => out.extend(to_parent(&group::Input::Ended)),
-                group::Effect::EndTree => {
-                    let shutdown = DeskInput::Shutdown("its significant services have ended".to_owned());
-                    out.push(Output::Send(Node::Group(None), Message::Desk(shutdown)));
+                GroupEffect::Ended => out.extend(to_parent(&GroupInput::Ended)),
+                GroupEffect::EndTree => {
+                    let shutdown = CommandInput::Shutdown("its significant services have ended".to_owned());
+                    out.push(SimulationOutput::Send(Node::Group(None), Message::Command(shutdown)));
                 }
-                group::Effect::ExitTree => {
-                    let gave_up = Message::Desk(DeskInput::GaveUp(name.clone()));
-                    out.push(Output::Send(Node::Group(None), gave_up));
+                GroupEffect::ExitTree => {
+                    let gave_up = Message::Command(CommandInput::GaveUp(name.clone()));
+                    out.push(SimulationOutput::Send(Node::Group(None), gave_up));
                 }
-                group::Effect::Emit(_) => {}
+                GroupEffect::Emit(_) => {}
             }
         }
     }
 
-    fn desk(&mut self, now: Duration, input: DeskInput, out: &mut Vec<Output>) {
+    fn commands(&mut self, now: Duration, input: CommandInput, out: &mut Vec<SimulationOutput>) {
         let mut effects = Vec::new();
-        self.desk.step(&self.board, now, input, &mut effects);
+        self.commands.step(&self.tree_state, now, input, &mut effects);
         let (facts, rest): (Vec<_>, Vec<_>) =
-            effects.into_iter().partition(|effect| matches!(effect, operation::Effect::Emit(_)));
+            effects.into_iter().partition(|effect| matches!(effect, CommandEffect::Emit(_)));
         for fact in facts {
-            if let operation::Effect::Emit(fact) = fact {
+            if let CommandEffect::Emit(fact) = fact {
                 self.write(now, fact, out);
             }
         }
         for effect in rest {
             match effect {
-                operation::Effect::Emit(_) => {}
-                operation::Effect::Wish(id, input, number) => {
-                    out.extend(self.hand_down_wish(&None, id, input, number));
+                CommandEffect::Emit(_) => {}
+                CommandEffect::Directive(id, input, number) => {
+                    out.extend(self.hand_down_directive(&None, id, input, number));
                 }
-                operation::Effect::Adopt(branch) => out.extend(self.add(&None, branch)),
-                operation::Effect::Reconfigured => out.extend(self.reconfigured(&None)),
-                operation::Effect::Dismiss(branch, number) => {
+                CommandEffect::Adopt(branch) => out.extend(self.add(&None, branch)),
+                CommandEffect::Reconfigured => out.extend(self.reconfigured(&None)),
+                CommandEffect::Dismiss(branch, number) => {
                     self.dismiss(now, &None, (branch, number), out);
                 }
-                operation::Effect::Again(input) => out.push(Output::Again(input)),
-                operation::Effect::Answer(ticket, answer) => out.push(Output::Answer(ticket, answer)),
-                operation::Effect::Down => out.push(Output::Down),
+                CommandEffect::Again(input) => out.push(SimulationOutput::Again(input)),
+                CommandEffect::Answer(ticket, answer) => out.push(SimulationOutput::Answer(ticket, answer)),
+                CommandEffect::Down => out.push(SimulationOutput::Down),
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Who wants to start and may not yet.
 //!
-//! [`Frontier`] holds who asked and is not released. It reads the [`Board`] that folds the
+//! [`StartGate`] holds who asked and is not released. It reads the [`TreeState`] that folds the
 //! events, so it never keeps a second opinion of what runs.
 
 use std::collections::{BTreeMap, HashMap};
@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::status::{Board, Entry};
-use crate::model::event::{FailedWhy, Unmet};
+use super::tree_state::{InstanceState, TreeState};
+use crate::model::event::{FailureReason, UnmetCondition};
 use crate::model::{Condition, Dependency, Goal, InstanceId, Name, ServiceSpec, State};
 
 /// How a dependency stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum DependencyStatus {
     Met,
     Pending,
     /// Not met, and nothing will come by itself.
@@ -23,24 +23,24 @@ enum Standing {
 
 /// A question of an instance, numbered by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Question(pub u64);
+pub struct StartRequest(pub u64);
 
-impl Question {
+impl StartRequest {
     /// The one after it.
     #[must_use]
-    pub fn next(self) -> Question {
-        Question(self.0 + 1)
+    pub fn next(self) -> StartRequest {
+        StartRequest(self.0 + 1)
     }
 }
 
 /// What the graph answers an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reply {
+pub enum GateReply {
     /// Start.
     Release,
     /// Wait, for these.
-    Blocked(Vec<Unmet>),
+    Blocked(Vec<UnmetCondition>),
     /// This dependency failed for good.
     Failed(Name),
     /// The one that had failed may come after all.
@@ -56,49 +56,53 @@ enum Asking {
 
 /// The instances that want to start and may not yet.
 #[derive(Debug, Clone, Default)]
-pub struct Frontier {
+pub struct StartGate {
     /// By service, since news comes by service.
-    asking: HashMap<Name, BTreeMap<InstanceId, (Question, Asking)>>,
+    asking: HashMap<Name, BTreeMap<InstanceId, (StartRequest, Asking)>>,
 }
 
 /// What the frontier is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Input {
+pub enum GateInput {
     /// An instance wants to start.
-    Ask(InstanceId, Question),
+    Ask(InstanceId, StartRequest),
     /// It no longer does.
     Withdraw(InstanceId),
     /// Something about a service changed.
     Changed(Name),
 }
 
-impl Frontier {
-    /// Takes one input; returns who is told what. `board` has all that was written down so far.
-    pub fn step(&mut self, board: &Board, input: &Input) -> Vec<(InstanceId, Question, Reply)> {
+impl StartGate {
+    /// Takes one input; returns who is told what. `tree_state` has all that was written down so far.
+    pub fn step(
+        &mut self,
+        tree_state: &TreeState,
+        input: &GateInput,
+    ) -> Vec<(InstanceId, StartRequest, GateReply)> {
         match input {
-            Input::Ask(instance, question) => {
-                vec![(instance.clone(), *question, self.ask(board, instance, *question))]
+            GateInput::Ask(instance, question) => {
+                vec![(instance.clone(), *question, self.ask(tree_state, instance, *question))]
             }
-            Input::Withdraw(instance) => {
+            GateInput::Withdraw(instance) => {
                 self.withdraw(instance);
                 Vec::new()
             }
-            Input::Changed(service) => self.changed(board, service),
+            GateInput::Changed(service) => self.changed(tree_state, service),
         }
     }
 
     /// An instance wants to start.
-    fn ask(&mut self, board: &Board, instance: &InstanceId, question: Question) -> Reply {
-        let Some(spec) = board.graph().service(instance.service()) else {
-            return Reply::Release;
+    fn ask(&mut self, tree_state: &TreeState, instance: &InstanceId, question: StartRequest) -> GateReply {
+        let Some(spec) = tree_state.graph().service(instance.service()) else {
+            return GateReply::Release;
         };
         // Whatever it asked before is settled by this.
         self.withdraw(instance);
-        let (reply, asking) = match judge(board, spec) {
-            Judgement::Free => return Reply::Release,
-            Judgement::Blocked(unmet) => (Reply::Blocked(unmet), Asking::Waiting),
-            Judgement::Failed(on) => (Reply::Failed(on), Asking::Failed),
+        let (reply, asking) = match judge(tree_state, spec) {
+            Judgement::Free => return GateReply::Release,
+            Judgement::Blocked(unmet) => (GateReply::Blocked(unmet), Asking::Waiting),
+            Judgement::Failed(on) => (GateReply::Failed(on), Asking::Failed),
         };
         self.asking
             .entry(instance.service().clone())
@@ -117,20 +121,24 @@ impl Frontier {
     }
 
     /// Whom does a change of this service let go?
-    fn changed(&mut self, board: &Board, service: &Name) -> Vec<(InstanceId, Question, Reply)> {
+    fn changed(
+        &mut self,
+        tree_state: &TreeState,
+        service: &Name,
+    ) -> Vec<(InstanceId, StartRequest, GateReply)> {
         let mut replies = Vec::new();
-        let dependents: Vec<Arc<ServiceSpec>> = board.graph().dependents(service).cloned().collect();
+        let dependents: Vec<Arc<ServiceSpec>> = tree_state.graph().dependents(service).cloned().collect();
         for spec in dependents {
             let Some(instances) = self.asking.get_mut(&spec.name) else {
                 continue;
             };
-            match judge(board, &spec) {
+            match judge(tree_state, &spec) {
                 Judgement::Free => {
                     for (instance, (question, asking)) in std::mem::take(instances) {
                         // One that was given up is told so first; it then asks again by itself.
                         let reply = match asking {
-                            Asking::Waiting => Reply::Release,
-                            Asking::Failed => Reply::Back,
+                            Asking::Waiting => GateReply::Release,
+                            Asking::Failed => GateReply::Back,
                         };
                         replies.push((instance, question, reply));
                     }
@@ -140,7 +148,7 @@ impl Frontier {
                     instances.retain(|instance, (question, asking)| match asking {
                         Asking::Waiting => true,
                         Asking::Failed => {
-                            replies.push((instance.clone(), *question, Reply::Back));
+                            replies.push((instance.clone(), *question, GateReply::Back));
                             false
                         }
                     });
@@ -149,7 +157,7 @@ impl Frontier {
                     for (instance, (question, asking)) in instances.iter_mut() {
                         if *asking == Asking::Waiting {
                             *asking = Asking::Failed;
-                            replies.push((instance.clone(), *question, Reply::Failed(on.clone())));
+                            replies.push((instance.clone(), *question, GateReply::Failed(on.clone())));
                         }
                     }
                 }
@@ -161,13 +169,15 @@ impl Frontier {
 
 enum Judgement {
     Free,
-    Blocked(Vec<Unmet>),
+    Blocked(Vec<UnmetCondition>),
     Failed(Name),
 }
 
-fn judge(board: &Board, spec: &ServiceSpec) -> Judgement {
-    let unmet = unmet(board, spec);
-    if let Some(on) = unmet.iter().find(|(_, standing)| *standing == Standing::Impossible) {
+fn judge(tree_state: &TreeState, spec: &ServiceSpec) -> Judgement {
+    let unmet = unmet(tree_state, spec);
+    if let Some(on) =
+        unmet.iter().find(|(_, dependency_status)| *dependency_status == DependencyStatus::Impossible)
+    {
         return Judgement::Failed(on.0.service.clone());
     }
     if unmet.is_empty() {
@@ -177,13 +187,13 @@ fn judge(board: &Board, spec: &ServiceSpec) -> Judgement {
     }
 }
 
-fn unmet(board: &Board, spec: &ServiceSpec) -> Vec<(Unmet, Standing)> {
+fn unmet(tree_state: &TreeState, spec: &ServiceSpec) -> Vec<(UnmetCondition, DependencyStatus)> {
     spec.depends_on
         .iter()
         .filter_map(|dependency| {
-            let unmet = || Unmet { service: dependency.on.clone(), condition: dependency.condition };
-            match standing(board, dependency) {
-                Standing::Met => None,
+            let unmet = || UnmetCondition { service: dependency.on.clone(), condition: dependency.condition };
+            match dependency_status(tree_state, dependency) {
+                DependencyStatus::Met => None,
                 other => Some((unmet(), other)),
             }
         })
@@ -191,24 +201,24 @@ fn unmet(board: &Board, spec: &ServiceSpec) -> Vec<(Unmet, Standing)> {
 }
 
 /// What a service waits for at the moment.
-pub fn waits_for(board: &Board, spec: &ServiceSpec) -> Vec<Unmet> {
-    unmet(board, spec).into_iter().map(|(unmet, _)| unmet).collect()
+pub fn waits_for(tree_state: &TreeState, spec: &ServiceSpec) -> Vec<UnmetCondition> {
+    unmet(tree_state, spec).into_iter().map(|(unmet, _)| unmet).collect()
 }
 
-fn standing(board: &Board, dependency: &Dependency) -> Standing {
-    let mut all = Standing::Met;
-    for entry in board.instances_of(&dependency.on) {
+fn dependency_status(tree_state: &TreeState, dependency: &Dependency) -> DependencyStatus {
+    let mut all = DependencyStatus::Met;
+    for entry in tree_state.instances_of(&dependency.on) {
         match of_instance(entry, dependency.condition) {
-            Standing::Met => {}
-            Standing::Pending => all = Standing::Pending,
-            Standing::Impossible => {
-                all = Standing::Impossible;
+            DependencyStatus::Met => {}
+            DependencyStatus::Pending => all = DependencyStatus::Pending,
+            DependencyStatus::Impossible => {
+                all = DependencyStatus::Impossible;
                 break;
             }
         }
     }
     let absent = || {
-        board.instances_of(&dependency.on).all(|e| match e.state {
+        tree_state.instances_of(&dependency.on).all(|e| match e.state {
             // One that starts with the tree may not have heard of it yet.
             State::Registered => !e.spec.autostart,
             State::Stopped => e.goal == Goal::Down,
@@ -216,20 +226,20 @@ fn standing(board: &Board, dependency: &Dependency) -> Standing {
         })
     };
     match all {
-        Standing::Impossible if !dependency.required => Standing::Met,
-        Standing::Pending if !dependency.required && absent() => Standing::Met,
+        DependencyStatus::Impossible if !dependency.required => DependencyStatus::Met,
+        DependencyStatus::Pending if !dependency.required && absent() => DependencyStatus::Met,
         other => other,
     }
 }
 
-fn of_instance(entry: &Entry, condition: Condition) -> Standing {
+fn of_instance(entry: &InstanceState, condition: Condition) -> DependencyStatus {
     let met = match condition {
         Condition::Started => matches!(entry.state, State::Running | State::Paused | State::Completed),
         Condition::Ready => entry.ready || entry.state == State::Completed,
         Condition::Completed => entry.state == State::Completed,
         Condition::Exited => match entry.state {
             State::Completed => true,
-            State::Failed => !matches!(entry.failed, Some(FailedWhy::Dependency { .. })),
+            State::Failed => !matches!(entry.failed, Some(FailureReason::Dependency { .. })),
             State::Stopped => entry.exit.is_some(),
             State::Registered
             | State::Waiting
@@ -241,8 +251,8 @@ fn of_instance(entry: &Entry, condition: Condition) -> Standing {
         },
     };
     match (met, entry.state) {
-        (true, _) => Standing::Met,
-        (false, State::Failed) => Standing::Impossible,
-        (false, _) => Standing::Pending,
+        (true, _) => DependencyStatus::Met,
+        (false, State::Failed) => DependencyStatus::Impossible,
+        (false, _) => DependencyStatus::Pending,
     }
 }

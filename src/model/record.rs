@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{FailedWhy, StopCause, rfc3339};
+use super::event::{FailureReason, StopCause, rfc3339};
 use super::exit::ExitOutcome;
 use super::id::{Incarnation, InstanceId};
 use super::spec::opt_seconds;
@@ -13,7 +13,7 @@ use super::status::{Goal, State};
 /// How an instance stood when its supervisor ended, by whatever.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
-pub struct Past {
+pub struct InstanceRecord {
     /// Whose.
     pub instance: InstanceId,
     /// What the user wanted of it; the end of a supervisor changes nothing about that.
@@ -48,22 +48,22 @@ pub struct Past {
     pub exit: Option<ExitOutcome>,
     /// Why it had failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failed: Option<FailedWhy>,
+    pub failed: Option<FailureReason>,
     /// Why it was last stopped, or is being.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_for: Option<StopCause>,
-    /// What its process was made with ([`ServiceSpec::makings`](super::spec::ServiceSpec::makings)).
+    /// What its process was made with ([`ServiceSpec::spawn_fingerprint`](super::spec::ServiceSpec::makings)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made_of: Option<u32>,
+    pub spawn_fingerprint: Option<u32>,
     /// What is wrong with where its output is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
 }
 
-impl Past {
+impl InstanceRecord {
     /// Of one that has never run.
-    pub fn new(instance: InstanceId, now: SystemTime) -> Past {
-        Past {
+    pub fn new(instance: InstanceId, now: SystemTime) -> InstanceRecord {
+        InstanceRecord {
             instance,
             goal: Goal::Down,
             state: State::Registered,
@@ -78,7 +78,7 @@ impl Past {
             exit: None,
             failed: None,
             stopped_for: None,
-            made_of: None,
+            spawn_fingerprint: None,
             output: None,
         }
     }

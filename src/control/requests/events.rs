@@ -2,11 +2,11 @@
 
 use super::query::{LARGEST, Parameter, ParameterKind};
 use super::*;
-use crate::actors::event_log::Read;
+use crate::actors::event_log::NextEvent;
 use crate::control::protocol::{Audit, Events, History, InstanceHistory};
 use crate::decide::access::DAEMON;
 use crate::model::Event;
-use crate::record::store::Wanted;
+use crate::record::store::EventFilter;
 
 pub(in crate::control) const EVENTS: &[Parameter] = &[
     Parameter {
@@ -62,7 +62,7 @@ pub(in crate::control) async fn events(
             Some(ids.iter().map(ToString::to_string).collect::<HashSet<String>>())
         }
     };
-    let wanted = Wanted { since: age(&query)?, instances, states: query.states() };
+    let wanted = EventFilter { since: age(&query)?, instances, states: query.states() };
     let Shared { handle, mut closing, .. } = shared.clone();
     let store = shared.store();
     if !query.flag("follow") {
@@ -87,7 +87,7 @@ pub(in crate::control) async fn events(
     // Else it begins with what is at hand.
     let from_store_on = resumed.is_some() || query.has("since") || query.has("since_s");
     // Numbers that are still to come: they were of a store that is no more.
-    let since = if since > handle.board(|board| board.last_event()) {
+    let since = if since > handle.tree_state(|tree_state| tree_state.last_event()) {
         reset = true;
         0
     } else {
@@ -129,9 +129,9 @@ pub(in crate::control) async fn events(
                 _ = closing.wait_for(|closing| *closing) => return,
             };
             let event = match read {
-                Read::Event(event) if event.seq > since && wanted.fits(&event) => sent(&event),
-                Read::Event(_) => continue,
-                Read::Missed(count) => sse::Event::default().event("missed").data(count.to_string()),
+                NextEvent::Event(event) if event.seq > since && wanted.fits(&event) => sent(&event),
+                NextEvent::Event(_) => continue,
+                NextEvent::Missed(count) => sse::Event::default().event("missed").data(count.to_string()),
             };
             if sender.send(event).await.is_err() {
                 return;

@@ -6,22 +6,22 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::graph::Graph;
-use super::growth;
+use super::plan_edit;
 use super::resolve::resolve;
-use crate::model::event::{FailedWhy, StartCause, Unmet};
+use crate::model::event::{FailureReason, StartCause, UnmetCondition};
 use crate::model::id::short_of;
-use crate::model::plan::{Change, GiveUp};
+use crate::model::plan::{GiveUp, PlanChange};
 use crate::model::sample::Sample;
 use crate::model::spec::scaled;
 use crate::model::status::{ChildCount, ChildStatus, GroupStatus, TreeStatus};
 use crate::model::{
     Addition, Child, Command, Event, ExitOutcome, Fact, Goal, GroupSpec, Health, Incarnation, InstanceId,
-    Name, Past, Plan, ServiceSpec, ServiceStatus, State, StopCause,
+    InstanceRecord, Name, Plan, ServiceSpec, ServiceStatus, State, StopCause,
 };
 
 /// What is known of one instance.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub struct InstanceState {
     /// Who.
     pub id: InstanceId,
     /// Its service.
@@ -47,7 +47,7 @@ pub struct Entry {
     /// The same in a row, for `max_retries` and the backoff.
     pub attempts: u32,
     /// What the user wanted before the tree went down.
-    pub wish: Goal,
+    pub directive: Goal,
     /// When its process was made.
     pub started: Option<Duration>,
     /// When it came into its state.
@@ -55,9 +55,9 @@ pub struct Entry {
     /// How its last process ended.
     pub exit: Option<ExitOutcome>,
     /// Why it failed.
-    pub failed: Option<FailedWhy>,
+    pub failed: Option<FailureReason>,
     /// What it waits for.
-    pub waiting_for: Vec<Unmet>,
+    pub waiting_for: Vec<UnmetCondition>,
     /// When it comes back.
     pub retry_at: Option<Duration>,
     /// When SIGKILL follows, while it is being stopped.
@@ -75,18 +75,18 @@ pub struct Entry {
     /// What is wrong with where its output is kept.
     pub output: Option<String>,
     /// What its process was made with.
-    pub made_of: Option<u32>,
+    pub spawn_fingerprint: Option<u32>,
     /// While it is paused: whether it is ready when it goes on.
     ready_again: bool,
 }
 
 /// What there is, and how each instance of it stands.
 #[derive(Debug, Clone)]
-pub struct Board {
+pub struct TreeState {
     plan: Arc<Plan>,
     graph: Arc<Graph>,
     /// In declared order.
-    entries: Vec<Entry>,
+    entries: Vec<InstanceState>,
     places: HashMap<InstanceId, usize>,
     services: HashMap<Name, std::ops::Range<usize>>,
     groups: BTreeMap<Name, GroupStatus>,
@@ -104,11 +104,11 @@ pub struct Board {
     leaving: HashSet<InstanceId>,
 }
 
-impl Board {
+impl TreeState {
     /// Everything registered, nothing started. `now` is the wall clock, for people. `Err`: the
     /// cycles of the plan's dependencies.
-    pub fn new(plan: Arc<Plan>, now: SystemTime) -> Result<Board, Vec<Vec<Name>>> {
-        let mut board = Board {
+    pub fn new(plan: Arc<Plan>, now: SystemTime) -> Result<TreeState, Vec<Vec<Name>>> {
+        let mut tree_state = TreeState {
             graph: Arc::new(Graph::new(&plan.services)?),
             plan: Arc::clone(&plan),
             entries: Vec::new(),
@@ -130,12 +130,12 @@ impl Board {
             }
         }
         for spec in &plan.services {
-            board.register(spec, parents.get(&spec.name).copied(), now);
+            tree_state.register(spec, parents.get(&spec.name).copied(), now);
         }
         for (name, group) in &plan.groups {
-            board.register_group(name, group, parents.get(name).copied());
+            tree_state.register_group(name, group, parents.get(name).copied());
         }
-        Ok(board)
+        Ok(tree_state)
     }
 
     fn register(&mut self, spec: &Arc<ServiceSpec>, group: Option<&Name>, now: SystemTime) {
@@ -143,7 +143,7 @@ impl Board {
         for id in spec.instances() {
             self.places.insert(id.clone(), self.entries.len());
             *self.shorts.entry(id.short()).or_default() += 1;
-            self.entries.push(Entry::new(id, spec, group, now));
+            self.entries.push(InstanceState::new(id, spec, group, now));
         }
         self.services.insert(spec.name.clone(), first..self.entries.len());
     }
@@ -172,7 +172,7 @@ impl Board {
 
     fn grow(&mut self, addition: &Addition, now: SystemTime) {
         // It was asked before it was written down.
-        let Ok((plan, graph)) = growth::grown(&self.plan, addition) else {
+        let Ok((plan, graph)) = plan_edit::with_graph(&self.plan, addition) else {
             return;
         };
         (self.plan, self.graph) = (Arc::new(plan), Arc::new(graph));
@@ -194,9 +194,9 @@ impl Board {
         }
     }
 
-    fn reconfigure(&mut self, change: &Change) {
+    fn reconfigure(&mut self, change: &PlanChange) {
         // It was asked before it was written down.
-        let Ok((plan, graph)) = growth::reconfigured(&self.plan, change) else {
+        let Ok((plan, graph)) = plan_edit::reconfigured(&self.plan, change) else {
             return;
         };
         (self.plan, self.graph) = (Arc::new(plan), Arc::new(graph));
@@ -209,7 +209,7 @@ impl Board {
     }
 
     fn shrink(&mut self, services: &[Name], groups: &[Name]) {
-        let plan = growth::shrunk(&self.plan, services, groups);
+        let plan = plan_edit::without(&self.plan, services, groups);
         let Ok(graph) = Graph::new(&plan.services) else {
             return;
         };
@@ -225,7 +225,7 @@ impl Board {
 
     fn scale(&mut self, service: &Name, replicas: u32, now: SystemTime) {
         // It was asked before it was written down.
-        let Ok(plan) = growth::scaled(&self.plan, service, replicas) else {
+        let Ok(plan) = plan_edit::scaled(&self.plan, service, replicas) else {
             return;
         };
         let (Ok(graph), Some(spec)) = (Graph::new(&plan.services), plan.service(service.as_str()).cloned())
@@ -235,12 +235,12 @@ impl Board {
         (self.plan, self.graph) = (Arc::new(plan), Arc::new(graph));
         let range = self.services.get(service).cloned().unwrap_or(0..0);
         let group = self.entries.get(range.start).and_then(|entry| entry.group.clone());
-        let mut was: Vec<Entry> = self.entries.drain(range.clone()).collect();
+        let mut was: Vec<InstanceState> = self.entries.drain(range.clone()).collect();
         let is = spec.instances().map(|id| match was.iter().position(|entry| entry.id == id) {
-            Some(at) => Entry { spec: Arc::clone(&spec), ..was.swap_remove(at) },
-            None => Entry::new(id, &spec, group.as_ref(), now),
+            Some(at) => InstanceState { spec: Arc::clone(&spec), ..was.swap_remove(at) },
+            None => InstanceState::new(id, &spec, group.as_ref(), now),
         });
-        let is: Vec<Entry> = is.collect();
+        let is: Vec<InstanceState> = is.collect();
         self.entries.splice(range.start..range.start, is);
         self.find_places();
     }
@@ -269,17 +269,17 @@ impl Board {
     }
 
     /// Every instance, in declared order.
-    pub fn entries(&self) -> &[Entry] {
+    pub fn entries(&self) -> &[InstanceState] {
         &self.entries
     }
 
     /// The instance of that id.
-    pub fn entry(&self, id: &InstanceId) -> Option<&Entry> {
+    pub fn entry(&self, id: &InstanceId) -> Option<&InstanceState> {
         self.places.get(id).map(|&at| &self.entries[at])
     }
 
     /// The instances of a service, in order; none for an unknown one.
-    pub fn instances_of(&self, service: &Name) -> impl DoubleEndedIterator<Item = &Entry> {
+    pub fn instances_of(&self, service: &Name) -> impl DoubleEndedIterator<Item = &InstanceState> {
         let range = self.services.get(service).cloned().unwrap_or(0..0);
         self.entries[range].iter()
     }
@@ -444,7 +444,7 @@ impl Board {
         self.leaving.extend(leaving);
     }
 
-    fn take_over(&mut self, past: &Past) {
+    fn take_over(&mut self, past: &InstanceRecord) {
         let Some(entry) = self.places.get(&past.instance).map(|at| &mut self.entries[*at]) else {
             return;
         };
@@ -452,7 +452,7 @@ impl Board {
         entry.state = past.state;
         entry.ready = past.ready && past.state != State::Paused;
         entry.ready_again = past.ready && past.state == State::Paused;
-        (entry.goal, entry.wish) = (past.goal, past.goal);
+        (entry.goal, entry.directive) = (past.goal, past.goal);
         entry.pid = past.pid;
         entry.incarnation = past.incarnation;
         (entry.restarts, entry.attempts) = (past.restarts, past.attempts);
@@ -461,7 +461,7 @@ impl Board {
         entry.exit.clone_from(&past.exit);
         entry.failed.clone_from(&past.failed);
         entry.stopped_for = past.stopped_for;
-        entry.made_of = past.made_of;
+        entry.spawn_fingerprint = past.spawn_fingerprint;
         entry.output.clone_from(&past.output);
         match (before, is_busy(past.state)) {
             (false, true) => self.busy += 1,
@@ -492,14 +492,14 @@ impl Board {
                 };
                 // The end of the tree is nobody's wish for a service, nor is its own.
                 if self.shutting_down.is_none() && (*goal == Goal::Up || !leaves) {
-                    entry.wish = *goal;
+                    entry.directive = *goal;
                 }
             }
             Fact::Waiting { for_, .. } => entry.waiting_for.clone_from(for_),
             Fact::Starting { incarnation, cause, .. } => {
                 entry.born = event.seq;
                 entry.incarnation = *incarnation;
-                entry.made_of = Some(entry.spec.makings());
+                entry.spawn_fingerprint = Some(entry.spec.spawn_fingerprint());
                 entry.started = Some(event.since_start);
                 entry.health = Health::Unknown;
                 entry.failing = None;
@@ -518,12 +518,12 @@ impl Board {
             Fact::ForksAway { left, .. } => entry.forks_away = Some(*left),
             Fact::LostSight { of, .. } => entry.lost_sight = Some(*of),
             Fact::OutputElsewhere { file, reason, .. } => {
-                entry.output = Some(super::words::goes_elsewhere(file, reason));
+                entry.output = Some(super::humanize::goes_elsewhere(file, reason));
             }
             Fact::OutputLost { lost_bytes, reason, .. } => {
-                entry.unkept = lost_bytes.is_none().then(|| super::words::not_kept(reason));
+                entry.unkept = lost_bytes.is_none().then(|| super::humanize::not_kept(reason));
             }
-            Fact::EnvRenewed { made_of, .. } => entry.made_of = Some(*made_of),
+            Fact::EnvRenewed { spawn_fingerprint, .. } => entry.spawn_fingerprint = Some(*spawn_fingerprint),
             Fact::Running { pid, .. } => entry.pid = Some(*pid),
             Fact::Ready { .. } => {
                 match entry.state {
@@ -636,7 +636,7 @@ impl Board {
         entries.map(|entry| entry.row(&self.plan.project, now, sample)).collect()
     }
 
-    /// The same as [`Board::shown`], of a printed instance.
+    /// The same as [`TreeState::shown`], of a printed instance.
     pub fn shown_text(&self, printed: &str) -> String {
         let short = short_of(printed);
         match self.shorts.get(short) {
@@ -674,10 +674,10 @@ fn is_busy(state: State) -> bool {
     }
 }
 
-impl Entry {
+impl InstanceState {
     /// Registered, and never started.
-    fn new(id: InstanceId, spec: &Arc<ServiceSpec>, group: Option<&Name>, now: SystemTime) -> Entry {
-        Entry {
+    fn new(id: InstanceId, spec: &Arc<ServiceSpec>, group: Option<&Name>, now: SystemTime) -> InstanceState {
+        InstanceState {
             id,
             spec: Arc::clone(spec),
             group: group.cloned(),
@@ -690,7 +690,7 @@ impl Entry {
             born: 0,
             restarts: 0,
             attempts: 0,
-            wish: Goal::Down,
+            directive: Goal::Down,
             started: None,
             since: now,
             exit: None,
@@ -704,7 +704,7 @@ impl Entry {
             forks_away: None,
             lost_sight: None,
             unkept: None,
-            made_of: None,
+            spawn_fingerprint: None,
             ready_again: false,
         }
     }
@@ -719,10 +719,10 @@ impl Entry {
     }
 
     /// What a later supervisor is to know of it.
-    pub fn past(&self) -> Past {
-        Past {
+    pub fn past(&self) -> InstanceRecord {
+        InstanceRecord {
             instance: self.id.clone(),
-            goal: self.wish,
+            goal: self.directive,
             state: self.state,
             ready: match self.state {
                 State::Paused => self.ready_again,
@@ -738,7 +738,7 @@ impl Entry {
             exit: self.exit.clone(),
             failed: self.failed.clone(),
             stopped_for: self.stopped_for,
-            made_of: self.made_of,
+            spawn_fingerprint: self.spawn_fingerprint,
             output: self.unkept.clone().or_else(|| self.output.clone()),
         }
     }

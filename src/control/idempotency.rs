@@ -18,11 +18,11 @@ use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::door::Caller;
-use super::guard::whole;
+use super::auth::whole;
+use super::connections::Caller;
 use super::requests::{Refused, Shared, refuse};
 use crate::model::DenialCode;
-use crate::record::store::TakenCommand;
+use crate::record::store::AcceptedCommand;
 
 /// The header, as the IETF's draft has it.
 pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -67,12 +67,12 @@ struct Slot {
 }
 
 /// Whose key it is, and the key.
-type Whose = (Arc<str>, String);
+type OutputPolicy = (Arc<str>, String);
 
 /// The answers of late.
 #[derive(Clone, Default)]
 pub(super) struct Answers {
-    slots: Arc<Mutex<HashMap<Whose, Slot>>>,
+    slots: Arc<Mutex<HashMap<OutputPolicy, Slot>>>,
 }
 
 /// What is known of a key.
@@ -86,7 +86,7 @@ enum Known {
 }
 
 impl Answers {
-    fn look(&self, whose: &Whose, asked: &str) -> Known {
+    fn look(&self, whose: &OutputPolicy, asked: &str) -> Known {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = slots.get(whose) {
             let is_under_way = slot.answer.borrow().is_none() && slot.answer.has_changed().is_ok();
@@ -114,14 +114,14 @@ impl Answers {
         Known::New(sender)
     }
 
-    fn forget(&self, whose: &Whose) {
+    fn forget(&self, whose: &OutputPolicy) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(whose);
     }
 }
 
 /// A command was taken, with this key, by a daemon that did not come to answer it.
 #[derive(Debug, Clone)]
-pub(super) struct WasTaken(pub(super) TakenCommand);
+pub(super) struct WasTaken(pub(super) AcceptedCommand);
 
 /// What is asked for, in one word: another command has another.
 fn word(request: &axum::http::request::Parts, body: &[u8]) -> String {
@@ -269,7 +269,7 @@ fn lost() -> Refused {
 mod tests {
     use super::*;
 
-    fn whose(key: &str) -> Whose {
+    fn whose(key: &str) -> OutputPolicy {
         ("token:a".into(), key.to_owned())
     }
 

@@ -7,17 +7,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::model::event::FailedWhy;
-use crate::model::past::Past;
+use crate::model::event::FailureReason;
+use crate::model::record::InstanceRecord;
 use crate::model::{
-    Ended, Exit, ExitOutcome, Fact, Goal, Incarnation, InstanceId, Policy, ServiceSpec, State, StopCause,
+    EndedBy, Exit, ExitOutcome, Fact, Goal, Incarnation, InstanceId, Policy, ServiceSpec, State, StopCause,
 };
 
 use super::restart::{self, Verdict};
 
 /// Whether this supervisor follows another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
+pub enum StartKind {
     /// The last one was ended by force, or replaced: its services live on.
     Follows,
     /// The machine was booted, or the last one ended in order.
@@ -26,7 +26,7 @@ pub enum Start {
 
 /// A process of an instance that is still known, dead or alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Left {
+pub struct SurvivingProcess {
     /// Its number.
     pub incarnation: Incarnation,
     /// Its process id.
@@ -35,18 +35,18 @@ pub struct Left {
 
 /// A process whose end the last supervisor had heard of, and had not written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone {
+pub struct UnrecordedExit {
     /// Which, and how it ended.
-    pub left: Left,
+    pub left: SurvivingProcess,
     /// How.
     pub exit: Exit,
 }
 
 /// How an instance goes on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Continuation {
+pub struct Recovery {
     /// How it stands; `None`: as one that was never seen.
-    pub past: Option<Past>,
+    pub past: Option<InstanceRecord>,
     /// Whether the process that is left is its process.
     pub adopts: bool,
 }
@@ -55,14 +55,14 @@ pub struct Continuation {
 pub fn continuation(
     id: &InstanceId,
     spec: &ServiceSpec,
-    start: Start,
-    written: Option<Past>,
-    left: Option<Left>,
+    start: StartKind,
+    written: Option<InstanceRecord>,
+    left: Option<SurvivingProcess>,
     now: Duration,
     today: SystemTime,
-) -> Continuation {
+) -> Recovery {
     let known = written.is_some();
-    let mut past = written.unwrap_or_else(|| Past::new(id.clone(), today));
+    let mut past = written.unwrap_or_else(|| InstanceRecord::new(id.clone(), today));
     past.instance = id.clone();
     // It was being taken out of the tree, and its supervisor ended before it was. Earlier ones wrote that
     // like a stop by hand, after which the goal is another.
@@ -89,19 +89,19 @@ pub fn continuation(
         past.incarnation = left.incarnation;
         past.pid = Some(left.pid);
         past.started = past.started.or(Some(now));
-        return Continuation { past: Some(past), adopts: true };
+        return Recovery { past: Some(past), adopts: true };
     }
     past.incarnation = past.incarnation.max(left.map_or(Incarnation(0), |left| left.incarnation));
     past.pid = None;
     if !known {
         let past = (past.incarnation > Incarnation(0)).then_some(past);
-        return Continuation { past, adopts: false };
+        return Recovery { past, adopts: false };
     }
     let past = match start {
-        Start::Follows => vanished(spec, past, now),
-        Start::Afresh => afresh(spec, past),
+        StartKind::Follows => vanished(spec, past, now),
+        StartKind::Afresh => afresh(spec, past),
     };
-    Continuation { past: Some(past), adopts: false }
+    Recovery { past: Some(past), adopts: false }
 }
 
 /// What is still to be told of processes before the last one, in their order: the supervisor had
@@ -109,13 +109,13 @@ pub fn continuation(
 /// it is brought up to what it would have been.
 pub fn untold(
     id: &InstanceId,
-    written: &mut Option<Past>,
-    gone: impl IntoIterator<Item = Gone>,
+    written: &mut Option<InstanceRecord>,
+    gone: impl IntoIterator<Item = UnrecordedExit>,
     now: Duration,
 ) -> Vec<Fact> {
     let mut facts = Vec::new();
     let mut changed = written.clone();
-    for Gone { left: Left { incarnation, pid }, exit } in gone {
+    for UnrecordedExit { left: SurvivingProcess { incarnation, pid }, exit } in gone {
         let known = written.as_ref().filter(|past| past.incarnation >= incarnation);
         let runs = known.filter(|past| past.incarnation == incarnation && past.state.has_process());
         match (known, runs) {
@@ -124,13 +124,13 @@ pub fn untold(
             (None, _) => facts.push(Fact::Running { instance: id.clone(), incarnation, pid }),
         }
         let asked = runs.is_some_and(|past| past.state == State::Stopping);
-        let ended = if asked { Ended::Gracefully } else { Ended::ByItself };
+        let ended = if asked { EndedBy::Gracefully } else { EndedBy::ByItself };
         let started = runs.and_then(|past| past.started).unwrap_or(now);
         let exit = ExitOutcome::Process { exit, ended, reason: None };
         if let Some(past) = &mut changed {
             past.exit = Some(exit.clone());
             // It has come back since; by hand, that counts for nothing.
-            let counts = u32::from(ended == Ended::ByItself);
+            let counts = u32::from(ended == EndedBy::ByItself);
             past.restarts += u64::from(counts);
             past.attempts += counts;
         }
@@ -148,7 +148,10 @@ pub fn untold(
 /// What a group was about when its supervisor ended: where a member that fell is still to come back
 /// there, its group begins the restart anew, and the others wait for that; where none is, whoever
 /// was held starts by itself. `together`: whether the fall of one is the other's affair.
-pub fn held_for_nobody(pasts: &mut [Past], together: impl Fn(&InstanceId, &InstanceId) -> bool) {
+pub fn release_orphaned_holds(
+    pasts: &mut [InstanceRecord],
+    together: impl Fn(&InstanceId, &InstanceId) -> bool,
+) {
     let fallen: Vec<InstanceId> =
         pasts.iter().filter(|past| past.state == State::Crashed).map(|past| past.instance.clone()).collect();
     for past in pasts.iter_mut().filter(|past| past.goal == Goal::Up) {
@@ -166,8 +169,9 @@ pub fn held_for_nobody(pasts: &mut [Past], together: impl Fn(&InstanceId, &Insta
 
 /// The end of the tree is over, or was cut short together with whoever was asked for it: what it has stopped,
 /// or was about to, is to be up again.
-pub fn up_again(pasts: &mut [Past]) {
-    let by_end = |past: &&mut Past| past.goal == Goal::Up && past.stopped_for == Some(StopCause::Shutdown);
+pub fn up_again(pasts: &mut [InstanceRecord]) {
+    let by_end =
+        |past: &&mut InstanceRecord| past.goal == Goal::Up && past.stopped_for == Some(StopCause::Shutdown);
     for past in pasts.iter_mut().filter(by_end) {
         match past.state {
             State::Stopped => past.state = State::Waiting,
@@ -179,14 +183,14 @@ pub fn up_again(pasts: &mut [Past]) {
 
 /// Whether what is left is not merely something whose end was written down, and whose keeper was
 /// not told so any more.
-fn is_current(past: &Past, left: &Left) -> bool {
+fn is_current(past: &InstanceRecord, left: &SurvivingProcess) -> bool {
     left.incarnation > past.incarnation
         || (left.incarnation == past.incarnation
             && (past.state.has_process() || past.state == State::Starting))
 }
 
 /// Nothing is left of its process, and nobody knows how it ended.
-fn vanished(spec: &ServiceSpec, mut past: Past, now: Duration) -> Past {
+fn vanished(spec: &ServiceSpec, mut past: InstanceRecord, now: Duration) -> InstanceRecord {
     past.ready = false;
     match past.state {
         // It was never made: it is tried again, and is no other.
@@ -195,7 +199,7 @@ fn vanished(spec: &ServiceSpec, mut past: Past, now: Duration) -> Past {
             past.state = if past.goal == Goal::Up { State::Waiting } else { State::Stopped };
         }
         State::Running | State::Paused | State::Stopping => {
-            let exit = ExitOutcome::Process { exit: Exit::Unknown, ended: Ended::ByItself, reason: None };
+            let exit = ExitOutcome::Process { exit: Exit::Unknown, ended: EndedBy::ByItself, reason: None };
             past.exit = Some(exit.clone());
             past.started = None;
             let asked = matches!(
@@ -211,7 +215,7 @@ fn vanished(spec: &ServiceSpec, mut past: Past, now: Duration) -> Past {
                 }
                 Verdict::Complete => State::Completed,
                 Verdict::Fail => {
-                    past.failed = Some(FailedWhy::Exit { exit });
+                    past.failed = Some(FailureReason::Exit { exit });
                     State::Failed
                 }
             };
@@ -226,7 +230,7 @@ fn vanished(spec: &ServiceSpec, mut past: Past, now: Duration) -> Past {
     past
 }
 
-fn afresh(spec: &ServiceSpec, past: Past) -> Past {
+fn afresh(spec: &ServiceSpec, past: InstanceRecord) -> InstanceRecord {
     // Not what a group or the end of a tree wanted.
     let by_hand = !matches!(past.stopped_for, Some(StopCause::AutoShutdown | StopCause::Group));
     let state = match past.goal {
@@ -235,7 +239,7 @@ fn afresh(spec: &ServiceSpec, past: Past) -> Past {
         Goal::Up | Goal::Down => State::Registered,
     };
     let goal = if state == State::Registered { Goal::Down } else { past.goal };
-    Past {
+    InstanceRecord {
         goal,
         state,
         ready: false,
@@ -261,14 +265,20 @@ mod tests {
         (InstanceId::sole(name.clone()), ServiceSpec::new(name, ["web"]))
     }
 
-    fn past(state: State, goal: Goal, incarnation: u64) -> Past {
+    fn past(state: State, goal: Goal, incarnation: u64) -> InstanceRecord {
         let (id, _) = web();
-        Past { state, goal, incarnation: Incarnation(incarnation), ..Past::new(id, TODAY) }
+        InstanceRecord {
+            state,
+            goal,
+            incarnation: Incarnation(incarnation),
+            ..InstanceRecord::new(id, TODAY)
+        }
     }
 
     #[test]
     fn what_the_end_of_a_tree_has_stopped_is_up_again_when_that_was_cut_short() {
-        let stopped_for = |state, goal, cause| Past { stopped_for: Some(cause), ..past(state, goal, 1) };
+        let stopped_for =
+            |state, goal, cause| InstanceRecord { stopped_for: Some(cause), ..past(state, goal, 1) };
         let mut pasts = [
             stopped_for(State::Stopped, Goal::Up, StopCause::Shutdown),
             stopped_for(State::Stopping, Goal::Up, StopCause::Shutdown),
@@ -290,9 +300,9 @@ mod tests {
         );
     }
 
-    fn go_on(start: Start, written: Option<Past>, left: Option<u64>) -> Continuation {
+    fn go_on(start: StartKind, written: Option<InstanceRecord>, left: Option<u64>) -> Recovery {
         let (id, spec) = web();
-        let left = left.map(|number| Left { incarnation: Incarnation(number), pid: 7 });
+        let left = left.map(|number| SurvivingProcess { incarnation: Incarnation(number), pid: 7 });
         continuation(&id, &spec, start, written, left, NOW, TODAY)
     }
 
@@ -320,7 +330,7 @@ mod tests {
             (State::Failed, Up, 3, None, State::Failed, 3, false),
             (State::Stopped, Down, 3, None, State::Stopped, 3, false),
         ] {
-            let found = go_on(Start::Follows, Some(past(state, goal, number)), left);
+            let found = go_on(StartKind::Follows, Some(past(state, goal, number)), left);
             let now = found.past.unwrap();
             assert_eq!(
                 (now.state, now.incarnation.0, now.goal, found.adopts),
@@ -328,23 +338,23 @@ mod tests {
                 "{state:?} {left:?}"
             );
         }
-        assert_eq!(go_on(Start::Follows, None, None), Continuation { past: None, adopts: false });
-        let unwritten = go_on(Start::Follows, None, Some(1));
+        assert_eq!(go_on(StartKind::Follows, None, None), Recovery { past: None, adopts: false });
+        let unwritten = go_on(StartKind::Follows, None, Some(1));
         assert!(unwritten.adopts && unwritten.past.unwrap().goal == Up);
     }
 
     #[test]
     fn ends_that_were_answered_and_not_written_down_are_told_once() {
         let (id, _) = web();
-        let gone = |number: u64| Gone {
-            left: Left { incarnation: Incarnation(number), pid: 7 },
+        let gone = |number: u64| UnrecordedExit {
+            left: SurvivingProcess { incarnation: Incarnation(number), pid: 7 },
             exit: Exit::Code(13),
         };
-        let told = |written: Option<Past>| -> Vec<String> {
+        let told = |written: Option<InstanceRecord>| -> Vec<String> {
             let mut after = written.clone();
             let facts = untold(&id, &mut after, [gone(3), gone(4)], NOW);
             let ends = facts.iter().filter(|fact| matches!(fact, Fact::Exited { .. })).count();
-            let counted = |past: &Option<Past>| past.as_ref().map_or(0, |past| past.attempts);
+            let counted = |past: &Option<InstanceRecord>| past.as_ref().map_or(0, |past| past.attempts);
             assert_eq!(
                 counted(&after) - counted(&written),
                 u32::try_from(ends).unwrap() * u32::from(after.is_some())
@@ -384,7 +394,7 @@ mod tests {
         ] {
             (spec.restart.policy, spec.autostart) = (policy, autostart);
             let written = Some(past(State::Running, goal, 5));
-            let found = continuation(&id, &spec, Start::Afresh, written, None, NOW, TODAY);
+            let found = continuation(&id, &spec, StartKind::Afresh, written, None, NOW, TODAY);
             assert_eq!(found.past.map(|past| past.state), Some(want), "{policy} {autostart} {goal:?}");
         }
     }

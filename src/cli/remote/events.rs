@@ -1,7 +1,7 @@
 //! Events as people read them.
 
 use super::*;
-use crate::decide::words::{forks_away, goes_elsewhere, kept_again, lost_sight, not_kept};
+use crate::decide::humanize::{forks_away, goes_elsewhere, kept_again, lost_sight, not_kept};
 
 pub(super) fn show_event(event: &Event) {
     let at = humantime::format_rfc3339_millis(event.at);
@@ -134,7 +134,7 @@ pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
     }
 }
 
-fn of_whom(by: Option<&Asker>) -> String {
+fn of_whom(by: Option<&Requester>) -> String {
     by.map_or(String::new(), |by| format!(" ({})", by.who))
 }
 

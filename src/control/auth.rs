@@ -16,7 +16,7 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 
-use super::door::{Caller, Peer};
+use super::connections::{Caller, Peer};
 use super::requests::{Refused, Shared, refuse};
 use crate::manifest::config::Api;
 use crate::model::DenialCode;

@@ -17,8 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
 use crate::decide::access::{Action, Rights};
-use crate::manifest::config::{Local, LocalAccess};
-use crate::model::{Asker, InstanceId};
+use crate::manifest::config::{LocalAccess, LocalIdentity};
+use crate::model::{InstanceId, Requester};
 use crate::os::tokens::{Token, Tokens};
 use crate::os::users::{LocalUser, PeerIds};
 
@@ -87,8 +87,8 @@ impl Caller {
         self.token.is_some()
     }
 
-    pub(super) fn asker(&self) -> Asker {
-        Asker::new(&*self.who)
+    pub(super) fn asker(&self) -> Requester {
+        Requester::new(&*self.who)
     }
 
     /// Returns when they have no business here any more.
@@ -112,7 +112,7 @@ pub(super) enum Peer {
 }
 
 /// Who may come in by the Unix socket.
-pub(super) struct Doorkeeper {
+pub(super) struct UnixAdmission {
     access: Vec<LocalAccess>,
     own: String,
     /// Who was turned away, and when that was told.
@@ -122,11 +122,11 @@ pub(super) struct Doorkeeper {
 /// That somebody is turned away is told this often.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
-impl Doorkeeper {
-    pub(super) fn new(access: Vec<LocalAccess>) -> Doorkeeper {
+impl UnixAdmission {
+    pub(super) fn new(access: Vec<LocalAccess>) -> UnixAdmission {
         let ids = PeerIds::own();
         let own = LocalUser::of(ids.uid, ids.gid).name;
-        Doorkeeper { access, own, told: Mutex::default() }
+        UnixAdmission { access, own, told: Mutex::default() }
     }
 
     /// Whether it is time to tell that this user is turned away.
@@ -153,8 +153,8 @@ impl Doorkeeper {
         let look = move || {
             let user = LocalUser::of(ids.uid, ids.gid);
             let theirs = access.into_iter().filter(|grant| match &grant.who {
-                Local::User(name) => user.is(name),
-                Local::Group(name) => user.is_in(name),
+                LocalIdentity::User(name) => user.is(name),
+                LocalIdentity::Group(name) => user.is_in(name),
             });
             (theirs.flat_map(|grant| grant.permissions).collect::<Vec<_>>(), user.name)
         };
@@ -170,16 +170,16 @@ impl Doorkeeper {
 pub(super) struct Seats<K> {
     all: Arc<Semaphore>,
     of_one: usize,
-    taken: Taken<K>,
+    taken: InstanceDirError<K>,
 }
 
 /// How many each peer has.
-type Taken<K> = Arc<Mutex<HashMap<K, usize>>>;
+type InstanceDirError<K> = Arc<Mutex<HashMap<K, usize>>>;
 
 /// A place, until it is dropped.
 pub(super) struct Seat<K: Eq + Hash> {
     _permit: Option<OwnedSemaphorePermit>,
-    of: Option<(K, Taken<K>)>,
+    of: Option<(K, InstanceDirError<K>)>,
 }
 
 impl<K: Eq + Hash + Clone> Seats<K> {

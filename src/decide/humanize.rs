@@ -57,7 +57,7 @@ pub fn kept_again(lost: u64) -> String {
 /// The first names of a list, and how many more there are.
 ///
 /// ```
-/// use regrow::decide::words::few;
+/// use regrow::decide::humanize::few;
 /// assert_eq!(few(["a", "b"]), "a, b");
 /// assert_eq!(few(["x"; 10]), "x, x, x, x, x, x, x, x and 2 more");
 /// ```

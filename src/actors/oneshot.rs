@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::{CommandLine, Exit};
-use crate::os::{Host, News, NewsSink, Output, ProcessKey, SpawnOrder, env};
+use crate::os::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SpawnOrder, env};
 
 /// What is to be run.
-pub(super) struct Errand<'a> {
+pub(super) struct Oneshot<'a> {
     pub(super) host: &'a Arc<dyn Host>,
     pub(super) dir: &'a Path,
-    pub(super) env: &'a env::Recipe,
+    pub(super) env: &'a env::EnvRecipe,
     pub(super) command: &'a CommandLine,
-    pub(super) output: Output,
+    pub(super) output: OutputTarget,
 }
 
 /// What became of it.
@@ -27,14 +27,14 @@ pub(super) enum Outcome {
     TimedOut,
 }
 
-impl Errand<'_> {
+impl Oneshot<'_> {
     /// Runs it to its end. When this is dropped half way, it is killed.
     pub(super) async fn run(self, limit: Duration) -> Outcome {
         let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
         let key = self.host.next_key();
         let host = Arc::clone(self.host);
-        let news: NewsSink = Arc::new(move |news| {
-            let made = matches!(news, News::Spawned { .. });
+        let news: HostEventSink = Arc::new(move |news| {
+            let made = matches!(news, HostEvent::Spawned { .. });
             // Made for one that was given up meanwhile: nobody else would end it.
             if told.send(news).is_err() && made {
                 host.kill(key);
@@ -56,18 +56,20 @@ impl Errand<'_> {
         let ended = async {
             loop {
                 match hear.recv().await {
-                    Some(News::Exited { exit, captured, .. }) => return Outcome::Ended(exit, captured),
-                    Some(News::SpawnFailed { failure, .. }) => return Outcome::Unable(failure.to_string()),
+                    Some(HostEvent::Exited { exit, captured, .. }) => return Outcome::Ended(exit, captured),
+                    Some(HostEvent::SpawnFailed { failure, .. }) => {
+                        return Outcome::Unable(failure.to_string());
+                    }
                     Some(
-                        News::Renewed { .. }
-                        | News::Spawned { .. }
-                        | News::LogMatched { .. }
-                        | News::Paused { .. }
-                        | News::TreeGone { .. }
-                        | News::KeptElsewhere { .. }
-                        | News::ForksAway { .. }
-                        | News::LostSight { .. }
-                        | News::Unkept { .. },
+                        HostEvent::Renewed { .. }
+                        | HostEvent::Spawned { .. }
+                        | HostEvent::LogMatched { .. }
+                        | HostEvent::Paused { .. }
+                        | HostEvent::TreeGone { .. }
+                        | HostEvent::KeptElsewhere { .. }
+                        | HostEvent::ForksAway { .. }
+                        | HostEvent::LostSight { .. }
+                        | HostEvent::Unkept { .. },
                     ) => {}
                     None => return Outcome::Unable("the host is gone".to_owned()),
                 }

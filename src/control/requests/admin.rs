@@ -63,7 +63,7 @@ impl Daemon {
                 let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
                 Refused { denial, faults: errors.iter().flat_map(|error| bodies(error)).collect() }
             };
-            let Read { plan, faults } = read.map_err(|error| refused(&[&error]))?;
+            let LoadedManifests { plan, faults } = read.map_err(|error| refused(&[&error]))?;
             let counts = |error: &&LoadError| match &refusal {
                 Refusal::Unreadable => false,
                 Refusal::Of(path) => error.path() == path,

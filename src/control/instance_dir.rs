@@ -40,20 +40,20 @@ const LETTING_GO: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Takes the place of the daemon of a state folder, for as long as this process, one that it
 /// becomes, or one below it that inherits its descriptors lives.
-pub fn take_daemon(home: &Path, card: &Card) -> Result<(), Taken> {
-    files::private_dir(home).map_err(Taken::Unusable)?;
+pub fn take_daemon(home: &Path, card: &Card) -> Result<(), InstanceDirError> {
+    files::private_dir(home).map_err(InstanceDirError::Unusable)?;
     let until = std::time::Instant::now() + LETTING_GO;
     // By its path as well: the folder may have been removed under one that runs, and made again.
     let path = home.canonicalize().unwrap_or_else(|_| home.to_owned());
     match files::take_path(&path, LETTING_GO) {
-        Some(Ok(lock)) => lock.keep_for_ever().map_err(Taken::Unusable)?,
+        Some(Ok(lock)) => lock.keep_for_ever().map_err(InstanceDirError::Unusable)?,
         None => {}
         Some(Err(pid)) => {
-            return Err(Taken::ByAnother(daemon_of(home).unwrap_or(Card { pid, ..card.clone() })));
+            return Err(InstanceDirError::ByAnother(daemon_of(home).unwrap_or(Card { pid, ..card.clone() })));
         }
     }
     let taken = loop {
-        match files::lock_folder(home).map_err(Taken::Unusable)? {
+        match files::lock_folder(home).map_err(InstanceDirError::Unusable)? {
             None if std::time::Instant::now() < until => std::thread::sleep(LETTING_GO / 20),
             taken => break taken,
         }
@@ -61,11 +61,11 @@ pub fn take_daemon(home: &Path, card: &Card) -> Result<(), Taken> {
     match taken {
         Some(lock) => {
             tell_daemon(home, card);
-            lock.keep_for_ever().map_err(Taken::Unusable)
+            lock.keep_for_ever().map_err(InstanceDirError::Unusable)
         }
         None => {
             let unknown = Card { pid: 0, ..card.clone() };
-            Err(Taken::ByAnother(daemon_of(home).unwrap_or(unknown)))
+            Err(InstanceDirError::ByAnother(daemon_of(home).unwrap_or(unknown)))
         }
     }
 }
@@ -85,7 +85,7 @@ pub fn daemon_of(home: &Path) -> Option<Card> {
 
 /// A place that was taken.
 #[derive(Debug)]
-pub struct Place {
+pub struct InstanceDir {
     /// The socket.
     pub socket: PathBuf,
     _lock: Lock,
@@ -93,7 +93,7 @@ pub struct Place {
 
 /// Why no place could be taken.
 #[derive(Debug)]
-pub enum Taken {
+pub enum InstanceDirError {
     /// The same manifest runs already.
     ByAnother(Card),
     /// The state folder is of no use.
@@ -101,20 +101,22 @@ pub enum Taken {
 }
 
 /// Takes the place of a manifest for this process.
-pub fn take(manifest: &Path, card: &Card) -> Result<Place, Taken> {
+pub fn take(manifest: &Path, card: &Card) -> Result<InstanceDir, InstanceDirError> {
     let folder = folder_of(manifest);
-    let text = serde_json::to_string(card).map_err(|e| Taken::Unusable(io::Error::other(e)))?;
+    let text = serde_json::to_string(card).map_err(|e| InstanceDirError::Unusable(io::Error::other(e)))?;
     let runs = runs_dir();
-    files::private_dir(&runs).and_then(|()| files::private_dir(&folder)).map_err(Taken::Unusable)?;
-    match files::lock(&folder.join("lock"), &text).map_err(Taken::Unusable)? {
+    files::private_dir(&runs)
+        .and_then(|()| files::private_dir(&folder))
+        .map_err(InstanceDirError::Unusable)?;
+    match files::lock(&folder.join("lock"), &text).map_err(InstanceDirError::Unusable)? {
         Ok(lock) => {
             let socket = card.socket.clone().unwrap_or_else(|| folder.join(SOCKET));
-            Ok(Place { socket, _lock: lock })
+            Ok(InstanceDir { socket, _lock: lock })
         }
         Err(other) => match serde_json::from_str(&other) {
-            Ok(card) => Err(Taken::ByAnother(card)),
+            Ok(card) => Err(InstanceDirError::ByAnother(card)),
             // The other is just about to write it.
-            Err(_) => Err(Taken::ByAnother(Card {
+            Err(_) => Err(InstanceDirError::ByAnother(Card {
                 pid: 0,
                 manifest: manifest.to_owned(),
                 cwd: PathBuf::new(),
@@ -124,7 +126,7 @@ pub fn take(manifest: &Path, card: &Card) -> Result<Place, Taken> {
     }
 }
 
-impl Place {
+impl InstanceDir {
     /// Removes the socket at the end.
     pub fn leave(self) {
         // Whatever is left is replaced by the next run.
