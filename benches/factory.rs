@@ -15,7 +15,7 @@ use ractor::factory::{
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use regrow::decide::pool::{Pool, PoolEffect, PoolInput, PoolSize, RunOutcome, TaskTerms};
 use regrow::model::TaskId;
-use regrow::os::ids;
+use regrow::sys::ids;
 
 const JOBS: u64 = 200_000;
 

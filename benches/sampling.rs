@@ -8,8 +8,8 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use regrow::measure::sample::Sampler;
 use regrow::model::{InstanceId, Name};
-use regrow::os::sample::Sampler;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 const PROCESSES: usize = 1_000;

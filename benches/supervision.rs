@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use regrow::decide::group::GroupInput;
 use regrow::decide::lifecycle::{InstanceInput, Machine};
 use regrow::decide::simulation::{Message, Node, Simulation, SimulationOutput};
+use regrow::host::fake::FakeHost;
 use regrow::model::event::StartCause;
 use regrow::model::{Exit, Incarnation, InstanceId, Name, Plan, ServiceSpec};
-use regrow::os::fake::FakeHost;
 use regrow::runtime::Handle;
 
 fn main() {

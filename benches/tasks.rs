@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use regrow::actors::worker_pool::TaskRules;
 use regrow::decide::pool::PoolSize;
+use regrow::host::native::HostOptions;
 use regrow::model::{Name, Plan, TaskSpec};
-use regrow::os::native::HostOptions;
 use regrow::runtime::blocking::BlockingSize;
 use regrow::runtime::{Handle, Options};
 

@@ -23,7 +23,9 @@
 //! | [`model`] | the nouns: plans, services, commands, events, states |
 //! | [`manifest`] | from TOML text to a plan, with every fault and its place |
 //! | [`decide`] | pure decisions: life of an instance, restarts, groups, dependencies |
-//! | [`os`] | the kernel, behind one trait |
+//! | [`sys`] | thin calls to the kernel |
+//! | [`logs`], [`vault`], [`measure`] | log files; secrets and tokens; what the machine and the trees use |
+//! | [`host`] | the processes of this machine, behind one trait |
 //! | [`actors`] | the shell of actors around the decisions |
 //! | [`record`] | what is kept of output |
 //! | [`runtime`] | wiring, and the handle to a running tree |
@@ -36,8 +38,12 @@ pub mod cli;
 #[cfg(feature = "control")]
 pub mod control;
 pub mod decide;
+pub mod host;
+pub mod logs;
 pub mod manifest;
+pub mod measure;
 pub mod model;
-pub mod os;
 pub mod record;
 pub mod runtime;
+pub mod sys;
+pub mod vault;

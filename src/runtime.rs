@@ -25,6 +25,10 @@ use crate::decide::operation::Operations;
 use crate::decide::simulation::StepSink;
 use crate::decide::start_gate::{GateInput, waits_for};
 use crate::decide::tree_state::TreeState;
+use crate::host::native;
+use crate::host::native::{HostOptions, NativeHost};
+use crate::host::waiting_tasks::WaitingTasks;
+use crate::host::{Host, OutputSink, SourceNames};
 use crate::model::event::StartCause;
 use crate::model::history::ResourceHistory;
 use crate::model::sample::Sample;
@@ -34,13 +38,10 @@ use crate::model::{
     Addition, Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, IssuedCommand, Name, Plan,
     Selector, StatusReport,
 };
-use crate::os::clock::Clock;
-use crate::os::files;
-use crate::os::native::{self, HostOptions, NativeHost};
-use crate::os::secrets::Vault;
-use crate::os::waiting::WaitingTasks;
-use crate::os::{Host, OutputSink, SourceNames};
 use crate::record::output::{ChunkSink, OutputHub};
+use crate::sys::clock::Clock;
+use crate::sys::files;
+use crate::vault::secrets::Vault;
 
 use below::Taken;
 pub use below::{KeeperOptions, UnclaimedPolicy};

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use regrow::decide::tree_state::TreeState;
+use regrow::host::fake::{FakeCall, FakeHost};
 use regrow::model::{
     Addition, Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, Plan, Selector, State, Strategy,
 };
-use regrow::os::fake::{FakeCall, FakeHost};
 use regrow::runtime::Handle;
 
 mod fake;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regrow::actors::event_log::{EventReader, NextEvent};
+use regrow::host::ProcessKey;
+use regrow::host::fake::{FakeBehaviour, FakeCall, FakeHost};
 use regrow::model::event::FailureReason;
 use regrow::model::plan::GiveUp;
 use regrow::model::{
     Addition, Child, Command, Condition, DenialCode, Dependency, Exit, Fact, GroupSpec, Kind, Name, Plan,
     Policy, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
 };
-use regrow::os::ProcessKey;
-use regrow::os::fake::{FakeBehaviour, FakeCall, FakeHost};
 use regrow::runtime::Handle;
 
 const KILLED: Exit = Exit::Signal { signal: 9, core_dumped: false };

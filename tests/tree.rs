@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regrow::actors::event_log::NextEvent;
+use regrow::host::fake::{FakeBehaviour, FakeCall, FakeHost};
+use regrow::host::{Host, ProcessKey, SpawnOrder};
 use regrow::model::event::{FailureReason, Hook};
 use regrow::model::plan::AutoShutdown;
 use regrow::model::{
     Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, InstanceId, Kind, OnDependencyRestart, Plan,
     Policy, ReadySpec, ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
 };
-use regrow::os::fake::{FakeBehaviour, FakeCall, FakeHost};
-use regrow::os::{Host, ProcessKey, SpawnOrder};
 use regrow::runtime::Handle;
 
 mod fake;

@@ -8,7 +8,7 @@ use regrow::actors::worker_pool::{Stage, Ticket};
 use regrow::decide::pool::PoolSize;
 use regrow::model::task::{TaskEnd, TaskInput, TaskState};
 use regrow::model::{DenialCode, TaskSpec};
-use regrow::os::ids;
+use regrow::sys::ids;
 
 mod pool;
 

@@ -17,7 +17,7 @@ use crate::decide::ledger::Ledger;
 use crate::decide::simulation::{Step, StepSink};
 use crate::decide::tree_state::TreeState;
 use crate::model::{Event, Fact};
-use crate::os::clock::Clock;
+use crate::sys::clock::Clock;
 
 /// How many events are kept for readers that come late or are slow.
 pub const KEPT: usize = 16_384;

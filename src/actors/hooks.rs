@@ -13,10 +13,10 @@ use tokio::sync::Semaphore;
 
 use super::ActorContext;
 use super::oneshot::{Oneshot, Outcome};
+use crate::host::{OutputTarget, env};
 use crate::model::event::Hook;
 use crate::model::exit::signal_name;
 use crate::model::{CommandLine, Exit, Fact, InstanceId};
-use crate::os::{OutputTarget, env};
 
 /// So many hooks run at once in a tree.
 pub(crate) const IN_ALL: usize = 32;

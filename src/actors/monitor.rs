@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use super::ActorContext;
 use crate::decide::history::{ClockReading, KEPT, MetricsHistory};
+use crate::measure::sample::Sampler;
 use crate::model::sample::Sample;
-use crate::os::sample::Sampler;
 
 /// What the monitor is told.
 pub enum MonitorMsg {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SpawnOrder, env};
 use crate::model::{CommandLine, Exit};
-use crate::os::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SpawnOrder, env};
 
 /// What is to be run.
 pub(super) struct Oneshot<'a> {

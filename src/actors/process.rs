@@ -25,14 +25,13 @@ use crate::decide::probe::{CheckOutcome, CheckStreak, Pauses, one_line};
 use crate::decide::recovery::{StartKind, continuation, release_orphaned_holds};
 use crate::decide::simulation::{Message, Node, Step};
 use crate::decide::start_gate::GateInput;
+use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, Owner, ProcessKey, SpawnOrder, env, probe};
+use crate::logs::LogConfig;
+use crate::model::SourceId;
 use crate::model::event::{CheckKind, Hook};
 use crate::model::{
     Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, LogTarget, Name, ReadyTarget,
     ServiceSpec,
-};
-use crate::os::log::LogConfig;
-use crate::os::{
-    Host, HostEvent, HostEventSink, OutputTarget, Owner, ProcessKey, SourceId, SpawnOrder, check, env,
 };
 
 /// What a process actor is told.
@@ -728,8 +727,8 @@ impl ProcessState {
         let task = tokio::spawn(async move {
             for pause in Pauses::new(kind, check.interval) {
                 let outcome = match &check.target {
-                    CheckTarget::Tcp(address) => check::tcp(address, check.timeout).await,
-                    CheckTarget::Http(url) => check::http(url, check.timeout).await,
+                    CheckTarget::Tcp(address) => probe::tcp(address, check.timeout).await,
+                    CheckTarget::Http(url) => probe::http(url, check.timeout).await,
                     CheckTarget::Exec(command) => {
                         // Never closed.
                         let _turn = context.check_turns.acquire().await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ractor::{ActorRef, Message};
 use tokio::task::AbortHandle;
 
-use crate::os::clock::Clock;
+use crate::sys::clock::Clock;
 
 /// Rings once; setting it anew, or dropping it, silences what was set before.
 #[derive(Default)]

@@ -15,11 +15,11 @@ use super::tell;
 use super::worker_pool::{PoolMsg, TaskContext};
 use crate::decide::pool::{RunOutcome, WorkerId};
 use crate::decide::progress;
+use crate::host::collect::{Collector, holding, reading};
+use crate::host::progress::{DESCRIPTOR, ProgressPipe};
+use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SpawnOrder, env};
 use crate::model::task::{ProgressReport, ResourceUsage, TaskId, TaskInput, TaskSpec};
 use crate::model::{EnvSpec, Exit, SpawnFailure};
-use crate::os::collect::{Collector, holding, reading};
-use crate::os::progress::{DESCRIPTOR, ProgressPipe};
-use crate::os::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SpawnOrder, env};
 
 /// What a worker is told.
 pub enum WorkerMsg {

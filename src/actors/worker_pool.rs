@@ -24,15 +24,17 @@ use crate::decide::pool::{
 use crate::decide::progress;
 use crate::decide::scaler::ScalePolicy;
 use crate::decide::task_metrics::TaskMetrics;
+use crate::host::Host;
+use crate::host::collect::{CaptureLimit, Collector};
+use crate::host::waiting_tasks::WaitingTasks;
 use crate::model::Exit;
+use crate::model::Stream;
 use crate::model::sample::Sample;
 use crate::model::stats::Performance;
 use crate::model::task::{ProgressReport, TaskEnd, TaskId, TaskProgress, TaskSpec, TaskState, TaskStatus};
-use crate::os::clock::Clock;
-use crate::os::collect::{CaptureLimit, Collector};
-use crate::os::secrets::Vault;
-use crate::os::waiting::WaitingTasks;
-use crate::os::{Host, Stream, ids, memory};
+use crate::sys::clock::Clock;
+use crate::sys::{ids, memory};
+use crate::vault::secrets::Vault;
 
 mod lasting;
 mod outcome;

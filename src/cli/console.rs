@@ -14,8 +14,9 @@ use unicode_width::UnicodeWidthStr;
 
 use super::format::{self, Tint};
 use crate::model::InstanceId;
-use crate::os::{Stream, terminal};
+use crate::model::Stream;
 use crate::record::output::{Chunk, ChunkSink};
+use crate::sys::terminal;
 
 /// Bytes that may wait to be written.
 const QUEUE: usize = 8 * 1024 * 1024;

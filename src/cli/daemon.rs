@@ -22,20 +22,21 @@ use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::plan_edit;
 use crate::decide::select::{Selection, select};
 use crate::decide::tree_state::TreeState;
+use crate::host::files_changed::FolderWatch;
+use crate::host::keeper;
+use crate::host::keeper::KeeperSocket;
+use crate::host::native::HostOptions;
+use crate::logs::own::OwnLog;
 use crate::manifest::config::{Config, ConfigError, DEFAULT, DefaultPaths, TasksConfig, load_config};
 use crate::manifest::folder::{Folder, FolderReader};
 use crate::manifest::last_good::LastGood;
 use crate::manifest::{Environment, LoadError, load_addition};
 use crate::model::{Addition, Denial, DenialCode, Event, Fact, Plan, Requester, SpecRefresh};
-use crate::os::folder::FolderWatch;
-use crate::os::keeper::{self, KeeperSocket};
-use crate::os::log::own::OwnLog;
-use crate::os::native::HostOptions;
-use crate::os::signals::{SignalAction, Signals};
-use crate::os::tokens::Tokens;
-use crate::os::{clock, files, memory};
 use crate::record::store::{ManualChange, Retention, Store};
 use crate::runtime::{Handle, KeeperOptions, Options, StartError, UnclaimedPolicy};
+use crate::sys::signals::{SignalAction, Signals};
+use crate::sys::{clock, files, memory};
+use crate::vault::tokens::Tokens;
 
 /// Whether others can still tell who supervises here is looked at this often.
 const LOOKING: Duration = Duration::from_secs(5);
@@ -112,7 +113,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         }
     };
     let ended = runtime.block_on(serve(&config, keeper_socket, own_log.as_ref()));
-    crate::os::processes::exit(i32::from(ended))
+    crate::host::processes::exit(i32::from(ended))
 }
 
 /// Holds the lock of the state folder for as long as this process, or one that it becomes, or a
@@ -130,7 +131,7 @@ fn take_lock(config: &Config) -> Result<(), u8> {
 
 /// Says who has the place.
 fn taken(config: &Config, pid: u32) -> u8 {
-    if crate::os::processes::is_dead_but_for_a_thread(pid) {
+    if crate::host::processes::is_dead_but_for_a_thread(pid) {
         tell!(
             "{}: a daemon was ended in {} (pid {pid}), and a thread of it still waits for a disk that does not answer",
             format::error_word(),

@@ -8,8 +8,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::os::{Stream, terminal};
+use crate::model::Stream;
 use crate::record::output::{Chunk, ChunkSink};
+use crate::sys::terminal;
 
 /// Bytes that may wait to be written.
 const QUEUE: usize = 8 * 1024 * 1024;

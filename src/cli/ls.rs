@@ -10,7 +10,7 @@ use super::{LsArgs, code, remote, runtime};
 use crate::control::client::Client;
 use crate::control::instance_dir;
 use crate::model::{State, StatusReport};
-use crate::os::terminal;
+use crate::sys::terminal;
 
 /// Whoever does not answer within this time is listed without what it would have said.
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::aim::{self, Aim};
-use super::format::{self, Table, Tint};
+use super::format::{self};
 use super::{
-    AddArgs, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs, StatusArgs,
-    StopArgs, WaitArgs, WhyArgs, code, runtime, usage_error,
+    AddArgs, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs, StopArgs,
+    WaitArgs, WhyArgs, code, runtime, usage_error,
 };
 use crate::control::client::{Client, Error, encode};
 use crate::control::instance_dir;
@@ -20,14 +20,11 @@ use crate::control::protocol::{
     Add, Added, Down, ErrorBody, Events, FaultBody, LogLine, Logs, LogsEnd, StreamName, Wait, Waited,
     WhyReport,
 };
-use crate::decide::humanize::{falls, few, lost_sight, short};
+use crate::decide::humanize::{few, lost_sight, short};
+use crate::host::processes;
 use crate::manifest::{Fault, LoadError, Source};
-use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
-use crate::model::{
-    Answer, Child, Command, Denial, DenialCode, Event, Fact, Goal, Health, Name, Requester, Selector,
-    ServiceStatus, State, StatusReport,
-};
-use crate::os::{processes, terminal};
+use crate::model::{Answer, Command, Denial, DenialCode, Event, Fact, Selector, State, StatusReport};
+use crate::sys::terminal;
 
 pub(super) use admin::{
     api_schema, audit, called, history, reload, reloaded_in_words, tell_reloaded, tell_trouble, upgrade,

@@ -5,7 +5,7 @@ use super::remote::{print_json, query, say, talk};
 use super::{ResourcesArgs, code, format};
 use crate::control::protocol::ResourceHistories;
 use crate::model::history::{HistoryPoint, Measure, ResourceHistory};
-use crate::os::terminal;
+use crate::sys::terminal;
 
 /// From this width on a terminal has room for all columns.
 const WIDE: usize = 110;

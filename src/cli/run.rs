@@ -1,6 +1,5 @@
 //! `run`: the tree in the foreground.
 
-use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,20 +13,18 @@ use crate::actors::LogRetention;
 use crate::actors::event_log::NextEvent;
 use crate::control::instance_dir::{self, Card, InstanceDirError};
 use crate::control::server::{self, Listeners};
-use crate::decide::humanize::{falls, few, in_time, short};
+use crate::decide::humanize::short;
 use crate::decide::select::{Selection, select};
 use crate::decide::simulation::StepSink;
 use crate::decide::tree_state::InstanceState;
-use crate::decide::why;
+use crate::host::native::HostOptions;
+use crate::host::{keeper, processes};
 use crate::manifest::Loaded;
-use crate::model::event::{CheckKind, StartCause, StopCause};
-use crate::model::plan::GiveUp;
 use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, State};
-use crate::os::native::HostOptions;
-use crate::os::signals::{SignalAction, Signals};
-use crate::os::{files, keeper, memory, processes};
 use crate::record::recording::Recorder;
 use crate::runtime::{Handle, Options};
+use crate::sys::files;
+use crate::sys::signals::{SignalAction, Signals};
 use screen::Screen;
 
 /// After this long without a word, what is waited for is named.

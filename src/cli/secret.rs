@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::{SecretVerb, code, format, remote, usage_error};
 use crate::model::Name;
-use crate::os::limits::leave_no_core;
-use crate::os::secrets::{SecretInfo, Vault, read_value};
+use crate::sys::limits::leave_no_core;
+use crate::vault::secrets::{SecretInfo, Vault, read_value};
 
 pub(super) fn secret(verb: SecretVerb) -> u8 {
     leave_no_core();

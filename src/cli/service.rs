@@ -10,8 +10,8 @@ use super::{
 use crate::control::client::{Client, encode};
 use crate::control::protocol::{Manifest, Write};
 use crate::model::{Name, ServiceStatus, StatusReport};
-use crate::os::terminal;
 use crate::runtime::reload::Reloaded;
+use crate::sys::terminal;
 
 use format::{Table, Tint};
 

@@ -10,7 +10,7 @@ use crate::decide::humanize::short;
 use crate::model::history::Measure;
 use crate::model::sample::{CoreSample, NetworkSample, Pressure};
 use crate::model::stats::{CacheStats, Performance, PoolStats, Resources, ServiceScale, Stats, Thresholds};
-use crate::os::terminal;
+use crate::sys::terminal;
 
 pub(super) fn pool(verb: PoolVerb) -> u8 {
     let (set, common) = match verb {

@@ -21,7 +21,7 @@ use crate::model::task::{ProgressReport, TaskEnd};
 use crate::model::{
     Denial, DenialCode, Exit, SpawnStage, TaskId, TaskInput, TaskResult, TaskSpec, TaskState, TaskStatus,
 };
-use crate::os::terminal;
+use crate::sys::terminal;
 
 /// As timeout(1) ends.
 const TIMED_OUT: u8 = 124;

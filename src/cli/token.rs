@@ -8,8 +8,8 @@ use super::format::{self, Table, Tint};
 use super::{TokenCreateArgs, TokenVerb, code, remote, usage_error};
 use crate::decide::access::Permission;
 use crate::model::Name;
-use crate::os::terminal;
-use crate::os::tokens::{Token, Tokens};
+use crate::sys::terminal;
+use crate::vault::tokens::{Token, Tokens};
 
 pub(super) fn token(verb: TokenVerb) -> u8 {
     let config = match &verb {

@@ -20,7 +20,7 @@ use super::connections::{Caller, Peer};
 use super::requests::{Refused, Shared, refuse};
 use crate::manifest::config::Api;
 use crate::model::DenialCode;
-use crate::os::tokens::Tokens;
+use crate::vault::tokens::Tokens;
 
 /// So many refusals of those who show no valid token are written down a second; what comes beyond
 /// is only answered.

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 
 use super::protocol::{ErrorBody, FaultBody};
 use crate::model::{Denial, DenialCode};
-use crate::os::files;
+use crate::sys::files;
 
 /// What can go wrong with a request.
 #[derive(Debug)]

@@ -19,8 +19,8 @@ use tokio::time::{Instant, Sleep};
 use crate::decide::access::{Action, Rights};
 use crate::manifest::config::{LocalAccess, LocalIdentity};
 use crate::model::{InstanceId, Requester};
-use crate::os::tokens::{Token, Tokens};
-use crate::os::users::{LocalUser, PeerIds};
+use crate::sys::users::{LocalUser, PeerIds};
+use crate::vault::tokens::{Token, Tokens};
 
 /// Who asks for something.
 #[derive(Debug, Clone)]

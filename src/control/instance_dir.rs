@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest;
 use crate::model::digest::fnv;
-use crate::os::files::{self, Lock};
+use crate::sys::files;
+use crate::sys::files::Lock;
 
 /// What a running tree writes beside its socket.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,10 +26,11 @@ use super::operations;
 use super::requests::Shared;
 use super::tls::Tls;
 use crate::manifest::config::{Api, LocalAccess};
-use crate::os::files::{self, SocketAccess};
-use crate::os::tokens::Tokens;
-use crate::os::users::PeerIds;
 use crate::runtime::Handle;
+use crate::sys::files;
+use crate::sys::files::SocketAccess;
+use crate::sys::users::PeerIds;
+use crate::vault::tokens::Tokens;
 
 pub use super::operations::document;
 pub use super::requests::{Daemon, Load, LoadedManifests};

@@ -85,7 +85,7 @@ pub trait Ledger: Send + Sync + 'static {
     }
     /// An event, and what is since.
     fn event(&self, event: &Arc<Event>, tree_state: &TreeState);
-    /// By what a process is found again when nobody has kept it; for [`crate::os`] alone to read.
+    /// By what a process is found again when nobody has kept it; for [`crate::host`] alone to read.
     fn life(&self, instance: &InstanceId, incarnation: Incarnation, life: String);
     /// Points of measurements that are over.
     fn resources(&self, points: Vec<ClosedPoint>);

@@ -13,15 +13,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::humanize::short;
 use super::probe::CheckChange;
-use super::restart::{self, Verdict};
 use super::start_gate::{GateReply, StartRequest};
 use crate::model::event::{CheckKind, FailureReason, StartCause};
-use crate::model::exit::{EndReason, SpawnFailure, signal_name};
+use crate::model::exit::{EndReason, SpawnFailure};
 use crate::model::{
-    EndedBy, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, InstanceId, InstanceRecord, Name, Policy,
-    ReadyTarget, ServiceSpec, State, StopCause,
+    Exit, Fact, Goal, Incarnation, InstanceId, InstanceRecord, Name, ServiceSpec, State, StopCause,
 };
 
 use turn::Turn;

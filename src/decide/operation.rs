@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::budget::StopBudget;
 use super::graph::StopOrder;
-use super::humanize::{in_time, short};
 use super::lifecycle::InstanceInput;
 use super::plan_edit::{self, Branch, Removal};
 use super::resolve::resolve;

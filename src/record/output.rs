@@ -11,9 +11,11 @@ use std::time::SystemTime;
 
 use tokio::sync::Notify;
 
+use crate::host::{OutputSink, SourceNames};
+use crate::logs;
+use crate::logs::{LogConfig, LogRange};
 use crate::model::InstanceId;
-use crate::os::log::{self, LogConfig, LogRange};
-use crate::os::{OutputSink, SourceId, SourceNames, Stream};
+use crate::model::{SourceId, Stream};
 
 /// Bytes kept of each instance's output.
 pub const KEPT: usize = 256 * 1024;
@@ -124,8 +126,9 @@ impl Source {
         let mut past: Vec<Chunk> = Vec::new();
         for stream in [Stream::Out, Stream::Err] {
             // Without them there is nothing to recall.
-            let (whole, _) =
-                whole_lines(log::last_of(&keep, stream, RECALLED, LogRange::Plain).unwrap_or_default().parts);
+            let (whole, _) = whole_lines(
+                logs::last_of(&keep, stream, RECALLED, LogRange::Plain).unwrap_or_default().parts,
+            );
             past.extend(whole.into_iter().map(|part| old_chunk(source, &self.name, stream, part)));
         }
         past.sort_by_key(|chunk| chunk.at);
@@ -137,15 +140,15 @@ impl Source {
     }
 }
 
-fn old_chunk(source: SourceId, name: &InstanceId, stream: Stream, part: log::Part) -> Chunk {
-    let log::Part { at, bytes } = part;
+fn old_chunk(source: SourceId, name: &InstanceId, stream: Stream, part: logs::Part) -> Chunk {
+    let logs::Part { at, bytes } = part;
     Chunk { source, name: name.clone(), number: 0, stream, at, bytes: Arc::from(bytes) }
 }
 
 /// What was kept, in whole lines, each group with the time of its first byte; and what is not over
 /// yet, which is told when it is.
-fn whole_lines(parts: Vec<log::Part>) -> (Vec<log::Part>, Option<log::Part>) {
-    let (mut whole, mut begun): (Vec<log::Part>, Option<log::Part>) = (Vec::new(), None);
+fn whole_lines(parts: Vec<logs::Part>) -> (Vec<logs::Part>, Option<logs::Part>) {
+    let (mut whole, mut begun): (Vec<logs::Part>, Option<logs::Part>) = (Vec::new(), None);
     for mut part in parts {
         // Of what has begun it is known that there is no end in it.
         let end = part.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
@@ -163,7 +166,7 @@ fn whole_lines(parts: Vec<log::Part>) -> (Vec<log::Part>, Option<log::Part>) {
         if rest.is_empty() {
             continue;
         }
-        let line = begun.get_or_insert_with(|| log::Part { at: came, bytes: Vec::new() });
+        let line = begun.get_or_insert_with(|| logs::Part { at: came, bytes: Vec::new() });
         line.bytes.extend_from_slice(&rest);
         // Told in parts, as those hear it who follow.
         if line.bytes.len() >= LONGEST_LINE {
@@ -214,11 +217,11 @@ impl OutputHub {
         for stream in [Stream::Out, Stream::Err] {
             let (mut most, mut reach) = (FIRST_READ, LogRange::Plain);
             let parts = loop {
-                let log::Tail { parts, complete } =
-                    log::last_of(&keep, stream, most, reach).unwrap_or_default();
+                let logs::Tail { parts, complete } =
+                    logs::last_of(&keep, stream, most, reach).unwrap_or_default();
                 let (whole, rest) = whole_lines(parts);
-                let parts: Vec<log::Part> = whole.into_iter().chain(rest).collect();
-                let ends = |part: &log::Part| part.bytes.iter().filter(|byte| **byte == b'\n').count();
+                let parts: Vec<logs::Part> = whole.into_iter().chain(rest).collect();
+                let ends = |part: &logs::Part| part.bytes.iter().filter(|byte| **byte == b'\n').count();
                 // The first may be half of one.
                 let enough = || parts.iter().map(ends).sum::<usize>() > lines;
                 if complete || enough() || (most >= READ && reach == LogRange::All) {
@@ -452,10 +455,10 @@ mod tests {
     #[tokio::test]
     async fn what_was_printed_in_an_earlier_life_comes_first_and_once() {
         let folder = tempfile::tempdir().unwrap();
-        let place = log::LogPaths::Streams(folder.path().join("web"));
+        let place = logs::LogPaths::Streams(folder.path().join("web"));
         let keep = LogConfig {
             otherwise: None,
-            access: log::FileAccess::default(),
+            access: logs::FileAccess::default(),
             place,
             max_size: 1 << 20,
             max_files: 2,

@@ -20,7 +20,7 @@ use crate::decide::tree_state::TreeState;
 use crate::model::event::StartCause;
 use crate::model::history::HistoryPoint;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, State};
-use crate::os::files;
+use crate::sys::files;
 
 use schema::millis;
 use writer::{Database, GaveUp, StoreCommand, Writer};

@@ -15,12 +15,13 @@ use crate::decide::recovery::{
 use crate::decide::reload::scaled_as_before;
 use crate::decide::succession::is_over;
 use crate::decide::tree_state::TreeState;
+use crate::host::keeper::KeeperSocket;
+use crate::host::native::{Joined, NativeHost};
+use crate::host::{Host, KeptProcess, OutputSink};
 use crate::model::{Fact, Goal, InstanceId, InstanceRecord, Name, Plan, ServiceSpec, State};
-use crate::os::clock::{self, Clock};
-use crate::os::keeper::KeeperSocket;
-use crate::os::native::{Joined, NativeHost};
-use crate::os::{Host, KeptProcess, OutputSink};
 use crate::record::output::OutputHub;
+use crate::sys::clock;
+use crate::sys::clock::Clock;
 
 /// What a tree below a keeper is made with.
 pub struct KeeperOptions {

@@ -23,8 +23,8 @@ use crate::model::sample::Sample;
 use crate::model::stats::{CacheStats, Performance, PoolStats, ScalerStats, Thresholds};
 use crate::model::task::{ProgressReport, TaskId, TaskResult, TaskSpec, TaskStatus};
 use crate::model::{Denial, DenialCode, Name};
-use crate::os::clock::Clock;
-use crate::os::ids;
+use crate::sys::clock::Clock;
+use crate::sys::ids;
 
 /// Bytes of each stream that a result carries along, unless more are asked for.
 pub const IN_A_RESULT: usize = 1 << 20;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regrow::actors::worker_pool::TaskRules;
+use regrow::host::native::HostOptions;
 use regrow::model::{Plan, ServiceSpec, TaskSpec};
-use regrow::os::native::HostOptions;
 use regrow::runtime::{Handle, Options};
 
 pub(crate) struct Tree {

@@ -8,9 +8,9 @@ use super::{Finished, LARGEST_KEPT, PoolState, Record, Stage};
 use crate::actors::worker::RunReport;
 use crate::decide::ledger::{KeptTask, Ledger};
 use crate::decide::task_metrics::TaskMetrics;
+use crate::host::waiting_tasks::{Waiting, WaitingTasks};
 use crate::model::Exit;
 use crate::model::task::{TaskEnd, TaskId, TaskSpec};
-use crate::os::waiting::{Waiting, WaitingTasks};
 
 /// How tasks outlive a supervisor.
 #[derive(Default)]

@@ -7,10 +7,10 @@ use tokio::sync::watch;
 
 use crate::actors::worker::RunReport;
 use crate::decide::cache::Cache;
+use crate::host::collect::{Collector, fingerprint};
 use crate::model::Exit;
+use crate::model::Stream;
 use crate::model::task::{OutputText, TaskEnd, TaskId, TaskInput, TaskProgress, TaskResult, TaskSpec};
-use crate::os::Stream;
-use crate::os::collect::{Collector, fingerprint};
 
 /// How far a task has come, for those who follow it.
 #[derive(Debug, Clone)]

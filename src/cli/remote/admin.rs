@@ -2,15 +2,22 @@
 
 use std::collections::HashSet;
 
-use super::*;
+use super::{Conversation, print_json, query, say, talk, within};
+use crate::cli::format::{Table, Tint};
 use crate::cli::{AuditArgs, HistoryArgs, ReloadArgs, UpgradeArgs};
+use crate::cli::{Common, code, format, usage_error};
+use crate::control::client::{Client, Error};
 use crate::control::protocol::{Audit, History, Upgrade, Upgrading};
 use crate::control::server::document;
+use crate::decide::humanize::few;
 use crate::decide::reload::{ChangedService, PlanDiff};
 use crate::model::ExitOutcome;
 use crate::model::status::FaultyManifest;
-use crate::os::files;
+use crate::model::{Name, StatusReport};
 use crate::runtime::reload::Reloaded;
+use crate::sys::files;
+use crate::sys::terminal;
+use std::time::Duration;
 
 /// So long the new daemon may take to answer.
 const UPGRADING: Duration = Duration::from_secs(30);

@@ -1,7 +1,9 @@
 //! Events as people read them.
 
-use super::*;
+use super::say;
+use crate::decide::humanize::{falls, few, short};
 use crate::decide::humanize::{forks_away, goes_elsewhere, kept_again, lost_sight, not_kept};
+use crate::model::{Child, Command, Event, Fact, Name, Requester};
 
 pub(super) fn show_event(event: &Event) {
     let at = humantime::format_rfc3339_millis(event.at);

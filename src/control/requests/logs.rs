@@ -1,13 +1,31 @@
 //! What services print.
 
 use axum::body::{Body, Bytes};
+use axum::response::IntoResponse;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::query::Query;
 use super::query::{Parameter, ParameterKind};
-use super::*;
+use super::{Handled, Shared, age, json_event, refuse, stream};
+use crate::control::connections::Caller;
 use crate::control::protocol::{LogLine, LogsEnd, StreamName};
-use crate::os::{SourceId, Stream as OutputStream, memory};
+use crate::decide::access::Action;
+use crate::model::{DenialCode, InstanceId};
+use crate::model::{SourceId, Stream as OutputStream};
 use crate::record::output::{Chunk, Followed};
+use crate::sys::memory;
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{Response, sse};
+use futures_core::Stream;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc;
 
 pub(in crate::control) const LOGS: &[Parameter] = &[
     Parameter {

@@ -5,14 +5,26 @@ use std::path::Path;
 
 use axum::extract::Path as InPath;
 use axum::extract::rejection::PathRejection;
+use axum::response::IntoResponse;
 
-use super::*;
+use super::{Daemon, Handled, Refused, Shared, admin, body, refuse};
+use crate::control::connections::Caller;
+use crate::control::protocol::FaultBody;
 use crate::control::protocol::{Manifest, ManifestFile, Manifests, Write};
+use crate::decide::access::Action;
+use crate::decide::resolve::resolve;
 use crate::manifest::Environment;
 use crate::manifest::folder::{check_text_in, file_of_project};
+use crate::model::{Denial, DenialCode, Selector};
 use crate::model::{Name, Requester};
-use crate::os::files;
 use crate::runtime::reload::Changing;
+use crate::sys::files;
+use axum::Extension;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::response::Response;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 fn named(name: Result<InPath<String>, PathRejection>) -> Handled<String> {
     let invalid = |rejection: PathRejection| refuse(DenialCode::Invalid, rejection.body_text(), None);

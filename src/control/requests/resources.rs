@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
+use super::query::Query;
 use super::query::{Parameter, ParameterKind};
-use super::*;
+use super::{Handled, Shared, refuse};
+use crate::control::connections::Caller;
 use crate::control::protocol::ResourceHistories;
+use crate::decide::access::Action;
 use crate::decide::access::TASKS;
 use crate::decide::history::KEPT;
+use crate::model::{DenialCode, InstanceId};
+use axum::Extension;
+use axum::extract::{RawQuery, State};
+use axum::response::IntoResponse;
+use axum::response::Response;
 
 pub(in crate::control) async fn stats(
     State(shared): State<Shared>,

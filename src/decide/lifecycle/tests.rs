@@ -6,6 +6,7 @@ use super::*;
 use crate::model::ReadySpec;
 use crate::model::exit::SpawnStage;
 use crate::model::{Check, CheckTarget, CommandLine, Condition, Dependency, HealthSpec, Policy};
+use crate::model::{EndedBy, ExitOutcome, ReadyTarget};
 
 mod deaths;
 

@@ -1,8 +1,12 @@
 //! What a command means for one instance: which commands give way to which, and what a taken
 //! wish or a fact says of it.
 
-use super::*;
+use super::{InstanceSnapshot, Work};
 use crate::decide::humanize::{forks_away, lost_sight};
+use crate::decide::humanize::{in_time, short};
+use crate::decide::tree_state::InstanceState;
+use crate::model::event::{FailureReason, StartCause};
+use crate::model::{Fact, Goal, Kind, ServiceSpec, State};
 
 const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";
 

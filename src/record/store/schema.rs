@@ -11,7 +11,7 @@ use super::StoreError;
 use super::writer::Database;
 use crate::decide::ledger::Memory;
 use crate::model::{Incarnation, InstanceRecord, Name};
-use crate::os::files;
+use crate::sys::files;
 
 /// Each step is applied once, in order; the number of those that were is the database's
 /// `user_version`.

@@ -15,7 +15,7 @@ use crate::decide::history::ClosedPoint;
 use crate::decide::ledger::{KeptResult, KeptTask};
 use crate::model::spec;
 use crate::model::{Event, Fact, Incarnation, InstanceId, InstanceRecord, Name, ServiceSpec, State};
-use crate::os::files;
+use crate::sys::files;
 
 /// One transaction takes this much at most, so that readers get their turn at new things.
 const GROUP: usize = 2_000;

@@ -1,6 +1,14 @@
 //! How a machine begins behind another: that of an earlier supervisor, or of an actor that broke.
 
-use super::*;
+use super::super::InheritedProcess;
+use super::Turn;
+use crate::decide::lifecycle::{
+    Abort, Halt, InstanceEffect, Life, Next, Paused, Phase, Readiness, Retry, Step, Stopping,
+};
+use crate::model::event::{FailureReason, StartCause};
+use crate::model::{Fact, Goal, Incarnation, StopCause};
+use crate::model::{InstanceRecord, State};
+use std::time::Duration;
 
 impl Turn<'_> {
     /// Goes on where an earlier supervisor's machine stood.

@@ -1,0 +1,464 @@
+//! The host of real processes. It makes them itself ([`NativeHost::start`]: `regrow run`, and
+//! programs that embed the tree), or a keeper makes them, which they and it live below
+//! ([`NativeHost::below`]: `regrow daemon`).
+
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::cgroup::{self, Cgroups};
+use super::journal::{self, Journal};
+use super::keeper::KeeperSocket;
+use super::keeper::client::Client;
+use super::reaper;
+use super::reaper::{KeeperLink, Leave, Reclaimed, WatchOrder, WatcherHandle};
+use super::spawn::{Spawner, Ties};
+use super::stall::StallMonitor;
+use super::start_queue::Starts;
+use super::{Host, HostEventSink, KeptProcess, OutputSink, OutputTarget, ProcessKey, SpawnOrder};
+use crate::logs::{LogConfig, Logs};
+use crate::model::SourceId;
+use crate::sys::limits::{Limits, leave_no_core};
+use crate::sys::proc;
+
+pub(crate) use spawners::{Prepared, StartPermit};
+use spawners::{SpawnContext, Spawners, Spawning};
+
+mod spawners;
+
+/// How a [`NativeHost`] treats the process it lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostOptions {
+    /// Become child subreaper (prctl(2)), so that what a service leaves behind comes to us
+    /// and is ended with it. It concerns every child of the process.
+    pub subreaper: bool,
+    /// Every child left to this process is ours to reap, because nothing else in it makes
+    /// any. Right for `regrow`, wrong for a program with children of its own.
+    pub owns_process: bool,
+    /// The kernel sends SIGKILL to services when this process dies.
+    pub die_with_us: bool,
+}
+
+impl Default for HostOptions {
+    fn default() -> HostOptions {
+        HostOptions { subreaper: true, owns_process: false, die_with_us: true }
+    }
+}
+
+/// Makes processes.
+pub struct NativeHost {
+    line: WatcherHandle,
+    keeper: Option<Keeper>,
+    cgroups: Option<Arc<Cgroups>>,
+    /// What tells the processes that it made, and those of earlier daemons, from all others.
+    run: u32,
+    relief: Arc<StallMonitor>,
+    starts: Option<Starts>,
+    keys: AtomicU64,
+    chance: AtomicU64,
+}
+
+/// A host below a keeper, and what it has found there.
+pub struct Joined {
+    /// The host.
+    pub host: NativeHost,
+    /// When the first keeper came up, by the monotonic clock.
+    pub since: Duration,
+    /// What earlier daemons have left: each is to be adopted ([`Host::adopt`]).
+    pub found: Vec<KeptProcess>,
+    /// Whether no daemon was below this keeper, or one that it follows, before.
+    pub first: bool,
+    /// What earlier daemons have had the keeper hold ([`NativeHost::hold`]).
+    pub held: Vec<(String, String, Option<OwnedFd>)>,
+}
+
+/// Whether the other end of a line is gone.
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+    )
+}
+
+/// The process that outlives this one, and what they have in common.
+struct Keeper {
+    client: Arc<Client>,
+    pid: u32,
+}
+
+impl NativeHost {
+    /// Starts its threads: the watcher, and a few spawners.
+    pub fn start(sink: Arc<dyn OutputSink>, options: HostOptions) -> io::Result<NativeHost> {
+        NativeHost::start_marked(sink, options, RandomState::new().build_hasher().finish())
+    }
+
+    /// The same for the tasks of a daemon, by whose identity what it leaves is known: to be ended by the next
+    /// one ([`end_left_tasks`]).
+    pub fn start_for_tasks(
+        sink: Arc<dyn OutputSink>,
+        options: HostOptions,
+        identity: &str,
+    ) -> io::Result<NativeHost> {
+        NativeHost::start_marked(sink, options, mark_of_tasks(identity))
+    }
+
+    fn start_marked(sink: Arc<dyn OutputSink>, options: HostOptions, mark: u64) -> io::Result<NativeHost> {
+        if options.subreaper {
+            nix::sys::prctl::set_child_subreaper(true)?;
+        }
+        let limits = Limits::raise();
+        if options.owns_process {
+            leave_no_core();
+        }
+        cgroup::sweep();
+        let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
+        let (logs, relief) = (Arc::<Logs>::default(), StallMonitor::start()?);
+        let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
+        let line = reaper::start(Arc::clone(&sink), options.owns_process, own, kept, None, &relief)
+            .inspect_err(|_| relief.end())?;
+        let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
+        let work = SpawnContext {
+            line: line.clone(),
+            sink,
+            cgroups,
+            logs,
+            mark,
+            journal: None,
+            coming: Arc::default(),
+        };
+        let by = move || Ok(Spawning::Ourselves(Spawner::new(limits, ties)?));
+        NativeHost::with(line, None, 1, work, relief, by)
+    }
+
+    /// Has a keeper make its processes, which outlive it.
+    ///
+    /// `identity`: what all daemons that follow each other have in common, and no others.
+    /// `lives`: by what processes are found again that no keeper has (see [`HostEvent::Spawned`](super::News::Spawned)). `journal`: the
+    /// file in which this host notes its processes, and has noted those of earlier daemons.
+    /// `before_change` is called when the keeper was killed and this process is about to go on as
+    /// another one.
+    pub fn below(
+        keeper_socket: KeeperSocket,
+        identity: &str,
+        lives: &[String],
+        journal: &Path,
+        sink: Arc<dyn OutputSink>,
+        before_change: Arc<dyn Fn() + Send + Sync>,
+    ) -> io::Result<Joined> {
+        let noted = journal::read(journal);
+        let _ = Limits::raise();
+        leave_no_core();
+        let boot = crate::sys::clock::boot().unwrap_or_default();
+        let mark = crate::model::digest::fnv(format!("{boot} {identity}").as_bytes());
+        let cgroups = Cgroups::make_lasting(number_of(mark)).map(Arc::new);
+        let KeeperSocket { line, sentinel, .. } = keeper_socket;
+        let (client, welcome) = match Client::greet(line) {
+            Ok(greeted) => greeted,
+            // The keeper was killed, and the sentinel is about to go on as one.
+            Err(error) if is_hang_up(&error) => loop {
+                std::thread::park();
+            },
+            Err(error) => return Err(error),
+        };
+        let client = Arc::new(client);
+        let (since, mut last_key, pid) = (welcome.since, welcome.last_key, welcome.keeper);
+        let (first, orphaned) = (welcome.first, welcome.orphaned);
+        let writes = Arc::new(Journal::begin(journal.to_owned(), noted.iter().cloned()));
+        let held: Vec<(String, String, Option<OwnedFd>)> = welcome
+            .held
+            .iter()
+            .map(|held| {
+                (held.name.clone(), held.text.clone(), held.fd.as_ref().and_then(|fd| fd.try_clone().ok()))
+            })
+            .collect();
+        let mut above =
+            KeeperLink::new(Arc::clone(&client), welcome, sentinel, Arc::clone(&writes), before_change);
+        let fresh = above.found().is_empty();
+        let mut known_lives: HashSet<u64> = HashSet::new();
+        let noted_lives = noted.iter().filter_map(|noted| noted.life.as_ref());
+        for life in lives.iter().chain(noted_lives).filter(|life| !above.has(life)).collect::<Vec<_>>() {
+            match reaper::reclaim(life) {
+                Reclaimed::Alive(kept) => {
+                    last_key = last_key.max(kept.key);
+                    known_lives.insert(kept.key);
+                    above.reclaim(kept);
+                }
+                Reclaimed::Gone { key } => last_key = last_key.max(key),
+                Reclaimed::Nobody => {}
+            }
+        }
+        last_key = noted.iter().map(|noted| noted.key).max().unwrap_or_default().max(last_key);
+        if fresh || orphaned {
+            // What was asked for just before both died may be there, and no more is known of it.
+            let unknown =
+                noted.iter().filter(|noted| noted.life.is_none() && !known_lives.contains(&noted.key));
+            let unknown: Vec<(u64, &str)> = unknown.map(|noted| (noted.key, noted.about.as_str())).collect();
+            if !unknown.is_empty() {
+                reaper::reclaim_marked(&unknown).into_iter().flatten().for_each(|kept| above.reclaim(kept));
+            }
+        }
+        let found = above.found();
+        if fresh || orphaned {
+            // What a killed pair of daemon and keeper had made, and nobody knows of.
+            let known = found.iter().map(|found| found.key.0 & 0xffff_ffff).collect();
+            end_unknown(number_of(mark), cgroups.as_deref(), &known);
+            last_key += UNWRITTEN;
+        }
+        let lives_on: HashSet<u64> = found.iter().map(|found| found.key.0).collect();
+        noted.iter().filter(|noted| !lives_on.contains(&noted.key)).for_each(|noted| writes.gone(noted.key));
+        let (logs, relief) = (Arc::<Logs>::default(), StallMonitor::start()?);
+        let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
+        let line = reaper::start(Arc::clone(&sink), true, own, kept, Some(above), &relief)
+            .inspect_err(|_| relief.end())?;
+        let work = SpawnContext {
+            line: line.clone(),
+            sink,
+            cgroups,
+            logs,
+            mark,
+            journal: Some(writes),
+            coming: Arc::default(),
+        };
+        let keeper = Keeper { client: Arc::clone(&client), pid };
+        let by = move || Ok(Spawning::Keeper(Arc::clone(&client)));
+        let host = NativeHost::with(line, Some(keeper), last_key + 1, work, relief, by)?;
+        Ok(Joined { host, since, found, first, held })
+    }
+
+    fn with(
+        line: WatcherHandle,
+        keeper: Option<Keeper>,
+        first_key: u64,
+        work: SpawnContext,
+        relief: Arc<StallMonitor>,
+        by: impl Fn() -> io::Result<Spawning> + Send + Sync + 'static,
+    ) -> io::Result<NativeHost> {
+        let (starts, cgroups, run) = (Starts::new(), work.cgroups.clone(), number_of(work.mark));
+        let spawners = Arc::new(Spawners {
+            work,
+            giver: starts.giver(),
+            relief: Arc::clone(&relief),
+            by: Box::new(by),
+            more: AtomicUsize::new(0),
+        });
+        // One more than cores: in vfork a spawner sleeps while its child executes.
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
+        for _ in 0..threads {
+            spawners.begin(starts.taker()).inspect_err(|_| {
+                relief.end();
+                line.send(WatchOrder::Quit);
+            })?;
+        }
+        Ok(NativeHost {
+            line,
+            keeper,
+            cgroups,
+            run,
+            relief,
+            starts: Some(starts),
+            keys: AtomicU64::new(first_key),
+            chance: AtomicU64::new(RandomState::new().build_hasher().finish()),
+        })
+    }
+
+    /// Tells whoever started the keeper how we are: sd_notify(3). Nothing without a keeper.
+    pub fn notify(&self, text: &str) {
+        if let Some(keeper) = &self.keeper {
+            keeper.client.notify(text);
+        }
+    }
+
+    /// This process is about to end, and its keeper with it, with this code.
+    pub fn bye(&self, code: u8) {
+        if let Some(keeper) = &self.keeper {
+            keeper.client.bye(code);
+            self.line.send(WatchOrder::Leave(Leave::Down(code)));
+        }
+    }
+
+    /// Whether a process is of a tree that was made here: by the mark that it hands on without knowing.
+    pub fn is_of_tree(&self, pid: u32) -> bool {
+        proc::mark(pid).and_then(run_of) == Some(self.run)
+    }
+
+    /// Nothing that it made lives any more, and it makes nothing more: what it had of the machine is given
+    /// back, as far as nobody uses it.
+    pub fn leave(&self) {
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.leave();
+        }
+    }
+
+    /// This process is about to end, and its keeper is to start another from this program. Returns when the
+    /// keeper has noted that; should it be dead, this process goes on as one, and does not return.
+    pub async fn replace_with(&self, program: &Path) {
+        if self.keeper.is_some() {
+            let (noted, heard) = tokio::sync::oneshot::channel();
+            let noted = Box::new(move || {
+                let _ = noted.send(());
+            });
+            self.line.send(WatchOrder::Leave(Leave::Replaced(program.to_owned(), noted)));
+            // The watcher may end without a word; then nothing is to be waited for.
+            let _ = heard.await;
+        }
+    }
+
+    /// Has the keeper hold a text, and a descriptor, for the daemons that follow this one, in the place of
+    /// what was held under this name. Nothing without a keeper.
+    pub fn hold(&self, name: &str, text: String, fd: Option<OwnedFd>) {
+        if self.keeper.is_some() {
+            self.line.send(WatchOrder::Hold(name.to_owned(), text, fd));
+        }
+    }
+
+    /// Has the keeper go on as the program that this process runs, with all that it keeps, where it
+    /// is another.
+    pub fn renew_keeper_if_other(&self) {
+        let Some(Keeper { client, pid, .. }) = &self.keeper else {
+            return;
+        };
+        // By the file that runs, whatever lies by now where it lay.
+        let mine = format!("/proc/{}/exe", std::process::id());
+        let program = |path: &str| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        let (own, its) = (program(&mine), program(&format!("/proc/{pid}/exe")));
+        if own.is_some() && its.is_some() && own != its {
+            client.renew(Path::new(&mine));
+        }
+    }
+
+    /// The process that outlives this one, where there is one.
+    pub fn keeper_pid(&self) -> Option<u32> {
+        self.keeper.as_ref().map(|keeper| keeper.pid)
+    }
+
+    /// When the process behind this pidfd dies, everything is ended and this process exits.
+    pub fn die_with(&self, process: OwnedFd) {
+        self.line.send(WatchOrder::DieWith(process));
+    }
+
+    /// Ends what services have left to this process and nobody owns; `done` is called when
+    /// there is nothing of the kind any more.
+    pub fn end_strays(&self, done: impl FnOnce() + Send + 'static) {
+        self.line.send(WatchOrder::EndStrays(Box::new(done)));
+    }
+}
+
+impl Drop for NativeHost {
+    fn drop(&mut self) {
+        // The spawners end with what they take from, and with them, by PR_SET_PDEATHSIG, whatever
+        // still runs: an orderly shutdown came before this.
+        self.starts = None;
+        self.relief.end();
+        self.line.send(WatchOrder::Quit);
+    }
+}
+
+/// So many keys may have been used that nobody knows of.
+const UNWRITTEN: u64 = 1_000_000;
+
+/// Ends every process of a daemon's run that is of none of these trees.
+pub(crate) fn end_unknown(run: u32, cgroups: Option<&Cgroups>, known: &HashSet<u64>) {
+    for key in cgroups.map(Cgroups::keys).unwrap_or_default() {
+        if let Some(cgroups) = cgroups.filter(|_| !known.contains(&(key & 0xffff_ffff))) {
+            cgroups.kill(key);
+            cgroups.remove(key);
+        }
+    }
+    cgroup::end_marked_but(run, known);
+}
+
+fn mark_of_tasks(identity: &str) -> u64 {
+    let boot = crate::sys::clock::boot().unwrap_or_default();
+    crate::model::digest::fnv(format!("{boot} {identity} tasks").as_bytes())
+}
+
+/// Ends what the tasks of an earlier daemon of this identity have left. It looks at every process: not for
+/// a thread that others wait for, and not while this daemon runs tasks.
+pub fn end_left_tasks(identity: &str) {
+    cgroup::sweep();
+    end_unknown(number_of(mark_of_tasks(identity)), None, &HashSet::new());
+}
+
+/// A number for a tree that its processes hand on without knowing, as limits that limit nothing: see
+/// [`MARKED`](super::proc::MARKED). Of real-time computing it is over a hundred thousand years.
+pub(crate) fn limit_mark(run: u64, key: u64) -> u64 {
+    1 << 62 | u64::from(number_of(run)) << 32 | (key & 0xffff_ffff)
+}
+
+/// The part of a run's mark that goes into limits.
+fn number_of(run: u64) -> u32 {
+    u32::try_from(run & 0x3fff_ffff).unwrap_or_default()
+}
+
+/// The run that a limit is a mark of, if it is one.
+pub(crate) fn run_of(mark: u64) -> Option<u32> {
+    // Unlimited has every bit set.
+    (mark >> 62 == 1).then(|| number_of(mark >> 32))
+}
+
+impl Host for NativeHost {
+    fn roll(&self) -> f64 {
+        // SplitMix64: jitter needs spread, not secrecy.
+        let mut z = self.chance.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        // 53 bits are exact in an f64.
+        (z >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn next_key(&self) -> ProcessKey {
+        ProcessKey(self.keys.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn spawn(&self, order: SpawnOrder) {
+        if let Some(starts) = &self.starts {
+            starts.give(order);
+        }
+    }
+
+    fn signal(&self, key: ProcessKey, signal: i32) {
+        self.line.send(WatchOrder::Signal(key, signal));
+    }
+
+    fn pause(&self, key: ProcessKey) {
+        self.line.send(WatchOrder::Pause(key));
+    }
+
+    fn resume(&self, key: ProcessKey) {
+        self.line.send(WatchOrder::Resume(key));
+    }
+
+    fn kill(&self, key: ProcessKey) {
+        self.line.send(WatchOrder::Kill(key));
+    }
+
+    fn adopt(&self, key: ProcessKey, output: OutputTarget, keep: Option<LogConfig>, news: HostEventSink) {
+        self.line.send(WatchOrder::Adopt(key, output, keep, news));
+    }
+
+    fn settle(&self, key: ProcessKey) {
+        if self.keeper.is_some() {
+            self.line.send(WatchOrder::Settle(key));
+        }
+    }
+
+    fn look_around(&self) {
+        self.line.send(WatchOrder::LookAround);
+    }
+
+    fn keep(&self, source: SourceId, keep: LogConfig) {
+        self.line.send(WatchOrder::Keep(source, keep));
+    }
+
+    fn forget(&self, source: SourceId) {
+        self.line.send(WatchOrder::Forget(source));
+    }
+}

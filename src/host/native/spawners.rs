@@ -1,0 +1,382 @@
+//! The threads that make processes: each takes a start, prepares all that it needs, opens its log files, and has
+//! it made, here or by a keeper. One that stands still holds up nobody else.
+//!
+//! Deliberately absent: what becomes of a process that was made; the watcher is told of it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use super::is_hang_up;
+use crate::host::cgroup::{Cgroups, Use};
+use crate::host::journal::Journal;
+use crate::host::keeper::client::Client;
+use crate::host::reaper::{About, Expected, MARK, Marks, WatchOrder, Watched, WatcherHandle};
+use crate::host::spawn::{Failed, Placed, Program, Spawner, descriptors_left};
+use crate::host::stall::{BlockingCall, StallMonitor, Takeover};
+use crate::host::start_queue::{Giver, Start, Taker};
+use crate::host::{HostEvent, HostEventSink, OutputSink, OutputTarget, Owner, ProcessKey, SpawnOrder, env};
+use crate::logs::{HUNG, LogConfig, Logs};
+use crate::model::Stream;
+use crate::model::{SpawnFailure, SpawnStage};
+use crate::sys::credentials;
+
+/// With so many starts waiting, those that come first are made without a cgroup, which costs an
+/// eighth of the time that a thousand take. They are still known by their marks.
+const BURST: usize = 16;
+
+/// The next order, and how many wait behind it. In a burst of them the watcher is woken for many at
+/// once; but before a wait, and before an order behind which no other comes, it is woken: making a
+/// process may take long (a folder on a network), and what was made before is to be heard of.
+fn next(starts: &Taker, line: &WatcherHandle) -> Option<(Start, usize)> {
+    if let Some((order, waiting)) = starts.take_waiting() {
+        if waiting == 0 {
+            line.wake();
+        } else {
+            line.wake_if_late();
+        }
+        return Some((order, waiting));
+    }
+    line.wake();
+    starts.take()
+}
+
+/// The threads that carry orders out.
+pub(super) struct Spawners {
+    pub(super) work: SpawnContext,
+    pub(super) giver: Giver,
+    pub(super) relief: Arc<StallMonitor>,
+    pub(super) by: Box<dyn Fn() -> io::Result<Spawning> + Send + Sync>,
+    /// How many there are more than at the start.
+    pub(super) more: AtomicUsize,
+}
+
+/// So many more there are at most: each is in the place of one that stands still, or has.
+const MOST_MORE: usize = 16;
+
+/// Where a start stands still for so many looks at it, there is another thread for the others; and where it
+/// waits for its log files, it goes on without those.
+const PATIENCE: u32 = 20;
+
+impl Spawners {
+    pub(super) fn begin(self: &Arc<Spawners>, starts: Taker) -> io::Result<()> {
+        let (mut by, spawners) = ((self.by)()?, Arc::clone(self));
+        let run = move || {
+            let (giver, others) = (spawners.giver.clone(), Arc::downgrade(&spawners));
+            let logs = Arc::clone(&spawners.work.logs);
+            let go_on = move |prepared: Box<Prepared>| {
+                prepared.keep.iter().for_each(|keep| logs.hangs(keep));
+                giver.give_back(Start::Prepared(prepared.without()));
+            };
+            let files = BlockingCall::new(&spawners.relief, PATIENCE, Takeover::Moment, go_on);
+            let start = BlockingCall::new(&spawners.relief, PATIENCE, Takeover::Moment, move |()| {
+                if let Some(spawners) = others.upgrade() {
+                    spawners.begin_another();
+                }
+            });
+            let work = &spawners.work;
+            while let Some((next, waiting)) = next(&starts, &work.line) {
+                start.work((), || work.carry_out(&mut by, next, waiting >= BURST, &files));
+            }
+        };
+        std::thread::Builder::new().name("regrow-spawn".into()).stack_size(256 * 1024).spawn(run)?;
+        Ok(())
+    }
+
+    /// In the place of one that stands still. It stays: what a thread has made may end with it.
+    fn begin_another(self: &Arc<Spawners>) {
+        let Some(starts) = self.giver.taker() else {
+            return;
+        };
+        if self.more.fetch_add(1, Ordering::Relaxed) >= MOST_MORE {
+            self.more.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        if let Err(error) = self.begin(starts) {
+            self.more.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(%error, "starts wait for one that stands still");
+        }
+    }
+}
+
+/// A process that only its log files are missing to.
+pub(crate) struct Prepared {
+    key: ProcessKey,
+    program: Program,
+    marks: Marks,
+    output: OutputTarget,
+    input: Option<OwnedFd>,
+    extra: Option<Arc<OwnedFd>>,
+    owner: Option<Owner>,
+    news: HostEventSink,
+    coming: StartPermit,
+    keep: Option<LogConfig>,
+    /// Where it waits for a disk, if it can go nowhere else.
+    waits_for: Option<LogConfig>,
+    /// Why its output does not go where it should.
+    instead_of: Vec<String>,
+    burst: bool,
+}
+
+impl Prepared {
+    pub(crate) fn fail(&self, failure: SpawnFailure) {
+        (self.news)(HostEvent::SpawnFailed { key: self.key, failure });
+    }
+
+    /// Its log files do not come: it takes others, or none.
+    fn without(mut self: Box<Self>) -> Box<Self> {
+        if let Some(keep) = self.keep.take() {
+            self.instead_of.push(format!("{}: {HUNG}", keep.shown()));
+            self.keep = keep.instead();
+            self.waits_for = Some(keep).filter(|_| self.keep.is_none());
+        }
+        self
+    }
+
+    /// They can't be used, and are told with the others.
+    fn cant_use(&mut self, keep: &LogConfig, error: &io::Error) {
+        self.instead_of.push(format!("{}: {error}", keep.shown()));
+        self.keep = keep.instead();
+    }
+}
+
+/// What the threads work with that carry orders out.
+#[derive(Clone)]
+pub(super) struct SpawnContext {
+    pub(super) line: WatcherHandle,
+    pub(super) sink: Arc<dyn OutputSink>,
+    pub(super) cgroups: Option<Arc<Cgroups>>,
+    pub(super) logs: Arc<Logs>,
+    pub(super) mark: u64,
+    /// Where processes are noted that outlive this one.
+    pub(super) journal: Option<Arc<Journal>>,
+    /// How many starts are under way at the keeper.
+    pub(super) coming: Arc<AtomicUsize>,
+}
+
+/// So many descriptors a service takes here: its process, two pipes, two files and their indices.
+const OF_A_SERVICE: u64 = 8;
+
+/// A start that is under way at the keeper, until it is dropped.
+pub(crate) struct StartPermit(Arc<AtomicUsize>);
+
+impl Drop for StartPermit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The order for a service that starts, by what its env files say now. `None`: they can't be read, which
+/// is told.
+fn renewed(order: SpawnOrder) -> Option<SpawnOrder> {
+    let env::EnvFor::Start(declared) = &order.env.of else {
+        return Some(order);
+    };
+    if declared.renewal.is_none() {
+        return Some(order);
+    }
+    let key = order.key;
+    match declared.renewed() {
+        Ok(spec) => {
+            (order.news)(HostEvent::Renewed { key, spec: Arc::clone(&spec) });
+            let (argv, dir) = (spec.command.argv.clone(), spec.dir.clone());
+            let env = env::EnvRecipe { of: env::EnvFor::Service(spec), ..order.env };
+            Some(SpawnOrder { argv, dir, env, ..order })
+        }
+        Err(message) => {
+            let (stage, errno, errno_name) = (SpawnStage::EnvFile, 0, String::new());
+            let failure = SpawnFailure { stage, errno, errno_name, message };
+            (order.news)(HostEvent::SpawnFailed { key, failure });
+            None
+        }
+    }
+}
+
+/// Who makes processes.
+pub(super) enum Spawning {
+    Ourselves(Spawner),
+    Keeper(Arc<Client>),
+}
+
+impl SpawnContext {
+    fn carry_out(&self, by: &mut Spawning, start: Start, burst: bool, desk: &BlockingCall<Box<Prepared>>) {
+        let prepared = match start {
+            Start::New(order) => self.prepare(by, *order, burst),
+            Start::Prepared(prepared) => Some(prepared),
+        };
+        if let Some((prepared, files)) = prepared.and_then(|prepared| self.open(prepared, desk)) {
+            self.make(by, *prepared, files);
+        }
+    }
+
+    /// `None`: it can't be made, which is told.
+    fn prepare(&self, by: &Spawning, order: SpawnOrder, burst: bool) -> Option<Box<Prepared>> {
+        let order = renewed(order)?;
+        let SpawnOrder { key, argv, dir, env, input, extra, output, owner, keep, news } = order;
+        let failed = |failure| news(HostEvent::SpawnFailed { key, failure });
+        let resolved = credentials::resolve(&env.run_as()).map_err(failed).ok()?;
+        let secrets = env.vault.assignments(&env.env().secrets).map_err(failed).ok()?;
+        let mut env = env.compose_for(&resolved.env);
+        env.extend(secrets.iter().filter_map(|(variable, secret)| secret.assignment(variable)));
+        let marks = Marks::of(self.mark, key.0);
+        if let Ok(entry) = std::ffi::CString::new(format!("{MARK}={}", marks.variable)) {
+            env.push(entry);
+        }
+        let program = Program::find(&argv, &dir, env).map_err(failed).ok()?.with(resolved.credentials);
+        // Those of starts that are under way come when the keeper has made them.
+        let coming = Arc::clone(&self.coming);
+        let expected = coming.fetch_add(1, Ordering::Relaxed) as u64 + 1;
+        let coming = StartPermit(coming);
+        if matches!(by, Spawning::Keeper(_)) && descriptors_left() < expected * OF_A_SERVICE {
+            failed(program.explain(Failed { stage: SpawnStage::Prepare, errno: Errno::EMFILE }));
+            return None;
+        }
+        let keep = keep.filter(|_| matches!(output, OutputTarget::Lines(..)));
+        let (waits_for, instead_of) = (None, Vec::new());
+        let prepared = Prepared {
+            key,
+            program,
+            marks,
+            output,
+            input,
+            extra,
+            owner,
+            news,
+            coming,
+            keep,
+            waits_for,
+            instead_of,
+            burst,
+        };
+        Some(Box::new(prepared))
+    }
+
+    /// Opens its log files. `None`: they do not come, and another goes on with it.
+    fn open(
+        &self,
+        mut prepared: Box<Prepared>,
+        desk: &BlockingCall<Box<Prepared>>,
+    ) -> Option<(Box<Prepared>, Option<[OwnedFd; 2]>)> {
+        let OutputTarget::Lines(source, _) = prepared.output else {
+            return Some((prepared, None));
+        };
+        while let Some(keep) = prepared.keep.clone() {
+            if self.logs.is_hung(&keep) {
+                prepared = prepared.without();
+                continue;
+            }
+            let (back, made) = desk.work(prepared, || {
+                // It reads what is there.
+                self.sink.begins(source);
+                self.logs.make(source, &keep)
+            });
+            let Some(back) = back else {
+                // It was said to hang when another went on.
+                self.logs.hangs_no_more(&keep);
+                return None;
+            };
+            prepared = back;
+            match made.and_then(|made| self.logs.place(source, made)) {
+                Ok(files) => {
+                    self.sink.moves(source, &keep);
+                    if !prepared.instead_of.is_empty() {
+                        let (key, place) = (prepared.key, keep.file(Stream::Out));
+                        let reason = prepared.instead_of.join("; ");
+                        (prepared.news)(HostEvent::KeptElsewhere { key, place, reason });
+                    }
+                    return Some((prepared, Some(files)));
+                }
+                Err(error) => prepared.cant_use(&keep, &error),
+            }
+        }
+        if let Some(keep) = prepared.waits_for.take() {
+            // What it prints waits for that, which is told when there is something.
+            self.logs.open_later(source, keep);
+        } else if !prepared.instead_of.is_empty() {
+            // It runs all the same, and says what it says to those who follow.
+            let reason = prepared.instead_of.join("; ");
+            (prepared.news)(HostEvent::Unkept { key: prepared.key, lost: None, reason });
+        }
+        Some((prepared, None))
+    }
+
+    fn make(&self, by: &mut Spawning, prepared: Prepared, files: Option<[OwnedFd; 2]>) {
+        let Prepared { key, program, marks, output, input, extra, owner, news, coming, burst, .. } = prepared;
+        let limit = marks.limit;
+        let cgroups = self.cgroups.as_ref().filter(|_| !burst);
+        // A command is short and leaves its cgroup as it was; a service may make of it what it likes.
+        let use_ = if matches!(output, OutputTarget::Collect(_)) { Use::Again } else { Use::Once };
+        let cgroup = cgroups.and_then(|cgroups| cgroups.fresh(key.0, use_));
+        let cgroups = cgroups.filter(|_| cgroup.is_some());
+        let inside = cgroup.as_ref().map(AsFd::as_fd);
+        match by {
+            Spawning::Ourselves(spawner) => {
+                let given = [input.as_ref().map(AsFd::as_fd), extra.as_ref().map(|extra| extra.as_fd())];
+                let since = Instant::now();
+                let made = spawner.spawn(&program, given, limit, inside);
+                let placed = made.as_ref().map_or(Placed::WithUs, |made| made.placed);
+                if let Some(cgroups) = cgroups
+                    && placed != Placed::InCgroup
+                {
+                    match placed {
+                        Placed::Refused(errno) => cgroups.refused(key.0, errno),
+                        Placed::InCgroup | Placed::WithUs => cgroups.discard(key.0),
+                    }
+                }
+                match made {
+                    Ok(made) => self.line.send_later(WatchOrder::Watch(Box::new(Watched {
+                        key,
+                        pid: made.pid,
+                        pidfd: made.pidfd,
+                        since,
+                        pipes: [Some(made.stdout), Some(made.stderr)],
+                        output,
+                        marks,
+                        cgroups: cgroups.filter(|_| placed == Placed::InCgroup).cloned(),
+                        news,
+                    }))),
+                    Err(failed) => news(HostEvent::SpawnFailed { key, failure: program.explain(failed) }),
+                }
+            }
+            Spawning::Keeper(keeper) => {
+                let folder = cgroups.map(|cgroups| cgroups.folder().to_owned());
+                let about = owner.map(|owner| About::new(owner, self.mark, folder));
+                let about = about.and_then(|about| serde_json::to_string(&about).ok());
+                if let (Some(journal), Some(about)) = (&self.journal, &about) {
+                    journal.asked(key.0, about);
+                }
+                let (told, failed) = (about.clone().unwrap_or_default(), Arc::clone(&news));
+                let cgroups = cgroups.cloned();
+                let words = program.clone();
+                self.line.send(WatchOrder::Expect(Box::new(Expected {
+                    key,
+                    output,
+                    marks,
+                    cgroups,
+                    about,
+                    program: words,
+                    news,
+                    coming,
+                })));
+                let logs = files.as_ref().map(|[out, err]| [out.as_fd(), err.as_fd()]);
+                // Where the keeper is dead, this process is about to go on as one, and the daemon that
+                // follows makes what was not made: that it was not counts against nobody.
+                if let Err(error) = keeper.spawn(key.0, limit, told, &program, inside, logs)
+                    && !is_hang_up(&error)
+                {
+                    let failure = SpawnFailure {
+                        stage: SpawnStage::Prepare,
+                        errno: error.raw_os_error().unwrap_or_default(),
+                        errno_name: String::new(),
+                        message: format!("the keeper can't be asked for a process: {error}"),
+                    };
+                    failed(HostEvent::SpawnFailed { key, failure });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,567 @@
+//! Processes that are a keeper's children: it makes them as it is told, and says how they end.
+
+use serde::{Deserialize, Serialize};
+
+use super::known_members::KnownMembers;
+use super::memberships::Membership;
+use super::orders::{Expected, Leave, Marks, Watched};
+use super::{Parent, Process, Watcher, reclaim};
+use crate::decide::succession::{AfterKeeper, DaemonIntent, after_keeper, makes_a_standby};
+use crate::host::cgroup::Cgroups;
+use crate::host::journal::Journal;
+use crate::host::keeper::Sentinel;
+use crate::host::keeper::client::{Client, Kept, Welcome};
+use crate::host::keeper::handover;
+use crate::host::keeper::handover::{Lent, State};
+use crate::host::keeper::standby::Standby;
+use crate::host::keeper::wire::{Came, Frame, FromKeeper, Inbox};
+use crate::host::spawn::Failed;
+use crate::host::{HostEvent, HostEventSink, OutputTarget, ProcessKey};
+use crate::host::{KeptProcess, Owner};
+use crate::logs::LogConfig;
+use crate::model::{Exit, SourceId};
+use crate::sys::pidfd;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The keeper, as the watcher knows it.
+pub(crate) struct KeeperLink {
+    client: Arc<Client>,
+    pid: u32,
+    /// By which its end is seen.
+    alive: Option<OwnedFd>,
+    /// When it came up.
+    since: Duration,
+    inbox: Inbox,
+    expected: HashMap<u64, Expected>,
+    /// Answers that came before what they answer was known here.
+    early: Vec<Frame<FromKeeper>>,
+    found: HashMap<u64, Kept>,
+    /// What has ended, until that is written down for good.
+    gone: HashMap<u64, Gone>,
+    /// The highest key that was asked for.
+    highest: u64,
+    /// Cgroups of earlier daemons.
+    joined: HashMap<PathBuf, Arc<Cgroups>>,
+    /// Called before this process goes on as a keeper: what must not be lost is to be written.
+    before_change: Arc<dyn Fn() + Send + Sync>,
+    /// What this daemon has asked for in leaving.
+    leave: Option<Leave>,
+    /// Who goes on when this process dies over it.
+    standby: Option<Standby>,
+    /// Watches over the line until this thread does.
+    sentinel: Option<Sentinel>,
+    /// What the keeper holds, to be handed on where this process takes its place.
+    held: HashMap<String, (String, Option<OwnedFd>)>,
+    journal: Arc<Journal>,
+}
+
+/// A keeper that is being killed is dead after so long at most.
+const DYING: Duration = Duration::from_secs(2);
+/// So long after this process could not be executed again that is tried once more.
+const SUCCEED_AGAIN: Duration = Duration::from_millis(200);
+
+/// What is kept of a process that is gone.
+struct Gone {
+    pid: u32,
+    pidfd: OwnedFd,
+    about: String,
+    exit: Exit,
+}
+
+/// What a later daemon is to know of a process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct About {
+    pub(crate) owner: Owner,
+    /// Of the run that made it; see [`Marks`].
+    pub(crate) run: u64,
+    #[serde(default)]
+    pub(crate) cgroups: Option<PathBuf>,
+    /// Who was seen of its tree.
+    #[serde(default, skip_serializing_if = "KnownMembers::is_plain")]
+    pub(super) sight: KnownMembers,
+}
+
+impl About {
+    pub(crate) fn new(owner: Owner, run: u64, cgroups: Option<PathBuf>) -> About {
+        About { owner, run, cgroups, sight: KnownMembers::default() }
+    }
+}
+
+impl KeeperLink {
+    pub(crate) fn new(
+        client: Arc<Client>,
+        welcome: Welcome,
+        sentinel: Sentinel,
+        journal: Arc<Journal>,
+        before_change: Arc<dyn Fn() + Send + Sync>,
+    ) -> KeeperLink {
+        let Welcome { keeper, since, kept, inbox, held, .. } = welcome;
+        let held = held.into_iter().map(|held| (held.name, (held.text, held.fd))).collect();
+        KeeperLink {
+            client,
+            pid: keeper,
+            alive: pidfd::open(keeper).ok(),
+            since,
+            inbox,
+            expected: HashMap::new(),
+            early: Vec::new(),
+            found: kept.into_iter().map(|kept| (kept.key, kept)).collect(),
+            gone: HashMap::new(),
+            highest: 0,
+            joined: HashMap::new(),
+            before_change,
+            leave: None,
+            standby: None,
+            sentinel: Some(sentinel),
+            held,
+            journal,
+        }
+    }
+
+    /// Keeps, and has the keeper keep, what nobody has kept so far.
+    pub(crate) fn reclaim(&mut self, kept: Kept) {
+        if !self.found.contains_key(&kept.key) {
+            self.client.adopt(&kept);
+            self.found.insert(kept.key, kept);
+        }
+    }
+
+    /// Whether the keeper has it.
+    pub(crate) fn has(&self, life: &str) -> bool {
+        let key =
+            serde_json::from_str::<serde_json::Value>(life).ok().and_then(|life| life.get("key")?.as_u64());
+        key.is_some_and(|key| self.found.contains_key(&key))
+    }
+
+    /// What earlier daemons have left, in the order in which it was made.
+    pub(crate) fn found(&self) -> Vec<KeptProcess> {
+        let mut found: Vec<KeptProcess> = self
+            .found
+            .values()
+            .map(|kept| KeptProcess {
+                key: ProcessKey(kept.key),
+                pid: kept.pid,
+                owner: serde_json::from_str::<About>(&kept.about).ok().map(|about| about.owner),
+                exit: kept.exit,
+            })
+            .collect();
+        found.sort_by_key(|found| found.key);
+        found
+    }
+
+    pub(super) fn socket(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.client.socket()
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Whether the start of a process was told, or is to be, and not heard yet.
+    fn awaits(&self, key: u64) -> bool {
+        let of_it = |frame: &Frame<FromKeeper>| matches!(&frame.say, FromKeeper::Spawned { key: other, .. } if *other == key);
+        self.expected.contains_key(&key) || self.early.iter().any(of_it)
+    }
+
+    /// From here on the line is looked at by the watcher. `false`: the keeper was gone before.
+    pub(super) fn begin(&mut self) -> bool {
+        self.sentinel.take().is_none_or(|sentinel| sentinel.retire())
+    }
+
+    /// Where cgroups of earlier daemons lie.
+    pub(super) fn joined(&self) -> impl Iterator<Item = &Arc<Cgroups>> {
+        self.joined.values()
+    }
+
+    /// Nothing of a process's tree is left.
+    pub(super) fn gone(&mut self, key: u64, process: Process) {
+        if process.about.is_some() {
+            self.journal.gone(key);
+        }
+        match (process.about, process.exit) {
+            (Some(about), Some(exit)) => {
+                let gone = Gone { pid: process.pid, pidfd: process.pidfd, about, exit };
+                self.gone.insert(key, gone);
+            }
+            _ => self.client.forget(key),
+        }
+    }
+
+    /// The folder in which a process's cgroup was made.
+    fn join(&mut self, folder: PathBuf, own: Option<&Arc<Cgroups>>) -> Option<Arc<Cgroups>> {
+        if let Some(own) = own
+            && own.folder() == folder
+        {
+            return Some(Arc::clone(own));
+        }
+        if !self.joined.contains_key(&folder) {
+            let joined = Cgroups::join(&folder)?;
+            self.joined.insert(folder.clone(), Arc::new(joined));
+        }
+        self.joined.get(&folder).cloned()
+    }
+}
+
+impl Watcher {
+    pub(super) fn expect(&mut self, expected: Expected) {
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        let key = expected.key.0;
+        above.highest = above.highest.max(key);
+        above.expected.insert(key, expected);
+        let early = std::mem::take(&mut above.early);
+        for frame in early {
+            self.hear(frame);
+        }
+    }
+
+    pub(super) fn hear_keeper(&mut self) {
+        loop {
+            let Some(above) = &mut self.above else {
+                return;
+            };
+            let came = above.inbox.fill(above.client.socket(), false);
+            loop {
+                let Some(above) = &mut self.above else {
+                    return;
+                };
+                match above.inbox.next::<FromKeeper>() {
+                    Ok(Some(frame)) => self.hear(frame),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(%error, "the keeper can't be understood");
+                        return self.keeper_ended();
+                    }
+                }
+            }
+            match came {
+                Ok(Came::Something) => {}
+                Ok(Came::Nothing) => return,
+                Ok(Came::End) => return self.keeper_ended(),
+                Err(error) => {
+                    tracing::error!(%error, "the line to the keeper is broken");
+                    return self.keeper_ended();
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, frame: Frame<FromKeeper>) {
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        match &frame.say {
+            FromKeeper::Spawned { key, .. } | FromKeeper::Failed { key, .. }
+                if !above.expected.contains_key(key) =>
+            {
+                above.early.push(frame);
+            }
+            FromKeeper::Spawned { key, pid, in_cgroup, refused } => {
+                let (key, pid, in_cgroup) = (*key, *pid, *in_cgroup);
+                let Some(expected) = above.expected.remove(&key) else {
+                    return;
+                };
+                let Expected { output, marks, cgroups, about, news, coming, .. } = expected;
+                // They have come with this word.
+                drop(coming);
+                if !in_cgroup && let Some(cgroups) = &cgroups {
+                    match refused {
+                        Some(errno) => cgroups.refused(key, nix::errno::Errno::from_raw(*errno)),
+                        None => cgroups.discard(key),
+                    }
+                }
+                let mut fds = frame.fds.into_iter();
+                let Some(pidfd) = fds.next() else {
+                    return;
+                };
+                let (id, tell) = (ProcessKey(key), Arc::clone(&news));
+                let pipes = [fds.next(), fds.next()];
+                let cgroups = cgroups.filter(|_| in_cgroup);
+                let life = about.as_ref().and_then(|about| {
+                    let [out, err] = &pipes;
+                    let pipes = [out, err].map(|pipe| pipe.as_ref().map(AsFd::as_fd));
+                    reclaim::life_of(key, pid, about, pipes)
+                });
+                let since = Instant::now();
+                let watched = Watched { key: id, pid, pidfd, since, pipes, output, marks, cgroups, news };
+                if let (Some(above), Some(life)) = (&self.above, &life) {
+                    above.journal.runs(key, life);
+                }
+                self.look_after(watched, about, Parent::Ours);
+                tell(HostEvent::Spawned { key: id, pid, life });
+            }
+            FromKeeper::Failed { key, stage, errno, .. } => {
+                if let Some(expected) = above.expected.remove(key) {
+                    above.journal.gone(*key);
+                    if let Some(cgroups) = &expected.cgroups {
+                        cgroups.remove(*key);
+                    }
+                    if let OutputTarget::Lines(source, _) = &expected.output {
+                        self.logs.rest(*source);
+                    }
+                    let failed = Failed { stage: *stage, errno: nix::errno::Errno::from_raw(*errno) };
+                    let failure = expected.program.explain(failed);
+                    (expected.news)(HostEvent::SpawnFailed { key: expected.key, failure });
+                }
+            }
+            // Of one whose start is not known here yet: told behind that.
+            FromKeeper::Exited { key, .. } if above.awaits(*key) => above.early.push(frame),
+            FromKeeper::Exited { key, exit } => match above.found.get_mut(key) {
+                Some(kept) => kept.exit = Some(*exit),
+                None => self.ended(*key, *exit),
+            },
+            FromKeeper::Noted => {
+                if let Some(Leave::Replaced(_, noted)) = above.leave.take() {
+                    noted();
+                }
+            }
+            FromKeeper::Welcome { .. } | FromKeeper::Kept { .. } | FromKeeper::Unknown => {}
+        }
+    }
+
+    /// Looks after what an earlier daemon has started.
+    pub(super) fn take_over(
+        &mut self,
+        key: u64,
+        output: OutputTarget,
+        keep: Option<LogConfig>,
+        news: HostEventSink,
+    ) {
+        let own = self.cgroups.clone();
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        let Some(kept) = above.found.remove(&key) else {
+            return;
+        };
+        let about: Option<About> = serde_json::from_str(&kept.about).ok();
+        let cgroups = about.as_ref().and_then(|about| about.cgroups.clone());
+        let sight = about.as_ref().map(|about| about.sight.clone()).unwrap_or_default();
+        let cgroups = cgroups.and_then(|folder| above.join(folder, own.as_ref()));
+        // Nobody's, as it is: known by its session and its group alone.
+        let marks = about
+            .as_ref()
+            .map_or_else(|| Marks { variable: String::new(), limit: 0 }, |about| Marks::of(about.run, key));
+        if let (OutputTarget::Lines(source, _), Some(keep)) = (&output, keep) {
+            self.logs.open_later(*source, keep);
+        }
+        let Kept { pid, pidfd, pipes, exit, about: text, foreign, .. } = kept;
+        let parent = if foreign { Parent::Dead } else { Parent::Ours };
+        let since = Instant::now();
+        let watched =
+            Watched { key: ProcessKey(key), pid, pidfd, since, pipes, output, marks, cgroups, news };
+        self.look_after(watched, about.map(|_| text), parent);
+        if let Some(process) = self.processes.get_mut(&key) {
+            process.sight = sight;
+        }
+        // An earlier daemon may have had it moved.
+        if let (Some(own), Some(process)) = (own, self.processes.get_mut(&key))
+            && matches!(process.home, Membership::None)
+            && own.has(key, pid)
+        {
+            process.home = Membership::Moved(own);
+        }
+        if let Some(exit) = exit {
+            self.ended(key, exit);
+        }
+    }
+
+    pub(super) fn settled(&mut self, key: u64) {
+        if let Some(above) = &mut self.above
+            && above.gone.remove(&key).is_some()
+        {
+            above.client.forget(key);
+        }
+    }
+
+    /// Tells the keeper to which files a source's output goes now; then the others are nobody's.
+    pub(super) fn tell_keeper(&self, source: SourceId, files: Option<[OwnedFd; 2]>) {
+        if let Some(files) = files
+            && let Some(above) = &self.above
+        {
+            for (key, process) in &self.processes {
+                if process.about.is_some()
+                    && matches!(&process.output, OutputTarget::Lines(of, _) if *of == source)
+                {
+                    above.client.logs(*key, [files[0].as_fd(), files[1].as_fd()]);
+                }
+            }
+        }
+        self.logs.tidy(source);
+    }
+
+    /// Has the keeper hold something, and whoever takes its place.
+    pub(super) fn hold(&mut self, name: String, text: String, fd: Option<OwnedFd>) {
+        if let Some(above) = &mut self.above {
+            above.client.hold(&name, &text, fd.as_ref().map(AsFd::as_fd));
+            above.held.insert(name, (text, fd));
+        }
+    }
+
+    /// This process is about to end, and another is to go on where it stood.
+    pub(super) fn leave(&mut self, leave: Leave) {
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        match leave {
+            Leave::Replaced(program, noted) => {
+                if above.client.replace(&program) {
+                    above.leave = Some(Leave::Replaced(program, noted));
+                } else {
+                    noted();
+                }
+            }
+            Leave::Down(code) => above.leave = Some(Leave::Down(code)),
+        }
+    }
+
+    /// The line to the keeper has ended.
+    pub(super) fn keeper_ended(&mut self) {
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        let directive = match &above.leave {
+            None => DaemonIntent::Again,
+            Some(Leave::Replaced(..)) => DaemonIntent::Replaced,
+            Some(Leave::Down(code)) => DaemonIntent::End(*code),
+        };
+        // Before anything else: from here on this process may die, too.
+        if makes_a_standby(above.standby.as_ref().is_some_and(Standby::waits), directive) {
+            crate::host::keeper::quieten();
+            above.standby = handover::standby(above.since)
+                .inspect_err(|error| tracing::warn!(%error, "nobody stands by while the keeper is replaced"))
+                .ok();
+        }
+        // Its end of the line is closed before the kernel says that it is dead.
+        let lives = above.alive.as_ref().is_some_and(|keeper| !pidfd::ends_within(keeper.as_fd(), DYING));
+        match after_keeper(lives, directive) {
+            AfterKeeper::GiveWay => {
+                // It starts another daemon, which is told everything anew.
+                tracing::error!("the line to the keeper is broken: this daemon gives way to another");
+                if let Some(standby) = above.standby.take() {
+                    standby.dismiss();
+                }
+                (above.before_change)();
+                std::process::exit(1);
+            }
+            AfterKeeper::End(code) => crate::host::processes::exit(code.into()),
+            AfterKeeper::Carry { other_program } => self.take_the_keepers_place(other_program),
+        }
+    }
+
+    pub(super) fn try_succession_again(&mut self) {
+        if self.succession_tried.is_some_and(|tried| tried.elapsed() >= SUCCEED_AGAIN) {
+            self.keeper_ended();
+        }
+    }
+
+    /// This process goes on as the keeper, with all that it holds, and starts a daemon of its own. Where it
+    /// can't be executed, nothing can be started until it can.
+    fn take_the_keepers_place(&mut self, other_program: bool) {
+        let Some(above) = &mut self.above else {
+            return;
+        };
+        let first = self.succession_tried.replace(Instant::now()).is_none();
+        if first {
+            let _ = self.epoll.delete(above.client.socket());
+            tracing::error!(keeper = above.pid, "the keeper was ended; this process takes its place");
+        }
+        (above.before_change)();
+        let Some(above) = &self.above else {
+            return;
+        };
+        let files: HashMap<u64, [OwnedFd; 2]> = self
+            .processes
+            .iter()
+            .filter_map(|(key, process)| match &process.output {
+                OutputTarget::Lines(source, _) => Some((*key, self.logs.files(*source)?)),
+                OutputTarget::Beside(_) | OutputTarget::Capture(_) | OutputTarget::Collect(_) => None,
+            })
+            .collect();
+        let abouts: HashMap<u64, String> = self
+            .processes
+            .iter()
+            .filter_map(|(key, process)| Some((*key, with_sight(process.about.as_deref()?, &process.sight))))
+            .collect();
+        let living = self.processes.iter().filter_map(|(key, process)| {
+            let [out, err] = &process.pipes;
+            Some(Lent {
+                key: *key,
+                pid: process.pid,
+                about: abouts.get(key)?,
+                exit: process.exit,
+                foreign: true,
+                pidfd: process.pidfd.as_fd(),
+                pipes: [out, err].map(|pipe| pipe.as_ref().map(|pipe| pipe.fd.as_fd())),
+                logs: match files.get(key) {
+                    Some([out, err]) => [Some(out.as_fd()), Some(err.as_fd())],
+                    None => [None, None],
+                },
+            })
+        });
+        let gone = above.gone.iter().map(|(key, gone)| Lent {
+            key: *key,
+            pid: gone.pid,
+            about: &gone.about,
+            exit: Some(gone.exit),
+            foreign: true,
+            pidfd: gone.pidfd.as_fd(),
+            pipes: [None, None],
+            logs: [None, None],
+        });
+        let unclaimed = above.found.values().map(|kept| Lent {
+            key: kept.key,
+            pid: kept.pid,
+            about: &kept.about,
+            exit: kept.exit,
+            foreign: true,
+            pidfd: kept.pidfd.as_fd(),
+            pipes: [kept.pipes[0].as_ref().map(AsFd::as_fd), kept.pipes[1].as_ref().map(AsFd::as_fd)],
+            logs: [None, None],
+        });
+        let entries: Vec<Lent<'_>> = living.chain(gone).chain(unclaimed).collect();
+        let last_key = entries.iter().map(|entry| entry.key).max().unwrap_or_default().max(above.highest);
+        let next = match &above.leave {
+            Some(Leave::Replaced(program, _)) if other_program => Some(program.as_path()),
+            _ => None,
+        };
+        let args = handover::own_args();
+        let state = State {
+            since: above.since,
+            // What was asked of the dead one and never made has a key, too.
+            last_key: last_key + 1_000_000,
+            daemon: None,
+            program: handover::SELF,
+            next,
+            orphaned: true,
+            standby: above.standby.as_ref(),
+            held: above
+                .held
+                .iter()
+                .map(|(name, (text, fd))| (name.as_str(), text.as_str(), fd.as_ref().map(AsFd::as_fd)))
+                .collect(),
+            args: &args,
+            entries,
+        };
+        let error = handover::execute(state);
+        if first {
+            tracing::error!(%error, "nothing can be started until there is a keeper, which can't be executed");
+        }
+    }
+}
+
+/// What a later daemon is to know, with who was seen of the tree.
+fn with_sight(about: &str, sight: &KnownMembers) -> String {
+    let text = about.to_owned();
+    match serde_json::from_str::<About>(&text) {
+        Ok(known) if !sight.is_plain() || !known.sight.is_plain() => {
+            serde_json::to_string(&About { sight: sight.clone(), ..known }).unwrap_or(text)
+        }
+        Ok(_) | Err(_) => text,
+    }
+}

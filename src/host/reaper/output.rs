@@ -1,0 +1,268 @@
+//! Output moves from pipes into files.
+//!
+//! Whatever is done with a file may last: so it is lent out (`hung`), and functions that may lose the watcher's
+//! state by that take it by value.
+
+use super::blocked_io::{About, Change, Late};
+use super::lines::take;
+use super::{LAST_WORDS, PIECE, Process, Watcher};
+use crate::host::{HostEvent, OutputTarget, ProcessKey};
+use crate::logs;
+use crate::logs::Due;
+use crate::logs::{LogConfig, Logs, LostOutput, PipeRead, WriteResult};
+use crate::model::{SourceId, Stream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+impl Watcher {
+    /// Reads what a dead process left in its pipes.
+    pub(super) fn read_last_words(mut self: Box<Self>, key: u64) -> Option<Box<Self>> {
+        let fresh = self.processes.get(&key).is_some_and(|p| p.exit.is_some() && !p.told);
+        if !fresh {
+            return Some(self);
+        }
+        if let Some(source) = self.processes.get(&key).and_then(Process::source)
+            && self.is_stuck(source)
+        {
+            // What it said last goes elsewhere at once, where it can.
+            self = self.move_elsewhere(source)?;
+        }
+        for stream in [Stream::Out, Stream::Err] {
+            let (mut total, mut read) = (0, 1);
+            while read > 0 && total <= LAST_WORDS {
+                (self, read) = self.read(key, stream)?;
+                total += read;
+            }
+            self.flush_partial(key, stream);
+        }
+        Some(self)
+    }
+
+    /// One read; returns how many bytes came.
+    pub(super) fn read(mut self: Box<Self>, key: u64, stream: Stream) -> Option<(Box<Self>, usize)> {
+        let Some(process) = self.processes.get(&key) else {
+            return Some((self, 0));
+        };
+        let Some(pipe) = process.pipes[stream as usize].as_ref().map(|pipe| Arc::clone(&pipe.fd)) else {
+            return Some((self, 0));
+        };
+        let (took, loss) = match process.source() {
+            None => {
+                let mut buffer = self.buffer();
+                let took = logs::read(pipe.as_fd(), &mut buffer);
+                self.buffer = buffer;
+                (took, None)
+            }
+            Some(source) => {
+                if let OutputTarget::Lines(..) = process.output {
+                    self = self.open_if_due(source)?;
+                }
+                if self.is_stuck(source) {
+                    self.listen_no_more(source);
+                    return Some((self, 0));
+                }
+                if self.is_held(key, stream) {
+                    self.listen_to_no_more(key, stream);
+                    return Some((self, 0));
+                }
+                let mut poured;
+                loop {
+                    let (mut buffer, pipe) = (self.buffer(), Arc::clone(&pipe));
+                    let work =
+                        move |logs: &Logs| (logs.pour(source, stream, pipe.as_fd(), &mut buffer), buffer);
+                    let late = move |(poured, buffer)| Late::Poured { source, key, stream, poured, buffer };
+                    let about = About { of: Some(source), keep: None, pipe: Some((key, stream)) };
+                    (self, poured) = self.lend(about, work, late)?;
+                    let (poured, buffer) = poured;
+                    self.buffer = buffer;
+                    match poured {
+                        WriteResult::Moves(files) => self.tell_keeper(source, Some(files)),
+                        WriteResult::Took(took, loss) => break (took, loss),
+                    }
+                }
+            }
+        };
+        let read = self.took(key, stream, took, loss);
+        Some((self, read))
+    }
+
+    pub(super) fn buffer(&mut self) -> Vec<u8> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(PIECE, 0);
+        buffer
+    }
+
+    /// What a read gave, which is in the buffer; returns how many bytes came.
+    pub(super) fn took(
+        &mut self,
+        key: u64,
+        stream: Stream,
+        took: PipeRead,
+        loss: Option<LostOutput>,
+    ) -> usize {
+        let Some(process) = self.processes.get(&key) else {
+            return 0;
+        };
+        if let Some(loss) = loss {
+            let (lost, reason) = match loss {
+                LostOutput::Begins(reason) => (None, reason),
+                LostOutput::Over(lost) => (Some(lost), String::new()),
+            };
+            // Whose files they are is to hear of it.
+            let beside = match process.output {
+                OutputTarget::Beside(source) => Some(source),
+                OutputTarget::Lines(..) | OutputTarget::Capture(_) | OutputTarget::Collect(_) => None,
+            };
+            let of = beside.and_then(|source| self.printer(source)).unwrap_or(key);
+            self.tell_unkept(of, lost, reason);
+        }
+        let Some(process) = self.processes.get_mut(&key) else {
+            return 0;
+        };
+        let Some(pipe) = &mut process.pipes[stream as usize] else {
+            return 0;
+        };
+        match took {
+            PipeRead::End => {
+                let _ = self.epoll.delete(&pipe.fd);
+                let inode = pipe.inode;
+                self.flush_partial(key, stream);
+                if let Some(process) = self.processes.get_mut(&key) {
+                    process.pipes[stream as usize] = None;
+                }
+                self.index.close(inode);
+                0
+            }
+            PipeRead::Bytes(length) => {
+                take(process, stream, &self.buffer[..length], self.sink.as_ref(), ProcessKey(key));
+                length
+            }
+            PipeRead::Nothing => 0,
+        }
+    }
+
+    pub(super) fn tell_unkept(&self, key: u64, lost: Option<u64>, reason: String) {
+        if let Some(process) = self.processes.get(&key) {
+            (process.news)(HostEvent::Unkept { key: ProcessKey(key), lost, reason });
+        }
+    }
+
+    pub(super) fn open_if_due(mut self: Box<Self>, source: SourceId) -> Option<Box<Self>> {
+        let Some(keep) = self.logs.due(source) else {
+            return Some(self);
+        };
+        if self.logs.is_hung(&keep) {
+            // Another waits there already.
+            self.logs.open_later(source, keep.clone());
+            self.is_stuck_over(source, Some(keep), false);
+            return Some(self);
+        }
+        let work = {
+            let (keep, sink) = (keep.clone(), Arc::clone(&self.sink));
+            move |logs: &Logs| {
+                // It reads what is there.
+                sink.begins(source);
+                logs.make_due(&keep)
+            }
+        };
+        let late = move |due| Late::Opened(source, due);
+        let due;
+        (self, due) = self.lend(About { of: Some(source), keep: Some(keep), pipe: None }, work, late)?;
+        if let Some(due) = due {
+            self.opened(source, due);
+        }
+        Some(self)
+    }
+
+    /// The files of a source that was printing before are open again.
+    pub(super) fn opened(&mut self, source: SourceId, due: Due) {
+        let Some((begun, keep)) = self.logs.place_due(source, due) else {
+            return;
+        };
+        self.sink.moves(source, &keep);
+        let Some(process) = self.printer(source).and_then(|key| self.processes.get_mut(&key)) else {
+            return;
+        };
+        // Lines that another has begun to read.
+        for (pipe, begun) in process.pipes.iter_mut().zip(begun) {
+            if let Some(pipe) = pipe
+                && pipe.partial.is_empty()
+            {
+                pipe.partial = begun;
+            }
+        }
+    }
+
+    /// Sources are kept in other files, or by other rules. What does not run takes them when it starts.
+    pub(super) fn make_changes(mut self: Box<Self>) -> Option<Box<Self>> {
+        while let Some((source, keep)) = self.changes.pop_front() {
+            let stays = self.logs.kept(source).is_some_and(|kept| kept.place == keep.place);
+            if self.printer(source).is_none() {
+                continue;
+            }
+            if stays && self.is_stuck(source) {
+                // When its disk answers.
+                self.stuck.entry(source).and_modify(|stuck| stuck.change = Some(keep));
+                continue;
+            }
+            self = self.change(source, keep, None)?;
+        }
+        Some(self)
+    }
+
+    /// `instead_of`: why it is to go there, where nobody has asked for it.
+    pub(super) fn change(
+        mut self: Box<Self>,
+        source: SourceId,
+        keep: LogConfig,
+        instead_of: Option<String>,
+    ) -> Option<Box<Self>> {
+        let is_moved = instead_of.is_some();
+        let work = {
+            let keep = keep.clone();
+            move |logs: &Logs| match is_moved {
+                true => logs.make_another(&keep).map(Some),
+                false => logs.change(source, &keep),
+            }
+        };
+        let before = self.logs.of(source);
+        let late = {
+            let (keep, instead_of, before) = (keep.clone(), instead_of.clone(), before.clone());
+            move |files| Late::Changed(source, Box::new(Change { keep, files, before, instead_of }))
+        };
+        // In another place, what is there meanwhile is not stuck.
+        let stays = self.logs.kept(source).is_some_and(|kept| kept.place == keep.place);
+        let about = About { of: stays.then_some(source), keep: Some(keep.clone()), pipe: None };
+        let files;
+        (self, files) = self.lend(about, work, late)?;
+        self.changed(source, Change { keep, files, before, instead_of });
+        Some(self)
+    }
+
+    pub(super) fn changed(&mut self, source: SourceId, change: Change) {
+        let Change { keep, files, instead_of, before: _ } = change;
+        let placed = files.and_then(|fresh| fresh.map(|fresh| self.logs.place(source, fresh)).transpose());
+        let printer = self.printer(source).and_then(|key| self.processes.get(&key).map(|by| (key, by)));
+        match placed {
+            Ok(files) => {
+                if let (Some(reason), Some((key, process))) = (instead_of, printer) {
+                    let (key, place) = (ProcessKey(key), keep.file(Stream::Out));
+                    (process.news)(HostEvent::KeptElsewhere { key, place, reason });
+                }
+                self.wake_who_stand_still_over(source);
+                self.sink.moves(source, &keep);
+                let files = files.or_else(|| self.logs.news(source));
+                self.tell_keeper(source, files);
+            }
+            Err(error) => {
+                let reason = match instead_of {
+                    None => format!("{}: {error}; what it prints goes where it went before", keep.shown()),
+                    Some(why) => format!("{why}; {}: {error}", keep.shown()),
+                };
+                if let Some((key, _)) = printer {
+                    self.tell_unkept(key, None, reason);
+                }
+            }
+        }
+    }
+}

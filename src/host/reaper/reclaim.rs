@@ -1,0 +1,166 @@
+//! Finding a process again that nobody has kept: its keeper and its daemon were killed together.
+//!
+//! By boot, pid and start time it is one process for ever. It is nobody's child any more, but its
+//! output is not lost: it holds its pipes open for reading itself, and here they are opened through
+//! it.
+
+use std::os::fd::BorrowedFd;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
+
+use super::keeper_side::About;
+use super::orders::Marks;
+use crate::host::keeper::client::Kept;
+use crate::sys::clock;
+use crate::sys::{pidfd, proc};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// By what a process is found again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Life {
+    boot: String,
+    pid: u32,
+    /// In ticks since boot.
+    start: u64,
+    key: u64,
+    about: String,
+    /// Of its output.
+    pipes: [u64; 2],
+}
+
+/// What is to be written down of a process that has just been made.
+pub(super) fn life_of(key: u64, pid: u32, about: &str, pipes: [Option<BorrowedFd<'_>>; 2]) -> Option<String> {
+    let inode = |pipe: Option<BorrowedFd<'_>>| {
+        pipe.and_then(|pipe| nix::sys::stat::fstat(pipe).ok()).map_or(0, |stat| stat.st_ino)
+    };
+    let life = Life {
+        boot: clock::boot()?,
+        pid,
+        start: proc::stat(pid)?.started,
+        key,
+        about: about.to_owned(),
+        pipes: pipes.map(inode),
+    };
+    serde_json::to_string(&life).ok()
+}
+
+/// What became of it.
+pub(crate) enum Reclaimed {
+    /// It lives.
+    Alive(Kept),
+    /// It is gone; what was left of its tree was ended.
+    Gone { key: u64 },
+    /// It was of another boot, or can't be read.
+    Nobody,
+}
+
+/// Looks for a process by what was written down of it.
+pub(crate) fn reclaim(life: &str) -> Reclaimed {
+    let Ok(life) = serde_json::from_str::<Life>(life) else {
+        return Reclaimed::Nobody;
+    };
+    if clock::boot().as_deref() != Some(&life.boot) {
+        return Reclaimed::Nobody;
+    }
+    let is_it = || proc::stat(life.pid).is_some_and(|stat| stat.started == life.start && stat.state != b'Z');
+    if is_it()
+        && let Ok(pidfd) = pidfd::open(life.pid)
+        // Asked again behind the open: the number may have been given away in between.
+        && is_it()
+    {
+        let pipes = life.pipes.map(|inode| reopen(life.pid, inode));
+        let Life { key, pid, about, .. } = life;
+        return Reclaimed::Alive(Kept { key, pid, about, exit: None, pidfd, pipes, foreign: true });
+    }
+    if let Ok(about) = serde_json::from_str::<About>(&life.about) {
+        end_remains(life.key, &about);
+    }
+    Reclaimed::Gone { key: life.key }
+}
+
+/// Looks for processes of which nothing was written down but that they were to be made: each by its mark, in
+/// one look at all there are. `None`: its leader is not there.
+pub(crate) fn reclaim_marked(noted: &[(u64, &str)]) -> Vec<Option<Kept>> {
+    let mut leaders: HashMap<u64, proc::Stat> = HashMap::new();
+    for stat in proc::all() {
+        // A leader leads its own session: it was made so.
+        if stat.session == stat.pid
+            && stat.state != b'Z'
+            && let Some(limit) = proc::mark(stat.pid)
+        {
+            let first = leaders.entry(limit).or_insert(stat);
+            if stat.started < first.started {
+                *first = stat;
+            }
+        }
+    }
+    let find = |(key, about): &(u64, &str)| {
+        let known: About = serde_json::from_str(about).ok()?;
+        let limit = Marks::of(known.run, *key).limit;
+        let stat = leaders.get(&limit)?;
+        let pidfd = pidfd::open(stat.pid).ok()?;
+        // Asked again behind the open: the number may have been given away in between.
+        let is_it = proc::stat(stat.pid).is_some_and(|now| now.started == stat.started)
+            && proc::mark(stat.pid) == Some(limit);
+        is_it.then(|| Kept {
+            key: *key,
+            pid: stat.pid,
+            about: (*about).to_owned(),
+            exit: None,
+            pidfd,
+            pipes: [1, 2].map(|fd| own_pipe(stat.pid, fd)),
+            foreign: true,
+        })
+    };
+    noted.iter().map(find).collect()
+}
+
+/// The pipe that a process has as its output, if it is one that it was given: those alone are open for
+/// reading and writing.
+fn own_pipe(pid: u32, fd: u32) -> Option<OwnedFd> {
+    let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
+    let inode = target.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()?;
+    let about = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).ok()?;
+    let flags = about.lines().find_map(|line| line.strip_prefix("flags:"))?.trim();
+    let flags = i32::from_str_radix(flags, 8).ok()?;
+    let both_ways = flags & nix::libc::O_ACCMODE == nix::libc::O_RDWR;
+    both_ways.then(|| reopen(pid, inode)).flatten()
+}
+
+/// Opens a pipe for reading through a process that holds an end of it.
+fn reopen(pid: u32, inode: u64) -> Option<OwnedFd> {
+    let folder = format!("/proc/{pid}/fd");
+    let name = format!("pipe:[{inode}]");
+    let is_it =
+        |path: &PathBuf| std::fs::read_link(path).is_ok_and(|target| target.as_os_str() == name.as_str());
+    let usual = [1, 2].into_iter().map(|fd| PathBuf::from(format!("{folder}/{fd}"))).find(is_it);
+    let path = usual.or_else(|| {
+        let others = std::fs::read_dir(&folder).ok()?;
+        others.filter_map(|entry| Some(entry.ok()?.path())).find(is_it)
+    })?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let fd = nix::fcntl::open(&path, flags, Mode::empty()).ok()?;
+    // It may have closed it and got another under that number.
+    nix::sys::stat::fstat(&fd).is_ok_and(|stat| stat.st_ino == inode).then_some(fd)
+}
+
+/// Ends what a leader has left that died while nobody was there.
+fn end_remains(key: u64, about: &About) {
+    if let Some(folder) = &about.cgroups {
+        crate::host::cgroup::end_one(&folder.join(key.to_string()));
+    }
+    let Marks { limit, .. } = Marks::of(about.run, key);
+    for stat in proc::all() {
+        let is_of_it = || proc::mark(stat.pid) == Some(limit);
+        if is_of_it()
+            && let Ok(fd) = pidfd::open(stat.pid)
+            && is_of_it()
+        {
+            let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
+        }
+    }
+}

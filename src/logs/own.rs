@@ -1,0 +1,65 @@
+//! What this process itself prints, where that goes to a file of its own: rotated and opened again as the
+//! files of services are.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use super::compress::Compressor;
+use super::file::{Turns, move_up};
+use crate::sys::files;
+
+/// The file that standard output and standard error go to.
+#[derive(Debug)]
+pub struct OwnLog {
+    path: PathBuf,
+    max_size: u64,
+    max_files: u32,
+    compress: bool,
+    turns: Turns,
+    compressor: Compressor,
+}
+
+impl OwnLog {
+    /// Of this file; limits as for those of services.
+    pub fn new(path: PathBuf, max_size: u64, max_files: u32, compress: bool) -> OwnLog {
+        OwnLog {
+            path,
+            max_size,
+            max_files,
+            compress,
+            turns: Turns::default(),
+            compressor: Compressor::default(),
+        }
+    }
+
+    /// Puts it aside, whoever prints to it.
+    pub fn put_aside(&self) -> io::Result<()> {
+        move_up(&self.path, self.max_files.max(1) - 1)
+    }
+
+    /// Goes on in the file of that name where another lies there by now, or none, and puts a full one aside.
+    /// Whatever is printed in between is in one of the two.
+    pub fn look(&self) -> io::Result<()> {
+        let own = nix::sys::stat::fstat(io::stdout().as_fd())?;
+        let there = fs::symlink_metadata(&self.path);
+        let in_place = there.as_ref().is_ok_and(|at| (at.dev(), at.ino()) == (own.st_dev, own.st_ino));
+        let full = in_place && u64::try_from(own.st_size).is_ok_and(|size| size >= self.max_size);
+        if in_place && !full {
+            return Ok(());
+        }
+        if full {
+            let _turn = self.turns.take_if_free(&self.path);
+            self.put_aside()?;
+        }
+        let file = files::own_file(&self.path)?;
+        nix::unistd::dup2_stdout(&file)?;
+        nix::unistd::dup2_stderr(&file)?;
+        if full && self.compress {
+            self.compressor.compress(&self.path, &self.turns);
+        }
+        Ok(())
+    }
+}

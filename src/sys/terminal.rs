@@ -1,0 +1,56 @@
+//! What the standard streams are connected to.
+
+use std::io::IsTerminal;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::model::Stream;
+
+/// Writes all of it to one of this process's own streams, or as much as somebody still takes. Not by std's
+/// locks: who held one while nobody reads would hold up whoever prints.
+pub fn write(stream: Stream, mut bytes: &[u8]) {
+    let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+    let to = if stream == Stream::Err { stderr.as_fd() } else { stdout.as_fd() };
+    while !bytes.is_empty() {
+        match nix::unistd::write(to, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let _ = poll(&mut [PollFd::new(to, PollFlags::POLLOUT)], PollTimeout::NONE);
+            }
+            // The reader is gone.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Whether standard output is a terminal.
+pub fn stdout_is_terminal() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Whether standard input is a file on a disk: reading all of it ends.
+pub fn input_is_a_file() -> bool {
+    nix::sys::stat::fstat(std::io::stdin()).is_ok_and(|at| at.st_mode & libc::S_IFMT == libc::S_IFREG)
+}
+
+/// Columns of the terminal on standard output; `None` where it is none.
+pub fn width() -> Option<usize> {
+    size().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// Its lines.
+pub fn height() -> Option<usize> {
+    size().map(|size| usize::from(size.ws_row)).filter(|lines| *lines > 0)
+}
+
+fn size() -> Option<libc::winsize> {
+    // SAFETY: all zeroes is a valid winsize.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: `size` is valid for writes for the length of the call.
+    let result = unsafe { libc::ioctl(std::io::stdout().as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (result == 0).then_some(size)
+}
