@@ -14,7 +14,7 @@ use regrow::decide::group::GroupInput;
 use regrow::decide::lifecycle::{InstanceInput, Machine};
 use regrow::decide::simulation::{Message, Node, Simulation, SimulationOutput};
 use regrow::host::fake::FakeHost;
-use regrow::model::event::StartCause;
+use regrow::model::cause::StartCause;
 use regrow::model::{Exit, Incarnation, InstanceId, Name, Plan, ServiceSpec};
 use regrow::runtime::Handle;
 

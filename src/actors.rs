@@ -6,11 +6,11 @@
 
 pub mod event_log;
 pub mod graph;
+pub mod messages;
 pub mod monitor;
 pub mod process;
 pub mod scaler;
 pub mod supervisor;
-pub mod worker;
 pub mod worker_pool;
 
 pub(crate) mod hooks;
@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use event_log::EventLog;
 use tokio::sync::{Semaphore, watch};
 
 use crate::decide::ledger::Ledger;
@@ -34,8 +35,6 @@ use crate::model::spec::{LogSpec, MAX_FILES, MAX_SIZE};
 use crate::model::{InstanceId, InstanceRecord, LogTarget, ServiceSpec};
 use crate::sys::clock::Clock;
 use crate::vault::secrets::Vault;
-
-use event_log::EventLog;
 
 /// What every actor of a tree shares: nothing of it changes.
 pub struct ActorContext {

@@ -47,12 +47,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use commands::{CacheVerb, ExecArgs, PoolVerb, ResourcesArgs, StatsArgs, TaskArgs, TaskVerb};
 
 use crate::control::protocol::WaitFor;
 use crate::model::State;
 use crate::model::nearest::nearest;
 use crate::sys::{memory, signals};
-use commands::{CacheVerb, ExecArgs, PoolVerb, ResourcesArgs, StatsArgs, TaskArgs, TaskVerb};
 
 /// Exit codes, as the contract has them.
 mod code {

@@ -9,12 +9,16 @@
 //! [`Handle`](crate::runtime::Handle); the files are `os`'s.
 
 mod auth;
+mod body;
 pub mod client;
 mod connections;
 mod idempotency;
 pub mod instance_dir;
+mod middleware;
 mod operations;
 pub mod protocol;
+mod refused;
 mod requests;
 pub mod server;
+pub(crate) mod shared;
 pub mod tls;

@@ -23,6 +23,7 @@ pub mod fake;
 pub mod files_changed;
 pub(crate) mod journal;
 pub mod keeper;
+pub(crate) mod marks;
 pub mod native;
 pub(crate) mod notify;
 pub mod probe;

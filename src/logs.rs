@@ -16,14 +16,14 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
+use compress::Compressor;
+use file::{LogFile, Scratch, Turns, When};
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::spec::put_aside_of;
 use crate::model::{SourceId, Stream};
-use compress::Compressor;
-use file::{LogFile, Scratch, Turns, When};
 
 mod compress;
 mod file;

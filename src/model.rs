@@ -3,6 +3,7 @@
 //! May use std and serde. Holds no behaviour beyond construction, comparison and
 //! printing; nothing here reads a clock, a file or the kernel.
 
+pub mod cause;
 pub mod command;
 pub mod digest;
 pub mod event;
@@ -20,9 +21,11 @@ pub mod spec;
 pub mod stats;
 pub mod status;
 pub mod task;
+pub mod time;
 
+pub use self::cause::StopCause;
 pub use command::{Answer, Command, Denial, DenialCode, InstanceAnswer, IssuedCommand, Requester, Selector};
-pub use event::{Event, Fact, StopCause};
+pub use event::{Event, Fact};
 pub use exit::{EndedBy, Exit, ExitOutcome, SpawnFailure, SpawnStage};
 pub use id::{Incarnation, InstanceId, Name, NameError};
 pub use output::{SourceId, Stream};

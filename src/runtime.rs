@@ -8,14 +8,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use below::Taken;
+use pools::PoolsArgs;
 use ractor::{Actor, ActorRef};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::actors::event_log::{EventLog, EventReader, NextEvent};
-use crate::actors::graph::{DependencyGraph, GraphMsg};
+use crate::actors::graph::DependencyGraph;
+use crate::actors::messages::{GraphMsg, SupervisorMsg};
 use crate::actors::monitor::{self, Measured, ResourceMonitor};
-use crate::actors::supervisor::{RootChannel, ServiceSupervisor, SupervisorArgs, SupervisorMsg};
+use crate::actors::supervisor::{RootChannel, ServiceSupervisor, SupervisorArgs};
 use crate::actors::worker_pool::{HostFactory, TaskContext, TaskPersistence, TaskRules};
 use crate::actors::{ActorContext, CHECKS_AT_ONCE, LogRetention, hooks};
 use crate::decide::graph::Graph;
@@ -25,11 +28,10 @@ use crate::decide::operation::Operations;
 use crate::decide::simulation::StepSink;
 use crate::decide::start_gate::{GateInput, waits_for};
 use crate::decide::tree_state::TreeState;
-use crate::host::native;
-use crate::host::native::{HostOptions, NativeHost};
+use crate::host::native::{self, HostOptions, NativeHost};
 use crate::host::waiting_tasks::WaitingTasks;
 use crate::host::{Host, OutputSink, SourceNames};
-use crate::model::event::StartCause;
+use crate::model::cause::StartCause;
 use crate::model::history::ResourceHistory;
 use crate::model::sample::Sample;
 use crate::model::stats::{ProcessStats, Resources, Stats, Thresholds};
@@ -43,11 +45,9 @@ use crate::sys::clock::Clock;
 use crate::sys::files;
 use crate::vault::secrets::Vault;
 
-use below::Taken;
 pub use below::{KeeperOptions, UnclaimedPolicy};
 pub use blocking::BlockingPool;
 pub use pools::Pools;
-use pools::PoolsArgs;
 pub use tasks::Tasks;
 
 mod below;
@@ -378,7 +378,7 @@ impl Handle {
     }
 
     /// Calls a function for every event from now on, in a task of its own: a hook of the program
-    /// that embeds the tree ([`Hook::of`](crate::model::event::Hook::of) tells what an event is to
+    /// that embeds the tree ([`Hook::of`](crate::model::spec::Hook::of) tells what an event is to
     /// the hooks of a manifest). The task ends with the tree, or when it is aborted.
     ///
     /// A slow one holds nobody up, and misses what is no longer kept by the time it comes to it.

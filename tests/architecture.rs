@@ -30,8 +30,12 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ),
     ("sys", &["model"], &["ractor", "axum", "clap", "toml", "rusqlite", "hyper"]),
     ("logs", &["model", "sys"], &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"]),
-    ("vault", &["model", "sys"], &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"]),
-    ("measure", &["model", "sys"], &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"]),
+    ("vault", &["model", "decide", "sys"], &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"]),
+    (
+        "measure",
+        &["model", "decide", "sys"],
+        &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"],
+    ),
     ("host", &["model", "decide", "sys", "logs", "vault"], &["ractor", "axum", "clap", "toml", "rusqlite"]),
     (
         "actors",

@@ -15,7 +15,7 @@ use regrow::decide::operation::CommandInput;
 use regrow::decide::probe::CheckChange;
 use regrow::decide::simulation::{Message, Node, Simulation, SimulationOutput, Step, StepSink};
 use regrow::decide::start_gate::waits_for;
-use regrow::model::event::{CheckKind, FailureReason, StartCause};
+use regrow::model::cause::{CheckKind, FailureReason, StartCause};
 use regrow::model::plan::{AutoShutdown, GiveUp};
 use regrow::model::{
     Addition, Check, CheckTarget, Child, Command, CommandLine, Condition, Dependency, Exit, Fact, Goal,

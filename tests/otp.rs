@@ -7,7 +7,7 @@ use std::time::Duration;
 use regrow::actors::event_log::{EventReader, NextEvent};
 use regrow::host::ProcessKey;
 use regrow::host::fake::{FakeBehaviour, FakeCall, FakeHost};
-use regrow::model::event::FailureReason;
+use regrow::model::cause::FailureReason;
 use regrow::model::plan::GiveUp;
 use regrow::model::{
     Addition, Child, Command, Condition, DenialCode, Dependency, Exit, Fact, GroupSpec, Kind, Name, Plan,

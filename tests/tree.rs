@@ -6,8 +6,9 @@ use std::time::Duration;
 use regrow::actors::event_log::NextEvent;
 use regrow::host::fake::{FakeBehaviour, FakeCall, FakeHost};
 use regrow::host::{Host, ProcessKey, SpawnOrder};
-use regrow::model::event::{FailureReason, Hook};
+use regrow::model::cause::FailureReason;
 use regrow::model::plan::AutoShutdown;
+use regrow::model::spec::Hook;
 use regrow::model::{
     Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, InstanceId, Kind, OnDependencyRestart, Plan,
     Policy, ReadySpec, ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,

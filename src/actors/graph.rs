@@ -7,20 +7,12 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::supervisor::SupervisorMsg;
+use super::messages::SupervisorMsg;
 use super::{ActorContext, tell};
+use crate::actors::messages::GraphMsg;
 use crate::decide::lifecycle::InstanceInput;
 use crate::decide::simulation::{Message, Node, Step};
-use crate::decide::start_gate::{GateInput, StartGate};
-
-/// What the graph is told.
-#[derive(Debug)]
-pub enum GraphMsg {
-    /// The root, to which releases go; first of all.
-    Root(ActorRef<SupervisorMsg>),
-    /// Of an instance or a service.
-    Input(GateInput),
-}
+use crate::decide::start_gate::StartGate;
 
 pub(crate) struct DependencyGraph;
 

@@ -14,8 +14,8 @@ use tokio::sync::Semaphore;
 use super::ActorContext;
 use super::oneshot::{Oneshot, Outcome};
 use crate::host::{OutputTarget, env};
-use crate::model::event::Hook;
 use crate::model::exit::signal_name;
+use crate::model::spec::Hook;
 use crate::model::{CommandLine, Exit, Fact, InstanceId};
 
 /// So many hooks run at once in a tree.

@@ -12,50 +12,27 @@ use std::time::{Duration, SystemTime};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
-use super::graph::GraphMsg;
 use super::hooks::{HookRun, InstanceHooks};
+use super::messages::{ChildEvent, GraphMsg, SupervisorMsg};
 use super::oneshot::{self, Oneshot};
-use super::supervisor::{ChildEvent, SupervisorMsg};
 use super::timer::Timer;
 use super::{ActorContext, Inheritance, end_unwanted, tell};
+use crate::actors::messages::ProcessMsg;
 use crate::decide::group::Slot;
 use crate::decide::lifecycle::{InheritedProcess, InstanceEffect, InstanceInput, Machine};
-use crate::decide::operation::{Ack, DirectiveNumber, InstanceSnapshot};
+use crate::decide::operation::{Ack, InstanceSnapshot};
 use crate::decide::probe::{CheckOutcome, CheckStreak, Pauses, one_line};
 use crate::decide::recovery::{StartKind, continuation, release_orphaned_holds};
 use crate::decide::simulation::{Message, Node, Step};
 use crate::decide::start_gate::GateInput;
 use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, Owner, ProcessKey, SpawnOrder, env, probe};
 use crate::logs::LogConfig;
-use crate::model::SourceId;
-use crate::model::event::{CheckKind, Hook};
+use crate::model::cause::CheckKind;
+use crate::model::spec::Hook;
 use crate::model::{
     Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, LogTarget, Name, ReadyTarget,
-    ServiceSpec,
+    ServiceSpec, SourceId,
 };
-
-/// What a process actor is told.
-pub enum ProcessMsg {
-    /// The graph's or the group's answer, or a wish of the group's.
-    Input(InstanceInput),
-    /// A command's wish, which is to be acknowledged.
-    Directive(InstanceInput, Sender),
-    /// The host's news of a process.
-    News(HostEvent),
-    /// One attempt of a check has come to a result.
-    Checked(Incarnation, CheckKind, CheckOutcome),
-    /// What its manifest says of it now, which may be what it said before.
-    Spec(Arc<ServiceSpec>),
-    /// The timer rang.
-    Timer,
-}
-
-/// Who hears that a wish was taken.
-#[derive(Clone)]
-pub struct Sender {
-    pub(crate) root: ActorRef<SupervisorMsg>,
-    pub(crate) number: DirectiveNumber,
-}
 
 /// What outlives an actor that breaks: whom the host's news reach, and what process there
 /// may be.

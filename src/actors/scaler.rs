@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use copies::Copies;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
 
-use super::supervisor::SupervisorMsg;
+use super::messages::SupervisorMsg;
 use super::worker_pool::{PoolMsg, ScalingMode};
 use super::{ActorContext, tell};
 use crate::decide::pool::{PoolCounts, PoolInput};
@@ -15,8 +16,6 @@ use crate::decide::scaler::{PoolObservation, ScalePolicy, ScaleStep, decide};
 use crate::model::sample::Sample;
 use crate::model::stats::ScalerStats;
 use crate::model::{Answer, Denial, Fact, Name};
-
-use copies::Copies;
 
 /// What the Scaler is told.
 pub enum ScalerMsg {

@@ -10,71 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use super::graph::GraphMsg;
-use super::process::{BrokenActor, ProcessActor, ProcessArgs, ProcessGuard, ProcessMsg, Sender};
+use super::messages::{AckTo, GraphMsg, ProcessMsg};
+use super::process::{BrokenActor, ProcessActor, ProcessArgs, ProcessGuard};
 use super::timer::Timer;
 use super::{ActorContext, tell};
+use crate::actors::messages::{ChildEvent, CommandReply, SupervisorMsg};
 use crate::decide::graph::Graph;
 use crate::decide::group::{Group, GroupEffect, GroupInput, NewChild, Slot};
-use crate::decide::lifecycle::{Activity, InstanceInput};
-use crate::decide::operation::{Ack, BranchNumber, CommandEffect, CommandInput, CommandNumber, Operations};
+use crate::decide::lifecycle::InstanceInput;
+use crate::decide::operation::{CommandEffect, CommandInput, CommandNumber, Operations};
 use crate::decide::plan_edit::Branch;
 use crate::decide::simulation::{Message, Node, Step};
-use crate::model::event::StartCause;
-use crate::model::{
-    Answer, Child, Denial, Event, Fact, GroupSpec, InstanceId, IssuedCommand, Name, Plan, ServiceSpec,
-    StopCause,
-};
-
-/// What a supervisor is told.
-pub enum SupervisorMsg {
-    /// A child's news.
-    Child(Slot, ChildEvent),
-    /// The graph's answer for an instance below.
-    Answer(InstanceId, InstanceInput),
-    /// A command's wish for an instance below.
-    Directive(InstanceId, InstanceInput, Sender),
-    /// What a command added there or below.
-    Adopt(Branch),
-    /// What there is was changed in place: look.
-    Reconfigured,
-    /// What a command removed there or below; the root is to hear when it is gone.
-    Dismiss(Branch, Sender),
-    /// What a command removed is no more (the root only).
-    Dismissed(BranchNumber),
-    /// An instance has taken a command's wish (the root only).
-    Acknowledged(Ack),
-    /// A wish of the parent's, or the boot.
-    Group(GroupInput),
-    /// The timer rang.
-    Timer,
-    /// A command (the root only).
-    Command(IssuedCommand, CommandReply),
-    /// Take everything down, dependents first (the root only).
-    Shutdown(String),
-    /// A group gave up, and takes its project down with it, or the tree (the root only).
-    GaveUp(Option<Name>),
-    /// Take everything down at once (the root only).
-    KillAll,
-    /// Something happened while commands are under way (the root only).
-    Observed(Arc<Event>),
-}
-
-/// Where a command's answer goes.
-pub type CommandReply = oneshot::Sender<Result<Answer, Denial>>;
-
-/// What a child tells its supervisor.
-#[derive(Debug, Clone, Copy)]
-pub enum ChildEvent {
-    /// It fell and would return after this delay.
-    Crashed(Duration),
-    /// It ended by itself and is not to come back.
-    Ended,
-    /// What it is up to now.
-    Activity(Activity),
-}
+use crate::model::cause::StartCause;
+use crate::model::{Child, Fact, GroupSpec, InstanceId, IssuedCommand, Name, Plan, ServiceSpec, StopCause};
 
 /// What the root shares with whoever waits for it. It ends with the root.
 pub(crate) struct RootChannel {
@@ -443,7 +393,7 @@ impl SupervisorState {
     }
 
     /// What was removed, and is down: forgotten here, or by a supervisor below, which is told.
-    async fn dismiss(&mut self, myself: &ActorRef<SupervisorMsg>, branch: Branch, sender: Sender) {
+    async fn dismiss(&mut self, myself: &ActorRef<SupervisorMsg>, branch: Branch, sender: AckTo) {
         for id in &branch.instances {
             self.routes.remove(id);
         }
@@ -587,7 +537,7 @@ impl SupervisorState {
         }
     }
 
-    fn hand_down_directive(&self, instance: InstanceId, input: InstanceInput, sender: Sender) {
+    fn hand_down_directive(&self, instance: InstanceId, input: InstanceInput, sender: AckTo) {
         match self.routes.get(&instance).and_then(|slot| self.children.get(slot)) {
             Some(ChildActor::Process { actor, .. }) => tell(actor, ProcessMsg::Directive(input, sender)),
             Some(ChildActor::Group { actor, .. }) => {
@@ -682,12 +632,12 @@ impl SupervisorState {
             match effect {
                 CommandEffect::Emit(_) => {}
                 CommandEffect::Directive(instance, input, number) => {
-                    self.hand_down_directive(instance, input, Sender { root: myself.clone(), number });
+                    self.hand_down_directive(instance, input, AckTo { root: myself.clone(), number });
                 }
                 CommandEffect::Adopt(branch) => self.add(myself, branch).await?,
                 CommandEffect::Reconfigured => self.reconfigured(),
                 CommandEffect::Dismiss(branch, number) => {
-                    self.dismiss(myself, branch, Sender { root: myself.clone(), number }).await;
+                    self.dismiss(myself, branch, AckTo { root: myself.clone(), number }).await;
                 }
                 CommandEffect::Again(input) => next.push(input),
                 CommandEffect::Answer(ticket, answer) => {

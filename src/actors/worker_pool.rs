@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 
+use self::worker::{RunReport, TaskRun, Worker, WorkerMsg};
 use super::timer::Timer;
-use super::worker::{RunReport, TaskRun, Worker, WorkerMsg};
 use crate::decide::cache::{CacheLimits, CacheLookup, Flight};
 use crate::decide::ledger::{KeptResult, Ledger};
 use crate::decide::pool::{
@@ -27,17 +27,17 @@ use crate::decide::task_metrics::TaskMetrics;
 use crate::host::Host;
 use crate::host::collect::{CaptureLimit, Collector};
 use crate::host::waiting_tasks::WaitingTasks;
-use crate::model::Exit;
-use crate::model::Stream;
 use crate::model::sample::Sample;
 use crate::model::stats::Performance;
 use crate::model::task::{ProgressReport, TaskEnd, TaskId, TaskProgress, TaskSpec, TaskState, TaskStatus};
+use crate::model::{Exit, Stream};
 use crate::sys::clock::Clock;
 use crate::sys::{ids, memory};
 use crate::vault::secrets::Vault;
 
 mod lasting;
 mod outcome;
+mod worker;
 
 pub(crate) use lasting::TaskPersistence;
 use lasting::{kept, millis};

@@ -13,8 +13,7 @@ use std::time::{Duration, Instant};
 use unicode_width::UnicodeWidthStr;
 
 use super::format::{self, Tint};
-use crate::model::InstanceId;
-use crate::model::Stream;
+use crate::model::{InstanceId, Stream};
 use crate::record::output::{Chunk, ChunkSink};
 use crate::sys::terminal;
 

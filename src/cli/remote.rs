@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use events::show_event;
 use serde::Serialize;
+use status::note;
 
 use super::aim::{self, Aim};
-use super::format::{self};
 use super::{
     AddArgs, Common, DownArgs, EventsArgs, LogsArgs, Patience, PlainArgs, Select, StartArgs, StopArgs,
-    WaitArgs, WhyArgs, code, runtime, usage_error,
+    WaitArgs, WhyArgs, code, format, runtime, usage_error,
 };
 use crate::control::client::{Client, Error, encode};
 use crate::control::instance_dir;
@@ -30,8 +31,6 @@ pub(super) use admin::{
     api_schema, audit, called, history, reload, reloaded_in_words, tell_reloaded, tell_trouble, upgrade,
 };
 pub(super) use events::fact_in_words;
-use events::show_event;
-use status::note;
 pub(super) use status::status;
 
 /// Prints one JSON object and a newline.

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use screen::Screen;
 use tokio::sync::watch;
 
 use super::console::Console;
-use super::format::Tint;
-use super::{RunArgs, code, format, report, supervisors_runtime, usage_error};
+use super::format::{self, Tint};
+use super::{RunArgs, code, report, supervisors_runtime, usage_error};
 use crate::actors::LogRetention;
 use crate::actors::event_log::NextEvent;
 use crate::control::instance_dir::{self, Card, InstanceDirError};
@@ -25,7 +26,6 @@ use crate::record::recording::Recorder;
 use crate::runtime::{Handle, Options};
 use crate::sys::files;
 use crate::sys::signals::{SignalAction, Signals};
-use screen::Screen;
 
 /// After this long without a word, what is waited for is named.
 const SILENCE: Duration = Duration::from_secs(3);

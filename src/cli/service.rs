@@ -1,5 +1,6 @@
 //! `service`: single services, each a manifest of its own in the daemon's folder.
 
+use format::{Table, Tint};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, TableLike, Value};
 
 use super::remote::{self, Conversation};
@@ -12,8 +13,6 @@ use crate::control::protocol::{Manifest, Write};
 use crate::model::{Name, ServiceStatus, StatusReport};
 use crate::runtime::reload::Reloaded;
 use crate::sys::terminal;
-
-use format::{Table, Tint};
 
 pub(super) fn service(verb: ServiceVerb) -> u8 {
     match verb {

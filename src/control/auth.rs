@@ -4,20 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use axum::http::{HeaderMap, header};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Body as _;
 
-use super::connections::{Caller, Peer};
-use super::requests::{Refused, Shared, refuse};
+use super::connections::Caller;
+use super::refused::{Refused, refuse};
 use crate::manifest::config::Api;
 use crate::model::DenialCode;
 use crate::vault::tokens::Tokens;
@@ -25,9 +18,6 @@ use crate::vault::tokens::Tokens;
 /// So many refusals of those who show no valid token are written down a second; what comes beyond
 /// is only answered.
 const REFUSALS_KEPT: u32 = 10;
-
-/// So long a refused body is read on.
-const LINGERING: Duration = Duration::from_secs(1);
 
 /// So many addresses are remembered before those who have been quiet are forgotten.
 const REMEMBERED: usize = 10_000;
@@ -65,7 +55,14 @@ impl Guard {
     }
 
     /// Whose request it is.
-    fn identify(&self, headers: &HeaderMap, from: IpAddr, shared: &Shared) -> Result<Caller, Refused> {
+    /// Calls `unknown` with who asks, and with what they showed, when they have no valid token; of many
+    /// such requests not with each.
+    pub(super) fn identify(
+        &self,
+        headers: &HeaderMap,
+        from: IpAddr,
+        unknown: impl FnOnce(&str, &str),
+    ) -> Result<Caller, Refused> {
         let host = self.host(headers)?;
         self.origin(headers, host)?;
         let found = match bearer(headers) {
@@ -79,7 +76,7 @@ impl Guard {
             self.in_rate(format!("address:{from}"))?;
             if self.refusals.check().is_ok() {
                 let shown = if bearer(headers).is_some() { "an unknown token" } else { "no token" };
-                shared.audit(&format!("address:{from}"), "enter", "api", Err(shown));
+                unknown(&format!("address:{from}"), shown);
             }
             let hint = Some("send \"Authorization: Bearer TOKEN\"; \"regrow token create\" makes one");
             return Err(refuse(DenialCode::Unauthorized, "a valid token is needed", hint));
@@ -153,66 +150,10 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Lets a request in, as that of somebody.
-pub(super) async fn enter(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
-    let caller = match (request.extensions_mut().remove::<Peer>(), &shared.guard) {
-        (Some(Peer::Known(caller)), _) => Ok(caller),
-        (Some(Peer::Address(from)), Some(guard)) => guard.identify(request.headers(), from, &shared),
-        (Some(Peer::Address(_)) | None, _) => {
-            Err(refuse(DenialCode::Unauthorized, "nobody knows who asks", None))
-        }
-    };
-    let caller = match caller {
-        Ok(caller) => caller,
-        Err(refused) => {
-            linger(request.into_body());
-            return last(refused);
-        }
-    };
-    request.extensions_mut().insert(caller);
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
-/// A connection's last answer.
-fn last(refused: Refused) -> Response {
-    let mut response = refused.into_response();
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
-}
-
-/// Reads on for a moment what is refused, and drops it: were it left unread, the kernel would reset
-/// the connection, and with it the answer on its way.
-fn linger(mut body: Body) {
-    if !body.is_end_stream() {
-        tokio::spawn(tokio::time::timeout(LINGERING, async move {
-            while let Some(Ok(_)) = body.frame().await {}
-        }));
-    }
-}
-
-/// Reads the whole body of a request, as large as it may be and as long as it may take. `Err`: the
-/// connection's last answer.
-pub(super) async fn whole(mut body: Body, most: u64, patience: Duration) -> Result<Bytes, Response> {
-    let limit = usize::try_from(most).unwrap_or(usize::MAX);
-    let read = tokio::time::timeout(patience, Limited::new(&mut body, limit).collect()).await;
-    let refused = match read {
-        Ok(Ok(read)) => return Ok(read.to_bytes()),
-        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
-            refuse(DenialCode::TooLarge, format!("the body has more than {most} bytes"), None)
-        }
-        Ok(Err(error)) => refuse(DenialCode::Invalid, format!("the body can't be read: {error}"), None),
-        Err(_) => refuse(DenialCode::TimedOut, "the body did not come in time", None),
-    };
-    linger(body);
-    Err(last(refused))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn guard(hosts: &[&str]) -> Guard {
         let listen: SocketAddr = "192.0.2.7:7420".parse().unwrap();
@@ -296,12 +237,5 @@ mod tests {
         let times = (0..20).filter(|_| guard.in_rate("token:a".to_owned()).is_ok()).count();
         assert!((2..5).contains(&times), "{times}");
         assert!(guard.in_rate("token:b".to_owned()).is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_too_large_is_not_read_to_its_end() {
-        assert_eq!(whole(Body::from("12345"), 5, Duration::MAX).await.unwrap_or_default(), "12345");
-        let refused = whole(Body::from("123456"), 5, Duration::MAX).await.err().unwrap();
-        assert_eq!(refused.status(), 413);
     }
 }

@@ -8,19 +8,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::auth::whole;
-use super::connections::Caller;
-use super::requests::{Refused, Shared, refuse};
+use super::refused::{Refused, refuse};
 use crate::model::DenialCode;
 use crate::record::store::AcceptedCommand;
 
@@ -36,9 +31,9 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 const MOST: usize = 1_000;
 
 /// Bytes of the largest body by the control socket ...
-const BODY: u64 = 64 << 20;
+pub(super) const BODY: u64 = 64 << 20;
 /// ... and of one that is a manifest.
-const MANIFEST: u64 = 64 << 20;
+pub(super) const MANIFEST: u64 = 64 << 20;
 
 /// An answer that can be given again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +43,7 @@ pub(super) struct Given {
 }
 
 impl Given {
-    fn again(&self) -> Response {
+    pub(super) fn again(&self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let json = HeaderValue::from_static("application/json");
         let mut response = (status, self.body.clone()).into_response();
@@ -76,7 +71,7 @@ pub(super) struct Answers {
 }
 
 /// What is known of a key.
-enum Known {
+pub(super) enum Known {
     /// Nothing: it is under way from now on, and answered here.
     New(watch::Sender<Option<Given>>),
     /// It is, or will be, answered there.
@@ -86,7 +81,7 @@ enum Known {
 }
 
 impl Answers {
-    fn look(&self, whose: &OutputPolicy, asked: &str) -> Known {
+    pub(super) fn look(&self, whose: &OutputPolicy, asked: &str) -> Known {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = slots.get(whose) {
             let is_under_way = slot.answer.borrow().is_none() && slot.answer.has_changed().is_ok();
@@ -114,7 +109,7 @@ impl Answers {
         Known::New(sender)
     }
 
-    fn forget(&self, whose: &OutputPolicy) {
+    pub(super) fn forget(&self, whose: &OutputPolicy) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(whose);
     }
 }
@@ -124,7 +119,7 @@ impl Answers {
 pub(super) struct WasTaken(pub(super) AcceptedCommand);
 
 /// What is asked for, in one word: another command has another.
-fn word(request: &axum::http::request::Parts, body: &[u8]) -> String {
+pub(super) fn word(request: &axum::http::request::Parts, body: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(request.method.as_str());
     hash.update([0]);
@@ -134,7 +129,7 @@ fn word(request: &axum::http::request::Parts, body: &[u8]) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn key_of(request: &Request) -> Result<Option<String>, Refused> {
+pub(super) fn key_of(request: &Request) -> Result<Option<String>, Refused> {
     let mut all = request.headers().get_all(&KEY).iter();
     match (all.next(), all.next()) {
         (None, _) => Ok(None),
@@ -151,118 +146,6 @@ fn key_of(request: &Request) -> Result<Option<String>, Refused> {
 
 fn is_visible(key: &str) -> bool {
     !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// Carries a command out once; `most` bounds its body.
-pub(super) async fn once(shared: &Shared, most: (u64, Duration), request: Request, next: Next) -> Response {
-    match guarded(shared, most, request, next).await {
-        Ok(response) => response,
-        Err(refused) => refused.into_response(),
-    }
-}
-
-async fn guarded(
-    shared: &Shared,
-    most: (u64, Duration),
-    request: Request,
-    next: Next,
-) -> Result<Response, Refused> {
-    let key = key_of(&request)?;
-    let (parts, body) = request.into_parts();
-    let body = match whole(body, most.0, most.1).await {
-        Ok(body) => body,
-        Err(response) => return Ok(response),
-    };
-    let Some(key) = key else {
-        // To its end, also when the client hangs up: half of a reload is worse than either.
-        let request = Request::from_parts(parts, Body::from(body));
-        let carried_out = tokio::spawn(next.run(request));
-        return carried_out.await.map_err(|_| lost());
-    };
-    let caller = parts.extensions.get::<Caller>();
-    let who = caller.map_or_else(|| "".into(), Caller::answers_are_for);
-    let (called, since) = caller.map_or_else(Default::default, |c| (Arc::clone(&c.who), c.token_made()));
-    let asked = word(&parts, &body);
-    let whose = (who, key);
-    let sender = match shared.answers.look(&whose, &asked) {
-        Known::New(sender) => sender,
-        Known::Other => return Err(other()),
-        Known::Before(mut answer) => {
-            return match answer.wait_for(Option::is_some).await {
-                Ok(given) => Ok(given.as_ref().map_or_else(|| lost().into_response(), Given::again)),
-                Err(_) => Err(lost()),
-            };
-        }
-    };
-    let mut request = Request::from_parts(parts, Body::from(body));
-    // By an earlier daemon, maybe.
-    match shared.answered_before(&whose.0, &whose.1).await {
-        Some((before, _)) if before != asked => {
-            shared.answers.forget(&whose);
-            return Err(other());
-        }
-        Some((_, given)) => {
-            let response = given.again();
-            sender.send_replace(Some(given));
-            return Ok(response);
-        }
-        None => {}
-    }
-    if let Some(taken) = shared.was_taken(&called, since, &whose.1).await {
-        request.extensions_mut().insert(WasTaken(taken));
-    }
-    // It goes on when the client hangs up, so that its answer is there when that one asks again.
-    let shared = shared.clone();
-    let carried_out = tokio::spawn(async move {
-        let response = next.run(request).await;
-        let (parts, body) = response.into_parts();
-        let body = match body.collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => return Err(refuse(DenialCode::Internal, error.to_string(), None)),
-        };
-        // Who may, and whether it works, may be otherwise the next time.
-        let passing = [StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
-        if parts.status.is_server_error() || passing.contains(&parts.status) {
-            // The next time it may be done.
-            shared.answers.forget(&whose);
-        } else {
-            let given = Given { status: parts.status.as_u16(), body: body.clone() };
-            shared.keep_answer(&whose.0, &whose.1, &asked, &given);
-            sender.send_replace(Some(given));
-        }
-        Ok(Response::from_parts(parts, Body::from(body)))
-    });
-    carried_out.await.unwrap_or_else(|_| Err(lost()))
-}
-
-/// The middleware of commands, whose bodies are of the usual size.
-pub(super) async fn usual(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let most = shared.largest_body(&request, BODY);
-    once(&shared, most, request, next).await
-}
-
-/// Of what may be asked as often as one likes the body is bounded alone.
-pub(super) async fn any_number(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let (most, patience) = shared.largest_body(&request, BODY);
-    let (parts, body) = request.into_parts();
-    match whole(body, most, patience).await {
-        Ok(body) => next.run(Request::from_parts(parts, Body::from(body))).await,
-        Err(response) => response,
-    }
-}
-
-/// As `usual`, where whole manifests come in.
-pub(super) async fn large(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let most = shared.largest_body(&request, MANIFEST);
-    once(&shared, most, request, next).await
-}
-
-fn other() -> Refused {
-    refuse(DenialCode::KeyReused, "this Idempotency-Key was used for another command", None)
-}
-
-fn lost() -> Refused {
-    refuse(DenialCode::Internal, "the command with this Idempotency-Key could not be answered", None)
 }
 
 #[cfg(test)]

@@ -10,15 +10,15 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::auth;
-use super::idempotency;
 use super::protocol::{
     Add, Added, Audit, CancelTask, Down, ErrorBody, Events, History, LogLine, Logs, Manifest, Manifests,
     Removed, ResourceHistories, SetPool, Submit, Submitted, TaskList, TaskOutput, Upgrade, Upgrading, Wait,
     Waited, WhyReport, Write,
 };
+use super::refused::refuse;
 use super::requests::query::{LARGEST, Parameter, ParameterKind};
-use super::requests::{Shared, admin, events, logs, manifests, refuse, resources, tasks, tree};
+use super::requests::{admin, events, logs, manifests, resources, tasks, tree};
+use super::shared::Shared;
 use crate::decide::access::Action;
 use crate::model::stats::{PoolStats, Stats};
 use crate::model::status::TreeStatus;
@@ -503,9 +503,13 @@ pub(super) fn router(shared: Shared) -> Router {
         let route = (operation.route)();
         let route = match operation.way {
             Idempotency::Look if operation.body.is_none() => route,
-            Idempotency::Look => route.layer(from_fn_with_state(shared.clone(), idempotency::any_number)),
-            Idempotency::Once => route.layer(from_fn_with_state(shared.clone(), idempotency::usual)),
-            Idempotency::OnceLarge => route.layer(from_fn_with_state(shared.clone(), idempotency::large)),
+            Idempotency::Look => {
+                route.layer(from_fn_with_state(shared.clone(), super::middleware::any_number))
+            }
+            Idempotency::Once => route.layer(from_fn_with_state(shared.clone(), super::middleware::usual)),
+            Idempotency::OnceLarge => {
+                route.layer(from_fn_with_state(shared.clone(), super::middleware::large))
+            }
         };
         router = router.route(operation.path, route);
     }
@@ -522,7 +526,7 @@ pub(super) fn router(shared: Shared) -> Router {
         })
         // Whoever reads one bounds it.
         .layer(DefaultBodyLimit::disable())
-        .layer(from_fn_with_state(shared.clone(), auth::enter))
+        .layer(from_fn_with_state(shared.clone(), super::middleware::enter))
         .with_state(shared)
 }
 

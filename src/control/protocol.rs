@@ -59,7 +59,7 @@ pub struct LogLine {
     /// `stdout` or `stderr`.
     pub stream: StreamName,
     /// When it was read.
-    #[serde(with = "crate::model::event::rfc3339")]
+    #[serde(with = "crate::model::time::rfc3339")]
     #[schemars(with = "String")]
     pub at: SystemTime,
     /// Without its newline; bytes that are not UTF-8 are replaced.

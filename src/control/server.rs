@@ -23,7 +23,7 @@ use tower::ServiceExt;
 use super::auth::Guard;
 use super::connections::{Asked, Crowd, Peer, Seats, Timed, UnixAdmission};
 use super::operations;
-use super::requests::Shared;
+use super::shared::Shared;
 use super::tls::Tls;
 use crate::manifest::config::{Api, LocalAccess};
 use crate::runtime::Handle;
@@ -33,7 +33,7 @@ use crate::sys::users::PeerIds;
 use crate::vault::tokens::Tokens;
 
 pub use super::operations::document;
-pub use super::requests::{Daemon, Load, LoadedManifests};
+pub use super::shared::{Daemon, Load, LoadedManifests};
 
 /// So many requests read log files at a time.
 const READERS: usize = 2;

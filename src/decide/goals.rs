@@ -87,7 +87,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::event::StartCause;
+    use crate::model::cause::StartCause;
     use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, ServiceSpec};
 
     const TODAY: SystemTime = SystemTime::UNIX_EPOCH;

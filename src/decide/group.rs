@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lifecycle::Activity;
 use super::window::Window;
-use crate::model::event::StartCause;
+use crate::model::cause::StartCause;
 use crate::model::plan::{AutoShutdown, GiveUp};
 use crate::model::{Fact, GroupSpec, Name, Policy, ServiceSpec, StopCause, Strategy};
 

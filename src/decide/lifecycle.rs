@@ -12,16 +12,15 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use turn::Turn;
 
 use super::probe::CheckChange;
 use super::start_gate::{GateReply, StartRequest};
-use crate::model::event::{CheckKind, FailureReason, StartCause};
+use crate::model::cause::{CheckKind, FailureReason, StartCause};
 use crate::model::exit::{EndReason, SpawnFailure};
 use crate::model::{
     Exit, Fact, Goal, Incarnation, InstanceId, InstanceRecord, Name, ServiceSpec, State, StopCause,
 };
-
-use turn::Turn;
 
 /// How long after SIGKILL a tree that is still there counts as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use growing::Leaving;
 use serde::{Deserialize, Serialize};
 
 use super::budget::StopBudget;
@@ -15,14 +16,12 @@ use super::lifecycle::InstanceInput;
 use super::plan_edit::{self, Branch, Removal};
 use super::resolve::resolve;
 use super::tree_state::{InstanceState, TreeState};
+use crate::model::cause::{FailureReason, StartCause};
 use crate::model::command::InstanceAnswer;
-use crate::model::event::{FailureReason, StartCause};
-use crate::model::spec;
 use crate::model::{
     Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, IssuedCommand,
-    Kind, Name, OnDependencyRestart, Policy, ServiceSpec, State, StopCause,
+    Kind, Name, OnDependencyRestart, Policy, ServiceSpec, State, StopCause, spec,
 };
-use growing::Leaving;
 
 /// The number of a command under way.
 pub type CommandNumber = u64;

@@ -13,9 +13,8 @@ use super::graph::Graph;
 use super::resolve::not_found;
 use super::tree_state::TreeState;
 use crate::model::plan::PlanChange;
-use crate::model::spec;
 use crate::model::{
-    Addition, Child, Denial, DenialCode, GroupSpec, InstanceId, Name, Plan, Selector, ServiceSpec,
+    Addition, Child, Denial, DenialCode, GroupSpec, InstanceId, Name, Plan, Selector, ServiceSpec, spec,
 };
 
 /// Children of one supervisor that come or go, as the supervisors above it hear of it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Health;
-use crate::model::event::CheckKind;
+use crate::model::cause::CheckKind;
 
 /// The result of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]

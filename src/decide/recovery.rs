@@ -7,7 +7,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::model::event::FailureReason;
+use crate::model::cause::FailureReason;
 use crate::model::record::InstanceRecord;
 use crate::model::{
     EndedBy, Exit, ExitOutcome, Fact, Goal, Incarnation, InstanceId, Policy, ServiceSpec, State, StopCause,

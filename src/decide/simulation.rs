@@ -21,7 +21,7 @@ use super::operation::{
 use super::plan_edit::Branch;
 use super::start_gate::{GateInput, StartGate};
 use super::tree_state::TreeState;
-use crate::model::event::StartCause;
+use crate::model::cause::StartCause;
 use crate::model::{Answer, Child, Denial, Event, Fact, GroupSpec, InstanceId, Name, Plan, ServiceSpec};
 
 /// One that takes messages one after the other: an actor.

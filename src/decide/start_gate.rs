@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::tree_state::{InstanceState, TreeState};
-use crate::model::event::{FailureReason, UnmetCondition};
+use crate::model::cause::{FailureReason, UnmetCondition};
 use crate::model::{Condition, Dependency, Goal, InstanceId, Name, ServiceSpec, State};
 
 /// How a dependency stands.

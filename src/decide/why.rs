@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::humanize::in_time;
 use super::start_gate::waits_for;
 use super::tree_state::{InstanceState, TreeState};
-use crate::model::event::FailureReason;
+use crate::model::cause::FailureReason;
 use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State, StopCause};
 
 /// `why SERVICE`.

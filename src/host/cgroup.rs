@@ -23,7 +23,8 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{FileStat, Mode};
 
-use super::native::run_of;
+use super::marks::run_of;
+use crate::host::marks;
 use crate::sys::{clone3, pidfd, proc};
 
 pub(crate) use moving::Homeless;
@@ -465,7 +466,7 @@ fn end_marked(run: u32) {
 /// The same, but for those trees.
 pub(crate) fn end_marked_but(run: u32, known: &HashSet<u64>) {
     let is_of_run = |pid: u32| {
-        proc::mark(pid)
+        marks::mark(pid)
             .is_some_and(|mark| run_of(mark) == Some(run) && !known.contains(&(mark & 0xffff_ffff)))
     };
     // What they fork meanwhile carries it, too.

@@ -13,23 +13,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use spawners::{SpawnContext, Spawners, Spawning};
+
 use super::cgroup::{self, Cgroups};
 use super::journal::{self, Journal};
 use super::keeper::KeeperSocket;
 use super::keeper::client::Client;
-use super::reaper;
-use super::reaper::{KeeperLink, Leave, Reclaimed, WatchOrder, WatcherHandle};
+use super::reaper::{self, KeeperLink, Leave, Reclaimed, WatchOrder, WatcherHandle};
 use super::spawn::{Spawner, Ties};
 use super::stall::StallMonitor;
 use super::start_queue::Starts;
 use super::{Host, HostEventSink, KeptProcess, OutputSink, OutputTarget, ProcessKey, SpawnOrder};
+use crate::host::marks::{self, number_of, run_of};
 use crate::logs::{LogConfig, Logs};
 use crate::model::SourceId;
 use crate::sys::limits::{Limits, leave_no_core};
-use crate::sys::proc;
 
-pub(crate) use spawners::{Prepared, StartPermit};
-use spawners::{SpawnContext, Spawners, Spawning};
+pub(crate) use spawners::Prepared;
 
 mod spawners;
 
@@ -60,7 +60,7 @@ pub struct NativeHost {
     /// What tells the processes that it made, and those of earlier daemons, from all others.
     run: u32,
     relief: Arc<StallMonitor>,
-    starts: Option<Starts>,
+    starts: Option<Starts<Prepared>>,
     keys: AtomicU64,
     chance: AtomicU64,
 }
@@ -285,7 +285,7 @@ impl NativeHost {
 
     /// Whether a process is of a tree that was made here: by the mark that it hands on without knowing.
     pub fn is_of_tree(&self, pid: u32) -> bool {
-        proc::mark(pid).and_then(run_of) == Some(self.run)
+        marks::mark(pid).and_then(run_of) == Some(self.run)
     }
 
     /// Nothing that it made lives any more, and it makes nothing more: what it had of the machine is given
@@ -384,23 +384,6 @@ fn mark_of_tasks(identity: &str) -> u64 {
 pub fn end_left_tasks(identity: &str) {
     cgroup::sweep();
     end_unknown(number_of(mark_of_tasks(identity)), None, &HashSet::new());
-}
-
-/// A number for a tree that its processes hand on without knowing, as limits that limit nothing: see
-/// [`MARKED`](super::proc::MARKED). Of real-time computing it is over a hundred thousand years.
-pub(crate) fn limit_mark(run: u64, key: u64) -> u64 {
-    1 << 62 | u64::from(number_of(run)) << 32 | (key & 0xffff_ffff)
-}
-
-/// The part of a run's mark that goes into limits.
-fn number_of(run: u64) -> u32 {
-    u32::try_from(run & 0x3fff_ffff).unwrap_or_default()
-}
-
-/// The run that a limit is a mark of, if it is one.
-pub(crate) fn run_of(mark: u64) -> Option<u32> {
-    // Unlimited has every bit set.
-    (mark >> 62 == 1).then(|| number_of(mark >> 32))
 }
 
 impl Host for NativeHost {

@@ -16,26 +16,26 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use index::Index;
+use lines::take;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use self::blocked_io::{Loan, Remainder, Stuck};
+use self::known_members::KnownMembers;
+use self::memberships::{HOUSING_MILLIS, Housing, Membership};
 use super::cgroup::Cgroups;
 use super::stall::{BlockingCall, StallMonitor, Takeover};
 use super::{HostEvent, HostEventSink, OutputSink, OutputTarget, ProcessKey, STUCK};
 use crate::logs::{LogConfig, Logs};
-use crate::model::{Exit, ResourceUsage};
-use crate::model::{SourceId, Stream};
-use crate::sys::pidfd::has_ended;
+use crate::model::{Exit, ResourceUsage, SourceId, Stream};
+use crate::sys::pidfd::{self, has_ended};
+use crate::sys::proc;
 use crate::sys::signals::ChildDeaths;
-use crate::sys::{pidfd, proc};
 
-use self::blocked_io::{Loan, Remainder, Stuck};
-pub(crate) use self::keeper_side::{About, KeeperLink};
-use self::known_members::KnownMembers;
-use self::memberships::{HOUSING_MILLIS, Housing, Membership};
-use index::Index;
-use lines::take;
-pub(crate) use orders::{Expected, Leave, Marks, WatchOrder, Watched, WatcherHandle};
+pub(crate) use self::keeper_side::KeeperLink;
+pub(crate) use super::marks::Marks;
+pub(crate) use orders::{Expected, Leave, WatchOrder, Watched, WatcherHandle};
 pub(crate) use reclaim::{Reclaimed, reclaim, reclaim_marked};
 
 /// One read takes this much at most, so that no pipe keeps the others waiting.
@@ -720,6 +720,7 @@ mod keeper_side;
 mod known_members;
 mod lines;
 mod memberships;
+pub(crate) mod note;
 mod orders;
 mod output;
 mod reclaim;

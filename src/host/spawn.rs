@@ -15,22 +15,20 @@
 //! the children (PR_SET_PDEATHSIG) when the *thread* that made them ends.
 
 use std::ffi::CString;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::{io, ptr};
 
+use child::{ChildIds, ChildPlan, Report, Step, child};
 use nix::errno::Errno;
 use nix::libc::{self, c_char, c_int, c_void};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::resource::{Resource, getrlimit};
 
+use super::marks::MARKED;
 use crate::model::{SpawnFailure, SpawnStage};
-use crate::sys::clone3;
-use crate::sys::clone3::CloneArgs;
+use crate::sys::clone3::{self, CloneArgs};
 use crate::sys::limits::Limits;
-use crate::sys::proc::MARKED;
 
-use child::{ChildIds, ChildPlan, Report, Step, child};
 pub(crate) use program::Program;
 
 mod child;

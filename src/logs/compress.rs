@@ -19,6 +19,7 @@ use flate2::write::GzEncoder;
 use super::file::{Turns, made_like};
 use super::past::{GAP, open};
 use super::{compressed, lock, numbered, with_suffix};
+use crate::sys::limits::lower_priority;
 
 /// The thread, once there is something to do for it. It ends with this.
 #[derive(Debug, Default)]
@@ -58,8 +59,8 @@ impl Compressor {
 }
 
 fn run(work: &Receiver<PathBuf>, turns: &Turns, waiting: &Waiting) {
-    // Services come first. SAFETY: it takes numbers and touches no memory; 0 is this thread.
-    unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, 10) };
+    // Services come first.
+    lower_priority();
     for path in work {
         lock(waiting).remove(&path);
         if let Err(error) = all_of(&path, turns) {

@@ -17,9 +17,9 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, SpliceFFlags, tee};
 use nix::unistd::pipe2;
 
-use super::FileAccess;
 use super::past::{ENTRY, entry};
-use super::{LostOutput, PipeRead, Stream, compressed, numbered, read, splice_at, with_suffix};
+use super::{FileAccess, LostOutput, PipeRead, Stream, compressed, numbered, read, splice_at, with_suffix};
+use crate::logs::past::LONGEST_LINE;
 use crate::sys::credentials;
 
 /// What was put aside of a file is renamed by one at a time. Who stands still over one file holds up nobody
@@ -72,9 +72,6 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// A line that has not ended so long after its file was put aside has none.
 const LINES_END: Duration = Duration::from_secs(3);
-
-/// Of a line that another has begun to read so much is looked at.
-pub(crate) const LONGEST_LINE: u64 = 64 * 1024;
 
 /// A log file that grows.
 pub(crate) struct LogFile {

@@ -1,11 +1,10 @@
 //! What this process itself prints, where that goes to a file of its own: rotated and opened again as the
 //! files of services are.
 
-use std::fs;
-use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::{fs, io};
 
 use super::compress::Compressor;
 use super::file::{Turns, move_up};

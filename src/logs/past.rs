@@ -14,8 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use flate2::read::GzDecoder;
 
-use super::file::LONGEST_LINE;
 use super::{LogConfig, LogPaths, Stream, compressed, numbered};
+
+/// Of a line that another has begun to read so much is looked at.
+pub(crate) const LONGEST_LINE: u64 = 64 * 1024;
 
 /// Bytes of an entry of the index.
 pub(crate) const ENTRY: u64 = 16;

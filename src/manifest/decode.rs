@@ -6,17 +6,15 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use scale::replicas;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use scale::replicas;
-
 use super::reader::{self, At, Collector, Reader, kind_of};
 use crate::decide::probe::SHORTEST_INTERVAL;
-use crate::model::event::Hook;
 use crate::model::exit::signal_number;
 use crate::model::plan::{AutoShutdown, GiveUp};
-use crate::model::spec::{ExitMatch, MOST_FILES, RunAs, ScaleSpec};
+use crate::model::spec::{ExitMatch, Hook, MOST_FILES, RunAs, ScaleSpec};
 use crate::model::{Backoff, Condition, Kind, Name, OnDependencyRestart, Policy, RestartSpec, Strategy};
 
 mod scale;

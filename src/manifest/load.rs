@@ -11,13 +11,12 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::decode::{self, Run, Service, Target, Words};
+use super::dotenv;
 use super::fault::{Fault, LoadError, Source};
 use super::interpolate::Trouble;
 use super::reader::{At, Collector};
-use super::validate::ExternalNames;
-use super::{dotenv, validate};
+use super::validate::{self, ExternalNames};
 use crate::decide::graph::Graph;
-use crate::model::nearest::nearest;
 use crate::model::plan::StopTimes;
 use crate::model::spec::INHERIT;
 use crate::model::{
@@ -687,9 +686,4 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 
 fn last_line(text: &str) -> String {
     text.lines().last().unwrap_or_default().trim().to_owned()
-}
-
-/// The hint for a name that nothing has.
-pub(super) fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    nearest(word, known).map(|near| format!("did you mean {near:?}?"))
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use super::decode::{Declared, Service, Supervision, Target};
 use super::fault::Fault;
-use super::load::did_you_mean;
 use super::reader::Collector;
 use crate::decide::plan_edit;
+use crate::model::nearest::did_you_mean;
 use crate::model::plan::AutoShutdown;
 use crate::model::spec::put_aside_of;
 use crate::model::{

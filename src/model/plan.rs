@@ -178,11 +178,11 @@ impl PlanChange {
 #[serde(default)]
 pub struct StopTimes {
     /// Of the whole tree.
-    #[serde(with = "super::spec::opt_seconds", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "super::time::opt_seconds", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub tree: Option<Duration>,
     /// Of a project, where the tree has several.
-    #[serde(with = "super::spec::seconds_by_name", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(with = "super::time::seconds_by_name", skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(feature = "control", schemars(with = "BTreeMap<String, f64>"))]
     pub projects: BTreeMap<String, Duration>,
 }
@@ -225,7 +225,7 @@ pub struct GroupSpec {
     /// More than so many restarts within `period`, and the group gives up; `None`: no limit.
     pub intensity: Option<u32>,
     /// The window that `intensity` counts in.
-    #[serde(with = "super::spec::seconds")]
+    #[serde(with = "super::time::seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub period: Duration,
     /// What follows giving up.

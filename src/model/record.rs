@@ -4,11 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{FailureReason, StopCause, rfc3339};
+use super::cause::{FailureReason, StopCause};
 use super::exit::ExitOutcome;
 use super::id::{Incarnation, InstanceId};
-use super::spec::opt_seconds;
 use super::status::{Goal, State};
+use super::time::{opt_seconds, rfc3339};
 
 /// How an instance stood when its supervisor ended, by whatever.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

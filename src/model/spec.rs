@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::digest::fnv;
-use super::event::{Fact, Hook};
 use super::exit::{Exit, signal_name, signal_number};
 use super::id::{InstanceId, Name};
+use super::time::{opt_seconds, seconds};
 
 /// One `[service.NAME]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -689,14 +689,6 @@ pub struct HookSpec {
     pub timeout: Duration,
 }
 
-impl HookSpec {
-    /// The hook for a fact, if there is one.
-    pub fn of(&self, fact: &Fact) -> Option<(Hook, &CommandLine)> {
-        let hook = Hook::of(fact)?;
-        self.commands.iter().find(|(of, _)| *of == hook).map(|(hook, command)| (*hook, command))
-    }
-}
-
 /// `log`: `None` is what holds for all.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
@@ -805,74 +797,6 @@ pub fn put_aside_of(path: &Path) -> Option<&Path> {
     of.or_else(|| text.strip_suffix(".next")).map(Path::new)
 }
 
-/// Durations in every output: seconds as a number.
-pub(crate) mod seconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_f64(value.as_secs_f64())
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-    }
-}
-
-/// The same for one that may be missing.
-pub(crate) mod opt_seconds {
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde hands it a reference to the field")]
-    pub(crate) fn serialize<S: Serializer>(
-        value: &Option<Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        match value {
-            Some(duration) => serializer.serialize_f64(duration.as_secs_f64()),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        let seconds = Option::<f64>::deserialize(deserializer)?;
-        seconds.map(Duration::try_from_secs_f64).transpose().map_err(serde::de::Error::custom)
-    }
-}
-
-/// Durations by names, as numbers of seconds.
-pub(crate) mod seconds_by_name {
-    use std::collections::BTreeMap;
-    use std::time::Duration;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(crate) fn serialize<S: Serializer>(
-        value: &BTreeMap<String, Duration>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let seconds = value.iter().map(|(name, time)| (name, time.as_secs_f64()));
-        seconds.collect::<BTreeMap<_, _>>().serialize(serializer)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<BTreeMap<String, Duration>, D::Error> {
-        let seconds = BTreeMap::<String, f64>::deserialize(deserializer)?;
-        let time = |(name, seconds)| Ok((name, Duration::try_from_secs_f64(seconds)?));
-        seconds
-            .into_iter()
-            .map(time)
-            .collect::<Result<_, _>>()
-            .map_err(|error: std::time::TryFromFloatSecsError| serde::de::Error::custom(error))
-    }
-}
-
 /// A signal as people name it.
 mod signal_text {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -886,5 +810,44 @@ mod signal_text {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
         let text = String::deserialize(deserializer)?;
         signal_number(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no signal")))
+    }
+}
+
+/// When a command of `on` is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// It became ready.
+    Ready,
+    /// It will not come back.
+    Fail,
+    /// It fell and will come back.
+    Retry,
+    /// It rests, because somebody asked.
+    Stop,
+    /// Its process, and all of its tree, is gone, however.
+    Exit,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Hook; 5] = [Hook::Ready, Hook::Fail, Hook::Retry, Hook::Stop, Hook::Exit];
+
+    /// Its key in a manifest.
+    pub fn key(self) -> &'static str {
+        match self {
+            Hook::Ready => "ready",
+            Hook::Fail => "fail",
+            Hook::Retry => "retry",
+            Hook::Stop => "stop",
+            Hook::Exit => "exit",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.key())
     }
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{FailureReason, UnmetCondition};
+use super::cause::{FailureReason, UnmetCondition};
 use super::exit::ExitOutcome;
 use super::id::Name;
 use super::plan::Strategy;
@@ -215,7 +215,7 @@ pub struct ServiceStatus {
     /// How long its process has run.
     pub uptime_s: Option<f64>,
     /// When it came into its state.
-    #[serde(with = "super::event::rfc3339")]
+    #[serde(with = "super::time::rfc3339")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub since: SystemTime,
     /// How its last process ended.

@@ -11,9 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::event::rfc3339;
 use super::exit::{Exit, SpawnFailure};
-use super::spec::{CommandLine, opt_seconds, seconds};
+use super::spec::CommandLine;
+use super::time::{opt_seconds, rfc3339, seconds};
 
 /// A task's id: unique, and in the order of time (UUID version 7, RFC 9562).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -12,10 +12,8 @@ use std::time::SystemTime;
 use tokio::sync::Notify;
 
 use crate::host::{OutputSink, SourceNames};
-use crate::logs;
-use crate::logs::{LogConfig, LogRange};
-use crate::model::InstanceId;
-use crate::model::{SourceId, Stream};
+use crate::logs::{self, LogConfig, LogRange};
+use crate::model::{InstanceId, SourceId, Stream};
 
 /// Bytes kept of each instance's output.
 pub const KEPT: usize = 256 * 1024;

@@ -12,18 +12,17 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, OpenFlags, params};
+use schema::{Database, millis};
+use writer::{GaveUp, StoreCommand, Writer};
 
 use crate::decide::goals::ManualGoals;
 use crate::decide::history::ClosedPoint;
 use crate::decide::ledger::{KeptResult, KeptTask, Ledger, Memory};
 use crate::decide::tree_state::TreeState;
-use crate::model::event::StartCause;
+use crate::model::cause::StartCause;
 use crate::model::history::HistoryPoint;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, State};
 use crate::sys::files;
-
-use schema::millis;
-use writer::{Database, GaveUp, StoreCommand, Writer};
 
 mod schema;
 mod writer;
@@ -456,7 +455,7 @@ impl EventFilter {
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct AuditEntry {
     /// When.
-    #[serde(with = "crate::model::event::rfc3339")]
+    #[serde(with = "crate::model::time::rfc3339")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub at: SystemTime,
     /// Who: `user:NAME`, `token:NAME`, or `address:IP` of one who shows no token.

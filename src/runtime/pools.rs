@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::blocking::{BlockingPool, BlockingSize, BlockingSnapshot};
 use super::{StartError, Tasks};
 use crate::actors::ActorContext;
-use crate::actors::supervisor::SupervisorMsg;
+use crate::actors::messages::SupervisorMsg;
 use crate::actors::worker_pool::{TaskContext, TaskPersistence, TaskRules};
 use crate::model::sample::Sample;
 use crate::model::stats::PoolStats;

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::Handle;
-use crate::actors::supervisor::SupervisorMsg;
+use crate::actors::messages::SupervisorMsg;
 use crate::decide::reload::{self, PlanDiff, ReloadPlan};
-use crate::model::event::FailureReason;
+use crate::model::cause::FailureReason;
 use crate::model::plan::PlanChange;
 use crate::model::status::FaultyManifest;
 use crate::model::{

@@ -8,8 +8,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::StartError;
 use crate::actors::ActorContext;
+use crate::actors::messages::SupervisorMsg;
 use crate::actors::scaler::{PoolSettings, Scaler, ScalerArgs, ScalerMsg};
-use crate::actors::supervisor::SupervisorMsg;
 use crate::actors::worker_pool::{
     CacheKey, Finished, KeepResults, PoolArgs, PoolMsg, PoolSnapshot, Results, Stage, TaskContext,
     TaskLifetime, TaskPersistence, TaskRules, Ticket, WorkerPool, key_of,

@@ -49,3 +49,9 @@ pub fn leave_no_core() {
         let _ = setrlimit(Resource::RLIMIT_CORE, hard.min(1), hard);
     }
 }
+
+/// Lowers the priority of the calling thread alone (nice value 10).
+pub(crate) fn lower_priority() {
+    // SAFETY: it takes numbers and touches no memory; 0 is the calling thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}

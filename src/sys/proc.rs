@@ -5,11 +5,6 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use nix::libc;
-use nix::sys::resource::Resource;
-
-use crate::host::native::run_of;
-
 /// What `/proc/PID/stat` says that we use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
@@ -69,37 +64,6 @@ pub(crate) fn parse(text: &[u8]) -> Option<Stat> {
 pub(crate) fn cgroup(pid: u32) -> Option<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
-}
-
-/// The limits that carry a mark, and as what /proc/PID/limits has them: both limit nothing that anybody does, and
-/// who sets one of them on purpose keeps the other. That on file locks is nothing to the kernel.
-pub(crate) const MARKED: [(Resource, &str); 2] =
-    [(Resource::RLIMIT_RTTIME, "Max realtime timeout"), (Resource::RLIMIT_LOCKS, "Max file locks")];
-
-/// The mark that a process carries, of whichever run.
-pub(crate) fn mark(pid: u32) -> Option<u64> {
-    let number = libc::pid_t::try_from(pid).ok()?;
-    for (resource, _) in MARKED {
-        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: `limit` is valid for writes for the length of the call; a null new limit changes nothing.
-        let asked = unsafe { libc::prlimit(number, resource as _, std::ptr::null(), &raw mut limit) };
-        if asked != 0 {
-            return mark_that_is_read(pid);
-        }
-        if run_of(limit.rlim_cur).is_some() {
-            return Some(limit.rlim_cur);
-        }
-    }
-    None
-}
-
-/// Of one that has become another user it is only to be read.
-fn mark_that_is_read(pid: u32) -> Option<u64> {
-    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
-    MARKED.iter().find_map(|(_, name)| {
-        let soft = limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?;
-        soft.parse().ok().filter(|soft| run_of(*soft).is_some())
-    })
 }
 
 /// Every process of the machine, as far as it can be read.

@@ -5,20 +5,18 @@
 //! the vault only for the environment of a process that names it, and nothing here prints one.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+use std::{fmt, fs};
 
+use cipher::{KEY, NONCE};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::model::{Name, SpawnFailure, SpawnStage};
 use crate::sys::files;
-
-use cipher::{KEY, NONCE};
 
 /// The largest value.
 const LARGEST: usize = 64 * 1024;
@@ -53,7 +51,7 @@ pub struct SecretInfo {
     /// Its name.
     pub name: Name,
     /// When it was last set.
-    #[serde(with = "crate::model::event::rfc3339")]
+    #[serde(with = "crate::model::time::rfc3339")]
     pub updated: SystemTime,
 }
 
@@ -71,7 +69,7 @@ struct Written {
 
 #[derive(Serialize, Deserialize)]
 struct Sealed {
-    #[serde(with = "crate::model::event::rfc3339")]
+    #[serde(with = "crate::model::time::rfc3339")]
     updated: SystemTime,
     nonce: String,
     text: String,

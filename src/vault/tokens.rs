@@ -3,13 +3,11 @@
 //! A token is 256 random bits, so one round of SHA-256 is enough to keep it by: there is nothing to
 //! guess. The token itself is shown once, where it is made, and never kept.
 
-use std::fmt;
-use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
+use std::{fmt, fs, io};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -35,7 +33,7 @@ pub struct Token {
     /// What it allows.
     pub permissions: Vec<Permission>,
     /// When it was made.
-    #[serde(with = "crate::model::event::rfc3339")]
+    #[serde(with = "crate::model::time::rfc3339")]
     pub created: SystemTime,
     /// From when on it is worth nothing; `None`: never.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]

@@ -8,7 +8,7 @@ use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use super::ScalerMsg;
-use crate::actors::supervisor::SupervisorMsg;
+use crate::actors::messages::SupervisorMsg;
 use crate::actors::{ActorContext, tell};
 use crate::decide::scaler::{CopiesObservation, ScalePolicy, ScaleStep, decide_copies};
 use crate::decide::tree_state::{InstanceState, TreeState};

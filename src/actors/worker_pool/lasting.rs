@@ -4,8 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::worker::RunReport;
 use super::{Finished, LARGEST_KEPT, PoolState, Record, Stage};
-use crate::actors::worker::RunReport;
 use crate::decide::ledger::{KeptTask, Ledger};
 use crate::decide::task_metrics::TaskMetrics;
 use crate::host::waiting_tasks::{Waiting, WaitingTasks};

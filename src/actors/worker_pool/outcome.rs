@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::actors::worker::RunReport;
+use super::worker::RunReport;
 use crate::decide::cache::Cache;
 use crate::host::collect::{Collector, fingerprint};
-use crate::model::Exit;
-use crate::model::Stream;
 use crate::model::task::{OutputText, TaskEnd, TaskId, TaskInput, TaskProgress, TaskResult, TaskSpec};
+use crate::model::{Exit, Stream};
 
 /// How far a task has come, for those who follow it.
 #[derive(Debug, Clone)]

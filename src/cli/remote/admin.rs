@@ -1,23 +1,20 @@
 //! The verbs that only a daemon answers.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::{Conversation, print_json, query, say, talk, within};
-use crate::cli::format::{Table, Tint};
-use crate::cli::{AuditArgs, HistoryArgs, ReloadArgs, UpgradeArgs};
-use crate::cli::{Common, code, format, usage_error};
+use crate::cli::format::{self, Table, Tint};
+use crate::cli::{AuditArgs, Common, HistoryArgs, ReloadArgs, UpgradeArgs, code, usage_error};
 use crate::control::client::{Client, Error};
 use crate::control::protocol::{Audit, History, Upgrade, Upgrading};
 use crate::control::server::document;
 use crate::decide::humanize::few;
 use crate::decide::reload::{ChangedService, PlanDiff};
-use crate::model::ExitOutcome;
 use crate::model::status::FaultyManifest;
-use crate::model::{Name, StatusReport};
+use crate::model::{ExitOutcome, Name, StatusReport};
 use crate::runtime::reload::Reloaded;
-use crate::sys::files;
-use crate::sys::terminal;
-use std::time::Duration;
+use crate::sys::{files, terminal};
 
 /// So long the new daemon may take to answer.
 const UPGRADING: Duration = Duration::from_secs(30);

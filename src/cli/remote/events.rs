@@ -1,8 +1,9 @@
 //! Events as people read them.
 
 use super::say;
-use crate::decide::humanize::{falls, few, short};
-use crate::decide::humanize::{forks_away, goes_elsewhere, kept_again, lost_sight, not_kept};
+use crate::decide::humanize::{
+    falls, few, forks_away, goes_elsewhere, kept_again, lost_sight, not_kept, short,
+};
 use crate::model::{Child, Command, Event, Fact, Name, Requester};
 
 pub(super) fn show_event(event: &Event) {

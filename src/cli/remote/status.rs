@@ -1,15 +1,16 @@
 //! `status`: the table, the tree, and what they look like while they change.
 
+use std::time::Duration;
+
 use super::admin::faulty_in_words;
 use super::{picture, print_json, query, say, socket, states, talk};
-use crate::cli::format::{Table, Tint};
-use crate::cli::{StatusArgs, code, format};
+use crate::cli::format::{self, Table, Tint};
+use crate::cli::{StatusArgs, code};
 use crate::control::client::{Client, Error};
 use crate::decide::humanize::short;
 use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
 use crate::model::{Goal, Health, ServiceStatus, State, StatusReport};
 use crate::sys::terminal;
-use std::time::Duration;
 
 pub(in crate::cli) fn status(args: StatusArgs) -> u8 {
     let StatusArgs { services, state, watch, tree, common } = args;

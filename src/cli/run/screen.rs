@@ -1,21 +1,22 @@
 //! What a run shows: an event becomes a line, and whoever takes long is named.
 
-use crate::actors::event_log::NextEvent;
-use crate::cli::console::Console;
-use crate::cli::format::Tint;
-use crate::decide::humanize::{falls, few, in_time, short};
-use crate::decide::humanize::{forks_away, goes_elsewhere, kept_again, lost_sight, not_kept};
-use crate::decide::tree_state::InstanceState;
-use crate::decide::why;
-use crate::model::event::{CheckKind, StartCause, StopCause};
-use crate::model::plan::GiveUp;
-use crate::model::spec;
-use crate::model::{Event, Fact, InstanceId, Name, State};
-use crate::runtime::Handle;
-use crate::sys::memory;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::actors::event_log::NextEvent;
+use crate::cli::console::Console;
+use crate::cli::format::Tint;
+use crate::decide::humanize::{
+    falls, few, forks_away, goes_elsewhere, in_time, kept_again, lost_sight, not_kept, short,
+};
+use crate::decide::tree_state::InstanceState;
+use crate::decide::why;
+use crate::model::cause::{CheckKind, StartCause, StopCause};
+use crate::model::plan::GiveUp;
+use crate::model::{Event, Fact, InstanceId, Name, State, spec};
+use crate::runtime::Handle;
+use crate::sys::memory;
 
 /// Turns events into lines.
 pub(super) struct Screen {

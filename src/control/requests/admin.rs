@@ -1,24 +1,24 @@
 //! What only a daemon does: it reads its manifests again, and is replaced.
 
-use super::query::Query;
-use super::query::{Parameter, ParameterKind};
-use super::{Daemon, Handled, LoadedManifests, Refused, Shared, body, refuse};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{RawQuery, State};
+use axum::response::{IntoResponse, Response};
+
+use super::body;
+use super::query::{Parameter, ParameterKind, Query};
 use crate::control::connections::Caller;
-use crate::control::protocol::FaultBody;
-use crate::control::protocol::{Upgrade, Upgrading};
-use crate::decide::access::Action;
-use crate::decide::access::DAEMON;
+use crate::control::protocol::{FaultBody, Upgrade, Upgrading};
+use crate::control::refused::{Handled, Refused, refuse};
+use crate::control::shared::{Daemon, LoadedManifests, Shared};
+use crate::decide::access::{Action, DAEMON};
 use crate::manifest::LoadError;
 use crate::model::{Denial, DenialCode, Plan};
 use crate::runtime::Handle;
 use crate::sys::files;
-use axum::Extension;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{RawQuery, State};
-use axum::response::IntoResponse;
-use axum::response::Response;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 pub(in crate::control) const RELOAD: &[Parameter] = &[Parameter {
     name: "strict",

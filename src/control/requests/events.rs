@@ -1,23 +1,22 @@
 //! What happened: events, the processes that there were, and who did what.
 
-use super::query::Query;
-use super::query::{LARGEST, Parameter, ParameterKind};
-use super::{Handled, Shared, age, from_store, json_event, refuse, stream};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{RawQuery, Request, State};
+use axum::response::{IntoResponse, Response, sse};
+
+use super::query::{LARGEST, Parameter, ParameterKind, Query};
+use super::{age, json_event, stream};
 use crate::actors::event_log::NextEvent;
 use crate::control::connections::Caller;
 use crate::control::protocol::{Audit, Events, History, InstanceHistory};
-use crate::decide::access::Action;
-use crate::decide::access::DAEMON;
-use crate::model::Event;
-use crate::model::{DenialCode, InstanceId};
-use crate::record::store::EventFilter;
-use crate::record::store::StoreError;
-use axum::Extension;
-use axum::extract::{RawQuery, Request, State};
-use axum::response::IntoResponse;
-use axum::response::{Response, sse};
-use std::collections::HashSet;
-use std::sync::Arc;
+use crate::control::refused::{Handled, refuse};
+use crate::control::shared::{Shared, from_store};
+use crate::decide::access::{Action, DAEMON};
+use crate::model::{DenialCode, Event, InstanceId};
+use crate::record::store::{EventFilter, StoreError};
 
 pub(in crate::control) const EVENTS: &[Parameter] = &[
     Parameter {

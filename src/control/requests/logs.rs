@@ -1,31 +1,30 @@
 //! What services print.
 
-use axum::body::{Body, Bytes};
-use axum::response::IntoResponse;
-use tokio::sync::OwnedSemaphorePermit;
-
-use super::query::Query;
-use super::query::{Parameter, ParameterKind};
-use super::{Handled, Shared, age, json_event, refuse, stream};
-use crate::control::connections::Caller;
-use crate::control::protocol::{LogLine, LogsEnd, StreamName};
-use crate::decide::access::Action;
-use crate::model::{DenialCode, InstanceId};
-use crate::model::{SourceId, Stream as OutputStream};
-use crate::record::output::{Chunk, Followed};
-use crate::sys::memory;
-use axum::Extension;
-use axum::extract::{RawQuery, State};
-use axum::http::{HeaderValue, header};
-use axum::response::{Response, sse};
-use futures_core::Stream;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
-use tokio::sync::mpsc;
+
+use axum::Extension;
+use axum::body::{Body, Bytes};
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response, sse};
+use futures_core::Stream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::query::{Parameter, ParameterKind, Query};
+use super::{age, json_event, stream};
+use crate::control::connections::Caller;
+use crate::control::protocol::{LogLine, LogsEnd, StreamName};
+use crate::control::refused::{Handled, refuse};
+use crate::control::shared::Shared;
+use crate::decide::access::Action;
+use crate::model::{DenialCode, InstanceId, SourceId, Stream as OutputStream};
+use crate::record::output::{Chunk, Followed};
+use crate::sys::memory;
 
 pub(in crate::control) const LOGS: &[Parameter] = &[
     Parameter {

@@ -1,30 +1,26 @@
 //! The files of a daemon's manifests folder, over the socket: each is checked, written whole or not
 //! at all, and then the tree is made what they say.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use axum::extract::Path as InPath;
-use axum::extract::rejection::PathRejection;
-use axum::response::IntoResponse;
+use axum::Extension;
+use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::extract::{Path as InPath, State};
+use axum::response::{IntoResponse, Response};
 
-use super::{Daemon, Handled, Refused, Shared, admin, body, refuse};
+use super::{admin, body};
 use crate::control::connections::Caller;
-use crate::control::protocol::FaultBody;
-use crate::control::protocol::{Manifest, ManifestFile, Manifests, Write};
+use crate::control::protocol::{FaultBody, Manifest, ManifestFile, Manifests, Write};
+use crate::control::refused::{Handled, Refused, refuse};
+use crate::control::shared::{Daemon, Shared};
 use crate::decide::access::Action;
 use crate::decide::resolve::resolve;
 use crate::manifest::Environment;
 use crate::manifest::folder::{check_text_in, file_of_project};
-use crate::model::{Denial, DenialCode, Selector};
-use crate::model::{Name, Requester};
+use crate::model::{Denial, DenialCode, Name, Requester, Selector};
 use crate::runtime::reload::Changing;
 use crate::sys::files;
-use axum::Extension;
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
-use axum::response::Response;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 fn named(name: Result<InPath<String>, PathRejection>) -> Handled<String> {
     let invalid = |rejection: PathRejection| refuse(DenialCode::Invalid, rejection.body_text(), None);

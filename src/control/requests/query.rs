@@ -1,6 +1,6 @@
 //! What stands behind the question mark of a request.
 
-use super::{Handled, refuse};
+use crate::control::refused::{Handled, refuse};
 use crate::model::{DenialCode, State};
 
 /// One parameter, as it is checked and described.

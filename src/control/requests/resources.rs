@@ -2,19 +2,18 @@
 
 use std::time::Duration;
 
-use super::query::Query;
-use super::query::{Parameter, ParameterKind};
-use super::{Handled, Shared, refuse};
-use crate::control::connections::Caller;
-use crate::control::protocol::ResourceHistories;
-use crate::decide::access::Action;
-use crate::decide::access::TASKS;
-use crate::decide::history::KEPT;
-use crate::model::{DenialCode, InstanceId};
 use axum::Extension;
 use axum::extract::{RawQuery, State};
-use axum::response::IntoResponse;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+
+use super::query::{Parameter, ParameterKind, Query};
+use crate::control::connections::Caller;
+use crate::control::protocol::ResourceHistories;
+use crate::control::refused::{Handled, refuse};
+use crate::control::shared::Shared;
+use crate::decide::access::{Action, TASKS};
+use crate::decide::history::KEPT;
+use crate::model::{DenialCode, InstanceId};
 
 pub(in crate::control) async fn stats(
     State(shared): State<Shared>,

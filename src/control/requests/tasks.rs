@@ -1,35 +1,32 @@
 //! Commands that are run once.
 
-use axum::extract::Path;
-use axum::response::IntoResponse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::{IntoResponse, Response, sse};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use tokio::sync::{mpsc, watch};
 
-use super::query::Query;
-use super::query::{Parameter, ParameterKind};
-use super::{Handled, Shared, body, json_event, refuse, stream};
+use super::query::{Parameter, ParameterKind, Query};
+use super::{body, json_event, stream};
 use crate::actors::scaler::PoolSettings;
 use crate::actors::worker_pool::{Running, Stage, TaskLifetime, Ticket};
 use crate::control::connections::Caller;
 use crate::control::protocol::{
     CancelTask, Removed, SetPool, StreamName, Submit, Submitted, TaskList, TaskOutput, TasksDone,
 };
-use crate::decide::access::Action;
-use crate::decide::access::TASKS;
+use crate::control::refused::{Handled, refuse};
+use crate::control::shared::Shared;
+use crate::decide::access::{Action, TASKS};
 use crate::host::collect::Collector;
-use crate::model::DenialCode;
-use crate::model::Stream as OutputStream;
 use crate::model::task::ProgressReport;
-use crate::model::{TaskId, TaskSpec};
+use crate::model::{DenialCode, Stream as OutputStream, TaskId, TaskSpec};
 use crate::runtime::Tasks;
 use crate::runtime::tasks::IN_A_RESULT;
-use axum::Extension;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{RawQuery, State};
-use axum::response::{Response, sse};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::{mpsc, watch};
 
 /// Bytes of one event.
 const PIECE: usize = 48 * 1024;

@@ -1,32 +1,33 @@
 //! What is, and the commands that change it.
 
-use super::query::Query;
-use super::query::{Parameter, ParameterKind};
-use super::{Handled, Refused, Shared, body, from_store, refuse};
-use crate::control::connections::Caller;
-use crate::control::idempotency::WasTaken;
-use crate::control::protocol::FaultBody;
-use crate::control::protocol::{Add, Added, Down, LostSight, StuckProcess, Wait, WaitFor, Waited, WhyReport};
-use crate::decide::access::Action;
-use crate::decide::access::{DAEMON, ROOT};
-use crate::decide::resolve::group_named;
-use crate::decide::resolve::resolve;
-use crate::decide::why::{self, Why};
-use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
-use crate::model::{Denial, DenialCode, InstanceId, Selector, State as Is};
-use crate::record::store::{AcceptedCommand, EventFilter, ManualChange};
-use crate::runtime::Handle;
-use axum::Extension;
-use axum::extract::FromRequest;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{RawQuery, Request, State};
-use axum::response::IntoResponse;
-use axum::response::Response;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Addition, Answer, Command, IssuedCommand, Kind, Name, Requester, ServiceStatus};
+use axum::Extension;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, RawQuery, Request, State};
+use axum::response::{IntoResponse, Response};
+
+use super::body;
+use super::query::{Parameter, ParameterKind, Query};
+use crate::control::connections::Caller;
+use crate::control::idempotency::WasTaken;
+use crate::control::protocol::{
+    Add, Added, Down, FaultBody, LostSight, StuckProcess, Wait, WaitFor, Waited, WhyReport,
+};
+use crate::control::refused::{Handled, Refused, refuse};
+use crate::control::shared::{Shared, from_store};
+use crate::decide::access::{Action, DAEMON, ROOT};
+use crate::decide::resolve::{group_named, resolve};
+use crate::decide::why::{self, Why};
+use crate::manifest::{Environment, LoadedAddition as Loaded, load_addition};
+use crate::model::{
+    Addition, Answer, Command, Denial, DenialCode, InstanceId, IssuedCommand, Kind, Name, Requester,
+    Selector, ServiceStatus, State as Is,
+};
+use crate::record::store::{AcceptedCommand, EventFilter, ManualChange};
+use crate::runtime::Handle;
 
 pub(in crate::control) const STATUS: &[Parameter] = &[
     Parameter { name: "service", kind: ParameterKind::Names, about: "Only these services or instances" },

@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::ReadySpec;
 use crate::model::exit::SpawnStage;
-use crate::model::{Check, CheckTarget, CommandLine, Condition, Dependency, HealthSpec, Policy};
-use crate::model::{EndedBy, ExitOutcome, ReadyTarget};
+use crate::model::{
+    Check, CheckTarget, CommandLine, Condition, Dependency, EndedBy, ExitOutcome, HealthSpec, Policy,
+    ReadySpec, ReadyTarget,
+};
 
 mod deaths;
 

@@ -1,20 +1,20 @@
 //! One step of the machine: phase x input -> phase and effects, every pair by name.
 
+use std::time::Duration;
+
 use super::{
     Abort, Activity, Halt, InstanceEffect, InstanceInput, Life, Machine, Next, Paused, Phase, Readiness,
     Retry, STUCK_AFTER, Step, Stopping,
 };
 use crate::decide::humanize::short;
 use crate::decide::probe::CheckChange;
-use crate::decide::restart;
-use crate::decide::restart::Verdict;
+use crate::decide::restart::{self, Verdict};
 use crate::decide::start_gate::GateReply;
-use crate::model::event::{CheckKind, FailureReason, StartCause};
+use crate::model::cause::{CheckKind, FailureReason, StartCause};
 use crate::model::exit::{EndReason, SpawnFailure, signal_name};
 use crate::model::{
     EndedBy, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, Policy, ReadyTarget, ServiceSpec, StopCause,
 };
-use std::time::Duration;
 
 mod inherit;
 

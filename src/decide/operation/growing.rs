@@ -1,15 +1,15 @@
 //! Commands that change what there is: starting what was added, and taking out what is down.
 
-use super::{BranchNumber, CommandEffect, CommandInput, CommandNumber, Operation, Operations, Part, Work};
-use crate::decide::graph::StopOrder;
-use crate::decide::plan_edit;
-use crate::decide::plan_edit::Branch;
-use crate::decide::tree_state::{InstanceState, TreeState};
-use crate::model::command::InstanceAnswer;
-use crate::model::event::StartCause;
-use crate::model::{Answer, Denial, DenialCode, Fact, Goal, InstanceId, Name, ServiceSpec, State, spec};
 use std::collections::HashSet;
 use std::sync::Arc;
+
+use super::{BranchNumber, CommandEffect, CommandInput, CommandNumber, Operation, Operations, Part, Work};
+use crate::decide::graph::StopOrder;
+use crate::decide::plan_edit::{self, Branch};
+use crate::decide::tree_state::{InstanceState, TreeState};
+use crate::model::cause::StartCause;
+use crate::model::command::InstanceAnswer;
+use crate::model::{Answer, Denial, DenialCode, Fact, Goal, InstanceId, Name, ServiceSpec, State, spec};
 
 /// What was taken out of the tree and may still have machines: nothing of that name can come
 /// before they are gone, and then the command is answered.

@@ -1,9 +1,10 @@
 //! Whom else a command concerns, and when it is refused.
 
+use std::collections::HashSet;
+
 use super::{Operations, services};
 use crate::decide::tree_state::TreeState;
 use crate::model::{Denial, DenialCode, Goal, InstanceId, Name, State};
-use std::collections::HashSet;
 
 impl Operations {
     /// The targets, and what they need that rests and would never come by itself.

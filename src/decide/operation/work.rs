@@ -2,10 +2,9 @@
 //! wish or a fact says of it.
 
 use super::{InstanceSnapshot, Work};
-use crate::decide::humanize::{forks_away, lost_sight};
-use crate::decide::humanize::{in_time, short};
+use crate::decide::humanize::{forks_away, in_time, lost_sight, short};
 use crate::decide::tree_state::InstanceState;
-use crate::model::event::{FailureReason, StartCause};
+use crate::model::cause::{FailureReason, StartCause};
 use crate::model::{Fact, Goal, Kind, ServiceSpec, State};
 
 const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
+use crate::host::marks;
 use crate::sys::{pidfd, proc};
 
 /// A tree without a cgroup.
@@ -95,7 +96,7 @@ fn members<'a>(trees: &'a [Homeless], all: &[proc::Stat]) -> Vec<(&'a Homeless, 
     };
     let of = |stat: &proc::Stat| {
         let direct = leaders.get(&stat.session).or_else(|| leaders.get(&stat.group));
-        direct.or_else(|| by_parent(stat)).or_else(|| marks.get(&proc::mark(stat.pid)?)).copied()
+        direct.or_else(|| by_parent(stat)).or_else(|| marks.get(&marks::mark(stat.pid)?)).copied()
     };
     let mut found: Vec<_> = all.iter().filter_map(|stat| Some((of(stat)?, *stat))).collect();
     // Those above first: what they fork from then on is born inside.

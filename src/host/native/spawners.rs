@@ -15,14 +15,15 @@ use super::is_hang_up;
 use crate::host::cgroup::{Cgroups, Use};
 use crate::host::journal::Journal;
 use crate::host::keeper::client::Client;
-use crate::host::reaper::{About, Expected, MARK, Marks, WatchOrder, Watched, WatcherHandle};
+use crate::host::marks::Marks;
+use crate::host::reaper::note::KeeperNote;
+use crate::host::reaper::{Expected, MARK, WatchOrder, Watched, WatcherHandle};
 use crate::host::spawn::{Failed, Placed, Program, Spawner, descriptors_left};
 use crate::host::stall::{BlockingCall, StallMonitor, Takeover};
-use crate::host::start_queue::{Giver, Start, Taker};
+use crate::host::start_queue::{Giver, Refused, Start, StartPermit, Taker};
 use crate::host::{HostEvent, HostEventSink, OutputSink, OutputTarget, Owner, ProcessKey, SpawnOrder, env};
 use crate::logs::{HUNG, LogConfig, Logs};
-use crate::model::Stream;
-use crate::model::{SpawnFailure, SpawnStage};
+use crate::model::{SpawnFailure, SpawnStage, Stream};
 use crate::sys::credentials;
 
 /// With so many starts waiting, those that come first are made without a cgroup, which costs an
@@ -32,7 +33,7 @@ const BURST: usize = 16;
 /// The next order, and how many wait behind it. In a burst of them the watcher is woken for many at
 /// once; but before a wait, and before an order behind which no other comes, it is woken: making a
 /// process may take long (a folder on a network), and what was made before is to be heard of.
-fn next(starts: &Taker, line: &WatcherHandle) -> Option<(Start, usize)> {
+fn next(starts: &Taker<Prepared>, line: &WatcherHandle) -> Option<(Start<Prepared>, usize)> {
     if let Some((order, waiting)) = starts.take_waiting() {
         if waiting == 0 {
             line.wake();
@@ -48,7 +49,7 @@ fn next(starts: &Taker, line: &WatcherHandle) -> Option<(Start, usize)> {
 /// The threads that carry orders out.
 pub(super) struct Spawners {
     pub(super) work: SpawnContext,
-    pub(super) giver: Giver,
+    pub(super) giver: Giver<Prepared>,
     pub(super) relief: Arc<StallMonitor>,
     pub(super) by: Box<dyn Fn() -> io::Result<Spawning> + Send + Sync>,
     /// How many there are more than at the start.
@@ -63,7 +64,7 @@ const MOST_MORE: usize = 16;
 const PATIENCE: u32 = 20;
 
 impl Spawners {
-    pub(super) fn begin(self: &Arc<Spawners>, starts: Taker) -> io::Result<()> {
+    pub(super) fn begin(self: &Arc<Spawners>, starts: Taker<Prepared>) -> io::Result<()> {
         let (mut by, spawners) = ((self.by)()?, Arc::clone(self));
         let run = move || {
             let (giver, others) = (spawners.giver.clone(), Arc::downgrade(&spawners));
@@ -122,11 +123,13 @@ pub(crate) struct Prepared {
     burst: bool,
 }
 
-impl Prepared {
-    pub(crate) fn fail(&self, failure: SpawnFailure) {
+impl Refused for Prepared {
+    fn fail(&self, failure: SpawnFailure) {
         (self.news)(HostEvent::SpawnFailed { key: self.key, failure });
     }
+}
 
+impl Prepared {
     /// Its log files do not come: it takes others, or none.
     fn without(mut self: Box<Self>) -> Box<Self> {
         if let Some(keep) = self.keep.take() {
@@ -161,15 +164,6 @@ pub(super) struct SpawnContext {
 /// So many descriptors a service takes here: its process, two pipes, two files and their indices.
 const OF_A_SERVICE: u64 = 8;
 
-/// A start that is under way at the keeper, until it is dropped.
-pub(crate) struct StartPermit(Arc<AtomicUsize>);
-
-impl Drop for StartPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The order for a service that starts, by what its env files say now. `None`: they can't be read, which
 /// is told.
 fn renewed(order: SpawnOrder) -> Option<SpawnOrder> {
@@ -203,7 +197,13 @@ pub(super) enum Spawning {
 }
 
 impl SpawnContext {
-    fn carry_out(&self, by: &mut Spawning, start: Start, burst: bool, desk: &BlockingCall<Box<Prepared>>) {
+    fn carry_out(
+        &self,
+        by: &mut Spawning,
+        start: Start<Prepared>,
+        burst: bool,
+        desk: &BlockingCall<Box<Prepared>>,
+    ) {
         let prepared = match start {
             Start::New(order) => self.prepare(by, *order, burst),
             Start::Prepared(prepared) => Some(prepared),
@@ -344,7 +344,7 @@ impl SpawnContext {
             }
             Spawning::Keeper(keeper) => {
                 let folder = cgroups.map(|cgroups| cgroups.folder().to_owned());
-                let about = owner.map(|owner| About::new(owner, self.mark, folder));
+                let about = owner.map(|owner| KeeperNote::new(owner, self.mark, folder));
                 let about = about.and_then(|about| serde_json::to_string(&about).ok());
                 if let (Some(journal), Some(about)) = (&self.journal, &about) {
                     journal.asked(key.0, about);

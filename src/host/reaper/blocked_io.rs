@@ -8,18 +8,18 @@
 //! Meanwhile the output waits in its pipes. If that lasts, it goes to the files that the source has
 //! otherwise. Of dead processes the pipes are kept until they are empty.
 
-use super::orders::WatchOrder;
-use super::{LAST_WORDS, Pipe, Process, Token, Watcher};
-use crate::logs;
-use crate::logs::{LogConfig, Logs, PipeRead, WriteResult};
-use crate::model::{SourceId, Stream};
-use nix::sys::epoll::{EpollEvent, EpollFlags};
-use nix::unistd::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::logs::{Due, Fresh, HUNG, Slot};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::unistd::Pid;
+
+use super::orders::WatchOrder;
+use super::{LAST_WORDS, Pipe, Process, Token, Watcher};
+use crate::host::reaper::orders::{Emptied, Late};
+use crate::logs::{self, HUNG, LogConfig, Logs, PipeRead, Slot, WriteResult};
+use crate::model::{SourceId, Stream};
 use crate::sys::signals;
 
 /// Output that waits so long for a disk goes elsewhere.
@@ -87,33 +87,6 @@ pub(super) struct Remainder {
     source: SourceId,
     stream: Stream,
     pipe: Arc<OwnedFd>,
-}
-
-/// What came of a loan, too late.
-pub(crate) enum Late {
-    Poured { source: SourceId, key: u64, stream: Stream, poured: WriteResult, buffer: Vec<u8> },
-    Emptied { source: SourceId, stream: Stream, emptied: Emptied },
-    Opened(SourceId, Option<Due>),
-    Changed(SourceId, Box<Change>),
-    Closed,
-}
-
-/// Other files for a source.
-pub(crate) struct Change {
-    pub(super) keep: LogConfig,
-    pub(super) files: std::io::Result<Option<Fresh>>,
-    /// What the source had when it was begun: what has come since counts more.
-    pub(super) before: Option<Arc<Slot>>,
-    /// Why it goes there, where nobody has asked for it.
-    pub(super) instead_of: Option<String>,
-}
-
-/// What was in the pipe of a process that is gone.
-pub(crate) struct Emptied {
-    bytes: Vec<u8>,
-    buffer: Vec<u8>,
-    /// A keeper is to be told of these first; then there may be more in it.
-    moves: Option<[OwnedFd; 2]>,
 }
 
 impl Watcher {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::Marks;
+use crate::host::marks::Marks;
 
 /// By what the processes of trees are known.
 #[derive(Default)]

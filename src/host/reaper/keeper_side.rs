@@ -1,31 +1,30 @@
 //! Processes that are a keeper's children: it makes them as it is told, and says how they end.
 
-use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::known_members::KnownMembers;
 use super::memberships::Membership;
-use super::orders::{Expected, Leave, Marks, Watched};
+use super::orders::{Expected, Leave, Watched};
 use super::{Parent, Process, Watcher, reclaim};
 use crate::decide::succession::{AfterKeeper, DaemonIntent, after_keeper, makes_a_standby};
 use crate::host::cgroup::Cgroups;
 use crate::host::journal::Journal;
 use crate::host::keeper::Sentinel;
 use crate::host::keeper::client::{Client, Kept, Welcome};
-use crate::host::keeper::handover;
-use crate::host::keeper::handover::{Lent, State};
+use crate::host::keeper::handover::{self, Lent, State};
 use crate::host::keeper::standby::Standby;
 use crate::host::keeper::wire::{Came, Frame, FromKeeper, Inbox};
+use crate::host::marks::Marks;
+use crate::host::reaper::note::KeeperNote;
 use crate::host::spawn::Failed;
-use crate::host::{HostEvent, HostEventSink, OutputTarget, ProcessKey};
-use crate::host::{KeptProcess, Owner};
+use crate::host::{HostEvent, HostEventSink, KeptProcess, OutputTarget, ProcessKey};
 use crate::logs::LogConfig;
 use crate::model::{Exit, SourceId};
 use crate::sys::pidfd;
-use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// The keeper, as the watcher knows it.
 pub(crate) struct KeeperLink {
@@ -70,25 +69,6 @@ struct Gone {
     pidfd: OwnedFd,
     about: String,
     exit: Exit,
-}
-
-/// What a later daemon is to know of a process.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct About {
-    pub(crate) owner: Owner,
-    /// Of the run that made it; see [`Marks`].
-    pub(crate) run: u64,
-    #[serde(default)]
-    pub(crate) cgroups: Option<PathBuf>,
-    /// Who was seen of its tree.
-    #[serde(default, skip_serializing_if = "KnownMembers::is_plain")]
-    pub(super) sight: KnownMembers,
-}
-
-impl About {
-    pub(crate) fn new(owner: Owner, run: u64, cgroups: Option<PathBuf>) -> About {
-        About { owner, run, cgroups, sight: KnownMembers::default() }
-    }
 }
 
 impl KeeperLink {
@@ -145,7 +125,7 @@ impl KeeperLink {
             .map(|kept| KeptProcess {
                 key: ProcessKey(kept.key),
                 pid: kept.pid,
-                owner: serde_json::from_str::<About>(&kept.about).ok().map(|about| about.owner),
+                owner: serde_json::from_str::<KeeperNote>(&kept.about).ok().map(|about| about.owner),
                 exit: kept.exit,
             })
             .collect();
@@ -339,7 +319,7 @@ impl Watcher {
         let Some(kept) = above.found.remove(&key) else {
             return;
         };
-        let about: Option<About> = serde_json::from_str(&kept.about).ok();
+        let about: Option<KeeperNote> = serde_json::from_str(&kept.about).ok();
         let cgroups = about.as_ref().and_then(|about| about.cgroups.clone());
         let sight = about.as_ref().map(|about| about.sight.clone()).unwrap_or_default();
         let cgroups = cgroups.and_then(|folder| above.join(folder, own.as_ref()));
@@ -558,9 +538,9 @@ impl Watcher {
 /// What a later daemon is to know, with who was seen of the tree.
 fn with_sight(about: &str, sight: &KnownMembers) -> String {
     let text = about.to_owned();
-    match serde_json::from_str::<About>(&text) {
+    match serde_json::from_str::<KeeperNote>(&text) {
         Ok(known) if !sight.is_plain() || !known.sight.is_plain() => {
-            serde_json::to_string(&About { sight: sight.clone(), ..known }).unwrap_or(text)
+            serde_json::to_string(&KeeperNote { sight: sight.clone(), ..known }).unwrap_or(text)
         }
         Ok(_) | Err(_) => text,
     }

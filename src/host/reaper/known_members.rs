@@ -5,13 +5,14 @@
 //! then, by number and start time, while it can be told; that goes on to the next daemon with all else. And
 //! where one without marks was lost sight of, what it may have started is not known, which is said.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Watcher;
 use super::memberships::Membership;
-use crate::sys::proc;
-use crate::sys::proc::Stat;
-use std::collections::HashMap;
+use crate::host::marks;
+use crate::sys::proc::{self, Stat};
 
 /// One of a tree that is neither its leader nor in the leader's session or group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +118,7 @@ impl Watcher {
                 lost += usize::from(member.tie == Tie::Nothing);
                 return false;
             }
-            let tie = match proc::mark(member.pid) == Some(mark) {
+            let tie = match marks::mark(member.pid) == Some(mark) {
                 true => Tie::Mark,
                 false if remnants.contains_key(&member.pid) => Tie::Held,
                 false => Tie::Nothing,

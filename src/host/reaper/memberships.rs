@@ -1,11 +1,11 @@
 //! The cgroups of trees that were made in a burst of starts, without one: they get one when no more come.
 
-use super::Watcher;
-use super::orders::WatchOrder;
-use crate::host::cgroup::Cgroups;
-use crate::host::cgroup::Homeless;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use super::Watcher;
+use super::orders::WatchOrder;
+use crate::host::cgroup::{Cgroups, Homeless};
 
 /// So often it is looked whether there is time for it, while there are some.
 pub(super) const HOUSING_MILLIS: u16 = 500;

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::EventFd;
 
-use super::blocked_io::Late;
-
 use crate::host::cgroup::Cgroups;
-use crate::host::native::StartPermit;
+use crate::host::marks::Marks;
 use crate::host::spawn::Program;
+use crate::host::start_queue::StartPermit;
 use crate::host::{HostEventSink, OutputTarget, ProcessKey};
-use crate::logs::LogConfig;
-use crate::model::SourceId;
+use crate::logs::{Due, Fresh, LogConfig, Slot, WriteResult};
+use crate::model::{SourceId, Stream};
 
 /// What the watcher is told.
 pub(crate) enum WatchOrder {
@@ -77,22 +76,6 @@ pub(crate) struct Watched {
     /// The cgroup of its own that it was made in lies there.
     pub(crate) cgroups: Option<Arc<Cgroups>>,
     pub(crate) news: HostEventSink,
-}
-
-/// By what a tree is known that has no cgroup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Marks {
-    /// `NAME=VALUE` in its environment that no other process tree has.
-    pub(crate) variable: String,
-    /// Its limit that no other process tree has.
-    pub(crate) limit: u64,
-}
-
-impl Marks {
-    /// Those of a run's process.
-    pub(crate) fn of(run: u64, key: u64) -> Marks {
-        Marks { variable: format!("{run:016x}.{key}"), limit: crate::host::native::limit_mark(run, key) }
-    }
 }
 
 /// A process that a keeper is making.
@@ -185,3 +168,30 @@ impl WatcherHandle {
 const BATCH: usize = 32;
 /// And nothing waits longer than this while more processes are made.
 const LATE: Duration = Duration::from_millis(1);
+
+/// What came of a loan, too late.
+pub(crate) enum Late {
+    Poured { source: SourceId, key: u64, stream: Stream, poured: WriteResult, buffer: Vec<u8> },
+    Emptied { source: SourceId, stream: Stream, emptied: Emptied },
+    Opened(SourceId, Option<Due>),
+    Changed(SourceId, Box<Change>),
+    Closed,
+}
+
+/// Other files for a source.
+pub(crate) struct Change {
+    pub(super) keep: LogConfig,
+    pub(super) files: std::io::Result<Option<Fresh>>,
+    /// What the source had when it was begun: what has come since counts more.
+    pub(super) before: Option<Arc<Slot>>,
+    /// Why it goes there, where nobody has asked for it.
+    pub(super) instead_of: Option<String>,
+}
+
+/// What was in the pipe of a process that is gone.
+pub(crate) struct Emptied {
+    pub(super) bytes: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
+    /// A keeper is to be told of these first; then there may be more in it.
+    pub(super) moves: Option<[OwnedFd; 2]>,
+}

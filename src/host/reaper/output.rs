@@ -3,16 +3,16 @@
 //! Whatever is done with a file may last: so it is lent out (`hung`), and functions that may lose the watcher's
 //! state by that take it by value.
 
-use super::blocked_io::{About, Change, Late};
-use super::lines::take;
-use super::{LAST_WORDS, PIECE, Process, Watcher};
-use crate::host::{HostEvent, OutputTarget, ProcessKey};
-use crate::logs;
-use crate::logs::Due;
-use crate::logs::{LogConfig, Logs, LostOutput, PipeRead, WriteResult};
-use crate::model::{SourceId, Stream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+
+use super::blocked_io::About;
+use super::lines::take;
+use super::orders::{Change, Late};
+use super::{LAST_WORDS, PIECE, Process, Watcher};
+use crate::host::{HostEvent, OutputTarget, ProcessKey};
+use crate::logs::{self, Due, LogConfig, Logs, LostOutput, PipeRead, WriteResult};
+use crate::model::{SourceId, Stream};
 
 impl Watcher {
     /// Reads what a dead process left in its pipes.

@@ -4,20 +4,18 @@
 //! output is not lost: it holds its pipes open for reading itself, and here they are opened through
 //! it.
 
-use std::os::fd::BorrowedFd;
+use std::collections::HashMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 
-use super::keeper_side::About;
-use super::orders::Marks;
+use super::note::KeeperNote;
 use crate::host::keeper::client::Kept;
-use crate::sys::clock;
-use crate::sys::{pidfd, proc};
-use std::collections::HashMap;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use crate::host::marks::{self, Marks};
+use crate::sys::{clock, pidfd, proc};
 
 /// By what a process is found again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -76,7 +74,7 @@ pub(crate) fn reclaim(life: &str) -> Reclaimed {
         let Life { key, pid, about, .. } = life;
         return Reclaimed::Alive(Kept { key, pid, about, exit: None, pidfd, pipes, foreign: true });
     }
-    if let Ok(about) = serde_json::from_str::<About>(&life.about) {
+    if let Ok(about) = serde_json::from_str::<KeeperNote>(&life.about) {
         end_remains(life.key, &about);
     }
     Reclaimed::Gone { key: life.key }
@@ -90,7 +88,7 @@ pub(crate) fn reclaim_marked(noted: &[(u64, &str)]) -> Vec<Option<Kept>> {
         // A leader leads its own session: it was made so.
         if stat.session == stat.pid
             && stat.state != b'Z'
-            && let Some(limit) = proc::mark(stat.pid)
+            && let Some(limit) = marks::mark(stat.pid)
         {
             let first = leaders.entry(limit).or_insert(stat);
             if stat.started < first.started {
@@ -99,13 +97,13 @@ pub(crate) fn reclaim_marked(noted: &[(u64, &str)]) -> Vec<Option<Kept>> {
         }
     }
     let find = |(key, about): &(u64, &str)| {
-        let known: About = serde_json::from_str(about).ok()?;
+        let known: KeeperNote = serde_json::from_str(about).ok()?;
         let limit = Marks::of(known.run, *key).limit;
         let stat = leaders.get(&limit)?;
         let pidfd = pidfd::open(stat.pid).ok()?;
         // Asked again behind the open: the number may have been given away in between.
         let is_it = proc::stat(stat.pid).is_some_and(|now| now.started == stat.started)
-            && proc::mark(stat.pid) == Some(limit);
+            && marks::mark(stat.pid) == Some(limit);
         is_it.then(|| Kept {
             key: *key,
             pid: stat.pid,
@@ -149,13 +147,13 @@ fn reopen(pid: u32, inode: u64) -> Option<OwnedFd> {
 }
 
 /// Ends what a leader has left that died while nobody was there.
-fn end_remains(key: u64, about: &About) {
+fn end_remains(key: u64, about: &KeeperNote) {
     if let Some(folder) = &about.cgroups {
         crate::host::cgroup::end_one(&folder.join(key.to_string()));
     }
     let Marks { limit, .. } = Marks::of(about.run, key);
     for stat in proc::all() {
-        let is_of_it = || proc::mark(stat.pid) == Some(limit);
+        let is_of_it = || marks::mark(stat.pid) == Some(limit);
         if is_of_it()
             && let Ok(fd) = pidfd::open(stat.pid)
             && is_of_it()

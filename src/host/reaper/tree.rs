@@ -1,17 +1,18 @@
 //! The processes of a tree: who belongs to it, and how all of them are signalled.
 
-use super::PAUSE_ROUNDS;
-use super::keeper_side::KeeperLink;
-use super::{Killing, LONGEST_HALT, MARK, Parent, Process, Token, Watcher};
-use crate::host::cgroup::Cgroups;
-use crate::host::{HostEvent, ProcessKey};
-use crate::sys::pidfd::has_ended;
-use crate::sys::{pidfd, proc};
-use nix::sys::epoll::{EpollEvent, EpollFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::keeper_side::KeeperLink;
+use super::{Killing, LONGEST_HALT, MARK, PAUSE_ROUNDS, Parent, Process, Token, Watcher};
+use crate::host::cgroup::Cgroups;
+use crate::host::{HostEvent, ProcessKey, marks};
+use crate::sys::pidfd::{self, has_ended};
+use crate::sys::proc;
 
 impl Watcher {
     /// Whether nothing of a tree is left; what is found is pinned and watched.
@@ -131,7 +132,7 @@ impl Watcher {
             let path = proc::cgroup(stat.pid)?;
             self.key_of(&path)
         };
-        let by_limit = || index.of_limit(proc::mark(stat.pid)?);
+        let by_limit = || index.of_limit(marks::mark(stat.pid)?);
         let marked = || index.of_variable(&proc::variable(stat.pid, MARK)?);
         // One that left the session and cleared its environment may still print to us.
         let by_output = || proc::output_pipes(stat.pid).find_map(|inode| index.of_pipe(inode));
@@ -211,7 +212,7 @@ impl Watcher {
     /// The tree of which a process is by its session, or by its marks.
     fn marked_as(&self, stat: &proc::Stat) -> Option<u64> {
         let index = &self.index;
-        let marked = || index.of_limit(proc::mark(stat.pid)?);
+        let marked = || index.of_limit(marks::mark(stat.pid)?);
         let named = || index.of_variable(&proc::variable(stat.pid, MARK)?);
         index.of_session(stat.session, stat.group).or_else(marked).or_else(named)
     }

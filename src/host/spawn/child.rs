@@ -5,8 +5,8 @@ use std::ptr;
 
 use nix::libc::{self, c_char, c_int, c_long, c_void};
 
+use crate::host::marks::MARKED;
 use crate::sys::limits::Limits;
-use crate::sys::proc::MARKED;
 
 /// Where the child leaves word of a failed step. In shared memory, so that even a forked
 /// child's word arrives.

@@ -1,15 +1,17 @@
 //! What is to run: its file, its folder, and in words why it can't be run.
 
-use super::{Failed, descriptor_limit, failure};
-use crate::host::env;
-use crate::model::{SpawnFailure, SpawnStage};
-use crate::sys::credentials::Credentials;
-use nix::errno::Errno;
-use nix::libc;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::{Failed, descriptor_limit, failure};
+use crate::host::env;
+use crate::model::{SpawnFailure, SpawnStage};
+use crate::sys::credentials::Credentials;
 
 /// A program that was found, and all that it gets, as plain bytes.
 #[derive(Debug, Clone)]

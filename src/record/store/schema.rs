@@ -8,7 +8,6 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::StoreError;
-use super::writer::Database;
 use crate::decide::ledger::Memory;
 use crate::model::{Incarnation, InstanceRecord, Name};
 use crate::sys::files;
@@ -312,4 +311,13 @@ pub(super) fn set_meta(connection: &Connection, key: &str, value: &str) -> Resul
         )?
         .execute(params![key, value])
         .map(drop)
+}
+
+/// What is written to.
+pub(super) enum Database {
+    Open(Connection),
+    /// It is beyond use and is to be begun anew.
+    Spoiled,
+    /// It could not be opened for writing, and may be whole.
+    Unopened,
 }

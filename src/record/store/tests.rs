@@ -1,7 +1,7 @@
 //! The store on a file system, whole and torn.
 
 use super::*;
-use crate::model::event::StartCause;
+use crate::model::cause::StartCause;
 use crate::model::exit::{EndedBy, Exit, ExitOutcome};
 use crate::model::history::{Level, Measure};
 use crate::model::{Command, Denial, DenialCode, Goal, Name, Requester, Selector, ServiceSpec};

@@ -13,8 +13,8 @@ use super::schema::{self, millis, set_meta};
 use super::{ANSWERS, AuditEntry, Retention, StoreError, StoredAnswer};
 use crate::decide::history::ClosedPoint;
 use crate::decide::ledger::{KeptResult, KeptTask};
-use crate::model::spec;
-use crate::model::{Event, Fact, Incarnation, InstanceId, InstanceRecord, Name, ServiceSpec, State};
+use crate::model::{Event, Fact, Incarnation, InstanceId, InstanceRecord, Name, ServiceSpec, State, spec};
+use crate::record::store::schema::Database;
 use crate::sys::files;
 
 /// One transaction takes this much at most, so that readers get their turn at new things.
@@ -107,15 +107,6 @@ pub(super) struct Writer {
     report: Option<Report>,
     since_tidy: u64,
     tidied: Instant,
-}
-
-/// What is written to.
-pub(super) enum Database {
-    Open(Connection),
-    /// It is beyond use and is to be begun anew.
-    Spoiled,
-    /// It could not be opened for writing, and may be whole.
-    Unopened,
 }
 
 /// Why nothing is written at the moment.

@@ -1,14 +1,14 @@
 //! How a machine begins behind another: that of an earlier supervisor, or of an actor that broke.
 
+use std::time::Duration;
+
 use super::super::InheritedProcess;
 use super::Turn;
 use crate::decide::lifecycle::{
     Abort, Halt, InstanceEffect, Life, Next, Paused, Phase, Readiness, Retry, Step, Stopping,
 };
-use crate::model::event::{FailureReason, StartCause};
-use crate::model::{Fact, Goal, Incarnation, StopCause};
-use crate::model::{InstanceRecord, State};
-use std::time::Duration;
+use crate::model::cause::{FailureReason, StartCause};
+use crate::model::{Fact, Goal, Incarnation, InstanceRecord, State, StopCause};
 
 impl Turn<'_> {
     /// Goes on where an earlier supervisor's machine stood.

@@ -1,22 +1,23 @@
 //! The life of the daemon below: how it is made, how long it may take to come up, what follows when
 //! it ends.
 
-use super::{COMING_UP, Daemon, Fate, Keeper, Made, Pulse, signal};
-use crate::decide::succession::{AfterDaemon, DaemonEnd, DaemonIntent, after_daemon};
-use crate::host::keeper::standby::Standby;
-use crate::host::keeper::wire::{Came, Inbox, Outbox, ToKeeper, pair};
-use crate::host::keeper::{LINE, as_daemon, assignment, pulse};
-use crate::host::keeper::{NewLine, STANDS_STILL, complain, handover};
-use crate::model::Exit;
-use crate::sys::{pidfd, proc};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
-use nix::unistd::ForkResult;
 use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::unistd::ForkResult;
+
+use super::{COMING_UP, Daemon, Fate, Keeper, Made, Pulse, signal};
+use crate::decide::succession::{AfterDaemon, DaemonEnd, DaemonIntent, after_daemon};
+use crate::host::keeper::standby::Standby;
+use crate::host::keeper::wire::{Came, Inbox, Outbox, ToKeeper, pair};
+use crate::host::keeper::{LINE, NewLine, STANDS_STILL, as_daemon, assignment, complain, handover, pulse};
+use crate::model::Exit;
+use crate::sys::{pidfd, proc};
 
 /// Who kills daemon and keeper at once means both: within this time after the daemon's death there is no other
 /// yet.

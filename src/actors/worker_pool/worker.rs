@@ -11,8 +11,8 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
 
-use super::tell;
-use super::worker_pool::{PoolMsg, TaskContext};
+use super::{PoolMsg, TaskContext};
+use crate::actors::tell;
 use crate::decide::pool::{RunOutcome, WorkerId};
 use crate::decide::progress;
 use crate::host::collect::{Collector, holding, reading};
@@ -22,7 +22,7 @@ use crate::model::task::{ProgressReport, ResourceUsage, TaskId, TaskInput, TaskS
 use crate::model::{EnvSpec, Exit, SpawnFailure};
 
 /// What a worker is told.
-pub enum WorkerMsg {
+pub(super) enum WorkerMsg {
     /// Run this.
     Run(Box<TaskRun>),
     /// SIGTERM to all of its tree.
@@ -40,7 +40,7 @@ pub enum WorkerMsg {
 }
 
 /// One run of a task.
-pub struct TaskRun {
+pub(super) struct TaskRun {
     pub(super) task: TaskId,
     pub(super) spec: Arc<TaskSpec>,
     pub(super) collector: Arc<Collector>,

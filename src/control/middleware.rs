@@ -1,0 +1,156 @@
+//! What every request passes on its way to its handler: whose it is, how large it is, and whether it was asked before.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+
+use super::body::{last, linger, whole};
+use super::connections::{Caller, Peer};
+use super::idempotency::{BODY, Given, Known, MANIFEST, WasTaken, key_of, word};
+use super::refused::{Refused, refuse};
+use super::shared::Shared;
+use crate::model::DenialCode;
+
+/// Lets a request in, as that of somebody.
+pub(super) async fn enter(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
+    let caller = match (request.extensions_mut().remove::<Peer>(), &shared.guard) {
+        (Some(Peer::Known(caller)), _) => Ok(caller),
+        (Some(Peer::Address(from)), Some(guard)) => {
+            let unknown = |who: &str, shown: &str| shared.audit(who, "enter", "api", Err(shown));
+            guard.identify(request.headers(), from, unknown)
+        }
+        (Some(Peer::Address(_)) | None, _) => {
+            Err(refuse(DenialCode::Unauthorized, "nobody knows who asks", None))
+        }
+    };
+    let caller = match caller {
+        Ok(caller) => caller,
+        Err(refused) => {
+            linger(request.into_body());
+            return last(refused);
+        }
+    };
+    request.extensions_mut().insert(caller);
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Carries a command out once; `most` bounds its body.
+pub(super) async fn once(shared: &Shared, most: (u64, Duration), request: Request, next: Next) -> Response {
+    match guarded(shared, most, request, next).await {
+        Ok(response) => response,
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn guarded(
+    shared: &Shared,
+    most: (u64, Duration),
+    request: Request,
+    next: Next,
+) -> Result<Response, Refused> {
+    let key = key_of(&request)?;
+    let (parts, body) = request.into_parts();
+    let body = match whole(body, most.0, most.1).await {
+        Ok(body) => body,
+        Err(response) => return Ok(response),
+    };
+    let Some(key) = key else {
+        // To its end, also when the client hangs up: half of a reload is worse than either.
+        let request = Request::from_parts(parts, Body::from(body));
+        let carried_out = tokio::spawn(next.run(request));
+        return carried_out.await.map_err(|_| lost());
+    };
+    let caller = parts.extensions.get::<Caller>();
+    let who = caller.map_or_else(|| "".into(), Caller::answers_are_for);
+    let (called, since) = caller.map_or_else(Default::default, |c| (Arc::clone(&c.who), c.token_made()));
+    let asked = word(&parts, &body);
+    let whose = (who, key);
+    let sender = match shared.answers.look(&whose, &asked) {
+        Known::New(sender) => sender,
+        Known::Other => return Err(other()),
+        Known::Before(mut answer) => {
+            return match answer.wait_for(Option::is_some).await {
+                Ok(given) => Ok(given.as_ref().map_or_else(|| lost().into_response(), Given::again)),
+                Err(_) => Err(lost()),
+            };
+        }
+    };
+    let mut request = Request::from_parts(parts, Body::from(body));
+    // By an earlier daemon, maybe.
+    match shared.answered_before(&whose.0, &whose.1).await {
+        Some((before, _)) if before != asked => {
+            shared.answers.forget(&whose);
+            return Err(other());
+        }
+        Some((_, given)) => {
+            let response = given.again();
+            sender.send_replace(Some(given));
+            return Ok(response);
+        }
+        None => {}
+    }
+    if let Some(taken) = shared.was_taken(&called, since, &whose.1).await {
+        request.extensions_mut().insert(WasTaken(taken));
+    }
+    // It goes on when the client hangs up, so that its answer is there when that one asks again.
+    let shared = shared.clone();
+    let carried_out = tokio::spawn(async move {
+        let response = next.run(request).await;
+        let (parts, body) = response.into_parts();
+        let body = match body.collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return Err(refuse(DenialCode::Internal, error.to_string(), None)),
+        };
+        // Who may, and whether it works, may be otherwise the next time.
+        let passing = [StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
+        if parts.status.is_server_error() || passing.contains(&parts.status) {
+            // The next time it may be done.
+            shared.answers.forget(&whose);
+        } else {
+            let given = Given { status: parts.status.as_u16(), body: body.clone() };
+            shared.keep_answer(&whose.0, &whose.1, &asked, &given);
+            sender.send_replace(Some(given));
+        }
+        Ok(Response::from_parts(parts, Body::from(body)))
+    });
+    carried_out.await.unwrap_or_else(|_| Err(lost()))
+}
+
+/// The middleware of commands, whose bodies are of the usual size.
+pub(super) async fn usual(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let most = shared.largest_body(&request, BODY);
+    once(&shared, most, request, next).await
+}
+
+/// Of what may be asked as often as one likes the body is bounded alone.
+pub(super) async fn any_number(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let (most, patience) = shared.largest_body(&request, BODY);
+    let (parts, body) = request.into_parts();
+    match whole(body, most, patience).await {
+        Ok(body) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Err(response) => response,
+    }
+}
+
+/// As `usual`, where whole manifests come in.
+pub(super) async fn large(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let most = shared.largest_body(&request, MANIFEST);
+    once(&shared, most, request, next).await
+}
+
+fn other() -> Refused {
+    refuse(DenialCode::KeyReused, "this Idempotency-Key was used for another command", None)
+}
+
+fn lost() -> Refused {
+    refuse(DenialCode::Internal, "the command with this Idempotency-Key could not be answered", None)
+}

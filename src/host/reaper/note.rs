@@ -1,0 +1,27 @@
+//! What a keeper is asked to remember of a process, for a later daemon.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::known_members::KnownMembers;
+use crate::host::Owner;
+
+/// What a later daemon is to know of a process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct KeeperNote {
+    pub(crate) owner: Owner,
+    /// Of the run that made it; see [`Marks`].
+    pub(crate) run: u64,
+    #[serde(default)]
+    pub(crate) cgroups: Option<PathBuf>,
+    /// Who was seen of its tree.
+    #[serde(default, skip_serializing_if = "KnownMembers::is_plain")]
+    pub(super) sight: KnownMembers,
+}
+
+impl KeeperNote {
+    pub(crate) fn new(owner: Owner, run: u64, cgroups: Option<PathBuf>) -> KeeperNote {
+        KeeperNote { owner, run, cgroups, sight: KnownMembers::default() }
+    }
+}
