@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use regrow::decide::group::GroupInput;
 use regrow::decide::lifecycle::{InstanceInput, Machine};
-use regrow::decide::simulation::{Message, Node, Simulation, SimulationOutput};
+use regrow::decide::message::{Address, Message};
+use regrow::decide::simulation::{Simulation, SimulationOutput};
 use regrow::host::fake::FakeHost;
 use regrow::model::cause::StartCause;
 use regrow::model::{Exit, Incarnation, InstanceId, Name, Plan, ServiceSpec};
@@ -67,7 +68,7 @@ fn boot_decided() {
         let begin = Instant::now();
         let mut world = Simulation::new(plan).unwrap();
         let boot = Message::Group(GroupInput::Start(StartCause::Boot));
-        let mut todo = VecDeque::from([(Node::Group(None), boot)]);
+        let mut todo = VecDeque::from([(Address::Group(None), boot)]);
         let mut spawned = 0;
         let mut out = Vec::new();
         while let Some((to, message)) = todo.pop_front() {

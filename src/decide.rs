@@ -14,6 +14,8 @@ pub mod history;
 pub mod humanize;
 pub mod ledger;
 pub mod lifecycle;
+pub mod message;
+pub mod node;
 pub mod operation;
 pub mod plan_edit;
 pub mod pool;

@@ -18,15 +18,16 @@ use crate::actors::event_log::{EventLog, EventReader, NextEvent};
 use crate::actors::graph::DependencyGraph;
 use crate::actors::messages::{GraphMsg, SupervisorMsg};
 use crate::actors::monitor::{self, Measured, ResourceMonitor};
-use crate::actors::supervisor::{RootChannel, ServiceSupervisor, SupervisorArgs};
+use crate::actors::supervisor::{Position, RootChannel, ServiceSupervisor, SupervisorArgs};
 use crate::actors::worker_pool::{HostFactory, TaskContext, TaskPersistence, TaskRules};
 use crate::actors::{ActorContext, CHECKS_AT_ONCE, LogRetention, hooks};
 use crate::decide::graph::Graph;
 use crate::decide::group::GroupInput;
 use crate::decide::ledger::Ledger;
-use crate::decide::operation::Operations;
-use crate::decide::simulation::StepSink;
-use crate::decide::start_gate::{GateInput, waits_for};
+use crate::decide::message::{Message, StepSink};
+use crate::decide::node::{heard_by_gate, is_heard_by_root};
+use crate::decide::operation::CommandInput;
+use crate::decide::start_gate::waits_for;
 use crate::decide::tree_state::TreeState;
 use crate::host::native::{self, HostOptions, NativeHost};
 use crate::host::waiting_tasks::WaitingTasks;
@@ -758,21 +759,16 @@ impl RuntimeBuilder {
             DependencyGraph::spawn(None, DependencyGraph, Arc::clone(&context)).await.map_err(broken)?;
         let told = dependencies.clone();
         context.log.listen(move |event, tree_state| {
-            // Most services have nobody that waits for them.
-            if let Some(instance) = event.fact.instance()
-                && tree_state.graph().dependents(instance.service()).next().is_some()
-            {
-                let _ = told.cast(GraphMsg::Input(GateInput::Changed(instance.service().clone())));
+            if let Some(changed) = heard_by_gate(tree_state, event) {
+                let _ = told.cast(GraphMsg::Input(changed));
             }
         });
         let observing = Arc::new(AtomicBool::new(false));
         let (down_sender, down) = watch::channel(false);
         let args = SupervisorArgs {
             context: Arc::clone(&context),
-            name: None,
-            parent: None,
             dependencies: dependencies.clone(),
-            root: Some(RootChannel { observing: Arc::clone(&observing), down: down_sender }),
+            position: Position::Root(RootChannel { observing: Arc::clone(&observing), down: down_sender }),
         };
         let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
         // It ends with the root, and with it all that it holds.
@@ -799,19 +795,15 @@ impl RuntimeBuilder {
 
         let listening_root = root.clone();
         context.log.listen(move |event, tree_state| {
-            let falls = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
-            let followed = || {
-                let service = event.fact.instance().map(InstanceId::service);
-                service.is_some_and(|service| Operations::has_followers(tree_state, service))
-            };
-            if observing.load(Ordering::SeqCst) || (falls && followed()) {
-                let _ = listening_root.cast(SupervisorMsg::Observed(Arc::clone(event)));
+            if is_heard_by_root(tree_state, event, observing.load(Ordering::SeqCst)) {
+                let observed = Message::Command(CommandInput::Observed(Arc::clone(event)));
+                let _ = listening_root.cast(SupervisorMsg::Node(observed));
             }
         });
         let begin = match going_down {
             // It goes on where it was.
             Some(cause) => SupervisorMsg::Shutdown(cause),
-            None => SupervisorMsg::Group(GroupInput::Start(StartCause::Boot)),
+            None => SupervisorMsg::Node(Message::Group(GroupInput::Start(StartCause::Boot))),
         };
         root.cast(begin).map_err(|error| StartError::Tree(error.to_string()))?;
         let reloading = tokio::sync::Mutex::new(());

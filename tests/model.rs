@@ -11,9 +11,10 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use regrow::decide::group::{self, GroupInput};
 use regrow::decide::lifecycle::{InstanceEffect, InstanceInput};
+use regrow::decide::message::{Address, Message, Step, StepSink};
 use regrow::decide::operation::CommandInput;
 use regrow::decide::probe::CheckChange;
-use regrow::decide::simulation::{Message, Node, Simulation, SimulationOutput, Step, StepSink};
+use regrow::decide::simulation::{Simulation, SimulationOutput};
 use regrow::decide::start_gate::waits_for;
 use regrow::model::cause::{CheckKind, FailureReason, StartCause};
 use regrow::model::plan::{AutoShutdown, GiveUp};
@@ -177,7 +178,7 @@ enum Stage {
 struct Sim {
     world: Simulation,
     now: Duration,
-    mailboxes: BTreeMap<Node, VecDeque<Message>>,
+    mailboxes: BTreeMap<Address, VecDeque<Message>>,
     processes: BTreeMap<InstanceId, Process>,
     answers: HashMap<u64, usize>,
     asked: u64,
@@ -260,19 +261,19 @@ impl Sim {
             recorder,
             story,
         };
-        sim.post(Node::Group(None), Message::Group(GroupInput::Start(StartCause::Boot)));
+        sim.post(Address::Group(None), Message::Group(GroupInput::Start(StartCause::Boot)));
         sim
     }
 
-    fn post(&mut self, to: Node, message: Message) {
+    fn post(&mut self, to: Address, message: Message) {
         self.mailboxes.entry(to).or_default().push_back(message);
     }
 
-    fn full(&self) -> Vec<Node> {
+    fn full(&self) -> Vec<Address> {
         self.mailboxes.iter().filter(|(_, list)| !list.is_empty()).map(|(node, _)| node.clone()).collect()
     }
 
-    fn deliver(&mut self, to: &Node) {
+    fn deliver(&mut self, to: &Address) {
         let Some(message) = self.mailboxes.get_mut(to).and_then(VecDeque::pop_front) else {
             return;
         };
@@ -289,8 +290,11 @@ impl Sim {
             match output {
                 SimulationOutput::Send(to, message) => self.post(to, message),
                 SimulationOutput::Again(input) => {
-                    self.mailboxes.entry(Node::Group(None)).or_default().push_front(Message::Command(input));
-                    self.deliver(&Node::Group(None));
+                    self.mailboxes
+                        .entry(Address::Group(None))
+                        .or_default()
+                        .push_front(Message::Command(input));
+                    self.deliver(&Address::Group(None));
                 }
                 SimulationOutput::Ended(node) => {
                     self.mailboxes.remove(&node);
@@ -374,7 +378,7 @@ impl Sim {
     }
 
     fn news(&mut self, id: &InstanceId, input: InstanceInput) {
-        self.post(Node::Instance(id.clone()), Message::Input(input));
+        self.post(Address::Instance(id.clone()), Message::Input(input));
     }
 
     /// Its main process ends; `remains`: others of its tree live on.
@@ -520,7 +524,7 @@ impl Sim {
             _ => Command::Restart { select },
         };
         self.asked += 1;
-        self.post(Node::Group(None), Message::Command(CommandInput::Command(self.asked, command.into())));
+        self.post(Address::Group(None), Message::Command(CommandInput::Command(self.asked, command.into())));
     }
 
     /// A service, or a group of two; sometimes under a name that is taken.
@@ -554,8 +558,8 @@ impl Sim {
         };
         self.now = self.now.max(at);
         let message = match node {
-            Node::Instance(_) => Message::Input(InstanceInput::Tick),
-            Node::Group(_) | Node::Graph => Message::Group(GroupInput::Tick),
+            Address::Instance(_) => Message::Input(InstanceInput::Tick),
+            Address::Group(_) | Address::Graph => Message::Group(GroupInput::Tick),
         };
         self.post(node, message);
         true
@@ -734,7 +738,7 @@ proptest! {
             sim.check_at_rest();
         }
         writeln!(sim.story, "--- shutdown").unwrap();
-        sim.post(Node::Group(None), Message::Command(CommandInput::Shutdown("test".into())));
+        sim.post(Address::Group(None), Message::Command(CommandInput::Shutdown("test".into())));
         sim.calm_down();
         let story = &sim.story;
         prop_assert_eq!(sim.downs, 1, "a shutdown ends: {}", story);

@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use crate::decide::ledger::Ledger;
-use crate::decide::simulation::{Step, StepSink};
+use crate::decide::message::{Step, StepSink};
 use crate::decide::tree_state::TreeState;
 use crate::model::{Event, Fact};
 use crate::sys::clock::Clock;

@@ -11,14 +11,14 @@ use super::messages::SupervisorMsg;
 use super::{ActorContext, tell};
 use crate::actors::messages::GraphMsg;
 use crate::decide::lifecycle::InstanceInput;
-use crate::decide::simulation::{Message, Node, Step};
+use crate::decide::message::{Address, Message, Step};
 use crate::decide::start_gate::StartGate;
 
 pub(crate) struct DependencyGraph;
 
 pub(crate) struct GraphState {
     context: Arc<ActorContext>,
-    frontier: StartGate,
+    gate: StartGate,
     root: Option<ActorRef<SupervisorMsg>>,
 }
 
@@ -32,7 +32,7 @@ impl Actor for DependencyGraph {
         _myself: ActorRef<GraphMsg>,
         context: Arc<ActorContext>,
     ) -> Result<GraphState, ActorProcessingErr> {
-        Ok(GraphState { context, frontier: StartGate::default(), root: None })
+        Ok(GraphState { context, gate: StartGate::default(), root: None })
     }
 
     async fn handle(
@@ -41,7 +41,7 @@ impl Actor for DependencyGraph {
         message: GraphMsg,
         state: &mut GraphState,
     ) -> Result<(), ActorProcessingErr> {
-        let GraphState { context, frontier, root } = state;
+        let GraphState { context, gate, root } = state;
         let input = match message {
             GraphMsg::Root(actor) => {
                 *root = Some(actor);
@@ -51,15 +51,16 @@ impl Actor for DependencyGraph {
         };
         let step = context.log.describe(|| Step {
             at: context.clock.now(),
-            to: Node::Graph,
+            to: Address::Graph,
             message: Message::Graph(input.clone()),
         });
-        let replies = context.log.decide(step, |tree_state| (frontier.step(tree_state, &input), Vec::new()));
+        let replies = context.log.decide(step, |tree_state| (gate.step(tree_state, &input), Vec::new()));
         let Some(root) = root else {
             return Ok(());
         };
-        for (instance, question, reply) in replies {
-            tell(root, SupervisorMsg::Answer(instance, InstanceInput::Answered(question, reply)));
+        for (instance, request, reply) in replies {
+            let message = Message::Relay(instance, InstanceInput::Answered(request, reply));
+            tell(root, SupervisorMsg::Node(message));
         }
         Ok(())
     }

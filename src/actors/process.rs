@@ -13,18 +13,18 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
 use super::hooks::{HookRun, InstanceHooks};
-use super::messages::{ChildEvent, GraphMsg, SupervisorMsg};
+use super::messages::{GraphMsg, SupervisorMsg};
 use super::oneshot::{self, Oneshot};
 use super::timer::Timer;
 use super::{ActorContext, Inheritance, end_unwanted, tell};
 use crate::actors::messages::ProcessMsg;
 use crate::decide::group::Slot;
 use crate::decide::lifecycle::{InheritedProcess, InstanceEffect, InstanceInput, Machine};
-use crate::decide::operation::{Ack, InstanceSnapshot};
+use crate::decide::message::{Address, Message, Step};
+use crate::decide::node::{InstanceSend, sent_by_instance};
+use crate::decide::operation::{Ack, CommandInput, InstanceSnapshot};
 use crate::decide::probe::{CheckOutcome, CheckStreak, Pauses, one_line};
 use crate::decide::recovery::{StartKind, continuation, release_orphaned_holds};
-use crate::decide::simulation::{Message, Node, Step};
-use crate::decide::start_gate::GateInput;
 use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, Owner, ProcessKey, SpawnOrder, env, probe};
 use crate::logs::LogConfig;
 use crate::model::cause::CheckKind;
@@ -126,10 +126,11 @@ pub(crate) struct ProcessArgs {
     pub(crate) group: Option<Name>,
     pub(crate) slot: Slot,
     pub(crate) parent: ActorRef<SupervisorMsg>,
+    pub(crate) root: ActorRef<SupervisorMsg>,
     pub(crate) dependencies: ActorRef<GraphMsg>,
     pub(crate) guard: Arc<ProcessGuard>,
     /// It takes the place of one that broke.
-    pub(crate) broke: Option<BrokenActor>,
+    pub(crate) broken: Option<BrokenActor>,
 }
 
 pub(crate) struct ProcessActor;
@@ -145,6 +146,7 @@ pub(crate) struct ProcessState {
     /// What its output goes by.
     source: SourceId,
     parent: ActorRef<SupervisorMsg>,
+    root: ActorRef<SupervisorMsg>,
     dependencies: ActorRef<GraphMsg>,
     guard: Arc<ProcessGuard>,
     machine: Machine,
@@ -223,7 +225,7 @@ impl Actor for ProcessActor {
         myself: ActorRef<ProcessMsg>,
         args: ProcessArgs,
     ) -> Result<ProcessState, ActorProcessingErr> {
-        let ProcessArgs { context, id, spec, group, slot, parent, dependencies, guard, broke } = args;
+        let ProcessArgs { context, id, spec, group, slot, parent, root, dependencies, guard, broken } = args;
         let held = guard.take_over(&myself);
         let mut state = ProcessState {
             machine: Machine::new(id.clone(), group),
@@ -234,6 +236,7 @@ impl Actor for ProcessActor {
             spec,
             slot,
             parent,
+            root,
             dependencies,
             guard,
             process: None,
@@ -251,7 +254,7 @@ impl Actor for ProcessActor {
         if let Some(inheritance) = inherited.or_else(|| state.known_again()) {
             state.inherit(&myself, inheritance);
         }
-        if let Some(BrokenActor { goal, last, message }) = broke {
+        if let Some(BrokenActor { goal, last, message }) = broken {
             state.process = held.map(|held| Live::new(&state.context.host, held.incarnation, held.key));
             let left = held.map(|held| held.inherited);
             state.step(&myself, InstanceInput::Inherit { goal, last, left, message });
@@ -266,14 +269,15 @@ impl Actor for ProcessActor {
         state: &mut ProcessState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            ProcessMsg::Directive(input, sender) => {
+            ProcessMsg::Directive(input, number) => {
                 let before = state.snapshot();
-                let message = state.context.log.describe(|| Message::Directive(input.clone(), sender.number));
+                let message = state.context.log.describe(|| Message::Directive(input.clone(), number));
                 state.take(&myself, input, message);
                 let (after, instance) = (state.snapshot(), state.id.clone());
-                let ack = Ack { number: sender.number, instance, before, after };
+                let ack = Ack { number, instance, before, after };
                 // After what the wish caused at once, which the log has passed on by now.
-                tell(&sender.root, SupervisorMsg::Acknowledged(ack));
+                let message = Message::Command(CommandInput::Acknowledged(ack));
+                tell(&state.root, SupervisorMsg::Node(message));
             }
             message => {
                 if let Some(input) = state.input(message) {
@@ -512,7 +516,7 @@ impl ProcessState {
     /// `message`: how it came here, for a recording.
     fn take(&mut self, myself: &ActorRef<ProcessMsg>, input: InstanceInput, message: Option<Message>) {
         let now = self.context.clock.now();
-        let to = || Node::Instance(self.id.clone());
+        let to = || Address::Instance(self.id.clone());
         let step = message.map(|message| Step { at: now, to: to(), message });
         let mut effects = std::mem::take(&mut self.effects);
         self.machine.step(&self.spec, now, input, &mut effects);
@@ -542,15 +546,14 @@ impl ProcessState {
     }
 
     fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: InstanceEffect) {
-        match effect {
-            InstanceEffect::Emit(_) => {}
-            InstanceEffect::Ask(question) => {
-                let ask = GateInput::Ask(self.id.clone(), question);
-                tell(&self.dependencies, GraphMsg::Input(ask));
+        let order = match sent_by_instance(&self.id, self.slot, effect) {
+            Ok(InstanceSend::Graph(input)) => return tell(&self.dependencies, GraphMsg::Input(input)),
+            Ok(InstanceSend::Parent(input)) => {
+                return tell(&self.parent, SupervisorMsg::Node(Message::Group(input)));
             }
-            InstanceEffect::Withdraw => {
-                tell(&self.dependencies, GraphMsg::Input(GateInput::Withdraw(self.id.clone())));
-            }
+            Err(order) => order,
+        };
+        match order {
             InstanceEffect::Spawn(incarnation) => self.spawn(myself, incarnation),
             InstanceEffect::WatchReady(incarnation) => {
                 if let Some(ready) = &self.spec.ready
@@ -600,13 +603,13 @@ impl ProcessState {
                 }
             }
             InstanceEffect::StopCommand(incarnation) => self.stop_command(myself, incarnation),
-            InstanceEffect::Crashed(delay) => {
-                tell(&self.parent, SupervisorMsg::Child(self.slot, ChildEvent::Crashed(delay)));
-            }
-            InstanceEffect::Ended => tell(&self.parent, SupervisorMsg::Child(self.slot, ChildEvent::Ended)),
-            InstanceEffect::Report(activity) => {
-                tell(&self.parent, SupervisorMsg::Child(self.slot, ChildEvent::Activity(activity)));
-            }
+            // A fact was written down before; the others were sent above.
+            InstanceEffect::Emit(_)
+            | InstanceEffect::Ask(_)
+            | InstanceEffect::Withdraw
+            | InstanceEffect::Crashed(_)
+            | InstanceEffect::Ended
+            | InstanceEffect::Report(_) => {}
         }
     }
 

@@ -1,113 +1,113 @@
-//! The ServiceSupervisor: the root of the tree, and one a group.
+//! The ServiceSupervisor: the root of the tree, and one for each group.
 //!
-//! Each owns its children (process actors and nested supervisors) and decides, by the
-//! machine of `decide::group`, what the fall of one means for the others. The root also
-//! takes commands and carries them through ([`Operations`]).
+//! The actor drives a [`SupervisorNode`], which holds the wiring and every decision: it makes, links and
+//! ends the actors of its children, sends what the node says, and puts a new actor in the place of a
+//! broken one. The root also takes the commands of users. Deliberately absent: any rule of its own.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 
-use super::messages::{AckTo, GraphMsg, ProcessMsg};
+use super::event_log::EventLog;
+use super::messages::{CommandReply, GraphMsg, ProcessMsg, SupervisorMsg};
 use super::process::{BrokenActor, ProcessActor, ProcessArgs, ProcessGuard};
 use super::timer::Timer;
 use super::{ActorContext, tell};
-use crate::actors::messages::{ChildEvent, CommandReply, SupervisorMsg};
-use crate::decide::graph::Graph;
-use crate::decide::group::{Group, GroupEffect, GroupInput, NewChild, Slot};
+use crate::decide::group::{GroupInput, Slot};
 use crate::decide::lifecycle::InstanceInput;
-use crate::decide::operation::{CommandEffect, CommandInput, CommandNumber, Operations};
-use crate::decide::plan_edit::Branch;
-use crate::decide::simulation::{Message, Node, Step};
-use crate::model::cause::StartCause;
-use crate::model::{Child, Fact, GroupSpec, InstanceId, IssuedCommand, Name, Plan, ServiceSpec, StopCause};
+use crate::decide::message::{Address, Message, Step};
+use crate::decide::node::{Member, NodeEffect, SupervisorNode, TreeLog};
+use crate::decide::operation::{CommandInput, CommandNumber};
+use crate::decide::tree_state::TreeState;
+use crate::model::{Fact, InstanceId, IssuedCommand, Name, ServiceSpec, StopCause};
 
 /// What the root shares with whoever waits for it. It ends with the root.
 pub(crate) struct RootChannel {
-    /// Whether commands are under way, so that events are worth a message.
+    /// Whether commands are under way, so that every event is worth a message to the root.
     pub(crate) observing: Arc<AtomicBool>,
     /// Turns true when every process is gone after a shutdown.
     pub(crate) down: watch::Sender<bool>,
 }
 
-/// How a supervisor is made.
+/// What a supervisor is made with.
 pub(crate) struct SupervisorArgs {
     pub(crate) context: Arc<ActorContext>,
-    /// `None`: the root.
-    pub(crate) name: Option<Name>,
-    pub(crate) parent: Option<(ActorRef<SupervisorMsg>, Slot)>,
     pub(crate) dependencies: ActorRef<GraphMsg>,
-    pub(crate) root: Option<RootChannel>,
+    pub(crate) position: Position,
+}
+
+/// Where a supervisor stands in the tree.
+pub(crate) enum Position {
+    /// It is the root.
+    Root(RootChannel),
+    /// It is the supervisor of a group.
+    Group {
+        name: Name,
+        parent: ActorRef<SupervisorMsg>,
+        /// The slot of the group at its parent.
+        slot: Slot,
+        root: ActorRef<SupervisorMsg>,
+    },
 }
 
 pub(crate) struct ServiceSupervisor;
 
-/// What there is at one moment.
-struct Shape {
-    plan: Arc<Plan>,
-    graph: Arc<Graph>,
-}
-
-impl Shape {
-    fn of(context: &ActorContext) -> Shape {
-        context.log.tree_state(|b| Shape { plan: Arc::clone(b.plan()), graph: Arc::clone(b.graph()) })
-    }
-}
-
 enum ChildActor {
-    Process { id: InstanceId, actor: ActorRef<ProcessMsg>, guard: Arc<ProcessGuard> },
-    Group { name: Name, actor: ActorRef<SupervisorMsg> },
+    Process { actor: ActorRef<ProcessMsg>, guard: Arc<ProcessGuard> },
+    Group { actor: ActorRef<SupervisorMsg> },
 }
 
 impl ChildActor {
-    fn name(&self) -> String {
-        match self {
-            ChildActor::Process { id, .. } => id.to_string(),
-            ChildActor::Group { name, .. } => name.to_string(),
-        }
-    }
-
-    /// Ends its actor, and waits for that.
+    /// Ends the actor, and waits for that.
     async fn end(self) {
         // An error means that it is gone already.
         let _ = match self {
             ChildActor::Process { actor, .. } => actor.stop_and_wait(None, None).await,
-            ChildActor::Group { actor, .. } => actor.stop_and_wait(None, None).await,
+            ChildActor::Group { actor } => actor.stop_and_wait(None, None).await,
         };
     }
 
     fn actor_id(&self) -> ActorId {
         match self {
             ChildActor::Process { actor, .. } => actor.get_id(),
-            ChildActor::Group { actor, .. } => actor.get_id(),
+            ChildActor::Group { actor } => actor.get_id(),
         }
     }
 }
 
-/// Commands under way, at the root.
-struct CommandDesk {
-    line: RootChannel,
-    operations: Operations,
+/// Who waits for commands, and for the tree's end, at the root.
+struct Waiting {
+    channel: RootChannel,
     replies: HashMap<CommandNumber, CommandReply>,
     next: CommandNumber,
 }
 
 pub(crate) struct SupervisorState {
     context: Arc<ActorContext>,
-    name: Option<Name>,
-    spec: GroupSpec,
-    parent: Option<(ActorRef<SupervisorMsg>, Slot)>,
     dependencies: ActorRef<GraphMsg>,
-    machine: Group,
-    children: BTreeMap<Slot, ChildActor>,
-    /// The child through which each instance below is reached.
-    routes: HashMap<InstanceId, Slot>,
+    /// `None` at the root.
+    parent: Option<ActorRef<SupervisorMsg>>,
+    root: ActorRef<SupervisorMsg>,
+    node: SupervisorNode,
+    actors: BTreeMap<Slot, ChildActor>,
     timer: Timer,
-    commands: Option<CommandDesk>,
+    /// At the root alone.
+    waiting: Option<Waiting>,
+}
+
+/// The log of one step: what is written down first is the step itself.
+struct StepLog<'a> {
+    log: &'a EventLog,
+    step: Option<Step>,
+}
+
+impl TreeLog for StepLog<'_> {
+    fn decide<T>(&mut self, decide: impl FnOnce(&TreeState) -> (T, Vec<Fact>)) -> T {
+        self.log.decide(self.step.take(), decide)
+    }
 }
 
 impl Actor for ServiceSupervisor {
@@ -120,33 +120,24 @@ impl Actor for ServiceSupervisor {
         myself: ActorRef<SupervisorMsg>,
         args: SupervisorArgs,
     ) -> Result<SupervisorState, ActorProcessingErr> {
-        let SupervisorArgs { context, name, parent, dependencies, root } = args;
-        if root.is_some() {
-            // Before anybody below asks it for anything.
-            tell(&dependencies, GraphMsg::Root(myself.clone()));
-        }
-        let shape = Shape::of(&context);
-        let spec = shape.plan.group(name.as_ref()).cloned().unwrap_or_default();
-        let mut state = SupervisorState {
-            machine: Group::new(&spec, name.is_none()),
-            context,
-            name,
-            spec,
-            parent,
-            dependencies,
-            children: BTreeMap::new(),
-            routes: HashMap::new(),
-            timer: Timer::default(),
-            commands: root.map(|line| CommandDesk {
-                line,
-                operations: Operations::default(),
-                replies: HashMap::new(),
-                next: 1,
-            }),
+        let SupervisorArgs { context, dependencies, position } = args;
+        let (name, place, parent, root, waiting) = match position {
+            Position::Root(channel) => {
+                // Before anybody below asks it for anything.
+                tell(&dependencies, GraphMsg::Root(myself.clone()));
+                let waiting = Waiting { channel, replies: HashMap::new(), next: 1 };
+                (None, None, None, myself.clone(), Some(waiting))
+            }
+            Position::Group { name, parent, slot, root } => {
+                (Some(name), Some(slot), Some(parent), root, None)
+            }
         };
-        for child in state.spec.children.clone() {
-            state.adopt(&myself, &shape, &child, None).await?;
-        }
+        let mut effects = Vec::new();
+        let mut log = StepLog { log: &context.log, step: None };
+        let node = SupervisorNode::new(name, place, &mut log, &mut effects);
+        let (actors, timer) = (BTreeMap::new(), Timer::default());
+        let mut state = SupervisorState { context, dependencies, parent, root, node, actors, timer, waiting };
+        state.perform(&myself, effects).await?;
         Ok(state)
     }
 
@@ -157,43 +148,17 @@ impl Actor for ServiceSupervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SupervisorMsg::Child(slot, ChildEvent::Crashed(delay)) => {
-                state.step(&myself, GroupInput::Crashed(slot, delay));
-            }
-            SupervisorMsg::Child(slot, ChildEvent::Ended) => state.step(&myself, GroupInput::Ended(slot)),
-            SupervisorMsg::Child(slot, ChildEvent::Activity(activity)) => {
-                state.step(&myself, GroupInput::Reported(slot, activity));
-            }
-            SupervisorMsg::Answer(instance, input) => state.hand_down(instance, input),
-            SupervisorMsg::Directive(instance, input, sender) => {
-                state.hand_down_directive(instance, input, sender);
-            }
-            SupervisorMsg::Adopt(branch) => state.add(&myself, branch).await?,
-            SupervisorMsg::Reconfigured => state.reconfigured(),
-            SupervisorMsg::Dismiss(branch, sender) => state.dismiss(&myself, branch, sender).await,
-            SupervisorMsg::Dismissed(number) => {
-                state.step_commands(&myself, CommandInput::Dismissed(number)).await?;
-            }
-            SupervisorMsg::Acknowledged(ack) => {
-                state.step_commands(&myself, CommandInput::Acknowledged(ack)).await?;
-            }
-            SupervisorMsg::Group(input) => state.step(&myself, input),
+            SupervisorMsg::Node(message) => state.step(&myself, message).await,
             SupervisorMsg::Timer => {
                 state.timer.rang();
-                state.step(&myself, GroupInput::Tick);
+                state.step(&myself, Message::Group(GroupInput::Tick)).await
             }
-            SupervisorMsg::Command(command, reply) => state.command(&myself, command, reply).await?,
-            SupervisorMsg::Shutdown(cause) => state.shutdown(&myself, cause).await?,
-            SupervisorMsg::GaveUp(group) => match &state.parent {
-                Some((parent, _)) => tell(parent, SupervisorMsg::GaveUp(group)),
-                None => state.step_commands(&myself, CommandInput::GaveUp(group)).await?,
-            },
-            SupervisorMsg::KillAll => state.kill_all(&myself).await?,
-            SupervisorMsg::Observed(event) => {
-                state.step_commands(&myself, CommandInput::Observed(event)).await?;
+            SupervisorMsg::Command(command, reply) => state.command(&myself, command, reply).await,
+            SupervisorMsg::Shutdown(cause) => {
+                state.step(&myself, Message::Command(CommandInput::Shutdown(cause))).await
             }
+            SupervisorMsg::KillAll => state.kill_all(&myself).await,
         }
-        Ok(())
     }
 
     /// Whoever waits for the end of a supervisor waits for that of all below it.
@@ -202,7 +167,7 @@ impl Actor for ServiceSupervisor {
         _myself: ActorRef<SupervisorMsg>,
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
-        for child in std::mem::take(&mut state.children).into_values() {
+        for child in std::mem::take(&mut state.actors).into_values() {
             child.end().await;
         }
         Ok(())
@@ -216,9 +181,8 @@ impl Actor for ServiceSupervisor {
         state: &mut SupervisorState,
     ) -> Result<(), ActorProcessingErr> {
         if let SupervisionEvent::ActorFailed(actor, error) = event {
-            let broke = state.children.iter().find(|(_, child)| child.actor_id() == actor.get_id());
-            if let Some((slot, child)) = broke.map(|(slot, child)| (*slot, child.name())) {
-                tracing::error!(%child, %error, "an actor broke");
+            let broken = state.actors.iter().find(|(_, child)| child.actor_id() == actor.get_id());
+            if let Some(slot) = broken.map(|(slot, _)| *slot) {
                 state.replace(&myself, slot, &error.to_string()).await?;
             } else if actor.get_id() == state.dependencies.get_id() {
                 // Without it whatever depends on something would wait for ever.
@@ -232,75 +196,136 @@ impl Actor for ServiceSupervisor {
 }
 
 impl SupervisorState {
-    /// Makes the actors of one member; of a service's copies just these, where they are given.
-    async fn adopt(
+    /// Steps the node with one message, and with what it wants to be told before anything else.
+    async fn step(
         &mut self,
         myself: &ActorRef<SupervisorMsg>,
-        shape: &Shape,
-        child: &Child,
-        copies: Option<&[InstanceId]>,
+        message: Message,
     ) -> Result<(), ActorProcessingErr> {
-        let Shape { plan, graph } = shape;
-        match child {
-            Child::Service(name) => {
-                let Some(spec) = graph.service(name).cloned() else {
-                    return Err(format!("{name} is in no plan").into());
-                };
-                for id in spec.instances().filter(|id| copies.is_none_or(|copies| copies.contains(id))) {
-                    let slot = self.machine.add(NewChild::instance(&spec));
-                    let guard = Arc::default();
-                    let actor = self.process(myself, &id, &spec, slot, &guard, None).await?;
-                    self.routes.insert(id.clone(), slot);
-                    self.children.insert(slot, ChildActor::Process { id, actor, guard });
-                }
-            }
-            Child::Group(name) => {
-                let inner = plan.groups.get(name).cloned().unwrap_or_default();
-                let slot = self.machine.add(NewChild::group(&inner));
-                let args = SupervisorArgs {
-                    context: Arc::clone(&self.context),
-                    name: Some(name.clone()),
-                    parent: Some((myself.clone(), slot)),
-                    dependencies: self.dependencies.clone(),
-                    root: None,
-                };
-                // Boxed: a supervisor makes supervisors.
-                let made = Box::pin(ServiceSupervisor::spawn_linked(
-                    None,
-                    ServiceSupervisor,
-                    args,
-                    myself.get_cell(),
-                ));
-                let (actor, _) = made.await?;
-                for service in plan.services_below(name.as_str()) {
-                    let ids = graph.service(&service).into_iter().flat_map(|s| s.instances());
-                    self.routes.extend(ids.map(|id| (id, slot)));
-                }
-                self.children.insert(slot, ChildActor::Group { name: name.clone(), actor });
+        let mut messages = VecDeque::from([message]);
+        while let Some(message) = messages.pop_front() {
+            let effects = self.decide(message);
+            for (at, next) in self.perform(myself, effects).await?.into_iter().enumerate() {
+                messages.insert(at, Message::Command(next));
             }
         }
+        let deadline = self.node.machine().next_deadline();
+        self.timer.set(deadline, self.context.clock, myself, || SupervisorMsg::Timer);
         Ok(())
     }
 
-    async fn process(
+    fn decide(&mut self, message: Message) -> Vec<NodeEffect> {
+        let ActorContext { log, clock, .. } = &*self.context;
+        let (now, mut effects) = (clock.now(), Vec::new());
+        if let (Message::Command(_), Some(waiting)) = (&message, &self.waiting) {
+            // Before the first directive is out: what it causes is to be heard of.
+            waiting.channel.observing.store(true, Ordering::SeqCst);
+        }
+        let to = || Address::Group(self.node.name().cloned());
+        let step = log.describe(|| Step { at: now, to: to(), message: message.clone() });
+        self.node.step(&mut StepLog { log, step }, now, message, &mut effects);
+        if let Some(waiting) = &self.waiting {
+            waiting.channel.observing.store(self.node.is_busy(), Ordering::SeqCst);
+        }
+        effects
+    }
+
+    /// Does what the node says, in its order. Returns what the root is to be told before anything else.
+    async fn perform(
+        &mut self,
+        myself: &ActorRef<SupervisorMsg>,
+        effects: Vec<NodeEffect>,
+    ) -> Result<Vec<CommandInput>, ActorProcessingErr> {
+        let mut next = Vec::new();
+        for effect in effects {
+            match effect {
+                NodeEffect::Make(slot, member) => {
+                    let actor = self.make(myself, slot, member).await?;
+                    self.actors.insert(slot, actor);
+                }
+                NodeEffect::Tell(slot, message) => self.tell_child(slot, message),
+                NodeEffect::TellParent(input) => {
+                    if let Some(parent) = &self.parent {
+                        tell(parent, SupervisorMsg::Node(Message::Group(input)));
+                    }
+                }
+                NodeEffect::TellRoot(message) => tell(&self.root, SupervisorMsg::Node(message)),
+                NodeEffect::End(slot, _) => {
+                    // It rests: at most it is at a message that changes nothing.
+                    if let Some(child) = self.actors.remove(&slot) {
+                        child.end().await;
+                    }
+                }
+                NodeEffect::Forget(id) => {
+                    self.context.host.forget(self.context.sources.source(&id));
+                    self.context.sources.forget(&id);
+                }
+                NodeEffect::Again(input) => next.push(input),
+                NodeEffect::Answer(number, answer) => {
+                    let reply = self.waiting.as_mut().and_then(|waiting| waiting.replies.remove(&number));
+                    if let Some(reply) = reply {
+                        // Nobody waits any more when the client has hung up.
+                        let _ = reply.send(answer);
+                    }
+                }
+                NodeEffect::Down => {
+                    if let Some(waiting) = &self.waiting {
+                        waiting.channel.down.send_replace(true);
+                    }
+                }
+            }
+        }
+        Ok(next)
+    }
+
+    async fn make(
         &self,
         myself: &ActorRef<SupervisorMsg>,
+        slot: Slot,
+        member: Member,
+    ) -> Result<ChildActor, ActorProcessingErr> {
+        match member {
+            Member::Instance(id, spec) => {
+                let guard = Arc::default();
+                let actor = self.make_process(myself, slot, &id, &spec, &guard, None).await?;
+                Ok(ChildActor::Process { actor, guard })
+            }
+            Member::Group(name) => {
+                let (parent, root) = (myself.clone(), self.root.clone());
+                let args = SupervisorArgs {
+                    context: Arc::clone(&self.context),
+                    dependencies: self.dependencies.clone(),
+                    position: Position::Group { name, parent, slot, root },
+                };
+                let supervisor =
+                    ServiceSupervisor::spawn_linked(None, ServiceSupervisor, args, myself.get_cell());
+                // Boxed: a supervisor makes supervisors.
+                let (actor, _) = Box::pin(supervisor).await?;
+                Ok(ChildActor::Group { actor })
+            }
+        }
+    }
+
+    async fn make_process(
+        &self,
+        myself: &ActorRef<SupervisorMsg>,
+        slot: Slot,
         id: &InstanceId,
         spec: &Arc<ServiceSpec>,
-        slot: Slot,
         guard: &Arc<ProcessGuard>,
-        broke: Option<BrokenActor>,
+        broken: Option<BrokenActor>,
     ) -> Result<ActorRef<ProcessMsg>, ActorProcessingErr> {
         let args = ProcessArgs {
             context: Arc::clone(&self.context),
             id: id.clone(),
             spec: Arc::clone(spec),
-            group: self.name.clone(),
+            group: self.node.name().cloned(),
             slot,
             parent: myself.clone(),
+            root: self.root.clone(),
             dependencies: self.dependencies.clone(),
             guard: Arc::clone(guard),
-            broke,
+            broken,
         };
         let (actor, _) = ProcessActor::spawn_linked(None, ProcessActor, args, myself.get_cell()).await?;
         Ok(actor)
@@ -313,237 +338,49 @@ impl SupervisorState {
         slot: Slot,
         error: &str,
     ) -> Result<(), ActorProcessingErr> {
-        let (id, guard) = match self.children.get(&slot) {
-            Some(ChildActor::Process { id, guard, .. }) => (id.clone(), Arc::clone(guard)),
-            Some(ChildActor::Group { name, .. }) => {
-                return Err(format!("the supervisor of group {name} broke: {error}").into());
-            }
-            None => return Ok(()),
-        };
-        let found = self.context.log.tree_state(|tree_state| {
-            let entry = tree_state.entry(&id)?;
-            let message = error.to_owned();
-            Some((
-                Arc::clone(&entry.spec),
-                BrokenActor { goal: entry.goal, last: entry.incarnation, message },
-            ))
-        });
-        let Some((spec, broke)) = found else {
+        let Some(member) = self.node.child(slot) else {
             return Ok(());
         };
-        let actor = self.process(myself, &id, &spec, slot, &guard, Some(broke)).await?;
-        self.children.insert(slot, ChildActor::Process { id, actor, guard });
+        tracing::error!(child = member.name(), %error, "an actor broke");
+        let (id, guard) = match (member, self.actors.get(&slot)) {
+            (Member::Instance(id, _), Some(ChildActor::Process { guard, .. })) => {
+                (id.clone(), Arc::clone(guard))
+            }
+            (Member::Group(name), _) => {
+                return Err(format!("the supervisor of group {name} broke: {error}").into());
+            }
+            (Member::Instance(..), _) => return Ok(()),
+        };
+        let found = self.context.log.tree_state(|state| {
+            let entry = state.entry(&id)?;
+            let message = error.to_owned();
+            let broken = BrokenActor { goal: entry.goal, last: entry.incarnation, message };
+            Some((Arc::clone(&entry.spec), broken))
+        });
+        let Some((spec, broken)) = found else {
+            return Ok(());
+        };
+        let actor = self.make_process(myself, slot, &id, &spec, &guard, Some(broken)).await?;
+        self.actors.insert(slot, ChildActor::Process { actor, guard });
         Ok(())
     }
 
-    /// What was added: made here, or by a supervisor below, which is told.
-    async fn add(
-        &mut self,
-        myself: &ActorRef<SupervisorMsg>,
-        branch: Branch,
-    ) -> Result<(), ActorProcessingErr> {
-        let instances = branch.instances.clone();
-        match branch.descend() {
-            Ok((next, branch)) => {
-                if let Some((slot, actor)) = self.group_below(&next) {
-                    self.routes.extend(instances.into_iter().map(|id| (id, slot)));
-                    tell(&actor, SupervisorMsg::Adopt(branch));
+    fn tell_child(&self, slot: Slot, message: Message) {
+        match (self.actors.get(&slot), message) {
+            (Some(ChildActor::Process { actor, .. }), Message::Input(InstanceInput::Reconfigured)) => {
+                if let Some(Member::Instance(_, spec)) = self.node.child(slot) {
+                    tell(actor, ProcessMsg::Spec(Arc::clone(spec)));
                 }
             }
-            Err(branch) => {
-                let shape = Shape::of(&self.context);
-                self.note(self.context.clock.now(), || Message::Adopt(branch.clone()));
-                // Some may have been there when this supervisor was made.
-                let new = |id: &&InstanceId| !self.routes.contains_key(*id);
-                let copies: Vec<InstanceId> = branch.instances.iter().filter(new).cloned().collect();
-                for child in &branch.children {
-                    if matches!(child, Child::Service(_)) || self.slots(child, &[]).is_empty() {
-                        self.adopt(myself, &shape, child, Some(&copies)).await?;
-                    }
-                }
+            (Some(ChildActor::Process { actor, .. }), Message::Input(input)) => {
+                tell(actor, ProcessMsg::Input(input));
             }
-        }
-        Ok(())
-    }
-
-    /// Looks at what it and its children are to be now, and tells them.
-    fn reconfigured(&mut self) {
-        self.note(self.context.clock.now(), || Message::Reconfigured);
-        let shape = Shape::of(&self.context);
-        if let Some(spec) = shape.plan.group(self.name.as_ref()) {
-            self.spec = spec.clone();
-            self.machine.reconfigure(spec);
-        }
-        for (slot, child) in &self.children {
-            match child {
-                ChildActor::Process { id, actor, .. } => {
-                    if let Some(spec) = shape.graph.service(id.service()) {
-                        self.machine.reconfigure_child(*slot, NewChild::instance(spec));
-                        tell(actor, ProcessMsg::Spec(Arc::clone(spec)));
-                    }
-                }
-                ChildActor::Group { name, actor } => {
-                    if let Some(spec) = shape.plan.groups.get(name) {
-                        self.machine.reconfigure_child(*slot, NewChild::group(spec));
-                    }
-                    tell(actor, SupervisorMsg::Reconfigured);
-                }
+            (Some(ChildActor::Process { actor, .. }), Message::Directive(input, number)) => {
+                tell(actor, ProcessMsg::Directive(input, number));
             }
-        }
-    }
-
-    /// What was removed, and is down: forgotten here, or by a supervisor below, which is told.
-    async fn dismiss(&mut self, myself: &ActorRef<SupervisorMsg>, branch: Branch, sender: AckTo) {
-        for id in &branch.instances {
-            self.routes.remove(id);
-        }
-        let branch = match branch.descend() {
-            Ok((next, branch)) => {
-                if let Some((_, actor)) = self.group_below(&next) {
-                    tell(&actor, SupervisorMsg::Dismiss(branch, sender));
-                }
-                return;
-            }
-            Err(branch) => branch,
-        };
-        let now = self.context.clock.now();
-        self.note(now, || Message::Dismiss(branch.clone(), sender.number));
-        let slots: Vec<Slot> =
-            branch.children.iter().flat_map(|child| self.slots(child, &branch.instances)).collect();
-        for slot in &slots {
-            self.run(myself, GroupInput::Removed(*slot), now, None);
-        }
-        for slot in slots {
-            // It rests: at most it is at a message that changes nothing.
-            if let Some(child) = self.children.remove(&slot) {
-                child.end().await;
-            }
-        }
-        for id in &branch.instances {
-            self.context.host.forget(self.context.sources.source(id));
-            self.context.sources.forget(id);
-        }
-        tell(&sender.root, SupervisorMsg::Dismissed(sender.number));
-    }
-
-    /// Writes down what this supervisor was told; at the root that is part of the desk's step.
-    fn note(&self, at: Duration, message: impl FnOnce() -> Message) {
-        if self.commands.is_none() {
-            let to = Node::Group(self.name.clone());
-            let step = self.context.log.describe(|| Step { at, to, message: message() });
-            self.context.log.commit(step, []);
-        }
-    }
-
-    fn group_below(&self, group: &Name) -> Option<(Slot, ActorRef<SupervisorMsg>)> {
-        self.children.iter().find_map(|(slot, child)| match child {
-            ChildActor::Group { name, actor } if name == group => Some((*slot, actor.clone())),
-            ChildActor::Group { .. } | ChildActor::Process { .. } => None,
-        })
-    }
-
-    /// The slots of a member: of a service those of these copies.
-    fn slots(&self, child: &Child, copies: &[InstanceId]) -> Vec<Slot> {
-        let is = |made: &ChildActor| match (made, child) {
-            (ChildActor::Process { id, .. }, Child::Service(name)) => {
-                id.service() == name && copies.contains(id)
-            }
-            (ChildActor::Group { name: group, .. }, Child::Group(name)) => group == name,
-            (ChildActor::Process { .. } | ChildActor::Group { .. }, _) => false,
-        };
-        self.children.iter().filter(|(_, child)| is(child)).map(|(slot, _)| *slot).collect()
-    }
-
-    fn step(&mut self, myself: &ActorRef<SupervisorMsg>, input: GroupInput) {
-        let now = self.context.clock.now();
-        let step = self.context.log.describe(|| Step {
-            at: now,
-            to: Node::Group(self.name.clone()),
-            message: Message::Group(input),
-        });
-        self.run(myself, input, now, step);
-    }
-
-    fn run(
-        &mut self,
-        myself: &ActorRef<SupervisorMsg>,
-        input: GroupInput,
-        now: Duration,
-        step: Option<Step>,
-    ) {
-        let mut effects = Vec::new();
-        self.machine.step(now, input, &mut effects);
-        // Facts first: whoever acts on an effect finds it told.
-        let name = |slot: Slot| self.children.get(&slot).map(ChildActor::name).unwrap_or_default();
-        let facts = effects.iter().filter_map(|effect| match effect {
-            GroupEffect::Emit(fact) => Some(fact.clone().named(self.name.as_ref(), &self.spec, name)),
-            _ => None,
-        });
-        self.context.log.commit(step, facts);
-        for effect in effects {
-            self.perform(myself, effect);
-        }
-        self.timer.set(self.machine.next_deadline(), self.context.clock, myself, || SupervisorMsg::Timer);
-    }
-
-    fn perform(&mut self, myself: &ActorRef<SupervisorMsg>, effect: GroupEffect) {
-        match effect {
-            GroupEffect::Permit(slot) => {
-                self.tell_kid(slot, InstanceInput::Permit, GroupInput::Start(StartCause::Group));
-            }
-            GroupEffect::Start(slot, cause) => {
-                self.tell_kid(slot, InstanceInput::Start(cause), GroupInput::Start(cause));
-            }
-            GroupEffect::Stop(slot, cause) => {
-                self.tell_kid(slot, InstanceInput::Stop(cause), GroupInput::Stop(cause));
-            }
-            GroupEffect::Crashed => self.tell_parent(ChildEvent::Crashed(Duration::ZERO)),
-            GroupEffect::Report(activity) => self.tell_parent(ChildEvent::Activity(activity)),
-            GroupEffect::Ended => self.tell_parent(ChildEvent::Ended),
-            GroupEffect::EndTree => {
-                let cause = "its significant services have ended".to_owned();
-                tell(myself, SupervisorMsg::Shutdown(cause));
-            }
-            GroupEffect::ExitTree => {
-                // Down from the root, where every wish starts.
-                let above = self.parent.as_ref().map_or(myself, |(parent, _)| parent);
-                tell(above, SupervisorMsg::GaveUp(self.name.clone()));
-            }
-            GroupEffect::Emit(_) => {}
-        }
-    }
-
-    /// Tells a child: the first if it is a process, the second if it is a group.
-    fn tell_kid(&self, slot: Slot, process: InstanceInput, group: GroupInput) {
-        match self.children.get(&slot) {
-            Some(ChildActor::Process { actor, .. }) => tell(actor, ProcessMsg::Input(process)),
-            Some(ChildActor::Group { actor, .. }) => tell(actor, SupervisorMsg::Group(group)),
-            None => {}
-        }
-    }
-
-    fn tell_parent(&self, news: ChildEvent) {
-        if let Some((parent, slot)) = &self.parent {
-            tell(parent, SupervisorMsg::Child(*slot, news));
-        }
-    }
-
-    /// Hands something to the child that is, or is above, the instance.
-    fn hand_down(&self, instance: InstanceId, input: InstanceInput) {
-        match self.routes.get(&instance).and_then(|slot| self.children.get(slot)) {
-            Some(ChildActor::Process { actor, .. }) => tell(actor, ProcessMsg::Input(input)),
-            Some(ChildActor::Group { actor, .. }) => tell(actor, SupervisorMsg::Answer(instance, input)),
-            None => {}
-        }
-    }
-
-    fn hand_down_directive(&self, instance: InstanceId, input: InstanceInput, sender: AckTo) {
-        match self.routes.get(&instance).and_then(|slot| self.children.get(slot)) {
-            Some(ChildActor::Process { actor, .. }) => tell(actor, ProcessMsg::Directive(input, sender)),
-            Some(ChildActor::Group { actor, .. }) => {
-                tell(actor, SupervisorMsg::Directive(instance, input, sender));
-            }
-            None => {}
+            (Some(ChildActor::Group { actor }), message) => tell(actor, SupervisorMsg::Node(message)),
+            // A node tells an instance nothing else, and nobody in an empty slot.
+            (Some(ChildActor::Process { .. }) | None, _) => {}
         }
     }
 
@@ -553,108 +390,21 @@ impl SupervisorState {
         command: IssuedCommand,
         reply: CommandReply,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(commands) = &mut self.commands else {
+        let Some(waiting) = &mut self.waiting else {
             return Ok(());
         };
-        let ticket = commands.next;
-        commands.next += 1;
-        commands.replies.insert(ticket, reply);
-        self.step_commands(myself, CommandInput::Command(ticket, command)).await
-    }
-
-    async fn shutdown(
-        &mut self,
-        myself: &ActorRef<SupervisorMsg>,
-        cause: String,
-    ) -> Result<(), ActorProcessingErr> {
-        match &self.parent {
-            Some((parent, _)) => tell(parent, SupervisorMsg::Shutdown(cause)),
-            None => self.step_commands(myself, CommandInput::Shutdown(cause)).await?,
-        }
-        Ok(())
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.replies.insert(number, reply);
+        self.step(myself, Message::Command(CommandInput::Command(number, command))).await
     }
 
     async fn kill_all(&mut self, myself: &ActorRef<SupervisorMsg>) -> Result<(), ActorProcessingErr> {
-        self.shutdown(myself, "killed".to_owned()).await?;
-        for id in self.routes.keys() {
-            self.hand_down(id.clone(), InstanceInput::Kill(StopCause::Shutdown));
+        self.step(myself, Message::Command(CommandInput::Shutdown("killed".to_owned()))).await?;
+        let instances: Vec<InstanceId> = self.node.instances().cloned().collect();
+        for id in instances {
+            self.step(myself, Message::Relay(id, InstanceInput::Kill(StopCause::Shutdown))).await?;
         }
         Ok(())
-    }
-
-    /// A step of the commands under way, at the root.
-    async fn step_commands(
-        &mut self,
-        myself: &ActorRef<SupervisorMsg>,
-        input: CommandInput,
-    ) -> Result<(), ActorProcessingErr> {
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            // Each before anything else that the desk is told.
-            for (at, next) in self.step_commands_once(myself, input).await?.into_iter().enumerate() {
-                inputs.insert(at, next);
-            }
-        }
-        Ok(())
-    }
-
-    /// What the desk wants to be told next, before anything else.
-    async fn step_commands_once(
-        &mut self,
-        myself: &ActorRef<SupervisorMsg>,
-        input: CommandInput,
-    ) -> Result<Vec<CommandInput>, ActorProcessingErr> {
-        let Some(commands) = &mut self.commands else {
-            return Ok(Vec::new());
-        };
-        // Before the first wish is out: what it causes is to be heard of.
-        commands.line.observing.store(true, Ordering::SeqCst);
-        let ActorContext { log, clock, .. } = &*self.context;
-        let now = clock.now();
-        let step = log.describe(|| Step {
-            at: now,
-            to: Node::Group(None),
-            message: Message::Command(input.clone()),
-        });
-        let effects = log.decide(step, |tree_state| {
-            let mut effects = Vec::new();
-            commands.operations.step(tree_state, now, input, &mut effects);
-            let facts = effects.iter().filter_map(|effect| match effect {
-                CommandEffect::Emit(fact) => Some(fact.clone()),
-                _ => None,
-            });
-            let facts: Vec<Fact> = facts.collect();
-            (effects, facts)
-        });
-        commands.line.observing.store(commands.operations.any(), Ordering::SeqCst);
-        let mut next = Vec::new();
-        for effect in effects {
-            match effect {
-                CommandEffect::Emit(_) => {}
-                CommandEffect::Directive(instance, input, number) => {
-                    self.hand_down_directive(instance, input, AckTo { root: myself.clone(), number });
-                }
-                CommandEffect::Adopt(branch) => self.add(myself, branch).await?,
-                CommandEffect::Reconfigured => self.reconfigured(),
-                CommandEffect::Dismiss(branch, number) => {
-                    self.dismiss(myself, branch, AckTo { root: myself.clone(), number }).await;
-                }
-                CommandEffect::Again(input) => next.push(input),
-                CommandEffect::Answer(ticket, answer) => {
-                    if let Some(reply) =
-                        self.commands.as_mut().and_then(|commands| commands.replies.remove(&ticket))
-                    {
-                        // Nobody waits any more when the client has hung up.
-                        let _ = reply.send(answer);
-                    }
-                }
-                CommandEffect::Down => {
-                    if let Some(commands) = &self.commands {
-                        commands.line.down.send_replace(true);
-                    }
-                }
-            }
-        }
-        Ok(next)
     }
 }

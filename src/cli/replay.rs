@@ -10,8 +10,9 @@ use serde_json::Value;
 use super::remote::fact_in_words;
 use super::{ReplayArgs, code, format};
 use crate::decide::lifecycle::{InstanceEffect, InstanceInput};
+use crate::decide::message::{Address, Message, Step};
 use crate::decide::operation::CommandInput;
-use crate::decide::simulation::{Message, Node, Simulation, SimulationOutput, Step};
+use crate::decide::simulation::{Simulation, SimulationOutput};
 use crate::model::{Event, Fact, Goal, Incarnation, InstanceId};
 use crate::record::recording::{ReadError, RecordingLine, RecordingReader};
 
@@ -104,10 +105,10 @@ impl Told {
         self.verdict.steps += 1;
         let step = self.world.own(step);
         let who = match &step.to {
-            Node::Instance(id) => id.to_string(),
-            Node::Group(Some(name)) => format!("group {name}"),
-            Node::Group(None) => "root".to_owned(),
-            Node::Graph => "graph".to_owned(),
+            Address::Instance(id) => id.to_string(),
+            Address::Group(Some(name)) => format!("group {name}"),
+            Address::Group(None) => "root".to_owned(),
+            Address::Graph => "graph".to_owned(),
         };
         let shown =
             !self.quiet && (self.only.is_empty() || self.only.iter().any(|name| is_about(&step.to, name)));
@@ -120,7 +121,7 @@ impl Told {
                 | InstanceInput::TreeGone { .. }
                 | InstanceInput::Exited { remains: false, .. },
             ) => {
-                if let Node::Instance(id) = &step.to {
+                if let Address::Instance(id) = &step.to {
                     self.live.remove(id);
                 }
             }
@@ -241,11 +242,11 @@ fn same(one: &Fact, other: &Fact) -> bool {
     serde_json::to_value(one).ok() == serde_json::to_value(other).ok()
 }
 
-fn is_about(node: &Node, name: &str) -> bool {
+fn is_about(node: &Address, name: &str) -> bool {
     match node {
-        Node::Instance(id) => id.to_string() == name || id.service().as_str() == name,
-        Node::Group(group) => group.as_ref().is_some_and(|group| group.as_str() == name),
-        Node::Graph => false,
+        Address::Instance(id) => id.to_string() == name || id.service().as_str() == name,
+        Address::Group(group) => group.as_ref().is_some_and(|group| group.as_str() == name),
+        Address::Graph => false,
     }
 }
 

@@ -170,16 +170,16 @@ impl UnixAdmission {
 pub(super) struct Seats<K> {
     all: Arc<Semaphore>,
     of_one: usize,
-    taken: InstanceDirError<K>,
+    taken: SeatCounts<K>,
 }
 
 /// How many each peer has.
-type InstanceDirError<K> = Arc<Mutex<HashMap<K, usize>>>;
+type SeatCounts<K> = Arc<Mutex<HashMap<K, usize>>>;
 
 /// A place, until it is dropped.
 pub(super) struct Seat<K: Eq + Hash> {
     _permit: Option<OwnedSemaphorePermit>,
-    of: Option<(K, InstanceDirError<K>)>,
+    of: Option<(K, SeatCounts<K>)>,
 }
 
 impl<K: Eq + Hash + Clone> Seats<K> {

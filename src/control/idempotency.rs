@@ -62,12 +62,12 @@ struct Slot {
 }
 
 /// Whose key it is, and the key.
-type OutputPolicy = (Arc<str>, String);
+type OwnedKey = (Arc<str>, String);
 
 /// The answers of late.
 #[derive(Clone, Default)]
 pub(super) struct Answers {
-    slots: Arc<Mutex<HashMap<OutputPolicy, Slot>>>,
+    slots: Arc<Mutex<HashMap<OwnedKey, Slot>>>,
 }
 
 /// What is known of a key.
@@ -81,7 +81,7 @@ pub(super) enum Known {
 }
 
 impl Answers {
-    pub(super) fn look(&self, whose: &OutputPolicy, asked: &str) -> Known {
+    pub(super) fn look(&self, whose: &OwnedKey, asked: &str) -> Known {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = slots.get(whose) {
             let is_under_way = slot.answer.borrow().is_none() && slot.answer.has_changed().is_ok();
@@ -109,7 +109,7 @@ impl Answers {
         Known::New(sender)
     }
 
-    pub(super) fn forget(&self, whose: &OutputPolicy) {
+    pub(super) fn forget(&self, whose: &OwnedKey) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).remove(whose);
     }
 }
@@ -152,7 +152,7 @@ fn is_visible(key: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn whose(key: &str) -> OutputPolicy {
+    fn whose(key: &str) -> OwnedKey {
         ("token:a".into(), key.to_owned())
     }
 

@@ -53,7 +53,7 @@ pub struct CacheCounts {
     pub expirations: u64,
 }
 
-struct InstanceState<V> {
+struct CachedResult<V> {
     value: V,
     bytes: u64,
     since: Duration,
@@ -66,7 +66,7 @@ struct InstanceState<V> {
 /// Results `V` by what they are results of, `K`; who waits for one is a `W`.
 pub struct Cache<K, V, W> {
     bounds: CacheLimits,
-    entries: HashMap<K, InstanceState<V>>,
+    entries: HashMap<K, CachedResult<V>>,
     /// Which was used when, as a count of uses.
     order: BTreeMap<u64, K>,
     uses: u64,
@@ -93,7 +93,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
 
     /// Only what is here, and not older than `age`.
     pub fn peek(&mut self, key: &K, now: Duration, age: Duration) -> Option<V> {
-        let InstanceState { since, before, until, .. } = self.entries.get(key)?;
+        let CachedResult { since, before, until, .. } = self.entries.get(key)?;
         let (until, is_old) = (*until, now.saturating_sub(*since) + *before >= age);
         if until <= now {
             self.drop_entry(key);
@@ -201,7 +201,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         self.order.insert(self.uses, key.clone());
         self.bytes += bytes;
         self.entries
-            .insert(key.clone(), InstanceState { value, bytes, since: now, before, until, used: self.uses });
+            .insert(key.clone(), CachedResult { value, bytes, since: now, before, until, used: self.uses });
     }
 
     fn drop_entry(&mut self, key: &K) {

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::decide::simulation::{Step, StepSink};
+use crate::decide::message::{Step, StepSink};
 use crate::model::{Event, Plan};
 
 /// The format that is written. Formats 1 to this one can be read.

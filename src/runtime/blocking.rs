@@ -242,6 +242,14 @@ pub struct Job<T> {
     answer: oneshot::Receiver<Result<T, JobError>>,
 }
 
+impl<T> Drop for Job<T> {
+    /// A value that nobody takes is dropped here, and a panic of its own `Drop` is not the caller's.
+    fn drop(&mut self) {
+        self.answer.close();
+        apart(|| drop(self.answer.try_recv()));
+    }
+}
+
 impl<T: Send + 'static> Job<T> {
     /// How it stands.
     pub fn state(&self) -> JobState {
@@ -360,7 +368,7 @@ impl BlockingPool {
         state.workers += usize::from(needs_a_thread);
         drop(state);
         if needs_a_thread {
-            let place = LogPaths { pool: Arc::clone(inner), given_up: false };
+            let place = WorkerPlace { pool: Arc::clone(inner), given_up: false };
             // Where the runtime has ended it is dropped instead.
             inner.threads.spawn_blocking(move || work(place));
         }
@@ -411,12 +419,12 @@ impl BlockingPool {
 }
 
 /// A place among a pool's workers.
-struct LogPaths {
+struct WorkerPlace {
     pool: Arc<Inner>,
     given_up: bool,
 }
 
-impl Drop for LogPaths {
+impl Drop for WorkerPlace {
     /// No thread came to it: with nobody left to run it, what waits will never be run.
     fn drop(&mut self) {
         if self.given_up {
@@ -440,7 +448,7 @@ impl Drop for LogPaths {
 }
 
 /// Takes from the queue until it is empty.
-fn work(mut place: LogPaths) {
+fn work(mut place: WorkerPlace) {
     let pool = Arc::clone(&place.pool);
     let mut state = pool.state();
     loop {
@@ -594,6 +602,10 @@ mod tests {
         }
         let pool = pool(1, 10);
         drop(pool.submit(|| Breaks).unwrap());
+        // Its value is there before it is dropped.
+        let done = pool.submit(|| Breaks).unwrap();
+        assert_eq!(pool.submit(|| 0).unwrap().await, Ok(0));
+        drop(done);
         assert_eq!(pool.submit(|| 1).unwrap().await, Ok(1));
         let breaks = pool.submit(|| std::panic::panic_any(Breaks)).unwrap();
         assert!(matches!(breaks.await, Err::<(), _>(JobError::Panicked(_))));
