@@ -1,7 +1,7 @@
-//! What a daemon's death and a look at it cost with a thousand services.
+//! The cost of a daemon's death and of a status request, with a thousand services.
 //!
-//! `cargo bench --bench daemon` prints every figure; `cargo bench --bench daemon -- death` only
-//! some. Figures of these machines move; the ratios move less.
+//! `cargo bench --bench daemon` prints every figure; `cargo bench --bench daemon -- death` prints
+//! only some. Absolute figures vary between runs; the ratios vary less.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -54,7 +54,7 @@ impl Machine {
         command
     }
 
-    /// One request on the socket.
+    /// Makes one request on the socket.
     fn get(&self, path: &str) -> Option<String> {
         let mut stream = UnixStream::connect(self.path("state/daemon/control.sock")).ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: regrow\r\nConnection: close\r\n\r\n");
@@ -107,7 +107,7 @@ fn machine() {
             nix::unistd::Pid::from_raw(i32::try_from(daemon).unwrap()),
             nix::sys::signal::Signal::SIGKILL,
         );
-        // Ready: it answers, and it is another.
+        // The daemon is ready when it answers, and with another pid.
         while machine.get("/v1/status?service=s0").is_none_or(|a| a.contains(&format!("\"pid\":{daemon},"))) {
             std::thread::sleep(Duration::from_micros(500));
         }
@@ -127,7 +127,7 @@ fn machine() {
     };
     println!("status of one of {SERVICES} on the socket {:>34.2?}", ask("/v1/status?service=s7"));
     println!("status of all {SERVICES} on the socket {:>37.2?}", ask("/v1/status"));
-    // A keeper rests most of its life; it sheds what it does not need for that after a second.
+    // A keeper is idle most of its life; after a second it releases what it does not need while idle.
     std::thread::sleep(Duration::from_secs(3));
     let daemon = machine.daemon();
     println!(

@@ -1,7 +1,7 @@
-//! Why the worker pool is not ractor's factory: what handing a job on costs in each, and what becomes of a
-//! job whose worker breaks.
+//! Why the worker pool is not ractor's factory: the cost of handing on a job in each, and what
+//! becomes of a job whose worker panics.
 //!
-//! `cargo bench --bench factory` prints the figures that ARCHITECTURE.md speaks of.
+//! `cargo bench --bench factory` prints the figures that ARCHITECTURE.md cites.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ const JOBS: u64 = 200_000;
 
 struct Counts {
     done: AtomicU64,
-    /// Every so manieth job breaks its worker; 0: none does.
+    /// The interval of jobs that make their worker panic; 0 for none.
     breaks: u64,
 }
 
@@ -65,7 +65,7 @@ impl WorkerBuilder<Counter, ()> for Build {
     }
 }
 
-/// How many of so many jobs a factory does, and in what time.
+/// How many of `jobs` jobs a factory does, and in what time.
 async fn factory(jobs: u64, breaks: u64) -> (u64, Duration) {
     let counts = Arc::new(Counts { done: AtomicU64::new(0), breaks });
     let definition =
@@ -93,7 +93,7 @@ async fn factory(jobs: u64, breaks: u64) -> (u64, Duration) {
     (counts.done.load(Ordering::Relaxed), took)
 }
 
-/// What the pool decides of as many tasks, from the queue to the end.
+/// The time that the pool needs to decide on as many tasks, from the queue to the end.
 fn decisions() -> Duration {
     let size = PoolSize { min: 4, max: 4, queue: 10_000 };
     let terms = TaskTerms {

@@ -1,7 +1,7 @@
-//! What it costs to look at a thousand managed processes and the machine.
+//! The cost of sampling a thousand managed processes and the machine.
 //!
-//! `cargo bench --bench sampling` prints the CPU time of one round, and in the same run that of sysinfo's
-//! own refresh of the same processes.
+//! `cargo bench --bench sampling` prints the CPU time of one round, and from the same run that of
+//! sysinfo's own refresh of the same processes.
 
 use std::collections::HashMap;
 use std::process::{Child, Command};
@@ -15,7 +15,7 @@ use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 const PROCESSES: usize = 1_000;
 const ROUNDS: u32 = 30;
 
-/// Ends what it holds, also when the program breaks.
+/// The processes to sample, which are killed even when the benchmark panics.
 struct Herd(Vec<Child>);
 
 impl Drop for Herd {

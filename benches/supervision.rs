@@ -1,7 +1,7 @@
-//! How fast what falls comes back, beside what the kernel needs in the same run, and what a
-//! decision costs.
+//! How fast crashed services come back, compared with what the kernel needs in the same run, and
+//! the cost of a decision.
 //!
-//! `cargo bench --bench supervision` prints every figure; names behind `--` choose some.
+//! `cargo bench --bench supervision` prints every figure; names after `--` choose some.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
@@ -36,7 +36,7 @@ fn main() {
     }
 }
 
-/// One life of a machine, from its start to its return, over and over.
+/// One life of a machine, from its start to its restart, over and over.
 fn step() {
     let spec = ServiceSpec::new(Name::new("web").unwrap(), ["web"]);
     let mut machine = Machine::new(InstanceId::sole(spec.name.clone()), None);
@@ -59,7 +59,7 @@ fn step() {
     println!("a step of the machine: {:.2} us (wanted: under 1 us)", each * 1e6);
 }
 
-/// Every message of a boot, delivered to the machines alone.
+/// Delivers every message of a boot to the machines alone.
 fn boot_decided() {
     let mut times = Vec::new();
     for _ in 0..5 {
@@ -183,7 +183,7 @@ fn fifty(restart: &str) -> String {
     (0..50).map(|n| format!("[service.s{n}]\ncommand = \"/bin/true\"\nrestart = {restart}\n")).collect()
 }
 
-/// Reads on while something else happens, so that the tree never waits for us.
+/// Reads the output while `measure` runs, so that the tree never waits for its reader.
 fn drained(tree: &mut Tree, measure: impl FnOnce(&Tree)) {
     let out = tree.out.take();
     let reader = std::thread::spawn(move || {
@@ -197,7 +197,7 @@ fn drained(tree: &mut Tree, measure: impl FnOnce(&Tree)) {
     reader.join().unwrap();
 }
 
-/// Fifty services that exit at once and return with no delay.
+/// Fifty services that exit at once and are restarted without delay.
 fn storm() {
     let floor = spawns_and_waits(2);
     let mut tree =
@@ -225,7 +225,7 @@ fn storm() {
     });
 }
 
-/// The same with the default backoff: after ten seconds hardly anything happens.
+/// The same fifty services with the default backoff: after ten seconds they seldom restart.
 fn backoff() {
     let mut tree = Tree::up(&fifty("\"always\""), "s49");
     let supervisor = tree.supervisor();
@@ -241,7 +241,7 @@ fn backoff() {
     });
 }
 
-/// A group of 500: one is killed, all are stopped and started.
+/// A group of 500: one member is killed, and all are stopped and started.
 fn one_for_all() {
     let names: Vec<String> = (0..500).map(|n| format!("\"s{n}\"")).collect();
     let services: String = (0..500)
@@ -260,7 +260,7 @@ fn one_for_all() {
         let begin = Instant::now();
         let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-        // Each says that it is there again.
+        // Each member reports that it is there again.
         for _ in 0..500 {
             tree.wait_for("running after");
         }
@@ -273,7 +273,7 @@ fn one_for_all() {
     );
 }
 
-/// Spawns and waits of a tiny program a second, on so many threads.
+/// The number of spawns and waits of a tiny program in a second, on this many threads.
 fn spawns_and_waits(threads: usize) -> f64 {
     let until = Instant::now() + Duration::from_secs(2);
     let workers: Vec<_> = (0..threads)
@@ -291,7 +291,7 @@ fn spawns_and_waits(threads: usize) -> f64 {
     workers.into_iter().map(|worker| f64::from(worker.join().unwrap())).sum::<f64>() / 2.0
 }
 
-/// Killing and reaping so many, then spawning as many until all run.
+/// The time to kill and reap `count` processes, and to spawn as many until all run.
 fn kill_and_spawn(count: usize) -> Duration {
     let program = which("sleep");
     let spawn = || Command::new(&program).arg("100000").stdin(Stdio::null()).spawn().unwrap();

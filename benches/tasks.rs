@@ -1,7 +1,7 @@
-//! What it costs to run commands through the worker pool.
+//! The cost of running commands through the worker pool.
 //!
-//! `cargo bench --bench tasks` prints every figure, with the kernel's own cost from the same run. Figures
-//! of these machines move; the ratios move less.
+//! `cargo bench --bench tasks` prints every figure, with the kernel's own cost from the same run.
+//! Absolute figures vary between runs; the ratios vary less.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -23,7 +23,7 @@ const ROUNDS: usize = 5;
 fn main() {
     let (mut plain, mut pool, mut batch, mut xargs) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let machine = Machine::started();
-    // In turns, since the machine is now quicker and now slower.
+    // The measurements take turns, since the speed of the machine varies.
     for _ in 0..ROUNDS {
         plain.push(spawned(2));
         pool.push(pooled());
@@ -86,7 +86,7 @@ fn in_tree<T>(test: impl AsyncFnOnce(Handle) -> T) -> T {
 
 fn pooled() -> Duration {
     in_tree(async |tree| {
-        // Its threads are there.
+        // The first command makes the threads, so that they are not measured.
         tree.tasks().run(TaskSpec::new(["/bin/true"]), "").await.unwrap();
         let begin = Instant::now();
         let specs = vec![TaskSpec::new(["/bin/true"]); TASKS];
@@ -108,7 +108,7 @@ fn with_xargs() -> Duration {
     begin.elapsed()
 }
 
-/// Functions that do nothing, from submission to value, and the same by tokio alone.
+/// Functions that do nothing, from submission to value, in a pool and by tokio alone.
 fn blocking() {
     const JOBS: usize = 300_000;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -186,7 +186,7 @@ impl Machine {
         begin.elapsed()
     }
 
-    /// On one connection, as a program would ask.
+    /// Sends all requests on one connection, as a program would.
     fn cached(&self) {
         let mut stream = UnixStream::connect(self.path("state/daemon/control.sock")).unwrap();
         let body = r#"{"command":{"argv":["/bin/echo","x"],"shell":false},"dir":"/","cache":600}"#;

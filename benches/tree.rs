@@ -1,7 +1,7 @@
-//! How fast the built program is, beside what the kernel needs in the same run.
+//! How fast the built program is, compared with what the kernel needs in the same run.
 //!
-//! `cargo bench --bench tree` prints every figure; `cargo bench --bench tree -- boot status`
-//! only some. Figures of these machines move; the ratios move less.
+//! `cargo bench --bench tree` prints every figure; `cargo bench --bench tree -- boot status` prints
+//! only some. Absolute figures vary between runs; the ratios vary less.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -47,7 +47,7 @@ impl Bench {
         let bench = Bench { folder: tempfile::tempdir().unwrap() };
         let tiny = "long call(long n, long a, long b, long c) { long r; __asm__ volatile(\"syscall\" : \"=a\"(r) : \"a\"(n), \"D\"(a), \"S\"(b), \"d\"(c) : \"rcx\", \"r11\", \"memory\"); return r; }\n";
         bench.compile("tiny", &format!("{tiny}void _start(void) {{ for (;;) call(34, 0, 0, 0); }}"));
-        // Opens the FIFO beside it and says that it runs.
+        // The program opens the FIFO in its folder and writes to it that it runs.
         let fifo = bench.path("fifo");
         bench.compile(
             "tell",
@@ -63,7 +63,7 @@ impl Bench {
         self.folder.path().join(name)
     }
 
-    /// A static program without a C library: what it costs is what the kernel costs.
+    /// Compiles a static program without a C library, whose cost is that of the kernel alone.
     fn compile(&self, name: &str, text: &str) {
         let source = self.path(&format!("{name}.c"));
         std::fs::write(&source, text).unwrap();
@@ -102,7 +102,7 @@ impl Bench {
         command
     }
 
-    /// Starts a tree and waits until all are up; the time includes the start of the command.
+    /// Starts a tree and waits until all services are up; the time includes the start of the command.
     fn up(&self, folder: &Path) -> (Tree, Duration) {
         let begin = Instant::now();
         let mut child = self.regrow(folder, &["run"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -115,7 +115,7 @@ impl Bench {
         (Tree { child, out }, begin.elapsed())
     }
 
-    /// posix_spawn of so many until all run, and the time to kill and reap them.
+    /// The time to posix_spawn `count` processes until all run, and the time to kill and reap them.
     fn floor(&self, count: usize) -> (Duration, Duration) {
         let program = CString::new(self.path("tiny").display().to_string()).unwrap();
         let argv = [program.as_ptr().cast_mut(), std::ptr::null_mut()];
@@ -225,7 +225,7 @@ impl Bench {
         );
         std::fs::write(folder.join("regrow.toml"), manifest).unwrap();
         nix::unistd::mkfifo(&self.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        // Both ends, so that it never reads as ended.
+        // The FIFO is opened at both ends, so that a read never sees its end.
         let mut fifo = std::fs::OpenOptions::new().read(true).write(true).open(self.path("fifo")).unwrap();
         let (tree, _) = self.up(&folder);
         let mut byte = [0u8];
@@ -295,7 +295,7 @@ impl Bench {
         let folder = self.manifest("m100", 100, |_| String::new());
         let (tree, _) = self.up(&folder);
         let both = [tree.child.id(), tree.supervisor()];
-        // Past the first two samples, which follow the start closely.
+        // The first two samples, which follow the start closely, are waited for.
         std::thread::sleep(Duration::from_secs(4));
         let before: f64 = both.map(cpu_ms).iter().sum();
         std::thread::sleep(Duration::from_secs(30));
@@ -306,12 +306,12 @@ impl Bench {
 }
 
 impl Tree {
-    /// The supervisor below the keeper.
+    /// The pid of the supervisor below the keeper.
     fn supervisor(&self) -> u32 {
         children(self.child.id()).first().copied().unwrap()
     }
 
-    /// Ctrl-C; the time until the command is gone.
+    /// Sends Ctrl-C, and returns the time until the command has ended.
     fn down(mut self) -> Duration {
         let begin = Instant::now();
         // SAFETY: our own unreaped child.

@@ -1,5 +1,5 @@
-//! Supervises two processes from a Rust program: a worker that falls now and then and grows
-//! back, and a watcher that starts once the worker is ready.
+//! Supervises two processes from a Rust program: a worker that crashes now and then and grows back,
+//! and a watcher that starts once the worker is ready.
 //!
 //! `cargo run --no-default-features --example embed`
 
@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let tree = Handle::start(Plan::of("embedded", vec![worker, watcher]), Options::default()).await?;
 
-    // The program's own subscriber: every fact, numbered, from the first on.
+    // The program subscribes to all events itself, from the first one on.
     let mut events = tree.events_from(0);
     let subscriber = tokio::spawn(async move {
         let mut returns = 0;

@@ -1,5 +1,5 @@
-//! Runs commands and blocking functions through pools of a Rust program: the ones that are there from the
-//! beginning, and two of its own.
+//! Runs commands and blocking functions through the pools of a Rust program: the two default ones,
+//! and two of its own.
 //!
 //! `cargo run --no-default-features --example pools`
 
@@ -20,11 +20,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tree = Handle::start(plan, Options::default()).await?;
     let pools = tree.pools();
 
-    // A command: run to its end, or asked for and awaited later.
+    // A command can be run to its end, or submitted and awaited later.
     let hello = pools.commands().run(TaskSpec::new(["echo", "hello"]), "me").await?;
     println!("{} said {:?}", hello.pid.unwrap_or(0), String::from_utf8_lossy(&hello.stdout.bytes));
 
-    // Commands that may run one at a time, in a pool of their own.
+    // Commands that run one at a time, in a pool of their own.
     let rules = TaskRules { size: PoolSize { min: 1, max: 1, queue: 100 }, ..pools.rules().clone() };
     let builds = pools.create_commands(Name::new("builds")?, rules).await?;
     let mut slow = TaskSpec::new(["sleep", "1000"]);
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     builds.cancel(ids[0], false).await?;
     println!("and then said {:?}", String::from_utf8_lossy(&builds.result(ids[1], 1024).await?.stdout.bytes));
 
-    // Functions that block, four at a time.
+    // Blocking functions, four at a time.
     let size = BlockingSize { workers: 4, queue: 1_000 };
     let sums = pools.create_blocking(Name::new("sums")?, size)?;
     let jobs: Vec<_> =

@@ -1,8 +1,9 @@
-//! The shell: actors turn messages into inputs of the machines in `decide`, and the effects
-//! into calls of the host.
+//! The imperative shell: actors turn messages into inputs of the state machines in `decide`, and
+//! the machines' effects into calls of the host.
 //!
-//! Wishes go down the tree of supervisors, facts come up through the event log, nobody
-//! talks sideways. No handler waits: what takes time comes back as a message.
+//! Directives go down the supervision tree, facts come up through the event log, and siblings never
+//! talk to each other. No handler waits: the result of anything slow comes back as a message.
+//! Deliberately absent: decisions, which are all made in `decide`.
 
 pub mod event_log;
 pub mod graph;
@@ -36,70 +37,70 @@ use crate::model::{InstanceId, InstanceRecord, LogTarget, ServiceSpec};
 use crate::sys::clock::Clock;
 use crate::vault::secrets::Vault;
 
-/// What every actor of a tree shares: nothing of it changes.
+/// What all actors of a tree share. The fields themselves never change.
 pub struct ActorContext {
-    /// What processes inherit of the environment.
+    /// The environment variables that processes inherit.
     pub inherited: Arc<Vec<(OsString, OsString)>>,
-    /// Where processes come from.
+    /// The host that makes and signals processes.
     pub host: Arc<dyn Host>,
-    /// The tree's clock: every deadline and every event is told by it.
+    /// The tree's clock, which times every deadline and every event.
     pub clock: Clock,
-    /// The one writer of events.
+    /// The event log, the only writer of events.
     pub log: EventLog,
-    /// Under which name each instance's output is known.
+    /// Maps each instance to the source of its output.
     pub sources: Arc<dyn SourceNames>,
-    /// The control socket, for the environment of services.
+    /// The path of the control socket, for the environment of services. `None`: there is no socket.
     pub socket: Option<PathBuf>,
-    /// The hooks that run, for people.
+    /// The hooks that run or wait, for messages to people.
     pub hooks: watch::Sender<Vec<hooks::PendingHook>>,
-    /// One a hook that runs.
+    /// One permit for each hook that may run at once.
     pub hook_turns: Semaphore,
-    /// One a check's command that runs.
+    /// One permit for each check command that may run at once.
     pub check_turns: Semaphore,
-    /// Turns true when hooks are not waited for any more.
+    /// Turns true when hooks are no longer waited for.
     pub no_hooks: watch::Sender<bool>,
-    /// Where the secrets are that environments name.
+    /// The vault with the secrets that environments name.
     pub vault: Arc<Vault>,
     /// How output is kept in files.
     pub keep: LogRetention,
-    /// What happened is written down there, if anywhere.
+    /// Keeps events and results for a later supervisor. `None`: nothing is kept.
     pub ledger: Option<Arc<dyn Ledger>>,
-    /// What an earlier supervisor has left of each instance, until its actor is made.
+    /// What an earlier supervisor has left of each instance, until the instance's actor starts.
     pub inherited_lives: Mutex<HashMap<InstanceId, Inheritance>>,
-    /// What it has left of others, by their printed names: a manifest that can't be read may have
-    /// them, and one that is read later may bring them back.
+    /// What an earlier supervisor has left of instances that no plan has, by their printed names. Their
+    /// manifest may be unreadable now, and a manifest that is read later may bring them back.
     pub strangers: Mutex<HashMap<String, UnclaimedProcess>>,
 }
 
-/// So many commands of checks run at once in a tree; the others wait for their turn.
+/// How many check commands run at once in a tree. The others wait for their turn.
 pub const CHECKS_AT_ONCE: usize = 64;
 
-/// How instances' log files are kept, where their manifests say nothing else.
+/// How log files are kept when a manifest says nothing else.
 #[derive(Debug, Clone)]
 pub struct LogRetention {
-    /// Below this folder, in one a project.
+    /// The folder of the log files, with a subfolder for each project.
     pub folder: PathBuf,
-    /// Bytes from which on a file is put aside.
+    /// The size in bytes from which on a file is put aside.
     pub max_size: u64,
-    /// How many there are of each stream.
+    /// How many files are kept of each stream, the growing one included.
     pub max_files: u32,
-    /// Whether those that were put aside are compressed.
+    /// Whether files that were put aside are compressed.
     pub compress: bool,
-    /// Whose.
+    /// The instances whose output is kept.
     pub whose: OutputPolicy,
 }
 
-/// Whose output is kept in files.
+/// The instances whose output is kept in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputPolicy {
-    /// Everybody's.
+    /// All instances.
     All,
-    /// That of those whose manifests have `log`.
+    /// Only instances whose manifest has `log`.
     Declared,
 }
 
 impl LogRetention {
-    /// Only for those whose manifests have `log`, by the contract's limits.
+    /// Keeps only the output of instances whose manifest has `log`, with the default limits.
     pub fn declared(folder: PathBuf) -> LogRetention {
         LogRetention {
             folder,
@@ -110,15 +111,15 @@ impl LogRetention {
         }
     }
 
-    /// That of one instance, if it is kept.
+    /// How the output of one instance is kept. `None`: it is not kept in files.
     pub fn of(&self, id: &InstanceId, spec: &ServiceSpec) -> Option<LogConfig> {
         let declared = match (&spec.log, self.whose) {
             (None, OutputPolicy::Declared) => return None,
             (None, OutputPolicy::All) => &LogSpec::default(),
             (Some(declared), OutputPolicy::All | OutputPolicy::Declared) => declared,
         };
-        // A name has no characters that mean anything in a path, but for the slash behind a
-        // project's.
+        // An instance's name contains nothing with a meaning in a path, except the slash after a
+        // project's name.
         let printed = id.to_string();
         let name = printed.rsplit('/').next().unwrap_or_default().to_owned();
         let folder = match &spec.project {
@@ -131,7 +132,8 @@ impl LogRetention {
         let own = folder.join(&name);
         let place = match declared.file_of(id) {
             Some(file) => {
-                // Of this file alone: another one's places and times would be taken for its own.
+                // The index belongs to this file alone: the offsets and times of another file would be
+                // wrong.
                 let of = fnv(file.as_os_str().as_encoded_bytes()) & 0xffff_ffff;
                 LogPaths::One { file, index: folder.join(format!("{name}.{of:08x}.idx")) }
             }
@@ -151,22 +153,22 @@ impl LogRetention {
 
 /// What an earlier supervisor has left of an instance.
 pub struct Inheritance {
-    /// How it stands.
+    /// The record of the instance.
     pub past: InstanceRecord,
-    /// Its process, which the keeper has kept.
+    /// The surviving process, which the keeper has kept. `None`: there is none.
     pub process: Option<ProcessKey>,
 }
 
-/// What an earlier supervisor has left of an instance that no plan has.
+/// What an earlier supervisor has left of an instance that is in no plan.
 pub struct UnclaimedProcess {
-    /// How it stood, where that was written down.
+    /// The record of the instance, if one was stored.
     pub written: Option<InstanceRecord>,
-    /// Its process, which the keeper has kept.
+    /// The surviving process, which the keeper has kept. `None`: there is none.
     pub left: Option<(SurvivingProcess, ProcessKey)>,
 }
 
-/// Ends a process that nobody goes on with, and all of its tree: by SIGTERM, and after so long by
-/// SIGKILL.
+/// Ends an unwanted process and its whole tree: by SIGTERM, and after this time by SIGKILL. A zero
+/// time kills at once.
 pub(crate) fn end_unwanted(host: &Arc<dyn Host>, key: ProcessKey, after: Duration) {
     let settled = Arc::clone(host);
     let news: HostEventSink = Arc::new(move |news| match news {
@@ -186,8 +188,8 @@ pub(crate) fn end_unwanted(host: &Arc<dyn Host>, key: ProcessKey, after: Duratio
 }
 
 impl ActorContext {
-    /// A process is gone, and what happened to it was told: whoever keeps it may forget it when that
-    /// is written down.
+    /// Lets the keeper forget a process that is gone. With a ledger, only after the facts about its end
+    /// are stored.
     fn settle(&self, key: ProcessKey) {
         let host = Arc::clone(&self.host);
         match &self.ledger {
@@ -197,8 +199,8 @@ impl ActorContext {
     }
 }
 
-/// Sends a message to an actor that may be gone. What becomes of those is told by their
-/// supervisor; whoever only wrote to them goes on.
+/// Sends a message to an actor that may be gone. The actor's supervisor handles its end; the sender
+/// just goes on.
 fn tell<M: ractor::Message>(actor: &ractor::ActorRef<M>, message: M) {
     if actor.cast(message).is_err() {
         tracing::debug!(actor = %actor.get_id(), "a message to an actor that is gone");

@@ -1,8 +1,7 @@
-//! The command line: verbs, printing, exit codes. The only room that prints.
-//!
-//! Uses nothing but the library's public face.
+//! The command line: its verbs, what they print, and their exit codes. It is the only module that
+//! prints, and it uses only the public interface of the library.
 
-/// `eprintln!` that does not panic when nobody listens.
+/// `eprintln!` that does not panic when standard error can't be written.
 macro_rules! tell {
     ($($words:tt)*) => {{
         use std::io::Write as _;
@@ -10,7 +9,7 @@ macro_rules! tell {
     }};
 }
 
-/// `println!` that does not panic; a failure is told at the end of the program.
+/// `println!` that does not panic; a failure to write is reported at the end of the program.
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write as _;
@@ -54,7 +53,7 @@ use crate::model::State;
 use crate::model::nearest::nearest;
 use crate::sys::{memory, signals};
 
-/// Exit codes, as the contract has them.
+/// The exit codes, as the contract sets them.
 mod code {
     pub(super) const DONE: u8 = 0;
     pub(super) const FAILED: u8 = 1;
@@ -682,9 +681,10 @@ fn interval(text: &str) -> Result<Duration, String> {
     Ok(interval)
 }
 
-/// Runs the program with the process's arguments.
+/// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    // A keeper that was handed its knowledge goes on before anything else.
+    // A keeper that was replaced by this program, with its state handed over, resumes before anything
+    // else.
     crate::host::keeper::resume();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -738,21 +738,21 @@ pub fn main() -> ExitCode {
     ExitCode::from(if all_is_written() { ended } else { ended.max(code::FAILED) })
 }
 
-/// The first thing that could not be written to standard output.
+/// The first error in writing to standard output.
 static UNWRITTEN: OnceLock<std::io::Error> = OnceLock::new();
 
-/// Whether this is a supervisor, whose services outlive a reader of its output.
+/// Whether this process is a supervisor: its services outlive a reader of its output.
 static OUTLIVES_READERS: OnceLock<bool> = OnceLock::new();
 
 fn unwritten(error: std::io::Error) {
     if error.kind() == std::io::ErrorKind::BrokenPipe && OUTLIVES_READERS.get() == Some(&false) {
         signals::end_by_broken_pipe();
     }
-    // The first one is told.
+    // Only the first error is kept, and reported.
     let _ = UNWRITTEN.set(error);
 }
 
-/// Whether everything said has arrived; says so if not.
+/// Whether everything printed was written; reports the error if not.
 fn all_is_written() -> bool {
     use std::io::Write as _;
     if let Err(error) = std::io::stdout().flush() {
@@ -764,7 +764,7 @@ fn all_is_written() -> bool {
     UNWRITTEN.get().is_none()
 }
 
-/// The folder that we are in.
+/// The working folder of this process.
 fn here() -> Result<PathBuf, String> {
     std::env::current_dir().map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "the folder that you are in is gone; go to another".to_owned(),
@@ -772,7 +772,7 @@ fn here() -> Result<PathBuf, String> {
     })
 }
 
-/// The usage line of a verb, for errors that clap can't see.
+/// Prints a usage error of a verb, for errors that clap can't detect.
 fn usage_error(verb: &str, message: &str) -> u8 {
     let mut command = Cli::command();
     command.build();
@@ -784,17 +784,18 @@ fn usage_error(verb: &str, message: &str) -> u8 {
     code::USAGE
 }
 
-/// A tokio runtime on this thread.
-/// Threads for what blocks (files, the user database, host names). All that were made are kept.
+/// The most threads of a supervisor for work that blocks (files, the user database, host names).
+/// Threads that were made are kept.
 const BLOCKING: usize = 16;
-/// So many of them are made at the start: when no thread is to be had any more, these do the work.
+/// The number of these threads that are made at the start: when no more threads can be made, these
+/// do the work.
 const RESERVED: usize = 3;
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// That of a supervisor, which answers also when no thread can be made any more.
+/// The tokio runtime of a supervisor, which still answers when no more threads can be made.
 fn supervisors_runtime() -> std::io::Result<tokio::runtime::Runtime> {
     memory::keep_little();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -803,7 +804,7 @@ fn supervisors_runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .thread_stack_size(512 * 1024)
         .thread_keep_alive(Duration::from_secs(100 * 365 * 24 * 3600))
         .build()?;
-    // Each waits for the others, so that they are as many threads.
+    // Each of these jobs waits for the others, so each gets a thread of its own.
     let together = std::sync::Arc::new(std::sync::Barrier::new(RESERVED));
     for _ in 0..RESERVED {
         let together = std::sync::Arc::clone(&together);

@@ -1,12 +1,13 @@
-//! The control socket, and the API on the network: HTTP/1.1 with JSON, server-sent events for what
-//! follows, so that `curl` is a client too.
+//! The control socket, and the API on the network: HTTP/1.1 with JSON, and server-sent events for
+//! what a client follows, so that `curl` is a client too.
 //!
-//! A request passes the `door` (who is at the other end), the `guard` (whose request it is, and
-//! whether it is one too many), for commands `once`, and then its handler in `requests`, which asks
-//! whether they may. `operations` lists them all.
+//! A request passes `connections` (who is at the other end), `middleware` with `auth` (whose
+//! request it is, and whether it is one too many), for commands `idempotency`, and then its handler
+//! in `requests`, which asks whether the caller may do this. `operations` lists every request.
 //!
-//! May use `model`, the fold in `decide`, the configuration in `manifest`, and the runtime's
-//! [`Handle`](crate::runtime::Handle); the files are `os`'s.
+//! May use every room below the command line: `model`, `decide`, `manifest`, `record` and the
+//! runtime's [`Handle`](crate::runtime::Handle) above all. System calls, SQL and actor messages are
+//! deliberately absent; they are made by `sys`, `record` and the runtime.
 
 mod auth;
 mod body;

@@ -1,8 +1,9 @@
 //! Pure decisions: what should happen, given what happened and what time it is.
 //!
-//! May use `model` and std. No tokio, ractor, nix, clock, randomness or logging: time is
-//! a [`std::time::Duration`] since the supervisor's start, chance is a number from 0 to 1
-//! that the caller rolls. So a test writes time down, and a recorded run can be replayed.
+//! It may use `model`, std and libraries that only compute. Deliberately absent are tokio, ractor,
+//! nix, clocks, randomness and logging: time is a [`std::time::Duration`] since the supervisor's
+//! start, and chance is a number from 0 to 1 that the caller rolls. So a test states the time, and
+//! a recorded run can be replayed.
 
 pub mod access;
 mod budget;

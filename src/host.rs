@@ -1,8 +1,10 @@
-//! Processes of ours: how they are made, watched, read, ended and handed on.
+//! The host's processes: how they are spawned, watched, read, killed and handed on to a later
+//! daemon.
 //!
-//! Actors see it through one trait, [`Host`], so that they are tested without processes
-//! ([`fake::FakeHost`]) and later run on another host without change. The room may use `sys`, `logs`,
-//! `vault`, and the pure rooms. Deliberately absent: when a process is to start or end.
+//! Actors reach processes through one trait, [`Host`], so they can be tested without real processes
+//! ([`fake::FakeHost`]) and can later run on another host unchanged. The module may use `sys`,
+//! `logs`, `vault` and the pure modules. Deliberately absent: the decision when a process is to
+//! start or end.
 
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -35,10 +37,11 @@ pub(crate) mod stall;
 pub(crate) mod start_queue;
 pub mod waiting_tasks;
 
-/// What SIGKILL has not ended in this time is stuck in the kernel, and nobody waits for it.
+/// A process that SIGKILL has not ended after this time is stuck in the kernel, and nobody waits
+/// for it any longer.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// A process that a host was asked to make; never used twice in one host.
+/// The key of one process that a host was asked to spawn; no key is ever used twice in one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessKey(pub u64);
 
@@ -48,205 +51,214 @@ impl fmt::Display for ProcessKey {
     }
 }
 
-/// Takes what processes print. Called on the host's own thread: it must not block for long.
+/// Takes the output of processes. The host's own threads call it, so it must not block for long.
 pub trait OutputSink: Send + Sync + 'static {
-    /// A source is about to print, after somebody else who may have printed under its name: what is
-    /// kept of that in files comes first.
+    /// A source is about to print. Another process may have printed under the same source before:
+    /// its output that is kept in files is recalled first.
     fn begins(&self, source: SourceId);
-    /// Whole lines, each with its newline, of one read.
+    /// Hands over whole lines from one read, each with its newline.
     fn lines(&self, source: SourceId, stream: Stream, lines: &[u8]);
-    /// What a source prints is kept in these files from now on.
+    /// The output of a source is kept in these files from now on.
     fn moves(&self, source: SourceId, keep: &crate::logs::LogConfig);
 }
 
-/// Gives each instance the name that its output goes by.
+/// Gives each instance the source under which its output is known.
 pub trait SourceNames: Send + Sync + 'static {
-    /// That of an instance: a new one the first time it is asked.
+    /// Returns the source of an instance: a new one the first time the instance is asked for.
     fn source(&self, instance: &InstanceId) -> SourceId;
-    /// What this source prints, and has printed in earlier lives, is kept in these files.
+    /// The output of this source, present and past, is kept in these files.
     fn kept_in(&self, source: SourceId, keep: crate::logs::LogConfig);
-    /// Whether what this source prints goes to this process's own output, too.
+    /// Sets whether the output of this source also goes to the supervisor's own output.
     fn inherits(&self, source: SourceId, inherits: bool);
-    /// Drops what is kept of one that is there no more.
+    /// Drops what is kept in memory of an instance that no longer exists.
     fn forget(&self, instance: &InstanceId);
 }
 
-/// What becomes of a process's output.
+/// Where a process's output goes.
 #[derive(Clone)]
 pub enum OutputTarget {
-    /// Lines go to the sink under this name; a line that matches is told once.
+    /// Lines go to the sink under this source; the first line that matches the pattern is reported
+    /// once.
     Lines(SourceId, Option<regex::bytes::Regex>),
-    /// Lines go to the sink under the name of one beside which this is run (a hook, a stop command),
-    /// and into its files while these are open.
+    /// Lines go to the sink under the source of the process that this one accompanies (as a hook or
+    /// a stop command does), and into that process's log files while these are open.
     Beside(SourceId),
-    /// The first so many bytes are kept and come with the exit.
+    /// The first bytes, up to this number, are kept and come with the exit.
     Capture(usize),
-    /// All of it goes there.
+    /// All output goes to this collector.
     Collect(Arc<collect::Collector>),
 }
 
-/// What a host is told to run.
+/// A host's order to spawn one process.
 pub struct SpawnOrder {
-    /// Under this key.
+    /// The key of the process, from [`Host::next_key`].
     pub key: ProcessKey,
-    /// Program and arguments.
+    /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Working folder.
+    /// The working directory.
     pub dir: PathBuf,
-    /// Its environment, composed when its turn comes: a thousand orders may wait.
+    /// The recipe of its environment, composed only when the order's turn comes, because a thousand
+    /// orders may wait.
     pub env: env::EnvRecipe,
-    /// What it reads; `None`: nothing.
+    /// The standard input of the process; `None` stands for an empty one.
     pub input: Option<OwnedFd>,
-    /// What it has as its descriptor 3, beside the three that all have. Only where the host makes the
-    /// process itself.
+    /// The descriptor 3 of the process, beside the three standard ones. It is given only where the
+    /// host itself spawns the process, without a keeper.
     pub extra: Option<Arc<OwnedFd>>,
-    /// What becomes of its output.
+    /// Where the output of the process goes.
     pub output: OutputTarget,
-    /// For whom, where it is to be known by that to a later daemon; what has no owner is ended
+    /// The owner by which a later daemon knows the process. A process without an owner is ended
     /// with the daemon that asked for it.
     pub owner: Option<Owner>,
-    /// Where its output is kept in files, beside what becomes of it otherwise.
+    /// The log files that keep its output, besides what `output` says.
     pub keep: Option<crate::logs::LogConfig>,
-    /// Who is told of it.
+    /// The sink that is told of every event of the process.
     pub news: HostEventSink,
 }
 
-/// What a process is for.
+/// The instance and incarnation that a process belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
-    /// The instance, as it is printed.
+    /// The id of the instance, in its printed form.
     pub instance: String,
-    /// Its number in the life of it.
+    /// The number of this process in the life of its instance.
     pub incarnation: Incarnation,
 }
 
-/// A process that an earlier daemon asked for, and that a keeper has kept.
+/// A process that an earlier daemon asked for and that its keeper has kept.
 #[derive(Debug)]
 pub struct KeptProcess {
-    /// By this it is known.
+    /// The key under which the earlier daemon spawned it.
     pub key: ProcessKey,
-    /// Its process id.
+    /// The pid of the process.
     pub pid: u32,
-    /// Whose it is.
+    /// The owner of the process, if the order named one.
     pub owner: Option<Owner>,
-    /// How it ended, if it has; others of its tree may live.
+    /// How the process ended, if it has; other processes of its tree may still live.
     pub exit: Option<Exit>,
 }
 
-/// Hears of one process. Called on the host's own threads.
+/// Receives the events of one process. The host's own threads call it.
 pub type HostEventSink = Arc<dyn Fn(HostEvent) + Send + Sync>;
 
-/// What a host tells of a process.
+/// What a host reports of a process.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HostEvent {
-    /// A service is about to be made with what its env files say now.
+    /// A service is about to be spawned with what its env files say now.
     Renewed {
-        /// The process that is about to be made.
+        /// The process that is about to be spawned.
         key: ProcessKey,
         /// The service as its manifest and its env files describe it now.
         spec: Arc<ServiceSpec>,
     },
-    /// The program runs.
+    /// The process was spawned, and its program runs.
     Spawned {
-        /// Which.
+        /// The process that this event is about.
         key: ProcessKey,
-        /// Its process id.
+        /// The pid of the process.
         pid: u32,
-        /// By what it is found again when nobody has kept it, where that may come to pass.
+        /// A text by which the process is found again even without a keeper. `None` for a process
+        /// that ends with its host.
         life: Option<String>,
     },
-    /// It does not.
+    /// The process could not be spawned.
     SpawnFailed {
-        /// Which.
+        /// The process that this event is about.
         key: ProcessKey,
-        /// Why.
+        /// The stage at which it failed, and the reason.
         failure: SpawnFailure,
     },
-    /// A line of its output matched.
+    /// A line of the output matched the pattern of [`OutputTarget::Lines`].
     LogMatched {
-        /// Which.
+        /// The process that this event is about.
         key: ProcessKey,
     },
-    /// All of its tree stands still.
+    /// Every process of the tree is halted.
     Paused {
-        /// Which.
+        /// The process that this event is about.
         key: ProcessKey,
     },
-    /// The process ended, and all it printed has been handed on.
+    /// The process ended, and all of its output has been handed on.
     Exited {
-        /// Which.
+        /// The process that this event is about.
         key: ProcessKey,
-        /// How.
+        /// How the process ended.
         exit: Exit,
-        /// Whether others of its tree live on; then [`HostEvent::TreeGone`] follows once they don't.
+        /// Whether other processes of its tree live on; [`HostEvent::TreeGone`] follows once they
+        /// don't.
         remains: bool,
-        /// What was captured.
+        /// The output that [`OutputTarget::Capture`] asked for.
         captured: Vec<u8>,
-        /// What the kernel counted for it, where it is this process's own child.
+        /// The kernel's resource counts of the process; `None` unless it was this process's own
+        /// child.
         usage: Option<ResourceUsage>,
-        /// How long it ran, as far as this host had it.
+        /// How long the process ran under this host.
         lasted: Duration,
     },
-    /// The last of its tree is gone.
+    /// The last process of the tree is gone.
     TreeGone {
-        /// Which.
+        /// The process that this event is about.
         key: ProcessKey,
     },
-    /// SIGKILL does not end its tree: it forks faster than it is found, and has no cgroup.
+    /// SIGKILL does not end the tree: it forks faster than its processes are found, and it has no
+    /// cgroup.
     ForksAway {
         /// The process that the tree began with.
         key: ProcessKey,
-        /// How many are there at the moment.
+        /// The number of its processes that are known at the moment.
         left: usize,
     },
-    /// Its tree is gone, as far as can be seen. But of those that had shed its marks so many have ended unseen,
-    /// and what they may have started is not known.
+    /// The tree is gone, as far as can be seen. But some of its processes had shed their marks and
+    /// ended unobserved, so processes that they started may live on.
     LostSight {
         /// The process that the tree began with.
         key: ProcessKey,
-        /// How many.
+        /// The number of processes that ended unobserved.
         of: usize,
     },
-    /// What it prints goes to other files than it should, where those can't be used.
+    /// The output of the process goes to other files than configured, because the configured ones
+    /// can't be used.
     KeptElsewhere {
         /// The process that prints.
         key: ProcessKey,
         /// The file of its standard output.
         place: PathBuf,
-        /// Why the other files can't be used, naming them.
+        /// The reason why the configured files can't be used, with their names.
         reason: String,
     },
-    /// What it prints can't be kept in its log files, or can again.
+    /// The output of the process can't be kept in its log files, or can be kept again.
     Unkept {
-        /// Which.
+        /// The process that this event is about.
         key: ProcessKey,
-        /// How many bytes were not kept, now that it can.
+        /// The number of bytes that were lost, once output can be kept again; `None` while it
+        /// can't.
         lost: Option<u64>,
-        /// Why not.
+        /// The reason why the output can't be kept; empty once it can.
         reason: String,
     },
 }
 
-/// Makes processes, ends them, and tells what becomes of them.
+/// Spawns processes, kills them, and reports what becomes of them.
 ///
-/// None of its methods waits: an order is taken and answered by [`HostEvent`].
+/// No method waits: each takes an order, which is answered by a [`HostEvent`].
 pub trait Host: Send + Sync + 'static {
-    /// Chance, from 0 to 1.
+    /// Returns a random number from 0 (included) to 1 (excluded).
     fn roll(&self) -> f64;
-    /// A key for the next process.
+    /// Returns an unused key for the next process.
     fn next_key(&self) -> ProcessKey;
-    /// Makes a process. Answered once, by `Spawned` or `SpawnFailed`.
+    /// Spawns a process; answered once, by [`HostEvent::Spawned`] or [`HostEvent::SpawnFailed`].
     fn spawn(&self, order: SpawnOrder);
-    /// Sends a signal, and SIGCONT after it, to every process of a tree.
+    /// Sends a signal, followed by SIGCONT, to every process of a tree.
     fn signal(&self, key: ProcessKey, signal: i32);
-    /// Halts every process of a tree (SIGSTOP); answered by [`HostEvent::Paused`].
+    /// Halts every process of a tree with SIGSTOP; answered by [`HostEvent::Paused`].
     fn pause(&self, key: ProcessKey);
-    /// Lets every process of a tree go on (SIGCONT).
+    /// Lets every process of a tree continue, with SIGCONT.
     fn resume(&self, key: ProcessKey);
     /// Sends SIGKILL to every process of a tree until it is empty.
     fn kill(&self, key: ProcessKey);
-    /// Takes over one that was [`KeptProcess`]; from here on it is as one that was spawned, which is not
-    /// told again. A host whose processes end with it never finds any.
+    /// Takes over a [`KeptProcess`], which from then on is treated like one that this host spawned;
+    /// no second [`HostEvent::Spawned`] is sent. A host whose processes end with it never finds
+    /// any.
     fn adopt(
         &self,
         _key: ProcessKey,
@@ -255,13 +267,14 @@ pub trait Host: Send + Sync + 'static {
         _news: HostEventSink,
     ) {
     }
-    /// All facts of its end are written down where they last: what is kept of a process that is
-    /// gone may go.
+    /// Everything about the end of this process has been recorded durably, so the host may drop
+    /// what it keeps of it.
     fn settle(&self, _key: ProcessKey) {}
-    /// To be called now and then: who is of which tree is noted where the kernel does not know it for good.
+    /// To be called now and then: the host notes which processes belong to which tree, where the
+    /// kernel does not track this for good.
     fn look_around(&self) {}
-    /// What a source prints is kept like this from now on, without another start.
+    /// The output of a source is kept in these log files from now on, without a restart.
     fn keep(&self, _source: SourceId, _keep: crate::logs::LogConfig) {}
-    /// A source will print no more.
+    /// The source will print no more, so the host closes its log files.
     fn forget(&self, _source: SourceId) {}
 }

@@ -1,13 +1,13 @@
-//! Log files: what a process prints, byte for byte, whoever is killed meanwhile.
+//! Log files: they keep what a process prints, byte for byte, even when regrow is killed meanwhile.
 //!
-//! Output moves from its pipe to the end of a file by splice(2), one call that takes away exactly
-//! what it has written: there is no moment in which a byte is in neither or in both. What was
-//! written is then read back for those who follow. So the file is the truth, and its size is where
-//! the next one goes on, be it a daemon after this one or the keeper meanwhile.
+//! Output moves from its pipe to the end of a file by splice(2), one call that removes from the
+//! pipe exactly what it has written: at no moment is a byte in neither or in both. The written
+//! bytes are then read back for the followers. So the file is the truth, and its size says where
+//! the next writer continues, be it a later daemon or the keeper in between.
 //!
-//! Beside each file lies an index of when which part came (`past`). A file that is full is put
-//! aside under a number (`file`), and those may be compressed (`compress`). Who keeps what, and
-//! where, is decided elsewhere; a [`LogConfig`] says it.
+//! Beside each file lies an index of the times at which its parts came (`past`). A full file is put
+//! aside under a number (`file`), and numbered files may be compressed (`compress`). Deliberately
+//! absent: the decision which output is kept where, which a [`LogConfig`] states.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -35,45 +35,46 @@ pub use past::{LogRange, Part, Tail, last_of};
 /// Where the output of an instance is kept, and how much of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// In which files.
+    /// The files that the output goes to.
     pub place: LogPaths,
-    /// Where it goes while it can't go there: a file for each stream, as in [`LogPaths::Streams`].
+    /// The path prefix to use while `place` can't be used. The output then goes to one file per stream,
+    /// as in [`LogPaths::Streams`]. `None`: there is no other place.
     pub otherwise: Option<PathBuf>,
-    /// Whose they are.
+    /// The owner and the mode of the files.
     pub access: FileAccess,
-    /// Bytes from which on a file is put aside and another begun.
+    /// The size in bytes from which on a file is put aside and another one begun.
     pub max_size: u64,
-    /// How many there are of each, the one that grows included.
+    /// How many files are kept of each log, the growing one included.
     pub max_files: u32,
-    /// Whether those that were put aside are compressed (gzip).
+    /// Whether files that were put aside are compressed (gzip).
     pub compress: bool,
 }
 
-/// Whose log files are, and who may read them.
+/// The owner of log files, and who may read them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FileAccess {
-    /// `user`, `user:group` or `:group`; `None`: this process's own.
+    /// The owner as `user`, `user:group` or `:group`. `None`: the user of this process.
     pub owner: Option<String>,
-    /// chmod(2); `None`: its owner alone may.
+    /// The permission bits, as in chmod(2). `None`: only the owner may read the files.
     pub mode: Option<u32>,
 }
 
-/// The files that grow. Older ones have a number behind their name.
+/// The log files that grow. Older files have a number appended to their name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogPaths {
-    /// A file for each stream: this with `.stdout.log` and `.stderr.log` behind it.
+    /// One file per stream: this path with `.stdout.log` or `.stderr.log` appended.
     Streams(PathBuf),
-    /// One file for both streams, as they come.
+    /// One file for both streams, in the order in which their output comes.
     One {
-        /// It.
+        /// The path of the log file.
         file: PathBuf,
-        /// Which of its parts came when, and on which stream.
+        /// The path of the index, which says when each part came and on which stream.
         index: PathBuf,
     },
 }
 
 impl LogConfig {
-    /// The file that a stream's output goes to.
+    /// The log file of a stream.
     pub fn file(&self, stream: Stream) -> PathBuf {
         match &self.place {
             LogPaths::Streams(stem) => with_suffix(stem, of_stream(stream, ".stdout.log", ".stderr.log")),
@@ -88,13 +89,13 @@ impl LogConfig {
         }
     }
 
-    /// The same where it can't be kept as it should be, if there is another place.
+    /// The configuration to use while this one can't be used. `None` when it names no other place.
     pub fn instead(&self) -> Option<LogConfig> {
         let place = LogPaths::Streams(self.otherwise.clone()?);
         Some(LogConfig { place, otherwise: None, access: FileAccess::default(), ..self.clone() })
     }
 
-    /// For people.
+    /// The path for messages to people.
     pub fn shown(&self) -> impl std::fmt::Display + '_ {
         match &self.place {
             LogPaths::Streams(path) | LogPaths::One { file: path, .. } => path.display(),
@@ -109,67 +110,71 @@ fn of_stream<T>(stream: Stream, out: T, err: T) -> T {
     }
 }
 
-/// What a look into a pipe gave.
+/// The result of reading from a pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PipeRead {
-    /// So many bytes, now in the buffer.
+    /// The number of bytes that are now in the buffer.
     Bytes(usize),
-    /// Nothing at the moment.
+    /// The pipe is empty at the moment.
     Nothing,
-    /// Nothing any more.
+    /// The pipe has no writer any more.
     End,
 }
 
-/// What became of the bytes that a log file could not take.
+/// A change in whether a log file takes the output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LostOutput {
-    /// They are not kept from now on.
+    /// From now on output is lost, for this reason.
     Begins(String),
-    /// They are kept again; so many were not.
+    /// Output is kept again. The number is how many bytes were lost.
     Over(u64),
 }
 
-/// Every log file that is open.
+/// Every open log file.
 ///
-/// A file may lie on a disk that does not answer, and whoever works with it then waits in the kernel. So
-/// the files of each source have a lock of their own, held by whoever does, and what others must know of
-/// them is known without it. Functions that may wait say so; the watcher calls them where another goes on
-/// in its place.
+/// A file may lie on a disk that does not answer, and a thread that works with the file is then
+/// blocked in the kernel. So the files of each source have a lock of their own, which that thread
+/// holds, and what other threads must know about the files is kept outside of that lock. Functions
+/// that may block say "may block"; the reaper calls them where another thread can take over its
+/// work.
 #[derive(Default)]
 pub(crate) struct Logs {
     open: Mutex<HashMap<SourceId, Arc<Slot>>>,
     later: Mutex<HashMap<SourceId, LogConfig>>,
-    /// Folders in which somebody waits for a file already, and how many do.
+    /// Folders in which a thread waits for a file, with the number of such threads.
     hung: Mutex<HashMap<PathBuf, i32>>,
-    /// What nobody has any more, and is still open.
+    /// Files that no source uses any more, and that are still open.
     leaving: Mutex<Vec<Arc<Slot>>>,
     turns: Turns,
     scratch: Mutex<Vec<Scratch>>,
     compressor: Compressor,
 }
 
-/// Files that are open, and not yet those of their source.
+/// Files that are open, but not yet assigned to their source.
 pub(crate) struct Fresh {
     slot: Arc<Slot>,
     files: [OwnedFd; 2],
 }
 
-/// The same for a source that has printed before, and what each stream ends with of a line that is not over.
+/// Files like [`Fresh`] of a source that has printed before, with the unfinished last line of each
+/// stream.
 pub(crate) struct Due {
     slot: Arc<Slot>,
     unfinished: [Vec<u8>; 2],
     keep: LogConfig,
 }
 
-/// What became of a piece of output.
+/// The result of moving one piece of output.
 #[derive(Debug)]
 pub(crate) enum WriteResult {
-    /// Nothing yet: a keeper is to be told first that output goes there from now on.
+    /// Nothing has moved yet: first the keeper must be told that output goes to these files from now
+    /// on.
     Moves([OwnedFd; 2]),
     Took(PipeRead, Option<LostOutput>),
 }
 
-/// The files of a source, and what is known of them while somebody works with them.
+/// The files of a source, and the facts about them that can be read while another thread works with
+/// them.
 pub(crate) struct Slot {
     known: Mutex<Known>,
     open: Mutex<Open>,
@@ -177,7 +182,7 @@ pub(crate) struct Slot {
 
 struct Known {
     keep: LogConfig,
-    /// Device and number of each.
+    /// The device and inode number of each file.
     files: Vec<(u64, u64)>,
 }
 
@@ -191,7 +196,7 @@ impl Slot {
         lock(&self.open)
     }
 
-    /// `None`: somebody works with them.
+    /// Locks the files. `None` when another thread works with them.
     fn lock_if_free(&self) -> Option<MutexGuard<'_, Open>> {
         match self.open.try_lock() {
             Ok(open) => Some(open),
@@ -200,19 +205,19 @@ impl Slot {
         }
     }
 
-    /// To be called by whoever has changed them.
+    /// Updates the facts after a change to the files.
     fn note(&self, open: &mut Open) {
         *lock(&self.known) = open.known();
     }
 }
 
-/// Those of a source.
+/// The open files of a source.
 struct Open {
     keep: LogConfig,
     files: Files,
-    /// What a keeper above may hold is no longer what output goes to.
+    /// The keeper may hold files that are no longer the ones that output goes to.
     news: bool,
-    /// There may be some to compress.
+    /// Some numbered files may still need compression.
     uncompressed: bool,
 }
 
@@ -256,7 +261,7 @@ impl Open {
         Ok([self.files.of(Stream::Out).duplicate()?, self.files.of(Stream::Err).duplicate()?])
     }
 
-    /// What a keeper is to be told, if anything.
+    /// The files to tell the keeper about. `None` when it has them already.
     fn told(&mut self) -> Option<[OwnedFd; 2]> {
         if !self.news {
             return None;
@@ -266,7 +271,7 @@ impl Open {
         Some(duplicates)
     }
 
-    /// In place of another, which may not have taken all that was printed.
+    /// Takes over the count of lost bytes from the files that these replace.
     fn is_in_place_of(&mut self, other: &mut Open) {
         for stream in [Stream::Out, Stream::Err] {
             if let Some(lost) = other.files.of(stream).take_loss() {
@@ -275,15 +280,17 @@ impl Open {
         }
     }
 
-    /// Before a piece is taken: what is full is put aside where something waits in the pipe, and what is
-    /// not in its place any more is opened again. Whether a file is another one now.
+    /// Makes a file ready for the next piece of output: puts it aside when it is full and the pipe
+    /// holds something, and opens it again when it is no longer at its path. Returns whether it is
+    /// another file now.
     fn prepare(&mut self, stream: Stream, pipe: BorrowedFd<'_>, turns: &Turns) -> bool {
         let Open { keep, files, news, uncompressed } = self;
         let file = files.of(stream);
         let mut changed = file.look_now_and_then();
-        // Its last words stay where they are as long as there are no others.
+        // The last output of a source stays in its file as long as no other output follows.
         if file.is_full(keep.max_size) && holds_something(pipe) {
-            // Who compresses has the turn for moments, and may stand still in one: at the next piece, then.
+            // The compressor takes the turn for moments, but may block on the disk. Then the next piece
+            // tries again.
             if let Some(_turn) = turns.take_if_free(file.path()) {
                 match file.rotate(keep.max_files) {
                     Ok(()) => (changed, *uncompressed) = (true, *uncompressed || keep.compress),
@@ -296,7 +303,7 @@ impl Open {
     }
 }
 
-/// Whether it is a file that another source has open, by whatever name.
+/// Refuses files that another source has open, under any name.
 fn is_taken(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, fresh: &Slot) -> io::Result<()> {
     let fresh = lock(&fresh.known);
     if let LogPaths::Streams(_) = fresh.keep.place {
@@ -312,7 +319,7 @@ fn is_taken(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, fresh: &Slot)
 
 const TAKEN: &str = "another service's output goes there";
 
-/// Others whose rotation would take a file for one of theirs, or the other way round.
+/// Refuses a path that would collide with another source's files, or with its numbered ones.
 fn clashes(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, keep: &LogConfig) -> io::Result<()> {
     let LogPaths::One { file, .. } = &keep.place else {
         return Ok(());
@@ -330,12 +337,12 @@ fn clashes(open: &HashMap<SourceId, Arc<Slot>>, source: SourceId, keep: &LogConf
     Ok(())
 }
 
-/// Why a file is not opened while another in its folder does not come.
+/// The reason why a file is not opened while the opening of another one in its folder blocks.
 pub(crate) const HUNG: &str = "its disk does not answer";
 
 impl Logs {
-    /// Opens those of a source that starts, or looks after them where they are open. May wait; others are not
-    /// the source's before they are placed.
+    /// Opens the files of a source that starts, or checks the ones that are open. May block. New files
+    /// belong to the source only after [`Logs::place`].
     pub(crate) fn make(&self, source: SourceId, keep: &LogConfig) -> io::Result<Fresh> {
         lock(&self.later).remove(&source);
         clashes(&self.lock(), source, keep)?;
@@ -344,7 +351,7 @@ impl Logs {
             return self.make_another(keep);
         };
         let mut open = slot.lock();
-        // Somebody has taken one away, or put another in its place.
+        // A file may have been removed or replaced meanwhile.
         for file in open.files.all() {
             file.look(When::Now)?;
             file.belong(&keep.access)?;
@@ -356,7 +363,7 @@ impl Logs {
         Ok(Fresh { slot, files })
     }
 
-    /// They are the source's from now on. Returns duplicates, for a keeper.
+    /// Assigns opened files to a source. Returns duplicates for the keeper.
     pub(crate) fn place(&self, source: SourceId, fresh: Fresh) -> io::Result<[OwnedFd; 2]> {
         let Fresh { slot, files } = fresh;
         let mut open = self.lock();
@@ -364,9 +371,9 @@ impl Logs {
             lock(&self.leaving).push(slot);
             return Err(error);
         }
-        // Whatever was to be opened for it later.
+        // The source has its files now, and needs none to be opened later.
         lock(&self.later).remove(&source);
-        // They go to a keeper with the start that they are opened for.
+        // The keeper gets the files with the start that they were opened for.
         if let Some(mut own) = slot.lock_if_free() {
             own.news = false;
         }
@@ -377,7 +384,7 @@ impl Logs {
         Ok(files)
     }
 
-    /// What a source had is not its any more.
+    /// Sets the files that a source had before aside, to be closed.
     fn leaves(&self, before: Option<Arc<Slot>>, now: &Arc<Slot>) {
         if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, now)) {
             if let (Some(mut other), Some(mut own)) = (before.lock_if_free(), now.lock_if_free()) {
@@ -387,23 +394,23 @@ impl Logs {
         }
     }
 
-    /// Whether there are some that nobody has any more, and that are to be closed.
+    /// Whether any files wait to be closed.
     pub(crate) fn some_leave(&self) -> bool {
         !lock(&self.leaving).is_empty()
     }
 
-    /// Closes those. May wait.
+    /// Closes the files that no source uses any more. May block.
     pub(crate) fn close_those_that_leave(&self) {
         let leaving = std::mem::take(&mut *lock(&self.leaving));
         drop(leaving);
     }
 
-    /// Somebody waits for a file that does not come.
+    /// Notes that a thread waits for a file in this folder that does not open.
     pub(crate) fn hangs(&self, keep: &LogConfig) {
         self.count_hung(keep, 1);
     }
 
-    /// It has come, which may be told first.
+    /// Notes that the file has opened. This may be reported before [`Logs::hangs`].
     pub(crate) fn hangs_no_more(&self, keep: &LogConfig) {
         self.count_hung(keep, -1);
     }
@@ -418,19 +425,19 @@ impl Logs {
         }
     }
 
-    /// Whether somebody waits for a file in the same folder, longer than files take to come.
+    /// Whether a thread waits for a file in the same folder, longer than opening usually takes.
     pub(crate) fn is_hung(&self, keep: &LogConfig) -> bool {
         lock(&self.hung).get(&folder_of(keep)).is_some_and(|waiting| *waiting > 0)
     }
 
-    /// Those of a source are opened when it prints again: a daemon that takes a thousand over is
-    /// ready before.
+    /// Has the files of a source opened only when it prints again. A daemon that takes over a thousand
+    /// sources is ready sooner.
     pub(crate) fn open_later(&self, source: SourceId, keep: LogConfig) {
         lock(&self.later).insert(source, keep);
     }
 
-    /// A source that prints is to be kept like this from now on. Returns the files for it, where they are
-    /// others; an error where that can't be: then it is kept as it was. May wait.
+    /// Changes how the output of a running source is kept. Returns new files when the paths change; on
+    /// an error the source is kept as before. May block.
     pub(crate) fn change(&self, source: SourceId, keep: &LogConfig) -> io::Result<Option<Fresh>> {
         clashes(&self.lock(), source, keep)?;
         let Some(slot) = self.of(source) else {
@@ -450,22 +457,23 @@ impl Logs {
         Ok(None)
     }
 
-    /// Opens others for a source, whatever it has. May wait; nothing is changed before they are placed.
+    /// Opens new files for a source, whatever files it has. May block. Changes nothing before they are
+    /// placed.
     pub(crate) fn make_another(&self, keep: &LogConfig) -> io::Result<Fresh> {
         let mut open = Open::new(keep)?;
         let files = open.duplicates()?;
         Ok(Fresh { slot: Slot::new(open), files })
     }
 
-    /// A source prints no more.
+    /// Releases the files of a source that prints no more.
     pub(crate) fn close(&self, source: SourceId) {
         lock(&self.later).remove(&source);
         let before = self.lock().remove(&source);
         lock(&self.leaving).extend(before);
     }
 
-    /// A source prints nothing until its next start, which opens its files again. Those that could not
-    /// take all of it stay, to say so.
+    /// Releases the files of a source that prints nothing until its next start, which opens them again.
+    /// Files that could not take all output stay open, so that the loss is reported.
     pub(crate) fn rest(&self, source: SourceId) {
         let mut open = self.lock();
         let rests = |slot: &Arc<Slot>| {
@@ -477,19 +485,20 @@ impl Logs {
         }
     }
 
-    /// Whether those of a source are to be opened when it prints.
+    /// Whether the files of a source are to be opened when it prints.
     pub(crate) fn is_due(&self, source: SourceId) -> bool {
         lock(&self.later).contains_key(&source)
     }
 
-    /// How those of a source are to be opened, if they are to be now.
+    /// Takes the configuration with which the files of a source are to be opened now. `None` when none
+    /// are to be opened.
     pub(crate) fn due(&self, source: SourceId) -> Option<LogConfig> {
         lock(&self.later).remove(&source)
     }
 
-    /// Opens those that were to be opened later. May wait; nothing is changed before they are placed.
+    /// Opens files that were to be opened later. May block. Changes nothing before they are placed.
     pub(crate) fn make_due(&self, keep: &LogConfig) -> Option<Due> {
-        // Whose they are was seen to when they were made: to ask again who that is might take its time.
+        // The owner was set when the files were made. Looking the user up again might take long.
         let as_it_is = LogConfig { access: FileAccess::default(), ..keep.clone() };
         let opened = Open::new(&as_it_is).or_else(|error| match keep.instead() {
             Some(instead) => Open::new(&instead),
@@ -516,8 +525,8 @@ impl Logs {
         Some(Due { slot: Slot::new(open), unfinished, keep })
     }
 
-    /// They are the source's, unless it has others. Returns what each stream ends with of a line that is
-    /// not over, and what they are.
+    /// Assigns opened files to a source that has none. Returns the unfinished last line of each stream
+    /// and the configuration in use; `None` when the source has other files.
     pub(crate) fn place_due(&self, source: SourceId, due: Due) -> Option<([Vec<u8>; 2], LogConfig)> {
         let Due { slot, unfinished, keep } = due;
         match self.lock().entry(source) {
@@ -532,8 +541,8 @@ impl Logs {
         }
     }
 
-    /// Duplicates of those that are open, or are to be now. `None` as well where somebody works with them. May
-    /// wait.
+    /// Duplicates of a source's files, which are opened first if they were to be opened later. `None`
+    /// also while another thread works with the files. May block.
     pub(crate) fn files(&self, source: SourceId) -> Option<[OwnedFd; 2]> {
         if let Some(due) = self.due(source).and_then(|keep| self.make_due(&keep)) {
             self.place_due(source, due);
@@ -541,12 +550,12 @@ impl Logs {
         self.of(source)?.lock_if_free()?.duplicates().ok()
     }
 
-    /// Duplicates of what a source's output goes to, where a keeper does not have them.
+    /// Duplicates of a source's files, if the keeper does not have them yet.
     pub(crate) fn news(&self, source: SourceId) -> Option<[OwnedFd; 2]> {
         self.of(source)?.lock_if_free()?.told()
     }
 
-    /// Moves a piece of output into its file, and into the buffer. May wait.
+    /// Moves one piece of output from its pipe into the source's file and into the buffer. May block.
     pub(crate) fn pour(
         &self,
         source: SourceId,
@@ -574,26 +583,26 @@ impl Logs {
         WriteResult::Took(took, loss)
     }
 
-    /// What a source's output goes to; it is another one where its files are others.
+    /// The files of a source. The value is another one when the source has other files.
     pub(crate) fn of(&self, source: SourceId) -> Option<Arc<Slot>> {
         self.lock().get(&source).cloned()
     }
 
-    /// How a source is kept at the moment.
+    /// The configuration with which a source's output is kept at the moment.
     pub(crate) fn kept(&self, source: SourceId) -> Option<LogConfig> {
         self.of(source).map(|slot| lock(&slot.known).keep.clone())
     }
 
-    /// The device on which a source's files lie.
+    /// The device number of the disk on which a source's files lie.
     pub(crate) fn device(&self, source: SourceId) -> Option<u64> {
         let slot = self.of(source)?;
         let known = lock(&slot.known);
         known.files.first().map(|(device, _)| *device)
     }
 
-    /// What was put aside is compressed: not before a keeper knows that it is not written any more.
+    /// Has numbered files compressed, once the keeper knows that they are no longer written.
     pub(crate) fn tidy(&self, source: SourceId) {
-        // Where somebody works with them, there is a next time.
+        // While another thread works with the files, a later call will do it.
         if let Some(slot) = self.of(source)
             && let Some(mut open) = slot.lock_if_free()
             && !open.news
@@ -614,14 +623,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether there is something in a pipe; at its end there is not.
+/// Whether a pipe holds any bytes. False at its end.
 pub(crate) fn holds_something(pipe: BorrowedFd<'_>) -> bool {
     let mut look = [PollFd::new(pipe, PollFlags::POLLIN)];
     let _ = poll(&mut look, PollTimeout::ZERO);
     look[0].revents().is_some_and(|is| is.contains(PollFlags::POLLIN))
 }
 
-/// One read, without a file.
+/// Reads once from a pipe, without writing to a file.
 pub(crate) fn read(pipe: BorrowedFd<'_>, buffer: &mut [u8]) -> PipeRead {
     match nix::unistd::read(pipe, buffer) {
         Ok(0) => PipeRead::End,

@@ -1,7 +1,8 @@
-//! From text, which may be wrong, to a [`Plan`], which can't be.
+//! From the text of a manifest, which may be wrong, to a [`Plan`], which can't be. The daemon's
+//! configuration is read here as well.
 //!
-//! May use `model`, `decide::graph` (a plan is acyclic) and files. Every fault of a manifest
-//! is collected, with its place; nothing is started from here and nothing is printed.
+//! May use `model`, `decide` and files. Every fault of a manifest is collected, with its place;
+//! nothing is started from here and nothing is printed.
 
 pub mod config;
 mod decode;

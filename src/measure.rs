@@ -1,7 +1,8 @@
-//! What is measured: the machine as a whole, and each managed tree of processes.
+//! Measurements: the machine as a whole, and each managed tree of processes.
 //!
-//! The room reads `/proc` and `/sys` by way of `sys`, and remembers what it read last, since rates are
-//! differences. Deliberately absent: when to measure, and what follows from a measurement.
+//! The readings come from `/proc` by way of `sys`, and from sysinfo. The last reading is
+//! remembered, since rates are differences. Deliberately absent: when to measure, and what follows
+//! from a measurement.
 
 pub(crate) mod machine;
 pub mod sample;

@@ -1,7 +1,7 @@
-//! The nouns: data that every other room speaks of.
+//! The data types that every other module speaks of: specs, plans, commands, events and status.
 //!
-//! May use std and serde. Holds no behaviour beyond construction, comparison and
-//! printing; nothing here reads a clock, a file or the kernel.
+//! The types have no behaviour beyond construction, comparison and printing. Nothing here reads a
+//! clock, a file or the kernel; the module may not depend on any other module of the crate.
 
 pub mod cause;
 pub mod command;

@@ -1,4 +1,4 @@
-//! Sinks of events and output.
+//! Recorders of what happens: the hub of all output, the recording of a run, and the store.
 
 pub mod output;
 pub mod recording;

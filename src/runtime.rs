@@ -1,4 +1,8 @@
-//! Wiring: a plan becomes a running tree, and a [`Handle`] to it.
+//! The runtime module wires the parts together: it turns a plan into a running tree and gives out a
+//! [`Handle`] to it.
+//!
+//! It is where the decisions, the actors and the host meet. It decides nothing itself, and it
+//! parses and prints nothing.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -57,36 +61,37 @@ pub mod pools;
 pub mod reload;
 pub mod tasks;
 
-/// How often the ResourceMonitor samples, unless told otherwise.
+/// The interval between two samples of the ResourceMonitor, unless told otherwise.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Nobody waits longer for the store.
+/// The longest that [`Handle::written`] waits for the store.
 const WRITING: Duration = Duration::from_secs(2);
 
-/// At the end of everything tasks have so long, whatever their own grace.
+/// The time that tasks have to end when the whole tree goes down, whatever their own grace.
 const FAREWELL_OF_TASKS: Duration = Duration::from_secs(5);
 
-/// What a runtime is made with.
+/// The settings that a runtime is started with.
 pub struct Options {
-    /// How the process that it lives in is treated.
+    /// How the process that the runtime lives in is treated.
     pub host: HostOptions,
-    /// How often resources are sampled.
+    /// The interval between two samples of the resources.
     pub sample_interval: Duration,
-    /// Gets all output as it comes.
+    /// The sink that gets all output of the processes as it comes.
     pub console: Option<Arc<dyn ChunkSink>>,
-    /// Takes the output of services whose `log` says `inherit`.
+    /// The sink that takes the output of services whose `log` says `inherit`.
     pub own_output: Option<Arc<dyn ChunkSink>>,
-    /// The control socket, for the environment of services.
+    /// The path of the control socket, which services find in their environment.
     pub socket: Option<PathBuf>,
-    /// Takes down every step and event of the run.
+    /// The recorder of every step and event of the run.
     pub recorder: Option<Box<dyn StepSink>>,
     /// The folder of the secrets that environments name; `None`: `secrets` in the state folder.
     pub secrets: Option<PathBuf>,
-    /// How commands are run that are no services; `None`: by the contract's rules, with what they print
-    /// beyond memory in `tasks` in the state folder.
+    /// The rules by which the worker pool runs tasks. With `None` the rules are those of the contract,
+    /// and output that exceeds the limit in memory goes to `tasks` in the state folder.
     pub tasks: Option<TaskRules>,
-    /// How output is kept in files. Unless told otherwise only that of services with `log`, those
-    /// without a `file` in `logs` in the state folder, where two programs must not have the same names.
+    /// How output is kept in files. Unless told otherwise, only services with `log` have files; those
+    /// without a `file` have theirs in `logs` in the state folder, where two programs must not use the
+    /// same service names.
     pub keep: LogRetention,
 }
 
@@ -106,17 +111,17 @@ impl Default for Options {
     }
 }
 
-/// Why a tree did not come up.
+/// The reason why a tree did not come up.
 #[derive(Debug)]
 pub enum StartError {
-    /// Dependencies in a circle: each path leads back to its first name.
+    /// The dependencies form circles: each path leads back to its first name.
     Cycles(Vec<Vec<Name>>),
     /// A group names something that is not in the plan, or an actor did not start.
     Tree(String),
-    /// The kernel refused what every run needs.
+    /// The kernel refused something that every run needs.
     Host(io::Error),
-    /// The supervisor before this one came to an end in order, and could not tell its keeper any more:
-    /// nothing is to be started.
+    /// The supervisor before this one ended in order but could no longer tell its keeper so. Nothing is
+    /// to be started.
     Over,
 }
 
@@ -140,7 +145,7 @@ impl std::fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// The root of a tree broke: a fault in regrow itself, told in the program's log.
+/// The root of a tree crashed: this is a fault in regrow itself, which the program's log reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TreeBroke;
 
@@ -161,28 +166,29 @@ pub struct Handle {
 struct Inner {
     context: Arc<ActorContext>,
     root: ActorRef<SupervisorMsg>,
-    /// Turns true when all is down; its sender ends with the root.
+    /// The value turns true when the whole tree is down; its sender ends with the root.
     down: watch::Receiver<bool>,
     output: Arc<OutputHub>,
-    /// Held while the tree is made that of another plan.
+    /// The lock is held while the tree is changed into that of another plan.
     reloading: tokio::sync::Mutex<()>,
-    /// The control socket of an earlier supervisor, until somebody takes it.
+    /// The control socket of an earlier supervisor with its path, until [`Handle::take_listener`] takes
+    /// it.
     listener: Mutex<Option<(PathBuf, OwnedFd)>>,
-    /// What is wrong with the manifests as they lie there.
+    /// The manifests that can't be used as they stand on disk, with what is wrong with each.
     faulty: Mutex<Vec<FaultyManifest>>,
     measured: Measured,
-    /// `None` on a fake host.
+    /// The host that makes real processes; `None` on a fake host.
     native: Option<Arc<NativeHost>>,
     pools: Pools,
-    /// Of tasks, where it is not the one of services.
+    /// The host of tasks, where it is not the host of services.
     task_host: TaskHost,
 }
 
-/// Made once there is a task to run.
+/// The place of the tasks' host, which is made once there is a task to run.
 type TaskHost = Arc<Mutex<Option<Arc<NativeHost>>>>;
 
 impl Handle {
-    /// Brings a plan up and starts what is to start with it. Must be called within a tokio
+    /// Brings a plan up and starts the services that start with it. It must be called within a tokio
     /// runtime whose I/O and time are enabled.
     pub async fn start(plan: Plan, options: Options) -> Result<Handle, StartError> {
         let plan = Arc::new(plan);
@@ -204,8 +210,8 @@ impl Handle {
         made.start(options.sample_interval).await
     }
 
-    /// On a host of the caller's, for tests of the tree without processes; `recorder` takes
-    /// down every step and event.
+    /// Brings a plan up on a host of the caller's, for tests of the tree without processes; `recorder`
+    /// records every step and event.
     pub async fn start_on(
         plan: Plan,
         host: Arc<dyn Host>,
@@ -218,30 +224,31 @@ impl Handle {
         made.start(SAMPLE_INTERVAL).await
     }
 
-    /// What there is by now.
+    /// The plan as it stands now, with everything that commands have added and removed.
     pub fn plan(&self) -> Arc<Plan> {
         self.tree_state(|tree_state| Arc::clone(tree_state.plan()))
     }
 
-    /// Its dependencies.
+    /// The dependency graph of the plan as it stands now.
     pub fn graph(&self) -> Arc<Graph> {
         self.tree_state(|tree_state| Arc::clone(tree_state.graph()))
     }
 
-    /// Carries a command out. Returns when it is done, or says why not.
+    /// Carries a command out. Returns its answer when the command is done, or the reason why it was
+    /// refused.
     pub async fn command(&self, command: impl Into<IssuedCommand>) -> Result<Answer, Denial> {
         let (reply, answer) = oneshot::channel();
         let gone =
             || Denial { code: DenialCode::Internal, reason: "the tree is gone".to_owned(), hint: None };
         self.inner.root.cast(SupervisorMsg::Command(command.into(), reply)).map_err(|_| gone())?;
         let answer = answer.await.unwrap_or_else(|_| Err(gone()));
-        // Whoever hears that it is done may rely on it.
+        // A caller that gets the answer may rely on it being in the store.
         self.written().await;
         let well = self.inner.context.ledger.as_ref().is_none_or(|ledger| ledger.is_well());
         answer.map(|answer| self.shown(if well { answer } else { unwritten(answer) }))
     }
 
-    /// An answer in the words of people: short names where they mean one service.
+    /// Shortens the names in an answer for people, where the short name means only one service.
     fn shown(&self, mut answer: Answer) -> Answer {
         self.tree_state(|tree_state| {
             for result in &mut answer.results {
@@ -251,8 +258,8 @@ impl Handle {
         answer
     }
 
-    /// Returns when all that has happened so far is written down where it lasts, or that takes too
-    /// long; at once where nothing is.
+    /// Returns when everything that has happened so far is in the store, or when that takes too long.
+    /// Returns at once where there is no store.
     pub async fn written(&self) {
         if let Some(ledger) = &self.inner.context.ledger {
             let (done, wait) = oneshot::channel();
@@ -281,18 +288,18 @@ impl Handle {
         self.command(Command::Add { addition: Arc::new(addition) }).await
     }
 
-    /// Stops services and takes them out of the tree, and the groups that are selected with all
-    /// below them. Returns when they are gone, or says why not.
+    /// Stops services and takes them out of the tree; selected groups go with everything below them.
+    /// Returns when they are removed, or says why not.
     pub async fn remove(&self, select: Selector) -> Result<Answer, Denial> {
         self.command(Command::Remove { select }).await
     }
 
-    /// What is.
+    /// The status of the daemon, the machine, all instances and all groups.
     pub fn status(&self) -> StatusReport {
         self.status_of(|_| true)
     }
 
-    /// The same, of some instances alone.
+    /// The same report as [`Handle::status`], with only the instances that `wanted` accepts.
     pub fn status_of(&self, wanted: impl Fn(&InstanceId) -> bool) -> StatusReport {
         let inner = &self.inner;
         let now = inner.context.clock.now();
@@ -326,14 +333,14 @@ impl Handle {
         })
     }
 
-    /// The control socket that an earlier supervisor listened on at this path, which a keeper has held: who
-    /// connects meanwhile waits there.
+    /// Takes the control socket that an earlier supervisor listened on at this path and that the keeper
+    /// has held. Connections made meanwhile wait in its backlog.
     pub fn take_listener(&self, path: &Path) -> Option<UnixListener> {
         let held = self.inner.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
         held.filter(|(at, _)| at == path).map(|(_, listener)| UnixListener::from(listener))
     }
 
-    /// Has the keeper hold the control socket for the supervisors that follow; nothing without a keeper.
+    /// Has the keeper hold the control socket for later supervisors. Does nothing without a keeper.
     pub fn hold_listener(&self, listener: &UnixListener, path: &Path) {
         if let (Some(native), Ok(copy), Some(path)) =
             (&self.inner.native, listener.try_clone(), path.to_str())
@@ -342,33 +349,34 @@ impl Handle {
         }
     }
 
-    /// Manifests that can't be used as they are.
+    /// The manifests that can't be used as they are.
     pub fn faulty(&self) -> Vec<FaultyManifest> {
         self.inner.faulty.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What `status` tells of manifests that can't be used as they are.
+    /// Sets the list of manifests that can't be used as they are, which `status` shows.
     pub fn tell_faulty(&self, faulty: Vec<FaultyManifest>) {
         *self.inner.faulty.lock().unwrap_or_else(PoisonError::into_inner) = faulty;
     }
 
-    /// A supervisor and all that hangs under it; `None` is the root. `None` is returned for a
-    /// group that is not there. OTP's `which_children` and `count_children` in one.
+    /// The status of a supervisor and everything below it; without a `group`, of the root. Returns
+    /// `None` for a group that does not exist. This is OTP's `which_children` and `count_children` in
+    /// one.
     pub fn tree(&self, group: Option<&Name>) -> Option<TreeStatus> {
         self.tree_state(|tree_state| tree_state.tree(group))
     }
 
-    /// Looks at the board, the fold of all events so far.
+    /// Calls a function with the tree state, which is the fold of all events so far.
     pub fn tree_state<T>(&self, look: impl FnOnce(&TreeState) -> T) -> T {
         self.inner.context.log.tree_state(look)
     }
 
-    /// Reads events from this number on; 0 for all that are kept.
+    /// A reader of the events from this number on; 0 stands for all that are kept.
     pub fn events_from(&self, seq: u64) -> EventReader {
         self.inner.context.log.read_from(seq)
     }
 
-    /// Reads events from now on.
+    /// A reader of the events from now on.
     pub fn events(&self) -> EventReader {
         self.inner.context.log.read_new()
     }
@@ -382,7 +390,8 @@ impl Handle {
     /// that embeds the tree ([`Hook::of`](crate::model::spec::Hook::of) tells what an event is to
     /// the hooks of a manifest). The task ends with the tree, or when it is aborted.
     ///
-    /// A slow one holds nobody up, and misses what is no longer kept by the time it comes to it.
+    /// A slow callback delays nobody else; it misses the events that are dropped from the log before it
+    /// reads them.
     pub fn on_event(&self, mut callback: impl FnMut(&Event) + Send + 'static) -> JoinHandle<()> {
         let mut events = self.events();
         tokio::spawn(async move {
@@ -397,34 +406,34 @@ impl Handle {
         })
     }
 
-    /// What the processes print.
+    /// The hub of the output that the processes print.
     pub fn output(&self) -> &Arc<OutputHub> {
         &self.inner.output
     }
 
-    /// The latest sample of resources, and those that follow.
+    /// A receiver of the latest sample of resources and of the samples after it.
     pub fn samples(&self) -> watch::Receiver<Option<Arc<Sample>>> {
         self.inner.measured.latest.subscribe()
     }
 
-    /// What was measured in the last so long, of the machine or of an instance, as it is printed: one that
-    /// is gone is known for a day. No more than a day is kept.
+    /// The measurements of the last `since`, of the machine or of the instance that `of` names as it is
+    /// printed. Measurements are kept for a day, also those of instances that are removed.
     pub fn resources(&self, of: Option<&str>, since: Duration) -> ResourceHistory {
         let now = monitor::now(&self.inner.context);
         self.inner.measured.history.lock().unwrap_or_else(PoisonError::into_inner).since(of, since, now)
     }
 
-    /// The worker pool, for commands that are no services.
+    /// The default worker pool, for one-shot commands.
     pub fn tasks(&self) -> &Tasks {
         self.inner.pools.commands()
     }
 
-    /// The pools of this program: for commands, and for functions that block.
+    /// The pools of this program, for commands and for blocking functions.
     pub fn pools(&self) -> &Pools {
         &self.inner.pools
     }
 
-    /// The pool, the cache, the machine and what commands have come to.
+    /// The figures of the worker pool, the cache, the machine and the tasks that have run.
     pub async fn stats(&self) -> Result<Stats, Denial> {
         let (pool, performance) = self.tasks().snapshot().await?;
         let (scaler, thresholds) = self.tasks().scaler().await?;
@@ -451,30 +460,31 @@ impl Handle {
         self.inner.context.clock.now()
     }
 
-    /// Begins to take everything down, dependents first. See [`Handle::wait_down`].
+    /// Begins to take everything down, dependents first. [`Handle::wait_down`] waits for the end.
     pub fn begin_shutdown(&self, cause: &str) {
-        // The root is gone only when everything is.
+        // Sending fails only when the root, and so the whole tree, has ended already.
         let _ = self.inner.root.cast(SupervisorMsg::Shutdown(cause.to_owned()));
     }
 
-    /// Takes everything down at once, by SIGKILL, hooks included.
+    /// Kills everything at once with SIGKILL, including hooks.
     pub fn kill_all(&self) {
         let _ = self.inner.root.cast(SupervisorMsg::KillAll);
         self.inner.context.no_hooks.send_replace(true);
     }
 
-    /// The hooks that run, for people.
+    /// The names of the hooks that are running, for people.
     pub fn running_hooks(&self) -> Vec<String> {
         self.inner.context.hooks.borrow().iter().map(|kept| kept.name.clone()).collect()
     }
 
-    /// How long those may take at most.
+    /// The longest time that the running hooks may still take.
     pub fn hooks_may_take(&self) -> Duration {
         let limits = hooks::longest(&self.inner.context.hooks.borrow());
         self.stop_time_left().map_or(limits, |left| left.min(limits))
     }
 
-    /// What is left of the time that a stop of everything has, where it has begun and that is limited.
+    /// The time that is left for the stop of the whole tree; `None` before it has begun, or where it
+    /// has no limit.
     fn stop_time_left(&self) -> Option<Duration> {
         let now = self.uptime();
         self.tree_state(|tree_state| {
@@ -483,14 +493,15 @@ impl Handle {
         })
     }
 
-    /// Returns when a shutdown has ended every service; hooks may still run. See
-    /// [`Handle::wait_down`].
+    /// Returns when a shutdown has ended every service. Hooks may still run; [`Handle::wait_down`]
+    /// waits for them too.
     pub async fn wait_stopped(&self) -> Result<(), TreeBroke> {
         let mut down = self.inner.down.clone();
         down.wait_for(|down| *down).await.map(drop).map_err(|_| TreeBroke)
     }
 
-    /// After a shutdown: whoever SIGKILL has not ended, by instance and pid.
+    /// The instances, with their pids, that still have a process after a shutdown: SIGKILL has not
+    /// ended them.
     pub fn stuck(&self) -> Vec<(String, Option<u32>)> {
         self.tree_state(|tree_state| {
             let left = tree_state.entries().iter().filter(|entry| entry.state.has_process());
@@ -498,7 +509,8 @@ impl Handle {
         })
     }
 
-    /// After a stop: of whom not all is known any more, and how many processes had shed their marks.
+    /// The instances of whose processes not all are known any more after a stop, each with the number
+    /// of processes that had shed their marks.
     pub fn lost_sight(&self) -> Vec<(String, usize)> {
         self.tree_state(|tree_state| {
             let lost = tree_state.entries().iter().filter(|entry| !entry.state.has_process());
@@ -506,11 +518,11 @@ impl Handle {
         })
     }
 
-    /// Returns when a shutdown is done and nothing of the tree is left. `Err`: the tree ended
-    /// by a fault of its own; what it left is ended all the same.
+    /// Returns when a shutdown is done and nothing of the tree is left. `Err` means that the tree ended
+    /// by a fault of its own; what it left behind is ended all the same.
     pub async fn wait_down(&self) -> Result<(), TreeBroke> {
         let ended = self.wait_stopped().await;
-        // Each has a time limit of its own.
+        // Each hook has a time limit of its own.
         let mut hooks = self.inner.context.hooks.subscribe();
         let done = async { hooks.wait_for(Vec::is_empty).await.map(drop) };
         match self.stop_time_left() {
@@ -536,13 +548,13 @@ impl Handle {
         ended
     }
 
-    /// Tasks are asked to end, and ended.
+    /// Asks all tasks to end, and kills those that do not end in time.
     async fn end_tasks(&self) {
         let pools = &self.inner.pools;
         pools.close_blocking();
         let all = pools.of_commands();
         let close = async |at_once: bool| {
-            // Each takes the wish at once, and its end is waited for then.
+            // Every pool is told to close at once; only then is the end of each waited for.
             let closing = all.iter().map(|tasks| {
                 let tasks = tasks.clone();
                 tokio::spawn(async move { tasks.close(at_once).await })
@@ -557,7 +569,7 @@ impl Handle {
         }
     }
 
-    /// Takes everything down, dependents first, and ends the tree's actors.
+    /// Takes everything down, dependents first, and ends the actors of the tree.
     pub async fn shutdown(&self) -> Result<(), TreeBroke> {
         self.begin_shutdown("the program asked");
         let ended = self.wait_down().await;
@@ -565,18 +577,18 @@ impl Handle {
         ended
     }
 
-    /// Whether a process is of a service of this tree.
+    /// Whether a process belongs to a service of this tree.
     pub fn is_of_service(&self, pid: u32) -> bool {
         self.inner.native.as_ref().is_some_and(|host| host.is_of_tree(pid))
     }
 
-    /// The host, where it makes processes of its own.
+    /// The host, where it makes real processes.
     pub fn native_host(&self) -> Option<&Arc<NativeHost>> {
         self.inner.native.as_ref()
     }
 }
 
-/// An answer about what could not be written down.
+/// Notes in an answer that the store could not be written.
 fn unwritten(mut answer: Answer) -> Answer {
     for result in answer.results.iter_mut().filter(|result| result.ok) {
         result.message.push_str("; not written down, since the store can't be written: the keeper holds it");
@@ -584,8 +596,8 @@ fn unwritten(mut answer: Answer) -> Answer {
     answer
 }
 
-/// What workers work with; `apart`: where the host of their own is, which is then made at need, and the
-/// identity of the daemon.
+/// Makes the context that workers run tasks with. With `apart`, tasks get a host of their own, made
+/// when the first task needs it: `apart` is the place for that host and the identity of the daemon.
 fn task_context(
     context: &Arc<ActorContext>,
     folder: &Path,
@@ -597,11 +609,12 @@ fn task_context(
     let make: HostFactory = match apart {
         None => Box::new(move || Ok(Arc::clone(&host))),
         Some((place, identity)) => Box::new(move || {
-            // Those that the next daemon would end are not to be made before this one has ended others.
+            // The tasks of this daemon carry the same marks as those that an earlier one left, so those
+            // must be ended before a new one is made.
             if let Some(ending) = ending.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 let _ = ending.join();
             }
-            // What tasks print does not go through it.
+            // The output of tasks does not go through this sink.
             let sink: Arc<dyn OutputSink> = Arc::new(OutputHub::new(None));
             let options = HostOptions { subreaper: true, owns_process: true, die_with_us: true };
             let native = Arc::new(NativeHost::start_for_tasks(sink, options, &identity)?);
@@ -619,7 +632,7 @@ fn task_context(
     )
 }
 
-/// How the tasks of a tree outlive it: below a keeper.
+/// How the tasks of a tree outlive the daemon: only below a keeper, which holds those that wait.
 fn lasting(
     ledger: Option<Arc<dyn Ledger>>,
     native: Option<&Arc<NativeHost>>,
@@ -643,7 +656,8 @@ fn lasting(
     }
 }
 
-/// On a thread of its own; where there is none to be had, those wait for the next daemon.
+/// Ends the tasks that an earlier daemon left, on a thread of its own. Where no thread can be made,
+/// they are left to the next daemon.
 fn ending_of_left_tasks(identity: String) -> Option<std::thread::JoinHandle<()>> {
     let thread = std::thread::Builder::new().name("regrow-left".into()).stack_size(256 * 1024);
     let ended = thread.spawn(move || native::end_left_tasks(&identity));
@@ -661,14 +675,15 @@ struct RuntimeBuilder {
     clock: Clock,
     keep: LogRetention,
     tasks: Option<TaskRules>,
-    /// Tasks are made beside the services' host, which is a keeper's; for the daemon of this identity.
+    /// The identity of the daemon, where tasks have a host beside that of the services, which is a
+    /// keeper's.
     tasks_apart: Option<String>,
     ledger: Option<Arc<dyn Ledger>>,
-    /// What an earlier supervisor has left.
+    /// What an earlier supervisor has left for this one.
     taken: Taken,
-    /// The control socket that it listened on.
+    /// The control socket that the earlier supervisor listened on, with its path.
     listener: Option<(PathBuf, OwnedFd)>,
-    /// And the tasks that it had not done.
+    /// The file of the tasks that the earlier supervisor had not finished.
     tasks_held: Option<OwnedFd>,
 }
 
@@ -696,7 +711,7 @@ impl RuntimeBuilder {
     async fn start(mut self, sample_interval: Duration) -> Result<Handle, StartError> {
         let mut rules =
             self.tasks.take().unwrap_or_else(|| TaskRules::usual(files::state_dir().join("tasks")));
-        // Each sample is decided on.
+        // The scaler decides on every sample.
         rules.scale.pause = sample_interval;
         let apart = self.tasks_apart.take();
         let RuntimeBuilder {
@@ -752,7 +767,7 @@ impl RuntimeBuilder {
             project: plan.project.clone(),
             services: plan.services.len(),
         };
-        // Told before any actor goes on from there.
+        // These events are told before any actor starts from them.
         context.log.append([started].into_iter().chain(facts));
 
         let (dependencies, _) =
@@ -771,7 +786,7 @@ impl RuntimeBuilder {
             position: Position::Root(RootChannel { observing: Arc::clone(&observing), down: down_sender }),
         };
         let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
-        // It ends with the root, and with it all that it holds.
+        // The dependency graph ends with the root, and so does everything that it holds.
         dependencies.link(root.get_cell());
         let measured = Measured::default();
         let monitor = (Arc::clone(&context), sample_interval, measured.clone());
@@ -801,7 +816,7 @@ impl RuntimeBuilder {
             }
         });
         let begin = match going_down {
-            // It goes on where it was.
+            // The earlier supervisor was going down, and the shutdown goes on.
             Some(cause) => SupervisorMsg::Shutdown(cause),
             None => SupervisorMsg::Node(Message::Group(GroupInput::Start(StartCause::Boot))),
         };

@@ -1,8 +1,9 @@
-//! Thin calls to the kernel: processes, signals, limits, users, files and their locks, the terminal, the clock.
+//! Thin wrappers around the kernel's calls: processes, signals, limits, users, files and their
+//! locks, the terminal, the clock.
 //!
-//! Each file holds one family of system calls and what reads its answers. `unsafe` may stand here
-//! and in `host`, each block with the reason it is sound. Deliberately absent: any knowledge of
-//! services, trees, or of who is to be ended.
+//! Each file holds one family of system calls and the code that reads their answers. `unsafe` may
+//! stand here and in `host`, each block with the reason why it is sound. Deliberately absent: any
+//! knowledge of services or trees, and any decision about which process to end.
 
 pub mod clock;
 pub(crate) mod clone3;

@@ -1,7 +1,8 @@
-//! What is kept secret: the encrypted values of services' environments, and the API's tokens.
+//! Secrets: the encrypted values for services' environments, and the tokens of the network API.
 //!
-//! Both are files that only their owner can read, written whole and renamed into place. The room
-//! may use `sys`. Deliberately absent: who may read a secret, which `decide::access` says.
+//! Both are files that only their owner can read. Every change writes a new file and renames it
+//! into place. Uses `sys` for the files. Deliberately absent: the decision who may read a secret,
+//! which is made in `decide::access`.
 
 pub mod secrets;
 #[cfg(feature = "control")]

@@ -1,9 +1,11 @@
-//! The rooms of `src/` and who may use what: a forbidden import fails here.
+//! The module boundaries of `src/`: which module may use which other module and which package. A
+//! forbidden import fails here.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What reaches the world, or text, or threads: not for a room that only knows and decides.
+/// The packages that do I/O, parse text or make threads: none is for a module that only models and
+/// decides.
 const PURE: &[&str] = &[
     "tokio",
     "ractor",
@@ -19,7 +21,7 @@ const PURE: &[&str] = &[
     "rusqlite",
 ];
 
-/// What each room may use of the others, and which packages are not for it.
+/// What each module may use of the others, and which packages it must not use.
 const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("model", &[], PURE),
     ("decide", &["model"], PURE),
@@ -65,7 +67,8 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ),
 ];
 
-/// Words that no line of a pure room may have: time and chance are arguments there.
+/// Words that no line of a pure module may contain: time and chance reach such a module as
+/// arguments.
 const IMPURE: &[&str] =
     &["Instant", "SystemTime::now", "thread_rng", "std::fs", "std::net", "std::process", "std::thread"];
 
@@ -163,7 +166,7 @@ fn unsafe_stands_only_in_sys_and_host_and_says_why() {
             {
                 continue;
             }
-            // A function says what its caller owes; a block, why it is sound.
+            // A function states what its caller owes; a block states why it is sound.
             let word = if line.contains("unsafe fn") { "# Safety" } else { "SAFETY:" };
             let reasoned = lines[at.saturating_sub(8)..=at].iter().any(|l| l.contains(word));
             if !matches!(room_of(&path), Some("sys" | "host")) || !reasoned {

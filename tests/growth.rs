@@ -1,4 +1,5 @@
-//! A tree that grows and shrinks while it runs, on a fake host and in paused time.
+//! A tree that services and groups are added to and removed from while it runs, on a fake host and
+//! in paused time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use regrow::runtime::Handle;
 mod fake;
 use fake::{name, service};
 
-/// `db` under the root, and a rest-for-one group `web` with `api` in it, all ready; and the plan
-/// that it was made from.
+/// A tree with `db` under the root and a rest-for-one group `web` with `api` in it, all ready; and
+/// the plan that it was made from.
 async fn tree() -> (Arc<FakeHost>, Handle, Plan) {
     let mut plan = Plan::of("growth", vec![service("db", &[]), service("api", &["db"])]);
     plan.root.children = vec![Child::Service(name("db")), Child::Group(name("web"))];
@@ -43,11 +44,11 @@ fn states(tree_state: &TreeState) -> Vec<(String, State, Option<String>)> {
     tree_state.entries().iter().map(of).collect()
 }
 
-/// The board by the events alone is the board of the tree.
+/// Asserts that the events alone fold to the tree state that the tree has.
 fn the_fold_is_true(handle: &Handle, plan: Plan) {
     let mut folded = TreeState::new(Arc::new(plan), SystemTime::UNIX_EPOCH).unwrap();
     for event in handle.kept_events() {
-        // As whoever reads events from the socket has it.
+        // The event passes through JSON, as for a reader of the socket.
         let text = serde_json::to_string(&*event).unwrap();
         folded.apply(&serde_json::from_str::<Event>(&text).unwrap());
     }
@@ -70,7 +71,7 @@ async fn what_is_added_starts_in_order_and_is_supervised() {
         .filter_map(|told| if let FakeCall::Spawn(_, argv) = told { Some(argv[0].clone()) } else { None })
         .collect();
     assert_eq!(spawned, ["db", "api", "queue", "worker"], "what is needed comes first");
-    // It falls and returns like any other, and what depends on it follows.
+    // It crashes and returns like any other, and the services that depend on it follow.
     let mut events = handle.events();
     host.exit(host.alive("queue")[0], Exit::Code(1));
     let mut back = Vec::new();
@@ -116,7 +117,7 @@ async fn a_group_is_added_and_goes_with_all_below_it() {
     let mut addition =
         Addition::of_group(name("jobs"), group, vec![service("a", &["api"]), service("b", &[])])
             .under(name("web"));
-    // With a group of its own inside.
+    // The added group has a group of its own inside.
     addition.groups.get_mut(&name("jobs")).unwrap().children.push(Child::Group(name("inner")));
     let inner = GroupSpec { children: vec![Child::Service(name("c"))], ..GroupSpec::default() };
     addition.groups.insert(name("inner"), inner);

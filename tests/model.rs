@@ -1,6 +1,6 @@
-//! Random trees under random fates: every machine with a mailbox of its own, messages
-//! delivered in any order that mailboxes allow, processes that end as they like, commands at
-//! any time. What must hold whatever happens is asserted by name.
+//! Random trees with random fates: every machine has a mailbox of its own, messages are delivered
+//! in any order that mailboxes allow, processes end at random, and commands come at any time. Each
+//! invariant is asserted by name.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
@@ -25,7 +25,8 @@ use regrow::model::{
 };
 use regrow::record::recording::Recorder;
 
-/// What proptest chose, taken one after the other; when none is left it is always the first.
+/// The choices of proptest, taken one after the other; when none is left, the choice is always the
+/// first.
 struct Choices {
     list: Vec<u32>,
     at: usize,
@@ -98,7 +99,7 @@ fn random_service(choices: &mut Choices, number: usize, there: &[(Name, Kind)]) 
     spec.significant = choices.one_in(4);
     for (on, kind) in there {
         if choices.one_in(4) {
-            // Of a service that stays up nobody can wait for the end.
+            // Nothing can wait for the end of a service that stays up.
             let conditions = match kind {
                 Kind::Task => [Condition::Ready, Condition::Started, Condition::Completed, Condition::Exited],
                 Kind::Service => [Condition::Ready, Condition::Started, Condition::Ready, Condition::Started],
@@ -135,7 +136,7 @@ fn random_plan(choices: &mut Choices) -> Plan {
     plan.root = random_group(choices);
     let groups = choices.of(4);
     let mut specs: Vec<GroupSpec> = (0..groups).map(|_| random_group(choices)).collect();
-    // Each hangs under the root or an earlier group, so there is no circle.
+    // Each group is below the root or an earlier group, so there is no circle.
     let mut place = |child: Child, before: usize, choices: &mut Choices, root: &mut GroupSpec| match choices
         .of(before + 1)
     {
@@ -152,18 +153,18 @@ fn random_plan(choices: &mut Choices) -> Plan {
     plan
 }
 
-/// A process in the random world.
+/// A process in the simulation.
 #[derive(Debug, Clone)]
 struct Process {
     incarnation: Incarnation,
     stage: Stage,
-    /// It was asked to end, and is one that obeys.
+    /// The process was asked to end, and is one that obeys.
     ending: bool,
     stubborn: bool,
-    /// Stuck in the kernel: not even SIGKILL ends it.
+    /// The process is stuck in the kernel: not even SIGKILL ends it.
     stuck: bool,
     stop_command: bool,
-    /// It was told to stand still, and that was not answered yet.
+    /// The process was told to stop running for a pause, and has not answered yet.
     halting: bool,
 }
 
@@ -171,7 +172,7 @@ struct Process {
 enum Stage {
     Making,
     Leader,
-    /// Its main process is gone.
+    /// The main process has ended, and others of its tree live on.
     Others,
 }
 
@@ -193,7 +194,7 @@ struct Sim {
 static SHORTEST: Mutex<usize> = Mutex::new(usize::MAX);
 
 impl Drop for Sim {
-    /// A case that fails is left as a recording for `regrow replay`.
+    /// Writes the recording of a failing case for `regrow replay`.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
@@ -323,7 +324,7 @@ impl Sim {
             for dependent in self.world.graph().dependents(instance.service()) {
                 for id in dependent.instances() {
                     let live = self.world.machine(&id).is_some_and(|m| m.live().is_some());
-                    // What is stuck in the kernel is told, and not waited for.
+                    // A process that is stuck in the kernel is reported, and not waited for.
                     let stuck = self.told_stuck.contains(&id);
                     let story = &self.story;
                     assert!(!live || stuck, "dependents stop first: {instance} before {id}\n{story}");
@@ -351,7 +352,7 @@ impl Sim {
                 };
                 self.processes.insert(id.clone(), process);
             }
-            // One that ended meanwhile hears nothing.
+            // A process that ended meanwhile gets no message.
             InstanceEffect::Terminate(incarnation, _) => {
                 if let Some(process) = self.processes.get_mut(id).filter(|p| p.incarnation == *incarnation) {
                     process.stop_command = false;
@@ -381,7 +382,7 @@ impl Sim {
         self.post(Address::Instance(id.clone()), Message::Input(input));
     }
 
-    /// Its main process ends; `remains`: others of its tree live on.
+    /// The main process of an instance ends; with `remains`, others of its tree live on.
     fn exits(&mut self, id: &InstanceId, exit: Exit, remains: bool) {
         let process = self.processes.get_mut(id).unwrap();
         let incarnation = process.incarnation;
@@ -405,7 +406,8 @@ impl Sim {
         self.news(id, InstanceInput::SpawnFailed { incarnation, failure, roll: 0.5 });
     }
 
-    /// News of a process that was, or never is, of an incarnation other than the one that lives.
+    /// Delivers news of an incarnation that is not the one that lives: a past one, or one that never
+    /// came to be.
     fn late_news(&mut self, choices: &mut Choices) {
         let ids: Vec<InstanceId> = self.world.machines().map(|(id, _)| id.clone()).collect();
         if ids.is_empty() {
@@ -434,7 +436,7 @@ impl Sim {
         self.news(&id, input);
     }
 
-    /// Something happens to a process, as it likes.
+    /// Lets a random event happen to a process.
     fn fate(&mut self, id: &InstanceId, choices: &mut Choices) {
         let Process { incarnation, stage, stop_command, stuck, halting, .. } = self.processes[id].clone();
         if stuck {
@@ -527,7 +529,7 @@ impl Sim {
         self.post(Address::Group(None), Message::Command(CommandInput::Command(self.asked, command.into())));
     }
 
-    /// A service, or a group of two; sometimes under a name that is taken.
+    /// Makes an addition of a service or of a group of two, sometimes under a name that is taken.
     fn addition(&mut self, choices: &mut Choices) -> Addition {
         let tree_state = self.world.tree_state();
         let mut there: Vec<(Name, Kind)> =
@@ -576,7 +578,7 @@ impl Sim {
             13 if !self.shutting_down => self.command(choices),
             15 if choices.one_in(3) => self.late_news(choices),
             14 if choices.one_in(4) => {
-                // The machine slept, or the thread: much later, before any timer rings.
+                // The machine or the thread slept: much time passes before any timer fires.
                 self.now +=
                     [Duration::from_millis(50), Duration::from_secs(7), Duration::from_secs(40_000_000)]
                         [choices.of(3)];
@@ -592,7 +594,8 @@ impl Sim {
         }
     }
 
-    /// From here on the world is kind: processes can be made, get ready, obey, and tasks end well.
+    /// From here on the simulation is kind: processes can be made, become ready and obey, and tasks end
+    /// well.
     fn calm_down(&mut self) {
         for _ in 0..20_000 {
             if let Some(node) = self.full().first().cloned() {
@@ -704,7 +707,7 @@ enum Calm {
     Ready,
 }
 
-/// The same thousands of cases each time; with `REGROW_TEST_CASES=100000` so many new ones.
+/// Runs the same thousands of cases each time; with `REGROW_TEST_CASES=100000`, that many new ones.
 fn config() -> ProptestConfig {
     let wanted: Option<u32> = std::env::var("REGROW_TEST_CASES").ok().and_then(|n| n.parse().ok());
     let rng_seed = if wanted.is_some() { RngSeed::Random } else { RngSeed::Fixed(20_261_121) };

@@ -1,5 +1,5 @@
-//! The cases of OTP's supervisor suite restated for this tree (their names in the test's), and
-//! races that other supervisors have shipped, on a fake host and in paused time.
+//! The cases of OTP's supervisor suite restated for this tree (each test names those it covers),
+//! and races that other supervisors have shipped, on a fake host and in paused time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
-/// A service that returns at once; OTP has no backoff.
+/// A service that is restarted without delay, since OTP has no backoff.
 fn service(text: &str, policy: Policy) -> ServiceSpec {
     let mut spec = ServiceSpec::new(name(text), [text]);
     spec.restart.policy = policy;
@@ -37,7 +37,8 @@ struct Bench {
 }
 
 impl Bench {
-    /// A group `g` of these, by this strategy, that gives up at more than so many restarts.
+    /// A bench with a group `g` of these services, with this strategy, that gives up after more than
+    /// `intensity` restarts.
     async fn group(strategy: Strategy, intensity: Option<u32>, services: Vec<ServiceSpec>) -> Bench {
         let children = services.iter().map(|s| Child::Service(s.name.clone())).collect();
         let mut plan = Plan::of("otp", services);
@@ -61,7 +62,7 @@ impl Bench {
         bench
     }
 
-    /// The next event that fits, from where it stands.
+    /// The next event that fits, from the current position on.
     async fn until(&mut self, fits: impl Fn(&Fact) -> bool) -> Fact {
         loop {
             if let NextEvent::Event(event) = self.events.next().await
@@ -82,7 +83,7 @@ impl Bench {
         self.host.exit(self.key(text), exit);
     }
 
-    /// Waits until something is true, looking again at each event.
+    /// Waits until a condition is true, checking it again at each event.
     async fn comes_true(&mut self, what: &str, is: impl Fn(&Bench) -> bool) {
         while !is(self) {
             let next = tokio::time::timeout(Duration::from_secs(60), self.events.next()).await;
@@ -90,13 +91,13 @@ impl Bench {
         }
     }
 
-    /// Waits until each of these runs as its nth process.
+    /// Waits until each of these services runs as its nth process.
     async fn run_as(&mut self, names: &[&str], nth: usize) {
         let up = |bench: &Bench, text: &&str| bench.state(text) == State::Running && bench.count(text) == nth;
         self.comes_true("they run", |bench| names.iter().all(|text| up(bench, text))).await;
     }
 
-    /// Nothing happens for so long.
+    /// Asserts that nothing happens for this time.
     async fn silent_for(&mut self, time: Duration) {
         while self.events.try_next().is_some() {}
         let next = tokio::time::timeout(time, self.events.next()).await;
@@ -120,8 +121,8 @@ fn about(fact: &Fact, text: &str) -> bool {
     fact.instance().is_some_and(|instance| instance.to_string() == text)
 }
 
-/// permanent_normal, transient_normal, temporary_normal, and the same abnormal and by a signal:
-/// who is there again, and how many times it was made.
+/// permanent_normal, transient_normal, temporary_normal, and the same with abnormal ends and
+/// signals: which children are there again, and how often each was made.
 #[tokio::test(start_paused = true)]
 async fn kinds_of_children_by_kinds_of_ends() {
     use Policy::{Always, Never, OnFailure};
@@ -145,7 +146,8 @@ async fn kinds_of_children_by_kinds_of_ends() {
     }
 }
 
-/// child_adm: a child is stopped, started and restarted by hand, and counts for nothing.
+/// child_adm: a child is stopped, started and restarted by hand, and none of it counts as a
+/// restart.
 #[tokio::test(start_paused = true)]
 async fn children_are_administered_by_hand() {
     let bench = Bench::group(
@@ -178,7 +180,7 @@ async fn children_are_administered_by_hand() {
     assert_eq!(counts(), (2, 1, 2));
 }
 
-/// one_for_one, one_for_all, rest_for_one: by the pids, who is another one now.
+/// one_for_one, one_for_all, rest_for_one: the pids tell which children were replaced.
 #[tokio::test(start_paused = true)]
 async fn who_is_replaced_by_strategy() {
     for (strategy, fallen, replaced) in [
@@ -201,7 +203,8 @@ async fn who_is_replaced_by_strategy() {
 }
 
 /// one_for_all_other_child_fails_restart, rest_for_one_other_child_fails_restart: another member
-/// can't be started while the group restarts; that counts again, and nobody is left behind.
+/// can't be started while the group restarts; that counts as a further restart, and no process is
+/// left behind.
 #[tokio::test(start_paused = true)]
 async fn another_fails_to_start_during_a_restart() {
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
@@ -221,14 +224,14 @@ async fn another_fails_to_start_during_a_restart() {
             bench.comes_true("all are failed", |bench| bench.state(text) == State::Failed).await;
             assert!(bench.host.alive(text).is_empty(), "{strategy} {text}");
         }
-        // Whole again, it is started by hand.
+        // The member can be made again, so the group is started by hand.
         bench.host.let_behave("b", FakeBehaviour::Obeys);
         let start = Command::Start { select: Selector::all(), no_deps: false };
         assert!(bench.handle.command(start).await.unwrap().ok);
     }
 }
 
-/// Several deaths at once are one restart of the group.
+/// Several deaths at once make one restart of the group.
 #[tokio::test(start_paused = true)]
 async fn several_deaths_at_once_are_one_restart() {
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {
@@ -268,7 +271,7 @@ async fn giving_up_escalates() {
         bench.silent_for(Duration::from_secs(5)).await;
         let made = ["before", "a", "b", "after"].map(|text| bench.count(text));
         assert_eq!(made, [1, 2, 2, 2], "{strategy}");
-        // Once more is more than the root allows; its mark is the default.
+        // One more restart is more than the root allows, whose intensity is the default.
         bench.end("b", KILLED);
         bench.until(|fact| matches!(fact, Fact::GroupGaveUp { group: None, .. })).await;
         for text in ["before", "a", "b", "after"] {
@@ -278,7 +281,7 @@ async fn giving_up_escalates() {
     }
 }
 
-/// count restarts, and their window: as many as allowed, and one more.
+/// count restarts, and their window: as many as the intensity allows, and one more.
 #[tokio::test(start_paused = true)]
 async fn intensity_trips_at_more_than_n_in_the_period() {
     let mut bench = Bench::group(Strategy::OneForOne, Some(3), vec![service("a", Policy::Always)]).await;
@@ -287,7 +290,7 @@ async fn intensity_trips_at_more_than_n_in_the_period() {
         bench.run_as(&["a"], nth).await;
     }
     bench.silent_for(Duration::from_secs(11)).await;
-    // What lies longer back is forgotten.
+    // Restarts that lie outside the period no longer count.
     for nth in 5..=7 {
         bench.end("a", KILLED);
         bench.run_as(&["a"], nth).await;
@@ -314,7 +317,7 @@ async fn a_deaf_child_is_killed_at_its_time() {
     bench.run_as(&["deaf", "b"], 2).await;
 }
 
-/// tree: a supervisor of supervisors is stopped from below, in reverse order.
+/// tree: a supervisor of supervisors is stopped from the leaves up, in reverse order.
 #[tokio::test(start_paused = true)]
 async fn a_tree_stops_in_reverse_order() {
     let services = ["a", "b", "c", "d"].map(|text| service(text, Policy::Always)).to_vec();
@@ -351,13 +354,13 @@ fn needs(mut spec: ServiceSpec, on: &str) -> ServiceSpec {
     spec
 }
 
-/// A parked dependent was restarted twice, and one never started because its dependency had
-/// recovered meanwhile.
+/// Other supervisors restarted a parked dependent twice, or never started one because its
+/// dependency had recovered meanwhile.
 #[tokio::test(start_paused = true)]
 async fn a_parked_dependent_starts_once_when_its_dependency_recovers() {
     let services = vec![service("db", Policy::Always), needs(service("api", Policy::Always), "db")];
     let mut bench = Bench::of(Plan::of("race", services)).await;
-    // Both fall at once, the dependency again and again.
+    // Both crash at once, the dependency again and again.
     bench.end("api", KILLED);
     for round in 0..20 {
         bench.end("db", KILLED);
@@ -366,11 +369,13 @@ async fn a_parked_dependent_starts_once_when_its_dependency_recovers() {
     }
     bench.silent_for(Duration::from_secs(60)).await;
     assert_eq!(bench.host.alive("api").len(), 1);
-    // Once for its own fall, and once for each of those after which it was up again.
+    // It starts once for its own crash, and once for each crash of the dependency after which it was up
+    // again.
     assert!(bench.count("api") <= 22, "{}", bench.count("api"));
 }
 
-/// Three copies after concurrent restarts; two retry loops for one service.
+/// Other supervisors had three copies after concurrent restarts, or two retry loops for one
+/// service.
 #[tokio::test(start_paused = true)]
 async fn concurrent_restarts_and_falls_leave_one_copy_and_one_loop() {
     let mut spec = service("web", Policy::Always);
@@ -390,7 +395,7 @@ async fn concurrent_restarts_and_falls_leave_one_copy_and_one_loop() {
         assert_eq!(answer.await.unwrap().results.len(), 1);
     }
     assert_eq!(bench.host.alive("web").len(), 1);
-    // The backoff that was under way is gone: nothing more is made when its time comes.
+    // The backoff that was under way is cancelled: nothing more is made when its time comes.
     let made = bench.count("web");
     bench.silent_for(Duration::from_secs(30)).await;
     bench.end("web", KILLED);

@@ -1,5 +1,5 @@
-//! Much output and many tasks, and what the process that runs them holds. Alone in their process, one at a
-//! time: they count what is open there.
+//! Large output and many tasks, and what the process that runs them still holds afterwards. These
+//! tests have a process of their own and run one at a time, since they count what is open in it.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use pool::{run, shell, tree};
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Output of 300 MB in memory.
+/// A command prints 300 MB, which must not stay in memory.
 #[test]
 fn three_hundred_megabytes_of_output_are_no_memory() {
     let _alone = ALONE.lock().unwrap();
@@ -36,8 +36,8 @@ fn three_hundred_megabytes_of_output_are_no_memory() {
     });
 }
 
-/// So many tasks of all kinds: what this process holds does not grow with them. `REGROW_TEST_TASKS=100000`
-/// makes it long.
+/// What this process holds does not grow with the number of tasks, whatever their kind.
+/// `REGROW_TEST_TASKS=100000` makes the test long.
 #[test]
 fn memory_and_descriptors_stay_flat_however_many_tasks_there_were() {
     let _alone = ALONE.lock().unwrap();

@@ -1,6 +1,6 @@
-//! Keeper, daemon and standby, each a step at a time in every order, with a death between any two steps:
-//! what `decide::succession` says is enough that whoever is left makes the pair again, and that there are
-//! never two who supervise.
+//! Keeper, daemon and standby, one step at a time in every order, with a death between any two
+//! steps. It shows that the rules of `decide::succession` are enough: the processes that are left
+//! make the pair again, and there are never two supervisors.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -18,13 +18,13 @@ enum Stage {
     Coming,
     SaidHello,
     Welcomed,
-    /// It has let go of the standby that it was made with.
+    /// The daemon has released the standby that it was made with.
     Up,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Process {
-    /// It waits until nobody holds it any more.
+    /// The standby waits until nothing holds it any more.
     Standby,
     Keeper {
         daemon: Option<Id>,
@@ -38,20 +38,21 @@ enum Process {
     },
 }
 
-/// Who lives, and the number of the next.
+/// The living processes, and the number of the next one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Simulation {
     lives: BTreeMap<Id, Process>,
     next: Id,
 }
 
-/// Whether a daemon without a keeper makes a standby: whether it was made with one, whether that waits.
+/// Whether a daemon without a keeper makes a standby. The arguments: whether it was made with a
+/// standby, and whether that one still waits.
 type Rule = fn(bool, bool) -> bool;
 
 const SHIPPED: Rule = |_, waits| makes_a_standby(waits, DaemonIntent::Again);
 
 impl Simulation {
-    /// A keeper that has just made its first daemon.
+    /// The first state: a keeper that has just made its first daemon.
     fn begun() -> Simulation {
         let keeper = Process::Keeper { daemon: Some(1), greeted: false, standby: None };
         let daemon = Process::Daemon { keeper: 0, stage: Stage::Coming, standby: None };
@@ -76,7 +77,7 @@ impl Simulation {
         id
     }
 
-    /// The next step of a process, if it has one.
+    /// The state after the next step of a process, if the process has a step to make.
     fn step(&self, id: Id, rule: Rule) -> Option<Simulation> {
         let mut then = self.clone();
         let own = match self.lives[&id] {
@@ -144,7 +145,7 @@ impl Simulation {
         then
     }
 
-    /// Those who supervise or are about to.
+    /// The number of processes that supervise or are about to.
     fn claims(&self) -> usize {
         let claims = |process: &&Process| match process {
             Process::Keeper { .. } => true,
@@ -163,7 +164,7 @@ impl Simulation {
         let mut processes = self.lives.values();
         match (processes.next(), processes.next()) {
             (None, _) => {}
-            // It has executed nothing yet that could make another.
+            // The standby has not executed anything yet that could make another process.
             (Some(Process::Standby), None) => {}
             (Some(_), None) if steps.iter().any(|then| then.lives.len() < 2) => {
                 return Some("who is alone does something else before it makes another");
@@ -179,7 +180,8 @@ impl Simulation {
     }
 }
 
-/// Every state that can be come to with so many deaths; the first that is faulty.
+/// Explores every state that can be reached with at most this many deaths, and returns the first
+/// faulty one.
 fn explore(deaths: u8, rule: Rule) -> Result<usize, (&'static str, Simulation)> {
     let mut seen = BTreeSet::from([(Simulation::begun(), 0)]);
     let mut queue: VecDeque<(Simulation, u8)> = seen.iter().cloned().collect();
@@ -197,15 +199,15 @@ fn explore(deaths: u8, rule: Rule) -> Result<usize, (&'static str, Simulation)> 
     Ok(seen.len())
 }
 
-/// In whatever order the three take their steps and die: never two who supervise, never a stop before there
-/// is a pair again, and who is alone makes another first.
+/// In whatever order the three processes take their steps and die, there are never two supervisors,
+/// the system never stops without a pair, and a process that is left alone first makes another.
 #[test]
 fn whoever_dies_at_whatever_step_the_rest_carries_on() {
     let states = explore(5, SHIPPED).unwrap_or_else(|(fault, world)| panic!("{fault}: {world:?}"));
     assert!(states > 1_000, "{states} states are no search");
 }
 
-/// The search finds what it is for: a daemon that trusts a standby that was dismissed, or makes none.
+/// The search finds what it is for: a daemon that trusts a dismissed standby, or makes none.
 #[test]
 fn the_search_finds_a_wrong_rule() {
     let trusting: Rule = |made_with_one, _| !made_with_one;

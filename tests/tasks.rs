@@ -1,4 +1,4 @@
-//! Commands through the worker pool of an embedded tree, with real processes.
+//! One-shot commands through the worker pool of an embedded tree, with real processes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ fn a_result_has_all_that_is_known_of_a_run() {
         let json = serde_json::to_value(&killed).unwrap();
         assert_eq!((&json["exit_code"], &json["signal"]), (&serde_json::Value::Null, &11.into()));
 
-        // Not a crash, and not a wait.
+        // A program that does not exist makes neither a crash nor a wait.
         let missing = tasks.run(TaskSpec::new(["/no/such/program"]), "").await.unwrap();
         assert_eq!((missing.ended, missing.exit, missing.pid), (TaskEnd::NotStarted, None, None));
         assert!(missing.error.unwrap().contains("there is no program"), "why");
@@ -81,7 +81,7 @@ fn a_timeout_ends_the_whole_tree_and_force_what_is_deaf() {
         assert_eq!((result.ended, result.by_force), (TaskEnd::TimedOut, true));
         assert!(begun.elapsed() < Duration::from_secs(10));
         assert!(result.error.unwrap().contains("not done within 300ms"));
-        // Who forks away, too; its result does not wait for what it left.
+        // A process that forks away is ended too; the result does not wait for what it left.
         let away = tasks.run(shell("setsid sleep 4321 & echo gone"), "").await.unwrap();
         assert!(away.success() && away.stdout.bytes == b"gone\n");
         assert!(away.error.unwrap().contains("left processes behind"));
@@ -151,7 +151,7 @@ fn what_waits_and_what_runs_is_cancelled_paused_and_goes_on() {
         assert_eq!(tasks.pause(ids[0]).await.unwrap_err().code, DenialCode::WrongState);
         tasks.resume(ids[0]).await.unwrap();
         tasks.pause(ids[0]).await.unwrap();
-        // One that stands still is ended in time, too.
+        // A paused task is ended in time, too.
         tasks.cancel(ids[0], false).await.unwrap();
         let ended = tasks.result(ids[0], 100).await.unwrap();
         assert_eq!(
@@ -183,7 +183,7 @@ fn a_command_is_run_once_for_all_who_ask_and_not_again_while_it_counts() {
         assert_eq!((shared, count()), (999, 1));
         let tasks = tree.handle.tasks();
         assert!(tasks.run(cached(&text), "me").await.unwrap().cached);
-        // Another folder, environment, input or person is another command.
+        // Another folder, environment, input or requester makes it another command.
         let others = [
             TaskSpec { dir: Some("/".into()), ..cached(&text) },
             TaskSpec { env: vec![("A".into(), "1".into())], ..cached(&text) },
@@ -194,7 +194,7 @@ fn a_command_is_run_once_for_all_who_ask_and_not_again_while_it_counts() {
         }
         assert!(!tasks.run(cached(&text), "you").await.unwrap().cached);
         assert_eq!(count(), 5);
-        // A failure is nobody's.
+        // The result of a failure is not kept.
         let fails = format!("echo x >> {}; exit 1", runs.display());
         for n in 6..8 {
             assert!(!tasks.run(cached(&fails), "me").await.unwrap().cached);
@@ -263,7 +263,7 @@ fn the_end_of_the_tree_is_the_end_of_its_tasks() {
 #[test]
 fn while_there_is_much_to_do_new_commands_get_a_lower_priority() {
     run(async {
-        // Any use of the CPU at all is much.
+        // With this threshold, any use of the CPU counts as high load.
         let tree = tree(|rules| rules.scale.cpu_high = -1.0).await;
         let mut samples = tree.handle.samples();
         let is_known = |sample: &Option<Arc<regrow::model::sample::Sample>>| {
@@ -299,7 +299,7 @@ fn a_program_has_named_pools_of_its_own_and_they_end_with_the_tree() {
         assert_eq!(pools.remove("default", true).await.unwrap_err().code, DenialCode::Invalid);
         assert_eq!(pools.remove("other", true).await.unwrap_err().code, DenialCode::NotFound);
 
-        // It has workers, a queue and a cache of its own.
+        // The pool has workers, a queue and a cache of its own.
         let slow = builds.submit(vec![shell("sleep 1000"), shell("echo built")], "").await.unwrap();
         tree.handle.tasks().run(shell("true"), "").await.unwrap();
         assert_eq!(builds.status(slow[1]).await.unwrap().state, TaskState::Queued);
@@ -314,21 +314,21 @@ fn a_program_has_named_pools_of_its_own_and_they_end_with_the_tree() {
         assert_eq!(names, ["default", "default", "builds", "sums"]);
         assert!(pools.commands_named("builds").is_some() && pools.blocking_named("builds").is_none());
 
-        // Closed without waiting: what runs is ended.
+        // The pool is closed without waiting: running commands are ended.
         let ended = builds.submit(vec![shell("exec sleep 1000")], "").await.unwrap()[0];
         let follow = builds.follow(ended).await.unwrap();
         pools.remove("builds", false).await.unwrap();
         let Stage::Over(finished) = follow.borrow().clone() else { panic!("it goes on") };
         assert_eq!(finished.ended(), TaskEnd::Cancelled);
         assert_eq!(builds.list().await.unwrap_err().code, DenialCode::ShuttingDown);
-        // Waited for: what was taken is run.
+        // The pool is drained: everything that was accepted runs.
         let more = pools.create_commands(name("builds"), rules).await.unwrap();
         let last = more.begin(vec![shell("echo last")], "").await.unwrap().pop().unwrap();
         pools.remove("builds", true).await.unwrap();
         let Stage::Over(finished) = last.stages.borrow().clone() else { panic!("it goes on") };
         assert!(finished.success());
 
-        // With the tree all of them end, and what they run.
+        // When the tree ends, all pools end with it, and so does what they run.
         let rules = TaskRules { size: size(1), ..pools.rules().clone() };
         let left = pools.create_commands(name("left"), rules).await.unwrap();
         let mut ticket = left.begin(vec![shell("exec sleep 1000")], "").await.unwrap().pop().unwrap();
@@ -352,9 +352,9 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
             };
             ticket.stages.wait_for(fits).await.unwrap().clone()
         };
-        // It reads before it ends, so that all is in order; what it leaves unread, and behind, is not
-        // taken for the next one's.
-        // One for each stop: who opens one again may meet the writer of before, who has not closed it yet.
+        // Each attempt reads before it ends, so that all is in order; what it leaves unread, or behind, is
+        // not taken for that of the next one. There is one FIFO for each stop: a process that opens a FIFO
+        // again may meet the earlier writer, which has not closed it yet.
         let gates = ["first", "second", "third"].map(|name| tree.dir().join(name));
         for gate in &gates {
             nix::unistd::mkfifo(gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -371,7 +371,7 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
         said(&mut first, 0.25).await;
         let status = tasks.status(first.id).await.unwrap().progress.unwrap();
         assert_eq!((status.bytes, status.message.as_deref()), (Some(1000), Some("on")));
-        // By the API; what waits can't be anywhere.
+        // Progress is reported by the API; a waiting task has none.
         let report = |progress: f64| ProgressReport { progress: Some(progress), ..ProgressReport::default() };
         tasks.report_progress(first.id, report(0.3)).await.unwrap();
         assert_eq!(tasks.status(first.id).await.unwrap().progress.unwrap().progress, Some(0.3));
@@ -395,7 +395,7 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
     });
 }
 
-/// A wish to end that comes while the process is being made is not lost.
+/// A cancellation that comes while the process is being made is not lost.
 #[test]
 fn what_is_cancelled_while_it_starts_ends_all_the_same() {
     run(async {
@@ -414,7 +414,7 @@ fn what_is_cancelled_while_it_starts_ends_all_the_same() {
     });
 }
 
-/// Every copy of `sleep` has more than 1 MiB and less than 100.
+/// Every copy of `sleep` uses more than 1 MiB of memory and less than 100 MiB.
 #[test]
 fn a_service_gets_copies_one_by_one_and_loses_them_again_and_those_that_stay_are_not_touched() {
     run(async {

@@ -1,4 +1,5 @@
-//! The tree of actors on a fake host and in paused time: what needs no process needs none here.
+//! The tree of actors on a fake host and in paused time: the tests of everything that needs no real
+//! process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use regrow::runtime::Handle;
 mod fake;
 use fake::{name, service};
 
-/// A program that does not exist.
+/// A program that does not exist, as a behaviour of the fake host.
 fn missing() -> FakeBehaviour {
     FakeBehaviour::Fails(SpawnFailure {
         stage: SpawnStage::Exec,
@@ -144,7 +145,7 @@ async fn a_dependent_never_wedges_whatever_its_dependency_does() {
     let start = Command::Start { select: Selector::named(["db"]), no_deps: false };
     assert!(handle.command(start).await.unwrap().ok);
     all_ready(&handle, &["api", "web"]).await;
-    // Both fall at once: the dependent waits until the other is back.
+    // Both crash at once: the dependent waits until its dependency is back.
     host.exit(host.alive("db")[0], Exit::Code(1));
     host.exit(host.alive("api")[0], Exit::Code(1));
     let mut events = handle.events();
@@ -275,7 +276,7 @@ async fn of_commands_at_the_same_instant_the_last_one_wins_and_each_answer_is_tr
     let answers = at_once(&handle, vec![start("web"), stop("web"), start("web")]).await;
     assert_eq!(answers[2], ["web: ready after 0 us"]);
     assert_eq!(host.alive("web").len(), 1);
-    // The stop of db waits for web's; a start of web needs db, and so overtakes both.
+    // The stop of db waits for that of web; a start of web needs db, and so overtakes both.
     let all = Command::Stop { select: Selector::all(), force: false };
     let answers = at_once(&handle, vec![all, start("web")]).await;
     let overtaken = ["db: overtaken by a later command", "web: overtaken by a later command"];
@@ -310,7 +311,7 @@ impl Host for Breaks {
         self.fake.resume(key);
     }
     fn kill(&self, key: ProcessKey) {
-        // A tree takes its time to die.
+        // Kills only take effect where `kills` is set, as a real tree takes its time to die.
         if self.kills.load(std::sync::atomic::Ordering::SeqCst) {
             self.fake.kill(key);
         }
@@ -360,7 +361,7 @@ async fn what_a_broken_actor_leaves_is_gone_before_another_is_made() {
     assert!(starting.await.unwrap().unwrap().ok);
     let second = host.fake.alive("web")[0];
     assert_ne!(first, second);
-    // Nobody starts it this time.
+    // The service is not started again this time.
     host.kills.store(true, std::sync::atomic::Ordering::SeqCst);
     let answer = handle.command(stop("web")).await.unwrap();
     assert_eq!(answer.results[0].message, "a fault in regrow itself: the test breaks this actor");
@@ -391,7 +392,7 @@ async fn a_stop_of_what_a_restart_has_brought_down_holds() {
     let in_vain = "b: waits for a, which is down because somebody wants it so";
     assert_eq!(messages, ["a: overtaken by a later command", "slow: ready after 0 us", in_vain]);
     assert!(host.alive("a").is_empty());
-    // The same with the whole tree.
+    // The same happens with a stop of the whole tree.
     assert!(handle.command(start("b")).await.unwrap().ok);
     let mut events = handle.events();
     let restarting = tokio::spawn({
@@ -423,7 +424,7 @@ async fn a_start_that_waits_in_vain_is_answered() {
         answers[0],
         ["db: overtaken by a later command", "web: waits for db, which is down because somebody wants it so",]
     );
-    // It goes on waiting, and comes up when it can.
+    // The service goes on waiting, and comes up when it can.
     assert!(handle.command(start("db")).await.unwrap().ok);
     event(&handle, |fact| {
         matches!(fact, Fact::Ready { incarnation, .. } if incarnation.0 == 2) && about(fact, "web")
@@ -447,7 +448,7 @@ async fn what_is_stuck_is_told_to_each_who_asks() {
     handle.wait_down().await.unwrap();
 }
 
-/// What the host was told from now on, as `start NAME` and `stop NAME`.
+/// What the host was told after the first `from` entries, as `start NAME` and `stop NAME`.
 fn story(host: &FakeHost, from: usize) -> Vec<String> {
     let told = host.told();
     let name_of = |key: ProcessKey| {
@@ -467,7 +468,7 @@ fn story(host: &FakeHost, from: usize) -> Vec<String> {
         .collect()
 }
 
-/// db <- api <- web, each by `ready`.
+/// The chain db <- api <- web, each depending on the one before being ready.
 async fn chain(of: impl Fn(&mut ServiceSpec)) -> (Arc<FakeHost>, Handle, usize) {
     let mut services = vec![service("db", &[]), service("api", &["db"]), service("web", &["api"])];
     services.iter_mut().for_each(of);
@@ -485,7 +486,7 @@ async fn a_fall_restarts_what_depends_on_it_in_order_and_counts_for_it_alone() {
     assert_eq!(story(&host, from), ["stop web", "stop api", "start db", "start api", "start web"]);
     let restarts: Vec<u64> = handle.status().services.iter().map(|s| s.restarts).collect();
     assert_eq!(restarts, [1, 0, 0]);
-    // The middle one: what it depends on is left alone.
+    // The one in the middle crashes; its dependency is left alone.
     host.exit(host.alive("api")[0], Exit::Code(1));
     host.until(|told| told.len() == from + 8).await;
     assert_eq!(story(&host, from)[5..], ["stop web", "start api", "start web"]);
@@ -520,7 +521,7 @@ async fn a_fall_for_good_fails_what_depends_on_it_until_it_returns() {
         |text: &str| handle.tree_state(|b| b.entry(&InstanceId::sole(name(text))).unwrap().failed.clone());
     assert_eq!(why("api"), Some(FailureReason::Dependency { on: name("db") }));
     assert_eq!(why("web"), Some(FailureReason::Dependency { on: name("api") }));
-    // A stop by hand is no fall: it is refused, or forced and nobody goes with it.
+    // A stop by hand is not a crash: it is refused, or forced, and the dependents stay up.
     assert!(handle.command(start("db")).await.unwrap().ok);
     host.until(|told| told.len() == from + 5).await;
     assert!(handle.command(stop("db")).await.unwrap().ok);
@@ -586,7 +587,7 @@ async fn a_group_goes_down_when_its_significant_members_have_ended() {
         }
         plan.groups.get_mut(&name("g")).unwrap().auto_shutdown = auto_shutdown;
     };
-    // Any: the first is enough, whatever its policy says of success.
+    // With `any`, the first end is enough, whatever its policy says about success.
     let (host, handle) = group_of(|plan| significant(plan, &["task", "one"], AutoShutdown::Any)).await;
     let from = host.told().len();
     host.exit(host.alive("task")[0], Exit::SUCCESS);
@@ -598,7 +599,7 @@ async fn a_group_goes_down_when_its_significant_members_have_ended() {
     });
     assert_eq!(why, "it was stopped: its group is done");
     assert!(handle.status().services.iter().all(|s| s.state != State::Failed));
-    // All: each of them, and a return is no end.
+    // With `all`, each member must end, and a crash with a restart is no end.
     let (host, handle) = group_of(|plan| significant(plan, &["task", "one"], AutoShutdown::All)).await;
     host.exit(host.alive("task")[0], Exit::SUCCESS);
     event(&handle, |fact| matches!(fact, Fact::Completed { .. })).await;
@@ -607,9 +608,9 @@ async fn a_group_goes_down_when_its_significant_members_have_ended() {
     host.exit(host.alive("one")[0], Exit::SUCCESS);
     event(&handle, |fact| matches!(fact, Fact::Stopped { .. }) && about(fact, "two")).await;
     assert_eq!(story(&host, from), ["stop two"]);
-    // A start by hand begins anew.
+    // After a start by hand the count begins anew.
     assert!(handle.command(start("two")).await.unwrap().ok);
-    // The root itself: the whole tree.
+    // At the root, the whole tree goes down.
     let (host, handle) = group_of(|plan| {
         significant(plan, &["task"], AutoShutdown::Any);
         plan.groups.get_mut(&name("g")).unwrap().significant = true;
@@ -629,7 +630,7 @@ fn resume(text: &str) -> Command {
     Command::Resume { select: Selector::named([text]) }
 }
 
-/// Nothing happens for so long.
+/// Asserts that nothing happens for this time.
 async fn silent_for(handle: &Handle, time: Duration) {
     let mut events = handle.events();
     let next = tokio::time::timeout(time, events.next()).await;
@@ -660,7 +661,8 @@ async fn what_is_paused_stands_still_with_its_timers_and_goes_on() {
     assert_eq!(say(&handle, resume("slow")).await, (true, "already running".to_owned()));
     all_ready(&handle, &["slow", "web"]).await;
     assert_eq!(handle.uptime() - before, Duration::from_secs(6));
-    // Ready before, ready after; a stop, a start and a restart all find their way.
+    // A service that was ready before a pause is ready after it; a stop, a start and a restart all work
+    // during one.
     assert!(say(&handle, pause("slow")).await.0);
     assert!(!handle.status().services[0].ready);
     assert_eq!(say(&handle, start("slow")).await, (true, "resumed".to_owned()));

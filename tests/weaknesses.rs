@@ -1,5 +1,5 @@
-//! What must not come back: each test names a weakness of task runners that were there before, and fails
-//! where it is.
+//! Weaknesses that must not come back: each test names one of earlier task runners, and fails where
+//! it is present.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ async fn runs(ticket: &mut Ticket) {
     ticket.stages.wait_for(|stage| matches!(stage, Stage::Running(_))).await.unwrap();
 }
 
-/// A second per command for a reading of the CPU.
+/// The weakness: every command waited a second for a reading of the CPU.
 #[test]
 fn no_command_waits_for_a_sample() {
     run(async {
@@ -37,7 +37,7 @@ fn no_command_waits_for_a_sample() {
     });
 }
 
-/// Task ids that collide.
+/// The weakness: task ids collided.
 #[test]
 fn ids_are_unique_and_in_the_order_of_time_from_many_threads() {
     let threads: Vec<_> =
@@ -51,7 +51,7 @@ fn ids_are_unique_and_in_the_order_of_time_from_many_threads() {
     assert_eq!(all.len(), 100_000);
 }
 
-/// Cache keys that ignore folder, environment, input and user.
+/// The weakness: cache keys ignored the folder, the environment, the input and the user.
 #[test]
 fn a_result_is_that_of_the_same_command_folder_environment_input_and_user() {
     run(async {
@@ -74,7 +74,8 @@ fn a_result_is_that_of_the_same_command_folder_environment_input_and_user() {
     });
 }
 
-/// Nice as a text prefix: a command that is run at a low priority is still that command.
+/// The weakness: nice was put before the command as text. A command at a low priority is still the
+/// same command.
 #[test]
 fn a_low_priority_changes_no_word_of_the_command() {
     run(async {
@@ -98,7 +99,8 @@ fn a_low_priority_changes_no_word_of_the_command() {
     });
 }
 
-/// A lock that is held while somebody is killed: a deaf command in its grace holds up nobody.
+/// The weakness: a lock was held while a task was killed. A command that ignores SIGTERM holds up
+/// nothing else during its grace.
 #[test]
 fn while_a_deaf_command_is_being_ended_everything_else_goes_on() {
     run(async {
@@ -125,7 +127,7 @@ fn while_a_deaf_command_is_being_ended_everything_else_goes_on() {
     });
 }
 
-/// Grandchildren that survive.
+/// The weakness: grandchildren survived.
 #[test]
 fn who_has_left_session_and_environment_ends_with_the_task() {
     run(async {
@@ -145,7 +147,7 @@ fn who_has_left_session_and_environment_ends_with_the_task() {
     });
 }
 
-/// A pipe that nobody reads: both streams are, at once, however much comes.
+/// The weakness: a pipe was not read. Both streams are read at once, however much comes.
 #[test]
 fn both_streams_are_read_while_the_command_runs() {
     run(async {
@@ -158,7 +160,7 @@ fn both_streams_are_read_while_the_command_runs() {
     });
 }
 
-/// A status that says running after the end.
+/// The weakness: the status still said running after the end.
 #[test]
 fn whoever_has_the_result_sees_it_finished() {
     run(async {
@@ -174,7 +176,8 @@ fn whoever_has_the_result_sees_it_finished() {
     });
 }
 
-/// A deadlock by submitting from where results are heard, and pools that are full of their own waiters.
+/// The weakness: submitting from a place where results arrive led to a deadlock, and pools filled
+/// up with their own waiters.
 #[test]
 fn tasks_may_be_submitted_from_wherever_a_task_is_heard_of() {
     run(async {
@@ -196,7 +199,7 @@ fn tasks_may_be_submitted_from_wherever_a_task_is_heard_of() {
     });
 }
 
-/// Results that are never freed.
+/// The weakness: results were never freed.
 #[test]
 fn finished_tasks_go_by_number_by_age_and_when_somebody_says_so() {
     run(async {
@@ -204,7 +207,7 @@ fn finished_tasks_go_by_number_by_age_and_when_somebody_says_so() {
         let tasks = tree.handle.tasks();
         let ids = tasks.submit(vec![shell("true"); 10], "").await.unwrap();
         for id in &ids {
-            // Some of them are forgotten by now.
+            // Some results are already forgotten by now.
             let _ = tasks.result(*id, 0).await;
         }
         assert_eq!(tasks.list().await.unwrap().len(), 3, "by number");
@@ -220,11 +223,12 @@ fn finished_tasks_go_by_number_by_age_and_when_somebody_says_so() {
     });
 }
 
-/// Two autoscalers: what somebody sets by hand stays, whatever the machine does.
+/// The weakness: two autoscalers. A size that is set by hand stays, whatever the load of the
+/// machine.
 #[test]
 fn only_the_scaler_scales_and_not_against_a_hand() {
     run(async {
-        // By each sample it would go down.
+        // The scaler would go down at each sample.
         let tree =
             tree(|rules| (rules.scale.cpu_high, rules.size) = (-1.0, PoolSize { min: 1, max: 9, queue: 9 }))
                 .await;

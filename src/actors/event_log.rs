@@ -1,10 +1,9 @@
-//! The event log: numbers facts, keeps the last of them, and folds them into the board.
+//! The event log: it numbers facts, keeps the latest events, and applies them to the tree state.
 //!
-//! Not an actor but a lock that is held for microseconds: so whoever has written a fact can
-//! read it back at once, and a command's answer never runs ahead of the status. Readers
-//! keep a place of their own in the ring; a slow one holds nobody up and is told how much
-//! it missed. Listeners are called with the lock held, in order: they pass a message on and
-//! do nothing else.
+//! It is no actor but a lock that is held for microseconds. So a writer can read its fact back at
+//! once, and a command's answer never comes before the status shows its effect. Each reader has its
+//! own position in the ring; a slow reader delays nobody and is told how many events it missed.
+//! Listeners are called in order with the lock held: they pass a message on and do nothing else.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +18,12 @@ use crate::decide::tree_state::TreeState;
 use crate::model::{Event, Fact};
 use crate::sys::clock::Clock;
 
-/// How many events are kept for readers that come late or are slow.
+/// How many events are kept for late or slow readers.
 pub const KEPT: usize = 16_384;
 
 type Listener = Box<dyn Fn(&Arc<Event>, &TreeState) + Send + Sync>;
 
-/// The one writer of events.
+/// The only writer of events. Clones share one log.
 #[derive(Clone)]
 pub struct EventLog {
     inner: Arc<Inner>,
@@ -33,7 +32,7 @@ pub struct EventLog {
 struct Inner {
     state: Mutex<State>,
     latest: watch::Sender<u64>,
-    /// Whether steps are worth describing.
+    /// Whether steps are recorded, and so must be described.
     recording: AtomicBool,
     clock: Clock,
 }
@@ -48,12 +47,12 @@ struct State {
 }
 
 impl EventLog {
-    /// Empty, over this board.
+    /// An empty log over this tree state.
     pub fn new(tree_state: TreeState, clock: Clock) -> EventLog {
         EventLog::behind(tree_state, clock, 0)
     }
 
-    /// The same behind the last event of an earlier supervisor.
+    /// An empty log whose numbers follow the last event of an earlier supervisor.
     pub fn behind(tree_state: TreeState, clock: Clock, last: u64) -> EventLog {
         let state = State {
             next: last + 1,
@@ -72,23 +71,23 @@ impl EventLog {
         EventLog { inner: Arc::new(inner) }
     }
 
-    /// Somebody else who hears of every event from now on.
+    /// Adds a listener that is called with every later event.
     pub(crate) fn listen(&self, listener: impl Fn(&Arc<Event>, &TreeState) + Send + Sync + 'static) {
         self.state().listeners.push(Box::new(listener));
     }
 
-    /// Every event from now on is kept there, too; once, before the tree starts.
+    /// Passes every later event to a ledger. To be called once, before the tree starts.
     pub(crate) fn keep_in(&self, ledger: Arc<dyn Ledger>) {
         self.state().ledger = Some(ledger);
     }
 
-    /// Everything from now on is recorded, too; once, before the tree starts.
+    /// Passes every later step and event to a recorder. To be called once, before the tree starts.
     pub(crate) fn record_to(&self, recorder: Box<dyn StepSink>) {
         self.state().recorder = Some(recorder);
         self.inner.recording.store(true, Ordering::SeqCst);
     }
 
-    /// Writes facts down, in order and without others between them.
+    /// Appends facts in order, without other facts between them.
     pub fn append(&self, facts: impl IntoIterator<Item = Fact>) {
         let mut state = self.state();
         let before = state.next;
@@ -96,12 +95,12 @@ impl EventLog {
         self.tell_readers(state, before);
     }
 
-    /// Something about a step, for a recording; `None` where there is none.
+    /// Describes a step for the recording. `None` when nothing is recorded.
     pub fn describe<T>(&self, what: impl FnOnce() -> T) -> Option<T> {
         self.inner.recording.load(Ordering::Relaxed).then(what)
     }
 
-    /// Writes down what a machine was told, and the facts that it decided on.
+    /// Records an input of a machine, and appends the facts that the machine decided on.
     pub fn commit(&self, step: Option<Step>, facts: impl IntoIterator<Item = Fact>) {
         let mut state = self.state();
         let before = state.next;
@@ -112,8 +111,7 @@ impl EventLog {
         self.tell_readers(state, before);
     }
 
-    /// Lets a machine decide by what is on the board, and writes down its facts before anybody
-    /// else's.
+    /// Lets a machine decide on the current tree state, and appends its facts before anybody else's.
     pub fn decide<T>(&self, step: Option<Step>, decide: impl FnOnce(&TreeState) -> (T, Vec<Fact>)) -> T {
         let mut state = self.state();
         let before = state.next;
@@ -153,7 +151,7 @@ impl EventLog {
         let last = state.next - 1;
         drop(state);
         if last >= before {
-            // Compared, since two writers may come here in the other order.
+            // Two writers may get here in the opposite order, so the larger number is kept.
             self.inner.latest.send_if_modified(|latest| {
                 let newer = last > *latest;
                 *latest = last.max(*latest);
@@ -162,12 +160,13 @@ impl EventLog {
         }
     }
 
-    /// Looks at the board.
+    /// Reads the tree state under the lock.
     pub fn tree_state<T>(&self, look: impl FnOnce(&TreeState) -> T) -> T {
         look(&self.state().tree_state)
     }
 
-    /// Reads from event number `from` on, counted from 1; 0 and 1 mean the first that is kept.
+    /// A reader from event number `from` on. Numbers start at 1; 0 and 1 mean the oldest event that is
+    /// kept.
     pub fn read_from(&self, from: u64) -> EventReader {
         let first = {
             let state = self.state();
@@ -177,7 +176,7 @@ impl EventLog {
         EventReader { log: self.clone(), next, latest: self.inner.latest.subscribe() }
     }
 
-    /// Reads what comes from now on.
+    /// A reader of later events only.
     pub fn read_new(&self) -> EventReader {
         let next = self.state().next;
         self.read_from(next)
@@ -189,21 +188,21 @@ impl EventLog {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic between two lines of `append` leaves the state usable.
+        // A panic in the middle of an append leaves the state usable.
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a reader finds.
+/// An item that a reader receives.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NextEvent {
     /// The next event.
     Event(Arc<Event>),
-    /// So many were dropped before this reader came to them.
+    /// This number of events was dropped before the reader came to them.
     Missed(u64),
 }
 
-/// A reader with a place of its own.
+/// A reader of the log with a position of its own.
 pub struct EventReader {
     log: EventLog,
     next: u64,
@@ -211,12 +210,12 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// The number of the event that it looks for next.
+    /// The number of the event that it reads next.
     pub fn position(&self) -> u64 {
         self.next
     }
 
-    /// The next event if there is one already.
+    /// The next event. `None` when there is none yet.
     pub fn try_next(&mut self) -> Option<NextEvent> {
         let state = self.log.state();
         if self.next >= state.next {
@@ -234,13 +233,13 @@ impl EventReader {
         Some(NextEvent::Event(event))
     }
 
-    /// The next event, when it comes.
+    /// Waits for the next event.
     pub async fn next(&mut self) -> NextEvent {
         loop {
             if let Some(read) = self.try_next() {
                 return read;
             }
-            // The sender lives in the log that this reader holds.
+            // The sender is part of the log that this reader holds, so it is never closed.
             if self.latest.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }

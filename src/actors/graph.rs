@@ -1,7 +1,8 @@
-//! The DependencyGraph actor: releases starts as conditions come true.
+//! The DependencyGraph actor: it holds the start gate, which releases starts as their conditions
+//! come true.
 //!
-//! It hears that a service changed, reads the board, and sends what follows to the root
-//! supervisor, from where it goes down the tree like every wish.
+//! It receives questions and changes, reads the tree state, and sends the answers to the root
+//! supervisor, from where they go down the tree like every directive.
 
 use std::sync::Arc;
 

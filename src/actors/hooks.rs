@@ -1,9 +1,9 @@
-//! Hooks: commands that are run beside everything else when something has happened to an instance. They
-//! hold nothing up, but the end of the tree waits for them.
+//! Hooks: commands that run when something has happened to an instance. Nothing waits for them
+//! except the end of the tree.
 //!
-//! A service that is restarted many times a second would otherwise have as many hooks at work as it had
-//! restarts while the slowest of them ran: so few run at once, of one instance and in all, few wait, and
-//! that some were left out is told.
+//! A service that restarts many times a second could otherwise pile up hooks while the slowest of
+//! them runs. So the number of running hooks is limited per instance and per tree, the number of
+//! waiting ones is limited too, and the log says when hooks were left out.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,18 +18,18 @@ use crate::model::exit::signal_name;
 use crate::model::spec::Hook;
 use crate::model::{CommandLine, Exit, Fact, InstanceId};
 
-/// So many hooks run at once in a tree.
+/// How many hooks run at once in a tree.
 pub(crate) const IN_ALL: usize = 32;
-/// And of one instance.
+/// How many hooks of one instance run at once.
 const OF_AN_INSTANCE: usize = 4;
-/// So many hooks of an instance are at work or wait for it; more are left out.
+/// How many hooks of one instance may run or wait. Further ones are left out.
 const KEPT: usize = 16;
 
 /// The hooks of one instance.
 pub(crate) struct InstanceHooks {
     turns: Arc<Semaphore>,
     kept: AtomicUsize,
-    /// That some were left out has been told, since when none was taken.
+    /// Whether a hook was reported as left out, since the instance last had none running or waiting.
     told: AtomicBool,
 }
 
@@ -46,13 +46,13 @@ impl Default for InstanceHooks {
 /// A hook that runs or waits for its turn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingHook {
-    /// For people: "the stop hook of web".
+    /// A description for people: "the stop hook of web".
     pub name: String,
     instance: InstanceId,
     limit: Duration,
 }
 
-/// How long these may take at most, all of them, as few as run at once.
+/// How long these hooks may take at most, given how many run at once.
 pub(crate) fn longest(kept: &[PendingHook]) -> Duration {
     let turns = |count: usize, at_once: usize| u32::try_from(count.div_ceil(at_once)).unwrap_or(u32::MAX);
     let of_one = kept.iter().map(|hook| {
@@ -65,13 +65,13 @@ pub(crate) fn longest(kept: &[PendingHook]) -> Duration {
     of_one.max().unwrap_or_default().saturating_add(for_others)
 }
 
-/// One hook that is to be run.
+/// A hook to run.
 pub(crate) struct HookRun<'a> {
     pub(crate) instance: &'a InstanceId,
     pub(crate) hook: Hook,
     pub(crate) command: &'a CommandLine,
     pub(crate) fact: &'a Fact,
-    /// From its start on.
+    /// The time limit, from the start of the command on.
     pub(crate) limit: Duration,
     pub(crate) dir: std::path::PathBuf,
     pub(crate) env: env::EnvRecipe,
@@ -79,7 +79,7 @@ pub(crate) struct HookRun<'a> {
 }
 
 impl InstanceHooks {
-    /// Runs one when its turn comes. It is not the service's: a stop does not end it.
+    /// Runs a hook when its turn comes. The hook is no part of the service: a stop does not end it.
     pub(crate) fn run(self: &Arc<InstanceHooks>, context: &Arc<ActorContext>, run: HookRun<'_>) {
         let HookRun { instance, hook, command, fact, limit, dir, mut env, output } = run;
         let (id, command) = (instance.clone(), command.clone());
@@ -90,7 +90,7 @@ impl InstanceHooks {
                      others may be left out too"
                 );
                 let told = Arc::clone(context);
-                // Not within the step that told of what happened.
+                // The report is appended later, since the step that caused it is still under way.
                 tokio::spawn(async move {
                     told.log.append([Fact::HookFailed { instance: id, hook, message }]);
                 });
@@ -108,14 +108,14 @@ impl InstanceHooks {
             let _running = Running { context: &context, of: &mine, kept };
             let errand = Oneshot { host: &context.host, dir: &dir, env: &env, command: &command, output };
             let in_turn = async {
-                // Neither is ever closed.
+                // Neither semaphore is ever closed.
                 let _mine = mine.turns.acquire().await;
                 let _one = context.hook_turns.acquire().await;
                 errand.run(limit).await
             };
             let outcome = tokio::select! {
                 outcome = in_turn => outcome,
-                // Dropped half way, it is killed.
+                // Dropping the unfinished run kills the command.
                 _ = killed.wait_for(|killed| *killed) => return,
             };
             let message = match outcome {
@@ -149,7 +149,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// What a hook is told of the event, beside what every process of the service gets.
+/// The variables that tell a hook about the event, in addition to the service's own environment.
 fn hook_variables(hook: Hook, fact: &Fact) -> Vec<(&'static str, String)> {
     let mut given = vec![("REGROW_EVENT", hook.to_string())];
     let exit = match fact {

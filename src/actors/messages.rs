@@ -1,7 +1,7 @@
-//! What the actors of the tree tell each other.
+//! The messages that the actors of the tree send each other.
 //!
-//! The messages stand apart from the actors, so that a child's actor and its supervisor's need not
-//! know each other's file.
+//! They are kept apart from the actors, so that a child's actor and its supervisor need not know
+//! each other's file.
 
 use std::sync::Arc;
 
@@ -17,44 +17,44 @@ use crate::host::HostEvent;
 use crate::model::cause::CheckKind;
 use crate::model::{Answer, Denial, Incarnation, IssuedCommand, ServiceSpec};
 
-/// What a supervisor is told.
+/// A message to a supervisor.
 pub enum SupervisorMsg {
-    /// A message for its node.
+    /// A message for the supervisor's node of the tree.
     Node(Message),
-    /// The timer rang.
+    /// The timer fired.
     Timer,
-    /// A user's command (the root only).
+    /// A user's command, and where to send its answer (root only).
     Command(IssuedCommand, CommandReply),
-    /// Take everything down, dependents first (the root only). The text is the cause, for the events.
+    /// Stop everything, dependents first (root only). The text is the cause, for the events.
     Shutdown(String),
-    /// Take everything down at once (the root only).
+    /// Kill everything at once (root only).
     KillAll,
 }
 
-/// Where a command's answer goes.
+/// Receives a command's answer.
 pub type CommandReply = oneshot::Sender<Result<Answer, Denial>>;
 
-/// What a process actor is told.
+/// A message to a process actor.
 pub enum ProcessMsg {
-    /// An input of its machine: the start gate's answer, or what its group wants.
+    /// An input of the instance's machine: the start gate's answer, or a directive of its group.
     Input(InstanceInput),
-    /// A command's directive, which the root is to hear acknowledged.
+    /// A command's directive, which is acknowledged to the root.
     Directive(InstanceInput, DirectiveNumber),
-    /// The host's news of a process.
+    /// An event of the host about a process.
     News(HostEvent),
-    /// One attempt of a check has come to a result.
+    /// The result of one attempt of a check.
     Checked(Incarnation, CheckKind, CheckOutcome),
-    /// The service as the plan has it now.
+    /// The service as the plan has it now. It may be unchanged.
     Spec(Arc<ServiceSpec>),
-    /// The timer rang.
+    /// The timer fired.
     Timer,
 }
 
-/// What the graph is told.
+/// A message to the dependency graph.
 #[derive(Debug)]
 pub enum GraphMsg {
-    /// The root, to which releases go; first of all.
+    /// The root supervisor, which receives the answers. This is the first message.
     Root(ActorRef<SupervisorMsg>),
-    /// Of an instance or a service.
+    /// An input about an instance or a service.
     Input(GateInput),
 }

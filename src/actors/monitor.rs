@@ -1,7 +1,8 @@
-//! The ResourceMonitor: samples the machine and every tree of processes, and broadcasts.
+//! The ResourceMonitor: it samples the machine and every tree of processes, and publishes the
+//! samples.
 //!
-//! Subscribers may be slow: the latest sample wins. What was measured over the last day it keeps. It decides
-//! nothing.
+//! A slow subscriber sees only the latest sample. The monitor keeps the measurements of the last
+//! day. Deliberately absent: decisions that follow from a sample.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,27 +16,27 @@ use crate::decide::history::{ClockReading, KEPT, MetricsHistory};
 use crate::measure::sample::Sampler;
 use crate::model::sample::Sample;
 
-/// What the monitor is told.
+/// A message to the monitor.
 pub enum MonitorMsg {
-    /// Sample now.
+    /// Take a sample now.
     Sample,
-    /// A sample was taken; the first time with what an earlier supervisor has measured.
+    /// A sample was taken. The first one comes with what earlier supervisors have measured.
     Taken(Box<Measurement>),
 }
 
-/// A reading.
+/// The result of one reading.
 pub struct Measurement {
     sampler: Sampler,
     sample: Sample,
     before: Option<Box<MetricsHistory>>,
 }
 
-/// What the ResourceMonitor tells.
+/// What the monitor publishes.
 #[derive(Clone)]
 pub(crate) struct Measured {
-    /// The last sample.
+    /// The latest sample. `None` before the first one.
     pub(crate) latest: watch::Sender<Option<Arc<Sample>>>,
-    /// The last day.
+    /// The measurements of the last day.
     pub(crate) history: Arc<Mutex<MetricsHistory>>,
 }
 
@@ -45,7 +46,7 @@ impl Default for Measured {
     }
 }
 
-/// The wall clock and the tree's, at once.
+/// The current time of the wall clock and of the tree's clock.
 pub(crate) fn now(context: &ActorContext) -> ClockReading {
     ClockReading { clock: context.clock.now(), wall: SystemTime::now() }
 }
@@ -55,14 +56,14 @@ pub(crate) struct ResourceMonitor;
 pub(crate) struct MonitorState {
     context: Arc<ActorContext>,
     interval: Duration,
-    /// Away while a reading is under way.
+    /// The sampler. `None` while a reading is under way.
     sampler: Option<Sampler>,
-    /// CPU needs two readings: the second one follows soon.
+    /// How many readings were taken. CPU usage needs two, so the second follows the first soon.
     readings: u64,
     told: Measured,
 }
 
-/// How soon after the start, and after the first reading, one is taken.
+/// How soon the first reading follows the start, and the second one the first.
 const FIRST: Duration = Duration::from_secs(1);
 
 impl Actor for ResourceMonitor {
@@ -96,8 +97,9 @@ impl Actor for ResourceMonitor {
                 state.context.host.look_around();
                 let now = state.context.clock.now();
                 let first = (state.readings == 0).then(|| Arc::clone(&state.context));
-                // Reading all of /proc takes milliseconds: not on the actors' thread. A thread
-                // of its own, since where the kernel allows none this is an error to go on from.
+                // Reading all of /proc takes milliseconds, too long for the actors' thread. It gets a
+                // thread of its own, because then a failure to make the thread is an error that can be
+                // handled.
                 let (again, interval) = (myself.clone(), state.interval);
                 let read = move || {
                     let before = first.and_then(|context| past(&context));
@@ -125,7 +127,7 @@ impl Actor for ResourceMonitor {
     }
 }
 
-/// What earlier supervisors have measured.
+/// What earlier supervisors have measured. `None` without a ledger.
 fn past(context: &ActorContext) -> Option<Box<MetricsHistory>> {
     let ledger = context.ledger.as_ref()?;
     let (now, mut history) = (now(context), Box::<MetricsHistory>::default());

@@ -1,5 +1,5 @@
-//! One run of a command beside a service: an attempt of a check, or a hook. It has a time
-//! limit, and whatever it leaves behind is ended with it.
+//! One-shot commands beside a service: an attempt of a check, or a hook. Each has a time limit, and
+//! processes that it leaves behind are killed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SpawnOrder, env};
 use crate::model::{CommandLine, Exit};
 
-/// What is to be run.
+/// A command to run once.
 pub(super) struct Oneshot<'a> {
     pub(super) host: &'a Arc<dyn Host>,
     pub(super) dir: &'a Path,
@@ -17,25 +17,25 @@ pub(super) struct Oneshot<'a> {
     pub(super) output: OutputTarget,
 }
 
-/// What became of it.
+/// The result of the command.
 pub(super) enum Outcome {
-    /// It ended; with what was captured.
+    /// The command ended. The bytes are its captured output.
     Ended(Exit, Vec<u8>),
-    /// It could not be started, in words.
+    /// The command could not be started, for this reason.
     Unable(String),
-    /// It did not end in time.
+    /// The command did not end in time.
     TimedOut,
 }
 
 impl Oneshot<'_> {
-    /// Runs it to its end. When this is dropped half way, it is killed.
+    /// Runs the command to its end. Dropping the future kills it.
     pub(super) async fn run(self, limit: Duration) -> Outcome {
         let (told, mut hear) = tokio::sync::mpsc::unbounded_channel();
         let key = self.host.next_key();
         let host = Arc::clone(self.host);
         let news: HostEventSink = Arc::new(move |news| {
             let made = matches!(news, HostEvent::Spawned { .. });
-            // Made for one that was given up meanwhile: nobody else would end it.
+            // The process was made after the run was given up: nobody else would end it.
             if told.send(news).is_err() && made {
                 host.kill(key);
             }
@@ -90,7 +90,7 @@ struct KillOnDrop<'a> {
 
 impl Drop for KillOnDrop<'_> {
     fn drop(&mut self) {
-        // Also after an orderly end: what the command left behind goes with it.
+        // This also applies after a normal end: processes that the command left behind are killed.
         if let Some(key) = self.key {
             self.host.kill(key);
         }

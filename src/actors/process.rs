@@ -1,9 +1,9 @@
-//! The ProcessActor: one an instance. It turns messages into inputs of the lifecycle
-//! machine, and the machine's effects into orders to the host.
+//! The ProcessActor, one for each instance. It turns messages into inputs of the lifecycle machine,
+//! and the machine's effects into orders to the host.
 //!
-//! It holds what belongs to the incarnation that lives (its key at the host, its checks, its
-//! one timer) and drops it with it. Should the actor itself break, its guard kills the
-//! process, so that none is left without an owner.
+//! It holds what belongs to the running incarnation (its key at the host, its checks) and drops it
+//! with the incarnation. If the actor itself crashes, dropping its state kills the process, so that
+//! no process is left without an owner.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,8 +34,8 @@ use crate::model::{
     ServiceSpec, SourceId,
 };
 
-/// What outlives an actor that breaks: whom the host's news reach, and what process there
-/// may be.
+/// What survives a crash of the actor: the actor that receives the host's events, and the process
+/// that may exist.
 #[derive(Default)]
 pub(crate) struct ProcessGuard(Mutex<Ends>);
 
@@ -45,7 +45,7 @@ struct Ends {
     process: Option<Held>,
 }
 
-/// A process that the host was asked for and has not reported gone.
+/// A process that was ordered from the host and has not been reported gone.
 #[derive(Clone, Copy)]
 struct Held {
     key: ProcessKey,
@@ -55,18 +55,19 @@ struct Held {
 
 impl ProcessGuard {
     fn ends(&self) -> MutexGuard<'_, Ends> {
-        // Nothing panics while it is held, and each write is whole.
+        // No code panics while the lock is held, and each write is complete.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// News go to this actor from now on; returns what an earlier one has left.
+    /// Sends the host's events to this actor from now on. Returns the process that an earlier actor has
+    /// left.
     fn take_over(&self, actor: &ActorRef<ProcessMsg>) -> Option<Held> {
         let mut ends = self.ends();
         ends.actor = Some(actor.clone());
         ends.process
     }
 
-    /// A process that lives already.
+    /// Notes a process that is running already.
     fn holds(&self, key: ProcessKey, incarnation: Incarnation) {
         self.ends().process =
             Some(Held { key, incarnation, inherited: InheritedProcess::Alive { exit: None } });
@@ -76,7 +77,7 @@ impl ProcessGuard {
         self.ends().process = Some(Held { key, incarnation, inherited: InheritedProcess::Making });
     }
 
-    /// Notes what is left and passes the news on. `false`: nobody is there to hear them.
+    /// Notes what is left of the process, and passes the event on. `false`: no actor receives it.
     fn pass_on(&self, news: HostEvent) -> bool {
         let mut ends = self.ends();
         match &news {
@@ -97,7 +98,8 @@ impl ProcessGuard {
             | HostEvent::ForksAway { .. }
             | HostEvent::LostSight { .. } => {}
         }
-        // Still under the lock: whoever takes over finds it noted, or in its own mailbox.
+        // Sent under the lock: an actor that takes over finds the event either noted or in its own
+        // mailbox.
         ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
     }
 }
@@ -111,14 +113,14 @@ impl Ends {
     }
 }
 
-/// That another actor in this place broke.
+/// The crash of the actor that this one replaces.
 pub(crate) struct BrokenActor {
     pub(crate) goal: Goal,
     pub(crate) last: Incarnation,
     pub(crate) message: String,
 }
 
-/// How it is made.
+/// The arguments of a new process actor.
 pub(crate) struct ProcessArgs {
     pub(crate) context: Arc<ActorContext>,
     pub(crate) id: InstanceId,
@@ -129,7 +131,7 @@ pub(crate) struct ProcessArgs {
     pub(crate) root: ActorRef<SupervisorMsg>,
     pub(crate) dependencies: ActorRef<GraphMsg>,
     pub(crate) guard: Arc<ProcessGuard>,
-    /// It takes the place of one that broke.
+    /// The crashed actor that this one replaces.
     pub(crate) broken: Option<BrokenActor>,
 }
 
@@ -138,12 +140,12 @@ pub(crate) struct ProcessActor;
 pub(crate) struct ProcessState {
     context: Arc<ActorContext>,
     id: InstanceId,
-    /// What its manifest says of it.
+    /// The service as its manifest declares it.
     declared: Arc<ServiceSpec>,
-    /// What that came to when it last started: its env files may say something else since.
+    /// The service as it was resolved at the last start: its env files may have changed since.
     spec: Arc<ServiceSpec>,
     slot: Slot,
-    /// What its output goes by.
+    /// The source of the instance's output.
     source: SourceId,
     parent: ActorRef<SupervisorMsg>,
     root: ActorRef<SupervisorMsg>,
@@ -153,27 +155,27 @@ pub(crate) struct ProcessState {
     process: Option<Live>,
     timer: Timer,
     effects: Vec<InstanceEffect>,
-    /// A process whose end is being told.
+    /// A process whose end is being reported.
     gone: Option<ProcessKey>,
     hooks: Arc<InstanceHooks>,
 }
 
-/// What belongs to the incarnation that lives.
+/// What belongs to the running incarnation.
 struct Live {
     host: Arc<dyn Host>,
     incarnation: Incarnation,
     key: ProcessKey,
     pid: Option<u32>,
-    /// How its output was to be kept when it was asked for, until it runs.
+    /// How its output was to be kept when it was ordered, until it runs.
     kept: Option<LogConfig>,
-    /// What it was asked for by.
+    /// The declaration that it was ordered with.
     asked_by: Option<Arc<ServiceSpec>>,
     checks: Vec<Watch>,
     stop_command: Option<ProcessKey>,
     gone: bool,
 }
 
-/// A check that repeats.
+/// A check that is repeated.
 struct Watch {
     kind: CheckKind,
     thresholds: CheckStreak,
@@ -208,7 +210,7 @@ impl Drop for Live {
         if let Some(key) = self.stop_command.take() {
             self.host.kill(key);
         }
-        // Only when the actor broke: otherwise the tree was reported gone before.
+        // True only after a crash of the actor: otherwise the process was reported gone before.
         if !self.gone {
             self.host.kill(self.key);
         }
@@ -275,7 +277,8 @@ impl Actor for ProcessActor {
                 state.take(&myself, input, message);
                 let (after, instance) = (state.snapshot(), state.id.clone());
                 let ack = Ack { number, instance, before, after };
-                // After what the wish caused at once, which the log has passed on by now.
+                // Sent after the facts that the directive caused at once, which the log has passed on
+                // by now.
                 let message = Message::Command(CommandInput::Acknowledged(ack));
                 tell(&state.root, SupervisorMsg::Node(message));
             }
@@ -293,8 +296,9 @@ impl Actor for ProcessActor {
 }
 
 impl ProcessState {
-    /// What an earlier supervisor has left of it, if it comes into the tree only now: its manifest
-    /// could not be read before. That is told, as for those who were there from the start.
+    /// What an earlier supervisor has left of an instance that joins the tree only now, because its
+    /// manifest could not be read before. Reports the takeover, as for the instances that were there
+    /// from the start.
     fn known_again(&self) -> Option<Inheritance> {
         let strangers = &self.context.strangers;
         let name = self.id.to_string();
@@ -314,10 +318,10 @@ impl ProcessState {
         Some(Inheritance { past, process: process.filter(|_| goes_on.adopts) })
     }
 
-    /// Goes on with what an earlier supervisor has left.
+    /// Continues with what an earlier supervisor has left.
     fn inherit(&mut self, myself: &ActorRef<ProcessMsg>, inheritance: Inheritance) {
         let Inheritance { past, process } = inheritance;
-        // What went elsewhere goes on there.
+        // Output that went to the other place still goes there.
         let keep = match (self.keep(), &past.output) {
             (Some(keep), Some(_)) => Some(keep.instead().unwrap_or(keep)),
             (keep, _) => keep,
@@ -336,10 +340,11 @@ impl ProcessState {
         self.step(myself, InstanceInput::Restore(Box::new(past)));
     }
 
-    /// What its output is looked for, until it is ready.
+    /// The pattern that the output is searched for until the instance is ready.
     fn pattern(&self) -> Option<regex::bytes::Regex> {
         match self.spec.ready.as_ref().map(|ready| &ready.target) {
-            // Checked when the manifest was; a plan made by a program may still be wrong.
+            // The pattern was checked with the manifest; a plan that a program has made may still be
+            // wrong.
             Some(ReadyTarget::Log(pattern)) => regex::bytes::Regex::new(pattern)
                 .map_err(|error| tracing::error!(instance = %self.id, %error, "ready can't match"))
                 .ok(),
@@ -356,26 +361,27 @@ impl ProcessState {
         self.context.sources.inherits(self.source, inherits);
     }
 
-    /// Has the files of what runs changed to what its manifest says now.
+    /// Changes the log files of the running process to what the manifest declares now.
     fn keep_as_declared(&self) {
         if let Some(keep) = self.keep() {
             self.context.host.keep(self.source, keep);
         }
     }
 
-    /// Passes the news of its process on, to whichever actor is there.
+    /// A sink that passes the host's events about a process to the current actor.
     fn news(&self, key: ProcessKey) -> HostEventSink {
         let (guard, host) = (Arc::clone(&self.guard), Arc::clone(&self.context.host));
         Arc::new(move |news| {
             let made = matches!(news, HostEvent::Spawned { .. });
-            // Made for a tree that is gone: nobody else would end it.
+            // The process was made for a tree that is gone: nobody else would end it.
             if !guard.pass_on(news) && made {
                 host.kill(key);
             }
         })
     }
 
-    /// The machine's input for a message; `None` where it is late or of no account.
+    /// The machine's input for a message. `None` when the message is late or has no effect on the
+    /// machine.
     fn input(&mut self, message: ProcessMsg) -> Option<InstanceInput> {
         match message {
             ProcessMsg::Input(input) | ProcessMsg::Directive(input, _) => Some(input),
@@ -406,7 +412,7 @@ impl ProcessState {
     fn heard(&mut self, news: HostEvent) -> Option<InstanceInput> {
         let host = Arc::clone(&self.context.host);
         let Some(live) = self.process.as_mut() else {
-            // A stop command that was still being made when the service ended.
+            // A stop command that was still being started when the service ended.
             if let HostEvent::Spawned { key, .. } = news {
                 host.kill(key);
             }
@@ -417,7 +423,7 @@ impl ProcessState {
             HostEvent::Renewed { key, spec } => {
                 let incarnation = of(key)?;
                 let spawn_fingerprint = spec.spawn_fingerprint();
-                // What its manifest says by now counts more than what it was asked for by.
+                // A newer declaration takes precedence over the one that the process was ordered with.
                 if live.asked_by.as_ref().is_some_and(|by| Arc::ptr_eq(by, &self.declared)) {
                     self.spec = spec;
                 }
@@ -428,7 +434,7 @@ impl ProcessState {
                 None
             }
             HostEvent::Spawned { key, .. } if key != live.key && live.stop_command != Some(key) => {
-                // A stop command that was given up while it was being made.
+                // A stop command that was given up while it was being started.
                 host.kill(key);
                 None
             }
@@ -439,7 +445,7 @@ impl ProcessState {
                 if let (Some(ledger), Some(life)) = (&self.context.ledger, life) {
                     ledger.life(&self.id, incarnation, life);
                 }
-                // What was said of it while it was being made, the host has not heard.
+                // The host has not heard of changes that came while the process was being made.
                 if made != self.keep() {
                     self.keep_as_declared();
                 }
@@ -461,7 +467,7 @@ impl ProcessState {
             HostEvent::Exited { key, exit, remains, .. } => {
                 if live.stop_command == Some(key) {
                     live.stop_command = None;
-                    // What it left behind goes with it.
+                    // Processes that the stop command left behind are killed too.
                     host.kill(key);
                     let trouble = (exit != Exit::SUCCESS).then(|| exit.to_string());
                     return Some(InstanceInput::StopCommandDone { incarnation: live.incarnation, trouble });
@@ -513,14 +519,14 @@ impl ProcessState {
         self.take(myself, input, message);
     }
 
-    /// `message`: how it came here, for a recording.
+    /// Steps the machine. `message` is the input as a recording has it.
     fn take(&mut self, myself: &ActorRef<ProcessMsg>, input: InstanceInput, message: Option<Message>) {
         let now = self.context.clock.now();
         let to = || Address::Instance(self.id.clone());
         let step = message.map(|message| Step { at: now, to: to(), message });
         let mut effects = std::mem::take(&mut self.effects);
         self.machine.step(&self.spec, now, input, &mut effects);
-        // Facts first: whoever acts on an effect finds it told.
+        // Facts come first: an actor that acts on an effect finds them in the log.
         let facts = effects.iter().filter_map(|effect| match effect {
             InstanceEffect::Emit(fact) => Some(fact.clone()),
             _ => None,
@@ -528,7 +534,7 @@ impl ProcessState {
         self.context.log.commit(step, facts);
         if let Some(hooks) = &self.spec.on {
             for effect in &effects {
-                // What never had a process has nothing that a hook could see to.
+                // An instance that never had a process has nothing for a stop hook to do.
                 if let InstanceEffect::Emit(fact) = effect
                     && let Some((hook, command)) = hooks.of(fact)
                     && (hook != Hook::Stop || self.machine.last() > Incarnation(0))
@@ -540,7 +546,7 @@ impl ProcessState {
         for effect in effects.drain(..) {
             self.perform(myself, effect);
         }
-        // A thousand idle services should not keep a thousand empty buffers.
+        // A thousand idle services should not hold a thousand empty buffers.
         self.effects = Vec::new();
         self.timer.set(self.machine.next_deadline(), self.context.clock, myself, || ProcessMsg::Timer);
     }
@@ -579,7 +585,7 @@ impl ProcessState {
                 }
             }
             InstanceEffect::Terminate(incarnation, signal) => {
-                // A stop command whose time is over.
+                // The time of a stop command that still runs is over.
                 if let Some(command) = self.process.as_mut().and_then(|live| live.stop_command.take()) {
                     self.context.host.kill(command);
                 }
@@ -635,7 +641,7 @@ impl ProcessState {
         let (actor, host) = (myself.clone(), Arc::clone(&self.context.host));
         let news: HostEventSink = Arc::new(move |news| {
             let made = matches!(news, HostEvent::Spawned { .. });
-            // Made for an actor that is gone: nobody else would end it.
+            // The process was made for an actor that is gone: nobody else would end it.
             if actor.cast(ProcessMsg::News(news)).is_err() && made {
                 host.kill(key);
             }
@@ -656,7 +662,7 @@ impl ProcessState {
 
     fn spawn(&mut self, myself: &ActorRef<ProcessMsg>, incarnation: Incarnation) {
         let key = self.context.host.next_key();
-        // What was left of an earlier one is gone: the machine saw to that.
+        // No process of an earlier incarnation is left: the machine has made sure of that.
         self.process = Some(Live::new(&self.context.host, incarnation, key));
         self.guard.asked_for(key, incarnation);
         let mut order = self.order(myself, key, &self.declared.command);
@@ -691,7 +697,7 @@ impl ProcessState {
         self.context.host.spawn(order);
     }
 
-    /// Repeats a check until it is ended.
+    /// Repeats a check until its task is aborted.
     fn watch(
         &mut self,
         myself: &ActorRef<ProcessMsg>,
@@ -710,7 +716,7 @@ impl ProcessState {
                     CheckTarget::Tcp(address) => probe::tcp(address, check.timeout).await,
                     CheckTarget::Http(url) => probe::http(url, check.timeout).await,
                     CheckTarget::Exec(command) => {
-                        // Never closed.
+                        // The semaphore is never closed.
                         let _turn = context.check_turns.acquire().await;
                         attempt(&context.host, &dir, &env, command, check.timeout).await
                     }
@@ -727,10 +733,10 @@ impl ProcessState {
     }
 }
 
-/// How much of a check command's output is kept for its message.
+/// How many bytes of a check command's output are kept for its message.
 const CHECK_OUTPUT: usize = 2_000;
 
-/// One attempt of a check by a command.
+/// Runs one attempt of a check command.
 async fn attempt(
     host: &Arc<dyn Host>,
     dir: &Path,
@@ -751,7 +757,7 @@ async fn attempt(
     }
 }
 
-/// What a process of an instance gets as its environment.
+/// The environment of a process of an instance.
 fn environment(
     context: &ActorContext,
     spec: &Arc<ServiceSpec>,

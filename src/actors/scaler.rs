@@ -1,5 +1,5 @@
-//! The Scaler: makes the worker pool larger and smaller, by each sample of the machine, or by hand, and
-//! gives services that say so more and fewer copies (`copies`). Nobody else does.
+//! The Scaler: it resizes the worker pool, by each sample of the machine or by hand, and changes
+//! the number of copies of services that declare `scale` (`copies`). No other actor does either.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,30 +17,31 @@ use crate::model::sample::Sample;
 use crate::model::stats::ScalerStats;
 use crate::model::{Answer, Denial, Fact, Name};
 
-/// What the Scaler is told.
+/// A message to the Scaler.
 pub enum ScalerMsg {
-    /// The machine was looked at.
+    /// A new sample of the machine exists.
     Sampled,
-    /// What became of the wish for other copies of a service.
+    /// The answer to the request for another number of copies of a service, with the old and the new
+    /// number.
     Scaled(Name, (u32, u32), Result<Answer, Denial>),
-    /// The pool stands like this, and so was the machine.
+    /// The state of the pool, with the sample that it is to be judged by.
     Looked(PoolCounts, Arc<Sample>),
-    /// Other bounds, or whether it scales by itself; answered when the pool has them.
+    /// Changes the bounds or the mode. Answered when the pool has them.
     Set(PoolSettings, oneshot::Sender<()>),
-    /// So many workers, by hand.
+    /// Sets the number of workers by hand. Answered when the pool has it.
     Scale(u32, oneshot::Sender<()>),
-    /// How it stands.
+    /// Asks for the Scaler's state and policy.
     Stand(oneshot::Sender<(ScalerStats, ScalePolicy)>),
 }
 
-/// What is to be another; `None`: as it was.
+/// Changes to a pool's settings. A `None` leaves the setting as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// So many workers at least.
+    /// The smallest number of workers.
     pub min: Option<u32>,
-    /// And at most.
+    /// The largest number of workers.
     pub max: Option<u32>,
-    /// Whether it scales by itself.
+    /// Whether the pool scales by itself.
     pub auto: Option<bool>,
 }
 
@@ -48,10 +49,11 @@ pub(crate) struct Scaler;
 
 pub(crate) struct ScalerArgs {
     pub(crate) context: Arc<ActorContext>,
-    /// That of the pool; `None`: it is the tree's own.
+    /// The name of the pool. `None`: it is the tree's own pool.
     pub(crate) name: Option<Name>,
     pub(crate) pool: ActorRef<PoolMsg>,
-    /// Who scales services: of several Scalers, one.
+    /// The root supervisor, for the Scaler that also scales services. Of several Scalers only one gets
+    /// it.
     pub(crate) root: Option<ActorRef<SupervisorMsg>>,
     pub(crate) policy: ScalePolicy,
     pub(crate) mode: ScalingMode,
@@ -62,7 +64,7 @@ pub(crate) struct ScalerState {
     context: Arc<ActorContext>,
     name: Option<Name>,
     pool: ActorRef<PoolMsg>,
-    /// Of several Scalers, one has them.
+    /// The services to scale. Of several Scalers only one has them.
     copies: Option<Copies>,
     policy: ScalePolicy,
     samples: watch::Receiver<Option<Arc<Sample>>>,
@@ -84,7 +86,7 @@ impl Actor for Scaler {
         let ScalerArgs { context, name, pool, root, policy, mode, samples } = args;
         let copies = root.map(|root| Copies::new(Arc::clone(&context), root));
         let mut news = samples.clone();
-        // Ends with the monitor, or with this actor.
+        // The task ends with the monitor or with this actor.
         tokio::spawn(async move {
             while news.changed().await.is_ok() && myself.cast(ScalerMsg::Sampled).is_ok() {}
         });
@@ -107,7 +109,7 @@ impl Actor for Scaler {
                 if let Some(copies) = &mut state.copies {
                     copies.look(&myself, &state.policy, &sample);
                 }
-                // The pool's answer comes as a message.
+                // The pool's answer comes back as a message.
                 tokio::spawn(async move {
                     if let Ok(snapshot) = answered.await {
                         tell(&myself, ScalerMsg::Looked(snapshot.snapshot, sample));
@@ -130,7 +132,7 @@ impl Actor for Scaler {
                 state.directive(input, answer);
             }
             ScalerMsg::Scale(workers, answer) => {
-                // Who says a number means it to stay.
+                // A number that was set by hand is meant to stay.
                 state.mode = ScalingMode::ByHand;
                 state.directive(PoolInput::Scale(workers), answer);
             }
@@ -166,7 +168,7 @@ impl ScalerState {
         tell(&self.pool, PoolMsg::Directive(PoolInput::Scale(to), answer));
     }
 
-    /// Passes a wish on; the answer comes when the pool has it.
+    /// Passes a request on to the pool. The answer follows when the pool has taken it.
     fn directive(&self, input: PoolInput, answer: oneshot::Sender<()>) {
         let (done, is_done) = oneshot::channel();
         tell(&self.pool, PoolMsg::Directive(input, done));

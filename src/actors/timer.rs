@@ -7,14 +7,14 @@ use tokio::task::AbortHandle;
 
 use crate::sys::clock::Clock;
 
-/// Rings once; setting it anew, or dropping it, silences what was set before.
+/// Fires once. Setting it again or dropping it cancels the earlier setting.
 #[derive(Default)]
 pub(super) struct Timer {
     set: Option<(Duration, AbortHandle)>,
 }
 
 impl Timer {
-    /// Sees to it that it rings then, or not at all.
+    /// Has the timer fire at this time, or with `None` not at all.
     pub(super) fn set<M: Message>(
         &mut self,
         at: Option<Duration>,
@@ -36,7 +36,7 @@ impl Timer {
         }
     }
 
-    /// It rang: what comes next is to be set anew, even for the same time.
+    /// Notes that the timer has fired: the next deadline is set anew, even for the same time.
     pub(super) fn rang(&mut self) {
         self.set = None;
     }

@@ -1,8 +1,8 @@
-//! The WorkerPool: takes commands, has its workers run them, and keeps what became of them for a while.
+//! The WorkerPool: it accepts tasks, has its workers run them, and keeps their results for a while.
 //!
-//! What follows from what is [`Pool`]'s to decide, and the [`Cache`](crate::decide::cache::Cache)'s what
-//! need not be run at all. This actor makes workers (each linked to it), passes wishes on to them, and
-//! tells those who wait. It never waits itself.
+//! [`Pool`] decides what to do, and the [`Cache`](crate::decide::cache::Cache) which tasks need not
+//! run at all. This actor starts workers (each linked to it), passes requests on to them, and
+//! informs those who wait for a task. Its own handlers do not wait for a task.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
@@ -44,59 +44,59 @@ use lasting::{kept, millis};
 pub(crate) use outcome::{CacheKey, Results, key_of};
 pub use outcome::{Finished, Running, Stage, Ticket};
 
-/// Where results of commands are kept for later ones.
+/// Where the results of commands are kept for later commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepResults {
-    /// As long as the supervisor lives.
+    /// In memory, until the supervisor ends.
     InMemory,
-    /// In its ledger, too, where it has one.
+    /// In the supervisor's ledger as well, if it has one.
     InLedger,
 }
 
-/// Results with more output than this are kept in memory alone.
+/// The size in bytes from which on a result is kept in memory alone.
 const LARGEST_KEPT: u64 = 256 * 1024;
 
-/// Whether a pool scales by itself.
+/// Whether a pool changes its size by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScalingMode {
-    /// By what the machine allows.
+    /// The Scaler resizes the pool by the samples of the machine.
     Auto,
-    /// Only somebody says how many workers there are.
+    /// The pool is resized only on request.
     ByHand,
 }
 
-/// How a pool goes about its tasks.
+/// The settings of a pool.
 #[derive(Debug, Clone)]
 pub struct TaskRules {
-    /// Workers, and tasks that may wait.
+    /// The number of workers, and of tasks that may wait.
     pub size: PoolSize,
-    /// Results that need not be made again.
+    /// The limits of the cache of results.
     pub cache: CacheLimits,
-    /// Bytes of each stream of a task's output that are held in memory.
+    /// How many bytes of each stream of a task's output are held in memory.
     pub memory: usize,
-    /// Bytes of each that are kept at all.
+    /// How many bytes of each stream are kept at all.
     pub output: u64,
-    /// Where more than that of memory lies.
+    /// The folder for output that exceeds `memory`.
     pub folder: PathBuf,
-    /// So many finished tasks are kept ...
+    /// How many finished tasks are kept.
     pub kept: usize,
-    /// ... and for so long.
+    /// How long a finished task is kept.
     pub kept_for: Duration,
-    /// When there are more workers and fewer. Above its high threshold of CPU new commands get a lower
+    /// When workers are added and removed. Above its high CPU threshold new tasks run at a lower
     /// priority.
     pub scale: ScalePolicy,
-    /// Whether the pool scales by itself from the beginning.
+    /// Whether the pool scales by itself at first.
     pub mode: ScalingMode,
-    /// Where results outlive the supervisor, if they do.
+    /// Whether results outlive the supervisor.
     pub keep: KeepResults,
-    /// Percent above which a file system is said to be full.
+    /// The usage in percent above which a file system counts as full.
     pub disk_full: f64,
-    /// Load of a core above which it is said to be high.
+    /// The load per core above which the load counts as high.
     pub load_high: f64,
 }
 
 impl TaskRules {
-    /// The contract's.
+    /// The default settings.
     pub fn usual(folder: PathBuf) -> TaskRules {
         TaskRules {
             size: PoolSize { min: 4, max: 32, queue: 10_000 },
@@ -115,19 +115,19 @@ impl TaskRules {
     }
 }
 
-/// After so many tasks, memory that they took is given back to the kernel.
+/// After how many finished tasks the memory that they took is returned to the kernel.
 const BURST: usize = 2_000;
 
-/// The priority of new commands while there is much to do (nice(2)).
+/// The nice value of new tasks while the CPU is busy (nice(2)).
 const LOW_PRIORITY: i32 = 10;
 
-/// Makes the host of the tasks, once there is one to run.
+/// Makes the host for tasks, when the first one is to run.
 pub(crate) type HostFactory = Box<dyn Fn() -> io::Result<Arc<dyn Host>> + Send + Sync>;
 
-/// What all workers work with.
+/// What all workers share.
 pub struct TaskContext {
     pub(super) clock: Clock,
-    /// Where commands run that say nothing else.
+    /// The working directory of tasks that name none.
     pub(super) dir: PathBuf,
     pub(super) inherited: Arc<Vec<(OsString, OsString)>>,
     pub(super) vault: Arc<Vault>,
@@ -152,7 +152,7 @@ impl TaskContext {
         self.clock
     }
 
-    /// Where processes come from.
+    /// The host that makes the tasks' processes. The first call makes the host.
     pub(super) fn host(&self) -> io::Result<Arc<dyn Host>> {
         let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(host) = &*host {
@@ -164,14 +164,14 @@ impl TaskContext {
     }
 }
 
-/// How a pool stands.
+/// The state of a pool.
 #[derive(Debug, Clone)]
 pub struct PoolSnapshot {
-    /// Workers and tasks.
+    /// The numbers of workers and tasks.
     pub snapshot: PoolCounts,
-    /// How large it may be.
+    /// The bounds of the pool's size.
     pub size: PoolSize,
-    /// What commands have come to.
+    /// Metrics of the tasks that have run.
     pub performance: Performance,
 }
 
@@ -185,44 +185,44 @@ fn terms_of(spec: &TaskSpec) -> TaskTerms {
     }
 }
 
-/// How long a task is to be done.
+/// How long a task lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskLifetime {
-    /// Until it is over, whichever daemon runs it.
+    /// Until it is finished, by whichever daemon runs it.
     OnItsOwn,
-    /// As long as its client waits for it, whose connection ends with this daemon.
+    /// While its client waits for it. The client's connection ends with this daemon.
     WithItsClient,
 }
 
-/// What a pool is told.
+/// A message to the pool.
 pub enum PoolMsg {
-    /// Take these, all or none; by whom.
+    /// Submit these tasks, all or none, for this user.
     Submit(Vec<TaskSpec>, String, TaskLifetime, oneshot::Sender<Result<Vec<Ticket>, PoolRefusal>>),
-    /// Follow one; `None`: it is not known.
+    /// Follow a task. `None`: the task is unknown.
     Follow(TaskId, oneshot::Sender<Option<watch::Receiver<Stage>>>),
-    /// How tasks stand, oldest first.
+    /// The status of all tasks, oldest first.
     List(oneshot::Sender<Vec<TaskStatus>>),
-    /// How one stands; `None`: it is not known.
+    /// The status of one task. `None`: the task is unknown.
     Status(TaskId, oneshot::Sender<Option<TaskStatus>>),
-    /// Of a task or of the pool.
+    /// A request about a task or about the pool.
     Directive(PoolInput, oneshot::Sender<Result<(), PoolRefusal>>),
-    /// Forget all that are finished; how many there were.
+    /// Forget all finished tasks. The answer is how many there were.
     Cleanup(oneshot::Sender<usize>),
-    /// How it stands.
+    /// Ask for the pool's state.
     Stand(oneshot::Sender<PoolSnapshot>),
-    /// How many end with this daemon, and how many the next one runs.
+    /// Ask how many tasks end with this daemon, and how many the next one will run.
     Left(oneshot::Sender<(usize, usize)>),
-    /// Answered when there is nothing left to do.
+    /// Answered when no task is left.
     Empty(oneshot::Sender<()>),
-    /// A worker's process runs.
+    /// The process of a worker's task runs, with this pid.
     Started(WorkerId, TaskId, u32),
-    /// A worker's task says how far it has come.
+    /// A worker's task has reported its progress.
     Progress(WorkerId, TaskId, ProgressReport),
-    /// Somebody says it for a task.
+    /// A client reports the progress of a task.
     Report(TaskId, ProgressReport, oneshot::Sender<Result<(), PoolRefusal>>),
     /// A worker's run is over.
     Done(WorkerId, TaskId, RunOutcome, Box<RunReport>),
-    /// The timer rang.
+    /// The timer fired.
     Timer,
 }
 
@@ -233,9 +233,9 @@ pub(crate) struct PoolArgs {
     pub(crate) task_context: Arc<TaskContext>,
     pub(crate) results: Arc<Mutex<Results>>,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
-    /// Where results are to outlive this supervisor, to be taken for those of later commands.
+    /// Keeps results for later commands beyond this supervisor. `None`: they are kept in memory alone.
     pub(crate) ledger: Option<Arc<dyn Ledger>>,
-    /// What outlives this supervisor of its tasks, and what an earlier one has left.
+    /// Keeps tasks beyond this supervisor, with what an earlier one has left.
     pub(crate) lasting: TaskPersistence,
 }
 
@@ -245,24 +245,24 @@ pub(crate) struct PoolState {
     results: Arc<Mutex<Results>>,
     samples: watch::Receiver<Option<Arc<Sample>>>,
     ledger: Option<Arc<dyn Ledger>>,
-    /// Where tasks that are over outlive this supervisor.
+    /// Keeps finished tasks beyond this supervisor.
     over: Option<Arc<dyn Ledger>>,
-    /// And those that are not.
+    /// Keeps unfinished tasks beyond this supervisor.
     waiting: Option<WaitingTasks>,
-    /// When what commands have come to was last kept, and whether there is more to keep.
+    /// When the task metrics were last stored, and whether they have changed since.
     tally_kept: Option<Duration>,
     tally_changed: bool,
     pool: Pool,
     workers: HashMap<WorkerId, ActorRef<WorkerMsg>>,
     records: BTreeMap<TaskId, Record>,
-    /// Those that are finished, in the order in which they ended, and when.
+    /// The finished tasks, in the order in which they ended, with the time of their end.
     finished: VecDeque<(Duration, TaskId)>,
     wait_empty: Vec<oneshot::Sender<()>>,
     metrics: TaskMetrics,
     timer: Timer,
-    /// Tasks that are over since memory was given back.
+    /// How many tasks have finished since memory was last returned to the kernel.
     ended: usize,
-    /// Workers that are to be made, since making one takes a moment.
+    /// Effects that are still to be carried out.
     effects: Vec<PoolEffect>,
 }
 
@@ -270,17 +270,17 @@ struct Record {
     spec: Arc<TaskSpec>,
     lives: TaskLifetime,
     submitted: SystemTime,
-    /// When its last run began.
+    /// When its last run began, on the tree's clock.
     started: Option<Duration>,
     pid: Option<u32>,
     attempts: u32,
-    /// How often it was run by supervisors before this one.
+    /// How many runs earlier supervisors have made.
     earlier: u32,
-    /// How far it has come, as it says; that of its last run.
+    /// The progress that its last run has reported.
     progress: Option<ProgressReport>,
-    /// What it is in the cache, where it leads or waits there.
+    /// The task's part in the cache, if it makes a result for others or waits for one.
     flight: Option<Flight<CacheKey>>,
-    /// Another one runs for it.
+    /// Whether the task waits for another one that runs the same command.
     joined: bool,
     report: Option<RunReport>,
     stage: watch::Sender<Stage>,
@@ -384,14 +384,14 @@ impl PoolState {
     }
 
     fn step(&mut self, input: PoolInput) {
-        // What is refused is late news of what is over.
+        // A refusal means that the input came late, for a task that is over.
         let _ = self.pool.step(self.now(), input, &mut self.effects);
     }
 
     fn take(&mut self, message: PoolMsg) {
         match message {
             PoolMsg::Submit(specs, who, lives, answer) => {
-                // Nobody may be there any more to hear it.
+                // The client may be gone.
                 let _ = answer.send(self.submit(specs, &who, lives));
             }
             PoolMsg::Follow(task, answer) => {
@@ -418,7 +418,8 @@ impl PoolState {
                 let _ = answer.send(finished.len());
             }
             PoolMsg::Stand(answer) => {
-                // Asked with each sample: results that count no more may hold files.
+                // This is asked with each sample. Expired results are dropped here, since they may hold
+                // files.
                 let now = self.now();
                 self.results.lock().unwrap_or_else(PoisonError::into_inner).expire(now);
                 let (snapshot, size) = (self.pool.snapshot(), self.pool.size());
@@ -441,7 +442,7 @@ impl PoolState {
                 self.step(PoolInput::Started(worker, task));
             }
             PoolMsg::Progress(_, task, report) => {
-                // What is over says nothing more: its worker hears it before it tells the end.
+                // A refused report comes late: a worker reports progress before the end of its task.
                 let _ = self.hear_progress(task, report);
             }
             PoolMsg::Report(task, report, answer) => {
@@ -470,7 +471,7 @@ impl PoolState {
         let submitted = SystemTime::now();
         let tickets =
             self.admit(specs.into_iter().map(|spec| (ids::task(), spec, submitted)).collect(), who)?;
-        // Before it is answered: what was taken is run, whoever dies.
+        // Stored before the answer is sent: an accepted task is run, even if this daemon dies.
         for Ticket { id, .. } in &tickets {
             if let Some(record) = self.records.get_mut(id) {
                 record.lives = lives;
@@ -486,7 +487,7 @@ impl PoolState {
         Ok(tickets)
     }
 
-    /// Takes tasks, all or none, and finishes those at once whose results are there.
+    /// Accepts tasks, all or none. Tasks whose results are in the cache finish at once.
     fn admit(
         &mut self,
         tasks: Vec<(TaskId, TaskSpec, SystemTime)>,
@@ -516,7 +517,8 @@ impl PoolState {
         }
         let taken = self.pool.submit(&run, &mut self.effects);
         if let Err(refusal) = taken {
-            // Nobody leads where nobody runs, and who has joined here is refused as well.
+            // No task runs, so none makes a result; tasks of this call that joined another one leave
+            // it.
             for flight in led {
                 results.made(&flight, now, None);
             }
@@ -567,7 +569,7 @@ impl PoolState {
         if let PoolInput::Cancel(task, _) = input
             && let Some(record) = self.records.get(&task).filter(|record| record.joined)
         {
-            // It runs nothing itself; the one that does goes on.
+            // The task runs nothing itself, and the one that it joined goes on.
             if let Some(flight) = &record.flight {
                 let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
                 results.leave(flight, |waiter| *waiter == task);
@@ -587,7 +589,7 @@ impl PoolState {
         self.pool.step(now, input, &mut self.effects)
     }
 
-    /// Does what was decided, until nothing follows from it any more.
+    /// Carries out effects until no more follow.
     async fn carry_out(&mut self, myself: &ActorRef<PoolMsg>) {
         while !self.effects.is_empty() {
             for effect in std::mem::take(&mut self.effects) {
@@ -609,7 +611,7 @@ impl PoolState {
                             actor.stop(None);
                         }
                     }
-                    // One that could not be made has told so, and its task is over.
+                    // A worker that could not be started has been reported, and its task is over.
                     PoolEffect::Run(worker, ..) if !self.workers.contains_key(&worker) => {}
                     PoolEffect::Run(worker, task, attempt) => self.run(worker, task, attempt),
                     PoolEffect::Ask(worker, task) => self.tell(worker, WorkerMsg::Ask(task)),
@@ -647,7 +649,8 @@ impl PoolState {
         (record.report, record.progress) = (None, None);
         let job = TaskRun { task, spec: Arc::clone(&record.spec), collector: Arc::clone(&collector), nice };
         record.stage.send_replace(Stage::Running(Running { collector, progress: None }));
-        // Before there is a process: what may have run is not run again where it may not.
+        // Stored before there is a process, so that a task that may have run is not run again beyond
+        // its retries.
         let attempts = record.earlier + attempt;
         self.write_down(|waiting| waiting.runs(task, attempts));
         self.tell(worker, WorkerMsg::Run(Box::new(job)));
@@ -662,7 +665,7 @@ impl PoolState {
             Stage::Running(running) => Some(Arc::clone(&running.collector)),
             Stage::Waiting | Stage::Over(_) => None,
         };
-        // Its worker has done so, unless that broke: who reads it is to see the end.
+        // The worker has closed it, unless the worker crashed. Readers must see the end.
         if let Some(collector) = &collector {
             collector.close();
         }
@@ -680,7 +683,7 @@ impl PoolState {
         let attempts = record.attempts;
         let finished = Arc::new(Finished { id: task, ended, by_force, report, attempts, collector });
         if attempts > 0 {
-            // What never ran took no time that would say anything.
+            // The duration of a task that never ran would say nothing.
             let took = finished.report.pid.map(|_| finished.report.duration);
             self.tally_changed = true;
             self.metrics.count(task, || record.spec.command.to_string(), finished.success(), took);
@@ -698,7 +701,8 @@ impl PoolState {
             .map(|ttl| (Arc::clone(&finished), finished.bytes(), ttl));
         let written = kept.as_ref().and_then(|kept| self.to_write_down(kept));
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock, so that it is either there to be cleared or not written at all.
+        // Under the lock, so that the result either exists when results are cleared or is not written
+        // at all.
         if results.counts_still(&flight)
             && let (Some(ledger), Some(written)) = (&self.ledger, written)
         {
@@ -707,7 +711,7 @@ impl PoolState {
         if ended == TaskEnd::Cancelled
             && let Some(next) = results.gave_up(&flight)
         {
-            // Who has joined wants it still: the first of them is run.
+            // The tasks that joined still want the result: the first of them runs.
             drop(results);
             return self.lead(next, flight);
         }
@@ -718,19 +722,19 @@ impl PoolState {
         }
     }
 
-    /// As it is written into the ledger, where there is one.
+    /// A result as the ledger keeps it. `None` when it is not to be kept there.
     fn to_write_down(&self, (finished, bytes, ttl): &(Arc<Finished>, u64, Duration)) -> Option<KeptResult> {
         if self.ledger.is_none() || *bytes > LARGEST_KEPT {
             return None;
         }
         let (since, result) = (SystemTime::now(), finished.result(finished.id, usize::MAX));
-        // Part of an output is not what the command printed.
+        // A result with truncated output is not what the command printed.
         let is_whole = !result.stdout.is_cut() && !result.stderr.is_cut();
         let until = since.checked_add(*ttl).filter(|_| is_whole)?;
         Some(KeptResult { result, since, until })
     }
 
-    /// One that waited for another runs itself.
+    /// Runs a task that has waited for another one.
     fn lead(&mut self, task: TaskId, flight: Flight<CacheKey>) {
         let Some(record) = self.records.get_mut(&task) else {
             return;
@@ -757,7 +761,7 @@ impl PoolState {
         }
     }
 
-    /// What is to be done after everything.
+    /// Housekeeping after every message: expired tasks, memory, waiting clients, and the timer.
     fn after(&mut self, myself: &ActorRef<PoolMsg>) {
         let now = self.now();
         let too_old = |at: Duration| now.saturating_sub(at) >= self.rules.kept_for;
@@ -771,7 +775,7 @@ impl PoolState {
         if self.pool.is_empty() {
             if self.ended >= BURST {
                 self.ended = 0;
-                // It takes milliseconds.
+                // Returning memory takes milliseconds, too long for this thread.
                 tokio::task::spawn_blocking(memory::give_back);
             }
             for waiting in self.wait_empty.drain(..) {
@@ -825,7 +829,7 @@ impl PoolState {
             printed_bytes: collector.map_or(0, printed),
             progress: record.progress.as_ref().map(|known| {
                 let seen = progress::seen(known, runs.or(ran).unwrap_or_default());
-                // What is over has nothing left to do.
+                // A finished task has no time left to estimate.
                 TaskProgress { eta_s: seen.eta_s.filter(|_| finished.is_none()), ..seen }
             }),
             cached: finished.is_some_and(|finished| finished.id != id),

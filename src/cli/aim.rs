@@ -1,24 +1,26 @@
-//! Which tree each verb means, where no option says it. Where that tree's socket lies, `control::instance_dir` knows.
+//! Which tree each verb means where no option says it. Finding the socket of that tree is the task
+//! of `control::instance_dir`.
 
 use std::sync::OnceLock;
 
 use super::{PoolVerb, Verb};
 
-/// Which tree a verb means.
+/// The tree that a verb means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aim {
-    /// The one of this folder; who only looks is shown the daemon's where there is none.
+    /// The tree of this folder; where there is none, the daemon's, since the verb only looks.
     Looks,
-    /// The one of this folder's manifest and no other; outside of any project the daemon's.
+    /// The tree of this folder's manifest and no other; outside of any project, the daemon's.
     Own,
-    /// The daemon's.
+    /// The daemon's tree.
     Daemon,
 }
 
-/// That of the verb that was given: a process has one, and asks for it far below.
+/// The aim of the verb that this process was started with; it is static because it is needed deep
+/// in the call tree.
 static GIVEN: OnceLock<Aim> = OnceLock::new();
 
-/// Once the verb is known.
+/// Sets the aim, once the verb is known.
 pub(super) fn set(verb: &Verb) {
     let _ = GIVEN.set(of(verb));
 }
@@ -46,7 +48,7 @@ fn of(verb: &Verb) -> Aim {
         | Verb::Stats(_)
         | Verb::Resources(_)
         | Verb::Pool(PoolVerb::Status { .. }) => Aim::Looks,
-        // What changes something never falls back to another tree.
+        // A verb that changes something never falls back to another tree.
         Verb::Start(_)
         | Verb::Stop(_)
         | Verb::Restart(_)
@@ -59,7 +61,7 @@ fn of(verb: &Verb) -> Aim {
         | Verb::Task(_)
         | Verb::Cache(_)
         | Verb::Pool(_) => Aim::Own,
-        // These ask nobody.
+        // These verbs ask no running tree.
         Verb::Run(_)
         | Verb::Daemon(_)
         | Verb::Check(_)

@@ -1,8 +1,8 @@
-//! The screen of `regrow run`: prefixed lines of services and regrow's own, in one order.
+//! The screen of `regrow run`: the prefixed lines of services and regrow's own lines, in one order.
 //!
-//! One thread writes; others queue. A reader of our output that is slower than the services
-//! first slows them down a little (as it would without us), then loses lines, which are
-//! counted and told: supervision never waits for a terminal.
+//! One thread writes; all others queue. A reader of the output that is slower than the services
+//! first slows them down a little (as it would without regrow), then loses lines, which are counted
+//! and reported: supervision never waits for a terminal.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -17,27 +17,27 @@ use crate::model::{InstanceId, Stream};
 use crate::record::output::{Chunk, ChunkSink};
 use crate::sys::terminal;
 
-/// Bytes that may wait to be written.
+/// The most bytes that may wait to be written.
 const QUEUE: usize = 8 * 1024 * 1024;
-/// How long a full queue may hold up who fills it, before lines are dropped.
+/// The longest that a full queue holds up a writer before lines are dropped.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Lines that follow a write sooner than this wait for each other.
+/// Lines that follow a write sooner than this are written together.
 const BURST: Duration = Duration::from_millis(1);
-/// Widest prefix.
+/// The width of the widest prefix, in columns.
 const PREFIX: usize = 24;
 
 /// The queue in front of standard output.
 pub(super) struct Console {
     shared: Arc<Shared>,
-    /// What stands before the lines of each name.
+    /// The prefix of each name's lines.
     names: Mutex<HashMap<String, Arc<Prefix>>>,
-    /// Of the widest name so far, within bounds.
+    /// The width of the widest name so far, at most `PREFIX`.
     width: AtomicUsize,
     colour: bool,
     terminal: bool,
 }
 
-/// What stands before the lines of one instance.
+/// The prefix of one instance's lines, in its variants.
 struct Prefix {
     width: usize,
     colour: &'static str,
@@ -57,14 +57,14 @@ struct Shared {
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// A line that stays below all others until it is replaced.
+    /// The line that stays below all others until it is replaced.
     status: Option<String>,
     status_changed: bool,
     writing: bool,
     dropped: u64,
-    /// The reader did not keep up and has not since: nobody waits for it.
+    /// The reader did not keep up and still does not: nobody waits for it any more.
     stalled: bool,
-    /// Standard output is gone.
+    /// Standard output can't be written any more.
     broken: bool,
 }
 
@@ -73,7 +73,7 @@ fn lock(shared: &Shared) -> MutexGuard<'_, State> {
 }
 
 impl Console {
-    /// For these instances, and whoever comes later.
+    /// Starts the writer for these instances; others may join later.
     pub(super) fn start(names: &[InstanceId]) -> std::io::Result<Arc<Console>> {
         let colour = format::colour_on_stdout();
         let width = names.iter().map(|n| n.to_string().width()).max().unwrap_or(0).clamp(6, PREFIX);
@@ -92,7 +92,7 @@ impl Console {
         Ok(Arc::new(console))
     }
 
-    /// What stands before a line of that name; made when it is new, or a wider one has come.
+    /// The prefix of a name's lines. It is made anew when the name is new or a wider name has come.
     fn prefix(&self, name: &str) -> Arc<Prefix> {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         let known = names.get(name);
@@ -118,12 +118,12 @@ impl Console {
         prefix
     }
 
-    /// Whether lines may be replaced.
+    /// Whether standard output is a terminal, where lines can be replaced.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal
     }
 
-    /// A line of regrow's about an instance.
+    /// Prints a line of regrow's about an instance.
     pub(super) fn about(&self, name: &str, text: &str, tint: Tint) {
         let mut line = self.prefix(name).about.clone();
         line.extend_from_slice(tint.paint(text, self.colour).as_bytes());
@@ -131,17 +131,18 @@ impl Console {
         self.push(&line, true);
     }
 
-    /// A line of regrow's own.
+    /// Prints a line of regrow's own.
     pub(super) fn say(&self, text: &str, tint: Tint) {
         self.push(format!("{}\n", tint.paint(text, self.colour)).as_bytes(), true);
     }
 
-    /// The line that stays at the bottom; only on a terminal.
+    /// Sets the line that stays at the bottom; does nothing without a terminal.
     pub(super) fn status(&self, text: Option<String>) {
         if self.terminal {
             let mut state = lock(&self.shared);
             if state.status != text {
-                // Room for the "^C" that a terminal shows, without which the line would wrap.
+                // Three columns are left for the "^C" that a terminal shows, which would make the line
+                // wrap.
                 let width = terminal::width().unwrap_or(80).saturating_sub(3);
                 state.status = text.map(|t| format::shorten(&t, width));
                 state.status_changed = true;
@@ -155,7 +156,7 @@ impl Console {
         self.shared.reader_gone.notified().await;
     }
 
-    /// Waits until all is written, as long as it goes on.
+    /// Waits until everything is written, or the reader takes nothing more.
     pub(super) fn flush(&self) {
         self.status(None);
         let mut state = lock(&self.shared);
@@ -173,7 +174,7 @@ impl Console {
         }
     }
 
-    /// Queues whole lines. regrow's own (`always`) are never dropped: they are few.
+    /// Queues whole lines. regrow's own lines (`always`) are few, and are never dropped.
     fn push(&self, lines: &[u8], always: bool) {
         let mut state = lock(&self.shared);
         if state.broken {
@@ -225,7 +226,8 @@ impl ChunkSink for Console {
     }
 }
 
-/// Colours pass; whatever else would move the cursor or talk to the terminal does not.
+/// Copies a line with its colours, and without anything else that would move the cursor or control
+/// the terminal.
 fn neutralise(line: &[u8], into: &mut Vec<u8>) {
     let mut coloured = false;
     let mut at = 0;
@@ -252,8 +254,8 @@ fn neutralise(line: &[u8], into: &mut Vec<u8>) {
     }
 }
 
-/// How many bytes an escape sequence has: CSI to its final byte, OSC and the like to BEL or
-/// ST, any other two.
+/// The length of an escape sequence in bytes: CSI to its final byte, OSC and its like to BEL or ST,
+/// and two bytes for any other.
 fn escape_length(text: &[u8]) -> usize {
     match text.get(1) {
         Some(b'[') => {
@@ -270,7 +272,7 @@ fn escape_length(text: &[u8]) -> usize {
     }
 }
 
-/// The writer thread.
+/// The loop of the writer thread.
 fn write_all(shared: &Shared) {
     let mut shown = false;
     let mut written_at = Instant::now();
@@ -279,8 +281,7 @@ fn write_all(shared: &Shared) {
         while state.waiting.is_empty() && !state.status_changed {
             state = shared.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // In a burst many lines go out in one write: a wake-up a line would cost more than
-        // the line.
+        // In a burst many lines go out in one write: waking up for each line would cost more than the line.
         if written_at.elapsed() < BURST {
             state = shared.emptied.wait_timeout(state, BURST).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -307,7 +308,7 @@ fn write_all(shared: &Shared) {
         written_at = Instant::now();
         let mut state = lock(shared);
         state.writing = false;
-        // The reader is gone (EPIPE) or the terminal is (EIO): go on without.
+        // The reader (EPIPE) or the terminal (EIO) is gone; the run goes on without it.
         state.broken = written.is_err();
         let broken = state.broken;
         if written.is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
@@ -321,7 +322,7 @@ fn write_all(shared: &Shared) {
     }
 }
 
-/// Colours of names: those that read well on dark and on light.
+/// The colours of names: those that read well on dark and on light backgrounds.
 const PALETTE: [&str; 10] = ["36", "33", "32", "35", "34", "96", "93", "92", "95", "94"];
 
 #[cfg(test)]

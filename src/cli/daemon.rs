@@ -1,4 +1,4 @@
-//! `daemon`: the tree of an operator's machine, below a keeper that outlives it.
+//! `daemon`: the tree of an operator's machine, below a keeper that outlives the daemon.
 
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -38,16 +38,18 @@ use crate::sys::signals::{SignalAction, Signals};
 use crate::sys::{clock, files, memory};
 use crate::vault::tokens::Tokens;
 
-/// Whether others can still tell who supervises here is looked at this often.
+/// The interval at which the daemon checks that its instance directory still names it, and that its
+/// log file is in place.
 const LOOKING: Duration = Duration::from_secs(5);
 
-/// How long the answers that are under way may take at the end.
+/// The time that answers under way have at the end of the daemon.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-/// So long `--detach` waits for the daemon to say that it is up.
+/// The time that `--detach` waits for the daemon to report that it is up.
 const DETACHING: Duration = Duration::from_secs(60);
 
-/// Told to the daemon that `--detach` starts, so that it doesn't detach again: the file it prints to.
+/// The variable that `--detach` gives the daemon that it starts, so that it does not detach again:
+/// the path of the file it prints to.
 const DETACHED: &str = "REGROW_DETACHED";
 
 pub(super) fn daemon(args: &DaemonArgs) -> u8 {
@@ -58,8 +60,8 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         }
         return code::DONE;
     }
-    // Who has a keeper above rests first for as long as that one wants: it may be the next of many that
-    // found no configuration.
+    // A daemon with a keeper above it first rests for as long as the keeper wants: it may be the next
+    // of many that found no usable configuration.
     let rested = keeper::is_above().then(keeper::over_daemon);
     let config = match load_config(args.config.as_deref(), &usual()) {
         Ok(config) => config,
@@ -75,7 +77,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         }
         return detach(args, &config);
     }
-    // A keeper that starts a daemon again holds the lock already.
+    // A keeper that starts a daemon again already holds the lock.
     if rested.is_none()
         && let Err(ended) = take_lock(&config)
     {
@@ -88,7 +90,8 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
             return code::FAILED;
         }
     };
-    // Later daemons of the same keeper come here, too: what was read before may be of long ago.
+    // Later daemons of the same keeper start from here too, and the configuration read above may be old
+    // by then.
     let config = match load_config(args.config.as_deref(), &usual()) {
         Ok(now) => now,
         Err(unusable) => {
@@ -101,7 +104,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
     tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
         .with_writer(std::io::stderr)
-        // It would be told on standard error, by a panic where that can't be written.
+        // Such errors would go to standard error, with a panic where that can't be written.
         .log_internal_errors(false)
         .with_ansi(format::colour_on_stderr())
         .init();
@@ -116,8 +119,8 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
     crate::host::processes::exit(i32::from(ended))
 }
 
-/// Holds the lock of the state folder for as long as this process, or one that it becomes, or a
-/// daemon below it, lives.
+/// Takes the lock of the state folder. It is held for as long as this process, the keeper it
+/// becomes, or a daemon below that one lives.
 fn take_lock(config: &Config) -> Result<(), u8> {
     match instance_dir::take_daemon(&config.home, &card_of(config)) {
         Ok(()) => Ok(()),
@@ -129,7 +132,7 @@ fn take_lock(config: &Config) -> Result<(), u8> {
     }
 }
 
-/// Says who has the place.
+/// Prints which process holds the lock.
 fn taken(config: &Config, pid: u32) -> u8 {
     if crate::host::processes::is_dead_but_for_a_thread(pid) {
         tell!(
@@ -144,18 +147,18 @@ fn taken(config: &Config, pid: u32) -> u8 {
     code::FAILED
 }
 
-/// Where this daemon prints to a file of its own.
+/// The log file of this daemon, where it prints to one.
 fn own_log(config: &Config) -> Option<OwnLog> {
     let path = std::env::var_os(DETACHED).map(PathBuf::from).filter(|path| path.is_absolute())?;
     let log = OwnLog::new(path, config.log_size, config.log_files, config.log_compress);
-    // An earlier daemon may have put the one aside that was inherited from the keeper.
+    // An earlier daemon may have rotated the file that this one inherited from the keeper.
     let _ = log.look();
     Some(log)
 }
 
 async fn serve(config: &Config, keeper_socket: KeeperSocket, own_log: Option<&OwnLog>) -> u8 {
     let environment = environment();
-    // Before it is read, so that no change falls between the two.
+    // The watch is set up before the folder is read, so that no change is missed in between.
     let watch = watch_folder(config);
     let (ledger, memory) = open_store(config);
     let follows = memory.boot.is_some() && memory.boot == clock::boot() && !memory.ended;
@@ -192,7 +195,7 @@ async fn serve(config: &Config, keeper_socket: KeeperSocket, own_log: Option<&Ow
         }
     };
     instance_dir::tell_daemon(&config.home, &card_of(config));
-    // One that follows another goes on with the socket of that one, which its keeper has held.
+    // A daemon that follows another goes on with the socket of that one, which the keeper has held.
     let listener = match keeper_socket.follows() {
         true => None,
         false => match listen(config) {
@@ -310,12 +313,12 @@ async fn serve(config: &Config, keeper_socket: KeeperSocket, own_log: Option<&Ow
         memory::settle();
     });
     if let Some(host) = &host {
-        // A daemon of another build brings its own.
+        // A daemon of another build brings a keeper of its own build.
         host.renew_keeper_if_other();
     }
     let reloads = Reloads { watch, plan: None, load, store: ledger.clone() };
     if config.watch && follows {
-        // What has changed while nobody looked.
+        // This covers changes to the folder while no daemon was watching.
         reloads.begin(&handle, "watch");
     }
     let end = follow(config, own_log, &handle, signals, &mut upgrades, reloads).await;
@@ -323,16 +326,17 @@ async fn serve(config: &Config, keeper_socket: KeeperSocket, own_log: Option<&Ow
         host.notify("STOPPING=1");
     }
     close.send_replace(true);
-    // Who asked for the end is to hear of it; who does not listen is not waited for.
+    // The client that asked for the end is to get its answer; a client that does not read is not waited
+    // for.
     let _ = tokio::time::timeout(FAREWELL, server).await;
-    // Who is to go on goes on with it.
+    // A daemon that goes on needs the socket.
     if matches!(end, End::Down { .. }) {
         let _ = std::fs::remove_file(&config.socket);
     }
     if let Some(store) = &ledger {
         store.flush();
     }
-    // The last words of services are theirs.
+    // The last lines that services printed still go out.
     own_output.finish(FAREWELL);
     let ended = match end {
         End::Down { failed: false } | End::Replaced(_) => code::DONE,
@@ -346,7 +350,8 @@ async fn serve(config: &Config, keeper_socket: KeeperSocket, own_log: Option<&Ow
     ended
 }
 
-/// What manifests said that can't be read now; of a daemon that this one follows, and no other.
+/// The last good text of manifests that can't be read now. Only a daemon that follows another uses
+/// it.
 fn last_good(path: &Path, follows: bool) -> LastGood {
     let written = follows.then(|| files::read_own(path).ok()).flatten();
     let to = path.to_owned();
@@ -362,19 +367,20 @@ fn listen(config: &Config) -> std::io::Result<UnixListener> {
     }
 }
 
-/// What a start needs is not needed any more after so long.
+/// What only the start needs is released after this time.
 const AT_REST: Duration = Duration::from_secs(2);
 
-/// How a daemon's time ends.
+/// How a daemon ends.
 enum End {
-    /// Everything is down; as a failure where it gave up, where something is stuck in the kernel, and where
-    /// regrow itself broke.
+    /// Everything is down. The end counts as a failure where the tree gave up, where a process is stuck
+    /// in the kernel, and where regrow itself broke.
     Down { failed: bool },
-    /// Another goes on with everything.
+    /// Another program takes over everything.
     Replaced(PathBuf),
 }
 
-/// What services inherit: not what is the daemon's own business with whoever started it.
+/// The environment that services inherit: without the variables that only concern the daemon and
+/// the process that started it.
 fn environment() -> Environment {
     let own =
         ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
@@ -401,8 +407,8 @@ fn open_store(config: &Config) -> (Option<Store>, Memory) {
     }
 }
 
-/// The tree as the last daemon had it: what was added and removed by hand since the manifests were
-/// read last is so still.
+/// The plan with the services and groups that were added and removed by hand since the manifests
+/// were last read.
 fn changed_by_hand(mut plan: Plan, store: &Store, environment: &Environment) -> Plan {
     let changes = store.changes().unwrap_or_else(|error| {
         tell!("regrow: what was added and removed by hand can't be read: {error}");
@@ -462,7 +468,7 @@ fn card_of(config: &Config) -> Card {
     Card::of_daemon(std::process::id(), config.file.as_deref(), &config.socket)
 }
 
-/// Until everything is down, or another daemon is to go on.
+/// Follows the tree until everything is down or another program is to take over.
 async fn follow(
     config: &Config,
     own_log: Option<&OwnLog>,
@@ -494,9 +500,10 @@ async fn follow(
                 }
             }
             () = reloads.wanted(handle) => reloads.begin(handle, "watch"),
-            // Somebody may have tidied up.
+            // The instance directory or the log file may have been deleted meanwhile.
             _ = look.tick() => {
-                // What can't be mended is tried again; there is nowhere to say it.
+                // A log file that can't be mended is tried again at the next tick; there is nowhere to
+                // report it.
                 let _ = own_log.map(OwnLog::look);
                 if instance_dir::daemon_of(&config.home).is_none() {
                     instance_dir::tell_daemon(&config.home, &card_of(config));
@@ -532,7 +539,7 @@ fn loader(config: &Config, manifests: Arc<FolderReader>) -> Load {
     let stop_timeout = config.stop_timeout;
     Arc::new(move |now| {
         let unreadable = |error| LoadError::Unreadable { path: folder.clone(), error };
-        // At the start it may still be to come; here it has been there.
+        // At the start the folder may not exist yet; at a reload a missing folder is an error.
         std::fs::read_dir(&folder).map_err(unreadable)?;
         let Folder { mut plan, graph, faults, .. } = manifests.read(Some(now)).map_err(unreadable)?;
         plan.stop.tree = stop_timeout;
@@ -542,14 +549,14 @@ fn loader(config: &Config, manifests: Arc<FolderReader>) -> Load {
 
 fn selected(plan: Plan, graph: &Graph, profiles: &[String]) -> Plan {
     let selection = Selection { profiles: profiles.to_vec(), ..Selection::default() };
-    // A profile that nothing has is no reason not to start the rest.
+    // A profile that no service has does not keep the rest from starting.
     select(&plan, graph, &selection).unwrap_or(plan)
 }
 
-/// Reloads that nobody asked for over the socket: by SIGHUP, or since the folder has changed.
+/// Reloads that no client asked for: by SIGHUP, or because the folder has changed.
 struct Reloads {
     watch: Option<FolderWatch>,
-    /// The one whose env files are watched.
+    /// The plan whose env files are watched.
     plan: Option<Arc<Plan>>,
     load: Load,
     store: Option<Store>,
@@ -566,7 +573,7 @@ fn watch_folder(config: &Config) -> Option<FolderWatch> {
 }
 
 impl Reloads {
-    /// Returns when the folder has changed, or an env file that a service there names.
+    /// Returns when the folder, or an env file that one of its services names, has changed.
     async fn wanted(&mut self, handle: &Handle) {
         match &mut self.watch {
             Some(watch) => {
@@ -625,7 +632,7 @@ impl Reloads {
     }
 }
 
-/// What an operator wants to find in the journal.
+/// Logs the events that an operator looks for in the journal.
 fn tell_event(event: &Event) {
     match &event.fact {
         Fact::Crashed { .. }
@@ -661,7 +668,7 @@ fn log(words: &str) {
     say!("{now}  {words}");
 }
 
-/// Starts the daemon apart from this terminal, and returns when it is up.
+/// Starts the daemon apart from this terminal, and returns when the daemon is up.
 fn detach(args: &DaemonArgs, config: &Config) -> u8 {
     let failed = |what: String| {
         tell!("{}: {what}", format::error_word());
@@ -694,7 +701,7 @@ fn start_apart(
     ready: &std::ffi::OsStr,
     heard: &std::os::unix::net::UnixDatagram,
 ) -> std::io::Result<Result<(), u8>> {
-    // Why the last one ended is still to be found.
+    // The log of the last daemon is put aside, so that the reason for its end can still be found.
     OwnLog::new(log.to_owned(), 0, config.log_files, false).put_aside()?;
     let file = files::own_file(log)?;
     let mut command = Command::new(std::env::current_exe()?);
@@ -734,30 +741,31 @@ pub(super) fn secrets() -> PathBuf {
     config.map_or_else(|_| files::state_dir().join("secrets"), |config| config.secrets)
 }
 
-/// The file of the tokens.
+/// The path of the file that holds the tokens.
 fn tokens_of(config: &Config) -> PathBuf {
     config.home.join("tokens.json")
 }
 
-/// The tokens of the daemon that a command of this user means, or of one with this configuration.
+/// The tokens of the daemon with this configuration; without one, of the daemon that this user's
+/// commands reach.
 pub(super) fn tokens(config: Option<&Path>) -> Result<Tokens, ConfigError> {
     load_config(config, &usual()).map(|config| Tokens::at(tokens_of(&config)))
 }
 
-/// Who supervises as this user's daemon, if one runs.
+/// The card of this user's daemon, if one runs: its pid, manifest and socket.
 pub(super) fn card() -> Option<Card> {
     let config = load_config(None, &usual()).ok()?;
     let card = instance_dir::daemon_of(&config.home).filter(|_| files::is_locked(&config.home))?;
     Some(Card { socket: Some(card.socket.clone().unwrap_or(config.socket)), ..card })
 }
 
-/// Whether a keeper or a daemon of this user is there, even when nobody answers.
+/// Whether a keeper or a daemon of this user exists, even when it does not answer.
 pub(super) fn is_kept() -> bool {
     load_config(None, &usual()).is_ok_and(|config| files::is_locked(&config.home))
 }
 
-/// The socket of the daemon that a command of this user means: where that one says it is, for it may
-/// have been started with another configuration.
+/// The socket of the daemon that this user's commands reach. The daemon's own word comes first,
+/// since it may have been started with another configuration.
 pub(super) fn reached() -> Option<instance_dir::Reached> {
     let config = load_config(None, &usual()).ok()?;
     let card = instance_dir::daemon_of(&config.home);

@@ -1,4 +1,4 @@
-//! Words, numbers and tables for people.
+//! Words, numbers and tables for people to read. It makes text; it prints nothing.
 
 use std::borrow::Cow;
 use std::io::IsTerminal;
@@ -27,12 +27,12 @@ pub(super) fn error_word() -> &'static str {
     if colour_on_stderr() { "\x1b[1;31merror\x1b[0m" } else { "error" }
 }
 
-/// The same before something that is only worth a word.
+/// `warning`, yellow where that is allowed.
 pub(super) fn warning_word() -> &'static str {
     if colour_on_stderr() { "\x1b[1;33mwarning\x1b[0m" } else { "warning" }
 }
 
-/// One long duration, in at most two units: `4d 3h`, `2m 5s`, `12s`.
+/// A duration in at most two units: `4d 3h`, `2m 5s`, `12s`.
 pub(super) fn uptime(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default().as_secs();
     let (days, hours, minutes, rest) =
@@ -45,7 +45,7 @@ pub(super) fn uptime(seconds: f64) -> String {
     }
 }
 
-/// A size in the unit that leaves two or three digits.
+/// A size in a unit that leaves it below 1000.
 pub(super) fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes as f64;
@@ -61,7 +61,7 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// How one cell looks.
+/// The colour of one cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tint {
     None,
@@ -72,7 +72,7 @@ pub(super) enum Tint {
 }
 
 impl Tint {
-    /// The text in its colour.
+    /// The text in this colour, or as it is without `colour`.
     pub(super) fn paint(self, text: &str, colour: bool) -> String {
         let code = match self {
             _ if !colour => return text.to_owned(),
@@ -86,7 +86,7 @@ impl Tint {
     }
 }
 
-/// A table whose last column gives way when the terminal is narrow.
+/// A table whose last column is cut short when the terminal is narrow.
 pub(super) struct Table {
     header: Vec<&'static str>,
     right: Vec<bool>,
@@ -94,7 +94,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Columns; those that begin with `>` are set to the right.
+    /// A table with these columns; those that begin with `>` are right-aligned.
     pub(super) fn new(columns: &[&'static str]) -> Table {
         Table {
             header: columns.iter().map(|c| c.trim_start_matches('>')).collect(),
@@ -108,7 +108,7 @@ impl Table {
         self.rows.push(cells.into_iter().map(plain).collect());
     }
 
-    /// The whole table, without a newline at its end. `width`: of the terminal.
+    /// The whole table, without a newline at its end. `width` is that of the terminal, if there is one.
     pub(super) fn render(&self, width: Option<usize>, colour: bool) -> String {
         let columns = self.header.len();
         let mut widths: Vec<usize> = self.header.iter().map(|h| h.width()).collect();
@@ -144,7 +144,7 @@ impl Table {
     }
 }
 
-/// Text that others have written, on one line and harmless to a terminal: control characters are shown as
+/// Makes foreign text fit on one line and harmless to a terminal: control characters are escaped as
 /// Rust writes them.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
@@ -157,7 +157,7 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(shown).collect())
 }
 
-/// The text, cut with a mark where it is wider than allowed.
+/// The text, cut and marked with an ellipsis where it is wider than allowed.
 pub(super) fn shorten(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();

@@ -1,8 +1,8 @@
-//! What services with `log = { file = "inherit" }` print, on the daemon's own standard output and
-//! standard error, as they print it: for containers, whose runtime keeps logs.
+//! The output of services with `log = { file = "inherit" }`: it goes unchanged to the daemon's own
+//! standard output and standard error, for containers whose runtime keeps logs.
 //!
-//! One thread writes. A reader that does not keep up costs lines, which are counted and told, and never
-//! holds up supervision.
+//! One thread writes. A reader that does not keep up loses lines, which are counted and reported;
+//! it never holds up supervision.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,10 @@ use crate::model::Stream;
 use crate::record::output::{Chunk, ChunkSink};
 use crate::sys::terminal;
 
-/// Bytes that may wait to be written.
+/// The most bytes that may wait to be written.
 const QUEUE: usize = 8 * 1024 * 1024;
 
-/// The queue in front of both.
+/// The queue in front of standard output and standard error.
 pub(super) struct OwnOutput(Arc<Shared>);
 
 #[derive(Default)]
@@ -29,7 +29,7 @@ struct Shared {
 struct State {
     waiting: VecDeque<(Stream, Arc<[u8]>)>,
     size: usize,
-    /// Bytes that were left out since the last that were not.
+    /// The bytes that were dropped since the last report.
     dropped: usize,
     writing: bool,
 }
@@ -41,7 +41,7 @@ impl Shared {
 }
 
 impl OwnOutput {
-    /// Starts the thread.
+    /// Starts the writer thread.
     pub(super) fn start() -> std::io::Result<Arc<OwnOutput>> {
         let shared = Arc::<Shared>::default();
         let writer = Arc::clone(&shared);
@@ -50,7 +50,7 @@ impl OwnOutput {
         Ok(Arc::new(OwnOutput(shared)))
     }
 
-    /// Waits until all of it is written, or nobody has taken it for so long.
+    /// Waits until everything is written, but no longer than `within`.
     pub(super) fn finish(&self, within: Duration) {
         let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
         let _ = self.0.emptied.wait_timeout_while(self.0.lock(), within, busy);

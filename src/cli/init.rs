@@ -1,4 +1,4 @@
-//! `init`: a commented starter manifest.
+//! `init`: writes a commented starter manifest.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};

@@ -1,4 +1,4 @@
-//! `ls`: every tree of this user that runs.
+//! `ls`: lists every running tree of this user.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::control::instance_dir;
 use crate::model::{State, StatusReport};
 use crate::sys::terminal;
 
-/// Whoever does not answer within this time is listed without what it would have said.
+/// The time that a tree has to answer; without an answer it is listed with blank figures.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// `ls --json`.
+/// The object that `ls --json` prints.
 #[derive(Debug, Serialize)]
 struct Trees {
     trees: Vec<Tree>,
@@ -23,16 +23,17 @@ struct Trees {
 
 #[derive(Debug, Serialize)]
 struct Tree {
-    /// The project; `daemon` for a machine's.
+    /// The name of the project; `daemon` for a daemon.
     name: String,
-    /// `run` or `daemon`.
+    /// Either `run` or `daemon`.
     kind: &'static str,
     pid: u32,
-    /// How many instances there are, and how many of them run.
+    /// The number of instances; `running` counts those that run. Both are `None` where the tree did not
+    /// answer.
     services: Option<usize>,
     running: Option<usize>,
     uptime_s: Option<f64>,
-    /// The manifest of a run, the configuration of a daemon.
+    /// The manifest of a run, or the configuration of a daemon.
     manifest: Option<PathBuf>,
     socket: PathBuf,
 }

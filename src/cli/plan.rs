@@ -1,4 +1,4 @@
-//! `check` and `plan`: what a manifest says, before anything runs.
+//! `check` and `plan`: show what a manifest says, before anything runs.
 
 use std::path::{Path, PathBuf};
 
@@ -79,7 +79,8 @@ pub(super) fn plan(args: &PlanArgs) -> u8 {
     let (path, loaded) = match load_or_tell(file.as_deref(), &args.env_file) {
         Ok(loaded) => loaded,
         Err(code) => {
-            // The same object as check's, on standard output; the words went to the other.
+            // With JSON, the same object as that of `check` goes to standard output; the words went to
+            // standard error.
             if json && let Ok(found) = file.map_or_else(report::found, Ok) {
                 return check(&CheckArgs { files: vec![found], env_file: args.env_file.clone(), json: true });
             }
@@ -185,7 +186,7 @@ fn joined(names: &[Name]) -> String {
     names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
 }
 
-/// `plan --format json`.
+/// The object that `plan --format json` prints.
 #[derive(Debug, Serialize)]
 struct PlanReport<'a> {
     project: &'a str,
@@ -241,7 +242,7 @@ fn dot(plan: &Plan) {
 }
 
 fn mermaid(plan: &Plan) {
-    // Ids of its own: a name may be a word of Mermaid's.
+    // Services have generated ids, since a name may be a keyword of Mermaid.
     let id = |name: &Name| {
         let at = plan.services.iter().position(|s| s.name == *name).unwrap_or(0);
         format!("s{at}")

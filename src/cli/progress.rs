@@ -1,4 +1,5 @@
-//! How far tasks have come, as bars: in words for tables, and one that moves beside the output of `exec`.
+//! The progress of tasks as bars: in words for tables, and as a moving bar beside the output of
+//! `exec`.
 
 use std::time::Duration;
 
@@ -7,18 +8,18 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::format;
 use crate::model::task::TaskProgress;
 
-/// From this width on a table has room for all of it.
+/// From this width of the terminal on, a table has room for the whole bar.
 const WIDE: usize = 160;
-/// Columns of a bar in a table.
+/// The width of a bar in a table, in columns.
 const BAR: usize = 20;
 
-/// A bar with all that belongs to it, without a terminal as with one.
+/// The bar with its details and message, for output with and without a terminal.
 pub(super) fn in_words(progress: &TaskProgress) -> String {
     let message = progress.message.clone().filter(|message| !message.is_empty());
     std::iter::once(bar(progress)).filter(|bar| !bar.is_empty()).chain(message).collect::<Vec<_>>().join(", ")
 }
 
-/// As much of it as goes into a column of a table on a terminal of that width.
+/// The bar for a column of a table; only its main figure where the terminal is narrow.
 pub(super) fn narrow(progress: &TaskProgress, width: Option<usize>) -> String {
     if width.is_none_or(|width| width >= WIDE) {
         return bar(progress);
@@ -30,7 +31,7 @@ pub(super) fn narrow(progress: &TaskProgress, width: Option<usize>) -> String {
     }
 }
 
-/// The same without a message, which may be long.
+/// The bar with its details, without the message, which may be long.
 fn bar(progress: &TaskProgress) -> String {
     let bar = progress.progress.map(|share| {
         let full = (share * BAR as f64).round() as usize;
@@ -47,10 +48,10 @@ fn details(progress: &TaskProgress) -> impl Iterator<Item = String> {
     bytes.into_iter().chain(rate).chain(left)
 }
 
-/// Steps of a bar that moves.
+/// The number of steps of a moving bar.
 const STEPS: u64 = 1_000;
 
-/// The bar of one command on a terminal; none until the command says something of itself.
+/// The moving bar of one command on a terminal. There is none until the command reports progress.
 #[derive(Default)]
 pub(super) struct Moving(Option<ProgressBar>);
 
@@ -72,7 +73,7 @@ impl Moving {
         bar.set_message(details(progress).chain(progress.message.clone()).collect::<Vec<_>>().join(", "));
     }
 
-    /// Lets something else be printed.
+    /// Hides the bar while something else is printed.
     pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.0 {
             Some(bar) => bar.suspend(print),

@@ -1,4 +1,5 @@
-//! The verbs that talk to a running tree.
+//! The verbs that talk to a running tree over its control socket, and what they share: finding the
+//! tree, asking it, and reporting what goes wrong.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -41,13 +42,13 @@ pub(super) fn print_json(value: &impl Serialize) {
     }
 }
 
-/// Shows a text in the place of the one before; without a terminal, below it.
+/// Shows a text in place of the one shown before; without a terminal, below it.
 pub(super) fn picture(text: &str) {
     if !terminal::stdout_is_terminal() {
         return say(text);
     }
-    // Home, the new picture line by line, then away with what was below. One that is higher than the
-    // screen would push its own head away.
+    // The cursor goes home, the new picture overwrites the old one line by line, and whatever is left
+    // below is cleared. A picture higher than the screen would scroll its own head away, so it is cut.
     let height = terminal::height().map_or(usize::MAX, |height| height.saturating_sub(1).max(1));
     let picture: String = text.lines().take(height).map(|line| format!("{line}\x1b[K\n")).collect();
     let _ = write!(std::io::stdout(), "\x1b[H{picture}\x1b[J").and_then(|()| std::io::stdout().flush());
@@ -57,10 +58,10 @@ pub(super) fn say(line: &str) {
     say!("{line}");
 }
 
-/// What a conversation comes to: an exit code.
+/// The result of a conversation: an exit code.
 pub(super) type Conversation = Result<u8, Error>;
 
-/// Runs a conversation with the running tree and tells what goes wrong.
+/// Runs a conversation with the running tree, and reports what goes wrong.
 pub(super) fn talk<F>(common: &Common, conversation: F) -> u8
 where
     F: AsyncFnOnce(Client) -> Conversation,
@@ -144,8 +145,8 @@ where
     }
 }
 
-/// Faults that came over the socket, with the files that they are about read again. `None`: one
-/// of these is not what it was.
+/// Turns faults that came over the socket back into faults with the text of their files, which are
+/// read again. Returns `None` if the text has changed since.
 fn with_text(faults: &[FaultBody]) -> Option<Vec<Fault>> {
     let mut sources: HashMap<&Path, Arc<Source>> = HashMap::new();
     let cwd = super::here().ok();
@@ -188,19 +189,21 @@ fn not_running(reason: &str) -> ErrorBody {
     ErrorBody { error, faults: Vec::new() }
 }
 
-/// What is down may be started again: so long is waited for a supervisor to be gone.
+/// The time that a supervisor has to end after it is down, beyond that of its hooks; only then is
+/// it safe to start the tree again.
 const LEAVING: Duration = Duration::from_secs(15);
-/// So long a reader of logs waits until others have read.
+/// The time that a reader of logs waits for its turn while others read.
 const TURN: Duration = Duration::from_secs(30);
-/// Who ends in order takes its socket along, at most so long after its last word.
+/// The time after its last message in which a supervisor that ends in order removes its socket.
 const CLOSING: Duration = Duration::from_secs(1);
-/// A wait that is longer is told.
+/// A wait that is longer than this is announced.
 const WORDLESS: Duration = Duration::from_millis(300);
 
-/// So long is waited for a daemon whose keeper is there to start it.
+/// The time that a command waits for a daemon whose keeper is about to start it.
 const COMING: Duration = Duration::from_secs(5);
 
-/// A connection, also where a daemon is just being started again. The reason, where there is none.
+/// A connection to the tree that is meant. It waits where a keeper is just starting the daemon
+/// again, and returns the reason where there is no connection.
 async fn client(common: &Common) -> Result<Client, String> {
     let since = tokio::time::Instant::now();
     loop {
@@ -222,7 +225,7 @@ async fn client(common: &Common) -> Result<Client, String> {
     }
 }
 
-/// Whether a daemon that is just being started again is worth waiting for: not where another tree is meant.
+/// Whether to wait for a daemon that is being started again: not where another tree is meant.
 fn may_be_the_daemon(common: &Common) -> bool {
     let own = !common.daemon && aim::given() == Aim::Own;
     common.socket.is_some()
@@ -242,7 +245,7 @@ fn socket(common: &Common) -> Result<PathBuf, String> {
             .filter(|socket| socket.exists())
             .ok_or_else(|| "no daemon runs (regrow daemon)".to_owned());
     }
-    // Inside a service its own supervisor is meant.
+    // Inside a service, the supervisor of that service is meant.
     if let Some(socket) = std::env::var_os("REGROW_SOCKET").filter(|s| !s.is_empty()) {
         return Ok(PathBuf::from(socket));
     }
@@ -316,7 +319,7 @@ pub(super) fn add(args: AddArgs) -> u8 {
     })
 }
 
-/// Bytes of the largest manifest that is sent.
+/// The size of the largest manifest that is sent, in bytes.
 const LARGEST_ADDITION: u64 = 16 << 20;
 
 pub(super) fn remove(args: PlainArgs) -> u8 {
@@ -331,7 +334,7 @@ fn command(verb: &str, command: Command, patience: &Patience, common: &Common) -
     ask("/v1/command", &command, patience, common, |answer: &Answer| answer)
 }
 
-/// The answer, if it comes in time.
+/// The answer, or an error where it does not come in time.
 async fn within<T>(patience: &Patience, asked: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let Some(limit) = patience.timeout else {
         return asked.await;
@@ -345,7 +348,7 @@ async fn within<T>(patience: &Patience, asked: impl Future<Output = Result<T, Er
     })
 }
 
-/// Asks for something that is answered when it is done.
+/// Sends a request that is answered when it is done.
 fn ask<T: Serialize + serde::de::DeserializeOwned>(
     path: &str,
     body: &impl Serialize,
@@ -379,7 +382,7 @@ pub(super) fn logs(args: LogsArgs) -> u8 {
         Err(error) => return usage_error("logs", &format!("--grep: {error}")),
     };
     let fits = |line: &LogLine| pattern.as_ref().is_none_or(|p| p.is_match(&line.text));
-    // With a pattern the last N of the matching lines are meant.
+    // With a pattern, the last N matching lines are meant, so all lines are asked for.
     let asked = if pattern.is_some() { None } else { lines };
     let mut path = format!("/v1/logs?{}", query(&services).trim_start_matches('&'));
     if let Some(lines) = asked {
@@ -394,7 +397,7 @@ pub(super) fn logs(args: LogsArgs) -> u8 {
             let since = tokio::time::Instant::now();
             let mut found: Logs = loop {
                 match client.get(&path).await {
-                    // Others are before us.
+                    // Other readers are being served first.
                     Err(Error::Denied(denial))
                         if denial.code == DenialCode::TooManyRequests && since.elapsed() < TURN =>
                     {
@@ -445,7 +448,7 @@ pub(super) fn logs(args: LogsArgs) -> u8 {
             if !super::daemon::is_kept() {
                 return Ok(followed_to_its_end(at.as_deref(), false).await);
             }
-            // What comes from now on is shown.
+            // Only lines from now on are shown.
             let goes_on = format!("/v1/logs?follow=true&lines=0{}", query(&services));
             stream = match client.follow_again(&goes_on).await {
                 Ok(stream) => stream,
@@ -484,7 +487,7 @@ pub(super) fn why(args: WhyArgs) -> u8 {
                     if depth == 0 { String::new() } else { format!("{}└─ ", "   ".repeat(depth - 1)) };
                 say(&format!("{arrow}{} is {}: {}", link.name, link.state, link.because));
             }
-            // What is well needs no last words.
+            // A healthy service needs no last lines.
             if let Some(end) = why.chain.last()
                 && !why.last_lines.is_empty()
                 && (matches!(end.state, State::Failed | State::Crashed) || why.check.is_some())
@@ -538,7 +541,7 @@ pub(super) fn events(args: EventsArgs) -> u8 {
                     _ => {}
                 }
             }
-            // The supervisor has ended. Where it did not mean to, another goes on.
+            // The supervisor has ended. Unless it meant to, a next one goes on.
             let Some(Event { seq, fact, .. }) = &last else {
                 return Ok(code::DONE);
             };
@@ -558,8 +561,8 @@ pub(super) fn events(args: EventsArgs) -> u8 {
     })
 }
 
-/// What was followed has come to its end, and nobody goes on: by a kill, unless who ended has taken its socket
-/// along, or said so (`ended`).
+/// Reports the end of what was followed, where no supervisor goes on. It counts as a kill unless
+/// the supervisor has said so (`ended`) or has removed its socket.
 async fn followed_to_its_end(socket: Option<&Path>, ended: bool) -> u8 {
     let until = tokio::time::Instant::now() + CLOSING;
     let is_there = || socket.is_some_and(Path::exists);
@@ -615,16 +618,16 @@ pub(super) fn down(args: DownArgs) -> u8 {
     let DownArgs { common } = args;
     talk(&common, async |mut client| {
         let status: StatusReport = client.get("/v1/status").await?;
-        // Pinned while it is there: its number may be another's afterwards.
+        // The process is pinned while it lives: its pid may belong to another process afterwards.
         let ends = processes::SupervisorEnd::of_supervisor(status.daemon.pid);
         let down: Down = client.post("/v1/down", &()).await?;
         drop(client);
         let services = status.services.len();
         let longest = Duration::try_from_secs_f64(down.hooks_may_take_s).unwrap_or(Duration::MAX);
         let leaving = LEAVING.saturating_add(longest);
-        // A hook of the tree, or a service: it waits for us.
+        // A hook of the tree, or a service of it, must not wait: the supervisor waits for it to end.
         let waits = std::env::var_os("REGROW_SOCKET").is_none();
-        // A moment is not worth a word.
+        // A short wait is not announced.
         let mut gone = !waits || (!down.hooks.is_empty() && ends.wait(WORDLESS));
         if !gone && !down.hooks.is_empty() && !common.json {
             let names = few(&down.hooks);

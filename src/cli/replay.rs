@@ -1,5 +1,6 @@
-//! `replay`: a recorded run told again by the same machines, step by step, with what each saw
-//! and decided; where they decide otherwise now, or break an invariant, it says so.
+//! `replay`: runs a recording through the same machines again, step by step, and prints what each
+//! was told and decided. It reports every step where they now decide otherwise or break an
+//! invariant.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,15 +17,15 @@ use crate::decide::simulation::{Simulation, SimulationOutput};
 use crate::model::{Event, Fact, Goal, Incarnation, InstanceId};
 use crate::record::recording::{ReadError, RecordingLine, RecordingReader};
 
-/// The end of it, for `--json`.
+/// The result of a replay, for `--json`.
 #[derive(Debug, Default, Serialize)]
 struct Verdict {
     steps: u64,
     events: u64,
     commands: u64,
-    /// Whether the run came to its end; one that was killed has none.
+    /// Whether the recording reaches the end of its run; that of a killed run does not.
     complete: bool,
-    /// What was decided otherwise than recorded, or must never be.
+    /// The decisions that differ from the recorded ones, and those that must never be.
     faults: Vec<String>,
 }
 
@@ -89,10 +90,10 @@ pub(super) fn replay(args: &ReplayArgs) -> u8 {
 
 struct Told {
     world: Simulation,
-    /// Of whom steps are shown; empty: of all.
+    /// The services, instances and groups whose steps are shown; all, if the list is empty.
     only: Vec<String>,
     quiet: bool,
-    /// Facts decided on that the recording has not told yet.
+    /// The facts that the machines have decided on and the recording has not told yet.
     awaited: VecDeque<Fact>,
     live: HashMap<InstanceId, Incarnation>,
     answered: HashMap<u64, u32>,
@@ -168,7 +169,7 @@ impl Told {
         self.verdict.events += 1;
         self.verdict.complete |= matches!(event.fact, Fact::ShutdownDone);
         if matches!(event.fact, Fact::SupervisorStarted { .. } | Fact::HookFailed { .. }) {
-            // No machine decides on this one.
+            // No machine decides on this fact.
             self.world.note(event.since_start, event.fact.clone());
             return;
         }
@@ -190,7 +191,7 @@ impl Told {
         }
     }
 
-    /// What was decided on was recorded, too.
+    /// Checks that every fact decided on was recorded too.
     fn settle(&mut self, number: usize) {
         while let Some(fact) = self.awaited.pop_front() {
             self.fault(number, &format!("decided now, and not recorded: {}", fact_in_words(&fact)));
@@ -237,7 +238,8 @@ impl Told {
     }
 }
 
-/// As a reader of the events sees them: two facts are the same when they are written the same.
+/// Whether two facts look the same to a reader of the events: facts are equal when they are written
+/// the same.
 fn same(one: &Fact, other: &Fact) -> bool {
     serde_json::to_value(one).ok() == serde_json::to_value(other).ok()
 }
@@ -260,7 +262,7 @@ fn in_words(message: &Message) -> String {
     }
 }
 
-/// `{"input": {"start": "boot"}}` as `input start boot`.
+/// The words of a JSON value: `{"input": {"start": "boot"}}` becomes `input start boot`.
 fn words(value: &Value) -> String {
     match value {
         Value::Object(map) if map.len() == 1 => {

@@ -1,4 +1,4 @@
-//! Faults of a manifest as a person reads them: the line, a caret, a hint.
+//! The faults of a manifest as a person reads them: with the line, a caret and a hint.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::{code, format};
 use crate::manifest::{Environment, Fault, LoadError, Loaded, discover, load};
 
-/// Finds and loads a manifest; `Err`: it was told what is wrong, exit with this code.
+/// Finds and loads a manifest. With `Err` the fault has been printed, and the code is the exit
+/// code.
 pub(super) fn load_or_tell(file: Option<&Path>, env_files: &[PathBuf]) -> Result<(PathBuf, Loaded), u8> {
     let path = match file {
         Some(path) => path.to_owned(),
@@ -27,7 +28,7 @@ pub(super) fn load_or_tell(file: Option<&Path>, env_files: &[PathBuf]) -> Result
     }
 }
 
-/// The manifest of this folder or one above, relative to here.
+/// The path of the manifest in this folder or one above, relative to this folder.
 pub(super) fn found() -> Result<PathBuf, u8> {
     let cwd = super::here().map_err(|words| {
         tell!("{}: {words}", format::error_word());
@@ -45,7 +46,7 @@ pub(super) fn found() -> Result<PathBuf, u8> {
     Ok(path.strip_prefix(&cwd).map(Path::to_owned).unwrap_or(path))
 }
 
-/// Prints what is allowed and still worth a word to standard error.
+/// Prints warnings about a manifest to standard error.
 pub(super) fn warn(warnings: &[Fault]) {
     for warning in warnings {
         tell!("{}\n", render(warning, Level::WARNING));
@@ -69,7 +70,7 @@ pub(super) fn tell(error: &LoadError) {
     tell_and(error, "nothing was started");
 }
 
-/// The same, and what came of it.
+/// Prints what is wrong to standard error, followed by the outcome.
 pub(super) fn tell_and(error: &LoadError, outcome: &str) {
     match error {
         LoadError::Unreadable { path, error } => {
@@ -97,7 +98,7 @@ pub(super) fn tell_and(error: &LoadError, outcome: &str) {
 fn render(fault: &Fault, level: Level<'static>) -> String {
     let renderer = if format::colour_on_stderr() { Renderer::styled() } else { Renderer::plain() };
     let text = &fault.source.text;
-    // Only the lines that matter: a manifest may be megabytes long.
+    // Only the lines around the fault are shown: a manifest may be megabytes long.
     let window = |start: usize, end: usize| {
         let mut from = start.min(text.len());
         while !text.is_char_boundary(from) {
@@ -113,7 +114,7 @@ fn render(fault: &Fault, level: Level<'static>) -> String {
     };
     let snippet = |span: &std::ops::Range<usize>, label: &str, kind: AnnotationKind| {
         let (first, last, from, to) = window(span.start, span.end);
-        // An empty place still gets its caret.
+        // An empty span still gets its caret.
         let to = if to == from && to < last { to + 1 } else { to };
         Snippet::source(text[first..last].to_owned())
             .line_start(fault.source.place(first).0)
@@ -133,7 +134,7 @@ fn render(fault: &Fault, level: Level<'static>) -> String {
     renderer.render(&report)
 }
 
-/// `check --json`: one a manifest.
+/// The entry of one manifest in the object that `check --json` prints.
 #[derive(Debug, Serialize)]
 pub(super) struct CheckReport {
     pub(super) file: String,
@@ -143,7 +144,7 @@ pub(super) struct CheckReport {
     pub(super) warnings: Vec<FaultReport>,
 }
 
-/// A fault for programs.
+/// One fault, for programs that read JSON.
 #[derive(Debug, Serialize)]
 pub(super) struct FaultReport {
     file: String,
@@ -153,7 +154,7 @@ pub(super) struct FaultReport {
     hint: Option<String>,
 }
 
-/// The same as objects.
+/// The faults of a load error, for programs that read JSON.
 pub(super) fn objects(error: &LoadError) -> Vec<FaultReport> {
     match error {
         LoadError::Unreadable { path, error } => vec![FaultReport {
@@ -167,7 +168,7 @@ pub(super) fn objects(error: &LoadError) -> Vec<FaultReport> {
     }
 }
 
-/// Faults or warnings with their places.
+/// Faults or warnings with their places in the file.
 pub(super) fn places(faults: &[Fault]) -> Vec<FaultReport> {
     let report = |fault: &Fault| {
         let (line, column) = fault.place();

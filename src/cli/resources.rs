@@ -7,9 +7,9 @@ use crate::control::protocol::ResourceHistories;
 use crate::model::history::{HistoryPoint, Measure, ResourceHistory};
 use crate::sys::terminal;
 
-/// From this width on a terminal has room for all columns.
+/// From this width on, a terminal has room for all columns.
 const WIDE: usize = 110;
-/// So many columns a curve has.
+/// The width of a curve, in columns.
 const CURVE: usize = 32;
 
 pub(super) fn resources(args: ResourcesArgs) -> u8 {
@@ -100,7 +100,7 @@ fn word(measure: Measure) -> &'static str {
     }
 }
 
-/// The peaks of a series, from nothing to its highest, in so many columns.
+/// The peaks of a series as a curve from zero to the highest, at most `CURVE` columns wide.
 fn curve(points: &[HistoryPoint], measure: Measure) -> String {
     const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let peak = |point: &HistoryPoint| point.levels.get(&measure).map(|level| level.peak);

@@ -1,4 +1,4 @@
-//! `run`: the tree in the foreground.
+//! `run`: supervises a tree in the foreground, until it is down.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,15 +27,15 @@ use crate::runtime::{Handle, Options};
 use crate::sys::files;
 use crate::sys::signals::{SignalAction, Signals};
 
-/// After this long without a word, what is waited for is named.
+/// After this long without a line, the run names the instances that it waits for.
 const SILENCE: Duration = Duration::from_secs(3);
-/// After this long, what a stop waits for is named.
+/// After this long in a stop, the run names the instances that it waits for.
 const LINGERING: Duration = Duration::from_secs(1);
 /// A second Ctrl-C sooner than this is the first one, heard twice: some wrappers signal a
 /// process and its group.
 const TWICE: Duration = Duration::from_millis(50);
 
-/// How long the answers that are under way may take at the end.
+/// The time that answers under way have at the end of the run.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 pub(super) fn run(mut args: RunArgs) -> u8 {
@@ -46,7 +46,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
     {
         args.file = args.only.pop().map(PathBuf::from);
     }
-    // Before any thread: the process divides in two.
+    // The process divides in two here, so it must not have started any thread yet.
     let above = match keeper::divide() {
         Ok(above) => above,
         Err(error) => {
@@ -177,7 +177,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             host: HostOptions { subreaper: true, owns_process: true, die_with_us: true },
             sample_interval: args.sample_interval,
             console: Some(Arc::clone(&console) as Arc<_>),
-            // It is there as that of all others.
+            // A run shows such output on its console, like all other output.
             own_output: None,
             socket: socket.clone(),
             recorder,
@@ -212,7 +212,8 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         let ended = foreground.go(signals).await;
         close.send_replace(true);
         if let Some(server) = server {
-            // Who asked for the end is to hear of it; who does not listen is not waited for.
+            // The client that asked for the end is to get its answer; a client that does not read is not
+            // waited for.
             let _ = tokio::time::timeout(FAREWELL, server).await;
         }
         if let Some(place) = place {
@@ -220,24 +221,24 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
         }
         ended
     });
-    // Everything is gone and told: what is left of this process may go at once.
+    // Everything is down and reported, so the rest of this process may go at once.
     processes::exit(i32::from(ended))
 }
 
 /// Why a run ends.
 #[derive(Debug, Clone, PartialEq)]
 enum Reason {
-    /// Nothing is left to do.
+    /// Nothing runs, and nothing is to come.
     Finished,
-    /// `--exit-on-end`: with this code.
+    /// The service of `--exit-on-end` has ended: the run exits with this code.
     Ended(u8),
-    /// `--timeout`.
+    /// Not everything was ready within `--timeout`.
     TimedOut,
-    /// A signal.
+    /// A signal asked for the end.
     Signal(SignalAction),
-    /// Nobody reads our output any more.
+    /// The reader of the output has gone away.
     ReaderGone,
-    /// `regrow down`, or a group that gave up.
+    /// The end came from the tree: by `regrow down`, or because a group gave up.
     Elsewhere,
     /// A fault in regrow itself.
     Broke,
@@ -248,7 +249,8 @@ struct Foreground {
     console: Arc<Console>,
     screen: Screen,
     exit_on_end: Option<Name>,
-    /// The code of the process of `exit_on_end` whose fate the next fact tells.
+    /// The exit code of the last process of `exit_on_end`, until the next fact tells whether it comes
+    /// back.
     ended: Option<u8>,
     timeout: Option<Duration>,
 }
@@ -266,7 +268,7 @@ impl Foreground {
         let console = Arc::clone(&self.console);
         let mut down = std::pin::pin!(handle.wait_down());
         loop {
-            // Timers exist only while somebody waits for something.
+            // The timer runs only while the run waits for something.
             let next_word = match (&reason, self.screen.all_ready) {
                 (Some(_), _) => Some(spoken + LINGERING),
                 (None, false) => Some(spoken + SILENCE),
@@ -316,7 +318,8 @@ impl Foreground {
                         self.screen.show(&read);
                     }
                     if reason.is_none() {
-                        // It went down faster than its events were read; what failed stays failed.
+                        // The tree went down faster than its events were read; failed instances stay
+                        // failed.
                         failed_before = self.failed();
                     }
                     break;
@@ -388,7 +391,7 @@ impl Foreground {
                     }
                     spoken = Instant::now();
                     if reason.is_some() && !self.console.is_terminal() {
-                        // On paper every fifth second is enough.
+                        // Without a terminal, a line every five seconds is enough.
                         spoken += Duration::from_secs(4);
                     }
                 }
@@ -412,7 +415,7 @@ impl Foreground {
                 });
                 None
             }
-            // One that was restarted, by hand or with its group, has not ended.
+            // An instance that is restarted, by hand or with its group, has not ended.
             Fact::Starting { .. } | Fact::Waiting { .. } | Fact::Stopped { held: true, .. }
                 if awaited.is_some() =>
             {
@@ -425,7 +428,7 @@ impl Foreground {
             | Fact::Stopped { instance, .. }
                 if awaited.is_some() =>
             {
-                // Without an exit it never ran: a dependency failed, or its group gave up.
+                // An instance without an exit never ran: a dependency failed, or its group gave up.
                 let code = self.ended.take().unwrap_or(code::FAILED);
                 self.console.say(&format!("{instance} has ended: stopping"), Tint::Faint);
                 self.handle.begin_shutdown(&format!("{instance} has ended"));
@@ -436,12 +439,12 @@ impl Foreground {
         }
     }
 
-    /// Nothing runs, nothing will by itself, and nobody stopped anything by hand.
+    /// Whether nothing runs, nothing will by itself, and nothing was stopped by hand.
     fn is_finished(&self) -> bool {
         self.is_idle() && self.handle.tree_state(|b| !b.entries().iter().any(|e| e.state == State::Stopped))
     }
 
-    /// Nothing runs, and nothing will by itself.
+    /// Whether nothing runs, and nothing will by itself.
     fn is_idle(&self) -> bool {
         let will_start = |entry: &InstanceState| entry.state == State::Registered && entry.spec.autostart;
         self.handle
@@ -455,7 +458,7 @@ impl Foreground {
         })
     }
 
-    /// The last words, on standard error, and the exit code.
+    /// Prints the final report on standard error, and returns the exit code.
     fn conclude(&self, reason: Reason, failed: &[InstanceId]) -> u8 {
         let gave_up = self.screen.gave_up;
         if !failed.is_empty() {
@@ -465,7 +468,7 @@ impl Foreground {
                 let why = self.handle.tree_state(|tree_state| {
                     tree_state.entry(id).and_then(|e| e.failed.as_ref()).map(ToString::to_string)
                 });
-                // The shutdown's own end must not hide what it found.
+                // The end of the shutdown must not hide the reason that was seen before.
                 let why = why.or_else(|| self.screen.failures.get(id).cloned()).unwrap_or_default();
                 tell!("  {id}: {why}");
                 let output = self.handle.output();
@@ -477,7 +480,7 @@ impl Foreground {
         }
         match reason {
             Reason::Signal(SignalAction::Interrupt) => code::INTERRUPTED,
-            // As the signal for it would have been.
+            // The code is that of a process that SIGPIPE has ended.
             Reason::ReaderGone => 128 + 13,
             Reason::Signal(other) => u8::try_from(128 + other.number()).unwrap_or(code::FAILED),
             Reason::TimedOut => code::TIMED_OUT,

@@ -1,4 +1,4 @@
-//! `secret`: values that manifests only name.
+//! `secret`: keeps the values that manifests only name.
 
 use serde::Serialize;
 
@@ -51,7 +51,7 @@ fn told(done: std::io::Result<u8>) -> u8 {
     })
 }
 
-/// `secret list --json`.
+/// The object that `secret list --json` prints.
 #[derive(Debug, Serialize)]
 struct Secrets {
     secrets: Vec<SecretInfo>,

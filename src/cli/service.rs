@@ -1,4 +1,4 @@
-//! `service`: single services, each a manifest of its own in the daemon's folder.
+//! `service`: manages single services, each with a manifest of its own in the daemon's folder.
 
 use format::{Table, Tint};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, TableLike, Value};
@@ -46,8 +46,8 @@ fn create(args: ServiceCreateArgs) -> u8 {
     })
 }
 
-/// A service as one of another project names it: what is not known, or means several, is left for the
-/// daemon to refuse.
+/// The full name of a service, as another project refers to it. A word that is unknown or ambiguous
+/// is left for the daemon to refuse.
 fn full_name(status: &StatusReport, word: &str) -> String {
     let mut ids: Vec<&str> = status
         .services
@@ -62,7 +62,7 @@ fn full_name(status: &StatusReport, word: &str) -> String {
     }
 }
 
-/// What was written where, and what became of the service.
+/// The result of a change: the file that was written, and what became of the service.
 #[derive(Debug, serde::Serialize)]
 struct Written<'a> {
     file: std::path::PathBuf,
@@ -149,7 +149,7 @@ fn manifest_of(name: &Name, args: &ServiceCreateArgs, needed: &[String]) -> Resu
     Ok(format!("# Made by \"regrow service create\".\n{document}"))
 }
 
-/// What a shell has expanded already is not to be expanded once more.
+/// Escapes a value that the shell has already expanded, so that it is not expanded again.
 fn escaped(value: &str) -> String {
     value.replace('$', "$$")
 }
@@ -158,7 +158,7 @@ fn span(span: std::time::Duration) -> String {
     humantime::format_duration(span).to_string()
 }
 
-/// `service list --json`.
+/// The object that `service list --json` prints.
 #[derive(Debug, serde::Serialize)]
 struct Services {
     services: Vec<ServiceStatus>,
@@ -224,8 +224,8 @@ fn config(args: ServiceConfigArgs) -> u8 {
     remote::talk(&common, edit)
 }
 
-/// The manifest with keys of its service set and taken out; everything else, comments and order, is
-/// as it was.
+/// The text of a manifest with keys of its service set and removed; everything else, including
+/// comments and order, stays as it was.
 fn edited(
     text: &str,
     name: &str,
@@ -249,8 +249,8 @@ fn edited(
     Ok(document.to_string())
 }
 
-/// A value as it was typed: numbers, lists and tables as TOML has them, and else a text. A variable's value
-/// is a text, whatever it looks like. Nothing of it is expanded later: what was typed runs.
+/// The TOML value of a word as it was typed: a number, list or table where it reads as one,
+/// otherwise a text. The value of a variable is always a text. Nothing in it is expanded later.
 fn typed(key: &str, text: &str) -> Value {
     let literal = || Value::from(escaped(text));
     if key.starts_with("env.") && !text.trim_start().starts_with('{') {
@@ -260,7 +260,7 @@ fn typed(key: &str, text: &str) -> Value {
         Ok(value) => value,
         Err(_) => return literal(),
     };
-    // The shell's own text is expanded by the shell alone.
+    // Only the shell itself expands the text of `shell`.
     if key != "shell" {
         escape_all(&mut value);
     }
@@ -276,7 +276,7 @@ fn escape_all(value: &mut Value) {
     }
 }
 
-/// The key that a word stands for in the place of a table.
+/// The key that a plain word stands for where a table is expected.
 fn short_for(key: &str) -> Option<&'static str> {
     match key {
         "restart" => Some("policy"),
@@ -288,21 +288,22 @@ fn short_for(key: &str) -> Option<&'static str> {
 fn put(table: &mut dyn TableLike, key: &str, mut value: Value) -> Result<(), String> {
     match key.split_once('.') {
         None => {
-            // A word in the place of a table sets what it is short for; the table's other keys stay.
+            // A plain word in place of a table sets the key that it is short for; the table's other keys
+            // stay.
             if let (Some(long), true) = (short_for(key), value.is_str())
                 && let Some(inner) = table.get_mut(key).and_then(Item::as_table_like_mut)
             {
                 return put(inner, long, value);
             }
             if let Some(old) = table.get(key).and_then(Item::as_value) {
-                // The comment behind it stays.
+                // The comment behind the value stays.
                 *value.decor_mut() = old.decor().clone();
             }
             table.insert(key, Item::Value(value));
             Ok(())
         }
         Some((first, rest)) => {
-            // `restart = "always"` is short for a table.
+            // A plain word, as in `restart = "always"`, is short for a table.
             let word = table.get(first).and_then(Item::as_str).map(str::to_owned);
             let short = short_for(first).zip(word);
             if let Some((long, was)) = short {

@@ -1,4 +1,5 @@
-//! `pool` and `stats`: how many commands run at a time, what they come to, and how the machine is.
+//! `pool` and `stats`: how many commands run at a time, how they have ended, and how the machine is
+//! doing.
 
 use std::time::Duration;
 
@@ -58,7 +59,7 @@ pub(super) fn stats(args: StatsArgs) -> u8 {
         let mut shown = false;
         loop {
             let stats: Stats = match client.get("/v1/stats").await {
-                // Who was watched is gone.
+                // The tree that was watched has ended.
                 Err(Error::Broken(_)) if shown => return Ok(code::DONE),
                 stats => stats?,
             };
@@ -142,7 +143,7 @@ fn in_words(stats: &Stats) -> Vec<String> {
     lines
 }
 
-/// A line for each part of the machine; figures of the last day behind it.
+/// One line for each part of the machine, followed by the figures of the last day.
 fn machine_in_words(resources: &Resources) -> Vec<String> {
     let Resources { machine, trends } = resources;
     let trend = |measure: Measure| {
@@ -194,7 +195,7 @@ fn machine_in_words(resources: &Resources) -> Vec<String> {
     for NetworkSample { interface, received_bytes_per_s: received, sent_bytes_per_s: sent, .. } in
         &machine.networks
     {
-        // Many machines have interfaces that nothing goes through.
+        // Many machines have interfaces without any traffic.
         if received.unwrap_or(0.0) + sent.unwrap_or(0.0) > 0.0 {
             lines.push(format!("  network  {interface}: received {}, sent {}", rate(*received), rate(*sent)));
         }

@@ -1,4 +1,4 @@
-//! `exec` and `task`: commands that are run once, through the worker pool of a running tree.
+//! `exec` and `task`: one-shot commands through the worker pool of a running tree.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read, Write};
@@ -23,13 +23,13 @@ use crate::model::{
 };
 use crate::sys::terminal;
 
-/// As timeout(1) ends.
+/// The exit code after a timeout, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
-/// As a shell ends where there is no such program.
+/// The exit code where the program does not exist, as a shell has it.
 const NO_PROGRAM: u8 = 127;
-/// And where there is one that can't be run.
+/// The exit code where the program exists but can't be run, as a shell has it.
 const UNABLE: u8 = 126;
-/// ENOENT.
+/// The number of the error ENOENT.
 const NO_SUCH_FILE: i32 = 2;
 
 pub(super) fn exec(args: ExecArgs) -> u8 {
@@ -65,7 +65,7 @@ pub(super) fn exec(args: ExecArgs) -> u8 {
                             format::error_word()
                         );
                     }
-                    // Whoever reads the output is to know that it is not whole.
+                    // The exit code tells a reader of the output that some of it is lost.
                     return Ok(if passed < all { ended.max(code::FAILED) } else { ended });
                 }
                 _ => {}
@@ -75,7 +75,7 @@ pub(super) fn exec(args: ExecArgs) -> u8 {
     })
 }
 
-/// Bytes as they are; how many.
+/// Writes the bytes of an output event as they are, and returns how many there were.
 fn pass_on(output: &TaskOutput) -> Result<u64, Error> {
     let bytes = STANDARD.decode(&output.data).map_err(|error| Error::Unreadable(error.to_string()))?;
     write_out(output.stream, &bytes);
@@ -95,7 +95,7 @@ fn write_out(stream: StreamName, bytes: &[u8]) {
     }
 }
 
-/// Says what its output does not, and ends as the command has.
+/// Prints what the output of the command does not say, and returns the exit code of the command.
 fn told(result: &TaskResult) -> u8 {
     if let Some(error) = &result.error {
         tell!("regrow: {error}");
@@ -121,7 +121,7 @@ fn ends_as(result: &TaskResult) -> u8 {
     }
 }
 
-/// What is asked for.
+/// The task that the arguments ask for.
 fn spec(args: &TaskArgs, command: Vec<String>) -> Result<TaskSpec, String> {
     let mut spec = match (args.shell, &command[..]) {
         (true, [text]) => TaskSpec::shell(text),
@@ -160,7 +160,8 @@ fn spec(args: &TaskArgs, command: Vec<String>) -> Result<TaskSpec, String> {
     Ok(spec)
 }
 
-/// What is passed on of our own environment: what is regrow's business is not the command's.
+/// The environment that is passed on to the command: this process's own, without the variables that
+/// only concern regrow.
 fn environment() -> Vec<(String, String)> {
     let text = |(name, value): (OsString, OsString)| match (name.into_string(), value.into_string()) {
         (Ok(name), Ok(value)) => Some((name, value)),
@@ -174,8 +175,8 @@ fn environment() -> Vec<(String, String)> {
     pairs.filter(|(name, _)| !name.starts_with("REGROW_") || name == "REGROW_STATE_DIR").collect()
 }
 
-/// What the command reads: a file, `-` for our own standard input, which is read to its end; a file that
-/// our standard input is, is taken without a word.
+/// The input of the command: a named file, or with `-` this process's standard input, which is read
+/// to its end. Without a name, standard input is used where it is a regular file.
 fn input(named: Option<&Path>) -> Result<TaskInput, String> {
     let wrong = |error: std::io::Error| format!("the input can't be read: {error}");
     let read = |bytes: std::io::Result<Vec<u8>>| bytes.map(TaskInput::of).map_err(wrong);
@@ -193,7 +194,8 @@ fn input(named: Option<&Path>) -> Result<TaskInput, String> {
         Some(path) => {
             let path = std::path::absolute(path).map_err(wrong)?;
             let mut file = std::fs::File::open(&path).map_err(wrong)?;
-            // What is no file on a disk is there for us alone: /dev/fd/63, a pipe.
+            // Only this process can read what is not a regular file, like a pipe or /dev/fd/63, so it is
+            // read here.
             if !file.metadata().map_err(wrong)?.is_file() {
                 return read(to_its_end(&mut file));
             }
@@ -204,7 +206,7 @@ fn input(named: Option<&Path>) -> Result<TaskInput, String> {
     }
 }
 
-/// Bytes of the largest input that is sent.
+/// The size of the largest input that is sent, in bytes.
 const LARGEST_INPUT: u64 = 8 << 20;
 
 pub(super) fn task(verb: TaskVerb) -> u8 {
@@ -305,7 +307,7 @@ fn done(common: &Common, count: usize, what: &str) -> Conversation {
     Ok(code::DONE)
 }
 
-/// A command a line; blank lines and those that begin with `#` are none.
+/// Reads one command from each line; blank lines and lines that begin with `#` are skipped.
 fn read_batch(path: &Path, args: &TaskArgs) -> Result<Vec<TaskSpec>, String> {
     let shown = path.display();
     let text = match path == Path::new("-") {
@@ -314,7 +316,7 @@ fn read_batch(path: &Path, args: &TaskArgs) -> Result<Vec<TaskSpec>, String> {
     };
     let text = text.map_err(|error| format!("--batch {shown}: {error}"))?;
     let mut specs = Vec::new();
-    // What is the same of all is found out once.
+    // What all commands share is worked out once.
     let same = spec(args, vec!["true".to_owned()])?;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -364,7 +366,7 @@ fn submit(tasks: Vec<TaskSpec>, wait: bool, common: &Common) -> u8 {
 async fn wait_for(client: &mut Client, id: TaskId, timeout: Option<Duration>) -> Result<TaskResult, Error> {
     let begun = tokio::time::Instant::now();
     loop {
-        // A request is answered within seconds, or its supervisor is in trouble.
+        // A supervisor answers a request within seconds, unless it is in trouble.
         let left = timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
         let wait = left.map_or(PATIENCE, |left| left.min(PATIENCE));
         let path = format!("/v1/tasks/{id}/result?wait_s={}&bytes={}", wait.as_secs_f64(), 64 << 20);
@@ -406,7 +408,7 @@ fn runtime(task: &TaskStatus) -> String {
 
 fn show(tasks: &[TaskStatus]) {
     let mut columns = vec!["ID", "STATE", ">RUNTIME", ">PID", "RESULT", "COMMAND"];
-    // Most tasks say nothing of it.
+    // The column is left out where no task reports progress, as most don't.
     let width = terminal::width();
     let says = tasks.iter().any(|task| task.progress.is_some());
     if says {

@@ -1,4 +1,4 @@
-//! `token`: who may come in by the network API.
+//! `token`: manages the tokens of the network API.
 
 use std::time::SystemTime;
 
@@ -39,7 +39,7 @@ pub(super) fn token(verb: TokenVerb) -> u8 {
     }
 }
 
-/// `token create --json`.
+/// The object that `token create --json` prints.
 #[derive(Serialize)]
 struct Created<'a> {
     name: &'a Name,
@@ -71,7 +71,7 @@ fn create(tokens: &Tokens, args: &TokenCreateArgs) -> u8 {
     }))
 }
 
-/// `token list --json`.
+/// The object that `token list --json` prints.
 #[derive(Serialize)]
 struct All {
     tokens: Vec<Token>,

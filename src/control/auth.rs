@@ -1,5 +1,8 @@
-//! What every request passes before it is looked at: whose it is, by what name it calls us, whether
-//! it is one too many, and how large it is.
+//! What a request from the network must show before it is looked at: the name by which it calls the
+//! daemon, the page it comes from, and a valid token.
+//!
+//! Requests that come too fast are refused here as well. What the caller may do is deliberately not
+//! asked here; the handlers ask that.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -15,20 +18,20 @@ use crate::manifest::config::Api;
 use crate::model::DenialCode;
 use crate::vault::tokens::Tokens;
 
-/// So many refusals of those who show no valid token are written down a second; what comes beyond
-/// is only answered.
+/// The number of refused requests without a valid token that are written to the audit trail in a
+/// second. Requests beyond it are only answered.
 const REFUSALS_KEPT: u32 = 10;
 
-/// So many addresses are remembered before those who have been quiet are forgotten.
+/// When more rates than this are remembered, the callers that have been quiet are forgotten.
 const REMEMBERED: usize = 10_000;
 
-/// What is asked of those who come by the network.
+/// The checks that every request from the network must pass.
 pub(super) struct Guard {
     tokens: Arc<Tokens>,
     names: Vec<String>,
     scheme: &'static str,
     requests: u32,
-    /// By token, or by address.
+    /// The request rate of each token, and of each address that shows no valid one.
     rates: DefaultKeyedRateLimiter<String>,
     refusals: DefaultDirectRateLimiter,
 }
@@ -54,9 +57,10 @@ impl Guard {
         }
     }
 
-    /// Whose request it is.
-    /// Calls `unknown` with who asks, and with what they showed, when they have no valid token; of many
-    /// such requests not with each.
+    /// Finds out whose request it is, or refuses it.
+    ///
+    /// Where there is no valid token, calls `unknown` with the address and with what was shown. Of many
+    /// such requests, only the first [`REFUSALS_KEPT`] in a second are passed on.
     pub(super) fn identify(
         &self,
         headers: &HeaderMap,
@@ -86,8 +90,8 @@ impl Guard {
         Ok(caller)
     }
 
-    /// A page of somebody else's that makes a name of its own lead here (DNS rebinding) calls us by
-    /// that name.
+    /// Checks the name by which the request calls the daemon. A foreign page whose own name is made to
+    /// lead here (DNS rebinding) calls the daemon by that name.
     fn host<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, Refused> {
         let mut all = headers.get_all(header::HOST).iter();
         let host = match (all.next(), all.next()) {
@@ -103,7 +107,8 @@ impl Guard {
         Err(refuse(DenialCode::Misdirected, format!("{shown:?} is no name of this daemon"), hint))
     }
 
-    /// A browser says which page asks; only one that we have served ourselves may.
+    /// Checks the page that the request comes from, which a browser names. Only pages that this daemon
+    /// has served may ask.
     fn origin(&self, headers: &HeaderMap, host: &str) -> Result<(), Refused> {
         for origin in headers.get_all(header::ORIGIN) {
             let own = format!("{}://{host}", self.scheme);
@@ -129,7 +134,7 @@ impl Guard {
     }
 }
 
-/// The name in a Host header.
+/// The name in a Host header, without its port. Empty where the port is no number.
 fn without_port(host: &str) -> &str {
     let end = match host.strip_prefix('[').and_then(|rest| rest.find(']')) {
         Some(bracket) => bracket + 2,

@@ -1,4 +1,6 @@
-//! The body of a request: read whole, as large and as slow as it may be, or refused.
+//! The body of a request: it is read whole within its limits of size and time, or refused.
+//!
+//! Only bytes are handled here; what they mean is for the handlers.
 
 use std::time::Duration;
 
@@ -12,18 +14,18 @@ use hyper::body::Body as _;
 use super::refused::{Refused, refuse};
 use crate::model::DenialCode;
 
-/// So long a refused body is read on.
+/// How long a refused body is read on.
 const LINGERING: Duration = Duration::from_secs(1);
 
-/// A connection's last answer.
+/// The answer to a refused request, after which the connection is closed.
 pub(super) fn last(refused: Refused) -> Response {
     let mut response = refused.into_response();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-/// Reads on for a moment what is refused, and drops it: were it left unread, the kernel would reset
-/// the connection, and with it the answer on its way.
+/// Reads the rest of a refused body for a moment, and drops it. If it were left unread, the kernel
+/// would reset the connection, and the answer on its way with it.
 pub(super) fn linger(mut body: Body) {
     if !body.is_end_stream() {
         tokio::spawn(tokio::time::timeout(LINGERING, async move {
@@ -32,7 +34,7 @@ pub(super) fn linger(mut body: Body) {
     }
 }
 
-/// Reads the whole body of a request, as large as it may be and as long as it may take. `Err`: the
+/// Reads the whole body of a request, up to `most` bytes and for `patience` at most. `Err` is the
 /// connection's last answer.
 pub(super) async fn whole(mut body: Body, most: u64, patience: Duration) -> Result<Bytes, Response> {
     let limit = usize::try_from(most).unwrap_or(usize::MAX);

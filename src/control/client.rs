@@ -1,4 +1,7 @@
-//! The socket's client.
+//! The client of the control socket, which the command line uses.
+//!
+//! May use `sys` to connect. Where a supervisor ends during a request, the client turns to its
+//! successor. Nothing is printed here.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,20 +18,20 @@ use super::protocol::{ErrorBody, FaultBody};
 use crate::model::{Denial, DenialCode};
 use crate::sys::files;
 
-/// What can go wrong with a request.
+/// Why a request got no answer that can be used.
 #[derive(Debug)]
 pub enum Error {
-    /// Nobody listens there.
+    /// Nobody listens on the socket.
     NotRunning(std::io::Error),
-    /// The other side refused.
+    /// The supervisor refused the request.
     Denied(Denial),
     /// The manifest that was sent has faults.
     Faulty(Denial, Vec<FaultBody>),
-    /// The connection broke.
+    /// The connection broke, for this reason.
     Broken(String),
-    /// Somebody is there, and has not answered for so long.
+    /// The supervisor listens, and has not answered for this long.
     Silent(Duration),
-    /// The answer can't be read: another build's, most likely.
+    /// The answer can't be read; most likely the supervisor is another build.
     Unreadable(String),
 }
 
@@ -56,17 +59,19 @@ fn broken(error: impl std::fmt::Display) -> Error {
     Error::Broken(error.to_string())
 }
 
-/// What is known already is answered at once: a supervisor that takes longer is in trouble.
+/// How long a supervisor may take to tell what it knows already. One that takes longer is in
+/// trouble.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A daemon that was killed has a successor within moments.
+/// How long the client looks for the successor of a supervisor that has ended.
 const SUCCESSION: Duration = Duration::from_secs(2);
 
-/// A connection that is closed so soon was not listened to, and so often in a row is enough.
+/// A connection that is closed within this time was turned away unheard. After more than `PATIENT`
+/// of them in a row the client gives up.
 const UNHEARD: Duration = Duration::from_millis(20);
 const PATIENT: u32 = 8;
 
-/// A connection to a running tree. One request at a time.
+/// A connection to a running tree. It carries one request at a time.
 pub struct Client {
     socket: PathBuf,
     since: tokio::time::Instant,
@@ -74,7 +79,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects.
+    /// Connects to the supervisor that listens on this socket.
     pub async fn connect(socket: &Path) -> Result<Client, Error> {
         let stream = files::connect(socket).map_err(|error| match error.kind() {
             std::io::ErrorKind::TimedOut => Error::Silent(PATIENCE),
@@ -83,12 +88,12 @@ impl Client {
         let stream = UnixStream::from_std(stream).map_err(Error::NotRunning)?;
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        // Ends with the sender.
+        // The connection's task ends when the sender is dropped.
         tokio::spawn(connection);
         Ok(Client { socket: socket.to_owned(), since: tokio::time::Instant::now(), sender })
     }
 
-    /// Connects to whoever supervises there now, once there is somebody.
+    /// Connects to the supervisor that listens there now, and waits for a moment until one does.
     async fn connect_again(&mut self) -> Result<(), Error> {
         let until = tokio::time::Instant::now() + SUCCESSION;
         loop {
@@ -129,8 +134,8 @@ impl Client {
         self.once(Method::POST, path, body.into()).await
     }
 
-    /// POSTs a body and reads the answer; where the supervisor ends meanwhile, that is an error: what it
-    /// was to do may be half done.
+    /// POSTs a body and reads the answer. It is an error if the supervisor ends meanwhile, since its
+    /// work may be half done.
     pub async fn post_unrepeated<B: Serialize, T: DeserializeOwned>(
         &mut self,
         path: &str,
@@ -142,7 +147,7 @@ impl Client {
         while_it_lives(&socket, answer).await
     }
 
-    /// The same, followed by server-sent events.
+    /// POSTs a body and follows the server-sent events that answer it. The request is not repeated.
     pub async fn follow_posted<B: Serialize>(&mut self, path: &str, body: &B) -> Result<EventStream, Error> {
         let body = serde_json::to_vec(body).map_err(broken)?;
         let socket = self.socket.clone();
@@ -164,8 +169,8 @@ impl Client {
         self.once(Method::DELETE, path, Bytes::new()).await
     }
 
-    /// Asks for something that is to be done once. Where the supervisor ends meanwhile, its successor
-    /// is asked by the same key: what was done already is not done again.
+    /// Sends a request that must be carried out once. Where the supervisor ends meanwhile, its
+    /// successor is asked with the same `Idempotency-Key`, so that nothing is done a second time.
     async fn once<T: DeserializeOwned>(
         &mut self,
         method: Method,
@@ -189,8 +194,8 @@ impl Client {
         }
     }
 
-    /// After a connection broke: another, to whoever supervises now. `Err`: there is nobody, or who is
-    /// there closes each before a word is said.
+    /// Connects again after a connection broke, to the supervisor that runs now. `Err`: no supervisor
+    /// runs, or the one that does closes each connection unheard.
     async fn try_again(&mut self, turned_away: &mut u32, reason: String) -> Result<(), Error> {
         let unheard = self.since.elapsed() < UNHEARD;
         *turned_away = if unheard { *turned_away + 1 } else { 0 };
@@ -218,7 +223,7 @@ impl Client {
         }
     }
 
-    /// The same again, after the supervisor has ended: of its successor.
+    /// Follows the path again after the supervisor has ended, at its successor.
     pub async fn follow_again(&mut self, path: &str) -> Result<EventStream, Error> {
         self.connect_again().await?;
         self.follow(path).await
@@ -248,8 +253,8 @@ impl Client {
     }
 }
 
-/// What is asked for may take its time; a supervisor that stands still does nothing of it. So while there
-/// is no answer it is asked now and then for what it can tell at once.
+/// Waits for an answer that may take its time. While there is none, the supervisor is asked now and
+/// then for something that it can tell at once, since one that stands still would never answer.
 async fn while_it_lives<T>(
     socket: &Path,
     answer: impl Future<Output = Result<T, Error>>,
@@ -259,7 +264,7 @@ async fn while_it_lives<T>(
         match tokio::time::timeout(PATIENCE, answer.as_mut()).await {
             Ok(answer) => return answer,
             Err(_) => match Box::pin(is_alive(socket)).await {
-                // It has gone, or another comes: the answer will tell.
+                // The supervisor has gone, or a successor comes; the answer itself will tell.
                 Ok(()) | Err(Error::NotRunning(_) | Error::Broken(_)) => {}
                 Err(error) => return Err(error),
             },
@@ -267,7 +272,7 @@ async fn while_it_lives<T>(
     }
 }
 
-/// What comes at once from a supervisor that is not in trouble.
+/// Waits for an answer that a healthy supervisor gives at once.
 async fn in_time<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(PATIENCE, answer).await.unwrap_or(Err(Error::Silent(PATIENCE)))
 }
@@ -284,7 +289,7 @@ async fn read<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Er
     if !response.status().is_success() {
         return Err(denied(response).await);
     }
-    // A long answer may take its time, as long as more of it comes.
+    // A long answer may take its time while more of it keeps coming.
     let (mut body, mut bytes) = (response.into_body(), Vec::new());
     while let Some(frame) = in_time(async { body.frame().await.transpose().map_err(broken) }).await? {
         bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
@@ -311,20 +316,20 @@ async fn denied(response: Response<Incoming>) -> Error {
 /// One server-sent event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerEvent {
-    /// Its `event:` field.
+    /// The event's `event:` field; `message` where it has none.
     pub name: String,
-    /// Its `data:` fields, joined by newlines.
+    /// The event's `data:` fields, joined by newlines.
     pub data: String,
 }
 
-/// Server-sent events as they come.
+/// The server-sent events of one answer, as they come.
 pub struct EventStream {
     body: Incoming,
     buffer: Vec<u8>,
 }
 
 impl EventStream {
-    /// The next one; `None`: the other side has ended.
+    /// The next event; `None` when the supervisor has ended the stream.
     pub async fn next(&mut self) -> Result<Option<ServerEvent>, Error> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
@@ -336,14 +341,14 @@ impl EventStream {
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
-                // The supervisor is gone: for a follower that is the end of the story.
+                // The supervisor is gone; for a follower that is the end of the stream.
                 Some(Err(_)) | None => return Ok(None),
             }
         }
     }
 }
 
-/// `None` for a comment, which keeps the connection alive.
+/// Reads one block of the stream. `None` for a comment, which only keeps the connection alive.
 fn parse(block: &str) -> Option<ServerEvent> {
     let field = |line: &str, name: &str| {
         let rest = line.strip_prefix(name)?.strip_prefix(':')?;

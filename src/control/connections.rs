@@ -1,7 +1,8 @@
-//! The two doors, and who comes in by them: a Unix socket, whose other end the kernel names, and a
-//! TCP address, whose other end must show a token.
+//! Connections and who makes them: on a Unix socket the kernel names the other end, on a TCP
+//! address the other end must show a token.
 //!
-//! A connection is known, bounded and timed here; what it asks for is looked at behind.
+//! Connections are identified, counted and timed here. What a request asks for is deliberately not
+//! looked at.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -22,17 +23,18 @@ use crate::model::{InstanceId, Requester};
 use crate::sys::users::{LocalUser, PeerIds};
 use crate::vault::tokens::{Token, Tokens};
 
-/// Who asks for something.
+/// The user or token that a request comes from, with its rights.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
-    /// For events and the audit trail.
+    /// The caller's name in events and in the audit trail: `user:NAME` or `token:NAME`.
     pub(super) who: Arc<str>,
     rights: Arc<Rights>,
-    /// Those who came by a token have no rights without it.
+    /// The token that the caller showed; the rights end with it. `None` on the Unix socket.
     token: Option<(Arc<Tokens>, Arc<Token>)>,
 }
 
-/// A revoked token ends what follows by it within this time.
+/// How often a token is checked again while its caller follows something. A revoked token ends that
+/// within this time.
 const LOOKED_AT_AGAIN: Duration = Duration::from_secs(1);
 
 impl Caller {
@@ -40,7 +42,7 @@ impl Caller {
         Caller { who: format!("user:{user}").into(), rights: Arc::new(rights), token: None }
     }
 
-    /// Somebody with a token.
+    /// The caller that showed this token.
     pub(super) fn by_token(token: Token, tokens: &Arc<Tokens>) -> Caller {
         Caller {
             who: format!("token:{}", token.name).into(),
@@ -49,7 +51,8 @@ impl Caller {
         }
     }
 
-    /// Whose answers an `Idempotency-Key` is for: a token that is made again under its name is another's.
+    /// The owner of the answers that are kept by `Idempotency-Key`. A token that is made anew under the
+    /// same name is another owner.
     pub(super) fn answers_are_for(&self) -> Arc<str> {
         match &self.token {
             None => Arc::clone(&self.who),
@@ -60,7 +63,7 @@ impl Caller {
         }
     }
 
-    /// When its token was made, where it came by one.
+    /// When the caller's token was made; `None` for a local user.
     pub(super) fn token_made(&self) -> Option<SystemTime> {
         self.token.as_ref().map(|(_, token)| token.created)
     }
@@ -77,12 +80,12 @@ impl Caller {
         self.rights.allow_everywhere(action)
     }
 
-    /// Whether there is nothing that they may not.
+    /// Whether the caller has all rights.
     pub(super) fn may_everything(&self) -> bool {
         *self.rights == Rights::All
     }
 
-    /// Whether they came by the network.
+    /// Whether the request came by the network.
     pub(super) fn is_remote(&self) -> bool {
         self.token.is_some()
     }
@@ -91,7 +94,7 @@ impl Caller {
         Requester::new(&*self.who)
     }
 
-    /// Returns when they have no business here any more.
+    /// Returns when the caller's token is not valid any more; for a local user never.
     pub(super) async fn gone(&self) {
         let Some((tokens, token)) = &self.token else {
             return std::future::pending().await;
@@ -102,24 +105,24 @@ impl Caller {
     }
 }
 
-/// The other end of a connection, before it has said anything.
+/// The other end of a connection, before a request is read from it.
 #[derive(Debug, Clone)]
 pub(super) enum Peer {
-    /// The kernel has named it.
+    /// The kernel has named the user at the other end.
     Known(Caller),
-    /// It comes from there.
+    /// The connection comes from this address, and each request must show a token.
     Address(IpAddr),
 }
 
-/// Who may come in by the Unix socket.
+/// The rules for who may use the Unix socket.
 pub(super) struct UnixAdmission {
     access: Vec<LocalAccess>,
     own: String,
-    /// Who was turned away, and when that was told.
+    /// When each user was last reported as turned away.
     told: Mutex<HashMap<u32, Instant>>,
 }
 
-/// That somebody is turned away is told this often.
+/// How often it is reported that the same user is turned away.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
 
 impl UnixAdmission {
@@ -129,7 +132,7 @@ impl UnixAdmission {
         UnixAdmission { access, own, told: Mutex::default() }
     }
 
-    /// Whether it is time to tell that this user is turned away.
+    /// Whether it is time to report that this user is turned away.
     pub(super) fn is_news(&self, uid: u32) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|_, at| at.elapsed() < TOLD_AGAIN);
@@ -138,17 +141,18 @@ impl UnixAdmission {
         is_news
     }
 
-    /// Ourselves, or root.
+    /// The caller where the other end is this process's own user, or root: it has all rights.
     pub(super) fn owner(&self, ids: PeerIds) -> Caller {
         Caller::local(if ids.uid == 0 { "root" } else { &self.own }, Rights::All)
     }
 
-    /// Another user; `None`: nobody who may come in. Asked before the first byte is read.
+    /// The caller where the other end is another user; `None` where the user may not come in. This is
+    /// decided before the first byte is read.
     pub(super) async fn admit(&self, ids: PeerIds) -> Option<Caller> {
         if self.access.is_empty() {
             return None;
         }
-        // It may ask a directory server.
+        // Looking a user up may ask a directory server, so it is done on another thread.
         let access = self.access.clone();
         let look = move || {
             let user = LocalUser::of(ids.uid, ids.gid);
@@ -166,17 +170,17 @@ impl UnixAdmission {
     }
 }
 
-/// Seats for connections: so many in all, and so many of one peer.
+/// Seats for connections: a limit for all of them, and a limit for each peer.
 pub(super) struct Seats<K> {
     all: Arc<Semaphore>,
     of_one: usize,
     taken: SeatCounts<K>,
 }
 
-/// How many each peer has.
+/// The number of seats that each peer has taken.
 type SeatCounts<K> = Arc<Mutex<HashMap<K, usize>>>;
 
-/// A place, until it is dropped.
+/// A seat for one connection, which is free again when this is dropped.
 pub(super) struct Seat<K: Eq + Hash> {
     _permit: Option<OwnedSemaphorePermit>,
     of: Option<(K, SeatCounts<K>)>,
@@ -187,13 +191,13 @@ impl<K: Eq + Hash + Clone> Seats<K> {
         Seats { all: Arc::new(Semaphore::new(all)), of_one, taken: Arc::default() }
     }
 
-    /// Waits until there is one.
+    /// Waits until a seat is free, and takes it.
     pub(super) async fn next(&self) -> Seat<K> {
-        // Fails only when it was closed, which nobody does.
+        // Acquiring fails only on a closed semaphore, and this one is never closed.
         Seat { _permit: Arc::clone(&self.all).acquire_owned().await.ok(), of: None }
     }
 
-    /// Gives it to a peer; `None`: that one has enough.
+    /// Gives a seat to a peer; `None` where that peer has as many as it may have.
     pub(super) fn given(&self, mut place: Seat<K>, to: K) -> Option<Seat<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(to.clone()).or_insert(0);
@@ -222,20 +226,20 @@ impl<K: Eq + Hash> Drop for Seat<K> {
     }
 }
 
-/// Those who wait at the door, and those inside who could make room.
+/// Connections that wait for a seat, and the idle ones that could make room for them.
 ///
-/// A connection on which nothing is asked costs a place all the same: when somebody waits for one, whoever
-/// has been idle for a moment goes.
+/// A connection without a request takes a seat all the same. When another one waits, any that has
+/// been idle for [`IDLE_IN_A_CROWD`] is closed.
 #[derive(Default)]
 pub(super) struct Crowd {
     make_room: tokio::sync::Notify,
 }
 
-/// So long a connection may be idle while others wait for its place.
+/// How long a connection may be idle while others wait for a seat.
 const IDLE_IN_A_CROWD: Duration = Duration::from_millis(500);
 
 impl Crowd {
-    /// Somebody waits for a place until there is one.
+    /// Waits for a seat, and asks idle connections to make room until there is one.
     pub(super) async fn wait_for<T>(&self, place: impl Future<Output = T>) -> T {
         let mut place = std::pin::pin!(place);
         loop {
@@ -246,7 +250,7 @@ impl Crowd {
         }
     }
 
-    /// Returns when a connection has been idle for too long, as busy as it is here.
+    /// Returns when this connection has been idle for too long while others wait.
     pub(super) async fn sent_out(&self, asked: &Asked) {
         loop {
             self.make_room.notified().await;
@@ -257,7 +261,7 @@ impl Crowd {
     }
 }
 
-/// What is under way on a connection.
+/// The requests under way on one connection: their number, and when one last ended.
 pub(super) struct Asked(Mutex<(usize, Instant)>);
 
 impl Asked {
@@ -265,7 +269,7 @@ impl Asked {
         Arc::new(Asked(Mutex::new((0, Instant::now()))))
     }
 
-    /// Somebody has asked for something, until the answer is dropped.
+    /// Notes that a request has begun; it is under way until the result is dropped.
     pub(super) fn begin(self: &Arc<Asked>) -> UnderWay {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0 += 1;
         UnderWay(Arc::clone(self))
@@ -277,7 +281,7 @@ impl Asked {
     }
 }
 
-/// An answer that is being given.
+/// A request whose answer is not given to its end yet.
 pub(super) struct UnderWay(Arc<Asked>);
 
 impl Drop for UnderWay {
@@ -287,7 +291,7 @@ impl Drop for UnderWay {
     }
 }
 
-/// A connection that is cut when the other end takes nothing for too long.
+/// A connection that is cut when the other end takes nothing of an answer for too long.
 pub(super) struct Timed<S> {
     inner: S,
     patience: Option<Duration>,
@@ -299,7 +303,7 @@ impl<S> Timed<S> {
         Timed { inner, patience, until: None }
     }
 
-    /// What a write has come to, with its time looked at.
+    /// The result of a write; an error where the write has been pending for longer than `patience`.
     fn in_time<T>(&mut self, context: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let Some(patience) = self.patience else {
             return done;

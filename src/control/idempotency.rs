@@ -1,8 +1,9 @@
-//! `Idempotency-Key`: a command that is sent again with the key it had is not carried out again; it
-//! is answered as it was. The answers are in the store, so that the next daemon gives them, too.
+//! `Idempotency-Key`: a command that is sent again with the same key is not carried out again, but
+//! answered as before. Answers are kept in the store as well, so that the next daemon gives them,
+//! too.
 //!
-//! Who sends the same key for something else is refused. While the first is under way, the second
-//! waits for its answer.
+//! A key that comes with another command is refused. While the first request with a key is under
+//! way, the second waits for its answer. Sending and reading requests is `middleware`'s.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,20 +20,21 @@ use super::refused::{Refused, refuse};
 use crate::model::DenialCode;
 use crate::record::store::AcceptedCommand;
 
-/// The header, as the IETF's draft has it.
+/// The request header of the IETF's draft.
 pub(super) const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Said of an answer that was given before.
+/// The header that marks an answer as given before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// A key has this many characters at most.
+/// The largest number of characters of a key.
 const LONGEST: usize = 255;
-/// Answers are remembered here for so long, and so many of them; in the store for longer.
+/// How long answers are held in memory once there are `MOST` of them; the store keeps them for
+/// longer.
 const REMEMBERED: Duration = Duration::from_secs(600);
 const MOST: usize = 1_000;
 
-/// Bytes of the largest body by the control socket ...
+/// The largest body on the control socket, in bytes.
 pub(super) const BODY: u64 = 64 << 20;
-/// ... and of one that is a manifest.
+/// The largest body on the control socket that carries a manifest, in bytes.
 pub(super) const MANIFEST: u64 = 64 << 20;
 
 /// An answer that can be given again.
@@ -53,18 +55,18 @@ impl Given {
     }
 }
 
-/// One command with a key.
+/// One command that was sent with a key.
 struct Slot {
     asked: String,
     since: Instant,
-    /// `None` while it is under way; its sender ends with it.
+    /// The answer; `None` while the command is under way. When the command ends, its sender is dropped.
     answer: watch::Receiver<Option<Given>>,
 }
 
-/// Whose key it is, and the key.
+/// The owner of a key, and the key.
 type OwnedKey = (Arc<str>, String);
 
-/// The answers of late.
+/// The answers that were given lately, by owner and key.
 #[derive(Clone, Default)]
 pub(super) struct Answers {
     slots: Arc<Mutex<HashMap<OwnedKey, Slot>>>,
@@ -72,11 +74,11 @@ pub(super) struct Answers {
 
 /// What is known of a key.
 pub(super) enum Known {
-    /// Nothing: it is under way from now on, and answered here.
+    /// The key is new. The command is under way from now on, and its answer is sent here.
     New(watch::Sender<Option<Given>>),
-    /// It is, or will be, answered there.
+    /// The same command was sent before; its answer is here, or will be.
     Before(watch::Receiver<Option<Given>>),
-    /// It was for something else.
+    /// The key was used for another command.
     Other,
 }
 
@@ -114,11 +116,11 @@ impl Answers {
     }
 }
 
-/// A command was taken, with this key, by a daemon that did not come to answer it.
+/// A command that an earlier daemon took with this key, and did not come to answer.
 #[derive(Debug, Clone)]
 pub(super) struct WasTaken(pub(super) AcceptedCommand);
 
-/// What is asked for, in one word: another command has another.
+/// A hash of the request's method, address and body, which tells one command from another.
 pub(super) fn word(request: &axum::http::request::Parts, body: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(request.method.as_str());

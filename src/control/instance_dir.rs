@@ -1,4 +1,7 @@
-//! Where a running tree's socket lies, and how a command finds it without configuration.
+//! The folder of a running tree: where its socket lies, how it is locked, and how a command finds
+//! it without configuration.
+//!
+//! May use `sys::files` and the search for manifests. Nothing is sent over the socket here.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,22 +13,24 @@ use crate::model::digest::fnv;
 use crate::sys::files;
 use crate::sys::files::Lock;
 
-/// What a running tree writes beside its socket.
+/// What a running tree writes down about itself, so that commands find it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Card {
-    /// The process that supervises.
+    /// The pid of the supervisor.
     pub pid: u32,
-    /// The manifest.
+    /// The manifest that the tree was made from. For a daemon, its configuration file; empty where it
+    /// has none.
     pub manifest: PathBuf,
-    /// The folder it was started in.
+    /// The folder that the tree was started in; empty for a daemon.
     pub cwd: PathBuf,
-    /// The socket, where `--socket` chose another than the usual one.
+    /// The path of the control socket, where `--socket` chose another than the usual one, or where a
+    /// daemon listens.
     #[serde(default)]
     pub socket: Option<PathBuf>,
 }
 
 impl Card {
-    /// That of a daemon, which belongs to no folder.
+    /// The card of a daemon, which belongs to no folder.
     pub fn of_daemon(pid: u32, config: Option<&Path>, socket: &Path) -> Card {
         Card {
             pid,
@@ -36,15 +41,16 @@ impl Card {
     }
 }
 
-/// One that was killed holds its lock a moment longer: until the last of its threads is gone.
+/// How long a killed process may still hold its lock: until the last of its threads is gone.
 const LETTING_GO: std::time::Duration = std::time::Duration::from_millis(200);
 
-/// Takes the place of the daemon of a state folder, for as long as this process, one that it
-/// becomes, or one below it that inherits its descriptors lives.
+/// Locks a daemon's state folder. The lock lasts as long as this process, a program that it
+/// executes, or any process that inherits its descriptors.
 pub fn take_daemon(home: &Path, card: &Card) -> Result<(), InstanceDirError> {
     files::private_dir(home).map_err(InstanceDirError::Unusable)?;
     let until = std::time::Instant::now() + LETTING_GO;
-    // By its path as well: the folder may have been removed under one that runs, and made again.
+    // The path is locked as well, since the folder may be removed under a running daemon and made
+    // again.
     let path = home.canonicalize().unwrap_or_else(|_| home.to_owned());
     match files::take_path(&path, LETTING_GO) {
         Some(Ok(lock)) => lock.keep_for_ever().map_err(InstanceDirError::Unusable)?,
@@ -71,7 +77,7 @@ pub fn take_daemon(home: &Path, card: &Card) -> Result<(), InstanceDirError> {
     }
 }
 
-/// Writes down who supervises there now, under the lock of its keeper.
+/// Writes down which process supervises there now. The daemon's keeper holds the lock.
 pub fn tell_daemon(home: &Path, card: &Card) {
     let text = serde_json::to_string(card).unwrap_or_default();
     if let Err(error) = files::replace(&home.join(CARD), &text) {
@@ -79,29 +85,29 @@ pub fn tell_daemon(home: &Path, card: &Card) {
     }
 }
 
-/// Who supervises in a state folder, or did last.
+/// The card of the daemon that supervises in a state folder, or last did.
 pub fn daemon_of(home: &Path) -> Option<Card> {
     serde_json::from_slice(&files::read_own(&home.join(CARD)).ok()?).ok()
 }
 
-/// A place that was taken.
+/// A tree's folder that this process has locked.
 #[derive(Debug)]
 pub struct InstanceDir {
-    /// The socket.
+    /// The path of the control socket.
     pub socket: PathBuf,
     _lock: Lock,
 }
 
-/// Why no place could be taken.
+/// Why a folder could not be locked.
 #[derive(Debug)]
 pub enum InstanceDirError {
-    /// The same manifest runs already.
+    /// The same manifest, or a daemon of the same folder, runs already.
     ByAnother(Card),
-    /// The state folder is of no use.
+    /// The state folder can't be used.
     Unusable(io::Error),
 }
 
-/// Takes the place of a manifest for this process.
+/// Locks the folder of a manifest for this process.
 pub fn take(manifest: &Path, card: &Card) -> Result<InstanceDir, InstanceDirError> {
     let folder = folder_of(manifest);
     let text = serde_json::to_string(card).map_err(|e| InstanceDirError::Unusable(io::Error::other(e)))?;
@@ -116,7 +122,7 @@ pub fn take(manifest: &Path, card: &Card) -> Result<InstanceDir, InstanceDirErro
         }
         Err(other) => match serde_json::from_str(&other) {
             Ok(card) => Err(InstanceDirError::ByAnother(card)),
-            // The other is just about to write it.
+            // The other process is just about to write its card.
             Err(_) => Err(InstanceDirError::ByAnother(Card {
                 pid: 0,
                 manifest: manifest.to_owned(),
@@ -130,16 +136,16 @@ pub fn take(manifest: &Path, card: &Card) -> Result<InstanceDir, InstanceDirErro
 impl InstanceDir {
     /// Removes the socket at the end.
     pub fn leave(self) {
-        // Whatever is left is replaced by the next run.
+        // If the socket stays, the next run replaces it.
         let _ = std::fs::remove_file(&self.socket);
     }
 }
 
 /// The daemon that a command would reach, whether it runs or not.
 pub struct Reached {
-    /// Where it listens.
+    /// The path of the socket that the daemon listens on.
     pub socket: PathBuf,
-    /// The file that it is configured by, where there is one.
+    /// The daemon's configuration file, where there is one.
     pub configuration: Option<PathBuf>,
 }
 
@@ -149,7 +155,7 @@ impl Reached {
     }
 }
 
-/// Trees, each with the option that means it.
+/// A list of trees for people, each with the option that selects it.
 fn named<'a>(trees: impl IntoIterator<Item = &'a (PathBuf, Card)>) -> String {
     let name = |(socket, card): &(PathBuf, Card)| {
         format!("{} (--socket {})", card.manifest.display(), socket.display())
@@ -157,9 +163,9 @@ fn named<'a>(trees: impl IntoIterator<Item = &'a (PathBuf, Card)>) -> String {
     trees.into_iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// Finds the socket for a command typed in `cwd`: that of the manifest that `run` would
-/// take there; else of a tree that was started from there or whose folder this is in; else the
-/// daemon's. `Err`: why there is none.
+/// Finds the socket for a command that was typed in `cwd`. It is that of the manifest that `run`
+/// would take there; else that of a tree that was started from there, or whose folder contains
+/// `cwd`; else the daemon's. `Err` says why there is none.
 pub fn find(cwd: &Path, daemon: Option<&Reached>) -> Result<PathBuf, String> {
     let manifest = manifest::discover(cwd).and_then(|path| path.canonicalize().ok());
     if let Some(manifest) = &manifest
@@ -192,15 +198,16 @@ pub fn find(cwd: &Path, daemon: Option<&Reached>) -> Result<PathBuf, String> {
     }
 }
 
-/// The manifest that is meant in `cwd`. A daemon's configuration may have the name of one.
+/// The manifest that a command typed in `cwd` means. A daemon's configuration, which may have the
+/// same file name, is none.
 pub fn own_manifest(cwd: &Path, daemon: Option<&Reached>) -> Option<PathBuf> {
     let configuration = daemon.and_then(|daemon| daemon.configuration.as_ref()?.canonicalize().ok());
     let manifest = manifest::discover(cwd)?.canonicalize().ok()?;
     (Some(&manifest) != configuration.as_ref()).then_some(manifest)
 }
 
-/// The same for a verb that changes something: where this folder or a parent has a manifest, only what
-/// runs from it is meant. Another tree is never taken in its place.
+/// Finds the socket for a command that changes something. Where this folder or a parent has a
+/// manifest, only a tree that runs from it counts; another tree is never taken in its place.
 pub fn find_own(cwd: &Path, daemon: Option<&Reached>) -> Result<PathBuf, String> {
     let Some(manifest) = own_manifest(cwd, daemon) else {
         return find(cwd, daemon);
@@ -208,7 +215,7 @@ pub fn find_own(cwd: &Path, daemon: Option<&Reached>) -> Result<PathBuf, String>
     if let Some((socket, _)) = answering(&folder_of(&manifest)) {
         return Ok(socket);
     }
-    // One that was started from here by another manifest's name.
+    // A tree may have been started from here with a manifest of another name.
     let own = |card: &Card| card.cwd == cwd || card.manifest.parent() == manifest.parent();
     let mut running = running();
     running.retain(|(_, card)| own(card));
@@ -226,12 +233,12 @@ pub fn find_own(cwd: &Path, daemon: Option<&Reached>) -> Result<PathBuf, String>
     }
 }
 
-/// Every tree of this user that answers, but for a daemon's, with its card.
+/// Every tree of this user that answers, with its card; daemons are not among them.
 pub fn trees() -> Vec<(PathBuf, Card)> {
     running()
 }
 
-/// Every tree of this user that answers.
+/// The socket and the card of every tree of this user that answers.
 fn running() -> Vec<(PathBuf, Card)> {
     let Ok(entries) = std::fs::read_dir(runs_dir()) else {
         return Vec::new();
@@ -242,7 +249,7 @@ fn running() -> Vec<(PathBuf, Card)> {
     found
 }
 
-/// The tree whose place this is, if it answers.
+/// The socket and the card of the tree that this folder belongs to, if it answers.
 fn answering(folder: &Path) -> Option<(PathBuf, Card)> {
     let card: Card = serde_json::from_slice(&std::fs::read(folder.join("lock")).ok()?).ok()?;
     let socket = card.socket.clone().unwrap_or_else(|| folder.join(SOCKET));
@@ -251,10 +258,10 @@ fn answering(folder: &Path) -> Option<(PathBuf, Card)> {
 }
 
 const SOCKET: &str = "control.sock";
-/// Where a daemon's card lies in its folder, whose lock its keeper holds.
+/// The name of a daemon's card in its folder, whose lock the keeper holds.
 const CARD: &str = "daemon.json";
 
-/// Where the log files of a manifest's run lie that have no other place.
+/// The folder for the log files of a manifest's run that have no other place.
 pub fn logs_of(manifest: &Path) -> PathBuf {
     folder_of(manifest).join("logs")
 }
@@ -263,7 +270,8 @@ fn runs_dir() -> PathBuf {
     files::state_dir().join("run")
 }
 
-/// One folder a manifest: readable for people, unique by a hash of the whole path.
+/// The folder of a manifest: its name is readable for people, and unique by a hash of the whole
+/// path.
 fn folder_of(manifest: &Path) -> PathBuf {
     let parent = manifest.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
     let readable: String =

@@ -1,4 +1,7 @@
-//! What every request passes on its way to its handler: whose it is, how large it is, and whether it was asked before.
+//! The checks that every request passes on its way to its handler: whose it is, how large its body
+//! is, and whether it was sent before.
+//!
+//! What the caller may do is deliberately not asked here; the handlers ask that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +20,7 @@ use super::refused::{Refused, refuse};
 use super::shared::Shared;
 use crate::model::DenialCode;
 
-/// Lets a request in, as that of somebody.
+/// Identifies the caller of a request and passes the request on, or refuses it.
 pub(super) async fn enter(State(shared): State<Shared>, mut request: Request, next: Next) -> Response {
     let caller = match (request.extensions_mut().remove::<Peer>(), &shared.guard) {
         (Some(Peer::Known(caller)), _) => Ok(caller),
@@ -43,7 +46,8 @@ pub(super) async fn enter(State(shared): State<Shared>, mut request: Request, ne
     response
 }
 
-/// Carries a command out once; `most` bounds its body.
+/// Carries out a command, once for each `Idempotency-Key`. `most` is the limit of its body: bytes,
+/// and time.
 pub(super) async fn once(shared: &Shared, most: (u64, Duration), request: Request, next: Next) -> Response {
     match guarded(shared, most, request, next).await {
         Ok(response) => response,
@@ -64,7 +68,7 @@ async fn guarded(
         Err(response) => return Ok(response),
     };
     let Some(key) = key else {
-        // To its end, also when the client hangs up: half of a reload is worse than either.
+        // The command goes on when the client hangs up: half of a reload is worse than all or nothing.
         let request = Request::from_parts(parts, Body::from(body));
         let carried_out = tokio::spawn(next.run(request));
         return carried_out.await.map_err(|_| lost());
@@ -85,7 +89,7 @@ async fn guarded(
         }
     };
     let mut request = Request::from_parts(parts, Body::from(body));
-    // By an earlier daemon, maybe.
+    // An earlier daemon may have answered this key.
     match shared.answered_before(&whose.0, &whose.1).await {
         Some((before, _)) if before != asked => {
             shared.answers.forget(&whose);
@@ -101,7 +105,8 @@ async fn guarded(
     if let Some(taken) = shared.was_taken(&called, since, &whose.1).await {
         request.extensions_mut().insert(WasTaken(taken));
     }
-    // It goes on when the client hangs up, so that its answer is there when that one asks again.
+    // The command goes on when the client hangs up, so that its answer is there when the client asks
+    // again.
     let shared = shared.clone();
     let carried_out = tokio::spawn(async move {
         let response = next.run(request).await;
@@ -110,10 +115,10 @@ async fn guarded(
             Ok(body) => body.to_bytes(),
             Err(error) => return Err(refuse(DenialCode::Internal, error.to_string(), None)),
         };
-        // Who may, and whether it works, may be otherwise the next time.
+        // Such a refusal or failure may not happen the next time, so its answer is not kept.
         let passing = [StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
         if parts.status.is_server_error() || passing.contains(&parts.status) {
-            // The next time it may be done.
+            // The next request with this key is carried out.
             shared.answers.forget(&whose);
         } else {
             let given = Given { status: parts.status.as_u16(), body: body.clone() };
@@ -125,13 +130,13 @@ async fn guarded(
     carried_out.await.unwrap_or_else(|_| Err(lost()))
 }
 
-/// The middleware of commands, whose bodies are of the usual size.
+/// The middleware of commands whose bodies have the usual size.
 pub(super) async fn usual(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let most = shared.largest_body(&request, BODY);
     once(&shared, most, request, next).await
 }
 
-/// Of what may be asked as often as one likes the body is bounded alone.
+/// The middleware of requests that may be sent any number of times: only their bodies are limited.
 pub(super) async fn any_number(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let (most, patience) = shared.largest_body(&request, BODY);
     let (parts, body) = request.into_parts();
@@ -141,7 +146,7 @@ pub(super) async fn any_number(State(shared): State<Shared>, request: Request, n
     }
 }
 
-/// As `usual`, where whole manifests come in.
+/// The middleware of commands that carry whole manifests.
 pub(super) async fn large(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let most = shared.largest_body(&request, MANIFEST);
     once(&shared, most, request, next).await

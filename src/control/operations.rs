@@ -1,4 +1,7 @@
-//! Every request that is answered, once: the routes, and the OpenAPI document that describes them.
+//! The table of all requests that are answered. The routes and the OpenAPI document are both made
+//! from it, so that neither can miss a request.
+//!
+//! What a request does is in `requests`; how it is carried out once is in `middleware`.
 
 use std::sync::LazyLock;
 
@@ -28,26 +31,27 @@ use crate::model::{
 };
 use crate::runtime::reload::Reloaded;
 
-/// The type of a body.
+/// Makes the JSON schema of a body.
 type Shape = fn(&mut SchemaGenerator) -> Schema;
 
-/// What a request is answered with.
+/// The form of the answer to a request.
 enum Answered {
     /// One JSON object.
     Json(Shape),
-    /// The same, or server-sent events with this, where `follow` is asked for.
+    /// One JSON object of the first type; where `follow` is asked for, server-sent events of the
+    /// second.
     JsonOrEvents(Shape, Shape),
-    /// Server-sent events with one of these.
+    /// Server-sent events of this type.
     Events(Shape),
 }
 
-/// How a request is carried out.
+/// How often a request may be carried out.
 enum Idempotency {
-    /// It changes nothing.
+    /// The request may be carried out any number of times.
     Look,
-    /// It is done once for each `Idempotency-Key`.
+    /// The request is carried out once for each `Idempotency-Key`.
     Once,
-    /// The same, with a whole manifest in it.
+    /// The same, for a request whose body may be a whole manifest.
     OnceLarge,
 }
 
@@ -56,7 +60,7 @@ struct Operation {
     path: &'static str,
     id: &'static str,
     about: &'static str,
-    /// What it takes: an action on what.
+    /// The permission that the request needs: an action, and what it is about.
     needs: Option<(Action, &'static str)>,
     query: &'static [Parameter],
     body: Option<Shape>,
@@ -69,7 +73,7 @@ fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
-/// Of commands those that can be given as data.
+/// The schema of `Command`, without the commands that can't be sent as data.
 fn command(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = Command::json_schema(generator);
     let own = |variant: &Value| {
@@ -82,12 +86,12 @@ fn command(generator: &mut SchemaGenerator) -> Schema {
     schema
 }
 
-/// A document that is described elsewhere.
+/// The schema of an answer that is described elsewhere.
 fn any_object(_: &mut SchemaGenerator) -> Schema {
     schemars::json_schema!({ "type": "object" })
 }
 
-/// What a command's events carry.
+/// The schema of the data of a task's server-sent events.
 fn task_events(generator: &mut SchemaGenerator) -> Schema {
     let (output, result) = (generator.subschema_for::<TaskOutput>(), generator.subschema_for::<TaskResult>());
     schemars::json_schema!({ "anyOf": [output, result] })
@@ -496,7 +500,7 @@ const OPERATIONS: &[Operation] = &[
     },
 ];
 
-/// All of them, behind the guard.
+/// The routes of all requests, behind the middleware.
 pub(super) fn router(shared: Shared) -> Router {
     let mut router = Router::new();
     for operation in OPERATIONS {
@@ -524,7 +528,7 @@ pub(super) fn router(shared: Shared) -> Router {
             let hint = Some("GET /v1/openapi.json describes what there is");
             refuse(DenialCode::NoSuchMethod, "this path does not know that method", hint)
         })
-        // Whoever reads one bounds it.
+        // The middleware that reads a body bounds it.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(shared.clone(), super::middleware::enter))
         .with_state(shared)
@@ -532,7 +536,7 @@ pub(super) fn router(shared: Shared) -> Router {
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 
-/// The OpenAPI document.
+/// The OpenAPI document of all requests.
 pub fn document() -> Value {
     let mut settings = SchemaSettings::draft2020_12();
     settings.definitions_path = "/components/schemas".into();

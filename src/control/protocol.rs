@@ -1,6 +1,8 @@
-//! What goes over the socket.
+//! The JSON bodies of requests and answers on the control socket and the network API.
 //!
-//! The requests themselves are listed in `operations`; `regrow api-schema` describes them.
+//! The doc comments of these types and fields are the descriptions in the OpenAPI document. The
+//! requests themselves are listed in `operations`; `regrow api-schema` describes them. Nothing here
+//! reads a socket or decides anything.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -15,58 +17,59 @@ use crate::model::history::ResourceHistory;
 use crate::model::{Answer, Denial, Event, ServiceStatus, TaskId, TaskSpec, TaskStatus};
 use crate::record::store::{AuditEntry, IncarnationRecord};
 
-/// `GET /v1/events`.
+/// The answer to `GET /v1/events`, where `follow` is not asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Events {
-    /// Oldest first.
+    /// The events, oldest first.
     pub events: Vec<Event>,
 }
 
-/// `GET /v1/why`.
+/// The answer to `GET /v1/why`: why services are in the state they are in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct WhyReport {
-    /// One an instance.
+    /// One explanation for each instance that was asked about.
     pub services: Vec<Why>,
 }
 
-/// `GET /v1/logs`.
+/// The answer to `GET /v1/logs`, where `follow` is not asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Logs {
-    /// Oldest first.
+    /// The lines, oldest first.
     pub lines: Vec<LogLine>,
-    /// What is behind them.
+    /// What the answer says about the lines that it leaves out.
     #[serde(flatten)]
     pub end: LogsEnd,
 }
 
-/// What is told of lines that are not.
+/// What an answer says about the log lines that it leaves out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default)]
 pub struct LogsEnd {
-    /// Older lines were left out: they are more than is told in one answer (16 MiB, 200,000 lines).
+    /// Whether older lines were left out because one answer holds at most 16 MiB and 200,000 lines.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub cut: bool,
-    /// Where they are, then.
+    /// The log files of the services asked for, which hold the lines left out. Empty unless `cut` is
+    /// true.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<PathBuf>,
 }
 
-/// One line that a process printed.
+/// One line that a process of a service printed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LogLine {
-    /// The instance.
+    /// The name of the instance.
     pub name: String,
-    /// `stdout` or `stderr`.
+    /// The output stream that the process printed the line to: `stdout` or `stderr`.
     pub stream: StreamName,
-    /// When it was read.
+    /// When the supervisor read the line, as RFC 3339 in UTC.
     #[serde(with = "crate::model::time::rfc3339")]
     #[schemars(with = "String")]
     pub at: SystemTime,
-    /// Without its newline; bytes that are not UTF-8 are replaced.
+    /// The line without its line ending. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub text: String,
 }
 
-/// Which output stream.
+/// One of the two output streams of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamName {
@@ -76,28 +79,30 @@ pub enum StreamName {
     Stderr,
 }
 
-/// `POST /v1/wait`.
+/// The body of `POST /v1/wait`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Wait {
-    /// Instances or services.
+    /// The names of the instances or services to wait for. An empty list means all that the caller may
+    /// read.
     pub services: Vec<String>,
-    /// For what.
+    /// The condition to wait for; it must come true for every instance.
     #[serde(rename = "for")]
     pub for_: WaitFor,
-    /// How long at most; none: for ever.
+    /// The longest time to wait, in seconds from 0; `null` means no limit.
     #[serde(default)]
     pub timeout_s: Option<f64>,
 }
 
-/// What `wait` waits for.
+/// The condition that `POST /v1/wait` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitFor {
-    /// Ready (a task: ready or completed).
+    /// The instance is ready. A task counts when it has completed, too.
     Ready,
-    /// Ended with success.
+    /// The instance has ended with success.
     Completed,
-    /// No process, and none to come: stopped, completed or failed.
+    /// The instance has no process, and none is to come: it is registered, stopped, completed, failed
+    /// or removed.
     Stopped,
 }
 
@@ -111,35 +116,37 @@ impl std::fmt::Display for WaitFor {
     }
 }
 
-/// The answer to a wait.
+/// The answer to `POST /v1/wait`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Waited {
-    /// Whether it came true for all.
+    /// Whether the condition came true for every instance.
     pub ok: bool,
-    /// Whether the time ran out first.
+    /// Whether the time limit passed first. If this and `ok` are false, the condition can't come true
+    /// any more.
     pub timed_out: bool,
-    /// How they stand.
+    /// The status of each instance that was waited for, when the wait ended.
     pub services: Vec<ServiceStatus>,
 }
 
-/// The answer to `down`.
+/// The answer to `POST /v1/down`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Down {
-    /// Everything is gone.
+    /// Whether every process of the services is known to be gone. Hooks may still run.
     pub ok: bool,
-    /// Who is not: SIGKILL has not ended them, and the supervisor ends all the same.
+    /// Processes that SIGKILL has not ended. The supervisor ends all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stuck: Vec<StuckProcess>,
-    /// Services that are gone as far as can be seen, and may have left processes that nothing tells to be theirs.
+    /// Instances whose known processes are gone, but which may have left processes that nothing shows
+    /// to be theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost_sight: Vec<LostSight>,
-    /// Hooks that still run; the supervisor ends when they have.
+    /// The hooks that still run. The supervisor ends when they have ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<String>,
-    /// How many seconds they may take at most.
+    /// The longest time that these hooks may take, in seconds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub hooks_may_take_s: f64,
-    /// Commands of the worker pool that ran or waited, and are ended.
+    /// The number of commands of the worker pool that ran or waited when the stop began, and are ended.
     #[serde(default)]
     pub tasks: usize,
 }
@@ -149,170 +156,179 @@ fn is_zero(number: &f64) -> bool {
     *number == 0.0
 }
 
-/// A service of which not all is known any more.
+/// An instance whose processes can't all be accounted for any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LostSight {
-    /// The instance.
+    /// The name of the instance.
     pub name: String,
-    /// So many of its processes had shed their marks and have ended unseen.
+    /// The number of the instance's processes that shed the marks by which they are known, and ended
+    /// unseen.
     pub of: usize,
 }
 
-/// A process that is stuck in the kernel.
+/// A process that is stuck in the kernel, so that SIGKILL has not ended it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct StuckProcess {
-    /// Of which instance.
+    /// The name of the instance that the process belongs to.
     pub name: String,
-    /// Its main process.
+    /// The pid of the instance's main process; `null` where it is not known.
     pub pid: Option<u32>,
 }
 
-/// `GET /v1/history`.
+/// The answer to `GET /v1/history`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct History {
-    /// One an instance.
+    /// One history for each instance that was asked for.
     pub services: Vec<InstanceHistory>,
 }
 
-/// The processes that an instance has had.
+/// The processes that one instance has had.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct InstanceHistory {
-    /// Which.
+    /// The full name of the instance, with its project where it has one.
     pub name: String,
-    /// Newest first.
+    /// The incarnations of the instance, newest first.
     pub incarnations: Vec<IncarnationRecord>,
 }
 
-/// `GET /v1/audit`.
+/// The answer to `GET /v1/audit`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Audit {
-    /// Oldest first.
+    /// The entries of the audit trail, oldest first.
     pub entries: Vec<AuditEntry>,
 }
 
-/// `GET /v1/manifests`.
+/// The answer to `GET /v1/manifests`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Manifests {
-    /// Where they lie.
+    /// The folder that holds the daemon's manifests.
     pub folder: PathBuf,
-    /// By name.
+    /// The manifests that the caller may see, ordered by the path of the file.
     pub manifests: Vec<ManifestFile>,
 }
 
-/// One of a daemon's manifests.
+/// One manifest in a daemon's folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ManifestFile {
-    /// The file's, without `.toml`.
+    /// The name of the manifest: its file name without `.toml`.
     pub name: String,
-    /// The file.
+    /// The path of the manifest's file.
     pub file: PathBuf,
 }
 
-/// `GET /v1/manifests/NAME`.
+/// The answer to `GET /v1/manifests/{name}`: the manifest of this name, else the one that declares
+/// a service of this name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Manifest {
-    /// The file's, without `.toml`.
+    /// The name of the manifest: its file name without `.toml`.
     pub name: String,
-    /// The file.
+    /// The path of the manifest's file.
     pub file: PathBuf,
-    /// What it says.
+    /// The whole text of the manifest.
     pub text: String,
 }
 
-/// `PUT /v1/manifests/NAME`: it is checked, written, and the tree made what the folder says then.
+/// The body of `PUT /v1/manifests/{name}`. The daemon checks the text, writes it, and makes the
+/// tree what the folder says then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Write {
-    /// What it is to say.
+    /// The new text of the manifest, in TOML.
     pub text: String,
-    /// It is new: refused where there is one. Otherwise it is changed: refused where there is none.
+    /// Whether the manifest is new. If true, the request is refused where a manifest of that name
+    /// exists with another text; if false, it is refused where none exists.
     #[serde(default)]
     pub create: bool,
 }
 
-/// `POST /v1/upgrade`.
+/// The body of `POST /v1/upgrade`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Upgrade {
-    /// The program that takes over, absolute; none: what lies now where the daemon's own lay.
+    /// The program that takes over, as an absolute path. `null` means the file that now lies where the
+    /// daemon's own program lay.
     #[serde(default)]
     pub binary: Option<PathBuf>,
 }
 
-/// The answer to it: the daemon is about to be replaced.
+/// The answer to `POST /v1/upgrade`, given just before the daemon is replaced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Upgrading {
-    /// By this program.
+    /// The program that replaces the daemon.
     pub binary: PathBuf,
-    /// What it says of itself.
+    /// The version that this program reports of itself.
     pub version: String,
-    /// The daemon that ends.
+    /// The pid of the daemon that ends.
     pub pid: u32,
-    /// Commands of the worker pool that run, and are ended with it.
+    /// The number of commands of the worker pool that end with this daemon, because they run or because
+    /// a client waits for them.
     #[serde(default)]
     pub tasks_running: usize,
-    /// Commands that wait, and are run by the next one.
+    /// The number of commands that wait on their own; the next daemon runs them.
     #[serde(default)]
     pub tasks_waiting: usize,
 }
 
-/// `POST /v1/add`.
+/// The body of `POST /v1/add`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Add {
-    /// A manifest of what is new. It may depend on what is there.
+    /// The text of a manifest, in TOML, with the services and groups to add. They may depend on
+    /// services of the running tree.
     pub manifest: String,
-    /// The file that it comes from, absolute: its paths count from that file's folder.
+    /// The absolute path of the file that the text comes from. Relative paths in the manifest count
+    /// from this file's folder.
     #[schemars(regex(pattern = "^/"))]
     pub file: PathBuf,
-    /// The group that it is added to; none: the root.
+    /// The name of the group to add to; `null` means the root.
     #[serde(default)]
     pub group: Option<String>,
 }
 
-/// The answer to it.
+/// The answer to `POST /v1/add`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Added {
-    /// As to a start.
+    /// The result for each instance, as in the answer to a start.
     #[serde(flatten)]
     pub answer: Answer,
-    /// What is allowed and still worth a word.
+    /// Warnings about the manifest: what is allowed, and still worth a look.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<FaultBody>,
 }
 
-/// Every error.
+/// The body of every answer that refuses a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ErrorBody {
-    /// What and why.
+    /// Why the request was refused: a stable code, a sentence for people and, where possible, a hint.
     pub error: Denial,
-    /// With `faulty`: what is wrong with the manifest.
+    /// What is wrong with the manifest, where the code is `faulty`. Otherwise empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<FaultBody>,
 }
 
-/// A fault of a manifest.
+/// One fault of a manifest, or one warning about it, with its place in the text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct FaultBody {
-    /// Of which file.
+    /// The path of the file that has the fault.
     pub file: PathBuf,
-    /// Line, from 1.
+    /// The line where the fault begins, counted from 1.
     pub line: usize,
-    /// Column in characters, from 1.
+    /// The column where the fault begins, in characters counted from 1.
     pub column: usize,
-    /// The bytes of the file.
+    /// The bytes of the file that the fault covers: from `start`, up to but not including `end`.
     pub span: Range<usize>,
-    /// What is wrong.
+    /// One sentence that says what is wrong.
     pub message: String,
-    /// A few words about that place.
+    /// A few words to show at that place of the text.
     pub label: String,
-    /// Another place that has to do with it, and a few words about that one.
+    /// Another place of the same file that has to do with the fault: its bytes, and a few words to show
+    /// there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub also: Option<(Range<usize>, String)>,
-    /// What would help.
+    /// What would mend the fault, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
 
 impl FaultBody {
-    /// As it goes over the socket.
+    /// Makes the body that describes this fault.
     pub fn of(fault: &Fault) -> FaultBody {
         let (line, column) = fault.place();
         FaultBody {
@@ -327,96 +343,99 @@ impl FaultBody {
         }
     }
 
-    /// As it was, with the text that it is about.
+    /// Turns the body back into a fault of this text.
     pub fn with(self, source: Arc<Source>) -> Fault {
         let FaultBody { span, message, label, also, hint, .. } = self;
         Fault { source, span, message, label, also, hint }
     }
 }
 
-/// `POST /v1/tasks`.
+/// The body of `POST /v1/tasks`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Submit {
-    /// All of them or none.
+    /// The commands to run. The worker pool takes all of them or none.
     pub tasks: Vec<TaskSpec>,
-    /// Variables of each, before its own.
+    /// Environment variables that every command gets, as pairs of name and value. A command's own `env`
+    /// wins over them.
     #[serde(default)]
     pub env: Vec<(String, String)>,
-    /// Answered when all of them are over.
+    /// Whether the answer comes only when all of the commands are over. Otherwise it comes when they
+    /// are taken.
     #[serde(default)]
     pub wait: bool,
 }
 
-/// The answer to [`Submit`].
+/// The answer to `POST /v1/tasks`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Submitted {
-    /// In the order in which they were given.
+    /// The ids of the tasks, in the order of the request.
     pub ids: Vec<TaskId>,
-    /// What became of them, where that was waited for.
+    /// How the tasks ended, where the request asked to wait for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<TasksDone>,
 }
 
-/// What became of many.
+/// How many of a request's tasks succeeded, and how many failed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TasksDone {
-    /// Those that ended with code 0.
+    /// The number of tasks that ended with exit code 0.
     pub succeeded: usize,
-    /// The others.
+    /// The number of all other tasks of the request.
     pub failed: usize,
 }
 
-/// `GET /v1/tasks`.
+/// The answer to `GET /v1/tasks`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TaskList {
-    /// Oldest first.
+    /// The tasks that the worker pool knows, oldest first.
     pub tasks: Vec<TaskStatus>,
 }
 
-/// `POST /v1/tasks/{id}/cancel`.
+/// The body of `POST /v1/tasks/{id}/cancel`.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CancelTask {
-    /// By SIGKILL.
+    /// Whether the task gets SIGKILL at once. Otherwise it gets SIGTERM, and SIGKILL after its grace.
     #[serde(default)]
     pub at_once: bool,
 }
 
-/// The answer where something was done with so many.
+/// The answer to a request that removes, cancels, pauses or resumes tasks, or clears the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Removed {
-    /// So many.
+    /// The number of tasks or results that were removed or cancelled; 0 after a pause or a resume.
     pub removed: usize,
 }
 
-/// A piece of a task's output, as a server-sent event carries it.
+/// A piece of a task's output: the data of a server-sent `output` event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TaskOutput {
-    /// Which stream.
+    /// The output stream that the task printed the bytes to.
     pub stream: StreamName,
-    /// The bytes, in base64.
+    /// The bytes in base64; at most 48 KiB before they are encoded.
     pub data: String,
 }
 
-/// `GET /v1/resources`.
+/// The answer to `GET /v1/resources`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ResourceHistories {
-    /// Of the machine alone, or of each instance that was asked for.
+    /// One history for each instance that was asked for, or one of the machine where none was named.
     pub histories: Vec<ResourceHistory>,
 }
 
-/// `POST /v1/pool`: what is not said stays as it is.
+/// The body of `POST /v1/pool`. A field that is left out stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SetPool {
-    /// So many workers at least.
+    /// The least number of workers, from 1 to 1000.
     #[serde(default)]
     pub min: Option<u32>,
-    /// And at most.
+    /// The greatest number of workers, from 1 to 1000 and not below the least.
     #[serde(default)]
     pub max: Option<u32>,
-    /// Whether the pool scales by itself.
+    /// Whether the pool changes its number of workers by itself, within these bounds.
     #[serde(default)]
     pub auto: Option<bool>,
-    /// So many workers from now on; it does not scale by itself then.
+    /// The number of workers from now on, within the bounds. Setting it stops the pool from scaling by
+    /// itself.
     #[serde(default)]
     pub workers: Option<u32>,
 }

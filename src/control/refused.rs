@@ -1,4 +1,6 @@
-//! A request that is not carried out: the denial, as an answer with its status.
+//! A refused request: the denial, and the answer with its HTTP status.
+//!
+//! Why a request is refused is decided elsewhere.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -6,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use super::protocol::{ErrorBody, FaultBody};
 use crate::model::{Denial, DenialCode};
 
-/// An error, or the denial of a command.
+/// The denial of a request, with the faults of the manifest where it was about one.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub(crate) denial: Denial,
@@ -63,5 +65,5 @@ pub(crate) fn refuse(code: DenialCode, reason: impl Into<String>, hint: Option<&
     Refused::from(Denial { code, reason: reason.into(), hint: hint.map(str::to_owned) })
 }
 
-/// A part of an answer: what is asked of every handler.
+/// The result of a handler, or of a step of it.
 pub(super) type Handled<T> = Result<T, Refused>;

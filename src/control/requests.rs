@@ -1,5 +1,7 @@
-//! What can be asked for, a handler each; who asks is known by then. Whether they may depends on what
-//! it is about, so it is asked here.
+//! The handlers, one for each request. By then the caller is known. Whether the caller may do this
+//! depends on what the request is about, so each handler asks.
+//!
+//! What several handlers share stands here; routes are in `operations`.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -40,8 +42,8 @@ fn json_event(name: &str, value: &impl serde::Serialize) -> sse::Event {
         .unwrap_or_else(|error| sse::Event::default().event("error").data(error.to_string()))
 }
 
-/// A response that a task fills; the task ends when the client hangs up, or has no business here
-/// any more.
+/// A response of server-sent events that a task fills. The task ends when the client hangs up, or
+/// when the caller's token is not valid any more.
 fn stream<F, T>(caller: Caller, fill: F) -> Response
 where
     F: FnOnce(mpsc::Sender<sse::Event>) -> T,
@@ -59,7 +61,7 @@ where
     Sse::new(Received(receiver)).keep_alive(sse::KeepAlive::default()).into_response()
 }
 
-/// A channel's receiving end as the stream that a response wants.
+/// A channel's receiving end, as the stream that a response needs.
 struct Received(mpsc::Receiver<sse::Event>);
 
 impl Stream for Received {

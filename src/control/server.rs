@@ -1,4 +1,7 @@
-//! The socket's server, and the network's: accepts connections and hands requests on.
+//! The server of the control socket and of the network API: it accepts connections, gives them
+//! seats, and hands their requests to the router.
+//!
+//! Who may come in is decided in `connections` and `auth`; what a request does, in `requests`.
 
 use std::convert::Infallible;
 use std::io;
@@ -35,57 +38,60 @@ use crate::vault::tokens::Tokens;
 pub use super::operations::document;
 pub use super::shared::{Daemon, Load, LoadedManifests};
 
-/// So many requests read log files at a time.
+/// The number of requests that may read log files at a time.
 const READERS: usize = 2;
-/// So many clients of the socket at a time; more wait at the door, since each costs a descriptor
-/// that a service may need.
+/// The number of connections of root and this process's own user at a time. More wait, since each
+/// costs a descriptor that a service may need.
 const CONNECTIONS: usize = 64;
-/// So many more for other users of this machine, and for one of them.
+/// The number of connections of all other users of this machine; `OF_A_USER` is the limit for each
+/// of them.
 const OF_OTHERS: usize = 32;
 const OF_A_USER: usize = 8;
-/// So many for all services together, each of which knows the socket's path; others take none of these,
-/// and services none of the others'.
+/// The number of connections of all services together, since each service knows the socket's path.
+/// Services take no seats of others, and others none of theirs.
 const OF_SERVICES: usize = 16;
-/// By this they are known to who tells of those that were turned away; no user has it (setuid(2)).
+/// The user number that stands for all services in reports of who was turned away. No user has it
+/// (setuid(2)).
 const SERVICES: u32 = u32::MAX;
-/// They send a request, and take its answer, within this time.
+/// How long a client may take to send a request, and to take its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Bytes of a request's head.
+/// The largest head of a request, in bytes.
 const LARGEST_HEAD: usize = 64 << 10;
-/// Nobody can come in by a socket that was removed: it is looked for this often.
+/// How often it is checked that the socket is still there. No client can connect to a socket that
+/// was removed.
 const LOOKING: Duration = Duration::from_secs(2);
-/// An address that can't be listened on is tried again this often.
+/// How often an address is tried again that can't be listened on.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// By what ways requests come.
+/// The socket and the address that requests come by.
 pub struct Listeners {
-    /// The control socket; `None`: there is none yet, and one is made as soon as that is possible.
+    /// The control socket. `None`: it is made as soon as that is possible.
     pub local: Option<std::os::unix::net::UnixListener>,
-    /// Where it lies: should it be removed there, another is made.
+    /// The path of the control socket. If the socket is removed there, another is made.
     pub path: PathBuf,
-    /// Who else may use it.
+    /// What other users of this machine may do on the control socket.
     pub access: Vec<LocalAccess>,
-    /// An address on the network.
+    /// The address on the network, where one is configured.
     pub network: Option<NetworkListener>,
 }
 
-/// A door to the network.
+/// An address on the network that requests may come by.
 pub struct NetworkListener {
-    /// How it is configured.
+    /// The configuration of the network API.
     pub api: Api,
-    /// Who may come in.
+    /// The tokens that callers from the network must show.
     pub tokens: Tokens,
 }
 
 impl Listeners {
-    /// The control socket alone, for its owner and root. The listener comes from
-    /// [`files::listen`].
+    /// The control socket alone, open to its owner and root. The listener comes from [`files::listen`].
     pub fn local(local: std::os::unix::net::UnixListener, path: PathBuf) -> Listeners {
         Listeners { local: Some(local), path, access: Vec::new(), network: None }
     }
 }
 
-/// Serves until `closing` turns true; then what is under way is answered and followers are let go.
+/// Serves until `closing` turns true. Then the requests under way are answered, and followers are
+/// let go.
 pub async fn serve(
     doors: Listeners,
     handle: Handle,
@@ -126,7 +132,7 @@ pub async fn serve(
     };
     let mut closing = closing;
     let closed = async move {
-        // Without its sender the runtime is gone, too.
+        // An error means that the sender is gone, and the runtime with it.
         let _ = closing.wait_for(|closing| *closing).await;
     };
     tokio::select! {
@@ -138,7 +144,7 @@ pub async fn serve(
     Ok(())
 }
 
-/// Lets clients of the control socket in.
+/// Accepts connections to the control socket and serves them.
 async fn by_socket(
     listener: Option<UnixListener>,
     (path, reach): (&Path, SocketAccess),
@@ -157,7 +163,8 @@ async fn by_socket(
         None => first_listener(path, reach, shared).await,
     };
     loop {
-        // Not before there is a place: each that is taken in costs a descriptor that a service may need.
+        // A connection is accepted only when a seat is free: each costs a descriptor that a service may
+        // need.
         let place = crowd.wait_for(seats.next()).await;
         let stream = match tokio::time::timeout(LOOKING, listener.accept()).await {
             Ok(Ok((stream, _))) => stream,
@@ -190,7 +197,7 @@ async fn by_socket(
             let places = if is_of_service { &of_services } else { &of_owners };
             let theirs = match Arc::clone(places).try_acquire_owned() {
                 Ok(theirs) => theirs,
-                // They can come again; whoever is not a service waits for a place.
+                // A service can connect again; the owner and root wait for a seat.
                 Err(_) if is_of_service => {
                     if keeper.is_news(SERVICES) {
                         let why = "too many connections of services";
@@ -209,7 +216,7 @@ async fn by_socket(
             });
             continue;
         }
-        // Others take none of the places that ourselves and root may need.
+        // Other users take none of the seats that the owner and root may need.
         let theirs = Arc::clone(&of_others).try_acquire_owned();
         let (Ok(theirs), Some(place)) = (theirs, seats.given(place, ids.uid)) else {
             if keeper.is_news(ids.uid) {
@@ -220,7 +227,7 @@ async fn by_socket(
         };
         let (keeper, shared) = (Arc::clone(&keeper), shared.clone());
         tokio::spawn(async move {
-            // Who they are may have to be asked elsewhere.
+            // Looking the user up may ask a directory server.
             let admitted = tokio::time::timeout(PATIENCE, keeper.admit(ids)).await;
             if let Ok(Some(caller)) = admitted {
                 let patience = (PATIENCE, Some(PATIENCE));
@@ -233,7 +240,7 @@ async fn by_socket(
     }
 }
 
-/// Makes the socket as soon as that is possible.
+/// Makes the control socket as soon as that is possible.
 async fn first_listener(path: &Path, reach: SocketAccess, shared: &Shared) -> UnixListener {
     loop {
         match listening_again(path, reach) {
@@ -248,7 +255,7 @@ async fn first_listener(path: &Path, reach: SocketAccess, shared: &Shared) -> Un
     }
 }
 
-/// For the daemons that follow.
+/// Has the keeper hold the socket for the daemons that follow.
 fn hold(listener: &UnixListener, path: &Path, shared: &Shared) {
     use std::os::fd::AsFd;
     if let Ok(copy) = listener.as_fd().try_clone_to_owned() {
@@ -256,7 +263,7 @@ fn hold(listener: &UnixListener, path: &Path, shared: &Shared) {
     }
 }
 
-/// Makes the socket anew, and its folder.
+/// Makes the control socket anew, with its folder.
 fn listening_again(path: &Path, reach: SocketAccess) -> io::Result<UnixListener> {
     match reach {
         SocketAccess::Owner => files::private_parent(path)?,
@@ -265,7 +272,7 @@ fn listening_again(path: &Path, reach: SocketAccess) -> io::Result<UnixListener>
     files::listen(path, reach).and_then(UnixListener::from_std)
 }
 
-/// Lets clients from the network in.
+/// Accepts connections from the network and serves them.
 async fn by_network(network: NetworkListener, shared: &Shared, graceful: &GracefulShutdown) {
     let NetworkListener { api, tokens } = network;
     let listener = listening(&api).await;
@@ -306,7 +313,8 @@ async fn by_network(network: NetworkListener, shared: &Shared, graceful: &Gracef
     }
 }
 
-/// Whoever has an IPv6 address has as many as they like: the network counts.
+/// The address that a peer's seats are counted by. An IPv6 host has as many addresses as it likes,
+/// so its /64 network counts.
 fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -323,7 +331,7 @@ async fn handshake(
     tokio::time::timeout(patience, acceptor.accept(stream)).await.ok()?.ok()
 }
 
-/// Listens, as soon as that is possible: services are not to wait for an address.
+/// Listens as soon as that is possible. Services must not wait for an address.
 async fn listening(api: &Api) -> TcpListener {
     let mut told = false;
     loop {
@@ -346,13 +354,13 @@ async fn listening(api: &Api) -> TcpListener {
 
 async fn unaccepted(what: &str, error: &io::Error) {
     tracing::warn!(%error, "{what} can't accept");
-    // No descriptors left: give others the time to free some.
+    // Most likely no descriptors are left; others get the time to free some.
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// Answers the requests of one connection until it ends. `patience`: with a request that is to come, and
-/// with who takes an answer; `None`: ourselves and root, whose followers may stand still as long as they
-/// like.
+/// Answers the requests of one connection until it ends. `patience` is the time for the head of a
+/// request, `with_answers` the time for a client that takes nothing of an answer. The latter is
+/// `None` for the owner and root, whose followers may stand still for as long as they like.
 async fn converse<S>(
     stream: S,
     (patience, with_answers): (Duration, Option<Duration>),
@@ -370,7 +378,7 @@ async fn converse<S>(
         let (router, under_way) = (router.clone(), asking.begin());
         async move {
             let answered = answer(router, request).await;
-            // Until the last of it is given.
+            // The request is under way until the last piece of its answer is sent.
             answered.map(|response| {
                 response.map(|body| {
                     Body::new(body.map_frame(move |frame| {
@@ -389,7 +397,7 @@ async fn converse<S>(
     }
     let stream = TokioIo::new(Timed::new(stream, with_answers));
     tokio::select! {
-        // That a client has gone is no error.
+        // A client that has gone is no error.
         _ = graceful.watch(http.serve_connection(stream, service)) => {}
         () = crowd.sent_out(&asked) => {}
     }

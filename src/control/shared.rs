@@ -1,4 +1,7 @@
-//! What every request works with: the tree, the daemon's store and manifests, and the answers of late.
+//! What every handler works with: the tree, the daemon's store and manifests, and the answers that
+//! were given lately.
+//!
+//! Permissions are asked and written to the audit trail here.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use crate::model::{Denial, DenialCode, InstanceId, Plan, Selector};
 use crate::record::store::{AcceptedCommand, AuditEntry, Store, StoreError};
 use crate::runtime::Handle;
 
-/// What every request works with.
+/// What every handler works with.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) handle: Handle,
@@ -27,32 +30,33 @@ pub(super) struct Shared {
     pub(super) daemon: Option<Arc<Daemon>>,
     pub(super) guard: Option<Arc<Guard>>,
     pub(super) answers: Answers,
-    /// Who reads log files.
+    /// The permits to read log files; only a few requests do so at a time.
     pub(super) reading: Arc<Semaphore>,
-    /// Of those who come by the network, and how long they may take for it.
+    /// The largest body of a request from the network, in bytes, and how long it may take.
     pub(super) remote_body: (u64, Duration),
 }
 
-/// Bytes of the largest body of a local user who is not ourselves or root.
+/// The largest body, in bytes, of a local user other than root and this process's own.
 const OF_OTHERS: u64 = 1 << 20;
 
-/// Rows of one answer to others than ourselves and root; more come in pages.
+/// The largest number of rows in one answer, except to root and to this process's own user.
 const ROWS: usize = 10_000;
 
-/// So long the body of a request by the control socket may take.
+/// How long the body of a request on the control socket may take.
 const LOCAL_BODY: Duration = Duration::from_secs(30);
 
-/// What only a daemon can do.
+/// What only a daemon has, beyond a tree.
 pub struct Daemon {
-    /// What happened before.
+    /// The store of events, histories and answers; `None` where there is none.
     pub store: Option<Store>,
-    /// Reads its manifests again, beside the plan that runs. An error where the folder can't be read.
+    /// Reads the daemon's manifests again, beside the plan that runs. It fails where the folder can't
+    /// be read.
     pub load: Load,
-    /// The folder of its manifests.
+    /// The folder of the daemon's manifests.
     pub manifests: PathBuf,
-    /// Held while one of them is changed.
+    /// The lock that is held while a manifest is changed.
     pub writing: tokio::sync::Mutex<()>,
-    /// It is to be replaced by this program.
+    /// Takes the program that is to replace the daemon.
     pub upgrade: mpsc::UnboundedSender<PathBuf>,
 }
 
@@ -61,9 +65,9 @@ pub type Load = Arc<dyn Fn(&Plan) -> Result<LoadedManifests, LoadError> + Send +
 
 /// What a daemon's manifests say.
 pub struct LoadedManifests {
-    /// All of it, as far as it can be used; of what is faulty, what was right before.
+    /// The plan of all manifests. A faulty manifest is in it as it was when it was last right.
     pub plan: Plan,
-    /// What is wrong, a file each.
+    /// What is wrong with the manifests, one error for each file.
     pub faults: Vec<LoadError>,
 }
 
@@ -72,7 +76,8 @@ impl Shared {
         self.daemon.as_ref().and_then(|daemon| daemon.store.clone())
     }
 
-    /// Bytes of the largest body that a request may have, and how long that may take.
+    /// The largest body of this request, in bytes, and how long it may take. `local` is the size for
+    /// callers with all rights on the control socket.
     pub(super) fn largest_body(&self, request: &Request, local: u64) -> (u64, Duration) {
         let caller = request.extensions().get::<Caller>();
         match caller {
@@ -82,8 +87,8 @@ impl Shared {
         }
     }
 
-    /// So many rows one answer has: as many as are asked for; to others than ourselves and root not
-    /// without end.
+    /// The number of rows for one answer: what was asked for, and for callers other than root and this
+    /// process's own user [`ROWS`] at most.
     pub(super) fn at_most(&self, caller: &Caller, asked: Option<usize>) -> usize {
         match caller.may_everything() && !caller.is_remote() {
             true => asked.unwrap_or(usize::MAX),
@@ -91,9 +96,9 @@ impl Shared {
         }
     }
 
-    /// Writes down who did, or was not let do, what.
+    /// Writes to the audit trail what the caller did, or was refused.
     pub(super) fn audit(&self, who: &str, action: &str, resource: &str, allowed: Result<(), &str>) {
-        // It is the caller's text: short, and nothing that a terminal would obey.
+        // The text is the caller's, so it is cut short, and control characters are escaped.
         let resource: String = resource.chars().take(200).flat_map(char::escape_debug).collect();
         if let Err(why) = allowed {
             tracing::warn!(who, "{action}:{resource} was refused: {why}");
@@ -116,7 +121,7 @@ impl Shared {
         refuse(DenialCode::Forbidden, format!("{} may not {action}:{shown}", caller.who), None)
     }
 
-    /// Asks whether somebody may do this, and writes it down.
+    /// Refuses the request unless the caller may do this. Refusals and changes go into the audit trail.
     pub(super) fn permit(&self, caller: &Caller, action: Action, resource: &str) -> Handled<()> {
         if !caller.may(action, resource) {
             return Err(self.refuse(caller, action, resource));
@@ -131,8 +136,8 @@ impl Shared {
         }
     }
 
-    /// Whether somebody may do this with an instance. A permission names `project/name`; one that names
-    /// a service without its project is good as long as no other project has one of that name.
+    /// Whether the caller may do this with an instance. A permission names `project/name`; one that
+    /// names a service without its project counts while no other project has a service of that name.
     pub(super) fn granted(&self, caller: &Caller, action: Action, id: &InstanceId) -> bool {
         caller.may_with(action, id) || {
             let shown = self.handle.tree_state(|tree_state| tree_state.shown(id));
@@ -141,8 +146,9 @@ impl Shared {
         }
     }
 
-    /// Asks whether somebody may do this with each of them. Those they named, and have no right to,
-    /// are refused; of all, those they have a right to are meant.
+    /// The instances that the request is about, where the caller may do this with them. A named
+    /// instance that the caller has no right to is refused. Without names, all instances that the
+    /// caller has a right to are meant.
     pub(super) fn instances(
         &self,
         caller: &Caller,
@@ -154,7 +160,7 @@ impl Shared {
         let found = self.handle.tree_state(|tree_state| resolve(tree_state, &select));
         let found = match found {
             Ok(found) => found,
-            // What there is, is nobody's business who may not see it.
+            // A caller who may not see the services must not learn from the refusal which ones exist.
             Err(denial) => {
                 return Err(match named.iter().find(|name| !caller.may(action, name)) {
                     Some(name) => self.refuse(caller, action, name),
@@ -172,8 +178,8 @@ impl Shared {
         }
     }
 
-    /// The answer that a key has got, by an earlier daemon or long ago, and to what. A store that can't
-    /// be read keeps nobody from commanding.
+    /// The stored answer to this key, and the hash of the command that it was for. A store that can't
+    /// be read keeps no caller from giving commands.
     pub(super) async fn answered_before(&self, who: &str, key: &str) -> Option<(String, Given)> {
         let store = self.store()?;
         let (who, key) = (who.to_owned(), key.to_owned());
@@ -185,9 +191,9 @@ impl Shared {
         Some((kept.asked, Given { status: kept.status, body: Bytes::from(kept.body) }))
     }
 
-    /// The command with this key that was taken already.
+    /// The command that was already taken with this key.
     ///
-    /// `since`: earlier ones are somebody else's of the same name.
+    /// Commands from before `since` belong to an earlier token of the same name.
     pub(super) async fn was_taken(
         &self,
         who: &str,
@@ -199,7 +205,7 @@ impl Shared {
         from_store(move || store.was_taken(&who, since, &key)).await.ok().flatten()
     }
 
-    /// The tree is what the manifests say: what was changed by hand before counts no more.
+    /// Forgets the changes that were made by hand, since the tree is now what the manifests say.
     pub(super) fn as_the_folder_says(&self) {
         if let Some(store) = self.store() {
             store.forget_change(None);
@@ -214,7 +220,7 @@ impl Shared {
     }
 }
 
-/// Reads the store, beside everything else.
+/// Reads the store on another thread.
 pub(super) async fn from_store<T: Send + 'static>(
     read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Handled<T> {

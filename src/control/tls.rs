@@ -1,4 +1,4 @@
-//! The certificate that the network sees, read again when its files have changed.
+//! The TLS certificate of the network API, which is read again when its files have changed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -11,10 +11,10 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::manifest::config::TlsFiles;
 
-/// When the two files were written last.
+/// When the certificate and the key were last written.
 type Stamp = [Option<SystemTime>; 2];
 
-/// What is read of the files.
+/// The two files, and what was last read of them.
 pub(super) struct Tls {
     files: TlsFiles,
     read: Mutex<(Stamp, Option<TlsAcceptor>)>,
@@ -25,7 +25,8 @@ impl Tls {
         Tls { files, read: Mutex::new(([None; 2], None)) }
     }
 
-    /// As the files are now; where they are of no use, as they were. `None`: they never were.
+    /// The acceptor for the files as they are now. Where they can't be used, it is the one from before;
+    /// `None` where there never was one.
     pub(super) async fn acceptor(self: &Arc<Self>) -> Option<TlsAcceptor> {
         let tls = Arc::clone(self);
         tokio::task::spawn_blocking(move || tls.current()).await.ok().flatten()
@@ -49,7 +50,7 @@ impl Tls {
     }
 }
 
-/// Whether the files can be used, and why not.
+/// Checks whether the files can be used; `Err` says why not.
 pub fn check(files: &TlsFiles) -> Result<(), String> {
     configured(files).map(drop)
 }

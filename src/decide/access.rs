@@ -1,6 +1,6 @@
 //! Who may do what: permissions as `action:resource`, both with globs.
 //!
-//! Pure: who somebody is has been found out elsewhere.
+//! Pure: authentication, which finds out who somebody is, happens elsewhere (`control`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,12 +11,12 @@ use wildmatch::WildMatch;
 use crate::model::nearest::nearest;
 use crate::model::{Command, InstanceId};
 
-/// What can be asked for.
+/// An action that a permission can cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
-    /// Status, tree, history, events and causes of a service.
+    /// Read the status, tree, history, events and causes of a service.
     Read,
-    /// What a service prints.
+    /// Read what a service prints.
     Logs,
     /// Start a service.
     Start,
@@ -24,11 +24,11 @@ pub enum Action {
     Stop,
     /// Restart a service.
     Restart,
-    /// Halt a service.
+    /// Pause a service.
     Pause,
-    /// Let a service go on.
+    /// Let a paused service run on.
     Resume,
-    /// Add services to a group (`root`: to none).
+    /// Add services to a group; without a group, the resource is `root`.
     Add,
     /// Take services out of the tree.
     Remove,
@@ -40,21 +40,21 @@ pub enum Action {
     Upgrade,
     /// Take everything down.
     Down,
-    /// Read who did what.
+    /// Read the audit trail: who did what.
     Audit,
-    /// Run commands, and all about that.
+    /// Run commands as tasks, and every other request about tasks.
     Exec,
 }
 
-/// What actions that concern no single service are about.
+/// The resource of actions that concern no single service.
 pub const DAEMON: &str = "daemon";
-/// What commands that are no services are about.
+/// The resource of tasks: commands that are no services.
 pub const TASKS: &str = "tasks";
-/// What an addition under no group is about.
+/// The resource of an addition under no group.
 pub const ROOT: &str = "root";
 
 impl Action {
-    /// All of them.
+    /// All actions.
     pub const ALL: [Action; 15] = [
         Action::Read,
         Action::Logs,
@@ -73,7 +73,7 @@ impl Action {
         Action::Exec,
     ];
 
-    /// As a permission spells it.
+    /// The name of the action, as a permission spells it.
     pub fn word(self) -> &'static str {
         match self {
             Action::Read => "read",
@@ -94,7 +94,7 @@ impl Action {
         }
     }
 
-    /// Whether it changes nothing: then only refusals go into the audit trail.
+    /// Whether the action changes nothing. Of such actions only refusals go into the audit trail.
     pub fn only_looks(self) -> bool {
         match self {
             Action::Read | Action::Logs | Action::Audit => true,
@@ -113,7 +113,7 @@ impl Action {
         }
     }
 
-    /// The one that a command is; `None`: no user gives it.
+    /// The action that a command needs; `None` if no user gives such a command.
     pub fn of(command: &Command) -> Option<Action> {
         match command {
             Command::Start { .. } => Some(Action::Start),
@@ -134,7 +134,8 @@ impl fmt::Display for Action {
     }
 }
 
-/// `action:resource`. In both `*` stands for anything, `?` for one character.
+/// A permission, written `action:resource`. In both parts `*` stands for anything, `?` for one
+/// character.
 ///
 /// ```
 /// use regrow::decide::access::{Action, Permission};
@@ -152,12 +153,13 @@ pub struct Permission {
 }
 
 impl Permission {
-    /// Whether it covers this.
+    /// Whether the permission covers this action on this resource.
     pub fn allows(&self, action: Action, resource: &str) -> bool {
         self.action.matches(action.word()) && self.resource.matches(resource)
     }
 
-    /// Whether it covers this action on whatever there is and comes to be.
+    /// Whether the permission covers this action on every resource, now and later: the resource is
+    /// exactly `*`.
     fn allows_everywhere(&self, action: Action) -> bool {
         self.action.matches(action.word()) && self.text.split_once(':').is_some_and(|(_, of)| of == "*")
     }
@@ -205,17 +207,17 @@ impl fmt::Display for Permission {
     }
 }
 
-/// What somebody may do.
+/// What a caller may do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rights {
-    /// Everything: the owner, and root.
+    /// The caller may do everything: it is the owner, or root.
     All,
-    /// What any of these covers.
+    /// The caller may do what any of these permissions covers.
     Granted(Vec<Permission>),
 }
 
 impl Rights {
-    /// Whether this is allowed.
+    /// Whether this action is allowed on this resource.
     pub fn allow(&self, action: Action, resource: &str) -> bool {
         match self {
             Rights::All => true,
@@ -223,13 +225,13 @@ impl Rights {
         }
     }
 
-    /// Whether it is allowed for an instance: by its own name or its service's.
+    /// Whether this action is allowed on an instance, by its own name or by its service's.
     pub fn allow_instance(&self, action: Action, instance: &InstanceId) -> bool {
         self.allow(action, instance.service().as_str())
             || (instance.index().is_some() && self.allow(action, &instance.to_string()))
     }
 
-    /// Whether it is allowed for everything there is and comes to be.
+    /// Whether this action is allowed on every resource, now and later.
     pub fn allow_everywhere(&self, action: Action) -> bool {
         match self {
             Rights::All => true,
@@ -261,7 +263,7 @@ mod tests {
             ("re*:web", Action::Logs, "web", false),
             ("stop:w?b", Action::Stop, "wob", true),
             ("stop:w?b", Action::Stop, "wb", false),
-            // What is meant for a service of that name is not the daemon's.
+            // A permission for a service does not cover the daemon.
             ("down:web", Action::Down, DAEMON, false),
         ] {
             assert_eq!(rights(&[permission]).allow(action, resource), want, "{permission} {resource}");

@@ -1,10 +1,11 @@
-//! How long each may take to stop where all of them together have so long.
+//! How long each service may take to stop when one stop time has to do for all of them.
 //!
-//! Who is stopped first must not use up what the others need: of what is left, a service gets one part of
-//! as many as there are services one after the other from it down (itself, what it depends on, what that
-//! depends on, ...). So the last one, however deaf those before it were, is still asked before it is
-//! killed; and where they are quick, the later ones get what they have left. Times are since the start of
-//! the tree.
+//! A service that is stopped early must not use up the time that the others need. So each service
+//! gets an equal share of the time that is left: the shares are as many as the services that are
+//! stopped one after the other from it down (itself, a dependency, a dependency of that, ...). The
+//! last one is then still asked to stop before it is killed, even if those before it did not react;
+//! and the time that quick services save goes to the later ones. Times are since the start of the
+//! tree.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,16 +14,17 @@ use super::graph::StopOrder;
 use crate::model::plan::StopTimes;
 use crate::model::{Name, ServiceSpec};
 
-/// What a stop of many has for all of them.
+/// The time that a stop of several services has for all of them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct StopBudget {
-    /// Of each: how many are stopped one after the other from it down, and when the first of all these is to be
-    /// down, where that is said.
+    /// For each service: how many services are stopped one after the other from it down, and the
+    /// earliest time by which one of these has to be down; `None` if no time is set.
     shares: HashMap<Name, (u32, Option<Duration>)>,
 }
 
 impl StopBudget {
-    /// Of a stop that begins now; `None`: nothing is said. `runs`: who has anything to stop.
+    /// The budget of a stop that begins now; `None` if the plan sets no stop time. `project` gives
+    /// the project of a service, and `runs` tells whether the service has anything to stop.
     pub(super) fn new(
         now: Duration,
         times: &StopTimes,
@@ -40,7 +42,7 @@ impl StopBudget {
         };
         let earliest = |a: Option<Duration>, b: Option<Duration>| [a, b].into_iter().flatten().min();
         let both = |(a, at): (u32, Option<Duration>), (b, bt)| (a.max(b), earliest(at, bt));
-        // What it depends on is stopped after it, and may have less time, being another project's.
+        // A dependency is stopped later, and may have less time if it is another project's.
         let join = |(own, at), below: Option<(u32, Option<Duration>)>| match below {
             Some((below, bt)) => (own + below, earliest(at, bt)),
             None => (own, at),
@@ -48,7 +50,7 @@ impl StopBudget {
         Some(StopBudget { shares: order.gathered_from_below(own, join, both) })
     }
 
-    /// What this service gets when its turn comes now; `None`: its own time alone counts.
+    /// The time that this service gets if its turn comes now; `None` if only its own timeout counts.
     pub(super) fn share(&self, now: Duration, spec: &ServiceSpec) -> Option<Duration> {
         let (depth, until) = self.shares.get(&spec.name).copied()?;
         Some(until?.saturating_sub(now) / depth.max(1))
@@ -95,10 +97,10 @@ mod tests {
         let budget = StopBudget::new(begun, &times(9), &order, |_| None, |_| true).unwrap();
         let share = |after, at: usize| budget.share(begun + Duration::from_secs(after), &all[at]);
         assert_eq!(share(0, 2), Some(Duration::from_secs(3)));
-        // The first was deaf, the second quick.
+        // The first one used up its share, the second one was quick.
         assert_eq!(share(3, 1), Some(Duration::from_secs(3)));
         assert_eq!(share(3, 0), Some(Duration::from_secs(6)));
-        // Who has nothing to stop needs no part.
+        // A service that has nothing to stop needs no share.
         let budget = StopBudget::new(begun, &times(9), &order, |_| None, |who| *who != name(1)).unwrap();
         assert_eq!(budget.share(begun, &all[2]), Some(Duration::from_millis(4_500)));
         assert_eq!(StopBudget::new(begun, &StopTimes::default(), &order, |_| None, |_| true), None);
@@ -119,7 +121,7 @@ mod tests {
         }
     }
 
-    /// Who depends on another project's leaves it the time that it has.
+    /// A service that depends on another project's service leaves that one its time.
     #[test]
     fn what_is_below_of_another_project_is_left_its_time() {
         let all = services(&[vec![], vec![0]]);
@@ -138,7 +140,7 @@ mod tests {
     }
 
     proptest! {
-        /// However long each takes of what it gets, all are asked with time left, and all are down in time.
+        /// Whatever part of its share each service uses, all are asked with time left and end in time.
         #[test]
         fn everybody_is_asked_and_the_whole_keeps_to_its_time(
             needs in proptest::collection::vec(proptest::collection::vec(any::<prop::sample::Index>(), 0..3), 1..12),

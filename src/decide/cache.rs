@@ -1,55 +1,57 @@
-//! What need not be run twice: results by what they are results of.
+//! A cache of results by their keys, so that the same command need not run twice.
 //!
-//! Bounded by number and by bytes, the one that was used least recently goes first; each result counts
-//! for as long as it was said when it came, and for nobody who wants a younger one. What is asked for while
-//! it is being made is made once: the first one leads, the others join it. What is kept is a success; who
-//! decides that is the caller.
+//! The cache is bounded by number and by bytes, and drops the least recently used result first.
+//! Each result expires after the time that was set when it came in, and a caller can ask for a
+//! younger one. If several callers ask for a result that nobody has, the first one leads and makes
+//! it, and the others join. Deliberately absent: what a success is, so the caller decides which
+//! results to keep.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
-/// How much is kept.
+/// How much a cache may keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheLimits {
-    /// So many results.
+    /// The highest number of results.
     pub entries: usize,
-    /// And so many bytes of them.
+    /// The highest number of bytes of all results together.
     pub bytes: u64,
 }
 
 /// What a look into the cache gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheLookup<K, V> {
-    /// It is here.
+    /// The cache has the result.
     Hit(V),
-    /// Somebody makes it: it comes to whoever asked here, too.
+    /// Somebody is making the result, which will go to this waiter, too.
     Joined(Flight<K>),
-    /// Nobody has it: it is to be made now, and [`Cache::made`] told.
+    /// Nobody has the result: the caller has to make it now, and to call [`Cache::made`].
     Lead(Flight<K>),
 }
 
-/// What is being made. One that was begun before the cache was cleared is another one than those after.
+/// A result that is being made. A flight from before the cache was cleared is another one than a
+/// later flight with the same key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Flight<K> {
-    /// What it will be the result of.
+    /// The key of the result.
     pub key: K,
-    /// How often the cache had been cleared when it began.
+    /// How often the cache had been cleared when the flight began.
     clears: u64,
 }
 
-/// Counted since the start, or since [`Cache::clear`] never: clearing takes results, not counts.
+/// Counts since the cache was made: [`Cache::clear`] drops results, not counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheCounts {
-    /// Asked for, and here.
+    /// How many lookups found a result.
     pub hits: u64,
-    /// Asked for, and not here.
+    /// How many lookups found none, and led.
     pub misses: u64,
-    /// Asked for while it was being made.
+    /// How many lookups joined a flight.
     pub joined: u64,
-    /// Dropped for want of room.
+    /// How many results were dropped for want of room.
     pub evictions: u64,
-    /// Dropped since their time was over.
+    /// How many results were dropped because they had expired.
     pub expirations: u64,
 }
 
@@ -57,17 +59,17 @@ struct CachedResult<V> {
     value: V,
     bytes: u64,
     since: Duration,
-    /// How old it was then.
+    /// How old the result was when it came in.
     before: Duration,
     until: Duration,
     used: u64,
 }
 
-/// Results `V` by what they are results of, `K`; who waits for one is a `W`.
+/// Results `V` by their keys `K`; each waiter for a result is a `W`.
 pub struct Cache<K, V, W> {
     bounds: CacheLimits,
     entries: HashMap<K, CachedResult<V>>,
-    /// Which was used when, as a count of uses.
+    /// The keys in the order of their last use, by the count of uses at that time.
     order: BTreeMap<u64, K>,
     uses: u64,
     bytes: u64,
@@ -77,7 +79,7 @@ pub struct Cache<K, V, W> {
 }
 
 impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
-    /// Empty.
+    /// An empty cache.
     pub fn new(bounds: CacheLimits) -> Cache<K, V, W> {
         Cache {
             bounds,
@@ -91,7 +93,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         }
     }
 
-    /// Only what is here, and not older than `age`.
+    /// The result that the cache has, if it is younger than `age`; begins no flight.
     pub fn peek(&mut self, key: &K, now: Duration, age: Duration) -> Option<V> {
         let CachedResult { since, before, until, .. } = self.entries.get(key)?;
         let (until, is_old) = (*until, now.saturating_sub(*since) + *before >= age);
@@ -100,7 +102,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
             self.counts.expirations += 1;
             return None;
         }
-        // Others may take it still.
+        // Callers that accept an older result may still take it.
         if is_old {
             return None;
         }
@@ -114,7 +116,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         Some(entry.value.clone())
     }
 
-    /// Asks for a result that is not older than `age`. Who joins waits with what `waiter` gives.
+    /// Asks for a result that is younger than `age`. `waiter` makes the waiter if the caller joins.
     pub fn ask(
         &mut self,
         key: &K,
@@ -136,18 +138,18 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         CacheLookup::Lead(flight)
     }
 
-    /// The one in which it would be made by now.
+    /// The flight in which the result of this key would be made now.
     fn flight(&self, key: &K) -> Flight<K> {
         Flight { key: key.clone(), clears: self.clears }
     }
 
-    /// Whether what it makes is kept: not if the cache was cleared since it began.
+    /// Whether the result of a flight is kept: not if the cache was cleared since the flight began.
     pub fn counts_still(&self, flight: &Flight<K>) -> bool {
         flight.clears == self.clears
     }
 
-    /// What was led is made; `kept`: for how long it counts, and how large it is. Returns those who
-    /// have joined.
+    /// Ends a flight. `kept` is the result, its size in bytes and the time until it expires; `None`
+    /// if it is not to be kept. Returns the waiters who have joined.
     pub fn made(&mut self, flight: &Flight<K>, now: Duration, kept: Option<(V, u64, Duration)>) -> Vec<W> {
         if let Some((value, bytes, ttl)) = kept.filter(|_| self.counts_still(flight)) {
             self.keep(&flight.key, (value, bytes), now.saturating_add(ttl), now, Duration::ZERO);
@@ -155,19 +157,21 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         self.flights.remove(flight).unwrap_or_default()
     }
 
-    /// Takes one that was made elsewhere and is so old; unless there is one, or one is being made.
+    /// Takes a result that was made elsewhere, is `old` already and expires after `left`; unless the
+    /// cache has one, or one is being made.
     pub fn put(&mut self, key: &K, now: Duration, (value, bytes): (V, u64), left: Duration, old: Duration) {
         if !self.knows(key) {
             self.keep(key, (value, bytes), now.saturating_add(left), now, old);
         }
     }
 
-    /// Whether it is here, or being made.
+    /// Whether the result is in the cache, or being made.
     pub fn knows(&self, key: &K) -> bool {
         self.entries.contains_key(key) || self.flights.contains_key(&self.flight(key))
     }
 
-    /// Who leads gives up: the first of those who have joined leads from now on, if there is one.
+    /// The leader gives up. Returns the first waiter, who leads from now on; `None` if there is none,
+    /// which ends the flight.
     pub fn gave_up(&mut self, flight: &Flight<K>) -> Option<W> {
         let waiters = self.flights.get_mut(flight)?;
         if waiters.is_empty() {
@@ -177,7 +181,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         Some(waiters.remove(0))
     }
 
-    /// Those who have joined and don't want it any more.
+    /// Removes the waiters that `is_it` picks: they don't want the result any more.
     pub fn leave(&mut self, flight: &Flight<K>, mut is_it: impl FnMut(&W) -> bool) {
         if let Some(waiters) = self.flights.get_mut(flight) {
             waiters.retain(|waiter| !is_it(waiter));
@@ -211,8 +215,8 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         }
     }
 
-    /// Drops every result; returns how many there were. Those that are being made go to whoever waits for
-    /// them already, and to nobody else.
+    /// Drops every result; returns how many there were. A result that is being made goes to those who
+    /// wait for it already, and to nobody else.
     pub fn clear(&mut self) -> usize {
         let count = self.entries.len();
         self.clears += 1;
@@ -222,7 +226,7 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         count
     }
 
-    /// Drops those whose time is over.
+    /// Drops the results that have expired.
     pub fn expire(&mut self, now: Duration) {
         let over: Vec<K> =
             self.entries.iter().filter(|(_, entry)| entry.until <= now).map(|(key, _)| key.clone()).collect();
@@ -237,12 +241,12 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
         (self.entries.len(), self.bytes)
     }
 
-    /// How much it may keep.
+    /// How much the cache may keep.
     pub fn bounds(&self) -> CacheLimits {
         self.bounds
     }
 
-    /// What was counted.
+    /// The counts so far.
     pub fn counts(&self) -> CacheCounts {
         self.counts
     }
@@ -275,18 +279,18 @@ mod tests {
         ]
     }
 
-    /// The same, as simple as can be: a list in the order of use.
+    /// The same cache, as simple as can be: a list in the order of use.
     #[derive(Default)]
     struct Model {
         entries: Vec<(u8, u64, u64, u64)>,
-        /// Those of before the last clearing are marked so.
+        /// The flights; those from before the last clearing are marked with `true`.
         flights: Vec<(u8, Vec<usize>, bool)>,
     }
 
     const BOUNDS: CacheLimits = CacheLimits { entries: 4, bytes: 100 };
 
     impl Model {
-        /// The value, or whether it is one more who waits.
+        /// The value; if there is none, whether the caller joined a flight.
         fn ask(&mut self, key: u8, now: u64, who: usize) -> Result<u64, bool> {
             if let Some(at) = self.entries.iter().position(|entry| entry.0 == key) {
                 let entry = self.entries.remove(at);
@@ -330,7 +334,7 @@ mod tests {
         fn it_does_what_the_simplest_one_does(acts in proptest::collection::vec(act(), 1..200)) {
             let mut cache: Cache<u8, u64, usize> = Cache::new(BOUNDS);
             let (mut model, mut now) = (Model::default(), 0);
-            // As many as the model's, in the same order.
+            // The cache's flights, in the same order as those of the model.
             let mut flights: Vec<Flight<u8>> = Vec::new();
             for (who, act) in acts.into_iter().enumerate() {
                 let at = Duration::from_secs(now);
@@ -399,7 +403,7 @@ mod tests {
             })
             .collect();
         assert_eq!(leads.len(), 1);
-        // A failure is not kept, and told to all.
+        // A failure is not kept, and goes to all waiters.
         assert_eq!(cache.made(&leads[0], Duration::ZERO, None).len(), 999);
         led(cache.ask(&"k", Duration::ZERO, Duration::MAX, || 0));
     }
@@ -434,7 +438,7 @@ mod tests {
         assert_eq!(cache.peek(&1, seconds(6), seconds(60)), Some(7));
         assert_eq!(cache.peek(&1, seconds(6), seconds(51)), None, "it is 51 s old by now");
         assert_eq!(cache.peek(&1, seconds(105), seconds(1000)), None, "its time is over");
-        // What is here, or on its way, is newer.
+        // A result that is in the cache or being made is newer.
         led(cache.ask(&2, seconds(5), seconds(60), || ()));
         assert!(cache.knows(&2));
         cache.put(&2, seconds(5), (8, 1), seconds(100), seconds(0));

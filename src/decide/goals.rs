@@ -1,6 +1,7 @@
-//! What was wished by hand, as far as manifests would not bring it about by themselves. It is little, and
-//! so it is held in more than one place: a store that is lost, or older than it should be, takes no wish
-//! along.
+//! The goals that were set by hand, if a start of the tree would not set the same ones.
+//!
+//! They are few, and so they are held in more than one place: none is lost with a store that is
+//! lost, or older than it should be.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -10,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use super::tree_state::{InstanceState, TreeState};
 use crate::model::{Goal, InstanceRecord, State, StopCause};
 
-/// Goals that differ from what a start would bring.
+/// The goals that differ from those that a start of the tree sets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManualGoals {
-    /// The event after which they stood so.
+    /// The number of the event after which these were the goals.
     pub seq: u64,
-    /// By the instances' printed names.
+    /// The goals, by the printed names of their instances.
     pub goals: BTreeMap<String, Goal>,
 }
 
 impl ManualGoals {
-    /// All of a tree.
+    /// The manual goals of all instances of a tree.
     pub fn of(tree_state: &TreeState) -> ManualGoals {
         let mut held = ManualGoals { seq: tree_state.last_event(), goals: BTreeMap::new() };
         for entry in tree_state.entries() {
@@ -29,11 +30,11 @@ impl ManualGoals {
         held
     }
 
-    /// Takes down what is wished of one instance; whether that is news.
+    /// Notes the goal of one instance; returns whether that changed anything.
     pub fn note(&mut self, entry: &InstanceState) -> bool {
         let name = entry.id.to_string();
         let goal = entry.past().goal;
-        // One that was never started has no goal yet.
+        // An instance that was never started has no goal yet.
         let usual = usual(entry) == goal || entry.state == State::Registered;
         match usual {
             true => self.goals.remove(&name).is_some(),
@@ -41,7 +42,8 @@ impl ManualGoals {
         }
     }
 
-    /// Brings what is known of an instance to what was wished of it last.
+    /// Corrects the record of an instance by the goal that was set last; `None` if there is neither a
+    /// record nor a manual goal.
     pub fn correct(
         &self,
         entry: &InstanceState,
@@ -77,7 +79,7 @@ impl ManualGoals {
     }
 }
 
-/// What a start brings about by itself.
+/// The goal that a start of the tree sets.
 fn usual(entry: &InstanceState) -> Goal {
     if entry.spec.autostart { Goal::Up } else { Goal::Down }
 }

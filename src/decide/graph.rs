@@ -1,14 +1,15 @@
-//! Dependencies: what may stop when, and in which waves things start.
+//! The dependency graph: in which waves services start, and in which order they stop.
 //!
 //! [`Graph`] is acyclic by construction. [`StopOrder`] releases stops: dependents before what
-//! they depend on. Who may start is told by the [`frontier`](super::start_gate).
+//! they depend on. Deliberately absent: which instance may start at the moment, which the
+//! [`start_gate`](super::start_gate) decides.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::model::{Name, ServiceSpec};
 
-/// The place of a service in the graph, from 0, in declared order.
+/// The position of a service in the graph, from 0, in declared order.
 type Node = usize;
 
 /// Services and their dependencies, without cycles.
@@ -21,8 +22,8 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Builds it, or returns every cycle: each as the path of names that leads back to its
-    /// first. Dependencies on services that are not in the list are left out.
+    /// Builds the graph. `Err`: its cycles, each as the path of names that leads back to its first.
+    /// Dependencies on services that are not in the list are left out.
     pub fn new(services: &[Arc<ServiceSpec>]) -> Result<Graph, Vec<Vec<Name>>> {
         let nodes: HashMap<Name, Node> =
             services.iter().enumerate().map(|(node, s)| (s.name.clone(), node)).collect();
@@ -51,13 +52,13 @@ impl Graph {
         &self.services
     }
 
-    /// Those that depend on a service directly, in declared order.
+    /// The services that depend on a service directly, in declared order.
     pub fn dependents(&self, name: &Name) -> impl Iterator<Item = &Arc<ServiceSpec>> {
         let list = self.nodes.get(name).map_or(&[][..], |&node| &self.needed_by[node][..]);
         list.iter().map(|&node| &self.services[node])
     }
 
-    /// All that these services depend on, themselves included, in declared order.
+    /// These services and all that they depend on, directly or not, in declared order.
     pub fn with_dependencies<'a>(&self, names: impl IntoIterator<Item = &'a Name>) -> Vec<Name> {
         let mut seen = vec![false; self.services.len()];
         let mut todo: Vec<Node> = names.into_iter().filter_map(|n| self.nodes.get(n).copied()).collect();
@@ -69,12 +70,12 @@ impl Graph {
         (0..seen.len()).filter(|&n| seen[n]).map(|n| self.services[n].name.clone()).collect()
     }
 
-    /// The waves of a start: each needs only what lies in earlier ones.
+    /// The waves of a start: each service depends only on services of earlier waves.
     pub fn start_waves(&self) -> Vec<Vec<Name>> {
         self.waves(&self.needs, &self.needed_by)
     }
 
-    /// The waves of a stop: each is needed only by what lies in earlier ones.
+    /// The waves of a stop: each service has dependents only in earlier waves.
     pub fn stop_waves(&self) -> Vec<Vec<Name>> {
         self.waves(&self.needed_by, &self.needs)
     }
@@ -100,9 +101,9 @@ impl Graph {
         waves
     }
 
-    /// One path for each knot of services that depend on each other.
+    /// One cycle for each set of services that depend on each other.
     fn cycles(&self) -> Vec<Vec<Name>> {
-        // What waves can't reach lies on a cycle or behind one.
+        // A service that no wave reaches lies on a cycle, or depends on one.
         let mut missing: Vec<usize> = self.needs.iter().map(Vec::len).collect();
         let mut free: Vec<Node> = (0..missing.len()).filter(|&n| missing[n] == 0).collect();
         let mut stuck = vec![true; missing.len()];
@@ -115,7 +116,7 @@ impl Graph {
                 }
             }
         }
-        // Each stuck node needs a stuck one: walking on must come back to the walk.
+        // Each stuck node needs a stuck node, so a walk along them must come back to itself.
         let mut cycles = Vec::new();
         let mut told = vec![false; stuck.len()];
         for first in 0..stuck.len() {
@@ -131,7 +132,7 @@ impl Graph {
                 }
                 if let Some(&from) = place.get(&node) {
                     let mut cycle: Vec<Node> = path[from..].to_vec();
-                    // The same knot reads the same wherever the walk came in.
+                    // The cycle begins at its lowest node, wherever the walk entered it.
                     let lowest = cycle.iter().enumerate().min_by_key(|(_, n)| **n).map_or(0, |(at, _)| at);
                     cycle.rotate_left(lowest);
                     cycle.push(cycle[0]);
@@ -153,19 +154,19 @@ impl Graph {
     }
 }
 
-/// The order in which a set of services is stopped: one is let go when all that depend on
-/// it, within the set, are down.
+/// The order in which a set of services is stopped: a service is released when all services of
+/// the set that depend on it are down.
 #[derive(Debug, Clone)]
 pub struct StopOrder {
-    /// As it was when the order was made: what is added later waits for no one in it.
+    /// The graph as it was when the order was made; later additions do not change the order.
     graph: Arc<Graph>,
-    /// For each service of the set: how many of its dependents are not down yet.
+    /// For each service of the set that is not down: how many of its dependents are not down yet.
     holding: HashMap<Node, usize>,
     free: VecDeque<Node>,
 }
 
 impl StopOrder {
-    /// For these services.
+    /// The stop order of these services.
     pub fn new<'a>(graph: &Arc<Graph>, names: impl IntoIterator<Item = &'a Name>) -> StopOrder {
         let mut holding: HashMap<Node, usize> =
             names.into_iter().filter_map(|n| graph.nodes.get(n)).map(|&node| (node, 0)).collect();
@@ -175,13 +176,14 @@ impl StopOrder {
             holding.insert(node, count);
         }
         let mut free: Vec<Node> = holding.iter().filter(|(_, count)| **count == 0).map(|(n, _)| *n).collect();
-        // The last declared first: the reverse of the start.
+        // The last declared comes first: the reverse of the start.
         free.sort_unstable_by(|a, b| b.cmp(a));
         StopOrder { graph: Arc::clone(graph), holding, free: free.into() }
     }
 
-    /// For each service of the set a value that `join` makes of its own value (`own`) and of that of the
-    /// services it depends on, which are stopped after it; `both` makes one of several of these.
+    /// Computes a value for each service of the set: `join` makes it from the service's own value
+    /// (`own`) and from that of the services it depends on, which are stopped after it. `both`
+    /// combines the values of several dependencies.
     pub fn gathered_from_below<T: Copy>(
         &self,
         own: impl Fn(&Name) -> T,
@@ -215,7 +217,7 @@ impl StopOrder {
         self.free.pop_front().map(|node| self.graph.services[node].name.clone())
     }
 
-    /// A service that was let go is down.
+    /// Notes that a service is down, which may release the services it depends on.
     pub fn down(&mut self, name: &Name) {
         let Some(&node) = self.graph.nodes.get(name) else {
             return;

@@ -1,11 +1,10 @@
-//! A supervisor node: what the fall of one child means for its siblings, and when the
-//! group gives up. OTP's `supervisor`, as a machine.
+//! One group's state machine: OTP's `supervisor`. It decides what the crash of one child means
+//! for its siblings, and when the group gives up.
 //!
-//! Children are stopped one after the other in reverse order, each within its own stop
-//! time, and started in order once all of them are down, each when the process of the one before has been
-//! made. Deliberately absent: backoff
-//! and policy (the child decided those before it said that it fell) and dependencies
-//! (a start that a group orders still waits for the graph).
+//! Children are stopped one at a time in reverse order, each within its own stop time. Once all
+//! of them are down they are started in order, each when the process of the one before has been
+//! made. Deliberately absent: backoff and policy (the child decides those before it reports its
+//! crash) and dependencies (a start that a group orders still waits for the start gate).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -19,77 +18,77 @@ use crate::model::cause::StartCause;
 use crate::model::plan::{AutoShutdown, GiveUp};
 use crate::model::{Fact, GroupSpec, Name, Policy, ServiceSpec, StopCause, Strategy};
 
-/// The place of a child in its group, in declared order. That of a child that was removed is
-/// never given again.
+/// The place of a child in its group, in declared order. The slot of a removed child is never
+/// used again.
 pub type Slot = usize;
 
-/// What a group is told.
+/// An input of a [`Group`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupInput {
-    /// A child fell and would return after this delay.
+    /// A child crashed and would restart after this delay.
     #[serde(rename = "fell")]
     Crashed(Slot, Duration),
-    /// A child ended by itself and is not to come back.
+    /// A child ended by itself and is not restarted.
     Ended(Slot),
-    /// A child changed what it is up to.
+    /// A child reported its activity.
     Reported(Slot, Activity),
-    /// Start every child that is to start: at boot those with autostart, later those that a
-    /// group stopped (which they know themselves).
+    /// Start the children that are to start: at boot those with autostart, later those that a
+    /// group stopped (each child knows that itself).
     Start(StartCause),
-    /// Stop every child, in reverse order, and report when all are down.
+    /// Stop every child in reverse order, and report when all are down.
     Stop(StopCause),
-    /// A child, which is down, was taken out.
+    /// A child that is down was removed.
     Removed(Slot),
     /// A deadline may have passed.
     Tick,
 }
 
-/// What the actor is to do.
+/// An effect that the actor carries out for its [`Group`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupEffect {
-    /// Let a fallen child return by itself after its delay.
+    /// Let a crashed child restart by itself after its delay.
     Permit(Slot),
     /// Stop a child.
     Stop(Slot, StopCause),
     /// Start a child.
     Start(Slot, StartCause),
-    /// Tell the parent that this group fell and would return at once.
+    /// Tell the parent that this group crashed and would restart at once.
     Crashed,
     /// Tell the parent that this group has ended by itself.
     Ended,
-    /// Tell the parent what this group is up to.
+    /// Report the activity of this group to the parent.
     Report(Activity),
-    /// Take the whole tree down: the group gave up.
+    /// Take the project down, or the whole tree: the group gave up.
     ExitTree,
-    /// Take the whole tree down: its root has ended by itself.
+    /// Take the whole tree down: its root group has ended by itself.
     EndTree,
-    /// Write a fact down.
+    /// Record a fact in the event log.
     Emit(GroupFact),
 }
 
-/// The facts of a group; the actor adds the children's names.
+/// The facts of a group, with slots in place of the children's names ([`GroupFact::named`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupFact {
     /// Several children are restarted.
     Restarting {
-        /// Whose fall it answers.
+        /// The crashed child that caused the restart.
         fallen: Slot,
-        /// Who is stopped, in order.
+        /// The children that are stopped, in order.
         stopping: Vec<Slot>,
-        /// Who is started afterwards, in order.
+        /// The children that are started afterwards, in order.
         starting: Vec<Slot>,
     },
-    /// The group goes down, since significant children have ended.
+    /// The group goes down because significant children have ended (`auto_shutdown`).
     ShutDown {
-        /// Whose end it answers.
+        /// The child whose end caused the shutdown.
         ended: Slot,
     },
     /// The group gave up.
     GaveUp {
-        /// Restarts counted within the period.
+        /// The number of restarts counted within the period.
         restarts: u32,
-        /// What follows.
+        /// What the group does next, as its `on_give_up` says.
         then: GiveUp,
     },
 }
@@ -116,19 +115,19 @@ impl GroupFact {
     }
 }
 
-/// What a group is to know of a new child.
+/// What a group needs to know of a new child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewChild {
-    /// Its policy is not `never`.
+    /// Whether its policy restarts it at all, or it has `rerun`; always `true` for a group.
     pub returns: bool,
-    /// It starts with the tree.
+    /// Whether it starts with the tree.
     pub autostart: bool,
-    /// Its end by itself counts for the group's.
+    /// Whether its end by itself counts for the `auto_shutdown` of the group.
     pub significant: bool,
 }
 
 impl NewChild {
-    /// An instance of this service.
+    /// The entry for an instance of this service.
     pub fn instance(spec: &ServiceSpec) -> NewChild {
         NewChild {
             returns: spec.restart.policy != Policy::Never || spec.rerun,
@@ -137,7 +136,7 @@ impl NewChild {
         }
     }
 
-    /// A nested group.
+    /// The entry for a nested group.
     pub fn group(spec: &GroupSpec) -> NewChild {
         NewChild { returns: true, autostart: true, significant: spec.significant }
     }
@@ -147,49 +146,49 @@ impl NewChild {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Member {
     activity: Activity,
-    /// Its policy is not `never`; groups always return.
+    /// As [`NewChild::returns`].
     returns: bool,
-    /// It starts with the tree.
+    /// Whether it starts with the tree.
     autostart: bool,
-    /// Its end counts for the group's.
+    /// Whether its end by itself counts for the `auto_shutdown` of the group.
     significant: bool,
-    /// It has ended by itself since it last started.
+    /// Whether it has ended by itself since it last started.
     ended: bool,
 }
 
-/// Where a group stands.
+/// The mode of a group: what it is doing with its children at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Mode {
-    /// Children live their lives.
+    /// The group stops and starts nobody.
     Steady,
-    /// The affected are being stopped; then they start, not before the delays of those whose falls
-    /// this answers.
+    /// The affected children are being stopped. They start once all are down and the delays of the
+    /// crashed children have passed.
     Restarting { queue: VecDeque<Slot>, affected: Range<Slot>, delays: BTreeMap<Slot, Duration> },
-    /// The affected are being started, one when the process of the one before has been made, or is not
-    /// going to be. `coming`: the one of which that is not known yet.
+    /// The affected children are being started, each when it is settled whether the process of the
+    /// one before is made. `coming`: the child for which that is still open.
     Starting { queue: VecDeque<Slot>, affected: Range<Slot>, coming: Option<Slot> },
-    /// Everything is being stopped.
+    /// All children are being stopped for `cause`; `then` says what follows.
     Stopping { queue: VecDeque<Slot>, cause: StopCause, then: Then },
-    /// It gave up and waits for a start by hand.
+    /// The group gave up and waits for a start by hand.
     Failed,
-    /// It gave up, and its parent decides.
+    /// The group gave up, and its parent decides what follows.
     Escalated,
 }
 
-/// What follows when everything is down.
+/// What follows when all children are down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
-    /// The parent wanted it.
+    /// Report to the parent, which ordered the stop.
     Report,
-    /// Its significant children have ended.
+    /// End the group: its significant children have ended.
     End,
-    /// It gave up and is marked.
+    /// Mark the group as failed: it gave up.
     Mark,
-    /// It gave up and its parent counts a death.
+    /// Report a crash to the parent: the group gave up by `escalate`.
     Escalate,
 }
 
-/// One group's machine.
+/// The state machine of one group.
 #[derive(Debug, Clone)]
 pub struct Group {
     strategy: Strategy,
@@ -207,7 +206,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// A group at rest. `root`: it has no parent, so escalation ends the tree.
+    /// A group at rest without children. `root`: it has no parent, so it exits rather than escalate.
     pub fn new(spec: &GroupSpec, root: bool) -> Group {
         let on_give_up = match spec.on_give_up {
             GiveUp::Escalate if root => GiveUp::Exit,
@@ -228,7 +227,7 @@ impl Group {
         }
     }
 
-    /// Adds a child behind the others.
+    /// Adds a child after the others and returns its slot.
     pub fn add(&mut self, child: NewChild) -> Slot {
         let NewChild { returns, autostart, significant } = child;
         let activity = Activity::Resting;
@@ -238,7 +237,7 @@ impl Group {
         slot
     }
 
-    /// Goes by this from now on; its children stay.
+    /// Takes its settings from this spec from now on; the children stay.
     pub fn reconfigure(&mut self, spec: &GroupSpec) {
         let now = Group::new(spec, self.root);
         self.strategy = now.strategy;
@@ -246,7 +245,7 @@ impl Group {
         (self.on_give_up, self.auto_shutdown) = (now.on_give_up, now.auto_shutdown);
     }
 
-    /// What it knows of a child is this from now on.
+    /// Replaces what the group knows of a child's spec.
     pub fn reconfigure_child(&mut self, slot: Slot, child: NewChild) {
         if let Some(member) = self.members.get_mut(&slot) {
             let NewChild { returns, autostart, significant } = child;
@@ -254,7 +253,7 @@ impl Group {
         }
     }
 
-    /// When it wants a [`GroupInput::Tick`], if it does.
+    /// When the group wants a [`GroupInput::Tick`]; `None`: it waits for no deadline.
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.mode {
             Mode::Restarting { queue, delays, .. } if queue.is_empty() => {
@@ -269,17 +268,17 @@ impl Group {
         }
     }
 
-    /// Whether it gave up and was not started since.
+    /// Whether the group gave up by `mark` or `exit` and was not started since.
     pub fn is_failed(&self) -> bool {
         self.mode == Mode::Failed
     }
 
-    /// Takes one input and appends what is to be done to `out`.
+    /// Takes one input and appends its effects to `out`.
     pub fn step(&mut self, now: Duration, input: GroupInput, out: &mut Vec<GroupEffect>) {
-        // Its parent starts its members one after the other, and waits for a word of each.
+        // A parent group starts its members one at a time and waits for a report from each.
         let answers = matches!(input, GroupInput::Start(StartCause::Group));
         match input {
-            // From one that was removed since.
+            // The child was removed since.
             GroupInput::Crashed(slot, _) | GroupInput::Ended(slot) | GroupInput::Reported(slot, _)
                 if !self.members.contains_key(&slot) => {}
             GroupInput::Crashed(slot, delay) => {
@@ -290,7 +289,7 @@ impl Group {
             GroupInput::Ended(slot) => self.ended(slot, out),
             GroupInput::Reported(slot, activity) => self.reported(slot, activity, out),
             GroupInput::Removed(slot) => {
-                // Its last word may not have come yet, and somebody may wait for it.
+                // The child's last report may not have come yet, and the mode may wait for it.
                 self.reported(slot, Activity::Resting, out);
                 self.members.remove(&slot);
                 if let Mode::Starting { queue, .. } = &mut self.mode {
@@ -342,13 +341,13 @@ impl Group {
     fn fell(&mut self, slot: Slot, delay: Duration, now: Duration, out: &mut Vec<GroupEffect>) {
         match &mut self.mode {
             Mode::Steady | Mode::Starting { .. } => {}
-            // Its turn to be stopped comes, and it will be found down.
+            // The restart under way covers this child already; no new one is begun.
             Mode::Restarting { affected, .. } if affected.contains(&slot) => return,
-            // One that is not affected: its own fall counts and is answered below.
+            // The restart under way does not cover this child: its crash counts and is answered below.
             Mode::Restarting { .. } => {}
             Mode::Stopping { queue, cause, .. } => {
                 if !queue.contains(&slot) {
-                    // It came up behind the group's back; it goes down with the rest.
+                    // The child came up after the stop had begun; it goes down with the rest.
                     queue.push_back(slot);
                     if queue.len() == 1 {
                         out.push(GroupEffect::Stop(slot, *cause));
@@ -356,7 +355,7 @@ impl Group {
                 }
                 return;
             }
-            // Someone started it by hand; that clears the mark (see `reported`).
+            // Somebody started the child by hand, which clears the mark (see `reported`).
             Mode::Failed | Mode::Escalated => self.mode = Mode::Steady,
         }
         if let Some(intensity) = self.intensity
@@ -374,8 +373,7 @@ impl Group {
             Strategy::RestForOne => slot..self.next,
         };
         let mut delays = BTreeMap::from([(slot, now + delay)]);
-        // Not affected yet, it lies before those that are, or was added since; or not all of those have been
-        // started yet.
+        // An earlier restart is unfinished: the new one covers its children, too.
         if let Mode::Restarting { affected: earlier, .. } | Mode::Starting { affected: earlier, .. } =
             &self.mode
         {
@@ -403,14 +401,14 @@ impl Group {
         self.mode = Mode::Restarting { queue, affected, delays };
     }
 
-    /// OTP's auto_shutdown.
+    /// Handles the end of a child by itself: OTP's `auto_shutdown`.
     fn ended(&mut self, slot: Slot, out: &mut Vec<GroupEffect>) {
         let Some(member) = self.members.get_mut(&slot) else {
             return;
         };
         member.ended = true;
         let counts = member.significant;
-        // The last of those that were active, as in OTP: who rests is not waited for.
+        // As in OTP, a significant child that rests is not waited for.
         let mut significant = self.members.values().filter(|m| m.significant);
         let over = match self.auto_shutdown {
             AutoShutdown::Never => false,
@@ -422,7 +420,7 @@ impl Group {
                 out.push(GroupEffect::Emit(GroupFact::ShutDown { ended: slot }));
                 self.stop_all(StopCause::AutoShutdown, Then::End, out);
             }
-            // It goes down already, or is down.
+            // The group stays up, or it goes down or is down already.
             Mode::Steady
             | Mode::Restarting { .. }
             | Mode::Starting { .. }
@@ -449,8 +447,8 @@ impl Group {
         let (resting, active): (Vec<Slot>, Vec<Slot>) =
             self.members.keys().rev().copied().partition(|slot| self.rests(*slot));
         if matches!(cause, StopCause::GaveUp | StopCause::AutoShutdown) {
-            // One that an earlier restart holds rests already, and is marked with the others;
-            // there is nothing to wait for.
+            // A child that an earlier restart holds back rests already. It is marked with the
+            // others, and there is nothing to wait for.
             out.extend(resting.into_iter().map(|slot| GroupEffect::Stop(slot, cause)));
         }
         let queue: VecDeque<Slot> = active.into();
@@ -464,7 +462,7 @@ impl Group {
         }
     }
 
-    /// The process of a member was made, or is not going to be for now: the next one is started.
+    /// Notes that it is settled whether a member's process is made, so that the next one can start.
     fn came(&mut self, slot: Slot) {
         if let Mode::Starting { coming, .. } = &mut self.mode
             && *coming == Some(slot)
@@ -490,7 +488,7 @@ impl Group {
         }
         match &mut self.mode {
             Mode::Restarting { queue, delays, .. } => {
-                // Not by this group: somebody stopped it or took it out, and with it its delay.
+                // The group did not stop this child: somebody stopped or removed it, so its delay ends.
                 if !queue.contains(&slot) {
                     delays.remove(&slot);
                 }
@@ -516,9 +514,9 @@ impl Group {
             StartCause::Command | StartCause::Policy | StartCause::Group | StartCause::Dependency => false,
         };
         match self.mode {
-            // Its members are, or will be, failed with it until somebody starts them.
+            // The members fail with the group, and stay failed until somebody starts them.
             Mode::Failed | Mode::Stopping { then: Then::Mark, .. } => return,
-            // Its parent hears of it when all are down, and then decides.
+            // The parent is told when all members are down, and decides then.
             Mode::Stopping { then: Then::Escalate | Then::End, .. } => return,
             Mode::Steady
             | Mode::Restarting { .. }
@@ -526,8 +524,8 @@ impl Group {
             | Mode::Stopping { .. }
             | Mode::Escalated => {}
         }
-        // A restart that was under way when an earlier supervisor ended goes on beside the boot of what
-        // is new.
+        // A restart that was under way when an earlier supervisor ended goes on during the boot of
+        // new children.
         if !(boot && matches!(self.mode, Mode::Restarting { .. } | Mode::Starting { .. })) {
             self.window.clear();
             self.mode = Mode::Steady;
@@ -544,7 +542,7 @@ impl Group {
         }
     }
 
-    /// Moves on where nothing is waited for any more.
+    /// Goes on to the next start or the next mode when there is nothing left to wait for.
     fn proceed(&mut self, now: Duration, out: &mut Vec<GroupEffect>) {
         match &mut self.mode {
             Mode::Restarting { queue, affected, delays }
@@ -558,7 +556,7 @@ impl Group {
             Mode::Starting { coming: None, .. } => self.start_next(out),
             Mode::Stopping { queue, then, .. } if queue.is_empty() => match then {
                 Then::Report => {
-                    // Also when a member was started meanwhile: the parent waits for this word.
+                    // The parent waits for this report, even if a member was started meanwhile.
                     self.mode = Mode::Steady;
                     self.reported = Activity::Resting;
                     out.push(GroupEffect::Report(Activity::Resting));
@@ -583,7 +581,8 @@ impl Group {
         }
     }
 
-    /// Each member knows whether a group stopped it, and stays down where not; it says so.
+    /// Starts the next member in the queue, or ends the start when none is left. A member that no
+    /// group stopped stays down, and reports that.
     fn start_next(&mut self, out: &mut Vec<GroupEffect>) {
         let Mode::Starting { queue, coming, .. } = &mut self.mode else {
             return;
@@ -596,14 +595,14 @@ impl Group {
     }
 }
 
-/// Whether there is nothing to stop: it is down, or was removed.
+/// Whether a member has nothing to stop, because it is down or was removed.
 fn rests(members: &BTreeMap<Slot, Member>, slot: Slot) -> bool {
     members.get(&slot).is_none_or(|member| member.activity == Activity::Resting)
 }
 
-/// Takes a child that is down off the queue, and those that went down by themselves
-/// meanwhile. Who is next to be told to stop: of those, all where `marks`, since they are to
-/// be marked though they rest; and the new first one.
+/// Removes from the queue the child `down` and those that went down by themselves meanwhile.
+/// Returns the children to stop next: with `marks` those that went down by themselves, since
+/// they are to be marked as well; and the new front of the queue, if the old one is down.
 fn advance(
     queue: &mut VecDeque<Slot>,
     down: Slot,

@@ -1,8 +1,8 @@
-//! What was measured over the last day, in rings that do not grow: the machine by the minute, each
-//! instance by six.
+//! The measurements of the last day, in rings of bounded length: a point of the machine covers one
+//! minute, and a point of an instance covers six.
 //!
-//! Pure: samples and times are arguments. Times are of the supervisor's clock, so that a wall clock that
-//! is set moves nothing; points of an earlier supervisor lie before its zero.
+//! Pure: samples and times are arguments. Times are those of the supervisor's clock, so setting the
+//! wall clock moves nothing; points of an earlier supervisor lie before this clock's zero.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 use crate::model::history::{HistoryPoint, Level, Measure, ResourceHistory, Trend};
 use crate::model::sample::{DiskSample, MachineSample, NetworkSample, Sample, Usage, percent};
 
-/// So much of it is kept.
+/// How long points are kept.
 pub const KEPT: Duration = Duration::from_secs(24 * 3600);
-/// How long a point of the machine is.
+/// The time that one point of the machine covers.
 pub const OF_MACHINE: Duration = Duration::from_secs(60);
-/// And of an instance.
+/// The time that one point of an instance covers.
 pub const OF_INSTANCE: Duration = Duration::from_secs(360);
 
 /// Milliseconds since the supervisor's start; negative: before it.
@@ -24,12 +24,12 @@ fn millis(time: Duration) -> Millis {
     Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)
 }
 
-/// A wall clock and a supervisor's clock, read at once.
+/// A wall clock and a supervisor's clock, read at the same moment.
 #[derive(Debug, Clone, Copy)]
 pub struct ClockReading {
-    /// Since the supervisor's start.
+    /// The time since the supervisor's start.
     pub clock: Duration,
-    /// By the wall.
+    /// The time of the wall clock.
     pub wall: SystemTime,
 }
 
@@ -49,10 +49,11 @@ impl ClockReading {
     }
 }
 
-/// A point that is over, to be written down: of which instance (as it is printed), or the machine; and what.
+/// A point whose time is over, to be written down, with the printed name of its instance; `None`
+/// stands for the machine.
 pub type ClosedPoint = (Option<String>, HistoryPoint);
 
-/// Of a machine, in this order.
+/// The measures of the machine, in the order of a point's values.
 const MACHINE: [Measure; 12] = [
     Measure::CpuPercent,
     Measure::MemoryPercent,
@@ -68,17 +69,17 @@ const MACHINE: [Measure; 12] = [
     Measure::IoPressurePercent,
 ];
 
-/// Of an instance.
+/// The measures of an instance, in the order of a point's values.
 const INSTANCE: [Measure; 3] = [Measure::CpuPercent, Measure::MemoryBytes, Measure::Processes];
 
-/// A point as it is kept: a thousand instances have some hundred of them each. What could not be measured
-/// is no number.
+/// A point as it is kept, small since each instance has 240 of them. A value that could not be
+/// measured is NaN.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Point<const N: usize> {
     at: Millis,
     means: [f32; N],
     peaks: [f32; N],
-    /// How often each was measured.
+    /// How often each value was measured.
     counts: [u16; N],
 }
 
@@ -120,7 +121,7 @@ impl<const N: usize> Ring<N> {
         Ring { step: millis(step), measures, points: VecDeque::new() }
     }
 
-    /// Returns the point that is over by now.
+    /// Adds a sample's readings; returns the point before, if this one begins a new point.
     fn push(&mut self, at: Millis, readings: &[Option<f64>; N], now: ClockReading) -> Option<HistoryPoint> {
         let begin = at - at.rem_euclid(self.step);
         let mut over = None;
@@ -136,7 +137,7 @@ impl<const N: usize> Ring<N> {
         over
     }
 
-    /// Takes one that was written down, if it is newer than those that are there.
+    /// Takes a point that was written down, if it is newer than all points of the ring.
     fn restore(&mut self, at: Millis, point: &HistoryPoint) {
         if self.points.back().is_some_and(|last| last.at >= at) {
             return;
@@ -157,7 +158,7 @@ impl<const N: usize> Ring<N> {
     }
 
     fn since(&self, of: Option<&str>, from: Millis, now: ClockReading) -> ResourceHistory {
-        // One that was under way then counts.
+        // A point that was under way at `from` counts.
         let points = self.points.iter().filter(|point| point.at + self.step > from);
         ResourceHistory {
             of: of.map(str::to_owned),
@@ -194,7 +195,7 @@ impl<const N: usize> Ring<N> {
     }
 }
 
-/// The last day.
+/// The measurements of the last day, of the machine and of each instance.
 #[derive(Debug, Clone)]
 pub struct MetricsHistory {
     machine: Ring<12>,
@@ -208,8 +209,8 @@ impl Default for MetricsHistory {
 }
 
 impl MetricsHistory {
-    /// Goes on where an earlier supervisor's stood: takes a point as it was written, oldest first. Those
-    /// older than a day, and those of a clock that was ahead, are left out.
+    /// Takes a point that an earlier supervisor wrote; the points come oldest first. Points that are
+    /// older than a day are left out, and so are points of a clock that was ahead.
     pub fn restore(&mut self, (of, point): ClosedPoint, now: ClockReading) {
         let at = now.clock_of(point.at);
         if at < millis(now.clock) - millis(KEPT) || at > millis(now.clock) {
@@ -225,7 +226,7 @@ impl MetricsHistory {
         self.instances.entry(of).or_insert_with(|| Ring::new(OF_INSTANCE, &INSTANCE))
     }
 
-    /// Takes a sample. Returns the points that are over with it.
+    /// Takes a sample; returns the points that are over with it.
     pub fn push(&mut self, sample: &Sample, now: ClockReading) -> Vec<ClosedPoint> {
         let at = millis(sample.at);
         let over = self.machine.push(at, &of_machine(&sample.machine), now);
@@ -242,7 +243,7 @@ impl MetricsHistory {
         closed
     }
 
-    /// What was measured in so much time, of an instance or of the machine.
+    /// What was measured within the last `since`, of an instance or (`None`) of the machine.
     pub fn since(&self, of: Option<&str>, since: Duration, now: ClockReading) -> ResourceHistory {
         let from = millis(now.clock) - millis(since);
         match of {
@@ -254,16 +255,17 @@ impl MetricsHistory {
         }
     }
 
-    /// What became of each quantity of the machine.
+    /// The trend of each measure of the machine, over all points that are kept.
     pub fn trends(&self, now: ClockReading) -> BTreeMap<Measure, Trend> {
         self.machine.trends(Millis::MIN / 2, now)
     }
 }
 
-/// A quarter of an hour: what grows for less says nothing of an hour.
+/// The shortest span of a slope, in hours: growth over less time says nothing about an hour.
 const SHORTEST: f64 = 0.25;
 
-/// The slope of the line that fits best; `None` where there is too little for one.
+/// The slope of the line that fits best; `None` for fewer than three points or a span below
+/// [`SHORTEST`].
 fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let span = points.last().zip(points.first()).map_or(0.0, |(last, first)| last.0 - first.0);
     if points.len() < 3 || span < SHORTEST {
@@ -385,7 +387,7 @@ mod tests {
         for minute in 0..30 {
             written.extend(first.push(&sample(minute * 60, minute as f64), now(minute * 60)));
         }
-        // Its clock begins anew, the wall goes on.
+        // The supervisor's clock begins anew, and the wall clock goes on.
         let later = ClockReading { clock: Duration::from_secs(5), wall: now(1800).wall };
         let mut ahead = written[0].clone();
         ahead.1.at = later.wall + Duration::from_secs(60);

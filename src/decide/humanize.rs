@@ -1,11 +1,11 @@
-//! Values as people read them.
+//! Values in the words that people read: durations, counts, lists and notices about an instance.
 
-/// When something comes that is due in this time.
+/// When something happens that is due after this time: at once, or in so many seconds.
 pub fn in_time(left: std::time::Duration) -> String {
     if left.is_zero() { "at once".to_owned() } else { format!("in {}", short(left)) }
 }
 
-/// A duration: three digits are enough.
+/// A duration, rounded to about three digits, and to whole seconds from a minute on.
 pub fn short(duration: std::time::Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 0.001 {
@@ -21,14 +21,14 @@ pub fn short(duration: std::time::Duration) -> String {
     }
 }
 
-/// What is so of a tree that SIGKILL does not end.
+/// The notice about a process tree that SIGKILL does not end, since it keeps forking.
 pub fn forks_away(left: usize) -> String {
     let (noun, verb, them) =
         if left == 1 { ("process", "forks", "it") } else { ("processes", "fork", "them") };
     format!("{left} {noun} still {verb} away; a cgroup would end {them}")
 }
 
-/// What is so of a tree of which not all is known any more.
+/// The notice about a process tree that may have left processes nobody can find any more.
 pub fn lost_sight(of: usize) -> String {
     let (processes, have) = if of == 1 { ("process", "has") } else { ("processes", "have") };
     format!(
@@ -36,17 +36,17 @@ pub fn lost_sight(of: usize) -> String {
     )
 }
 
-/// Where output goes instead, and why.
+/// The notice that an instance's output goes to another file, and why.
 pub fn goes_elsewhere(file: &std::path::Path, reason: &str) -> String {
     format!("its output goes to {}: {reason}", file.display())
 }
 
-/// That output is kept nowhere, and why.
+/// The notice that an instance's output is kept nowhere, and why.
 pub fn not_kept(reason: &str) -> String {
     format!("its output can't be kept: {reason}")
 }
 
-/// That output is kept in its files again, of which so many bytes are missing there.
+/// The notice that an instance's output is kept again, and how many bytes are missing.
 pub fn kept_again(lost: u64) -> String {
     match lost {
         0 => "its output is kept again; nothing of it is missing".to_owned(),
@@ -72,7 +72,7 @@ pub fn few<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
     }
 }
 
-/// So many falls.
+/// A number of crashes, with its noun.
 pub fn falls(count: u32) -> String {
     format!("{count} fall{}", if count == 1 { "" } else { "s" })
 }

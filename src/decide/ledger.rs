@@ -1,6 +1,7 @@
-//! What outlives a supervisor: how everything stood, as the next one is told of it.
+//! What outlives a supervisor: the state that the next one goes on from.
 //!
-//! The seam alone; who keeps it where is `record`'s.
+//! This module has only the trait and its data. Where and how the data is kept is the affair of
+//! `record`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,107 +14,113 @@ use super::history::ClosedPoint;
 use super::tree_state::TreeState;
 use crate::model::{CommandLine, Event, Incarnation, InstanceId, InstanceRecord, Name, TaskResult};
 
-/// What the last supervisor has left.
+/// What the last supervisor left in the store.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// How each instance stood, by its printed name.
+    /// The record of each instance, by its printed name.
     pub pasts: HashMap<String, InstanceRecord>,
-    /// By what processes that ran then are found again.
+    /// Each process whose end is not recorded: the printed name of its instance, its incarnation,
+    /// and the text by which the host finds the process again.
     pub lives: Vec<(String, Incarnation, String)>,
-    /// Groups that had given up.
+    /// The groups that had given up.
     pub failed_groups: Vec<Name>,
-    /// Projects that had.
+    /// The projects that had given up.
     pub failed_projects: Vec<String>,
-    /// The number of the last event.
+    /// The number of the last event; 0 if there is none.
     pub last_event: u64,
-    /// The boot of the machine in which it was written.
+    /// The machine's boot in which the last supervisor ran; `None` if that is not recorded.
     pub boot: Option<String>,
-    /// Whether it came to an end in order.
+    /// Whether the last supervisor ended in order.
     pub ended: bool,
-    /// Why it was going down, if it was and did not come to an end.
+    /// Why the tree was being shut down; `None` if it was not, or the shutdown was finished.
     pub going_down: Option<String>,
     /// When the tree came up, by the monotonic clock of that boot.
     pub since: Option<Duration>,
-    /// What is wrong with the store, for people.
+    /// What is wrong with the store, in words for people; `None` if nothing is.
     pub trouble: Option<String>,
-    /// What was wished by hand, as it was held beside the store.
+    /// The goals that were set by hand, as they were held beside the store.
     pub goals: ManualGoals,
 }
 
 /// The result of a command that need not be run again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeptResult {
-    /// What came of it, all of it.
+    /// The whole result of the command.
     pub result: TaskResult,
-    /// When.
+    /// When the command gave this result.
     pub since: SystemTime,
-    /// Until then it counts.
+    /// When the result expires.
     pub until: SystemTime,
 }
 
-/// A task that is over, as it outlives the supervisor that ran it.
+/// A finished task, as it outlives the supervisor that ran it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptTask {
     /// The command that ran.
     pub command: CommandLine,
-    /// Higher ones were run first.
+    /// The priority of the task; tasks with a higher one run first.
     pub priority: i32,
-    /// When it was taken.
+    /// When the task was submitted.
     pub submitted: SystemTime,
-    /// When it was over.
+    /// When the task was finished.
     pub over: SystemTime,
-    /// Its result, with as much of its output as is kept.
+    /// The result of the task, with as much of the output as is kept.
     pub result: TaskResult,
 }
 
 /// Keeps what happened, so that a later supervisor knows it.
 ///
-/// Called under the event log's lock: it passes on and does nothing else.
+/// The event log calls [`Ledger::event`] under its lock, so a method that writes only passes its
+/// data on.
 pub trait Ledger: Send + Sync + 'static {
-    /// Under which circumstances what follows is written: the boot of the machine, and when the
-    /// tree came up by its monotonic clock. `alone`: instances that nobody supervises now and whose
-    /// processes live on.
+    /// Begins the record of a supervisor, with the boot of the machine and the time at which the
+    /// tree came up by that boot's monotonic clock. `alone` lists the instances that nobody
+    /// supervises now and whose processes live on.
     fn begin(&self, boot: &str, since: Duration, alone: Vec<String>);
-    /// Whom to tell when nothing can be written, with the reason, and when it can again, with the
-    /// number of events that were lost.
+    /// Sets who is told when nothing can be written, with the reason, and when writing works again,
+    /// with the number of events that were lost.
     fn report_to(&self, told: Box<dyn Fn(Option<u64>, String) + Send>);
-    /// Who else is to hold what is wished by hand, as a text: called with each change.
+    /// Sets a second holder of the goals that were set by hand: each change calls it with all of
+    /// them, as a text.
     fn hold_goals_by(&self, _hold: Box<dyn Fn(String) + Send + Sync>) {}
-    /// Whether what is told is written down at the moment.
+    /// Whether events are being written down at the moment.
     fn is_well(&self) -> bool {
         true
     }
-    /// An event, and what is since.
+    /// Keeps an event; `tree_state` is the state of the tree after it.
     fn event(&self, event: &Arc<Event>, tree_state: &TreeState);
-    /// By what a process is found again when nobody has kept it; for [`crate::host`] alone to read.
+    /// Keeps the text by which a process is found again if no keeper holds it. Only [`crate::host`]
+    /// can read the text.
     fn life(&self, instance: &InstanceId, incarnation: Incarnation, life: String);
-    /// Points of measurements that are over.
+    /// Keeps points of the metrics history that are over.
     fn resources(&self, points: Vec<ClosedPoint>);
-    /// The points of the last so long, oldest first, one by one: they may be many. Not for a thread that
-    /// others wait for.
+    /// Passes the points of this last span of time to `each`, oldest first; they may be many. It must
+    /// not run on a thread that others wait for.
     fn past_resources(&self, within: Duration, each: &mut dyn FnMut(ClosedPoint));
-    /// The result of a command, by what it is one of, for a later supervisor.
+    /// Keeps the result of a command under its key, for a later supervisor.
     fn keep_result(&self, key: &[u8], kept: KeptResult);
-    /// Those that are kept, by their keys. It reads a file: not for a thread that others wait for.
+    /// The kept results, one for each key. It reads a file, and so must not run on a thread that
+    /// others wait for.
     fn kept_results(&self, keys: &[&[u8]]) -> Vec<Option<KeptResult>>;
-    /// None of them counts any more.
+    /// Drops all kept results.
     fn forget_results(&self);
-    /// A task is over.
+    /// Keeps a finished task.
     fn keep_task(&self, _task: KeptTask) {}
-    /// Those that are over since so long, the last so many, oldest first. It reads a file.
+    /// The tasks that were finished within this last span of time, at most this many of the newest,
+    /// oldest first. It reads a file.
     fn kept_tasks(&self, _within: Duration, _most: usize) -> Vec<KeptTask> {
         Vec::new()
     }
-    /// They are forgotten.
+    /// Drops all kept tasks.
     fn forget_tasks(&self) {}
-    /// What commands have come to, as a text.
+    /// Keeps the task metrics, as a text.
     fn keep_tally(&self, _text: String) {}
-    /// The same, as it was kept last. It reads a file.
+    /// The task metrics, as they were kept last. It reads a file.
     fn kept_tally(&self) -> Option<String> {
         None
     }
-    /// Calls back when every event so far is written, or is known never to be.
+    /// Calls back when every event so far is written, or is known to be lost.
     fn after(&self, then: Box<dyn FnOnce() + Send>);
-    /// Waits until everything is written; not for long.
+    /// Waits until everything is written, but only for a short time.
     fn flush(&self);
 }

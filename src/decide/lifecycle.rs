@@ -1,13 +1,13 @@
-//! The life of one instance as a machine: phase x input -> phase and effects.
+//! The lifecycle of one instance as a state machine: phase x input -> phase and effects.
 //!
-//! Goal and phase are two fields: what is wanted, and what is. Every input about a
-//! process carries its incarnation; news of an older one is dropped before it can
-//! matter. While a process may exist (`Starting`, `Running`, `Stopping`) no other is
-//! made, and only `TreeGone` or an exit that left nothing behind ends that: so two
-//! incarnations never live together.
+//! Goal and phase are two fields: what is wanted, and what is. Every input about a process carries
+//! its incarnation, and the machine drops inputs about any other one. While a process may exist
+//! (`Starting`, `Running`, `Paused`, `Stopping`) the machine asks for no second one. Only
+//! `TreeGone`, an exit that left nothing behind or a failed spawn ends that, so two incarnations
+//! never run at the same time.
 //!
-//! Deliberately absent: how long a restart of the group takes (`group`), whether the
-//! dependencies are there (`graph`), and anything that touches a process.
+//! Deliberately absent: the restart of a whole group (`group`), whether the dependencies are met
+//! (`start_gate`), and anything that touches a process.
 
 use std::time::Duration;
 
@@ -22,127 +22,127 @@ use crate::model::{
     Exit, Fact, Goal, Incarnation, InstanceId, InstanceRecord, Name, ServiceSpec, State, StopCause,
 };
 
-/// How long after SIGKILL a tree that is still there counts as stuck.
+/// How long after SIGKILL a process tree that still exists counts as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(5);
 
-/// What happened to an instance, or is wanted of it.
+/// News about an instance, or a directive for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceInput {
-    /// Start it.
+    /// Start the instance.
     Start(StartCause),
-    /// End it.
+    /// Stop the instance: by its stop command or signal, then by SIGKILL when its time is over.
     Stop(StopCause),
-    /// The same, where it has this time at most, however much its manifest gives it.
+    /// Stop the instance within this time at most, even if its manifest gives it more.
     StopWithin(StopCause, Duration),
-    /// End it now, by SIGKILL.
+    /// Kill the instance at once, by SIGKILL.
     Kill(StopCause),
-    /// Stop it, then start it, by hand.
+    /// Stop the instance, if it runs, and start it again: a restart by hand.
     Restart,
-    /// Halt it.
+    /// Pause the instance: halt all of its processes.
     Pause,
-    /// Let it go on.
+    /// Let a paused instance run on.
     Resume,
-    /// All of its tree stands still.
+    /// The host has halted the whole process tree.
     Halted {
-        /// Which.
+        /// The incarnation that the input is about.
         incarnation: Incarnation,
     },
-    /// The graph answers the last question, or corrects an answer to it.
+    /// The start gate answers the last request, or corrects its answer.
     Answered(StartRequest, GateReply),
-    /// The group lets it return after its delay.
+    /// The group permits the instance to return after a crash; the delay begins now.
     Permit,
-    /// The process runs.
+    /// The host has started the process.
     Spawned {
-        /// Which.
+        /// The incarnation that the input is about.
         incarnation: Incarnation,
-        /// Its process id.
+        /// The pid of the main process.
         pid: u32,
     },
-    /// The process could not be made.
+    /// The host could not start the process.
     SpawnFailed {
-        /// Which.
+        /// The incarnation that the input is about.
         incarnation: Incarnation,
-        /// Why.
+        /// The stage and the error of the failed spawn.
         failure: SpawnFailure,
-        /// Chance for the jitter of a retry, 0 to 1.
+        /// A random number from 0 to 1, for the jitter of a retry.
         roll: f64,
     },
-    /// Its main process ended, and all it printed has been read.
+    /// The main process ended, and all of its output has been read.
     Exited {
-        /// Which.
+        /// The incarnation that the input is about.
         incarnation: Incarnation,
-        /// How.
+        /// How the main process ended.
         exit: Exit,
-        /// Whether others of its tree live on.
+        /// Whether other processes of the tree still run.
         remains: bool,
-        /// Chance for the jitter of a retry, 0 to 1.
+        /// A random number from 0 to 1, for the jitter of a retry.
         roll: f64,
     },
-    /// The last of its tree is gone.
+    /// The last process of the tree has ended, after the main process.
     TreeGone {
-        /// Which.
+        /// The incarnation that the input is about.
         incarnation: Incarnation,
-        /// Chance for the jitter of a retry, 0 to 1.
+        /// A random number from 0 to 1, for the jitter of a retry.
         roll: f64,
     },
-    /// The stop command has ended.
+    /// The stop command has ended, or could not be started.
     StopCommandDone {
-        /// Which.
+        /// The incarnation that the input is about.
         incarnation: Incarnation,
-        /// What went wrong with it.
+        /// What went wrong with the stop command; `None` if it succeeded.
         trouble: Option<String>,
     },
-    /// A line of its output matched.
+    /// A line of the output matched the readiness pattern.
     LogMatched {
-        /// Which.
+        /// The incarnation that the input is about.
         incarnation: Incarnation,
     },
-    /// A check changed what is believed.
+    /// A check has a change to report.
     Checked {
-        /// Which.
+        /// The incarnation that the input is about.
         incarnation: Incarnation,
-        /// Of which check.
+        /// Whether the readiness check or the health check reports.
         kind: CheckKind,
-        /// What changed.
+        /// What the last attempt changed.
         change: CheckChange,
     },
     /// A deadline may have passed.
     Tick,
-    /// What its manifest says of it has changed: it is another spec from this step on.
+    /// The instance's spec has changed: from this step on the machine gets the new one.
     Reconfigured,
-    /// What an earlier supervisor has left of it, which goes on. The first input of a machine or
-    /// none.
+    /// The instance goes on from this record of an earlier supervisor. Only ever the first input of
+    /// a machine.
     Restore(Box<InstanceRecord>),
-    /// The actor that drove another machine for this instance broke; this one takes its place.
-    /// The first input of a machine or none.
+    /// The actor that drove an earlier machine of this instance broke; this machine takes over.
+    /// Only ever the first input of a machine.
     Inherit {
-        /// What is wanted of it.
+        /// The goal of the instance.
         goal: Goal,
-        /// The number of the last process that was made for it.
+        /// The last incarnation that the broken actor asked for.
         last: Incarnation,
-        /// What may still live of it.
+        /// The process that may still exist; `None` if there is none.
         left: Option<InheritedProcess>,
-        /// What broke.
+        /// What broke, in words.
         message: String,
     },
 }
 
-/// The process that a broken actor leaves.
+/// The process that a broken actor leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InheritedProcess {
-    /// It was asked for, and the host has not answered yet.
+    /// The spawn was asked for, and the host has not answered yet.
     Making,
-    /// It runs, or others of its tree do.
+    /// The main process runs, or others of its tree do.
     Alive {
-        /// How its main process ended, if it has.
+        /// How the main process ended; `None` while it runs.
         exit: Option<Exit>,
     },
 }
 
 impl InstanceInput {
-    /// The incarnation that an input is news of.
+    /// The incarnation that the input is about; `None` if it is about the instance as a whole.
     fn incarnation(&self) -> Option<Incarnation> {
         match self {
             InstanceInput::Spawned { incarnation, .. }
@@ -170,14 +170,14 @@ impl InstanceInput {
     }
 }
 
-/// What an actor is to do.
+/// What the instance's actor has to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum InstanceEffect {
-    /// Ask the graph for the release.
+    /// Ask the start gate whether the instance may start.
     Ask(StartRequest),
-    /// Take the question back.
+    /// Withdraw the request at the start gate.
     Withdraw,
-    /// Make the process.
+    /// Start the process of this incarnation.
     Spawn(Incarnation),
     /// Begin the readiness check.
     WatchReady(Incarnation),
@@ -193,33 +193,33 @@ pub enum InstanceEffect {
     Resume(Incarnation),
     /// Run the stop command.
     StopCommand(Incarnation),
-    /// SIGKILL the tree until it is empty.
+    /// Send SIGKILL to the tree until it is empty.
     KillTree(Incarnation),
-    /// Tell the group: it fell and would return after this delay.
+    /// Tell the group that the instance crashed and would return after this delay.
     Crashed(Duration),
-    /// Tell the group that it has ended by itself and is not to come back.
+    /// Tell the group that the instance ended by itself and is not to come back.
     Ended,
-    /// Tell the group what it is up to now.
+    /// Tell the group the instance's activity.
     Report(Activity),
-    /// Write a fact down.
+    /// Write this fact to the event log.
     Emit(Fact),
 }
 
-/// What a group needs to know of a child.
+/// What a group needs to know about a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activity {
-    /// It runs, or is on the way up or down.
+    /// The child runs, waits to start or is being stopped.
     Active,
-    /// Its process is being made.
+    /// The child's process is being started.
     Coming,
-    /// It fell and is to return.
+    /// The child crashed and is to return.
     Fallen,
-    /// Nothing of it is there and nothing will come by itself.
+    /// The child has no process, and will not start by itself.
     Resting,
 }
 
-/// A process's life so far.
+/// The life of one incarnation so far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Life {
     incarnation: Incarnation,
@@ -233,7 +233,7 @@ enum Readiness {
     Since(Duration),
 }
 
-/// Where an instance stands.
+/// The phase of an instance, with what the machine has to remember in it.
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
     Registered,
@@ -248,7 +248,7 @@ enum Phase {
     Failed(FailureReason),
 }
 
-/// A wish to end a process that is still being made.
+/// A directive to end a process that is still being started.
 #[derive(Debug, Clone, PartialEq)]
 struct Abort {
     cause: StopCause,
@@ -256,20 +256,20 @@ struct Abort {
     next: Next,
 }
 
-/// A life that stands still.
+/// The life of a paused process.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Paused {
     life: Life,
-    /// When that was asked for; what waited then waits so much longer.
+    /// When the pause was asked for: the deadlines of the life move on by its length.
     since: Duration,
     halt: Halt,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Halt {
-    /// The host was told.
+    /// The host was told to halt the tree.
     Asked,
-    /// It has said that all of the tree stands still.
+    /// The whole tree is halted.
     Done,
 }
 
@@ -278,11 +278,11 @@ struct Stopping {
     life: Life,
     cause: StopCause,
     asked: Duration,
-    /// The main process's end, once it is known.
+    /// How the main process ended; `None` until that is known.
     exit: Option<Exit>,
     step: Step,
     next: Next,
-    /// It was ended for being unready or unhealthy; a later wish to stop it does not unmake that.
+    /// Set when the process is ended for being unready or unhealthy; a later stop keeps it.
     reason: Option<EndReason>,
 }
 
@@ -296,24 +296,24 @@ enum Step {
     Killing { stuck_at: Option<Duration> },
 }
 
-/// What comes after a stop.
+/// What follows once the process tree is gone.
 #[derive(Debug, Clone, PartialEq)]
 enum Next {
     Rest,
     Start(StartCause),
-    /// Regrow itself is to blame.
+    /// The instance fails: regrow itself is to blame.
     Fail(FailureReason),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Retry {
-    /// The group was asked.
+    /// The group was told of the crash, and has not given its permit for this delay yet.
     Asked(Duration),
-    /// It returns then.
+    /// The group gave its permit: the instance starts at this time.
     At(Duration),
 }
 
-/// One instance's machine.
+/// The state machine of one instance.
 #[derive(Debug, Clone)]
 pub struct Machine {
     id: InstanceId,
@@ -321,16 +321,16 @@ pub struct Machine {
     goal: Goal,
     phase: Phase,
     last: Incarnation,
-    /// The last question to the graph; answers to earlier ones are late.
+    /// The last request to the start gate; the machine drops answers to earlier ones.
     question: StartRequest,
-    /// Returns in a row that nobody asked for: for `max_retries` and the backoff.
+    /// The number of automatic restarts in a row, for `max_retries` and the backoff.
     attempts: u32,
-    /// When its stop is to be over, whatever its own time for that; until it starts again.
+    /// When a stop has to be over, whatever the spec's own timeout; the next spawn clears it.
     stop_by: Option<Duration>,
 }
 
 impl Machine {
-    /// A new instance, known and at rest. `group`: the one it hangs under.
+    /// A new instance, registered and at rest. `group` is the group that it belongs to.
     pub fn new(id: InstanceId, group: Option<Name>) -> Machine {
         Machine {
             id,
@@ -344,12 +344,12 @@ impl Machine {
         }
     }
 
-    /// What is wanted of it.
+    /// The goal of the instance.
     pub fn goal(&self) -> Goal {
         self.goal
     }
 
-    /// The state as outputs spell it.
+    /// The state that outputs show for the phase.
     pub fn state(&self) -> State {
         match &self.phase {
             Phase::Registered => State::Registered,
@@ -365,12 +365,12 @@ impl Machine {
         }
     }
 
-    /// Whether it runs and is ready.
+    /// Whether the process runs and is ready; a paused one is not.
     pub fn is_ready(&self) -> bool {
         matches!(&self.phase, Phase::Running(Life { ready: Readiness::Since(_), .. }))
     }
 
-    /// The incarnation that may have a process.
+    /// The incarnation that may have a process; `None` in the phases without one.
     pub fn live(&self) -> Option<Incarnation> {
         match &self.phase {
             Phase::Starting { incarnation, .. } => Some(*incarnation),
@@ -386,7 +386,7 @@ impl Machine {
         }
     }
 
-    /// What the group sees.
+    /// The activity that the group is told.
     pub fn activity(&self) -> Activity {
         match &self.phase {
             Phase::Starting { .. } => Activity::Coming,
@@ -400,12 +400,12 @@ impl Machine {
         }
     }
 
-    /// The number of its last process; 0 before the first.
+    /// The last incarnation; 0 before the first one.
     pub fn last(&self) -> Incarnation {
         self.last
     }
 
-    /// When it wants a [`InstanceInput::Tick`], if it does.
+    /// When the machine needs an [`InstanceInput::Tick`]; `None` if it waits for no deadline.
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.phase {
             Phase::Running(Life { ready: Readiness::Not { at, deadline }, .. }) => match (at, deadline) {
@@ -417,7 +417,7 @@ impl Machine {
                 Step::Killing { stuck_at } => *stuck_at,
             },
             Phase::Crashed(Retry::At(at)) => Some(*at),
-            // It stands still, and so does its time.
+            // While a process is paused, its deadlines stand still.
             Phase::Paused(_)
             | Phase::Running(Life { ready: Readiness::Since(_), .. })
             | Phase::Crashed(Retry::Asked(_))
@@ -430,7 +430,7 @@ impl Machine {
         }
     }
 
-    /// Takes one input at time `now` and appends what is to be done to `out`.
+    /// Takes one input at time `now` and appends the effects to `out`.
     pub fn step(
         &mut self,
         spec: &ServiceSpec,
@@ -446,15 +446,15 @@ impl Machine {
         if matches!(&input, InstanceInput::Answered(question, _) if *question != self.question) {
             return;
         }
-        // The group knew another machine in this place.
+        // The group knows an earlier machine of this instance, so it is told in any case.
         let anew = matches!(input, InstanceInput::Inherit { .. } | InstanceInput::Restore(_));
-        // A group starts its members one after the other, and waits for a word of each.
+        // A group starts its members one after the other, and waits for a report of each.
         let answers = matches!(input, InstanceInput::Start(StartCause::Group));
         let before = (!anew).then(|| self.activity());
         let phase = std::mem::replace(&mut self.phase, Phase::Registered);
         self.phase = Turn { machine: self, spec, now, out }.turn(phase, input);
         let after = self.activity();
-        // A fall is told by `Fell`, which carries the delay.
+        // `Crashed` tells the group of a crash, and carries the delay.
         if answers || (before != Some(after) && after != Activity::Fallen) {
             out.push(InstanceEffect::Report(after));
         }

@@ -1,7 +1,8 @@
-//! Commands under way: who is meant, whether it may be, in which order, and when it is done.
+//! The commands under way: which instances a command means, whether it is allowed, in which
+//! order it is carried out, and when it is done.
 //!
-//! A command becomes one wish an instance and is answered exactly once, when every part
-//! of it is done, has failed, or was overtaken by a later command: the last one wins.
+//! A command becomes one directive for each instance. It is answered exactly once, when every
+//! part of it is done, has failed, or was overtaken by a later command: the last one wins.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,101 +27,101 @@ use crate::model::{
 /// The number of a command under way.
 pub type CommandNumber = u64;
 
-/// The number of a wish that was sent; never used twice.
+/// The number of a directive that was sent; never used twice.
 pub type DirectiveNumber = u64;
 
 /// The number of a branch that was removed; never used twice.
 pub type BranchNumber = u64;
 
-/// How an instance stands, as its own machine says.
+/// The status of an instance, as its own state machine reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceSnapshot {
-    /// Its state.
+    /// The state of the instance.
     pub state: State,
-    /// Whether it is ready.
+    /// Whether the instance is ready.
     pub ready: bool,
 }
 
-/// An instance's word that it has taken a wish. Until it comes, what is told of the instance
-/// is the doing of earlier wishes.
+/// The acknowledgement of a directive by its instance. Facts about the instance that come before
+/// it follow from earlier directives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
-    /// Of which wish.
+    /// The directive that is acknowledged.
     pub number: DirectiveNumber,
-    /// Whose.
+    /// The instance that acknowledges it.
     pub instance: InstanceId,
-    /// How it stood before.
+    /// The status of the instance before it took the directive.
     pub before: InstanceSnapshot,
-    /// How it stands now.
+    /// The status of the instance after it took the directive.
     pub after: InstanceSnapshot,
 }
 
-/// What the desk is told.
+/// An input of [`Operations`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandInput {
     /// A command, to be answered under this number.
     Command(CommandNumber, IssuedCommand),
-    /// Take everything down, dependents first, for this reason.
+    /// The whole tree is to go down, dependents first, for this reason.
     Shutdown(String),
-    /// A group (`None`: the root) gave up, and takes its project down, or the tree.
+    /// A group (`None`: the root) gave up, and its project or the whole tree goes down.
     GaveUp(Option<Name>),
-    /// What a command added is in the tree: these services, which are to be started.
+    /// The services that a command added are in the tree and are to be started.
     Added(CommandNumber, Vec<Name>),
-    /// Copies of a service have come to those that there were, and are to be as they are.
+    /// Copies were added to a service. They are to run if the service is to run.
     Copied {
-        /// What is answered then.
+        /// The command that is answered when they are started.
         ticket: CommandNumber,
-        /// Of which service.
+        /// The service that was scaled.
         service: Name,
-        /// So many there were.
+        /// The number of copies before.
         from: u32,
-        /// What is wanted of them.
+        /// The goal of the service, and so of the new copies.
         goal: Goal,
     },
-    /// The machines of this branch, which a command removed, are no more.
+    /// The state machines of this branch, which a command removed, have ended.
     Dismissed(BranchNumber),
-    /// An instance has taken a wish.
+    /// An instance has acknowledged a directive.
     #[serde(rename = "taken")]
     Acknowledged(Ack),
-    /// Something happened.
+    /// An event was recorded.
     Observed(Arc<Event>),
 }
 
-/// What the actor is to do.
+/// An effect that the actor carries out for [`Operations`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum CommandEffect {
-    /// Hand an input to an instance, which is to send a [`Ack`].
+    /// Hand an input to an instance, which answers it with an [`Ack`].
     Directive(InstanceId, InstanceInput, DirectiveNumber),
-    /// Make the machines of what was added. Before any wish for them.
+    /// Make the state machines of what was added, before any directive for them.
     Adopt(Branch),
-    /// What there is was changed in place: every machine is to look.
+    /// The plan was changed in place: every state machine takes its settings from it again.
     Reconfigured,
-    /// End the machines of what was removed, and say when they are no more.
+    /// End the state machines of what was removed, and answer with [`CommandInput::Dismissed`].
     Dismiss(Branch, BranchNumber),
-    /// Come back to the desk with this before anything else, when all that is written down here
-    /// is on the board.
+    /// Give this input to [`Operations`] before any other, once every fact emitted here is in the
+    /// tree state.
     Again(CommandInput),
     /// Answer a command.
     Answer(CommandNumber, Result<Answer, Denial>),
-    /// Write a fact down.
+    /// Record a fact in the event log.
     Emit(Fact),
-    /// Say that the whole tree is down.
+    /// Report that the whole tree is down.
     Down,
 }
 
-/// What is left of one instance's part.
+/// How far a command has come with one instance.
 #[derive(Debug, Clone, PartialEq)]
 enum Part {
-    /// Its turn has not come.
+    /// The directive was not sent yet: its turn has not come.
     Queued,
-    /// The wish was sent and may still lie in a mailbox; the last event at that time.
+    /// The directive was sent and may still lie in a mailbox; with the last event at that time.
     Sent(DirectiveNumber, u64),
-    /// The instance has taken it: what happens now is its doing.
+    /// The instance has acknowledged the directive: what happens now follows from it.
     Taken,
-    /// It is down, and goes up again when the others of its command are down.
+    /// The instance is down, and goes up again when the other instances of its command are down.
     Down,
-    /// It is answered; `None`: there is nothing to tell.
+    /// The part is done; `None`: the answer leaves it out.
     Done(Option<InstanceAnswer>),
 }
 
@@ -129,47 +130,47 @@ enum Part {
 enum Work {
     Start(StartCause),
     Stop(StopOrder),
-    /// Down in order, and out of the tree when all are.
+    /// Stops in order, then removes all of them from the tree.
     Remove(StopOrder, Removal),
-    /// The same with copies of a service that stays, of which there are so many then, and what is
-    /// wanted of those that come.
+    /// The same for copies of a service that stays: `of` is its spec, `to` the new number of
+    /// copies, `goal` the goal of copies that are added.
     Shrink {
         order: StopOrder,
         of: Arc<ServiceSpec>,
         to: u32,
         goal: Goal,
     },
-    /// Each by itself: nothing among them depends on another.
+    /// Restarts each by itself, since no target depends on another.
     Restart,
-    /// Down in order, then up again.
+    /// Stops in order, then starts again.
     RestartInOrder(StopOrder),
-    /// What they depend on fell: down in order, then up again as far as that lets them.
+    /// A dependency crashed: stops in order, then starts again as far as the dependency allows.
     Cascade(StopOrder),
     Pause,
     Resume,
-    /// Its project gave up.
+    /// Stops in order, because the project of the targets gave up.
     GiveUp(StopOrder),
     Shutdown(StopOrder),
 }
 
 #[derive(Debug)]
 struct Operation {
-    /// `None`: nobody asked for it.
+    /// The command to answer; `None`: nobody asked for this operation.
     ticket: Option<CommandNumber>,
     work: Work,
-    /// What there is for all of it, where that is limited.
+    /// The time that all of its stops share, where the plan limits it.
     budget: Option<StopBudget>,
-    /// Who is among the targets without being named, because another needs it or with all
-    /// others: not told of where there was nothing to do.
+    /// Targets that the command did not name: another target depends on them, or a selector
+    /// covers them. The answer leaves them out where there was nothing to do.
     implied: HashSet<InstanceId>,
     parts: Vec<(InstanceId, Part)>,
     places: HashMap<InstanceId, usize>,
-    /// Parts that are not done: of each service, and of all.
+    /// The number of unfinished parts of each service; `left` counts all of them.
     left_of: HashMap<Name, usize>,
     left: usize,
 }
 
-/// Numbers wishes, and knows when they are made.
+/// Numbers the directives, and keeps the time at which they are made.
 #[derive(Debug, Default)]
 struct DirectiveNumbers {
     last: DirectiveNumber,
@@ -193,8 +194,8 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Takes one input and appends what is to be done to `out`; `tree_state` has all that was
-    /// written down so far.
+    /// Takes one input and appends its effects to `out`. `tree_state` includes every fact that was
+    /// recorded so far.
     pub fn step(
         &mut self,
         tree_state: &TreeState,
@@ -208,7 +209,7 @@ impl Operations {
                 let by = by.map(Box::new);
                 let before = out.len();
                 match self.submit(tree_state, ticket, &command, out) {
-                    // It comes before what it causes.
+                    // The acceptance comes before the effects that it causes.
                     Ok(()) => {
                         let command = Box::new(command);
                         out.insert(before, CommandEffect::Emit(Fact::CommandAccepted { command, by }));
@@ -244,7 +245,7 @@ impl Operations {
         }
     }
 
-    /// `Err`: it is denied and nothing was done.
+    /// Checks a command and begins it. `Err`: it is denied and nothing was done.
     fn submit(
         &mut self,
         tree_state: &TreeState,
@@ -346,7 +347,7 @@ impl Operations {
             }
             Command::Remove { select } => {
                 let removal = plan_edit::removal(tree_state, select)?;
-                // All copies of each, also of one that is named by its group.
+                // Every copy of each service goes, also when only its group was named.
                 targets = tree_state.entries().iter().map(|e| e.id.clone()).collect();
                 targets.retain(|id| removal.services.contains_key(id.service()));
                 Work::Remove(StopOrder::new(tree_state.graph(), removal.services.keys()), removal)
@@ -362,7 +363,7 @@ impl Operations {
                 if matches!(command, Command::Pause { .. }) { Work::Pause } else { Work::Resume }
             }
         };
-        // A stop of all that runs is one of everything.
+        // A stop of all that runs has the time limits of a shutdown.
         let budget = match &work {
             Work::Stop(order) => {
                 let named: HashSet<&InstanceId> = targets.iter().collect();
@@ -395,7 +396,7 @@ impl Operations {
         !self.running.is_empty() || !self.leaving.is_empty()
     }
 
-    /// What followed from a wish at once is on the board.
+    /// Handles an acknowledgement. The immediate effects of its directive are in the tree state.
     fn taken(&mut self, tree_state: &TreeState, ack: &Ack, out: &mut Vec<CommandEffect>) {
         let Ack { number, instance, before, after } = ack;
         let Some(entry) = tree_state.entry(instance) else {
@@ -412,7 +413,7 @@ impl Operations {
             let left = operation.left;
             operation.parts[at].1 = Part::Taken;
             if matches!(operation.work, Work::Cascade(_)) && !after.state.has_process() {
-                // It is down by itself meanwhile, and its policy or the graph has it.
+                // The instance went down by itself meanwhile: its policy or the start gate decides.
                 operation.settle(at, None);
             } else if let Some((ok, message)) = operation.work.at_once(&entry.spec, *before, *after) {
                 let rests = matches!(
@@ -429,7 +430,7 @@ impl Operations {
             settled |= operation.left < left;
             operation.send(tree_state, &mut self.directives, out);
         }
-        // What a command that is over had wanted of it is wanted no more.
+        // The goal of a part that is done no longer counts for the instance.
         let is_left_down = settled && self.goal(entry) == Goal::Down;
         if is_left_down || self.waits_in_vain_for(tree_state, entry, &mut HashSet::new()).is_some() {
             self.settle_stranded(tree_state, out);
@@ -448,7 +449,7 @@ impl Operations {
             };
             let outcome = match (&operation.parts[at].1, fact) {
                 (Part::Taken, fact) => operation.work.outcome(fact, entry),
-                // What lay in the actor's mailbox is gone with it.
+                // A directive in the actor's mailbox is lost with the actor.
                 (Part::Sent(_, since), Fact::ActorBroke { message, .. }) if event.seq > *since => {
                     Some((false, FailureReason::Internal { message: message.clone() }.to_string()))
                 }
@@ -456,7 +457,7 @@ impl Operations {
             };
             let goes_up_again = matches!(operation.work, Work::RestartInOrder(_) | Work::Cascade(_));
             if outcome.is_some() && goes_up_again && matches!(fact, Fact::Stuck { .. }) {
-                // Nobody waits for it; when the kernel lets it go, it is to come up again.
+                // The command stops waiting; the instance starts again when its process has ended.
                 let again = InstanceInput::Start(operation.work.again());
                 out.push(CommandEffect::Directive(entry.id.clone(), again, self.directives.next()));
             }
@@ -469,7 +470,7 @@ impl Operations {
             Fact::GoalSet { goal: Goal::Down, .. } | Fact::Stopped { .. } | Fact::Paused { .. } => {
                 self.settle_stranded(tree_state, out);
             }
-            // If its own wait is in vain, so is that of who waits for it.
+            // If this instance waits in vain, so does every instance that waits for it.
             Fact::Waiting { .. }
                 if self.waits_in_vain_for(tree_state, entry, &mut HashSet::new()).is_some() =>
             {
@@ -483,12 +484,12 @@ impl Operations {
         self.answer_finished(tree_state, out);
     }
 
-    /// Whether a fall of this service is of any account to others.
+    /// Whether a crash of this service restarts any of its dependents.
     pub fn has_followers(tree_state: &TreeState, service: &Name) -> bool {
         tree_state.graph().dependents(service).any(|dependent| follows(dependent, service))
     }
 
-    /// What depends on a fallen instance is restarted with it.
+    /// Restarts what depends on a crashed instance.
     fn cascade(
         &mut self,
         tree_state: &TreeState,
@@ -496,7 +497,7 @@ impl Operations {
         since: u64,
         out: &mut Vec<CommandEffect>,
     ) {
-        // Another copy goes on serving them.
+        // Another ready copy goes on serving the dependents.
         if tree_state.instances_of(fallen.id.service()).any(|other| other.id != fallen.id && other.ready) {
             return;
         }
@@ -506,7 +507,7 @@ impl Operations {
             for dependent in tree_state.graph().dependents(&service).filter(|spec| follows(spec, &service)) {
                 let runs = |entry: &&InstanceState| {
                     let up = entry.state.has_process() && entry.state != State::Stopping;
-                    // One that was made since then was made knowing of it.
+                    // A process that was started after the crash stays.
                     up && entry.born < since && self.goal(entry) == Goal::Up
                 };
                 let ids = tree_state.instances_of(&dependent.name).filter(runs).map(|entry| entry.id.clone());
@@ -523,10 +524,11 @@ impl Operations {
         }
     }
 
-    /// Whoever waits for what somebody keeps down may wait for ever: who asked hears of it.
+    /// Fails the parts of instances that wait for something that only a command can bring up, so
+    /// that no command waits for ever.
     fn settle_stranded(&mut self, tree_state: &TreeState, out: &mut Vec<CommandEffect>) {
         let mut stranded = Vec::new();
-        // What is on its way, or waits for such: looked at once, however many wait for it.
+        // The instances that don't wait in vain: each is looked at once, however many wait for it.
         let mut hopeful = HashSet::new();
         for (number, operation) in self.running.iter().enumerate() {
             if operation.work.goal() != Some(Goal::Up) || operation.left == 0 {
@@ -549,7 +551,8 @@ impl Operations {
         }
     }
 
-    /// What is at the end of a wait, if only a command will move it and none is under way.
+    /// The instance at the end of a wait that only a command can move, where none is under way;
+    /// `None`: the wait may end by itself.
     fn waits_in_vain_for<'a>(
         &self,
         tree_state: &'a TreeState,
@@ -586,7 +589,7 @@ impl Operations {
 
     fn begin(&mut self, tree_state: &TreeState, mut operation: Operation, out: &mut Vec<CommandEffect>) {
         for earlier in &mut self.running {
-            // Those that come in the place of what is stopped by hand meanwhile stay down, too.
+            // Copies that replace those that are now stopped by hand stay down, too.
             if let (Work::Shrink { goal, .. }, Work::Stop(_)) = (&mut earlier.work, &operation.work)
                 && operation.parts.iter().any(|(id, _)| earlier.places.contains_key(id))
             {
@@ -608,8 +611,7 @@ impl Operations {
         self.answer_finished(tree_state, out);
     }
 
-    /// What is wanted of an instance: by the last command that has not come to it yet, or
-    /// as it says itself.
+    /// The goal of an instance: that of the latest command under way for it, or its own.
     fn goal(&self, entry: &InstanceState) -> Goal {
         let under_way = |operation: &Operation| {
             let at = *operation.places.get(&entry.id)?;
@@ -621,8 +623,8 @@ impl Operations {
         self.running.iter().rev().find_map(under_way).unwrap_or(entry.goal)
     }
 
-    /// A pause comes to an instance behind whatever an earlier command still holds back for
-    /// it: otherwise a start would let go on what was paused since.
+    /// Sends pauses and resumes. Each waits while an earlier command still has a directive to send
+    /// to the instance; otherwise the start of an earlier command would undo a pause.
     fn send_pauses(&mut self, tree_state: &TreeState, out: &mut Vec<CommandEffect>) {
         let is_pause = |operation: &Operation| matches!(operation.work, Work::Pause | Work::Resume);
         if !self.running.iter().any(is_pause) {
@@ -633,7 +635,7 @@ impl Operations {
             if is_pause(operation) {
                 operation.send_but(&held_back, tree_state, &mut self.directives, out);
             }
-            // What is stopped to go up again has its start still to come.
+            // An instance that is stopped to be started again still has its start to come.
             let goes_up_again = matches!(operation.work, Work::RestartInOrder(_) | Work::Cascade(_));
             let holds = |part: &Part| match part {
                 Part::Queued | Part::Down => true,
@@ -677,7 +679,7 @@ impl Operations {
             self.leaving.push(leaving);
             self.answer_gone(out);
             if took_something {
-                // The next one is to find on the board what this one leaves.
+                // The next removal is to find the result of this one in the tree state.
                 return;
             }
         }
@@ -702,7 +704,7 @@ impl Operation {
         }
     }
 
-    /// One part is done, or half done where it goes up again.
+    /// Marks one part as done, or as down where it goes up again.
     fn settle(&mut self, at: usize, answer: Option<(bool, String)>) {
         let (id, part) = &mut self.parts[at];
         *part = match (&self.work, answer) {
@@ -733,13 +735,13 @@ impl Operation {
         }
     }
 
-    /// A later command has taken this part over.
+    /// Ends a part that a later command has taken over.
     fn overtake(&mut self, at: usize) {
         let message = "overtaken by a later command".to_owned();
         let (id, part) = &mut self.parts[at];
         match part {
             Part::Done(_) => {}
-            // It counts as done already.
+            // A part that is down no longer counts in `left`.
             Part::Down => {
                 *part = Part::Done(Some(InstanceAnswer { name: id.to_string(), ok: false, message }));
             }
@@ -747,8 +749,8 @@ impl Operation {
         }
     }
 
-    /// The second half of a restart in order: what came down goes up again, whatever became
-    /// of the others. `false`: there is nothing of the kind.
+    /// Begins the second half of a restart in order: the parts that are down go up again, whatever
+    /// became of the others. `false`: no part is down.
     fn go_up_again(&mut self) -> bool {
         let down = |(_, part): &&(InstanceId, Part)| matches!(part, Part::Down);
         self.left = self.parts.iter().filter(down).count();
@@ -765,7 +767,7 @@ impl Operation {
         true
     }
 
-    /// Sends what may be sent by now.
+    /// Sends every directive whose turn has come.
     fn send(
         &mut self,
         tree_state: &TreeState,
@@ -788,7 +790,7 @@ impl Operation {
             let turn: Vec<usize> = match &mut self.work {
                 Work::Start(_) => self.startable(tree_state),
                 Work::Restart => (0..self.parts.len()).collect(),
-                // See `Operations::send_pauses`.
+                // `Operations::send_pauses` sends these.
                 Work::Pause | Work::Resume => return,
                 Work::Stop(order)
                 | Work::Remove(order, _)
@@ -828,7 +830,7 @@ impl Operation {
         }
     }
 
-    /// Sends a pause or a resume to all but these.
+    /// Sends a pause or a resume to all queued parts except those of `held_back`.
     fn send_but(
         &mut self,
         held_back: &HashSet<InstanceId>,
@@ -847,8 +849,9 @@ impl Operation {
         }
     }
 
-    /// Those whose turn to start has come. Whoever needs another of them waits until that
-    /// one has taken its wish: so the graph finds it on its way, not failed or at rest.
+    /// The positions of the parts whose turn to start has come. A part waits until the targets that
+    /// it depends on have acknowledged their directives, so that the start gate finds those on
+    /// their way, not failed or stopped.
     fn startable(&self, tree_state: &TreeState) -> Vec<usize> {
         let is_on_its_way = |id: &InstanceId| match self.places.get(id).map(|at| &self.parts[*at].1) {
             Some(Part::Queued | Part::Sent(..)) => false,
@@ -863,7 +866,7 @@ impl Operation {
         queued.filter(|(_, (id, _))| may_start(id)).map(|(at, _)| at).collect()
     }
 
-    /// Every part is done; `also`: what is to be said besides.
+    /// Answers the command once every part is done. `also`: further results for the answer.
     fn answer(self, also: Vec<InstanceAnswer>, out: &mut Vec<CommandEffect>) {
         let answers = self.parts.into_iter().filter_map(|(_, part)| match part {
             Part::Done(answer) => answer,
@@ -891,8 +894,8 @@ impl Operation {
     }
 }
 
-/// Whether a fall of `on` restarts this service while it runs. What runs to completion, or never
-/// comes back by itself, is left alone.
+/// Whether a crash of `on` restarts this service while it runs. A service that runs to
+/// completion, or never restarts by itself, is left alone.
 fn follows(spec: &ServiceSpec, on: &Name) -> bool {
     let stays_up = spec.kind == Kind::Service && spec.restart.policy != Policy::Never;
     let needs_it = |d: &Dependency| {

@@ -1,8 +1,9 @@
-//! A tree that changes while it runs: what may be added and removed, and what there is then.
+//! Plan edits: what may be added, changed, scaled and removed while a tree runs, and the plan
+//! that results.
 //!
-//! Works on plans alone. Deliberately absent: when something is down and may go, which is
-//! [`operation`](super::operation)'s, and the machines of what is new, which the supervisors
-//! make as they are told of their [`Branch`].
+//! Works on plans alone. Deliberately absent: when something is down and may be removed, which
+//! [`operation`](super::operation) decides, and the state machines of what is new, which the
+//! supervisors make when they are told of their [`Branch`].
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -17,26 +18,26 @@ use crate::model::{
     Addition, Child, Denial, DenialCode, GroupSpec, InstanceId, Name, Plan, Selector, ServiceSpec, spec,
 };
 
-/// Children of one supervisor that come or go, as the supervisors above it hear of it.
+/// Children of one supervisor that are added or removed, as the supervisors above it are told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Branch {
-    /// The way down to that supervisor, from the one that is told; empty: itself.
+    /// The groups from the supervisor that is told down to the one meant; empty: itself.
     pub path: Vec<Name>,
-    /// Its children.
+    /// The children that are added or removed.
     pub children: Vec<Child>,
-    /// All instances among and below them.
+    /// All instances among these children and below them.
     pub instances: Vec<InstanceId>,
 }
 
-/// What is taken out of a tree. Services as they were then: one that comes later under the same
-/// name is not meant.
+/// What a command removes from the tree. The services are kept as they were then: one that is
+/// added later under the same name is not meant.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Removal {
     pub(super) services: BTreeMap<Name, Arc<ServiceSpec>>,
     pub(super) groups: BTreeSet<Name>,
 }
 
-/// The plan with something added, and its graph. The reason, if it can't be.
+/// The plan with an addition, and its graph. `Err`: why the addition is denied.
 pub(super) fn with_graph(plan: &Plan, addition: &Addition) -> Result<(Plan, Graph), Denial> {
     let invalid = |reason: String| Denial { code: DenialCode::Invalid, reason, hint: None };
     if let Some(into) = &addition.into
@@ -76,12 +77,12 @@ pub(super) fn with_graph(plan: &Plan, addition: &Addition) -> Result<(Plan, Grap
     Ok((extended, graph))
 }
 
-/// The plan with something added. The reason, if it can't be.
+/// The plan with an addition. `Err`: why the addition is denied.
 pub fn with(plan: &Plan, addition: &Addition) -> Result<Plan, Denial> {
     with_graph(plan, addition).map(|(plan, _)| plan)
 }
 
-/// The plan with something changed in place, and its graph. The reason, if it can't be.
+/// The plan with a change in place, and its graph. `Err`: why the change is denied.
 pub(super) fn reconfigured(plan: &Plan, change: &PlanChange) -> Result<(Plan, Graph), Denial> {
     let invalid = |reason: String| Denial { code: DenialCode::Invalid, reason, hint: None };
     let mut changed = plan.clone();
@@ -91,7 +92,7 @@ pub(super) fn reconfigured(plan: &Plan, change: &PlanChange) -> Result<(Plan, Gr
             return Err(not_found("service", spec.name.as_str(), names));
         };
         let spec = match (old.scale, spec.scale) {
-            // The Scaler may have been quicker: how many there are is its business.
+            // The scaler decides the number of copies, and may have changed it meanwhile.
             (Some(_), Some(_)) if old.replicas != spec.replicas => {
                 &Arc::new(ServiceSpec { replicas: old.replicas, ..ServiceSpec::clone(spec) })
             }
@@ -122,7 +123,7 @@ pub(super) fn reconfigured(plan: &Plan, change: &PlanChange) -> Result<(Plan, Gr
     Ok((changed, graph))
 }
 
-/// The plan with another number of copies of a service. The reason, if there can't be so many.
+/// The plan with another number of copies of a service. `Err`: why that is denied.
 pub(super) fn scaled(plan: &Plan, service: &Name, replicas: u32) -> Result<Plan, Denial> {
     let mut scaled = plan.clone();
     let Some(at) = scaled.services.iter().position(|spec| spec.name == *service) else {
@@ -159,7 +160,7 @@ fn depends_on_what_is_there(spec: &ServiceSpec, graph: &Graph) -> Result<(), Den
     Ok(())
 }
 
-/// The command that takes a name out of the tree, for people.
+/// The command line that removes a name from the tree, for people.
 pub fn removes(plan: &Plan, name: &str) -> String {
     if plan.groups.contains_key(name) {
         return format!("regrow remove --group {name}");
@@ -169,20 +170,21 @@ pub fn removes(plan: &Plan, name: &str) -> String {
     format!("regrow remove {service}")
 }
 
-/// The names by which services, their instances and groups are known, each once.
+/// The printed names of services, their instances and groups, each once.
 pub fn printed<'a>(
     services: &'a [Arc<ServiceSpec>],
     groups: impl IntoIterator<Item = &'a Name>,
 ) -> impl Iterator<Item = String> {
     let of = |spec: &Arc<ServiceSpec>| -> BTreeSet<String> {
-        // Those that may come have their names already.
+        // The copies up to the largest number have their names reserved.
         let instances = spec::copies(&spec.name, spec.most_copies(), spec.naming()).map(|id| id.to_string());
         instances.chain([spec.name.to_string()]).collect()
     };
     services.iter().flat_map(of).chain(groups.into_iter().map(ToString::to_string))
 }
 
-/// Each new service and group hangs under exactly one supervisor of the addition.
+/// Checks that each new service and group is a child of exactly one group of the addition, or of
+/// the group that it is added to.
 fn every_one_has_a_place(addition: &Addition) -> Result<(), String> {
     let mut places: BTreeMap<&Child, usize> = BTreeMap::new();
     let groups = addition.groups.values().map(|group| &group.children);
@@ -200,7 +202,7 @@ fn every_one_has_a_place(addition: &Addition) -> Result<(), String> {
     if let Some(child) = places.into_keys().next() {
         return Err(format!("{} is not among what is added", child.name()));
     }
-    // Groups that hang under each other are reached from nowhere.
+    // Groups that are children of each other can't be reached from the top of the addition.
     let mut reached: Vec<&Child> = addition.children.iter().collect();
     let mut count = 0;
     while let Some(child) = reached.pop() {
@@ -212,7 +214,7 @@ fn every_one_has_a_place(addition: &Addition) -> Result<(), String> {
     if count == addition.groups.len() { Ok(()) } else { Err("groups hang under each other".to_owned()) }
 }
 
-/// What a selector takes out of the tree. The reason, if it can't go.
+/// What a selector removes from the tree. `Err`: why the removal is denied.
 pub(super) fn removal(tree_state: &TreeState, select: &Selector) -> Result<Removal, Denial> {
     let plan = tree_state.plan();
     let mut gone = Removal::default();
@@ -258,12 +260,12 @@ pub(super) fn removal(tree_state: &TreeState, select: &Selector) -> Result<Remov
 }
 
 impl Removal {
-    /// Whether this service of the tree is meant.
+    /// Whether the removal means this very service, not a later one of the same name.
     pub(super) fn has(&self, spec: &Arc<ServiceSpec>) -> bool {
         self.services.get(&spec.name).is_some_and(|meant| Arc::ptr_eq(meant, spec))
     }
 
-    /// Whether this child of a supervisor goes.
+    /// Whether the removal takes this child of a supervisor.
     fn takes(&self, tree_state: &TreeState, child: &Child) -> bool {
         match child {
             Child::Service(name) => tree_state.graph().service(name).is_some_and(|spec| self.has(spec)),
@@ -271,7 +273,7 @@ impl Removal {
         }
     }
 
-    /// What keeps it in the tree.
+    /// The denial of the removal, if something that stays prevents it.
     pub(super) fn refusal(&self, tree_state: &TreeState) -> Option<Denial> {
         let graph = tree_state.graph();
         for service in graph.services().iter().filter(|spec| self.has(spec)).map(|spec| &spec.name) {
@@ -299,7 +301,7 @@ impl Removal {
     }
 }
 
-/// The plan without what goes.
+/// The plan without the removed services and groups.
 pub fn without(plan: &Plan, services: &[Name], groups: &[Name]) -> Plan {
     let gone: HashSet<&Name> = services.iter().chain(groups).collect();
     let mut reduced = plan.clone();
@@ -312,13 +314,13 @@ pub fn without(plan: &Plan, services: &[Name], groups: &[Name]) -> Plan {
 }
 
 impl Branch {
-    /// Copies of a service that is there.
+    /// The branch of copies that an existing service gains or loses.
     pub(super) fn of_copies(tree_state: &TreeState, service: &Name, instances: Vec<InstanceId>) -> Branch {
         let group = tree_state.plan().parent_of(service.as_str());
         Branch { path: tree_state.path_to(group), children: vec![Child::Service(service.clone())], instances }
     }
 
-    /// What an addition puts into the tree.
+    /// The branch that an addition puts into the tree.
     pub(super) fn of_addition(tree_state: &TreeState, addition: &Addition) -> Branch {
         Branch {
             path: tree_state.path_to(addition.into.as_ref()),
@@ -327,8 +329,8 @@ impl Branch {
         }
     }
 
-    /// What a removal takes out of it, as long as it is there: one branch a supervisor that
-    /// stays.
+    /// The branches that a removal takes out of the tree, as far as they still exist: one for each
+    /// supervisor that stays and loses children.
     pub(super) fn of_removal(tree_state: &TreeState, removal: &Removal) -> Vec<Branch> {
         let plan = tree_state.plan();
         let stays = plan.groups.iter().filter(|(name, _)| !removal.groups.contains(*name));
@@ -353,7 +355,8 @@ impl Branch {
         branches
     }
 
-    /// The child through which it is reached, and what that child is told; `Err`: it hangs here.
+    /// The child group on the way to the branch, and what that group is told; `Err`: the branch
+    /// belongs to the supervisor itself.
     pub fn descend(mut self) -> Result<(Name, Branch), Branch> {
         if self.path.is_empty() {
             return Err(self);

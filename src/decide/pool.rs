@@ -1,9 +1,10 @@
-//! The worker pool: who of those that wait is run next, by whom, and until when.
+//! The worker pool: which waiting task runs next, on which worker, and until when.
 //!
-//! A worker runs one task at a time. There are as many as are wanted, between two bounds; one that is
-//! not wanted any more goes when its task is over. Of those that wait the highest priority goes first,
-//! and among equals who came first. Time is an argument; processes and actors are elsewhere, and tell
-//! what becomes of a task by an input that names the worker: late news of one that is gone is dropped.
+//! A worker runs one task at a time. The pool keeps the wanted number of workers, between two
+//! bounds; a surplus worker retires when its task is over. The waiting task with the highest
+//! priority runs first, and the oldest among equals. Time is an argument. Deliberately absent:
+//! processes and actors. They report on a task by an input that names its worker; a late report
+//! from a worker that is gone is dropped.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -11,127 +12,127 @@ use std::time::Duration;
 
 use crate::model::task::{TaskEnd, TaskId, TaskState};
 
-/// A worker; never used twice in one pool.
+/// The number of a worker; never used twice in one pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub u64);
 
-/// The largest pool.
+/// The largest number of workers that a pool may have.
 pub const MOST_WORKERS: u32 = 1_000;
 
-/// How large a pool is.
+/// The bounds of a pool: of its workers and of its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolSize {
-    /// So many workers at least.
+    /// The smallest number of workers.
     pub min: u32,
-    /// And at most.
+    /// The largest number of workers.
     pub max: u32,
-    /// So many tasks may wait.
+    /// How many tasks may wait beyond those that idle workers take at once.
     pub queue: usize,
 }
 
-/// What a task is to be to a pool.
+/// The terms on which a pool runs a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskTerms {
-    /// Higher ones are run first.
+    /// The priority of the task: higher ones run first.
     pub priority: i32,
-    /// It is ended when it has run for so long.
+    /// The longest time that one run may take before it is ended; `None`: no limit.
     pub timeout: Option<Duration>,
-    /// Who is ended has so long before it is killed.
+    /// The time between the request to end and the kill; zero: the process is killed at once.
     pub grace: Duration,
-    /// So often it is run again when it fails.
+    /// How often the task may be run again after a failed run.
     pub retries: u32,
-    /// After so long the first time, and each time twice as long.
+    /// The delay before the first retry; it doubles with each further one, up to five minutes.
     pub retry_delay: Duration,
 }
 
 /// The longest delay between two runs of one task.
 const LONGEST_DELAY: Duration = Duration::from_secs(300);
 
-/// What came of one run.
+/// The outcome of one run of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunOutcome {
-    /// It ended with success.
+    /// The process ended with success.
     Success,
-    /// It did not.
+    /// The process ended without success.
     Failure,
-    /// There was no process, and there will not be one: no such program.
+    /// No process could be made and a retry would not help: there is no such program, for example.
     NotStarted,
-    /// There was none for want of memory, descriptors or the like.
+    /// No process could be made for want of memory, descriptors or the like; a retry may help.
     Shortage,
 }
 
-/// What a pool is told.
+/// An input of a [`Pool`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolInput {
-    /// A task's process runs.
+    /// The process of a task was started.
     Started(WorkerId, TaskId),
     /// One run of a task is over.
     Done(WorkerId, TaskId, RunOutcome),
-    /// A worker broke; its process was ended.
+    /// A worker failed, and the process that it ran was ended.
     WorkerDied(WorkerId),
-    /// Somebody wants a task no more; `true`: at once.
+    /// A task is cancelled; `true`: its process is killed at once, without the grace time.
     Cancel(TaskId, bool),
-    /// A task is to stand still.
+    /// A running task is to be paused.
     Pause(TaskId),
-    /// And to go on.
+    /// A paused task is to go on.
     Resume(TaskId),
-    /// So many workers are wanted.
+    /// The wanted number of workers, which the pool keeps within its bounds.
     Scale(u32),
-    /// So many at least and at most.
+    /// The smallest and the largest number of workers from now on.
     Bounds(u32, u32),
-    /// Nothing new is taken; what there is, is run.
+    /// The pool takes no new tasks, and runs those that it has.
     Drain,
-    /// Nothing new is taken, and all there is is cancelled; `true`: at once.
+    /// The pool takes no new tasks, and all it has are cancelled; `true`: killed at once.
     Close(bool),
-    /// It is so late.
+    /// Time has passed; deadlines may be due.
     Tick,
 }
 
-/// What is to be done.
+/// An effect that the caller carries out for its [`Pool`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolEffect {
     /// Make a worker.
     Make(WorkerId),
-    /// A worker that does nothing may go.
+    /// Let an idle worker go.
     Retire(WorkerId),
-    /// Run a task, for the so manieth time.
+    /// Run a task on a worker; the number counts its runs, from 1.
     Run(WorkerId, TaskId, u32),
-    /// Ask its process to end.
+    /// Ask the process of a task to end.
     Ask(WorkerId, TaskId),
-    /// End it by force.
+    /// Kill the process of a task.
     Kill(WorkerId, TaskId),
-    /// Halt it.
+    /// Halt the process of a task.
     Halt(WorkerId, TaskId),
-    /// Let it go on.
+    /// Let the halted process of a task go on.
     Continue(WorkerId, TaskId),
-    /// It has failed, and is run again at this time.
+    /// A run has failed, and the task is queued again at this time.
     Again(TaskId, Duration),
-    /// It is over: so, and whether force was needed.
+    /// A task is over: how it ended, and whether force was needed.
     Over(TaskId, TaskEnd, bool),
 }
 
-/// Why a task is not taken, or can't be what somebody wants it to be.
+/// Why the pool refuses new tasks or an input about one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolRefusal {
-    /// So many wait already, of so many that may.
+    /// The queue has no room for the new tasks.
     Full {
-        /// Those that wait.
+        /// The number of tasks that wait.
         waiting: usize,
-        /// Those that may.
+        /// The number of tasks that may wait.
         queue: usize,
     },
-    /// The pool takes no more.
+    /// The pool is draining or closed and takes no new tasks.
     Closing,
-    /// There is no such task, or it is over.
+    /// The task is unknown, or over.
     Unknown,
-    /// Only what runs can be halted, and only what is halted goes on.
+    /// The task is in this state: only a running task can be paused, and only a paused one resumed.
     NotRunning(TaskState),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     Open,
-    /// What there is, is run.
+    /// No new tasks are taken; those in the pool are run.
     Draining,
     Closed,
 }
@@ -146,11 +147,11 @@ enum Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Queued,
-    /// It has failed, and waits to be run again.
+    /// A run has failed, and the task waits to be run again.
     Resting {
         until: Duration,
     },
-    /// A worker makes its process.
+    /// A worker is making the process.
     Starting {
         worker: WorkerId,
     },
@@ -158,12 +159,12 @@ enum Phase {
         worker: WorkerId,
         deadline: Option<Duration>,
     },
-    /// Its time stands still with it.
+    /// The process is halted; `left` is what remains of its timeout.
     Halted {
         worker: WorkerId,
         left: Option<Duration>,
     },
-    /// It was asked to end, and is killed then.
+    /// The process was asked to end and is killed at `kill_at`.
     Asked {
         worker: WorkerId,
         why: Reason,
@@ -176,7 +177,7 @@ enum Phase {
 }
 
 impl Phase {
-    /// When something is to be done about it.
+    /// When the pool must act on the phase; `None`: it waits for an input.
     fn deadline(self) -> Option<Duration> {
         match self {
             Phase::Resting { until } => Some(until),
@@ -195,18 +196,18 @@ struct Task {
     phase: Phase,
 }
 
-/// How a pool stands.
+/// The status of a pool in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolCounts {
-    /// Workers, those that are to go included.
+    /// The number of workers, including those that are to retire.
     pub workers: usize,
-    /// Of these, those that run something.
+    /// The number of workers that run a task.
     pub busy: usize,
-    /// So many are wanted.
+    /// The wanted number of workers.
     pub wanted: u32,
-    /// Tasks that wait for a worker.
+    /// The number of tasks that wait for a worker.
     pub queued: usize,
-    /// Tasks that wait to be run again.
+    /// The number of tasks that wait to be run again after a failure.
     pub retrying: usize,
 }
 
@@ -216,7 +217,7 @@ pub struct Pool {
     size: PoolSize,
     wanted: u32,
     door: Door,
-    /// What each runs.
+    /// Every worker, with the task that it runs.
     workers: BTreeMap<WorkerId, Option<TaskId>>,
     leaving: BTreeSet<WorkerId>,
     queue: BTreeMap<(Reverse<i32>, u64), TaskId>,
@@ -227,7 +228,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Without workers; the first input, whatever it is, has them made.
+    /// A pool without workers; the first input, whatever it is, makes them.
     pub fn new(size: PoolSize) -> Pool {
         let size = PoolSize { min: size.min.min(size.max), max: size.max.max(1), queue: size.queue };
         Pool {
@@ -244,7 +245,7 @@ impl Pool {
         }
     }
 
-    /// Takes tasks, all of them or none.
+    /// Queues tasks, all of them or none.
     pub fn submit(
         &mut self,
         tasks: &[(TaskId, TaskTerms)],
@@ -268,7 +269,7 @@ impl Pool {
         Ok(())
     }
 
-    /// What follows from what is told.
+    /// Takes one input and appends its effects. `Err`: the input is refused.
     pub fn step(
         &mut self,
         now: Duration,
@@ -332,12 +333,12 @@ impl Pool {
         Ok(())
     }
 
-    /// When it wants to be told the time.
+    /// When the pool wants the next [`PoolInput::Tick`]; `None`: it has no deadline.
     pub fn next_deadline(&self) -> Option<Duration> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// How it stands.
+    /// The numbers of the pool at this moment.
     pub fn snapshot(&self) -> PoolCounts {
         let resting = |task: &&Task| matches!(task.phase, Phase::Resting { .. });
         PoolCounts {
@@ -349,17 +350,17 @@ impl Pool {
         }
     }
 
-    /// How large it is.
+    /// The bounds of the pool.
     pub fn size(&self) -> PoolSize {
         self.size
     }
 
-    /// Whether there is nothing left to do.
+    /// Whether the pool has no task left.
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// How a task stands, if it is not over.
+    /// The state of a task; `None` when it is unknown or over.
     pub fn state(&self, task: TaskId) -> Option<TaskState> {
         Some(match self.tasks.get(&task)?.phase {
             Phase::Queued => TaskState::Queued,
@@ -479,7 +480,7 @@ impl Pool {
         outcome: RunOutcome,
         effects: &mut Vec<PoolEffect>,
     ) {
-        // Late news of one that is gone, or does something else by now.
+        // A late report: the worker is gone, or runs another task by now.
         if self.workers.get(&worker) != Some(&Some(task)) {
             return;
         }
@@ -487,7 +488,7 @@ impl Pool {
         self.ended(now, task, Some(outcome), effects);
     }
 
-    /// A run is over; `None`: its worker broke.
+    /// Ends or repeats a task whose run is over; `outcome` is `None` when its worker failed.
     fn ended(
         &mut self,
         now: Duration,
@@ -528,14 +529,14 @@ impl Pool {
         effects.push(PoolEffect::Again(task, until));
     }
 
-    /// Workers as many as are wanted, and each that can has something to do.
+    /// Makes or retires workers up to the wanted number, and gives waiting tasks to idle workers.
     fn adjust(&mut self, effects: &mut Vec<PoolEffect>) {
         let wanted =
             if self.door == Door::Closed && self.tasks.is_empty() { 0 } else { self.wanted as usize };
         loop {
             let staying = self.workers.len() - self.leaving.len();
             if staying < wanted {
-                // One that was to go may stay as well.
+                // A worker that was to retire stays instead.
                 if let Some(worker) = self.leaving.pop_last() {
                     debug_assert!(self.workers.contains_key(&worker));
                     continue;

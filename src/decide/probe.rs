@@ -1,5 +1,7 @@
-//! Checks: when the next attempt is made, and how many results in a row change what we
-//! believe.
+//! Readiness and health checks: when the next attempt is made, and how many results in a row change
+//! the verdict.
+//!
+//! Deliberately absent: the attempts themselves, whose results the caller passes in.
 
 use std::time::Duration;
 
@@ -11,16 +13,16 @@ use crate::model::cause::CheckKind;
 /// The result of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// It succeeded.
+    /// The check succeeded.
     Pass,
-    /// It failed; the words say how, with the check's own output.
+    /// The check failed; the text says how, with the check's own output.
     Fail(String),
-    /// It could not be made at all, which says nothing about the service.
+    /// The check could not be made at all, which says nothing about the service.
     Unable(String),
 }
 
-/// What a check printed or answered, as part of a one-line message: no line breaks, no
-/// control characters, not too long.
+/// What a check printed or answered, as part of a one-line message: without line breaks and
+/// control characters, and about 300 bytes at most.
 pub fn one_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let mut words = String::new();
@@ -45,8 +47,8 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// Of a check with this interval. A service is often ready within milliseconds: its
-    /// readiness check begins quickly, and slows down to the interval.
+    /// The pauses of a check with this interval. A service is often ready within milliseconds, so
+    /// its readiness check begins quickly and slows down to the interval.
     pub fn new(kind: CheckKind, interval: Duration) -> Pauses {
         let interval = interval.max(SHORTEST_INTERVAL);
         let next = match kind {
@@ -67,38 +69,38 @@ impl Iterator for Pauses {
     }
 }
 
-/// No check is made more often than this.
+/// The shortest interval of a check, whatever its manifest says.
 pub const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The pause after the first attempt of a readiness check; it doubles up to the interval.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 
-/// What an attempt changed.
+/// What an attempt changed, if that is worth telling.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CheckChange {
-    /// Enough successes in a row: good now, and was not before.
+    /// Enough successes in a row: the service is good now, and was not before.
     Good,
-    /// A failure worth telling: the first of a series, and later one that says something
-    /// else, at ever longer distances.
+    /// A failure worth telling: the first of a series, and then one with another message once the
+    /// series is at least twice as long as at the last one told.
     Failing {
-        /// How many in a row.
+        /// How many failures there were in a row.
         in_a_row: u32,
-        /// How it failed.
+        /// How the attempt failed.
         message: String,
     },
-    /// Enough failures in a row: bad now, and was not before.
+    /// Enough failures in a row: the service is bad now, and was not before.
     Bad {
-        /// How many in a row.
+        /// How many failures there were in a row.
         in_a_row: u32,
-        /// The last one.
+        /// How the last attempt failed.
         message: String,
     },
-    /// The first attempt of a series that could not be made.
+    /// The first attempt of a series that could not be made, with the reason.
     Unable(String),
 }
 
-/// Counts results of one check of one incarnation.
+/// Counts the results of one check of one incarnation.
 #[derive(Debug, Clone)]
 pub struct CheckStreak {
     kind: CheckKind,
@@ -108,15 +110,16 @@ pub struct CheckStreak {
     failed: u32,
     unable: u32,
     believed: Health,
-    /// The failure of this series that was told last, and how many there were by then.
+    /// The length of this series of failures when one was told last, and its message.
     told: Option<(u32, String)>,
     /// Failures before this time don't count.
     grace_until: Duration,
 }
 
 impl CheckStreak {
-    /// Nothing is believed yet. A readiness check is never `Bad`: it just isn't ready yet.
-    /// Failures before `grace_until` don't count.
+    /// A streak without any result. `successes` and `failures` are the thresholds, at least 1.
+    /// A readiness check never turns `Bad`: the service just isn't ready yet. Failures before
+    /// `grace_until` don't count.
     pub fn new(kind: CheckKind, successes: u32, failures: u32, grace_until: Duration) -> CheckStreak {
         CheckStreak {
             kind,
@@ -131,7 +134,7 @@ impl CheckStreak {
         }
     }
 
-    /// Takes one result.
+    /// Takes the result of one attempt; returns what it changed, if that is worth telling.
     pub fn take(&mut self, outcome: CheckOutcome, now: Duration) -> Option<CheckChange> {
         match outcome {
             CheckOutcome::Pass => {

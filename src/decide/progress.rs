@@ -1,19 +1,20 @@
-//! How far a task has come, as it says itself: the lines that it writes, and what follows from them.
+//! The progress of a task, as the task itself reports it: how its lines are read, and the
+//! estimates that follow from them.
 //!
-//! A line is a number from 0 to 1 or a percentage, `bytes=N`, and `message=` with all that follows, each
-//! of them at most once, in this or another order: `0.4 bytes=1048576 message=unpacking`.
+//! A line holds a number from 0 to 1 or a percentage, `bytes=N`, and `message=` with the rest of
+//! the line, each of them at most once: `0.4 bytes=1048576 message=unpacking`.
 
 use std::time::Duration;
 
 use crate::model::task::{ProgressReport, TaskProgress};
 
-/// Of a message so much is kept.
+/// The longest message that is kept, in characters.
 const MESSAGE: usize = 200;
 
-/// Nothing is said of the pace of one that has run for less.
+/// The shortest run time from which a pace is estimated.
 const PACE: Duration = Duration::from_millis(100);
 
-/// What a line says. In words, why it says nothing.
+/// Reads one line. `Err`: what is wrong with it, in words.
 pub fn parse(line: &str) -> Result<ProgressReport, String> {
     let mut report = ProgressReport::default();
     let mut rest = line.trim();
@@ -39,7 +40,7 @@ pub fn parse(line: &str) -> Result<ProgressReport, String> {
     sane(report)
 }
 
-/// A number from 0 to 1, or a percentage.
+/// Reads a number from 0 to 1, or a percentage. `Err`: what is wrong with it, in words.
 pub fn share(word: &str) -> Result<f64, String> {
     let wrong = || format!("{word:?} is no number from 0 to 1, nor a percentage like 40%");
     let (number, whole) = match word.strip_suffix('%') {
@@ -50,7 +51,8 @@ pub fn share(word: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&share) { Ok(share.abs()) } else { Err(wrong()) }
 }
 
-/// The report, with a message that a terminal can show; in words, why it can't be.
+/// The report, with its message cut and made safe for a terminal. `Err`: the progress is not from
+/// 0 to 1, in words.
 pub fn sane(mut report: ProgressReport) -> Result<ProgressReport, String> {
     if let Some(progress) = report.progress
         && !(0.0..=1.0).contains(&progress)
@@ -63,15 +65,15 @@ pub fn sane(mut report: ProgressReport) -> Result<ProgressReport, String> {
     Ok(report)
 }
 
-/// Of a text from outside what a terminal may be shown: nothing that it would obey, or that turns the
-/// direction of what follows.
+/// The characters of an untrusted text that are safe to show in a terminal: no control
+/// characters, and none that change the direction of the text.
 pub fn shown(text: &str) -> impl Iterator<Item = char> + '_ {
     let turns =
         |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     text.chars().filter(move |c| !c.is_control() && !turns(*c))
 }
 
-/// What is known by now: what a report does not say stays as it was.
+/// Adds a report to what is known; what the report leaves out stays as it was.
 pub fn fold(known: &mut ProgressReport, report: ProgressReport) {
     let ProgressReport { progress, bytes, message } = report;
     known.progress = progress.or(known.progress);
@@ -79,7 +81,7 @@ pub fn fold(known: &mut ProgressReport, report: ProgressReport) {
     known.message = message.or_else(|| known.message.take());
 }
 
-/// What follows for one that has run for so long: the rest at the pace so far.
+/// The progress to show for a task that has run for `runtime`. Estimates assume the pace so far.
 pub fn seen(known: &ProgressReport, runtime: Duration) -> TaskProgress {
     let has_pace = runtime >= PACE;
     let runtime = runtime.as_secs_f64();
@@ -137,7 +139,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a task writes: no panic, and a progress that is one.
+        /// Whatever a task writes, reading it does not panic, and a progress is from 0 to 1.
         #[test]
         fn any_line_is_read(line in ".{0,80}") {
             if let Ok(report) = parse(&line) {

@@ -1,9 +1,9 @@
-//! How an instance goes on below a new supervisor, by what the last one wrote down and what is
-//! still there of it.
+//! How an instance goes on under a new supervisor, by the record that the last one wrote and by the
+//! process that survived it.
 //!
-//! Within a boot of the machine, and without an orderly end, it goes on exactly where it stood.
-//! Otherwise all begins anew, but for what was wished by hand: what was stopped stays down (unless
-//! its policy is `always`), what was started comes up.
+//! Within a boot of the machine, and without an orderly end, the instance goes on exactly where it
+//! was. Otherwise everything begins anew, except for the goals that were set by hand: a stopped
+//! service stays down (unless its policy is `always`), and a started one comes up.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,40 +18,41 @@ use super::restart::{self, Verdict};
 /// Whether this supervisor follows another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartKind {
-    /// The last one was ended by force, or replaced: its services live on.
+    /// The last supervisor was killed or replaced: the processes of its services live on.
     Follows,
-    /// The machine was booted, or the last one ended in order.
+    /// The machine was booted, or the last supervisor ended in order.
     Afresh,
 }
 
-/// A process of an instance that is still known, dead or alive.
+/// A process of an instance that the host still knows, whether it runs or has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SurvivingProcess {
-    /// Its number.
+    /// The incarnation whose process it is.
     pub incarnation: Incarnation,
-    /// Its process id.
+    /// The pid of the process.
     pub pid: u32,
 }
 
-/// A process whose end the last supervisor had heard of, and had not written down.
+/// A process whose exit the last supervisor had heard of, and had not recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnrecordedExit {
-    /// Which, and how it ended.
+    /// The process that ended.
     pub left: SurvivingProcess,
-    /// How.
+    /// How the process ended.
     pub exit: Exit,
 }
 
 /// How an instance goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recovery {
-    /// How it stands; `None`: as one that was never seen.
+    /// The record that the instance goes on from; `None`: it begins as one that was never seen.
     pub past: Option<InstanceRecord>,
-    /// Whether the process that is left is its process.
+    /// Whether the instance adopts the surviving process as its own.
     pub adopts: bool,
 }
 
-/// Decides it. `now` is the time since the tree came up; `today` the wall clock, for people.
+/// Decides how an instance goes on. `now` is the time since the tree came up; `today` is the wall
+/// clock, for people.
 pub fn continuation(
     id: &InstanceId,
     spec: &ServiceSpec,
@@ -64,8 +65,8 @@ pub fn continuation(
     let known = written.is_some();
     let mut past = written.unwrap_or_else(|| InstanceRecord::new(id.clone(), today));
     past.instance = id.clone();
-    // It was being taken out of the tree, and its supervisor ended before it was. Earlier ones wrote that
-    // like a stop by hand, after which the goal is another.
+    // The instance was being removed from the tree when its supervisor ended. Earlier versions
+    // recorded a removal like a stop by hand; but after a stop by hand the goal is down.
     let taken_out = matches!(past.stopped_for, Some(StopCause::Command | StopCause::Removed));
     if past.goal == Goal::Up && taken_out {
         match past.state {
@@ -76,7 +77,7 @@ pub fn continuation(
     }
     if let Some(left) = left.filter(|left| is_current(&past, left)) {
         if left.incarnation > past.incarnation || !past.state.has_process() {
-            // It was made after the last word was written.
+            // The process was started after the last record was written.
             past.ready = false;
             past.started = Some(now);
             past.state = State::Running;
@@ -104,9 +105,9 @@ pub fn continuation(
     Recovery { past: Some(past), adopts: false }
 }
 
-/// What is still to be told of processes before the last one, in their order: the supervisor had
-/// answered their ends already, and was killed before that was written down. `written` is what was;
-/// it is brought up to what it would have been.
+/// The facts that are still to be told about processes before the last one, in their order: the
+/// supervisor had reacted to their exits, and was killed before it recorded them. `written` is
+/// the record as it was written; this adds to it what those facts would have changed.
 pub fn untold(
     id: &InstanceId,
     written: &mut Option<InstanceRecord>,
@@ -129,7 +130,7 @@ pub fn untold(
         let exit = ExitOutcome::Process { exit, ended, reason: None };
         if let Some(past) = &mut changed {
             past.exit = Some(exit.clone());
-            // It has come back since; by hand, that counts for nothing.
+            // The instance has come back since. After a stop that was asked for, that is no restart.
             let counts = u32::from(ended == EndedBy::ByItself);
             past.restarts += u64::from(counts);
             past.attempts += counts;
@@ -145,9 +146,10 @@ pub fn untold(
     facts
 }
 
-/// What a group was about when its supervisor ended: where a member that fell is still to come back
-/// there, its group begins the restart anew, and the others wait for that; where none is, whoever
-/// was held starts by itself. `together`: whether the fall of one is the other's affair.
+/// Releases instances that their group had stopped for a restart when its supervisor ended. If a
+/// crashed member is still to come back, the group begins the restart anew and the others wait
+/// for that. If there is none, each held instance starts by itself. `together` tells whether the
+/// crash of one instance concerns the other.
 pub fn release_orphaned_holds(
     pasts: &mut [InstanceRecord],
     together: impl Fn(&InstanceId, &InstanceId) -> bool,
@@ -167,8 +169,8 @@ pub fn release_orphaned_holds(
     }
 }
 
-/// The end of the tree is over, or was cut short together with whoever was asked for it: what it has stopped,
-/// or was about to, is to be up again.
+/// Undoes a shutdown of the tree that is over, or was cut short when its supervisor ended: the
+/// instances that it stopped, or was about to stop, are to be up again.
 pub fn up_again(pasts: &mut [InstanceRecord]) {
     let by_end =
         |past: &&mut InstanceRecord| past.goal == Goal::Up && past.stopped_for == Some(StopCause::Shutdown);
@@ -181,19 +183,19 @@ pub fn up_again(pasts: &mut [InstanceRecord]) {
     }
 }
 
-/// Whether what is left is not merely something whose end was written down, and whose keeper was
-/// not told so any more.
+/// Whether the surviving process is the current one of its instance. It is not if its exit is
+/// recorded, and only its keeper was not told so.
 fn is_current(past: &InstanceRecord, left: &SurvivingProcess) -> bool {
     left.incarnation > past.incarnation
         || (left.incarnation == past.incarnation
             && (past.state.has_process() || past.state == State::Starting))
 }
 
-/// Nothing is left of its process, and nobody knows how it ended.
+/// The record of an instance without a surviving process, of whose end nobody knows.
 fn vanished(spec: &ServiceSpec, mut past: InstanceRecord, now: Duration) -> InstanceRecord {
     past.ready = false;
     match past.state {
-        // It was never made: it is tried again, and is no other.
+        // The process was never started: the next try gets the same incarnation.
         State::Starting => {
             past.incarnation = Incarnation(past.incarnation.0.saturating_sub(1));
             past.state = if past.goal == Goal::Up { State::Waiting } else { State::Stopped };
@@ -231,7 +233,7 @@ fn vanished(spec: &ServiceSpec, mut past: InstanceRecord, now: Duration) -> Inst
 }
 
 fn afresh(spec: &ServiceSpec, past: InstanceRecord) -> InstanceRecord {
-    // Not what a group or the end of a tree wanted.
+    // A stop by a group, or by its automatic shutdown, is no stop by hand.
     let by_hand = !matches!(past.stopped_for, Some(StopCause::AutoShutdown | StopCause::Group));
     let state = match past.goal {
         Goal::Down if by_hand && spec.autostart && spec.restart.policy != Policy::Always => State::Stopped,
@@ -309,22 +311,22 @@ mod tests {
     #[test]
     fn where_it_stood_it_goes_on() {
         use Goal::{Down, Up};
-        // state, goal, number written, number of what is left => state, number, adopted
+        // state, goal, recorded incarnation, surviving one => state, incarnation, adopted
         for (state, goal, number, left, want, last, adopts) in [
             (State::Running, Up, 3, Some(3), State::Running, 3, true),
             (State::Paused, Up, 3, Some(3), State::Paused, 3, true),
             (State::Stopping, Down, 3, Some(3), State::Stopping, 3, true),
             (State::Starting, Up, 3, Some(3), State::Running, 3, true),
-            // Made after the last word.
+            // The process was started after the last record.
             (State::Crashed, Up, 3, Some(4), State::Running, 4, true),
             (State::Starting, Up, 3, Some(4), State::Running, 4, true),
-            // Its end was written down already.
+            // The exit was recorded already.
             (State::Crashed, Up, 3, Some(3), State::Crashed, 3, false),
             (State::Completed, Up, 3, Some(2), State::Completed, 3, false),
-            // Asked for, and never made.
+            // The process was asked for, and never started.
             (State::Starting, Up, 4, None, State::Waiting, 3, false),
             (State::Starting, Down, 4, None, State::Stopped, 3, false),
-            // Gone, nobody knows how.
+            // The process is gone, and nobody knows how it ended.
             (State::Running, Up, 3, None, State::Crashed, 3, false),
             (State::Running, Down, 3, None, State::Stopped, 3, false),
             (State::Failed, Up, 3, None, State::Failed, 3, false),

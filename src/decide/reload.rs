@@ -1,9 +1,9 @@
-//! What it takes to make one plan of another: the difference, service by service.
+//! The reload of a manifest: the difference between two plans, and the steps from one to the other.
 //!
-//! A change that concerns only how the supervisor goes about a service (its policy, its checks, its
-//! limits of time) is made while it runs. One that its process would have to be started with restarts
-//! it. One that changes what it is in the tree (its copies, its group) takes it out and puts it back,
-//! and with it what depends on it.
+//! A change that concerns only how the supervisor treats a service (its policy, checks and time
+//! limits) is made while the service runs. A change of what its process is started with restarts
+//! the service. A change of its place in the tree (its kind, its group) removes the service and
+//! adds it again, and with it what depends on it. Deliberately absent: carrying out the steps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,57 +14,57 @@ use super::graph::Graph;
 use crate::model::plan::PlanChange;
 use crate::model::{Addition, Child, GroupSpec, InstanceId, Name, Plan, ServiceSpec, spec};
 
-/// A service that is not as it was, and by which keys of its manifest.
+/// A service that differs, and the keys of its manifest that do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ChangedService {
-    /// Which.
+    /// The service that differs.
     pub service: Name,
-    /// Its keys.
+    /// The keys of its manifest that differ.
     pub keys: Vec<String>,
 }
 
-/// What changes, as people are told of it.
+/// What a reload changes, as people are told of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct PlanDiff {
-    /// New ones.
+    /// Services that are new.
     pub added: Vec<Name>,
-    /// Those that are gone.
+    /// Services that are removed.
     pub removed: Vec<Name>,
-    /// Those that are restarted for it, if they run.
+    /// Services that are restarted for the change, if they run.
     pub restarted: Vec<ChangedService>,
-    /// Those that are changed while they run.
+    /// Services that are changed while they run.
     pub changed: Vec<ChangedService>,
     /// Groups that are changed while they run.
     pub groups: Vec<Name>,
-    /// Those that are as they were.
+    /// Services that stay as they are.
     pub unchanged: Vec<Name>,
 }
 
-/// The way from one plan to the other, step by step.
+/// The steps from one plan to another, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReloadPlan {
-    /// For people.
+    /// The difference between the plans, for people.
     pub difference: PlanDiff,
-    /// First: what is new, a group that is there already each.
+    /// Step 1: add what is new, with one addition for each existing group that it goes into.
     pub add: Vec<Addition>,
-    /// Then: how what stays is from now on.
+    /// Step 2: change what stays in place.
     pub change: PlanChange,
-    /// Then: services and groups that go.
+    /// Step 3: remove these services and groups.
     pub remove: (Vec<Name>, Vec<Name>),
-    /// Then: those that come back, as something else.
+    /// Step 4: add what was removed only to come back in another form.
     pub put_back: Vec<Addition>,
-    /// Then: those whose processes are to be others.
+    /// Step 5: restart the services that need other processes.
     pub restart: Vec<Name>,
-    /// At last: those of which there are to be so many copies.
+    /// Step 6: scale these services to these numbers of copies.
     pub scale: Vec<(Name, u32)>,
-    /// Those that come back by another name, since another project has theirs too now, or no longer:
-    /// the old and the new one.
+    /// Services that come back under another name, because another project now has theirs as well,
+    /// or has it no longer: the old name and the new one.
     pub renamed: Vec<(Name, Name)>,
 }
 
-/// Keys that need no other process.
+/// Keys whose change needs no new process.
 const LIVE: &[&str] = &[
     "env_file",
     "replicas",
@@ -83,14 +83,14 @@ const LIVE: &[&str] = &[
     "tags",
 ];
 
-/// Keys that make it another in the tree.
+/// Keys whose change removes a service from the tree and adds it again.
 const PLACE: &[&str] = &["kind", MEMBERS];
-/// Of the groups above it: whose member it is.
+/// The key that stands for a move to another group.
 const MEMBERS: &str = "members";
-/// Of a process that was made by a manifest of which only that is known: not by this one.
+/// The key that stands for a process started by another manifest, of which nothing else is known.
 const MANIFEST: &str = "manifest";
 
-/// Which keys of a service's manifest differ.
+/// The keys of a service's manifest that differ.
 fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
     let mut keys = Vec::new();
     let mut is = |key: &'static str, same: bool| {
@@ -102,7 +102,7 @@ fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
     is(word, old.command == new.command && old.fault == new.fault);
     is("dir", old.dir == new.dir);
     is("env", old.env == new.env);
-    // What it comes to may be the same now, and another at the next start.
+    // The resulting environment may be equal now, and differ at the next start.
     is("env_file", old.renewal == new.renewal);
     is("user", old.run_as.user == new.run_as.user);
     is("group", old.run_as.group == new.run_as.group);
@@ -126,7 +126,7 @@ fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
     keys
 }
 
-/// The plan, with as many copies of what is scaled as there were, within the bounds it has now.
+/// The plan in which each scaled service keeps the copies it had before, within its new bounds.
 pub fn scaled_as_before(plan: &Plan, before: impl Fn(&Name) -> Option<u32>) -> Plan {
     let mut plan = plan.clone();
     for spec in &mut plan.services {
@@ -138,16 +138,16 @@ pub fn scaled_as_before(plan: &Plan, before: impl Fn(&Name) -> Option<u32>) -> P
     plan
 }
 
-/// The way from `old` to `new`, which has no faults. `spawn_fingerprint`: with what the processes that a
-/// service has were made, as far as that is known; a supervisor that has taken them over may have
-/// read another manifest than the one before.
+/// The steps from `old` to `new`, which has no faults. `spawn_fingerprint` returns the
+/// fingerprints of a service's processes, as far as they are known: a supervisor that took over
+/// the processes may have read another manifest than the one they were started by.
 pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>) -> ReloadPlan {
     let was: BTreeMap<&Name, &Arc<ServiceSpec>> =
         old.services.iter().map(|spec| (&spec.name, spec)).collect();
     let new = &scaled_as_before(new, |name| was.get(name).map(|before| before.replicas));
     let is: BTreeMap<&Name, &Arc<ServiceSpec>> = new.services.iter().map(|spec| (&spec.name, spec)).collect();
     let mut difference = PlanDiff::default();
-    // Groups that stay are those that are there in both, under the same parent.
+    // A group stays if both plans have it, below the same groups.
     let stays = |group: &Name| {
         old.groups.contains_key(group) && {
             let (before, after) = (path(old, group), path(new, group));
@@ -160,7 +160,7 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
             difference.added.push(spec.name.clone());
             continue;
         };
-        // What can't be read now says nothing of what runs.
+        // A manifest that can't be read says nothing about what runs.
         if spec.fault.is_some() && before.fault.is_some() {
             difference.unchanged.push(spec.name.clone());
             continue;
@@ -195,8 +195,7 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
             Some((before.name.clone(), spec.name.clone()))
         })
         .collect();
-    // What depends on one that is taken out for a moment goes with it.
-    // As many of them as there were would have other names.
+    // Whether the copies of a service get other names even if their number stays.
     let other_names = |name: &Name| match (was.get(name), is.get(name)) {
         (Some(before), Some(spec)) => {
             let as_many = spec::copies(name, before.replicas, spec.naming());
@@ -237,7 +236,7 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
         let known = is.get(&name).and_then(|spec| made_by(&spawn_fingerprint(&name), spec));
         let mended =
             |before: &ServiceSpec, spec: &ServiceSpec| before.fault.is_some() && spec.fault.is_none();
-        // What was faulty starts by itself as soon as it is mended; what runs of it was made by another's word.
+        // A service whose fault is mended starts by itself; its old processes count by their fingerprint.
         let starts_itself = match (was.get(&name), is.get(&name)) {
             (Some(before), Some(spec)) => mended(before, spec),
             _ => false,
@@ -252,7 +251,7 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
             continue;
         }
         if let (Some(before), Some(spec)) = (was.get(&name), is.get(&name)) {
-            // How many there are comes last.
+            // The number of copies changes last, in a step of its own.
             let replicas = before.replicas;
             services.push(match spec.replicas == replicas {
                 true => Arc::clone(spec),
@@ -260,7 +259,7 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
             });
             if spec.replicas != replicas {
                 scale.push((name.clone(), spec.replicas));
-                // One alone goes by another name: then all of them are others.
+                // A single copy has another name than numbered ones: then every copy is replaced.
                 let stays: BTreeSet<InstanceId> = before.instances().collect();
                 if !spec.instances().any(|id| stays.contains(&id)) {
                     difference.restarted.push(told);
@@ -302,13 +301,13 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
     }
 }
 
-/// Whether all processes were made with what a spec says; `None`: that is not known.
+/// Whether all processes of a service were started as the spec says; `None`: not known.
 fn made_by(spawn_fingerprint: &[u32], spec: &ServiceSpec) -> Option<bool> {
     let wanted = spec.spawn_fingerprint();
     (!spawn_fingerprint.is_empty()).then(|| spawn_fingerprint.iter().all(|made| *made == wanted))
 }
 
-/// A name without the project that stands before it.
+/// A name without its project.
 fn own_name(name: &Name) -> &str {
     name.as_str().rsplit('/').next().unwrap_or_default()
 }
@@ -325,8 +324,8 @@ fn path<'a>(plan: &'a Plan, name: &Name) -> Vec<&'a Name> {
     path
 }
 
-/// New services under groups that stay; whole new groups only where all below them is new and no
-/// group of that name has to go first.
+/// The additions of new services to groups that stay. A whole new group is included only where
+/// all below it is new and no group of its name is removed first.
 fn additions(
     new: &Plan,
     fresh: &BTreeSet<Name>,
@@ -342,7 +341,7 @@ fn additions(
     })
 }
 
-/// The rest: what was taken out, and new groups that it comes into.
+/// The additions of what was removed to come back, with the new groups that it goes into.
 fn additions_of_replaced(
     new: &Plan,
     replaced: &BTreeSet<Name>,
@@ -359,7 +358,7 @@ fn additions_of_replaced(
     })
 }
 
-/// What is taken of each group that stays, as an addition to it.
+/// The children that `takes` accepts in each group that stays, as an addition to that group.
 fn collect(new: &Plan, stays: &impl Fn(&Name) -> bool, takes: &impl Fn(&Child) -> bool) -> Vec<Addition> {
     let there = new.groups.iter().filter(|(name, _)| stays(name)).map(|(name, group)| (Some(name), group));
     let mut found = Vec::new();
@@ -482,7 +481,7 @@ mod tests {
             plan
         };
         let two = with(&with(&old, 0, 2, "a"), 2, 2, "c");
-        // From one to several it is no longer the one that it was.
+        // From one copy to several, the first copy gets another name.
         let came = way(&old, &two, unknown);
         assert_eq!(told(&came.difference.restarted), ["a: replicas", "c: replicas"]);
         assert_eq!(names(&came.difference.unchanged), ["b"]);
@@ -492,7 +491,7 @@ mod tests {
         assert_eq!(told(&came.difference.changed), ["a: replicas"]);
         assert_eq!(told(&came.difference.restarted), ["c: command replicas"]);
         assert_eq!((names(&came.restart), came.scale), (vec!["c"], vec![(name("a"), 5), (name("c"), 3)]));
-        // Their number changes last.
+        // The number of copies changes last.
         assert!(came.change.services.iter().all(|spec| spec.replicas == 2));
         assert!(came.remove == (Vec::new(), Vec::new()) && came.put_back.is_empty());
     }
@@ -506,7 +505,7 @@ mod tests {
             spec.replicas = replicas;
             plan
         };
-        // The manifest says where it begins, not what there is by now.
+        // The manifest gives the first number of copies, not the present one.
         let way_to = |old: &Plan, new: &Plan| way(old, new, unknown);
         assert!(told(&way_to(&scaled(4, 2, 5), &scaled(2, 2, 5)).difference.changed).is_empty());
         let fewer = way_to(&scaled(4, 2, 5), &scaled(2, 2, 3));
@@ -514,7 +513,7 @@ mod tests {
         assert_eq!((fewer.scale, fewer.restart), (vec![(name("a"), 3)], vec![]));
         let wider = way_to(&scaled(4, 2, 5), &scaled(1, 1, 9));
         assert_eq!((told(&wider.difference.changed), wider.scale), (vec!["a: replicas".to_owned()], vec![]));
-        // Copies that stay are told of what changed, as any other.
+        // Copies that stay are restarted for a change, like any other.
         let other = |mut plan: Plan| {
             Arc::make_mut(&mut plan.services[0]).command.argv.push("more".into());
             plan
@@ -523,13 +522,13 @@ mod tests {
             let edited = way_to(&old, &other(new));
             assert_eq!((edited.restart, edited.scale), (vec![name("a")], vec![(name("a"), to)]));
         }
-        // Several have numbers without bounds, too: those stay what they are.
+        // Several copies are numbered even without bounds, so they keep their names.
         let mut four = Plan::of("p", vec![service("a", &[]), service("b", &[])]);
         Arc::make_mut(&mut four.services[0]).replicas = 4;
         let bound = way_to(&four, &scaled(2, 2, 6));
         assert_eq!(told(&bound.difference.changed), ["a: replicas"]);
         assert!(bound.remove.0.is_empty() && bound.scale.is_empty() && bound.restart.is_empty());
-        // With bounds all copies have numbers: without them before, none is what it was.
+        // With bounds even a single copy is numbered, so the unnumbered one is replaced.
         let plain = Plan::of("p", vec![service("a", &[]), service("b", &[])]);
         let bound = way_to(&plain, &scaled(1, 1, 5));
         assert_eq!(told(&bound.difference.restarted), ["a: replicas"]);
@@ -545,11 +544,11 @@ mod tests {
             move |service: &Name| vec![was.service(service.as_str()).unwrap().spawn_fingerprint()]
         };
         let was: &'static Plan = Box::leak(Box::new(plan.clone()));
-        // The supervisor had read the new one already, and taken over what the old one had made.
+        // The supervisor read the new manifest, and took over processes of the old one.
         let stale = way(&edited, &edited, spawn_fingerprint(was));
         assert_eq!(told(&stale.difference.restarted), ["b: manifest"]);
         assert_eq!((names(&stale.restart), names(&stale.difference.unchanged)), (vec!["b"], vec!["a", "c"]));
-        // Back to what they were made with: nothing needs to be another.
+        // Back to the manifest that they were started by: no process needs a restart.
         let back = way(&edited, &plan, spawn_fingerprint(was));
         assert_eq!(told(&back.difference.changed), ["b: command"]);
         assert!(back.restart.is_empty());

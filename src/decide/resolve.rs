@@ -1,4 +1,4 @@
-//! Whom a selector means, and what is said of a name that nobody has.
+//! Which instances a selector means, and the denial of a name that is unknown or ambiguous.
 
 use std::collections::HashSet;
 
@@ -40,8 +40,8 @@ pub fn resolve(tree_state: &TreeState, select: &Selector) -> Result<Vec<Instance
     Ok(tree_state.entries().iter().filter(|e| meant.contains(&e.id)).map(|e| e.id.clone()).collect())
 }
 
-/// The instances that a text names: a service or one of its copies, by `project/name`, or by the name alone
-/// where that is one service's.
+/// The instances that a text names: a service or one of its copies, by `project/name`, or by the
+/// name alone where only one service has it.
 fn named(tree_state: &TreeState, text: &str) -> Result<Vec<InstanceId>, Denial> {
     let fits =
         |entry: &&InstanceState, text: &str| entry.spec.name.as_str() == text || entry.id.to_string() == text;
@@ -52,7 +52,7 @@ fn named(tree_state: &TreeState, text: &str) -> Result<Vec<InstanceId>, Denial> 
     if !found.is_empty() {
         return Ok(found);
     }
-    // A tree of one project has no need to qualify, and is understood all the same.
+    // In a tree of one project, names carry no project; a text may name it all the same.
     if let Some(rest) =
         text.strip_prefix(tree_state.plan().project.as_str()).and_then(|rest| rest.strip_prefix('/'))
         && tree_state.entries().iter().all(|entry| entry.spec.project.is_none())
@@ -77,7 +77,8 @@ fn named(tree_state: &TreeState, text: &str) -> Result<Vec<InstanceId>, Denial> 
     }
 }
 
-/// The group that a text names, as services are named.
+/// The group that a text names: by its full name, or by its short name where only one group has
+/// it.
 pub fn group_named<'a>(plan: &'a Plan, text: &str) -> Result<&'a Name, Denial> {
     if let Some((name, _)) = plan.groups.get_key_value(text) {
         return Ok(name);
@@ -93,7 +94,7 @@ pub fn group_named<'a>(plan: &'a Plan, text: &str) -> Result<&'a Name, Denial> {
     }
 }
 
-/// The denial of a name that several have.
+/// The denial of a name that several services or groups have.
 fn ambiguous(text: &str, mut meant: Vec<&str>) -> Denial {
     meant.sort_unstable();
     let shown: String = text.chars().take(80).collect();

@@ -1,4 +1,7 @@
-//! Whether an ended process comes back, and after how long.
+//! Whether a process that ended is started again, and after which delay.
+//!
+//! The rule is the manifest's `restart` section and the exit. Deliberately absent: how often a
+//! group may restart (`window`), and `max_retries` and the goal (`lifecycle`).
 
 use std::time::Duration;
 
@@ -8,31 +11,32 @@ use crate::model::{Backoff, Exit, ExitOutcome, Kind, Policy, RestartSpec};
 /// What follows an end that nobody asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It comes back.
+    /// The instance comes back.
     Return,
-    /// It ended well and rests.
+    /// The process succeeded, and the instance rests.
     Complete,
-    /// It failed and rests.
+    /// The process failed, and the instance rests.
     Fail,
 }
 
 /// Whether an end is a success for this service.
 ///
-/// Never one that regrow had to cause: a missed deadline or a health kill is a failure
-/// whatever code the program left with.
+/// An end that regrow had to cause never is: after a missed deadline or a failed health check it
+/// is a failure, whatever the exit code.
 pub fn is_success(spec: &RestartSpec, exit: &ExitOutcome) -> bool {
     match exit {
         ExitOutcome::Process { exit: Exit::Code(code), reason: None, .. } => {
             spec.success_codes.contains(code)
         }
-        // What is not known to be a success is none.
+        // An end that is not known to be a success counts as a failure.
         ExitOutcome::Process { exit: Exit::Signal { .. } | Exit::Unknown, .. }
         | ExitOutcome::Process { reason: Some(EndReason::Timeout | EndReason::Health), .. }
         | ExitOutcome::Spawn(_) => false,
     }
 }
 
-/// The order of checks: `never_on`, `always_on`, policy. The goal was asked before.
+/// Judges an end by `never_on`, then `always_on`, then the policy; the caller has looked at the
+/// goal. After a failed spawn only a transient error lets the instance come back.
 pub fn verdict(kind: Kind, spec: &RestartSpec, outcome: &ExitOutcome) -> Verdict {
     let success = is_success(spec, outcome);
     let rest = if success { Verdict::Complete } else { Verdict::Fail };
@@ -58,9 +62,9 @@ pub fn verdict(kind: Kind, spec: &RestartSpec, outcome: &ExitOutcome) -> Verdict
     }
 }
 
-/// The delay before return number `attempt` (from 0). `roll` is chance, 0 to 1.
+/// The delay before restart number `attempt` (from 0). `roll` is a random number from 0 to 1.
 ///
-/// Never more than `max`, whatever the jitter; zero stays zero.
+/// The delay is never more than `max`, whatever the jitter; an initial delay of zero stays zero.
 pub fn delay(backoff: &Backoff, attempt: u32, roll: f64) -> Duration {
     let max = backoff.max.as_secs_f64();
     let growth = backoff.factor.max(1.0).powi(attempt.min(1_000).cast_signed());

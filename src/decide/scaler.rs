@@ -1,9 +1,9 @@
-//! How many workers, or copies, there are to be: one more where much waits and the machine has room, one
-//! fewer where it has none.
+//! How many workers, or copies of a service, there should be: one more worker when tasks wait and
+//! the machine has room, one fewer when the machine has none.
 //!
-//! Pure: a policy, what was done last, and what was seen. One step at a time, never beyond the bounds, and
-//! not again before the one before could show. Between the low and the high thresholds nothing is done: so
-//! it settles.
+//! Pure: a decision takes a policy, the time of the last step and an observation. Within the bounds
+//! each step is by one, and comes only when the effect of the last one could show. Between the low
+//! and the high thresholds nothing happens, so the number settles.
 
 use std::time::Duration;
 
@@ -12,21 +12,21 @@ use crate::model::spec::{ScaleOn, ScaleSpec};
 /// When to scale, and how far.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ScalePolicy {
-    /// So many at least.
+    /// The least number of workers.
     pub min: u32,
-    /// And at most.
+    /// The highest number of workers.
     pub max: u32,
-    /// Percent of CPU above which there is one fewer.
+    /// The machine's CPU use, in percent, above which there is one worker fewer.
     pub cpu_high: f64,
-    /// Percent of memory above which there is one fewer.
+    /// The machine's memory in use, in percent, above which there is one worker fewer.
     pub memory_high: f64,
-    /// Percent of CPU below which there may be one more.
+    /// The machine's CPU use, in percent, below which there may be one worker more.
     pub cpu_low: f64,
-    /// Percent of memory below which there may be one more.
+    /// The machine's memory in use, in percent, below which there may be one worker more.
     pub memory_low: f64,
-    /// More than so many must wait for that.
+    /// One worker more needs more waiting tasks than this.
     pub waiting: usize,
-    /// Between two steps there is so much time: that between two samples, in a tree.
+    /// The least time between two steps; in a tree, the time between two samples.
     pub pause: Duration,
 }
 
@@ -45,27 +45,28 @@ impl Default for ScalePolicy {
     }
 }
 
-/// What was seen.
+/// What was seen of the machine and the pool.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PoolObservation {
-    /// Percent of CPU of the machine; `None`: that is not known yet.
+    /// The machine's CPU use, in percent; `None` while that is not known yet.
     pub cpu: Option<f64>,
-    /// Percent of memory in use.
+    /// The machine's memory in use, in percent.
     pub memory: f64,
-    /// How much waits.
+    /// How many tasks wait.
     pub waiting: usize,
 }
 
-/// One step.
+/// One step of the scaler.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScaleStep {
-    /// So many there are to be.
+    /// The new number of workers or copies.
     pub to: u32,
-    /// Why, in words.
+    /// The reason for the step, in words.
     pub reason: String,
 }
 
-/// What follows; `last`: when the last step was.
+/// The next step of a pool with `size` workers, if there is one. `last` is when the last step
+/// was made.
 pub fn decide(
     policy: &ScalePolicy,
     now: Duration,
@@ -74,7 +75,7 @@ pub fn decide(
     seen: PoolObservation,
 ) -> Option<ScaleStep> {
     let to = |to: u32, reason: String| Some(ScaleStep { to, reason });
-    // Bounds that were set since are kept at once.
+    // The bounds may have changed since: the pool goes to them at once.
     if size > policy.max {
         return to(policy.max, format!("{} is the most", policy.max));
     }
@@ -107,21 +108,23 @@ pub fn decide(
 /// What was seen of a service's copies, all of which run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CopiesObservation {
-    /// Percent of CPU of the machine; `None`: that is not known yet.
+    /// The machine's CPU use, in percent; `None` while that is not known yet.
     pub cpu: Option<f64>,
-    /// Percent of memory in use.
+    /// The machine's memory in use, in percent.
     pub memory: f64,
-    /// What they use of what they are scaled on, on the average; `None`: that is not known at the moment.
+    /// The average use of one copy, in percent of a core or in bytes, depending on what the service
+    /// is scaled on; `None` while that is not known.
     pub each: Option<f64>,
 }
 
-/// So many times the pause there is before one copy fewer: a start costs more than what it spares.
+/// How many pauses pass before one copy fewer: a start costs more than the copy saves.
 const PATIENCE: u32 = 4;
-/// Those that are left are to use less than this part of what they may.
+/// The part of the target that the remaining copies have to stay below.
 const ROOM: f64 = 0.8;
 
-/// The same for the copies of a service: one more where they use more than they are to and the machine
-/// has room, one fewer where the others would still use clearly less. `machine` says when it has none.
+/// The next step for the copies of a service, if there is one: one copy more when they use more
+/// than the target and the machine has room, one fewer when the others would still stay clearly
+/// below the target. `machine` says when the machine has no room, and gives the pause.
 pub fn decide_copies(
     machine: &ScalePolicy,
     service: &ScaleSpec,
@@ -242,7 +245,7 @@ mod tests {
     }
 
     proptest! {
-        /// Copies that share a load that stays as it is: within bounds, one at a time, and it comes to rest.
+        /// Copies that share a constant load stay within bounds, change by one, and settle.
         #[test]
         fn copies_settle(load in 0.0..600.0f64, first in 1..5u32, target in 10..100u32) {
             let (mut size, mut now, mut last, mut steps) = (first, Duration::ZERO, None, Vec::new());
@@ -261,7 +264,7 @@ mod tests {
             prop_assert!(steps.len() <= 5, "there is no way back: {steps:?}");
         }
 
-        /// Never outside its bounds, never two steps at once.
+        /// The size is never outside its bounds, and never takes two steps at once.
         #[test]
         fn within_bounds_and_one_step_at_a_time(
             seen in proptest::collection::vec((0.0..100.0f64, 0.0..100.0f64, 0..20usize, 0..40u64), 1..200)
@@ -279,7 +282,7 @@ mod tests {
             }
         }
 
-        /// A load that stays as it is, each worker taking its part of the CPU: it comes to rest.
+        /// If the load is constant and each worker takes its part of the CPU, the size settles.
         #[test]
         fn it_settles(each in 0.5..20.0f64, base in 0.0..50.0f64) {
             let (mut size, mut now, mut last, mut steps) = (4u32, Duration::ZERO, None, Vec::new());

@@ -1,4 +1,4 @@
-//! Which services of a plan start: `--only`, `--no-deps`, `--profile`.
+//! Which services of a plan start with the tree: `--only`, `--no-deps`, `--profile`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,19 +7,19 @@ use super::graph::Graph;
 use super::resolve::not_found;
 use crate::model::{Denial, Name, Plan};
 
-/// What the command line asks for.
+/// What the command line says about the services to start.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
-    /// Only these, and what they depend on; none: those that start by themselves.
+    /// The services and groups to start, with what they depend on; empty: those with autostart.
     pub only: Vec<String>,
-    /// Leave out what they depend on.
+    /// Whether to leave out what they depend on.
     pub no_deps: bool,
-    /// Active profiles.
+    /// The active profiles.
     pub profiles: Vec<String>,
 }
 
-/// The plan in which `autostart` says what starts. What does not start stays in it, to be
-/// started by hand. `Err`: a name or a profile that is not there.
+/// The plan in which `autostart` says what starts. Services that don't start stay in the plan,
+/// to be started by hand. `Err`: the denial of an unknown name or profile.
 pub fn select(plan: &Plan, graph: &Graph, selection: &Selection) -> Result<Plan, Denial> {
     for profile in &selection.profiles {
         let known = || plan.services.iter().flat_map(|s| s.profiles.iter().map(String::as_str));

@@ -1,7 +1,7 @@
-//! Who wants to start and may not yet.
+//! The start gate: which instances want to start, and may not before their dependencies allow.
 //!
-//! [`StartGate`] holds who asked and is not released. It reads the [`TreeState`] that folds the
-//! events, so it never keeps a second opinion of what runs.
+//! [`StartGate`] holds the instances that asked and were not released. It reads the
+//! [`TreeState`] that folds the events, so it keeps no record of its own of what runs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,42 +12,42 @@ use super::tree_state::{InstanceState, TreeState};
 use crate::model::cause::{FailureReason, UnmetCondition};
 use crate::model::{Condition, Dependency, Goal, InstanceId, Name, ServiceSpec, State};
 
-/// How a dependency stands.
+/// The status of one dependency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DependencyStatus {
     Met,
     Pending,
-    /// Not met, and nothing will come by itself.
+    /// The dependency is not met, and won't be by itself.
     Impossible,
 }
 
-/// A question of an instance, numbered by itself.
+/// The number of an instance's request to start; each instance counts its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StartRequest(pub u64);
 
 impl StartRequest {
-    /// The one after it.
+    /// The number of the next request.
     #[must_use]
     pub fn next(self) -> StartRequest {
         StartRequest(self.0 + 1)
     }
 }
 
-/// What the graph answers an instance.
+/// The reply of the start gate to an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GateReply {
-    /// Start.
+    /// The instance may start.
     Release,
-    /// Wait, for these.
+    /// The instance must wait for these conditions.
     Blocked(Vec<UnmetCondition>),
-    /// This dependency failed for good.
+    /// This dependency failed, and won't recover by itself.
     Failed(Name),
-    /// The one that had failed may come after all.
+    /// The dependency that had failed may be met after all; the instance asks again.
     Back,
 }
 
-/// Who asked, and how they stand.
+/// What an asking instance was last told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asking {
     Waiting,
@@ -57,24 +57,25 @@ enum Asking {
 /// The instances that want to start and may not yet.
 #[derive(Debug, Clone, Default)]
 pub struct StartGate {
-    /// By service, since news comes by service.
+    /// The asking instances by service, since changes are reported by service.
     asking: HashMap<Name, BTreeMap<InstanceId, (StartRequest, Asking)>>,
 }
 
-/// What the frontier is told.
+/// An input of the [`StartGate`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GateInput {
     /// An instance wants to start.
     Ask(InstanceId, StartRequest),
-    /// It no longer does.
+    /// An instance no longer wants to start.
     Withdraw(InstanceId),
-    /// Something about a service changed.
+    /// The state of a service's instances changed.
     Changed(Name),
 }
 
 impl StartGate {
-    /// Takes one input; returns who is told what. `tree_state` has all that was written down so far.
+    /// Takes one input and returns the replies, each to one request of an instance. `tree_state`
+    /// includes every fact that was recorded so far.
     pub fn step(
         &mut self,
         tree_state: &TreeState,
@@ -92,12 +93,12 @@ impl StartGate {
         }
     }
 
-    /// An instance wants to start.
+    /// Answers an instance that wants to start.
     fn ask(&mut self, tree_state: &TreeState, instance: &InstanceId, question: StartRequest) -> GateReply {
         let Some(spec) = tree_state.graph().service(instance.service()) else {
             return GateReply::Release;
         };
-        // Whatever it asked before is settled by this.
+        // This request replaces any earlier one of the instance.
         self.withdraw(instance);
         let (reply, asking) = match judge(tree_state, spec) {
             Judgement::Free => return GateReply::Release,
@@ -120,7 +121,7 @@ impl StartGate {
         }
     }
 
-    /// Whom does a change of this service let go?
+    /// The replies that follow from a change of this service, for those that depend on it.
     fn changed(
         &mut self,
         tree_state: &TreeState,
@@ -135,7 +136,7 @@ impl StartGate {
             match judge(tree_state, &spec) {
                 Judgement::Free => {
                     for (instance, (question, asking)) in std::mem::take(instances) {
-                        // One that was given up is told so first; it then asks again by itself.
+                        // An instance whose dependency had failed is told to ask again.
                         let reply = match asking {
                             Asking::Waiting => GateReply::Release,
                             Asking::Failed => GateReply::Back,
@@ -200,7 +201,7 @@ fn unmet(tree_state: &TreeState, spec: &ServiceSpec) -> Vec<(UnmetCondition, Dep
         .collect()
 }
 
-/// What a service waits for at the moment.
+/// The unmet conditions that a service waits for at the moment.
 pub fn waits_for(tree_state: &TreeState, spec: &ServiceSpec) -> Vec<UnmetCondition> {
     unmet(tree_state, spec).into_iter().map(|(unmet, _)| unmet).collect()
 }
@@ -219,7 +220,7 @@ fn dependency_status(tree_state: &TreeState, dependency: &Dependency) -> Depende
     }
     let absent = || {
         tree_state.instances_of(&dependency.on).all(|e| match e.state {
-            // One that starts with the tree may not have heard of it yet.
+            // An instance that starts with the tree may not have been told yet.
             State::Registered => !e.spec.autostart,
             State::Stopped => e.goal == Goal::Down,
             _ => false,

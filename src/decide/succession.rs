@@ -1,13 +1,14 @@
-//! Who goes on when the keeper or the daemon of a tree dies: each of the two makes the other again.
+//! What follows when the keeper or the daemon of a tree dies: each of the two restarts the other.
 //!
-//! The keeper is the parent of the daemon and forks another as soon as one has ended; a pause between
-//! daemons that die early is slept by the new one, so that there are two again at once. A daemon whose
-//! keeper is dead first forks a *standby*, which waits until nobody else is left to carry on, and then
-//! executes the keeper in its own place. So supervision is lost only when both die before the survivor
-//! has made its first step, and the next start by hand finds everything by store and marks.
+//! The keeper is the parent of the daemon and forks another as soon as one has ended. The pause
+//! between daemons that die early is slept by the new daemon, so that there are two processes
+//! again at once. A daemon whose keeper is dead first forks a *standby*, which waits until no
+//! other process is left to carry on. The daemon then executes the keeper in its own place. So
+//! supervision is lost only when both die before the survivor has made its first step; the next
+//! start by hand then finds everything by store and marks.
 //!
-//! Deliberately absent: processes, descriptors, clocks. `tests/succession.rs` goes through every order in
-//! which the processes can make their steps and die.
+//! Deliberately absent: processes, descriptors, clocks. `tests/succession.rs` goes through every
+//! order in which the processes can make their steps and die.
 
 use std::time::Duration;
 
@@ -16,57 +17,57 @@ use crate::model::Exit;
 /// What a daemon wants to follow its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DaemonIntent {
-    /// It said nothing: it is started again.
+    /// The daemon said nothing: it is started again.
     Again,
     /// Another program is to be started in its place, at once.
     Replaced,
-    /// Everything is down: its keeper ends with this code.
+    /// Everything is down: the keeper ends with this exit code.
     End(u8),
 }
 
-/// A daemon that has ended, as its keeper knows it.
+/// What a keeper knows about a daemon that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DaemonEnd {
-    /// How it ended; `None`: the kernel has not told yet.
+    /// How the daemon ended; `None`: the kernel has not reported it yet.
     pub exit: Option<Exit>,
-    /// How long it lived.
+    /// How long the daemon lived.
     pub lived: Duration,
-    /// It had said hello: it supervised.
+    /// Whether the daemon had said hello, and so supervised.
     pub greeted: bool,
-    /// No daemon of this keeper has ever said hello.
+    /// Whether no daemon of this keeper has ever said hello.
     pub first: bool,
-    /// It ran another program than the daemon before it, and never said hello.
+    /// Whether it ran another program than the daemon before it, and never said hello.
     pub on_trial: bool,
-    /// What it wished.
+    /// What the daemon wanted to follow its end.
     pub directive: DaemonIntent,
-    /// How many daemons before it ended soon after their start, without one in between that lasted.
+    /// How many daemons in a row before this one ended soon after their start.
     pub failures: u32,
 }
 
-/// What its keeper does then.
+/// What a keeper does when its daemon has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterDaemon {
-    /// End with this code.
+    /// End with this exit code.
     End(i32),
-    /// Make another daemon at once.
+    /// Fork another daemon at once.
     Start {
-        /// The new one rests for so long before it begins.
+        /// How long the new daemon sleeps before it begins.
         pause: Duration,
-        /// Of the program that the daemon before the last one ran.
+        /// Whether it runs the program of the daemon before the one that ended.
         program_before: bool,
-        /// The number of failures that count from now on.
+        /// The number of failures in a row from now on.
         failures: u32,
     },
 }
 
-/// A daemon that lived for so long did not fail at its start.
+/// A daemon that lived for longer than this did not fail at its start.
 const SETTLED: Duration = Duration::from_secs(10);
-/// The longest pause before another follows one that was up.
+/// The longest pause after a daemon that had said hello.
 const LONGEST_BREATH: Duration = Duration::from_millis(100);
-/// The longest pause before a daemon that does not come up is tried again.
+/// The longest pause after a daemon that had not said hello.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// What a keeper does when its daemon has ended.
+/// Decides what a keeper does when its daemon has ended.
 pub fn after_daemon(end: &DaemonEnd) -> AfterDaemon {
     let start = |pause, program_before, failures| AfterDaemon::Start { pause, program_before, failures };
     match end.directive {
@@ -74,7 +75,7 @@ pub fn after_daemon(end: &DaemonEnd) -> AfterDaemon {
         DaemonIntent::Replaced => return start(Duration::ZERO, false, 0),
         DaemonIntent::Again => {}
     }
-    // It did not like what it was started with, and has said so.
+    // The first daemon refused what it was started with, by an exit code.
     if end.first
         && let Some(Exit::Code(code)) = end.exit
     {
@@ -86,28 +87,29 @@ pub fn after_daemon(end: &DaemonEnd) -> AfterDaemon {
     let failures = if end.lived > SETTLED { 0 } else { end.failures + 1 };
     let pause = match failures {
         0 | 1 => Duration::ZERO,
-        // It came up: whatever ends it then is to cost nobody more than a moment.
+        // The daemon came up: whatever ended it, the tree is unsupervised for a moment only.
         n if end.greeted => LONGEST_BREATH.min(Duration::from_millis(2) * n),
         n => LONGEST_PAUSE.min(Duration::from_millis(50) * 2u32.saturating_pow(n.min(16))),
     };
     start(pause, false, failures)
 }
 
-/// What a daemon does when the line to its keeper has ended.
+/// What a daemon does when the keeper's socket has closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AfterKeeper {
-    /// End, without a word: the keeper lives, and makes another daemon.
+    /// End silently: the keeper lives, and forks another daemon.
     GiveWay,
-    /// End with this code: everything is down, and nothing is left to supervise.
+    /// End with this exit code: everything is down, and nothing is left to supervise.
     End(u8),
     /// Execute the keeper in its own place.
     Carry {
-        /// The daemon that is made then runs the program that was asked for, not this one.
+        /// Whether the next daemon runs the program that was asked for instead of this one.
         other_program: bool,
     },
 }
 
-/// Decides it. `directive`: what the daemon has asked its keeper for already.
+/// Decides what a daemon does when the keeper's socket has closed. `directive`: what the daemon has
+/// already asked of its keeper.
 pub fn after_keeper(keeper_lives: bool, directive: DaemonIntent) -> AfterKeeper {
     match (keeper_lives, directive) {
         (true, _) => AfterKeeper::GiveWay,
@@ -116,14 +118,14 @@ pub fn after_keeper(keeper_lives: bool, directive: DaemonIntent) -> AfterKeeper 
     }
 }
 
-/// Whether a daemon whose keeper is gone makes a standby, before anything else. One that was made earlier
-/// may have been dismissed since.
+/// Whether a daemon whose keeper is gone forks a standby before anything else. `standby_waits`: an
+/// earlier standby still waits; it may have been dismissed since.
 pub fn makes_a_standby(standby_waits: bool, directive: DaemonIntent) -> bool {
     !standby_waits && !matches!(directive, DaemonIntent::End(_))
 }
 
-/// Whether a daemon that a keeper has just made has anything to do: where the one before it came to an
-/// end in order, and could not tell its keeper any more, it has not.
+/// Whether a daemon that was just forked has nothing to do: the one before it ended in order, could
+/// not tell its keeper, and left no processes.
 pub fn is_over(first: bool, ended_in_order: bool, processes_left: bool) -> bool {
     !first && ended_in_order && !processes_left
 }

@@ -1,4 +1,4 @@
-//! What commands have come to: counted, with how long they took.
+//! The metrics of one-shot commands: how many ran, how many failed, and how long they took.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 use crate::model::stats::{Performance, SlowCommand};
 use crate::model::task::TaskId;
 
-/// So many of the slowest are named.
+/// How many of the slowest commands are kept.
 const SLOWEST: usize = 10;
-/// Of a command so much is.
+/// The longest command text that is kept, in characters.
 const SHOWN: usize = 200;
-/// Microseconds: what took longer counts as this.
+/// The longest time that is recorded, in microseconds (a week); longer ones count as this.
 const LONGEST: u64 = 7 * 24 * 3600 * 1_000_000;
 
-/// Counts since its making. Of fixed size, however much it counts.
+/// The counts since the metrics were made. Their size is fixed, however many commands they count.
 #[derive(Debug)]
 pub struct TaskMetrics {
     executions: u64,
     failures: u64,
-    /// In microseconds, to two digits; `None` where it could not be made.
+    /// The run times in microseconds, to two digits; `None` if the histogram could not be made.
     times: Option<Histogram<u64>>,
     slowest: Vec<SlowCommand>,
 }
@@ -46,7 +46,7 @@ impl Default for TaskMetrics {
 }
 
 impl TaskMetrics {
-    /// A command is over. `took`: `None` where it never ran.
+    /// Counts a command that is over. `took`: how long it ran; `None` if it never ran.
     pub fn count(
         &mut self,
         id: TaskId,
@@ -71,7 +71,8 @@ impl TaskMetrics {
         }
     }
 
-    /// As a text, for a supervisor after this one. `at`: until when is counted, in milliseconds since 1970.
+    /// The metrics as a text, for a later supervisor. `at`: the time up to which they count, in
+    /// milliseconds since 1970.
     pub fn written(&self, at: u64) -> String {
         let times = self.times.iter().flat_map(Histogram::iter_recorded);
         let times = times.map(|step| (step.value_iterated_to(), step.count_at_value())).collect();
@@ -81,7 +82,7 @@ impl TaskMetrics {
         serde_json::to_string(&written).unwrap_or_default()
     }
 
-    /// Goes on from such a text; returns until when that counts. `None`: it says nothing.
+    /// The metrics from such a text, and the time up to which they count. `None`: the text is invalid.
     pub fn restored(text: &str) -> Option<(TaskMetrics, u64)> {
         let Written { at, executions, failures, times, slowest } = serde_json::from_str(text).ok()?;
         let mut metrics = TaskMetrics { executions, failures, slowest, ..TaskMetrics::default() };
@@ -93,7 +94,7 @@ impl TaskMetrics {
         Some((metrics, at))
     }
 
-    /// All of it.
+    /// The metrics as the API reports them, with quantiles in seconds.
     pub fn performance(&self) -> Performance {
         let seconds = |micros: u64| Duration::from_micros(micros).as_secs_f64();
         let at = |quantile: f64| {

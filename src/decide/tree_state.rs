@@ -1,5 +1,7 @@
-//! What is, folded from what happened. The one picture that status, commands and the
-//! dependency graph read.
+//! The tree state: the plan of a tree and the state of each of its instances, folded from the
+//! events. Status, commands and the start gate all read it.
+//!
+//! Deliberately absent: the fold of one event, which is in `fold`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -15,68 +17,69 @@ use crate::model::{
     ServiceSpec, ServiceStatus, State, StopCause,
 };
 
-/// What is known of one instance.
+/// The state of one instance, as its events tell it.
 #[derive(Debug, Clone)]
 pub struct InstanceState {
-    /// Who.
+    /// The id of the instance.
     pub id: InstanceId,
-    /// Its service.
+    /// The spec of its service.
     pub spec: Arc<ServiceSpec>,
-    /// The group it hangs under.
+    /// The group that it is a child of; `None`: the root group.
     pub group: Option<Name>,
-    /// What is.
+    /// The state that it is in.
     pub state: State,
     /// Whether it is ready.
     pub ready: bool,
-    /// What its checks say.
+    /// Its health, as its health checks report it.
     pub health: Health,
-    /// What is wanted.
+    /// The goal that its state machine pursues.
     pub goal: Goal,
-    /// Its process.
+    /// The pid of its process, while one runs.
     pub pid: Option<u32>,
-    /// Its current or last process.
+    /// The incarnation of its current or last process; 0 before the first.
     pub incarnation: Incarnation,
-    /// The number of the event that told of its making.
+    /// The number of the event by which its current or last process was started.
     pub born: u64,
-    /// Returns that nobody asked for.
+    /// The number of restarts that nobody asked for.
     pub restarts: u64,
-    /// The same in a row, for `max_retries` and the backoff.
+    /// The number of its restarts in a row, for `max_retries` and the backoff.
     pub attempts: u32,
-    /// What the user wanted before the tree went down.
+    /// The goal that was last asked for; a shutdown or a removal does not change it.
     pub directive: Goal,
-    /// When its process was made.
+    /// When its process was started, since the start of the tree; `None` without a process.
     pub started: Option<Duration>,
-    /// When it came into its state.
+    /// The wall-clock time at which it entered its state.
     pub since: SystemTime,
-    /// How its last process ended.
+    /// How its last process ended; `None` before the first exit.
     pub exit: Option<ExitOutcome>,
-    /// Why it failed.
+    /// Why it failed, while it is in the state `failed`.
     pub failed: Option<FailureReason>,
-    /// What it waits for.
+    /// The conditions that it waits for, while it is in the state `waiting`.
     pub waiting_for: Vec<UnmetCondition>,
-    /// When it comes back.
+    /// When it restarts after a crash, since the start of the tree.
     pub retry_at: Option<Duration>,
-    /// When SIGKILL follows, while it is being stopped.
+    /// When SIGKILL follows while it is being stopped, since the start of the tree.
     pub kill_at: Option<Duration>,
-    /// Why it was last stopped.
+    /// Why it was last stopped; `None` once it is started again.
     pub stopped_for: Option<StopCause>,
-    /// The last failing check since its start, in words.
+    /// The last failing check or stop command since its start, in words; `None` once it is ready or
+    /// healthy.
     pub failing: Option<String>,
-    /// So many of its processes forked away from SIGKILL.
+    /// How many of its processes SIGKILL has not ended, because they fork too fast to be found.
     pub forks_away: Option<usize>,
-    /// So many of its processes had shed their marks and have ended unseen.
+    /// How many of its processes had shed their marks and have ended unseen.
     pub lost_sight: Option<usize>,
-    /// Why its output is not kept at the moment.
+    /// Why its output is not kept at the moment; `None` while it is kept.
     pub unkept: Option<String>,
-    /// What is wrong with where its output is kept.
+    /// A note, in words, that its output is kept elsewhere than was asked for.
     pub output: Option<String>,
-    /// What its process was made with.
+    /// The spawn fingerprint of its current or last process, where it is known.
     pub spawn_fingerprint: Option<u32>,
-    /// While it is paused: whether it is ready when it goes on.
+    /// Whether it is ready again when it is resumed; only meaningful while it is paused.
     ready_again: bool,
 }
 
-/// What there is, and how each instance of it stands.
+/// The plan of a tree, and the state of its instances and groups.
 #[derive(Debug, Clone)]
 pub struct TreeState {
     plan: Arc<Plan>,
@@ -89,22 +92,22 @@ pub struct TreeState {
     root_failed: bool,
     /// Projects that have given up, and were not started since.
     failed_projects: BTreeSet<String>,
-    /// Since when.
+    /// When the shutdown began, since the start of the tree; `None`: there is none.
     shutting_down: Option<Duration>,
     last_event: u64,
-    /// Instances that have, want or will have a process.
+    /// The number of instances that have a process or are on their way to one.
     busy: usize,
     /// How many instances have each short name.
     shorts: HashMap<String, usize>,
-    /// Who is being taken out: that they go down for it is nobody's wish for what stays.
+    /// Instances that a command is removing. Their stop does not change `directive`.
     leaving: HashSet<InstanceId>,
 }
 
 mod fold;
 
 impl TreeState {
-    /// Everything registered, nothing started. `now` is the wall clock, for people. `Err`: the
-    /// cycles of the plan's dependencies.
+    /// The state with every instance registered and none started. `now` is the wall-clock time.
+    /// `Err`: the cycles among the dependencies of the plan.
     pub fn new(plan: Arc<Plan>, now: SystemTime) -> Result<TreeState, Vec<Vec<Name>>> {
         let mut tree_state = TreeState {
             graph: Arc::new(Graph::new(&plan.services)?),
@@ -168,7 +171,7 @@ impl TreeState {
         path
     }
 
-    /// Where each entry lies, after some have come or gone.
+    /// Recomputes the indexes and counts over the entries after some were added or removed.
     fn find_places(&mut self) {
         self.places = self.entries.iter().map(|entry| entry.id.clone()).zip(0..).collect();
         self.services.clear();
@@ -181,12 +184,12 @@ impl TreeState {
         self.leaving.retain(|id| self.places.contains_key(id));
     }
 
-    /// What there is.
+    /// The plan of the tree, with all edits so far.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
-    /// Its dependencies.
+    /// The dependency graph of the plan.
     pub fn graph(&self) -> &Arc<Graph> {
         &self.graph
     }
@@ -196,7 +199,7 @@ impl TreeState {
         &self.entries
     }
 
-    /// The instance of that id.
+    /// The state of the instance with this id.
     pub fn entry(&self, id: &InstanceId) -> Option<&InstanceState> {
         self.places.get(id).map(|&at| &self.entries[at])
     }
@@ -212,8 +215,8 @@ impl TreeState {
         self.groups.values()
     }
 
-    /// A group, `None` for the root, and all that hangs under it. `None` is returned for a group
-    /// that is not there.
+    /// The status of a group (`None`: the root) and of all that is below it. Returns `None` for an
+    /// unknown group.
     pub fn tree(&self, group: Option<&Name>) -> Option<TreeStatus> {
         let spec = self.plan.group(group)?;
         let mut children = Vec::new();
@@ -251,7 +254,7 @@ impl TreeState {
         Some(TreeStatus { group: group.cloned(), strategy: spec.strategy, failed, count, children })
     }
 
-    /// How many instances have, want or will have a process.
+    /// The number of instances that have a process or are on their way to one.
     pub fn busy(&self) -> usize {
         self.busy
     }
@@ -266,12 +269,12 @@ impl TreeState {
         self.failed_projects.iter()
     }
 
-    /// Whether the tree has given up: by its root, or all its projects one after the other.
+    /// Whether the tree has given up: its root group, or every one of its projects.
     pub fn has_given_up(&self) -> bool {
         self.root_failed || self.would_give_up_with(None)
     }
 
-    /// The same once this project has given up, too.
+    /// Whether every project would have given up if this one did, too.
     pub fn would_give_up_with(&self, project: Option<&str>) -> bool {
         let mut projects = self.plan.services.iter().map(|spec| spec.project.as_deref()).peekable();
         let given_up = |one: Option<&str>| {
@@ -280,7 +283,7 @@ impl TreeState {
         projects.peek().is_some() && projects.all(given_up)
     }
 
-    /// The project that a group, or its root, belongs to, where the tree has several.
+    /// The project that a group belongs to; `None` for the root, and in a tree without projects.
     pub fn project_of_group(&self, group: Option<&Name>) -> Option<&str> {
         let first = self.plan.services_below(group?.as_str()).into_iter().next()?;
         self.graph.service(&first)?.project.as_deref()
@@ -291,22 +294,22 @@ impl TreeState {
         self.shutting_down.is_some()
     }
 
-    /// Since when it is, by the time since the start.
+    /// When the shutdown began, since the start of the tree; `None`: there is none.
     pub fn shutting_down_since(&self) -> Option<Duration> {
         self.shutting_down
     }
 
-    /// The number of the last event taken.
+    /// The number of the last event that was applied.
     pub fn last_event(&self) -> u64 {
         self.last_event
     }
 
-    /// The rows of `status`, with the last sample beside them.
+    /// The rows of `status`; `sample` supplies the resource usage.
     pub fn rows(&self, now: Duration, sample: Option<&Sample>) -> Vec<ServiceStatus> {
         self.entries.iter().map(|entry| entry.row(&self.plan.project, now, sample)).collect()
     }
 
-    /// The same of some.
+    /// The rows of `status` for the instances that `wanted` accepts.
     pub fn rows_of(
         &self,
         now: Duration,
@@ -317,22 +320,22 @@ impl TreeState {
         entries.map(|entry| entry.row(&self.plan.project, now, sample)).collect()
     }
 
-    /// The same as [`TreeState::shown`], of a printed instance.
+    /// Like [`TreeState::shown`], for the printed id of an instance.
     pub fn shown_text(&self, printed: &str) -> String {
         let short = short_of(printed);
         match self.shorts.get(short) {
             Some(2..) => printed.to_owned(),
-            // One that was taken out is nobody's any more.
+            // `None`: the instance was removed, and no other has its short name.
             Some(_) | None => short.to_owned(),
         }
     }
 
-    /// An instance as people are told of it: by its short name where no other instance has that.
+    /// The name by which an instance is shown: its short name if no other instance has that one.
     pub fn shown(&self, id: &InstanceId) -> String {
         self.shown_text(&id.to_string())
     }
 
-    /// The same of a service.
+    /// The name by which a service is shown: its short name if no other service has that one.
     pub fn shown_service(&self, name: &Name) -> String {
         let mut same = self.plan.services.iter().filter(|spec| spec.name.short() == name.short());
         match (same.next(), same.next()) {
@@ -342,7 +345,7 @@ impl TreeState {
     }
 }
 
-/// Whether a state goes on by itself.
+/// Whether an instance in this state has a process or is on its way to one.
 fn is_busy(state: State) -> bool {
     match state {
         State::Waiting
@@ -356,7 +359,7 @@ fn is_busy(state: State) -> bool {
 }
 
 impl InstanceState {
-    /// Registered, and never started.
+    /// An instance that is registered and was never started.
     fn new(id: InstanceId, spec: &Arc<ServiceSpec>, group: Option<&Name>, now: SystemTime) -> InstanceState {
         InstanceState {
             id,
@@ -390,7 +393,7 @@ impl InstanceState {
         }
     }
 
-    /// Into a state, without what belonged to the one before.
+    /// Enters a state, and clears what belonged to the one before.
     fn settle(&mut self, state: State) {
         self.state = state;
         self.waiting_for = Vec::new();
@@ -399,7 +402,7 @@ impl InstanceState {
         self.failed = None;
     }
 
-    /// What a later supervisor is to know of it.
+    /// The record of the instance for a later supervisor.
     pub fn past(&self) -> InstanceRecord {
         InstanceRecord {
             instance: self.id.clone(),
@@ -424,8 +427,8 @@ impl InstanceState {
         }
     }
 
-    /// Its row of `status`.
-    /// `tree`: the name of the tree, whose project it is of where it names no other.
+    /// The row of the instance in `status`. `tree`: the name of the tree, which stands in for the
+    /// project where the service has none.
     pub fn row(&self, tree: &str, now: Duration, sample: Option<&Sample>) -> ServiceStatus {
         let project = self.spec.project.as_deref().unwrap_or(tree);
         let usage = sample.and_then(|s| s.instances.get(&self.id)).filter(|_| self.state.has_process());

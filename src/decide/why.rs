@@ -1,4 +1,4 @@
-//! Why an instance is as it is: the causal chain, from it down to the first cause.
+//! Why an instance is in its state: the causal chain from the instance to the first cause.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use super::tree_state::{InstanceState, TreeState};
 use crate::model::cause::FailureReason;
 use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State, StopCause};
 
-/// `why SERVICE`.
+/// The answer to `why SERVICE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Why {
     /// The instance asked about.
     pub name: String,
-    /// From it to the first cause.
+    /// The causal chain, from the instance asked about to the first cause.
     pub chain: Vec<CauseLink>,
-    /// How its last process ended.
+    /// How the last process of the instance asked about ended.
     pub exit: Option<ExitOutcome>,
     /// The check that fails, with its output.
     pub check: Option<String>,
@@ -27,19 +27,19 @@ pub struct Why {
     pub last_lines: Vec<String>,
 }
 
-/// One instance on the way to the cause.
+/// One instance in the causal chain.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct CauseLink {
-    /// Who.
+    /// The id of the instance.
     pub name: String,
-    /// What is.
+    /// The state of the instance.
     pub state: State,
-    /// Why, in words.
+    /// Why the instance is in that state, in words.
     pub because: String,
 }
 
-/// The chain, and the instance at its end.
+/// The causal chain of an instance, and the instance at its end.
 pub fn chain(tree_state: &TreeState, from: &InstanceId, now: Duration) -> (Vec<CauseLink>, InstanceId) {
     let mut links: Vec<CauseLink> = Vec::new();
     let mut seen: HashSet<InstanceId> = HashSet::new();
@@ -58,7 +58,7 @@ pub fn chain(tree_state: &TreeState, from: &InstanceId, now: Duration) -> (Vec<C
             because: because(tree_state, entry, now),
         });
         end = id;
-        // The last pushed is looked at next: the first cause listed comes first.
+        // The last one pushed is looked at next, so the order is reversed.
         let mut causes: Vec<InstanceId> = match (entry.state, &entry.failed) {
             (State::Waiting, _) => waits_for(tree_state, &entry.spec)
                 .iter()
@@ -77,7 +77,7 @@ pub fn chain(tree_state: &TreeState, from: &InstanceId, now: Duration) -> (Vec<C
     (links, end)
 }
 
-/// What is true of one instance, without what lies behind it.
+/// Why one instance is in its state, in words, without the causes behind it.
 pub fn because(tree_state: &TreeState, entry: &InstanceState, now: Duration) -> String {
     let exit = entry.exit.as_ref().map(ToString::to_string);
     match entry.state {
@@ -142,7 +142,7 @@ pub fn because(tree_state: &TreeState, entry: &InstanceState, now: Duration) -> 
             let exit = exit.unwrap_or_else(|| "it fell".to_owned());
             match left {
                 Some(left) if !left.is_zero() => format!("{exit}; it comes back {}{failing}", in_time(left)),
-                // Its time has come, and still it is down: its group is not done yet.
+                // The delay has passed and the instance is still down: its group holds it back.
                 Some(_) | None => format!("{exit}; it comes back when its group lets it{failing}"),
             }
         }

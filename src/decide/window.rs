@@ -10,8 +10,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// Counts one restart now. `false`: that was more than `intensity` within `period`
-    /// (`supervisor:add_restart/1`: exactly N is still fine).
+    /// Counts one restart now. Returns `false` if there are now more than `intensity` restarts
+    /// within `period` (as in `supervisor:add_restart/1`, exactly N is still fine).
     pub fn allow(&mut self, intensity: u32, period: Duration, now: Duration) -> bool {
         while self.times.front().is_some_and(|at| now.saturating_sub(*at) > period) {
             self.times.pop_front();
@@ -20,12 +20,12 @@ impl Window {
         self.times.len() <= intensity as usize
     }
 
-    /// How many are counted at the moment.
+    /// How many restarts were within the period when the last one was counted.
     pub fn count(&self) -> usize {
         self.times.len()
     }
 
-    /// Forgets all, as a start by hand does.
+    /// Forgets all restarts, as a start by hand requires.
     pub fn clear(&mut self) {
         self.times.clear();
     }

@@ -1,14 +1,16 @@
-//! A cgroup for a process tree, where one can be made: then the kernel itself says who belongs
-//! to it, whatever session, environment or output it took on, and ends all of it at once.
+//! Gives each process tree a cgroup of its own, where one can be made. The kernel itself then tells
+//! which processes belong to the tree, whatever session, environment or output they took on, and
+//! kills all of them at once.
 //!
-//! Version 2 alone, without any controller: nothing is limited here. Below the cgroup that this
-//! process is in lies one of this run, named after its owner, who holds a lock on it, and in that
-//! one for every process that was made, by its key. What was killed through one stays deadly, and what a
-//! service makes of its own is its own: those are used once. That of a command goes on to the next, while
-//! it is as it was made. In a burst of starts the host asks for none (see `native`), and those trees are moved
-//! when there is time for it (`moving`). What an
-//! owner that died by force left behind is ended by its keeper ([`end_of`]), or by the next run
-//! there ([`sweep`]).
+//! Only version 2 is used, without any controller: nothing is limited here. Below the cgroup of
+//! this process lies one of this run, named after its owner, which holds a lock on it. Below that
+//! lies one for each spawned process, named by its key. A cgroup that was killed through stays
+//! deadly, and a service may change its own at will: those are used once. The cgroup of a command
+//! passes on to the next command while it is as it was made. In a burst of starts the host asks for
+//! none (see `native`), and those trees are moved when there is time for it (`moving`).
+//!
+//! What an owner that was killed left behind is ended by its keeper ([`end_of`]), or by the next
+//! run in the same place ([`sweep`]).
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -35,70 +37,74 @@ mod moving;
 pub(crate) struct Cgroups {
     root: PathBuf,
     dir: OwnedFd,
-    /// Turns false when the kernel refuses to make processes in them.
+    /// Becomes false when the kernel refuses to spawn processes in them.
     usable: AtomicBool,
-    /// What a thread does that has time for it.
+    /// The work that a thread does when it has time.
     jobs: mpsc::Sender<Job>,
-    /// Those that are used one after the other.
+    /// The cgroups that several trees use, one after the other.
     again: Mutex<Again>,
 }
 
-/// What has time.
+/// Work that need not be done at once.
 enum Job {
-    /// The folder of a tree that is gone is removed.
+    /// Removes the directory of a tree that is gone.
     Remove(u64),
-    /// Trees are moved into folders of their own; then it is told which have one.
+    /// Moves trees into directories of their own, then calls the function with the keys of those
+    /// that have one.
     TakeIn(Vec<Homeless>, Box<dyn FnOnce(Vec<u64>) + Send>),
 }
 
-/// Making and removing a folder costs a short command an eighth of its time: what one has left as it was
-/// is given to the next.
+/// Cgroups for reuse. To make and remove one costs a short command an eighth of its time, so a
+/// cgroup that a command left as it was is given to the next.
 #[derive(Default)]
 struct Again {
-    /// Those that trees have. All other trees have a folder of their key's name.
+    /// The seats that trees have, by the tree's key. Every other tree has a directory named by its
+    /// own key.
     of: HashMap<u64, Arc<Seat>>,
-    /// Those that nobody is in.
+    /// The seats that no tree has.
     spare: Vec<Arc<Seat>>,
 }
 
-/// A folder that goes on from tree to tree, held open.
+/// A cgroup's directory that passes from tree to tree, held open.
 struct Seat {
-    /// The key of the first.
+    /// The key of the first tree, which names the directory.
     folder: u64,
     dir: Arc<OwnedFd>,
-    /// Whose it is, and who may do what with it.
+    /// The owner, the group and the mode of the directory.
     rights: (u32, u32, u32),
-    /// Its `cgroup.events`.
+    /// The open `cgroup.events` file.
     events: fs::File,
-    /// What was set of it when it was made.
+    /// The files of [`SETTINGS`], each with its content when the cgroup was made.
     settings: Vec<(fs::File, Vec<u8>)>,
-    /// What is made in one that was killed once is killed, too.
+    /// Whether the cgroup was killed through once: a process spawned in it later would be killed,
+    /// too.
     killed: AtomicBool,
 }
 
-/// What a command that may can set of its own cgroup: the next would be frozen, say.
+/// The settings that a command may change in its own cgroup, if it has the rights. The next command
+/// would be frozen, for instance.
 const SETTINGS: [&str; 5] =
     ["cgroup.freeze", "cgroup.type", "cgroup.subtree_control", "cgroup.max.depth", "cgroup.max.descendants"];
 
 impl Seat {
-    /// Whether anybody is in it.
+    /// Whether any process is in the cgroup.
     fn is_populated(&self) -> io::Result<bool> {
         let mut text = [0; 128];
         match self.events.read_at(&mut text, 0) {
             Ok(length) => Ok(is_populated(&text[..length])),
-            // Somebody has removed it, which the kernel allows when nobody is in it.
+            // Another process removed the cgroup, which the kernel allows only while it is empty.
             Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether it is there, nobody is in it, and nothing was made or set of it.
+    /// Whether the cgroup exists, is empty, and nothing was made or set in it.
     fn is_as_new(&self) -> bool {
         let mut text = [0; 128];
         let mut says = |file: &fs::File, want: &dyn Fn(&[u8]) -> bool| {
             file.read_at(&mut text, 0).is_ok_and(|length| want(&text[..length]))
         };
-        // A folder has a link for each below it, and two of its own.
+        // A directory has a link for each one below it, and two of its own.
         !self.killed.load(Ordering::Relaxed)
             && says(&self.events, &|text| !is_populated(text))
             && self.settings.iter().all(|(file, made)| says(file, &|text| text == made))
@@ -111,25 +117,26 @@ fn rights(folder: &FileStat) -> (u32, u32, u32) {
     (folder.st_uid, folder.st_gid, folder.st_mode)
 }
 
-/// What `cgroup.events` says.
+/// Whether the text of `cgroup.events` says that the cgroup has processes.
 fn is_populated(events: &[u8]) -> bool {
     !String::from_utf8_lossy(events).contains("populated 0")
 }
 
-/// So many are held for those that come, seven descriptors each.
+/// The most spare cgroups that are held open, with seven descriptors each.
 const SPARE: usize = 32;
 
-/// Whether a cgroup may be one that another tree had, and go on to the next.
+/// Whether a tree may get a cgroup that another tree had before, and pass it on to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
-    /// A program may make of it what it likes.
+    /// The tree gets a new cgroup, which is removed after it, because its program may change the
+    /// cgroup at will.
     Once,
     Again,
 }
 
 impl Cgroups {
-    /// Makes that of this run, whose processes carry this number in their limits; `None` where none
-    /// can be made.
+    /// Makes the cgroup of this run. `run` is the number that the run's processes carry in their
+    /// limits. `None` where no cgroup can be made.
     pub(crate) fn make(run: u32) -> Option<Cgroups> {
         if !clone3::AVAILABLE {
             return None;
@@ -139,7 +146,7 @@ impl Cgroups {
         Cgroups::over(root, Some(held))
     }
 
-    /// Those of a folder. `held`: the lock that says whose it is.
+    /// The cgroups below a directory. `held`: the lock that says who owns it.
     fn over(root: PathBuf, held: Option<Flock<fs::File>>) -> Option<Cgroups> {
         let dir = open_dir(nix::fcntl::AT_FDCWD, &root).ok()?;
         let (jobs, todo) = mpsc::channel();
@@ -151,7 +158,7 @@ impl Cgroups {
                     Job::TakeIn(trees, told) => told(moving::take_in(&inside, &folder, &trees)),
                 }
             }
-            // The host is gone. What still lives keeps its own; the next run looks again.
+            // The host is gone. Cgroups with living processes stay; the next run checks them again.
             remove_all(&folder);
             drop(held);
         };
@@ -159,8 +166,8 @@ impl Cgroups {
         Some(Cgroups { root, dir, usable: AtomicBool::new(true), jobs, again: Mutex::default() })
     }
 
-    /// Makes that of a daemon, or takes over what its predecessors have made: their processes
-    /// outlive them, and nobody sweeps it as long as one holds it or anything lives there.
+    /// Makes the cgroup of a daemon, or takes over what its predecessors made. Their processes
+    /// outlive them, and nobody sweeps it while a daemon holds it or a process lives in it.
     pub(crate) fn make_lasting(run: u32) -> Option<Cgroups> {
         if !clone3::AVAILABLE {
             return None;
@@ -169,7 +176,7 @@ impl Cgroups {
         Cgroups::over(root.clone(), Some(made_and_shared(&root)?))
     }
 
-    /// The keys of all that is there.
+    /// The keys that name the directories below it.
     pub(crate) fn keys(&self) -> Vec<u64> {
         folders_in(&self.root)
             .iter()
@@ -177,12 +184,12 @@ impl Cgroups {
             .collect()
     }
 
-    /// Those of an earlier daemon.
+    /// The cgroups that an earlier daemon made in this directory.
     pub(crate) fn join(root: &Path) -> Option<Cgroups> {
         Cgroups::over(root.to_owned(), None)
     }
 
-    /// Where they lie.
+    /// The directory that holds the cgroups.
     pub(crate) fn folder(&self) -> &Path {
         &self.root
     }
@@ -191,7 +198,7 @@ impl Cgroups {
         self.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The folder of a tree.
+    /// The key that names the directory of a tree.
     fn folder_of(&self, key: u64) -> u64 {
         self.seat(key).map_or(key, |seat| seat.folder)
     }
@@ -200,14 +207,15 @@ impl Cgroups {
         self.again().of.get(&key).cloned()
     }
 
-    /// An empty one, to make a process in. `None`: there is none to be had.
+    /// Returns an empty cgroup in which to spawn a process. `None` where none can be had.
     pub(crate) fn fresh(&self, key: u64, use_: Use) -> Option<Arc<OwnedFd>> {
         if !self.usable.load(Ordering::Relaxed) {
             return None;
         }
         if use_ == Use::Again {
             while let Some(seat) = self.spare() {
-                // Looked at here, since who was in it may have set something of it after its end.
+                // Checked only here, because a process of the last tree may have changed a setting
+                // after that tree's end.
                 if seat.is_as_new() {
                     let dir = Arc::clone(&seat.dir);
                     self.again().of.insert(key, seat);
@@ -233,7 +241,8 @@ impl Cgroups {
                 if is_there {
                     self.discard(key);
                 }
-                // A limit on their number, most likely: the other ways of knowing a tree are left.
+                // A limit on the number of cgroups, most likely. The tree can still be known by
+                // other means.
                 tracing::debug!(%error, key, "no cgroup for a process");
                 None
             }
@@ -244,7 +253,8 @@ impl Cgroups {
         self.again().spare.pop()
     }
 
-    /// Holds one open that was just made. `None`: there are no descriptors for it, say.
+    /// Holds a cgroup open that was just made. `None` if that fails, for want of descriptors for
+    /// instance.
     fn seat_of(&self, folder: u64, dir: &Arc<OwnedFd>) -> Option<Seat> {
         let rights = rights(&nix::sys::stat::fstat(dir).ok()?);
         let events = self.open(folder, "cgroup.events").ok()?;
@@ -252,7 +262,7 @@ impl Cgroups {
         for name in SETTINGS {
             let file = match self.open(folder, name) {
                 Ok(file) => file,
-                // Older kernels have fewer of them.
+                // Older kernels lack some of these files.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(_) => return None,
             };
@@ -265,9 +275,10 @@ impl Cgroups {
         Some(Seat { folder, dir, rights, events, settings, killed })
     }
 
-    /// The kernel would not make a process in that of a tree. Where that won't pass, none is tried any more.
+    /// Notes that the kernel would not spawn a process in the cgroup of a tree. If the reason will
+    /// last, no further cgroup is tried.
     pub(crate) fn refused(&self, key: u64, errno: Errno) {
-        // One that others were in before may be what they have made of it.
+        // In a reused cgroup, the refusal may come from what earlier trees made of it.
         let was_new = self.folder_of(key) == key;
         self.discard(key);
         let for_good =
@@ -277,18 +288,18 @@ impl Cgroups {
         }
     }
 
-    /// Moves trees into cgroups of their own, as far as that can be done; `told` is called with the keys of
-    /// those that have one then. `false`: none can be made.
+    /// Has trees moved into cgroups of their own, as far as that can be done. `told` is called with
+    /// the keys of those that have one then. `false`: no cgroup can be made.
     pub(crate) fn take_in(&self, trees: Vec<Homeless>, told: impl FnOnce(Vec<u64>) + Send + 'static) -> bool {
         self.usable.load(Ordering::Relaxed) && self.jobs.send(Job::TakeIn(trees, Box::new(told))).is_ok()
     }
 
-    /// Whether a process is in that of a tree.
+    /// Whether a process is in the cgroup of a tree.
     pub(crate) fn has(&self, key: u64, pid: u32) -> bool {
         proc::cgroup(pid).is_some_and(|path| self.key_of(&path) == Some(key))
     }
 
-    /// Whether anything of a tree lives.
+    /// Whether any process of a tree lives.
     pub(crate) fn is_populated(&self, key: u64) -> io::Result<bool> {
         if let Some(seat) = self.seat(key) {
             return seat.is_populated();
@@ -302,16 +313,16 @@ impl Cgroups {
         Ok(is_populated(&text[..length]))
     }
 
-    /// Everything of a tree that lives.
+    /// The pids of the processes in a tree's cgroup and the cgroups below it.
     pub(crate) fn processes(&self, key: u64) -> Vec<u32> {
         let mut found = Vec::new();
-        // A service may have made cgroups of its own: another regrow, say.
+        // A service may have made cgroups of its own: another regrow, for instance.
         let mut folders = vec![self.root.join(self.folder_of(key).to_string())];
         while let Some(folder) = folders.pop() {
             let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-            // 0 is one that is not in sight from here.
+            // 0 stands for a process that is not visible from this pid namespace.
             found.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()).filter(|pid| *pid > 0));
-            // A folder has a link for each below it, and two of its own.
+            // A directory has a link for each one below it, and two of its own.
             if fs::metadata(&folder).is_ok_and(|folder| folder.nlink() > 2) {
                 folders.extend(folders_in(&folder));
             }
@@ -319,17 +330,18 @@ impl Cgroups {
         found
     }
 
-    /// Sends SIGKILL to everything of a tree at once (Linux 5.14).
+    /// Sends SIGKILL to every process of a tree at once (Linux 5.14).
     pub(crate) fn kill(&self, key: u64) {
         if let Some(seat) = self.seat(key) {
             seat.killed.store(true, Ordering::Relaxed);
         }
-        // Without it, each is killed by its pidfd, as where there is no cgroup.
+        // Without `cgroup.kill`, each process is killed by its pidfd, as where there is no cgroup.
         let _ = self.open(key, "cgroup.kill").and_then(|mut file| file.write_all(b"1"));
     }
 
-    /// Forgets that of a tree that is gone, and whose leader ended by itself: one that was killed may have
-    /// been killed through it by somebody else, and what is made in it later is, too.
+    /// Gives back the cgroup of a tree that is gone and whose leader exited by itself. A leader
+    /// that was killed may have been killed through the cgroup from outside, and a process spawned
+    /// in it later would be killed, too: see [`Cgroups::discard`].
     pub(crate) fn remove(&self, key: u64) {
         let mut again = self.again();
         match again.of.remove(&key) {
@@ -343,23 +355,23 @@ impl Cgroups {
         }
     }
 
-    /// The same of one that can't be used.
+    /// Removes the cgroup of a tree for good, because it can't be reused.
     pub(crate) fn discard(&self, key: u64) {
         let seat = self.again().of.remove(&key);
         self.give_back(seat.map_or(key, |seat| seat.folder));
     }
 
     fn give_back(&self, folder: u64) {
-        // The thread lives as long as this does.
+        // The thread that takes the jobs lives as long as this value.
         let _ = self.jobs.send(Job::Remove(folder));
     }
 
-    /// Removes all of them at once, as far as they are empty: this process is about to end.
+    /// Removes all of its cgroups that are empty at once, because this process is about to end.
     pub(crate) fn leave(&self) {
         remove_all(&self.root);
     }
 
-    /// The key of the tree that a process in this cgroup belongs to.
+    /// The key of the tree that has this cgroup; `None` if no tree has it.
     pub(crate) fn key_of(&self, path: &Path) -> Option<u64> {
         let run = self.root.file_name()?;
         let mut parts = path.iter().skip_while(|part| *part != run).skip(1);
@@ -387,7 +399,7 @@ fn remove(dir: &OwnedFd, root: &Path, key: u64) {
     }
 }
 
-/// Ends whatever is left of a run whose owner is dead.
+/// Ends all processes of a run whose owner is dead.
 pub(crate) fn end_of(owner: u32, started: u64) {
     let Some(space) = pid_namespace() else {
         return;
@@ -400,27 +412,29 @@ pub(crate) fn end_of(owner: u32, started: u64) {
     }
 }
 
-/// Ends what runs of this pid namespace left behind here whose owners are dead. Those of another
-/// see their own processes, and we don't.
+/// Ends what dead owners of this pid namespace left behind in this place. Runs of other namespaces
+/// see their own processes, and this process does not.
 pub(crate) fn sweep() {
     let space = pid_namespace();
     let own = own_cgroup();
     own.iter().for_each(|own| sweep_lasting(own, space));
     for folder in own.map(|own| folders_in(&own)).unwrap_or_default() {
-        // Whoever lives holds it.
+        // An owner that lives holds its directory.
         if let Some((of, run)) = run_named(&folder)
             && Some(of) == space
             && let Some(_held) = hold(&folder)
         {
             tracing::warn!(cgroup = %folder.display(), "ending what a run left behind");
-            // The folder last: as long as it is there, another run can go on where this one ends.
+            // The directory goes last: as long as it exists, another run can continue where this
+            // one ends.
             end_marked(run);
             kill_and_remove(&folder);
         }
     }
 }
 
-/// Removes what daemons have left of which nothing lives, nor any daemon: their state is gone, say.
+/// Removes cgroups of daemons in which no process lives and that no daemon holds, for instance
+/// because their state directory is gone.
 fn sweep_lasting(own: &Path, space: Option<u64>) {
     let Some(prefix) = space.map(|space| format!("regrowd-{space}-")) else {
         return;
@@ -430,7 +444,7 @@ fn sweep_lasting(own: &Path, space: Option<u64>) {
         let lives = || fs::read(folder.join("cgroup.events")).map_or(true, |events| is_populated(&events));
         if is_one
             && !lives()
-            // A daemon has it in common with those before and after it.
+            // A daemon shares the lock with the daemons before and after it.
             && let Some(_held) = hold(&folder)
             && !lives()
         {
@@ -439,15 +453,15 @@ fn sweep_lasting(own: &Path, space: Option<u64>) {
     }
 }
 
-/// Ends all that is in the cgroup of one tree, and removes it.
+/// Ends every process in the cgroup of one tree, and removes it.
 pub(crate) fn end_one(folder: &Path) {
     if folder.is_dir() {
         kill_and_remove(folder);
     }
 }
 
-/// The pid namespace and the number of the run that a folder is named after; `None`: it is nobody's
-/// that we know, and not ours to end.
+/// The pid namespace and the run's number that a directory is named after. `None`: the name is not
+/// a run's, and the directory is not ours to end.
 fn run_named(folder: &Path) -> Option<(u64, u32)> {
     let mut parts = folder.file_name()?.to_str()?.strip_prefix("regrow-")?.split('-');
     let space = parts.next()?.parse().ok()?;
@@ -458,25 +472,25 @@ fn run_named(folder: &Path) -> Option<(u64, u32)> {
     parts.next().is_none().then_some((space, run))
 }
 
-/// Ends whoever carries a dead run's number in a limit: not all had a cgroup.
+/// Ends every process that carries a dead run's number in a limit, because not all had a cgroup.
 fn end_marked(run: u32) {
     end_marked_but(run, &HashSet::new());
 }
 
-/// The same, but for those trees.
+/// Ends every process that carries a run's number in a limit, except those of the known trees.
 pub(crate) fn end_marked_but(run: u32, known: &HashSet<u64>) {
     let is_of_run = |pid: u32| {
         marks::mark(pid)
             .is_some_and(|mark| run_of(mark) == Some(run) && !known.contains(&(mark & 0xffff_ffff)))
     };
-    // What they fork meanwhile carries it, too.
+    // Processes that they fork meanwhile carry the number, too.
     for _ in 0..50 {
         let found: Vec<u32> = proc::all().iter().map(|stat| stat.pid).filter(|pid| is_of_run(*pid)).collect();
         if found.is_empty() {
             return;
         }
         for pid in found {
-            // Asked again by who holds the number: it may have been given away since.
+            // Checked again after the open: the pid may have been reused since.
             if let Ok(fd) = pidfd::open(pid)
                 && is_of_run(pid)
             {
@@ -487,8 +501,8 @@ pub(crate) fn end_marked_but(run: u32, known: &HashSet<u64>) {
     }
 }
 
-/// A folder that nobody holds is taken for a dead owner's, also between its making and its
-/// owner's first grasp; then it has to be made again.
+/// Makes the directory of a run and locks it. A directory that nobody holds is taken for a dead
+/// owner's, even between its making and the lock; then it is made again.
 fn made_and_held(root: &Path) -> Option<Flock<fs::File>> {
     for _ in 0..10 {
         match fs::create_dir(root) {
@@ -506,14 +520,15 @@ fn made_and_held(root: &Path) -> Option<Flock<fs::File>> {
     None
 }
 
-/// That of a daemon, which others of its kind may hold as well: one that dies, and the next.
+/// Makes the directory of a daemon and locks it. Others of its kind may share the lock: a daemon
+/// that is ending, and the next one.
 fn made_and_shared(root: &Path) -> Option<Flock<fs::File>> {
     for _ in 0..10 {
         match fs::create_dir(root) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
             _ => {}
         }
-        // Who looks whether it is left has it for a moment, and may remove it.
+        // A sweep holds the directory for a moment, and may remove it.
         let file = fs::File::open(root).ok();
         let held = file.and_then(|file| Flock::lock(file, FlockArg::LockShared).ok());
         let is_it = |held: &Flock<fs::File>| {
@@ -526,7 +541,7 @@ fn made_and_shared(root: &Path) -> Option<Flock<fs::File>> {
     None
 }
 
-/// Holds the folder of a run, for as long as the answer lives; `None`: another does.
+/// Locks the directory of a run while the returned value lives. `None`: another process holds it.
 fn hold(folder: &Path) -> Option<Flock<fs::File>> {
     let file = fs::File::open(folder).ok()?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
@@ -535,10 +550,10 @@ fn hold(folder: &Path) -> Option<Flock<fs::File>> {
 fn kill_and_remove(root: &Path) {
     let killed = fs::write(root.join("cgroup.kill"), "1");
     if killed.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-        // Another user's.
+        // The cgroup belongs to another user.
         return;
     }
-    // What was killed leaves within moments, but for what is stuck in the kernel.
+    // Killed processes are gone within moments, unless they are stuck in the kernel.
     for _ in 0..200 {
         remove_all(root);
         if !root.exists() {
@@ -548,7 +563,7 @@ fn kill_and_remove(root: &Path) {
     }
 }
 
-/// The name of a run's cgroup: with its owner's namespace and start, no other has it.
+/// The name of a run's cgroup, which is unique by its owner's pid namespace, pid and start time.
 fn name_of(pid: u32) -> Option<String> {
     Some(format!("regrow-{}-{pid}-{}", pid_namespace()?, proc::stat(pid)?.started))
 }
@@ -557,7 +572,7 @@ fn pid_namespace() -> Option<u64> {
     fs::metadata("/proc/self/ns/pid").ok().map(|space| space.ino())
 }
 
-/// The folder of the cgroup that this process is in, as far as it is mounted.
+/// The directory of this process's own cgroup. `None` where the hierarchy is not mounted.
 fn own_cgroup() -> Option<PathBuf> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
@@ -565,7 +580,8 @@ fn own_cgroup() -> Option<PathBuf> {
     mounts.lines().find_map(|line| below_mount(line, path))
 }
 
-/// Where a path of the hierarchy lies, by a line of mountinfo (proc(5)), if that is its mount.
+/// The path of a cgroup in the file system, if this line of mountinfo (proc(5)) is the mount that
+/// shows it.
 fn below_mount(line: &str, path: &str) -> Option<PathBuf> {
     let (mount, kind) = line.split_once(" - ")?;
     if !kind.starts_with("cgroup2 ") {
@@ -574,7 +590,7 @@ fn below_mount(line: &str, path: &str) -> Option<PathBuf> {
     let mut fields = mount.split(' ').skip(3);
     let (root, point) = (fields.next()?, fields.next()?);
     let inside = Path::new(path).strip_prefix(root).ok()?;
-    // One that lies outside of this namespace's root.
+    // The cgroup lies outside of this namespace's root.
     if inside.iter().any(|part| part == "..") {
         return None;
     }
@@ -586,7 +602,7 @@ fn folders_in(folder: &Path) -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()).collect()
 }
 
-/// Removes a cgroup and those below it, as far as they are empty.
+/// Removes a cgroup and the cgroups below it, as far as they are empty.
 fn remove_all(folder: &Path) {
     for inner in folders_in(folder) {
         remove_all(&inner);
@@ -625,7 +641,7 @@ mod tests {
             return;
         };
         let Some(cgroups) = Cgroups::make_lasting(0x2fff_fff3) else {
-            // None can be made here: nothing to say of them.
+            // No cgroup can be made here, so there is nothing to test.
             return;
         };
         let folder = cgroups.folder().to_owned();
@@ -636,7 +652,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         fs::write(folder.join("1/cgroup.procs"), child.id().to_string()).unwrap();
         drop((cgroups, next));
-        // The threads that hold it end with them, a moment later.
+        // The threads that hold the lock end a moment after their cgroups.
         let begun = std::time::Instant::now();
         while hold(&folder).is_none() {
             assert!(begun.elapsed() < std::time::Duration::from_secs(30), "nobody has it");
@@ -674,7 +690,7 @@ mod tests {
     #[test]
     fn a_folder_goes_on_to_the_next_tree_unless_it_was_killed_or_made_something_else() {
         let Some(cgroups) = Cgroups::make(0x2fff_fff1) else {
-            // None can be made here: nothing to say of them.
+            // No cgroup can be made here, so there is nothing to test.
             return;
         };
         let folders = || folders_in(cgroups.folder()).len();

@@ -1,5 +1,6 @@
-//! What a task prints, kept for whoever asked for it: the first of it in memory, more in a file that has
-//! no name, so that nothing is left of it whoever is killed. What goes beyond a limit is counted.
+//! Collects what a task prints: the first part in memory, and all of it in a file without a name
+//! once that is too much, so that nothing is left of it whatever is killed. Output beyond the limit
+//! is only counted.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,23 +12,23 @@ use tokio::sync::watch;
 
 use crate::model::Stream;
 
-/// How much is kept of each stream.
+/// How much of each stream is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaptureLimit {
-    /// Bytes in memory.
+    /// The most bytes of a stream that are held in memory.
     pub memory: usize,
-    /// Bytes in all.
+    /// The most bytes of a stream that are kept in all.
     pub limit: u64,
-    /// Where the files lie, for the moment in which they have a name.
+    /// The directory in which the files are made; they keep no name in it.
     pub folder: PathBuf,
 }
 
-/// What one process prints.
+/// The output of one process.
 #[derive(Debug)]
 pub struct Collector {
     room: CaptureLimit,
     streams: [Mutex<Kept>; 2],
-    /// How many bytes there are by now of both; its end is the end of the output.
+    /// The number of bytes of both streams so far; `None` once the output has ended.
     grown: Mutex<Option<watch::Sender<u64>>>,
     follow: watch::Receiver<u64>,
 }
@@ -35,22 +36,24 @@ pub struct Collector {
 #[derive(Debug, Default)]
 struct Kept {
     head: Vec<u8>,
-    /// All of it, once that is more than memory is to hold.
+    /// The file with all of the stream, once it exceeds what memory may hold.
     file: Option<File>,
     kept: u64,
     dropped: u64,
 }
 
 impl Collector {
-    /// Nothing yet.
+    /// Makes a collector without any output.
     pub fn new(room: CaptureLimit) -> Collector {
         let (grown, follow) = watch::channel(0);
         Collector { room, streams: <[Mutex<Kept>; 2]>::default(), grown: Mutex::new(Some(grown)), follow }
     }
 
-    /// What was printed before, all of it: by its standard output and error.
+    /// Makes a collector of output that was printed before: its standard output and its standard
+    /// error.
     ///
-    /// Each with how many bytes there were, of which the others were not kept.
+    /// Each comes with the total number of bytes that were printed; the bytes beyond the kept ones
+    /// count as dropped.
     pub fn of(printed: [(&[u8], u64); 2]) -> Collector {
         let all = CaptureLimit { memory: usize::MAX, limit: u64::MAX, folder: PathBuf::new() };
         let collector = Collector::new(all);
@@ -62,7 +65,7 @@ impl Collector {
         collector
     }
 
-    /// More of it. Called on the host's thread.
+    /// Takes further output. The host's thread calls it.
     pub(crate) fn take(&self, stream: Stream, bytes: &[u8]) {
         lock(&self.streams[stream as usize]).take(bytes, &self.room);
         if let Some(grown) = &*lock(&self.grown) {
@@ -70,12 +73,12 @@ impl Collector {
         }
     }
 
-    /// There will be no more.
+    /// Notes that the output has ended.
     pub fn close(&self) {
         *lock(&self.grown) = None;
     }
 
-    /// What is kept of a stream from a place on, at most so many bytes.
+    /// Returns kept bytes of a stream from an offset on, at most `most`.
     pub fn read(&self, stream: Stream, from: u64, most: usize) -> io::Result<Vec<u8>> {
         let kept = lock(&self.streams[stream as usize]);
         let left = usize::try_from(kept.kept.saturating_sub(from)).unwrap_or(usize::MAX).min(most);
@@ -92,13 +95,13 @@ impl Collector {
         }
     }
 
-    /// How many bytes of a stream are kept, and how many were not.
+    /// How many bytes of a stream are kept, and how many were dropped.
     pub fn size(&self, stream: Stream) -> (u64, u64) {
         let kept = lock(&self.streams[stream as usize]);
         (kept.kept, kept.dropped)
     }
 
-    /// Becomes another whenever there is more, and ends with the output.
+    /// A receiver that changes whenever there is more output, and closes when the output ends.
     pub fn follow(&self) -> watch::Receiver<u64> {
         self.follow.clone()
     }
@@ -107,14 +110,14 @@ impl Collector {
 impl Kept {
     fn take(&mut self, bytes: &[u8], room: &CaptureLimit) {
         let left = usize::try_from(room.limit.saturating_sub(self.kept)).unwrap_or(usize::MAX);
-        // What follows a gap is not kept either.
+        // Bytes after a gap are not kept either.
         let fits = if self.dropped > 0 { 0 } else { bytes.len().min(left) };
         let kept = self.keep(&bytes[..fits], room);
         self.kept += kept as u64;
         self.dropped += (bytes.len() - kept) as u64;
     }
 
-    /// Returns how much could be kept.
+    /// Keeps bytes, and returns how many could be kept.
     fn keep(&mut self, bytes: &[u8], room: &CaptureLimit) -> usize {
         if self.file.is_none() {
             if self.head.len() + bytes.len() <= room.memory {
@@ -151,13 +154,13 @@ impl Kept {
     }
 }
 
-/// A file without a name.
+/// Opens a new file without a name.
 fn nameless(folder: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
     let made = options.clone().custom_flags(nix::libc::O_TMPFILE | nix::libc::O_CLOEXEC).open(folder);
-    // Not every file system can do that.
+    // Not every file system supports O_TMPFILE.
     made.or_else(|_| {
         let name = folder.join(format!("{}-{:016x}", std::process::id(), number()));
         let file = options.create_new(true).open(&name)?;
@@ -171,7 +174,7 @@ fn number() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// A file without a name that holds this, from its start: what a process is to read.
+/// Makes a file in memory with these bytes, ready to be read from its start as a process's input.
 pub fn holding(bytes: &[u8]) -> io::Result<std::os::fd::OwnedFd> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     let file = memfd_create(c"regrow-input", MFdFlags::MFD_CLOEXEC)?;
@@ -181,7 +184,8 @@ pub fn holding(bytes: &[u8]) -> io::Result<std::os::fd::OwnedFd> {
     Ok(file.into())
 }
 
-/// A file that a process is to read. What is none is refused: a pipe may have no other end.
+/// Opens a file as a process's input. Only a regular file is accepted, because a pipe may have no
+/// other end.
 pub fn reading(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
     let flags = nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -192,7 +196,7 @@ pub fn reading(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
     }
 }
 
-/// Changes when a file does.
+/// A text that changes when the file does.
 pub fn fingerprint(path: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path).map_or_else(

@@ -1,4 +1,4 @@
-//! The environment of a child, made from what is inherited and what its manifest says.
+//! Composes the environment of a child from what is inherited and what its manifest says.
 
 use std::collections::HashSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -9,36 +9,36 @@ use crate::model::spec::RunAs;
 use crate::model::{EnvSpec, ServiceSpec};
 use crate::vault::secrets::Vault;
 
-/// What a child without any `PATH` of its own searches.
+/// The `PATH` in which a child's program is searched if its environment has none.
 pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 
-/// What a child's environment is made from.
+/// The parts from which a child's environment is composed.
 #[derive(Debug, Clone)]
 pub struct EnvRecipe {
-    /// The supervisor's own.
+    /// The supervisor's own environment.
     pub inherited: Arc<Vec<(OsString, OsString)>>,
-    /// What is made of it.
+    /// The service or task that it is composed for.
     pub of: EnvFor,
-    /// regrow's own variables.
+    /// regrow's own variables, which win over all others.
     pub given: Vec<(&'static str, String)>,
-    /// Where the secrets are that it names.
+    /// The vault with the secrets that the manifest names.
     pub vault: Arc<Vault>,
 }
 
-/// Whose environment it is.
+/// The service or task that an environment is composed for.
 #[derive(Debug, Clone)]
 pub enum EnvFor {
-    /// A service's, by its manifest.
+    /// A service, by its manifest.
     Service(Arc<ServiceSpec>),
-    /// That of a service which starts: program, folder and environment are what its manifest makes of the
-    /// env files as they are when its turn comes.
+    /// A service that is about to start: program, directory and environment follow from its
+    /// manifest and from its env files as they are when its turn comes.
     Start(Arc<ServiceSpec>),
-    /// A task's, with its priority where that is not ours.
+    /// A task, with its nice value if that differs from the supervisor's.
     Task(EnvSpec, Option<i32>),
 }
 
 impl EnvRecipe {
-    /// What is made of the inherited.
+    /// What the manifest or the task says about the environment.
     pub fn env(&self) -> &EnvSpec {
         match &self.of {
             EnvFor::Service(spec) | EnvFor::Start(spec) => &spec.env,
@@ -46,7 +46,7 @@ impl EnvRecipe {
         }
     }
 
-    /// Whom it is run as.
+    /// The user, groups and priority that the child runs with.
     pub fn run_as(&self) -> RunAs {
         match &self.of {
             EnvFor::Service(spec) | EnvFor::Start(spec) => spec.run_as.clone(),
@@ -54,8 +54,8 @@ impl EnvRecipe {
         }
     }
 
-    /// `NAME=VALUE` of each variable. `of_user`: what belongs to the user that it runs as, where the
-    /// manifest says nothing else.
+    /// Composes the environment, as `NAME=VALUE` entries. `of_user`: variables of the user that the
+    /// child runs as; the manifest's own values win over them.
     pub fn compose_for(&self, of_user: &[(&'static str, String)]) -> Vec<CString> {
         let said = |name: &str| self.env().set.iter().any(|(own, _)| own == name);
         let of_user = of_user.iter().filter(|(name, _)| !said(name));
@@ -65,10 +65,11 @@ impl EnvRecipe {
     }
 }
 
-/// `NAME=VALUE` of each variable. `given` are regrow's own and win over all.
+/// Composes an environment, as `NAME=VALUE` entries. `given` are regrow's own variables and win
+/// over all.
 ///
-/// Variables that begin with `REGROW_` are not inherited, since they may hold secrets of
-/// the supervisor's; only the state folder, which is none, passes.
+/// Variables that begin with `REGROW_` are not inherited, since they may hold secrets of the
+/// supervisor's. Only the state directory, which is no secret, passes.
 pub fn compose(inherited: &[(OsString, OsString)], spec: &EnvSpec, given: &[(&str, &str)]) -> Vec<CString> {
     let own: HashSet<&OsStr> = spec
         .set

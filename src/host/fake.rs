@@ -1,5 +1,4 @@
-//! A host without processes, for tests: it notes what it is told, and a test tells it what
-//! happens.
+//! A host without processes, for tests: it records every order, and the test decides what happens.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,33 +10,33 @@ use super::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, SpawnOrder
 use crate::logs;
 use crate::model::{Exit, SpawnFailure};
 
-/// What a fake host was told.
+/// An order that a fake host was given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FakeCall {
-    /// To make a process.
+    /// Spawn a process with these arguments.
     Spawn(ProcessKey, Vec<String>),
-    /// To signal one.
+    /// Send a signal to a process.
     Signal(ProcessKey, i32),
-    /// To halt one.
+    /// Halt a process.
     Pause(ProcessKey),
-    /// To let one go on.
+    /// Let a process continue.
     Resume(ProcessKey),
-    /// To kill one.
+    /// Kill a process.
     Kill(ProcessKey),
 }
 
 /// What a fake process does by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FakeBehaviour {
-    /// It runs, and dies of the first signal.
+    /// The process runs, and dies of the first signal.
     Obeys,
-    /// It runs, and only SIGKILL ends it.
+    /// The process runs, and only SIGKILL ends it.
     IgnoresSignals,
-    /// It can't be made.
+    /// The process can't be spawned.
     Fails(SpawnFailure),
 }
 
-/// Notes orders; a test plays the kernel.
+/// A [`Host`] that records orders while a test plays the kernel.
 pub struct FakeHost {
     state: Mutex<State>,
     changed: Notify,
@@ -58,7 +57,7 @@ impl Default for FakeHost {
 }
 
 impl FakeHost {
-    /// A host on which every process obeys.
+    /// Makes a host on which every process obeys.
     pub fn new() -> FakeHost {
         FakeHost { state: Mutex::new(State::default()), changed: Notify::new() }
     }
@@ -69,12 +68,12 @@ impl FakeHost {
         result
     }
 
-    /// Processes of this program behave so from now on.
+    /// Makes processes of this program behave like this from now on.
     pub fn let_behave(&self, program: &str, behaviour: FakeBehaviour) {
         self.with(|state| state.behaviours.insert(program.to_owned(), behaviour));
     }
 
-    /// All it was told so far.
+    /// All orders so far.
     pub fn told(&self) -> Vec<FakeCall> {
         self.with(|state| state.told.clone())
     }
@@ -85,7 +84,7 @@ impl FakeHost {
         self.with(|state| state.alive.iter().filter(|(_, (argv, _))| of(argv)).map(|(key, _)| *key).collect())
     }
 
-    /// A process ends by itself.
+    /// Ends a process, as if it had exited by itself.
     pub fn exit(&self, key: ProcessKey, exit: Exit) {
         if let Some((_, news)) = self.with(|state| state.alive.remove(&key)) {
             news(HostEvent::Exited {
@@ -99,7 +98,7 @@ impl FakeHost {
         }
     }
 
-    /// Waits until something is true of what was told.
+    /// Waits until the orders so far satisfy a condition.
     pub async fn until(&self, mut what: impl FnMut(&[FakeCall]) -> bool) {
         loop {
             let changed = self.changed.notified();

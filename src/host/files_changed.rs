@@ -1,4 +1,6 @@
-//! Hearing that something in a folder has changed, or one of some files elsewhere.
+//! Reports that a manifest in a directory has changed, or one of some files elsewhere.
+//!
+//! Deliberately absent: reading the files, and what follows from the change.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -12,13 +14,13 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-/// Who writes a file writes it in several steps.
+/// How long a change must be followed by no other: programs write a file in several steps.
 const SETTLED: Duration = Duration::from_millis(200);
-/// Whether another folder lies at the path is looked at this often: a link on the way to it may be switched,
-/// of which no watch of the folder tells.
+/// How often the path is checked for another directory: a symbolic link on the way may be switched,
+/// which no watch of the directory reports.
 const LOOKING: Duration = Duration::from_secs(1);
 
-/// By what another content of a file is known: device, inode, length, and when it was written.
+/// The facts by which a changed file is known: device, inode, length, and modification time.
 type Version = (u64, u64, u64, (i64, i64));
 
 fn version_of(path: &Path) -> Option<Version> {
@@ -26,22 +28,24 @@ fn version_of(path: &Path) -> Option<Version> {
     Some((file.dev(), file.ino(), file.len(), (file.mtime(), file.mtime_nsec())))
 }
 
-/// Watches the files of a folder (inotify(7)), and of whatever lies at its path later.
+/// Watches the manifests of a directory (inotify(7)), and of any directory that takes its path
+/// later.
 pub struct FolderWatch {
     path: PathBuf,
     inotify: Inotify,
     readable: AsyncFd<OwnedFd>,
-    /// The folder that is watched, among all that have ever lain there.
+    /// The watch of the present directory, with its device and inode.
     watched: Option<(WatchDescriptor, (u64, u64))>,
-    /// Files elsewhere that count as much, and how they were when last looked at.
+    /// Files elsewhere that count as well, with their version when last checked; `None` while a
+    /// file is missing.
     others: BTreeMap<PathBuf, Option<Version>>,
-    /// When a manifest last changed, until that is told.
+    /// When a change was last seen that is not reported yet.
     changed: Option<Instant>,
     look: tokio::time::Interval,
 }
 
 impl FolderWatch {
-    /// Must be called within a tokio runtime. The folder need not be there yet.
+    /// Starts to watch. Must be called within a tokio runtime. The directory need not exist yet.
     pub fn new(folder: &Path) -> io::Result<FolderWatch> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let duplicate = inotify.as_fd().try_clone_to_owned()?;
@@ -59,13 +63,13 @@ impl FolderWatch {
             look,
         };
         watch.look_again();
-        // What is there now is read by whoever has made this.
+        // The caller reads the present manifests itself.
         watch.changed = None;
         Ok(watch)
     }
 
-    /// Tells of these files, too, wherever they lie; of no others any more but those of the folder. They are
-    /// looked at once a second: a link on the way to one may be switched.
+    /// Replaces the list of files elsewhere whose changes are reported, too. They are checked once
+    /// a second, because a symbolic link on the way to one may be switched.
     pub fn also<'a>(&mut self, files: impl Iterator<Item = &'a PathBuf>) {
         let mut known = std::mem::take(&mut self.others);
         self.others = files
@@ -73,7 +77,7 @@ impl FolderWatch {
             .collect();
     }
 
-    /// Beside everything else: a disk may take its time.
+    /// Checks the files elsewhere, on a thread for blocking work, since a disk may take its time.
     async fn look_at_others(&mut self) {
         if self.others.is_empty() {
             return;
@@ -90,7 +94,7 @@ impl FolderWatch {
         }
     }
 
-    /// Watches what lies at the path now, if that is another folder.
+    /// Watches the directory that is at the path now, if it is another one.
     fn look_again(&mut self) {
         let there = std::fs::metadata(&self.path).ok().filter(std::fs::Metadata::is_dir);
         let there = there.map(|folder| (folder.dev(), folder.ino()));
@@ -98,7 +102,7 @@ impl FolderWatch {
             return;
         }
         if let Some((old, _)) = self.watched.take() {
-            // The kernel has done so where it was removed.
+            // The kernel has removed the watch already if the directory was removed.
             let _ = self.inotify.rm_watch(old);
         }
         let what = AddWatchFlags::IN_CLOSE_WRITE
@@ -107,13 +111,13 @@ impl FolderWatch {
             | AddWatchFlags::IN_DELETE;
         if let (Some(folder), Ok(watch)) = (there, self.inotify.add_watch(&self.path, what)) {
             self.watched = Some((watch, folder));
-            // A folder that is gone says nothing: whatever is there next does.
+            // A directory that has vanished is not reported; the next one at its path is.
             self.changed = Some(Instant::now());
         }
     }
 
-    /// Returns when a manifest has changed, and nothing more has for a moment. What was heard is
-    /// kept when this is dropped half way.
+    /// Returns when a manifest or file has changed and no further change follows for a moment. If
+    /// the future is dropped half way, the change is reported the next time.
     pub async fn changed(&mut self) -> io::Result<()> {
         loop {
             let settled = self.changed.map(|at| at + SETTLED);

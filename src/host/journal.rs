@@ -1,9 +1,11 @@
-//! The processes of a daemon, in a file beside its store that knows nothing of the store: each before it
-//! is asked for, again when it is there, and again when it is gone. Where daemon and keeper are killed
-//! together, by this and by the marks that processes carry the next daemon knows whose each is, whatever
-//! has become of the store, and also what was made just then.
+//! The journal of a daemon's processes, a file beside its store and independent of it. Each process
+//! is noted before the keeper is asked for it, again when it runs, and again when it is gone. If
+//! daemon and keeper are killed together, the next daemon knows from the journal and from the marks
+//! of the processes which process is whose, whatever became of the store. That includes a process
+//! that was being spawned at that moment.
 //!
-//! It is appended to, without waiting for the disk: it is to outlive processes, which no power cut does.
+//! Lines are appended without waiting for the disk: the journal need not outlive a power failure,
+//! which no process outlives either.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,18 +17,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::files;
 
-/// One process, as far as it is known.
+/// What the journal says about one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Noted {
     pub(crate) key: u64,
-    /// What a keeper would say of it.
+    /// The note that a keeper would hold about it.
     pub(crate) about: String,
-    /// By what it is found again, once it runs.
+    /// The text by which the process is found again, once it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) life: Option<String>,
 }
 
-/// One line of the file.
+/// One line of the journal.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Line {
@@ -34,21 +36,23 @@ enum Line {
     Gone { gone: u64 },
 }
 
-/// The file that is written.
+/// The journal as this daemon writes it.
 pub(crate) struct Journal(Mutex<Inner>);
 
 struct Inner {
     path: PathBuf,
-    /// `None`: it can't be written; tried again with the next line.
+    /// The open file; `None` after an error, and opened again with the next line.
     file: Option<File>,
     length: usize,
     live: BTreeMap<u64, Noted>,
 }
 
-/// From this length on the file is written anew, if most of it is of what is gone.
+/// From this length in bytes on, the file is rewritten if most of it is about processes that are
+/// gone.
 const WORTH_IT: usize = 1 << 20;
 
-/// What the last daemon has written, in the order of the keys. A line that was cut short says nothing.
+/// Reads what the last daemon noted, in the order of the keys. A line that was cut short is
+/// ignored.
 pub(crate) fn read(path: &Path) -> Vec<Noted> {
     let text = files::read_own(path).unwrap_or_default();
     let mut live = BTreeMap::new();
@@ -67,7 +71,7 @@ pub(crate) fn read(path: &Path) -> Vec<Noted> {
 }
 
 impl Journal {
-    /// Begins it anew with those that live.
+    /// Begins a new journal with the processes that live.
     pub(crate) fn begin(path: PathBuf, live: impl IntoIterator<Item = Noted>) -> Journal {
         let live = live.into_iter().map(|noted| (noted.key, noted)).collect();
         let mut inner = Inner { path, file: None, length: 0, live };
@@ -77,7 +81,7 @@ impl Journal {
         Journal(Mutex::new(inner))
     }
 
-    /// It is about to be asked for.
+    /// Notes that the keeper is about to be asked for a process.
     pub(crate) fn asked(&self, key: u64, about: &str) {
         let noted = Noted { key, about: about.to_owned(), life: None };
         self.note(|inner| {
@@ -86,7 +90,7 @@ impl Journal {
         });
     }
 
-    /// It runs.
+    /// Notes that a process runs.
     pub(crate) fn runs(&self, key: u64, life: &str) {
         self.note(|inner| {
             let noted = inner.live.get_mut(&key)?;
@@ -95,7 +99,7 @@ impl Journal {
         });
     }
 
-    /// Nothing of it is left, or it was never made.
+    /// Notes that nothing of a process is left, or that it was never spawned.
     pub(crate) fn gone(&self, key: u64) {
         self.note(|inner| inner.live.remove(&key).map(|_| Line::Gone { gone: key }));
     }
@@ -120,7 +124,7 @@ impl Inner {
         let Some(file) = &mut self.file else {
             return Ok(());
         };
-        // One call: a line is whole, or cut short and then the last.
+        // A single write: a line is either whole, or cut short and then the last.
         if let Err(error) = file.write_all(&text) {
             self.file = None;
             return Err(error);
@@ -172,7 +176,8 @@ mod tests {
             std::fs::write(&path, &whole[..length]).unwrap();
             assert!(keys(&path).iter().all(|(key, _)| (1..=3).contains(key)), "cut at {length}");
         }
-        // Removed under it: the next line writes it anew when it can't be appended to any more.
+        // The file was replaced: a journal that can no longer append rewrites it with the next
+        // line.
         let again = Journal::begin(path.clone(), read(&path));
         again.asked(4, "d");
         assert!(keys(&path).contains(&(4, false)));

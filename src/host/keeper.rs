@@ -1,16 +1,17 @@
-//! The keeper: a tiny process above a foreground supervisor. When the supervisor dies, by
-//! whatever, nothing of it survives.
+//! The keeper: a small process above a supervisor or daemon. A keeper of a foreground supervisor
+//! ends whatever that supervisor leaves when it dies; a keeper of a daemon spawns the daemon's
+//! processes and outlives it (`serve`).
 //!
-//! [`divide`] forks before any thread or runtime exists. The caller goes on as the
-//! supervisor, in a process group of its own; the parent stays behind as the keeper. It is
-//! child subreaper: whatever the supervisor leaves behind when it dies, grandchildren in
-//! sessions of their own included, is given to it by the kernel, and it ends them all. The
-//! other way round, the supervisor watches the keeper by a pidfd ([`KeeperLink`]).
+//! [`divide`] forks before any thread or runtime exists. The caller goes on as the supervisor, in a
+//! process group of its own; the parent stays behind as the keeper. The keeper is a child
+//! subreaper, so the kernel reparents to it whatever the supervisor leaves when it dies, including
+//! processes in sessions of their own, and the keeper ends them all. The supervisor in turn watches
+//! the keeper by a pidfd ([`KeeperLink`]).
 //!
-//! As process 1 (a container's, or that of a namespace) it reaps whatever else is left to it.
+//! As process 1 (of a container or a pid namespace) the keeper also reaps all other orphans.
 //!
-//! The keeper is what the shell waits for, so it hands signals down (the terminal sends
-//! them to it alone), stops and continues with its supervisor, and ends with its exit code.
+//! The shell waits for the keeper. So the keeper passes on signals (the terminal sends them to it
+//! alone), stops and continues with its supervisor, and ends with the supervisor's exit code.
 
 use std::io::Write;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -39,41 +40,42 @@ pub(super) mod wire;
 
 pub(super) use sentinel::Sentinel;
 
-/// Tells a daemon that is started again the descriptor of the line to its keeper, when the first keeper
-/// came up (in nanoseconds of the monotonic clock), how many milliseconds it is to rest first, and the
-/// descriptor that it is to hold as long as it lives.
+/// Names the environment variable of a re-executed daemon. It holds the descriptor of the keeper's
+/// socket, when the first keeper started (in nanoseconds of the monotonic clock), how many
+/// milliseconds the daemon is to wait first, and the descriptor that it is to hold as long as it
+/// lives.
 const LINE: &str = "REGROW_KEEPER_LINE";
 
-/// The line of a daemon to its keeper.
+/// A daemon's end of the socket to its keeper.
 #[derive(Debug)]
 pub struct KeeperSocket {
     pub(super) line: OwnedFd,
-    /// Looks to it that a keeper is there until the host does.
+    /// Makes sure that there is a keeper until the host takes that over.
     pub(super) sentinel: Sentinel,
-    /// Whether another daemon, or another keeper, was here before.
+    /// Whether another daemon, or another keeper, ran before.
     follows: bool,
 }
 
 impl KeeperSocket {
-    /// Whether this daemon goes on where another one stood: then whatever it lacks, it supervises.
+    /// Whether this daemon continues an earlier one. Then it supervises whatever it may lack.
     pub fn follows(&self) -> bool {
         self.follows
     }
 }
 
-/// The end of the line in a daemon that has just been made.
+/// The end of the keeper's socket in a daemon that has just started.
 struct NewLine {
     line: OwnedFd,
     since: Duration,
     pause: Duration,
     follows: bool,
-    /// See [`pulse`].
+    /// The descriptor to hold, see [`pulse`].
     pulse: Option<OwnedFd>,
     standby: Option<standby::Standby>,
 }
 
 impl NewLine {
-    /// Rests as long as it is to, or until the keeper is gone, and begins to watch over the line.
+    /// Waits for the pause, or until the keeper is gone, and then starts the sentinel.
     fn begin(self) -> std::io::Result<KeeperSocket> {
         let NewLine { line, since, pause, follows, pulse, standby } = self;
         if let Some(pulse) = pulse {
@@ -84,7 +86,8 @@ impl NewLine {
         Ok(KeeperSocket { line, sentinel, follows })
     }
 
-    /// What a keeper has left in the environment of the daemon that it has executed.
+    /// Takes what a keeper left in the environment of the daemon that it executed. `None` if no
+    /// keeper executed this process.
     fn inherited() -> Option<NewLine> {
         let text = std::env::var(LINE).ok()?;
         // SAFETY: called before any thread is made.
@@ -92,7 +95,7 @@ impl NewLine {
         let mut parts = text.split(':');
         let fd = parts.next()?.parse().ok()?;
         let mut number = || parts.next().and_then(|part| part.parse().ok());
-        // Who is older than these two says nothing of them.
+        // Older keepers pass neither of these two.
         let since = number().map_or_else(crate::sys::clock::monotonic, Duration::from_nanos);
         let pause = Duration::from_millis(number().unwrap_or_default());
         let own = |fd| {
@@ -102,7 +105,7 @@ impl NewLine {
             Some(fd)
         };
         let pulse = parts.next().and_then(|part| part.parse().ok()).and_then(own);
-        // A first one is never executed.
+        // The first daemon is forked and never executed, so this one follows another.
         let follows = true;
         Some(NewLine { line: own(fd)?, since, pause, follows, pulse, standby: standby::Standby::inherited() })
     }
@@ -115,18 +118,18 @@ impl NewLine {
     }
 }
 
-/// The line of a daemon that a renewed keeper has made.
+/// The socket of a daemon that a re-executed keeper has forked.
 static MADE: OnceLock<Mutex<Option<NewLine>>> = OnceLock::new();
 
-/// Goes on as the keeper that this process is to be, if it was executed for that; then it returns in
-/// the daemons that it makes alone. To be called before anything else.
+/// Becomes the keeper, if this process was executed for that; the call then returns only in the
+/// daemons that the keeper forks. To be called before anything else.
 pub fn resume() {
     let Some(handed) = handover::receive() else {
         return;
     };
     let made = as_keeper(&serve::heard()).and_then(|()| serve::Keeper::new(Some(handed?)));
     match made {
-        // In a daemon of its own.
+        // This is now a daemon that the keeper forked.
         Ok(keeper) => {
             let _ = MADE.set(Mutex::new(Some(keeper.run())));
         }
@@ -137,10 +140,11 @@ pub fn resume() {
     }
 }
 
-/// The limits on descriptors and core files with which the first keeper came.
+/// The environment variables with the limits on descriptors and core files that the first keeper
+/// started with.
 const LIMITS: [&str; 2] = ["REGROW_KEEPER_FILES", "REGROW_KEEPER_CORE"];
 
-/// The limits that services get: those of whoever started the first keeper, whatever has been
+/// The limits for services: those of the process that started the first keeper, whatever has been
 /// executed since.
 fn limits_of_children() -> Limits {
     let mut limits = Limits::raise();
@@ -155,13 +159,13 @@ fn limits_of_children() -> Limits {
     limits
 }
 
-/// Whether a keeper has started this process as its daemon.
+/// Whether a keeper started this process as its daemon.
 pub fn is_above() -> bool {
     std::env::var_os(LINE).is_some() || MADE.get().is_some()
 }
 
-/// Goes on as a keeper, and returns in the daemons that it makes, one after the other. Where a keeper
-/// has executed this process, it is the daemon already.
+/// Becomes a keeper, and returns in the daemons that it forks, one after the other. If a keeper
+/// executed this process, it is the daemon already and the call returns at once.
 ///
 /// To be called before any thread is made.
 pub fn over_daemon() -> std::io::Result<KeeperSocket> {
@@ -173,30 +177,30 @@ pub fn over_daemon() -> std::io::Result<KeeperSocket> {
     serve::Keeper::new(None)?.run().begin()
 }
 
-/// Blocks what a keeper waits for, in the thread that is about to execute one.
+/// Blocks the signals that a keeper waits for, in the thread that is about to execute one.
 pub(super) fn quieten() {
     let _ = serve::heard().thread_block();
 }
 
-/// What a process is as a keeper.
+/// Sets this process up as a keeper: child subreaper, with the signals that it waits for blocked.
 fn as_keeper(heard: &SigSet) -> std::io::Result<()> {
     nix::sys::prctl::set_child_subreaper(true)?;
     heard.thread_block()?;
-    // An ignored SIGCHLD, inherited, would reap children behind our back.
-    // SAFETY: the default action installs no handler.
+    // An ignored SIGCHLD is inherited, and would reap children without our knowledge.
+    // SAFETY: no handler of ours is set, so none can run in an unsound context.
     unsafe { nix::sys::signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     Ok(())
 }
 
-/// What a process is below one.
+/// Sets this process up as a daemon below a keeper: process group and signals.
 fn as_daemon() -> std::io::Result<()> {
-    // In a group of its own: what the terminal sends reaches the keeper alone, and each signal
+    // In a process group of its own, so that the terminal's signals reach the keeper alone and each
     // arrives once.
     let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
-    // Now in the background of its terminal, it may still write to it.
-    // SAFETY: ignoring a signal installs no handler.
+    // The daemon is now in the background of its terminal, and may still write to it.
+    // SAFETY: the signal is ignored; no handler can run.
     unsafe { nix::sys::signal::signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
-    // Whatever mask we were started with: the daemon hears every signal.
+    // The daemon receives every signal, whatever mask it was started with.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     Ok(())
 }
@@ -205,30 +209,31 @@ fn complain(what: &str) {
     let _ = writeln!(std::io::stderr(), "regrow: {what}");
 }
 
-/// `NAME=VALUE`.
+/// Joins a variable's name and value to `NAME=VALUE`. `None` if either contains a NUL.
 fn assignment(name: &std::ffi::OsStr, value: &std::ffi::OsStr) -> Option<std::ffi::CString> {
     let bytes = [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat();
     std::ffi::CString::new(bytes).ok()
 }
 
-/// The keeper, seen from the supervisor.
+/// The keeper as its foreground supervisor sees it.
 #[derive(Debug)]
 pub struct KeeperLink {
-    /// Readable when the keeper dies; to be handed to [`super::native::NativeHost::die_with`].
+    /// The keeper's pidfd, readable when the keeper dies; to be handed to
+    /// [`super::native::NativeHost::die_with`].
     pub pidfd: OwnedFd,
 }
 
 /// Divides this process in two and returns in the supervisor; the keeper never returns.
 ///
-/// To be called before any thread is made. An error where the kernel would not fork.
+/// To be called before any thread is made. It fails where the kernel would not fork.
 pub fn divide() -> std::io::Result<KeeperLink> {
     let keeper = getpid();
     let keeper_fd = pidfd::open(keeper.as_raw().cast_unsigned())?;
-    // Those of a terminal's foreground, too.
+    // The signals of a terminal's foreground process group as well.
     let mut heard = serve::heard();
     heard.add(Signal::SIGTSTP);
     heard.add(Signal::SIGWINCH);
-    // Blocked before the fork, so that no signal falls between the two.
+    // Blocked before the fork, so that no signal is lost between the two.
     as_keeper(&heard)?;
     let signals = SignalFd::with_flags(&heard, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let (ends, held) = pulse::pair()?;
@@ -243,9 +248,9 @@ pub fn divide() -> std::io::Result<KeeperLink> {
         }
         ForkResult::Parent { child } => {
             drop((keeper_fd, held));
-            // Of its own start, before its number can be another's.
+            // The supervisor's start time, read before its pid can be reused.
             let started = proc::stat(child.as_raw().cast_unsigned()).map(|stat| stat.started);
-            // Known by another name, so that who kills every "regrow" leaves it its work.
+            // Under another name, so that a command that kills every "regrow" spares the keeper.
             let _ = nix::sys::prctl::set_name(c"keeper");
             leave_no_core();
             keep(child, started, &signals, &ends)
@@ -253,18 +258,19 @@ pub fn divide() -> std::io::Result<KeeperLink> {
     }
 }
 
-/// The second interrupt kills the services; this one, a supervisor that doesn't answer any more.
+/// How many interrupts kill the supervisor. The second one already makes it kill the services; this
+/// many mean that it no longer responds.
 const IMPATIENT: u32 = 4;
 
-/// Who was killed, and whose end is not told so long after, has a thread that stands still in the kernel, over a
-/// disk that does not answer.
+/// A killed supervisor whose end is not reported after this time has a thread that is blocked in
+/// the kernel, over a disk that does not answer.
 const STANDS_STILL: Duration = Duration::from_secs(2);
 
 fn keep(supervisor: Pid, started: Option<u64>, signals: &SignalFd, ends: &OwnedFd) -> ! {
     let number = supervisor.as_raw().cast_unsigned();
     let mut interrupts = 0;
     let mut dead_since: Option<Instant> = None;
-    // It has nothing more to do than to wait.
+    // From here on the keeper only waits.
     crate::sys::memory::settle();
     loop {
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -291,8 +297,9 @@ fn keep(supervisor: Pid, started: Option<u64>, signals: &SignalFd, ends: &OwnedF
         while let Ok(Some(info)) = signals.read_signal() {
             match Signal::try_from(info.ssi_signo.cast_signed()) {
                 Ok(Signal::SIGCHLD) => {
-                    // One SIGCHLD may stand for several deaths. The supervisor's is the one that
-                    // counts; others come to a keeper that is process 1, and leave in silence.
+                    // One SIGCHLD may stand for several deaths. Only the supervisor's matters; the
+                    // others are orphans of a keeper that is process 1, and are reaped without a
+                    // word.
                     match pidfd::reap_pid(number) {
                         Ok(Some(exit)) => end(exit, number, started),
                         Ok(None) => {}
@@ -302,7 +309,7 @@ fn keep(supervisor: Pid, started: Option<u64>, signals: &SignalFd, ends: &OwnedF
                 }
                 Ok(Signal::SIGTSTP) => {
                     let _ = kill(supervisor, Signal::SIGSTOP);
-                    // SIGSTOP can't be blocked: this stands still until the shell continues us.
+                    // SIGSTOP can't be blocked: the keeper stops here until the shell continues it.
                     let _ = nix::sys::signal::raise(Signal::SIGSTOP);
                     let _ = kill(supervisor, Signal::SIGCONT);
                 }
@@ -318,7 +325,7 @@ fn keep(supervisor: Pid, started: Option<u64>, signals: &SignalFd, ends: &OwnedF
     }
 }
 
-/// Reaps every dead child but the supervisor.
+/// Reaps every dead child except the supervisor.
 fn reap_others(supervisor: u32) {
     for pid in proc::children(std::process::id()) {
         if pid != supervisor && proc::stat(pid).is_some_and(|stat| stat.state == b'Z') {
@@ -327,9 +334,10 @@ fn reap_others(supervisor: u32) {
     }
 }
 
-/// The supervisor is dead: end what it left, then end as it did.
+/// Handles the supervisor's death: ends what it left, then exits as it did.
 fn end(exit: Exit, supervisor: u32, started: Option<u64>) -> ! {
-    // As long as a thread of it stands still, what it left goes to that one, not to us.
+    // While a thread of the supervisor is blocked, orphans are reparented to that thread's process
+    // and not to the keeper.
     let begun = Instant::now();
     loop {
         let left: Vec<OwnedFd> =
@@ -371,8 +379,8 @@ fn end(exit: Exit, supervisor: u32, started: Option<u64>) -> ! {
     std::process::exit(code)
 }
 
-/// Ends every child but the supervisor, which may not come to its end, and theirs as they come to us, until
-/// there is none. Returns how many were ended, and who can't be.
+/// Kills every child except the supervisor, which may never end, and their children as they are
+/// reparented here, until none is left. Returns how many were ended, and the pids that can't be.
 fn end_all_children_but(supervisor: u32) -> (usize, Vec<u32>) {
     let me = std::process::id();
     let mut ended = std::collections::BTreeSet::new();
@@ -384,7 +392,7 @@ fn end_all_children_but(supervisor: u32) -> (usize, Vec<u32>) {
             if proc::stat(*pid).is_some_and(|s| s.state != b'Z') {
                 ended.insert(*pid);
             }
-            // A child's number is not given away before we reap it.
+            // A child's pid is not reused before the keeper reaps it.
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
         loop {
@@ -408,7 +416,7 @@ fn end_all_children_but(supervisor: u32) -> (usize, Vec<u32>) {
     }
 }
 
-/// Until a child dies; SIGCHLD is blocked here, so none is missed.
+/// Waits until a child dies; SIGCHLD is blocked here, so none is missed.
 fn wait_for_a_death(at_most: Duration) {
     let mut deaths = SigSet::empty();
     deaths.add(Signal::SIGCHLD);

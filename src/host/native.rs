@@ -1,6 +1,6 @@
-//! The host of real processes. It makes them itself ([`NativeHost::start`]: `regrow run`, and
-//! programs that embed the tree), or a keeper makes them, which they and it live below
-//! ([`NativeHost::below`]: `regrow daemon`).
+//! The host of real processes. It either spawns them itself ([`NativeHost::start`], for `regrow
+//! run` and programs that embed the tree) or has a keeper spawn them, which is the parent of this
+//! process as well ([`NativeHost::below`], for `regrow daemon`).
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -33,16 +33,17 @@ pub(crate) use spawners::Prepared;
 
 mod spawners;
 
-/// How a [`NativeHost`] treats the process it lives in.
+/// How a [`NativeHost`] treats the process that it runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostOptions {
-    /// Become child subreaper (prctl(2)), so that what a service leaves behind comes to us
-    /// and is ended with it. It concerns every child of the process.
+    /// Whether this process becomes a child subreaper (prctl(2)): processes that a service leaves
+    /// behind are then reparented to this process and ended with it. The setting affects every
+    /// child of the process.
     pub subreaper: bool,
-    /// Every child left to this process is ours to reap, because nothing else in it makes
-    /// any. Right for `regrow`, wrong for a program with children of its own.
+    /// Whether this host may reap every child of this process, because nothing else in it starts
+    /// children. Right for `regrow`, wrong for a program with children of its own.
     pub owns_process: bool,
-    /// The kernel sends SIGKILL to services when this process dies.
+    /// Whether the kernel sends SIGKILL to services when this process dies.
     pub die_with_us: bool,
 }
 
@@ -52,12 +53,13 @@ impl Default for HostOptions {
     }
 }
 
-/// Makes processes.
+/// The [`Host`] that spawns real processes, by itself or through a keeper.
 pub struct NativeHost {
     line: WatcherHandle,
     keeper: Option<Keeper>,
     cgroups: Option<Arc<Cgroups>>,
-    /// What tells the processes that it made, and those of earlier daemons, from all others.
+    /// The number in the marks of its processes and those of earlier daemons, which no other
+    /// processes carry.
     run: u32,
     relief: Arc<StallMonitor>,
     starts: Option<Starts<Prepared>>,
@@ -65,21 +67,22 @@ pub struct NativeHost {
     chance: AtomicU64,
 }
 
-/// A host below a keeper, and what it has found there.
+/// A host below a keeper, and what it found there.
 pub struct Joined {
-    /// The host.
+    /// The host itself, ready for use.
     pub host: NativeHost,
-    /// When the first keeper came up, by the monotonic clock.
+    /// When the first keeper started, by the monotonic clock.
     pub since: Duration,
-    /// What earlier daemons have left: each is to be adopted ([`Host::adopt`]).
+    /// The processes that earlier daemons left: each is to be adopted ([`Host::adopt`]).
     pub found: Vec<KeptProcess>,
-    /// Whether no daemon was below this keeper, or one that it follows, before.
+    /// Whether this is the first daemon below this keeper and its predecessors.
     pub first: bool,
-    /// What earlier daemons have had the keeper hold ([`NativeHost::hold`]).
+    /// The names, texts and descriptors that earlier daemons had the keeper hold
+    /// ([`NativeHost::hold`]).
     pub held: Vec<(String, String, Option<OwnedFd>)>,
 }
 
-/// Whether the other end of a line is gone.
+/// Whether an error means that the other end of a connection is gone.
 fn is_hang_up(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -87,20 +90,20 @@ fn is_hang_up(error: &io::Error) -> bool {
     )
 }
 
-/// The process that outlives this one, and what they have in common.
+/// The keeper, which outlives this process, and the connection to it.
 struct Keeper {
     client: Arc<Client>,
     pid: u32,
 }
 
 impl NativeHost {
-    /// Starts its threads: the watcher, and a few spawners.
+    /// Starts the host's threads: the reaper, and a few spawners.
     pub fn start(sink: Arc<dyn OutputSink>, options: HostOptions) -> io::Result<NativeHost> {
         NativeHost::start_marked(sink, options, RandomState::new().build_hasher().finish())
     }
 
-    /// The same for the tasks of a daemon, by whose identity what it leaves is known: to be ended by the next
-    /// one ([`end_left_tasks`]).
+    /// Starts a host for the tasks of a daemon. Its marks follow from the daemon's identity, so the
+    /// next daemon can end what this one leaves ([`end_left_tasks`]).
     pub fn start_for_tasks(
         sink: Arc<dyn OutputSink>,
         options: HostOptions,
@@ -137,13 +140,14 @@ impl NativeHost {
         NativeHost::with(line, None, 1, work, relief, by)
     }
 
-    /// Has a keeper make its processes, which outlive it.
+    /// Starts a host that has a keeper spawn its processes, which outlive this process.
     ///
-    /// `identity`: what all daemons that follow each other have in common, and no others.
-    /// `lives`: by what processes are found again that no keeper has (see [`HostEvent::Spawned`](super::News::Spawned)). `journal`: the
-    /// file in which this host notes its processes, and has noted those of earlier daemons.
-    /// `before_change` is called when the keeper was killed and this process is about to go on as
-    /// another one.
+    /// - `identity`: the text that all daemons that follow each other share, and no others.
+    /// - `lives`: the texts by which processes are found again that no keeper has (see
+    ///   [`HostEvent::Spawned`](super::HostEvent::Spawned)).
+    /// - `journal`: the file in which this host notes its processes, as earlier daemons did.
+    /// - `before_change`: called when the keeper was killed and this process is about to become the
+    ///   keeper.
     pub fn below(
         keeper_socket: KeeperSocket,
         identity: &str,
@@ -161,7 +165,7 @@ impl NativeHost {
         let KeeperSocket { line, sentinel, .. } = keeper_socket;
         let (client, welcome) = match Client::greet(line) {
             Ok(greeted) => greeted,
-            // The keeper was killed, and the sentinel is about to go on as one.
+            // The keeper was killed, and the sentinel is about to become the keeper.
             Err(error) if is_hang_up(&error) => loop {
                 std::thread::park();
             },
@@ -196,7 +200,8 @@ impl NativeHost {
         }
         last_key = noted.iter().map(|noted| noted.key).max().unwrap_or_default().max(last_key);
         if fresh || orphaned {
-            // What was asked for just before both died may be there, and no more is known of it.
+            // Processes asked for just before daemon and keeper died may exist, and nothing more is
+            // known of them.
             let unknown =
                 noted.iter().filter(|noted| noted.life.is_none() && !known_lives.contains(&noted.key));
             let unknown: Vec<(u64, &str)> = unknown.map(|noted| (noted.key, noted.about.as_str())).collect();
@@ -206,7 +211,7 @@ impl NativeHost {
         }
         let found = above.found();
         if fresh || orphaned {
-            // What a killed pair of daemon and keeper had made, and nobody knows of.
+            // Ends what a killed pair of daemon and keeper had spawned and no record names.
             let known = found.iter().map(|found| found.key.0 & 0xffff_ffff).collect();
             end_unknown(number_of(mark), cgroups.as_deref(), &known);
             last_key += UNWRITTEN;
@@ -248,7 +253,7 @@ impl NativeHost {
             by: Box::new(by),
             more: AtomicUsize::new(0),
         });
-        // One more than cores: in vfork a spawner sleeps while its child executes.
+        // One more than there are cores: during vfork a spawner sleeps until its child executes.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
             spawners.begin(starts.taker()).inspect_err(|_| {
@@ -268,14 +273,16 @@ impl NativeHost {
         })
     }
 
-    /// Tells whoever started the keeper how we are: sd_notify(3). Nothing without a keeper.
+    /// Sends a text to the service manager of the keeper, by sd_notify(3). Does nothing without a
+    /// keeper.
     pub fn notify(&self, text: &str) {
         if let Some(keeper) = &self.keeper {
             keeper.client.notify(text);
         }
     }
 
-    /// This process is about to end, and its keeper with it, with this code.
+    /// Announces that this process is about to end, and that the keeper is to end with this exit
+    /// code.
     pub fn bye(&self, code: u8) {
         if let Some(keeper) = &self.keeper {
             keeper.client.bye(code);
@@ -283,21 +290,22 @@ impl NativeHost {
         }
     }
 
-    /// Whether a process is of a tree that was made here: by the mark that it hands on without knowing.
+    /// Whether a process belongs to a tree of this host, by the mark that children inherit.
     pub fn is_of_tree(&self, pid: u32) -> bool {
         marks::mark(pid).and_then(run_of) == Some(self.run)
     }
 
-    /// Nothing that it made lives any more, and it makes nothing more: what it had of the machine is given
-    /// back, as far as nobody uses it.
+    /// Gives the host's cgroups back, as far as nobody uses them. To be called when no process of
+    /// the host lives any more and no further one is asked for.
     pub fn leave(&self) {
         if let Some(cgroups) = &self.cgroups {
             cgroups.leave();
         }
     }
 
-    /// This process is about to end, and its keeper is to start another from this program. Returns when the
-    /// keeper has noted that; should it be dead, this process goes on as one, and does not return.
+    /// Announces that this process is about to end and that the keeper is to start this program in
+    /// its place. Returns when the keeper has noted that. If the keeper is dead, this process
+    /// becomes the keeper and the call does not return.
     pub async fn replace_with(&self, program: &Path) {
         if self.keeper.is_some() {
             let (noted, heard) = tokio::sync::oneshot::channel();
@@ -305,26 +313,26 @@ impl NativeHost {
                 let _ = noted.send(());
             });
             self.line.send(WatchOrder::Leave(Leave::Replaced(program.to_owned(), noted)));
-            // The watcher may end without a word; then nothing is to be waited for.
+            // The reaper may end without an answer; then there is nothing to wait for.
             let _ = heard.await;
         }
     }
 
-    /// Has the keeper hold a text, and a descriptor, for the daemons that follow this one, in the place of
-    /// what was held under this name. Nothing without a keeper.
+    /// Has the keeper hold a text and a descriptor under this name for the daemons that follow, in
+    /// place of what it held before. Does nothing without a keeper.
     pub fn hold(&self, name: &str, text: String, fd: Option<OwnedFd>) {
         if self.keeper.is_some() {
             self.line.send(WatchOrder::Hold(name.to_owned(), text, fd));
         }
     }
 
-    /// Has the keeper go on as the program that this process runs, with all that it keeps, where it
-    /// is another.
+    /// Has the keeper re-execute itself as the program of this process, with all that it keeps, if
+    /// it runs another program.
     pub fn renew_keeper_if_other(&self) {
         let Some(Keeper { client, pid, .. }) = &self.keeper else {
             return;
         };
-        // By the file that runs, whatever lies by now where it lay.
+        // Named by the running file, because its path may hold another file by now.
         let mine = format!("/proc/{}/exe", std::process::id());
         let program = |path: &str| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
         let (own, its) = (program(&mine), program(&format!("/proc/{pid}/exe")));
@@ -333,18 +341,19 @@ impl NativeHost {
         }
     }
 
-    /// The process that outlives this one, where there is one.
+    /// The pid of the keeper; `None` without one.
     pub fn keeper_pid(&self) -> Option<u32> {
         self.keeper.as_ref().map(|keeper| keeper.pid)
     }
 
-    /// When the process behind this pidfd dies, everything is ended and this process exits.
+    /// Ties this process to another: when the process behind this pidfd dies, every tree is killed
+    /// and this process exits.
     pub fn die_with(&self, process: OwnedFd) {
         self.line.send(WatchOrder::DieWith(process));
     }
 
-    /// Ends what services have left to this process and nobody owns; `done` is called when
-    /// there is nothing of the kind any more.
+    /// Ends the orphans that services left to this process and that belong to no known tree; `done`
+    /// is called when none is left.
     pub fn end_strays(&self, done: impl FnOnce() + Send + 'static) {
         self.line.send(WatchOrder::EndStrays(Box::new(done)));
     }
@@ -352,18 +361,18 @@ impl NativeHost {
 
 impl Drop for NativeHost {
     fn drop(&mut self) {
-        // The spawners end with what they take from, and with them, by PR_SET_PDEATHSIG, whatever
-        // still runs: an orderly shutdown came before this.
+        // The spawner threads end with their queue. Their end kills whatever still runs, by
+        // PR_SET_PDEATHSIG: an orderly shutdown came before.
         self.starts = None;
         self.relief.end();
         self.line.send(WatchOrder::Quit);
     }
 }
 
-/// So many keys may have been used that nobody knows of.
+/// How many keys are skipped because a killed daemon may have used them without a record.
 const UNWRITTEN: u64 = 1_000_000;
 
-/// Ends every process of a daemon's run that is of none of these trees.
+/// Ends every process of a daemon's run that belongs to none of the known trees.
 pub(crate) fn end_unknown(run: u32, cgroups: Option<&Cgroups>, known: &HashSet<u64>) {
     for key in cgroups.map(Cgroups::keys).unwrap_or_default() {
         if let Some(cgroups) = cgroups.filter(|_| !known.contains(&(key & 0xffff_ffff))) {
@@ -379,8 +388,8 @@ fn mark_of_tasks(identity: &str) -> u64 {
     crate::model::digest::fnv(format!("{boot} {identity} tasks").as_bytes())
 }
 
-/// Ends what the tasks of an earlier daemon of this identity have left. It looks at every process: not for
-/// a thread that others wait for, and not while this daemon runs tasks.
+/// Ends what the tasks of an earlier daemon of this identity left. It scans every process, so it
+/// belongs on a thread that nobody waits for, and must not run while this daemon has tasks.
 pub fn end_left_tasks(identity: &str) {
     cgroup::sweep();
     end_unknown(number_of(mark_of_tasks(identity)), None, &HashSet::new());

@@ -1,9 +1,10 @@
-//! Telling a service manager how we are: sd_notify(3), towards whoever started us.
+//! Reports this process's state to the service manager that started it: sd_notify(3).
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends it, if anybody listens; who doesn't is not waited for.
+/// Sends a text to the service manager, if there is one. It never waits for a receiver that is
+/// slow.
 pub(super) fn send(text: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else {
         return;

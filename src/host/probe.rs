@@ -1,5 +1,7 @@
-//! One attempt of a check over the network. Checks that run a command go through the
-//! host, like every process.
+//! One attempt of a network check. Checks that run a command go through the host, like every
+//! process.
+//!
+//! Deliberately absent: when to check, and what follows from the result.
 
 use std::time::Duration;
 
@@ -10,10 +12,10 @@ use tokio::net::TcpStream;
 
 use crate::decide::probe::{CheckOutcome, one_line};
 
-/// How much of an answer is shown when it is not the wanted one.
+/// How many bytes of an unwanted answer are shown.
 const SHOWN: usize = 300;
 
-/// Connects to `HOST:PORT` and hangs up.
+/// Checks that a connection to `HOST:PORT` can be made, and closes it.
 pub async fn tcp(address: &str, timeout: Duration) -> CheckOutcome {
     match tokio::time::timeout(timeout, connect(address)).await {
         Ok(Ok(_)) => CheckOutcome::Pass,
@@ -38,7 +40,7 @@ async fn connect(address: &str) -> Result<TcpStream, CheckOutcome> {
         | std::io::ErrorKind::TimedOut
         | std::io::ErrorKind::HostUnreachable
         | std::io::ErrorKind::NetworkUnreachable => CheckOutcome::Fail(format!("{address}: {error}")),
-        // A name that does not resolve, no descriptors left: that is our trouble.
+        // A name that does not resolve, or a lack of descriptors, is this process's own trouble.
         _ => CheckOutcome::Unable(format!("{address}: {error}")),
     })
 }

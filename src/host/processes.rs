@@ -1,4 +1,5 @@
-//! The end of this process, and of others that are not ours, watched until they are gone.
+//! The end of this process, and of supervisors that are not its children, watched until they are
+//! gone.
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,8 +10,9 @@ use nix::libc;
 use super::stall;
 use crate::sys::{pidfd, proc};
 
-/// Ends this process. Where a thread of it stands still over a disk that does not answer, the kernel keeps the
-/// process until that comes back; so what it holds (locks, sockets, the store) is let go of first.
+/// Ends this process. If one of its threads is blocked over a disk that does not answer, the kernel
+/// keeps the process until that thread returns. So the process first closes what it holds (locks,
+/// sockets, the store).
 pub fn exit(code: i32) -> ! {
     if stall::somebody_stands_still() {
         let _ = std::io::stdout().flush();
@@ -26,32 +28,33 @@ pub(crate) fn close_all() {
     unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
 }
 
-/// Whether a process has ended but for a thread that stands still in the kernel.
+/// Whether a process has ended except for a thread that is blocked in the kernel.
 pub fn is_dead_but_for_a_thread(pid: u32) -> bool {
     proc::exit_of_zombie(pid).is_some()
 }
 
-/// A supervisor whose keeper is gone, and whose end is not told so long after, has a thread that stands still in
-/// the kernel, over a disk that does not answer, and decides nothing more.
+/// How long after its keeper's end a supervisor may take to be reported dead. After that, a zombie
+/// has a thread that is blocked in the kernel over a disk that does not answer, and decides nothing
+/// more.
 const GIVEN: Duration = Duration::from_millis(200);
 
-/// The end of a supervisor and its keeper.
+/// The end of a supervisor and its keeper, to be waited for.
 pub struct SupervisorEnd {
     supervisor: Option<(u32, OwnedFd)>,
     keeper: Option<OwnedFd>,
 }
 
 impl SupervisorEnd {
-    /// As far as they can be told.
+    /// Opens the supervisor and the keeper above it, as far as they can be found.
     pub fn of_supervisor(pid: u32) -> SupervisorEnd {
         let own = std::process::id();
         let keeper = proc::stat(pid).map(|stat| stat.parent).filter(|keeper| *keeper > 1 && *keeper != own);
-        // Of a container's first process nobody sees the end.
+        // Nobody sees the end of a container's first process.
         let supervisor = Some(pid).filter(|pid| *pid > 1).and_then(|pid| Some((pid, pidfd::open(pid).ok()?)));
         SupervisorEnd { supervisor, keeper: keeper.and_then(|keeper| pidfd::open(keeper).ok()) }
     }
 
-    /// Returns when both are gone, or the time is over: then `false`.
+    /// Waits until both are gone. Returns `false` if the time runs out first.
     pub fn wait(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         let ends_within = |process: &OwnedFd, most: Duration| {
@@ -65,7 +68,7 @@ impl SupervisorEnd {
             return true;
         };
         while !ends_within(supervisor, GIVEN) {
-            // Its first thread has ended, which it does with all others.
+            // Its main thread has ended, and so have all that could.
             if proc::exit_of_zombie(*pid).is_some() {
                 return true;
             }

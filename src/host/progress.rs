@@ -1,5 +1,6 @@
-//! The pipe by which a worker's tasks say how far they have come. Each has it as the same descriptor,
-//! named in its environment; the worker keeps both ends, and has one task at a time.
+//! The pipe on which a worker's tasks report their progress. Every task has it as the same
+//! descriptor, which its environment names. The worker keeps both ends, and runs one task at a
+//! time.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,56 +11,58 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The number that it has in a task: the first that is free, and of one digit, since some shells know
-/// no others.
+/// The descriptor's number in a task: the first free one, and of one digit, since some shells
+/// accept no others.
 pub const DESCRIPTOR: i32 = 3;
 
-/// A line beyond this is none.
+/// The longest line in bytes; a longer one is ignored.
 const LONGEST: usize = 4 * 1024;
-/// So many pieces are read at a time: as much as a pipe holds.
+/// How many pieces are read at a time at most: together they are as much as a pipe holds.
 const PIECES: usize = 16;
 
-/// Both ends of it.
+/// Both ends of the progress pipe.
 pub struct ProgressPipe {
     read: Arc<AsyncFd<OwnedFd>>,
     write: Arc<OwnedFd>,
-    /// The beginning of a line.
+    /// The beginning of a line whose end has not been read yet.
     part: Vec<u8>,
 }
 
-/// Tells when there is something to read.
+/// Tells when the pipe has something to read.
 pub struct Readable(Arc<AsyncFd<OwnedFd>>);
 
 impl Readable {
-    /// Returns when there may be something that was not read. An error: there never will be.
+    /// Returns when there may be unread bytes. An error means that there never will be.
     pub async fn ready(&self) -> io::Result<()> {
-        // Whoever reads it says when there is nothing more.
+        // [`ProgressPipe::lines`] clears the readiness once nothing is left.
         self.0.readable().await.map(|mut guard| guard.retain_ready())
     }
 }
 
 impl ProgressPipe {
-    /// Needs a tokio runtime with I/O.
+    /// Makes the pipe. It needs a tokio runtime with I/O.
     pub fn new() -> io::Result<ProgressPipe> {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        // The end of the tasks waits where they write faster than is read.
+        // Only the reading end is non-blocking: a task that writes faster than the worker reads
+        // waits.
         fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         // SAFETY: an owned descriptor is open, and the same, as long as its owner, which this becomes.
         let read = unsafe { AsyncFd::register_with_interest(read, Interest::READABLE) }?;
         Ok(ProgressPipe { read: Arc::new(read), write: Arc::new(write), part: Vec::new() })
     }
 
-    /// The end for a task.
+    /// The writing end, for a task.
     pub fn writer(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.write)
     }
 
-    /// Who waits for something to read.
+    /// Returns a handle to wait for something to read.
     pub fn readable(&self) -> Readable {
         Readable(Arc::clone(&self.read))
     }
 
-    /// The whole lines that are there, of so many bytes at most: what is more is there the next time.
+    /// Returns the whole lines that have arrived. One call reads a limited number of bytes, and the
+    /// next call the rest.
     pub fn lines(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut part = std::mem::take(&mut self.part);
@@ -70,7 +73,7 @@ impl ProgressPipe {
                         lines.push(String::from_utf8_lossy(&std::mem::take(&mut part)).into_owned());
                     }
                     b'\n' => part.clear(),
-                    // One byte more than a line may have says that it was too long.
+                    // One byte more than a line may have marks the line as too long.
                     _ if part.len() <= LONGEST => part.push(*byte),
                     _ => {}
                 }
@@ -80,7 +83,7 @@ impl ProgressPipe {
         lines
     }
 
-    /// Throws away what an earlier task has left in it.
+    /// Drops what an earlier task left in the pipe.
     pub fn empty(&mut self) {
         self.part.clear();
         self.read_all(|_| {});
@@ -92,13 +95,13 @@ impl ProgressPipe {
             io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
             _ => tracing::warn!(%error, "what a task says of its progress can't be read"),
         };
-        // Who writes without end is not followed without end.
+        // A task that writes without end is not read without end.
         for _ in 0..PIECES {
-            // Not by way of the readiness that the runtime knows of, which may be older than the bytes.
+            // Read directly: the readiness that the runtime knows of may be older than the bytes.
             match nix::unistd::read(self.read.get_ref(), &mut buffer) {
                 Ok(length) => each(&buffer[..length]),
                 Err(Errno::EAGAIN) => {
-                    // Nobody is to be woken before there is more.
+                    // Clears the readiness, so that nobody is woken before there is more.
                     let read = |fd: &OwnedFd| nix::unistd::read(fd, &mut buffer).map_err(io::Error::from);
                     return match self.read.try_io(Interest::READABLE, read) {
                         Ok(length) => each(&buffer[..length]),
@@ -122,7 +125,7 @@ mod tests {
         let readable = pipe.readable();
         write(&pipe, b"0.1\n0.");
         readable.ready().await.unwrap();
-        // Until it was read it stays so.
+        // The pipe stays readable until it is read.
         readable.ready().await.unwrap();
         assert_eq!(pipe.lines(), ["0.1"]);
         write(&pipe, b"2\n\xff\n");

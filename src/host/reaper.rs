@@ -1,15 +1,17 @@
-//! The watcher: one thread that waits on every process and every pipe at once.
+//! The reaper: one thread that waits on every process and every pipe at once.
 //!
-//! It is the one owner of wait for the children of a host: each is reaped through its
-//! pidfd when the kernel says that it ended, never by polling. It reads output, fairly,
-//! one piece a pipe and round, and empties a dead process's pipes before it tells of the
-//! death. It ends trees: through their cgroup where there is one, the group by the leader's
-//! pidfd, and what left the group by walking down from it, each pinned by a pidfd of its own.
+//! The reaper alone waits for the children of a host. It reaps each child through its pidfd once
+//! the kernel reports the end, never by polling. It reads output fairly, one piece per pipe and
+//! round, and empties a dead process's pipes before it reports the death. It ends trees through
+//! their cgroup where there is one, the process group through the leader's pidfd, and processes
+//! that left the group by walking down the tree, each pinned by a pidfd of its own.
 //!
-//! What a process leaves behind when it dies is given to us (child subreaper) or found by its
-//! session, its cgroup, the mark in a limit or in its environment, or the pipe that it prints to.
+//! Processes that outlive their parent are reparented to this process (child subreaper), or found
+//! by their session, their cgroup, the mark in a limit or in their environment, or the pipe that
+//! they print to.
 //!
-//! Below a keeper, processes are the keeper's children: it reaps, and tells (`kept`).
+//! Below a keeper, processes are the keeper's children: the keeper reaps them and reports it
+//! (`keeper_side`).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,22 +40,23 @@ pub(crate) use super::marks::Marks;
 pub(crate) use orders::{Expected, Leave, WatchOrder, Watched, WatcherHandle};
 pub(crate) use reclaim::{Reclaimed, reclaim, reclaim_marked};
 
-/// One read takes this much at most, so that no pipe keeps the others waiting.
+/// The most bytes of one read, so that no pipe keeps the others waiting.
 const PIECE: usize = 64 * 1024;
 /// A line longer than this is handed on in parts.
 const LONGEST_LINE: usize = 1024 * 1024;
-/// At most this much is read from a dead process's pipe that somebody else still fills.
+/// The most bytes that are read from a dead process's pipe, which another process may still fill.
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
-/// After a look at who was left to us and has died, the next is so much later, or a little more. Trees of
-/// which not all was seen are looked at again after as long.
+/// The pause between two searches for orphans that died, in milliseconds. Trees of which not every
+/// process was seen are scanned again after the same time.
 const DEAF_MILLIS: u16 = 20;
 
-/// While output waits for a disk, it is looked so often whether it is to go elsewhere.
+/// While output waits for a disk, it is checked at this interval whether the output is to go to
+/// other files.
 const STUCK_MILLIS: u16 = 200;
 
-/// Starts the thread. `sink` gets the lines; `reap_all`: every child that is left to this
-/// process is ours to reap, because nobody else in it makes children.
+/// Starts the reaper's thread. `sink` gets the lines. `reap_all`: every child of this process may
+/// be reaped, because nothing else in it starts children.
 pub(crate) fn start(
     sink: Arc<dyn OutputSink>,
     reap_all: bool,
@@ -74,7 +77,7 @@ pub(crate) fn start(
         epoll.add(deaths.wake(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Children.pack()))?;
     }
     let line = WatcherHandle::new(wake);
-    // So short that nobody notices, and longer than a disk takes that is only busy.
+    // Too short for anybody to notice, and longer than a disk that is merely busy takes.
     let desk = BlockingCall::new(relief, 2, Takeover::Lasting, Watcher::relieve);
     let watcher = Box::new(Watcher {
         line: line.clone(),
@@ -119,14 +122,14 @@ pub(crate) fn start(
 enum Token {
     Wake,
     DieWith,
-    /// The line to the keeper.
+    /// The socket to the keeper.
     Keeper,
     /// A child of this process has died.
     Children,
     Leader(u64),
     Out(u64),
     Err(u64),
-    /// One of the others of a tree; which, is seen by looking.
+    /// Another process of a tree ended; a look at the tree tells which.
     Remnant(u64),
 }
 
@@ -158,25 +161,26 @@ impl Token {
     }
 }
 
-/// A pipe that is read.
+/// A pipe that the reaper reads.
 struct Pipe {
     fd: Arc<OwnedFd>,
-    /// Both ends of a pipe have the same.
+    /// The inode number, which both ends of the pipe share.
     inode: u64,
-    /// The start of a line whose end has not come yet.
+    /// The beginning of a line whose end has not been read yet.
     partial: Vec<u8>,
 }
 
-/// Whose child a tree's leader is; to that one the kernel gives whoever loses a parent in the tree.
+/// The parent of a tree's leader. The kernel reparents orphans of the tree to that process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parent {
     /// This process, or its keeper.
     Ours,
-    /// A keeper that is dead: orphans go to whoever was above it, and are found by their marks alone.
+    /// A keeper that is dead: orphans were reparented to a process above it and are found by their
+    /// marks alone.
     Dead,
 }
 
-/// A process and its tree.
+/// A process that the host spawned or took over, and its tree.
 struct Process {
     pid: u32,
     pidfd: OwnedFd,
@@ -188,15 +192,15 @@ struct Process {
     marks: Marks,
     home: Membership,
     sight: KnownMembers,
-    /// What the keeper says of it to a later daemon.
+    /// The note that the keeper holds about it for a later daemon.
     about: Option<String>,
     parent: Parent,
     news: HostEventSink,
-    /// The leader's end, once reaped.
+    /// How the leader ended, once it was reaped.
     exit: Option<Exit>,
-    /// Whether that end was told.
+    /// Whether the leader's end was reported.
     told: bool,
-    /// Others of its tree that were found, each pinned.
+    /// The other processes of its tree that were found, each pinned by a pidfd.
     remnants: HashMap<u32, OwnedFd>,
     killing: Option<Killing>,
 }
@@ -205,12 +209,13 @@ struct Process {
 #[derive(Debug, Clone, Copy)]
 struct Killing {
     since: Instant,
-    /// When one of it last came to light only then: it was forked meanwhile.
+    /// When a process of the tree was last found that had not been known before: it was forked
+    /// meanwhile.
     came: Option<Instant>,
     told: bool,
 }
 
-/// Of a tree that is not gone so long after SIGKILL it is told when it forks away.
+/// A tree that still lives this long after SIGKILL is reported, if it keeps forking.
 const FORKS_AWAY: Duration = Duration::from_secs(1);
 
 struct Watcher {
@@ -220,57 +225,59 @@ struct Watcher {
     reap_all: bool,
     cgroups: Option<Arc<Cgroups>>,
     logs: Arc<Logs>,
-    /// The keeper, where there is one.
+    /// The link to the keeper, where there is one.
     above: Option<KeeperLink>,
     processes: HashMap<u64, Process>,
-    /// Whose leader or remnant ended in this round.
+    /// The keys of trees whose leader or remnant ended in this round.
     dead: Vec<u64>,
-    /// Empty while it is needed, and after another has gone on with it.
+    /// The buffer for reads. Empty while it is in use, and after another thread took over while it
+    /// was.
     buffer: Vec<u8>,
-    /// Where all of this is left while something is done that may last ([`hung`]).
+    /// The blocking call with which the reaper's state is left during work that may block
+    /// ([`blocked_io`]).
     desk: Arc<BlockingCall<Box<Watcher>>>,
-    /// The thread that this runs on.
+    /// The thread that the reaper runs on at the moment.
     thread: nix::unistd::Pid,
-    /// Counts what may last.
+    /// The number of the last loan, counted up for each.
     last_loan: u64,
-    /// What this thread has left all of it for, at the moment.
+    /// The work that may block and is under way at the moment.
     loan: Option<Loan>,
-    /// What other threads stand still in.
+    /// Loans that other threads are still blocked in, by their number.
     overdue: HashMap<u64, Loan>,
-    /// Whose output waits for a disk.
+    /// Sources whose output waits for a disk.
     stuck: HashMap<SourceId, Stuck>,
     /// Sources that are to be kept in other files, or by other rules.
     changes: VecDeque<(SourceId, LogConfig)>,
-    /// What dead processes have left in their pipes, which waited for a disk.
+    /// Pipes of dead processes whose output still waits for a disk.
     left: VecDeque<Remainder>,
-    /// Trees that were made without a cgroup.
+    /// The keys of trees that were spawned without a cgroup.
     homeless: Vec<u64>,
     housing: Housing,
-    /// Trees with processes that could not be pinned for want of descriptors, or that live and
-    /// were not seen: to be looked at again.
+    /// Trees with processes that could not be pinned for want of descriptors, or that live and were
+    /// not seen: they need a rescan.
     needs_rescan: HashSet<u64>,
     die_with: Option<OwnedFd>,
     ending_strays: Vec<Box<dyn FnOnce() + Send>>,
-    /// Since when nothing more of them has ended, and how many there were.
+    /// When the number of strays last changed, or one of them was last reaped.
     strays_since: Instant,
     strays_left: usize,
-    /// Who leads which tree and has not ended.
+    /// The keys of trees by the pid of their leader, while it lives.
     leaders: HashMap<u32, u64>,
     index: Index,
-    /// When all processes were last looked through for marks, and how long that took.
+    /// When all processes were last searched for marks, and how long that took.
     marked_looked: Option<(Instant, Duration)>,
-    /// When this process last tried in vain to go on as the keeper, which is dead.
+    /// When this process last failed to become the keeper, which is dead.
     succession_tried: Option<Instant>,
-    /// Where those are that were left to us.
+    /// Finds the children of this process, or of its keeper.
     children: proc::Children,
-    /// Tells when one of them may have died; a keeper tells of its own.
+    /// Tells that a child may have died. `None` below a keeper, which reports its own children.
     deaths: Option<ChildDeaths>,
-    /// What is not heard until then is looked for then.
+    /// Until when signals of dead children are held back; a search for orphans follows.
     sigchld_debounce_until: Option<Instant>,
 }
 
 impl Process {
-    /// What it prints goes to the files of this one.
+    /// The source whose log files take the output of this process, if any do.
     fn source(&self) -> Option<SourceId> {
         match self.output {
             OutputTarget::Lines(source, _) | OutputTarget::Beside(source) => Some(source),
@@ -282,7 +289,7 @@ impl Process {
 impl Watcher {
     fn run(mut self: Box<Self>) {
         if self.above.as_mut().is_some_and(|above| !above.begin()) {
-            // The keeper is gone, and another thread goes on as one this very moment.
+            // The keeper is gone, and another thread is becoming the keeper at this moment.
             loop {
                 std::thread::park();
             }
@@ -290,16 +297,16 @@ impl Watcher {
         self.go_on();
     }
 
-    /// `None`: another thread goes on.
+    /// The reaper's loop. `None`: another thread took the loop over.
     fn go_on(mut self: Box<Self>) -> Option<Box<Self>> {
         self.thread = nix::unistd::gettid();
         let mut events = vec![EpollEvent::empty(); 256];
         loop {
-            // Strays that are being ended may be children of each other, whose end only
-            // their parent is told: look again soon while that goes on, and only then.
+            // Strays that are being ended may be children of each other, and only their parent is
+            // told of their end: look again soon while that lasts, and only then.
             let again = self.sigchld_debounce_until.is_some() || self.succession_tried.is_some();
             let timeout = match (self.ending_strays.is_empty(), self.needs_rescan.is_empty()) {
-                // Another was at it, and has not come to its end.
+                // Another thread began a round and did not finish it.
                 _ if self.is_in_the_middle() => EpollTimeout::ZERO,
                 (true, true) if !again && !self.stuck.is_empty() => EpollTimeout::from(STUCK_MILLIS),
                 (true, true) if !again && self.houses_soon() => EpollTimeout::from(HOUSING_MILLIS),
@@ -342,8 +349,8 @@ impl Watcher {
         }
     }
 
-    /// It may be one that was left to us. Many die a second of which is heard otherwise: those that follow
-    /// are looked for together.
+    /// A child has died, perhaps an orphan. Where many die each second, other means report most of
+    /// them, so the orphans among those that follow are searched for together.
     fn child_died(&mut self) {
         if let Some(deaths) = &self.deaths {
             deaths.woke();
@@ -362,7 +369,7 @@ impl Watcher {
         }
     }
 
-    /// `false`: the watcher is to end.
+    /// `false` means that the reaper is to end.
     fn take_orders(&mut self) -> bool {
         for order in self.line.take() {
             match order {
@@ -403,7 +410,7 @@ impl Watcher {
     fn watch(&mut self, watched: Watched) {
         let (key, pid, tell) = (watched.key, watched.pid, Arc::clone(&watched.news));
         self.look_after(watched, None, Parent::Ours);
-        // Told from here, so that no signal can come before the process is known and no exit
+        // Reported from here, so that no signal can come before the process is known and no exit
         // before its start.
         tell(HostEvent::Spawned { key, pid, life: None });
     }
@@ -419,7 +426,7 @@ impl Watcher {
             self.epoll.add(&fd, event).ok().map(|()| Pipe { fd: Arc::new(fd), inode, partial: Vec::new() })
         });
         self.index.add(key, pid, &marks, pipes.iter().flatten().map(|pipe| pipe.inode));
-        // A keeper tells how its children end.
+        // A keeper reports how its children end.
         if self.above.is_none() {
             let leader = EpollEvent::new(EpollFlags::EPOLLIN, Token::Leader(key).pack());
             if let Err(error) = self.epoll.add(&pidfd, leader) {
@@ -428,7 +435,7 @@ impl Watcher {
         }
         self.leaders.insert(pid, key);
         let home = cgroups.map_or(Membership::None, Membership::Born);
-        // A command is over before it would have one.
+        // A command is over before it would be moved into a cgroup.
         if let OutputTarget::Lines(..) = &output {
             self.one_came(key, &home);
         }
@@ -470,7 +477,7 @@ impl Watcher {
             }
             Ok(None) => return,
             Err(error) => {
-                // Somebody else in this program reaped our child: its status is lost.
+                // Other code in this program reaped the child, so its status is lost.
                 tracing::error!(%error, pid = process.pid, "a child was reaped by someone else");
                 Exit::Unknown
             }
@@ -479,7 +486,7 @@ impl Watcher {
         self.ended(key, exit);
     }
 
-    /// A leader has ended, and was reaped.
+    /// Notes that a leader has ended and was reaped.
     fn ended(&mut self, key: u64, exit: Exit) {
         if let Some(process) = self.processes.get_mut(&key)
             && process.exit.is_none()
@@ -501,7 +508,7 @@ impl Watcher {
             if !has_ended(fd.as_fd()) {
                 return true;
             }
-            // Ours to reap when it was left to us; otherwise its parent is.
+            // It is ours to reap if it was reparented to us; otherwise its parent reaps it.
             let _ = pidfd::reap(&*fd);
             let _ = epoll.delete(&*fd);
             index.unpin(key, *pid);
@@ -510,24 +517,26 @@ impl Watcher {
         self.dead.push(key);
     }
 
-    /// Tells of the deaths of this round, each after its last words.
+    /// Reports the deaths of this round, each after the last of its output.
     fn tell_deaths(mut self: Box<Self>) -> Option<Box<Self>> {
-        // Settling one may find that others have ended meanwhile.
+        // To settle one death may bring up others that happened meanwhile.
         while !self.dead.is_empty() {
             self.dead.sort_unstable();
             self.dead.dedup();
-            // They stay in the list until all was read: who goes on in our place begins with them again.
+            // The keys stay in the list until all pipes were read, because a thread that takes over
+            // begins with them again.
             for at in 0..self.dead.len() {
                 let key = self.dead[at];
                 self = self.read_last_words(key)?;
             }
             let dead = std::mem::take(&mut self.dead);
-            // A keeper's children are many; those of trees with a cgroup are known by that.
+            // A keeper has many children; processes of trees with a cgroup are known by it.
             let unsure = |key: &u64| self.processes.get(key).is_some_and(|p| !p.home.knows_all());
             if self.above.is_none() || dead.iter().any(unsure) {
                 self.adopt();
             }
-            // Where orphans go to somebody else, nothing is known before all have been looked through.
+            // Where orphans are reparented elsewhere, nothing is known until all processes have
+            // been searched.
             let known = dead.iter().all(|key| !self.needs_marks(*key)) || self.find_marked();
             for key in dead {
                 if known || !self.needs_marks(key) {
@@ -557,7 +566,7 @@ impl Watcher {
         }
     }
 
-    /// Tells what is true of a process whose leader or remnants have ended.
+    /// Reports the state of a tree whose leader or remnants have ended.
     fn settle(&mut self, key: u64) {
         let Some(exit) = self.processes.get(&key).and_then(|p| p.exit) else {
             return;
@@ -597,14 +606,14 @@ impl Watcher {
         }
     }
 
-    /// Whose own output a source is.
+    /// The newest process whose own output goes to this source.
     fn printer(&self, source: SourceId) -> Option<u64> {
         let of_it =
             |process: &Process| matches!(&process.output, OutputTarget::Lines(of, _) if *of == source);
         self.processes.iter().filter(|(_, process)| of_it(process)).map(|(key, _)| *key).max()
     }
 
-    /// Hands on a line without its end, with one.
+    /// Hands on an unfinished line, with a newline added.
     fn flush_partial(&mut self, key: u64, stream: Stream) {
         if let Some(process) = self.processes.get_mut(&key)
             && process.pipes[stream as usize].as_ref().is_some_and(|p| !p.partial.is_empty())
@@ -642,7 +651,7 @@ impl Watcher {
         }
     }
 
-    /// Ends what was left to us and belongs to no tree that we know.
+    /// Kills orphans that were reparented to this process and belong to no known tree.
     fn go_on_ending_strays(&mut self) {
         if self.ending_strays.is_empty() {
             return;
@@ -674,20 +683,20 @@ impl Watcher {
         }
     }
 
-    /// The one we were to die with is dead.
+    /// Kills everything and exits, because the process that this one was tied to is dead.
     fn end_everything_now(&mut self) {
         let keys: Vec<u64> = self.processes.keys().copied().collect();
         for key in keys {
             self.kill_tree(key);
         }
-        // What dies leaves its children to us: until none comes any more.
+        // The children of each process that dies are reparented to us: go on until none is left.
         let mut since = Instant::now();
         while since.elapsed() < STUCK {
             let left = proc::children(std::process::id());
             if left.is_empty() {
                 break;
             }
-            // All of them first: who forks is to have no time for it.
+            // Signal all of them before any is reaped, so that none has time to fork.
             for fd in left.iter().filter_map(|pid| pidfd::open(*pid).ok()) {
                 let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
             }
@@ -705,13 +714,13 @@ impl Watcher {
     }
 }
 
-/// So often is looked for what a tree forks while it is being halted.
+/// How many times the processes that a tree forks are searched for while it is being halted.
 const PAUSE_ROUNDS: usize = 20;
 
-/// And for so long at most.
+/// The longest time that such a search may take.
 const LONGEST_HALT: Duration = Duration::from_millis(200);
 
-/// The name of the variable that marks a tree.
+/// The name of the environment variable that marks a tree.
 pub(crate) const MARK: &str = "REGROW_MARK";
 
 mod blocked_io;

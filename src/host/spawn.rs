@@ -1,18 +1,21 @@
-//! Making a process, at the same small price however large this one is.
+//! Spawns a process at the same small price however large this process is.
 //!
-//! One `clone` (`clone3`, where it is to be born in a cgroup) with CLONE_VM on a stack of its own:
-//! no page table is copied, and the child's few steps before `execve` (session, folder,
+//! One `clone` (`clone3`, where the child starts in a cgroup) with CLONE_VM on a stack of its own:
+//! no page table is copied, and the child's few steps before `execve` (session, directory,
 //! descriptors, signals) are plain system calls in our memory. With [`Spawner::spawn`] the calling
-//! thread stands still meanwhile (CLONE_VFORK); with [`Spawner::begin`] it goes on, and a pipe that
-//! the program's start closes tells the end: a keeper has one thread, and a folder on a network may
-//! hang. CLONE_FILES with `close_range(CLOSE_RANGE_UNSHARE)` spares copying the descriptor table,
-//! which with thousands of services would cost more than the process.
+//! thread is blocked meanwhile (CLONE_VFORK). With [`Spawner::begin`] it goes on, and a pipe that
+//! the program's start closes tells the end: a keeper has one thread, and a directory on a network
+//! may block. CLONE_FILES with `close_range(CLOSE_RANGE_UNSHARE)` avoids copying the descriptor
+//! table, which with thousands of services would cost more than the process.
 //!
-//! Where the kernel is older than that or refuses it, the same steps run in a forked copy
+//! Where the kernel is too old for that or refuses it, the same steps run in a forked copy
 //! ([`Sharing::Nothing`]).
 //!
-//! [`Spawner`]s are made once, by threads that live as long as the host: the kernel ends
-//! the children (PR_SET_PDEATHSIG) when the *thread* that made them ends.
+//! [`Spawner`]s are made once, by threads that live as long as the host: the kernel kills the
+//! children (PR_SET_PDEATHSIG) when the *thread* that spawned them ends.
+//!
+//! Deliberately absent: environments, the making of cgroups, and what becomes of the process
+//! afterwards.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -34,7 +37,7 @@ pub(crate) use program::Program;
 mod child;
 mod program;
 
-/// A process that runs.
+/// A process that was spawned and has executed its program.
 pub(crate) struct Spawned {
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
@@ -43,49 +46,49 @@ pub(crate) struct Spawned {
     pub(crate) placed: Placed,
 }
 
-/// Where a process was made.
+/// Where a process was spawned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Placed {
-    /// In the cgroup that it was to be made in.
+    /// The process is in the cgroup that was asked for.
     InCgroup,
-    /// In this process's own, as it was to be.
+    /// The process is in the cgroup of this process, since no other was asked for.
     WithUs,
-    /// There, too: the kernel would not make it in its cgroup.
+    /// The process is in the cgroup of this process, because the kernel refused the one that was
+    /// asked for.
     Refused(Errno),
 }
 
-/// Why there is none.
+/// Why a process could not be spawned: the stage and the error number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failed {
     pub(crate) stage: SpawnStage,
     pub(crate) errno: Errno,
 }
 
-/// How much the child shares until it executes.
+/// How much the child shares with this process until it executes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sharing {
-    /// Memory and descriptors.
+    /// The child shares memory and descriptors.
     All,
-    /// Memory only: `close_range` can't unshare (before Linux 5.9).
+    /// The child shares memory only: `close_range` can't unshare (before Linux 5.9).
     Memory,
-    /// Nothing: the kernel refuses to share.
+    /// The child is a forked copy: the kernel refuses to share.
     Nothing,
 }
 
-/// Bytes of the child's stack. It calls a dozen system calls and nothing else.
+/// The size of the child's stack in bytes. The child makes system calls and nothing else.
 const STACK: usize = 64 * 1024;
 
-/// Whether the maker goes on while a child makes its steps: where the child can make them without
-/// libc, whose error number they would share.
+/// The clone flag of [`Spawner::begin`]. The caller goes on during the child's steps only where the
+/// child can make them without libc, whose error number both would share.
 const GOES_ON: c_int = if cfg!(target_arch = "x86_64") { 0 } else { libc::CLONE_VFORK };
 
-/// Descriptors that are left for everything but services.
+/// How many descriptors are reserved for everything except services.
 const HEADROOM: u64 = 24;
 
-/// How many descriptors this process can still open for services: the others are for everything
-/// else that it does.
+/// How many descriptors this process can still open for services, without the reserved ones.
 pub(crate) fn descriptors_left() -> u64 {
-    // They are given lowest first.
+    // The lowest free number is given first.
     let Ok(probe) = std::fs::File::open("/") else {
         return 0;
     };
@@ -93,7 +96,7 @@ pub(crate) fn descriptors_left() -> u64 {
     descriptor_limit().saturating_sub(used).saturating_sub(HEADROOM)
 }
 
-/// A child's stack, and where it leaves word.
+/// A child's stack, and the place where the child reports a failed step.
 struct ChildStack {
     stack: *mut c_void,
     report: *mut Report,
@@ -120,36 +123,37 @@ impl Drop for ChildStack {
     }
 }
 
-/// How children of a spawner stand to it.
+/// How the children of a spawner depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ties {
-    /// They get SIGKILL when the thread that made them ends.
+    /// Whether children get SIGKILL when the thread that spawned them ends.
     pub(crate) die_with_us: bool,
-    /// Their output goes into pipes that they can read themselves: nobody's end breaks them.
+    /// Whether children can read their own output pipes, so that a pipe never breaks when its
+    /// reader ends.
     pub(crate) outlive_readers: bool,
 }
 
-/// What one thread needs to make processes.
+/// What one thread needs to spawn processes.
 pub(crate) struct Spawner {
-    /// Of children that have executed.
+    /// Stacks for reuse, whose children have executed or ended.
     rooms: Vec<ChildStack>,
     null: OwnedFd,
-    /// Low descriptors that the child's ends of the pipes are moved to, so that the child
-    /// keeps a short table: its output, and what its start closes.
+    /// Low descriptors that the child's ends of the pipes are moved to, which keeps the child's
+    /// table short: its two outputs, and the pipe that its start closes.
     slots: [OwnedFd; 3],
     sharing: Sharing,
-    /// The limit on descriptors that this process came with; children get it back.
+    /// The limits that this process was started with; children get them back.
     limits: Limits,
-    /// Which of the [`MARKED`] are not limited here, so that they can be marks.
+    /// Which of the [`MARKED`] limits are unlimited here, so that they can carry marks.
     unlimited: [bool; 2],
     ties: Ties,
-    /// This process's own limit, when it was last looked at.
+    /// This process's own limit on descriptors, as last read.
     limit: u64,
 }
 
-/// A process that is being made.
+/// A process that is being spawned.
 pub(crate) struct Begun {
-    /// Closed when it executes or ends.
+    /// The pipe that is closed when the child executes or ends.
     status: OwnedFd,
     pid: u32,
     pidfd: OwnedFd,
@@ -157,14 +161,14 @@ pub(crate) struct Begun {
     stderr: OwnedFd,
     placed: Placed,
     room: ChildStack,
-    /// What it reads until then.
+    /// What the child reads until it executes: these three fields.
     _program: Program,
     _plan: Box<ChildPlan>,
     _pointers: [Vec<*const c_char>; 2],
 }
 
 impl Begun {
-    /// Becomes readable, or hangs up, when there is something to tell.
+    /// The descriptor that becomes readable, or hangs up, once the outcome is known.
     pub(crate) fn status(&self) -> BorrowedFd<'_> {
         self.status.as_fd()
     }
@@ -177,7 +181,7 @@ impl Begun {
         self.pidfd.as_fd()
     }
 
-    /// Why it is not made in the cgroup that it was to be made in.
+    /// The error if the kernel refused the cgroup that was asked for.
     pub(crate) fn refused(&self) -> Option<Errno> {
         match self.placed {
             Placed::Refused(errno) => Some(errno),
@@ -187,7 +191,7 @@ impl Begun {
 }
 
 impl Spawner {
-    /// `limits`: those that children get.
+    /// Makes a spawner. `limits`: the limits that children get.
     pub(crate) fn new(limits: Limits, ties: Ties) -> io::Result<Spawner> {
         let null = OwnedFd::from(std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?);
         let slots = [null.try_clone()?, null.try_clone()?, null.try_clone()?];
@@ -197,7 +201,7 @@ impl Spawner {
             slots,
             sharing: Sharing::All,
             limits,
-            // A mark that an outer regrow left may go: it is no limit.
+            // A mark that an outer regrow left may be overwritten, because it limits nothing.
             unlimited: MARKED.map(|(resource, _)| {
                 getrlimit(resource).is_ok_and(|(soft, hard)| soft >= 1 << 62 && hard == libc::RLIM_INFINITY)
             }),
@@ -206,8 +210,8 @@ impl Spawner {
         })
     }
 
-    /// Runs a program, which reads `input` or nothing, and has `extra` as its descriptor 3; returns when it
-    /// runs.
+    /// Spawns a program that reads `input`, or nothing, and has `extra` as its descriptor 3.
+    /// Returns when the program runs.
     pub(crate) fn spawn(
         &mut self,
         program: &Program,
@@ -255,7 +259,7 @@ impl Spawner {
         }
     }
 
-    /// Begins to run a program; [`Spawner::settle`] tells what became of it.
+    /// Begins to spawn a program; [`Spawner::settle`] returns the outcome.
     pub(crate) fn begin(
         &mut self,
         program: Program,
@@ -271,7 +275,8 @@ impl Spawner {
         let made = self.clone_child(&plan, &room, cgroup, GOES_ON);
         let trouble = match made {
             Ok((pid, pidfd)) => {
-                // It has its own descriptors from its first step on; until then the slots are its.
+                // From its first step on the child has its own descriptors; until then it uses the
+                // slots.
                 let heard = heard_first(&status, &pidfd);
                 self.empty_slots();
                 let placed = if cgroup.is_some() { Placed::InCgroup } else { Placed::WithUs };
@@ -290,7 +295,7 @@ impl Spawner {
                         _pointers,
                     });
                 }
-                // It could not unshare, or was killed at once.
+                // The child could not unshare, or was killed at once.
                 bury(&pidfd);
                 self.rooms.push(room);
                 self.last_word()
@@ -315,12 +320,13 @@ impl Spawner {
         }
     }
 
-    /// What became of a start whose status is readable. A child that failed is not reaped here.
+    /// Returns the outcome of a start whose status is readable. A child that failed is not reaped
+    /// here.
     pub(crate) fn settle(&mut self, begun: Begun) -> Result<Spawned, Failed> {
         let Begun { pid, pidfd, stdout, stderr, placed, room, .. } = begun;
         self.rooms.push(room);
         match self.last_word() {
-            // Shared less since its clone: that is tried again by whoever asked.
+            // Sharing failed after the clone; the caller asks for the process again.
             Some(Trouble::Share | Trouble::Cgroup(_)) => {
                 Err(Failed { stage: SpawnStage::Fork, errno: Errno::EAGAIN })
             }
@@ -329,7 +335,7 @@ impl Spawner {
         }
     }
 
-    /// Gives back what it held ready for a burst.
+    /// Gives back the stacks that a burst needed.
     pub(crate) fn rest(&mut self) {
         self.rooms.clear();
     }
@@ -386,14 +392,14 @@ impl Spawner {
         }
     }
 
-    /// A pipe whose writing end lies in a slot.
+    /// Makes a pipe whose writing end lies in a slot.
     fn pipe(&mut self, slot: usize) -> Result<(OwnedFd, c_int), Failed> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(no_descriptors)?;
-        // Descriptors are given lowest first, so a high number means that few are left. The
-        // control socket must still answer then.
+        // The lowest free number is given first, so a high number means that few are left. The
+        // control socket must still be able to answer then.
         let needed = u64::try_from(write.as_raw_fd()).unwrap_or(0) + HEADROOM;
         if needed > self.limit {
-            // It may have been raised from outside since.
+            // The limit may have been raised from outside since.
             self.limit = descriptor_limit();
             if needed > self.limit {
                 return Err(no_descriptors(Errno::EMFILE));
@@ -405,7 +411,7 @@ impl Spawner {
         Ok((read, self.put_into_slot(slot, &write)?))
     }
 
-    /// A pipe that says when a child has executed. It blocks.
+    /// Makes the pipe that tells when a child has executed. Reads from it block.
     fn status(&mut self) -> Result<(OwnedFd, c_int), Failed> {
         let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(no_descriptors)?;
         Ok((read, self.put_into_slot(2, &write)?))
@@ -420,7 +426,7 @@ impl Spawner {
         Ok(place)
     }
 
-    /// Puts `/dev/null` back, so that the pipes' writing ends are the child's alone.
+    /// Puts `/dev/null` back into the slots, so that the child alone has the pipes' writing ends.
     fn empty_slots(&self) {
         for slot in &self.slots {
             // SAFETY: both are open descriptors of ours, and stay so.
@@ -428,7 +434,7 @@ impl Spawner {
         }
     }
 
-    /// `flags`: beside those of sharing.
+    /// Clones the child. `flags` are added to those of sharing.
     fn clone_child(
         &mut self,
         plan: &ChildPlan,
@@ -448,8 +454,8 @@ impl Spawner {
         let mut pidfd: c_int = -1;
         let mut all = [u64::MAX; 2];
         let mut before = [0u64; 2];
-        // Every signal is blocked meanwhile: in a child that shares our memory no handler of
-        // ours may run. Raw calls, since libc's own leave its internal signals open.
+        // Every signal is blocked meanwhile, because no handler of ours may run in a child that
+        // shares our memory. Raw calls are used, since libc's own leave its internal signals open.
         // SAFETY: both masks are 8 valid bytes, as the last argument says.
         unsafe {
             libc::syscall(
@@ -506,7 +512,7 @@ impl Spawner {
         }
         let pid = match made {
             Ok(pid) => pid,
-            // What is short will be short without a cgroup, too.
+            // A resource that is short will be short without a cgroup, too.
             Err(errno @ (Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)) => {
                 return Err(Trouble::Failed(Failed { stage: SpawnStage::Fork, errno }));
             }
@@ -521,7 +527,7 @@ impl Spawner {
         Ok((pid.cast_unsigned(), pidfd))
     }
 
-    /// What the last child that was given back left word of; `None`: it executed.
+    /// The failure that the last finished child reported; `None` if it executed.
     fn last_word(&self) -> Option<Trouble> {
         let room = self.rooms.last()?;
         // SAFETY: the child has executed or ended, so nobody writes to it any more.
@@ -542,14 +548,14 @@ impl Spawner {
     }
 }
 
-/// Reaps a child that is ending; its exit was told to nobody else.
+/// Reaps a child that is ending and whose exit nobody else is told of.
 fn bury(pidfd: &OwnedFd) {
     while let Ok(None) = crate::sys::pidfd::reap(pidfd) {
         std::thread::yield_now();
     }
 }
 
-/// Waits for a child's first word; `false`: it ended without one.
+/// Waits for a child's first message; `false`: the child ended without one.
 fn heard_first(status: &OwnedFd, pidfd: &OwnedFd) -> bool {
     loop {
         let mut both =
@@ -564,18 +570,18 @@ fn heard_first(status: &OwnedFd, pidfd: &OwnedFd) -> bool {
     }
 }
 
-/// The writing end of a pipe, opened for reading too: then the pipe is never without a reader.
+/// Opens the writing end of a pipe for reading too, so that the pipe always has a reader.
 fn readable_too(write: OwnedFd) -> OwnedFd {
     let path = format!("/proc/self/fd/{}", write.as_raw_fd());
     let flags = nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_CLOEXEC;
-    // Without /proc it breaks with its last reader.
+    // Without /proc the pipe breaks when its last reader ends.
     nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty()).unwrap_or(write)
 }
 
 enum Trouble {
-    /// This way of sharing is not to be had here.
+    /// The kernel refuses this way of sharing.
     Share,
-    /// A child can't be made in this cgroup.
+    /// The kernel refuses to spawn a child in this cgroup.
     Cgroup(Errno),
     Failed(Failed),
 }

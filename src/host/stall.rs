@@ -1,77 +1,78 @@
-//! Work that may stand still in the kernel, and who goes on meanwhile.
+//! Work that may block in the kernel, and who goes on meanwhile.
 //!
-//! A read, a write or an open on a disk that does not answer can't be ended and has no deadline. So
-//! before a thread does one, it leaves what it works with at a [`BlockingCall`]. Usually it is back at once and
-//! takes it again. If it is not, another thread goes on with it, and who comes back late finds nothing
-//! there, and may only tell what it has found.
+//! A read, a write or an open on a disk that does not answer can't be interrupted and has no
+//! deadline. So before a thread does one, it leaves its state with a [`BlockingCall`]. Usually the
+//! work ends at once and the thread takes the state back. If it does not, another thread goes on
+//! with the state; the late thread then finds nothing to take back and may only report its result.
 //!
-//! One thread looks after all desks of a host ([`StallMonitor`]), and sleeps as long as nobody works at one. It
-//! counts looks and not time: in a process that stood still (Ctrl-Z, a frozen machine) no work has lasted.
+//! One thread looks after all blocking calls of a host ([`StallMonitor`]), and sleeps while none is
+//! in use. It counts checks and not time: in a process that was stopped (Ctrl-Z, a frozen machine)
+//! no work has lasted.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// So often desks are looked at while somebody works.
+/// How often blocking calls are checked while one is in use.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How many threads of this process were relieved, and have not come back.
+/// How many threads of this process were taken over from and have not returned.
 static AWAY: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether a thread of this process stands still in the kernel. It can't be ended, and neither can the process be
-/// ended or execute anything before that thread comes back.
+/// Whether a thread of this process is blocked in the kernel. Such a thread can't be ended, and the
+/// process can neither end nor execute anything before it returns.
 pub(crate) fn somebody_stands_still() -> bool {
     AWAY.load(SeqCst) > 0
 }
 
-/// Looks after desks.
+/// Looks after the blocking calls of a host.
 pub(crate) struct StallMonitor {
     desks: Mutex<Vec<Weak<dyn Looked>>>,
-    /// Somebody looks at them now and then; otherwise the thread sleeps.
+    /// Whether the thread checks the calls at intervals; otherwise it sleeps.
     looks: AtomicBool,
-    /// There is a thread for it.
+    /// Whether there is a thread that checks.
     has_thread: AtomicBool,
-    /// The host is gone.
+    /// Whether the host is gone.
     over: AtomicBool,
     asleep: Mutex<()>,
     wake: Condvar,
 }
 
-/// Where one thread leaves what it works with.
+/// Holds one thread's state while that thread does work that may block.
 pub(crate) struct BlockingCall<T> {
     left: Mutex<Left<T>>,
-    /// After so many looks at one piece of work another goes on.
+    /// After this many checks of the same work another thread goes on.
     patience: u32,
     go_on: Box<dyn Fn(T) + Send + Sync>,
     going_on: Takeover,
     relief: Arc<StallMonitor>,
 }
 
-/// What going on takes.
+/// How long it takes to go on with a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Takeover {
-    /// A moment, in which nobody looks after other desks.
+    /// A moment, in which no other blocking call is checked.
     Moment,
-    /// A thread of its own, for as long as the host lives.
+    /// For as long as the host lives, so it takes a thread of its own.
     Lasting,
 }
 
 struct Left<T> {
-    /// `None`: nobody works, or another goes on with it.
+    /// The state; `None` while no work is under way, or after another thread went on with it.
     state: Option<T>,
-    /// Counts pieces of work.
+    /// The number of the present piece of work, counted up for each.
     piece: u64,
-    /// The last piece that was seen, and at how many looks since.
+    /// The last piece that a check saw, and how many further checks saw it since.
     seen: (u64, u32),
 }
 
-/// What a look at a desk has shown.
+/// The result of a check.
 enum Look {
-    /// Nobody has worked there since the last one.
+    /// No work was under way since the last check.
     Quiet,
     Busy,
-    /// A piece of work has lasted too long: this is to be called, and takes a thread.
+    /// Work has lasted too long: this function goes on with its state, and takes a thread.
     Lasting(Box<dyn FnOnce()>),
 }
 
@@ -80,8 +81,8 @@ trait Looked: Send + Sync {
 }
 
 impl<T: Send + 'static> BlockingCall<T> {
-    /// `go_on` is called when a piece of work lasts longer than `patience` times [`LOOK`], with what was
-    /// left.
+    /// Makes a blocking call. `go_on` gets the state when a piece of work lasts longer than
+    /// `patience` times [`LOOK`].
     pub(crate) fn new(
         relief: &Arc<StallMonitor>,
         patience: u32,
@@ -102,12 +103,13 @@ impl<T: Send + 'static> BlockingCall<T> {
         desk
     }
 
-    /// Who looks after it.
+    /// The monitor that looks after it.
     pub(crate) fn relief(&self) -> &Arc<StallMonitor> {
         &self.relief
     }
 
-    /// Leaves this, works, and takes it again. `None` where another has gone on with it meanwhile.
+    /// Leaves the state, does the work, and takes the state back. `None` if another thread has gone
+    /// on with the state meanwhile.
     pub(crate) fn work<R>(&self, state: T, work: impl FnOnce() -> R) -> (Option<T>, R) {
         let piece = {
             let mut left = lock(&self.left);
@@ -118,7 +120,7 @@ impl<T: Send + 'static> BlockingCall<T> {
         self.relief.look_from_now_on();
         let done = work();
         let mut left = lock(&self.left);
-        // Who went on may be at a piece of its own by now.
+        // The thread that went on may be at a piece of work of its own by now.
         let state = if left.piece == piece { left.state.take() } else { None };
         if state.is_none() {
             AWAY.fetch_sub(1, SeqCst);
@@ -155,7 +157,7 @@ impl<T: Send + 'static> Looked for BlockingCall<T> {
 }
 
 impl StallMonitor {
-    /// Starts the thread.
+    /// Starts the monitor with its thread.
     pub(crate) fn start() -> io::Result<Arc<StallMonitor>> {
         let relief = Arc::new(StallMonitor {
             desks: Mutex::default(),
@@ -169,7 +171,7 @@ impl StallMonitor {
         Ok(relief)
     }
 
-    /// Starts a thread, where there is none.
+    /// Starts a thread that checks, if there is none.
     pub(crate) fn begin(self: &Arc<StallMonitor>) -> io::Result<()> {
         if self.has_thread.swap(true, SeqCst) {
             return Ok(());
@@ -181,24 +183,25 @@ impl StallMonitor {
         begun.map(drop)
     }
 
-    /// The host is gone, and the thread ends.
+    /// Ends the monitor's thread, because the host is gone.
     pub(crate) fn end(&self) {
         self.over.store(true, SeqCst);
         drop(lock(&self.asleep));
         self.wake.notify_all();
     }
 
-    /// Somebody works. It costs a call to the kernel only where nobody has for a while.
+    /// Has blocking calls checked from now on. It costs a system call only if none was in use for a
+    /// while.
     fn look_from_now_on(&self) {
         if !self.looks.load(SeqCst) && !self.looks.swap(true, SeqCst) {
-            // Behind this lock the thread is asleep, or has yet to see it.
+            // Once this lock was held, the thread either sleeps or is yet to see the flag.
             drop(lock(&self.asleep));
             self.wake.notify_all();
         }
     }
 
-    /// The calling thread was relieved, and has come back: it takes the place of the one that went on, where
-    /// that is free. Returns when there is nothing for it to do.
+    /// Called by a thread that was taken over from and has returned: it becomes the monitor's
+    /// thread, if there is none. Returns when there is nothing left for it to do.
     pub(crate) fn take_its_place(self: &Arc<StallMonitor>) {
         if !self.has_thread.swap(true, SeqCst) {
             Arc::clone(self).run();
@@ -220,7 +223,7 @@ impl StallMonitor {
             let mut seen = self.look();
             if matches!(seen, Look::Quiet) {
                 self.looks.store(false, SeqCst);
-                // Who began just before has not woken anybody.
+                // Work that began just before has woken nobody.
                 seen = self.look();
                 if !matches!(seen, Look::Quiet) {
                     self.looks.store(true, SeqCst);
@@ -236,7 +239,7 @@ impl StallMonitor {
         }
     }
 
-    /// Looks at all desks.
+    /// Checks all blocking calls.
     fn look(&self) -> Look {
         let desks: Vec<_> = {
             let mut desks = lock(&self.desks);
@@ -265,7 +268,7 @@ mod tests {
 
     use super::*;
 
-    /// A desk whose state is told when another goes on with it.
+    /// Makes a blocking call that sends its state when another thread goes on with it.
     fn desk(
         going_on: Takeover,
         patience: u32,
@@ -297,11 +300,11 @@ mod tests {
             };
             let gone_on = told.recv_timeout(Duration::from_secs(30)).unwrap();
             assert_eq!(gone_on, 7);
-            // Who went on works at the same desk.
+            // The thread that went on uses the same blocking call.
             assert_eq!(desk.work(8, || "done"), (Some(8), "done"));
             let_go.send(()).unwrap();
             assert_eq!(late.join().unwrap(), (None, Ok(())), "{going_on:?}");
-            // And is relieved as well, if it has to be.
+            // And it can be taken over from as well.
             let (let_go, gate) = mpsc::channel::<()>();
             let again = Arc::clone(&desk);
             let late = std::thread::spawn(move || again.work(9, || gate.recv()));

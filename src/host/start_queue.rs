@@ -1,7 +1,8 @@
-//! The starts that are to be carried out, and the threads that take them: one wakes for one.
+//! The queue of starts that are to be carried out, and the threads that take them: each start wakes
+//! one thread.
 //!
-//! A channel whose receiver is shared behind a lock wakes two, and one of those that several may receive
-//! from looks many times before it rests; both cost a short command more than this.
+//! A channel whose receiver is shared behind a lock wakes two threads, and a channel with several
+//! receivers polls many times before it sleeps. Both cost a short command more than this queue.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,23 +11,23 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use super::{HostEvent, SpawnOrder};
 use crate::model::{SpawnFailure, SpawnStage};
 
-/// A start that was prepared, and is told when nobody is left to carry it out.
+/// A prepared start, which must be answered if no thread is left to carry it out.
 pub(crate) trait Refused {
-    /// Answers it with a failure.
+    /// Answers the start with a failure.
     fn fail(&self, failure: SpawnFailure);
 }
 
-/// One that is to be carried out.
+/// A start that is to be carried out.
 pub(crate) enum Start<P> {
     New(Box<SpawnOrder>),
-    /// Its log files did not come, and it is to go on without those.
+    /// A start whose log files did not open in time, and which goes on without them.
     Prepared(Box<P>),
 }
 
-/// Where they are given; closed when this is dropped.
+/// The end of the queue where starts are given; the queue closes when this is dropped.
 pub(crate) struct Starts<P: Refused>(Arc<Shared<P>>);
 
-/// Where a thread takes them.
+/// The end of the queue where a thread takes starts.
 pub(crate) struct Taker<P: Refused>(Arc<Shared<P>>);
 
 struct Shared<P> {
@@ -52,7 +53,7 @@ impl<P: Refused> Starts<P> {
         Starts(Arc::new(Shared { queue: Mutex::new(queue), given: Condvar::new() }))
     }
 
-    /// One more who takes.
+    /// Adds a thread that takes starts.
     pub(crate) fn taker(&self) -> Taker<P> {
         self.0.queue().takers += 1;
         Taker(Arc::clone(&self.0))
@@ -69,13 +70,13 @@ impl<P: Refused> Starts<P> {
         self.0.given.notify_one();
     }
 
-    /// Who gives back what was taken.
+    /// Returns a handle to give back a start that was taken.
     pub(crate) fn giver(&self) -> Giver<P> {
         Giver(Arc::downgrade(&self.0))
     }
 }
 
-/// By whom a start is given back that goes on before all others.
+/// Gives back starts, which then go before all others.
 pub(crate) struct Giver<P>(Weak<Shared<P>>);
 
 impl<P> Clone for Giver<P> {
@@ -92,7 +93,7 @@ impl<P: Refused> Giver<P> {
         }
     }
 
-    /// One more who takes. `None`: there is nothing to take any more.
+    /// Adds a thread that takes starts. `None` if the queue is closed.
     pub(crate) fn taker(&self) -> Option<Taker<P>> {
         let shared = self.0.upgrade()?;
         let mut queue = shared.queue();
@@ -113,14 +114,15 @@ impl<P: Refused> Drop for Starts<P> {
 }
 
 impl<P: Refused> Taker<P> {
-    /// One that waits already, and how many others do.
+    /// Takes a start that is already waiting, with the number of starts behind it.
     pub(crate) fn take_waiting(&self) -> Option<(Start<P>, usize)> {
         let mut queue = self.0.queue();
         let order = queue.list.pop_front()?;
         Some((order, queue.list.len()))
     }
 
-    /// The next one, and how many others wait. `None`: there will be none.
+    /// Waits for the next start, and takes it with the number of starts behind it. `None` when the
+    /// queue is closed and empty.
     pub(crate) fn take(&self) -> Option<(Start<P>, usize)> {
         let idle = |queue: &mut Queue<P>| queue.list.is_empty() && !queue.closed;
         let mut queue = self.0.given.wait_while(self.0.queue(), idle).unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +141,8 @@ impl<P: Refused> Drop for Taker<P> {
     }
 }
 
-/// Only a panic of every thread that carries them out leaves one to be answered here.
+/// Answers a start with a failure. That happens only after a panic of every thread that takes
+/// starts.
 fn refuse<P: Refused>(start: Start<P>) {
     let failure = SpawnFailure {
         stage: SpawnStage::Prepare,
@@ -153,7 +156,7 @@ fn refuse<P: Refused>(start: Start<P>) {
     }
 }
 
-/// A start that is under way at the keeper, until it is dropped.
+/// Counts a start as under way at the keeper until it is dropped.
 pub(crate) struct StartPermit(pub(super) Arc<AtomicUsize>);
 
 impl Drop for StartPermit {
@@ -171,7 +174,7 @@ mod tests {
     use crate::model::EnvSpec;
     use crate::vault::secrets::Vault;
 
-    /// Nothing is prepared here.
+    /// Stands for prepared starts, of which these tests have none.
     enum Nothing {}
 
     impl Refused for Nothing {

@@ -1,9 +1,9 @@
-//! The tasks that a daemon has taken and that are not over, in a file without a name that its keeper holds: a
-//! daemon after this one runs those that waited. It is in memory alone, since it has what clients' environments
-//! have, and ends with the keeper.
+//! The tasks that a daemon has accepted and that are not over, in a file without a name that its
+//! keeper holds. The next daemon runs the tasks that waited. The file is in memory only, because it
+//! contains the environments of clients, and it ends with the keeper.
 //!
-//! Each step is one line behind the others, written before it is answered; what is over is left out when the
-//! file is written anew.
+//! Each step is one line, appended before the step is answered. Tasks that are over are left out
+//! when the file is rewritten.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -22,55 +22,56 @@ use crate::model::task::{TaskId, TaskSpec};
 pub struct Waiting {
     /// The id that its client knows it by.
     pub id: TaskId,
-    /// For whom it runs: cached results are kept apart by that.
+    /// The client that it runs for: cached results are kept apart by client.
     pub who: String,
     /// The command, with the environment that its client gave it.
     pub spec: TaskSpec,
-    /// Milliseconds since 1970.
+    /// When the task was submitted, in milliseconds since 1970.
     pub submitted: u64,
-    /// How often it was run.
+    /// How many times the task was run.
     #[serde(default)]
     pub attempts: u32,
-    /// The common environment that it was taken with.
+    /// The number of the common environment that it was accepted with; `None` if that is empty.
     env: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Step {
-    /// What many have in common is written once.
+    /// An environment that many tasks share, with its number; it is written once.
     Env(u64, Arc<Vec<(String, String)>>),
     Taken(Box<Waiting>),
-    /// It runs, for the so manieth time.
+    /// The task runs, with the number of this attempt.
     Runs(TaskId, u32),
     Over(TaskId),
 }
 
-/// They are written anew when so many bytes say nothing any more.
+/// The file is rewritten when more than this many bytes are about tasks that are over.
 const SPENT: u64 = 1 << 20;
 
-/// The file.
+/// The file of waiting tasks.
 pub struct WaitingTasks {
     written: Mutex<Written>,
     hold: Hold,
 }
 
-/// Has a keeper hold the file.
+/// The function that has a keeper hold the file.
 type Hold = Box<dyn Fn(OwnedFd) + Send + Sync>;
 
 struct Written {
     file: File,
-    /// By their numbers: how many tasks have each, and how long its line is.
+    /// Environments by their number: how many tasks have each, and how many bytes its line takes.
     envs: HashMap<u64, (usize, u64)>,
     bytes: u64,
-    /// Of what is over.
+    /// How many of the bytes are about tasks that are over.
     spent: u64,
-    /// How long the line of each is, and which environment it has.
+    /// How many bytes the line of each task takes, and the number of its environment.
     sizes: BTreeMap<TaskId, (u64, Option<u64>)>,
 }
 
 impl WaitingTasks {
-    /// Goes on with the file of an earlier daemon, or begins one. Returns what was not over, in its order.
+    /// Continues the file of an earlier daemon, or begins one. Returns the tasks that were not
+    /// over, in the order in which they were accepted.
     pub fn open(earlier: Option<OwnedFd>, hold: Hold) -> io::Result<(WaitingTasks, Vec<Waiting>)> {
         let found = match earlier {
             Some(earlier) => read(&mut File::from(earlier))?,
@@ -90,24 +91,24 @@ impl WaitingTasks {
         Ok(())
     }
 
-    /// A task was taken.
+    /// Notes that a task was accepted.
     pub fn taken(&self, id: TaskId, who: &str, spec: &TaskSpec, submitted: u64) -> io::Result<()> {
         let waiting =
             Waiting { id, who: who.to_owned(), spec: spec.clone(), submitted, attempts: 0, env: None };
         self.lock().take(waiting)
     }
 
-    /// It runs, for the so manieth time.
+    /// Notes that a task runs, with the number of this attempt.
     pub fn runs(&self, id: TaskId, attempt: u32) -> io::Result<()> {
         let mut written = self.lock();
-        // One that lives with its client was never written down.
+        // A task that ends with its client was never noted.
         match written.sizes.contains_key(&id) {
             true => written.write(&Step::Runs(id, attempt)).map(drop),
             false => Ok(()),
         }
     }
 
-    /// It is over.
+    /// Notes that a task is over.
     pub fn over(&self, id: TaskId) -> io::Result<()> {
         let mut written = self.lock();
         let Some((size, env)) = written.sizes.remove(&id) else {
@@ -173,8 +174,8 @@ impl Written {
     }
 }
 
-/// What is not over, in the order in which it was taken. A line that a killed daemon has left half written is
-/// the last one, and says nothing.
+/// Returns the tasks that are not over, in the order in which they were accepted. A line that a
+/// killed daemon left unfinished is the last one, and is ignored.
 fn read(file: &mut File) -> io::Result<Vec<Waiting>> {
     let mut text = Vec::new();
     file.seek(SeekFrom::Start(0))?;
@@ -216,7 +217,8 @@ mod tests {
         TaskId(Uuid::from_u64_pair(7, number))
     }
 
-    /// Whoever goes on finds what is not over, with its environment, however often the file was begun anew.
+    /// The next daemon finds the tasks that are not over, with their environments, however often
+    /// the file was rewritten.
     #[test]
     fn the_next_one_finds_what_is_not_over() {
         let held: Arc<Mutex<Option<OwnedFd>>> = Arc::default();
@@ -230,7 +232,7 @@ mod tests {
         let mut spec = TaskSpec::new(["echo", "hello"]);
         spec.common_env = Arc::clone(&env);
         for number in 0..5_000 {
-            // Most clients have one of their own.
+            // Most clients have an environment of their own.
             let own = Arc::new(vec![("OWN".to_owned(), format!("{number}{}", "y".repeat(2_000)))]);
             spec.common_env = if number % 1_000 == 0 { Arc::clone(&env) } else { own };
             tasks.taken(id(number), "ada", &spec, number).unwrap();
@@ -242,7 +244,7 @@ mod tests {
         drop(tasks);
         let mut file = File::from(held.lock().unwrap().take().unwrap());
         assert!(file.metadata().unwrap().len() < 3 * SPENT);
-        // Killed in the middle of a line.
+        // A line that was cut by a kill.
         file.seek(SeekFrom::End(0)).unwrap();
         file.write_all(b"{\"over\":\"").unwrap();
         let (_, found) = WaitingTasks::open(Some(file.into()), hold(&held)).unwrap();

@@ -1,9 +1,9 @@
-//! Log files that were put aside, compressed one after the other on a thread of their own.
+//! Compression of log files that were put aside, one at a time on a thread of its own.
 //!
-//! A compressed file comes into its place whole: it is written beside, and takes the other's name
-//! once it is safe on the disk. Where a file is that is being compressed may change meanwhile, since
-//! another is put aside; so it is looked for when it is done. Whoever is killed in between leaves the
-//! plain file, or both, of which the plain one counts.
+//! A compressed file appears whole: it is written beside the plain one and renamed once it is safe
+//! on the disk. The plain file may be renamed meanwhile, when another one is put aside; so it is
+//! looked up again at the end. A kill in between leaves the plain file or both, and then the plain
+//! one counts.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -21,18 +21,18 @@ use super::past::{GAP, open};
 use super::{compressed, lock, numbered, with_suffix};
 use crate::sys::limits::lower_priority;
 
-/// The thread, once there is something to do for it. It ends with this.
+/// The compressing thread, which starts with the first job and ends when this value is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Compressor {
     jobs: Mutex<Option<Sender<PathBuf>>>,
-    /// Of which log files it is to look at what was put aside.
+    /// The log files that wait for the thread.
     waiting: Waiting,
 }
 
 type Waiting = Arc<Mutex<HashSet<PathBuf>>>;
 
 impl Compressor {
-    /// Compresses what was put aside of a log file.
+    /// Queues a log file: its numbered files will be compressed.
     pub(crate) fn compress(&self, path: &Path, turns: &Turns) {
         if !lock(&self.waiting).insert(path.to_owned()) {
             return;
@@ -42,7 +42,7 @@ impl Compressor {
             let (jobs, work) = channel();
             let (turns, waiting) = (turns.clone(), Arc::clone(&self.waiting));
             let thread = std::thread::Builder::new().name("regrow-compress".into());
-            // The encoder is made on the stack, all of its tables.
+            // The encoder builds all of its tables on the stack.
             match thread.stack_size(2 << 20).spawn(move || run(&work, &turns, &waiting)) {
                 Ok(_) => *sender = Some(jobs),
                 Err(error) => {
@@ -52,14 +52,14 @@ impl Compressor {
             }
         }
         if let Some(sender) = &*sender {
-            // It ends only with its sender.
+            // The thread ends only when this sender is gone.
             let _ = sender.send(path.to_owned());
         }
     }
 }
 
 fn run(work: &Receiver<PathBuf>, turns: &Turns, waiting: &Waiting) {
-    // Services come first.
+    // Services have priority over compression.
     lower_priority();
     for path in work {
         lock(waiting).remove(&path);
@@ -71,13 +71,13 @@ fn run(work: &Receiver<PathBuf>, turns: &Turns, waiting: &Waiting) {
 
 fn all_of(path: &Path, turns: &Turns) -> io::Result<()> {
     let beside = with_suffix(path, ".gz.part");
-    // One that somebody was killed over.
+    // A killed process may have left a partial file.
     let _ = fs::remove_file(&beside);
     while let Some((number, plain)) = oldest(path)? {
         let done = one(&plain, &beside).and_then(|()| {
             let _turn = turns.take(path);
             let Some(there) = where_is(&plain, path, number)? else {
-                // It was dropped meanwhile.
+                // The plain file was dropped meanwhile.
                 return fs::remove_file(&beside);
             };
             fs::rename(&beside, compressed(&there))?;
@@ -91,8 +91,8 @@ fn all_of(path: &Path, turns: &Turns) -> io::Result<()> {
     Ok(())
 }
 
-/// The last one that is not compressed, and its number at the moment. Nobody waits for this: those that
-/// are put aside meanwhile only move up.
+/// The uncompressed numbered file with the highest number, and that number. It needs no turn: files
+/// that are put aside meanwhile only move up.
 fn oldest(path: &Path) -> io::Result<Option<(u32, File)>> {
     let is_plain = |at: &(u32, PathBuf)| fs::symlink_metadata(&at.1).is_ok_and(|at| at.is_file());
     let Some((number, last)) = put_aside(path, 1).filter(is_plain).last() else {
@@ -100,7 +100,7 @@ fn oldest(path: &Path) -> io::Result<Option<(u32, File)>> {
     };
     match open(&last) {
         Ok(file) => Ok(Some((number, file))),
-        // It is another's by now.
+        // The file was moved or removed meanwhile.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -117,7 +117,7 @@ fn one(plain: &File, beside: &Path) -> io::Result<()> {
     made.sync_all()
 }
 
-/// Where a file lies now, which had this number.
+/// The path at which a file lies now that had this number before. `None` when it was dropped.
 fn where_is(plain: &File, path: &Path, number: u32) -> io::Result<Option<PathBuf>> {
     let own = plain.metadata()?;
     let is_it = |at: &PathBuf| {
@@ -126,7 +126,8 @@ fn where_is(plain: &File, path: &Path, number: u32) -> io::Result<Option<PathBuf
     Ok(put_aside(path, number).map(|(_, at)| at).find(is_it))
 }
 
-/// Numbers and names of those that were put aside, compressed or not, and of a few that are missing.
+/// The numbers and paths of the numbered files, compressed or not, up to a gap of more than [`GAP`]
+/// missing ones.
 fn put_aside(path: &Path, from: u32) -> impl Iterator<Item = (u32, PathBuf)> {
     let mut missed = 0;
     (from..).map(move |number| (number, numbered(path, number))).take_while(move |(_, plain)| {

@@ -1,8 +1,8 @@
-//! One log file that grows, and those that it was before.
+//! One growing log file, and the numbered files that were put aside.
 //!
-//! Others may do to it what they like: rename it (as logrotate does), cut it off, remove its folder.
-//! That is noticed when something is to be written, at most a second late, and it goes on in a file
-//! of its name. Never through a link, and only where it is a file.
+//! Other programs may rename the file (as logrotate does), truncate it, or remove its folder. The
+//! next write notices that, at most a second late, and continues in a new file at the same path. A
+//! symbolic link or anything but a regular file is never written to.
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -22,8 +22,8 @@ use super::{FileAccess, LostOutput, PipeRead, Stream, compressed, numbered, read
 use crate::logs::past::LONGEST_LINE;
 use crate::sys::credentials;
 
-/// What was put aside of a file is renamed by one at a time. Who stands still over one file holds up nobody
-/// who has to do with another.
+/// Turns at renaming the numbered files of a log: one thread per log has the turn. A thread that
+/// blocks on one log delays nobody who works on another.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Turns(Arc<Shared>);
 
@@ -33,7 +33,7 @@ struct Shared {
     free: Condvar,
 }
 
-/// Until it is dropped, the turn is taken.
+/// One thread's turn, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     shared: &'a Shared,
@@ -67,46 +67,47 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Whether a file is still where it was is looked at so often at most.
+/// How long a file counts as still being at its path without another look.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A line that has not ended so long after its file was put aside has none.
+/// How long the rest of an unfinished line is awaited after its file was put aside.
 const LINES_END: Duration = Duration::from_secs(3);
 
-/// A log file that grows.
+/// A growing log file.
 pub(crate) struct LogFile {
     path: PathBuf,
     index_path: PathBuf,
     file: File,
     index: Option<File>,
     size: u64,
-    /// Rotation has failed: it is tried again from this size on.
+    /// The size at which a failed rotation is tried again.
     patience: u64,
-    /// Bytes that it could not take, since the disk is full.
+    /// Bytes that were lost because the file could not take them. `None`: none since the last report.
     lost: Option<u64>,
-    /// What it last took ends a line.
+    /// Whether the last bytes written end a line.
     at_line: bool,
     access: FileAccess,
-    /// And what comes next does not fit any more.
+    /// Whether the next line does not fit any more.
     full: bool,
     looked: Instant,
-    /// Why it is not where it should be, and can't be.
+    /// Why the file could not be opened again at its path.
     away: Option<String>,
-    /// Since when somebody has put it aside in the middle of a line, whose end still goes there.
+    /// Since when the file has been away from its path with an unfinished line, the rest of which still
+    /// goes there.
     leaving: Option<Instant>,
 }
 
-/// When a file that somebody has put aside is left for a new one.
+/// When to leave a file that another program has put aside for a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum When {
-    /// When a line is over.
+    /// At the end of the current line.
     BetweenLines,
     Now,
 }
 
 impl LogFile {
     pub(crate) fn open(path: PathBuf, index_path: PathBuf, access: &FileAccess) -> io::Result<LogFile> {
-        // Nothing is made for one that nobody knows.
+        // No file is made for an unknown owner.
         access.owner.as_deref().map(credentials::of_owner).transpose()?;
         make_folder(&path, access)?;
         let file = own_file(&path)?;
@@ -142,12 +143,12 @@ impl LogFile {
         Ok(self.file.try_clone()?.into())
     }
 
-    /// Whether it does not take all of what is printed.
+    /// Whether output was lost since the last report.
     pub(crate) fn loses(&self) -> bool {
         self.lost.is_some()
     }
 
-    /// Which it is, whatever its name.
+    /// The device and inode number of the file.
     pub(crate) fn identity(&self) -> Option<(u64, u64)> {
         self.file.metadata().ok().map(|own| (own.dev(), own.ino()))
     }
@@ -156,34 +157,34 @@ impl LogFile {
         self.lost.take()
     }
 
-    /// So much was not kept in the file before this one.
+    /// Adds bytes that the previous file could not take.
     pub(crate) fn lost_before(&mut self, lost: u64) {
         *self.lost.get_or_insert(0) += lost;
     }
 
-    /// Opens it again where it is not in its place any more, if it has not been looked at for a while.
-    /// Whether it is another one now.
+    /// Opens the file again if it is no longer at its path, unless it was checked within the last
+    /// second. Returns whether it is another file now.
     pub(crate) fn look_now_and_then(&mut self) -> bool {
-        // Why it can't be is told by what is lost.
+        // The reason for a failure is reported with the lost output.
         let due = self.leaving.is_some() && self.at_line || self.looked.elapsed() >= LOOK;
         due && self.look(When::BetweenLines).unwrap_or(false)
     }
 
-    /// Whether it only takes the rest of a line.
+    /// Whether the file only takes the rest of a line.
     #[cfg(test)]
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.is_some()
     }
 
-    /// It was given to whom it belongs when it was made.
+    /// Notes the access that the file has had since it was made.
     pub(crate) fn belongs_already(&mut self, access: &FileAccess) {
         self.access = access.clone();
     }
 
-    /// It is to be this one's from now on.
+    /// Gives the file this owner and mode.
     pub(crate) fn belong(&mut self, access: &FileAccess) -> io::Result<()> {
         if self.access != *access {
-            // What is not said any more is as if it had never been.
+            // A setting that was removed falls back to its default.
             if self.access.owner.is_some() && access.owner.is_none() {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
                 fchown(&self.file, Some(uid), Some(gid))?;
@@ -197,7 +198,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Opens it again where it is not in its place any more. Whether it is another one now.
+    /// Opens the file again if it is no longer at its path. Returns whether it is another file now.
     pub(crate) fn look(&mut self, when: When) -> io::Result<bool> {
         self.looked = Instant::now();
         if self.is_in_place() {
@@ -219,7 +220,7 @@ impl LogFile {
                 *self = LogFile { lost: self.lost, ..fresh };
                 Ok(true)
             }
-            // There is one that is open already.
+            // The old file is still open and can be used.
             Err(error) if is_shortage(&error) => Err(error),
             Err(error) => {
                 self.away = Some(error.to_string());
@@ -248,7 +249,7 @@ impl LogFile {
         let room = self.full_at(max_size).saturating_sub(self.size);
         let near = room < buffer.len() as u64;
         let fitting = match self.leaving.is_some() {
-            // The rest of its line, and nothing more.
+            // Only the rest of the current line goes to this file.
             true => scratch.fitting(pipe, buffer, 0),
             false if near => scratch.fitting(pipe, buffer, room),
             false => None,
@@ -277,7 +278,8 @@ impl LogFile {
         }
     }
 
-    /// The service lives on, and what it prints still reaches those who follow.
+    /// Reads output without keeping it: the service goes on, and its output still reaches the
+    /// followers.
     fn lose(
         &mut self,
         pipe: BorrowedFd<'_>,
@@ -293,15 +295,15 @@ impl LogFile {
         (took, begins)
     }
 
-    /// Somebody has cut it off, and a hole would be left before what is written next; or has added
-    /// something, which would be written over.
+    /// Adapts to a size that another program has changed: after a truncation the next write would leave
+    /// a hole, after an addition it would overwrite that.
     fn mind_its_size(&mut self) {
         let Ok(at) = self.file.metadata() else {
             return;
         };
         if at.len() < self.size {
             self.at_line = true;
-            // It tells of what is there no more.
+            // The index describes bytes that are gone.
             if let Some(index) = &mut self.index {
                 let _ = index.set_len(0).and_then(|()| index.rewind());
             }
@@ -309,7 +311,7 @@ impl LogFile {
         self.size = at.len();
     }
 
-    /// The begin of a line whose end has not come yet.
+    /// The unfinished last line of the file.
     pub(crate) fn unfinished(&self) -> Vec<u8> {
         if self.at_line {
             return Vec::new();
@@ -323,13 +325,13 @@ impl LogFile {
         tail.split_off(begin)
     }
 
-    /// When what begins here came, and on which stream.
+    /// Adds an index entry: what begins at this offset came now, on this stream.
     fn note(&mut self, at: u64, stream: Stream) {
         let entry = entry(at, SystemTime::now(), stream);
         if let Some(index) = &mut self.index
             && index.write_all(&entry).is_err()
         {
-            // Half an entry may be there.
+            // Half an entry may have been written.
             let whole = index.metadata().map_or(0, |index| index.len()) / ENTRY * ENTRY;
             let _ = index.set_len(whole);
             let _ = index.seek(SeekFrom::End(0));
@@ -342,7 +344,7 @@ impl LogFile {
 
     pub(crate) fn is_full(&self, max_size: u64) -> bool {
         let max_size = self.full_at(max_size);
-        // Between two lines, unless the line is endless.
+        // A file is left between two lines, unless a line has no end (1 MiB beyond the limit).
         self.away.is_none()
             && self.leaving.is_none()
             && (self.full
@@ -351,23 +353,24 @@ impl LogFile {
 
     pub(crate) fn cant_rotate(&mut self, error: &io::Error) {
         tracing::warn!(%error, path = %self.path.display(), "can't put a log file aside");
-        // Tried again when it has grown by as much again.
+        // Rotation is tried again when the file has doubled.
         self.patience = self.size.saturating_mul(2);
         self.full = false;
     }
 
-    /// Renames `x.log` to `x.log.1`, what that was to `x.log.2`, and so on; so many are left, the one
-    /// that grows included. On an error it is as it was.
+    /// Renames `x.log` to `x.log.1`, the former `x.log.1` to `x.log.2`, and so on. `max_files` remain,
+    /// the growing one included. After an error the growing file is at its path again.
     pub(crate) fn rotate(&mut self, max_files: u32) -> io::Result<()> {
         let oldest = max_files.max(1) - 1;
-        // Made before anything is moved: there may be no room for it, or no descriptor.
+        // The new file is made before anything is moved: the disk may be full, or no descriptor left.
         let beside = with_suffix(&self.path, ".next");
         remove_if_there(&beside)?;
         let next = made_like(&self.file, &beside)?;
         let moved = move_up(&self.path, oldest).and_then(|()| fs::rename(&beside, &self.path));
         if moved.is_err() {
             let _ = fs::remove_file(&beside);
-            // What was moved away before it failed comes back, unless somebody has put another there.
+            // A file that was moved before the failure is moved back, unless another one lies there
+            // now.
             if oldest > 0 && !is_there(&self.path) {
                 let _ = fs::rename(numbered(&self.path, 1), &self.path);
             }
@@ -383,7 +386,7 @@ impl LogFile {
     }
 }
 
-/// Makes room for a file's next one: those before it move up by one number.
+/// Frees a file's path: the file becomes number 1, and the numbered ones move up by one.
 pub(crate) fn move_up(path: &Path, oldest: u32) -> io::Result<()> {
     if oldest == 0 {
         remove_if_there(path)?;
@@ -393,7 +396,7 @@ pub(crate) fn move_up(path: &Path, oldest: u32) -> io::Result<()> {
         let plain = numbered(path, *number);
         is_there(&plain) || is_there(&compressed(&plain))
     };
-    // Up to the first gap; where there is none the oldest goes.
+    // Files move up as far as the first gap. Without a gap the oldest is removed.
     let end = (1..oldest).find(|number| !is_one(number)).unwrap_or(oldest);
     if end == oldest {
         drop_from(path, oldest)?;
@@ -406,13 +409,13 @@ pub(crate) fn move_up(path: &Path, oldest: u32) -> io::Result<()> {
     rename_if_there(path, &numbered(path, 1))
 }
 
-/// A pipe of our own, for a look at what is in another.
+/// A pipe of our own, used to look at the content of another pipe.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch(Option<(OwnedFd, OwnedFd)>);
 
 impl Scratch {
-    /// How many bytes of what a pipe holds go into a file with so much room, whole lines where it has
-    /// such, and whether they fill it; `None`: that can't be told.
+    /// How many bytes of a pipe's content to write to a file with this much room, in whole lines where
+    /// possible, and whether they fill the file. `None` when that can't be determined.
     fn fitting(&mut self, pipe: BorrowedFd<'_>, buffer: &mut [u8], room: u64) -> Option<(usize, bool)> {
         if self.0.is_none() {
             self.0 = Some(pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?);
@@ -424,7 +427,7 @@ impl Scratch {
             match nix::unistd::read(read, &mut buffer[seen..length]) {
                 Ok(more) if more > 0 => seen += more,
                 Ok(_) | Err(_) => {
-                    // Whatever is left in it would be taken for the next one's.
+                    // Bytes that stay in the pipe would be taken for the next look's.
                     self.0 = None;
                     return None;
                 }
@@ -441,7 +444,7 @@ impl Scratch {
     }
 }
 
-/// Takes those away that are too old, from a number on.
+/// Removes files that are too old, from this number on.
 fn drop_from(path: &Path, first: u32) -> io::Result<()> {
     for number in first.. {
         let old = numbered(path, number);
@@ -472,18 +475,19 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes the folder of a file, ours alone, where it is not there. One that is there stays as it is; for
-/// root it must be root's, since whose it is could have us write, rename and remove elsewhere.
+/// Makes the folder of a file, private to this user, when it is missing. An existing folder stays
+/// as it is. For root the folder must belong to root and not be writable by everybody: its owner
+/// could otherwise have root write, rename or remove files elsewhere.
 fn make_folder(path: &Path, access: &FileAccess) -> io::Result<()> {
     let Some(folder) = path.parent() else {
         return Ok(());
     };
-    // Whoever may read the file may go there.
+    // Users who may read the file may enter the folder.
     let mode = access.mode.unwrap_or_default();
     let new: Vec<&Path> = folder.ancestors().take_while(|at| !is_there(at)).collect();
     DirBuilder::new().recursive(true).mode(0o700 | mode & 0o055 | (mode & 0o044) >> 2).create(folder)?;
     if let (false, Some(owner)) = (new.is_empty(), &access.owner) {
-        // The user can't have them: it is regrow that makes files there.
+        // Only the group is given away. The user stays, since regrow makes the files in the folder.
         let (_, group) = credentials::of_owner(owner)?;
         for folder in new {
             std::os::unix::fs::chown(folder, None, group)?;
@@ -499,14 +503,15 @@ fn make_folder(path: &Path, access: &FileAccess) -> io::Result<()> {
     Ok(())
 }
 
-/// There are no descriptors left, or no room.
+/// Whether an error means that descriptors, memory or disk space have run out.
 fn is_shortage(error: &io::Error) -> bool {
     let short = [Errno::EMFILE, Errno::ENFILE, Errno::ENOSPC, Errno::EDQUOT, Errno::ENOMEM];
     error.raw_os_error().is_some_and(|errno| short.contains(&Errno::from_raw(errno)))
 }
 
-/// Opens a file, making one that is ours alone, never through a link. What is no file is refused: a
-/// pipe may have no other end, and a device no size; so is one that has another name.
+/// Opens a file, or makes a private one, and never follows a link. Refuses anything but a regular
+/// file, since a pipe may have no other end and a device no size, and a file with several hard
+/// links.
 fn own_file(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
@@ -531,7 +536,7 @@ fn own_file(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Gives a file to whom it is to belong, where it does not yet.
+/// Gives a file its owner and mode, where they differ.
 fn belong(file: &File, access: &FileAccess) -> io::Result<()> {
     let about = file.metadata()?;
     if let Some(owner) = &access.owner {
@@ -549,7 +554,7 @@ fn belong(file: &File, access: &FileAccess) -> io::Result<()> {
     }
 }
 
-/// Makes a file that whoever may read another may read.
+/// Makes a file with the owner and permissions of another one.
 pub(crate) fn made_like(other: &File, path: &Path) -> io::Result<File> {
     let about = other.metadata()?;
     let made = OpenOptions::new()
@@ -560,7 +565,7 @@ pub(crate) fn made_like(other: &File, path: &Path) -> io::Result<File> {
         .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
         .open(path)?;
     let given = fchown(&made, Some(about.uid()), Some(about.gid())).is_ok();
-    // Of another group than it should be, that one may not read it.
+    // A file of the wrong group must not be readable by that group.
     let mode = if given { about.mode() & 0o777 } else { about.mode() & 0o700 };
     made.set_permissions(Permissions::from_mode(mode))?;
     Ok(made)
@@ -573,15 +578,15 @@ fn open_index(path: &Path, size: u64) -> Option<File> {
         .ok()
 }
 
-/// The index of a file of this size, at its end.
+/// Opens the index for a file of this size, at the end of the index.
 fn own_index(path: &Path, size: u64) -> io::Result<File> {
     let mut index = own_file(path)?;
-    // A torn last entry would shift all that follow.
+    // An incomplete last entry would shift all later ones.
     let mut whole = index.metadata()?.len() / ENTRY * ENTRY;
     if whole > 0 {
         let mut last = [0; 8];
         index.read_exact_at(&mut last, whole - ENTRY)?;
-        // It tells of another file, which was here before.
+        // The index belongs to an earlier file at this path.
         if u64::from_le_bytes(last) >= size {
             whole = 0;
         }

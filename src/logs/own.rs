@@ -1,5 +1,4 @@
-//! What this process itself prints, where that goes to a file of its own: rotated and opened again as the
-//! files of services are.
+//! This process's own log file. It is rotated and opened again like the files of services.
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -22,7 +21,7 @@ pub struct OwnLog {
 }
 
 impl OwnLog {
-    /// Of this file; limits as for those of services.
+    /// The log at this path. The limits mean the same as for services.
     pub fn new(path: PathBuf, max_size: u64, max_files: u32, compress: bool) -> OwnLog {
         OwnLog {
             path,
@@ -34,13 +33,13 @@ impl OwnLog {
         }
     }
 
-    /// Puts it aside, whoever prints to it.
+    /// Renames the file under a number. This process still prints to the renamed file.
     pub fn put_aside(&self) -> io::Result<()> {
         move_up(&self.path, self.max_files.max(1) - 1)
     }
 
-    /// Goes on in the file of that name where another lies there by now, or none, and puts a full one aside.
-    /// Whatever is printed in between is in one of the two.
+    /// Puts a full file aside, and continues in a new file when the path is empty or holds another
+    /// file. Output that is printed in between is in one of the two.
     pub fn look(&self) -> io::Result<()> {
         let own = nix::sys::stat::fstat(io::stdout().as_fd())?;
         let there = fs::symlink_metadata(&self.path);

@@ -1,9 +1,9 @@
-//! What was printed: read back from log files, with the time at which it came.
+//! Reading output back from log files, with the times at which it came.
 //!
-//! An index is a list of entries of two eight-byte numbers, little-endian: the place in the file from
-//! which on something came, and when, in microseconds since 1970. The highest bit of the second says
-//! that it was standard error. An index may lack its last entries, and those of what a keeper wrote:
-//! then what came counts as what stands before it.
+//! An index is a list of entries of two eight-byte little-endian numbers: the offset in the file at
+//! which a part begins, and the time at which it came, in microseconds since 1970. The highest bit
+//! of the second number marks standard error. An index may lack its last entries, and lacks those
+//! for output that a keeper wrote; such output counts towards the entry before it.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -16,16 +16,16 @@ use flate2::read::GzDecoder;
 
 use super::{LogConfig, LogPaths, Stream, compressed, numbered};
 
-/// Of a line that another has begun to read so much is looked at.
+/// How many bytes of an unfinished line are read back, at most.
 pub(crate) const LONGEST_LINE: u64 = 64 * 1024;
 
-/// Bytes of an entry of the index.
+/// The size of an index entry, in bytes.
 pub(crate) const ENTRY: u64 = 16;
 
-/// Of standard error.
+/// The bit that marks standard error.
 const ERR: u64 = 1 << 63;
 
-/// An entry: what begins here came then, on this stream.
+/// An index entry: the part at this offset came at this time, on this stream.
 pub(crate) fn entry(at: u64, when: SystemTime, stream: Stream) -> [u8; 16] {
     let when = when.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let micros = u64::try_from(when.as_micros()).unwrap_or(u64::MAX) & !ERR;
@@ -36,41 +36,41 @@ pub(crate) fn entry(at: u64, when: SystemTime, stream: Stream) -> [u8; 16] {
     entry
 }
 
-/// A part of what was printed, with the time at which it came.
+/// A part of the output, with the time at which it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// When it was read.
+    /// When the part was read from the pipe, or when its file was last written if no index tells.
     pub at: SystemTime,
-    /// It.
+    /// The bytes of the part.
     pub bytes: Vec<u8>,
 }
 
-/// The last of a stream.
+/// The end of a stream's output.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tail {
-    /// Oldest first.
+    /// The parts, oldest first.
     pub parts: Vec<Part>,
-    /// There is nothing before it.
+    /// Whether the parts begin with the oldest output that is kept.
     pub complete: bool,
 }
 
-/// Which of the files are read.
+/// Which log files to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogRange {
-    /// Those that are not compressed: for who has no time.
+    /// Only uncompressed files, for callers that need the answer fast.
     Plain,
-    /// All.
+    /// All files.
     All,
 }
 
-/// The last of a stream, over the files that are kept: what is found in so many of their last bytes,
-/// which may be the other stream's as well.
+/// The end of a stream's output, across the files that are kept. Reads the last `most` bytes of
+/// them, which may include the other stream's output.
 pub fn last_of(keep: &LogConfig, stream: Stream, most: u64, reach: LogRange) -> io::Result<Tail> {
     let file = keep.file(stream);
     let which = || fs::symlink_metadata(&file).ok().map(|at| (at.dev(), at.ino()));
     let mut tries = 0;
     loop {
-        // Where one is put aside meanwhile, what was read may lie under two numbers, or none.
+        // When a file is put aside during the reading, its content may be read twice or not at all.
         let before = which();
         let read = read_all(keep, stream, most, reach);
         tries += 1;
@@ -82,7 +82,7 @@ pub fn last_of(keep: &LogConfig, stream: Stream, most: u64, reach: LogRange) -> 
 
 const TRIES: u32 = 8;
 
-/// So many files in a row may be missing before there are no older ones.
+/// How many files in a row may be missing before the older ones count as gone.
 pub(crate) const GAP: u32 = 3;
 
 fn read_all(keep: &LogConfig, stream: Stream, most: u64, reach: LogRange) -> io::Result<Tail> {
@@ -118,7 +118,7 @@ fn read_all(keep: &LogConfig, stream: Stream, most: u64, reach: LogRange) -> io:
                     return Ok(tail);
                 }
             }
-            // Somebody has taken it away, or was killed between two renames: older ones may be there.
+            // The file was removed, or a process was killed between two renames. Older files may exist.
             Err(error) if missing(&error) => {
                 if reach == LogRange::Plain && compressed(&one).exists() {
                     return Ok(tail);
@@ -129,7 +129,7 @@ fn read_all(keep: &LogConfig, stream: Stream, most: u64, reach: LogRange) -> io:
                 }
                 continue;
             }
-            // The others are worth something without it.
+            // The other files are still useful without this one.
             Err(error) => {
                 tracing::warn!(%error, path = %one.display(), "what was printed can't be read");
             }
@@ -139,7 +139,7 @@ fn read_all(keep: &LogConfig, stream: Stream, most: u64, reach: LogRange) -> io:
     Ok(tail)
 }
 
-/// The begin of a line of a stream whose end has not come yet.
+/// The unfinished last line of a stream.
 pub(crate) fn unfinished(keep: &LogConfig, stream: Stream) -> Vec<u8> {
     let tail = last_of(keep, stream, LONGEST_LINE, LogRange::Plain).unwrap_or_default();
     let mut bytes: Vec<u8> = tail.parts.into_iter().flat_map(|part| part.bytes).collect();
@@ -147,16 +147,16 @@ pub(crate) fn unfinished(keep: &LogConfig, stream: Stream) -> Vec<u8> {
     bytes.split_off(begin)
 }
 
-/// The end of a file.
+/// The last bytes of a file.
 struct End {
-    /// Where it begins in it.
+    /// The offset in the file at which the bytes begin.
     from: u64,
     bytes: Vec<u8>,
     /// When the file was last written.
     written: SystemTime,
 }
 
-/// A file that is read: never through a link, and none that would keep us waiting.
+/// Opens a file for reading. Never follows a link, and never waits for a pipe's writer.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -172,7 +172,7 @@ fn plain_end(path: &Path, most: u64) -> io::Result<End> {
     Ok(End { from, bytes, written: about.modified().unwrap_or(SystemTime::UNIX_EPOCH) })
 }
 
-/// No more of it is held than is asked for.
+/// The end of a compressed file. Holds no more bytes than were asked for (and one buffer).
 fn compressed_end(path: &Path, most: u64) -> io::Result<End> {
     let file = open(path)?;
     let written = file.metadata()?.modified().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -193,7 +193,7 @@ fn compressed_end(path: &Path, most: u64) -> io::Result<End> {
     Ok(End { from: size - bytes.len() as u64, bytes, written })
 }
 
-/// Where something begins, when it came, and on which stream.
+/// The offset, the time in microseconds since 1970, and the stream of each part.
 type Times = Vec<(u64, u64, Stream)>;
 
 fn times(index: &Path) -> io::Result<Times> {
@@ -207,13 +207,13 @@ fn times(index: &Path) -> io::Result<Times> {
     Ok(bytes.chunks_exact(16).map(read).collect())
 }
 
-/// The end of a file in its parts, or those of one stream alone.
+/// Cuts the end of a file into its parts. With `only`, those of one stream.
 fn parts(end: End, times: &Times, only: Option<Stream>) -> Vec<Part> {
     let End { from, bytes, written } = end;
     let size = from + bytes.len() as u64;
     let mut parts: Vec<Part> = Vec::new();
     let mut at = from;
-    // The entry that what we begin with belongs to, and all behind it.
+    // The entry that covers the first byte, and all later ones.
     let first = times.partition_point(|(place, ..)| *place <= from).saturating_sub(1);
     let mut times = times[first.min(times.len())..].iter().copied().peekable();
     let (mut time, mut stream) = (None, Stream::Out);

@@ -1,4 +1,4 @@
-//! What goes in comes out again, whatever becomes of the files.
+//! Tests of the log files: every byte comes back, whatever happens to the files.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -35,7 +35,7 @@ fn open(logs: &Logs, source: SourceId, keep: &LogConfig) -> io::Result<[OwnedFd;
     logs.place(source, logs.make(source, keep)?)
 }
 
-/// Moves a piece of output; a keeper is told where to, if it has to be.
+/// Moves one piece of output. Returns whether the keeper would have been told of other files.
 fn pour(
     logs: &Logs,
     stream: Stream,
@@ -74,7 +74,7 @@ fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// What a watcher does with what came.
+/// Prints to a pipe and takes the output from it, as the reaper does.
 struct Printer {
     logs: Logs,
     pipe: (OwnedFd, File),
@@ -88,7 +88,7 @@ impl Printer {
         Printer { logs, pipe: pipe(), buffer: vec![0; 4096] }
     }
 
-    /// Whether a keeper would have been told of other files.
+    /// Prints a text. Returns whether the keeper would have been told of other files.
     fn prints(&mut self, stream: Stream, text: &str) -> bool {
         self.pipe.1.write_all(text.as_bytes()).unwrap();
         let (told, taken) = self.takes(stream);
@@ -142,7 +142,7 @@ fn another_goes_on_where_the_last_one_was() {
         let [out, _] = open(&logs, SourceId(0), &keep).unwrap();
         write.write_all(text.as_bytes()).unwrap();
         assert_eq!(pour(&logs, Stream::Out, &read, &mut buffer).1.0, PipeRead::Bytes(4));
-        // As the keeper does meanwhile.
+        // The keeper writes to the same file in between.
         write.write_all(b"away\n").unwrap();
         drop(logs);
         assert_eq!(splice_to_end(read.as_fd(), out.as_fd(), 100), Ok(5));
@@ -188,7 +188,7 @@ fn both_streams_in_one_file_are_told_apart() {
     for stream in [Stream::Out, Stream::Err] {
         assert_eq!(last(&keep, stream, u64::MAX), each[stream as usize].as_bytes());
     }
-    // As one reads it who has the files alone.
+    // The files alone, without the index, hold the same text.
     let mut read = Vec::new();
     let file = keep.file(Stream::Out);
     for number in (1..100).rev() {
@@ -196,7 +196,7 @@ fn both_streams_in_one_file_are_told_apart() {
     }
     read.extend(fs::read(&file).unwrap());
     assert_eq!(read, all.as_bytes());
-    // What another has begun of each.
+    // The next daemon finds the unfinished line of each stream.
     printer.prints(Stream::Out, "beg");
     printer.prints(Stream::Err, "of the other\n");
     let next = Logs::default();
@@ -235,7 +235,7 @@ fn what_is_put_aside_is_compressed_and_read_again() {
             assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o640, "as its owner has it");
         }
         assert!(!with_suffix(&file, ".gz.part").exists());
-        // No more than wanted, compressed or not.
+        // No more files are kept than configured, compressed or not.
         let keep = LogConfig { max_files: 3, ..keep };
         assert!(printer.logs.change(SourceId(0), &keep).unwrap().is_none(), "the same files");
         let left = |number: u32| compressed(&numbered(&file, number)).exists();
@@ -259,7 +259,7 @@ fn what_a_killed_one_left_uncompressed_is_compressed_by_the_next() {
     }
     let before = last(&keep, Stream::Out, u64::MAX);
     let file = keep.file(Stream::Out);
-    // One was being made; one was made, and the plain one not yet taken away.
+    // A killed process has left a partial file, and a compressed one beside its plain one.
     fs::write(with_suffix(&file, ".gz.part"), "half").unwrap();
     fs::write(compressed(&numbered(&file, 2)), "torn").unwrap();
     let mut printer = Printer::new(&LogConfig { compress: true, ..keep.clone() });
@@ -275,15 +275,15 @@ fn it_goes_on_whatever_others_do_to_its_file() {
     let file = keep.file(Stream::Out);
     let mut printer = Printer::new(&keep);
     printer.prints(Stream::Out, "one\n");
-    // logrotate, copytruncate.
+    // As logrotate does with copytruncate.
     File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
     assert!(!printer.prints(Stream::Out, "two\n"));
     assert_eq!(fs::read(&file).unwrap(), b"two\n");
-    // Somebody adds to it.
+    // Another program appends to the file.
     File::options().append(true).open(&file).unwrap().write_all(b"-- mark\n").unwrap();
     printer.prints(Stream::Err, "three\n");
     assert_eq!(fs::read(&file).unwrap(), b"two\n-- mark\nthree\n");
-    // logrotate, and a folder that goes: a second later at most.
+    // As logrotate does by renaming, and when the folder is removed: noticed within a second.
     for away in [false, true] {
         if away {
             fs::remove_dir_all(file.parent().unwrap()).unwrap();
@@ -294,7 +294,7 @@ fn it_goes_on_whatever_others_do_to_its_file() {
         printer.prints(Stream::Out, "last\n");
         assert_eq!(fs::read(&file).unwrap(), b"next\nlast\n");
     }
-    // It can't be made again: counted, until it can.
+    // While the file can't be made again, lost bytes are counted.
     let own = file.parent().unwrap().to_owned();
     fs::remove_dir_all(&own).unwrap();
     fs::write(&own, "in the way").unwrap();
@@ -329,7 +329,7 @@ fn another_place_takes_what_comes_from_then_on() {
     printer.prints(Stream::Err, "two\n");
     assert_eq!(last(&before, Stream::Out, 99), b"one\n");
     assert_eq!(fs::read(after.file(Stream::Out)).unwrap(), b"two\n");
-    // Where it can't go it stays.
+    // When the new place can't be used, the output stays in the old one.
     let nowhere = LogConfig {
         otherwise: None,
         access: FileAccess::default(),
@@ -362,13 +362,13 @@ fn what_is_missing_or_broken_hides_nothing_else() {
     fs::write(compressed(&numbered(&file, 4)), "garbage").unwrap();
     assert_eq!(String::from_utf8(last(&keep, Stream::Out, u64::MAX)).unwrap(), want);
     let before = (1..50).filter(|number| compressed(&numbered(&file, *number)).exists()).count();
-    // The next one that is put aside closes the gap.
+    // The next file that is put aside fills the gap.
     while !compressed(&numbered(&file, 2)).exists() {
         printer.prints(Stream::Out, "more\n");
     }
     let count = || (1..50).filter(|number| compressed(&numbered(&file, *number)).exists()).count();
     eventually("one more", || count() == before + 1);
-    // For who has no time none is decompressed.
+    // `LogRange::Plain` decompresses nothing.
     let tail = last_of(&keep, Stream::Out, u64::MAX, LogRange::Plain).unwrap();
     assert!(!tail.complete && tail.parts.iter().all(|part| part.bytes == b"more\n"));
 }
@@ -402,7 +402,7 @@ fn a_file_that_can_not_be_put_aside_goes_on_growing() {
     assert!(!with_suffix(&file, ".next").exists());
 }
 
-/// Who rotates by renaming cuts no line in two, as long as the line has an end.
+/// A program that rotates by renaming cuts no line in two, if the line has an end.
 #[test]
 fn a_file_that_is_renamed_ends_with_a_line() {
     for make in [keep, in_one] {
@@ -412,7 +412,7 @@ fn a_file_that_is_renamed_ends_with_a_line() {
         printer.prints(Stream::Out, "one\ntw");
         let aside = folder.path().join("aside");
         fs::rename(keep.file(Stream::Out), &aside).unwrap();
-        // It is looked for once a second.
+        // The path is checked once a second.
         eventually("the rest of the line and no more goes along", || {
             printer.pipe.1.write_all(b"o").unwrap();
             printer.takes(Stream::Out);
@@ -427,7 +427,7 @@ fn a_file_that_is_renamed_ends_with_a_line() {
             "{text:?}"
         );
         assert_eq!(fs::read_to_string(keep.file(Stream::Out)).unwrap(), "three\nfour\n");
-        // One that is removed is no place for the rest.
+        // A removed file does not get the rest of the line.
         printer.prints(Stream::Out, "fi");
         fs::remove_file(keep.file(Stream::Out)).unwrap();
         eventually("it goes on in a new one", || {
@@ -447,7 +447,7 @@ fn a_daemon_goes_on_where_the_one_before_it_went_instead() {
     let due = logs.make_due(&keep).unwrap();
     let (_, used) = logs.place_due(SourceId(0), due).unwrap();
     assert_eq!(used.file(Stream::Err), folder.path().join("logs/web.stderr.log"));
-    // As soon as it can be used, it is.
+    // The configured place is used again as soon as it can be.
     fs::remove_dir(keep.file(Stream::Out)).unwrap();
     open(&logs, SourceId(0), &keep).unwrap();
     assert_eq!(logs.kept(SourceId(0)), Some(keep.clone()));
@@ -462,7 +462,7 @@ fn who_works_with_the_files_of_one_source_holds_up_nobody_elses() {
     open(&logs, SourceId(0), &one).unwrap();
     let slot = logs.of(SourceId(0)).unwrap();
     let held = slot.lock();
-    // Nor is anything waited for that must not be.
+    // Calls that must not block do not wait for the lock.
     assert_eq!(logs.kept(SourceId(0)), Some(one.clone()));
     assert!(logs.device(SourceId(0)).is_some() && logs.files(SourceId(0)).is_none());
     logs.tidy(SourceId(0));
@@ -471,7 +471,7 @@ fn who_works_with_the_files_of_one_source_holds_up_nobody_elses() {
     open(&logs, SourceId(1), &other).unwrap();
     let taken = open(&logs, SourceId(2), &one).unwrap_err();
     assert_eq!(taken.to_string(), TAKEN);
-    // What it has instead is its own.
+    // The source can get other files meanwhile.
     let instead =
         logs.change(SourceId(0), &LogConfig { place: LogPaths::Streams(folder.path().join("b")), ..one });
     logs.place(SourceId(0), instead.unwrap().unwrap()).unwrap();
@@ -487,7 +487,7 @@ fn a_folder_is_hung_as_long_as_somebody_waits_there() {
     let (one, other) = (in_one(&folder, 1, 1), keep(&folder, 1, 1));
     let logs = Logs::default();
     logs.hangs(&one);
-    // Another's end may be told before its begin.
+    // `hangs_no_more` may be reported before its `hangs`.
     logs.hangs_no_more(&one);
     logs.hangs_no_more(&one);
     assert!(!logs.is_hung(&one));

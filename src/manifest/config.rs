@@ -1,4 +1,7 @@
-//! The daemon's configuration: where it is found, and what it says.
+//! The daemon's configuration: where its file is found, what it says, and the defaults for the
+//! rest.
+//!
+//! Nothing is opened or started here but the file itself.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -16,112 +19,112 @@ use crate::model::spec::{MAX_FILES, MAX_SIZE, MOST_FILES};
 
 mod tasks;
 
-/// The documented file, in which everything is the default.
+/// The documented configuration file, in which every value is the default.
 pub const DEFAULT: &str = include_str!("../../config/regrow.toml");
 
-/// All of it, with absolute paths.
+/// The whole configuration, with absolute paths.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file it comes from, if there is one.
+    /// The file that the configuration comes from; `None` where there is no file.
     pub file: Option<PathBuf>,
     /// The folder of the manifests.
     pub manifests: PathBuf,
-    /// Profiles that start with the tree.
+    /// The profiles whose services start with the tree.
     pub profiles: Vec<String>,
-    /// The folder is watched, and read again when it changes.
+    /// Whether the folder of the manifests is watched, and read again when it changes.
     pub watch: bool,
-    /// A stop of everything may take so long.
+    /// How long a stop of the whole tree may take; `None` means no limit.
     pub stop_timeout: Option<Duration>,
-    /// The daemon's own folder.
+    /// The daemon's own folder, within the state folder.
     pub home: PathBuf,
-    /// The control socket.
+    /// The path of the control socket.
     pub socket: PathBuf,
-    /// The database, or `:memory:`.
+    /// The path of the store's database, or `:memory:`.
     pub store: PathBuf,
-    /// So many events are kept.
+    /// The number of events that the store keeps.
     pub events: u64,
-    /// Samples are kept for so long.
+    /// How long the store keeps samples of resources.
     pub samples: Duration,
-    /// What services print lies below this folder.
+    /// The folder for what services print.
     pub logs: PathBuf,
-    /// Bytes from which on a log file is put aside.
+    /// The size in bytes at which a log file is rotated.
     pub log_size: u64,
-    /// So many log files are kept of each stream.
+    /// The number of log files that are kept of each output stream.
     pub log_files: u32,
-    /// Those that were put aside are compressed.
+    /// Whether rotated log files are compressed.
     pub log_compress: bool,
     /// The folder of the secrets.
     pub secrets: PathBuf,
-    /// How often resources are sampled.
+    /// The time between two samples of resources.
     pub sample_interval: Duration,
-    /// How commands are run.
+    /// How the worker pool runs commands.
     pub tasks: TasksConfig,
-    /// The network API, where there is one.
+    /// The network API; `None` where it is not configured.
     pub api: Option<Api>,
     /// What other users of this machine may do.
     pub access: Vec<LocalAccess>,
 }
 
-/// The network API.
+/// The configuration of the network API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Api {
-    /// Where it listens.
+    /// The address that the API listens on.
     pub listen: SocketAddr,
-    /// By what names clients may call it, besides the address itself.
+    /// The names by which clients may call the API, besides the address itself and `localhost`.
     pub hosts: Vec<String>,
-    /// It speaks TLS.
+    /// The certificate for TLS; `None` where the API speaks plain HTTP.
     pub tls: Option<TlsFiles>,
-    /// Bytes of the largest body of a request.
+    /// The largest body of a request, in bytes.
     pub max_body: u64,
-    /// Requests a second of a token, or of an address that shows none.
+    /// The requests that each token may send in a second, and each address that shows no token.
     pub requests: u32,
-    /// Connections at a time.
+    /// The number of connections at a time.
     pub connections: usize,
-    /// Who is slower than this, to send a request or to take an answer, is cut off.
+    /// How long a client may take to send a request or to take an answer; after that it is cut off.
     pub timeout: Duration,
 }
 
-/// A certificate and its key, PEM files both.
+/// The paths of a certificate and of its key, both in PEM format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The chain.
+    /// The certificate chain.
     pub certificate: PathBuf,
     /// The private key.
     pub key: PathBuf,
 }
 
-/// What a user or a group of this machine may do.
+/// What a user or a group of this machine may do on the control socket.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LocalAccess {
-    /// Who.
+    /// The user or the group.
     pub who: LocalIdentity,
-    /// What.
+    /// The permissions that are granted.
     pub permissions: Vec<Permission>,
 }
 
-/// Somebody on this machine, by name or number.
+/// A user or a group of this machine, by name or number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalIdentity {
-    /// A user.
+    /// One user.
     User(String),
-    /// All who are in a group.
+    /// All users of a group.
     Group(String),
 }
 
-/// Where things lie unless something else is said.
+/// The paths that count where the configuration does not set them.
 #[derive(Debug, Clone)]
 pub struct DefaultPaths {
     /// The state folder.
     pub state: PathBuf,
-    /// The folder of this user's configuration.
+    /// The folder of the user's configuration.
     pub config: PathBuf,
-    /// What `$REGROW_CONFIG` says.
+    /// The configuration file that `$REGROW_CONFIG` names.
     pub named: Option<PathBuf>,
 }
 
-/// Samples are taken so often.
+/// The default time between two samples of resources.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
-/// The shortest interval of samples.
+/// The shortest interval or timeout that the configuration may set.
 const SHORTEST: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default, Deserialize)]
@@ -201,7 +204,7 @@ struct Samples {
     interval: Option<Interval>,
 }
 
-/// A duration as humantime writes it.
+/// A duration in humantime's format, such as `1m 30s`.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 struct Span(Duration);
@@ -214,7 +217,7 @@ impl TryFrom<String> for Span {
     }
 }
 
-/// The same, not so short that it is harmful.
+/// A duration of at least [`SHORTEST`].
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "String")]
 struct Interval(Duration);
@@ -227,16 +230,17 @@ impl TryFrom<String> for Interval {
     }
 }
 
-/// Why there is no configuration.
+/// Why the configuration can't be used.
 #[derive(Debug)]
 pub struct ConfigError {
-    /// The file.
+    /// The configuration file; empty where there is none.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// What is wrong, for people.
     pub why: String,
 }
 
-/// The configuration of a file, or of the first that is there, or the default.
+/// Reads the configuration from `named`, else from the file that `$REGROW_CONFIG` names, else from
+/// the first usual place that has one. Without a file, the defaults count.
 pub fn load_config(named: Option<&Path>, usual: &DefaultPaths) -> Result<Config, ConfigError> {
     let found = || {
         let folders = [Path::new("/etc/regrow"), &usual.config];
@@ -363,7 +367,7 @@ mod tests {
         let silent = complete(file.clone(), Written::default(), &usual).unwrap();
         assert_eq!(format!("{said:?}"), format!("{silent:?}"));
         assert_eq!(silent.manifests, Path::new("/etc/regrow/services"));
-        // What is commented out, said, is right as well.
+        // The lines that are commented out are right as well.
         let is_toml = |line: &&str| line.contains(" = ") || line.starts_with('[');
         let said = |line: &'static str| line.strip_prefix("# ").filter(is_toml).unwrap_or(line);
         let all: Vec<&str> = DEFAULT.lines().map(said).collect();

@@ -1,7 +1,7 @@
-//! From TOML tables to declarations: every key the manifest knows is named here.
+//! From TOML tables to declarations: every key that a manifest may have is named here.
 //!
-//! What a declaration means together with the others (names that resolve, cycles, ports)
-//! is `validate`'s; what variables stand for is `load`'s.
+//! What the declarations mean together (names that resolve, cycles, ports) is `validate`'s to say;
+//! the values of variables are `load`'s.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::model::{Backoff, Condition, Kind, Name, OnDependencyRestart, Policy, 
 
 mod scale;
 
-/// A manifest as it is written, names unresolved and variables unexpanded.
+/// A manifest as it is written: names are not resolved, and variables are not expanded.
 #[derive(Debug, Default)]
 pub(super) struct Declared {
     pub(super) project: Project,
@@ -29,16 +29,16 @@ pub(super) struct Declared {
 
 #[derive(Debug, Default)]
 pub(super) struct Project {
-    /// Where it stands, if it does.
+    /// The bytes of the `[project]` table; `None` where there is none.
     pub(super) span: Option<Range<usize>>,
     pub(super) name: Option<String>,
     pub(super) env_file: Vec<At<String>>,
     pub(super) supervision: Supervision,
-    /// Of a stop of all of it.
+    /// How long a stop of the whole project may take.
     pub(super) stop_timeout: Option<Duration>,
 }
 
-/// What the root and every group can say of restarts.
+/// The restart settings that the root and every group may have.
 #[derive(Debug, Default)]
 pub(super) struct Supervision {
     pub(super) strategy: Option<Strategy>,
@@ -86,25 +86,26 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// So many copies there are at most.
+    /// The largest number of instances that the service may have.
     pub(super) fn most_copies(&self) -> u32 {
         self.scale.map_or(self.replicas, |scale| scale.max)
     }
 
-    /// Whether its copies have numbers.
+    /// Whether the instances of the service have numbers.
     pub(super) fn is_numbered(&self) -> bool {
         self.scale.is_some() || self.replicas > 1
     }
 }
 
-/// `command` or `shell`.
+/// What a service runs: its `command` or its `shell`.
 #[derive(Debug)]
 pub(super) enum Run {
     Command(Words),
     Shell(At<String>),
 }
 
-/// Words of a command line, unexpanded; all at the same place when they were one string.
+/// The words of a command line, not expanded. All have the same place where they were written as
+/// one string.
 #[derive(Debug, Clone)]
 pub(super) struct Words {
     pub(super) words: Vec<At<String>>,
@@ -113,7 +114,8 @@ pub(super) struct Words {
 #[derive(Debug)]
 pub(super) struct Depends {
     pub(super) on: At<String>,
-    /// `None`: the list form, which waits for what is natural to the other's kind.
+    /// The condition to wait for. `None`: the one that is natural to the other's kind, as in the list
+    /// form.
     pub(super) condition: Option<Condition>,
     pub(super) required: bool,
 }
@@ -153,14 +155,14 @@ pub(super) struct Stop {
     pub(super) command: Option<Words>,
 }
 
-/// `on`.
+/// The table `on`: commands that are run at certain events.
 #[derive(Debug)]
 pub(super) struct Hooks {
     pub(super) commands: Vec<(Hook, Words)>,
     pub(super) timeout: Option<Duration>,
 }
 
-/// `log`.
+/// The table `log`: where output goes, and how its files are kept.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) file: Option<At<String>>,
@@ -185,7 +187,7 @@ const CONDITIONS: [(&str, Condition); 4] = [
     ("exited", Condition::Exited),
 ];
 
-/// Reads the whole document.
+/// Reads the whole manifest.
 pub(super) fn document(table: &DeTable<'_>, collector: &mut Collector) -> Declared {
     let mut declared = Declared::default();
     let mut reader = Reader::new(table, "the manifest");
@@ -207,13 +209,13 @@ pub(super) fn document(table: &DeTable<'_>, collector: &mut Collector) -> Declar
         }
     }
     reader.finish(collector);
-    // In the order of the text, whatever the parser's.
+    // The order is that of the text, whatever the parser's is.
     declared.services.sort_by_key(|s| s.name.span.start);
     declared.groups.sort_by_key(|g| g.name.span.start);
     declared
 }
 
-/// The well-named tables below `service` or `group`.
+/// The tables below `service` or `group` that have valid names. Other names become faults.
 fn named<'a, 'i>(
     reader: &mut Reader<'a, 'i>,
     section: &'static str,
@@ -398,7 +400,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
     }
 }
 
-/// A name or a number.
+/// Reads a user or a group: a name or a number.
 fn who(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<String> {
     match reader.get(key)?.get_ref() {
         DeValue::Integer(_) => reader.integer(key, 0..=u32::MAX - 1, collector).map(|n| n.value.to_string()),
@@ -413,8 +415,7 @@ fn who(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector
     }
 }
 
-/// An octal number, as chmod(1) takes it.
-/// As a string, or as TOML writes it: 0o027.
+/// An octal number as chmod(1) takes it: in a string, or as TOML writes it, such as 0o027.
 fn octal(value: &Spanned<DeValue<'_>>) -> Option<u32> {
     match value.get_ref() {
         DeValue::String(text) => u32::from_str_radix(text, 8).ok(),
@@ -423,7 +424,7 @@ fn octal(value: &Spanned<DeValue<'_>>) -> Option<u32> {
     }
 }
 
-/// Of a log file: whoever writes it can, and nobody executes it.
+/// The mode of a log file: the owner may read and write it, and nobody may execute it.
 fn log_mode(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<u32> {
     let value = reader.get("mode")?;
     let mode = octal(value).filter(|mode| mode & 0o600 == 0o600 && mode & !0o666 == 0);
@@ -500,7 +501,7 @@ fn run(name: &At<Name>, reader: &mut Reader<'_, '_>, collector: &mut Collector) 
     }
 }
 
-/// A list of words, or a string that is split into them as a shell would.
+/// Reads a command: a list of words, or a string that is split into words as a shell would.
 fn words(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Option<Words> {
     let words = match value.get_ref() {
         DeValue::String(_) => {
@@ -533,7 +534,7 @@ fn words(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) ->
     Some(Words { words })
 }
 
-/// One string or a list of them.
+/// Reads one string or a list of strings.
 fn paths(what: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<At<String>> {
     let Some(value) = reader.get(what) else {
         return Vec::new();
@@ -567,7 +568,7 @@ fn env(
             collector.fault(key.span(), format!("{name:?} can't name a variable"), "not a name");
             continue;
         }
-        // A number or a truth value means its text: PORT = 8080 is no riddle.
+        // A number or a boolean stands for its text, as in PORT = 8080.
         let text = match value.get_ref() {
             DeValue::String(_) => match reader::string(&name, value, collector) {
                 Some(text) => text.value,
@@ -650,7 +651,7 @@ fn depends_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<Dep
 
 const TARGETS: [&str; 5] = ["tcp", "http", "exec", "log", "after"];
 
-/// Exactly one of the ways to check.
+/// Reads how something is checked: exactly one of the `known` keys.
 fn target(
     what: &str,
     known: &[&'static str],
@@ -792,7 +793,7 @@ fn backoff(table: &DeTable<'_>, span: Range<usize>, collector: &mut Collector) -
     reader.finish(collector);
     if let Some(initial) = initial {
         backoff.initial = initial;
-        // Who names only a longer first delay means at least that.
+        // A first delay that is longer than the default maximum raises the maximum, unless that is set.
         backoff.max = backoff.max.max(initial);
     }
     if let Some(max) = max {
@@ -807,7 +808,7 @@ fn backoff(table: &DeTable<'_>, span: Range<usize>, collector: &mut Collector) -
     backoff
 }
 
-/// A list of exit codes.
+/// Reads a list of exit codes.
 fn codes(value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Vec<i32> {
     let mut found = Vec::new();
     for (exit, span) in exits_at("success_codes", value, collector) {
@@ -821,7 +822,7 @@ fn codes(value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Vec<i32> {
     found
 }
 
-/// A list of exit codes and names of signals.
+/// Reads a list of exit codes and names of signals.
 fn exits(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Vec<ExitMatch> {
     exits_at(what, value, collector).into_iter().map(|(exit, _)| exit).collect()
 }
@@ -957,7 +958,7 @@ fn signal(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -
     number
 }
 
-/// How often a check is made.
+/// Reads the time between two checks, which may not be too short.
 fn check_interval(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Duration> {
     let value = positive("interval", reader, collector)?;
     if value < SHORTEST_INTERVAL {

@@ -1,12 +1,15 @@
-//! Env files: `NAME=value` a line, `export` allowed, quotes as a shell has them, `#` comments.
+//! Env files: one `NAME=value` on each line, where `export`, quotes as in a shell and `#` comments
+//! are allowed.
+//!
+//! Only text is read here. Files are opened, and variables expanded, in `load`.
 
 use super::interpolate::is_variable;
 
-/// A line that is none of that: its bytes in the text, and why.
+/// A line that can't be read: its bytes in the text, and the reason.
 pub(super) type Bad = (std::ops::Range<usize>, String);
 
-/// Reads all assignments, in order. Double quotes may span lines and know `\n`, `\t`,
-/// `\"` and `\\`; single quotes know nothing.
+/// Reads all assignments, in order. A value in quotes may span several lines. In double quotes
+/// `\n`, `\t`, `\r`, `\"` and `\\` are escapes; single quotes have none.
 pub(super) fn parse(text: &str) -> (Vec<(String, String)>, Vec<Bad>) {
     let mut found = Vec::new();
     let mut bad = Vec::new();
@@ -35,7 +38,7 @@ pub(super) fn parse(text: &str) -> (Vec<(String, String)>, Vec<Bad>) {
             found.push((name.to_owned(), plain.trim_end().to_owned()));
             continue;
         };
-        // The value starts inside the text at a known place, so that it can go on past the line.
+        // The value is read from its place in the whole text, so that it can go on past the line.
         let from = value.as_ptr() as usize - text.as_ptr() as usize + 1;
         match quoted(&text[from..], quote) {
             Some((value, length)) => {
@@ -53,7 +56,7 @@ pub(super) fn parse(text: &str) -> (Vec<(String, String)>, Vec<Bad>) {
     (found, bad)
 }
 
-/// The value up to the closing quote, and how many bytes it took.
+/// The value up to the closing quote, and the number of bytes before that quote.
 fn quoted(text: &str, quote: char) -> Option<(String, usize)> {
     let mut value = String::new();
     let mut chars = text.char_indices();

@@ -1,4 +1,6 @@
-//! What is wrong with a manifest, and where.
+//! Faults of a manifest: what is wrong, and where.
+//!
+//! How they are printed is the command line's.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,19 +9,19 @@ use std::sync::{Arc, OnceLock};
 
 use crate::model::status::FaultyManifest;
 
-/// A text that was read, with the path it is known by.
+/// A text that was read, with the path that it is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
-    /// As the user would name it.
+    /// The path of the file, as the user would name it.
     pub path: PathBuf,
-    /// All of it.
+    /// The whole text.
     pub text: String,
-    /// Where its lines begin, once somebody asks.
+    /// Where each line begins, in bytes; found when it is first asked for.
     lines: OnceLock<Vec<usize>>,
 }
 
 impl Source {
-    /// This text.
+    /// Makes a source of this text.
     pub fn new(path: PathBuf, text: String) -> Source {
         Source { path, text, lines: OnceLock::new() }
     }
@@ -32,7 +34,7 @@ impl Source {
         })
     }
 
-    /// Line and column, both from 1, of a byte. Columns count characters.
+    /// The line and the column of a byte, both counted from 1. Columns count characters.
     pub fn place(&self, at: usize) -> (usize, usize) {
         let mut at = at.min(self.text.len());
         while !self.text.is_char_boundary(at) {
@@ -44,25 +46,25 @@ impl Source {
     }
 }
 
-/// One fault.
+/// One fault of a manifest or of an env file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Where it was found.
+    /// The text that has the fault.
     pub source: Arc<Source>,
-    /// Which bytes of it.
+    /// The bytes of the text that the fault covers.
     pub span: Range<usize>,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,
-    /// A few words at the caret.
+    /// A few words that are shown at that place.
     pub label: String,
-    /// Another place that has to do with it.
+    /// Another place of the same text that has to do with the fault, and a few words for it.
     pub also: Option<(Range<usize>, String)>,
-    /// What would help.
+    /// What would mend the fault, if that is known.
     pub hint: Option<String>,
 }
 
 impl Fault {
-    /// Line and column, both from 1.
+    /// The line and the column where the fault begins, both counted from 1.
     pub fn place(&self) -> (usize, usize) {
         self.source.place(self.span.start)
     }
@@ -79,22 +81,22 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Why there is no plan.
+/// Why a manifest gives no plan.
 #[derive(Debug)]
 pub enum LoadError {
     /// The file could not be read.
     Unreadable {
-        /// Which.
+        /// The file that could not be read.
         path: PathBuf,
-        /// The kernel's word.
+        /// The error of the operating system.
         error: std::io::Error,
     },
-    /// It is faulty; never empty, in the order of the text.
+    /// The manifest has faults. The list is never empty, and in the order of the text.
     Faulty(Vec<Fault>),
 }
 
 impl LoadError {
-    /// The file that it is about.
+    /// The path of the file that the error is about.
     pub fn path(&self) -> &std::path::Path {
         match self {
             LoadError::Unreadable { path, .. } => path,
@@ -102,7 +104,7 @@ impl LoadError {
         }
     }
 
-    /// The first of it, as `status` tells it.
+    /// The first fault alone, as `status` shows it.
     pub fn in_short(&self) -> FaultyManifest {
         let (line, message) = match self {
             LoadError::Unreadable { error, .. } => (1, format!("it can't be read: {error}")),

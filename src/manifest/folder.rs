@@ -1,7 +1,8 @@
-//! A folder of manifests as one tree: a project each.
+//! A folder of manifests as one tree, in which each file is a project.
 //!
-//! Each file stands for itself: what is wrong with one keeps none of the others from starting. The
-//! services of a faulty one are in the tree all the same, and can't be started.
+//! Each file stands for itself: a faulty one keeps none of the others from starting. It counts as
+//! it was when it was last right. Where it never was, its services are in the tree all the same,
+//! and can't be started.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -18,33 +19,33 @@ use crate::decide::graph::Graph;
 use crate::model::plan::GiveUp;
 use crate::model::{Child, GroupSpec, Kind, Name, Plan, ServiceSpec};
 
-/// What a folder holds.
+/// What a folder of manifests says.
 #[derive(Debug)]
 pub struct Folder {
-    /// All of it as one tree.
+    /// The plan of all files, as one tree.
     pub plan: Plan,
-    /// Its dependency graph.
+    /// The dependency graph of the plan.
     pub graph: Graph,
-    /// What is wrong, a file each.
+    /// What is wrong, one error for each file.
     pub faults: Vec<LoadError>,
-    /// What is allowed and still worth a word.
+    /// Warnings: what is allowed, and still worth a look.
     pub warnings: Vec<Fault>,
-    /// The files that it comes from, in their order.
+    /// The manifest files, in order of their paths.
     pub files: Vec<PathBuf>,
-    /// What those of them say that are right.
+    /// The texts of the files that are right.
     right: Vec<(PathBuf, Good)>,
     /// The projects whose files are faulty.
     faulty: Vec<String>,
     projects: HashMap<PathBuf, String>,
 }
 
-/// One file, before it is a part of the whole.
+/// One file, before it becomes a part of the whole plan.
 struct Part {
     project: String,
     services: Vec<Arc<ServiceSpec>>,
     root: GroupSpec,
     groups: BTreeMap<Name, GroupSpec>,
-    /// How long a stop of all of it may take.
+    /// How long a stop of the whole project may take.
     stop: Option<Duration>,
 }
 
@@ -55,23 +56,23 @@ pub struct FolderReader {
     before: Mutex<Before>,
 }
 
-/// What was read before.
+/// What an earlier reading of the folder found.
 #[derive(Debug, Default)]
 struct Before {
-    /// The project of each file, as it was read last: a file that can't be read does not say.
+    /// The project of each file, as it was last read. A file that can't be read does not name its
+    /// project.
     projects: HashMap<PathBuf, String>,
     texts: LastGood,
 }
 
 impl FolderReader {
-    /// Of this folder.
+    /// Makes a reader of this folder. `texts` is what its manifests said when they were last right.
     pub fn new(folder: PathBuf, environment: Environment, texts: LastGood) -> FolderReader {
         let before = Before { texts, ..Before::default() };
         FolderReader { folder, environment, before: Mutex::new(before) }
     }
 
-    /// Reads it. A faulty file keeps what its project has in `now`, the plan that runs: what was right
-    /// once goes on as it was.
+    /// Reads the folder. The project of a faulty file keeps what it has in `now`, the plan that runs.
     pub fn read(&self, now: Option<&Plan>) -> std::io::Result<Folder> {
         let mut before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let mut folder = load_folder_after(&self.folder, &self.environment, &before)?;
@@ -89,7 +90,8 @@ impl FolderReader {
     }
 }
 
-/// In the place of what a faulty file declares: what its project has now, if it ever was right.
+/// Puts what a project has in the running plan in the place of what its faulty file declares, if
+/// the file ever was right.
 fn keep_last_good(plan: &mut Plan, now: &Plan, project: &str) {
     let of_it = |name: &Name| name.project() == Some(project) || name.as_str() == project;
     let good: Vec<Arc<ServiceSpec>> =
@@ -112,8 +114,8 @@ fn keep_last_good(plan: &mut Plan, now: &Plan, project: &str) {
     plan.groups.extend(groups.map(|(name, group)| (name.clone(), group.clone())));
 }
 
-/// The graph of a plan of which a part is older than the rest: what depends on something that is not
-/// there can't be started.
+/// The graph of a plan of which a part is older than the rest. A service that depends on one that
+/// is missing can't be started.
 fn whole(plan: &mut Plan) -> Graph {
     let names: HashSet<Name> = plan.services.iter().map(|spec| spec.name.clone()).collect();
     for spec in &mut plan.services {
@@ -127,8 +129,8 @@ fn whole(plan: &mut Plan) -> Graph {
     Graph::new(&plan.services).unwrap_or_default()
 }
 
-/// Reads every `*.toml` of a folder. An error where the folder can't be read; one that is not there
-/// is empty.
+/// Reads every `*.toml` file of a folder. It fails where the folder can't be read; a missing folder
+/// counts as empty.
 pub fn load_folder(folder: &Path, environment: &Environment) -> std::io::Result<Folder> {
     load_folder_after(folder, environment, &Before::default())
 }
@@ -140,14 +142,14 @@ fn load_folder_after(folder: &Path, environment: &Environment, before: &Before) 
             for entry in entries {
                 let path = entry?.path();
                 let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-                // A pipe would never end, a device neither; a link to nothing is told.
+                // A pipe or a device would never end, so it is skipped; a link to nothing becomes a fault.
                 let readable = path.metadata().map_or(true, |at| at.is_file());
                 if path.extension().is_some_and(|kind| kind == "toml") && !hidden && readable {
                     files.push(path);
                 }
             }
         }
-        // What was there before it went goes on.
+        // The folder is gone; what it held when it was last right goes on.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => files = before.texts.files(),
         Err(error) => return Err(error),
     }
@@ -171,7 +173,7 @@ fn load_folder_after(folder: &Path, environment: &Environment, before: &Before) 
                 let good = before.texts.of_file(file).and_then(|good| {
                     let source = Arc::new(Source::new(file.clone(), good.text.clone()));
                     let environment = &Environment { before: good.env_files.clone(), ..environment.clone() };
-                    // As the file itself is read: by where it lies, not by a link to it.
+                    // As for the file itself, paths count from where it lies, not from a link to it.
                     let lies = file.canonicalize().unwrap_or_else(|_| file.clone());
                     load_in(&source, Some(&lies), lies.parent()?, environment, &others).ok()
                 });
@@ -199,7 +201,8 @@ fn load_folder_after(folder: &Path, environment: &Environment, before: &Before) 
     Ok(Folder { plan, graph, faults, warnings, files, right, faulty: faulty_projects, projects })
 }
 
-/// Checks a text that is to be a file of a folder: its services may depend on those of the others there.
+/// Checks a text that is to become a file of a folder. Its services may depend on those of the
+/// other files.
 pub fn check_text_in(
     text: &str,
     folder: &Path,
@@ -215,7 +218,7 @@ pub fn check_text_in(
     load_text(text, folder, environment, &others)
 }
 
-/// The file of a folder that is the manifest of this project.
+/// The file in a folder that is the manifest of this project.
 pub fn file_of_project(folder: &Path, project: &str) -> Option<PathBuf> {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<PathBuf> =
@@ -237,19 +240,20 @@ fn others(names: &[Declared], project: &str) -> ExternalNames {
     ExternalNames::of_projects(project, kinds.collect())
 }
 
-/// What can be known of a file without understanding it: the names that it declares.
+/// The names that a file declares, which can be read even where the rest is faulty.
 struct Declared {
     project: String,
-    /// As the file itself says; `None`: it says nothing, or can't be read as far.
+    /// The project's name as the file gives it; `None` where it gives none, or can't be read that far.
     named: Option<String>,
     services: Vec<(Name, Kind)>,
     source: Arc<Source>,
-    /// It is not TOML as a whole.
+    /// Whether the file as a whole is not TOML.
     torn: bool,
 }
 
 impl Declared {
-    /// That of each; two files may call their projects alike.
+    /// Reads the names of each file. Where two files name their projects alike, the later one gets a
+    /// number.
     fn of(files: &[PathBuf], before: &Before) -> Vec<Declared> {
         let mut projects: HashSet<String> = HashSet::new();
         let mut all = Vec::new();
@@ -262,11 +266,11 @@ impl Declared {
                 let known = before.projects.get(file).cloned();
                 known.or_else(|| Some(Declared::of_text(file, before.texts.text(file)?.to_owned()).project))
             };
-            // What is torn does not say what it is called.
+            // A torn file may not name its project, so the last known name counts.
             if let (None, Some(known)) = (&declared.named, known()) {
                 declared.project = known;
             }
-            // Nor which services others may depend on.
+            // Nor may it name all of its services, so those of its last right text count.
             if let (true, Some(good)) = (declared.torn, before.texts.text(file)) {
                 declared.services = Declared::of_text(file, good.to_owned()).services;
             }
@@ -306,11 +310,11 @@ impl Declared {
     }
 }
 
-/// A manifest of more bytes is none.
+/// The most bytes of a file that are read for its names.
 const LARGEST: usize = 16 << 20;
 
-/// Dependencies over several files may go in a circle, of which each file by itself knows nothing: who is
-/// part of one can't be started.
+/// Takes cycles of dependencies apart that go over several files, and notes them as faults. A
+/// service in such a cycle can't be started.
 fn break_cycles(plan: &mut Plan, cycles: &[Vec<Name>], names: &[Declared]) -> Vec<LoadError> {
     let mut faults = Vec::new();
     for cycle in cycles {
@@ -344,7 +348,7 @@ fn break_cycles(plan: &mut Plan, cycles: &[Vec<Name>], names: &[Declared]) -> Ve
     faults
 }
 
-/// A project is called by its file, unless it says otherwise: the folder's name is that of all.
+/// The name of a file's project: the one that the file gives, else the file's own name.
 fn project_of(file: &Path, named: Option<&str>) -> String {
     let stem = || file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let text = named.map(str::to_owned).or_else(stem).unwrap_or_default();
@@ -356,7 +360,7 @@ fn project_of(file: &Path, named: Option<&str>) -> String {
     if name.is_empty() { "project".to_owned() } else { name }
 }
 
-/// What there is of a faulty file: its services, which can't be started.
+/// The part of a faulty file: its services, which can't be started.
 fn faulty(file: &Path, declared: &Declared, error: &LoadError) -> Part {
     let what = match error {
         LoadError::Unreadable { error, .. } => format!("{}: {error}", file.display()),
@@ -394,7 +398,7 @@ fn joined(folder: &Path, parts: Vec<Part>, environment: &Environment) -> Plan {
         let project = part.project;
         plan.stop.projects.extend(part.stop.map(|stop| (project.clone(), stop)));
         let rename = |name: &Name| match name.project() {
-            // Another project's, which a dependency may name.
+            // A dependency may name a service of another project.
             Some(_) => name.clone(),
             None => Name::qualified(&project, name),
         };
@@ -420,12 +424,12 @@ fn joined(folder: &Path, parts: Vec<Part>, environment: &Environment) -> Plan {
         if part.root == plain {
             plan.root.children.extend(children);
         } else {
-            // What its root is to do is a group's here: one that no manifest can declare.
+            // The settings of the project's root become those of a group that no manifest can declare.
             let Ok(name) = Name::new(&project) else {
                 continue;
             };
             plan.root.children.push(Child::Group(name.clone()));
-            // A project's root has no parent: what goes down is the project.
+            // A project's root has no parent, so that `escalate` means `exit`, which takes the project down.
             let on_give_up = match part.root.on_give_up {
                 GiveUp::Escalate => GiveUp::Exit,
                 other => other,

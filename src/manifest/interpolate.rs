@@ -1,21 +1,24 @@
-//! `${NAME}`, `${NAME:-default}` and `$$`.
+//! Variables in texts: `${NAME}`, `${NAME:-default}` and `$$`.
+//!
+//! Where the value of a variable comes from is the caller's to say.
 
 /// Why a text could not be expanded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// No such variable, and no default.
+    /// The variable is not set, and has no default.
     Undefined(String),
-    /// `${` without its end, or something that is no name in it.
+    /// A `${` has no end, or holds something that can't name a variable, or the text grows too long.
+    /// The string says which.
     Malformed(String),
-    /// Variables that are made of each other; the path back to the first.
+    /// Variables are made of each other; the names lead back to the first.
     Circular(Vec<String>),
 }
 
-/// Looks a variable up.
+/// Looks up the value of a variable; `None` where it is not set.
 pub(super) type Lookup<'a> = dyn FnMut(&str) -> Result<Option<String>, Trouble> + 'a;
 
-/// Expands a text. A dollar that starts neither form stands for itself, so that shell
-/// words such as `$1` need no care.
+/// Expands a text. A dollar that starts none of these forms stands for itself, so that words of a
+/// shell such as `$1` need no care.
 pub(super) fn expand(text: &str, lookup: &mut Lookup<'_>) -> Result<String, Trouble> {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
@@ -56,10 +59,10 @@ pub(super) fn expand(text: &str, lookup: &mut Lookup<'_>) -> Result<String, Trou
     Ok(result)
 }
 
-/// No value is longer: variables made of each other could double with each step.
+/// The most bytes of an expanded text. Variables made of each other could double it with each step.
 const LONGEST: usize = 1 << 20;
 
-/// The place of the brace that ends a `${`, past nested ones.
+/// The place of the brace that ends a `${`; nested ones are skipped.
 fn closing(text: &str) -> Option<usize> {
     let mut depth = 0;
     let bytes = text.as_bytes();

@@ -1,15 +1,16 @@
-//! What each manifest of a folder said when it was last right, beside the store: so a daemon that finds one
-//! torn, or the whole folder gone, goes on with what the one before it had.
+//! What each manifest of a folder said when it was last right. It is kept beside the store, so that
+//! a daemon that finds a manifest torn, or the whole folder gone, goes on with what the daemon
+//! before it had.
 //!
-//! The texts, not what was made of them: variables are those of who reads, and what env files said counts only
-//! for those that can't be read any more.
+//! Texts are kept, not plans: variables are those of the process that reads. What env files said
+//! counts only for those that can't be read any more.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// One that was right: its text, and those of its env files.
+/// A manifest that was right: its text, and the texts of its env files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Good {
     pub(super) text: String,
@@ -17,10 +18,10 @@ pub(super) struct Good {
     pub(super) env_files: BTreeMap<PathBuf, String>,
 }
 
-/// Texts by their files.
+/// The texts of the manifests that were right, by their files.
 #[derive(Debug, Default)]
 pub struct LastGood {
-    /// Where they are kept; `None`: nowhere.
+    /// Writes the texts down when they change; `None`: they are kept in memory only.
     kept_in: Option<Keeper>,
     texts: BTreeMap<PathBuf, Good>,
 }
@@ -36,8 +37,8 @@ impl std::fmt::Debug for Keeper {
 }
 
 impl LastGood {
-    /// As an earlier one wrote them down (`None`: there is no such, or it does not count any more), to be
-    /// written down by `keep` with each change.
+    /// The texts as an earlier daemon wrote them down, which `keep` writes down again at each change.
+    /// `written` is `None` where there are none, or where they don't count any more.
     pub fn of(
         written: Option<&[u8]>,
         keep: impl Fn(&str) -> std::io::Result<()> + Send + 'static,
@@ -58,7 +59,8 @@ impl LastGood {
         self.of_file(file).map(|good| good.text.as_str())
     }
 
-    /// These are right now; of `all`, the others keep what they were, and what is in neither is no more.
+    /// Notes the manifests that are right now. Other files of `all` keep their last texts, and files
+    /// outside of `all` are forgotten.
     pub(super) fn now(&mut self, all: &[PathBuf], right: Vec<(PathBuf, Good)>) {
         let before = self.texts.clone();
         self.texts.retain(|file, _| all.contains(file));

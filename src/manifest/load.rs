@@ -1,4 +1,7 @@
 //! The whole way from a file to a plan: reading, decoding, expanding, validating.
+//!
+//! Faults are collected over all of these steps, so that one run shows them all. Nothing is started
+//! here.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -30,68 +33,69 @@ mod scope;
 use given::{Given, renewable};
 use scope::Scope;
 
-/// How often a readiness check is repeated, unless the manifest says otherwise. The first
-/// attempts come quicker: a service that is ready at once is seen at once.
+/// The default time between two readiness checks. The first attempts come quicker, so that a
+/// service that is ready at once is seen at once.
 const READY_INTERVAL: Duration = Duration::from_millis(250);
-/// How often health is checked.
+/// The default time between two health checks.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(30);
-/// How long an attempt may take.
+/// The default time that one attempt of a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
-/// Failures in a row that make a service unhealthy.
+/// The default number of failures in a row that make a service unhealthy.
 const HEALTH_FAILURES: u32 = 3;
 
-/// What a manifest may read besides itself.
+/// What a manifest may read besides its own file.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
-    /// The process environment: what services inherit and variables come from.
+    /// The variables of the process, which services inherit and manifests may use.
     pub vars: Vec<(OsString, OsString)>,
-    /// Env files from the command line; they win over the project's.
+    /// The env files of the command line; they win over the project's.
     pub env_files: Vec<PathBuf>,
-    /// What env files said when a manifest was right that is read again now: for those that can't be read.
+    /// What the env files said when the manifest was last right. It counts for those that can't be read
+    /// now.
     pub(super) before: BTreeMap<PathBuf, String>,
 }
 
 impl Environment {
-    /// That of this process.
+    /// The environment of this process.
     pub fn of_process() -> Environment {
         Environment { vars: std::env::vars_os().collect(), ..Environment::default() }
     }
 
-    /// These variables, and no file.
+    /// An environment of these variables, without env files.
     pub fn of_vars(vars: Vec<(OsString, OsString)>) -> Environment {
         Environment { vars, ..Environment::default() }
     }
 
-    /// With these files, too.
+    /// The same environment with these env files.
     pub fn with_files(self, env_files: Vec<PathBuf>) -> Environment {
         Environment { env_files, ..self }
     }
 }
 
-/// A right manifest.
+/// A manifest without faults.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The plan.
+    /// The plan that the manifest describes.
     pub plan: Plan,
-    /// Its dependency graph.
+    /// The dependency graph of the plan.
     pub graph: Graph,
-    /// What is allowed and still worth a word.
+    /// Warnings: what is allowed, and still worth a look.
     pub warnings: Vec<Fault>,
-    /// Whether it names its project itself.
+    /// Whether the manifest names its project itself.
     pub named: bool,
-    /// The text that it was read from.
+    /// The text that the manifest was read from.
     pub(super) source: Arc<Source>,
-    /// And what its env files said.
+    /// The texts of its env files, by their paths.
     pub(super) env_texts: BTreeMap<PathBuf, String>,
 }
 
-/// A right manifest of what is to be added.
+/// A manifest without faults, of services and groups to add to a tree.
 #[derive(Debug)]
 pub struct LoadedAddition {
-    /// What; where is left to the caller.
+    /// The services and groups to add; the caller chooses the group that they go into.
     pub addition: Addition,
-    /// What is allowed and still worth a word.
+    /// Warnings: what is allowed, and still worth a look.
     pub warnings: Vec<Fault>,
 }
 
@@ -108,7 +112,7 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Loaded, LoadError>
     load_among(path, environment, &ExternalNames::default())
 }
 
-/// The same of a manifest whose services may depend on others.
+/// Reads and checks a manifest whose services may depend on `others`.
 pub(super) fn load_among(
     path: &Path,
     environment: &Environment,
@@ -138,7 +142,7 @@ pub(super) fn load_among(
     load_in(&source, Some(&file), folder, environment, others).map_err(LoadError::Faulty)
 }
 
-/// Checks a manifest that is not in a file; paths count from `folder`.
+/// Checks the text of a manifest that is in no file. Its relative paths count from `folder`.
 pub fn load_text(
     text: &str,
     folder: &Path,
@@ -149,8 +153,8 @@ pub fn load_text(
     load_in(&source, None, folder, environment, others)
 }
 
-/// Checks a manifest of what is to be added to a tree: it may depend on what is there, and must
-/// not clash with it. `file` is where the text comes from.
+/// Checks a manifest of what is to be added to a tree. It may depend on services of the running
+/// tree, and must not clash with its names. `file` is where the text comes from.
 pub fn load_addition(
     text: &str,
     file: &Path,
@@ -165,7 +169,7 @@ pub fn load_addition(
     Ok(LoadedAddition { addition, warnings })
 }
 
-/// Checks the text of a manifest; `file`: where it lies, if it does.
+/// Checks the text of a manifest. `file` is its path, where it has one.
 pub(super) fn load_in(
     source: &Arc<Source>,
     file: Option<&Path>,
@@ -194,15 +198,15 @@ pub(super) fn load_in(
     Ok(Loaded { plan, graph, warnings, named, source: Arc::clone(source), env_texts })
 }
 
-/// A text without faults.
+/// What is read from a text without faults.
 struct Sound {
-    /// The project's.
+    /// The project's name; `None` where the manifest gives none.
     name: Option<String>,
-    /// How long a stop of all of it may take.
+    /// How long a stop of the whole project may take.
     stop: Option<Duration>,
     /// What the project's env files set.
     shared: Assignments,
-    /// What all env files say.
+    /// The texts of all env files, by their paths.
     env_texts: BTreeMap<PathBuf, String>,
     services: Vec<Arc<ServiceSpec>>,
     graph: Graph,
@@ -210,7 +214,7 @@ struct Sound {
     warnings: Vec<Fault>,
 }
 
-/// `there`: what it is to be added to.
+/// Reads a text to its end. `there` is the running tree, where the text is to be added to one.
 fn read(
     source: &Arc<Source>,
     folder: &Path,
@@ -271,7 +275,7 @@ fn read(
     Ok(Sound { name, stop, shared, env_texts, services, graph, tree, warnings })
 }
 
-/// In the order of the text; files other than the manifest come after it.
+/// The faults in the order of the text. Those of other files come after the manifest's.
 fn sorted(mut faults: Vec<Fault>) -> Vec<Fault> {
     if let Some(first) = faults.first().map(|f| f.source.path.clone()) {
         faults.sort_by_key(|f| (f.source.path != first, f.span.start));
@@ -279,10 +283,10 @@ fn sorted(mut faults: Vec<Fault>) -> Vec<Fault> {
     faults
 }
 
-/// Name and value, in order; a later one of the same name wins.
+/// Pairs of name and value, in order; a later one of the same name wins.
 type Assignments = Vec<(String, String)>;
 
-/// Variables that are text.
+/// The variables whose name and value are UTF-8.
 fn text_of(vars: &[(OsString, OsString)]) -> HashMap<String, String> {
     let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.into(), value.to_str()?.into()));
     vars.iter().filter_map(text).collect()
@@ -292,11 +296,11 @@ struct Loader<'a> {
     given: &'a Given,
     collector: Collector,
     warnings: &'a mut Vec<Fault>,
-    /// Env files that were read, so that each is told about once.
+    /// The env files that were read already, so that each is reported once.
     files: HashMap<PathBuf, Assignments>,
-    /// What they said before, for those that can't be read.
+    /// The earlier texts of env files, for those that can't be read now.
     before: BTreeMap<PathBuf, String>,
-    /// What those say that could be.
+    /// The texts of the env files that could be read.
     texts: BTreeMap<PathBuf, String>,
 }
 
@@ -317,7 +321,7 @@ impl Loader<'_> {
             if absolute.exists() || self.before.contains_key(&absolute) {
                 project.extend(self.env_file(&absolute, Some(path)));
             } else {
-                // A .env that not every checkout has; what is then missing is told where it is used.
+                // Not every checkout has a .env file. A variable that is missing then is reported where it is used.
                 self.warnings.push(Fault {
                     source: Arc::clone(&self.collector.source),
                     span: path.span.clone(),
@@ -369,7 +373,8 @@ impl Loader<'_> {
                 set.push((name.value.clone(), expanded));
             }
         }
-        // In no order of their own: one that is written elsewhere makes no other process.
+        // The order has no meaning: a variable that moves within the manifest must not make another
+        // process.
         let mut set = last_wins(set);
         set.sort_unstable();
 
@@ -457,7 +462,7 @@ impl Loader<'_> {
             owner: log.owner.clone(),
             mode: log.mode,
         });
-        // Even without a command or a folder the service exists: others may depend on it.
+        // The service exists even without a command or a folder, since others may depend on it.
         ServiceSpec {
             name: service.name.value.clone(),
             command: command.unwrap_or_else(|| CommandLine { argv: vec![String::new()], shell: false }),
@@ -467,7 +472,7 @@ impl Loader<'_> {
             env: EnvSpec {
                 clear: service.env_clear,
                 deny: sorted_words(&service.env_deny),
-                // What a secret is meant to be is nothing else.
+                // A variable that is to hold a secret has no other value.
                 set: set.into_iter().filter(|(name, _)| !secret.contains(name)).collect(),
                 secrets: sorted_words(&service.secrets),
             },
@@ -492,12 +497,13 @@ impl Loader<'_> {
         }
     }
 
-    /// The assignments of an env file. `named`: where the manifest names it.
+    /// The assignments of an env file. `named` is its place in the manifest; `None` for one of the
+    /// command line.
     fn env_file(&mut self, path: &Path, named: Option<&At<String>>) -> Assignments {
         if let Some(known) = self.files.get(path) {
             return known.clone();
         }
-        // Who writes to a pipe may never come.
+        // Reading a pipe might never end.
         let is_file = std::fs::metadata(path).and_then(|at| match at.is_file() {
             true => Ok(()),
             false => Err(std::io::Error::other("it is not a regular file")),
@@ -536,7 +542,7 @@ impl Loader<'_> {
     }
 }
 
-/// Faults of one service.
+/// Notes the faults of one service.
 struct Faults<'a> {
     collector: &'a mut Collector,
     service: &'a str,
@@ -576,7 +582,7 @@ impl Faults<'_> {
         self.note(expanded, at)
     }
 
-    /// A file, which may not be there yet.
+    /// The path of a file, which need not exist yet.
     fn file(&mut self, scope: &Scope<'_>, at: &At<String>, folder: &Path) -> Option<PathBuf> {
         let text = self.text(scope, at)?;
         let path = absolute(folder, &text);
@@ -637,13 +643,13 @@ impl Faults<'_> {
             Target::Exec(words) => {
                 Some(CheckTarget::Exec(CommandLine { argv: self.words(scope, words), shell: false }))
             }
-            // Read by the caller; they repeat nothing.
+            // The caller reads these, since they are no repeated checks.
             Target::Log(_) | Target::After(_) => None,
         }
     }
 }
 
-/// The same in an order that does not tell how they were written.
+/// The words in an order that does not depend on how they were written.
 fn sorted_words<T: Ord + Clone>(words: &[T]) -> Vec<T> {
     let mut words = words.to_vec();
     words.sort_unstable();
@@ -666,13 +672,13 @@ fn last_wins(all: Assignments) -> Assignments {
     kept
 }
 
-/// A path counted from a folder, without `.` and needless parts.
+/// A path counted from a folder, without `.` parts.
 fn absolute(folder: &Path, path: &str) -> PathBuf {
     let joined = folder.join(path);
     joined.components().filter(|part| !matches!(part, Component::CurDir)).collect()
 }
 
-/// Nothing that a person wrote is larger.
+/// The largest manifest or env file, in bytes; nothing that a person wrote is larger.
 const LARGEST: u64 = 64 << 20;
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -1,4 +1,6 @@
-//! Reading a TOML table key by key, collecting every fault instead of stopping at one.
+//! Reads a TOML table key by key, and collects every fault instead of stopping at the first.
+//!
+//! The keys themselves are named in `decode`.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,14 +14,14 @@ use super::fault::{Fault, Source};
 use super::size::size;
 use crate::model::nearest::nearest;
 
-/// A value with the bytes it stands at.
+/// A value, with the bytes of the text that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct At<T> {
     pub(super) value: T,
     pub(super) span: Range<usize>,
 }
 
-/// Where faults gather.
+/// Collects the faults of one text.
 #[derive(Debug)]
 pub(super) struct Collector {
     pub(super) source: Arc<Source>,
@@ -36,7 +38,7 @@ impl Collector {
         self.push(span, message.into(), label.into(), None);
     }
 
-    /// Notes a fault that something would help against.
+    /// Notes a fault, with a hint that would help.
     pub(super) fn fault_with(
         &mut self,
         span: Range<usize>,
@@ -71,7 +73,7 @@ impl Collector {
     }
 }
 
-/// What a value is, for people.
+/// The type of a value, in words for people.
 pub(super) fn kind_of(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
@@ -84,10 +86,10 @@ pub(super) fn kind_of(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// One table, read key by key; what is not read by the end is unknown.
+/// One table that is read key by key. A key that was not read in the end is unknown.
 pub(super) struct Reader<'a, 'i> {
     table: &'a DeTable<'i>,
-    /// How it is named in messages, such as `[service.web]`.
+    /// The table's name in messages, such as `[service.web]`.
     name: String,
     asked: HashSet<&'static str>,
     order: Vec<&'static str>,
@@ -98,7 +100,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         Reader { table, name: name.into(), asked: HashSet::new(), order: Vec::new() }
     }
 
-    /// The value of a key, if it is there.
+    /// The value of a key; `None` where the table does not have it.
     pub(super) fn get(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'i>>> {
         if self.asked.insert(key) {
             self.order.push(key);
@@ -106,12 +108,12 @@ impl<'a, 'i> Reader<'a, 'i> {
         self.table.get(key)
     }
 
-    /// The bytes of a key itself.
+    /// The bytes of the key itself.
     pub(super) fn key_span(&self, key: &str) -> Option<Range<usize>> {
         self.table.get_key_value(key).map(|(k, _)| k.span())
     }
 
-    /// Every key that nobody asked for is a fault.
+    /// Makes a fault of every key that was not read.
     pub(super) fn finish(self, collector: &mut Collector) {
         for (key, _) in self.table {
             let text = key.get_ref().as_ref();
@@ -150,7 +152,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         None
     }
 
-    /// A whole number within bounds.
+    /// Reads a whole number within bounds.
     pub(super) fn integer(
         &mut self,
         key: &'static str,
@@ -211,7 +213,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         duration(key, value, collector)
     }
 
-    /// A number of bytes, with or without a unit.
+    /// Reads a number of bytes, with or without a unit.
     pub(super) fn size(&mut self, key: &'static str, collector: &mut Collector) -> Option<u64> {
         let value = self.get(key)?;
         let text = match value.get_ref() {
@@ -230,7 +232,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         size
     }
 
-    /// A list of strings.
+    /// Reads a list of strings.
     pub(super) fn strings(
         &mut self,
         key: &'static str,
@@ -240,7 +242,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         strings(key, value, collector)
     }
 
-    /// One of a few words.
+    /// Reads one of a few words.
     pub(super) fn choice<T: Copy>(
         &mut self,
         key: &'static str,
@@ -338,5 +340,5 @@ pub(super) fn duration(
     }
 }
 
-/// Adding a longer one to a clock could overflow it.
+/// The longest duration. A longer one could overflow a clock that it is added to.
 const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);

@@ -1,5 +1,7 @@
-//! What declarations mean together: names that resolve, one place for each in the tree,
-//! no cycle, no port asked for twice.
+//! What the declarations of a manifest mean together: every name resolves, each service and group
+//! has one place in the tree, there is no cycle, and no port or log file is asked for twice.
+//!
+//! May look at files of the machine to warn about log files; nothing is written or started.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -18,29 +20,29 @@ use crate::model::{
     CheckTarget, Child, Condition, Dependency, GroupSpec, Kind, Name, Plan, Policy, ReadyTarget, ServiceSpec,
 };
 
-/// The tree of groups.
+/// The tree of groups: the root, and the groups by name.
 pub(super) struct Tree {
     pub(super) root: GroupSpec,
     pub(super) groups: BTreeMap<Name, GroupSpec>,
 }
 
-/// Services that are not declared in the manifest itself, and that those in it may depend on.
+/// Services that are not declared in the manifest itself, and that its services may depend on.
 #[derive(Debug, Clone, Default)]
 pub struct ExternalNames {
-    /// The project that the manifest is of, where that is known already.
+    /// The project that the manifest belongs to, where that is known already.
     pub(super) project: Option<String>,
     kinds: HashMap<String, Kind>,
-    /// Those that may be called by their short names, too.
+    /// The services by their short names; `None` where several share one.
     shorts: HashMap<String, Option<Name>>,
 }
 
 impl ExternalNames {
-    /// Those of other projects, by `project/name`, beside a manifest of this one.
+    /// The services of other projects by `project/name`, for a manifest of this project.
     pub(super) fn of_projects(project: &str, kinds: HashMap<String, Kind>) -> ExternalNames {
         ExternalNames { project: Some(project.to_owned()), kinds, shorts: HashMap::new() }
     }
 
-    /// Those of a tree that something is added to.
+    /// The services of a tree that something is added to.
     pub(super) fn there(plan: &Plan) -> ExternalNames {
         let mut others = ExternalNames::default();
         for spec in &plan.services {
@@ -51,7 +53,7 @@ impl ExternalNames {
         others
     }
 
-    /// What a word means that names no service of the manifest.
+    /// The external service that a word means, by its full or its short name.
     fn meant(&self, word: &str) -> Option<Name> {
         match self.kinds.contains_key(word) {
             true => Name::try_from(word.to_owned()).ok(),
@@ -63,15 +65,15 @@ impl ExternalNames {
         self.kinds.get(name.as_str()).copied()
     }
 
-    /// A word without its own project's name.
+    /// The word without the name of its own project.
     fn own<'a>(&self, word: &'a str) -> &'a str {
         let own = self.project.as_deref().and_then(|project| word.strip_prefix(project)?.strip_prefix('/'));
         own.unwrap_or(word)
     }
 }
 
-/// The dependencies of a service. One without a condition waits for what is natural to the
-/// other's kind: a service to be ready, a task to be completed.
+/// The dependencies of a service. One without a condition waits for what is natural to the other's
+/// kind: a service is to be ready, a task completed.
 pub(super) fn dependencies(
     service: &Service,
     kinds: &HashMap<&str, Kind>,
@@ -98,7 +100,7 @@ pub(super) fn dependencies(
         .collect()
 }
 
-/// Faults between services.
+/// Notes the faults between services: unknown dependencies, clashing names, ports and log files.
 pub(super) fn services(
     declared: &Declared,
     services: &[ServiceSpec],
@@ -167,7 +169,7 @@ pub(super) fn services(
     log_files(declared, services, there, collector);
 }
 
-/// What is added beside what is there already.
+/// Notes the faults of an addition beside the tree that runs already.
 pub(super) fn beside(declared: &Declared, there: &Plan, collector: &mut Collector) {
     if let Some(span) = &declared.project.span {
         collector.fault_with(
@@ -196,7 +198,7 @@ fn is_there(plan: &Plan, name: &str) -> bool {
     plan.service(name).is_some() || plan.groups.contains_key(name)
 }
 
-/// What a service says it will listen on.
+/// The host and port that a service listens on, as its readiness check says.
 fn listens_on(spec: &ServiceSpec) -> Option<(String, u16)> {
     let ReadyTarget::Check(check) = &spec.ready.as_ref()?.target else {
         return None;
@@ -210,7 +212,7 @@ fn listens_on(spec: &ServiceSpec) -> Option<(String, u16)> {
     Some((local(&host), port))
 }
 
-/// A port that two services say they will listen on.
+/// Notes the ports that two services say they listen on.
 fn ports(
     declared: &Declared,
     services: &[ServiceSpec],
@@ -256,7 +258,7 @@ fn ports(
     }
 }
 
-/// A file that two instances would write what they print to, each over the other.
+/// Notes the files that two instances would write their output to, each over the other's.
 fn log_files(
     declared: &Declared,
     services: &[ServiceSpec],
@@ -267,7 +269,7 @@ fn log_files(
         let log = spec.log.clone().unwrap_or_default();
         spec.instances().filter_map(|instance| log.file_of(&instance)).map(|file| plain(&file)).collect()
     };
-    // What was put aside of one must be none of another's either: `web.log.1`.
+    // A rotated file such as `web.log.1` must not be another's log file either.
     let mut taken: HashMap<PathBuf, (&Name, Option<Range<usize>>)> = HashMap::new();
     let mut put_aside: HashMap<PathBuf, PathBuf> = HashMap::new();
     let mut take = |spec, span: Option<&Range<usize>>, files: Vec<PathBuf>| {
@@ -306,7 +308,8 @@ fn log_files(
     }
 }
 
-/// A path without `..`, for comparing: links may make another of it, which is seen when it is opened.
+/// A path without `..`, for comparing. Symbolic links are not followed; they are seen when the file
+/// is opened.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -320,12 +323,12 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// Whether two services can run at the same time: not if they have profiles and share none.
+/// Whether two services can run at the same time. They can't if both have profiles and share none.
 fn together(a: &ServiceSpec, b: &ServiceSpec) -> bool {
     a.profiles.is_empty() || b.profiles.is_empty() || a.profiles.iter().any(|p| b.profiles.contains(p))
 }
 
-/// All names of this machine's loopback are one.
+/// The host in one spelling, so that all names of this machine's loopback are the same.
 fn local(host: &str) -> String {
     match host {
         "localhost" | "127.0.0.1" | "0.0.0.0" | "[::1]" | "[::]" => "localhost".to_owned(),
@@ -333,7 +336,7 @@ fn local(host: &str) -> String {
     }
 }
 
-/// `HOST:PORT`. `Err`: what would help.
+/// The host and port of `HOST:PORT`. `Err` says what would help.
 pub(super) fn address(text: &str) -> Result<(String, u16), String> {
     let help = || "write it as HOST:PORT, such as \"127.0.0.1:6379\"".to_owned();
     let (host, port) = text.rsplit_once(':').ok_or_else(help)?;
@@ -347,7 +350,7 @@ pub(super) fn address(text: &str) -> Result<(String, u16), String> {
     }
 }
 
-/// Host and port of an `http://` URL. `Err`: what would help.
+/// The host and port of an `http://` URL. `Err` says what would help.
 pub(super) fn url(text: &str) -> Result<(String, u16), String> {
     let help = || "write it as \"http://127.0.0.1:5000/health\"".to_owned();
     if text.starts_with("https://") {
@@ -362,7 +365,7 @@ pub(super) fn url(text: &str) -> Result<(String, u16), String> {
     if has_port { address(authority) } else { address(&format!("{authority}:80")) }
 }
 
-/// Every service and group gets its place.
+/// Gives every service and group its place in the tree, and notes what has none or several.
 pub(super) fn tree(declared: &Declared, there: Option<&Plan>, collector: &mut Collector) -> Tree {
     let services: HashMap<&str, &Service> =
         declared.services.iter().map(|s| (s.name.value.as_str(), s)).collect();
@@ -433,7 +436,7 @@ pub(super) fn tree(declared: &Declared, there: Option<&Plan>, collector: &mut Co
         }
         specs.insert(group.name.value.clone(), spec(children, &group.supervision, group.significant));
     }
-    // A name that is also a service's is told above; it nests nothing.
+    // A group with a service's name was reported above; it can't nest anything.
     let nesting = parent.iter().filter(|(name, _)| !services.contains_key(*name));
     nested_in_itself(declared, &nesting.map(|(name, (at, _))| (*name, *at)).collect(), collector);
     let mut top: Vec<(usize, Child)> = Vec::new();
@@ -494,7 +497,7 @@ fn nested_in_itself(declared: &Declared, parent: &HashMap<&str, usize>, collecto
     }
 }
 
-/// Cycles of dependencies, each at the first service of its path.
+/// Notes the cycles of dependencies, each at the first service of its path.
 pub(super) fn cycles(declared: &Declared, cycles: &[Vec<Name>], collector: &mut Collector) {
     for cycle in cycles {
         let words: Vec<&str> = cycle.iter().map(Name::as_str).collect();
@@ -529,7 +532,7 @@ fn also(
     });
 }
 
-/// What an unknown name may have meant, or which there are.
+/// A hint for an unknown name: the one that was probably meant, or those that exist.
 fn known_names<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     did_you_mean(word, known.clone()).unwrap_or_else(|| {
         let mut names: Vec<&str> = Vec::new();
@@ -546,7 +549,7 @@ fn known_names<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> 
     })
 }
 
-/// What is said of auto-shutdown and can have no effect.
+/// Warnings about settings of automatic shutdown that can have no effect.
 pub(super) fn idle_keys(
     declared: &Declared,
     services: &[ServiceSpec],
@@ -618,7 +621,7 @@ pub(super) fn idle_keys(
     warnings
 }
 
-/// Log files that can be seen not to be any: what would go there goes into the state folder.
+/// Warnings about paths that can't be log files. Such output goes into the state folder instead.
 pub(super) fn useless_log_files(
     declared: &Declared,
     services: &[ServiceSpec],
@@ -649,7 +652,8 @@ pub(super) fn useless_log_files(
     warnings
 }
 
-/// Why a path is no place for a log file, as far as can be seen before anything is opened, and what to do.
+/// Why a path can't be a log file, as far as that can be seen before it is opened, and what to do
+/// instead.
 fn useless(path: &Path) -> Option<(String, &'static str)> {
     const ANOTHER: &str = "name a file, in a folder of the supervisor's own";
     let own = ["/dev/stdout", "/dev/stderr", "/dev/stdin"].iter().any(|own| path == Path::new(own));
@@ -683,7 +687,7 @@ fn useless(path: &Path) -> Option<(String, &'static str)> {
     Some((whose, "name a file in a folder of root's; \"owner\" and \"mode\" let others read it"))
 }
 
-/// Groups whose members come back so slowly that the limit can't be reached.
+/// Warnings about groups whose members restart so slowly that the restart limit can't be reached.
 pub(super) fn unreachable_limits(
     declared: &Declared,
     services: &[ServiceSpec],
@@ -694,7 +698,7 @@ pub(super) fn unreachable_limits(
     for group in &declared.groups {
         let Some(intensity) = group.supervision.intensity else { continue };
         let period = group.supervision.period.unwrap_or(GroupSpec::default().period);
-        // How often a nested group falls is for its own limit to say.
+        // How often a nested group crashes is bounded by its own limit, not here.
         let members: Option<Vec<&&ServiceSpec>> =
             group.members.iter().map(|m| known.get(m.value.as_str())).collect();
         let Some(members) = members else { continue };
@@ -718,8 +722,8 @@ pub(super) fn unreachable_limits(
     warnings
 }
 
-/// How often a service that ends at once can fall within a period: the first time at once,
-/// then after each delay at its shortest. Counted up to one more than the limit.
+/// How often a service that ends at once can crash within a period: the first time at once, then
+/// after each delay at its shortest. The count stops at one more than the limit.
 fn most_falls(spec: &ServiceSpec, period: std::time::Duration, intensity: u32) -> u64 {
     let mut falls = 1;
     let mut time = std::time::Duration::ZERO;

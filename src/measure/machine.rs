@@ -1,7 +1,8 @@
-//! Readings of the machine as a whole, by sysinfo and `/proc/pressure`.
+//! Readings of the machine as a whole, from sysinfo and `/proc/pressure`.
 //!
-//! A reading that fails leaves what was read before, and is said. File systems are asked on a thread of
-//! their own: one whose server is away holds up nothing but itself.
+//! When a reading fails, the previous values stay and the failure is reported in the sample. File
+//! systems are read on a thread of their own: a network file system whose server is gone blocks
+//! nothing else.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -14,16 +15,16 @@ use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Network
 use crate::decide::progress;
 use crate::model::sample::{CoreSample, DiskSample, MachineSample, NetworkSample, Pressure, percent};
 
-/// A file system that has not answered in this time is not waited for.
+/// How long a reading waits for the file systems.
 const DISKS: Duration = Duration::from_millis(500);
 
-/// Reads, and remembers what it read.
+/// Reads the machine, and remembers the previous reading.
 pub(crate) struct Machine {
-    /// `None` where the machine can't be read.
+    /// `None` when sysinfo can't read the machine.
     system: Option<System>,
     networks: Option<Networks>,
     disks: DiskReader,
-    /// When the readings before were.
+    /// When the previous reading was taken, on the tree's clock.
     last: Option<Duration>,
     before: MachineSample,
 }
@@ -112,18 +113,19 @@ fn networks_of(networks: &Networks, elapsed: Option<f64>) -> Vec<NetworkSample> 
     samples
 }
 
-/// Who may mount may give any name.
+/// Makes a name printable: a user who may mount can give any name.
 fn shown(name: &(impl AsRef<OsStr> + ?Sized)) -> String {
     progress::shown(&name.as_ref().to_string_lossy()).collect()
 }
 
-/// What has been read of file systems: they, and what they were.
+/// The answer of the thread: the disks, for the next reading, and their samples.
 type Answer = (Box<Disks>, Vec<DiskSample>);
 
 enum DiskReader {
-    /// `None`: the machine does not tell. And when it read last.
+    /// No reading is under way. The disks are `None` when the machine can't be read; the time is that
+    /// of the last reading.
     Idle(Option<Box<Disks>>, Option<Duration>),
-    /// A thread is at it, and since when.
+    /// A thread has been reading the disks since this time.
     Away(Receiver<Answer>, Duration),
 }
 
@@ -155,7 +157,7 @@ impl DiskReader {
             let kinds = DiskRefreshKind::nothing().with_storage().with_io_usage();
             disks.refresh_specifics(true, kinds);
             let samples = disks_of(&disks, elapsed);
-            // Nobody may wait for it any more.
+            // The reader may have been dropped meanwhile.
             let _ = answer.send((disks, samples));
         });
         if let Err(error) = asked {
@@ -189,7 +191,7 @@ fn disks_of(disks: &Disks, elapsed: Option<f64>) -> Vec<DiskSample> {
             let (mut read, mut written) = (None, None);
             if let Some(seconds) = elapsed {
                 let usage = disk.usage();
-                // Of a device that has no counters nothing is known, and of one that is new no rate.
+                // A device without counters has no rates, and a new one has none yet.
                 let (of_read, of_written) = (usage.total_read_bytes, usage.total_written_bytes);
                 let is_new = usage.read_bytes == of_read && usage.written_bytes == of_written;
                 if of_read + of_written > 0 && !is_new {
@@ -209,14 +211,15 @@ fn disks_of(disks: &Disks, elapsed: Option<f64>) -> Vec<DiskSample> {
             }
         })
         .collect();
-    // A device may be mounted in many places (bind mounts, containers): the shortest path stands for it.
+    // A device may be mounted in many places (bind mounts, containers). It is listed under its shortest
+    // path.
     samples.sort_by(|one, other| (one.mount.len(), &one.mount).cmp(&(other.mount.len(), &other.mount)));
     let mut seen = HashSet::new();
     samples.retain(|disk| seen.insert((disk.device.clone(), disk.total_bytes)));
     samples
 }
 
-/// `None`: this kernel counts no pressure.
+/// The pressure of the last ten seconds. `None` when this kernel does not count it.
 fn pressure() -> io::Result<Option<Pressure>> {
     let of = |what: &str| -> io::Result<f64> {
         let text = fs::read_to_string(format!("/proc/pressure/{what}"))?;
@@ -227,7 +230,7 @@ fn pressure() -> io::Result<Option<Pressure>> {
     };
     match read() {
         Ok(pressure) => Ok(Some(pressure)),
-        // Not built in, or switched off (psi=0).
+        // Pressure is not built into the kernel, or switched off (psi=0).
         Err(error) if matches!(error.raw_os_error(), Some(2 | 95)) => Ok(None),
         Err(error) => Err(error),
     }

@@ -1,8 +1,9 @@
 //! Readings for the ResourceMonitor: the machine, and every managed tree of processes.
 //!
-//! A tree is what its leader has begun: its session, its group, its descendants. `/proc` is listed once a
-//! round; the `stat` of a managed process stays open between rounds, as long as there are descriptors to
-//! spare: that saves opening it again, and an open one is never taken for a later process with its number.
+//! A tree consists of its leader's session, process group and descendants. `/proc` is listed once
+//! per round. The `stat` file of a managed process stays open between rounds while descriptors can
+//! be spared: that saves opening it again, and an open file is never taken for a later process with
+//! the same pid.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -14,29 +15,30 @@ use crate::model::InstanceId;
 use crate::model::sample::{Sample, Usage};
 use crate::sys::{limits, proc};
 
-/// A parent's number can be stale and lead in a circle; trees are not this deep.
+/// How many parents a search goes up. A parent's pid can be stale and lead in a circle; trees are
+/// not this deep.
 const DEEPEST: usize = 64;
 
-/// Of the descriptors that this process may have, one of so many is for open files of others.
+/// The share of this process's descriptors that may stay open for `stat` files: one in this many.
 const SHARE: u64 = 8;
 
-/// Reads, and remembers what it read: CPU is a difference between two readings.
+/// Reads processes, and remembers the previous reading: CPU usage is the difference between two.
 pub struct Sampler {
     machine: Machine,
-    /// Processes of the managed trees, by pid.
+    /// The processes of the managed trees at the last reading, by pid.
     known: HashMap<u32, Known>,
     last: Option<Duration>,
-    /// The same since the machine came up, in ticks.
+    /// When the last reading was taken, in clock ticks since boot.
     boot_ticks: u64,
     ticks_per_second: f64,
     page: u64,
-    /// So many files may stay open.
+    /// How many files may stay open between rounds.
     spare: usize,
 }
 
-/// A process of a managed tree, at the last reading.
+/// A process of a managed tree, as it was at the last reading.
 struct Known {
-    /// Its `stat`, where there was a descriptor to spare.
+    /// The open `stat` file. `None` when no descriptor could be spared.
     file: Option<File>,
     stat: proc::Stat,
     of: InstanceId,
@@ -49,7 +51,7 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// Nothing read yet.
+    /// A sampler that has read nothing yet.
     pub fn new() -> Sampler {
         let sysconf = |name| nix::unistd::sysconf(name).ok().flatten().and_then(|n| u64::try_from(n).ok());
         Sampler {
@@ -63,22 +65,23 @@ impl Sampler {
         }
     }
 
-    /// One round. `leaders`: each instance's process. It reads all of `/proc` and takes
-    /// milliseconds: not for a thread that others wait for.
+    /// Takes one reading. `leaders` names the process of each instance. This reads all of `/proc` and
+    /// takes milliseconds, so no thread that others wait for may call it.
     pub fn read(&mut self, now: Duration, leaders: &HashMap<u32, InstanceId>) -> Sample {
         let machine = self.machine.read(now);
         let instances = self.trees(now, leaders);
         Sample { at: now, machine, instances }
     }
 
-    /// What every managed tree uses.
+    /// The resource usage of every managed tree.
     pub fn trees(&mut self, now: Duration, leaders: &HashMap<u32, InstanceId>) -> HashMap<InstanceId, Usage> {
         let elapsed = self.last.map(|last| now.saturating_sub(last).as_secs_f64()).filter(|s| *s > 0.0);
         let mut before = std::mem::take(&mut self.known);
         let mut open = 0;
         let mut fresh: Vec<(proc::Stat, Option<File>)> = Vec::new();
         for pid in proc::pids() {
-            // One that is open and gone has an end: another may have its number by now.
+            // The open file of a process that is gone fails to read. Another process may have its pid
+            // by now.
             if let Some(Known { file: Some(file), of, .. }) = before.get(&pid)
                 && let Some(stat) = read_at_start(file)
             {
@@ -89,7 +92,8 @@ impl Sampler {
             } else if let Ok(file) = File::open(format!("/proc/{pid}/stat"))
                 && let Some(stat) = read_at_start(&file)
             {
-                // Of most of a machine's nobody wants to know; of a managed tree these are nearly all.
+                // Most processes of a machine are in no managed tree, and their files are closed. This
+                // test finds nearly all that are in one.
                 let managed = [stat.pid, stat.session, stat.group].iter().any(|id| leaders.contains_key(id));
                 let file = (managed && open < self.spare).then_some(file);
                 open += usize::from(file.is_some());
@@ -134,17 +138,18 @@ fn read_at_start(file: &File) -> Option<proc::Stat> {
     proc::parse(&buffer[..length])
 }
 
-/// The ticks that each tree has used since the reading before.
+/// The CPU ticks that each tree has used since the previous reading.
 ///
-/// What a process has used goes over to its parent when that waits for its end; what of it was counted
-/// already is not counted again.
+/// When a process is waited for, its ticks are added to its parent's. The part that an earlier
+/// reading counted already is not counted again.
 fn used(before: &HashMap<u32, Known>, now: &HashMap<u32, Known>, last: u64) -> HashMap<InstanceId, u64> {
     let same = |pid: u32, started: u64| before.get(&pid).filter(|known| known.stat.started == started);
     let mut ticks: HashMap<InstanceId, u64> = HashMap::new();
     let mut inherited: HashMap<u32, u64> = HashMap::new();
     for known in now.values() {
         let Known { stat, of, .. } = known;
-        // Of one that is new all its time is of this round; of one that only came to the tree none is known.
+        // All ticks of a new process belong to this round. Of an older process that only joined the
+        // tree, none do.
         let (own, children) = match same(stat.pid, stat.started) {
             Some(Known { stat: was, .. }) => (was.ticks, was.child_ticks),
             None if stat.started < last => (stat.ticks, stat.child_ticks),
@@ -160,7 +165,7 @@ fn used(before: &HashMap<u32, Known>, now: &HashMap<u32, Known>, last: u64) -> H
         if lives {
             continue;
         }
-        // Its parent may have gone with it, and have left both times to its own.
+        // The parent may have ended too, and have passed both counts on to its own parent.
         let mut heir = stat.parent;
         for _ in 0..DEEPEST {
             match before.get(&heir).filter(|_| !inherited.contains_key(&heir)) {
@@ -180,7 +185,7 @@ fn used(before: &HashMap<u32, Known>, now: &HashMap<u32, Known>, last: u64) -> H
     ticks
 }
 
-/// The instance whose tree a process belongs to: by its session or group, or by a parent.
+/// The instance whose tree a process belongs to: by its session, its group, or an ancestor.
 fn tree_of<'a>(
     stat: &proc::Stat,
     leaders: &'a HashMap<u32, InstanceId>,
@@ -222,7 +227,7 @@ mod tests {
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
         let id = instance("sh");
         let leaders = HashMap::from([(child.id(), id.clone())]);
-        // A service is a session of its own; here the leader alone is known by its number.
+        // A service has a session of its own. Here only the pid of the leader is known.
         for (spare, want) in [(usize::MAX, 1), (0, 0)] {
             let mut sampler = Sampler { spare, ..Sampler::new() };
             let first = sampler.read(Duration::from_secs(1), &leaders);
@@ -242,7 +247,7 @@ mod tests {
         assert!(!sampler.read(Duration::from_secs(3), &leaders).instances.contains_key(&id));
     }
 
-    /// pid, parent, own ticks, ticks of children
+    /// Makes processes from rows of pid, parent, own ticks and ticks of children.
     fn processes(rows: &[(u32, u32, u64, u64)]) -> HashMap<u32, Known> {
         let known = |&(pid, parent, ticks, child_ticks)| {
             let stat = proc::Stat {
@@ -266,16 +271,16 @@ mod tests {
         let ticks = |before: &[_], now: &[_]| {
             used(&processes(before), &processes(now), 1).get(&instance("a")).copied().unwrap_or(0)
         };
-        // A child that came and went between two readings.
+        // A child started and ended between two readings.
         assert_eq!(ticks(&[(1, 0, 5, 0)], &[(1, 0, 6, 40)]), 41);
-        // Of one that was seen, what is new.
+        // Only the new ticks of a child that was seen count.
         assert_eq!(ticks(&[(1, 0, 5, 0), (2, 1, 30, 0)], &[(1, 0, 5, 40)]), 10);
-        // One that nobody of the tree has waited for takes nothing away.
+        // A child that nobody in the tree has waited for takes nothing away.
         assert_eq!(ticks(&[(1, 0, 5, 0), (2, 1, 30, 0)], &[(1, 0, 9, 0)]), 4);
-        // A grandchild's time goes up through its parent.
+        // A grandchild's ticks go up through its parent.
         assert_eq!(ticks(&[(1, 0, 0, 0), (2, 1, 10, 0), (3, 2, 20, 0)], &[(1, 0, 0, 35)]), 5);
         assert_eq!(ticks(&[], &[(1, 0, 7, 0)]), 7);
-        // One that began long ago and is new to the tree.
+        // A process that is older than the last reading and new to the tree.
         assert_eq!(used(&processes(&[]), &processes(&[(1, 0, 7, 0)]), 5).get(&instance("a")), Some(&0));
     }
 }

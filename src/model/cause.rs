@@ -1,4 +1,4 @@
-//! Why something is started, stopped, waited for or given up.
+//! Why an instance is started, stopped, waits or has failed.
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ use super::spec::Condition;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct UnmetCondition {
-    /// Of which service.
+    /// The service that the condition is about.
     pub service: Name,
-    /// What.
+    /// What must become true of that service.
     pub condition: Condition,
 }
 
@@ -29,14 +29,14 @@ impl fmt::Display for UnmetCondition {
     }
 }
 
-/// Which of the two checks.
+/// The two kinds of checks that a manifest can declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CheckKind {
-    /// `ready`.
+    /// The readiness check (`ready`).
     Ready,
-    /// `health`.
+    /// The health check (`health`).
     Health,
 }
 
@@ -49,25 +49,25 @@ impl fmt::Display for CheckKind {
     }
 }
 
-/// Why a process is made.
+/// Why a process is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StartCause {
-    /// The tree came up.
+    /// The tree starts.
     Boot,
-    /// Somebody asked.
+    /// A command asks for it.
     Command,
-    /// It fell, and its policy brings it back.
+    /// The process ended, and the restart policy of its service starts it again.
     Policy,
-    /// Its group restarts it.
+    /// The group of the instance restarts it.
     Group,
-    /// What it depends on came back.
+    /// A dependency of the instance came back.
     Dependency,
 }
 
 impl StartCause {
-    /// Whether it counts as a restart; what a person asked for doesn't.
+    /// Whether the start counts as a restart; a start by a command doesn't.
     pub fn is_restart(self) -> bool {
         match self {
             StartCause::Policy | StartCause::Group => true,
@@ -76,36 +76,36 @@ impl StartCause {
     }
 }
 
-/// Why a process is ended.
+/// Why an instance is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StopCause {
-    /// Somebody asked.
+    /// A command asks for it.
     Command,
-    /// Somebody asked for a restart.
+    /// A command asks for a restart.
     Restart,
-    /// It is taken out of the tree: its service goes, or is to have fewer copies.
+    /// The instance is taken out of the tree: its service is removed or scaled down.
     Removed,
-    /// The whole tree goes down.
+    /// The whole tree shuts down.
     Shutdown,
-    /// Its group restarts, or is restarted.
+    /// The group of the instance restarts, or is restarted by its parent.
     Group,
-    /// Its group gave up.
+    /// The group of the instance gave up.
     GaveUp,
-    /// A group of its project gave up, and took the project down.
+    /// A group of the project gave up and took the project down.
     ProjectGaveUp,
-    /// Not ready by its deadline.
+    /// The instance was not ready by its deadline.
     Timeout,
-    /// Its health check failed too often.
+    /// The health check of the instance failed too often in a row.
     Health,
-    /// Its main process is gone and left others behind.
+    /// The main process ended and left other processes of its tree behind.
     LeftBehind,
-    /// What it depends on fell.
+    /// A dependency of the instance crashed.
     Dependency,
-    /// Its group goes down, since significant members have ended.
+    /// The group shuts down by its `auto_shutdown`, since significant members have ended.
     AutoShutdown,
-    /// The actor that kept it broke: a fault in regrow itself.
+    /// The actor of the instance broke: a fault in regrow itself.
     Internal,
 }
 
@@ -129,54 +129,54 @@ impl fmt::Display for StopCause {
     }
 }
 
-/// Why an instance will not come back.
+/// Why an instance has failed and will not come back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum FailureReason {
-    /// Its end is one that its policy does not answer.
+    /// The process ended in a way that its restart policy doesn't restart.
     Exit {
-        /// How it ended.
+        /// How the process ended.
         exit: ExitOutcome,
     },
-    /// It came back `max_retries` times and fell again.
+    /// The process ended again after `max_retries` restarts in a row.
     Retries {
-        /// The last end.
+        /// How the last process ended.
         exit: ExitOutcome,
-        /// How many times it came back.
+        /// How many restarts in a row there were.
         retries: u32,
     },
-    /// It could not be started, for a reason that time won't mend.
+    /// The process could not be started, for a reason that time doesn't mend.
     Spawn {
-        /// What went wrong.
+        /// The step of the start that failed, with the error.
         exit: ExitOutcome,
     },
-    /// Something it depends on failed for good.
+    /// A dependency of the instance has failed for good.
     Dependency {
-        /// What.
+        /// The dependency that failed.
         on: Name,
     },
-    /// Its group gave up.
+    /// The group of the instance gave up.
     Group {
-        /// Which; `None` for the root.
+        /// The group that gave up; `None` for the root.
         group: Option<Name>,
     },
-    /// A group of its project gave up, and took the project down.
+    /// A group of the project gave up and took the project down.
     Project,
-    /// The manifest that declares it has faults.
+    /// The manifest that declares the service has faults.
     Manifest {
-        /// The first of them.
+        /// The first fault of the manifest.
         message: String,
     },
-    /// regrow itself broke while looking after it.
+    /// regrow itself broke while it looked after the instance.
     Internal {
-        /// What the actor said last.
+        /// The last message of the actor that broke.
         message: String,
     },
 }
 
 impl FailureReason {
-    /// The end behind it, where there is one.
+    /// How the process ended, where the reason carries an exit.
     pub fn exit(&self) -> Option<&ExitOutcome> {
         match self {
             FailureReason::Exit { exit }
@@ -190,7 +190,7 @@ impl FailureReason {
         }
     }
 
-    /// One word for `--json` and scripts.
+    /// The reason in one word, as `--json` and scripts read it.
     pub fn word(&self) -> &'static str {
         match self {
             FailureReason::Exit { .. } => "exit",

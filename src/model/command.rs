@@ -1,5 +1,5 @@
-//! Wishes and their answers. A command may be denied, with its reason; what then
-//! happened is told by events.
+//! The commands that a user can give, and their answers. A command may be denied, with a reason;
+//! events tell what happens after it was accepted.
 
 use std::sync::Arc;
 
@@ -8,78 +8,80 @@ use serde::{Deserialize, Serialize};
 use super::id::Name;
 use super::plan::{Addition, PlanChange};
 
-/// What a user wants.
+/// A command of a user to the tree.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", tag = "verb")]
 pub enum Command {
-    /// Goal up; answered when each is ready (a task: completed).
+    /// Set the goal to up; answered when each instance is ready (each task: completed).
     Start {
-        /// Which.
+        /// The services that the command is about.
         #[serde(flatten)]
         select: Selector,
-        /// Leave dependencies alone that are down.
+        /// Don't start the dependencies that are down.
         #[serde(default)]
         no_deps: bool,
     },
-    /// Goal down; answered when each tree of processes is gone.
+    /// Set the goal to down; answered when every process of each instance's tree is gone.
     Stop {
-        /// Which.
+        /// The services that the command is about.
         #[serde(flatten)]
         select: Selector,
-        /// Also while running services depend on them.
+        /// Stop them even while running services depend on them.
         #[serde(default)]
         force: bool,
     },
-    /// Stop, then start.
+    /// Stop each instance, then start it again.
     Restart {
-        /// Which.
+        /// The services that the command is about.
         #[serde(flatten)]
         select: Selector,
     },
-    /// Halt what runs, with all of its tree; timers and checks stand still meanwhile.
+    /// Halt running instances with their whole process trees (SIGSTOP); timers and checks stand still
+    /// meanwhile.
     Pause {
-        /// Which.
+        /// The services that the command is about.
         #[serde(flatten)]
         select: Selector,
     },
-    /// Let it go on.
+    /// Let paused instances go on (SIGCONT).
     Resume {
-        /// Which.
+        /// The services that the command is about.
         #[serde(flatten)]
         select: Selector,
     },
-    /// Add services and groups to the tree and start what starts with it; answered as a start
-    /// is (OTP's `start_child`).
+    /// Add services and groups to the tree and start those with `autostart`; answered as a start is
+    /// (OTP's `start_child`).
     Add {
-        /// What, and where.
+        /// The new services and groups, and the group to add them to.
         addition: Arc<Addition>,
     },
-    /// Change services and groups in place; what their processes were started with stays as it is
-    /// until they are started again.
+    /// Change services and groups in place. Running processes stay as they were started until their
+    /// next start.
     Reconfigure {
-        /// How they are to be.
+        /// The services and groups as they are to be.
         change: Arc<PlanChange>,
     },
-    /// Change how many copies there are of a service: those that are new start as a start by hand
-    /// would, those that go are stopped and taken out of the tree.
+    /// Change the number of replicas of a service. New copies start as if by hand; surplus copies are
+    /// stopped and taken out of the tree.
     Scale {
-        /// Which.
+        /// The service to scale.
         service: Name,
-        /// So many, at least one.
+        /// The number of replicas, at least one.
         replicas: u32,
     },
-    /// Stop services and take them out of the tree (OTP's `terminate_child` and `delete_child`);
-    /// a group goes with all below it. Whole services only, and none that another depends on.
+    /// Stop services and take them out of the tree (OTP's `terminate_child` and `delete_child`). A
+    /// group is removed with everything below it. Only whole services can be removed, and none that
+    /// another service depends on.
     Remove {
-        /// Which.
+        /// The services that the command is about.
         #[serde(flatten)]
         select: Selector,
     },
 }
 
 impl Command {
-    /// The verb as it is typed.
+    /// The verb of the command as a user types it.
     pub fn verb(&self) -> &'static str {
         match self {
             Command::Start { .. } => "start",
@@ -94,7 +96,7 @@ impl Command {
         }
     }
 
-    /// The same for others; what brings its own stays as it is.
+    /// The same command for other services; a command without a selector stays as it is.
     #[must_use]
     pub fn about(self, select: Selector) -> Command {
         match self {
@@ -108,7 +110,7 @@ impl Command {
         }
     }
 
-    /// Which services of the tree it is about, where a user says so.
+    /// The selector of the command; `None` for a command without one.
     pub fn select(&self) -> Option<&Selector> {
         match self {
             Command::Start { select, .. }
@@ -122,31 +124,31 @@ impl Command {
     }
 }
 
-/// Who has given a command.
+/// The user or the part of regrow that gave a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Requester {
-    /// `user:NAME`, `token:NAME`, `signal:NAME`, or `watch` (of the folder of manifests).
+    /// `user:NAME`, `token:NAME`, `signal:NAME`, or `watch` (the watch over the folder of manifests).
     pub who: String,
-    /// The `Idempotency-Key` that came with it.
+    /// The `Idempotency-Key` of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
 }
 
 impl Requester {
-    /// Without a key.
+    /// A requester without an idempotency key.
     pub fn new(who: impl Into<String>) -> Requester {
         Requester { who: who.into(), key: None }
     }
 }
 
-/// A command, and who has given it.
+/// A command together with its requester.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IssuedCommand {
     /// The command.
     #[serde(flatten)]
     pub command: Command,
-    /// Who; `None`: the program itself.
+    /// The requester; `None` when the program itself gave the command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Requester>,
 }
@@ -157,23 +159,23 @@ impl From<Command> for IssuedCommand {
     }
 }
 
-/// Which services a command is about; the parts add up.
+/// The services that a command is about: the union of all the parts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Selector {
-    /// By name of service or instance.
+    /// Names of services or instances.
     pub services: Vec<String>,
-    /// Every service.
+    /// Whether every service is meant.
     pub all: bool,
-    /// Those below these groups.
+    /// Names of groups; every service below them is meant.
     pub groups: Vec<String>,
-    /// Those with these tags.
+    /// Tags; every service with one of them is meant.
     pub tags: Vec<String>,
 }
 
 impl Selector {
-    /// Just these names.
+    /// Selects these names alone.
     pub fn named<I, S>(names: I) -> Selector
     where
         I: IntoIterator<Item = S>,
@@ -182,48 +184,48 @@ impl Selector {
         Selector { services: names.into_iter().map(Into::into).collect(), ..Selector::default() }
     }
 
-    /// Everything.
+    /// Selects every service.
     pub fn all() -> Selector {
         Selector { all: true, ..Selector::default() }
     }
 
-    /// Whether it names nothing at all.
+    /// Whether the selector selects nothing at all.
     pub fn is_empty(&self) -> bool {
         !self.all && self.services.is_empty() && self.groups.is_empty() && self.tags.is_empty()
     }
 }
 
-/// What became of a command, instance by instance.
+/// The outcome of a command, instance by instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Answer {
-    /// Whether every part of it was done.
+    /// Whether the command succeeded for every instance.
     pub ok: bool,
-    /// In the order the instances were dealt with.
+    /// The outcomes, in the order in which the command reached the instances.
     pub results: Vec<InstanceAnswer>,
 }
 
-/// One instance's part of an [`Answer`].
+/// The outcome of a command for one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct InstanceAnswer {
-    /// The instance.
+    /// The printed name of the instance.
     pub name: String,
-    /// Whether it was done.
+    /// Whether the command succeeded for this instance.
     pub ok: bool,
-    /// What is true now, or why not, in words.
+    /// The new status, or why the command failed, in words.
     pub message: String,
 }
 
-/// Why a command was not carried out.
+/// Why a command was denied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Denial {
-    /// For programs.
+    /// The reason as a stable word, for programs.
     pub code: DenialCode,
-    /// For people.
+    /// The reason as a sentence, for people.
     pub reason: String,
-    /// What would help, if something would.
+    /// What the user can do about it, where anything helps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -236,47 +238,47 @@ impl std::fmt::Display for Denial {
 
 impl std::error::Error for Denial {}
 
-/// Stable words for [`Denial`].
+/// The stable words of a [`Denial`], for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DenialCode {
-    /// No service, group or tag of that name.
+    /// No service, group, tag or other thing has that name.
     NotFound,
-    /// Several have that name.
+    /// The name matches more than one thing.
     Ambiguous,
-    /// Running services depend on it.
+    /// Running services depend on the service.
     HasDependents,
-    /// It depends on something that was stopped by hand.
+    /// A dependency of the service was stopped by hand.
     DependencyDown,
-    /// Something of that name is there already.
+    /// Something of that name exists already.
     Exists,
-    /// What it is about is not in a state that allows it: a task that is over can't be cancelled.
+    /// The state of the target doesn't allow the command: a finished task can't be cancelled.
     WrongState,
-    /// Nothing is running that could be asked.
+    /// No supervisor runs that could carry out the command.
     NotRunning,
     /// The tree is going down.
     ShuttingDown,
     /// The request makes no sense as it stands.
     Invalid,
-    /// What is at that path does not know this method.
+    /// The path of the request doesn't know this method.
     NoSuchMethod,
-    /// Nobody knows who asks.
+    /// The request carries no valid credentials.
     Unauthorized,
-    /// Who asks may not.
+    /// The requester may not give this command.
     Forbidden,
-    /// It was meant for another: its `Host` is none of this daemon's.
+    /// The request's `Host` is not one of this daemon's names.
     Misdirected,
-    /// Its body is too large.
+    /// The body of the request is too large.
     TooLarge,
-    /// Too many came at once.
+    /// Too many requests came at once.
     TooManyRequests,
-    /// Its `Idempotency-Key` was used for something else.
+    /// The `Idempotency-Key` was used for a different request.
     KeyReused,
-    /// The manifest that came with it has faults.
+    /// The manifest in the request has faults.
     Faulty,
-    /// It took longer than the caller would wait.
+    /// The request, or the wait for its result, took too long.
     TimedOut,
-    /// The runtime is gone, or part of it failed.
+    /// The runtime is gone, or a part of it failed.
     Internal,
 }

@@ -1,6 +1,6 @@
-//! A number for what is the same, by every build of regrow; std's hashers don't promise that.
+//! A hash that every build of regrow computes alike; std's hashers don't promise that.
 
-/// FNV-1a.
+/// The 64-bit FNV-1a hash of the bytes.
 pub fn fnv(bytes: &[u8]) -> u64 {
     bytes
         .iter()

@@ -1,4 +1,7 @@
-//! Facts: past tense, numbered by one writer. Everything a user sees is a fold over them.
+//! Events: facts in the past tense, numbered by a single writer. Every output for a user is a fold
+//! over them.
+//!
+//! This module holds only the data; it neither stores an event nor decides what follows from one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,365 +25,371 @@ use crate::model::{CommandLine, HookSpec};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Event {
-    /// Its number, from 1, without gaps.
+    /// The number of the event, counted from 1 without gaps.
     pub seq: u64,
-    /// When, by the wall clock; for people only, no decision reads it.
+    /// The wall-clock time of the event, for people only: no decision reads it.
     #[serde(with = "rfc3339")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub at: SystemTime,
-    /// When, since the supervisor's start, by the monotonic clock.
+    /// The time since the supervisor's start, by the monotonic clock.
     #[serde(rename = "since_start_s", with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub since_start: Duration,
-    /// What.
+    /// The fact that the event reports.
     #[serde(flatten)]
     pub fact: Fact,
 }
 
-/// What happened.
+/// The facts that an event can report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Fact {
     /// The supervisor is up and has read its plan.
     SupervisorStarted {
-        /// Its process id.
+        /// The pid of the process.
         pid: u32,
-        /// regrow's version.
+        /// The version of regrow.
         version: String,
         /// The project's name.
         project: String,
-        /// How many services the plan has.
+        /// The number of services in the plan.
         services: usize,
     },
-    /// A supervisor after another: what it has taken over, as it stands.
+    /// The supervisor has taken over from an earlier one, with the status that it found.
     TakenOver {
-        /// Each instance that was known before.
+        /// The records of the instances that the earlier supervisor knew.
         instances: Vec<InstanceRecord>,
-        /// Groups that had given up.
+        /// The groups that had given up.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         failed_groups: Vec<Name>,
-        /// Projects that had.
+        /// The projects that had given up.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         failed_projects: Vec<String>,
     },
-    /// A command was taken.
+    /// A command was accepted.
     CommandAccepted {
-        /// It.
+        /// The command.
         command: Box<Command>,
-        /// Who gave it, where that is known.
+        /// The requester of the command, where it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<Box<Requester>>,
     },
-    /// A command was refused.
+    /// A command was denied.
     CommandDenied {
-        /// It.
+        /// The command.
         command: Box<Command>,
-        /// Who gave it, where that is known.
+        /// The requester of the command, where it is known.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         by: Option<Box<Requester>>,
-        /// Why.
+        /// Why the command was denied.
         denial: Box<Denial>,
     },
-    /// What the user wants of an instance changed.
+    /// The goal of an instance changed.
     GoalSet {
-        /// Whose.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// To what.
+        /// The new goal.
         goal: Goal,
     },
-    /// An instance wants to start and asks what it depends on; with a list: it can't yet.
+    /// An instance is to start and asks for its dependencies. A list that is not empty says that they
+    /// keep it from starting.
     Waiting {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// For what.
+        /// The conditions that are not met yet; empty while the answer is still open.
         #[serde(rename = "for")]
         for_: Vec<UnmetCondition>,
     },
-    /// A process is being made.
+    /// A process is being started.
     Starting {
-        /// Whose.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// Why now.
+        /// Why the process is started.
         cause: StartCause,
     },
     /// The program runs.
     Running {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// Its process id.
+        /// The pid of the process.
         pid: u32,
     },
-    /// It is ready.
+    /// The instance became ready.
     Ready {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// Since its process was asked for, in seconds.
+        /// The time from the start of the process until readiness, in seconds.
         #[serde(rename = "after_s", with = "seconds")]
         #[cfg_attr(feature = "control", schemars(with = "f64"))]
         after: Duration,
     },
-    /// A check failed. Told when a series of failures begins, when it says something else (at
-    /// ever longer distances), and when it ends a process.
+    /// A check failed. The event is emitted at the start of a series of failures, at ever longer
+    /// intervals when the message changes, and when the failures make the instance unhealthy.
     CheckFailed {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// Which.
+        /// The kind of the check.
         check: CheckKind,
-        /// How many times in a row.
+        /// The number of failures in a row.
         in_a_row: u32,
         /// What went wrong, with the check's own output.
         message: String,
     },
-    /// A check could not be made; that says nothing about the service.
+    /// A check could not be performed, which says nothing about the service.
     CheckUnable {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// Which.
+        /// The kind of the check.
         check: CheckKind,
-        /// Why.
+        /// Why the check could not be performed.
         message: String,
     },
-    /// Its health changed.
+    /// The health of an instance changed.
     HealthChanged {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// To what.
+        /// The new health.
         health: Health,
     },
-    /// All of its tree is halted (SIGSTOP).
+    /// The whole process tree is halted (SIGSTOP).
     Paused {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
     },
-    /// It goes on.
+    /// A paused instance runs again.
     Resumed {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// Whether it is ready, as it was before.
+        /// Whether the instance is ready, as it was before.
         ready: bool,
     },
-    /// It is being ended.
+    /// The process tree is being stopped.
     Stopping {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// Why.
+        /// Why the instance is stopped.
         cause: StopCause,
-        /// The signal that asks it; `None` where a stop command does.
+        /// The signal that is sent first; `None` when a stop command runs first.
         signal: Option<String>,
-        /// How long until SIGKILL.
+        /// The time until SIGKILL, in seconds.
         #[serde(rename = "timeout_s", with = "seconds")]
         #[cfg_attr(feature = "control", schemars(with = "f64"))]
         timeout: Duration,
     },
-    /// Its stop command failed; the signal follows all the same.
+    /// A stop command failed; the signal follows all the same.
     StopCommandFailed {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// How.
+        /// How the command failed.
         message: String,
     },
-    /// Its main process ended by itself and others of its tree live on; they are ended now.
+    /// The main process ended by itself while other processes of its tree live on; they are stopped
+    /// now.
     LeftBehind {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
         /// How the main process ended.
         exit: ExitOutcome,
     },
-    /// SIGKILL was sent to all that is left of its tree.
+    /// SIGKILL was sent to every remaining process of the tree.
     Killed {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// How long after the request.
+        /// The time since the stop began, in seconds.
         #[serde(rename = "after_s", with = "seconds")]
         #[cfg_attr(feature = "control", schemars(with = "f64"))]
         after: Duration,
     },
-    /// Even SIGKILL has not emptied the tree (a process stuck in the kernel).
+    /// Even SIGKILL has not emptied the process tree: a process is stuck in the kernel.
     Stuck {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
     },
-    /// The actor that kept it broke, by a fault in regrow itself; another has taken its place.
+    /// The actor of an instance broke by a fault in regrow itself; another has taken its place.
     ActorBroke {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// What broke.
+        /// The last message of the actor that broke.
         message: String,
     },
-    /// A hook of it failed; that changes nothing else.
+    /// A hook failed; nothing else follows from that.
     HookFailed {
-        /// Whose.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Which.
+        /// The hook that failed.
         hook: Hook,
-        /// How.
+        /// How the command failed.
         message: String,
     },
-    /// It starts with what its env files say by now, which is not what they said when its manifest was read.
+    /// The instance starts with its env files as they are now; they changed since its manifest was
+    /// read.
     EnvRenewed {
         /// The instance that starts.
         instance: InstanceId,
-        /// The number of the process that is made.
+        /// The number of the process that is started.
         incarnation: Incarnation,
-        /// The number of what it is made with by that (`ServiceSpec::spawn_fingerprint`).
+        /// The fingerprint with the new env files (`ServiceSpec::spawn_fingerprint`).
         spawn_fingerprint: u32,
     },
-    /// SIGKILL does not end its tree: its processes fork faster than they are found, and it has no cgroup.
+    /// SIGKILL doesn't end a process tree without a cgroup: its processes fork faster than regrow
+    /// finds them.
     ForksAway {
-        /// The instance whose tree it is.
+        /// The instance that the tree belongs to.
         instance: InstanceId,
-        /// The number of the process that the tree began with.
+        /// The number of the process that the tree started from.
         incarnation: Incarnation,
-        /// How many there were.
+        /// The number of processes at the moment.
         left: usize,
     },
-    /// A tree without a cgroup is gone, as far as can be seen. But processes of it had shed its marks and have
-    /// ended unseen; what they may have started is not known.
+    /// A process tree without a cgroup is gone, as far as regrow can see. Some of its processes had
+    /// dropped their marks and ended unseen, so processes that they started may live on unknown.
     LostSight {
-        /// The instance that the tree was of.
+        /// The instance that the tree belonged to.
         instance: InstanceId,
-        /// The number of the process that the tree began with.
+        /// The number of the process that the tree started from.
         incarnation: Incarnation,
-        /// How many they were.
+        /// The number of processes that ended unseen.
         of: usize,
     },
-    /// What it prints goes to another file than its manifest says, since that can't be used.
+    /// The output goes to another file than the manifest's, because that one can't be used.
     OutputElsewhere {
-        /// The instance that prints.
+        /// The instance whose output it is.
         instance: InstanceId,
-        /// The file of its standard output.
+        /// The file of the standard output.
         file: PathBuf,
-        /// Why the other file can't be used, naming it.
+        /// Why the manifest's file can't be used, with its name.
         reason: String,
     },
-    /// What it prints can't be kept in its log files; with a number: it can again, and so much was
-    /// not kept. It still reaches those who follow.
+    /// Output can't be kept in its log files, or can be again. Followers of the output still receive
+    /// it.
     OutputLost {
-        /// Whose.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// How many bytes, once that is over.
+        /// The number of bytes that were not kept, once they can be again; `None` when the loss begins.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lost_bytes: Option<u64>,
-        /// Why.
+        /// The reason for the loss; it may be empty when the loss is over.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
     },
-    /// What happens can't be written down; with a number: it can again, and so many events were not.
-    /// Services are not affected.
+    /// Events can't be written to the store, or can be again. Services are not affected.
     StoreLost {
-        /// How many events, once that is over.
+        /// The number of events that were not written, once they can be again; `None` when the loss
+        /// begins.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         lost_events: Option<u64>,
-        /// Why.
+        /// The reason for the loss; it may be empty when the loss is over.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         reason: String,
     },
-    /// Its process, and all of its tree, is gone.
+    /// The process and its whole tree are gone, or the process could not be started.
     Exited {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Its number.
+        /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// How.
+        /// How the process ended, or why it did not start.
         exit: ExitOutcome,
-        /// How long it ran.
+        /// How long the process ran, in seconds.
         #[serde(rename = "uptime_s", with = "seconds")]
         #[cfg_attr(feature = "control", schemars(with = "f64"))]
         uptime: Duration,
     },
-    /// It rests because somebody asked.
+    /// The instance was stopped.
     Stopped {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Whether it will be started again by the group that stopped it.
+        /// Whether the group, the restart or the dependency that caused the stop starts the instance
+        /// again.
         held: bool,
     },
-    /// It ended well and is not to come back.
+    /// The process ended successfully, and the instance is not to restart.
     Completed {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
     },
-    /// It will come back.
+    /// The process ended, or failed to start, and the instance will restart.
     Crashed {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// How it ended, or why it did not start.
+        /// How the process ended, or why it did not start.
         exit: ExitOutcome,
-        /// After this delay.
+        /// The delay before the restart, in seconds.
         #[serde(rename = "retry_in_s", with = "seconds")]
         #[cfg_attr(feature = "control", schemars(with = "f64"))]
         retry_in: Duration,
-        /// How many times it has come back in a row.
+        /// The number of this restart in a row, counted from 1.
         attempt: u32,
     },
-    /// It will not come back.
+    /// The instance will not come back.
     Failed {
-        /// Who.
+        /// The instance that the event is about.
         instance: InstanceId,
-        /// Why.
+        /// Why the instance failed.
         why: FailureReason,
     },
     /// A group restarts several of its members.
     GroupRestarting {
-        /// Which; `None` for the root.
+        /// The group; `None` for the root.
         group: Option<Name>,
-        /// By which rule.
+        /// The restart strategy of the group.
         strategy: Strategy,
-        /// Whose fall it answers.
+        /// The name of the member whose crash the group answers.
         fallen: String,
-        /// Who is stopped, in that order.
+        /// The members that are stopped, in that order.
         stopping: Vec<String>,
-        /// Who is then started, in that order.
+        /// The members that are then started, in that order.
         starting: Vec<String>,
     },
-    /// A group goes down, since significant members have ended by themselves.
+    /// A group shuts down, because significant members have ended by themselves.
     GroupShutDown {
-        /// Which; `None` for the root.
+        /// The group; `None` for the root.
         group: Option<Name>,
-        /// Whose end it answers.
+        /// The name of the member whose end the group answers.
         ended: String,
     },
-    /// A group restarted more often than it may.
+    /// A group exceeded its restart limit.
     GroupGaveUp {
-        /// Which; `None` for the root.
+        /// The group; `None` for the root.
         group: Option<Name>,
-        /// How many restarts were counted within the period.
+        /// The number of restarts within the period.
         restarts: u32,
-        /// The period.
+        /// The period in which restarts are counted, in seconds.
         #[serde(rename = "period_s", with = "seconds")]
         #[cfg_attr(feature = "control", schemars(with = "f64"))]
         period: Duration,
-        /// What follows.
+        /// What follows when the group gives up.
         then: GiveUp,
     },
-    /// A project of several goes down, since a group of it gave up by `on_give_up = "exit"`.
+    /// One project of several shuts down, because one of its groups gave up with `on_give_up =
+    /// "exit"`.
     ProjectGaveUp {
         /// The project's name.
         project: String,
@@ -389,67 +398,67 @@ pub enum Fact {
     },
     /// Services and groups were added to the tree.
     Added {
-        /// They.
+        /// The new services and groups.
         addition: Arc<Addition>,
     },
     /// Services and groups were changed in place.
     Reconfigured {
-        /// How they are from now on.
+        /// The services and groups as they are from now on.
         change: Arc<PlanChange>,
     },
-    /// There are more or fewer copies of a service from now on; those that go are down.
+    /// The number of copies of a service changed; the removed copies are down.
     Scaled {
-        /// Which.
+        /// The name of the service.
         service: Name,
-        /// So many there were.
+        /// The number of copies before.
         from: u32,
-        /// So many there are.
+        /// The number of copies from now on.
         to: u32,
-        /// How they are named.
+        /// How the copies are named.
         #[serde(default, skip_serializing_if = "Naming::is_usual")]
         naming: Naming,
     },
-    /// The Scaler wants another number of copies of a service.
+    /// The Scaler decided on another number of copies for a service.
     ScaleDecided {
-        /// Which.
+        /// The name of the service.
         service: Name,
-        /// So many there are.
+        /// The present number of copies.
         from: u32,
-        /// So many there are to be.
+        /// The number of copies that the service is to have.
         to: u32,
-        /// Why.
+        /// Why the number changes, in words.
         reason: String,
     },
-    /// A worker pool is to have so many workers from now on.
+    /// A worker pool is to have another number of workers from now on.
     PoolScaled {
-        /// Which; `None`: the tree's own.
+        /// The name of the pool; `None` for the tree's own pool.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pool: Option<Name>,
-        /// So many it was to have.
+        /// The number of workers that the pool was to have.
         from: u32,
-        /// So many it is to have.
+        /// The number of workers that the pool is to have.
         to: u32,
-        /// Why.
+        /// Why the number changes, in words.
         reason: String,
     },
     /// Services and groups were taken out of the tree.
     Removed {
-        /// Which services.
+        /// The removed services.
         services: Vec<Name>,
-        /// Which groups.
+        /// The removed groups.
         groups: Vec<Name>,
     },
-    /// The whole tree goes down.
+    /// The whole tree shuts down.
     ShutdownStarted {
-        /// Why, in words.
+        /// Why the tree shuts down, in words.
         cause: String,
     },
-    /// Every process is gone.
+    /// Every process of the tree is gone.
     ShutdownDone,
 }
 
 impl Fact {
-    /// The state that it brings its instance into, if it does.
+    /// The state that the fact brings its instance into, if it changes the state.
     pub fn state(&self) -> Option<State> {
         match self {
             Fact::Waiting { .. } => Some(State::Waiting),
@@ -465,7 +474,7 @@ impl Fact {
         }
     }
 
-    /// The process it is about, if it is about one.
+    /// The number of the process that the fact is about, if it is about one.
     pub fn incarnation(&self) -> Option<Incarnation> {
         match self {
             Fact::Starting { incarnation, .. }
@@ -489,7 +498,7 @@ impl Fact {
         }
     }
 
-    /// The instance it is about, if it is about one.
+    /// The instance that the fact is about, if it is about one.
     pub fn instance(&self) -> Option<&InstanceId> {
         match self {
             Fact::GoalSet { instance, .. }
@@ -541,7 +550,7 @@ impl Fact {
 }
 
 impl HookSpec {
-    /// The hook for a fact, if there is one.
+    /// The hook for a fact and its command, if the service has one.
     pub fn of(&self, fact: &Fact) -> Option<(Hook, &CommandLine)> {
         let hook = Hook::of(fact)?;
         self.commands.iter().find(|(of, _)| *of == hook).map(|(hook, command)| (*hook, command))
@@ -549,7 +558,7 @@ impl HookSpec {
 }
 
 impl Hook {
-    /// The one that a fact calls for.
+    /// The hook that a fact calls for, if any.
     pub fn of(fact: &Fact) -> Option<Hook> {
         match fact {
             Fact::Ready { .. } => Some(Hook::Ready),

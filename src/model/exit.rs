@@ -1,30 +1,30 @@
-//! How a process ended, or why it never began.
+//! How a process ended, or why it never started.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What the kernel reports of an ended process. A code and a signal are different
-/// things and are never folded into one number.
+/// How the kernel reports the end of a process. An exit code and a signal are different things and
+/// are never folded into one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Exit {
-    /// It ended by itself with this code, 0 to 255.
+    /// The process ended by itself with this code, 0 to 255.
     Code(i32),
-    /// A signal ended it.
+    /// A signal ended the process.
     Signal {
         /// The signal's number.
         signal: i32,
         /// Whether the kernel wrote a core dump.
         core_dumped: bool,
     },
-    /// It ended while nobody was there who could be told how: its keeper was killed, and the
-    /// kernel (before Linux 6.15) keeps no word of it.
+    /// The exit status is lost: the keeper, which would have received it, was killed, and the kernel
+    /// (before Linux 6.15) doesn't store it.
     Unknown,
 }
 
 impl Exit {
-    /// Exit code 0.
+    /// The exit of a process that ended with code 0.
     pub const SUCCESS: Exit = Exit::Code(0);
 }
 
@@ -44,27 +44,27 @@ impl fmt::Display for Exit {
     }
 }
 
-/// Whose doing an end was.
+/// Whether a process ended by itself or regrow ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EndedBy {
     /// The process ended without regrow asking.
     ByItself,
-    /// It ended within the stop timeout, on request.
+    /// The process ended on request, within the stop timeout.
     Gracefully,
     /// regrow had to send SIGKILL.
     ByForce,
 }
 
-/// Why regrow itself ended a process that should have lived.
+/// Why regrow ended a process that should have lived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
-    /// It did not become ready before its deadline.
+    /// The instance did not become ready before its deadline.
     Timeout,
-    /// Its health check failed too often in a row.
+    /// The health check failed too often in a row.
     Health,
 }
 
@@ -77,24 +77,25 @@ impl fmt::Display for EndReason {
     }
 }
 
-/// An end as every `--json` output and every line prints it.
+/// The end of a process, or its failed start, as every output prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExitOutcome {
     /// A process ran and ended.
     Process {
-        /// What the kernel said.
+        /// The exit status from the kernel.
         exit: Exit,
-        /// Whose doing it was.
+        /// Whether the process ended by itself or regrow ended it.
         ended: EndedBy,
-        /// Why, where regrow ended it because something was wrong with it.
+        /// Why regrow ended the process; `None` unless a deadline or a health check made it do so.
         reason: Option<EndReason>,
     },
-    /// No process came to be. Boxed: it is rare and large, and every event has the room.
+    /// The process could not be started. Boxed because it is rare and large, and every event reserves
+    /// the room for it.
     Spawn(Box<SpawnFailure>),
 }
 
 impl ExitOutcome {
-    /// What the kernel reported, if a process ran at all.
+    /// The exit status from the kernel; `None` when no process ran.
     pub fn exit(&self) -> Option<Exit> {
         match self {
             ExitOutcome::Process { exit, .. } => Some(*exit),
@@ -212,21 +213,21 @@ impl<'de> Deserialize<'de> for ExitOutcome {
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SpawnStage {
-    /// Pipes, descriptors and memory in the supervisor.
+    /// Setting up pipes, descriptors and memory in the supervisor.
     Prepare,
-    /// The kernel would not make another process.
+    /// Making the process; the kernel refused.
     Fork,
-    /// The new session of its own.
+    /// Moving the process to a session of its own.
     Session,
-    /// The user and the groups that it runs as.
+    /// Switching to the user and the groups of the service.
     User,
-    /// A secret that its environment names.
+    /// Reading a secret that the environment names.
     Secret,
-    /// The env files that its environment comes from.
+    /// Reading the env files of the environment.
     EnvFile,
-    /// The working folder.
+    /// Changing to the working directory.
     Chdir,
-    /// Standard input, output and error.
+    /// Connecting standard input, output and error.
     Stdio,
     /// Finding or running the program.
     Exec,
@@ -252,23 +253,23 @@ impl fmt::Display for SpawnStage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct SpawnFailure {
-    /// Where it failed.
+    /// The step that failed.
     pub stage: SpawnStage,
-    /// The kernel's error number.
+    /// The kernel's error number; 0 where the failure has none.
     pub errno: i32,
-    /// Its name, such as `ENOENT`.
+    /// The name of the error, such as `ENOENT`; empty where there is none.
     pub errno_name: String,
-    /// The same for a person, naming the file.
+    /// The failure in words for a person, with the name of the file.
     pub message: String,
 }
 
 impl SpawnFailure {
-    /// Whether trying again can help without anybody changing anything: shortages can
-    /// pass (fork's EAGAIN and ENOMEM, descriptors), a missing program can't.
+    /// Whether another try can succeed without any change. Shortages can pass (fork's EAGAIN and
+    /// ENOMEM, descriptors); a missing program can't appear.
     pub fn is_transient(&self) -> bool {
         match self.stage {
             SpawnStage::Prepare | SpawnStage::Fork => true,
-            // Whoever writes such a file may be in the middle of it.
+            // A program may be in the middle of writing an env file.
             SpawnStage::EnvFile => true,
             SpawnStage::Session
             | SpawnStage::Secret
@@ -292,14 +293,14 @@ impl fmt::Display for SpawnFailure {
     }
 }
 
-/// `SIGKILL` for 9. Real-time signals read `SIGRTMIN+n`.
+/// The name of a signal: `SIGKILL` for 9, `SIGRTMIN+n` for real-time signals.
 pub fn signal_name(signal: i32) -> String {
     SIGNALS.iter().find(|(_, number)| *number == signal).map(|(name, _)| (*name).to_owned()).unwrap_or_else(
         || if signal >= 34 { format!("SIGRTMIN+{}", signal - 34) } else { format!("signal {signal}") },
     )
 }
 
-/// The number of `SIGTERM`, `TERM` or `15`; `None` when there is no such signal.
+/// The number of a signal given as `SIGTERM`, `TERM` or `15`; `None` when no such signal exists.
 pub fn signal_number(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);
@@ -313,7 +314,7 @@ pub fn signal_number(text: &str) -> Option<i32> {
     SIGNALS.iter().find(|(known, _)| &known[3..] == name).map(|(_, number)| *number)
 }
 
-/// Names of Linux's signals on the architectures regrow builds for (x86, Arm, RISC-V).
+/// The names of Linux's signals on the architectures regrow builds for (x86, Arm, RISC-V).
 const SIGNALS: &[(&str, i32)] = &[
     ("SIGHUP", 1),
     ("SIGINT", 2),

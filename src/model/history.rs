@@ -1,4 +1,4 @@
-//! What was measured over the last day: points in time, and what they come to.
+//! The measurements of the last day: points in time and the trends they form.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -7,92 +7,92 @@ use serde::{Deserialize, Serialize};
 
 use super::time::rfc3339;
 
-/// A quantity that is measured again and again.
+/// A quantity that is measured regularly, of the machine or of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Measure {
-    /// Of the machine 0 to 100; of an instance 100 is one core.
+    /// CPU time. Of the machine: 0 to 100. Of an instance: 100 is one core.
     CpuPercent,
-    /// Of the machine: memory in use, 0 to 100.
+    /// Memory in use, of the machine, 0 to 100.
     MemoryPercent,
-    /// Of an instance: resident memory of its tree.
+    /// Resident memory of an instance's process tree.
     MemoryBytes,
-    /// Of the machine: swap in use, 0 to 100.
+    /// Swap in use, of the machine, 0 to 100.
     SwapPercent,
-    /// Of the machine: load of a minute for each core.
+    /// The load average of the last minute divided by the number of cores, of the machine.
     LoadPerCore,
-    /// Of the machine: its fullest file system, 0 to 100.
+    /// The use of the fullest file system, of the machine, 0 to 100.
     DiskPercent,
-    /// Of the machine: read of all disks.
+    /// Bytes a second read from all disks of the machine.
     DiskReadBytesPerS,
-    /// Written to all disks.
+    /// Bytes a second written to all disks of the machine.
     DiskWrittenBytesPerS,
-    /// Taken in by all networks but the loopback.
+    /// Bytes a second received on all network interfaces but the loopback.
     ReceivedBytesPerS,
-    /// Given out.
+    /// Bytes a second sent on all network interfaces but the loopback.
     SentBytesPerS,
-    /// Work that stood still for want of a core, 0 to 100.
+    /// The share of time in which some work waited for a core, 0 to 100.
     CpuPressurePercent,
-    /// For want of memory.
+    /// The share of time in which some work waited for memory, 0 to 100.
     MemoryPressurePercent,
-    /// For want of input or output.
+    /// The share of time in which some work waited for input or output, 0 to 100.
     IoPressurePercent,
-    /// Of an instance: processes in its tree.
+    /// The number of processes in an instance's tree.
     Processes,
 }
 
-/// What was measured in a while.
+/// The values of one measure within one point.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Level {
-    /// On the average.
+    /// The mean of the samples.
     pub mean: f64,
-    /// At its highest.
+    /// The highest sample.
     pub peak: f64,
 }
 
-/// A while, and what was measured in it.
+/// The measurements of one step of time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct HistoryPoint {
-    /// When it began.
+    /// The time at which the step began.
     #[serde(with = "rfc3339")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub at: SystemTime,
-    /// So many samples are in it.
+    /// The number of samples in the point.
     pub samples: u32,
-    /// What could be measured.
+    /// The level of each measure; one that could not be measured is missing.
     pub levels: BTreeMap<Measure, Level>,
 }
 
-/// What became of one quantity.
+/// The course of one measure over all points.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Trend {
-    /// On the average.
+    /// The mean over all points.
     pub average: f64,
-    /// At its highest.
+    /// The highest sample.
     pub peak: f64,
-    /// When that was.
+    /// The time of the peak.
     #[serde(with = "rfc3339")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub peak_at: SystemTime,
-    /// How much it grows in an hour: that of the straight line which fits best (least squares); `null`
-    /// while there is too little for a line.
+    /// The growth in an hour: the slope of the straight line that fits best (least squares). `null`
+    /// while there are too few points for a line.
     pub slope_per_hour: Option<f64>,
 }
 
-/// What was measured of the machine or of an instance.
+/// The history of the machine or of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ResourceHistory {
-    /// Of which instance; `null`: of the machine.
+    /// The instance; `null` for the machine.
     pub of: Option<String>,
-    /// How long a point is, in seconds.
+    /// The length of a point, in seconds.
     pub step_s: f64,
-    /// What the points come to.
+    /// The trend of each measure.
     pub trends: BTreeMap<Measure, Trend>,
-    /// Oldest first.
+    /// The points, the oldest first.
     pub points: Vec<HistoryPoint>,
 }

@@ -1,4 +1,4 @@
-//! Names and identities.
+//! Names and identities of services, groups, instances and their processes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ pub const NAME_MAX: usize = 63;
 /// Why a text is not a [`Name`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameError {
-    /// Nothing at all.
+    /// The text is empty.
     Empty,
-    /// More than [`NAME_MAX`] bytes; carries how many there are.
+    /// The text has more than [`NAME_MAX`] bytes; carries the number of them.
     TooLong(usize),
-    /// A character outside the alphabet, or one that may not stand first.
+    /// The text has a character outside the alphabet, or one that may not stand first.
     BadCharacter(char),
 }
 
@@ -48,13 +48,13 @@ impl fmt::Display for NameError {
 
 impl std::error::Error for NameError {}
 
-/// What a printed name is within its project, of a service or of an instance.
+/// The part of a printed service or instance name that follows the project.
 pub(crate) fn short_of(printed: &str) -> &str {
     printed.split_once('/').map_or(printed, |(_, name)| name)
 }
 
 impl Name {
-    /// Checks and makes a name.
+    /// Checks a text and makes a name of it.
     pub fn new(text: &str) -> Result<Name, NameError> {
         if text.is_empty() {
             return Err(NameError::Empty);
@@ -72,18 +72,19 @@ impl Name {
         Ok(Name(Arc::from(text)))
     }
 
-    /// That of a service or a group in a tree of several projects: `project/name`, which belongs to its
-    /// project alone, whatever other projects come and go. `project` keeps to the alphabet of names.
+    /// The name of a service or a group in a tree of several projects: `project/name`. It belongs to
+    /// its project alone, whatever other projects come and go. `project` must keep to the alphabet of
+    /// names.
     pub fn qualified(project: &str, name: &Name) -> Name {
         Name(Arc::from(format!("{project}/{name}")))
     }
 
-    /// The text of it.
+    /// The whole name, with the project where it is qualified.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name within its project. As an address it may mean several.
+    /// The name within its project. As an address it may match services of several projects.
     ///
     /// ```
     /// use regrow::model::Name;
@@ -95,13 +96,13 @@ impl Name {
         short_of(&self.0)
     }
 
-    /// The project that it is qualified by, where it is.
+    /// The project of a qualified name; `None` for an unqualified one.
     pub fn project(&self) -> Option<&str> {
         self.0.split_once('/').map(|(project, _)| project)
     }
 }
 
-/// Takes qualified ones, too.
+/// Accepts qualified names, too.
 impl TryFrom<String> for Name {
     type Error = NameError;
     fn try_from(text: String) -> Result<Name, NameError> {
@@ -162,12 +163,12 @@ impl InstanceId {
         &self.service
     }
 
-    /// Its printed form within its project.
+    /// The printed form of the instance without its project.
     pub fn short(&self) -> String {
         short_of(&self.to_string()).to_owned()
     }
 
-    /// The number from 1, or `None` for a sole instance.
+    /// The number of the copy, from 1; `None` for a sole instance.
     pub fn index(&self) -> Option<u32> {
         (self.index > 0).then_some(self.index)
     }
@@ -194,9 +195,9 @@ impl Serialize for InstanceId {
     }
 }
 
-/// Reads the printed form. It can't tell `web.1` the second replica from a service of
-/// that name, so the result compares equal only to what was read the same way: it is for
-/// showing, not for looking up.
+/// Reads the printed form. The text doesn't show whether `web.1` is a replica or a service of that
+/// name, so the result equals only an id that was read the same way. It is for display, not for
+/// lookups.
 impl<'de> Deserialize<'de> for InstanceId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<InstanceId, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -208,15 +209,15 @@ impl<'de> Deserialize<'de> for InstanceId {
     }
 }
 
-/// The number of an OS process in the life of an instance: 1 for the first, one more
-/// for each restart. News that carries an older number is late and is dropped.
+/// The number of an OS process in the life of an instance: 1 for the first, one more for each
+/// restart. A message with an older number is late and is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Incarnation(pub u64);
 
 impl Incarnation {
-    /// The one after this.
+    /// The number of the process after this one.
     #[must_use]
     pub fn next(self) -> Incarnation {
         Incarnation(self.0 + 1)

@@ -1,4 +1,4 @@
-//! Where output comes from: the stream of a process, and the number that its source goes by.
+//! Where output comes from: the stream of a process and the id of its source.
 
 /// One of the two output streams of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,6 +9,6 @@ pub enum Stream {
     Err,
 }
 
-/// The number that an instance's output goes by, in memory and in messages; it is never given twice.
+/// The id of an instance's output, in memory and in messages; it is never given twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SourceId(pub u32);

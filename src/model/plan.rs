@@ -1,4 +1,4 @@
-//! A whole manifest, typed: what the supervisor tree is built from.
+//! A whole checked manifest: the plan from which the supervision tree is built.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,38 +12,38 @@ use serde::{Deserialize, Serialize};
 use super::id::Name;
 use super::spec::ServiceSpec;
 
-/// A manifest that was found to be right: names resolve, the dependency graph has no
-/// cycle, every service hangs under exactly one group.
+/// A manifest that passed its checks: names resolve, the dependency graph has no cycle, and every
+/// service is a child of exactly one group.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Plan {
-    /// `[project] name`, by default the folder's.
+    /// The project's name: `[project] name`, by default the name of the manifest's folder.
     pub project: String,
-    /// The manifest, absolute; `None` for a plan built in a program.
+    /// The absolute path of the manifest; `None` for a plan built in a program.
     pub file: Option<PathBuf>,
-    /// The folder that relative paths count from.
+    /// The folder that relative paths start from.
     pub folder: PathBuf,
-    /// Services in declared order.
+    /// The services in declared order.
     pub services: Vec<Arc<ServiceSpec>>,
-    /// The supervisor at the top; its children are what no group names.
+    /// The supervisor at the top; its children are the services and groups that no group names.
     pub root: GroupSpec,
-    /// The named groups.
+    /// The groups by their names, without the root.
     pub groups: BTreeMap<Name, GroupSpec>,
-    /// How long a stop of everything may take.
+    /// The time limits for a stop of the whole tree and of whole projects.
     #[serde(default, skip_serializing_if = "StopTimes::is_empty")]
     pub stop: StopTimes,
-    /// The environment that services inherit from. Never written down: it may hold secrets.
+    /// The environment that services inherit. It is never written to disk, since it may hold secrets.
     #[serde(skip)]
     pub inherited: Arc<Vec<(OsString, OsString)>>,
-    /// What the project's env files set, for services that are added later; name and value.
-    /// Never written down either.
+    /// The variables (name and value) that the project's env files set, for services added later. They
+    /// are never written to disk either.
     #[serde(skip)]
     pub shared: Arc<Vec<(String, String)>>,
 }
 
 impl Plan {
-    /// A plan for programs that embed the tree: every service under a one-for-one root.
+    /// A plan for programs that embed the tree: every service is a child of a one-for-one root.
     ///
-    /// Nothing is inherited from the process environment but what `inherited` lists.
+    /// The services inherit only the variables in `inherited`, which is empty here.
     pub fn of(project: &str, services: Vec<ServiceSpec>) -> Plan {
         let children = services.iter().map(|s| Child::Service(s.name.clone())).collect();
         Plan {
@@ -59,12 +59,12 @@ impl Plan {
         }
     }
 
-    /// The service of that name.
+    /// The service of that name; `None` for an unknown one.
     pub fn service(&self, name: &str) -> Option<&Arc<ServiceSpec>> {
         self.services.iter().find(|s| s.name.as_str() == name)
     }
 
-    /// A supervisor; `None` is the root.
+    /// The group of that name; the name `None` stands for the root.
     pub fn group(&self, name: Option<&Name>) -> Option<&GroupSpec> {
         match name {
             Some(name) => self.groups.get(name),
@@ -72,7 +72,7 @@ impl Plan {
         }
     }
 
-    /// The group that a service or group hangs under; `None` for the root.
+    /// The group whose child the service or group is; `None` when that is the root.
     pub fn parent_of(&self, child: &str) -> Option<&Name> {
         self.groups
             .iter()
@@ -102,24 +102,24 @@ impl Plan {
     }
 }
 
-/// Services and groups that are added to a tree while it runs.
+/// Services and groups that are to be added to a running tree.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Addition {
-    /// The group that they are added to; `None`: the root.
+    /// The group that the children are added to; `None` for the root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub into: Option<Name>,
-    /// What hangs there, behind what hangs there already.
+    /// The new children of that group, appended after its present ones.
     pub children: Vec<Child>,
-    /// Every new service, in declared order.
+    /// Every new service, in declared order, also those of new groups.
     pub services: Vec<Arc<ServiceSpec>>,
-    /// Every new group.
+    /// Every new group by its name.
     #[serde(default)]
     pub groups: BTreeMap<Name, GroupSpec>,
 }
 
 impl Addition {
-    /// One service under the root.
+    /// An addition of one service under the root.
     pub fn of(service: ServiceSpec) -> Addition {
         Addition {
             children: vec![Child::Service(service.name.clone())],
@@ -128,7 +128,7 @@ impl Addition {
         }
     }
 
-    /// A group under the root, with these services as its members in this order.
+    /// An addition of a group under the root, with these services as its members in this order.
     pub fn of_group(name: Name, mut group: GroupSpec, services: Vec<ServiceSpec>) -> Addition {
         group.children = services.iter().map(|s| Child::Service(s.name.clone())).collect();
         Addition {
@@ -139,7 +139,7 @@ impl Addition {
         }
     }
 
-    /// The same, under this group.
+    /// The same addition, but under this group.
     #[must_use]
     pub fn under(mut self, group: Name) -> Addition {
         self.into = Some(group);
@@ -147,48 +147,49 @@ impl Addition {
     }
 }
 
-/// How services and groups that are there are to be from now on.
+/// Services and groups of a running tree as they are to be from now on.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct PlanChange {
-    /// Services, by their names; each has as many copies as it had, in the same place.
+    /// The changed services by their names; each keeps its number of copies and its place in the tree.
     pub services: Vec<Arc<ServiceSpec>>,
-    /// Groups; their members stay what they are.
+    /// The changed groups; their members stay the same.
     #[serde(default)]
     pub groups: BTreeMap<Name, GroupSpec>,
-    /// The root, if that changes; the same.
+    /// The root group, if it changes; its members stay the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<GroupSpec>,
-    /// How long a stop of everything may take, if that changes.
+    /// The time limits for a stop of everything, if they change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<StopTimes>,
 }
 
 impl PlanChange {
-    /// Whether it changes nothing.
+    /// Whether the change is empty.
     pub fn is_empty(&self) -> bool {
         self.services.is_empty() && self.groups.is_empty() && self.root.is_none() && self.stop.is_none()
     }
 }
 
-/// `stop_timeout` of a project and of the daemon: how long a stop of everything may take, from the first
-/// signal to the last SIGKILL. Nothing is said: each service has its own time, one after the other.
+/// `stop_timeout` of a project and of the daemon: the longest time that a stop of everything may
+/// take, from the first signal to the last SIGKILL. Without it, each service has its own timeout,
+/// one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct StopTimes {
-    /// Of the whole tree.
+    /// The limit for the whole tree; `None` for no limit.
     #[serde(with = "super::time::opt_seconds", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub tree: Option<Duration>,
-    /// Of a project, where the tree has several.
+    /// The limits of single projects by name, where the tree has several projects.
     #[serde(with = "super::time::seconds_by_name", skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(feature = "control", schemars(with = "BTreeMap<String, f64>"))]
     pub projects: BTreeMap<String, Duration>,
 }
 
 impl StopTimes {
-    /// Nothing is said.
+    /// Whether no limit is set.
     pub fn is_empty(&self) -> bool {
         self.tree.is_none() && self.projects.is_empty()
     }
@@ -199,14 +200,14 @@ impl StopTimes {
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Child {
-    /// A service: all its instances, in order.
+    /// A service with all its instances, in order.
     Service(Name),
     /// A nested group.
     Group(Name),
 }
 
 impl Child {
-    /// Its name; services and groups share one space of names.
+    /// The name of the child; services and groups share one namespace.
     pub fn name(&self) -> &Name {
         match self {
             Child::Service(name) | Child::Group(name) => name,
@@ -214,26 +215,26 @@ impl Child {
     }
 }
 
-/// One `[group.NAME]`, or the root.
+/// One `[group.NAME]`, or the root group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct GroupSpec {
-    /// Members in declared order.
+    /// The members in declared order.
     pub children: Vec<Child>,
-    /// What the fall of one means for the others.
+    /// What the crash of one member means for the others.
     pub strategy: Strategy,
-    /// More than so many restarts within `period`, and the group gives up; `None`: no limit.
+    /// The most restarts within `period`: with one more the group gives up. `None` for no limit.
     pub intensity: Option<u32>,
-    /// The window that `intensity` counts in.
+    /// The time window in which `intensity` counts.
     #[serde(with = "super::time::seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub period: Duration,
-    /// What follows giving up.
+    /// What follows when the group gives up.
     pub on_give_up: GiveUp,
-    /// Whether it goes down when significant members have ended by themselves.
+    /// Whether the group shuts down when significant members have ended by themselves.
     #[serde(default)]
     pub auto_shutdown: AutoShutdown,
-    /// Whether its own auto-shutdown counts as the end of a significant member of its parent.
+    /// Whether the group's own auto-shutdown counts as the end of a significant member of its parent.
     #[serde(default)]
     pub significant: bool,
 }
@@ -252,16 +253,17 @@ impl Default for GroupSpec {
     }
 }
 
-/// What happens to the siblings of one that fell (OTP's restart strategies).
+/// What happens to the siblings of a member that crashed (OTP's restart strategies).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
-    /// Nothing: it comes back alone.
+    /// Only the crashed member restarts.
     OneForOne,
-    /// All are stopped in reverse order and started in order.
+    /// All members are stopped in reverse order and started in order.
     OneForAll,
-    /// Those declared after it are, too.
+    /// The members declared after the crashed one are stopped in reverse order and started in order
+    /// with it.
     RestForOne,
 }
 
@@ -275,18 +277,18 @@ impl fmt::Display for Strategy {
     }
 }
 
-/// `auto_shutdown`: a group goes down when its significant members have ended by themselves
-/// (OTP's supervisor flag of that name).
+/// `auto_shutdown`: when a group shuts down because its significant members have ended by
+/// themselves (OTP's supervisor flag of that name).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum AutoShutdown {
-    /// Never.
+    /// The group never shuts down for that reason.
     #[default]
     Never,
-    /// When the first of them has.
+    /// The group shuts down when the first significant member has ended.
     Any,
-    /// When all of them have.
+    /// The group shuts down when all its significant members have ended.
     All,
 }
 
@@ -295,10 +297,11 @@ pub enum AutoShutdown {
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum GiveUp {
-    /// It and its members are `failed` until started by hand.
+    /// The group and its members are `failed` until somebody starts them.
     Mark,
-    /// To its parent it is a child that died, as in OTP. The root's parent is `Exit`.
+    /// The group counts as a crashed child of its parent, as in OTP. For the root, this is `Exit`.
     Escalate,
-    /// The whole tree goes down, exit code 1.
+    /// The whole tree shuts down with exit code 1; in a tree of several projects, only the group's
+    /// project.
     Exit,
 }

@@ -1,4 +1,4 @@
-//! What is known of an instance from an earlier life of its supervisor.
+//! The record of an instance that an earlier supervisor left.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,58 +10,59 @@ use super::id::{Incarnation, InstanceId};
 use super::status::{Goal, State};
 use super::time::{opt_seconds, rfc3339};
 
-/// How an instance stood when its supervisor ended, by whatever.
+/// The last known status of an instance when its supervisor ended, for whatever reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct InstanceRecord {
-    /// Whose.
+    /// The instance that the record describes.
     pub instance: InstanceId,
-    /// What the user wanted of it; the end of a supervisor changes nothing about that.
+    /// What the user wanted of the instance; the end of a supervisor doesn't change that.
     pub goal: Goal,
-    /// How it stood.
+    /// The state of the instance at that time.
     pub state: State,
-    /// Whether it was ready; of one that was paused, whether it is when it goes on.
+    /// Whether the instance was ready; of a paused one, whether it is ready again once it resumes.
     pub ready: bool,
-    /// Its current or last process.
+    /// The number of the current or last process.
     pub incarnation: Incarnation,
-    /// Returns that nobody asked for.
+    /// How often the restart policy or the group restarted the instance.
     pub restarts: u64,
-    /// The same in a row, for `max_retries` and the backoff.
+    /// The number of restarts in a row, for `max_retries` and the backoff.
     pub attempts: u32,
-    /// Its process.
+    /// The pid of the process, while one runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
-    /// When its process was made, since the tree came up; of this boot.
+    /// When the process was started, counted from the start of the tree, within the present boot.
     #[serde(rename = "started_s", with = "opt_seconds", default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub started: Option<Duration>,
-    /// When it was to come back, by the same clock.
+    /// When the next restart was due, by the same clock.
     #[serde(rename = "retry_at_s", with = "opt_seconds", default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub retry_at: Option<Duration>,
-    /// When it came into its state.
+    /// The time at which the instance entered its state.
     #[serde(with = "rfc3339")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub since: SystemTime,
-    /// How its last process ended.
+    /// How the last process ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExitOutcome>,
-    /// Why it had failed.
+    /// Why the instance failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<FailureReason>,
-    /// Why it was last stopped, or is being.
+    /// Why the instance was last stopped, or is being stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped_for: Option<StopCause>,
-    /// What its process was made with ([`ServiceSpec::spawn_fingerprint`](super::spec::ServiceSpec::makings)).
+    /// The fingerprint that the process was started with
+    /// ([`ServiceSpec::spawn_fingerprint`](super::spec::ServiceSpec::spawn_fingerprint)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spawn_fingerprint: Option<u32>,
-    /// What is wrong with where its output is kept.
+    /// What is wrong with the files that keep the output; `None` when nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
 }
 
 impl InstanceRecord {
-    /// Of one that has never run.
+    /// The record of an instance that has never run.
     pub fn new(instance: InstanceId, now: SystemTime) -> InstanceRecord {
         InstanceRecord {
             instance,

@@ -1,5 +1,5 @@
-//! Readings of the machine and of process trees. Samples travel apart from events:
-//! the latest wins, a missed one is not missed.
+//! Readings of the machine and of process trees. Samples travel apart from events: the latest one
+//! counts, and a lost one does no harm.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,53 +8,52 @@ use serde::{Deserialize, Serialize};
 
 use super::id::InstanceId;
 
-/// What one tree of processes uses.
+/// What one process tree uses.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Usage {
-    /// CPU over the time between the last two samples; 100 is one core. `None` until
-    /// there are two.
+    /// CPU time between the last two samples; 100 is one core. `None` until there are two samples.
     pub cpu_percent: Option<f64>,
-    /// Resident memory of all its processes.
+    /// Resident memory of all processes in the tree.
     pub memory_bytes: u64,
-    /// How many processes it has.
+    /// The number of processes in the tree.
     pub processes: u32,
 }
 
-/// What the machine as a whole does. Rates are of the time between the last two samples, and `None` until
-/// there are two.
+/// A reading of the whole machine. Rates cover the time between the last two samples and are
+/// `None` until there are two.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct MachineSample {
-    /// All cores together, 0 to 100; `None` until there are two readings.
+    /// CPU use of all cores together, 0 to 100; `None` until there are two samples.
     pub cpu_percent: Option<f64>,
-    /// Number of cores.
+    /// The number of cores.
     pub cores: usize,
-    /// Each core.
+    /// One reading for each core.
     #[serde(default)]
     pub per_core: Vec<CoreSample>,
-    /// Physical memory.
+    /// Physical memory in all.
     pub memory_total_bytes: u64,
     /// Memory that is not available to new processes.
     pub memory_used_bytes: u64,
-    /// Swap that there is.
+    /// Swap space in all.
     #[serde(default)]
     pub swap_total_bytes: u64,
-    /// Swap in use.
+    /// Swap space in use.
     pub swap_used_bytes: u64,
     /// Load averages over 1, 5 and 15 minutes.
     pub load: [f64; 3],
-    /// File systems on disks, by where they are mounted; each once.
+    /// The file systems on disks; each device once, by its shortest mount point.
     #[serde(default)]
     pub disks: Vec<DiskSample>,
-    /// Network interfaces.
+    /// The network interfaces, sorted by name.
     #[serde(default)]
     pub networks: Vec<NetworkSample>,
-    /// How long work has stood still for want of something; `None` where the kernel does not tell
+    /// How long work waited for CPU, memory or I/O; `None` where the kernel doesn't report it
     /// (Documentation/accounting/psi.rst).
     #[serde(default)]
     pub pressure: Option<Pressure>,
-    /// What could not be read this time, and why; what is said of it here is of an earlier reading.
+    /// What could not be read this time, and why; the fields concerned hold an earlier reading.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<String>,
 }
@@ -65,87 +64,87 @@ impl MachineSample {
         percent(self.memory_used_bytes, self.memory_total_bytes)
     }
 
-    /// Load of the last minute for each core.
+    /// The load average of the last minute divided by the number of cores.
     pub fn load_per_core(&self) -> f64 {
         self.load[0] / self.cores.max(1) as f64
     }
 
-    /// The file system with the least room.
+    /// The file system with the highest use; `None` when there is none.
     pub fn fullest(&self) -> Option<&DiskSample> {
         self.disks.iter().max_by(|one, other| one.used_percent.total_cmp(&other.used_percent))
     }
 }
 
-/// So much of so much, 0 to 100.
+/// `part` as a percentage of `whole`, 0 to 100; 0 when `whole` is 0.
 pub fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 }
 }
 
-/// One core.
+/// A reading of one core.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct CoreSample {
-    /// 0 to 100; `None` until there are two readings.
+    /// CPU use of the core, 0 to 100; `None` until there are two samples.
     pub cpu_percent: Option<f64>,
-    /// Its frequency; `None` where the kernel does not tell.
+    /// The frequency of the core; `None` where the kernel doesn't report it.
     pub frequency_mhz: Option<u64>,
 }
 
-/// A file system.
+/// A reading of one file system.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct DiskSample {
-    /// Where it is mounted.
+    /// The mount point.
     pub mount: String,
-    /// What is mounted there.
+    /// The mounted device.
     pub device: String,
-    /// Of which kind it is.
+    /// The type of the file system, such as `ext4`.
     pub file_system: String,
-    /// How large it is.
+    /// The size of the file system.
     pub total_bytes: u64,
-    /// What others than root can't have of it any more.
+    /// The space that is not available to users other than root.
     pub used_bytes: u64,
-    /// That of all, 0 to 100.
+    /// `used_bytes` as a percentage of `total_bytes`, 0 to 100.
     pub used_percent: f64,
-    /// Read of its device.
+    /// The read rate of the device; `None` while it is unknown.
     pub read_bytes_per_s: Option<f64>,
-    /// Written to it.
+    /// The write rate of the device; `None` while it is unknown.
     pub written_bytes_per_s: Option<f64>,
 }
 
-/// A network interface.
+/// A reading of one network interface.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct NetworkSample {
-    /// Its name.
+    /// The name of the interface.
     pub interface: String,
-    /// Taken in.
+    /// The receive rate; `None` until there are two samples.
     pub received_bytes_per_s: Option<f64>,
-    /// Given out.
+    /// The send rate; `None` until there are two samples.
     pub sent_bytes_per_s: Option<f64>,
-    /// Packets that were faulty, both ways, since the machine came up.
+    /// Faulty packets in both directions since the machine booted.
     pub errors: u64,
 }
 
-/// Of the last ten seconds, the percentage in which some work stood still for want of something.
+/// The percentage of the last ten seconds in which some work waited for a resource.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Pressure {
-    /// For want of a core.
+    /// Waiting for a core.
     pub cpu_percent: f64,
-    /// For want of memory.
+    /// Waiting for memory.
     pub memory_percent: f64,
-    /// For want of input or output.
+    /// Waiting for input or output.
     pub io_percent: f64,
 }
 
-/// One round of the ResourceMonitor.
+/// One reading of the ResourceMonitor.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
-    /// When, since the supervisor's start.
+    /// The time of the reading, since the supervisor's start.
     pub at: Duration,
-    /// The machine.
+    /// The reading of the machine.
     pub machine: MachineSample,
-    /// Every instance that has a process.
+    /// The usage of every instance that has a process.
     pub instances: HashMap<InstanceId, Usage>,
 }

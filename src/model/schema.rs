@@ -1,4 +1,4 @@
-//! The JSON Schema of what is written in a form of its own.
+//! The JSON Schema of types that serialize in a form of their own.
 
 use std::borrow::Cow;
 

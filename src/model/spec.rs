@@ -1,4 +1,4 @@
-//! What a manifest declares of one service, typed and checked.
+//! The declaration of one service in a manifest, typed and checked.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,79 +12,79 @@ use super::exit::{Exit, signal_name, signal_number};
 use super::id::{InstanceId, Name};
 use super::time::{opt_seconds, seconds};
 
-/// One `[service.NAME]`.
+/// One `[service.NAME]` of a manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ServiceSpec {
-    /// Its name.
+    /// The name of the service.
     pub name: Name,
     /// The program and its arguments.
     pub command: CommandLine,
-    /// Whether it is to stay up or to run to completion.
+    /// Whether the service is to stay up or to run to completion.
     pub kind: Kind,
-    /// Working folder, absolute.
+    /// The working directory, absolute.
     pub dir: PathBuf,
-    /// Whom it runs as, and how.
+    /// The user, group, umask and priority that the processes run with.
     #[serde(default, skip_serializing_if = "RunAs::is_ours")]
     pub run_as: RunAs,
-    /// How its environment differs from the supervisor's.
+    /// How the environment differs from the supervisor's. It is never serialized.
     #[serde(skip)]
     pub env: EnvSpec,
-    /// What must be true before it starts.
+    /// The conditions that must hold before the service starts.
     pub depends_on: Vec<Dependency>,
-    /// How to tell that it is ready; `None`: once running.
+    /// How readiness is detected; `None`: the service is ready once it runs.
     pub ready: Option<ReadySpec>,
-    /// How to tell that it is healthy; `None`: while alive.
+    /// How health is checked; `None`: the service is healthy while it is alive.
     pub health: Option<HealthSpec>,
-    /// When and how it comes back.
+    /// When and after what delay the service restarts.
     pub restart: RestartSpec,
-    /// How it is stopped.
+    /// How the service is stopped.
     pub stop: StopSpec,
-    /// Commands that are run when something happens to it.
+    /// The commands that run when something happens to the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<HookSpec>,
-    /// How what it prints is kept in files; `None`: as it is for all.
+    /// How the output is kept in files; `None`: by the settings that hold for all services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogSpec>,
-    /// Number of instances, at least 1; of one that is scaled, those that there are at first, and by now.
+    /// The number of instances, at least 1. For a service with `scale`, the present number.
     pub replicas: u32,
-    /// By what the Scaler changes their number; `None`: it does not.
+    /// What the Scaler adjusts the number of instances by; `None`: it leaves the number alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scale: Option<ScaleSpec>,
-    /// Whether it starts with the tree, without being asked for by name.
+    /// Whether the service starts with the tree, without being named in a command.
     pub autostart: bool,
-    /// What becomes of it when something that it depends on falls.
+    /// What happens to the service when one of its dependencies crashes.
     #[serde(default)]
     pub on_dependency_restart: OnDependencyRestart,
-    /// Whether a restart of its group runs it again though it has completed, or would stay
-    /// down by its policy.
+    /// Whether a restart of its group runs the service again even when it has completed or its policy
+    /// would keep it down.
     #[serde(default)]
     pub rerun: bool,
-    /// Whether its end by itself counts for `auto_shutdown` of its group (OTP's significant
+    /// Whether the service's end by itself counts for `auto_shutdown` of its group (OTP's significant
     /// child).
     #[serde(default)]
     pub significant: bool,
-    /// Profiles it belongs to; none: all.
+    /// The profiles that the service belongs to; empty: it belongs to all of them.
     pub profiles: Vec<String>,
     /// Free labels that commands select by.
     pub tags: Vec<String>,
-    /// The project that it belongs to, where a tree has several.
+    /// The project that the service belongs to, where a tree has several projects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
-    /// What is wrong with its manifest: it can't be started.
+    /// The fault of the manifest; while there is one, the service can't be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
-    /// How it is read again when it starts; `None`: it stays as it was read once.
+    /// How the declaration is read again at each start; `None`: it is read only once.
     #[serde(skip)]
     pub renewal: Option<SpecRefresh>,
 }
 
-/// Reads again what a service is made of outside of its manifest: its env files, which count as they are
-/// when it starts (`EnvironmentFile=` of systemd.exec(5)).
+/// The means to read again the parts of a service outside its manifest. Env files count as they
+/// are when the service starts (`EnvironmentFile=` of systemd.exec(5)).
 #[derive(Clone)]
 pub struct SpecRefresh {
     files: Arc<[PathBuf]>,
-    /// A number for all that is read with them: what the manifest says, before anything is put in.
+    /// A hash of everything in the manifest that the result depends on, before variables are put in.
     written: u64,
     read: Arc<ReadAgain>,
 }
@@ -92,8 +92,8 @@ pub struct SpecRefresh {
 type ReadAgain = dyn Fn(&ServiceSpec) -> Result<ServiceSpec, String> + Send + Sync;
 
 impl SpecRefresh {
-    /// `read` makes of a service as it was declared what it is now, or says why it can't be. It may wait
-    /// for a disk. `written`: another number where something else may come of it.
+    /// `read` turns a service as declared into the service as it is now, or says why it can't; it may
+    /// wait for a disk. `written` must differ wherever `read` may give a different result.
     pub fn new(
         files: Vec<PathBuf>,
         written: u64,
@@ -102,7 +102,7 @@ impl SpecRefresh {
         SpecRefresh { files: files.into(), written, read: Arc::new(read) }
     }
 
-    /// The files that it reads.
+    /// The files that `read` reads.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
     }
@@ -115,17 +115,17 @@ impl fmt::Debug for SpecRefresh {
 }
 
 impl PartialEq for SpecRefresh {
-    /// Whether the same would come of it.
+    /// Whether both would give the same result.
     fn eq(&self, other: &SpecRefresh) -> bool {
         self.files == other.files && self.written == other.written
     }
 }
 
 impl ServiceSpec {
-    /// What it is when it starts now. It may wait for a disk.
+    /// The service as it is when it starts now. The call may wait for a disk.
     ///
     /// # Errors
-    /// Words for people, where what it is made of can't be read any more.
+    /// A message for people, when a file of the service can't be read any more.
     pub fn renewed(self: &Arc<Self>) -> Result<Arc<ServiceSpec>, String> {
         match &self.renewal {
             None => Ok(Arc::clone(self)),
@@ -135,7 +135,7 @@ impl ServiceSpec {
 }
 
 impl ServiceSpec {
-    /// A service with the contract's defaults, for programs that build a plan themselves.
+    /// A service with the defaults of a manifest, for programs that build a plan themselves.
     ///
     /// ```
     /// use regrow::model::{Name, ServiceSpec};
@@ -175,25 +175,26 @@ impl ServiceSpec {
         }
     }
 
-    /// Its instances, in order.
+    /// The instances of the service, in order.
     pub fn instances(&self) -> impl Iterator<Item = InstanceId> + '_ {
         copies(&self.name, self.replicas, self.naming())
     }
 
-    /// So many copies there are at most.
+    /// The largest number of copies: `max` of `scale`, otherwise `replicas`.
     pub fn most_copies(&self) -> u32 {
         self.scale.map_or(self.replicas, |scale| scale.max)
     }
 
-    /// How its copies are named.
+    /// How the copies of the service are named.
     pub fn naming(&self) -> Naming {
         if self.scale.is_some() { Naming::Numbered } else { Naming::OneAlone }
     }
 }
 
 impl ServiceSpec {
-    /// A number for all that a process of it is made with: where it is another, the process would be,
-    /// too. The same by every build: what is not set is not counted.
+    /// A hash of everything that a process of the service is made with. Where it differs, the process
+    /// would differ, too. Every build computes the same number, because settings that are not set are
+    /// left out.
     pub fn spawn_fingerprint(&self) -> u32 {
         let mut text: Vec<u8> = Vec::new();
         let mut add = |key: &str, words: &[&str]| {
@@ -227,12 +228,12 @@ impl ServiceSpec {
             add("secret", &[name, secret.as_str()]);
         }
         let hash = fnv(&text);
-        // Both halves count.
+        // Both halves of the hash count.
         u32::try_from((hash >> 32) ^ (hash & 0xffff_ffff)).unwrap_or_default()
     }
 }
 
-/// So many copies of a service, in order; at least one.
+/// The ids of `count` copies of a service, in order; at least one.
 pub fn copies(service: &Name, count: u32, naming: Naming) -> impl Iterator<Item = InstanceId> + '_ {
     let count = count.max(1);
     (1..=count).map(move |index| match (count, naming) {
@@ -241,7 +242,8 @@ pub fn copies(service: &Name, count: u32, naming: Naming) -> impl Iterator<Item 
     })
 }
 
-/// The copies that go, and those that come, when there are to be so many.
+/// The copies that are removed and the copies that are added when `from` copies become `to`
+/// copies.
 pub fn scaled(service: &Name, from: u32, to: u32, naming: Naming) -> (Vec<InstanceId>, Vec<InstanceId>) {
     let all = |count| copies(service, count, naming).collect::<Vec<_>>();
     let (was, is) = (all(from), all(to));
@@ -255,53 +257,54 @@ pub fn scaled(service: &Name, from: u32, to: u32, naming: Naming) -> (Vec<Instan
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Naming {
-    /// One alone has the service's name, several have numbers.
+    /// A single copy has the service's name; several copies have numbers.
     #[default]
     OneAlone,
-    /// All have numbers, also one alone: those that stay keep their names when others come and go.
+    /// All copies have numbers, even a single one, so that copies keep their names when others come
+    /// and go.
     Numbered,
 }
 
 impl Naming {
-    /// Whether it is that of most services.
+    /// Whether this is the naming of most services.
     pub fn is_usual(&self) -> bool {
         *self == Naming::OneAlone
     }
 }
 
-/// How the Scaler changes the number of copies.
+/// How the Scaler adjusts the number of copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ScaleSpec {
-    /// So many at least.
+    /// The smallest number of copies.
     pub min: u32,
-    /// And at most.
+    /// The largest number of copies.
     pub max: u32,
-    /// What each of them is to use at most, on the average.
+    /// The target for the average usage of one copy.
     pub on: ScaleOn,
 }
 
-/// What the number of copies follows.
+/// The usage that the number of copies follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ScaleOn {
-    /// CPU of a copy's whole tree; 100 is one core.
+    /// The most CPU for the whole process tree of a copy; 100 is one core.
     Cpu(u32),
-    /// Its resident memory, in bytes.
+    /// The most resident memory for a copy, in bytes.
     Memory(u64),
 }
 
-/// Percent of a core that a copy is to use at most, where the manifest says no number.
+/// The default target for CPU, in percent of a core, where the manifest gives no number.
 pub const SCALE_ON_CPU: u32 = 80;
 
-/// The program that runs and its arguments; the first word is the program.
+/// The program and its arguments; the first word is the program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct CommandLine {
-    /// Words as the kernel gets them. Never empty.
+    /// The words as the kernel gets them. Never empty.
     pub argv: Vec<String>,
-    /// Whether the manifest said `shell`, so that `argv` is `/bin/sh -c TEXT`.
+    /// Whether the manifest used `shell`, which makes `argv` `/bin/sh -c TEXT`.
     pub shell: bool,
 }
 
@@ -323,34 +326,34 @@ impl fmt::Display for CommandLine {
     }
 }
 
-/// `kind`.
+/// `kind`: what a service is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// To stay up.
+    /// The service stays up.
     Service,
-    /// To run to completion; a success is final.
+    /// The service runs to completion; a success is final.
     Task,
 }
 
-/// `user`, `group`, `umask`, `nice`: `None` is the supervisor's own.
+/// `user`, `group`, `umask` and `nice`; `None` keeps the supervisor's own setting.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct RunAs {
-    /// A user's name or number; its groups come with it.
+    /// The name or number of a user; the user's groups apply as well.
     pub user: Option<String>,
-    /// A group's name or number, in place of the user's own.
+    /// The name or number of a group, in place of the user's own.
     pub group: Option<String>,
-    /// The mask of files that it makes (umask(2)).
+    /// The file mode creation mask (umask(2)).
     pub umask: Option<u32>,
-    /// Its priority, from -20 (first) to 19.
+    /// The scheduling priority, from -20 (highest) to 19.
     pub nice: Option<i32>,
 }
 
 impl RunAs {
-    /// Nothing of it is said.
+    /// Whether nothing differs from the supervisor's own settings.
     pub fn is_ours(&self) -> bool {
         *self == RunAs::default()
     }
@@ -359,13 +362,13 @@ impl RunAs {
 /// How a service's environment is made from the supervisor's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EnvSpec {
-    /// Start from nothing (`PATH` aside, without which no program is found).
+    /// Whether the environment starts empty, except for `PATH`, which programs are found by.
     pub clear: bool,
-    /// Patterns (`*` matches any run of characters) taken out of what is inherited.
+    /// Patterns of variables to drop from the inherited ones; `*` matches any run of characters.
     pub deny: Vec<String>,
-    /// What the manifest and its env files set, in order, without repeats.
+    /// The variables that the manifest and its env files set, in order, without repeats.
     pub set: Vec<(String, String)>,
-    /// Variables that are secrets, by the names of these; the values are nowhere here.
+    /// The variables that hold secrets, with the names of the secrets; the values are not here.
     pub secrets: Vec<(String, Name)>,
 }
 
@@ -373,26 +376,26 @@ pub struct EnvSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Dependency {
-    /// The service waited for.
+    /// The service that is waited for.
     pub on: Name,
-    /// What must be true of it.
+    /// The condition that the service must meet.
     pub condition: Condition,
-    /// `false`: its final failure, or its absence, lets the dependent start all the same.
+    /// When `false`, the dependent also starts if the dependency has failed for good or is absent.
     pub required: bool,
 }
 
-/// What a dependent waits for.
+/// The condition of a dependency that a dependent waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
-    /// Its process runs (or ran and completed).
+    /// The process runs, or ran and completed.
     Started,
-    /// It is ready (or has completed).
+    /// The service is ready or has completed.
     Ready,
-    /// It ended with success.
+    /// The service ended with success.
     Completed,
-    /// It ended, however.
+    /// The service ended, successfully or not.
     Exited,
 }
 
@@ -407,7 +410,7 @@ impl fmt::Display for Condition {
     }
 }
 
-/// What a check does.
+/// The action that a check performs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -434,43 +437,44 @@ impl fmt::Display for CheckTarget {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Check {
-    /// What it does.
+    /// What the check does.
     pub target: CheckTarget,
     /// Time between the end of one attempt and the next.
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub interval: Duration,
-    /// How long one attempt may take before it is cut off.
+    /// The longest time that one attempt may take before it is cut off.
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub timeout: Duration,
-    /// Successes in a row that count as good.
+    /// The number of successes in a row that count as good.
     pub successes: u32,
 }
 
-/// `ready`.
+/// `ready`: how a service's readiness is detected, and by when.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ReadySpec {
-    /// How it shows.
+    /// The kind of sign that shows readiness.
     #[serde(flatten)]
     pub target: ReadyTarget,
-    /// Not ready this long after its start: it is ended, reason `timeout`.
+    /// The latest time after the start. A service that isn't ready by then is stopped with reason
+    /// `timeout`.
     #[serde(with = "opt_seconds", default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub deadline: Option<Duration>,
 }
 
-/// The forms of `ready`.
+/// The forms of `ready`: the sign that shows readiness.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ReadyTarget {
-    /// A check that is repeated until it succeeds.
+    /// A check is repeated until it succeeds.
     Check(Check),
-    /// A line of its output matches this regular expression.
+    /// A line of output matches this regular expression.
     Log(String),
-    /// It has run for this long.
+    /// The service has run for this long.
     After(
         #[serde(with = "seconds")]
         #[cfg_attr(feature = "control", schemars(with = "f64"))]
@@ -488,33 +492,33 @@ impl fmt::Display for ReadyTarget {
     }
 }
 
-/// `health`.
+/// `health`: how a running service's health is checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct HealthSpec {
-    /// The check.
+    /// The check that is repeated.
     pub check: Check,
-    /// Failures in a row that make it unhealthy.
+    /// The number of failures in a row that make the service unhealthy.
     pub failures: u32,
-    /// Failures this early after the start don't count.
+    /// Failures within this time after the start don't count.
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub start_period: Duration,
 }
 
-/// When a service comes back.
+/// `restart.policy`: when a service restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
-    /// Never.
+    /// The service never restarts.
     Never,
-    /// After a failure: a code that is no success, a signal regrow did not send, a
-    /// missed deadline, a health kill.
+    /// The service restarts after a failure: an unsuccessful exit code, a signal that regrow did not
+    /// send, a missed deadline, or a kill for bad health.
     OnFailure,
-    /// After every end.
+    /// The service restarts after every end.
     Always,
-    /// After every end; a stop by hand outlives a restart of the supervisor.
+    /// The service restarts after every end; a stop by hand survives a restart of the supervisor.
     UnlessStopped,
 }
 
@@ -529,38 +533,38 @@ impl fmt::Display for Policy {
     }
 }
 
-/// `on_dependency_restart`: what becomes of a running service when something that it depends
-/// on falls and will return.
+/// `on_dependency_restart`: what happens to a running service when one of its dependencies crashes
+/// and will restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnDependencyRestart {
-    /// It is stopped, dependents first, and starts again when the other is back.
+    /// The service is stopped, dependents first, and starts again when the dependency is back.
     #[default]
     Restart,
-    /// It runs on.
+    /// The service keeps running.
     Ignore,
 }
 
-/// `restart`.
+/// `restart`: when and how a service restarts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct RestartSpec {
-    /// When it comes back.
+    /// When the service restarts.
     pub policy: Policy,
-    /// How often in a row it comes back before it stays `failed`; `None`: no limit.
+    /// The most restarts in a row before the service stays `failed`; `None`: no limit.
     pub max_retries: Option<u32>,
-    /// Uptime after which earlier failures are forgotten.
+    /// The uptime, counted from being ready, after which earlier failures are forgotten.
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub reset_after: Duration,
-    /// The growing delay between attempts.
+    /// The growing delay between restarts.
     pub backoff: Backoff,
-    /// Exit codes that are a success.
+    /// The exit codes that count as a success.
     pub success_codes: Vec<i32>,
-    /// Ends after which it never comes back, before policy is asked.
+    /// Exits after which the service never restarts, checked before the policy.
     pub never_on: Vec<ExitMatch>,
-    /// Ends after which it always comes back, before policy is asked.
+    /// Exits after which the service always restarts, checked before the policy.
     pub always_on: Vec<ExitMatch>,
 }
 
@@ -578,11 +582,12 @@ impl Default for RestartSpec {
     }
 }
 
-/// `restart.backoff`: attempt n waits `initial * factor^n`, at most `max`, spread by jitter.
+/// `restart.backoff`: restart n, from 0, waits `initial * factor^n`, at most `max`, spread by
+/// jitter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Backoff {
-    /// Delay before the first return; zero for at once.
+    /// The delay before the first restart; zero restarts at once.
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub initial: Duration,
@@ -590,9 +595,9 @@ pub struct Backoff {
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub max: Duration,
-    /// Growth from one attempt to the next, at least 1.
+    /// The growth of the delay from one restart to the next, at least 1.
     pub factor: f64,
-    /// Spread: 0.25 makes a delay 75 % to 125 % of itself.
+    /// The relative spread: 0.25 makes a delay 75 % to 125 % of itself.
     pub jitter: f64,
 }
 
@@ -610,14 +615,14 @@ impl Default for Backoff {
 /// One entry of `never_on` or `always_on`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitMatch {
-    /// This exit code.
+    /// The process ended with this exit code.
     Code(i32),
-    /// This signal.
+    /// This signal ended the process.
     Signal(i32),
 }
 
 impl ExitMatch {
-    /// Whether an end is this one.
+    /// Whether an exit is the one that the entry describes.
     pub fn matches(self, exit: Exit) -> bool {
         match (self, exit) {
             (ExitMatch::Code(want), Exit::Code(code)) => want == code,
@@ -654,19 +659,19 @@ impl<'de> Deserialize<'de> for ExitMatch {
     }
 }
 
-/// `stop`.
+/// `stop`: how a service is stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct StopSpec {
-    /// The first signal, to the whole tree of the service.
+    /// The first signal, sent to every process of the service's tree.
     #[serde(with = "signal_text")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub signal: i32,
-    /// How long it may take before SIGKILL.
+    /// The time after which SIGKILL is sent.
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub timeout: Duration,
-    /// A command that asks it to stop; the signal follows when the command has ended.
+    /// A command that asks the service to stop; the signal follows when the command has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandLine>,
 }
@@ -677,35 +682,37 @@ impl Default for StopSpec {
     }
 }
 
-/// `on`: commands that are run when something happens, with the event in their environment.
+/// `on`: commands that run when something happens, with the event in their environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct HookSpec {
-    /// What is run when.
+    /// The commands, each with the moment that it runs at.
     pub commands: Vec<(Hook, CommandLine)>,
-    /// How long each may take before it is killed.
+    /// The longest time that a command may take before it is killed.
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub timeout: Duration,
 }
 
-/// `log`: `None` is what holds for all.
+/// `log`: how the output of a service is kept; `None` in a field keeps the setting for all
+/// services.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct LogSpec {
-    /// Where it goes.
+    /// The place that the output is kept in.
     pub file: LogTarget,
-    /// Bytes from which on a file is put aside and another begun.
+    /// The size in bytes from which a log file is rotated.
     pub max_size: Option<u64>,
-    /// How many there are, the one that grows included.
+    /// The number of files to keep, including the one being written.
     pub max_files: Option<u32>,
-    /// Whether those that were put aside are compressed.
+    /// Whether rotated files are compressed.
     pub compress: Option<bool>,
-    /// Whose the file is: `user`, `user:group` or `:group`, by name or number; `None`: the supervisor's own.
+    /// The owner of the file: `user`, `user:group` or `:group`, by name or number; `None`: the
+    /// supervisor's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// Who may read and write it (chmod(2)); `None`: its owner alone.
+    /// The permissions of the file (chmod(2)); `None`: its owner alone may read and write it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
 }
@@ -715,16 +722,17 @@ pub struct LogSpec {
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(from = "Option<PathBuf>", into = "Option<PathBuf>")]
 pub enum LogTarget {
-    /// In files of its own in the state folder, one for each stream.
+    /// Files of the service's own in the state folder, one for each stream.
     #[default]
     StateFolder,
-    /// In this file, absolute, both streams as they come.
+    /// This file, absolute; both streams go there in the order in which they arrive.
     File(PathBuf),
-    /// In none: it goes to the supervisor's own standard output and standard error.
+    /// No file: the output goes to the supervisor's own standard output and standard error.
     Inherit,
 }
 
-/// How a manifest spells [`LogTarget::Inherit`]; a file is absolute, and never this.
+/// The word that a manifest uses for [`LogTarget::Inherit`]; a file path is absolute and never
+/// equals it.
 pub const INHERIT: &str = "inherit";
 
 impl From<Option<PathBuf>> for LogTarget {
@@ -747,15 +755,15 @@ impl From<LogTarget> for Option<PathBuf> {
     }
 }
 
-/// A log file that has grown to so many bytes is put aside, unless something else is said.
+/// The size from which a log file is rotated, in bytes, unless the manifest gives another.
 pub const MAX_SIZE: u64 = 100 << 20;
-/// More log files than this can't be asked for: each is renamed whenever one is put aside.
+/// The most log files that a manifest can ask for: each one is renamed at every rotation.
 pub const MOST_FILES: u32 = 1_000;
-/// So many log files are kept, unless something else is said.
+/// The number of log files that are kept, unless the manifest gives another.
 pub const MAX_FILES: u32 = 5;
 
 impl LogSpec {
-    /// The file of an instance: each copy has one of its own, `web.log` becomes `web.2.log`.
+    /// The log file of an instance: each copy has its own, as `web.log` becomes `web.2.log`.
     ///
     /// ```
     /// use regrow::model::{InstanceId, LogSpec, LogTo, Name};
@@ -780,7 +788,7 @@ impl LogSpec {
     }
 }
 
-/// The file that one of this name would have been before it was put aside.
+/// The log file to which a file of this name belongs since a rotation; `None` for any other name.
 ///
 /// ```
 /// use std::path::Path;
@@ -797,7 +805,7 @@ pub fn put_aside_of(path: &Path) -> Option<&Path> {
     of.or_else(|| text.strip_suffix(".next")).map(Path::new)
 }
 
-/// A signal as people name it.
+/// A signal in its text form, as in a manifest.
 mod signal_text {
     use serde::{Deserialize, Deserializer, Serializer};
 
@@ -813,28 +821,28 @@ mod signal_text {
     }
 }
 
-/// When a command of `on` is run.
+/// The moment at which a command of `on` runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Hook {
-    /// It became ready.
+    /// The instance became ready.
     Ready,
-    /// It will not come back.
+    /// The instance has failed and will not come back.
     Fail,
-    /// It fell and will come back.
+    /// The process ended and the instance will restart.
     Retry,
-    /// It rests, because somebody asked.
+    /// The instance stopped because somebody asked.
     Stop,
-    /// Its process, and all of its tree, is gone, however.
+    /// The process and its whole tree are gone, for whatever reason.
     Exit,
 }
 
 impl Hook {
-    /// All of them.
+    /// All hooks, in the order of their declaration.
     pub const ALL: [Hook; 5] = [Hook::Ready, Hook::Fail, Hook::Retry, Hook::Stop, Hook::Exit];
 
-    /// Its key in a manifest.
+    /// The key of the hook in a manifest.
     pub fn key(self) -> &'static str {
         match self {
             Hook::Ready => "ready",

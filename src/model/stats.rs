@@ -1,4 +1,4 @@
-//! `regrow stats`: the pool, the cache, the machine and what commands have come to, in one object.
+//! The answer to `regrow stats`: the pool, the cache, the machine and the performance of commands.
 
 use std::collections::BTreeMap;
 
@@ -10,150 +10,150 @@ use super::sample::MachineSample;
 use super::status::DaemonStatus;
 use super::task::TaskId;
 
-/// All of it.
+/// All statistics of one supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Stats {
-    /// Who answers.
+    /// The supervisor that answers.
     pub daemon: DaemonStatus,
     /// The worker pool.
     pub pool: PoolStats,
-    /// Results that need not be made again.
+    /// The cache of task results.
     pub cache: CacheStats,
-    /// The machine; `null` until it was looked at.
+    /// The machine; `null` until its first reading.
     pub resources: Option<Resources>,
-    /// Who makes the pool larger and smaller.
+    /// The Scaler, which resizes the worker pool and the scaled services.
     pub scaler: ScalerStats,
-    /// What runs.
+    /// The number of instances and tasks.
     pub processes: ProcessStats,
-    /// From where on the machine counts as busy.
+    /// The levels from which the machine counts as busy.
     pub thresholds: Thresholds,
-    /// What commands have come to since the supervisor's start.
+    /// The counts and durations of the commands that were run as tasks.
     pub performance: Performance,
 }
 
-/// The machine.
+/// The machine and its recent history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Resources {
-    /// As it was seen last.
+    /// The latest reading.
     #[serde(flatten)]
     pub machine: MachineSample,
-    /// What became of it over the last day, as far as that is known.
+    /// The trend of each measure over the last day, as far as it is known.
     pub trends: BTreeMap<Measure, Trend>,
 }
 
-/// The worker pool.
+/// The size and the load of the worker pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct PoolStats {
-    /// Workers, those that are to go included.
+    /// The present workers, including those that will leave after their task.
     pub workers: usize,
-    /// Of these, those that run something.
+    /// The workers that run a task.
     pub busy: usize,
-    /// So many are wanted.
+    /// The number of workers that the pool is to have.
     pub wanted: u32,
-    /// So many at least.
+    /// The smallest number allowed.
     pub min: u32,
-    /// And at most.
+    /// The largest number allowed.
     pub max: u32,
-    /// Tasks that wait for a worker.
+    /// The tasks that wait for a worker.
     pub queued: usize,
-    /// So many may.
+    /// The most tasks that may wait for a worker.
     pub queue: usize,
-    /// Tasks that wait to be run again.
+    /// The failed tasks that wait for their next attempt.
     pub retrying: usize,
 }
 
-/// Results that need not be made again.
+/// The cache of task results.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct CacheStats {
-    /// Results that are kept.
+    /// The results in the cache.
     pub entries: usize,
-    /// So many may be.
+    /// The most results that the cache may hold.
     pub max_entries: usize,
-    /// Their bytes.
+    /// The size of the cached results, in bytes.
     pub bytes: u64,
-    /// So many may be kept.
+    /// The largest size of all cached results, in bytes.
     pub max_bytes: u64,
-    /// Asked for, and here.
+    /// Requests answered from the cache.
     pub hits: u64,
-    /// Asked for, and not here.
+    /// Requests whose result was not in the cache.
     pub misses: u64,
-    /// Asked for while it was being made.
+    /// Requests that waited for a running task with the same result.
     pub joined: u64,
-    /// Of all that were asked for, those that were not run: 0 to 1.
+    /// The share of requests that needed no run of their own, 0 to 1.
     pub hit_rate: f64,
-    /// Dropped for want of room.
+    /// Results dropped for want of room.
     pub evictions: u64,
-    /// Dropped since their time was over.
+    /// Results dropped because their time was over.
     pub expirations: u64,
 }
 
-/// Who makes the pool larger and smaller.
+/// The Scaler, which resizes the worker pool and the scaled services.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ScalerStats {
-    /// Whether it does so by itself.
+    /// Whether the pool is resized automatically; `false` while its size is set by hand.
     pub auto: bool,
-    /// What it did last, and why.
+    /// The last automatic change of the pool's size, and its reason; `null` before the first.
     pub last: Option<String>,
-    /// Services whose copies it counts.
+    /// The services whose number of copies the Scaler adjusts.
     #[serde(default)]
     pub services: Vec<ServiceScale>,
 }
 
-/// A service that is scaled.
+/// The scaling of one service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ServiceScale {
-    /// Which.
+    /// The name of the service.
     pub service: Name,
-    /// So many copies there are.
+    /// The present number of copies.
     pub replicas: u32,
-    /// So many at least.
+    /// The smallest number allowed.
     pub min: u32,
-    /// And at most.
+    /// The largest number allowed.
     pub max: u32,
-    /// What was done last, and why.
+    /// The last decision about the service, and its reason; `null` before the first.
     pub last: Option<String>,
 }
 
-/// What runs.
+/// The number of instances and tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ProcessStats {
-    /// Instances of services.
+    /// The instances of all services.
     pub instances: usize,
-    /// Of these, those that have a process.
+    /// The instances that have a process.
     pub running: usize,
-    /// Tasks that run.
+    /// The tasks that run.
     pub tasks: usize,
 }
 
-/// From where on the machine counts as busy: percent, and load for each core.
+/// The levels from which the machine counts as busy: percentages, and the load for each core.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Thresholds {
-    /// Above this there is one worker fewer, and new commands get a lower priority.
+    /// CPU above this shrinks the pool by one worker, and new commands get a lower priority.
     pub cpu: f64,
-    /// Above this there is one worker fewer.
+    /// Memory use above this shrinks the pool by one worker.
     pub memory: f64,
-    /// Below this there may be one more.
+    /// The pool may grow by a worker only while CPU is below this.
     pub cpu_low: f64,
-    /// The same of memory.
+    /// The pool may grow by a worker only while memory use is below this.
     pub memory_low: f64,
-    /// A file system that is fuller than this is said to be full.
+    /// A file system above this counts as full.
     pub disk: f64,
-    /// A load for each core above this is said to be high.
+    /// A load for each core above this counts as high.
     pub load: f64,
-    /// Those that the machine is above, in words.
+    /// The levels that the machine exceeds, in words.
     pub exceeded: Vec<String>,
 }
 
 impl Thresholds {
-    /// What of the machine is above them, in words.
+    /// The levels that a reading of the machine exceeds, in words; none without a reading.
     pub fn exceeded_by(&self, machine: Option<&MachineSample>) -> Vec<String> {
         let Some(machine) = machine else {
             return Vec::new();
@@ -173,38 +173,38 @@ impl Thresholds {
     }
 }
 
-/// What commands have come to.
+/// The counts and durations of the commands that were run as tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Performance {
-    /// Tasks that are over and were run.
+    /// The finished tasks that were run at least once.
     pub executions: u64,
-    /// Of these, those that were no success.
+    /// The finished tasks that were run and did not succeed.
     pub failures: u64,
-    /// The others, of all: 0 to 1; `null` while there are none.
+    /// The share of successful executions, 0 to 1; `null` while there are none.
     pub success_rate: Option<f64>,
-    /// How long they took, in seconds: the median.
+    /// The median duration, in seconds.
     pub p50_s: f64,
-    /// Nine of ten took no longer.
+    /// The duration in seconds that nine of ten tasks did not exceed.
     pub p90_s: f64,
-    /// Ninety-nine of a hundred took no longer.
+    /// The duration in seconds that ninety-nine of a hundred tasks did not exceed.
     pub p99_s: f64,
-    /// The longest.
+    /// The longest duration, in seconds.
     pub max_s: f64,
-    /// All of them together.
+    /// The mean duration, in seconds.
     pub mean_s: f64,
-    /// Those that took longest, the longest first.
+    /// The tasks that took longest, the longest first.
     pub slowest: Vec<SlowCommand>,
 }
 
-/// A command that took long.
+/// A task that took long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct SlowCommand {
-    /// Which.
+    /// The id of the task.
     pub id: TaskId,
-    /// What it was.
+    /// The command, shortened.
     pub command: String,
-    /// How long it took.
+    /// The duration, in seconds.
     pub duration_s: f64,
 }

@@ -1,4 +1,4 @@
-//! What is, as every output shows it.
+//! The status of the tree, as every output shows it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,30 +12,30 @@ use super::id::Name;
 use super::plan::Strategy;
 use super::sample::MachineSample;
 
-/// The state of an instance. Readiness and health stand beside it, never inside.
+/// The state of an instance. Readiness and health are separate fields, never part of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Known, never started.
+    /// The instance is known and was never started.
     Registered,
-    /// Wants to start; a dependency is not there yet.
+    /// The instance is to start, but a condition of a dependency is not met yet.
     Waiting,
-    /// Its process is being made.
+    /// The process is being started.
     Starting,
-    /// Its process runs.
+    /// The process runs.
     Running,
-    /// Its processes are held by SIGSTOP.
+    /// The processes are halted by SIGSTOP.
     Paused,
-    /// It is being ended.
+    /// The process tree is being stopped.
     Stopping,
-    /// It rests because somebody asked.
+    /// The instance was stopped, by a command, its group, a dependency or a shutdown.
     Stopped,
-    /// It ended well and is not to come back.
+    /// The process ended successfully, and the instance is not to restart.
     Completed,
-    /// It fell and will come back: backing off.
+    /// The process ended, and the instance will restart after its backoff.
     Crashed,
-    /// It will not come back.
+    /// The instance will not come back.
     Failed,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for State {
 }
 
 impl State {
-    /// All of them.
+    /// All states, in the order of their declaration.
     pub const ALL: [State; 10] = [
         State::Registered,
         State::Waiting,
@@ -71,7 +71,7 @@ impl State {
         State::Failed,
     ];
 
-    /// Whether there is, or is about to be, a process.
+    /// Whether the instance has a process or is about to get one.
     pub fn has_process(self) -> bool {
         match self {
             State::Starting | State::Running | State::Paused | State::Stopping => true,
@@ -85,14 +85,14 @@ impl State {
     }
 }
 
-/// What the user wants, kept apart from what is.
+/// What the user wants of an instance, kept apart from its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// To run.
+    /// The instance is to run.
     Up,
-    /// To rest.
+    /// The instance is to be down.
     Down,
 }
 
@@ -105,16 +105,16 @@ impl fmt::Display for Goal {
     }
 }
 
-/// What the health checks say.
+/// The result of the health checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// No check, or none has come to a result yet.
+    /// The service has no check, or no check has given a result yet.
     Unknown,
-    /// The last ones succeeded.
+    /// The last checks succeeded.
     Healthy,
-    /// Too many failed in a row.
+    /// Too many checks failed in a row.
     Unhealthy,
 }
 
@@ -128,13 +128,13 @@ impl fmt::Display for Health {
     }
 }
 
-/// `status --json`.
+/// The answer to `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct StatusReport {
-    /// The supervisor itself.
+    /// The supervisor that answers.
     pub daemon: DaemonStatus,
-    /// The machine, from the last sample; missing before the first.
+    /// The machine, from the last sample; missing before the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<MachineSample>,
     /// Every instance, in declared order.
@@ -143,28 +143,28 @@ pub struct StatusReport {
     pub groups: Vec<GroupStatus>,
 }
 
-/// The process that supervises.
+/// The supervisor, as its status shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct DaemonStatus {
-    /// Its process id (not the keeper's).
+    /// The pid of the supervisor (not of its keeper).
     pub pid: u32,
-    /// regrow's version.
+    /// The version of regrow.
     pub version: String,
-    /// How long it has been up.
+    /// The time since the supervisor's start, in seconds.
     pub uptime_s: f64,
     /// The project's name.
     pub project: String,
-    /// The manifest, where there is one.
+    /// The path of the manifest; `null` without one.
     #[serde(default)]
     pub manifest: Option<String>,
-    /// Whether it is a machine's daemon, which has a folder of manifests, and no `run`.
+    /// Whether the supervisor is a machine's daemon, with a folder of manifests, and not a `run`.
     #[serde(default)]
     pub is_daemon: bool,
-    /// Manifests that can't be used as they are: what they said before runs on, if they ever were right.
+    /// The manifests with faults. The last valid version of each, where there is one, stays in effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faulty: Vec<FaultyManifest>,
-    /// Whether the tree is going down.
+    /// Whether the tree is shutting down.
     pub stopping: bool,
     /// The number of the last event that this report includes.
     pub last_event: u64,
@@ -174,97 +174,97 @@ pub struct DaemonStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct FaultyManifest {
-    /// The file.
+    /// The path of the manifest.
     pub file: PathBuf,
     /// The line of the fault, from 1.
     pub line: usize,
-    /// What is wrong.
+    /// The fault, in words.
     pub message: String,
 }
 
-/// One instance.
+/// The status of one instance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ServiceStatus {
-    /// The instance within its project: the service's name, with `.N` where there are several replicas.
+    /// The name within its project: the service's name, with `.N` where there are several replicas.
     pub name: String,
-    /// What it is known by in all of a machine's trees: `project/name`.
+    /// The name across all projects: `project/name`.
     #[serde(default)]
     pub id: String,
-    /// The service.
+    /// The name of the service.
     pub service: Name,
-    /// The project that it belongs to.
+    /// The project that the instance belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
-    /// The group it hangs under; `null` for the root.
+    /// The group that the service is a child of; `null` for the root.
     pub group: Option<Name>,
-    /// What is.
+    /// The state of the instance.
     pub state: State,
-    /// Whether it is ready.
+    /// Whether the instance is ready.
     pub ready: bool,
-    /// What its health checks say.
+    /// The result of the health checks.
     pub health: Health,
-    /// What is wanted.
+    /// What the user wants of the instance.
     pub goal: Goal,
-    /// Its process, while there is one.
+    /// The pid of the process, while one runs.
     pub pid: Option<u32>,
-    /// The number of its current or last process; 0 before the first.
+    /// The number of the current or last process; 0 before the first one.
     pub incarnation: u64,
-    /// How many times it came back without being asked to.
+    /// How often the restart policy or the group restarted the instance.
     pub restarts: u64,
-    /// How long its process has run.
+    /// How long the process has run, in seconds.
     pub uptime_s: Option<f64>,
-    /// When it came into its state.
+    /// The time at which the instance entered its state.
     #[serde(with = "super::time::rfc3339")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub since: SystemTime,
-    /// How its last process ended.
+    /// How the last process ended.
     pub exit: Option<ExitOutcome>,
-    /// Why it failed, while it is `failed`.
+    /// Why the instance failed, while it is `failed`.
     pub failed: Option<FailureReason>,
-    /// What it waits for, while it is `waiting`.
+    /// The conditions that the instance waits for, while it is `waiting`.
     pub waiting_for: Vec<UnmetCondition>,
-    /// Time until it comes back, while it is `crashed`.
+    /// The time until the restart in seconds, while the instance is `crashed`.
     pub retry_in_s: Option<f64>,
-    /// CPU of its whole tree of processes; 100 is one core. `null` before two samples.
+    /// CPU of the whole process tree; 100 is one core. `null` before two samples.
     pub cpu_percent: Option<f64>,
-    /// Resident memory of its whole tree. `null` before the first sample.
+    /// Resident memory of the whole process tree, in bytes. `null` before the first sample.
     pub memory_bytes: Option<u64>,
-    /// Number of processes in its tree. `null` before the first sample.
+    /// The number of processes in the tree. `null` before the first sample.
     pub processes: Option<u32>,
-    /// What is wrong with where its output is kept.
+    /// What is wrong with the files that keep the output; `null` when nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<String>,
 }
 
-/// One group.
+/// The status of one group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct GroupStatus {
-    /// Its name.
+    /// The name of the group.
     pub name: Name,
-    /// The group above it; `null` for the root.
+    /// The parent group; `null` for the root.
     pub parent: Option<Name>,
-    /// Whether it gave up and has not been started again.
+    /// Whether the group gave up and has not been started since.
     pub failed: bool,
-    /// Its members, in order.
+    /// The members of the group, in order.
     pub members: Vec<Name>,
 }
 
-/// `status --tree`: a supervisor and what hangs under it, as OTP's `which_children` and
-/// `count_children` tell it.
+/// The answer to `status --tree`: a supervisor and its children, as OTP's `which_children` and
+/// `count_children` report them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct TreeStatus {
     /// The group; `null` for the root.
     pub group: Option<Name>,
-    /// What the fall of one means for the others.
+    /// What the crash of one member means for the others.
     pub strategy: Strategy,
-    /// Whether it gave up and has not been started again.
+    /// Whether the group gave up and has not been started since.
     pub failed: bool,
-    /// How many there are below.
+    /// The number of the group's children.
     pub count: ChildCount,
-    /// Its members, in declared order.
+    /// The members of the group, in declared order.
     pub children: Vec<ChildStatus>,
 }
 
@@ -277,29 +277,29 @@ pub enum ChildStatus {
     Group(TreeStatus),
     /// An instance of a service.
     Instance {
-        /// Who.
+        /// The printed name of the instance.
         name: String,
-        /// What is.
+        /// The state of the instance.
         state: State,
-        /// Whether it is ready.
+        /// Whether the instance is ready.
         ready: bool,
-        /// Its process, while there is one.
+        /// The pid of the process, while one runs.
         pid: Option<u32>,
-        /// How many times it came back without being asked to.
+        /// How often the restart policy or the group restarted the instance.
         restarts: u64,
     },
 }
 
-/// How many children a supervisor has itself.
+/// The number of a supervisor's direct children, as OTP's `count_children` counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ChildCount {
-    /// All of them.
+    /// All children.
     pub specs: usize,
-    /// Those that have a process, and groups.
+    /// The instances that have a process, and the groups that have not given up.
     pub active: usize,
-    /// Groups.
+    /// The child groups.
     pub supervisors: usize,
-    /// Instances.
+    /// The child instances.
     pub workers: usize,
 }

@@ -1,4 +1,4 @@
-//! Commands that are run once: what is asked for, how one stands, and what became of it.
+//! Tasks, the commands that run once: their requests, their status and their results.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use super::exit::{Exit, SpawnFailure};
 use super::spec::CommandLine;
 use super::time::{opt_seconds, rfc3339, seconds};
 
-/// A task's id: unique, and in the order of time (UUID version 7, RFC 9562).
+/// The id of a task: unique and in the order of time (UUID version 7, RFC 9562).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(pub Uuid);
@@ -49,19 +49,19 @@ impl schemars::JsonSchema for TaskId {
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TaskInput {
-    /// Nothing.
+    /// The standard input is empty.
     #[default]
     Nothing,
-    /// This text.
+    /// The task reads this text.
     Text(String),
-    /// These bytes, in base64.
+    /// The task reads these bytes, given in base64.
     Base64(String),
-    /// What a file holds, by its absolute path.
+    /// The task reads the file at this absolute path.
     File(PathBuf),
 }
 
 impl TaskInput {
-    /// Bytes, as text where they are that.
+    /// Input from bytes: text where they are UTF-8, base64 otherwise.
     pub fn of(bytes: Vec<u8>) -> TaskInput {
         match String::from_utf8(bytes) {
             Ok(text) if text.is_empty() => TaskInput::Nothing,
@@ -70,7 +70,7 @@ impl TaskInput {
         }
     }
 
-    /// What of it is here; `None`: it is in a file. An error where that is not what it says.
+    /// The bytes of the input; `None` when they are in a file. An error when the base64 is invalid.
     pub fn bytes(&self) -> Result<Option<Vec<u8>>, String> {
         match self {
             TaskInput::Nothing => Ok(Some(Vec::new())),
@@ -81,58 +81,59 @@ impl TaskInput {
     }
 }
 
-/// A command that is to be run once.
+/// The request to run a command once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct TaskSpec {
-    /// What.
+    /// The command to run.
     pub command: CommandLine,
-    /// In this folder, absolute; `None`: the supervisor's own.
+    /// The working directory, absolute; `None`: the supervisor's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
-    /// With these variables, which it has in common with others that came with it ...
+    /// The environment variables that the task shares with the others of its request.
     #[serde(skip)]
     #[cfg_attr(feature = "control", schemars(skip))]
     pub common_env: Arc<Vec<(String, String)>>,
-    /// ... and with these, which win over those.
+    /// The task's own environment variables, which override the shared ones.
     #[serde(default)]
     pub env: Vec<(String, String)>,
-    /// And with none of the supervisor's own, `PATH` aside.
+    /// Whether the task inherits nothing of the supervisor's environment but `PATH`.
     #[serde(default)]
     pub env_clear: bool,
-    /// What it reads.
+    /// The standard input of the task.
     #[serde(default)]
     pub input: TaskInput,
-    /// It is ended when it has run for so long.
+    /// The time after which a running task is ended; `None`: no limit.
     #[serde(default, with = "opt_seconds", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub timeout: Option<Duration>,
-    /// Who is ended gets SIGTERM, and after so long SIGKILL.
+    /// The time between SIGTERM and SIGKILL when the task is ended.
     #[serde(default = "grace", with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub grace: Duration,
-    /// Higher ones are run first.
+    /// The priority in the queue: tasks with a higher one run first.
     #[serde(default)]
     pub priority: i32,
-    /// So often it is run again when it fails.
+    /// The number of times that a failed task is run again.
     #[serde(default)]
     pub retries: u32,
-    /// After so long the first time, and each time twice as long.
+    /// The delay before the first retry; each further one is twice as long.
     #[serde(default = "retry_delay", with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub retry_delay: Duration,
-    /// A success of the same command within so long is taken for this one's, and this one's for later ones.
+    /// How long a successful result is shared between runs of the same command; `None`: not at all.
     #[serde(default, with = "opt_seconds", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "control", schemars(with = "Option<f64>"))]
     pub cache: Option<Duration>,
-    /// Of its environment only these variables are part of what the result is one of; `None`: all of them.
+    /// The variables that take part in the cache key; `None`: all of them, but for those that differ
+    /// from shell to shell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_env: Option<Vec<String>>,
 }
 
-/// Tasks that are ended have so long for it.
+/// The default time between SIGTERM and SIGKILL when a task is ended.
 pub const GRACE: Duration = Duration::from_secs(30);
-/// A task that has failed is run again after so long.
+/// The default delay before the first retry of a failed task.
 pub const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 fn grace() -> Duration {
@@ -144,7 +145,7 @@ fn retry_delay() -> Duration {
 }
 
 impl TaskSpec {
-    /// A command without anything else.
+    /// A task that runs this command, with the defaults for everything else.
     ///
     /// ```
     /// use regrow::model::TaskSpec;
@@ -159,7 +160,7 @@ impl TaskSpec {
         TaskSpec::of(CommandLine { argv: argv.into_iter().map(Into::into).collect(), shell: false })
     }
 
-    /// The same of a text for /bin/sh.
+    /// A task that runs a text with `/bin/sh -c`, with the defaults for everything else.
     pub fn shell(text: &str) -> TaskSpec {
         let argv = vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()];
         TaskSpec::of(CommandLine { argv, shell: true })
@@ -184,29 +185,29 @@ impl TaskSpec {
     }
 }
 
-/// How a task stands.
+/// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// It waits for a worker.
+    /// The task waits for a worker.
     Queued,
-    /// It runs.
+    /// The process of the task runs.
     Running,
-    /// It is halted.
+    /// The processes of the task are halted.
     Paused,
-    /// It is being ended.
+    /// The process of the task is being ended.
     Stopping,
-    /// It has failed, and is run again in a while.
+    /// The task has failed and waits for its next attempt.
     Retrying,
-    /// It waits for one that runs the same command for it, too.
+    /// The task waits for another task that runs the same command, and takes over its result.
     Joined,
-    /// It is over.
+    /// The task is over.
     Finished,
 }
 
 impl TaskState {
-    /// All of them.
+    /// All states, in the order of their declaration.
     pub const ALL: [TaskState; 7] = [
         TaskState::Queued,
         TaskState::Running,
@@ -217,7 +218,7 @@ impl TaskState {
         TaskState::Finished,
     ];
 
-    /// As every output spells it.
+    /// The word that every output uses.
     pub fn word(self) -> &'static str {
         match self {
             TaskState::Queued => "queued",
@@ -237,25 +238,25 @@ impl fmt::Display for TaskState {
     }
 }
 
-/// How a task came to its end.
+/// How a task ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TaskEnd {
-    /// Its process ended by itself, well or badly.
+    /// The process ended by itself, successfully or not.
     Exited,
-    /// It was not done in time, and was ended.
+    /// The task exceeded its timeout and was ended.
     TimedOut,
-    /// Somebody cancelled it.
+    /// Somebody cancelled the task.
     Cancelled,
-    /// No process came to be.
+    /// No process could be started.
     NotStarted,
-    /// Whoever ran it broke, or was taken down.
+    /// The worker of the task broke or was taken down.
     Lost,
 }
 
 impl TaskEnd {
-    /// As every output spells it.
+    /// The word that every output uses.
     pub fn word(self) -> &'static str {
         match self {
             TaskEnd::Exited => "exited",
@@ -267,79 +268,80 @@ impl TaskEnd {
     }
 }
 
-/// What the kernel counted for a process and those of its children that it waited for (wait4(2)).
+/// The resources of a process and of those children that it waited for, as the kernel counts them
+/// (wait4(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct ResourceUsage {
-    /// CPU of the program itself.
+    /// CPU time in user mode.
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub user_s: Duration,
-    /// CPU of the kernel on its behalf.
+    /// CPU time in kernel mode.
     #[serde(with = "seconds")]
     #[cfg_attr(feature = "control", schemars(with = "f64"))]
     pub system_s: Duration,
-    /// The most memory that was resident at a time. The kernel begins to count before the program does:
-    /// it is never less than what the supervisor had when it made the process.
+    /// The peak of resident memory. The kernel starts to count before the program starts, so the value
+    /// is never less than what the supervisor used when it started the process.
     pub peak_memory_bytes: u64,
-    /// Page faults that needed no reading.
+    /// Page faults that needed no read from disk.
     pub minor_faults: u64,
-    /// Page faults that did.
+    /// Page faults that needed a read from disk.
     pub major_faults: u64,
-    /// Read from disks.
+    /// Bytes read from disks.
     pub read_bytes: u64,
-    /// Written to disks.
+    /// Bytes written to disks.
     pub written_bytes: u64,
-    /// How often it gave the CPU up by itself.
+    /// How often the process gave up the CPU by itself.
     pub voluntary_switches: u64,
-    /// And how often it had to.
+    /// How often the kernel took the CPU from the process.
     pub involuntary_switches: u64,
 }
 
-/// Bytes of output as text where they are UTF-8, else in base64, which is said.
+/// The output of one stream. It serializes as text where it is UTF-8 and as base64 otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OutputText {
-    /// What of it is at hand.
+    /// The part of the output that was kept.
     pub bytes: Vec<u8>,
-    /// How many there were.
+    /// The size of the whole output, in bytes.
     pub total: u64,
 }
 
 impl OutputText {
-    /// Whether it is not all of it.
+    /// Whether a part of the output is missing.
     pub fn is_cut(&self) -> bool {
         (self.bytes.len() as u64) < self.total
     }
 }
 
-/// What became of a task: the same object for a success, a failure, and what could not be started.
+/// The result of a task: the same object for a success, a failure and a failed start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskResult {
-    /// Which.
+    /// The id of the task.
     pub id: TaskId,
-    /// What it printed.
+    /// The standard output.
     pub stdout: OutputText,
-    /// What it complained of.
+    /// The standard error.
     pub stderr: OutputText,
-    /// How its process ended, if there was one.
+    /// How the process ended; `None` when it was never started.
     pub exit: Option<Exit>,
     /// How the task ended.
     pub ended: TaskEnd,
-    /// SIGKILL had to end it.
+    /// Whether SIGKILL had to end the process.
     pub by_force: bool,
-    /// From the start of its process to its end.
+    /// The time from the start of the process to its end.
     pub duration: Duration,
-    /// Its process.
+    /// The pid of the process; `None` when it was never started.
     pub pid: Option<u32>,
-    /// It is another one's, which ran before, or for this one too.
+    /// Whether the result is that of another task, which ran before or on behalf of this one too.
     pub cached: bool,
-    /// How often it was run.
+    /// The number of runs.
     pub attempts: u32,
-    /// What the kernel counted.
+    /// The resources that the process used; `None` where they are not known.
     pub usage: Option<ResourceUsage>,
-    /// What went wrong, in words.
+    /// What went wrong, in words; `None` when nothing did.
     pub error: Option<String>,
-    /// Why there was no process.
+    /// Why no process was started.
     pub failure: Option<SpawnFailure>,
 }
 
@@ -358,12 +360,12 @@ struct ResultWire {
     success: bool,
     stdout: String,
     stderr: String,
-    /// `base64` where the output is no UTF-8 text.
+    /// `base64` when the output is not UTF-8 text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stdout_encoding: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stderr_encoding: Option<String>,
-    /// How much there was; only the first part of it is here where that is more.
+    /// The size of the whole output in bytes; `stdout` may hold only its first part.
     stdout_bytes: u64,
     stderr_bytes: u64,
     truncated: bool,
@@ -377,7 +379,7 @@ struct ResultWire {
     attempts: u32,
     resource_usage: Option<ResourceUsage>,
     error: Option<String>,
-    /// Why there was no process.
+    /// Why no process was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     failure: Option<SpawnFailure>,
 }
@@ -385,7 +387,7 @@ struct ResultWire {
 fn in_words(printed: &OutputText) -> (String, Option<String>) {
     match std::str::from_utf8(&printed.bytes) {
         Ok(text) => (text.to_owned(), None),
-        // A character may have been cut in two.
+        // The cut may have split a character in two.
         Err(error) if error.error_len().is_none() && printed.is_cut() => {
             (String::from_utf8_lossy(&printed.bytes[..error.valid_up_to()]).into_owned(), None)
         }
@@ -474,35 +476,35 @@ impl schemars::JsonSchema for TaskResult {
     }
 }
 
-/// How far a task has come, as it says itself; what it does not say stays as it was.
+/// The progress that a task reports of itself; a missing field keeps its earlier value.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ProgressReport {
-    /// From 0 to 1.
+    /// The progress, from 0 to 1.
     #[serde(default)]
     pub progress: Option<f64>,
-    /// Bytes that it has worked on.
+    /// The number of bytes that the task has processed.
     #[serde(default)]
     pub bytes: Option<u64>,
-    /// What it is at.
+    /// What the task is doing.
     #[serde(default)]
     pub message: Option<String>,
 }
 
-/// That, and what follows from it.
+/// The reported progress of a task, and the pace that follows from it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct TaskProgress {
-    /// From 0 to 1; `null`: it has not said.
+    /// The progress, from 0 to 1; `null` when the task reported none.
     pub progress: Option<f64>,
-    /// Bytes that it has worked on.
+    /// The number of bytes that the task has processed.
     pub bytes: Option<u64>,
-    /// What it is at.
+    /// What the task is doing.
     pub message: Option<String>,
-    /// So many seconds are left, at the pace so far: runtime / progress x (1 - progress).
+    /// The expected remaining seconds at the pace so far: runtime / progress x (1 - progress).
     pub eta_s: Option<f64>,
-    /// Bytes a second, so far.
+    /// Processed bytes a second so far.
     pub bytes_per_s: Option<f64>,
 }
 
@@ -510,41 +512,41 @@ pub struct TaskProgress {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct TaskStatus {
-    /// Which.
+    /// The id of the task.
     pub id: TaskId,
-    /// The command, as a shell would take it.
+    /// The command, quoted as for a shell.
     pub command: String,
-    /// How it stands.
+    /// The state of the task.
     pub state: TaskState,
-    /// Once it is finished: whether it was a success.
+    /// Whether the task succeeded, once it is finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub success: Option<bool>,
-    /// Once it is finished: how it ended.
+    /// How the task ended, once it is finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<TaskEnd>,
-    /// Its exit code.
+    /// The exit code of the process, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that ended the process, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signal: Option<i32>,
-    /// Higher ones are run first.
+    /// The priority in the queue: tasks with a higher one run first.
     pub priority: i32,
-    /// Its process, while it runs.
+    /// The pid of the process, while it runs.
     pub pid: Option<u32>,
-    /// When it was submitted.
+    /// The time at which the task was submitted.
     #[serde(with = "rfc3339")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub submitted: SystemTime,
-    /// For how long it has run, or ran.
+    /// How long the task has run, in seconds, or how long it ran if it is over.
     pub runtime_s: f64,
-    /// How often it was run.
+    /// The number of runs.
     pub attempts: u32,
-    /// Bytes that it has printed.
+    /// The number of bytes on both output streams.
     pub printed_bytes: u64,
-    /// How far it has come, where it says so.
+    /// The progress, where the task reports any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<TaskProgress>,
-    /// Whether it has the result of another.
+    /// Whether the result is that of another task.
     pub cached: bool,
 }

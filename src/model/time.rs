@@ -1,4 +1,4 @@
-//! How times and durations are written: RFC 3339 in UTC, and seconds as a number.
+//! The serialized forms of times and durations: RFC 3339 in UTC, and seconds as a number.
 
 pub(crate) mod rfc3339 {
     //! Times as RFC 3339 in UTC, to the millisecond.
@@ -31,7 +31,7 @@ pub(crate) mod seconds {
     }
 }
 
-/// The same for one that may be missing.
+/// An optional duration in seconds, as a number.
 pub(crate) mod opt_seconds {
     use std::time::Duration;
 
@@ -56,7 +56,7 @@ pub(crate) mod opt_seconds {
     }
 }
 
-/// Durations by names, as numbers of seconds.
+/// Durations by name, in seconds, as numbers.
 pub(crate) mod seconds_by_name {
     use std::collections::BTreeMap;
     use std::time::Duration;

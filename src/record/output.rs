@@ -1,8 +1,7 @@
-//! What processes print: the last of it for those who ask later, and all of it for those
-//! who follow.
+//! The output of all processes: the most recent part for late readers, and all of it for followers.
 //!
-//! Lines come on the host's thread and stay whole. Each follower has a queue with a bound;
-//! what a slow one can't take is dropped for it alone, counted, and told.
+//! Whole lines arrive on the host's thread. Each follower has a bounded queue. Lines that a slow
+//! follower can't take are dropped for that follower alone, which is told how many.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
@@ -15,31 +14,32 @@ use crate::host::{OutputSink, SourceNames};
 use crate::logs::{self, LogConfig, LogRange};
 use crate::model::{InstanceId, SourceId, Stream};
 
-/// Bytes kept of each instance's output.
+/// How many bytes of each instance's output are kept in memory.
 pub const KEPT: usize = 256 * 1024;
-/// Of each stream so much of what was printed before is taken into the ring.
+/// How many bytes of each stream's earlier output are loaded into the ring.
 const RECALLED: u64 = 16 * 1024;
-/// And so much is read where all of it is asked for.
+/// How many bytes of each stream are read from files at most.
 const READ: u64 = 16 << 20;
-/// So much is looked at first, where not all is wanted.
+/// How many bytes of each stream are read first, when not all of it is wanted.
 const FIRST_READ: u64 = 64 * 1024;
-/// A line that is longer is told in parts.
+/// The length in bytes from which on a line is delivered in parts.
 const LONGEST_LINE: usize = 1 << 20;
-/// Bytes that may wait for one follower.
+/// How many bytes may wait in one follower's queue.
 const QUEUE: usize = 4 * 1024 * 1024;
 
-/// Whole lines of one read, with one time for all.
+/// The whole lines of one read, all with the same time.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    /// Whose.
+    /// The source that printed the lines.
     pub source: SourceId,
-    /// The same by name.
+    /// The instance that printed the lines.
     pub name: InstanceId,
-    /// Its number among those of its source, from 1.
+    /// The number of the chunk among those of its source, from 1. Chunks that were read back from files
+    /// have 0.
     pub number: u64,
-    /// Which stream.
+    /// The stream that the lines were printed to.
     pub stream: Stream,
-    /// When it was read.
+    /// When the lines were read from the pipe.
     pub at: SystemTime,
     /// The lines, each with its newline.
     pub bytes: Arc<[u8]>,
@@ -53,23 +53,24 @@ impl Chunk {
     }
 }
 
-/// Takes chunks as they come, on the host's thread: the console of `regrow run`.
+/// Receives each chunk on the host's thread. The console of `regrow run` is one.
 pub trait ChunkSink: Send + Sync + 'static {
-    /// One chunk.
+    /// Receives one chunk.
     fn chunk(&self, chunk: &Chunk);
 }
 
-/// All output of a tree.
+/// The output of all instances of a tree.
 #[derive(Default)]
 pub struct OutputHub {
     index: RwLock<Index>,
     followers: Mutex<Vec<Weak<Queue>>>,
     console: Option<Arc<dyn ChunkSink>>,
-    /// Where what is inherited goes.
+    /// Receives the output of instances that inherit this process's own output.
     own: Option<Arc<dyn ChunkSink>>,
 }
 
-/// Who prints. A source is never given twice, so that what comes late is nobody else's.
+/// The sources by instance. A source number is never used twice, so that late output reaches no
+/// other instance.
 #[derive(Default)]
 struct Index {
     names: HashMap<InstanceId, SourceId>,
@@ -79,7 +80,7 @@ struct Index {
 
 struct Source {
     name: InstanceId,
-    /// Held while files are read, whose disk may not answer: who only prints does not wait for it.
+    /// Held while files are read, whose disk may not answer. New output does not wait for this lock.
     recalls: Mutex<()>,
     ring: Mutex<Ring>,
 }
@@ -88,27 +89,27 @@ struct Source {
 struct Ring {
     chunks: VecDeque<Chunk>,
     size: usize,
-    /// How many chunks there were.
+    /// How many chunks the source has printed.
     count: u64,
-    /// It goes to this process's own output, too.
+    /// Whether the output goes to this process's own output too.
     inherits: bool,
-    /// Where all of it is kept.
+    /// Where the output is kept in files. `None`: nowhere.
     keep: Option<LogConfig>,
     earlier: Earlier,
 }
 
-/// What was printed before this hub was there.
+/// Where the output is that was printed before this hub existed.
 #[derive(Default, PartialEq, Eq)]
 enum Earlier {
-    /// There is nothing of it, or it is in the ring.
+    /// There is none, or it is in the ring.
     #[default]
     Here,
-    /// It is in the files.
+    /// It is in files only.
     InFiles,
 }
 
 impl Source {
-    /// Takes the last of what was printed before into the ring. May wait.
+    /// Loads the last earlier output into the ring. May block.
     fn recall(&self, source: SourceId) {
         let _one = lock(&self.recalls);
         let keep = {
@@ -123,7 +124,7 @@ impl Source {
         };
         let mut past: Vec<Chunk> = Vec::new();
         for stream in [Stream::Out, Stream::Err] {
-            // Without them there is nothing to recall.
+            // When the files can't be read, there is nothing to load.
             let (whole, _) = whole_lines(
                 logs::last_of(&keep, stream, RECALLED, LogRange::Plain).unwrap_or_default().parts,
             );
@@ -143,12 +144,12 @@ fn old_chunk(source: SourceId, name: &InstanceId, stream: Stream, part: logs::Pa
     Chunk { source, name: name.clone(), number: 0, stream, at, bytes: Arc::from(bytes) }
 }
 
-/// What was kept, in whole lines, each group with the time of its first byte; and what is not over
-/// yet, which is told when it is.
+/// Joins parts into whole lines, each group with the time of its first byte. The unfinished last
+/// line is returned apart.
 fn whole_lines(parts: Vec<logs::Part>) -> (Vec<logs::Part>, Option<logs::Part>) {
     let (mut whole, mut begun): (Vec<logs::Part>, Option<logs::Part>) = (Vec::new(), None);
     for mut part in parts {
-        // Of what has begun it is known that there is no end in it.
+        // The unfinished line so far contains no newline.
         let end = part.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let rest = part.bytes.split_off(end);
         let came = part.at;
@@ -166,7 +167,7 @@ fn whole_lines(parts: Vec<logs::Part>) -> (Vec<logs::Part>, Option<logs::Part>) 
         }
         let line = begun.get_or_insert_with(|| logs::Part { at: came, bytes: Vec::new() });
         line.bytes.extend_from_slice(&rest);
-        // Told in parts, as those hear it who follow.
+        // An overlong line is delivered in parts, as followers get it.
         if line.bytes.len() >= LONGEST_LINE {
             whole.extend(begun.take());
         }
@@ -175,17 +176,17 @@ fn whole_lines(parts: Vec<logs::Part>) -> (Vec<logs::Part>, Option<logs::Part>) 
 }
 
 impl OutputHub {
-    /// Without a source yet.
+    /// A hub without any source yet.
     pub fn new(console: Option<Arc<dyn ChunkSink>>) -> OutputHub {
         OutputHub { console, ..OutputHub::default() }
     }
 
-    /// What services say is to go to this process's own output goes there.
+    /// Sends the output of services that ask for it to this sink too.
     pub fn with_own(self, own: Option<Arc<dyn ChunkSink>>) -> OutputHub {
         OutputHub { own, ..self }
     }
 
-    /// The source of an instance, if it has one by now.
+    /// The source of an instance, if it has one already.
     pub fn source_of(&self, instance: &InstanceId) -> Option<SourceId> {
         self.index().names.get(instance).copied()
     }
@@ -194,7 +195,7 @@ impl OutputHub {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is kept of a source, oldest first. The first time this reads files.
+    /// The chunks of a source that are kept, oldest first. The first call reads files.
     pub fn kept(&self, source: SourceId) -> Vec<Chunk> {
         self.begins(source);
         self.in_ring(source)
@@ -205,9 +206,9 @@ impl OutputHub {
         of.map(|of| lock(&of.ring).chunks.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// At least the last so many lines of each stream of a source that are kept in files, as far as it
-    /// is not too much to hold (16 MiB), oldest first, and whether these are as many as were
-    /// wanted, or all there are; `None`: nothing of it is. This reads files.
+    /// The last lines of a source from its files, oldest first: at least `lines` of each stream, as far
+    /// as 16 MiB reach. The flag says whether these are as many as were asked for, or all that exist.
+    /// `None` when the source keeps no files. Reads files.
     pub fn last_in_files(&self, source: SourceId, lines: usize) -> Option<(Vec<Chunk>, bool)> {
         let of = self.index().rings.get(&source).cloned()?;
         let keep = lock(&of.ring).keep.clone()?;
@@ -220,13 +221,13 @@ impl OutputHub {
                 let (whole, rest) = whole_lines(parts);
                 let parts: Vec<logs::Part> = whole.into_iter().chain(rest).collect();
                 let ends = |part: &logs::Part| part.bytes.iter().filter(|byte| **byte == b'\n').count();
-                // The first may be half of one.
+                // The first line may be incomplete.
                 let enough = || parts.iter().map(ends).sum::<usize>() > lines;
                 if complete || enough() || (most >= READ && reach == LogRange::All) {
                     all &= complete || enough();
                     break parts;
                 }
-                // A compressed one is read as a whole each time: once, then.
+                // A compressed file is decompressed as a whole on each read, so it is read only once.
                 let bytes: u64 = parts.iter().map(|part| part.bytes.len() as u64).sum();
                 (most, reach) = match reach {
                     LogRange::Plain if bytes >= most / 2 && most < READ => ((most * 8).min(READ), reach),
@@ -238,14 +239,14 @@ impl OutputHub {
         Some((chunks, all))
     }
 
-    /// The file that holds most of what a source prints, where it is kept in one.
+    /// The log file of a source's standard output. `None` when its output is not kept in files.
     pub fn file_of(&self, source: SourceId) -> Option<PathBuf> {
         let of = self.index().rings.get(&source).cloned()?;
         let keep = lock(&of.ring).keep.clone()?;
         Some(keep.file(Stream::Out))
     }
 
-    /// The last lines of a source, oldest first, for people.
+    /// The last lines of a source as text, oldest first.
     pub fn last_lines(&self, source: SourceId, count: usize) -> Vec<String> {
         let kept = self.kept(source);
         let mut lines: Vec<String> = kept
@@ -259,8 +260,9 @@ impl OutputHub {
         lines
     }
 
-    /// Follows what these sources print; `None`: all, and those that come. Comes with what is
-    /// kept of them, each oldest first: nothing falls between the two, and nothing is in both.
+    /// Follows these sources, or with `None` all sources, later ones too. Returns the chunks that are
+    /// kept, each source's oldest first, and the follower. No chunk is lost between the two or
+    /// contained in both.
     pub fn follow(&self, sources: Option<HashSet<SourceId>>) -> (Vec<Chunk>, Follower) {
         let mut order: Vec<SourceId> = match &sources {
             Some(sources) => sources.iter().copied().collect(),
@@ -268,10 +270,10 @@ impl OutputHub {
         };
         order.sort_unstable();
         order.iter().for_each(|source| self.begins(*source));
-        // Held while looking back: what is printed meanwhile waits to be handed to followers.
+        // The lock is held while looking back: new output waits before it reaches the followers.
         let mut followers = lock(&self.followers);
         let past: Vec<Chunk> = order.into_iter().flat_map(|source| self.in_ring(source)).collect();
-        // The one that waits, if there is one, is kept already.
+        // A chunk that waits for the lock is in the ring already.
         let told = past.iter().map(|chunk| (chunk.source, chunk.number)).collect();
         let queue = Arc::new(Queue { sources, told, state: Mutex::default(), filled: Notify::new() });
         followers.retain(|follower| follower.strong_count() > 0);
@@ -367,9 +369,9 @@ impl OutputSink for OutputHub {
 }
 
 struct Queue {
-    /// `None`: all.
+    /// The sources that are followed. `None`: all.
     sources: Option<HashSet<SourceId>>,
-    /// Of each source the last number that was kept when the follower came.
+    /// The last chunk number of each source that the follower got at the beginning.
     told: HashMap<SourceId, u64>,
     state: Mutex<QueueState>,
     filled: Notify,
@@ -400,27 +402,27 @@ impl Queue {
     }
 }
 
-/// What a follower gets.
+/// An item that a follower receives.
 #[derive(Debug, Clone)]
 pub enum Followed {
     /// The next chunk.
     Chunk(Chunk),
-    /// So many lines were dropped, because this follower was too slow.
+    /// This number of lines was dropped because the follower was too slow.
     Dropped(u64),
 }
 
-/// Follows the output of a tree.
+/// A follower of a tree's output.
 pub struct Follower {
     queue: Arc<Queue>,
 }
 
 impl Follower {
-    /// The next chunk, when it comes.
+    /// Waits for the next item.
     pub async fn next(&mut self) -> Followed {
         loop {
             {
                 let mut state = lock(&self.queue.state);
-                // Told at once: a reader that never catches up must hear of it, too.
+                // Reported at once: a reader that never catches up must learn of it too.
                 if state.dropped > 0 {
                     return Followed::Dropped(std::mem::take(&mut state.dropped));
                 }
@@ -435,7 +437,7 @@ impl Follower {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing under these locks is left half done by a panic.
+    // A panic under these locks leaves nothing half done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -467,7 +469,7 @@ mod tests {
         hub.kept_in(SourceId(0), keep.clone());
         assert_eq!(hub.last_lines(SourceId(0), 9), ["one", "two"]);
         hub.begins(SourceId(0));
-        // As the host does: the rest of the line goes to the file, the whole line here.
+        // Like the host: the rest of the line goes to the file, and the whole line goes to the hub.
         std::fs::write(keep.file(Stream::Out), "one\ntwo\nbegun\n").unwrap();
         let (past, mut follower) = hub.follow(None);
         hub.lines(SourceId(0), Stream::Out, b"begun\n");

@@ -1,9 +1,9 @@
-//! A run, written down: what each machine was told, in order, and what happened.
+//! The recording of a run: the inputs of every machine in order, and the events that followed.
 //!
-//! One JSON value a line: a head with the plan, then steps and events as the log had them.
-//! Written while the log is locked, unbuffered, so that a recording ends where the run did,
-//! however it ended. Reading one back is `replay`'s; an older format is read as long as
-//! `FORMAT` below says so.
+//! The file holds one JSON value per line: a head with the plan, then the steps and events in the
+//! order of the log. They are written unbuffered while the log is locked, so that a recording ends
+//! where the run did, however it ended. Deliberately absent: the replay of a recording, which is in
+//! `replay`. Older formats can be read back as far as [`FORMAT`] says.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -14,38 +14,38 @@ use serde::{Deserialize, Serialize};
 use crate::decide::message::{Step, StepSink};
 use crate::model::{Event, Plan};
 
-/// The format that is written. Formats 1 to this one can be read.
+/// The format that is written. Formats from 1 up to this one can be read.
 pub const FORMAT: u32 = 1;
 
-/// The first line.
+/// The first line of a recording.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RecordingHeader {
-    /// The format.
+    /// The format of the recording.
     pub regrow_recording: u32,
-    /// Of which version of regrow.
+    /// The version of regrow that wrote the recording.
     pub version: String,
-    /// What ran, without its environment.
+    /// The plan that ran, without its environment.
     pub plan: Plan,
 }
 
-/// Each line after it.
+/// A line after the first one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordingLine {
-    /// A machine was told something.
+    /// An input of a machine.
     Step(Step),
-    /// It was written down.
+    /// An event that was appended to the log.
     Event(Event),
 }
 
 /// Writes a recording.
 pub struct Recorder<W: Write + Send> {
-    /// `None`: writing failed, which was told.
+    /// `None` after a failed write, which was logged.
     out: Option<W>,
 }
 
 impl Recorder<File> {
-    /// Into a new file, readable by its owner alone. An error if there is one already.
+    /// Records into a new file, readable by its owner alone. Fails when the file exists.
     pub fn create(path: &Path, plan: &Plan) -> io::Result<Recorder<File>> {
         use std::os::unix::fs::OpenOptionsExt as _;
         let file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
@@ -54,7 +54,7 @@ impl Recorder<File> {
 }
 
 impl<W: Write + Send> Recorder<W> {
-    /// Into any writer.
+    /// Records into any writer.
     pub fn new(mut out: W, plan: &Plan) -> io::Result<Recorder<W>> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let head = RecordingHeader { regrow_recording: FORMAT, version, plan: plan.clone() };
@@ -62,7 +62,7 @@ impl<W: Write + Send> Recorder<W> {
         Ok(Recorder { out: Some(out) })
     }
 
-    /// The writer, unless writing failed.
+    /// The writer. `None` when a write has failed.
     pub fn into_inner(self) -> Option<W> {
         self.out
     }
@@ -101,12 +101,12 @@ impl<W: Write + Send> StepSink for Recorder<W> {
     }
 }
 
-/// Why a recording can't be read.
+/// The reason why a recording can't be read.
 #[derive(Debug)]
 pub enum ReadError {
     /// The file can't be read.
     Io(io::Error),
-    /// It is none, or of a later format; in words.
+    /// The file is not a recording, or has an unknown format. The text says which.
     NotOurs(String),
 }
 
@@ -121,16 +121,16 @@ impl std::fmt::Display for ReadError {
 
 impl std::error::Error for ReadError {}
 
-/// A recording that is read.
+/// Reads a recording line by line.
 pub struct RecordingReader {
-    /// Its head.
+    /// The first line of the recording.
     pub head: RecordingHeader,
     lines: io::Lines<BufReader<File>>,
     number: usize,
 }
 
 impl RecordingReader {
-    /// Opens one and reads its head.
+    /// Opens a recording and reads its head.
     pub fn open(path: &Path) -> Result<RecordingReader, ReadError> {
         let mut lines = BufReader::new(File::open(path).map_err(ReadError::Io)?).lines();
         let first = lines.next().transpose().map_err(ReadError::Io)?.unwrap_or_default();
@@ -148,8 +148,8 @@ impl RecordingReader {
         Ok(RecordingReader { head, lines, number: 1 })
     }
 
-    /// The next line with its number; a line that was cut short when the run was killed is
-    /// the end.
+    /// The next line and its number. A last line that was cut short, because the run was killed, counts
+    /// as the end.
     pub fn next_line(&mut self) -> Result<Option<(usize, RecordingLine)>, ReadError> {
         let Some(text) = self.lines.next().transpose().map_err(ReadError::Io)? else {
             return Ok(None);

@@ -1,9 +1,9 @@
-//! The store: what happened, and how everything stands, in an SQLite database.
+//! The store: the events and the state of every instance, in an SQLite database.
 //!
-//! One thread writes, in groups: what has come while a transaction was under way goes into the
-//! next. It never holds an actor up. Readers open connections of their own and see a snapshot
-//! (write-ahead log). A file that can't be read is set aside, a disk that is full is tried again;
-//! services notice neither.
+//! One thread does all writing, in groups: commands that arrive during a transaction go into the
+//! next one. It never blocks an actor. Readers open connections of their own and see a consistent
+//! snapshot (write-ahead log). A database that can't be read is set aside, and writing to a full
+//! disk is retried; services are not affected by either.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -27,14 +27,14 @@ use crate::sys::files;
 mod schema;
 mod writer;
 
-/// How much is kept.
+/// How much the store keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// Events, and ends of processes.
+    /// The number of events, and of entries in the audit trail.
     pub events: u64,
-    /// Samples of resources.
+    /// How long resource samples are kept.
     pub samples: Duration,
-    /// Tasks that are over: so many, and for so long.
+    /// Finished tasks: the largest number of them, and how long they are kept.
     pub tasks: (usize, Duration),
 }
 
@@ -45,10 +45,10 @@ impl Default for Retention {
     }
 }
 
-/// So many events may wait to be written; what comes beyond is lost to the store, and counted.
+/// How many commands may wait to be written. Events beyond that are counted and not stored.
 const WAITING: u64 = 200_000;
 
-/// A store that is written.
+/// A store that is open for writing.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -63,17 +63,17 @@ struct Inner {
     goals: Mutex<Goals>,
 }
 
-/// What is wished by hand, and who else holds it.
+/// The goals that were set by hand, and another holder that gets each change.
 #[derive(Default)]
 struct Goals {
     held: ManualGoals,
     hold: Option<Box<dyn Fn(String) + Send + Sync>>,
 }
 
-/// The file in which goals are held, beside the store's.
+/// The file with the goals, beside the database.
 const GOALS: &str = "goals.json";
 
-/// What a store could not do.
+/// An error of the store.
 #[derive(Debug)]
 pub struct StoreError(String);
 
@@ -85,7 +85,7 @@ impl std::fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// So much of finished tasks is read back at most.
+/// How many bytes of finished tasks are read back, at most.
 const MOST_OF_TASKS: usize = 16 << 20;
 
 impl From<rusqlite::Error> for StoreError {
@@ -95,7 +95,8 @@ impl From<rusqlite::Error> for StoreError {
 }
 
 impl Store {
-    /// Opens the store of a file, or one in memory for `:memory:`, and reads what there is.
+    /// Opens the store in a file, or in memory for `:memory:`, and reads what an earlier supervisor has
+    /// left.
     pub fn open(path: &Path, retention: Retention) -> Result<(Store, Memory), StoreError> {
         let place = schema::place_of(path);
         let path = place.as_path();
@@ -121,12 +122,13 @@ impl Store {
         Ok((Store { inner: Arc::new(inner) }, memory))
     }
 
-    /// Writes down what there is: every service, whose environment is left out.
+    /// Stores every service of a plan, without its environment.
     pub fn register(&self, plan: &Plan) {
         self.tell(StoreCommand::Plan(plan.services.clone()));
     }
 
-    /// Goals are told of apart from the events: few of them change, and they are to outlive the store.
+    /// Stores the goals when they change. They are stored apart from the events: they change rarely,
+    /// and must survive the loss of the database.
     fn note_goals(&self, event: &Event, tree_state: &TreeState) {
         let mut goals = self.inner.goals.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = match &event.fact {
@@ -146,7 +148,7 @@ impl Store {
                 .and_then(|id| tree_state.entry(id))
                 .is_some_and(|entry| goals.held.note(entry)),
         };
-        // From the first on: what was held before is another supervisor's.
+        // `SupervisorStarted` stores them in any case: the stored goals are an earlier supervisor's.
         if changed || matches!(event.fact, Fact::SupervisorStarted { .. }) {
             goals.held.seq = event.seq;
             let text = serde_json::to_string(&goals.held).unwrap_or_default();
@@ -158,12 +160,12 @@ impl Store {
     }
 
     fn tell(&self, told: StoreCommand) {
-        // The writer lives as long as this does.
+        // The writer lives as long as the store, so the send succeeds.
         self.inner.waiting.fetch_add(1, Ordering::Relaxed);
         let _ = self.inner.writer.send(told);
     }
 
-    /// Events that are kept after a number, oldest first: the last so many of those that are wanted.
+    /// The last `most` events after a sequence number that the filter accepts, oldest first.
     pub fn last_events(
         &self,
         after: u64,
@@ -175,7 +177,8 @@ impl Store {
         Ok(events)
     }
 
-    /// The first so many of them, and before another number; and whether there are more.
+    /// The first `most` events between two sequence numbers that the filter accepts, and whether there
+    /// may be more.
     pub fn first_events(
         &self,
         after: u64,
@@ -215,7 +218,7 @@ impl Store {
         let (mut events, mut count) = (Vec::new(), 0);
         for body in rows {
             count += 1;
-            // One that an older or newer build wrote in another form is passed over.
+            // An event in an unknown form, from an older or newer build, is skipped.
             if let Ok(event) = serde_json::from_str(&body?) {
                 events.push(event);
             }
@@ -223,12 +226,12 @@ impl Store {
         Ok((events, count))
     }
 
-    /// Writes down who did, or was not let do, what.
+    /// Stores an entry of the audit trail.
     pub fn audit(&self, entry: AuditEntry) {
         self.tell(StoreCommand::Audit(entry));
     }
 
-    /// The last so many entries of the audit trail, oldest first.
+    /// The last `most` entries of the audit trail, oldest first.
     pub fn audited(&self, since: Option<SystemTime>, most: usize) -> Result<Vec<AuditEntry>, StoreError> {
         let connection = self.reader()?;
         let mut statement = connection.prepare(
@@ -250,14 +253,14 @@ impl Store {
         Ok(entries)
     }
 
-    /// Keeps the answer to a command that had a key.
+    /// Stores the answer to a command that came with an idempotency key.
     pub fn keep_answer(&self, who: &str, key: &str, asked: &str, status: u16, body: String) {
         let (who, key, asked) = (who.to_owned(), key.to_owned(), asked.to_owned());
         self.tell(StoreCommand::Answer(StoredAnswer { who, key, asked, status, body }));
     }
 
-    /// Keeps a change of the tree that no manifest has: the next supervisor is to make it, too.
-    /// Returns its number.
+    /// Stores a change of the tree that is in no manifest, so that the next supervisor makes it too.
+    /// Returns the number of the change.
     pub fn keep_change(&self, change: &ManualChange) -> i64 {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let number = i64::try_from(since.as_nanos()).unwrap_or(i64::MAX);
@@ -265,12 +268,13 @@ impl Store {
         number
     }
 
-    /// That change was not made; `None`: what the manifests say counts from now on.
+    /// Removes the change of this number, which was not made. With `None` all changes are removed, and
+    /// only the manifests count.
     pub fn forget_change(&self, number: Option<i64>) {
         self.tell(StoreCommand::NotByHand(number));
     }
 
-    /// The changes by hand, in their order.
+    /// The changes that were made by hand, in their order.
     pub fn changes(&self) -> Result<Vec<ManualChange>, StoreError> {
         let connection = self.reader()?;
         let mut statement = connection.prepare("SELECT change FROM by_hand ORDER BY id")?;
@@ -279,7 +283,7 @@ impl Store {
         Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
-    /// The answer that a command of somebody's with this key got.
+    /// The stored answer to the command that `who` sent with this key.
     pub fn answer(&self, who: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
         let connection = self.reader()?;
         let mut statement =
@@ -291,7 +295,7 @@ impl Store {
         Ok(rows.next().transpose()?)
     }
 
-    /// The command of somebody's with this key that was taken within the last day.
+    /// The command that `who` sent with this key, if it was accepted within the last day.
     pub fn was_taken(
         &self,
         who: &str,
@@ -321,7 +325,7 @@ impl Store {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?))
             })?;
             let row = rows.next().transpose()?;
-            // One that another build wrote in another form is none.
+            // A result in an unknown form counts as absent.
             results.push(row.and_then(|(since, until, result)| {
                 let result = serde_json::from_str(&result).ok()?;
                 Some(KeptResult { result, since: at(since), until: at(until) })
@@ -330,7 +334,7 @@ impl Store {
         Ok(results)
     }
 
-    /// The last tasks that are over, as many as are not too much to hold.
+    /// The most recently finished tasks, as far as [`MOST_OF_TASKS`] bytes reach.
     fn tasks(&self, within: Duration, most: usize) -> Result<Vec<KeptTask>, StoreError> {
         let connection = self.reader()?;
         let mut statement = connection
@@ -351,7 +355,7 @@ impl Store {
         Ok(tasks)
     }
 
-    /// What was measured in the last so long, oldest first.
+    /// Passes on the resource points of this last span of time, oldest first.
     fn measured(&self, within: Duration, each: &mut dyn FnMut(ClosedPoint)) -> Result<(), StoreError> {
         let connection = self.reader()?;
         let mut statement = connection
@@ -363,7 +367,7 @@ impl Store {
         })?;
         for row in rows {
             let (at, of, samples, levels) = row?;
-            // One that another build wrote in another form is passed over.
+            // A point in an unknown form, from another build, is skipped.
             let Ok(levels) = serde_json::from_str(&levels) else {
                 continue;
             };
@@ -374,7 +378,7 @@ impl Store {
         Ok(())
     }
 
-    /// The processes that an instance has had, newest first.
+    /// The last `most` incarnations of an instance, newest first.
     pub fn incarnations(&self, instance: &str, most: usize) -> Result<Vec<IncarnationRecord>, StoreError> {
         let connection = self.reader()?;
         let mut statement = connection.prepare(
@@ -405,41 +409,41 @@ impl Store {
     }
 }
 
-/// A change of the tree by a command, which no manifest of the folder has.
+/// A change of the tree by a command that no manifest contains.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ManualChange {
-    /// What a manifest says was added.
+    /// A manifest's services were added.
     Added {
-        /// Its text.
+        /// The text of the manifest.
         manifest: String,
-        /// The file that it came from.
+        /// The file that the manifest came from.
         file: PathBuf,
-        /// The group that it came into.
+        /// The group that the services were added to. `None`: the top of the tree.
         group: Option<Name>,
     },
-    /// These were taken out.
+    /// Services and groups were removed.
     Removed {
-        /// Services.
+        /// The removed services.
         services: Vec<Name>,
-        /// Groups.
+        /// The removed groups.
         groups: Vec<Name>,
     },
 }
 
-/// Which events are wanted.
+/// A selection of events.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EventFilter {
-    /// Not older than this.
+    /// Only events that are not older than this.
     pub since: Option<SystemTime>,
-    /// About these instances; `None`: all, and those about none.
+    /// Only events about these instances. `None`: all events, also those about no instance.
     pub instances: Option<HashSet<String>>,
-    /// Those that bring an instance into one of these states; empty: all.
+    /// Only events that bring an instance into one of these states. Empty: all events.
     pub states: Vec<State>,
 }
 
 impl EventFilter {
-    /// Whether an event is one of them.
+    /// Whether the filter selects an event.
     pub fn fits(&self, event: &Event) -> bool {
         self.since.is_none_or(|at| event.at >= at)
             && (self.states.is_empty()
@@ -450,69 +454,69 @@ impl EventFilter {
     }
 }
 
-/// One line of the audit trail: somebody wanted to change something, or was refused.
+/// One entry of the audit trail: a request to change something, allowed or refused.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct AuditEntry {
-    /// When.
+    /// When the request was made.
     #[serde(with = "crate::model::time::rfc3339")]
     #[cfg_attr(feature = "control", schemars(with = "String"))]
     pub at: SystemTime,
-    /// Who: `user:NAME`, `token:NAME`, or `address:IP` of one who shows no token.
+    /// Who made the request: `user:NAME`, `token:NAME`, or `address:IP` for a client without a token.
     pub who: String,
-    /// What, as a permission has it.
+    /// The action that was requested, by the name of its permission.
     pub action: String,
-    /// To what.
+    /// The resource that the request was about.
     pub resource: String,
-    /// Whether it was allowed.
+    /// Whether the request was allowed.
     pub allowed: bool,
-    /// Why not.
+    /// Why the request was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// A command's answer is kept for so long, for who asks again with its key.
+/// How long the answer to a command is kept for a client that repeats it with the same key.
 const ANSWERS: Duration = Duration::from_secs(24 * 3600);
 
-/// A command that was taken.
+/// A command that was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AcceptedCommand {
-    /// The number of the event that tells so.
+    /// The sequence number of the event that records it.
     pub seq: u64,
-    /// It, as JSON.
+    /// The command as JSON.
     pub command: String,
 }
 
-/// What a command with an `Idempotency-Key` was answered.
+/// The answer to a command that came with an `Idempotency-Key`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAnswer {
-    /// Whose it was.
+    /// Who sent the command.
     pub who: String,
-    /// The key.
+    /// The idempotency key.
     pub key: String,
-    /// The command, as a hash.
+    /// A hash of the command.
     pub asked: String,
-    /// The status of the answer.
+    /// The HTTP status of the answer.
     pub status: u16,
-    /// The answer.
+    /// The body of the answer.
     pub body: String,
 }
 
-/// One process in the life of an instance.
+/// One incarnation of an instance.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct IncarnationRecord {
-    /// Its number.
+    /// The number of the incarnation.
     pub incarnation: u64,
-    /// Its process id, if it came to be.
+    /// The pid of its process. Absent when no process was made.
     pub pid: Option<u32>,
-    /// Why it was made.
+    /// Why it was started.
     pub cause: Option<String>,
-    /// When, as RFC 3339.
+    /// When it was started, as RFC 3339.
     pub started_at: Option<String>,
-    /// When it ended.
+    /// When it ended, as RFC 3339. Absent while it lives.
     pub ended_at: Option<String>,
-    /// How.
+    /// How it ended.
     pub exit: Option<serde_json::Value>,
     /// How long it ran, in seconds.
     pub uptime_s: Option<f64>,
@@ -560,7 +564,7 @@ impl Ledger for Store {
             _ => {}
         }
         let failed = match &event.fact {
-            // Only a start by hand clears a mark, and a beginning anew.
+            // A mark is cleared only by a start by hand, or when the supervisor starts anew.
             Fact::SupervisorStarted { .. }
             | Fact::TakenOver { .. }
             | Fact::GroupGaveUp { .. }
@@ -634,7 +638,7 @@ impl Ledger for Store {
     }
 
     fn after(&self, then: Box<dyn FnOnce() + Send>) {
-        // Everything before it is in the queue already.
+        // The queue is in order, so all earlier commands are written by then.
         self.tell(StoreCommand::After(then));
     }
 
@@ -647,13 +651,13 @@ impl Ledger for Store {
     }
 }
 
-/// A key holds a command's environment, which is never written down: its hash is.
+/// The hash of a result's key. The key contains a command's environment, which is never stored.
 fn digest(key: &[u8]) -> [u8; 32] {
     use sha2::Digest;
     sha2::Sha256::digest(key).into()
 }
 
-/// Makes the folder of a store, ours alone.
+/// Makes the private folder of a store when it is missing.
 pub fn private_folder(path: &Path) -> std::io::Result<()> {
     files::private_parent(path)
 }

@@ -1,4 +1,8 @@
-//! A tree below a keeper, which goes on where an earlier supervisor's stood.
+//! Starts a tree below a keeper: it takes over what an earlier supervisor has left with the keeper
+//! and in the ledger, and goes on from there.
+//!
+//! The rules of recovery are in [`recovery`](crate::decide::recovery); this module gathers what
+//! they need and carries them out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -23,54 +27,57 @@ use crate::record::output::OutputHub;
 use crate::sys::clock;
 use crate::sys::clock::Clock;
 
-/// What a tree below a keeper is made with.
+/// The settings of a tree below a keeper, beside [`Options`].
 pub struct KeeperOptions {
-    /// The line to the keeper.
+    /// The socket of the keeper.
     pub keeper_socket: KeeperSocket,
-    /// What all supervisors that follow each other have in common, and no others: where they keep
-    /// their state.
+    /// The identity that successive supervisors of one tree share, and no others: it says where they
+    /// keep their state.
     pub identity: String,
     /// The file in which processes are noted, apart from the ledger.
     pub journal: PathBuf,
-    /// What happens is written down there; and what was before.
+    /// The ledger that events are written to, and what it held when it was opened; `None` where nothing
+    /// is written down.
     pub ledger: Option<(Arc<dyn Ledger>, Memory)>,
-    /// What becomes of processes that are none of the plan's.
+    /// What becomes of processes that no service of the plan claims.
     pub strangers: UnclaimedPolicy,
 }
 
-/// Processes of services that an earlier supervisor had and that are in no plan now.
+/// What becomes of unclaimed processes: those of services that an earlier supervisor had and that
+/// no plan has now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnclaimedPolicy {
-    /// Nobody wants them any more: they are asked to stop, then killed.
+    /// Unclaimed processes are asked to stop, then killed: no plan wants them any more.
     End,
-    /// Part of the plan could not be read: they may well be wanted, and are left alone until a
-    /// supervisor knows them again.
+    /// Unclaimed processes are left alone until a supervisor knows them again: part of the plan could
+    /// not be read, so it may well want them.
     Leave,
 }
 
-/// Under these names the keeper holds what was wished by hand, the control socket, and tasks that wait.
+/// The names under which the keeper holds the goals set by hand, the control socket, and the
+/// waiting tasks.
 const GOALS: &str = "goals";
 pub(super) const LISTENER: &str = "control socket";
 pub(super) const TASKS: &str = "tasks";
 
-/// So long those that are ended have for it.
+/// The time that an unclaimed process has to end before SIGKILL.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// What was left by an earlier supervisor.
+/// What an earlier supervisor has left.
 #[derive(Default)]
 pub(super) struct Taken {
-    /// What is to be told first.
+    /// The facts that the new supervisor tells first.
     pub(super) facts: Vec<Fact>,
     pub(super) lives: HashMap<InstanceId, Inheritance>,
     pub(super) strangers: HashMap<String, UnclaimedProcess>,
     pub(super) last_event: u64,
-    /// Why it was going down.
+    /// The cause of the shutdown that the earlier supervisor had begun and not finished.
     pub(super) going_down: Option<String>,
 }
 
 impl Handle {
     /// Brings a plan up below a keeper, and goes on with what earlier supervisors have left there and
-    /// in the ledger. Otherwise as [`Handle::start`].
+    /// in the ledger. Apart from that it works as [`Handle::start`].
     pub async fn start_below(
         plan: Plan,
         options: Options,
@@ -83,7 +90,7 @@ impl Handle {
             None => (None, Memory::default()),
         };
         let today = SystemTime::now();
-        // What the Scaler has made of it is so still.
+        // The scaled numbers of replicas carry over from the earlier supervisor.
         let before: BTreeMap<Name, u32> = plan
             .services
             .iter()
@@ -113,7 +120,7 @@ impl Handle {
         };
         let since = memory.since.filter(|_| same_boot && start == StartKind::Follows).unwrap_or(since);
         let clock = Clock::since(since);
-        // The keeper has heard of wishes also when no disk took them.
+        // The keeper holds the goals set by hand even when they could not be written to the disk.
         let by_keeper = held.iter().find(|(name, ..)| name == GOALS);
         let by_keeper = by_keeper.and_then(|(_, text, _)| serde_json::from_str::<ManualGoals>(text).ok());
         if let Some(goals) = by_keeper.filter(|goals| goals.seq > memory.goals.seq) {
@@ -158,7 +165,7 @@ impl Handle {
     }
 }
 
-/// How many copies of a service were there, by their numbers.
+/// The number of copies that a service had: the highest number among the known instances.
 fn copies_of(spec: &ServiceSpec, memory: &Memory) -> Option<u32> {
     let number = |of: &str, text: &String| {
         text.strip_prefix(of)?.strip_prefix('.').and_then(|number| number.parse::<u32>().ok())
@@ -167,7 +174,7 @@ fn copies_of(spec: &ServiceSpec, memory: &Memory) -> Option<u32> {
     count(spec.name.as_str())
 }
 
-/// Whether all copies of a service that were known before were stopped by hand.
+/// Whether all known copies of a service were stopped by hand.
 fn was_kept_down(spec: &ServiceSpec, memory: &Memory) -> bool {
     let of = |text: &str| match text.strip_prefix(spec.name.as_str()) {
         Some("") => true,
@@ -178,7 +185,7 @@ fn was_kept_down(spec: &ServiceSpec, memory: &Memory) -> bool {
     pasts.peek().is_some() && pasts.all(|past| past.state == State::Stopped && past.goal == Goal::Down)
 }
 
-/// A build before this one called a process's owner without its project.
+/// The full name of a process's owner: an earlier build named it without its project.
 fn qualified(tree_state: &TreeState, memory: &Memory, name: &str, pid: u32) -> String {
     let is_there = tree_state.entries().iter().any(|entry| entry.id.to_string() == name);
     if is_there || name.contains('/') {
@@ -198,10 +205,12 @@ fn take_over(
     clock: Clock,
     today: SystemTime,
 ) -> Taken {
-    // The store is lost, or older than what was wished since. Numbers of events go on behind both.
+    // The store is lost, or is older than the goals that the keeper holds. New event numbers continue
+    // after both.
     let newer_goals = (memory.goals.seq > memory.last_event).then(|| memory.goals.clone());
     memory.last_event = memory.last_event.max(memory.goals.seq);
-    // The newest of each: an older one is what could not be forgotten any more.
+    // The newest process of each instance counts; older ones are those that the keeper was no longer
+    // told to forget.
     let mut newest: HashMap<String, KeptProcess> = HashMap::new();
     let mut strays = Vec::new();
     let mut before: HashMap<String, Vec<UnrecordedExit>> = HashMap::new();
@@ -221,10 +230,11 @@ fn take_over(
             before.entry(name).or_default().push(UnrecordedExit { left, exit });
         }
     }
-    // The wish to go down was told to a keeper, and is over with that.
+    // The first supervisor below a keeper has no shutdown to go on with: the keeper that was asked for
+    // it has ended.
     let going_down = memory.going_down.take().filter(|_| start == StartKind::Follows && !first);
     let (mut processes, mut instances, mut facts) = (HashMap::new(), Vec::new(), Vec::new());
-    // By other copies an instance may have been kept down before.
+    // A new copy of a service stays down if all its copies before were stopped by hand.
     let kept_down: HashSet<InstanceId> = tree_state
         .entries()
         .iter()
@@ -260,13 +270,14 @@ fn take_over(
         }
     }
     if going_down.is_some() {
-        // What is down already is not started once more; nobody's wish changes by that.
+        // An instance that is already down is not started again; its goal does not change by that.
         for past in instances.iter_mut().filter(|past| !past.state.has_process()) {
             past.state = State::Registered;
         }
     } else {
         up_again(&mut instances);
-        // Groups restart each other's members where one of them escalates.
+        // Groups restart each other's members where one of them escalates, so instances belong together by
+        // their outermost group.
         let outermost = |id: &InstanceId| {
             tree_state.entry(id).and_then(|entry| tree_state.path_to(entry.group.as_ref()).into_iter().next())
         };

@@ -1,7 +1,8 @@
-//! Pools of an embedding program for functions that block: so many of them run at a time on tokio's
-//! blocking threads, the others wait in order.
+//! Pools of an embedding program for functions that block. A pool runs a limited number of
+//! functions at a time on tokio's blocking threads; the others wait in order.
 //!
-//! A function can't be ended from outside; one that may run long looks at its [`Cancel`] now and then.
+//! A function can't be ended from outside; one that may run long looks at its [`Cancel`] now and
+//! then.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -18,56 +19,56 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::model::{Denial, DenialCode, Name};
 
-/// How large a pool of blocking functions is.
+/// The size of a pool of blocking functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockingSize {
-    /// So many functions run at a time.
+    /// The most functions that run at a time; at least 1.
     pub workers: usize,
-    /// So many may wait.
+    /// The most functions that may wait.
     pub queue: usize,
 }
 
 impl Default for BlockingSize {
-    /// The largest worker pool's size: 32, and 10,000 that may wait.
+    /// The default matches the largest worker pool: 32 functions at a time, and 10,000 that may wait.
     fn default() -> BlockingSize {
         BlockingSize { workers: 32, queue: 10_000 }
     }
 }
 
-/// How a pool of blocking functions stands.
+/// The status of a pool of blocking functions, as numbers of functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockingSnapshot {
     /// Functions that run.
     pub running: usize,
     /// Functions that wait.
     pub queued: usize,
-    /// Functions that have ended, by a panic too.
+    /// Functions that have ended, including those that panicked.
     pub done: u64,
-    /// Of these, those that panicked.
+    /// Functions that ended by a panic; `done` counts them too.
     pub panicked: u64,
     /// Functions that were cancelled before they ran.
     pub cancelled: u64,
 }
 
-/// How one function stands.
+/// The state of one function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobState {
-    /// It waits for a thread.
+    /// The function waits for a thread.
     Queued,
-    /// It runs.
+    /// The function runs.
     Running,
-    /// It has ended.
+    /// The function has ended.
     Done,
-    /// It was cancelled before it ran.
+    /// The function was cancelled before it ran.
     Cancelled,
 }
 
-/// Why there is no value of a function.
+/// The reason why a function has no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobError {
-    /// It was cancelled before it ran, or its pool was closed.
+    /// The function was cancelled before it ran, or its pool was closed.
     Cancelled,
-    /// It panicked, with these words.
+    /// The function panicked, with this message.
     Panicked(String),
     /// The program's tokio runtime has ended.
     Gone,
@@ -90,7 +91,7 @@ impl std::error::Error for JobError {}
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Whether it is to end early.
+    /// Whether the function is to end early.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -108,7 +109,7 @@ struct Inner {
     size: BlockingSize,
     threads: Handle,
     state: Mutex<State>,
-    /// Rings when nothing is left to do.
+    /// Notified when no worker is left.
     empty: Notify,
 }
 
@@ -120,11 +121,11 @@ enum Door {
 
 struct State {
     door: Door,
-    /// Those that were cancelled may still be in it.
+    /// The functions in order; cancelled ones may still be among them.
     queue: VecDeque<Arc<dyn Work>>,
-    /// Of these, those that are to be run.
+    /// The number of functions in the queue that are still to be run.
     waiting: usize,
-    /// Threads that take from the queue.
+    /// The number of threads that take from the queue, or were asked for and have not begun yet.
     workers: usize,
     running: usize,
     done: u64,
@@ -138,15 +139,18 @@ impl Inner {
     }
 }
 
-/// A function in the queue. What it is, waiting, running or cancelled, changes under the pool's lock.
+/// A function in the queue. Its state (queued, running or cancelled) changes only under the pool's
+/// lock.
 trait Work: Send + Sync {
-    /// Whether it is to be run, which is then to follow.
+    /// Marks the function as running; returns whether it is to be run, and the caller then runs it.
     fn begin(&self) -> bool;
-    /// Whether it panicked.
+    /// Runs the function, and returns whether it panicked.
     fn run(&self) -> bool;
-    /// Whether it waited until now, and is not to be run any more; what it holds is then to be discarded.
+    /// Cancels the function; returns whether it was still waiting, and the caller then discards what it
+    /// holds.
     fn cancel(&self) -> bool;
-    /// Not under the pool's lock: what the function holds may have ends of its own.
+    /// Drops what the function holds. The caller must not hold the pool's lock: a destructor may use
+    /// the pool.
     fn discard(&self, why: JobError);
     fn is_cancelled(&self) -> bool;
 }
@@ -157,13 +161,13 @@ const DONE: u8 = 2;
 const CANCELLED: u8 = 3;
 
 type Function<T> = Box<dyn FnOnce(&Cancel) -> T + Send>;
-/// A function, and where its value goes.
+/// A function, and the channel that its value goes to.
 type Parts<T> = (Function<T>, oneshot::Sender<Result<T, JobError>>);
 
 struct Shared<T> {
     state: AtomicU8,
     cancel: Cancel,
-    /// Until it is run or cancelled.
+    /// The function and its channel, until it is run or cancelled.
     parts: Mutex<Option<Parts<T>>>,
 }
 
@@ -195,7 +199,7 @@ impl<T: Send + 'static> Work for Shared<T> {
             JobError::Panicked(words)
         });
         apart(|| {
-            // Nobody may wait for it.
+            // The send fails where nobody waits for the value.
             let _ = answer.send(value);
         });
         panicked
@@ -218,14 +222,15 @@ impl<T: Send + 'static> Work for Shared<T> {
     }
 }
 
-/// Does something by which values of the program may be dropped: a panic of these is nobody's else.
+/// Does work that may drop values of the program: a panic in their destructors is logged, and goes
+/// no further.
 fn apart(work: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
         tracing::error!(
             "a value of a pool's function panicked when it was dropped: {}",
             words(panic.as_ref())
         );
-        // What it carries may do the same.
+        // Dropping what the panic carries may panic too.
         std::mem::forget(panic);
     }
 }
@@ -235,7 +240,8 @@ fn words(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without words".to_owned())
 }
 
-/// A function that was taken: the future of its value. Dropping it cancels nothing.
+/// A function that the pool has accepted, as the future of its value. Dropping the job does not
+/// cancel the function.
 pub struct Job<T> {
     pool: Arc<Inner>,
     shared: Arc<Shared<T>>,
@@ -251,7 +257,7 @@ impl<T> Drop for Job<T> {
 }
 
 impl<T: Send + 'static> Job<T> {
-    /// How it stands.
+    /// The state of the function.
     pub fn state(&self) -> JobState {
         match self.shared.state.load(Ordering::Acquire) {
             QUEUED => JobState::Queued,
@@ -261,7 +267,8 @@ impl<T: Send + 'static> Job<T> {
         }
     }
 
-    /// Takes it out of the queue; one that runs is told by its [`Cancel`]. Whether it had not begun.
+    /// Takes the function out of the queue. A function that runs already is told by its [`Cancel`].
+    /// Returns whether the function had not begun.
     pub fn cancel(&self) -> bool {
         let mut state = self.pool.state();
         let cancelled = self.shared.cancel();
@@ -283,7 +290,7 @@ impl<T> Future for Job<T> {
 }
 
 impl BlockingPool {
-    /// A pool on the threads of the tokio runtime that this is called in.
+    /// Makes a pool on the threads of the tokio runtime that this is called in.
     pub(super) fn new(name: Name, size: BlockingSize) -> BlockingPool {
         let state = State {
             door: Door::Open,
@@ -301,17 +308,17 @@ impl BlockingPool {
         BlockingPool { inner: Arc::new(inner) }
     }
 
-    /// Whether they are one.
+    /// Whether both handles are of the same pool.
     pub(super) fn is(&self, other: &BlockingPool) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Its name.
+    /// The name of the pool.
     pub fn name(&self) -> &Name {
         &self.inner.name
     }
 
-    /// How large it is.
+    /// The size of the pool.
     pub fn size(&self) -> BlockingSize {
         self.inner.size
     }
@@ -333,7 +340,7 @@ impl BlockingPool {
         self.submit_with(|_| function())
     }
 
-    /// The same of a function that may run long: it is told when nobody wants its value any more.
+    /// Submits a function that may run long: it is told when nobody wants its value any more.
     pub fn submit_with<T, F>(&self, function: F) -> Result<Job<T>, Denial>
     where
         T: Send + 'static,
@@ -369,13 +376,14 @@ impl BlockingPool {
         drop(state);
         if needs_a_thread {
             let place = WorkerPlace { pool: Arc::clone(inner), given_up: false };
-            // Where the runtime has ended it is dropped instead.
+            // Where the runtime has ended, the closure is dropped instead of run, and so is the worker's
+            // place.
             inner.threads.spawn_blocking(move || work(place));
         }
         Ok(Job { pool: Arc::clone(inner), shared, answer })
     }
 
-    /// How it stands.
+    /// The status of the pool.
     pub fn snapshot(&self) -> BlockingSnapshot {
         let state = self.inner.state();
         BlockingSnapshot {
@@ -387,7 +395,7 @@ impl BlockingPool {
         }
     }
 
-    /// Takes nothing more. What waits is cancelled; what runs goes on to its end.
+    /// Accepts no more functions. Waiting functions are cancelled; running ones go on to their end.
     pub fn close(&self) {
         let cancelled = {
             let mut state = self.inner.state();
@@ -401,10 +409,10 @@ impl BlockingPool {
         cancelled.iter().for_each(|work| work.discard(JobError::Cancelled));
     }
 
-    /// Takes nothing more, and returns when all that was taken is done.
+    /// Accepts no more functions, and returns when every accepted one is done.
     pub async fn drain(&self) {
         loop {
-            // Asked for before looking, or a ring between the two is lost.
+            // The notification is requested before the check: one that came between the two would be lost.
             let rings = self.inner.empty.notified();
             {
                 let mut state = self.inner.state();
@@ -418,14 +426,15 @@ impl BlockingPool {
     }
 }
 
-/// A place among a pool's workers.
+/// The place of one worker among those of a pool.
 struct WorkerPlace {
     pool: Arc<Inner>,
     given_up: bool,
 }
 
 impl Drop for WorkerPlace {
-    /// No thread came to it: with nobody left to run it, what waits will never be run.
+    /// Gives the place back where its thread never ran or was cut short. If it was the last place, the
+    /// waiting functions will never run and are cancelled.
     fn drop(&mut self) {
         if self.given_up {
             return;
@@ -447,13 +456,13 @@ impl Drop for WorkerPlace {
     }
 }
 
-/// Takes from the queue until it is empty.
+/// Runs the functions of the queue until it is empty.
 fn work(mut place: WorkerPlace) {
     let pool = Arc::clone(&place.pool);
     let mut state = pool.state();
     loop {
         let Some(work) = state.queue.pop_front() else {
-            // Under the same lock: who submits then sees that a thread is needed.
+            // The place is given up under the same lock: the next submit then sees that a thread is needed.
             state.workers -= 1;
             place.given_up = true;
             if state.workers == 0 {

@@ -1,5 +1,8 @@
-//! Named pools of an embedding program: for commands, and for functions that block. Each kind has one that
-//! is there from the beginning, named `default`.
+//! The named pools of an embedding program: pools for commands, and pools for functions that block.
+//! Each kind has one pool named `default`, which exists from the start of the tree.
+//!
+//! This module creates, lists and removes pools. How a pool runs its work is in
+//! [`tasks`](super::tasks) and [`blocking`](super::blocking).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,10 +20,10 @@ use crate::model::sample::Sample;
 use crate::model::stats::PoolStats;
 use crate::model::{Denial, DenialCode, Name};
 
-/// The name of the pools that are there from the beginning.
+/// The name of the two pools that exist from the start of the tree.
 pub const DEFAULT: &str = "default";
 
-/// The pools of a tree. Cheap to clone.
+/// The pools of a tree. The handle is cheap to clone.
 #[derive(Clone)]
 pub struct Pools {
     inner: Arc<Inner>,
@@ -35,7 +38,7 @@ struct Inner {
     tasks: Tasks,
     blocking: BlockingPool,
     named: Mutex<BTreeMap<Name, Named>>,
-    /// Turns true at the end of the tree.
+    /// The flag turns true at the end of the tree: from then on no pool is created.
     ended: AtomicBool,
 }
 
@@ -55,16 +58,16 @@ impl Named {
     }
 }
 
-/// How a pool stands.
+/// The status of a pool, by its kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PoolStatus {
-    /// It runs commands.
+    /// A pool that runs commands.
     Commands(PoolStats),
-    /// It runs functions.
+    /// A pool that runs blocking functions.
     Blocking(BlockingSize, BlockingSnapshot),
 }
 
-/// With what pools are made.
+/// Everything that [`Pools::start`] needs.
 pub(super) struct PoolsArgs {
     pub(super) rules: TaskRules,
     pub(super) task_context: TaskContext,
@@ -93,28 +96,29 @@ impl Pools {
         self.inner.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pool for commands that is there from the beginning.
+    /// The default pool for commands.
     pub fn commands(&self) -> &Tasks {
         &self.inner.tasks
     }
 
-    /// The pool for blocking functions that is there from the beginning.
+    /// The default pool for blocking functions.
     pub fn blocking(&self) -> &BlockingPool {
         &self.inner.blocking
     }
 
-    /// The rules of the first pool for commands, to begin from.
+    /// The rules of the default pool for commands, as a base for those of another pool.
     pub fn rules(&self) -> &TaskRules {
         &self.inner.rules
     }
 
-    /// Makes a pool for commands, with workers, queue and cache (in memory) of its own. Refused where there
-    /// is one of that name.
+    /// Makes a pool for commands, with workers, a queue and a cache (in memory) of its own. Refused
+    /// where the name is in use.
     pub async fn create_commands(&self, name: Name, rules: TaskRules) -> Result<Tasks, Denial> {
         self.free(&name)?;
         let Inner { task_context, context, samples, root, .. } = &*self.inner;
         let mut rules = rules;
-        // Each sample is decided on, as for the first pool. Results outlive the supervisor in that alone.
+        // The scaler decides on every sample, as in the default pool. Only the default pool's results
+        // outlive the supervisor.
         rules.scale.pause = self.inner.rules.scale.pause;
         let args = (rules, Arc::clone(task_context), Some(name.clone()));
         let above = (None, TaskPersistence::default());
@@ -129,14 +133,14 @@ impl Pools {
             taken
         };
         if taken {
-            // Somebody else was quicker.
+            // A concurrent caller has created a pool of this name meanwhile.
             tasks.end();
             return Err(exists(&name));
         }
         Ok(tasks)
     }
 
-    /// Makes a pool for blocking functions. Refused where there is one of that name.
+    /// Makes a pool for blocking functions. Refused where the name is in use.
     pub fn create_blocking(&self, name: Name, size: BlockingSize) -> Result<BlockingPool, Denial> {
         self.free(&name)?;
         let pool = BlockingPool::new(name.clone(), size);
@@ -156,7 +160,7 @@ impl Pools {
         if taken { Err(exists(name)) } else { Ok(()) }
     }
 
-    /// The pool for commands of this name.
+    /// The pool for commands with this name.
     pub fn commands_named(&self, name: &str) -> Option<Tasks> {
         if name == DEFAULT {
             return Some(self.inner.tasks.clone());
@@ -168,7 +172,7 @@ impl Pools {
         })
     }
 
-    /// The pool for blocking functions of this name.
+    /// The pool for blocking functions with this name.
     pub fn blocking_named(&self, name: &str) -> Option<BlockingPool> {
         if name == DEFAULT {
             return Some(self.inner.blocking.clone());
@@ -180,7 +184,7 @@ impl Pools {
         })
     }
 
-    /// All there are, the two from the beginning first, and how they stand.
+    /// The names and the status of all pools, the two default ones first.
     pub async fn list(&self) -> Vec<(String, PoolStatus)> {
         let named: Vec<(Name, Named)> =
             self.named().iter().map(|(name, pool)| (name.clone(), pool.clone())).collect();
@@ -192,7 +196,7 @@ impl Pools {
             let status = match pool {
                 Named::Commands(tasks) => match tasks.snapshot().await {
                     Ok((snapshot, _)) => PoolStatus::Commands(snapshot),
-                    // Its actor has ended with the tree.
+                    // The pool's actor has ended with the tree.
                     Err(_) => continue,
                 },
                 Named::Blocking(pool) => PoolStatus::Blocking(pool.size(), pool.snapshot()),
@@ -202,8 +206,9 @@ impl Pools {
         list
     }
 
-    /// Closes a named pool and forgets it. `wait`: all that it has taken is run to its end first; otherwise
-    /// what waits is cancelled, commands that run are ended, and functions that run go on alone.
+    /// Closes a named pool and forgets it. With `wait`, everything that the pool has accepted runs to
+    /// its end first. Otherwise waiting work is cancelled and running commands are ended; running
+    /// functions go on by themselves.
     pub async fn remove(&self, name: &str, wait: bool) -> Result<(), Denial> {
         if name == DEFAULT {
             let reason = "the pool default lives as long as its tree".to_owned();
@@ -225,12 +230,12 @@ impl Pools {
             Named::Blocking(pool) if wait => pool.drain().await,
             Named::Blocking(pool) => pool.close(),
         }
-        // Another one may have its name by now.
+        // A new pool may have taken the name meanwhile; that one is kept.
         self.named().retain(|of, other| of.as_str() != name || !other.is(&pool));
         Ok(())
     }
 
-    /// At the end of the tree: those that run commands.
+    /// All pools that run commands, for the end of the tree.
     pub(super) fn of_commands(&self) -> Vec<Tasks> {
         let named = self.named();
         let named = named.values().filter_map(|pool| match pool {
@@ -240,7 +245,7 @@ impl Pools {
         std::iter::once(self.inner.tasks.clone()).chain(named).collect()
     }
 
-    /// And those that run functions take nothing more.
+    /// Closes all pools for blocking functions, and lets no new pool be created.
     pub(super) fn close_blocking(&self) {
         self.inner.ended.store(true, Ordering::SeqCst);
         self.inner.blocking.close();

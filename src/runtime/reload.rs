@@ -1,4 +1,7 @@
-//! One plan made of another while it runs, by the commands that a user has.
+//! Changes a running tree into that of another plan, with the same commands that a user has.
+//!
+//! What differs between two plans, and the way from one to the other, is decided in
+//! [`crate::decide::reload`]; this module issues the commands and collects their answers.
 
 use std::sync::Arc;
 
@@ -16,18 +19,18 @@ use crate::model::{
     Requester, Selector, ServiceSpec, State,
 };
 
-/// What a reload has done.
+/// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
 pub struct Reloaded {
-    /// What there was to do.
+    /// The differences between the two plans.
     #[serde(flatten)]
     pub difference: PlanDiff,
-    /// Whether all of it was done, and what was started is ready.
+    /// Whether all of it was done, and everything that was started is ready.
     pub ok: bool,
-    /// What became of everything that was started, stopped or restarted.
+    /// The outcome for every instance that was started, stopped or restarted.
     pub results: Vec<InstanceAnswer>,
-    /// Manifests that can't be used as they are: what they said before runs on.
+    /// The manifests that can't be used as they are; their services keep running as before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faulty: Vec<FaultyManifest>,
 }
@@ -35,9 +38,9 @@ pub struct Reloaded {
 type Pending = oneshot::Receiver<Result<Answer, Denial>>;
 
 impl Handle {
-    /// Makes the tree that of another plan, and touches only what differs. Returns when what was
-    /// added and restarted is ready, or says why not. The plan is read when it is this one's turn: of
-    /// two, the later one is the one that stands.
+    /// Changes the tree into that of another plan, and touches only what differs. Returns when
+    /// everything added and restarted is ready, or says why not. Changes go one at a time, and the plan
+    /// is read only when its turn comes, so the later of two changes wins.
     pub async fn change_to<E: From<Denial>>(
         &self,
         plan: impl Future<Output = Result<Plan, E>>,
@@ -47,8 +50,8 @@ impl Handle {
         Ok(self.changed(changing).await)
     }
 
-    /// The same, up to where only what was started has to become ready, which holds up no other
-    /// change.
+    /// Does the same up to the point where the started instances only have to become ready; that wait
+    /// holds up no other change.
     pub async fn begin_change_to<E: From<Denial>>(
         &self,
         plan: impl Future<Output = Result<Plan, E>>,
@@ -58,7 +61,7 @@ impl Handle {
         Ok(self.begin_change(plan.await?, by.as_ref()).await?)
     }
 
-    /// Waits for what a change has started.
+    /// Waits until everything that a change has started is ready, or has failed.
     pub async fn changed(&self, changing: Changing) -> Reloaded {
         let Changing { mut reloaded, starting } = changing;
         for pending in starting {
@@ -73,7 +76,8 @@ impl Handle {
         let way = reload::way(&self.plan(), &plan, |service| self.spawn_fingerprint(service));
         let ReloadPlan { difference, add, change, remove, put_back, restart, scale, renamed } = way;
         let mut reloaded = Reloaded { difference, ok: true, results: Vec::new(), faulty: Vec::new() };
-        // Each is on the board before the next is looked at: they go through one mailbox.
+        // Each command is in the tree state before the next one is carried out, since all go through one
+        // mailbox.
         let mut starting: Vec<Pending> = Vec::new();
         for addition in add {
             starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
@@ -84,7 +88,7 @@ impl Handle {
             answered(changed).await?;
         }
         let (services, groups) = remove;
-        // Of those that were stopped by hand the copies that come back stay down.
+        // The copies of a service that was stopped by hand stay down when they come back.
         let now = |name: &Name| {
             let by_another = renamed.iter().find(|(before, _)| before == name).map(|(_, after)| after);
             by_another.unwrap_or(name).clone()
@@ -99,7 +103,7 @@ impl Handle {
             removed_all = answer.ok;
             reloaded.note(answer);
         }
-        // Nothing can be put in the place of what would not go.
+        // A service that was not removed can't be replaced.
         for addition in put_back.into_iter().filter(|_| removed_all) {
             let (addition, later) = without_start(addition, &down);
             starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
@@ -107,7 +111,7 @@ impl Handle {
                 let select = Selector::named(later.iter().map(|spec| spec.name.as_str()));
                 let change = Arc::new(PlanChange { services: later, ..PlanChange::default() });
                 answered(self.submit(Command::Reconfigure { change }, by)?).await?;
-                // So that the next supervisor knows of the wish, too.
+                // The command tells the next supervisor, too, that the service is to stay down.
                 answered(self.submit(Command::Stop { select, force: true }, by)?).await?;
             }
         }
@@ -117,8 +121,7 @@ impl Handle {
             let select = Selector::named(running.iter().map(Name::as_str));
             starting.push(self.submit(Command::Restart { select }, by)?);
         }
-        // What could not be started may be possible now: its folder or its program may have come with the
-        // manifests.
+        // A spawn that failed may succeed now: the folder or the program may have come with the manifests.
         let lost = self.tree_state(|tree_state| {
             let lost = tree_state.entries().iter().filter(|entry| {
                 entry.goal == Goal::Up
@@ -135,7 +138,8 @@ impl Handle {
         for (service, to) in scale {
             let mut events = self.events();
             let mut pending = self.submit(Command::Scale { service: service.clone(), replicas: to }, by)?;
-            // Those that go are down first: whoever changes it next is to find what there is then.
+            // Copies that are scaled away are down first, so that the next change finds the tree as it will
+            // stay.
             let is = || self.plan().service(service.as_str()).is_some_and(|spec| spec.replicas == to);
             let early = loop {
                 if is() {
@@ -169,7 +173,7 @@ impl Handle {
         })
     }
 
-    /// With what each process of a service was made.
+    /// The spawn fingerprint of each running process of a service.
     fn spawn_fingerprint(&self, service: &Name) -> Vec<u32> {
         self.tree_state(|tree_state| {
             let live = tree_state.instances_of(service).filter(|entry| entry.state.has_process());
@@ -177,7 +181,7 @@ impl Handle {
         })
     }
 
-    /// Whether it has a process that is another by now, or could not have one.
+    /// Whether an instance of the service is to be up and has a process, or failed to get or keep one.
     fn wants_another_process(&self, service: &Name) -> bool {
         self.tree_state(|tree_state| {
             tree_state.instances_of(service).any(|entry| {
@@ -189,7 +193,7 @@ impl Handle {
     }
 }
 
-/// A change that is made, but for what it has started.
+/// A change that is made, except that what it has started may not be ready yet.
 pub struct Changing {
     reloaded: Reloaded,
     starting: Vec<Pending>,
@@ -218,7 +222,8 @@ async fn answered(pending: Pending) -> Result<Answer, Denial> {
     pending.await.unwrap_or_else(|_| Err(gone()))
 }
 
-/// The addition in which these services don't start by themselves, and how they are to be after it.
+/// Returns the addition with the services named in `down` not started by themselves, and the specs
+/// that these are to have afterwards.
 fn without_start(mut addition: Addition, down: &[Name]) -> (Addition, Vec<Arc<ServiceSpec>>) {
     let mut later = Vec::new();
     for spec in &mut addition.services {

@@ -1,4 +1,7 @@
-//! Commands that are run once: the way to the worker pool.
+//! One-shot commands: [`Tasks`] is the program's way to a worker pool and its scaler.
+//!
+//! It checks what it is given and turns refusals into answers. The queue, the workers and the cache
+//! are the pool's.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -26,17 +29,17 @@ use crate::model::{Denial, DenialCode, Name};
 use crate::sys::clock::Clock;
 use crate::sys::ids;
 
-/// Bytes of each stream that a result carries along, unless more are asked for.
+/// The most bytes of each output stream that a result carries, unless the caller asks for more.
 pub const IN_A_RESULT: usize = 1 << 20;
 
-/// The worker pool of a tree. Cheap to clone.
+/// A worker pool of the tree. The handle is cheap to clone.
 #[derive(Clone)]
 pub struct Tasks {
     actor: ActorRef<PoolMsg>,
     scaler: ActorRef<ScalerMsg>,
     results: Arc<Mutex<Results>>,
     ledger: Option<Arc<dyn Ledger>>,
-    /// When the cache was cleared last: what was kept before counts no more.
+    /// The time when the cache was last cleared; kept results from before it no longer count.
     cleared: Arc<Mutex<Option<SystemTime>>>,
     clock: Clock,
     disk_full: f64,
@@ -55,7 +58,7 @@ impl Tasks {
         let results = Arc::new(Mutex::new(Cache::new(rules.cache)));
         let policy = ScalePolicy { min: rules.size.min, max: rules.size.max, ..rules.scale };
         let (disk_full, load_high, mode) = (rules.disk_full, rules.load_high, rules.mode);
-        // A named pool has a cache of its own.
+        // Only the default pool keeps its results in the ledger; a named pool has a cache in memory alone.
         let ledger = context.ledger.clone().filter(|_| rules.keep == KeepResults::InLedger && name.is_none());
         let args = PoolArgs {
             rules,
@@ -88,17 +91,19 @@ impl Tasks {
         answered.await.map_err(|_| gone())
     }
 
-    /// Takes commands, all of them or none; `who`: for whom, which results are kept apart by.
+    /// Submits commands, all of them or none. `who` names the requester: cached results are kept apart
+    /// by requester.
     pub async fn submit(&self, specs: Vec<TaskSpec>, who: &str) -> Result<Vec<TaskId>, Denial> {
         Ok(self.begin(specs, who).await?.into_iter().map(|ticket| ticket.id).collect())
     }
 
-    /// The same; what comes of them is known by their tickets, also when they are forgotten here.
+    /// Submits commands as [`Tasks::submit`] does, and returns tickets: a ticket tells a task's result
+    /// even after the pool has forgotten the task.
     pub async fn begin(&self, specs: Vec<TaskSpec>, who: &str) -> Result<Vec<Ticket>, Denial> {
         self.begin_that_lives(TaskLifetime::OnItsOwn, specs, who).await
     }
 
-    /// The same, `lives`: whether they are run by the daemon after this one, too.
+    /// Submits commands as [`Tasks::begin`] does; `lives` says whether a later daemon runs them too.
     pub(crate) async fn begin_that_lives(
         &self,
         lives: TaskLifetime,
@@ -126,7 +131,7 @@ impl Tasks {
         })
     }
 
-    /// Puts into the cache what earlier supervisors have kept of these commands.
+    /// Puts the results of these commands that earlier supervisors have kept into the cache.
     async fn recall(&self, ledger: &Arc<dyn Ledger>, specs: &[TaskSpec], who: &str) {
         let results = || self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = specs.iter().filter(|spec| spec.cache.is_some()).map(|spec| key_of(spec, who));
@@ -140,7 +145,7 @@ impl Tasks {
             let kept = ledger.kept_results(&keys);
             kept.into_iter().zip(unknown).filter_map(|(kept, key)| Some((kept?, key))).collect()
         };
-        // It reads a file.
+        // Reading the ledger blocks on a file.
         let found = tokio::task::spawn_blocking(read).await;
         let (now, wall) = (self.clock.now(), SystemTime::now());
         let cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +153,8 @@ impl Tasks {
             if cleared.is_some_and(|cleared| since <= cleared) {
                 continue;
             }
-            // By a clock that was ahead, nothing is known of its age.
+            // The age of a result is unknown where its timestamp lies in the future, because the clock was
+            // ahead then.
             let (Ok(old), Ok(left)) = (wall.duration_since(since), until.duration_since(wall)) else {
                 continue;
             };
@@ -179,7 +185,7 @@ impl Tasks {
         Ok(finished.result(ticket.id, IN_A_RESULT))
     }
 
-    /// The result of an earlier command, where it need not be run.
+    /// The cached result of an earlier run of the command, where one is recent enough.
     pub fn remembered(&self, spec: &TaskSpec, who: &str) -> Option<TaskResult> {
         let (age, key) = (spec.cache?, key_of(spec, who));
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
@@ -188,36 +194,38 @@ impl Tasks {
         found.map(|finished| finished.result(ids::task(), IN_A_RESULT))
     }
 
-    /// Follows a task: where it stands, and where it comes to.
+    /// Follows a task: the receiver yields its stage, and at the end its result.
     pub async fn follow(&self, id: TaskId) -> Result<watch::Receiver<Stage>, Denial> {
         self.ask(|answer| PoolMsg::Follow(id, answer)).await?.ok_or_else(|| unknown(id))
     }
 
-    /// The result of a task, when it is over, with at most so many bytes of each stream.
+    /// Waits until a task is over and returns its result, with at most `most` bytes of each output
+    /// stream.
     pub async fn result(&self, id: TaskId, most: usize) -> Result<TaskResult, Denial> {
         let mut ticket = Ticket { id, stages: self.follow(id).await? };
-        // Its sender goes when it is forgotten, which is after it is over.
+        // The pool drops the sender when it forgets the task, which happens only after its end.
         let finished = ticket.over().await.ok_or_else(|| unknown(id))?;
         Ok(finished.result(id, most))
     }
 
-    /// How all of them stand, oldest first.
+    /// The status of all tasks, oldest first.
     pub async fn list(&self) -> Result<Vec<TaskStatus>, Denial> {
         self.ask(PoolMsg::List).await
     }
 
-    /// How one stands.
+    /// The status of one task.
     pub async fn status(&self, id: TaskId) -> Result<TaskStatus, Denial> {
         self.ask(|answer| PoolMsg::Status(id, answer)).await?.ok_or_else(|| unknown(id))
     }
 
-    /// Ends a task: SIGTERM, and SIGKILL after its grace; `at_once`: SIGKILL. One that waits is not run.
+    /// Ends a task with SIGTERM, and with SIGKILL after its grace; with `at_once`, with SIGKILL right
+    /// away. A task that still waits is not run.
     pub async fn cancel(&self, id: TaskId, at_once: bool) -> Result<(), Denial> {
         self.directive(id, PoolInput::Cancel(id, at_once)).await
     }
 
-    /// Says for a task that runs how far it has come. A task says it itself by lines on the descriptor
-    /// that `REGROW_PROGRESS_FD` names: see [`parse`](crate::decide::progress::parse).
+    /// Reports the progress of a running task from outside. A task reports its own progress by lines on
+    /// the descriptor that `REGROW_PROGRESS_FD` names: see [`parse`](crate::decide::progress::parse).
     pub async fn report_progress(&self, id: TaskId, report: ProgressReport) -> Result<(), Denial> {
         let report = progress::sane(report).map_err(|why| denial(DenialCode::Invalid, &why))?;
         match self.ask(|answer| PoolMsg::Report(id, report, answer)).await? {
@@ -228,12 +236,12 @@ impl Tasks {
         }
     }
 
-    /// Halts a task that runs, and its time.
+    /// Pauses a running task, and the clock of its timeout.
     pub async fn pause(&self, id: TaskId) -> Result<(), Denial> {
         self.directive(id, PoolInput::Pause(id)).await
     }
 
-    /// Lets it go on.
+    /// Resumes a paused task.
     pub async fn resume(&self, id: TaskId) -> Result<(), Denial> {
         self.directive(id, PoolInput::Resume(id)).await
     }
@@ -243,7 +251,8 @@ impl Tasks {
         self.over_or(id, answer).await
     }
 
-    /// What the pool does not know any more may be over.
+    /// Turns the pool's answer into that of the caller: a task that the pool no longer runs may be over
+    /// rather than unknown.
     async fn over_or(&self, id: TaskId, answer: Result<(), PoolRefusal>) -> Result<(), Denial> {
         match answer {
             Err(PoolRefusal::Unknown) if self.follow(id).await.is_ok() => {
@@ -254,12 +263,13 @@ impl Tasks {
         }
     }
 
-    /// Forgets tasks that are over; how many there were.
+    /// Forgets all tasks that are over, and returns how many there were.
     pub async fn cleanup(&self) -> Result<usize, Denial> {
         self.ask(PoolMsg::Cleanup).await
     }
 
-    /// So many workers from now on, within the bounds; the pool does not scale by itself then.
+    /// Sets the number of workers, within the bounds of the pool; the pool then no longer scales by
+    /// itself.
     pub async fn scale(&self, workers: u32) -> Result<(), Denial> {
         let (_, ScalePolicy { min, max, .. }) = self.ask_scaler(ScalerMsg::Stand).await?;
         if !(min..=max).contains(&workers) {
@@ -270,7 +280,7 @@ impl Tasks {
         self.ask_scaler(|answer| ScalerMsg::Scale(workers, answer)).await
     }
 
-    /// Sets how large the pool may be, and whether it scales by itself.
+    /// Sets the bounds of the pool's size, and whether the pool scales by itself.
     pub async fn set_bounds(&self, bounds: PoolSettings) -> Result<(), Denial> {
         let (_, policy) = self.ask_scaler(ScalerMsg::Stand).await?;
         let (min, max) = (bounds.min.unwrap_or(policy.min), bounds.max.unwrap_or(policy.max));
@@ -292,7 +302,7 @@ impl Tasks {
         answered.await.map_err(|_| gone())
     }
 
-    /// How the pool stands, and what commands have come to.
+    /// The status of the pool, and the performance figures of its tasks.
     pub async fn snapshot(&self) -> Result<(PoolStats, Performance), Denial> {
         let PoolSnapshot { snapshot, size, performance } = self.ask(PoolMsg::Stand).await?;
         let pool = PoolStats {
@@ -308,13 +318,13 @@ impl Tasks {
         Ok((pool, performance))
     }
 
-    /// How many end with this supervisor, since they run or since their client waits for them, and how many wait
-    /// on their own: a daemon after this one runs those.
+    /// The number of tasks that end with this supervisor, because they run or because their client
+    /// waits for them; and the number of tasks that wait on their own, which a later daemon runs.
     pub async fn left(&self) -> (usize, usize) {
         self.ask(PoolMsg::Left).await.unwrap_or_default()
     }
 
-    /// Who makes the pool larger and smaller, and by which thresholds.
+    /// The status of the scaler, and its thresholds.
     pub async fn scaler(&self) -> Result<(ScalerStats, Thresholds), Denial> {
         let (stats, policy) = self.ask_scaler(ScalerMsg::Stand).await?;
         let thresholds = Thresholds {
@@ -329,7 +339,7 @@ impl Tasks {
         Ok((stats, thresholds))
     }
 
-    /// How the cache stands.
+    /// The status of the cache.
     pub fn cache(&self) -> CacheStats {
         let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let (entries, bytes) = results.size();
@@ -349,7 +359,7 @@ impl Tasks {
         }
     }
 
-    /// Drops all kept results; how many there were.
+    /// Drops all cached and kept results, and returns how many the cache had.
     pub fn clear_cache(&self) -> usize {
         let mut cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
@@ -360,24 +370,24 @@ impl Tasks {
         results.clear()
     }
 
-    /// Whether they are one pool.
+    /// Whether both handles are of the same pool.
     pub(super) fn is(&self, other: &Tasks) -> bool {
         self.actor.get_id() == other.actor.get_id()
     }
 
-    /// Ends its actors: nothing is left for them to do.
+    /// Stops the actors of the pool, once it has nothing left to do.
     pub(super) fn end(&self) {
         self.scaler.stop(None);
         self.actor.stop(None);
     }
 
-    /// Takes nothing more, and returns when all that there is was run.
+    /// Accepts no more tasks, and returns when every accepted one has run.
     pub async fn drain(&self) -> Result<(), Denial> {
         self.ask(|answer| PoolMsg::Directive(PoolInput::Drain, answer)).await?.map_err(refused)?;
         self.ask(PoolMsg::Empty).await
     }
 
-    /// Takes nothing more, and ends all that there is; returns when it is over.
+    /// Accepts no more tasks, ends those that the pool has, and returns when all are over.
     pub async fn close(&self, at_once: bool) -> Result<(), Denial> {
         self.ask(|answer| PoolMsg::Directive(PoolInput::Close(at_once), answer)).await?.map_err(refused)?;
         self.ask(PoolMsg::Empty).await
@@ -414,7 +424,8 @@ fn refused(refusal: PoolRefusal) -> Denial {
     }
 }
 
-/// What nobody means.
+/// Refuses a task that nobody can mean: an empty command, a timeout of zero, a time beyond ten
+/// years, or a variable without a proper name.
 fn sane(spec: &TaskSpec) -> Result<(), Denial> {
     const LONGEST: std::time::Duration = std::time::Duration::from_secs(10 * 366 * 24 * 3600);
     let wrong = |reason: &str| Err(denial(DenialCode::Invalid, reason));

@@ -1,16 +1,17 @@
-//! The monotonic clock. Tokio's, so that a test with paused time sees one time only.
+//! The monotonic clock. It is tokio's, so that a test with paused time sees a single time.
 
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What names this boot: of the machine, and of the container where this is one, whose processes are all
-/// gone when its process 1 is, though the kernel runs on.
+/// A text that identifies this boot of the machine. In a container it identifies the container's
+/// run as well: when process 1 of a PID namespace ends, all processes in it end, though the kernel
+/// runs on. `None` when `/proc` does not give a boot id.
 pub fn boot() -> Option<String> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let space = std::fs::metadata("/proc/self/ns/pid").map_or(0, |space| space.ino());
-    // Where others' processes are hidden from us, the rest has to do.
+    // Process 1 may be hidden from us (hidepid); the boot id and the namespace then have to do.
     let first = super::proc::stat(1).map_or(0, |first| first.started);
     Some(format!("{} {space} {first}", text.trim()))
 }
@@ -21,26 +22,27 @@ pub fn monotonic() -> Duration {
     time.map_or(Duration::ZERO, Duration::from)
 }
 
-/// Counts from its making.
+/// A clock that counts from the moment it was made.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     zero: Instant,
 }
 
 impl Clock {
-    /// Starts at zero.
+    /// Makes a clock whose zero is now.
     pub fn start() -> Clock {
         Clock { zero: Instant::now() }
     }
 
-    /// Whose zero was when the monotonic clock stood there: another process's, of the same boot.
+    /// Makes a clock whose zero is the given time of the monotonic clock. It continues the clock of
+    /// another process of the same boot.
     pub fn since(zero: Duration) -> Clock {
         let now = Instant::now();
         let age = monotonic().saturating_sub(zero);
         Clock { zero: now.checked_sub(age).unwrap_or(now) }
     }
 
-    /// Time since the start.
+    /// The time since the clock's zero.
     pub fn now(&self) -> Duration {
         self.zero.elapsed()
     }

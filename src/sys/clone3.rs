@@ -1,18 +1,18 @@
-//! `clone3`, for the one thing that `clone` can't: a child that is born in a cgroup.
+//! `clone3`, for the one thing that `clone` can't do: make a child inside a cgroup.
 //!
-//! A new process in a cgroup of its own costs next to nothing, while moving one there later
-//! waits for every other fork of the machine, and misses what it has forked before. The call
-//! returns twice, on two stacks, which no library offers; so there are a few lines of assembler
+//! To make a process in a cgroup of its own costs next to nothing. To move a process there later
+//! waits for every other fork on the machine, and misses the children that it has forked before.
+//! The call returns twice, on two stacks, which no library offers; hence the few lines of assembler
 //! here, for the architectures that they were tried on. Elsewhere [`AVAILABLE`] is false, and
-//! services are made without a cgroup.
+//! services are started without a cgroup.
 
 use nix::errno::Errno;
 use nix::libc::{self, c_int, c_void};
 
-/// Whether there is a way to make the call here.
+/// Whether this build can make the call: only on x86-64.
 pub(crate) const AVAILABLE: bool = cfg!(target_arch = "x86_64");
 
-/// `struct clone_args` of clone3(2), as far as Linux 5.7 has it.
+/// `struct clone_args` of clone3(2), with the fields that Linux 5.7 has.
 #[repr(C, align(8))]
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct CloneArgs {
@@ -32,7 +32,7 @@ pub(crate) struct CloneArgs {
 /// CLONE_INTO_CGROUP of clone3(2).
 pub(crate) const INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Makes a child that calls `run(with)` on the stack that `args` names; returns its number.
+/// Makes a child that calls `run(with)` on the stack that `args` names. Returns the child's pid.
 ///
 /// # Safety
 /// The stack is unused, 16-byte aligned at its end, and large enough; `run` never returns; all
@@ -66,7 +66,7 @@ pub(crate) unsafe fn clone3(
             lateout("r11") _,
         );
     }
-    // The kernel's errors are -4095 to -1.
+    // The kernel returns its errors as -4095 to -1.
     if result < 0 {
         let number = i32::try_from(-result).unwrap_or(libc::EINVAL);
         return Err(Errno::from_raw(number));
@@ -74,10 +74,10 @@ pub(crate) unsafe fn clone3(
     Ok(i32::try_from(result).unwrap_or(i32::MAX))
 }
 
-/// Not here: see [`AVAILABLE`].
+/// Always fails with ENOSYS on this architecture: see [`AVAILABLE`].
 ///
 /// # Safety
-/// As where it is.
+/// The same as on x86-64.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) unsafe fn clone3(
     _: &CloneArgs,

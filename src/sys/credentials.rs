@@ -1,5 +1,5 @@
-//! Whom a service runs as: names become numbers here, in the order and with the meaning of
-//! systemd.exec(5).
+//! The user and group that a service runs as. Names become numbers here, in the order and with the
+//! meaning of systemd.exec(5).
 
 use std::ffi::CString;
 
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::model::spec::RunAs;
 use crate::model::{SpawnFailure, SpawnStage};
 
-/// What a child sets for itself before it executes.
+/// The credentials that a child sets for itself before it executes its program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Credentials {
-    /// User, group and supplementary groups; `None`: ours.
+    /// The user, group and supplementary groups. `None`: the child keeps those of this process.
     #[serde(default)]
     pub(crate) ids: Option<Ids>,
     #[serde(default)]
@@ -29,13 +29,14 @@ pub(crate) struct Ids {
     pub(crate) groups: Vec<u32>,
 }
 
-/// The numbers, and the user's own folder and name for its environment.
+/// The credentials as numbers, and the variables HOME, USER and LOGNAME for the child's
+/// environment.
 pub(crate) struct Resolved {
     pub(crate) credentials: Credentials,
     pub(crate) env: Vec<(&'static str, String)>,
 }
 
-/// Looks the names up. This may ask a directory server, which may take its time.
+/// Looks the names up in the user database. This may ask a directory server, and so may block.
 pub(crate) fn resolve(run_as: &RunAs) -> Result<Resolved, SpawnFailure> {
     let mut credentials = Credentials { ids: None, umask: run_as.umask, nice: run_as.nice };
     let mut env = Vec::new();
@@ -62,7 +63,8 @@ pub(crate) fn resolve(run_as: &RunAs) -> Result<Resolved, SpawnFailure> {
     let groups = groups.into_iter().map(Gid::as_raw).collect();
     credentials.ids = Some(Ids { uid: uid.as_raw(), gid: gid.as_raw(), groups });
     if let Some(Who { uid, name, home, .. }) = user {
-        // Never those of who starts it: whoever the user database does not know has none of its own.
+        // The variables of the process that starts the child are never used: a user that the user
+        // database does not know has no name and no home of its own.
         let name = name.unwrap_or_else(|| uid.to_string());
         let home = home.unwrap_or_else(|| "/".to_owned());
         env.extend([("HOME", home), ("USER", name.clone()), ("LOGNAME", name)]);
@@ -90,7 +92,7 @@ fn user(text: &str) -> Result<Who, SpawnFailure> {
             home: Some(user.dir.display().to_string()),
             name: Some(user.name),
         }),
-        // A number needs no entry.
+        // A user id needs no entry in the user database.
         (_, Some(number)) => {
             Ok(Who { uid: Uid::from_raw(number), gid: Some(Gid::from_raw(number)), name: None, home: None })
         }
@@ -98,8 +100,8 @@ fn user(text: &str) -> Result<Who, SpawnFailure> {
     }
 }
 
-/// User and group of `user`, `user:group` or `:group`, by name or number. A user alone comes with the group
-/// that is its own.
+/// The user id and group id of `user`, `user:group` or `:group`, each by name or number. For a user
+/// alone the group is the user's primary group.
 pub(crate) fn of_owner(text: &str) -> std::io::Result<(Option<u32>, Option<u32>)> {
     let (name, group_name) = text.split_once(':').unwrap_or((text, ""));
     let unknown = |failure: SpawnFailure| std::io::Error::other(failure.message);

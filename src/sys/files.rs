@@ -1,4 +1,4 @@
-//! Folders and files that only their owner may touch, and the lock that says who runs.
+//! Private folders and files, locks, and the sockets of the control interface.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -13,8 +13,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// Where regrow keeps what outlives a command: `$REGROW_STATE_DIR`, else
-/// `$XDG_STATE_HOME/regrow`, else `~/.local/state/regrow`; as root `/var/lib/regrow`.
+/// The folder of the state that outlives a command: `$REGROW_STATE_DIR`, else
+/// `$XDG_STATE_HOME/regrow`, else `~/.local/state/regrow`; for root `/var/lib/regrow`.
 pub fn state_dir() -> PathBuf {
     let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(dir) = var("REGROW_STATE_DIR") {
@@ -30,8 +30,8 @@ pub fn state_dir() -> PathBuf {
     home.join(".local/state/regrow")
 }
 
-/// Where a user's own configuration lies: `$XDG_CONFIG_HOME/regrow`, else `~/.config/regrow`; as
-/// root `/etc/regrow`.
+/// The folder of a user's own configuration: `$XDG_CONFIG_HOME/regrow`, else `~/.config/regrow`;
+/// for root `/etc/regrow`.
 pub fn config_dir() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/etc/regrow");
@@ -41,7 +41,8 @@ pub fn config_dir() -> PathBuf {
     base.unwrap_or_else(|| PathBuf::from("/etc")).join("regrow")
 }
 
-/// The file of the program that this process runs, by the name it had; another may lie there by now.
+/// The path of the program that this process runs, as it was when the process started. Another file
+/// may lie there by now.
 pub fn own_program() -> Option<PathBuf> {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let path = fs::read_link("/proc/self/exe").ok()?;
@@ -50,14 +51,14 @@ pub fn own_program() -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsString::from_vec(named.to_vec())))
 }
 
-/// Whether a process runs the program of a file; `None`: that can't be told.
+/// Whether a process runs the program in this file. `None` when that can't be read.
 pub fn runs(pid: u32, program: &Path) -> Option<bool> {
     let at = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     Some(at(&PathBuf::from(format!("/proc/{pid}/exe")))? == at(program)?)
 }
 
-/// Makes a folder, parents included, that is ours alone (0700). An error where one of that
-/// name belongs to somebody else, is a link, or can be entered by others.
+/// Makes a folder and its parents, with mode 0700. Fails when the path is a link, is not a folder,
+/// or belongs to another user. A folder of ours that others may enter gets mode 0700.
 pub fn private_dir(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
@@ -81,15 +82,15 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A lock that ends with the process that holds it.
+/// A file lock that the kernel releases when its holder exits.
 #[derive(Debug)]
 pub struct Lock {
     _file: Flock<File>,
 }
 
 impl Lock {
-    /// Holds it as long as this process lives, what it executes, and what inherits its descriptors.
-    /// Services don't: they get theirs and no others.
+    /// Holds the lock until this process exits, and with it every program that it executes and every
+    /// process that inherits its descriptors. Services inherit none but their own.
     pub fn keep_for_ever(self) -> io::Result<()> {
         let none = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
         nix::fcntl::fcntl(&*self._file, none)?;
@@ -98,7 +99,7 @@ impl Lock {
     }
 }
 
-/// Opens a file of our own to write at its end, never through a link.
+/// Opens a file of our own for appending, and makes it when it is missing. Never follows a link.
 pub fn own_file(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
@@ -108,12 +109,14 @@ pub fn own_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Makes a file's content this, whole or not at all: it is written beside it and renamed.
+/// Replaces the content of a file atomically: writes a new file beside it and renames it. The new
+/// content is on the disk when this returns.
 pub fn replace(path: &Path, content: &str) -> io::Result<()> {
     replace_and(path, content, File::sync_all)
 }
 
-/// The same, without waiting for the disk: it outlives any process, and no power cut.
+/// Like [`replace`], without waiting for the disk. The content survives a crash of any process, but
+/// not a power cut.
 pub fn replace_quickly(path: &Path, content: &str) -> io::Result<()> {
     replace_and(path, content, |_| Ok(()))
 }
@@ -122,14 +125,14 @@ fn replace_and(path: &Path, content: &str, then: impl Fn(&File) -> io::Result<()
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
-    // One that is left of an earlier try.
+    // An earlier attempt may have left a file behind.
     let _ = fs::remove_file(&beside);
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     let written = own_file(&beside).and_then(|mut file| {
         io::Write::write_all(&mut file, content.as_bytes())?;
-        // Who may read it stays what it was.
+        // The new file keeps the permissions of the old one.
         if let Ok(old) = fs::metadata(path) {
             file.set_permissions(old.permissions())?;
         }
@@ -140,7 +143,7 @@ fn replace_and(path: &Path, content: &str, then: impl Fn(&File) -> io::Result<()
     })
 }
 
-/// Makes the folder of a file, ours alone, where it is not there. One that is there stays as it
+/// Makes the folder of a file, with mode 0700, when it is missing. An existing folder stays as it
 /// is: it may be the machine's (`/run`).
 pub fn private_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
@@ -149,7 +152,7 @@ pub fn private_parent(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Lets a command begin a session of its own, apart from this terminal.
+/// Has a command begin a session of its own, apart from this terminal.
 pub fn in_own_session(command: &mut std::process::Command) -> &mut std::process::Command {
     use std::os::unix::process::CommandExt;
     // SAFETY: between fork and exec it makes one system call, which is safe there.
@@ -161,10 +164,10 @@ pub fn in_own_session(command: &mut std::process::Command) -> &mut std::process:
     }
 }
 
-/// So long a program may take to say its version.
+/// How long a program may take to print its version.
 const ANSWERING: Duration = Duration::from_secs(5);
 
-/// What a program that is said to be regrow says of itself; an error where it is not.
+/// The version that a program prints, if that program is regrow. Any other answer is an error.
 pub fn version_of(program: &Path) -> io::Result<String> {
     use std::process::{Command, Stdio};
     let mut command = Command::new(program);
@@ -203,7 +206,7 @@ pub fn read_own(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Takes the lock of a file, when its turn comes.
+/// Takes the lock of a file. Waits until it is free.
 pub fn lock_waiting(path: &Path) -> io::Result<Lock> {
     let file = own_file(path)?;
     match Flock::lock(file, FlockArg::LockExclusive) {
@@ -212,8 +215,8 @@ pub fn lock_waiting(path: &Path) -> io::Result<Lock> {
     }
 }
 
-/// Takes a folder for this process: nobody can do that away by removing a file in it. `None`:
-/// somebody else has it.
+/// Locks a folder for this process. Unlike a lock file, the lock can't be undone by removing a file
+/// in the folder. `None` when another process holds it.
 pub fn lock_folder(path: &Path) -> io::Result<Option<Lock>> {
     match Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock) {
         Ok(file) => Ok(Some(Lock { _file: file })),
@@ -222,9 +225,10 @@ pub fn lock_folder(path: &Path) -> io::Result<Option<Lock>> {
     }
 }
 
-/// Takes a path for this process in the kernel alone: nobody can do that away by removing what lies there.
-/// `Err(pid)`: a process of ours, or of root, has it, and has not let go of it for so long. `None`: it can't be
-/// taken so, as where somebody else has squatted it.
+/// Takes a path for this process by an abstract socket, which exists in the kernel alone and which
+/// no removed file can undo. `Err(pid)`: a process of this user or of root still holds the path
+/// after `patience`; the pid is 0 when it is not known. `None`: the path can't be taken like this,
+/// for instance because another user has taken the name.
 pub fn take_path(path: &Path, patience: Duration) -> Option<Result<PathLock, u32>> {
     let until = Instant::now() + patience;
     let space = fs::metadata("/proc/self/ns/pid").ok()?.ino();
@@ -238,8 +242,9 @@ pub fn take_path(path: &Path, patience: Duration) -> Option<Result<PathLock, u32
     loop {
         match nix::sys::socket::bind(own.as_raw_fd(), &address) {
             Ok(()) => {
-                // Whoever connects is told who has it. Nobody ever takes a connection, so each that was made
-                // stays in the queue: there is to be room for many, and each who asks makes but one.
+                // A process that connects learns from the kernel who holds the path. Nobody ever
+                // accepts a connection, so each one stays in the queue: the queue must be long, and
+                // each process that asks connects only once.
                 nix::sys::socket::listen(&own, nix::sys::socket::Backlog::MAXCONN).ok()?;
                 return Some(Ok(PathLock(own)));
             }
@@ -257,7 +262,7 @@ pub fn take_path(path: &Path, patience: Duration) -> Option<Result<PathLock, u32
                     }
                     holder = Some(u32::try_from(peer.pid()).unwrap_or_default());
                 }
-                // It has just gone, or does not listen yet.
+                // The holder has just exited, or does not listen yet.
                 Err(Errno::ECONNREFUSED) => {}
                 Err(_) => return None,
             }
@@ -269,12 +274,13 @@ pub fn take_path(path: &Path, patience: Duration) -> Option<Result<PathLock, u32
     }
 }
 
-/// A path that this process has taken.
+/// A path that this process has taken with [`take_path`].
 #[derive(Debug)]
 pub struct PathLock(std::os::fd::OwnedFd);
 
 impl PathLock {
-    /// For as long as this process lives, whatever it executes, and those that inherit it.
+    /// Holds the path until this process exits, and with it every program that it executes and every
+    /// process that inherits its descriptors.
     pub fn keep_for_ever(self) -> io::Result<()> {
         let none = nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty());
         nix::fcntl::fcntl(&self.0, none)?;
@@ -283,7 +289,7 @@ impl PathLock {
     }
 }
 
-/// Whether somebody holds a folder.
+/// Whether any process holds the lock of a folder.
 pub fn is_locked(path: &Path) -> bool {
     let Ok(file) = File::open(path) else {
         return false;
@@ -291,8 +297,8 @@ pub fn is_locked(path: &Path) -> bool {
     matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
 }
 
-/// Takes the lock of a file and writes `content` into it. `Ok(Err(content))`: somebody else
-/// has it; that is what they wrote.
+/// Takes the lock of a file and writes `content` into it. `Ok(Err(content))`: another process holds
+/// the lock, and this is what it wrote.
 pub fn lock(path: &Path, content: &str) -> io::Result<Result<Lock, String>> {
     let file = OpenOptions::new()
         .read(true)
@@ -317,28 +323,28 @@ pub fn lock(path: &Path, content: &str) -> io::Result<Result<Lock, String>> {
     }
 }
 
-/// Makes the folder of a socket that others are to reach, where it is not there.
+/// Makes the folder of a socket that other users may reach, with mode 0755, when it is missing.
 pub fn open_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(folder) if !folder.is_dir() => {
             DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
-            // Whatever the umask says.
+            // The mode that was asked for, whatever the umask took from it.
             fs::set_permissions(folder, PermissionsExt::from_mode(0o755))
         }
         Some(_) | None => Ok(()),
     }
 }
 
-/// Who may connect to a socket; who they are is asked of each all the same.
+/// Which users may connect to a socket. Each connection is checked for its user all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketAccess {
-    /// Its owner.
+    /// Only the user that owns the socket.
     Owner,
     /// Every user of this machine.
     Everybody,
 }
 
-/// Listens on a socket. Replaces one that is left over and that nobody listens on.
+/// Listens on a Unix socket. Replaces a left-over socket that nobody listens on.
 pub fn listen(path: &Path, reach: SocketAccess) -> io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     match fs::symlink_metadata(path) {
@@ -364,15 +370,15 @@ pub fn listen(path: &Path, reach: SocketAccess) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Whether there is still something at a socket's path.
+/// Whether a file of any kind still exists at a socket's path.
 pub fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
-/// Who listens and takes nobody in for so many seconds does not listen.
+/// The seconds after which a listener that accepts no connection counts as absent.
 const TAKEN_IN: i64 = 10;
 
-/// Connects to a socket. `TimedOut`: so many wait there already that nobody else can, and none is taken in.
+/// Connects to a Unix socket. `TimedOut`: the queue of the listener is full, and it accepts nobody.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(TAKEN_IN))?;
@@ -389,13 +395,13 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// A socket for datagrams that lies in no folder, whose path would have its limit, and its name as
-/// sd_notify(3) takes it. The kernel chooses one that nobody has.
+/// A datagram socket in the abstract namespace, so that no limit on a path's length applies, and
+/// its name as sd_notify(3) takes it. The kernel chooses a name that is free.
 pub fn abstract_socket() -> io::Result<(std::os::unix::net::UnixDatagram, std::ffi::OsString)> {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::ffi::OsStringExt;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    // Bound without a name, it gets one (unix(7), "autobind").
+    // The kernel gives a name to a socket that is bound without one (unix(7), "autobind").
     nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new_unnamed())?;
     let socket = std::os::unix::net::UnixDatagram::from(socket);
     let address = socket.local_addr()?;
@@ -403,7 +409,8 @@ pub fn abstract_socket() -> io::Result<(std::os::unix::net::UnixDatagram, std::f
     Ok((socket, std::ffi::OsString::from_vec([b"@", name].concat())))
 }
 
-/// A socket's path has at most 107 bytes; through an open folder any depth will do.
+/// Calls `act` with a short path for the same socket: a socket's path has at most 107 bytes, and by
+/// way of an open folder any depth will do.
 fn through_folder<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     if path.as_os_str().len() < 100 {
         return act(path);

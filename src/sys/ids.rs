@@ -1,8 +1,8 @@
-//! Ids that nobody else gives: from the clock and from chance.
+//! Ids that nobody else gives, made from the clock and random bits.
 
 use crate::model::TaskId;
 
-/// The next task's: later than all before it in this process.
+/// The next task's id. It sorts after all earlier ones of this process.
 pub fn task() -> TaskId {
     TaskId(uuid::Uuid::now_v7())
 }

@@ -1,23 +1,24 @@
-//! Limits of this process (getrlimit(2)), and those that its children get back.
+//! Resource limits of this process (getrlimit(2)), and the original ones, which its children get
+//! back.
 
 use nix::libc::{self, rlimit};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// What this process was started with, where it has changed that for itself.
+/// The limits that this process was started with, and may have changed for itself since.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Open descriptors: programs that still use select(2) rely on a low one.
+    /// The limit on open descriptors: programs that still use select(2) rely on a low one.
     pub(crate) files: rlimit,
-    /// Bytes of a core file.
+    /// The largest size of a core file, in bytes.
     pub(crate) core: rlimit,
 }
 
 impl Limits {
-    /// Raises the limit on open descriptors as far as it may be. Returns those before.
+    /// Raises the soft limit on open descriptors to the hard one. Returns the limits from before.
     pub(crate) fn raise() -> Limits {
         let limits = Limits::of_this_process();
         if limits.files.rlim_cur < limits.files.rlim_max {
-            // A refusal leaves the old limit, which then is what a failing pipe will name.
+            // When the kernel refuses, the old limit stays, and a later error names it.
             let _ = setrlimit(Resource::RLIMIT_NOFILE, limits.files.rlim_max, limits.files.rlim_max);
         }
         limits
@@ -35,17 +36,18 @@ impl Limits {
     }
 }
 
-/// So many descriptors this process may have open.
+/// The number of descriptors that this process may have open.
 pub(crate) fn open_files() -> u64 {
     Limits::of_this_process().files.rlim_cur
 }
 
-/// What this process holds is not left in a core file should it crash: environments with secrets may
-/// be among it. Only for a process that is regrow's alone.
+/// Keeps this process's memory out of core files: it may hold environments with secrets. Only for a
+/// process that runs regrow and nothing else.
 pub fn leave_no_core() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_CORE) {
-        // A file is not begun for so little, and the kernel starts no program to take a core either,
-        // which it does in spite of 0 (core(5), core_pattern with a pipe). Lowering is always allowed.
+        // With a limit of 1 byte the kernel writes no file and starts no program that would take the
+        // core. With a limit of 0 it does start one (core(5), core_pattern with a pipe). Lowering a
+        // limit is always allowed.
         let _ = setrlimit(Resource::RLIMIT_CORE, hard.min(1), hard);
     }
 }

@@ -1,10 +1,10 @@
-//! Memory that is not needed at the moment.
+//! Gives memory that this process does not need back to the kernel.
 
 use nix::poll::{PollFd, PollTimeout, poll};
 
-/// Has the allocator give large blocks back when they are free. By itself it takes each for a sign that more
-/// will come, and keeps up to 64 MiB of every thread that ever had one. For a process of regrow's own, before
-/// it has threads.
+/// Has the allocator return large free blocks to the kernel. By default it takes each large block
+/// for a sign that more will come, and keeps up to 64 MiB for every thread that ever had one. Only
+/// for a process that runs regrow and nothing else, and before it has threads.
 pub fn keep_little() {
     // SAFETY: both take two numbers, and change what the allocator does from the next block on.
     #[cfg(target_env = "gnu")]
@@ -14,8 +14,8 @@ pub fn keep_little() {
     }
 }
 
-/// Gives memory that reading the manifest and starting took, and that is free again, back
-/// to the kernel: a supervisor then rests for days.
+/// Returns free memory, such as that of reading the manifest and starting, to the kernel. A
+/// supervisor may then rest for days.
 pub fn give_back() {
     // SAFETY: takes a number, touches only the allocator's own free lists, under its locks.
     #[cfg(target_env = "gnu")]
@@ -24,8 +24,9 @@ pub fn give_back() {
     }
 }
 
-/// The same, and the pages of programs and libraries that reading the manifest and starting has looked at:
-/// most of them are not looked at again, and the others are mapped again from the page cache.
+/// Like [`give_back`], and also gives back the pages of programs and libraries that reading the
+/// manifest and starting has touched. Most of them are never needed again; the kernel maps the
+/// others again from the page cache.
 pub fn settle() {
     give_back();
     for part in unneeded() {
@@ -35,29 +36,31 @@ pub fn settle() {
     }
 }
 
-/// Gives the pages of programs and libraries that this process has looked at back, and those of
-/// its stack that no call needs any more, and sleeps: what it needs again is mapped again, from the page
-/// cache. For a process with one thread that sleeps most of its life. Returns as poll(2) does.
+/// Gives back the pages of programs and libraries that this process has touched, and the unused
+/// part of its stack, then sleeps in poll(2) and returns what poll returns. The kernel maps what
+/// the process needs again from the page cache. For a process with one thread that sleeps most of
+/// its life.
 pub(crate) fn shed_and_sleep(fds: &mut [PollFd<'_>], timeout: PollTimeout) -> nix::Result<i32> {
     give_back();
-    // All are known before the first one is given back: reading on would bring them again.
+    // The whole list is read first: reading on would map the pages again.
     let unneeded = unneeded();
     for Unneeded::File(from, to) | Unneeded::Stack(from, to) in &unneeded {
         forget(*from, *to);
     }
-    // From here, so that nothing but this function is mapped again.
+    // The process sleeps inside this function, so that no other code is mapped again first.
     poll(fds, timeout)
 }
 
-/// What is mapped and not needed.
+/// A mapped range, from its first address to its end, that is not needed.
 enum Unneeded {
-    /// Read only, and as the file has it.
+    /// A read-only mapping of a file whose pages are all as in the file.
     File(usize, usize),
     /// The part of this thread's stack that no frame uses.
     Stack(usize, usize),
 }
 
-/// Nothing but a look at it brings it again. Inlined: see [`shed_and_sleep`].
+/// Has the kernel drop the pages of a range, until they are next touched. Inlined: see
+/// [`shed_and_sleep`].
 #[inline(always)]
 fn forget(from: usize, to: usize) {
     let at = std::ptr::with_exposed_provenance_mut(from);
@@ -68,7 +71,7 @@ fn forget(from: usize, to: usize) {
     unsafe { nix::libc::madvise(at, to - from, nix::libc::MADV_DONTNEED) };
 }
 
-/// Signal handlers and the calls that are made meanwhile get so much of the stack.
+/// The bytes of stack that are kept for signal handlers and for the calls made meanwhile.
 const CALLS: usize = 16 * 1024;
 
 fn unneeded() -> Vec<Unneeded> {
@@ -89,10 +92,11 @@ fn unneeded() -> Vec<Unneeded> {
                 unneeded.push(Unneeded::Stack(from, below));
             }
         } else if line.starts_with("Anonymous:") && line.split_whitespace().nth(1) != Some("0") {
-            // Something was written there: relocations.
+            // The mapping has pages that were written (relocations): the file does not hold their
+            // content.
             region = None;
         } else if let (Some((from, to)), true) = (region, line.starts_with("Swap:")) {
-            // Nor does anything that was written lie in swap: the file has all of it.
+            // No written page may lie in swap either; then the file holds the whole content.
             if line.split_whitespace().nth(1) == Some("0") {
                 unneeded.push(Unneeded::File(from, to));
             }

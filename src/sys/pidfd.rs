@@ -1,4 +1,5 @@
-//! Processes by descriptor, so that a reused pid is never mistaken for the one that was meant.
+//! Processes by file descriptor (pidfd), so that a reused pid is never mistaken for the process
+//! that was meant.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -9,10 +10,10 @@ use nix::libc;
 
 use crate::model::{Exit, ResourceUsage};
 
-/// `PIDFD_SIGNAL_PROCESS_GROUP` of Linux 6.9.
+/// `PIDFD_SIGNAL_PROCESS_GROUP` (Linux 6.9).
 const TO_GROUP: libc::c_uint = 1 << 2;
 
-/// A descriptor for a process that exists at the moment.
+/// Opens a descriptor for a process that exists now.
 pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes numbers only; the result is checked before it is owned.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -51,18 +52,19 @@ fn send(fd: i32, signal: i32, flags: libc::c_uint) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Reaps a child if it has ended. `Ok(None)`: it has not. `Err(ECHILD)`: it is no child of ours.
+/// Reaps a child if it has ended. `Ok(None)`: it still runs. `Err(ECHILD)`: it is not a child of
+/// this process.
 pub(crate) fn reap(fd: impl AsFd) -> io::Result<Option<Exit>> {
     Ok(reap_with_usage(fd)?.map(|(exit, _)| exit))
 }
 
-/// The same, with what the kernel counted for it.
+/// Like [`reap`], and also returns the resources that the kernel counted for the process.
 pub(crate) fn reap_with_usage(fd: impl AsFd) -> io::Result<Option<(Exit, ResourceUsage)>> {
     let id = fd.as_fd().as_raw_fd().cast_unsigned();
     Ok(wait(libc::P_PIDFD, id)?.map(|(_, exit, usage)| (exit, usage)))
 }
 
-/// Reaps any child that has ended; for one who owns every child of this process.
+/// Reaps any child that has ended. Only for a program that owns every child of its process.
 pub(crate) fn reap_any() -> io::Result<Option<(u32, Exit)>> {
     Ok(wait(libc::P_ALL, 0)?.map(|(pid, exit, _)| (pid, exit)))
 }
@@ -80,7 +82,7 @@ pub(crate) fn ends_within(fd: BorrowedFd<'_>, time: Duration) -> bool {
     matches!(nix::poll::poll(&mut poll, time), Ok(1..))
 }
 
-/// `struct pidfd_info` of Linux 6.15, in its first size.
+/// `struct pidfd_info` of Linux 6.15, in its first version.
 #[repr(C)]
 #[derive(Default)]
 struct Info {
@@ -95,8 +97,8 @@ const GET_INFO: libc::c_ulong = 0xC040_FF0B;
 /// `PIDFD_INFO_EXIT`.
 const INFO_EXIT: u64 = 1 << 3;
 
-/// How a process that has been reaped by its parent, which we are not, ended: the kernel keeps
-/// that as long as a pidfd is open (Linux 6.15). `None`: it can't be told.
+/// How a process ended that another process, its parent, has reaped. The kernel keeps this as long
+/// as a pidfd is open (Linux 6.15). `None` when the kernel can't say.
 pub(crate) fn exit_of(fd: impl AsFd) -> Option<Exit> {
     let mut info = Info { mask: INFO_EXIT, ..Info::default() };
     // SAFETY: `info` is valid for writes for the length of the call, and as large as the request
@@ -105,7 +107,7 @@ pub(crate) fn exit_of(fd: impl AsFd) -> Option<Exit> {
     (result == 0 && info.mask & INFO_EXIT != 0).then(|| of_status(info.exit_code))
 }
 
-/// A status as wait(2) gives it.
+/// Decodes a wait status, as wait(2) gives it.
 pub(crate) fn of_status(status: i32) -> Exit {
     match status & 0x7f {
         0 => Exit::Code(status >> 8 & 0xff),
@@ -113,7 +115,7 @@ pub(crate) fn of_status(status: i32) -> Exit {
     }
 }
 
-/// The same by pid; only for pids that are known to be unreaped children.
+/// Like [`reap`], by pid. Only for pids that are known to be unreaped children.
 pub(crate) fn reap_pid(pid: u32) -> io::Result<Option<Exit>> {
     Ok(wait(libc::P_PID, pid)?.map(|(_, exit, _)| exit))
 }
@@ -124,7 +126,7 @@ fn wait(kind: libc::idtype_t, id: u32) -> io::Result<Option<(u32, Exit, Resource
     // SAFETY: all zeroes is a valid rusage.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let flags = libc::WEXITED | libc::WNOHANG;
-    // The system call itself: libc's function leaves its last argument out.
+    // The system call itself: libc's waitid takes no pointer for the resource usage.
     // SAFETY: `info` and `usage` are valid for writes for the length of the call.
     let result = unsafe { libc::syscall(libc::SYS_waitid, kind, id, &raw mut info, flags, &raw mut usage) };
     if result < 0 {
@@ -150,7 +152,7 @@ fn counted(usage: &libc::rusage) -> ResourceUsage {
     ResourceUsage {
         user_s: time(usage.ru_utime),
         system_s: time(usage.ru_stime),
-        // In KiB, and in blocks of 512 bytes (getrusage(2)).
+        // `ru_maxrss` is in KiB, and the block counts are in units of 512 bytes (getrusage(2)).
         peak_memory_bytes: number(usage.ru_maxrss) * 1024,
         minor_faults: number(usage.ru_minflt),
         major_faults: number(usage.ru_majflt),

@@ -1,11 +1,11 @@
-//! `/proc`: who is whose child, and what a process uses.
+//! `/proc`: the parent and children of a process, its state, and what it uses.
 
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-/// What `/proc/PID/stat` says that we use.
+/// The fields of `/proc/PID/stat` that regrow uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) pid: u32,
@@ -13,17 +13,18 @@ pub(crate) struct Stat {
     pub(crate) parent: u32,
     pub(crate) group: u32,
     pub(crate) session: u32,
-    /// User and system time, in ticks.
+    /// User and system time of the process, in clock ticks.
     pub(crate) ticks: u64,
-    /// The same of children that have ended and were waited for.
+    /// User and system time of its children that have ended and were waited for, in clock ticks.
     pub(crate) child_ticks: u64,
-    /// Start, in ticks since boot: with the pid it names one process for ever.
+    /// When the process started, in ticks since boot. With the pid this identifies one process for
+    /// ever.
     pub(crate) started: u64,
-    /// Resident pages.
+    /// Resident memory, in pages.
     pub(crate) pages: u64,
 }
 
-/// Reads one; `None`: it is gone.
+/// Reads `/proc/PID/stat`. `None` when the process is gone.
 pub(crate) fn stat(pid: u32) -> Option<Stat> {
     let mut buffer = [0u8; 1024];
     let mut file = fs::File::open(format!("/proc/{pid}/stat")).ok()?;
@@ -31,7 +32,7 @@ pub(crate) fn stat(pid: u32) -> Option<Stat> {
     parse(&buffer[..length])
 }
 
-/// How a process ended that nobody has reaped yet.
+/// How a zombie ended. `None` when the process is gone or still runs.
 pub(crate) fn exit_of_zombie(pid: u32) -> Option<crate::model::Exit> {
     let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let text = String::from_utf8_lossy(&text).into_owned();
@@ -43,7 +44,8 @@ pub(crate) fn exit_of_zombie(pid: u32) -> Option<crate::model::Exit> {
 }
 
 pub(crate) fn parse(text: &[u8]) -> Option<Stat> {
-    // A command name may hold any byte, parentheses too: the last one ends it. The numbers are ASCII.
+    // The command name may hold any byte, a parenthesis too: the last `)` ends it. The numbers are
+    // ASCII.
     let open = text.iter().position(|byte| *byte == b'(')?;
     let close = text.iter().rposition(|byte| *byte == b')')?;
     let ascii = |bytes| std::str::from_utf8(bytes).ok();
@@ -54,19 +56,19 @@ pub(crate) fn parse(text: &[u8]) -> Option<Stat> {
     let mut id = || u32::try_from(number(0)?).ok();
     let (parent, group, session) = (id()?, id()?, id()?);
     let ticks = number(7)? + number(0)?;
-    // Some kernels have printed negative numbers for children.
+    // Some kernels have printed negative numbers for children; such a number counts as 0.
     let child_ticks = number(0).unwrap_or(0) + number(0).unwrap_or(0);
     let (started, pages) = (number(4)?, number(1)?);
     Some(Stat { pid, state, parent, group, session, ticks, child_ticks, started, pages })
 }
 
-/// The cgroup (version 2) that a process is in, as a path of the hierarchy.
+/// The cgroup (version 2) of a process, as a path in the cgroup hierarchy.
 pub(crate) fn cgroup(pid: u32) -> Option<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
 }
 
-/// Every process of the machine, as far as it can be read.
+/// Every process of the machine whose `stat` can be read.
 pub(crate) fn all() -> Vec<Stat> {
     pids().into_iter().filter_map(stat).collect()
 }
@@ -89,28 +91,29 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The children that one thread made or was given; none where the kernel does not list them.
+/// The children of one thread, adopted ones included. Empty where the kernel does not list them.
 fn children_of_thread(pid: u32, thread: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")).unwrap_or_default();
     text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
-/// The same of one thread for whoever looks often: the list is held open.
+/// Reads the children of a process's main thread repeatedly, and keeps the list open in between.
 pub(crate) struct Children(Option<(u32, fs::File)>);
 
 impl Children {
-    /// Held open for that process from now on, while there are descriptors.
+    /// Opens the list of that process, if a descriptor is free.
     pub(crate) fn of(pid: u32) -> Children {
         let mut children = Children(None);
         children.of_main_thread(pid);
         children
     }
 
-    /// Those of a process's main thread. None of another user's, or where the kernel does not list them.
+    /// The children of a process's main thread. Empty for another user's process, or where the kernel
+    /// does not list them.
     pub(crate) fn of_main_thread(&mut self, pid: u32) -> Vec<u32> {
         let mut text = Vec::new();
         if self.read(pid, &mut text).is_err() {
-            // What was read may end within a number.
+            // The text may be cut within a number.
             text.clear();
             self.0 = None;
         }
@@ -132,7 +135,7 @@ impl Children {
     }
 }
 
-/// All below a process, it not included.
+/// All descendants of a process, without the process itself.
 pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     let mut found = Vec::new();
     let mut todo = children(pid);
@@ -145,7 +148,7 @@ pub(crate) fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-/// The pipes that a process has as its standard output and error, by their inodes.
+/// The pipes that are a process's standard output and standard error, by their inode numbers.
 pub(crate) fn output_pipes(pid: u32) -> impl Iterator<Item = u64> {
     [1, 2].into_iter().filter_map(move |fd| {
         let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
@@ -153,7 +156,7 @@ pub(crate) fn output_pipes(pid: u32) -> impl Iterator<Item = u64> {
     })
 }
 
-/// A variable that a process was started with.
+/// The value of a variable in the environment that a process was started with.
 pub(crate) fn variable(pid: u32, name: &str) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
     bytes.split(|b| *b == 0).find_map(|entry| {

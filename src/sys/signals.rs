@@ -1,4 +1,4 @@
-//! The signals that `regrow run` and a supervising program hear, and that a child has died.
+//! The signals that `regrow run` and a supervising program react to, and the deaths of children.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,12 +10,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Has a thread of this process that stands still in the kernel come back from there as soon as it can, with
-/// nothing done (EINTR). Where a program has a use of its own for the signal that it takes, nothing is done.
+/// Has a thread of this process that is blocked in a system call return from it with EINTR as soon
+/// as it can. Uses a real-time signal; does nothing where the program itself has a handler for that
+/// signal.
 pub(crate) fn interrupt(thread: Pid) {
     static CAN: OnceLock<bool> = OnceLock::new();
     extern "C" fn nothing(_: libc::c_int) {}
-    // Near the end of those that nobody has a fixed use for.
+    // Near the end of the real-time signals, which have no fixed use.
     let signal = libc::SIGRTMAX() - 2;
     let can = CAN.get_or_init(|| {
         // SAFETY: a zeroed sigaction is valid, and both pointers are valid for the length of the calls. The
@@ -27,7 +28,7 @@ pub(crate) fn interrupt(thread: Pid) {
             {
                 return false;
             }
-            // Without SA_RESTART: what it interrupts is not begun again.
+            // Without SA_RESTART: the system call that it interrupts is not restarted.
             action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
             libc::sigaction(signal, &raw const action, std::ptr::null_mut()) == 0
         }
@@ -38,14 +39,14 @@ pub(crate) fn interrupt(thread: Pid) {
     }
 }
 
-/// What a signal asks for.
+/// A signal that a foreground run reacts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SignalAction {
     /// SIGINT: Ctrl-C.
     Interrupt,
     /// SIGTERM.
     Terminate,
-    /// SIGHUP: the terminal is gone.
+    /// SIGHUP: the terminal was closed.
     HangUp,
     /// SIGQUIT: Ctrl-\.
     Quit,
@@ -63,18 +64,18 @@ impl SignalAction {
     }
 }
 
-/// Listens to the signals that end a foreground run.
+/// Listens for the signals that end a foreground run.
 #[derive(Debug)]
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
     quit: Signal,
-    /// `None`: SIGHUP was ignored when we were started (nohup), and stays so.
+    /// `None` when SIGHUP was ignored when this process was started (nohup); it then stays ignored.
     hang_up: Option<Signal>,
 }
 
 impl Signals {
-    /// Starts to listen. Must be called within a tokio runtime.
+    /// Starts to listen. Must be called inside a tokio runtime.
     pub fn listen() -> io::Result<Signals> {
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt())?,
@@ -84,7 +85,7 @@ impl Signals {
         })
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) -> SignalAction {
         let hang_up = async {
             match &mut self.hang_up {
@@ -101,11 +102,11 @@ impl Signals {
     }
 }
 
-/// Wakes somebody when a child of this process has died: not for each, since most are of those whose end is
-/// heard of by itself, but when one has for the first time since [`ChildDeaths::hear_again`].
+/// Wakes a thread when a child of this process has died. It wakes once, for the first death since
+/// [`ChildDeaths::hear_again`], and not for each: the end of most children is seen by other means.
 ///
-/// By a signal handler of its own, beside those of the program: a runtime that passed each on would be woken
-/// for each.
+/// It has a signal handler of its own, beside those of the program: a runtime that passed every
+/// signal on would be woken for each.
 pub(crate) struct ChildDeaths {
     inner: Arc<Deaths>,
     action: signal_hook_registry::SigId,
@@ -117,7 +118,7 @@ struct Deaths {
 }
 
 impl ChildDeaths {
-    /// Starts to listen, until it is dropped.
+    /// Starts to listen. Dropping the value stops it.
     pub(crate) fn listen() -> io::Result<ChildDeaths> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let inner = Arc::new(Deaths { heard: AtomicBool::new(false), wake });
@@ -133,17 +134,18 @@ impl ChildDeaths {
         Ok(ChildDeaths { inner, action })
     }
 
-    /// Becomes readable when one has died.
+    /// A descriptor that becomes readable when a child has died.
     pub(crate) fn wake(&self) -> BorrowedFd<'_> {
         self.inner.wake.as_fd()
     }
 
-    /// It was: nothing more is heard until [`ChildDeaths::hear_again`].
+    /// Acknowledges the wake-up. No further death is reported until [`ChildDeaths::hear_again`].
     pub(crate) fn woke(&self) {
         let _ = self.inner.wake.read();
     }
 
-    /// Who has died before this call is to be looked for after it.
+    /// Has the next death wake again. The caller looks for dead children after this call, and so misses
+    /// none.
     pub(crate) fn hear_again(&self) {
         self.inner.heard.store(false, Ordering::SeqCst);
     }
@@ -161,8 +163,8 @@ fn hang_up_is_ignored() -> bool {
     mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
-/// Ends this process as a closed pipe ends other small programs. The signal itself is ignored until
-/// then: a supervisor that goes closes a socket, and that is to be told.
+/// Ends this process by SIGPIPE, as other small programs end. Until then SIGPIPE is ignored: a
+/// supervisor that exits closes a socket, and the user must be told.
 pub fn end_by_broken_pipe() -> ! {
     use nix::sys::signal::{SigHandler, Signal, raise, signal};
     // SAFETY: the default action installs no handler.
@@ -177,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    /// Other tests of this process have children, too: what is asserted holds whenever theirs die.
+    /// Other tests of this process have children too; the assertions hold whenever those die.
     #[test]
     fn a_death_is_heard_once_until_the_next_is_to_be() {
         let deaths = ChildDeaths::listen().unwrap();

@@ -1,4 +1,4 @@
-//! What the standard streams are connected to.
+//! The standard streams and the terminal that they are connected to.
 
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd};
@@ -9,8 +9,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::model::Stream;
 
-/// Writes all of it to one of this process's own streams, or as much as somebody still takes. Not by std's
-/// locks: who held one while nobody reads would hold up whoever prints.
+/// Writes bytes to standard output or standard error, until all are written or the reader is gone.
+/// It doesn't take std's lock: a thread that held the lock while nobody reads would block every
+/// other one that prints.
 pub fn write(stream: Stream, mut bytes: &[u8]) {
     let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
     let to = if stream == Stream::Err { stderr.as_fd() } else { stdout.as_fd() };
@@ -32,17 +33,17 @@ pub fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Whether standard input is a file on a disk: reading all of it ends.
+/// Whether standard input is a regular file, so that reading it to the end terminates.
 pub fn input_is_a_file() -> bool {
     nix::sys::stat::fstat(std::io::stdin()).is_ok_and(|at| at.st_mode & libc::S_IFMT == libc::S_IFREG)
 }
 
-/// Columns of the terminal on standard output; `None` where it is none.
+/// Columns of the terminal on standard output. `None` when it is not a terminal.
 pub fn width() -> Option<usize> {
     size().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// Its lines.
+/// Lines of the terminal on standard output. `None` when it is not a terminal.
 pub fn height() -> Option<usize> {
     size().map(|size| usize::from(size.ws_row)).filter(|lines| *lines > 0)
 }

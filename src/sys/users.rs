@@ -1,22 +1,22 @@
 //! Users of this machine, as its user database knows them. Each look-up may ask a directory server,
-//! which may take its time.
+//! and so may block.
 
 use std::ffi::CString;
 
 use nix::unistd::{Gid, Group, Uid, User};
 
-/// Somebody who runs processes here.
+/// A user of this machine, with the groups that the user is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalUser {
-    /// The number.
+    /// The user id.
     pub uid: u32,
-    /// The name; the number, where there is none.
+    /// The user's name, or the user id as text when the user database has no name.
     pub name: String,
     groups: Vec<u32>,
 }
 
 impl LocalUser {
-    /// Of the user whose process has these numbers.
+    /// The user whose process has this user id and group id.
     pub fn of(uid: u32, gid: u32) -> LocalUser {
         let known = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
         let listed = known.as_deref().and_then(|name| CString::new(name).ok());
@@ -26,12 +26,12 @@ impl LocalUser {
         LocalUser { uid, name: known.unwrap_or_else(|| uid.to_string()), groups }
     }
 
-    /// Whether this name, or number, is theirs.
+    /// Whether this is the user's name or user id.
     pub fn is(&self, name: &str) -> bool {
         self.name == name || name.parse() == Ok(self.uid)
     }
 
-    /// Whether they are in the group of this name or number.
+    /// Whether the user is in the group of this name or group id.
     pub fn is_in(&self, group: &str) -> bool {
         let number = match group.parse() {
             Ok(number) => Some(number),
@@ -41,31 +41,31 @@ impl LocalUser {
     }
 }
 
-/// Who is at the other end of a Unix socket: the numbers of user, group and process.
+/// The ids of the process at the other end of a Unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerIds {
-    /// The user.
+    /// The user id.
     pub uid: u32,
-    /// The group.
+    /// The group id.
     pub gid: u32,
-    /// The process that connected.
+    /// The pid of the process that connected.
     pub pid: i32,
 }
 
 impl PeerIds {
-    /// Asks the kernel, which has noted it when the other end connected.
+    /// Asks the kernel, which recorded the ids when the other end connected.
     pub fn of(socket: &impl std::os::fd::AsFd) -> std::io::Result<PeerIds> {
         let peer = nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials)?;
         Ok(PeerIds { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() })
     }
 
-    /// Those of this process.
+    /// The ids of this process.
     pub fn own() -> PeerIds {
         use nix::unistd::{getegid, geteuid, getpid};
         PeerIds { uid: geteuid().as_raw(), gid: getegid().as_raw(), pid: getpid().as_raw() }
     }
 
-    /// Whether it is ourselves, or root.
+    /// Whether the other end runs as root or as this process's user.
     pub fn is_trusted(self) -> bool {
         self.uid == 0 || self.uid == nix::unistd::geteuid().as_raw()
     }

@@ -1,8 +1,9 @@
-//! The vault: values that a manifest only names, encrypted at rest.
+//! The vault: encrypted values that a manifest refers to by name.
 //!
-//! One file holds them all (XChaCha20-Poly1305, each with a nonce of its own, bound to its name); the
-//! key is beside it, readable for its owner alone, or comes from whoever starts us. A value leaves
-//! the vault only for the environment of a process that names it, and nothing here prints one.
+//! One file holds all values, encrypted with XChaCha20-Poly1305. Each has a nonce of its own and is
+//! bound to its name. The key lies beside the file, readable by its owner alone, or comes from the
+//! environment or from systemd. A value leaves the vault only for the environment of a process
+//! whose manifest names it, and nothing here prints one.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -18,18 +19,18 @@ use zeroize::Zeroizing;
 use crate::model::{Name, SpawnFailure, SpawnStage};
 use crate::sys::files;
 
-/// The largest value.
+/// The largest value, in bytes.
 const LARGEST: usize = 64 * 1024;
-/// 32 bytes as 64 hexadecimal digits.
+/// The environment variable with the key: 32 bytes as 64 hexadecimal digits.
 const FROM_ENVIRONMENT: &str = "REGROW_SECRET_KEY";
 /// The name of the key among systemd's credentials (systemd.exec(5), LoadCredential=).
 const CREDENTIAL: &str = "regrow-secret-key";
 
-/// A value that is not to be seen.
+/// A secret value. It is never printed, and its memory is wiped when it is dropped.
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Of a text that may be wiped from where it was.
+    /// A secret with this text. The memory of the text is wiped when the secret is dropped.
     pub fn new(text: String) -> Secret {
         Secret(Zeroizing::new(text))
     }
@@ -45,17 +46,17 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What can be told of a secret.
+/// What may be shown of a secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SecretInfo {
-    /// Its name.
+    /// The name of the secret.
     pub name: Name,
     /// When it was last set.
     #[serde(with = "crate::model::time::rfc3339")]
     pub updated: SystemTime,
 }
 
-/// Where secrets are kept.
+/// The folder in which secrets are kept.
 #[derive(Debug, Clone)]
 pub struct Vault {
     folder: PathBuf,
@@ -86,7 +87,7 @@ impl Sealed {
 }
 
 impl Vault {
-    /// In this folder, which is made when something is put there.
+    /// The vault in this folder. The folder is made when the first value is put there.
     pub fn at(folder: PathBuf) -> Vault {
         Vault { folder }
     }
@@ -105,7 +106,7 @@ impl Vault {
         }
     }
 
-    /// Keeps a value under this name, in place of the one before.
+    /// Stores a value under this name, and replaces an earlier one.
     pub fn set(&self, name: &Name, value: &Secret) -> io::Result<()> {
         if value.text().len() > LARGEST {
             return Err(invalid("a secret has at most 64 KiB"));
@@ -116,7 +117,7 @@ impl Vault {
         files::private_dir(&self.folder)?;
         let _alone = self.lock()?;
         let mut written = self.read()?;
-        // A new key would make all that is there unreadable for ever, and so would another one.
+        // A new or different key would make the stored values unreadable for ever.
         let key = self.key(written.secrets.is_empty()).map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData if !written.secrets.is_empty() => {
                 invalid(&format!("{error}; what is in the vault was sealed with it: put it back"))
@@ -134,7 +135,7 @@ impl Vault {
         self.write(&written)
     }
 
-    /// Forgets one; `false`: there was none.
+    /// Removes a secret. `false` when there was none of that name.
     pub fn remove(&self, name: &Name) -> io::Result<bool> {
         if !self.file().exists() {
             return Ok(false);
@@ -148,7 +149,7 @@ impl Vault {
         Ok(was)
     }
 
-    /// The names of all.
+    /// Every secret's name and the time of its last change.
     pub fn list(&self) -> io::Result<Vec<SecretInfo>> {
         let secrets = self.read()?.secrets.into_iter();
         Ok(secrets.map(|(name, sealed)| SecretInfo { name, updated: sealed.updated }).collect())
@@ -163,7 +164,7 @@ impl Vault {
         files::replace(&self.file(), &serde_json::to_string(written)?).map_err(of(&self.file()))
     }
 
-    /// `NAME=VALUE` of each variable that is a secret.
+    /// The value of each environment variable that is a secret, with the name of the variable.
     pub(crate) fn assignments(
         &self,
         wanted: &[(String, Name)],
@@ -192,8 +193,8 @@ impl Vault {
         Ok(found)
     }
 
-    /// The key: from the environment, from systemd, or the file beside the vault, which is made
-    /// where there is none.
+    /// The key: from the environment, from systemd's credentials, or from the file beside the vault.
+    /// With `make`, a missing file is made.
     fn key(&self, make: bool) -> io::Result<Zeroizing<[u8; KEY]>> {
         if let Ok(text) = std::env::var(FROM_ENVIRONMENT) {
             return key_of(&Zeroizing::new(text), FROM_ENVIRONMENT);
@@ -234,7 +235,7 @@ impl Vault {
     }
 }
 
-/// An error says which file it is of.
+/// Adds the path of the file to an error.
 fn of(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
@@ -261,8 +262,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
-/// Reads a value from a terminal without showing it, or from whatever else standard input is; a
-/// newline at its end is not part of it.
+/// Reads a value from standard input, without echo if that is a terminal. A newline at the end is
+/// not part of the value.
 pub fn read_value() -> io::Result<Secret> {
     use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
     let input = io::stdin();
@@ -351,7 +352,7 @@ mod cipher {
 }
 
 impl Secret {
-    /// As the environment of a process has it; the last step of it.
+    /// `NAME=VALUE` as the environment of a process has it. `None` when the value contains a NUL.
     pub(crate) fn assignment(&self, variable: &str) -> Option<std::ffi::CString> {
         std::ffi::CString::new(format!("{variable}={}", self.text())).ok()
     }
@@ -378,7 +379,7 @@ mod tests {
         let wanted = [("PASSWORD".to_owned(), db.clone())];
         let found = vault.assignments(&wanted).unwrap();
         assert_eq!(found[0].1.text(), "canary-4711");
-        // Another's text under this name is not taken for it.
+        // A value that was sealed under another name is refused.
         let mut written = vault.read().unwrap();
         let moved = written.secrets.remove(&other).unwrap();
         written.secrets.insert(db.clone(), moved);
@@ -397,7 +398,8 @@ mod tests {
         assert!(vault.set(&db, &value).unwrap_err().to_string().contains("chmod 600"));
     }
 
-    /// A vault whose key is lost, or another's, takes nothing more: what is in it could never be read again.
+    /// A vault whose key is missing or replaced accepts no more values, since the stored ones could
+    /// never be read again.
     #[test]
     fn a_vault_keeps_to_the_key_that_it_was_sealed_with() {
         let folder = tempfile::tempdir().unwrap();

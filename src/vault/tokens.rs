@@ -1,7 +1,7 @@
-//! Tokens of the network API: names, hashes and permissions in one file of our own.
+//! Tokens of the network API: their names, hashes and permissions, in one private file.
 //!
-//! A token is 256 random bits, so one round of SHA-256 is enough to keep it by: there is nothing to
-//! guess. The token itself is shown once, where it is made, and never kept.
+//! A token is 256 random bits, too many to guess, so one round of SHA-256 is enough to store it.
+//! The token itself is shown once, when it is made, and never stored.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,24 +18,24 @@ use crate::decide::access::Permission;
 use crate::model::Name;
 use crate::sys::files;
 
-/// So that a token is known for one where it should not be.
+/// The prefix by which a token is recognised in a place where it should not be.
 const PREFIX: &str = "regrow_";
-/// The form of the file.
+/// The version of the file format.
 const VERSION: u32 = 1;
-/// Bytes of chance.
+/// The number of random bytes in a token.
 const CHANCE: usize = 32;
 
-/// What may be known of a token.
+/// What may be shown of a token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Token {
-    /// Its name.
+    /// The name of the token.
     pub name: Name,
-    /// What it allows.
+    /// The permissions that the token grants.
     pub permissions: Vec<Permission>,
-    /// When it was made.
+    /// When the token was made.
     #[serde(with = "crate::model::time::rfc3339")]
     pub created: SystemTime,
-    /// From when on it is worth nothing; `None`: never.
+    /// The time from which on the token is no longer valid. `None`: it never expires.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_time")]
     pub expires: Option<SystemTime>,
 }
@@ -53,11 +53,11 @@ struct Written {
     tokens: Vec<Kept>,
 }
 
-/// A token as its holder has it.
+/// A token in plain text, as its holder has it.
 pub struct Plain(Zeroizing<String>);
 
 impl Plain {
-    /// To be shown once.
+    /// The text of the token, to be shown once.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -69,13 +69,13 @@ impl fmt::Debug for Plain {
     }
 }
 
-/// By what a file is known to be another.
+/// The device, the inode and the modification time of a file, by which a change to it is noticed.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
-/// The file of the tokens.
+/// The tokens of one file.
 pub struct Tokens {
     path: PathBuf,
-    /// As it was read last.
+    /// The tokens as they were last read from the file.
     read: Mutex<(Stamp, Arc<Vec<Kept>>)>,
 }
 
@@ -86,12 +86,12 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Of this file, which is made with the first token.
+    /// The tokens in this file. The file is made with the first token.
     pub fn at(path: PathBuf) -> Tokens {
         Tokens { path, read: Mutex::new((None, Arc::new(Vec::new()))) }
     }
 
-    /// Makes one; an error where there is one of that name.
+    /// Makes a token. Fails when a token of that name exists.
     pub fn create(
         &self,
         name: &Name,
@@ -113,12 +113,12 @@ impl Tokens {
         Ok(plain)
     }
 
-    /// All of them.
+    /// All tokens, expired ones included.
     pub fn list(&self) -> io::Result<Vec<Token>> {
         Ok(read(&self.path)?.tokens.into_iter().map(|kept| kept.token).collect())
     }
 
-    /// Makes one worth nothing, from now on; `false`: there was none.
+    /// Removes a token, which is invalid from now on. `false` when there was none of that name.
     pub fn revoke(&self, name: &str) -> io::Result<bool> {
         let mut was = false;
         if self.path.exists() {
@@ -132,7 +132,8 @@ impl Tokens {
         Ok(was)
     }
 
-    /// The token that somebody shows. How long that takes says nothing of how much of it is right.
+    /// The valid token with this text. The time that the comparison takes does not depend on how much
+    /// of the text is right.
     pub fn find(&self, shown: &str, now: SystemTime) -> io::Result<Option<Token>> {
         let hash = hex(&Sha256::digest(shown));
         let mut found = None;
@@ -144,13 +145,13 @@ impl Tokens {
         Ok(found)
     }
 
-    /// Whether this very token is still there.
+    /// Whether this very token still exists and has not expired.
     pub fn holds(&self, token: &Token, now: SystemTime) -> bool {
         let there = self.current().is_ok_and(|all| all.iter().any(|kept| kept.token == *token));
         there && token.expires.is_none_or(|at| at > now)
     }
 
-    /// As the file is now; it is read only when it has changed.
+    /// The tokens as the file has them now. The file is read again only when it has changed.
     fn current(&self) -> io::Result<Arc<Vec<Kept>>> {
         let stamp = fs::metadata(&self.path)
             .ok()
@@ -247,12 +248,12 @@ mod tests {
         assert_eq!(tokens.find("", now).unwrap(), None);
         assert_eq!(tokens.find(plain.reveal(), now + Duration::from_secs(61)).unwrap(), None);
 
-        // By another process.
+        // Another process revokes the token.
         assert!(Tokens::at(path).revoke("ci").unwrap());
         assert!(!tokens.holds(&found, now));
         assert_eq!(tokens.find(plain.reveal(), now).unwrap(), None);
         assert!(tokens.find(other.reveal(), now).unwrap().is_some());
-        // Another of the same name is another.
+        // A new token of the same name is a different token.
         tokens.create(&ci, read(), None).unwrap();
         assert!(!tokens.holds(&found, now) && !tokens.revoke("nobody").unwrap());
     }

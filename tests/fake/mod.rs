@@ -1,4 +1,4 @@
-//! Services for trees on a fake host: each runs a program of its own name.
+//! Services for trees on a fake host: each runs a program with the service's own name.
 
 use regrow::model::{Condition, Dependency, Name, ServiceSpec};
 

@@ -1,4 +1,4 @@
-//! A tree with a worker pool and real processes, in a folder that is gone afterwards.
+//! A tree with a worker pool and real processes, in a folder that is removed afterwards.
 
 use std::path::Path;
 use std::sync::Arc;

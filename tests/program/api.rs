@@ -1,4 +1,4 @@
-//! The API, from outside, by clients that are not ours: curl, bare sockets, a fuzzer.
+//! The API as foreign clients use it: curl, bare sockets and a fuzzer.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,13 +13,13 @@ use crate::harness::{BOUND, end, eventually, eventually_or, free_port, installed
 
 const CURL: &str = "/usr/bin/curl";
 
-/// A daemon with a door to the network.
+/// A daemon with a network API.
 struct Api {
     machine: Machine,
     port: u16,
 }
 
-/// What curl has got.
+/// An answer that curl received.
 struct Got {
     status: u16,
     head: String,
@@ -61,7 +61,7 @@ impl Api {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// Asks by curl, with these words on its command line.
+    /// Makes a request with curl, with these further arguments.
     fn curl(&self, token: &str, path: &str, words: &[&str]) -> Got {
         let mut all = vec!["-H".to_owned(), format!("Authorization: Bearer {token}")];
         all.extend(words.iter().map(|word| (*word).to_owned()));
@@ -113,7 +113,7 @@ fn s6_only_a_token_opens_and_only_what_it_allows() {
         assert_eq!((got.status, got.code().as_str()), (401, "unauthorized"), "{what}");
         assert!(got.head.contains("www-authenticate: bearer"), "{}", got.head);
     }
-    // Nothing is told to who shows nothing, not even what there is.
+    // A client without a token learns nothing, not even which paths exist.
     assert_eq!(curl(&[api.url("/v1/nothing")]).status, 401);
 
     let seen = |token: &str| -> Vec<String> {
@@ -125,7 +125,7 @@ fn s6_only_a_token_opens_and_only_what_it_allows() {
     for (path, status) in [
         ("/v1/status?service=web", 200),
         ("/v1/status?service=db", 403),
-        // Whether there is one is not told either.
+        // Whether a service exists is not told either.
         ("/v1/status?service=nobody", 403),
         ("/v1/history?service=web", 200),
         ("/v1/history?service=db", 403),
@@ -170,7 +170,7 @@ fn s6_only_a_token_opens_and_only_what_it_allows() {
     let events = api.machine.regrow(&["events"]).stdout;
     assert!(events.contains("restart shop/web accepted (token:ci)"), "{events}");
 
-    // Who did what, and who was not let.
+    // The audit trail: what each requester did, and what was refused.
     let trail = api.curl(&ops, "/v1/audit", &[]).json();
     let trail: Vec<(String, String, bool)> = trail["entries"]
         .as_array()
@@ -196,7 +196,7 @@ fn s6_only_a_token_opens_and_only_what_it_allows() {
     let shown = api.machine.regrow(&["audit", "-n", "1000"]).stdout;
     assert!(shown.contains("restart:db") && shown.contains("no: not granted"), "{shown}");
 
-    // A follower ends with its token.
+    // The stream of a follower ends when its token is revoked.
     let mut follower = Command::new(CURL)
         .args(["-sSN", "-H", &format!("Authorization: Bearer {ci}"), &api.url("/v1/events?follow=true")])
         .stdout(Stdio::piped())
@@ -211,7 +211,7 @@ fn s6_only_a_token_opens_and_only_what_it_allows() {
     follower.wait().unwrap();
     assert_eq!(api.machine.regrow(&["token", "revoke", "ci", "--config", "daemon.toml"]).code, 1);
 
-    // The tokens themselves are nowhere.
+    // The tokens themselves are in no file.
     let mut files = vec![api.machine.project.state_dir()];
     while let Some(path) = files.pop() {
         if path.is_dir() {
@@ -259,7 +259,7 @@ fn s6_large_bodies_and_slow_clients_are_cut_and_rates_are_kept() {
     let token = api.token("t", &["*:*"]);
     let (daemon, _) = api.machine.pids();
     let before = rss_kib(daemon);
-    // A gigabyte, said and not said.
+    // A body of one gigabyte, with and without an announced length.
     for words in [
         &["-X", "PUT", "-T", "-", "-H", "Content-Length: 1073741824"][..],
         &["-X", "PUT", "-T", "-", "-H", "Transfer-Encoding: chunked"][..],
@@ -287,7 +287,7 @@ fn s6_large_bodies_and_slow_clients_are_cut_and_rates_are_kept() {
     let grown = rss_kib(daemon).saturating_sub(before);
     assert!(grown < 16 << 10, "{grown} KiB more");
 
-    // Heads and bodies that never come, and answers that nobody takes.
+    // Heads and bodies that never come, and answers that the client never reads.
     let head = format!("GET /v1/status HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n");
     let body = format!(
         "POST /v1/command HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
@@ -310,7 +310,7 @@ fn s6_large_bodies_and_slow_clients_are_cut_and_rates_are_kept() {
             && answer.starts_with("HTTP/1.1 200")
     });
 
-    // Twenty a second, and forty at once.
+    // Twenty requests per second, and forty at once.
     let request = format!("{head}\r\n");
     let mut busy = TcpStream::connect(("127.0.0.1", api.port)).unwrap();
     busy.set_read_timeout(Some(BOUND)).unwrap();
@@ -328,7 +328,7 @@ fn s6_large_bodies_and_slow_clients_are_cut_and_rates_are_kept() {
     assert_eq!(api.machine.pids().0, daemon);
 }
 
-/// As many as the daemon lets one address have, and more.
+/// Opens more connections than the daemon allows one address.
 fn many_connections(api: &Api) -> Vec<TcpStream> {
     let many: Vec<TcpStream> =
         (0..40).map(|_| TcpStream::connect(("127.0.0.1", api.port)).unwrap()).collect();
@@ -337,11 +337,11 @@ fn many_connections(api: &Api) -> Vec<TcpStream> {
     many
 }
 
-/// From one address only a part of the seats is taken; whoever comes beyond is let go at once.
+/// One address takes only a part of the connections; any beyond that is closed at once.
 #[test]
 fn s6_one_address_leaves_room_for_others() {
     let api = Api::started(TWO, "connections = 16\ntimeout = \"1h\"\n");
-    // A connection from before may still have a seat for a moment.
+    // An earlier connection may still hold its place for a moment.
     eventually("four are listened to", || {
         let held = many_connections(&api).into_iter().filter_map(|mut connection| {
             connection.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -381,7 +381,7 @@ fn a_reload_is_not_cut_in_half_by_its_client() {
     });
 }
 
-/// What is granted for one thing is not granted for what goes with it.
+/// A grant for one action does not extend to actions that go with it.
 #[test]
 fn s6_a_grant_reaches_no_further_than_it_says() {
     const TEST: &str = "s6_a_grant_reaches_no_further_than_it_says";
@@ -407,14 +407,14 @@ fn s6_a_grant_reaches_no_further_than_it_says() {
     let started = api.command(&both, &verb("start", "api"), &[]);
     assert_eq!(started.status, 200, "{}", started.body);
     assert_eq!(api.machine.project.status("db")["state"], "running");
-    // What a name has in it does not reach a terminal.
+    // Control characters in a name do not reach a terminal.
     let odd = api.command(&one, &verb("stop", "x\\u001b[2Jy"), &[]);
     assert_eq!(odd.status, 403, "{}", odd.body);
     let shown = api.machine.regrow(&["audit"]).stdout;
     assert!(shown.contains("stop:x\\u{1b}[2Jy") && !shown.contains('\u{1b}'), "{shown:?}");
 }
 
-/// One answer with a Content-Length.
+/// Reads one answer that has a Content-Length.
 fn read_answer(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let mut byte = [0u8; 1];
@@ -469,11 +469,11 @@ fn tls_is_spoken_with_the_certificate_of_the_day() {
         output.status.success() && String::from_utf8_lossy(&output.stdout).contains("\"web\"")
     };
     assert!(with(&own) && !with(&next));
-    // Without TLS nobody is answered.
+    // A client without TLS gets no answer.
     let plain =
         Command::new(CURL).args(["-sS", "--max-time", "30", &api.url("/v1/status")]).output().unwrap();
     assert!(!plain.status.success());
-    // One that can't be used changes nothing; one that can is taken.
+    // A certificate that can't be used changes nothing; one that can be used is taken.
     std::fs::write(&used_key, "no key").unwrap();
     assert!(with(&own));
     std::fs::copy(&next_key, &used_key).unwrap();
@@ -501,7 +501,7 @@ fn a_command_is_carried_out_once_for_each_key_whatever_happens_to_the_daemon() {
     assert_eq!(api.machine.all_pids(), pids);
     let other = api.command(&token, r#"{"verb":"restart","services":["db"]}"#, &key);
     assert_eq!((other.status, other.code().as_str()), (422, "key_reused"));
-    // Another's key is another's.
+    // The same key of another token is another key.
     let second = api.token("u", &["*:*"]);
     assert_eq!(api.command(&second, restart, &key).status, 200);
     assert_ne!(api.machine.all_pids(), pids);
@@ -518,7 +518,7 @@ fn a_command_is_carried_out_once_for_each_key_whatever_happens_to_the_daemon() {
     assert_eq!((again.status, &again.body), (200, &first.body));
     assert_eq!(api.machine.all_pids(), pids);
 
-    // One that was cut half way is gone on with, not begun again.
+    // A command that was cut off half way is continued, not begun again.
     let before = api.machine.project.status("slow")["incarnation"].as_u64().unwrap();
     let restart = r#"{"verb":"restart","services":["slow"]}"#;
     let mut cut = Command::new(CURL)
@@ -542,7 +542,7 @@ fn a_command_is_carried_out_once_for_each_key_whatever_happens_to_the_daemon() {
     assert_eq!((row["incarnation"].as_u64(), &row["ready"]), (Some(before + 1), &true.into()), "{row}");
 }
 
-/// The command line's own commands outlive a daemon, too.
+/// Commands of the command line outlive a daemon, too.
 #[test]
 fn a_command_that_is_typed_is_answered_though_the_daemon_is_killed_meanwhile() {
     let machine = Machine::started(&[(
@@ -577,7 +577,7 @@ fn a_follower_of_events_goes_on_where_it_was() {
     api.machine.kill_daemon();
     eventually("the API listens again", || TcpStream::connect(("127.0.0.1", api.port)).is_ok());
     assert_eq!(api.machine.regrow(&["restart", "db"]).code, 0);
-    // All of it, of both daemons, in order and once.
+    // The follower shows all events of both daemons, in order and once.
     typed.line("took over 2 instances");
     typed.line("restart db accepted (user:");
     let mut follower = Command::new(CURL)
@@ -604,7 +604,7 @@ fn a_follower_of_events_goes_on_where_it_was() {
     assert!(text.contains("\"verb\":\"restart\""), "{text}");
     let bad = api.curl(&token, "/v1/events?follow=true", &["-H", "Last-Event-ID: x"]);
     assert_eq!(bad.status, 400);
-    // By state.
+    // Events can be selected by state.
     let states = api.machine.project.json(&["events", "--state", "running", "--json"]);
     let states = states["events"].as_array().unwrap();
     assert_eq!(states.len(), 4, "{states:?}");
@@ -612,7 +612,7 @@ fn a_follower_of_events_goes_on_where_it_was() {
     end(typed.pid());
 }
 
-/// S1: who is at the other end is asked of the kernel, before a byte is read.
+/// S1: the kernel is asked for the user of the other end before a byte is read.
 #[test]
 fn s1_another_user_is_refused_unless_the_configuration_lets_them_in() {
     use std::os::unix::fs::PermissionsExt;
@@ -645,7 +645,7 @@ fn s1_another_user_is_refused_unless_the_configuration_lets_them_in() {
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         (output.status.code(), text.into_owned())
     };
-    // By number of user, by number of group, by neither.
+    // Access by the number of the user, by the number of the group, and by neither.
     let (code, text) = by(64_913, 64_913, &["status"]);
     assert!(code == Some(0) && text.contains("web") && !text.contains("db"), "{text}");
     let (code, text) = by(64_915, 64_914, &["status"]);
@@ -664,21 +664,21 @@ fn s1_another_user_is_refused_unless_the_configuration_lets_them_in() {
     assert!(trail.contains("user:64913") && trail.contains("no: not granted"), "{trail}");
     machine.down();
 
-    // Without a word about others the socket is its owner's.
+    // Without an entry for others, only the owner may use the socket.
     machine.project.write("daemon.toml", config(""));
     std::fs::remove_dir_all(socket.parent().unwrap()).unwrap();
     machine.start();
     assert_eq!((mode(&socket), mode(socket.parent().unwrap())), (0o600, 0o700));
     assert_ne!(by(64_913, 64_913, &["status"]).0, Some(0));
-    // Even where somebody has opened it by hand.
+    // That holds even where somebody has opened the socket by hand.
     std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o666)).unwrap();
     std::fs::set_permissions(socket.parent().unwrap(), PermissionsExt::from_mode(0o755)).unwrap();
     let (code, text) = by(64_913, 64_913, &["status"]);
     assert!(code != Some(0) && !text.contains("web"), "{text}");
 }
 
-/// A fuzzer that reads the OpenAPI document: every answer is one that it describes, none is a
-/// server's error, none takes for ever, and the daemon is what it was.
+/// A fuzzer that reads the OpenAPI document: every answer is one that the document describes, none
+/// is a server error, none hangs, and the daemon is unchanged afterwards.
 #[test]
 fn s6_a_fuzzer_finds_what_the_document_says() {
     const TEST: &str = "s6_a_fuzzer_finds_what_the_document_says";
@@ -698,7 +698,7 @@ fn s6_a_fuzzer_finds_what_the_document_says() {
             .arg("run")
             .arg(api.url("/v1/openapi.json"))
             .args(["-H", &format!("Authorization: Bearer {token}"), "--seed", seed, "-n", "10", "--no-color"])
-            // They end the daemon, or are there to take their time.
+            // These paths end the daemon, or are made to take their time.
             .args([
                 "--exclude-path",
                 "/v1/down",
@@ -707,9 +707,9 @@ fn s6_a_fuzzer_finds_what_the_document_says() {
                 "--exclude-path",
                 "/v1/wait",
             ])
-            // Followers never end.
+            // Streams that follow never end.
             .args(["--request-timeout", "3"])
-            // A manifest is a language of its own: most texts are none, as they should be.
+            // A manifest is a language of its own: most texts are not one, and are refused.
             .args(["--exclude-checks", "positive_data_acceptance"])
             .env("HYPOTHESIS_STORAGE_DIRECTORY", api.machine.project.file("hypothesis"))
             .current_dir(api.machine.project.dir())

@@ -1,4 +1,5 @@
-//! `regrow daemon`: what an operator's machine does to it.
+//! `regrow daemon` on an operator's machine: deaths, upgrades, reloads, shortages and files that
+//! others touch.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,18 +11,18 @@ use serde_json::Value;
 
 use crate::harness::{Output, Project, Run, end, eventually, eventually_or, is_alive, named};
 
-/// A project whose manifests lie in a folder, and the daemon that has them.
+/// A project whose manifests are in a folder, and the daemon that supervises them.
 pub(crate) struct Machine {
     pub(crate) project: Project,
-    /// As it was started last.
+    /// The daemon as it was started last.
     pub(crate) run: Option<Run>,
 }
 
 impl Machine {
-    /// With these manifests; not started yet.
+    /// Makes a machine with these manifests, without starting the daemon.
     pub(crate) fn new(manifests: &[(&str, &str)]) -> Machine {
         let project = Project::new("");
-        // It is no project's folder: whatever is typed there is meant for the daemon.
+        // The folder is no project's, so what is typed there is meant for the daemon.
         std::fs::remove_file(project.file("regrow.toml")).unwrap();
         std::fs::create_dir(project.file("services")).unwrap();
         project.write("daemon.toml", "manifests = \"services\"\n");
@@ -45,7 +46,7 @@ impl Machine {
         self.run = Some(run);
     }
 
-    /// The same as another user, who can make no cgroup.
+    /// Starts the daemon as another user, who can make no cgroup.
     pub(crate) fn start_as(&mut self, user: u32) {
         let mut all = vec![self.project.dir().parent().unwrap().to_owned(), self.project.dir()];
         while let Some(path) = all.pop() {
@@ -73,7 +74,7 @@ impl Machine {
         self.project.regrow(args)
     }
 
-    /// The process that supervises, and its keeper.
+    /// The pids of the daemon and of its keeper.
     pub(crate) fn pids(&self) -> (u32, u32) {
         let report = self.project.json(&["status", "--json"]);
         let daemon = report["daemon"]["pid"].as_u64().unwrap_or_else(|| panic!("{report}"));
@@ -90,7 +91,7 @@ impl Machine {
         eventually("another daemon supervises", || self.pids().0 != daemon);
     }
 
-    /// Kills the keeper, and waits until the daemon has become that of another.
+    /// Kills the keeper, and waits until the daemon has become the keeper of another daemon.
     pub(crate) fn kill_keeper(&mut self) {
         let (daemon, keeper) = self.pids();
         end(keeper);
@@ -98,15 +99,16 @@ impl Machine {
             let (now, above) = self.pids();
             now != daemon && above == daemon
         });
-        // What was started is gone; who has followed is another.
+        // The process that the test started has ended; its successor is not the test's child.
         self.run = None;
     }
 
     /// Kills the daemon and its keeper at once.
     pub(crate) fn kill_both(&mut self) {
         let (daemon, keeper) = self.pids();
-        // The keeper first stands still, so that it does not see the daemon's end. The other way round the
-        // kernel would let the daemon go on when its keeper dies (a stopped process group that is orphaned).
+        // The keeper is stopped first, so that it does not see the daemon's end. The other way round the
+        // kernel would let the daemon continue when its keeper dies (a stopped process group that is
+        // orphaned).
         nix::sys::signal::kill(crate::harness::pid_of(keeper), Signal::SIGSTOP).unwrap();
         eventually("the keeper stands still", || stands_still(keeper));
         end(daemon);
@@ -118,7 +120,7 @@ impl Machine {
     pub(crate) fn all_pids(&self) -> BTreeMap<String, Option<u64>> {
         let report = self.project.json(&["status", "--json"]);
         let rows = report["services"].as_array().unwrap();
-        // By their short names, where these mean one.
+        // Services go by their short names where these are unambiguous.
         let alike = |name: &Value| rows.iter().filter(|row| row["name"] == *name).count() > 1;
         let key = |row: &Value| if alike(&row["name"]) { row["id"].clone() } else { row["name"].clone() };
         rows.iter().map(|row| (key(row).as_str().unwrap().to_owned(), row["pid"].as_u64())).collect()
@@ -158,13 +160,13 @@ impl Drop for Machine {
     }
 }
 
-/// A service that prints its number, counting, as long as it lives.
+/// A service that prints numbers, counting up, for as long as it lives.
 const COUNTER: &str = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.0$((i % 7 + 1)); done";
 
-/// The file holds every number from 0, in order and once; returns how many.
+/// Asserts that the file holds every number from 0, in order and once; returns how many there are.
 fn assert_counts(path: &std::path::Path) -> usize {
     let text = std::fs::read_to_string(path).unwrap();
-    // The last line may be on its way.
+    // The last line may be incomplete.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     for (want, line) in whole.lines().enumerate() {
         assert_eq!(line.parse(), Ok(want), "{} after {want} lines", path.display());
@@ -239,10 +241,10 @@ fn p6_services_live_on_when_their_daemon_is_killed() {
         );
         assert_eq!(row["restarts"], 0);
     }
-    // It is the same life, which began before.
+    // The process is the same, and started earlier.
     assert!(row("ticks")["uptime_s"].as_f64().unwrap() > 0.1, "{}", row("ticks"));
     assert_eq!(machine.regrow(&["resume", "halted"]).code, 0);
-    // What dies while there is a daemon again is answered as ever.
+    // A service that crashes while there is a daemon again is handled as ever.
     let pid = u32::try_from(row("web")["pid"].as_u64().unwrap()).unwrap();
     end(pid);
     eventually("web is back", || {
@@ -267,13 +269,13 @@ fn p6_an_end_while_there_is_no_daemon_is_told_by_the_next() {
          [service.again]\nshell = \"echo up; exec sleep 1000\"\nrestart = { policy = \"always\", backoff = { initial = \"1ms\" } }\n",
     )]);
     let project = &machine.project;
-    // Without a reader it waits.
+    // The open of a FIFO waits as long as it has no writer.
     nix::unistd::mkfifo(&project.file("services/go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert_eq!(machine.regrow(&["restart", "once"]).code, 0);
     assert_eq!(machine.regrow(&["wait", "once", "again", "--timeout", "20s"]).code, 0);
     let again = project.pid("again");
     let (daemon, keeper) = machine.pids();
-    // The keeper can't start another one before it goes on.
+    // The stopped keeper can't start another daemon before it continues.
     nix::sys::signal::kill(crate::harness::pid_of(keeper), Signal::SIGSTOP).unwrap();
     end(daemon);
     std::fs::write(project.file("services/go"), "\n").unwrap();
@@ -369,7 +371,7 @@ fn p7_thirty_deaths_and_twenty_upgrades_cost_nothing() {
     for round in 0..50 {
         if round % 5 < 3 {
             let (daemon, _) = machine.pids();
-            // At any moment: the pause is another each time.
+            // The daemon dies at a different moment each time.
             std::thread::park_timeout(std::time::Duration::from_millis(7 * (round % 13)));
             end(daemon);
         } else {
@@ -405,7 +407,7 @@ fn p7_thirty_deaths_and_twenty_upgrades_cost_nothing() {
         let printed: Vec<u64> = log.lines().map(|line| line.parse().unwrap()).collect();
         let mut pids: Vec<u64> = told.iter().filter_map(|life| life["pid"].as_u64()).collect();
         if told.last().unwrap()["exit"]["signal"] == 15 && printed.last() != pids.last() {
-            // It was stopped before it came to say anything.
+            // The instance was stopped before it printed anything.
             pids.pop();
         }
         assert_eq!(printed, pids, "each ran once, and no other");
@@ -476,7 +478,7 @@ fn goals_outlive_an_orderly_end_and_everything_else_begins_anew() {
     assert_eq!(ran, "ran\nran\n");
 }
 
-/// Everything of it is killed at once, again and again, while commands come.
+/// Daemon, keeper and services are killed at once, again and again, while commands come.
 #[test]
 fn r12_after_every_power_cut_the_store_opens_and_goals_are_right() {
     let cuts: usize = std::env::var("REGROW_TEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
@@ -543,7 +545,7 @@ fn a_daemon_detaches_when_it_is_up_and_says_why_it_is_not() {
 fn p8_a_daemon_is_process_one_of_a_container() {
     let mut machine = Machine::new(&[(
         "a.toml",
-        // Each leaves a grandchild that nobody waits for.
+        // Each service leaves grandchildren that it does not wait for.
         "[service.forks]\nshell = \"for i in $(seq 1000); do (sleep 0.01 &) ; done; echo forked; exec sleep 1002\"\n\
          ready = { log = \"forked\" }\n",
     )]);
@@ -555,9 +557,9 @@ fn p8_a_daemon_is_process_one_of_a_container() {
     let mut run = project.start(&mut command);
     run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
     assert_eq!(machine.regrow(&["wait", "forks", "--timeout", "20s"]).code, 0);
-    // Others may sleep as long.
+    // Processes of other tests may sleep for as long.
     let sleeper = || named("sleep 1002").iter().filter(|pid| machine.project.alive().contains(pid)).count();
-    // The last that it forked may carry its words until they execute.
+    // The last child that it forked may show the shell's command line until it executes.
     eventually("it is the only one", || sleeper() == 1);
     let zombies = || {
         let inside = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
@@ -638,7 +640,8 @@ fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
     end(u32::try_from(after["limits"].unwrap()).unwrap());
     eventually("it does not come back", || project.status("limits")["state"] == "failed");
 
-    // A faulty one keeps what it has, and keeps nothing from the others, unless nothing is to change then.
+    // A faulty manifest keeps its services as they were and does not hold up the others, except with
+    // --strict.
     project.write("services/d.toml", "[service.new]\ncommand = \"sleep 999\"\n[service.other]\n");
     project.write("services/e.toml", "[service.another]\ncommand = \"sleep 1000\"\n");
     let refused = project.regrow(&["reload", "--strict"]);
@@ -660,7 +663,7 @@ fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
     assert!(now["new"] == after["new"] && now["another"].is_some() && !now.contains_key("other"), "{now:?}");
     let report = project.json(&["status", "--json"]);
     assert_eq!(report["daemon"]["faulty"][0]["line"], 3, "{report}");
-    // One that never was right as well: its service has failed, by the same fault.
+    // A manifest that was never right counts as well: its service has failed, by the same fault.
     project.write("services/f.toml", "[service.never]\ncomand = \"x\"\n");
     assert_eq!(project.regrow(&["reload"]).code, 3);
     assert_eq!(project.status("never")["state"], "failed");
@@ -679,7 +682,7 @@ fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
         .as_mut()
         .unwrap()
         .line("reloaded: removed: keeps, limits, another; restarted: new (command); unchanged: 3");
-    // And so it is after a death: what there is now is what is in the folder.
+    // The same holds after a death of the daemon: the tree is that of the folder.
     let pids = machine.all_pids();
     machine.kill_daemon();
     assert_eq!(machine.all_pids(), pids);
@@ -727,7 +730,7 @@ fn a_service_is_made_changed_and_removed_from_the_command_line() {
         let refused = project.regrow(&["service", "create", bad, "--", "true"]);
         assert_eq!(refused.code, 2, "{bad}: {}", refused.stderr);
     }
-    // A key is changed in place, comments stay.
+    // A key is changed in place; the comments stay.
     std::fs::write(&file, format!("{text}# mine\n")).unwrap();
     let pid = project.pid("web");
     let changed = project.regrow(&["service", "config", "web", "restart.max_retries=9"]);
@@ -742,7 +745,7 @@ fn a_service_is_made_changed_and_removed_from_the_command_line() {
     assert_eq!(now, format!("{text}# mine\n").replace("max_retries = 3", "max_retries = 9"));
     assert_eq!(project.pid("web"), pid);
     assert_eq!(project.regrow(&["service", "config", "web"]).stdout, now);
-    // What would be faulty is not written.
+    // A change that would make the manifest faulty is not written.
     let faulty = project.regrow(&["service", "config", "web", "comand=x"]);
     assert_eq!(faulty.code, 3, "{}", faulty.stderr);
     assert!(faulty.stderr.contains("unknown key \"comand\""), "{}", faulty.stderr);
@@ -761,7 +764,7 @@ fn a_service_is_made_changed_and_removed_from_the_command_line() {
         "{}",
         list.stdout
     );
-    // It outlives the daemon, and a death of it.
+    // The service outlives a death of the daemon.
     machine.kill_daemon();
     assert_eq!(project.status("web")["state"], "running");
     let removed = project.regrow(&["service", "remove", "web"]);
@@ -770,7 +773,7 @@ fn a_service_is_made_changed_and_removed_from_the_command_line() {
     assert_eq!(project.regrow(&["service", "remove", "web"]).code, 1);
 }
 
-/// A file system of one megabyte, as long as it lives.
+/// A file system of one megabyte, mounted until this is dropped.
 pub(crate) struct Small(PathBuf);
 
 impl Small {
@@ -814,7 +817,7 @@ fn r14_a_full_disk_costs_no_service_and_what_is_lost_is_counted() {
         events.stdout.contains(words)
     };
     eventually("the loss is told", || told("its output can't be kept"));
-    // What follows is shown all the same.
+    // Lines that follow are shown all the same.
     let follow = machine.project.command(&["logs", "floods", "-f", "-n", "0"]);
     let mut follow = follow;
     let mut follow = machine.project.start(&mut follow);
@@ -838,13 +841,13 @@ fn r14_a_full_disk_costs_no_service_and_what_is_lost_is_counted() {
 fn the_keeper_reads_in_the_place_of_a_daemon_that_stays_away() {
     let mut machine = Machine::new(&[(
         "a.toml",
-        // More than a pipe holds, as soon as it is told to.
+        // The service prints more than a pipe holds, as soon as it is told to.
         "[service.prints]\nshell = \"read x < go; i=0; while [ $i -lt 40000 ]; do echo $i; i=$((i+1)); done; touch printed; exec sleep 1000\"\n",
     )]);
     nix::unistd::mkfifo(&machine.project.file("services/go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     machine.start();
     assert_eq!(machine.regrow(&["wait", "prints", "--timeout", "20s"]).code, 0);
-    // Another build, which does not come up.
+    // A different build, which does not come up.
     let broken = machine.project.file("broken");
     machine.project.script(
         "broken",
@@ -895,8 +898,8 @@ fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
     for pid in [project.pid("other"), daemon, keeper] {
         assert!(!environment(pid).contains(CANARY), "{pid}");
     }
-    // Nor would it be in a core file (1: none, and no program is given one either); what its services
-    // may leave is as it was.
+    // A secret would not be in a core file either (1: no core is written, and no program is given one);
+    // the core limits of the services are unchanged.
     let core = |pid: u32| {
         let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -935,7 +938,7 @@ fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
         assert!(!text.contains(CANARY), "{text}");
     }
     assert!(said.iter().any(|text| text.contains("{\"secrets\":[{\"name\":\"db\",\"updated\":")), "{said:?}");
-    // Nor is it in any file of the state folder.
+    // The secret is not in any file of the state folder either.
     let mut folders = vec![project.state_dir()];
     let mut files = 0;
     while let Some(folder) = folders.pop() {
@@ -967,7 +970,7 @@ fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
     );
 }
 
-/// Three that go together, and take their time to stop.
+/// Three services that restart together, and take their time to stop.
 const TOGETHER: &str = "[project]\nstrategy = \"one-for-all\"\n\
     [service.x]\nshell = \"trap '' TERM; while :; do sleep 0.1; done\"\nstop = { timeout = \"1s\" }\n\
     [service.y]\nshell = \"trap '' TERM; while :; do sleep 0.1; done\"\nstop = { timeout = \"1s\" }\n\
@@ -988,7 +991,7 @@ fn a_death_in_the_middle_of_a_group_restart_leaves_nobody_behind() {
     for word in ["stopping", "stopped", "starting"] {
         let before = machine.all_pids();
         end(machine.project.pid("y"));
-        // At its begin, in its middle, or when it is all but over.
+        // The daemon dies at the beginning of the restart, in its middle, or when it is almost over.
         eventually("it has begun", || {
             let all = states(&machine);
             all.iter().any(|(state, _)| state == word)
@@ -1002,7 +1005,7 @@ fn a_death_in_the_middle_of_a_group_restart_leaves_nobody_behind() {
         let after = machine.all_pids();
         assert!(before.iter().all(|(name, pid)| after[name] != *pid), "{before:?} {after:?}");
     }
-    // What is stopped by hand meanwhile is not started by that.
+    // A service that is stopped by hand during the restart is not started by it.
     end(machine.project.pid("y"));
     eventually("it has begun", || states(&machine).iter().any(|(state, _)| state == "stopping"));
     let mut stop = machine.project.command(&["stop", "--all"]);
@@ -1029,7 +1032,7 @@ fn a_death_in_the_middle_of_a_down_does_not_end_it() {
     assert_eq!(run.code(), 0, "{}", run.text());
     drop(down);
     machine.project.assert_nothing_left();
-    // It was nobody's wish for a service.
+    // The shutdown set no service's goal to down.
     machine.start();
     assert_eq!(machine.regrow(&["wait", "x", "y", "z", "--timeout", "20s"]).code, 0);
 }
@@ -1046,7 +1049,7 @@ fn one_that_was_removed_and_made_again_is_found_again() {
     machine.kill_both();
     machine.start();
     assert_eq!(machine.all_pids(), before);
-    // A manifest that can't be read for a while costs nobody his life.
+    // A manifest that can't be read for a while ends no service.
     machine.project.write("services/a.toml", "[service.web");
     machine.kill_daemon();
     machine.project.write("services/a.toml", "[service.web]\ncommand = \"sleep 1000\"\nreplicas = 2\n");
@@ -1060,7 +1063,8 @@ fn one_that_was_removed_and_made_again_is_found_again() {
     assert_eq!(machine.all_pids(), before);
 }
 
-/// Copies come and go by a reload, and the others don't notice; whose service was stopped stays down.
+/// Copies come and go by a reload, and the other copies are not touched; the copies of a stopped
+/// service stay down.
 #[test]
 fn copies_come_and_go_and_the_others_live_on() {
     let manifest = |replicas: u32| {
@@ -1083,7 +1087,7 @@ fn copies_come_and_go_and_the_others_live_on() {
     assert_eq!(four.len(), 5, "{four:?}");
     assert!(four.values().all(Option::is_some), "{four:?}");
     assert!(first.iter().all(|(name, pid)| four[name] == *pid), "{first:?} {four:?}");
-    // What has come is known to the next daemon.
+    // The next daemon knows the copies that have come.
     machine.kill_daemon();
     assert_eq!(machine.all_pids(), four);
     assert_eq!(to(2), "changed in place: web (replicas)\nunchanged: 1\n");
@@ -1094,11 +1098,11 @@ fn copies_come_and_go_and_the_others_live_on() {
     }
     machine.kill_daemon();
     assert_eq!(machine.all_pids(), first);
-    // One alone goes by another name; what depends on it runs on.
+    // A single copy has another name; the service that depends on it runs on.
     assert_eq!(to(1), "restarted: web (replicas)\nunchanged: 1\n");
     let one = machine.all_pids();
     assert!(one.len() == 2 && one["web"].is_some() && one["api"] == first["api"], "{one:?}");
-    // Of what was stopped by hand no copy comes up, now or with another daemon.
+    // No copy of a service that was stopped by hand comes up, under this daemon or the next.
     assert_eq!(machine.regrow(&["stop", "api", "web"]).code, 0);
     to(3);
     let stopped = |machine: &Machine| {
@@ -1114,7 +1118,8 @@ fn copies_come_and_go_and_the_others_live_on() {
     assert!(machine.all_pids().iter().all(|(name, pid)| pid.is_some() == (name != "api")));
 }
 
-/// A daemon that comes up after an edit goes on with what runs; a reload knows what that was made with.
+/// A daemon that comes up after an edit adopts the running processes; a reload knows what they were
+/// made with.
 #[test]
 fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
     let manifest = |word: &str| {
@@ -1130,7 +1135,7 @@ fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
     let after = machine.all_pids();
     assert!(after["web"] != before["web"] && after["db"] == before["db"], "{before:?} {after:?}");
     assert_eq!(machine.regrow(&["reload"]).stdout, "nothing has changed\n");
-    // A file that is faulty for a while costs nothing, whoever reads it.
+    // A manifest that is faulty for a while costs nothing, whether a reload or a new daemon reads it.
     machine.project.write("services/shop.toml", "[service.web]\ncomand = \"x\"\n");
     let faulty = machine.regrow(&["reload"]);
     assert_eq!(faulty.code, 3);
@@ -1141,14 +1146,14 @@ fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
     let mended = machine.regrow(&["reload"]);
     assert_eq!(mended.code, 0, "{}{}", mended.stdout, mended.stderr);
     eventually_or(|| format!("{after:?} {:?}", machine.all_pids()), || machine.all_pids() == after);
-    // And again by the next, whatever happened to keeper and daemon meanwhile.
+    // The next daemon reads it again, whatever happened to keeper and daemon meanwhile.
     machine.kill_both();
     machine.start();
     assert_eq!(machine.all_pids(), after);
 }
 
-/// What was added and removed by hand is so for the next daemon, too, until the manifests are read
-/// again.
+/// Services that were added and removed by hand stay so under the next daemon, until the manifests
+/// are read again.
 #[test]
 fn p6_what_was_added_and_removed_by_hand_stays_so() {
     let machine = Machine::started(&[(
@@ -1171,7 +1176,7 @@ fn p6_what_was_added_and_removed_by_hand_stays_so() {
     assert_eq!(machine.all_pids().keys().collect::<Vec<_>>(), ["db", "web"]);
 }
 
-/// A file that can't be read changes nobody else's name.
+/// A manifest that can't be read changes the name of no other service.
 #[test]
 fn names_stay_while_another_file_cannot_be_read() {
     let dep = "[service.dep]\ncommand = \"sleep 1000\"\n";
@@ -1181,12 +1186,12 @@ fn names_stay_while_another_file_cannot_be_read() {
     machine.project.write("services/shop.toml", "x = [");
     machine.kill_both();
     machine.start();
-    // What nobody can read now is known by what it said before.
+    // Services of an unreadable manifest are known by its last good text.
     assert_eq!(machine.all_pids(), before);
     machine.project.write("services/shop.toml", dep);
     assert_eq!(machine.regrow(&["reload"]).code, 0);
     assert_eq!(machine.all_pids(), before);
-    // Whoever else has the name or had it: it is the same service.
+    // The service stays the same, whichever others have the name or had it.
     assert_eq!(machine.regrow(&["stop", "shop/dep"]).code, 0);
     machine.kill_daemon();
     std::fs::remove_file(machine.project.file("services/blog.toml")).unwrap();
@@ -1195,8 +1200,8 @@ fn names_stay_while_another_file_cannot_be_read() {
     assert_eq!((&row["state"], &row["goal"]), (&"stopped".into(), &"down".into()), "{row}");
 }
 
-/// Who waits for a service that is slow to become ready holds up no other reload, and the later one
-/// stands.
+/// A wait for a service that is slow to become ready holds up no other reload, and the later reload
+/// wins.
 #[test]
 fn a_slow_start_holds_up_no_other_reload() {
     let machine = Machine::started(&[("a.toml", "[service.one]\ncommand = \"sleep 1000\"\n")]);
@@ -1218,7 +1223,7 @@ fn a_slow_start_holds_up_no_other_reload() {
     assert_eq!(machine.regrow(&["reload", "--timeout", "300ms"]).code, 5);
 }
 
-/// What somebody removes under a daemon comes back, and lets no second one in.
+/// Files that somebody removes under a daemon come back, and the removal lets no second daemon in.
 #[test]
 fn what_is_removed_under_a_daemon_comes_back() {
     let mut machine = Machine::started(&[("a.toml", "[service.a]\ncommand = \"sleep 1000\"\n")]);
@@ -1237,7 +1242,7 @@ fn what_is_removed_under_a_daemon_comes_back() {
     let third = machine.regrow(&["daemon", "--config", "daemon.toml"]);
     assert!(third.stderr.contains(&format!("(pid {daemon})")), "{}", third.stderr);
     eventually("the socket is there again", || home.join("control.sock").exists());
-    // A store that is removed is begun anew, and knows how everything stands.
+    // A store that is removed is begun anew, with the current state of every instance.
     for name in ["regrow.db", "regrow.db-wal", "regrow.db-shm"] {
         std::fs::remove_file(home.join(name)).unwrap();
     }
@@ -1263,13 +1268,13 @@ fn what_is_removed_under_a_daemon_comes_back() {
     let before = cgroups();
     let down = machine.regrow(&["down"]);
     assert_eq!(down.code, 0);
-    // Whoever is told that it is down finds nobody there.
+    // When `down` returns, the daemon has ended.
     assert!(!is_alive(daemon));
     assert!(before == 0 || cgroups() < before, "its cgroup is gone");
     machine.start();
 }
 
-/// S2: whatever somebody has put where a file of the daemon is to be, what it leads to is not touched.
+/// S2: a link that somebody has planted where a file of the daemon belongs is not followed.
 #[test]
 fn s2_planted_links_are_not_followed() {
     let mut machine = Machine::new(&[("shop.toml", "[service.web]\nshell = \"echo hello; sleep 1000\"\n")]);
@@ -1324,7 +1329,7 @@ fn s2_planted_links_are_not_followed() {
     machine.start();
 }
 
-/// R11: where descriptors run out it is said, by name, and what has them goes on.
+/// R11: a shortage of descriptors is reported by name, and services that have theirs go on.
 #[test]
 fn r11_a_shortage_of_descriptors_is_named_and_costs_nobody_else() {
     const TEST: &str = "r11_a_shortage_of_descriptors_is_named_and_costs_nobody_else";
@@ -1363,7 +1368,7 @@ fn r11_a_shortage_of_descriptors_is_named_and_costs_nobody_else() {
     assert_eq!(machine.pids(), both);
 }
 
-/// What a reload was about to take out when its daemon died is no wish of anybody's.
+/// A removal that was under way in a reload when its daemon died leaves no goal behind.
 #[test]
 fn a_reload_that_was_cut_leaves_no_wish_behind() {
     let manifest = |replicas: u32| {
@@ -1387,8 +1392,8 @@ fn a_reload_that_was_cut_leaves_no_wish_behind() {
     });
 }
 
-/// A stop by hand is known by a start that finds other copies, another name, or a file that could not
-/// be read for a while.
+/// A stop by hand still holds after a start that finds other copies, another name, or a manifest
+/// that could not be read for a while.
 #[test]
 fn what_was_stopped_by_hand_stays_down_whatever_a_start_finds() {
     let a = "[service.a]\ncommand = \"sleep 1000\"\n";
@@ -1401,7 +1406,8 @@ fn what_was_stopped_by_hand_stays_down_whatever_a_start_finds() {
         assert_eq!((&row["state"], &row["goal"]), (&"stopped".into(), &"down".into()), "{row}");
     };
     let before = machine.all_pids();
-    // The file is gone for a while: all of it is known again, also after the next death of both.
+    // The manifest is unreadable for a while; all of it is known again, also after the next death of
+    // both.
     machine.project.write("services/p.toml", "[[[");
     machine.kill_both();
     machine.start();
@@ -1413,7 +1419,7 @@ fn what_was_stopped_by_hand_stays_down_whatever_a_start_finds() {
     machine.start();
     assert_eq!(machine.all_pids(), before);
     down(&machine, "a");
-    // Several copies of it, and one again.
+    // The service has several copies, and then one again.
     machine.project.write("services/p.toml", format!("{a}replicas = 2\n{all}"));
     machine.kill_daemon();
     down(&machine, "a.1");
@@ -1421,7 +1427,7 @@ fn what_was_stopped_by_hand_stays_down_whatever_a_start_finds() {
     machine.project.write("services/p.toml", format!("{a}{all}"));
     machine.kill_daemon();
     down(&machine, "a");
-    // By another name; the other of that name is new, and starts.
+    // The service goes under another name; a service with its old name is new, and starts.
     machine.project.write("services/q.toml", a);
     machine.kill_daemon();
     down(&machine, "a");
@@ -1433,7 +1439,8 @@ fn what_was_stopped_by_hand_stays_down_whatever_a_start_finds() {
     assert!(now["b"] == before["b"] && now["c"] == before["c"], "{before:?} {now:?}");
 }
 
-/// Without a file everything that the store answers is answered, for as long as the daemon lives.
+/// With a store in memory, everything that the store answers is answered, for as long as the daemon
+/// lives.
 #[test]
 fn a_store_in_memory_answers_history_and_audit() {
     let mut machine = Machine::new(&[("a.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);

@@ -1,4 +1,4 @@
-//! Disks that fail or do not answer: whoever has nothing to do with them notices nothing.
+//! Disks that fail or do not answer: services that have nothing to do with them are not touched.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use crate::harness::{Run, end, eventually, eventually_or, is_alive, skip};
 pub(crate) struct Disk(PathBuf);
 
 impl Disk {
-    /// One at a machine's `frozen`, with a folder for logs; where every test is required it must be there.
+    /// Makes a disk at a machine's `frozen`, with a folder for logs; where every test is required it
+    /// must be possible.
     fn of(machine: &Machine, test: &str) -> Option<(Disk, PathBuf)> {
         let (image, folder) = (machine.project.file("image"), machine.project.file("frozen"));
         let Some(disk) = Disk::mounted_at(&image, &folder) else {
@@ -35,7 +36,7 @@ impl Disk {
     }
 
     pub(crate) fn fail(&self) {
-        // What the kernel does on an error of the journal (ext4(5), "abort").
+        // The kernel does the same on an error of the journal (ext4(5), "abort").
         let done = std::process::Command::new("mount").args(["-o", "remount,abort"]).arg(&self.0).output();
         assert!(std::fs::write(self.0.join("probe"), "x").is_err(), "{done:?}");
     }
@@ -47,7 +48,7 @@ impl Drop for Disk {
     }
 }
 
-/// A disk on which nobody can write, until this is dropped.
+/// A disk that can't be written until this is dropped.
 struct Frozen<'a>(&'a Path);
 
 impl<'a> Frozen<'a> {
@@ -69,8 +70,8 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// P18: a process that is stuck in the kernel is named, and "everything is down" is not said; after the thaw
-/// of its disk it and its dependents come up.
+/// P18: a process that is stuck in the kernel is named, and "everything is down" is not said; after
+/// the thaw of its disk the service and its dependents come up.
 #[test]
 fn p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw() {
     const TEST: &str = "p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw";
@@ -104,7 +105,7 @@ fn p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw() {
     drop(disk);
 }
 
-/// Prints numbers, to a file of its own on the disk.
+/// A service that prints numbers to a file of its own on the disk.
 fn counter(name: &str, place: &str) -> String {
     format!(
         "[service.{name}]\nshell = \"i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done\"\n\
@@ -120,7 +121,7 @@ fn manifest(folder: &Path) -> String {
            [service.deaf]\nshell = \"trap '' TERM; while :; do sleep 0.05; done\"\nstop = { timeout = \"300ms\" }\n"
 }
 
-/// Threads of a process that stand still in the kernel.
+/// The number of threads of a process that are blocked in the kernel.
 fn standing_still(pid: u32) -> usize {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let stands = |task: std::fs::DirEntry| {
@@ -136,7 +137,7 @@ fn ticks_of(pid: u32) -> u64 {
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
-/// Waits until a thread stands still for longer than a disk takes that is only busy.
+/// Waits until a thread is blocked for longer than a disk takes that is only busy.
 fn wait_until_one_stands_still(pid: u32) {
     let mut since = None;
     eventually("somebody stands still over it", || {
@@ -148,7 +149,8 @@ fn wait_until_one_stands_still(pid: u32) {
     });
 }
 
-/// All numbers that were printed to these files, one after the other; a new process begins with 1 again.
+/// Asserts that all numbers were printed to these files, one after the other; a new process begins
+/// with 1 again.
 fn assert_none_is_missing(files: &[PathBuf]) {
     let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap_or_default()).collect();
     let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
@@ -166,8 +168,9 @@ fn first_life(file: &Path) -> Vec<u64> {
     numbers[..end].to_vec()
 }
 
-/// L6: log files on a disk that does not answer stop no reaping, no deadline, no command and no output of others;
-/// what was to go there goes elsewhere, which is said; and after the thaw nothing of it is missing.
+/// L6: log files on a disk that does not answer hold up no reaping, no deadline, no command and no
+/// output of other services. Their own output goes elsewhere, which is reported; after the thaw
+/// none of it is missing.
 #[test]
 fn l6_log_files_on_a_hung_disk_hold_up_nobody_else() {
     on_a_hung_disk("l6_log_files_on_a_hung_disk_hold_up_nobody_else", Dies::Daemon);
@@ -200,7 +203,7 @@ fn on_a_hung_disk(test: &str, dies: Dies) {
     let daemon = machine.pids().0;
     let frozen = Frozen::of(&folder);
     wait_until_one_stands_still(daemon);
-    // Deaths, deadlines and commands of the others.
+    // Deaths, deadlines and commands of the other services work.
     let before = project.pid("other");
     end(before);
     eventually("it grows back", || {
@@ -210,7 +213,7 @@ fn on_a_hung_disk(test: &str, dies: Dies) {
         let done = project.regrow(words);
         assert_eq!(done.code, 0, "{words:?}: {}{}", done.stdout, done.stderr);
     }
-    // What it prints itself goes elsewhere, which is said.
+    // Their own output goes elsewhere, which is reported.
     for name in names {
         eventually_or(
             || format!("{name} prints to another file: {}", project.status(name)),
@@ -220,11 +223,11 @@ fn on_a_hung_disk(test: &str, dies: Dies) {
         let own = own(name);
         assert!(said.contains(&format!("{}: its disk does not answer", own.display())), "{said}");
     }
-    // Its own process can be ended and begun as well.
+    // The service itself can be stopped and started as well.
     let done = project.regrow(&["restart", "one"]);
     assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
-    // And who is killed with threads that can't die is followed by another: the daemon as well as its keeper,
-    // though the daemon can't become one.
+    // A daemon or keeper that is killed with threads that can't die is followed by another one, though
+    // such a daemon can't become a keeper.
     let (two, other) = (project.pid("two"), project.pid("other"));
     let (_, keeper) = machine.pids();
     end(if dies == Dies::Keeper { keeper } else { daemon });
@@ -239,14 +242,14 @@ fn on_a_hung_disk(test: &str, dies: Dies) {
     let next = machine.pids().0;
     drop(frozen);
     eventually("nobody stands still any more", || standing_still(daemon) + standing_still(next) == 0);
-    // From its next start on it prints where it should.
+    // From its next start on, the service prints to its own file.
     let size = own("two").metadata().unwrap().len();
     let done = project.regrow(&["restart", "two"]);
     assert_eq!(done.code, 0, "{}{}", done.stdout, done.stderr);
     eventually("it prints there again", || own("two").metadata().unwrap().len() > size);
     assert_eq!(project.status("two")["output"], serde_json::Value::Null);
     if dies == Dies::Keeper {
-        // The test's own handle is that of the first one.
+        // The test's own child was the first keeper.
         machine.run = None;
     }
     machine.down();
@@ -254,8 +257,8 @@ fn on_a_hung_disk(test: &str, dies: Dies) {
     drop(disk);
 }
 
-/// Where the folder of all logs hangs, at the start already, output waits, which is said, and none of it is missing
-/// after the thaw.
+/// Where the folder of all logs hangs, at the start already, output waits, which is reported; none
+/// of it is missing after the thaw.
 #[test]
 fn what_can_go_nowhere_else_waits() {
     const TEST: &str = "what_can_go_nowhere_else_waits";
@@ -290,7 +293,8 @@ fn what_can_go_nowhere_else_waits() {
     drop(disk);
 }
 
-/// What stood still over the disk takes nothing of what goes elsewhere by then, and the order stays.
+/// A write that was blocked by the disk does not repeat output that has gone elsewhere by then, and
+/// the order stays.
 #[test]
 fn what_goes_elsewhere_stays_in_order_when_the_disk_answers_again() {
     const TEST: &str = "what_goes_elsewhere_stays_in_order_when_the_disk_answers_again";
@@ -328,7 +332,8 @@ fn what_goes_elsewhere_stays_in_order_when_the_disk_answers_again() {
     drop(disk);
 }
 
-/// A disk that is only slow costs nothing: what waited goes where it should, without a word.
+/// A disk that is only slow costs nothing: output that waited goes where it should, without a
+/// report.
 #[test]
 fn what_waited_for_a_moment_goes_where_it_should() {
     const TEST: &str = "what_waited_for_a_moment_goes_where_it_should";
@@ -337,7 +342,7 @@ fn what_waited_for_a_moment_goes_where_it_should() {
         return;
     };
     let folder_of_logs = folder.join("logs");
-    // The last words of one that ends meanwhile wait, too.
+    // The last lines of a service that ends meanwhile wait, too.
     let last = format!(
         "[service.last]\nshell = \"read x < go; seq 1 30; exit 1\"\nrestart = \"never\"\n\
          log = {{ file = \"{}/last.log\" }}\ndir = \"..\"\n",
@@ -353,14 +358,14 @@ fn what_waited_for_a_moment_goes_where_it_should() {
     wait_until_one_stands_still(daemon);
     std::fs::write(machine.project.file("go"), "on\n").unwrap();
     eventually("its end is heard of", || machine.project.status("last")["state"] == "failed");
-    // Nobody turns in place meanwhile.
+    // No thread spins meanwhile.
     let (ticks, begun) = (ticks_of(daemon), Instant::now());
     eventually("a while", || begun.elapsed() > Duration::from_millis(500));
     let spent = ticks_of(daemon) - ticks;
     assert!(spent < 25, "{spent} ticks of 50");
     drop(frozen);
     eventually("nobody stands still any more", || standing_still(daemon) == 0);
-    // It could not wait with them: they come before its end.
+    // The last lines could not wait with the others: they come before the service's end.
     let words = std::fs::read_to_string(machine.log("a/last.stdout.log")).unwrap();
     assert_eq!(words, (1..=30).map(|n| format!("{n}\n")).collect::<String>());
     let size = own("one").metadata().unwrap().len();
@@ -375,7 +380,7 @@ fn what_waited_for_a_moment_goes_where_it_should() {
     drop(disk);
 }
 
-/// `down` comes to its end, and says why a process of it does not.
+/// `down` completes, and says why one of its processes does not end.
 #[test]
 fn a_tree_goes_down_while_a_disk_does_not_answer() {
     const TEST: &str = "a_tree_goes_down_while_a_disk_does_not_answer";
@@ -405,7 +410,7 @@ fn a_tree_goes_down_while_a_disk_does_not_answer() {
             if is_daemon { "the daemon".to_owned() } else { format!("the supervisor (pid {supervisor})") };
         run.line(&format!("a thread of {who} stands still in the kernel: a disk does not answer"));
         eventually("who has started it gets its prompt back", || !is_alive(run.pid()));
-        // What it held is free at once, whatever its last thread waits for.
+        // What the process held is free at once, whatever its last thread waits for.
         if is_daemon {
             machine.start();
         } else {
@@ -418,7 +423,7 @@ fn a_tree_goes_down_while_a_disk_does_not_answer() {
         assert_eq!(machine.regrow(&["down"]).code, 0);
         assert_eq!(machine.run.take().unwrap().code(), 0);
         if is_daemon {
-            // Its last words were kept as well.
+            // Its last lines were kept as well.
             let [first, second] = [own, machine.log("a/one.stdout.log")].map(|path| first_life(&path));
             assert_eq!(second.first(), first.last().map(|last| last + 1).as_ref(), "{first:?} {second:?}");
         }

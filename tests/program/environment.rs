@@ -1,4 +1,4 @@
-//! Env files count as they are when a service starts, wherever the start comes from.
+//! Every start of a service reads its env files as they are then, whatever causes the start.
 
 use crate::daemon::Machine;
 use crate::harness::{Project, end, eventually};
@@ -14,7 +14,8 @@ fn says(project: &Project, service: &str, words: &str) {
     });
 }
 
-/// By hand, after a crash, and when the daemon has died in between; in a command's words as in variables.
+/// Starts by hand, after a crash, and after the daemon has died in between; in a command's words as
+/// in variables.
 #[test]
 fn each_start_reads_the_env_files() {
     let mut machine =
@@ -31,7 +32,7 @@ fn each_start_reads_the_env_files() {
     project.write("common.env", "# other\nCOMMON=b\n");
     end(project.pid("arg"));
     says(project, "arg", "got b!");
-    // What runs already with what they say is not another, whoever looks.
+    // A process that already runs with the current values is not replaced, whichever daemon compares.
     let before = machine.all_pids();
     machine.kill_daemon();
     let reloaded = project.regrow(&["reload"]);
@@ -39,7 +40,8 @@ fn each_start_reads_the_env_files() {
     let now = machine.all_pids();
     assert_eq!((now["arg"], now["apart"]), (before["arg"], before["apart"]), "{}", reloaded.stdout);
     assert_ne!(now["web"], before["web"], "it still had the old one: {}", reloaded.stdout);
-    // What no env file has a part in any more is what the manifest says, though it came to the same.
+    // Where a value no longer comes from an env file, the manifest counts, even though the result is
+    // the same.
     let before = project.pid("arg");
     project.write("services/shop.toml", SHOP.replace("${COMMON:-none}!", "b!"));
     let reloaded = project.regrow(&["reload"]);
@@ -49,7 +51,7 @@ fn each_start_reads_the_env_files() {
     assert_eq!(project.regrow(&["restart", "arg"]).code, 0);
     says(project, "arg", "got b!");
     project.write("common.env", "COMMON=b\n");
-    // While it can't be read, a start says why, and comes back by itself.
+    // While the env file can't be read, a start says why, and comes back by itself.
     std::fs::remove_file(project.file("web.env")).unwrap();
     let restarted = project.regrow(&["restart", "web"]);
     assert_eq!(restarted.code, 1, "{}", restarted.stdout);
@@ -61,7 +63,8 @@ fn each_start_reads_the_env_files() {
     assert!(events.contains("web: starts with what its env files say by now"), "{events}");
 }
 
-/// An env file that is missing when a daemon starts ends nothing, and a start that waits for it goes on waiting.
+/// An env file that is missing when a daemon starts ends nothing, and a service whose start waits
+/// for the file keeps waiting.
 #[test]
 fn a_missing_env_file_ends_nothing_below_the_next_daemon() {
     let shop = "[project]\nenv_file = [\"../common.env\"]\n[service.plain]\ncommand = \"sleep 1000\"\n\
@@ -102,7 +105,8 @@ fn a_run_reads_them_at_each_start_too() {
     run.stop();
 }
 
-/// A daemon that watches hears of an env file as of a manifest; what only reads otherwise restarts nothing.
+/// A daemon that watches reacts to an env file as to a manifest; an edit that does not change the
+/// values restarts nothing.
 #[test]
 fn a_watching_daemon_sees_them_and_what_means_the_same_restarts_nothing() {
     let mut machine = Machine::new(&[(
@@ -130,7 +134,7 @@ fn a_watching_daemon_sees_them_and_what_means_the_same_restarts_nothing() {
     run.next_line("reloaded: restarted: web (env)");
     let now = project.pid("web");
     assert_ne!(now, pid);
-    // Also of what changes while nobody looks.
+    // Changes while no daemon watches are seen as well.
     let (daemon, _) = machine.pids();
     nix::sys::signal::kill(crate::harness::pid_of(daemon), nix::sys::signal::Signal::SIGSTOP).unwrap();
     machine.project.write("web.env", "OTHER=2\nWORD=third\n");

@@ -1,4 +1,5 @@
-//! The faults a supervisor meets, on real processes. Each test names the row it holds.
+//! The faults that a supervisor meets, on real processes. Each test names the row of the fault
+//! table that it covers.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,7 +16,7 @@ fn events(project: &Project, kind: &str) -> Vec<Value> {
     all.into_iter().filter(|e| e["event"] == kind).collect()
 }
 
-/// P1: a stranger that was given an ended process's number is not touched.
+/// P1: another process that was given an ended process's pid is not touched.
 #[test]
 fn p1_a_reused_pid_is_spared() {
     let last_pid = Path::new("/proc/sys/kernel/ns_last_pid");
@@ -28,7 +29,7 @@ fn p1_a_reused_pid_is_spared() {
         eprintln!("SKIPPED p1_a_reused_pid_is_spared: {} can't be written", last_pid.display());
         return;
     }
-    // Several, since others on this machine take numbers too, and may keep one.
+    // There are several, since other programs on this machine take pids too, and may keep one.
     const COUNT: usize = 8;
     let mut manifest = "[service.stays]\ncommand = \"sleep 1000\"\n".to_owned();
     for n in 0..COUNT {
@@ -61,7 +62,7 @@ fn p1_a_reused_pid_is_spared() {
     decoy.wait().unwrap();
 }
 
-/// P2: one owner of wait; no status is lost or mixed up.
+/// P2: only one place waits for processes; no status is lost or mixed up.
 #[test]
 fn p2_every_exit_is_reported_as_it_was() {
     let mut manifest = String::new();
@@ -69,7 +70,7 @@ fn p2_every_exit_is_reported_as_it_was() {
         manifest.push_str(&format!("[service.seven{n}]\nshell = \"exit 7\"\nrestart = \"never\"\n"));
     }
     for n in 0..20 {
-        // Leaves orphans that end by themselves, with another code.
+        // The service leaves orphans that end by themselves, with another code.
         let script =
             "for i in 1 2 3 4 5; do (sh -c 'sh -c \\\"sleep 0.0$i; exit 3\\\" &'); done; sleep 0.2; exit 9";
         manifest.push_str(&format!("[service.fork{n}]\nshell = \"{script}\"\nrestart = \"never\"\n"));
@@ -86,7 +87,7 @@ fn p2_every_exit_is_reported_as_it_was() {
     }
 }
 
-/// P3: what left the session is part of the service all the same.
+/// P3: a process that left the session is part of the service all the same.
 #[test]
 fn p3_a_stop_ends_the_whole_tree() {
     let tag = std::process::id();
@@ -102,7 +103,7 @@ fn p3_a_stop_ends_the_whole_tree() {
     run.stop();
 }
 
-/// P3: a leader that dies and leaves others: they end before the next comes.
+/// P3: when the main process dies and leaves others, these end before the next incarnation starts.
 #[test]
 fn p3_what_a_crash_leaves_behind_is_ended_before_the_return() {
     let tag = std::process::id();
@@ -113,14 +114,15 @@ fn p3_what_a_crash_leaves_behind_is_ended_before_the_return() {
     run.line("family | up");
     end(project.pid("family"));
     run.next_line("family | up");
-    // The shell's own command line has the words, too, until it has executed its last one.
+    // The shell's own command line has the same words until it has executed its last command.
     eventually("exactly one family", || {
         [1, 2, 3].iter().all(|n| named(&format!("sleep 31{tag}{n}")).len() == 1)
     });
     run.stop();
 }
 
-/// P3: one that left the session, its parents and its environment still prints to us.
+/// P3: a process that left its session, its parents and its environment still prints to the
+/// service's output.
 #[test]
 fn p3_a_daemon_without_environment_is_ended_too() {
     let tag = std::process::id();
@@ -140,7 +142,7 @@ fn p3_a_daemon_without_environment_is_ended_too() {
     run.stop();
 }
 
-/// `regrow run` of a project as another user, by way of a command.
+/// `regrow run` of a project as another user, started through the command `by`.
 fn as_user(project: &Project, user: u32, by: &[&str]) -> std::process::Command {
     for path in [project.dir(), project.file("regrow.toml"), project.dir().parent().unwrap().to_owned()] {
         std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
@@ -156,12 +158,12 @@ fn as_user(project: &Project, user: u32, by: &[&str]) -> std::process::Command {
     command
 }
 
-/// What leaves its parents, its session, its environment and its output.
+/// A shell text that leaves its parents, its session, its environment and its output.
 fn escape(argument: &str) -> String {
     escape_through(argument, "")
 }
 
-/// The same through another program.
+/// The same text as [`escape`], run through another program.
 fn escape_through(argument: &str, through: &str) -> String {
     let daemon = format!("exec </dev/null >/dev/null 2>&1; cd /; sleep {argument}; true");
     format!("(env -i setsid setsid {through} sh -c '{daemon}' &) ; exec sleep 1000")
@@ -170,7 +172,7 @@ fn escape_through(argument: &str, through: &str) -> String {
 fn an_escape_fails(project: &Project, mut run: Run, sleep: &str) {
     run.line("all 2 are up");
     let left = || named(sleep).len();
-    // The shell's own command line has the words, too.
+    // The shell's own command line has the same words.
     eventually("it has left", || left() == 2);
     for _ in 0..3 {
         assert_eq!(project.regrow(&["restart", "family"]).code, 0);
@@ -181,7 +183,7 @@ fn an_escape_fails(project: &Project, mut run: Run, sleep: &str) {
     run.stop();
 }
 
-/// P3: by its cgroup, where one can be made.
+/// P3: it is found by its cgroup, where one can be made.
 #[test]
 fn p3_who_leaves_everything_behind_is_ended_too() {
     let sleep = format!("41{}1", std::process::id());
@@ -196,7 +198,7 @@ fn p3_who_leaves_everything_behind_is_ended_too() {
     an_escape_fails(&project, run, &sleep);
 }
 
-/// P3: and where none can, by the mark that it carries without knowing.
+/// P3: where no cgroup can be made, it is found by the mark that it carries unknowingly.
 #[test]
 fn p3_the_same_without_a_cgroup() {
     const TEST: &str = "p3_the_same_without_a_cgroup";
@@ -204,7 +206,7 @@ fn p3_the_same_without_a_cgroup() {
     if !crate::harness::can_become_another_user(TEST) {
         return;
     }
-    // Who sets one of the limits that are marks keeps the other.
+    // A process that sets one of the limits that are marks keeps the other.
     for (n, through) in ["", "prlimit --rttime=1000000", "prlimit --locks=100"].into_iter().enumerate() {
         let sleep = format!("42{}{n}", std::process::id());
         let shell = escape_through(&sleep, through);
@@ -219,13 +221,13 @@ fn p3_the_same_without_a_cgroup() {
     }
 }
 
-/// P6: keeper and supervisor killed at the same instant leave what escaped; the next run there
-/// ends it, by its cgroup.
+/// P6: a keeper and a supervisor that are killed at the same instant leave the processes that
+/// escaped; the next run there ends these by their cgroups.
 #[test]
 fn p6_what_a_killed_pair_leaves_is_ended_by_the_next_run() {
     const TEST: &str = "p6_what_a_killed_pair_leaves_is_ended_by_the_next_run";
     let sleep = format!("43{}3", std::process::id());
-    // More at once than get a cgroup each: the others are known by their marks.
+    // There are more than can get a cgroup each; the others are known by their marks.
     const COUNT: usize = 30;
     let manifest: String =
         (0..COUNT).map(|n| format!("[service.family{n}]\nshell = \"{}\"\n", escape(&sleep))).collect();
@@ -243,14 +245,14 @@ fn p6_what_a_killed_pair_leaves_is_ended_by_the_next_run() {
     eventually("they have left", || named(&sleep).len() == 2 * COUNT);
     let supervisor = project.json(&["status", "--json"])["daemon"]["pid"].as_u64().unwrap();
     let keeper = parent_of(u32::try_from(supervisor).unwrap());
-    // Stopped first, so that neither hears of the other's end.
+    // Both are stopped first, so that neither sees the other's end.
     for pid in [keeper, u32::try_from(supervisor).unwrap()] {
         kill(pid_of(pid), Signal::SIGSTOP).unwrap();
     }
     end(keeper);
     end(u32::try_from(supervisor).unwrap());
     run.code();
-    // Nobody was left to end it; another test's run may have done so by now.
+    // No process was left to end it; the run of another test may have done so by now.
     let other = Project::new("[service.s]\ncommand = \"sleep 1000\"\n");
     let mut next = other.run(&[]);
     next.line("s      * running");
@@ -277,7 +279,7 @@ fn p6_a_killed_keeper_leaves_no_cgroup() {
     }
 }
 
-/// Below the one that this test is in.
+/// Whether a cgroup can be made below the one that this test is in.
 pub(crate) fn a_cgroup_can_be_made() -> bool {
     let probe = cgroup_of(std::process::id()).join(format!("probe-{}", std::process::id()));
     std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe)).is_ok()
@@ -312,7 +314,7 @@ fn p4_a_signal_to_its_own_group_spares_the_others() {
     run.stop();
 }
 
-/// Pause halts the whole tree, in sessions of their own, too; a stop still ends it in time.
+/// A pause stops the whole tree, including sessions of its own; a stop still ends it in time.
 #[test]
 fn a_paused_tree_stands_still_and_can_be_stopped() {
     let tag = std::process::id();
@@ -346,7 +348,8 @@ fn a_paused_tree_stands_still_and_can_be_stopped() {
     run.stop();
 }
 
-/// P5: deaf or stopped, it ends within its time, and the KILL is named.
+/// P5: a service that ignores SIGTERM or is stopped ends within its time, and the SIGKILL is
+/// reported.
 #[test]
 fn p5_deaf_and_stopped_processes_end_in_time() {
     let project = Project::new(
@@ -404,7 +407,7 @@ fn p6_nothing_survives_a_killed_run() {
     }
 }
 
-/// P8: as process 1 it reaps what it never started, and hears signals.
+/// P8: as process 1 it reaps processes that it never started, and handles signals.
 #[test]
 fn p8_as_process_one_nothing_stays_a_zombie() {
     let probe = std::process::Command::new("unshare").args(["-pf", "--mount-proc", "true"]).output();
@@ -429,7 +432,7 @@ fn p8_as_process_one_nothing_stays_a_zombie() {
         list.split_whitespace().map(|word| word.parse().unwrap()).collect()
     };
     let keeper = children(run.pid())[0];
-    // These come from outside, and belong to process 1 alone when their parent is gone.
+    // These processes come from outside, and go to process 1 when their parent ends.
     for _ in 0..20 {
         let enter = std::process::Command::new("nsenter")
             .args(["-t", &keeper.to_string(), "-p", "sh", "-c", "sleep 0.05 & sleep 0.06 &"])
@@ -445,7 +448,7 @@ fn p8_as_process_one_nothing_stays_a_zombie() {
     assert!(named(&format!("sleep 38{tag}")).is_empty());
 }
 
-/// P9: children get 0, 1, 2, whatever we came with.
+/// P9: children get the descriptors 0, 1 and 2, whatever regrow was started with.
 #[test]
 fn p9_no_descriptor_leaks() {
     let mut manifest = String::new();
@@ -466,13 +469,13 @@ fn p9_no_descriptor_leaks() {
     let listed: Vec<&str> = text.lines().filter_map(|l| l.split("fds ").nth(1)).collect();
     assert_eq!(listed.len(), 100);
     for fds in listed {
-        // The shell reads the folder itself, by 3, and writes into its own pipe.
+        // The shell itself reads the folder through 3, and writes into its own pipe.
         let known = ["/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/fd/2", "/proc/self/fd/3"];
         assert!(fds.split(' ').all(|fd| known.contains(&fd)), "{fds}");
     }
 }
 
-/// P10: whatever signals we were started with, children get them fresh.
+/// P10: whatever the signal settings that regrow was started with, children get the defaults.
 #[test]
 fn p10_signals_are_fresh_in_the_child() {
     let project =
@@ -500,7 +503,7 @@ fn p10_signals_are_fresh_in_the_child() {
     }
 }
 
-/// P10: whatever signals we were started with, ours work.
+/// P10: whatever the signal settings that regrow was started with, its own signal handling works.
 #[test]
 fn p10_signals_work_whatever_was_inherited() {
     for (options, signal, code) in [
@@ -539,7 +542,7 @@ fn p11_a_shortage_of_descriptors_passes() {
         .current_dir(project.dir())
         .env("REGROW_STATE_DIR", project.state_dir());
     let mut run = project.start(&mut command);
-    // Each has been tried once: who runs by then keeps its place.
+    // Each service has been tried once; those that run by then keep their place.
     for n in 0..24 {
         run.line(&format!("s{n:<3}"));
     }
@@ -550,13 +553,14 @@ fn p11_a_shortage_of_descriptors_passes() {
     assert!(!short.is_empty());
     assert_eq!(short[0]["exit"]["stage"], "prepare");
     assert_eq!(short[0]["exit"]["errno_name"], "EMFILE");
-    // Room is made by hand, and those that were short take it: also who is just being tried again.
+    // Room is made by hand, and the services that were short take it, also one that is just being tried
+    // again.
     let rows = rows["services"].as_array().unwrap().iter();
     let (running, short): (Vec<&Value>, Vec<&Value>) = rows.partition(|row| row["state"] == "running");
     let name = |row: &&Value| row["name"].as_str().unwrap().to_owned();
     let (running, short): (Vec<String>, Vec<String>) =
         (running.iter().map(name).collect(), short.iter().map(name).collect());
-    // One more than those: who waits below takes a descriptor, too.
+    // One more than those must stop: the one that is started below takes a descriptor, too.
     assert!(running.len() > short.len(), "{running:?} leave room for {short:?}");
     let mut stop = vec!["stop"];
     stop.extend(running.iter().take(short.len() + 1).map(String::as_str));
@@ -568,12 +572,12 @@ fn p11_a_shortage_of_descriptors_passes() {
     run.stop();
 }
 
-/// P11: the same for processes, by a limit that only another user has: counted, answered, and
+/// P11: a shortage of processes, by a limit that only another user has, is counted, answered, and
 /// over when the limit is raised.
 #[test]
 fn p11_a_shortage_of_processes_passes() {
     const TEST: &str = "p11_a_shortage_of_processes_passes";
-    // A user of its own: the limit counts all of a user's threads.
+    // The user has no other processes, since the limit counts all threads of a user.
     const USER: u32 = 64_911;
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root || !installed(TEST, Path::new("/usr/bin/prlimit")) {
@@ -638,7 +642,7 @@ fn r1_a_crash_storm_is_backed_off() {
     }
     let project = Project::new(&manifest);
     let run = project.run(&[]);
-    // 100 ms doubling: the sixth return comes 3.2 s after the fifth.
+    // The backoff is 100 ms doubling: the sixth restart comes 3.2 s after the fifth.
     eventually("all have come back four times", || {
         let output = project.regrow(&["status", "--json"]);
         let Ok(report) = serde_json::from_str::<Value>(&output.stdout) else { return false };
@@ -649,14 +653,15 @@ fn r1_a_crash_storm_is_backed_off() {
     let report = project.json(&["status", "--json"]);
     let uptime = report["daemon"]["uptime_s"].as_f64().unwrap();
     for row in report["services"].as_array().unwrap() {
-        // At least 75 % of 0.1 + 0.2 + ... + 0.1 * 2^(n-1) seconds for n returns.
+        // At least 75 % of 0.1 + 0.2 + ... + 0.1 * 2^(n-1) seconds have passed for n restarts.
         let returns = i32::try_from(row["restarts"].as_u64().unwrap()).unwrap();
         assert!(uptime >= 0.75 * 0.1 * (2f64.powi(returns) - 1.0), "{uptime} {row}");
     }
     run.stop();
 }
 
-/// A library that moves the wall clock of whoever loads it by the seconds in a file.
+/// A library that moves the wall clock of the process that loads it by the number of seconds in a
+/// file.
 const JUMP: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -722,7 +727,7 @@ fn r2_a_clock_that_jumps_moves_no_deadline() {
     run.stop();
 }
 
-/// R3: whatever ten clients want at once, there is never a second copy, and all are answered.
+/// R3: whatever ten clients ask for at once, there is never a second copy, and all are answered.
 #[test]
 fn r3_fifty_commands_at_once() {
     let tag = std::process::id();
@@ -755,7 +760,7 @@ fn r3_fifty_commands_at_once() {
     run.stop();
 }
 
-/// R5: a failure for good goes down the chain at once, and so does the return.
+/// R5: a permanent failure goes down the chain of dependents at once, and so does the return.
 #[test]
 fn r5_dependents_fail_and_come_back_with_what_they_depend_on() {
     let project = Project::new(
@@ -788,7 +793,7 @@ command = "sleep 1000"
     run.stop();
 }
 
-/// R6: a dependency that will return keeps those who wait waiting, never wedged.
+/// R6: dependents of a service that will come back keep waiting for it, and are never wedged.
 #[test]
 fn r6_waiting_ones_start_when_a_crashed_dependency_returns() {
     let project = Project::new(
@@ -807,8 +812,8 @@ depends_on = ["db"]
     run.stop();
 }
 
-/// R7: what others need is not stopped under them, unless forced; and nobody's restart
-/// revives what was stopped by hand.
+/// R7: a service that others need is not stopped under them, unless forced; no restart of another
+/// service revives one that was stopped by hand.
 #[test]
 fn r7_a_needed_service_is_not_stopped_without_force() {
     let project = Project::new(
@@ -838,7 +843,7 @@ depends_on = ["db"]
     run.stop();
 }
 
-/// R7: a restart is not begun that would end in waiting for what somebody keeps down.
+/// R7: a restart that would end in waiting for a service that is kept down is refused.
 #[test]
 fn r7_a_restart_without_its_dependency_is_refused() {
     let project = Project::new(
@@ -859,7 +864,7 @@ fn r7_a_restart_without_its_dependency_is_refused() {
     run.stop();
 }
 
-/// R8: what is done by hand counts against nothing, and clears `failed`.
+/// R8: restarts by hand count against no limit, and clear `failed`.
 #[test]
 fn r8_restarts_by_hand_count_against_nothing() {
     let project = Project::new(
@@ -897,8 +902,8 @@ command = "sleep 1000"
     run.stop();
 }
 
-/// R9: a check that hangs is killed with its children; one that can't be made says nothing
-/// of the service.
+/// R9: a check that hangs is killed with its children; a check that can't be made says nothing
+/// about the service.
 #[test]
 fn r9_hanging_and_impossible_checks() {
     let tag = std::process::id();
@@ -923,7 +928,7 @@ health = {{ exec = "no-such-check-program", interval = "50ms", timeout = "1s", f
     run.stop();
 }
 
-/// R16: ends that the supervisor causes because something is wrong are failures, stops are not.
+/// R16: an end that the supervisor causes because something is wrong is a failure; a stop is not.
 #[test]
 fn r16_health_kill_and_missed_deadline_are_failures() {
     let project = Project::new(&format!(
@@ -943,7 +948,7 @@ ready = {{ log = "never", deadline = "100ms" }}
     run.stop();
 }
 
-/// L1: the last words of a dying process come before its death, all of them.
+/// L1: the last lines of a dying process come before its end, all of them.
 #[test]
 fn l1_last_words_are_heard() {
     let project = Project::new(
@@ -971,7 +976,7 @@ restart = "never"
     assert!(at("orphan | bye") < at("orphan * exit code 4"));
 }
 
-/// S1: nobody else gets in, even where the folder would let them.
+/// S1: no other user gets in, even where the folder would let them.
 #[test]
 fn s1_another_user_is_refused() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -1025,7 +1030,7 @@ fn s5_names_from_outside_stay_names() {
     run.stop();
 }
 
-/// The counts of living processes by name, for tests of replicas.
+/// Three replicas are three processes, and a killed one comes back alone.
 #[test]
 fn replicas_are_one_process_each() {
     let project = Project::new(
@@ -1087,8 +1092,9 @@ fn p13_groups_go_before_the_group_before_the_user() {
     run.stop();
 }
 
-/// A tree that forks away in sessions of its own, without a cgroup and with orphans that come to nobody here,
-/// stands still before it is killed: none is left. Where that does not come about in time, what is so is said.
+/// A tree that keeps forking away into sessions of its own, without a cgroup and with orphans that
+/// regrow does not inherit, is brought to a standstill before it is killed, so none is left. Where
+/// that does not succeed in time, the report says so.
 #[test]
 fn who_forks_away_stands_still_before_it_is_killed() {
     const TEST: &str = "who_forks_away_stands_still_before_it_is_killed";

@@ -48,7 +48,7 @@ fn who_is_stopped_and_started_and_in_which_order() {
             assert_eq!(project.regrow(&["wait", name, "--timeout", "20s"]).code, 0);
         }
         let story = story(&project);
-        // Stops are one after the other; starts are ordered so but run at once.
+        // Stops come one after the other; starts are made in order but run at once.
         let (stops, starts): (Vec<&str>, Vec<&str>) = story.split(", ").partition(|s| s.starts_with("stop"));
         let (want_stops, mut want_starts): (Vec<&str>, Vec<&str>) =
             want.iter().partition(|s| s.starts_with("stop"));
@@ -79,7 +79,7 @@ fn one_group_restart_counts_once_and_more_than_n_gives_up() {
     for name in ["a", "b", "c"] {
         run.line(&format!("{name}      * failed: group g gave up"));
     }
-    // Everything has failed: the run is over, and says so by its code.
+    // Everything has failed: the run ends, and its exit code says so.
     assert_eq!(run.code(), 1);
     assert!(run.text().contains("3 services failed"), "{}", run.text());
 }
@@ -180,7 +180,7 @@ strategy = "one-for-all"
 }
 
 /// A member that is restarted by hand while its group stops it does not keep the group from
-/// starting the one that fell.
+/// starting the one that crashed.
 #[test]
 fn a_restart_by_hand_during_a_group_restart_wedges_nobody() {
     let project = Project::new(
@@ -205,8 +205,8 @@ strategy = "one-for-all"
     run.stop();
 }
 
-/// In a daemon `on_give_up = "exit"` takes down the project of the group alone, dependents first; the daemon
-/// ends, as a failure, when no project is left.
+/// In a daemon `on_give_up = "exit"` takes down only the project of the group, dependents first.
+/// The daemon ends, as a failure, when no project is left.
 #[test]
 fn a_project_that_gives_up_goes_down_alone_and_the_daemon_with_the_last() {
     let gives_up = |on: &str| {
@@ -216,7 +216,7 @@ fn a_project_that_gives_up_goes_down_alone_and_the_daemon_with_the_last() {
              restart = {{ backoff = {{ initial = \"1ms\" }} }}\n{on}"
         )
     };
-    // By a group of its own, and by the project's root, which has no parent to escalate to.
+    // The project gives up by a group of its own, or by its root, which has no parent to escalate to.
     let group = gives_up("[group.front]\nmembers = [\"web\"]\nintensity = 1\non_give_up = \"exit\"\n");
     let root = gives_up("[project]\nintensity = 0\non_give_up = \"escalate\"\n")
         .replace("test -e go", "test -e go2");
@@ -232,7 +232,7 @@ fn a_project_that_gives_up_goes_down_alone_and_the_daemon_with_the_last() {
     assert!(why.contains("its project gave up"), "{why}");
     assert_eq!(project.status("blog/web")["pid"], blog);
     machine.run.as_mut().unwrap().line("project shop goes down: group shop/front gave up");
-    // It stays so over a death; a start by hand brings it back, and clears that.
+    // It stays down over a death of the daemon; a start by hand brings it back, and clears the failure.
     machine.kill_daemon();
     assert_eq!(project.status("shop/db")["state"], "failed");
     assert_eq!(project.regrow(&["start", "shop/db"]).code, 0);
@@ -240,7 +240,7 @@ fn a_project_that_gives_up_goes_down_alone_and_the_daemon_with_the_last() {
     assert_eq!(project.regrow(&["start", "shop/web"]).code, 0);
     project.write("services/go", "");
     eventually("it has given up again", || project.status("shop/db")["state"] == "failed");
-    // And so does the other: nobody is left.
+    // The other project gives up too, so none is left.
     machine.kill_daemon();
     project.write("services/go2", "");
     let mut run = machine.run.take().unwrap();
@@ -248,13 +248,13 @@ fn a_project_that_gives_up_goes_down_alone_and_the_daemon_with_the_last() {
     assert!(run.text().contains("going down: every project has given up"), "{}", run.text());
     assert!(run.text().contains("project blog goes down: it gave up"), "{}", run.text());
     project.assert_nothing_left();
-    // The next one starts anew.
+    // The next daemon starts anew.
     for name in ["services/go", "services/go2"] {
         std::fs::remove_file(project.file(name)).unwrap();
     }
     machine.start();
     assert_eq!(machine.regrow(&["wait", "shop/web", "blog/web", "--timeout", "20s"]).code, 0);
-    // Nothing of what was before counts any more, below the next daemon neither.
+    // Nothing from before counts any more, also under the next daemon.
     machine.kill_daemon();
     let project = &machine.project;
     project.write("services/go2", "");

@@ -1,7 +1,8 @@
 //! A project in a folder of its own, and a running `regrow` in it.
 //!
-//! Every wait is for an event and bounded. Every process that a project starts carries its
-//! state folder in the environment; when the project is dropped none may be left.
+//! Every wait is for an event and is bounded. Every process that a project starts carries the
+//! project's state folder in its environment; when the project is dropped, none of them may be
+//! left.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// No wait takes longer; none should come near.
+/// The bound of every wait; none should come near it.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
 pub(crate) struct Project {
@@ -71,7 +72,7 @@ impl Project {
         command
     }
 
-    /// Runs a verb to its end.
+    /// Runs a verb to its end, and returns what it printed and its exit code.
     pub(crate) fn regrow(&self, args: &[&str]) -> Output {
         let output = self.command(args).output().unwrap();
         Output {
@@ -134,13 +135,13 @@ impl Project {
         Run { child, lines, seen: Vec::new(), ended: None }
     }
 
-    /// How many lines a log file of a daemon has.
+    /// The number of lines that a log file of a daemon has.
     pub(crate) fn log_lines(&self, path: &str) -> usize {
         let text = std::fs::read(self.state_dir().join("logs").join(path)).unwrap_or_default();
         text.iter().filter(|byte| **byte == b'\n').count()
     }
 
-    /// Processes of this project that are alive.
+    /// The living processes of this project.
     pub(crate) fn alive(&self) -> Vec<u32> {
         let mark = format!("REGROW_STATE_DIR={}", self.state_dir().display());
         processes(|pid| {
@@ -149,7 +150,7 @@ impl Project {
         })
     }
 
-    /// Waits until nothing of the project lives.
+    /// Waits until no process of the project lives.
     pub(crate) fn assert_nothing_left(&self) {
         eventually("nothing is left", || self.alive().is_empty());
     }
@@ -175,7 +176,7 @@ pub(crate) fn pid_of(pid: u32) -> nix::unistd::Pid {
     nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap())
 }
 
-/// Living processes (zombies are none) that fit.
+/// The living processes that `fits` accepts; zombies don't count.
 pub(crate) fn processes(fits: impl Fn(u32) -> bool) -> Vec<u32> {
     std::fs::read_dir("/proc")
         .unwrap()
@@ -191,7 +192,7 @@ pub(crate) fn is_alive(pid: u32) -> bool {
         .is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z") && !rest.starts_with(" X"))
 }
 
-/// Living processes whose command line has this in it.
+/// The living processes whose command line contains this text.
 pub(crate) fn named(text: &str) -> Vec<u32> {
     processes(|pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -199,12 +200,12 @@ pub(crate) fn named(text: &str) -> Vec<u32> {
     })
 }
 
-/// What `/proc` alone can tell has no event to wait for: looks again until it is true.
+/// Polls until a condition is true: what only `/proc` can tell has no event to wait for.
 pub(crate) fn eventually(what: &str, is: impl FnMut() -> bool) {
     eventually_or(|| what.to_owned(), is);
 }
 
-/// The same, with words for what is wrong at the end.
+/// Polls as [`eventually`] does, with words for what is wrong at the end.
 pub(crate) fn eventually_or(words: impl Fn() -> String, mut is: impl FnMut() -> bool) {
     let until = Instant::now() + BOUND;
     while !is() {
@@ -217,7 +218,7 @@ pub(crate) fn eventually_or(words: impl Fn() -> String, mut is: impl FnMut() -> 
 pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    /// One of so many, from 0.
+    /// A number from 0 to `count` - 1.
     pub(crate) fn of(&mut self, count: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -243,7 +244,7 @@ impl Run {
         self.next_line(text)
     }
 
-    /// The same, among lines not looked at before.
+    /// Waits for a line that contains the text, among the lines that were not looked at before.
     pub(crate) fn next_line(&mut self, text: &str) -> String {
         let until = Instant::now() + BOUND;
         loop {
@@ -275,10 +276,10 @@ impl Run {
         self.signal(nix::sys::signal::Signal::SIGINT);
     }
 
-    /// Waits for its end; returns the exit code, or minus the signal.
+    /// Waits for the end of the process; returns its exit code, or minus the number of its signal.
     pub(crate) fn code(&mut self) -> i32 {
         use std::os::unix::process::ExitStatusExt;
-        // The end of its output is the event; then the status is there at once.
+        // The end of its output is the event to wait for; the status follows at once.
         let until = Instant::now() + BOUND;
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -293,12 +294,12 @@ impl Run {
         code
     }
 
-    /// All it has printed, once it has ended.
+    /// Everything that it has printed, once it has ended.
     pub(crate) fn text(&self) -> String {
         self.seen.join("\n")
     }
 
-    /// Ctrl-C, and the end.
+    /// Sends Ctrl-C, waits for the end, and returns the output.
     pub(crate) fn stop(mut self) -> String {
         self.interrupt();
         assert_eq!(self.code(), 130, "{}", self.text());
@@ -320,7 +321,7 @@ pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Says that a test can't be made here; where every test is required that is a failure.
+/// Reports that a test can't be run here; where every test is required, that is a failure.
 pub(crate) fn skip(test: &str, why: &str) {
     assert!(std::env::var_os("REGROW_TEST_REQUIRE_ALL").is_none(), "{test}: {why}");
     eprintln!("SKIPPED {test}: {why}");

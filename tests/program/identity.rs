@@ -1,4 +1,5 @@
-//! Whose a service is: its project's alone, whatever other projects come and go, and which tree a verb means.
+//! A service belongs to its project alone, whatever other projects come and go; and which tree a
+//! verb means.
 
 use std::path::Path;
 
@@ -7,8 +8,8 @@ use crate::harness::{Project, eventually, installed};
 
 const WEB: &str = "[service.web]\ncommand = \"sleep 1000\"\n";
 
-/// R17: another project's service of the same name comes and goes, and changes neither process nor history
-/// nor goal nor what a token may do.
+/// R17: another project's service of the same name comes and goes, and changes no process, history,
+/// goal or token grant.
 #[test]
 fn r17_another_project_of_the_same_names_changes_nothing() {
     let copies = "[service.api]\ncommand = \"sleep 1000\"\nreplicas = 2\n";
@@ -61,7 +62,7 @@ fn r17_another_project_of_the_same_names_changes_nothing() {
     assert_eq!(machine.all_pids(), before);
 }
 
-/// Names of other projects in manifests and on the command line.
+/// Services of other projects are named in manifests and on the command line.
 #[test]
 fn services_depend_on_others_of_the_machine_by_their_names() {
     let machine = Machine::started(&[]);
@@ -84,7 +85,7 @@ fn services_depend_on_others_of_the_machine_by_their_names() {
     assert_eq!(unknown.code, 3, "{}", unknown.stderr);
     assert!(unknown.stderr.contains("depends on \"nowhere\", which is not declared"), "{}", unknown.stderr);
     assert!(!project.file("services/lost.toml").exists());
-    // Over several files, too, a circle is told where it is, and harms nobody else.
+    // A circle over several manifests is reported where it is, and harms no other service.
     project
         .write("services/gw.toml", "[service.gw]\ncommand = \"sleep 1000\"\ndepends_on = [\"shop/page\"]\n");
     let circle = project.regrow(&["reload", "--strict"]);
@@ -93,7 +94,8 @@ fn services_depend_on_others_of_the_machine_by_their_names() {
     assert_eq!(project.status("gw")["state"], "running");
 }
 
-/// What was typed is what runs, whatever characters it has; and a word keeps the table it stands for.
+/// What was typed runs as it was typed, whatever characters it has; and a plain word keeps the
+/// table it stands for.
 #[test]
 fn words_on_the_command_line_are_literal() {
     let machine = Machine::started(&[]);
@@ -119,7 +121,7 @@ fn words_on_the_command_line_are_literal() {
         let now = std::fs::read_to_string(project.file("services/say.toml")).unwrap();
         assert!(now.contains(shown), "{key}: {now}");
     }
-    // A service of a manifest with several is configured by the name that is listed.
+    // A service of a manifest with several services is configured by the name that is listed.
     project.write("services/shop.toml", format!("# ours\n{WEB}"));
     assert_eq!(project.regrow(&["reload"]).code, 0);
     let changed = project.regrow(&["service", "config", "web", "env.A=1"]);
@@ -128,7 +130,7 @@ fn words_on_the_command_line_are_literal() {
     assert_eq!(now, format!("# ours\n{WEB}env = {{ A = \"1\" }}\n"));
 }
 
-/// R19: in a folder with a manifest only its own tree is meant by what changes something.
+/// R19: in a folder with a manifest, a verb that changes something means only that manifest's tree.
 #[test]
 fn r19_a_verb_that_changes_something_never_falls_back_to_the_daemon() {
     let mut machine = Machine::started(&[("shop.toml", WEB)]);
@@ -163,7 +165,7 @@ fn r19_a_verb_that_changes_something_never_falls_back_to_the_daemon() {
     assert!(down.code == 0 && down.stdout.contains("stopped shop (pid "), "{}{}", down.stdout, down.stderr);
     assert_eq!(run.code(), 0);
     assert_eq!(project.regrow(&["down"]).code, 4, "the daemon is not hit");
-    // What is the daemon's alone means it anywhere, and so does every verb that says so.
+    // A verb that only the daemon has means it anywhere, and so does every verb with --daemon.
     assert_eq!(project.regrow(&["service", "restart", "web"]).code, 0);
     assert_eq!(project.regrow(&["restart", "web", "--daemon"]).code, 0);
     let down = project.regrow(&["down", "--daemon"]);
@@ -175,7 +177,8 @@ fn r19_a_verb_that_changes_something_never_falls_back_to_the_daemon() {
     assert_eq!(machine.run.take().unwrap().code(), 0);
 }
 
-/// A daemon's own configuration is no project's manifest, whatever its name: beside it the daemon is meant.
+/// A daemon's own configuration is not a project's manifest, whatever its name: in its folder the
+/// daemon is meant.
 #[test]
 fn beside_its_configuration_the_daemon_is_meant() {
     let mut machine = Machine::new(&[("shop.toml", WEB)]);
@@ -189,8 +192,8 @@ fn beside_its_configuration_the_daemon_is_meant() {
     machine.down();
 }
 
-/// Every socket works in a folder whose path is longer than a socket's may be; a user without an entry has
-/// a home and a name all the same, and never root's.
+/// Every socket works in a folder whose path is longer than that of a socket may be. A user without
+/// an entry still has a home and a name, and never those of root.
 #[test]
 fn long_paths_and_users_without_an_entry() {
     const TEST: &str = "long_paths_and_users_without_an_entry";

@@ -1,4 +1,4 @@
-//! `log`: where output is kept in files, and that all of it is there.
+//! `log`: which files output is kept in, and that all of it is there.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::daemon::Machine;
 use crate::harness::{Project, eventually};
 
-/// All that is kept in a file and in those that were put aside, oldest first.
+/// The contents of a log file and of its rotated files, oldest first.
 fn all_of(file: &Path) -> String {
     let numbered = |number: u32, suffix: &str| PathBuf::from(format!("{}.{number}{suffix}", file.display()));
     let mut text = String::new();
@@ -57,7 +57,7 @@ fn l2_a_million_lines_at_64_kib() {
             let plain = |number: u32| Path::new(&format!("{}.{number}", file.display())).exists();
             eventually("all that was put aside is compressed", || !(1..500).any(plain));
             assert_counts(&file, 1_000_000);
-            // And it is read from there.
+            // `logs` reads the compressed files.
             let logs = machine.regrow(&["logs", "web", "-n", "100000"]);
             assert!(logs.stdout.starts_with("web | 900001\n"), "{}", &logs.stdout[..60]);
             assert_eq!(logs.stdout.lines().count(), 100_000);
@@ -90,7 +90,7 @@ fn a_run_keeps_what_its_manifest_says_each_copy_in_a_file_of_its_own() {
     kept.sort();
     let of_other = ["other.stderr.idx", "other.stderr.log", "other.stdout.idx", "other.stdout.log"];
     assert_eq!(kept[..4], of_other);
-    // And an index of each of the others, called by its file, too.
+    // The other files have an index each, named after the file.
     assert_eq!(kept.len(), 6, "{kept:?}");
     assert!(kept[4].starts_with("web.1.") && kept[5].starts_with("web.2."), "{kept:?}");
     let logs = project.regrow(&["logs", "web.1"]);
@@ -133,18 +133,18 @@ fn log_files_change_while_a_service_runs() {
     say("two");
     let own = machine.project.file("services/web.log");
     holds(&own, "two\n");
-    // A smaller one: it is put aside by what comes next.
+    // A smaller limit takes effect at the next line, which rotates the file.
     reload("log = { file = \"web.log\", max_files = 2, max_size = 8 }", "changed in place: web (log)");
     say("three");
     holds(&own, "two\nthree\n");
     say("four");
     holds(&machine.project.file("services/web.log.1"), "two\nthree\n");
     holds(&own, "four\n");
-    // A daemon after this one, and a keeper meanwhile, go on in the same.
+    // The next daemon goes on in the same file, and the keeper does so in between.
     machine.kill_daemon();
     say("five");
     holds(&own, "four\nfive\n");
-    // Where it can't go, it stays, and that is told.
+    // Where the file can't be opened, output stays where it was, and that is reported.
     reload("log = { file = \"/proc/web.log\" }", "changed in place: web (log)");
     say("six");
     holds(&machine.project.file("services/web.log.1"), "four\nfive\n");
@@ -158,7 +158,7 @@ fn log_files_change_while_a_service_runs() {
     assert_eq!(machine.project.pid("web"), pid, "it is the same process");
 }
 
-/// What runs beside a service has its name, and leaves its files alone.
+/// A hook runs under the name of its service, and leaves the service's files alone.
 #[test]
 fn a_hook_that_ends_closes_no_file_of_its_service() {
     let mut machine = Machine::new(&[(
@@ -175,7 +175,7 @@ fn a_hook_that_ends_closes_no_file_of_its_service() {
     eventually("the hook has run", || machine.project.file("services/hooked").exists());
     let file = machine.log("shop/web.stdout.log");
     let mut n = 0;
-    // Until it is surely gone, and told.
+    // The hook has surely ended, and its output is reported.
     eventually("the hook's words are there", || {
         n += 1;
         std::io::Write::write_all(&mut go, format!("{n}\n").as_bytes()).unwrap();
@@ -230,7 +230,7 @@ fn both_streams_in_one_file_survive_deaths_of_the_daemon() {
         rounds += 1;
     }
     assert!(rounds > 3, "{rounds}");
-    // The streams are two pipes: each is in order, whatever comes between.
+    // The two streams are two pipes: each is in order, whatever lies between its lines.
     let text = all_of(&machine.project.file("services/web.log"));
     let numbers: Vec<usize> = text.lines().map(|line| line.parse().unwrap()).collect();
     for odd in [0, 1] {
@@ -240,7 +240,8 @@ fn both_streams_in_one_file_survive_deaths_of_the_daemon() {
     }
 }
 
-/// L6: what can't be a log file is told by `check` where that can be seen, and costs no line.
+/// L6: a path that can't be a log file is reported by `check` where that can be seen, and costs no
+/// line.
 #[test]
 fn l6_what_can_not_be_a_log_file_goes_to_the_default_one_and_that_is_said() {
     let service = |name: &str, file: &str| {
@@ -296,7 +297,7 @@ fn l6_what_can_not_be_a_log_file_goes_to_the_default_one_and_that_is_said() {
         assert!(project.status(name)["output"].as_str().unwrap().starts_with(&told));
     }
     assert!(!machine.log("shop/fine.stdout.log").exists());
-    // Over a death it is so, too; and no longer when it can be used.
+    // The same holds after a death of the daemon, and ends when the path can be used.
     machine.kill_daemon();
     assert!(project.status("folder")["output"].is_string());
     eventually("and what it said is shown", || {
@@ -308,7 +309,7 @@ fn l6_what_can_not_be_a_log_file_goes_to_the_default_one_and_that_is_said() {
     eventually("it is used", || project.file("services/taken").is_file());
 }
 
-/// Whose a log file is, and who may read it, also of those that were put aside.
+/// The owner and the readers of a log file and of its rotated files.
 #[test]
 fn a_log_file_belongs_to_whom_the_manifest_says() {
     use std::os::unix::fs::MetadataExt;
@@ -340,7 +341,7 @@ fn a_log_file_belongs_to_whom_the_manifest_says() {
         lost.contains("shop/lost.stdout.log: ") && lost.contains("there is no user \"nosuchuser\""),
         "{lost}"
     );
-    // Changed while it runs.
+    // The owner is changed while the service runs.
     project.write(
         "services/shop.toml",
         shop.replace("mode = \"640\"", "mode = \"600\"").replace("4242", "4343"),
@@ -354,7 +355,8 @@ fn a_log_file_belongs_to_whom_the_manifest_says() {
     }
 }
 
-/// `inherit`: both streams as they are, on the daemon's own, beside what `logs` tells; over a death, too.
+/// `inherit`: both streams appear unchanged on the daemon's own, in addition to `logs`, also after
+/// a death of the daemon.
 #[test]
 fn what_is_inherited_is_printed_by_the_daemon() {
     let shop = "[service.web]\nshell = \"echo '{\\\"level\\\": 1}'; echo oh >&2; read x < go; echo later; exec sleep 1000\"\nlog = { file = \"inherit\" }\n\
@@ -375,7 +377,8 @@ fn what_is_inherited_is_printed_by_the_daemon() {
     machine.down();
 }
 
-/// The daemon's own log is put aside when it is full, and opened again when somebody else has done so.
+/// The daemon's own log is rotated when it is full, and reopened when another program has rotated
+/// it.
 #[test]
 fn the_log_of_a_detached_daemon_is_rotated_and_opened_again() {
     let mut machine = Machine::new(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
@@ -395,7 +398,8 @@ fn the_log_of_a_detached_daemon_is_rotated_and_opened_again() {
     }
     let before = read(&log);
     eventually("it is put aside", || read(&aside(1)).starts_with(&before));
-    // The next daemon has what its keeper was started with, and finds the right one.
+    // The next daemon inherits the descriptor that its keeper was started with, and finds the right
+    // file.
     machine.kill_daemon();
     reload();
     eventually("it goes on in the new one", || {
@@ -408,7 +412,7 @@ fn the_log_of_a_detached_daemon_is_rotated_and_opened_again() {
     reload();
     eventually("and goes on there", || !read(&log).is_empty());
     assert_eq!(read(&machine.project.file("taken")).len(), len);
-    // The log of a daemon before this one is still there.
+    // The log of an earlier daemon is still there.
     assert_eq!(machine.regrow(&["down"]).code, 0);
     let last = read(&log);
     assert_eq!(machine.regrow(&["daemon", "--detach", "--config", "daemon.toml"]).code, 0);

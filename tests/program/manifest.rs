@@ -95,7 +95,7 @@ fn pretty(got: &str, want: &str) {
     assert_eq!(got.lines().count(), want.lines().count(), "{got}");
 }
 
-/// One fault of each kind: what stands in the manifest, where it is seen, what is said.
+/// One fault of each kind: the text of the manifest, the place of the fault, and the message.
 #[test]
 fn one_fault_of_each_kind() {
     let chain = |names: &[(&str, &str)]| {
@@ -425,7 +425,7 @@ fn what_can_have_no_effect_is_warned_about() {
     assert_eq!(project.regrow(&["check"]).stderr, "");
 }
 
-/// Many variables are as many steps, and a chain of them has an end before the stack has.
+/// Many variables take as many steps, and a chain of them is refused before the stack overflows.
 #[test]
 fn many_variables_are_read_and_deep_ones_refused() {
     let project = Project::new("");

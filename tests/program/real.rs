@@ -29,13 +29,13 @@ fn the_development_environment_works_with_what_debian_has() {
     assert_eq!(run.code(), 0);
 }
 
-/// Where a program is, or a path that is not there.
+/// The path of a program, or a path that does not exist.
 fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).map(|d| d.join(name)).find(|p| p.is_file()).unwrap_or_else(|| name.into())
 }
 
-/// Debian keeps PostgreSQL's programs in a folder of their version.
+/// The folder of PostgreSQL's programs: Debian keeps them in a folder named by their version.
 fn postgres_bin() -> PathBuf {
     let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> =
@@ -52,7 +52,8 @@ fn redis_and_postgresql_are_brought_up_queried_restarted_under_load_and_taken_do
         return;
     }
     let project = Project::new("");
-    // PostgreSQL refuses to run as root and gives up root's rights: it must get through.
+    // PostgreSQL refuses to run as root and gives up root's rights, so it must be able to reach its
+    // data.
     let data = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir()

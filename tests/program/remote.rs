@@ -140,7 +140,7 @@ fn a_start_that_fails_says_why() {
     let mut run = project.run(&[]);
     run.line("a      * running");
     let bad = project.regrow(&["start", "bad"]);
-    // Running is ready where nothing else is asked; a quick exit may come before or after that.
+    // Running counts as ready where no check is declared; a quick exit may come before or after that.
     if bad.code == 1 {
         assert_eq!(bad.stderr, "bad: failed: exit code 5\n");
     }
@@ -262,7 +262,7 @@ fn status_as_a_tree() {
     run.stop();
 }
 
-/// What a check says later replaces what it said at first.
+/// The last failure of a check replaces its first one.
 #[test]
 fn why_gives_the_last_failing_check() {
     let project = Project::new(
@@ -279,7 +279,7 @@ fn why_gives_the_last_failing_check() {
     run.stop();
 }
 
-/// An answer that nobody can read is not a success.
+/// If the answer can't be written, the command fails.
 #[test]
 fn output_that_can_not_be_written_is_a_failure() {
     let project = Project::new("[service.one]\ncommand = \"sleep 1000\"\n");
@@ -295,8 +295,8 @@ fn output_that_can_not_be_written_is_a_failure() {
     run.stop();
 }
 
-/// The protocol is plain HTTP/1.1: this client is forty lines of std.
-/// What the socket answers to these bytes: status and body.
+/// Sends these bytes to the socket, and returns the status and the body of the answer. The protocol
+/// is plain HTTP/1.1: this client is forty lines of std.
 fn ask(project: &Project, request: &str) -> (u16, String) {
     let place = std::fs::read_dir(project.state_dir().join("run")).unwrap().next().unwrap().unwrap().path();
     let mut stream = UnixStream::connect(place.join("control.sock")).unwrap();
@@ -362,13 +362,13 @@ fn a_wait_that_the_end_overtakes_is_answered() {
     let mut wait = project.start(&mut project.command(&["wait", "a", "--for", "completed", "--json"]));
     assert_eq!(project.regrow(&["down"]).code, 0);
     let code = wait.code();
-    // It may also have come after the end.
+    // The command may also have come after the end.
     assert!([1, 4].contains(&code), "{code}: {}", wait.text());
     assert!(!wait.text().contains("can't be read"), "{}", wait.text());
     run.code();
 }
 
-/// What the screen shows is compared whole: line, column, caret and hint.
+/// The report of a faulty manifest is compared as a whole: line, column, caret and hint.
 #[test]
 fn services_and_groups_are_added_and_removed_while_it_runs() {
     let project = Project::new(
@@ -443,9 +443,9 @@ error: faulty.toml has 2 faults; nothing was started
     assert!(!is_alive(pid));
     run.line("removed: worker, later, jobs");
     assert_eq!(project.regrow(&["remove", "worker"]).stderr, "error: there is no service \"worker\"\n");
-    // All or some: not both.
+    // Either all or some can be selected, not both.
     assert_eq!(project.regrow(&["remove", "--all", "db"]).code, 2);
-    // Who waits for something that is removed waits in vain.
+    // A wait for a service that is removed ends with an answer.
     write("never.toml", "[service.never]\ncommand = \"sleep 1000\"\nready = { log = \"never\" }\n");
     let wait = || {
         assert_eq!(project.regrow(&["add", "never.toml", "--timeout", "50ms"]).code, 5);
@@ -460,12 +460,12 @@ error: faulty.toml has 2 faults; nothing was started
             (output.status.code(), String::from_utf8(output.stderr).unwrap())
         })
     };
-    // One that comes too late is told so.
+    // A wait that comes too late is told that there is no such service.
     let in_time =
         |ended: &[(Option<i32>, String); 2]| ended.iter().all(|(_, text)| !text.contains("no service"));
     let [ready, stopped] = (0..100).map(|_| wait()).find(in_time).expect("both come in time once");
     assert_eq!((ready, stopped), ((Some(1), "never: removed\n".to_owned()), (Some(0), String::new())));
-    // The project's env files are those of what is added, too; the prefix makes room.
+    // The project's env files also apply to added services; the prefixes grow with longer names.
     write(
         "wide.toml",
         "[service.worker-alpha]\nshell = \"echo $WORD $SHARED\"\nenv = { WORD = \"${SHARED}!\" }\nkind = \"task\"\n",
@@ -481,7 +481,7 @@ error: faulty.toml has 2 faults; nothing was started
         "/v1/add",
         r#"{"manifest":"[service.w]\ncommand = \"sleep 1000\"\n","file":"/nowhere/w.toml"}"#,
     );
-    // Relative to the file that it says to come from.
+    // A manifest must say its own absolute path, since relative paths in it count from there.
     for nowhere in ["w.toml", ""] {
         let text = format!(r#"{{"manifest":"[service.q]\\ncommand = \\"true\\"\\n","file":"{nowhere}"}}"#);
         assert_eq!(post(&project, "/v1/add", &text).0, 400);

@@ -1,8 +1,8 @@
-//! `run --record` and `replay`: a run told again decides as it did.
+//! `run --record` and `replay`: a replayed run decides as it did when it was recorded.
 
 use super::harness::{Project, end};
 
-/// A run with falls, commands, a group and a hanging stop.
+/// A run with crashes, commands, a group and a stop that hangs.
 fn recorded() -> Project {
     let project = Project::new(
         "[service.db]\nshell = \"echo up; exec sleep 1000\"\nready = { log = \"up\" }\nrestart = { backoff = { initial = \"10ms\" } }\n\
@@ -41,7 +41,7 @@ fn a_recorded_run_decides_the_same_again() {
     ] {
         assert!(replay.stdout.contains(words), "{words}\n{}", replay.stdout);
     }
-    // Of one only.
+    // The steps of one service only.
     let replay = project.regrow(&["replay", "run.recording", "api"]);
     assert!(replay.stdout.contains("api <- ") && !replay.stdout.contains("db <- "), "{}", replay.stdout);
     let verdict = project.json(&["replay", "run.recording", "--json"]);
@@ -51,10 +51,10 @@ fn a_recorded_run_decides_the_same_again() {
     let nobody = project.regrow(&["replay", "run.recording", "nobody"]);
     assert_eq!(nobody.code, 1);
     assert!(nobody.stderr.contains("there is no service or group \"nobody\""), "{}", nobody.stderr);
-    // No environment goes into it.
+    // A recording contains no environment.
     let text = std::fs::read_to_string(project.file("run.recording")).unwrap();
     assert!(!text.contains("REGROW_STATE_DIR"));
-    // It is never written over.
+    // An existing recording is never overwritten.
     let again = project.regrow(&["run", "--record", "run.recording"]);
     assert_eq!(again.code, 1);
     assert!(
@@ -68,7 +68,7 @@ fn a_recorded_run_decides_the_same_again() {
 fn what_was_decided_otherwise_is_told_and_what_can_not_be_read_says_why() {
     let project = recorded();
     let text = std::fs::read_to_string(project.file("run.recording")).unwrap();
-    // An event that no machine decides on, and one that is missing.
+    // One event that no machine decides on, and one that is missing.
     let forged = text.replacen("\"event\":\"paused\"", "\"event\":\"stuck\"", 1);
     project.write("forged", forged);
     let replay = project.regrow(&["replay", "forged"]);
@@ -83,7 +83,7 @@ fn what_was_decided_otherwise_is_told_and_what_can_not_be_read_says_why() {
     let replay = project.regrow(&["replay", "missing"]);
     assert_eq!(replay.code, 1);
     assert!(replay.stdout.contains("decided now, and not recorded: api: paused"), "{}", replay.stdout);
-    // Cut off in the middle of a line, as a kill does: it ends there.
+    // A recording cut off in the middle of a line, as by a kill, ends there.
     project.write("cut", &text[..text.len() * 2 / 3]);
     let cut = project.regrow(&["replay", "cut"]);
     assert_eq!(cut.code, 0, "{}", cut.stdout);
@@ -105,7 +105,7 @@ fn what_was_decided_otherwise_is_told_and_what_can_not_be_read_says_why() {
     }
 }
 
-/// Written by the first version that wrote any; whatever comes later still reads it.
+/// The recording was written by the first version that wrote any; later versions still read it.
 #[test]
 fn a_recording_of_the_first_format_still_loads() {
     let project = Project::new("[service.s]\ncommand = \"true\"\n");

@@ -55,7 +55,7 @@ fn stats_and_resources_show_the_machine_with_all_its_parts() {
     let unknown = machine.regrow(&["resources", "wbe"]);
     assert_eq!(unknown.code, 1);
     assert!(unknown.stderr.contains("there is no service \"wbe\""), "{}", unknown.stderr);
-    // What is watched is shown again and again, until whoever is watched is gone.
+    // `--watch` shows the figures again and again, until the tree that is watched ends.
     let mut command = machine.project.command(&["stats", "--watch", "--every", "100ms"]);
     let mut watch = machine.project.start(&mut command);
     watch.line("machine    CPU");

@@ -123,7 +123,7 @@ fn the_second_interrupt_kills() {
     run.line("deaf   | up");
     run.interrupt();
     run.line("once more kills");
-    // Named within the time, with what is left of it.
+    // The waiting service is named in time, with the time that it has left.
     let waiting = run.line("still stopping: deaf (SIGKILL in");
     assert!(waiting.contains(" s)"), "{waiting}");
     run.interrupt();
@@ -240,7 +240,7 @@ fn after_down_a_failed_service_still_makes_the_code_one() {
     assert_eq!((down.code, down.stderr.as_str()), (0, ""));
     assert!(down.stdout.starts_with("everything is down: stopped shop (pid "), "{}", down.stdout);
     assert_eq!(run.code(), 1);
-    // The two streams are read side by side; each is in order.
+    // The two streams are read side by side; each is in order by itself.
     for line in ["  bad: exit code 3", "    boom"] {
         assert!(run.text().lines().any(|l| l == line), "{line:?} in\n{}", run.text());
     }
@@ -257,7 +257,8 @@ fn exit_on_end_outlives_a_restart_by_hand() {
     assert_eq!(run.code(), 137, "{}", run.text());
 }
 
-/// Hooks: the event in their environment, a time limit, and the end waits for them.
+/// Hooks get the event in their environment and have a time limit; the end of the run waits for
+/// them.
 #[test]
 fn hooks_are_run_with_the_event_and_never_hold_anything_up() {
     let project = Project::new(

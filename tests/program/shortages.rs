@@ -1,4 +1,5 @@
-//! Shortages and floods: what would cure them can still be said, and nobody locks the others out.
+//! Shortages and floods: the commands that would cure them are still answered, and no client locks
+//! the others out.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -9,7 +10,7 @@ use nix::sys::signal::Signal;
 use crate::daemon::Machine;
 use crate::harness::{eventually, pid_of};
 
-/// A cgroup (version 1) that allows so many processes.
+/// A cgroup (version 1) with a limit on the number of processes.
 struct Pids(PathBuf);
 
 impl Pids {
@@ -43,7 +44,7 @@ fn has_python() -> bool {
     std::process::Command::new("python3").arg("-c").arg("").status().is_ok_and(|status| status.success())
 }
 
-/// Where no process and no thread can be made any more, every command still is taken and answered.
+/// Where no more processes and threads can be made, every command is still taken and answered.
 #[test]
 fn at_a_limit_on_processes_everything_can_still_be_said() {
     const TEST: &str = "at_a_limit_on_processes_everything_can_still_be_said";
@@ -81,7 +82,7 @@ fn at_a_limit_on_processes_everything_can_still_be_said() {
         (&["exec", "--", "true"], 0),
     ] {
         let done = machine.regrow(words);
-        // A manifest of several words is read and refused as ever.
+        // A manifest with several words is read and refused as ever.
         let fits = if words[0] == "service" { done.code <= 3 } else { done.code == code };
         assert!(fits, "{words:?}: {} {}{}", done.code, done.stdout, done.stderr);
     }
@@ -90,8 +91,8 @@ fn at_a_limit_on_processes_everything_can_still_be_said() {
     eventually("they are gone", || pids.count() == 0);
 }
 
-/// Connections on which nothing is asked, or half a question, lock nobody out, neither the owner's nor those of
-/// services, each of which knows the socket.
+/// Connections with no request or half a request lock no one out: neither the owner's connections
+/// nor those of services, all of which know the socket.
 #[test]
 fn idle_connections_make_room() {
     if !has_python() {
@@ -109,7 +110,7 @@ fn idle_connections_make_room() {
     }
     assert_eq!(machine.regrow(&["status"]).code, 0);
     assert_eq!(machine.regrow(&["restart", "web"]).code, 0);
-    // A follower is not idle, however little happens.
+    // A follower is not idle, however few events there are.
     let mut follow = machine.project.command(&["events", "-f"]);
     let mut follow = machine.project.start(&mut follow);
     follow.line("web: running #2");
@@ -117,7 +118,7 @@ fn idle_connections_make_room() {
     assert_eq!(machine.regrow(&["stop", "web"]).code, 0);
     follow.line("web: goal down");
     drop((idle, more, follow));
-    // Of services few come in at a time, and take nobody else's place.
+    // Services may have only a few connections at a time, and take no place from other clients.
     machine.project.write(
         "greedy.py",
         "import os,socket,time\nc=[]\nfor i in range(200):\n    s=socket.socket(socket.AF_UNIX); s.connect(os.environ['REGROW_SOCKET']); c.append(s)\n\
@@ -133,7 +134,7 @@ fn idle_connections_make_room() {
     }
 }
 
-/// What is asked of a daemon that stands still is given up with words.
+/// A command to a daemon that is stopped gives up, with a message.
 #[test]
 fn a_command_to_a_daemon_that_stands_still_gives_up() {
     let machine = Machine::started(&[("a.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
@@ -145,8 +146,8 @@ fn a_command_to_a_daemon_that_stands_still_gives_up() {
     assert!(stopped.stderr.contains("the supervisor does not answer"), "{}", stopped.stderr);
 }
 
-/// A service that is restarted faster than its hooks run has few of them at work, and that some were left
-/// out is told. No check floods the machine.
+/// A service that is restarted faster than its hooks run has only a few of them running, and the
+/// hooks that were left out are reported. Checks don't flood the machine.
 #[test]
 fn hooks_and_checks_are_bounded() {
     let word = format!("55{}5", std::process::id());
@@ -172,8 +173,8 @@ fn hooks_and_checks_are_bounded() {
     std::fs::remove_file(machine.project.file("services/b.toml")).unwrap();
 }
 
-/// However long a line is and however many ask for it, an answer is bounded and takes its memory only for as long
-/// as it lasts; who finds too many before them hears what to do.
+/// However long a line is, and however many clients ask for it, an answer is bounded and takes
+/// memory only while it lasts. A client that finds too many others before it is told what to do.
 #[test]
 fn logs_are_bounded_and_their_memory_is_given_back() {
     let machine = Machine::started(&[(

@@ -1,8 +1,8 @@
-//! Everything at once for a while: services that number what they print, clients that give commands, and deaths
-//! of keeper, daemon, both and many services at a time.
+//! Everything at once for a while: services that number what they print, clients that give
+//! commands, and deaths of the keeper, the daemon, both, and many services at a time.
 //!
-//! `REGROW_TEST_SOAK=300 cargo test --test program soak` goes on for so many seconds; `REGROW_TEST_SEED` takes
-//! the same choices again. What is asserted does not depend on them.
+//! `REGROW_TEST_SOAK=300 cargo test --test program soak` goes on for that many seconds;
+//! `REGROW_TEST_SEED` repeats the same choices. The assertions do not depend on them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use crate::daemon::Machine;
 use crate::harness::{Chance, end, eventually, eventually_or, named};
 
-/// A service prints 0, 1, 2, ... in each of its lives: no line of any is missing or there twice. How many lives
-/// and lines there were.
+/// A service prints 0, 1, 2, ... in each of its lives: no line of any life is missing or printed
+/// twice. Returns the number of lives and of lines.
 fn lives_and_lines(text: &str) -> (usize, usize) {
     let (mut lives, mut lines, mut next) = (0, 0, 0u64);
-    // The last line may be on its way.
+    // The last line may be incomplete.
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     for line in whole.lines() {
         let number: u64 = line.parse().unwrap_or_else(|_| panic!("{line:?} after {lines} lines"));
@@ -40,7 +40,7 @@ fn a_while_of_deaths_and_commands_costs_no_process_and_no_line() {
     let mut chance = Chance(seed);
     let mut manifest = String::new();
     for n in 0..SERVICES {
-        // Each is known by a word of its own.
+        // Each service is found by a word of its own.
         manifest.push_str(&format!(
             "[service.count-{n}]\nshell = \"i=0; while :; do echo $i; i=$((i+1)); sleep 0.0$((i % 7 + 1)); done; : soak-{n}-\"\n\
              restart = {{ policy = \"always\", backoff = {{ initial = \"10ms\", max = \"50ms\" }} }}\n"
@@ -84,7 +84,7 @@ fn a_while_of_deaths_and_commands_costs_no_process_and_no_line() {
                 commands += 1;
                 let name = format!("count-{}", chance.of(SERVICES));
                 let verb = ["restart", "stop", "pause"][chance.of(3)];
-                // It may fall meanwhile; then that is said.
+                // The service may crash meanwhile; the command then reports that.
                 let _ = machine.regrow(&[verb, &name]);
                 let undone = match verb {
                     "stop" => machine.regrow(&["start", &name]),
@@ -97,7 +97,7 @@ fn a_while_of_deaths_and_commands_costs_no_process_and_no_line() {
     }
     up(&machine);
     eprintln!("deaths {deaths:?}, {bursts} bursts, {commands} commands");
-    // Of each there is one: that which is on the board.
+    // Each service has exactly one process, which is the one of the status.
     let pids = machine.all_pids();
     for n in 0..SERVICES {
         let word = format!("soak-{n}-");

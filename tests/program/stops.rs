@@ -1,4 +1,4 @@
-//! How long a stop of everything takes, and what it says meanwhile.
+//! How long a stop of the whole tree takes, and what it says meanwhile.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::daemon::Machine;
 use crate::harness::Project;
 
-/// Deaf to SIGTERM, each with a word when it is asked.
+/// A service that ignores SIGTERM, and writes a word when it is asked to stop.
 fn deaf(name: &str, on: &str) -> String {
     format!(
         "[service.{name}]\nshell = \"trap 'echo {name} asked >> story' TERM; echo up; while :; do sleep 0.05; done\"\n\
@@ -16,7 +16,7 @@ fn deaf(name: &str, on: &str) -> String {
 }
 
 fn chain() -> String {
-    // A database behind two applications that don't listen, and a quick one beside them.
+    // A database behind two applications that ignore SIGTERM, and a quick service beside them.
     let db = "[service.db]\nshell = \"trap 'echo db asked >> story; sleep 0.3; echo db done >> story; exit 0' TERM; echo up; while :; do sleep 0.01; done\"\nready = { log = \"up\" }\n";
     format!(
         "{db}{}{}[service.quick]\ncommand = \"sleep 1000\"\ndepends_on = [\"db\"]\n",
@@ -31,7 +31,8 @@ fn story(project: &Project, at: &str) -> String {
 
 const STORY: &str = "app asked, mid asked, db asked, db done, ";
 
-/// A project's whole stop keeps to its time, and whoever is last is still asked and heard out.
+/// The stop of a whole project keeps to its time limit, and the last service is still asked and has
+/// its time to stop.
 #[test]
 fn a_run_goes_down_within_its_time_and_everybody_is_asked() {
     let project = Project::new(&format!("[project]\nstop_timeout = \"3s\"\n{}", chain()));
@@ -45,7 +46,8 @@ fn a_run_goes_down_within_its_time_and_everybody_is_asked() {
     assert_eq!(story(&project, "story"), STORY);
 }
 
-/// The same of a daemon, by a signal as a container's runtime sends it, where one of its projects has less.
+/// A daemon keeps to its time limit as well, stopped by a signal as a container runtime sends it,
+/// where one of its projects has less time.
 #[test]
 fn a_daemon_goes_down_within_its_time_and_a_project_within_less() {
     let shop = format!("[project]\nstop_timeout = \"1500ms\"\n{}", chain());
@@ -71,7 +73,7 @@ fn a_daemon_goes_down_within_its_time_and_a_project_within_less() {
     assert!(faulty.code == 3 && faulty.stderr.contains("services/shop.toml:2:1"), "{}", faulty.stderr);
 }
 
-/// A stop of all that runs is one of everything.
+/// A stop of all running services keeps to the limit of the whole stop.
 #[test]
 fn a_stop_of_all_keeps_to_the_time_too() {
     let mut machine = Machine::new(&[("shop.toml", &deaf("deaf", "stop = { timeout = \"1m\" }"))]);
@@ -101,7 +103,7 @@ fn down_says_that_it_waits_for_hooks() {
     assert!(last.starts_with("everything is down: stopped daemon"), "{last}");
     assert_eq!(story(&machine.project, "services/story"), "hooked, ");
     assert_eq!(machine.run.take().unwrap().code(), 0);
-    // Within a time for the whole stop they get what is left of it.
+    // Within a time limit for the whole stop, hooks get what is left of it.
     machine.project.write("daemon.toml", "manifests = \"services\"\nstop_timeout = \"400ms\"\n");
     machine.start();
     assert_eq!(machine.regrow(&["wait", "web", "--timeout", "20s"]).code, 0);

@@ -1,5 +1,5 @@
-//! The deaths of the daemon and of its keeper, in any order and at any distance: whoever is left goes on,
-//! and what runs notices nothing.
+//! The deaths of the daemon and of its keeper, in any order and at any interval: the process that
+//! is left goes on, and services are not touched.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ fn manifest(count: usize) -> String {
     (0..count).map(|n| format!("[service.s{n}]\ncommand = \"sleep 1000\"\n")).collect()
 }
 
-/// Not a pause between steps of a test, but the distance of two deaths, which is what is tested.
+/// Waits in a loop for the interval between two deaths, which is what these tests vary.
 fn after(distance: Duration) {
     let until = Instant::now() + distance;
     while Instant::now() < until {
@@ -24,7 +24,8 @@ fn after(distance: Duration) {
     }
 }
 
-/// One keeper and one daemon supervise, nobody else does, and every service has the process it had.
+/// Asserts that exactly one keeper and one daemon supervise, and that every service has the process
+/// it had.
 fn assert_undisturbed(machine: &Machine, before: &BTreeMap<String, Option<u64>>, what: &str) {
     eventually_or(
         || format!("{what}: nobody supervises, of {:?}", supervisors(machine)),
@@ -42,7 +43,8 @@ fn all_up(machine: &Machine) -> BTreeMap<String, Option<u64>> {
     machine.all_pids()
 }
 
-/// Every process of this program that keeps, supervises or stands by, but for our own commands.
+/// Every process of this program that keeps, supervises or stands by, without the test's own
+/// commands.
 fn supervisors(machine: &Machine) -> Vec<u32> {
     let config = format!("REGROW_STATE_DIR={}", machine.project.state_dir().display());
     crate::harness::processes(|pid| {
@@ -57,8 +59,8 @@ fn supervisors(machine: &Machine) -> Vec<u32> {
     })
 }
 
-/// Whoever is left of the two makes the other before it does anything else: a few milliseconds between the
-/// deaths are enough.
+/// The one of the two that is left makes the other before it does anything else: a few milliseconds
+/// between the deaths are enough.
 #[test]
 fn any_single_process_that_is_left_carries_on() {
     let mut machine = Machine::started(&[("many.toml", &manifest(40))]);
@@ -76,11 +78,11 @@ fn any_single_process_that_is_left_carries_on() {
         end(daemon);
         assert_undisturbed(&machine, &before, &format!("the daemon {millis} ms after the keeper"));
     }
-    // The first keeper, which the test's own handle is, was killed.
+    // The first keeper, which is the test's own child, was killed.
     machine.run = None;
 }
 
-/// What is asked of a daemon whose keeper is dead is not lost, nor is the daemon.
+/// A request to a daemon whose keeper is dead is not lost, nor is the daemon.
 #[test]
 fn an_upgrade_and_the_keepers_death_at_once_cost_nobody() {
     let mut machine = Machine::started(&[("many.toml", &manifest(40))]);
@@ -103,7 +105,7 @@ fn an_upgrade_and_the_keepers_death_at_once_cost_nobody() {
     machine.run = None;
 }
 
-/// A death of the keeper is no failure of a service: what is to start then waits until there is another.
+/// A death of the keeper is no failure of a service: starts wait until there is another keeper.
 #[test]
 fn starts_wait_for_a_keeper_and_count_against_nobody() {
     let tries: String = (0..30)
@@ -124,7 +126,7 @@ fn starts_wait_for_a_keeper_and_count_against_nobody() {
     machine.run = None;
 }
 
-/// The wish to go down that was said before both died is not another keeper's.
+/// A shutdown that was asked for before both died does not bind the next keeper.
 #[test]
 fn p17_a_shutdown_that_was_cut_short_is_not_finished_by_the_next_start() {
     let deaf = "trap '' TERM; while :; do sleep 0.1; done";
@@ -150,7 +152,8 @@ fn p17_a_shutdown_that_was_cut_short_is_not_finished_by_the_next_start() {
     }
 }
 
-/// A pause is a halt of the service, whoever supervises: what it was ready for it is when it goes on.
+/// A pause holds whichever daemon supervises, and a service that was ready is ready again when it
+/// resumes.
 #[test]
 fn a_pause_outlives_every_kind_of_death_and_a_resume_brings_everything_back() {
     let mut machine = Machine::started(&[(
@@ -198,8 +201,8 @@ fn a_pause_outlives_every_kind_of_death_and_a_resume_brings_everything_back() {
     }
 }
 
-/// A daemon of another user has no cgroups: after its keeper's death what its services have left is found
-/// by their marks alone, since orphans go to somebody else then.
+/// The daemon of an ordinary user has no cgroups. After its keeper's death, processes that services
+/// have left are found by their marks alone, since orphans then go to another process.
 #[test]
 fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
     const TEST: &str = "a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark";
@@ -232,7 +235,7 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
     let mut run = project.start(&mut command);
     run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
     let left = || (named(&one).len(), named(&two).len(), named(&three).len());
-    // `env -i` and the shell that it runs have the words, too, for a moment; `named` counts them.
+    // `env -i` and the shell that it runs show the same words for a moment; `named` counts them.
     eventually("all have left", || left() == (1, 1, 1));
     let (_, keeper) = machine.pids();
     end(keeper);
@@ -244,7 +247,7 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
     let stopped = machine.regrow(&["stop", "one", "three"]);
     assert_eq!(stopped.code, 0, "{}", stopped.stderr);
     assert_eq!(left(), (0, 1, 0), "gone when stop says so");
-    // Killed together with the daemon, and found by the next.
+    // The processes are killed together with the daemon, and found by the next one.
     machine.kill_both();
     let mut run = machine.project.start(&mut command);
     run.line(concat!("regrow ", env!("CARGO_PKG_VERSION"), ": "));
@@ -254,8 +257,9 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
     machine.run = None;
 }
 
-/// Who has shed every mark is still known by number and start time, where it was seen before the keeper's death;
-/// and where such a one has ended unseen, no stop says more than can be known.
+/// A process that has shed every mark is still known by its pid and start time, if it was seen
+/// before the keeper's death. Where such a process has ended unseen, a stop says no more than can
+/// be known.
 #[test]
 fn who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said() {
     const TEST: &str = "who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said";
@@ -265,7 +269,7 @@ fn who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said() {
     }
     let words = |n: u32| format!("4{n}{}{n}", std::process::id());
     let (kept, lost) = (words(1), words(2));
-    // Told to, it leaves its parent, which lived until then.
+    // On a line in the FIFO the parent ends; the process that shed its marks lived below it until then.
     let sheds = |word: &str| {
         format!(
             "mkfifo go-{word}; (env -i setsid prlimit --rttime=1000000 --locks=100 sh -c 'exec sleep {word}' </dev/null >/dev/null 2>&1 & read x < go-{word}) & exec sleep 1000"
@@ -288,7 +292,7 @@ fn who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said() {
         })
     };
     eventually("both have shed their marks", || [&kept, &lost].iter().all(|word| sleepers(word).len() == 1));
-    // Seen twice since then: as one of the tree, and without marks.
+    // Both have been sampled since: as part of the tree, and without marks.
     let samples = || machine.project.json(&["status", "--json"])["machine"].clone();
     for _ in 0..3 {
         let before = samples();
@@ -319,14 +323,15 @@ fn who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said() {
     );
 }
 
-/// More services than get a cgroup at once have one soon after, with all that they have forked by then; the next
-/// daemon knows it, and a stop after the keeper's death ends all of it.
+/// Services that are started in such numbers that not all get a cgroup at once have one soon after,
+/// with everything they have forked by then. The next daemon knows the cgroups, and a stop after
+/// the keeper's death ends all of it.
 #[test]
 fn trees_that_were_made_in_a_burst_get_a_cgroup_afterwards() {
     const TEST: &str = "trees_that_were_made_in_a_burst_get_a_cgroup_afterwards";
     let word = format!("57{}7", std::process::id());
     let family = |n: usize| {
-        // Two leave their parents.
+        // Two of the processes leave their parents.
         format!(
             "[service.f{n}]\nshell = \"(setsid sleep {word} &); (setsid sleep {word} &); exec sleep 1000\"\n"
         )
@@ -370,8 +375,8 @@ fn trees_that_were_made_in_a_burst_get_a_cgroup_afterwards() {
     eventually("and no folder is left", || trees.iter().all(gone));
 }
 
-/// The store lost together with both processes costs no service and no wish: it is known by the marks whose
-/// each process is.
+/// When the store is lost together with both processes, no service and no goal is lost: the marks
+/// tell whose each process is.
 #[test]
 fn a_store_that_is_lost_with_both_takes_neither_processes_nor_goals_along() {
     let text = format!(
@@ -403,7 +408,7 @@ fn a_store_that_is_lost_with_both_takes_neither_processes_nor_goals_along() {
     ];
     assert_eq!(machine.regrow(&["start", "started"]).code, 0);
     for (what, lose) in losses {
-        // The last wish before it is the one that only the log has.
+        // The last goal before the loss is one that only the log has.
         assert_eq!(machine.regrow(&["start", "stopped"]).code, 0, "{what}");
         assert_eq!(machine.regrow(&["stop", "stopped"]).code, 0, "{what}");
         eventually("all are up", || {
@@ -423,7 +428,8 @@ fn a_store_that_is_lost_with_both_takes_neither_processes_nor_goals_along() {
     }
 }
 
-/// A process that was made just as both died is the service's, with every line that it has printed.
+/// A process that was made just as both died belongs to its service, with every line that it has
+/// printed.
 #[test]
 fn what_is_made_as_both_die_is_known_by_the_next() {
     let shell = "i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); done; exec sleep 1000";
@@ -441,7 +447,7 @@ fn what_is_made_as_both_die_is_known_by_the_next() {
         start.wait().unwrap();
         machine.start();
         assert_eq!(machine.regrow(&["start", "a"]).code, 0);
-        // It has printed all of it once, or twice where it had not been made yet.
+        // It has printed all its lines once, or twice where it had not been made yet.
         eventually_or(
             || format!("round {round}: {:?} lines", machine.project.log_lines("a/a.stdout.log") - started),
             || {
@@ -453,8 +459,8 @@ fn what_is_made_as_both_die_is_known_by_the_next() {
     }
 }
 
-/// R20: where the state folder takes nothing more, another daemon still comes up and supervises, and a wish
-/// that can't be written down is held by the keeper, and said to be.
+/// R20: where the state folder can't be written any more, another daemon still comes up and
+/// supervises. A goal that can't be written down is held by the keeper, and the command says so.
 #[test]
 fn r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising() {
     const TEST: &str = "r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising";
@@ -475,7 +481,7 @@ fn r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising() {
             "full" => {
                 let _ = std::fs::write(&fill, vec![b'x'; 16 << 20]);
             }
-            // As after an error of the disk; files that are open for writing stay so, and can't be written.
+            // After an error of the disk, files that are open for writing stay open but can't be written.
             _ => disk.fail(),
         }
         let before = machine.all_pids();
@@ -496,8 +502,8 @@ fn r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising() {
     drop(disk);
 }
 
-/// Daemons that end as soon as they begin follow each other ever more slowly, whoever their keeper was
-/// before; and what runs meanwhile is found by the first that can go on.
+/// Daemons that end as soon as they begin follow each other ever more slowly, whichever keeper was
+/// there before; the first daemon that can go on finds the services that still run.
 #[test]
 fn daemons_that_find_no_configuration_rest_between_their_tries() {
     let mut machine = Machine::started(&[("many.toml", &manifest(3))]);
@@ -522,8 +528,8 @@ fn daemons_that_find_no_configuration_rest_between_their_tries() {
     machine.run = None;
 }
 
-/// A state folder that was removed under a daemon lets no second one in: it would end what the first one has,
-/// or make copies of it.
+/// A state folder that is removed under a daemon lets no second daemon in: that one would end the
+/// services of the first, or make copies of them.
 #[test]
 fn a_state_folder_that_was_removed_lets_no_second_daemon_in() {
     let machine = Machine::started(&[("many.toml", &manifest(5))]);
@@ -542,7 +548,8 @@ fn a_state_folder_that_was_removed_lets_no_second_daemon_in() {
     assert_eq!((machine.pids(), machine.all_pids()), ((daemon, keeper), before));
 }
 
-/// A folder of manifests that is swapped, as deployments do it, is followed; one that is gone ends nothing.
+/// A folder of manifests that is swapped, as deployments do, is followed; a missing folder ends
+/// nothing.
 #[test]
 fn manifests_that_are_swapped_are_followed_and_a_folder_that_is_gone_ends_nothing() {
     let mut machine = Machine::new(&[]);
@@ -570,16 +577,16 @@ fn manifests_that_are_swapped_are_followed_and_a_folder_that_is_gone_ends_nothin
     let file = |name: &str| project_dir.join(name);
     machine.start();
     swap(&machine, "the first", "one");
-    // A switched link.
+    // The link is switched to another folder.
     let _ = std::fs::remove_file(file("services.new"));
     std::os::unix::fs::symlink(file("two"), file("services.new")).unwrap();
     std::fs::rename(file("services.new"), file("services")).unwrap();
     swap(&machine, "a switched link", "two");
-    // A folder renamed into its place.
+    // Another folder is renamed into its place.
     std::fs::remove_file(file("services")).unwrap();
     std::fs::rename(file("one"), file("services")).unwrap();
     swap(&machine, "a renamed folder", "one");
-    // Edited where it lies now.
+    // A manifest is edited in its new place.
     std::fs::write(file("services/a.toml"), "[service.three]\ncommand = \"sleep 1000\"\n").unwrap();
     swap(&machine, "an edit", "three");
     let before = machine.all_pids();
@@ -590,13 +597,13 @@ fn manifests_that_are_swapped_are_followed_and_a_folder_that_is_gone_ends_nothin
     assert_eq!(machine.all_pids(), before);
 }
 
-/// A daemon that comes up while a manifest is torn, or their whole folder is gone, goes on with what the one
-/// before it had; one that begins anew does not.
+/// A daemon that comes up while a manifest is torn, or the whole folder is gone, goes on with what
+/// the daemon before it had; a daemon that begins anew does not.
 #[test]
 fn what_was_right_once_goes_on_below_the_next_daemon_too() {
     let web = "[service.web]\ncommand = \"sleep 1000\"\ndir = \"/\"\nrestart = { policy = \"always\", backoff = { initial = \"1ms\" } }\n";
     let named = format!("[project]\nname = \"blog\"\n{web}");
-    // One of them depends on the other, which is torn.
+    // One manifest depends on the other, which is torn.
     let shop =
         format!("{web}[service.api]\ncommand = \"sleep 1001\"\ndir = \"/\"\ndepends_on = [\"blog/web\"]\n");
     let mut machine = Machine::started(&[("shop.toml", &shop), ("other.toml", &named)]);
@@ -622,7 +629,7 @@ fn what_was_right_once_goes_on_below_the_next_daemon_too() {
         "{}",
         status.stdout
     );
-    // What is mended is started once, tasks too, by whichever daemon.
+    // A mended manifest is started once, tasks too, by whichever daemon.
     let ran = "[service.once]\nkind = \"task\"\nshell = \"echo ran >> ../ran\"\n[service.new]\ncommand = \"sleep 1003\"\n";
     project.write("services/fresh.toml", format!("{ran}bogus = 1\n"));
     machine.kill_daemon();
@@ -637,7 +644,7 @@ fn what_was_right_once_goes_on_below_the_next_daemon_too() {
     assert_eq!(std::fs::read_to_string(project.file("ran")).unwrap(), "ran\n");
     std::fs::remove_file(project.file("services/fresh.toml")).unwrap();
     assert_eq!(project.regrow(&["reload"]).code, 3);
-    // The folder goes, and comes back by another way.
+    // The folder is moved away, and comes back through a link.
     let pids = machine.all_pids();
     std::fs::rename(project.file("services"), project.file("away")).unwrap();
     machine.kill_daemon();
@@ -652,7 +659,7 @@ fn what_was_right_once_goes_on_below_the_next_daemon_too() {
     let reloaded = project.regrow(&["reload"]);
     assert_eq!(reloaded.code, 0, "{}", reloaded.stderr);
     assert_eq!(machine.all_pids(), pids, "{}", reloaded.stdout);
-    // What is removed is removed, and a new beginning takes nothing from before.
+    // What is removed stays removed, and a new beginning takes nothing from before.
     std::fs::remove_file(project.file("away/shop.toml")).unwrap();
     machine.kill_daemon();
     assert_eq!(machine.all_pids().len(), 1);
@@ -662,7 +669,8 @@ fn what_was_right_once_goes_on_below_the_next_daemon_too() {
     assert_eq!(machine.project.json(&["status", "--json"])["services"].as_array().unwrap().len(), 0);
 }
 
-/// Who follows events or output hears that both were killed and nobody goes on; an orderly end is none of that.
+/// A client that follows events or output is told when both were killed and nothing goes on; an
+/// orderly end is reported differently.
 #[test]
 fn who_follows_hears_whether_it_was_an_end_or_a_kill() {
     let mut machine =
@@ -693,7 +701,7 @@ fn who_follows_hears_whether_it_was_an_end_or_a_kill() {
     }
 }
 
-/// An upgrade is no death: the socket stays where it is, and nobody is told of an end.
+/// An upgrade is no death: the socket stays where it is, and no client is told of an end.
 #[test]
 fn an_upgrade_leaves_the_socket_and_says_nothing_of_an_end() {
     let mut machine = Machine::started(&[("a.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
@@ -714,7 +722,8 @@ fn an_upgrade_leaves_the_socket_and_says_nothing_of_an_end() {
     );
 }
 
-/// What could not be started for a folder that was gone is started by the reload that finds it again.
+/// A service that failed to start because its folder was gone is started by the reload that finds
+/// the folder again.
 #[test]
 fn what_fell_while_its_folder_was_gone_is_started_by_a_reload() {
     let machine = Machine::started(&[(

@@ -31,7 +31,7 @@ fn exec_passes_everything_through_and_ends_as_the_command_does() {
     assert_eq!(exec(&["--", "/etc/passwd"]), said(126, "", "regrow: /etc/passwd is not executable\n"));
     assert_eq!(exec(&["--timeout", "0s", "--", "true"]).0, 2);
     assert_eq!(exec(&[]).0, 2);
-    // Here, and with what is here.
+    // The command runs in this folder, with this environment.
     let folder = machine.project.dir().display().to_string();
     assert_eq!(exec(&["--", "pwd"]), said(0, &format!("{folder}\n"), ""));
     assert_eq!(exec(&["--env", "A=1", "--", "sh", "-c", "echo $A"]), said(0, "1\n", ""));
@@ -41,7 +41,7 @@ fn exec_passes_everything_through_and_ends_as_the_command_does() {
     let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"piped\xff\n").unwrap();
     assert_eq!(child.wait_with_output().unwrap().stdout, b"PIPED\xff\n");
-    // What it prints comes while it runs.
+    // The output comes while the command runs.
     let go = machine.project.file("go");
     nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let mut command =
@@ -137,7 +137,7 @@ fn tasks_are_submitted_watched_halted_and_cancelled() {
     let list = machine.regrow(&["task", "list"]).stdout;
     let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!((row[0], row[1]), (id.as_str(), "finished"), "{list}");
-    // A batch, a command a line.
+    // A batch has one command on each line.
     let lines: String = (0..50).map(|n| format!("sh -c 'echo {n}; exit {}'\n", n % 2)).collect();
     machine.project.write("batch", format!("# all\n\n{lines}"));
     let batch = machine.regrow(&["task", "submit", "--batch", "batch", "--wait"]);
@@ -160,7 +160,7 @@ fn tasks_end_with_who_waits_for_them_and_with_their_daemon_and_services_live_on(
     let mut command = machine.project.command(&["exec", "--", "sleep", "4711"]);
     let mut run = machine.project.start(&mut command);
     eventually("it runs", || sleeps("4711") == 2);
-    // Not by SIGINT, which a shell may have had us ignore.
+    // SIGINT is not used, since a shell may have made the test ignore it.
     run.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(run.code(), -15);
     eventually("who hangs up cancels it", || sleeps("4711") == 0);
@@ -284,7 +284,7 @@ fn the_pool_grows_while_much_waits_and_says_why() {
     run.line("running after");
     project.write("batch", "sleep 1000\n".repeat(60));
     assert_eq!(project.regrow(&["task", "submit", "--batch", "batch"]).code, 0);
-    // A busy machine keeps it as it is: then at least nothing is taken from it.
+    // On a busy machine the pool stays as it is; then at least no worker is taken from it.
     let stats = || project.json(&["stats", "--json"]);
     let begun = std::time::Instant::now();
     eventually("it grows, or the machine has no room", || {
@@ -328,7 +328,7 @@ fn progress_is_told_by_the_task_and_by_others_and_shown_as_bars() {
     }
     assert_eq!(machine.regrow(&["task", "cancel", "--force", id]).code, 0);
     eventually("it is over", || machine.regrow(&["task", "progress", id, "0.7"]).code == 1);
-    // Without a terminal exec shows the output alone.
+    // Without a terminal, exec shows only the output.
     let output = machine.regrow(&["exec", "--shell", "echo 0.5 >&$REGROW_PROGRESS_FD; echo out"]);
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", ""));
 }
@@ -387,12 +387,12 @@ fn only_chosen_variables_make_it_another_command() {
     assert_eq!(exec("4", &["--cache-env", "C"]), (true, "3\n".into()));
     assert_eq!(exec("4", &["--cache-env", "C,B"]), (false, "4\n".into()));
     assert_eq!(exec("4", &["--no-cache"]), (false, "4\n".into()));
-    // Without a time it is half an hour.
+    // Without a time to live, results are kept for half an hour.
     let plain = || machine.regrow(&["exec", "--cache", "--", "sh", "-c", "echo $$"]).stdout;
     assert_eq!(plain(), plain());
 }
 
-/// As on a full disk, where neither output nor the daemon's own words can be written.
+/// As on a full disk, neither output nor the daemon's own log can be written.
 #[test]
 fn what_can_not_be_kept_is_said_and_a_daemon_that_can_not_speak_goes_on() {
     let machine = Machine::new(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
@@ -438,7 +438,7 @@ fn a_task_reads_what_is_there_for_its_client_alone() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let writer = std::thread::spawn({
         let fifo = fifo.clone();
-        // More than a request could once have, and bytes that are no text.
+        // The input is larger than a request could once be, and its bytes are not text.
         move || std::fs::write(fifo, vec![0xff; 3_000_000]).unwrap()
     });
     assert_eq!(exec("fifo"), "3000000");
@@ -450,7 +450,8 @@ fn a_task_reads_what_is_there_for_its_client_alone() {
     assert_eq!(output.stderr, b"regrow: the variable BAD is no text (UTF-8), and is not passed on\n");
 }
 
-/// What a command that may makes of its cgroup, which the next one is given, is its own: frozen, closed, or gone.
+/// Whatever a command does to its cgroup (freezes, closes or removes it) does not affect the next
+/// command, which is given that cgroup.
 #[test]
 fn what_a_command_sets_of_its_cgroup_is_nothing_to_the_next() {
     const TEST: &str = "what_a_command_sets_of_its_cgroup_is_nothing_to_the_next";
@@ -475,7 +476,8 @@ fn what_a_command_sets_of_its_cgroup_is_nothing_to_the_next() {
     let place = exec("echo $own");
     let place = place["stdout"].as_str().unwrap().trim();
     if !place.contains("/regrow-") {
-        // The kernel's or the user's choice: nothing that could be installed.
+        // No cgroup can be made because of the kernel or the user, and nothing could be installed to change
+        // that.
         eprintln!("SKIPPED {TEST}: no cgroup can be made here");
         return;
     }
@@ -493,8 +495,8 @@ fn what_a_command_sets_of_its_cgroup_is_nothing_to_the_next() {
     }
 }
 
-/// What was over is known to the next daemon, what waited is run by it, and what ran is told to be lost, or runs
-/// again where it may; by a death as by an upgrade.
+/// The next daemon knows finished tasks, and runs the tasks that waited. A task that was running is
+/// reported lost, or runs again where it may. This holds for a death as for an upgrade.
 #[test]
 fn results_counters_and_what_waits_outlive_the_daemon() {
     let mut machine = Machine::new(&[]);
@@ -517,14 +519,16 @@ fn results_counters_and_what_waits_outlive_the_daemon() {
     assert_eq!((&before["executions"], &before["failures"]), (&2.into(), &1.into()));
     nix::unistd::mkfifo(&project.file("go"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     for round in ["death", "upgrade"] {
-        // One that holds the only worker, one that may run again, and one that waits with what its client had.
+        // One task holds the only worker, one may run again, and one waits with the environment of its
+        // client.
         let runs = submit(&["--", "sh", "-c", "read x < go"]);
         eventually("it runs", || is(&runs, "running"));
         let mut command = project.command(&["task", "submit", "--", "sh", "-c", "echo $WORD"]);
         let waits = command.env("WORD", round).output().unwrap();
         let waits = String::from_utf8(waits.stdout).unwrap().trim().to_owned();
         assert!(is(&waits, "queued"));
-        // One whose client waits for it, and hears of the end: it is not run behind its back.
+        // The client of one task waits for it and is told of the end, so this task is not run behind its
+        // back.
         let mut bound = project.command(&["exec", "--", "sh", "-c", "echo $$ >> bound"]);
         let bound = bound.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let queued = || project.json(&["stats", "--json"])["pool"]["queued"].clone();
@@ -563,7 +567,7 @@ fn results_counters_and_what_waits_outlive_the_daemon() {
     assert_eq!((&after["executions"], &after["failures"]), (&5.into(), &1.into()), "{after}");
     assert_eq!(project.json(&["task", "list", "--json"])["tasks"].as_array().unwrap().len(), 7);
     assert!(!project.file("bound").exists());
-    // What is cleaned up does not come back.
+    // Tasks that were cleaned up do not come back.
     assert_eq!(project.regrow(&["task", "cleanup"]).code, 0);
     machine.kill_daemon();
     assert_eq!(project.json(&["task", "list", "--json"])["tasks"].as_array().unwrap().len(), 0);

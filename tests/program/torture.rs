@@ -1,8 +1,8 @@
-//! Two hundred services, random kills and random commands from ten clients; at the end
-//! everything whose goal is up is up, exactly once, nothing else lives, nothing has leaked, and
-//! the recording of it decides the same again.
+//! Two hundred services, random kills, and random commands from ten clients. At the end everything
+//! whose goal is up is up, exactly once; nothing else lives, nothing has leaked, and the recording
+//! of the run decides the same again.
 //!
-//! Three seconds as a rule; `REGROW_TEST_TORTURE_SECONDS=60` for a long one.
+//! It runs for three seconds; `REGROW_TEST_TORTURE_SECONDS=60` makes it long.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use super::harness::{Chance, Project, eventually, eventually_or, is_alive, pid_o
 
 const SERVICES: usize = 200;
 
-/// Groups of ten with every strategy, chains of dependencies, services that leave others
-/// behind, are deaf, run out of memory, or end by themselves.
+/// Groups of ten with every strategy, chains of dependencies, and services that leave others
+/// behind, ignore SIGTERM, run out of memory, or end by themselves.
 fn manifest() -> String {
     let mut text = String::new();
     let mut groups: BTreeMap<usize, Vec<String>> = BTreeMap::new();
@@ -54,7 +54,7 @@ fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
-/// Resident kilobytes.
+/// The resident memory of a process, in KiB.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -63,7 +63,7 @@ fn resident(pid: u32) -> u64 {
 
 fn torment(project: &Project, client: u64, chance: &mut Chance, until: Instant) {
     let mut commands = 0;
-    // A service of its own that comes and goes, under some group.
+    // Each client has a service of its own that comes and goes, under some group.
     let own = format!("x{client}");
     let file = project.file(&format!("{own}.toml"));
     std::fs::write(&file, format!("[service.{own}]\nshell = \"setsid sleep 100000 & exec sleep 100000\"\n"))
@@ -81,7 +81,8 @@ fn torment(project: &Project, client: u64, chance: &mut Chance, until: Instant) 
             4 => &["pause"],
             5 => &["resume"],
             _ => {
-                // A blow at one that is ours: by its pid, which its supervisor has not reaped.
+                // The signal goes to a process that is ours: its pid is one that the supervisor has not
+                // reaped.
                 let row = project.status(&name);
                 let signal = [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGTERM][chance.of(3)];
                 if let Some(pid) = row["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) {
@@ -99,7 +100,7 @@ fn torment(project: &Project, client: u64, chance: &mut Chance, until: Instant) 
         }
         args.extend(["--timeout", "20s"]);
         let output = project.regrow(&args);
-        // Done or denied, but answered.
+        // The command is carried out or denied, but it is answered.
         let there_already =
             output.code == 3 && args[0] == "add" && output.stderr.contains("is there already");
         assert!(
@@ -133,9 +134,9 @@ fn two_hundred_services_under_torture() {
             scope.spawn(move || torment(project, client, &mut Chance(seed ^ (client << 40)), until));
         }
     });
-    // From here on they are left alone but for those that end by themselves.
+    // From here on no client acts; only the services that end by themselves still do.
     for client in 0..10 {
-        // One that is there no more is denied.
+        // The removal of a service that no longer exists is denied.
         project.regrow(&["remove", &format!("x{client}")]);
     }
     project.regrow(&["resume", "--all"]);
@@ -146,12 +147,12 @@ fn two_hundred_services_under_torture() {
     let needs_the_restless = |row: &Value| {
         let number: usize = row["name"].as_str().unwrap()[1..].parse().unwrap();
         let group = number / 10;
-        // In its group, or before it in a chain, something keeps falling.
+        // Something keeps crashing in its group, or before it in a chain.
         !group.is_multiple_of(3) || (number % 5 == 4 && [3, 4].contains(&((number - 1) % 8)))
     };
     let not_right = || -> Vec<Value> {
         let rows = rows(&project);
-        // Some may wait for what a client has stopped by force.
+        // Some services may wait for one that a client has stopped by force.
         let is_down = |name: &Value| rows.iter().any(|row| row["name"] == *name && row["goal"] == "down");
         let is_right = |row: &&Value| match (row["goal"].as_str().unwrap(), row["state"].as_str().unwrap()) {
             ("up", "running") => row["ready"] == true,
@@ -163,7 +164,7 @@ fn two_hundred_services_under_torture() {
         rows.iter().filter(looked_at).filter(|row| !is_right(row)).cloned().collect()
     };
     eventually_or(|| format!("seed {seed}: {:#?}", not_right()), || not_right().is_empty());
-    // Everything down: no process of any service is left, though many had left their sessions.
+    // Everything goes down: no process of any service is left, though many had left their sessions.
     let stop = project.regrow(&["stop", "--all", "--timeout", "60s"]);
     assert_eq!(stop.code, 0, "{}{}", stop.stdout, stop.stderr);
     let ours: BTreeSet<u32> = [run.pid(), supervisor].into();
@@ -175,11 +176,11 @@ fn two_hundred_services_under_torture() {
             == Some(supervisor)
     });
     assert!(children.is_empty(), "seed {seed}: {children:?}");
-    // With nothing running it holds what it held at the start: a few dozen descriptors.
+    // With nothing running, the supervisor holds what it held at the start: a few dozen descriptors.
     eventually("descriptors are given back", || descriptors(supervisor) < 60);
     let memory = resident(supervisor);
     assert!(memory < 64 * 1024, "{memory} KiB resident");
-    // And all comes up again, once.
+    // Everything comes up again, once.
     assert!(project.regrow(&["start", "--group", "g0", "--timeout", "20s"]).code <= 1);
     let again: Vec<Value> = rows(&project).into_iter().filter(|row| row["group"] == "g0").collect();
     assert!(again.iter().filter(|row| steady(row)).all(|row| row["pid"].is_u64()), "{again:?}");

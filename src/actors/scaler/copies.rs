@@ -1,4 +1,4 @@
-//! The copies of services that say by what they are scaled.
+//! Scaling of services that declare what they are scaled by.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use crate::model::spec::{ScaleOn, ScaleSpec};
 use crate::model::stats::ServiceScale;
 use crate::model::{Answer, Command, Denial, DenialCode, Fact, Goal, Name, State};
 
-/// What is done about them.
+/// The scaled services, and what was last done about each.
 pub(super) struct Copies {
     context: Arc<ActorContext>,
     root: ActorRef<SupervisorMsg>,
     services: HashMap<Name, Scaled>,
 }
 
-/// What was done about a service.
+/// What was last done about one service.
 #[derive(Default)]
 struct Scaled {
-    /// When it was last decided on.
+    /// When the last decision was made, on the tree's clock.
     stepped: Option<Duration>,
     last: Option<String>,
     directive: ScaleRequest,
 }
 
 impl Scaled {
-    /// What was last decided, and whether it is done.
+    /// The last decision in words, and whether it is still under way.
     fn words(&self) -> Option<String> {
         let last = self.last.as_ref()?;
         Some(match self.directive {
@@ -44,18 +44,18 @@ impl Scaled {
     }
 }
 
-/// Whether a wish for other copies is under way.
+/// The request for another number of copies.
 #[derive(Default, Clone, Copy, PartialEq, Eq)]
 enum ScaleRequest {
     #[default]
     None,
-    /// Since then.
+    /// A request has been under way since this time.
     Asked(Duration),
-    /// From so many to so many there is no way.
+    /// The request to go from the first number to the second was refused.
     Denied(u32, u32),
 }
 
-/// After so many pauses a wish that was not answered is not waited for any more.
+/// After how many pauses an unanswered request is no longer waited for.
 const LAPSE: u32 = 20;
 
 impl Copies {
@@ -63,7 +63,7 @@ impl Copies {
         Copies { context, root, services: HashMap::new() }
     }
 
-    /// Decides on each of them by a sample.
+    /// Decides on each scaled service by a sample.
     pub(super) fn look(&mut self, myself: &ActorRef<ScalerMsg>, policy: &ScalePolicy, sample: &Sample) {
         if self.context.log.tree_state(TreeState::shutting_down) {
             return;
@@ -81,7 +81,7 @@ impl Copies {
         let machine = &sample.machine;
         for (service, scale, from, each) in seen {
             let known = self.services.entry(service.clone()).or_default();
-            // An answer may never come: from a copy that never gets ready.
+            // An answer may never come, for instance when a copy never gets ready.
             let lapsed = |since: Duration| now.saturating_sub(since) >= policy.pause * LAPSE;
             if matches!(known.directive, ScaleRequest::Asked(since) if !lapsed(since)) {
                 continue;
@@ -91,7 +91,7 @@ impl Copies {
             let Some(ScaleStep { to, reason }) = step else {
                 continue;
             };
-            // What was refused would be so again.
+            // A request that was refused would be refused again.
             if known.directive == ScaleRequest::Denied(from, to) {
                 continue;
             }
@@ -111,7 +111,7 @@ impl Copies {
         }
     }
 
-    /// What became of a wish.
+    /// Notes the answer to a request.
     pub(super) fn hear(&mut self, service: Name, (from, to): (u32, u32), answer: Result<Answer, Denial>) {
         let directive = match &answer {
             Ok(_) => ScaleRequest::None,
@@ -128,7 +128,7 @@ impl Copies {
         }
     }
 
-    /// How they stand.
+    /// The state of each scaled service.
     pub(super) fn stats(&self) -> Vec<ServiceScale> {
         self.context.log.tree_state(|tree_state| {
             let stats = tree_state.plan().services.iter().filter_map(|spec| {
@@ -141,8 +141,8 @@ impl Copies {
     }
 }
 
-/// What copies use on the average; `None` while not all of them run and were measured. Those that somebody
-/// has stopped, and those that will not come back, are left out.
+/// The average usage of a service's copies. `None` while some of them are not ready or not measured
+/// yet. Copies that were stopped, and failed ones, are left out.
 fn average<'a>(copies: impl Iterator<Item = &'a InstanceState>, on: ScaleOn, sample: &Sample) -> Option<f64> {
     let (mut sum, mut count) = (0.0, 0.0);
     for copy in copies {

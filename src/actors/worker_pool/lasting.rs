@@ -1,4 +1,5 @@
-//! How tasks outlive the supervisor that runs them: what is over, what waits, and what commands have come to.
+//! How tasks outlive the supervisor that runs them: the finished ones, the waiting ones, and the
+//! task metrics.
 
 use std::io;
 use std::sync::Arc;
@@ -12,18 +13,18 @@ use crate::host::waiting_tasks::{Waiting, WaitingTasks};
 use crate::model::Exit;
 use crate::model::task::{TaskEnd, TaskId, TaskSpec};
 
-/// How tasks outlive a supervisor.
+/// What keeps tasks beyond this supervisor.
 #[derive(Default)]
 pub(crate) struct TaskPersistence {
-    /// Keeps those that are over.
+    /// Keeps finished tasks.
     pub(crate) over: Option<Arc<dyn Ledger>>,
-    /// Keeps those that are not.
+    /// Keeps unfinished tasks.
     pub(crate) waiting: Option<WaitingTasks>,
-    /// What the one before had not done.
+    /// The unfinished tasks of an earlier supervisor.
     pub(crate) left: Vec<Waiting>,
 }
 
-/// What commands have come to is kept so often at most.
+/// How long to wait at least before the task metrics are stored again.
 const TALLY_KEPT: Duration = Duration::from_secs(1);
 
 pub(super) fn millis(at: SystemTime) -> u64 {
@@ -31,7 +32,7 @@ pub(super) fn millis(at: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A task that is over, as it is kept.
+/// A finished task in the form in which the ledger keeps it.
 pub(super) fn kept(record: &Record, task: TaskId, finished: &Finished) -> KeptTask {
     let most = usize::try_from(LARGEST_KEPT).unwrap_or(usize::MAX) / 2;
     KeptTask {
@@ -44,7 +45,7 @@ pub(super) fn kept(record: &Record, task: TaskId, finished: &Finished) -> KeptTa
 }
 
 impl PoolState {
-    /// Notes a step of a task that is not over; that it can't be costs what waits, should this daemon die.
+    /// Stores a step of an unfinished task. When this fails, the task may be lost if the daemon dies.
     pub(super) fn write_down(&self, step: impl FnOnce(&WaitingTasks) -> io::Result<()>) {
         if let Some(waiting) = &self.waiting
             && let Err(error) = step(waiting)
@@ -53,8 +54,8 @@ impl PoolState {
         }
     }
 
-    /// What an earlier supervisor has left: what was over, what commands came to, and what is still to be run.
-    /// What ran is lost with it, but for what is run again when it fails.
+    /// Restores what an earlier supervisor has left: finished tasks, metrics, and tasks still to run. A
+    /// task that was running is lost, unless it may be retried.
     pub(super) fn restore(&mut self, left: Vec<Waiting>) {
         if let Some(over) = self.over.clone() {
             self.restore_finished(&*over);
@@ -115,7 +116,8 @@ impl PoolState {
         }
     }
 
-    /// Keeps what commands have come to, not with each of them. Returns when there is more to keep.
+    /// Stores the task metrics, but not after every task. Returns when the next store is due, if one
+    /// is.
     pub(super) fn keep_tally(&mut self) -> Option<Duration> {
         let (over, now) = (self.over.as_ref().filter(|_| self.tally_changed)?, self.now());
         let due = self.tally_kept.map_or(now, |at| at.saturating_add(TALLY_KEPT));

@@ -1,4 +1,5 @@
-//! How far a task has come and what became of it, as those see it who wait; and what its result is one of.
+//! The stages and the result of a task, as its clients see them, and the key of its result in the
+//! cache.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,19 +12,19 @@ use crate::host::collect::{Collector, fingerprint};
 use crate::model::task::{OutputText, TaskEnd, TaskId, TaskInput, TaskProgress, TaskResult, TaskSpec};
 use crate::model::{Exit, Stream};
 
-/// How far a task has come, for those who follow it.
+/// How far a task has come.
 #[derive(Debug, Clone)]
 pub enum Stage {
-    /// It is not run at the moment.
+    /// The task is not running at the moment.
     Waiting,
-    /// It runs.
+    /// The task is running.
     Running(Running),
-    /// It is over.
+    /// The task is over.
     Over(Arc<Finished>),
 }
 
 impl Stage {
-    /// What it prints has come to its end.
+    /// Ends the output of a running task, so that its readers see the end.
     pub(super) fn close(&self) {
         if let Stage::Running(running) = self {
             running.collector.close();
@@ -31,26 +32,26 @@ impl Stage {
     }
 }
 
-/// A task that runs.
+/// A running task.
 #[derive(Debug, Clone)]
 pub struct Running {
-    /// Its output so far, and what comes.
+    /// The output so far, and the output to come.
     pub collector: Arc<Collector>,
-    /// How far it has come, where it says so.
+    /// The progress that the task has reported. `None`: it reports none.
     pub progress: Option<TaskProgress>,
 }
 
-/// A task that was taken.
+/// An accepted task.
 #[derive(Debug, Clone)]
 pub struct Ticket {
-    /// Which.
+    /// The id of the task.
     pub id: TaskId,
-    /// How far it comes.
+    /// The stages of the task, as they come.
     pub stages: watch::Receiver<Stage>,
 }
 
 impl Ticket {
-    /// What became of it, when it is over. `None`: the pool is gone.
+    /// Waits until the task is over. `None`: the pool is gone.
     pub async fn over(&mut self) -> Option<Arc<Finished>> {
         match &*self.stages.wait_for(|stage| matches!(stage, Stage::Over(_))).await.ok()? {
             Stage::Over(finished) => Some(Arc::clone(finished)),
@@ -71,8 +72,8 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Its result, with at most so many bytes of each stream; `as_of`: whose it is, where that is not
-    /// the task that ran.
+    /// The result for task `as_of`, with at most `most` bytes of each stream. `as_of` differs from the
+    /// task that ran when the result came from the cache.
     pub fn result(&self, as_of: TaskId, most: usize) -> TaskResult {
         let printed = |stream| {
             let Some(collector) = &self.collector else {
@@ -99,26 +100,26 @@ impl Finished {
         }
     }
 
-    /// How it ended.
+    /// How the task ended.
     pub fn ended(&self) -> TaskEnd {
         self.ended
     }
 
-    /// Whether its process ended by itself with code 0.
+    /// Whether the task's process exited by itself with code 0.
     pub fn success(&self) -> bool {
         self.ended == TaskEnd::Exited && self.report.exit == Some(Exit::SUCCESS)
     }
 
-    /// What it printed.
+    /// The output of the task. `None`: no output is kept.
     pub fn collector(&self) -> Option<&Arc<Collector>> {
         self.collector.as_ref()
     }
 
-    /// One that another supervisor has run.
+    /// A finished task that an earlier supervisor has run.
     pub(crate) fn restored(result: TaskResult) -> Finished {
         let TaskResult { id, stdout, stderr, exit, ended, by_force, duration, pid, attempts, .. } = result;
         let (usage, error, failure) = (result.usage, result.error, result.failure);
-        // What had another one's result has it still.
+        // A task whose result came from another one must still show that.
         let id = if result.cached { TaskId(uuid::Uuid::nil()) } else { id };
         let collector = Collector::of([(&stdout.bytes, stdout.total), (&stderr.bytes, stderr.total)]);
         Finished {
@@ -139,13 +140,13 @@ impl Finished {
     }
 }
 
-/// What a command is one of: all that its result may depend on.
+/// The key of a command's result: everything that the result may depend on.
 pub(crate) type CacheKey = Arc<[u8]>;
 
-/// Results of earlier commands, and who waits for one that is being made.
+/// The results of earlier commands, and the tasks that wait for one being made.
 pub(crate) type Results = Cache<CacheKey, Arc<Finished>, TaskId>;
 
-/// The key of a command, for somebody.
+/// The cache key of a command that `who` runs.
 pub(crate) fn key_of(spec: &TaskSpec, who: &str) -> CacheKey {
     let mut key = Vec::with_capacity(256);
     let mut add = |kind: u8, bytes: &[u8]| {
@@ -171,7 +172,7 @@ pub(crate) fn key_of(spec: &TaskSpec, who: &str) -> CacheKey {
         add(5, value.as_bytes());
     }
     if let Some(chosen) = &spec.cache_env {
-        // Which they are counts, too: one may have no value.
+        // The set of names counts as well, since a variable may be unset.
         for name in chosen.iter().collect::<BTreeSet<_>>() {
             add(10, name.as_bytes());
         }
@@ -188,5 +189,5 @@ pub(crate) fn key_of(spec: &TaskSpec, who: &str) -> CacheKey {
     key.into()
 }
 
-/// Variables that differ from shell to shell, and that no command is about.
+/// Variables that change from shell to shell and that commands do not depend on.
 const VOLATILE: [&str; 3] = ["_", "SHLVL", "OLDPWD"];

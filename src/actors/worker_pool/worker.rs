@@ -1,7 +1,7 @@
-//! A worker of the pool: it runs one task at a time, and tells the pool what becomes of it.
+//! A worker of the pool: it runs one task at a time, and reports to the pool.
 //!
-//! What a task leaves behind is ended with it. Should the worker break, its guard kills the process; the
-//! pool hears of it as its supervisor.
+//! Processes that a task leaves behind are killed. If the worker crashes, dropping its state kills
+//! the task's process, and the pool hears of the crash as the worker's supervisor.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,21 +21,21 @@ use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, ProcessKey, Spaw
 use crate::model::task::{ProgressReport, ResourceUsage, TaskId, TaskInput, TaskSpec};
 use crate::model::{EnvSpec, Exit, SpawnFailure};
 
-/// What a worker is told.
+/// A message to a worker.
 pub(super) enum WorkerMsg {
-    /// Run this.
+    /// Run this task.
     Run(Box<TaskRun>),
-    /// SIGTERM to all of its tree.
+    /// Send SIGTERM to the task's process tree.
     Ask(TaskId),
-    /// SIGKILL.
+    /// Send SIGKILL to the task's process tree.
     Kill(TaskId),
-    /// SIGSTOP.
+    /// Send SIGSTOP to the task's process tree.
     Halt(TaskId),
-    /// SIGCONT.
+    /// Send SIGCONT to the task's process tree.
     Continue(TaskId),
-    /// The host's news.
+    /// An event of the host about a process.
     News(HostEvent),
-    /// Its task may have said how far it has come.
+    /// The task may have reported progress.
     Progress,
 }
 
@@ -44,11 +44,11 @@ pub(super) struct TaskRun {
     pub(super) task: TaskId,
     pub(super) spec: Arc<TaskSpec>,
     pub(super) collector: Arc<Collector>,
-    /// A lower priority than its own, since there is much to do.
+    /// A higher nice value than usual, while the CPU is busy.
     pub(super) nice: Option<i32>,
 }
 
-/// What came of a run.
+/// The report of one run.
 #[derive(Debug, Clone, Default)]
 pub struct RunReport {
     pub(super) exit: Option<Exit>,
@@ -56,7 +56,7 @@ pub struct RunReport {
     pub(super) usage: Option<ResourceUsage>,
     pub(super) duration: Duration,
     pub(super) error: Option<String>,
-    /// Why there was no process.
+    /// Why no process could be made.
     pub(super) failure: Option<SpawnFailure>,
 }
 
@@ -67,11 +67,11 @@ pub(super) struct WorkerState {
     pool: ActorRef<PoolMsg>,
     task_context: Arc<TaskContext>,
     current: Option<Current>,
-    /// By which its tasks say how far they have come; from the first one on.
+    /// The pipe by which tasks report progress, from the first task on.
     progress: Option<Listening>,
 }
 
-/// A progress pipe, and who waits for something in it.
+/// A progress pipe, and the task that waits for it to become readable.
 struct Listening {
     pipe: ProgressPipe,
     waits: JoinHandle<()>,
@@ -83,10 +83,10 @@ impl Drop for Listening {
     }
 }
 
-/// What tasks say of their progress is read this often at most.
+/// How long to wait between two reads of progress, at least.
 const READING: Duration = Duration::from_millis(50);
 
-/// What it runs at the moment.
+/// The run that is under way.
 struct Current {
     host: Arc<dyn Host>,
     task: TaskId,
@@ -94,20 +94,21 @@ struct Current {
     collector: Arc<Collector>,
     report: RunReport,
     process: Process,
-    /// Told to the host's thread when this is dropped.
+    /// Tells the host's thread that this run was dropped.
     given_up: Arc<AtomicBool>,
 }
 
-/// How its process stands.
+/// The state of the run's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Process {
-    /// It is being made. The host knows nothing yet that could be ended: that is done then.
+    /// The process is being made, and the host can't end it yet. The ending, if any, is carried out
+    /// once it runs.
     Making(Option<Ending>),
     Runs,
     Gone,
 }
 
-/// How a process is to be ended, the gentler way first.
+/// How to end a process, the gentler way first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Ending {
     Ask,
@@ -128,7 +129,8 @@ impl Current {
 impl Drop for Current {
     fn drop(&mut self) {
         self.collector.close();
-        // Only when the worker broke. One that is being made is ended by its first news.
+        // The process still runs only after a crash of the worker. One that is being made is killed
+        // when it is reported.
         self.given_up.store(true, Ordering::SeqCst);
         if self.process == Process::Runs {
             self.host.kill(self.key);
@@ -205,7 +207,7 @@ impl WorkerState {
         let nobody = Arc::clone(&given_up);
         let news: HostEventSink = Arc::new(move |news| {
             let made = matches!(news, HostEvent::Spawned { .. });
-            // Made for a worker that is gone: nobody else would end it.
+            // The process was made for a worker that is gone: nobody else would end it.
             let heard = actor.cast(WorkerMsg::News(news)).is_ok() && !nobody.load(Ordering::SeqCst);
             if made && !heard {
                 ending.kill(key);
@@ -235,8 +237,8 @@ impl WorkerState {
         });
     }
 
-    /// The task's end of the progress pipe, in which nothing is left of others. Without one it has no way
-    /// to say anything, and runs all the same.
+    /// The task's end of the progress pipe, emptied of earlier reports. `None`: there is no pipe, and
+    /// the task runs without reporting progress.
     fn listen(&mut self, myself: &ActorRef<WorkerMsg>) -> Option<Arc<OwnedFd>> {
         if let Some(listening) = &mut self.progress {
             listening.pipe.empty();
@@ -255,7 +257,8 @@ impl WorkerState {
 
     fn hear_progress(&mut self) {
         let Some(current) = &self.current else {
-            // Somebody outside of the tree that has ended holds the other end: nobody's word.
+            // A process outside of the ended task's tree holds the other end. Its reports belong to no
+            // task.
             self.progress = None;
             return;
         };
@@ -334,7 +337,7 @@ impl WorkerState {
                 report.duration = lasted;
                 current.collector.close();
                 if remains {
-                    // Its result does not wait for what it has left behind, but the worker does.
+                    // The result does not wait for the processes left behind, but the worker does.
                     report.error = Some("it left processes behind, which were ended".to_owned());
                     current.host.kill(key);
                 } else {
@@ -342,7 +345,7 @@ impl WorkerState {
                 }
             }
             HostEvent::TreeGone { key } if key == current.key => self.ended(),
-            // Of an earlier run, or of no account.
+            // Events of an earlier run, and events without meaning for a task.
             HostEvent::Renewed { .. }
             | HostEvent::Spawned { .. }
             | HostEvent::SpawnFailed { .. }
@@ -381,7 +384,7 @@ impl WorkerState {
     }
 }
 
-/// What a task is to read, opened. In words, why that can't be.
+/// Opens the input of a task. An error says why that failed.
 fn input(input: &TaskInput) -> Result<Option<OwnedFd>, String> {
     if let TaskInput::File(path) = input {
         return reading(path).map(Some).map_err(|error| format!("its input {}: {error}", path.display()));

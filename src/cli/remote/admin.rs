@@ -1,4 +1,4 @@
-//! The verbs that only a daemon answers.
+//! The verbs that only a daemon answers: `history`, `reload`, `upgrade` and their like.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::model::{ExitOutcome, Name, StatusReport};
 use crate::runtime::reload::Reloaded;
 use crate::sys::{files, terminal};
 
-/// So long the new daemon may take to answer.
+/// The time that the new daemon has to answer.
 const UPGRADING: Duration = Duration::from_secs(30);
 
 pub(in crate::cli) fn history(args: HistoryArgs) -> u8 {
@@ -107,7 +107,7 @@ pub(in crate::cli) fn reload(args: ReloadArgs) -> u8 {
     })
 }
 
-/// Says what a change of manifests has come to.
+/// Prints what a reload of manifests has changed, and returns its exit code.
 pub(in crate::cli) async fn tell_reloaded(
     client: &mut Client,
     common: &Common,
@@ -126,7 +126,8 @@ pub(in crate::cli) async fn tell_reloaded(
         }
         tell_trouble(done);
     }
-    // A manifest that never was right has services that failed, too: by its fault.
+    // Services may also have failed because their manifest is faulty; the exit code is then that of a
+    // faulty manifest.
     Ok(match (done.ok, done.faulty.is_empty()) {
         (_, false) => code::MANIFEST,
         (false, true) => code::FAILED,
@@ -134,7 +135,7 @@ pub(in crate::cli) async fn tell_reloaded(
     })
 }
 
-/// How services are called before people: by their short names where these mean one.
+/// A function that names services for people: by their short names where these are unambiguous.
 pub(in crate::cli) async fn called(
     client: &mut Client,
     done: &Reloaded,
@@ -148,7 +149,7 @@ pub(in crate::cli) async fn called(
     })
 }
 
-/// What went wrong with a change of manifests.
+/// Prints what went wrong in a reload of manifests.
 pub(in crate::cli) fn tell_trouble(done: &Reloaded) {
     for result in done.results.iter().filter(|result| !result.ok) {
         tell!("{}: {}", result.name, result.message);
@@ -158,7 +159,7 @@ pub(in crate::cli) fn tell_trouble(done: &Reloaded) {
 
 const NOTHING: &str = "nothing has changed";
 
-/// What a reload has done, a line each kind.
+/// What a reload has changed, with one line for each kind of change.
 pub(in crate::cli) fn reloaded_in_words(
     difference: &PlanDiff,
     called: impl Fn(&Name) -> String,
@@ -189,7 +190,7 @@ pub(in crate::cli) fn reloaded_in_words(
     lines
 }
 
-/// A manifest that can't be used as it is, in a line.
+/// Prints one line about a manifest that can't be used as it is.
 pub(in crate::cli) fn tell_faulty(faulty: &FaultyManifest) {
     tell!("{}: {}", format::warning_word(), faulty_in_words(faulty));
 }
@@ -212,7 +213,7 @@ pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
         let after = async {
             loop {
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                // There is none for a moment.
+                // While the daemon is replaced there is no connection for a moment.
                 let Ok(mut client) = super::client(&common).await else { continue };
                 if let Ok(status) = client.get::<StatusReport>("/v1/status").await
                     && status.daemon.pid != before.daemon.pid

@@ -1,4 +1,4 @@
-//! Events as people read them.
+//! Events as sentences for people.
 
 use super::say;
 use crate::decide::humanize::{

@@ -1,4 +1,4 @@
-//! `status`: the table, the tree, and what they look like while they change.
+//! `status`: prints the table or the tree, and prints the table again as it changes.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(in crate::cli) fn status(args: StatusArgs) -> u8 {
             if matches!(next, Ok(Ok(None) | Err(_))) {
                 return Ok(code::DONE);
             }
-            // What happens together is shown together.
+            // Events that come close together are shown together.
             while let Ok(Ok(Some(_))) = tokio::time::timeout(Duration::from_millis(50), stream.next()).await {
             }
             match client.get(&path).await {
@@ -54,7 +54,7 @@ pub(in crate::cli) fn status(args: StatusArgs) -> u8 {
     })
 }
 
-/// A supervisor, a line each for it and all below.
+/// The lines of a supervisor and of everything below it.
 fn tree_lines(tree: &TreeStatus) -> Vec<String> {
     let name = tree.group.as_ref().map_or("root".to_owned(), |name| format!("group {name}"));
     let ChildCount { specs, active, supervisors, workers } = tree.count;
@@ -173,7 +173,7 @@ fn status_text(report: &StatusReport, width: Option<usize>, colour: bool) -> Str
     format!("{head}\n\n{}{gap}{faulty}", table.render(width, colour))
 }
 
-/// What the other columns don't say.
+/// What the other columns of a row don't say.
 pub(super) fn note(service: &ServiceStatus) -> String {
     match service.state {
         State::Waiting => {

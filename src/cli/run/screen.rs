@@ -1,4 +1,4 @@
-//! What a run shows: an event becomes a line, and whoever takes long is named.
+//! What a run shows: it turns events into lines, and names the instances that take long.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use crate::sys::memory;
 pub(super) struct Screen {
     pub(super) console: Arc<Console>,
     pub(super) names: Vec<InstanceId>,
-    /// Who is still on the way up for the first time.
+    /// The instances that have not been ready yet for the first time.
     pub(super) pending: HashSet<InstanceId>,
     pub(super) all_ready: bool,
     pub(super) gave_up: bool,
-    /// A shutdown is under way.
+    /// Whether a shutdown is under way.
     pub(super) stopping: bool,
     pub(super) uptimes: HashMap<InstanceId, Duration>,
     pub(super) failures: HashMap<InstanceId, String>,
@@ -57,7 +57,7 @@ impl Screen {
         }
     }
 
-    /// Shows an event; whether that made a line.
+    /// Shows an event, and returns whether it made a line.
     pub(super) fn show(&mut self, read: &NextEvent) -> bool {
         let event = match read {
             NextEvent::Event(event) => event,
@@ -107,7 +107,7 @@ impl Screen {
             Fact::CheckFailed { instance, check: CheckKind::Health, message, .. } => {
                 about(instance, format!("health check failed: {message}"), Tint::Warn)
             }
-            // A server that does not answer yet is what a readiness check is for.
+            // A readiness check exists to wait for a server that does not answer yet.
             Fact::CheckFailed { check: CheckKind::Ready, .. } => None,
             Fact::CheckUnable { instance, check, message, .. } => {
                 about(instance, format!("{check} check could not be made: {message}"), Tint::Warn)
@@ -157,7 +157,7 @@ impl Screen {
             }
             Fact::Stopped { instance, .. } => match self.uptimes.remove(instance) {
                 Some(uptime) => about(instance, format!("stopped, ran {}", short(uptime)), Tint::Faint),
-                // It never ran: at the end that is no news.
+                // The instance never ran, so its stop is no news in a shutdown.
                 None if self.stopping => None,
                 None => about(instance, "stopped".to_owned(), Tint::Faint),
             },
@@ -246,7 +246,7 @@ impl Screen {
         }
     }
 
-    /// Of these nothing more is to be told.
+    /// Forgets instances about which nothing more is to be told.
     fn forget(&mut self, gone: impl Fn(&InstanceId) -> bool) {
         let before = self.pending.len();
         self.pending.retain(|id| !gone(id));
@@ -286,7 +286,7 @@ impl Screen {
         }
     }
 
-    /// Who is not ready, and why, in declared order.
+    /// The instances that are not ready yet, with the reasons, in declared order.
     pub(super) fn not_ready(&self, handle: &Handle) -> String {
         let now = handle.uptime();
         let pending: Vec<&InstanceId> = self.names.iter().filter(|id| self.pending.contains(id)).collect();
@@ -299,7 +299,7 @@ impl Screen {
         })
     }
 
-    /// Who is not gone, and how long it has left.
+    /// The instances that have not stopped yet, with the time that each has left.
     pub(super) fn lingering(&self, handle: &Handle) -> String {
         let now = handle.uptime();
         let hooks = handle.running_hooks();
@@ -317,7 +317,7 @@ impl Screen {
     }
 }
 
-/// The first few, and how many more there are.
+/// The first few words, and how many more there are.
 fn listed(words: impl Iterator<Item = String>, count: usize, most: usize) -> String {
     let first = words.take(most).collect::<Vec<_>>().join("; ");
     if count <= most { first } else { format!("{first} and {} more", count - most) }

@@ -1,4 +1,8 @@
-//! What only a daemon does: it reads its manifests again, and is replaced.
+//! The requests that only a daemon answers: it reads its manifests again, and is replaced by
+//! another build.
+//!
+//! May use the daemon's part of `Shared`. Exchanging the program is deliberately not done here; the
+//! daemon's main loop is only told.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,19 +50,20 @@ pub(in crate::control) async fn reload(
     Ok(axum::Json(reloaded).into_response())
 }
 
-/// Which faults of manifests keep a change from being made.
+/// Which faults of manifests keep the tree from being changed.
 #[derive(Debug, Clone)]
 pub(super) enum Refusal {
     /// Only that the folder can't be read.
     Unreadable,
-    /// Those of this file.
+    /// Any fault of this file.
     Of(PathBuf),
-    /// Any.
+    /// Any fault of any file.
     Any,
 }
 
 impl Daemon {
-    /// What the manifests say now; of those that are faulty, what they said before.
+    /// The plan of the manifests as they are now. A faulty manifest counts as it was when it was last
+    /// right.
     pub(super) fn read(
         &self,
         handle: &Handle,
@@ -93,7 +98,7 @@ impl Daemon {
     }
 }
 
-/// The faults of one file.
+/// The bodies for the faults of one file.
 fn bodies(error: &LoadError) -> Vec<FaultBody> {
     match error {
         LoadError::Faulty(faults) => faults.iter().map(FaultBody::of).collect(),

@@ -1,4 +1,6 @@
-//! What happened: events, the processes that there were, and who did what.
+//! The requests about the past: events, the processes of each instance, and the audit trail.
+//!
+//! Events come from memory and, from before that, from the store; the others from the store alone.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -43,7 +45,7 @@ pub(in crate::control) const EVENTS: &[Parameter] = &[
     },
 ];
 
-/// So many are read from the store at once, for one who follows.
+/// The number of events that are read from the store at once for a follower.
 const PAGE: usize = 1_000;
 
 pub(in crate::control) async fn events(
@@ -78,7 +80,7 @@ pub(in crate::control) async fn events(
     if !query.flag("follow") {
         let kept = handle.kept_events();
         let first = kept.first().map_or(u64::MAX, |event| event.seq);
-        // What is not at hand any more, or was before this daemon, is in the store.
+        // Events that are no longer in memory, or are from before this daemon, are in the store.
         let mut events = match store {
             Some(store) if since + 1 < first => {
                 let wanted = wanted.clone();
@@ -94,9 +96,9 @@ pub(in crate::control) async fn events(
         return Ok(axum::Json(Events { events }).into_response());
     }
     let mut reset = false;
-    // Else it begins with what is at hand.
+    // Without any of these, a follower begins with the events in memory.
     let from_store_on = resumed.is_some() || query.has("since") || query.has("since_s");
-    // Numbers that are still to come: they were of a store that is no more.
+    // A number that is still to come was given by a store that is lost.
     let since = if since > handle.tree_state(|tree_state| tree_state.last_event()) {
         reset = true;
         0
@@ -109,8 +111,8 @@ pub(in crate::control) async fn events(
         }
         let mut next = since + 1;
         if let Some(store) = store.filter(|_| from_store_on) {
-            // What is only there comes first, a page at a time: the client may be slow, and
-            // meanwhile others go from what is at hand.
+            // Events that are only in the store come first, a page at a time. The client may be slow, and
+            // meanwhile more events leave the memory.
             loop {
                 let first = handle.events_from(0).position();
                 if next >= first {
@@ -213,7 +215,7 @@ pub(in crate::control) async fn audit(
         ));
     };
     let (since, most) = (age(&query)?, query.number("limit")?.unwrap_or(1_000));
-    // What this very request has written down is there, too.
+    // The entry of this very request is to be in the answer, too.
     shared.handle.written().await;
     let entries = from_store(move || store.audited(since, most)).await?;
     Ok(axum::Json(Audit { entries }).into_response())

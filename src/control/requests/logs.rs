@@ -1,4 +1,7 @@
-//! What services print.
+//! The request for what services print: from memory, from their log files, and as it comes.
+//!
+//! Answers must take little memory: few requests read files at a time, and each answer is made a
+//! piece at a time.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -41,7 +44,7 @@ pub(in crate::control) const LOGS: &[Parameter] = &[
     Parameter { name: "follow", kind: ParameterKind::Flag, about: "Server-sent events, and lines that come" },
 ];
 
-/// Lines of one answer, whoever asks: the files have the rest.
+/// The most lines in one answer, for any caller. The log files have the rest.
 const LINES: usize = 200_000;
 
 pub(in crate::control) async fn logs(
@@ -67,9 +70,9 @@ pub(in crate::control) async fn logs(
         Arc::new(move |id: &InstanceId| shown.tree_state(|tree_state| tree_state.shown(id)));
     let called = Arc::clone(&names);
     let files: Vec<PathBuf> = of_files.iter().filter_map(|source| hub.file_of(*source)).collect();
-    // So much is read that it is done beside everything else, and not by many at once.
+    // Much may be read, so it is done on another thread, and by few requests at once.
     let follows = query.flag("follow");
-    // What is kept in memory needs no turn.
+    // A follower reads only what is in memory, which needs no permit.
     let alone = match follows {
         true => Ok(None),
         false => match tokio::time::timeout(TURN, Arc::clone(&shared.reading).acquire_owned()).await {
@@ -86,7 +89,7 @@ pub(in crate::control) async fn logs(
         let mut past = Past { chunks: kept, cut: false };
         past.limit(newer_than);
         if let Some((hub, sources)) = from_files {
-            // All there is, not only the last of it.
+            // The files hold more than the memory does.
             for source in sources {
                 if let Some((found, whole)) = hub.last_in_files(source, count) {
                     past.chunks.retain(|chunk| chunk.source != source);
@@ -96,7 +99,7 @@ pub(in crate::control) async fn logs(
                 }
             }
         }
-        // The turn lasts as long as the reading, whoever hangs up.
+        // The permit lasts as long as the reading, even when the client hangs up.
         (past.newest(count), alone)
     };
     let broken = |_| refuse(DenialCode::Internal, "the log files could not be read", None);
@@ -105,7 +108,7 @@ pub(in crate::control) async fn logs(
         let files = if past.cut { files } else { Vec::new() };
         return Ok(answer(caller, past, (called, files), alone));
     }
-    // What there was is little: what is kept in memory.
+    // The lines so far are few, since they come from memory alone.
     drop(alone);
     let past: Vec<LogLine> = past.chunks.iter().flat_map(|chunk| lines(chunk, &*called)).collect();
     let mut follower = follower;
@@ -140,27 +143,27 @@ pub(in crate::control) async fn logs(
     }))
 }
 
-/// How an instance is called before a reader.
+/// Gives the name of an instance that readers see.
 type Names = dyn Fn(&InstanceId) -> String + Send + Sync;
 
-/// So many bytes of lines are told in an answer.
+/// The most bytes of lines in one answer.
 const ANSWER: usize = 16 << 20;
-/// So long a reader waits for its turn.
+/// How long a request waits for a permit to read log files.
 const TURN: Duration = Duration::from_secs(5);
-/// And so long it may take its answer.
+/// How long a client may take to read its answer.
 const TAKING: Duration = Duration::from_secs(60);
-/// So many bytes of an answer are made at a time.
+/// The size in bytes at which a piece of an answer is sent.
 const PIECE: usize = 64 * 1024;
 
-/// What was printed, and is to be told.
+/// The lines that were printed and are to be sent.
 struct Past {
     chunks: Vec<Chunk>,
-    /// Older lines were left out, since they were too many.
+    /// Whether older lines were left out because they were too many.
     cut: bool,
 }
 
 impl Past {
-    /// Keeps the newest, as many as are told in an answer.
+    /// Keeps the newest lines, as many as one answer holds.
     fn limit(&mut self, newer_than: Option<SystemTime>) {
         self.chunks.retain(|chunk| newer_than.is_none_or(|at| chunk.at >= at));
         self.chunks.sort_by_key(|chunk| chunk.at);
@@ -177,7 +180,7 @@ impl Past {
         self.chunks.drain(..self.chunks.len() - keeps);
     }
 
-    /// The last so many lines, by their time.
+    /// Keeps the last `count` lines, by their time.
     fn newest(mut self, count: usize) -> Past {
         let mut wanted = count;
         let mut keeps = 0;
@@ -198,13 +201,13 @@ impl Past {
         }
         self.cut |= count == LINES && keeps < self.chunks.len();
         self.chunks.drain(..self.chunks.len() - keeps);
-        // As many as were wanted are all that was wanted.
+        // A caller who got as many lines as were asked for misses none.
         self.cut &= wanted > 0 || count == LINES;
         self
     }
 }
 
-/// Of an answer; an error where it can't be told to its end.
+/// A piece of an answer; an error where the answer can't be sent to its end.
 type Piece = Result<Bytes, std::io::Error>;
 
 struct Pieces(mpsc::Receiver<Piece>);
@@ -217,8 +220,8 @@ impl Stream for Pieces {
     }
 }
 
-/// All of it as one document, of which a piece is made when the one before was taken. Whose turn it is to read
-/// stays so until then: no more than a few are in memory.
+/// Sends all lines as one JSON document, of which a piece is made when the client has taken the one
+/// before. The permit to read is kept until then, so that only a few answers are in memory.
 fn answer(
     caller: Caller,
     past: Past,
@@ -237,7 +240,7 @@ fn answer(
                 if !std::mem::take(&mut first) {
                     text.push(b',');
                 }
-                // Nothing in it can't be written.
+                // Every line can be written as JSON.
                 let _ = serde_json::to_writer(&mut text, &line);
                 if text.len() >= PIECE && sender.send(Ok(std::mem::take(&mut text).into())).await.is_err() {
                     return;
@@ -257,11 +260,11 @@ fn answer(
             () = caller.gone() => false,
         };
         if !whole {
-            // Half of it is not to look like all of it.
+            // Half of an answer must not look like all of it.
             let _ = heard.try_send(Err(std::io::ErrorKind::TimedOut.into()));
         }
         drop(heard);
-        // What was read for it is not needed any more, and a moment later what was written is neither.
+        // The memory that the answer took is free a moment later, and is given back to the kernel.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let _ = tokio::task::spawn_blocking(memory::give_back).await;
     });

@@ -1,5 +1,7 @@
-//! The files of a daemon's manifests folder, over the socket: each is checked, written whole or not
-//! at all, and then the tree is made what they say.
+//! The requests about the files of a daemon's manifests folder. Each file is checked, written whole
+//! or not at all, and then the tree is made what the folder says.
+//!
+//! What makes a manifest right is `manifest`'s to say.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +29,7 @@ fn named(name: Result<InPath<String>, PathRejection>) -> Handled<String> {
     name.map(|InPath(name)| name).map_err(invalid)
 }
 
-/// Where a manifest of that name lies; only a name of our alphabet becomes a path.
+/// The path of the manifest of that name. Only a valid name becomes a path.
 fn path_of(daemon: &Daemon, name: &str) -> Handled<PathBuf> {
     let name = Name::new(name)
         .map_err(|error| refuse(DenialCode::Invalid, format!("{name:?} is no name: {error}"), None))?;
@@ -45,7 +47,7 @@ fn unwritten(path: &Path, error: &std::io::Error) -> Refused {
     refuse(DenialCode::Internal, format!("{} can't be written: {error}", path.display()), None)
 }
 
-/// The text of one; `None`: there is none.
+/// The text of a manifest; `None` where there is no such file.
 async fn text_of(path: PathBuf) -> Handled<Option<String>> {
     let shown = path.display().to_string();
     let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
@@ -95,7 +97,7 @@ pub(in crate::control) async fn show(
 ) -> Handled<Response> {
     let asked = named(name)?;
     let daemon = daemon(&shared)?;
-    // That of this name; else that which has a service of this name.
+    // The manifest of this name; else the manifest that declares a service of this name.
     let own = match Name::new(&asked) {
         Ok(_) => {
             let file = path_of(&daemon, &asked)?;
@@ -160,7 +162,7 @@ pub(in crate::control) async fn write(
     let alone = daemon.writing.lock().await;
     let before = text_of(path.clone()).await?;
     match (&before, create) {
-        // Sent again, after a daemon that was killed had written it.
+        // The request was sent again after a daemon wrote the file and was killed.
         (Some(before), true) if *before == text => {}
         (Some(_), true) => {
             let hint = Some("\"regrow service config\" changes it");
@@ -184,7 +186,7 @@ pub(in crate::control) async fn write(
         return Err(Refused { denial: Denial { code: DenialCode::Faulty, reason, hint: None }, faults });
     }
     let changing = put(&daemon, &shared, caller.asker(), &path, Some(text), before).await?;
-    // What is slow to become ready holds up no other file.
+    // A service that is slow to become ready holds up no other change.
     drop(alone);
     Ok(axum::Json(shared.handle.changed(changing).await).into_response())
 }
@@ -207,8 +209,8 @@ pub(in crate::control) async fn remove(
     Ok(axum::Json(shared.handle.changed(changing).await).into_response())
 }
 
-/// Makes the file's text this, and the tree what the folder says then; if that is refused, the file
-/// is what it was.
+/// Writes the file, or removes it where `text` is `None`, and makes the tree what the folder says
+/// then. If that is refused, the file is put back as it was `before`.
 async fn put(
     daemon: &Daemon,
     shared: &Shared,

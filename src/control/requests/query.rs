@@ -1,9 +1,10 @@
-//! What stands behind the question mark of a request.
+//! The query string of a request: its parameters are checked here, and described for the OpenAPI
+//! document.
 
 use crate::control::refused::{Handled, refuse};
 use crate::model::{DenialCode, State};
 
-/// One parameter, as it is checked and described.
+/// One query parameter, as it is checked and described.
 pub(in crate::control) struct Parameter {
     pub(in crate::control) name: &'static str,
     pub(in crate::control) kind: ParameterKind,
@@ -12,19 +13,19 @@ pub(in crate::control) struct Parameter {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::control) enum ParameterKind {
-    /// Any text; may come several times.
+    /// Any text; the parameter may be given several times.
     Names,
-    /// States; may come several times.
+    /// The name of a state; the parameter may be given several times.
     States,
-    /// A number from 0.
+    /// A whole number from 0 to [`LARGEST`].
     Count,
-    /// Seconds, from 0.
+    /// A number of seconds, from 0.
     Seconds,
     /// `true` or `false`.
     Flag,
 }
 
-/// Numbers beyond it are not told apart by every client.
+/// The largest number that every JSON client holds exactly.
 pub(in crate::control) const LARGEST: u64 = (1 << 53) - 1;
 
 /// A query string that was checked.
@@ -75,7 +76,7 @@ impl Query {
         self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect()
     }
 
-    /// The states that are asked for; none: all.
+    /// The states that are asked for; an empty list means all.
     pub(super) fn states(&self) -> Vec<State> {
         self.0.iter().filter(|(n, _)| n == "state").filter_map(|(_, v)| state(v)).collect()
     }
@@ -102,7 +103,7 @@ fn state(word: &str) -> Option<State> {
     State::ALL.into_iter().find(|state| state.to_string() == word)
 }
 
-/// Percent-decoding, as in a query.
+/// Decodes the percent-encoding and the `+` of a query.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

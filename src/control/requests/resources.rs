@@ -1,4 +1,7 @@
-//! What the machine and the services use, and what commands come to.
+//! The requests about resources: what the machine and the services use, and how the commands of the
+//! worker pool went.
+//!
+//! Nothing is measured here.
 
 use std::time::Duration;
 
@@ -24,7 +27,7 @@ pub(in crate::control) async fn stats(
     shared.may_see_the_machine(&caller)?;
     let mut stats = shared.handle.stats().await?;
     if !caller.may(Action::Exec, TASKS) {
-        // What others run is not for everybody who reads.
+        // A caller who may only read must not see the commands that others run.
         stats.performance.slowest.clear();
     }
     Ok(axum::Json(stats).into_response())
@@ -68,7 +71,7 @@ pub(in crate::control) async fn resources(
             };
             ids.iter().map(of).collect()
         };
-        // Of a thousand it takes a moment.
+        // For a thousand instances this takes a moment.
         let broke = |_| refuse(DenialCode::Internal, "the reading broke", None);
         tokio::task::spawn_blocking(all).await.map_err(broke)?
     };

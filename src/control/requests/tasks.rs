@@ -1,4 +1,6 @@
-//! Commands that are run once.
+//! The requests about tasks: commands that the worker pool runs once.
+//!
+//! The pool itself is an actor; this module only talks to it through the runtime's `Tasks`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +30,9 @@ use crate::model::{DenialCode, Stream as OutputStream, TaskId, TaskSpec};
 use crate::runtime::Tasks;
 use crate::runtime::tasks::IN_A_RESULT;
 
-/// Bytes of one event.
+/// The most bytes of output in one server-sent event.
 const PIECE: usize = 48 * 1024;
-/// Bytes of each stream that a result may be asked to carry.
+/// The most bytes of each output stream that a result may be asked to carry.
 const MOST: usize = 64 << 20;
 
 fn task_id(text: &str) -> Handled<TaskId> {
@@ -40,7 +42,7 @@ fn task_id(text: &str) -> Handled<TaskId> {
     })
 }
 
-/// One task's arguments, for the audit trail.
+/// The commands of a request, for the audit trail.
 fn in_words(specs: &[TaskSpec]) -> String {
     match specs {
         [] => "nothing".to_owned(),
@@ -58,7 +60,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The same, only to look.
+    /// The same for a request that changes nothing, which the audit trail need not have.
     fn may_see_tasks(&self, caller: &Caller) -> Handled<()> {
         match caller.may(Action::Exec, TASKS) {
             true => Ok(()),
@@ -110,7 +112,7 @@ impl Drop for Cancel {
     }
 }
 
-/// Runs one to its end; a client that hangs up cancels it.
+/// Runs a command to its end. A client that hangs up cancels it.
 pub(in crate::control) async fn run(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -133,7 +135,7 @@ pub(in crate::control) async fn run(
     Ok(axum::Json(finished.ok_or_else(gone)?.result(ticket.id, IN_A_RESULT)).into_response())
 }
 
-/// The same, with its output as it comes.
+/// Runs a command, and sends its output as it comes. A client that hangs up cancels it.
 pub(in crate::control) async fn exec(
     State(shared): State<Shared>,
     Extension(caller): Extension<Caller>,
@@ -155,9 +157,9 @@ pub(in crate::control) async fn exec(
     }))
 }
 
-/// Sends what a task prints, and its result. `false`: nobody listens any more.
+/// Sends what a task prints, and then its result. `false`: the client has hung up.
 async fn tell_all(mut ticket: Ticket, sender: &mpsc::Sender<sse::Event>) -> bool {
-    // The run of which everything was told.
+    // The run whose whole output was sent already.
     let mut told: Option<Arc<Collector>> = None;
     loop {
         let stage = ticket.stages.borrow_and_update().clone();
@@ -169,12 +171,12 @@ async fn tell_all(mut ticket: Ticket, sender: &mpsc::Sender<sse::Event>) -> bool
                     return false;
                 }
                 told = Some(collector);
-                // The next stage may have come, and been seen, meanwhile.
+                // The next stage may have come meanwhile, and `changed` would not report it again.
                 continue;
             }
             Stage::Waiting | Stage::Running(_) => {}
             Stage::Over(finished) => {
-                // Of one that ran for another, or before, nothing was told yet.
+                // Of a result that came from another task, no output was sent yet.
                 let result = finished.result(ticket.id, 0);
                 if result.cached
                     && let Some(collector) = finished.collector()
@@ -191,7 +193,8 @@ async fn tell_all(mut ticket: Ticket, sender: &mpsc::Sender<sse::Event>) -> bool
     }
 }
 
-/// Sends what is printed until its end, and how far it has come. `false`: nobody listens any more.
+/// Sends what a run prints until it ends, and the progress that it reports. `false`: the client has
+/// hung up.
 async fn tell_output(
     collector: &Collector,
     mut stages: Option<&mut watch::Receiver<Stage>>,
@@ -232,13 +235,13 @@ async fn tell_output(
         if ended {
             return true;
         }
-        // The end shows as an error.
+        // When the output ends, `changed` returns an error.
         match stages.as_deref_mut() {
             Some(stages) => {
                 tokio::select! {
                     _ = follow.changed() => {}
                     changed = stages.changed() => {
-                        // Forgotten, or its pool is gone: there will be no more.
+                        // The task was forgotten, or its pool is gone, so no more will come.
                         if changed.is_err() {
                             return true;
                         }
@@ -325,7 +328,7 @@ pub(in crate::control) async fn progress(
     json: Result<axum::Json<ProgressReport>, JsonRejection>,
 ) -> Handled<Response> {
     let report = body(json)?;
-    // What a task says of itself every second is nothing for the audit trail.
+    // A task may report its progress every second, which the audit trail need not have.
     shared.may_see_tasks(&caller)?;
     let (tasks, id) = (shared.handle.tasks(), task_id(&id)?);
     tasks.report_progress(id, report).await?;

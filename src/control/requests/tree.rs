@@ -1,4 +1,6 @@
-//! What is, and the commands that change it.
+//! The requests about the tree: its status, the commands that change it, and waiting for services.
+//!
+//! Commands are checked against the caller's permissions here, and carried out by the runtime.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -113,7 +115,7 @@ pub(in crate::control) async fn explain(
             })
             .collect()
     });
-    // It may read files: nobody waits for the board meanwhile.
+    // The last lines may come from files, so they are read without holding the tree state.
     let last_lines = |source| handle.output().last_lines(source, 10);
     let services = services
         .into_iter()
@@ -123,16 +125,16 @@ pub(in crate::control) async fn explain(
 }
 
 impl Shared {
-    /// The command as far as somebody may give it: what they may not is refused as a whole. Who has
-    /// not all rights gives it to just those that were looked at, whatever a group or a tag means a
-    /// moment later.
+    /// The command, as far as the caller may give it. It is refused as a whole where the caller lacks a
+    /// permission. A caller without all rights gives it to just the instances that were checked,
+    /// whatever a group or a tag means a moment later.
     fn permitted(&self, caller: &Caller, command: Command) -> Handled<Command> {
         let invalid = |reason: &str, hint| Err(refuse(DenialCode::Invalid, reason, hint));
         let Some(action) = Action::of(&command) else {
             return invalid("a service is changed in its manifest", Some("change it, and POST /v1/reload"));
         };
         let Some(select) = command.select() else {
-            // As data it would come without its environment, which is never written down.
+            // As data, a manifest would come without its environment, which is never written down.
             return invalid("a manifest is added at /v1/add", None);
         };
         let words = in_words(select);
@@ -150,13 +152,13 @@ impl Shared {
             }
             Err(denial) => return Err(denial.into()),
         };
-        // Only whole services are removed.
+        // Only whole services can be removed, so the permission must be for the service.
         let may = |id: &&InstanceId| match action {
             Action::Remove => self.granted(caller, action, &InstanceId::sole(id.service().clone())),
             _ => self.granted(caller, action, id),
         };
         if !found.iter().all(|id| may(&id)) {
-            // In the words of who asks: what a group or a tag means may be none of their business.
+            // The refusal uses the caller's own words, since it must not tell what a group or a tag means.
             return Err(self.refuse(caller, action, &words));
         }
         self.note(caller, action, &words);
@@ -170,7 +172,7 @@ impl Shared {
             _ => found.iter().map(ToString::to_string).collect(),
         };
         let command = command.about(Selector::named(meant));
-        // What it needs is started with it where that is granted, too.
+        // Dependencies are started as well where the caller may start all of them.
         Ok(match command {
             Command::Start { select, no_deps } => {
                 let needs = self.handle.tree_state(|tree_state| {
@@ -187,7 +189,7 @@ impl Shared {
 }
 
 impl Shared {
-    /// What is still to be done of a command that an earlier daemon has taken and not answered. `None`:
+    /// What is still to be done of a command that an earlier daemon took and did not answer. `None`:
     /// nothing.
     async fn gone_on_with(&self, command: Command, taken: WasTaken) -> Handled<Option<Command>> {
         let WasTaken(AcceptedCommand { seq, command: before }) = taken;
@@ -214,7 +216,7 @@ impl Shared {
                     let name = id.to_string();
                     begun.iter().any(|e| e.fact.instance().is_some_and(|of| of.to_string() == name))
                 };
-                // It is under way, or done: only its end is still to be seen.
+                // The restart is under way, or done: only its end is to be waited for.
                 match targets.iter().all(has_begun) {
                     true => Some(Command::Start { select, no_deps: true }),
                     false => Some(Command::Restart { select }),
@@ -229,7 +231,7 @@ impl Shared {
     }
 }
 
-/// A selector as the audit trail has it.
+/// A selector, as the audit trail shows it.
 fn in_words(select: &Selector) -> String {
     let mut words: Vec<String> = select.services.clone();
     words.extend(select.all.then(|| "*".to_owned()));
@@ -256,7 +258,7 @@ pub(in crate::control) async fn command(
         None => Some(command),
     };
     let Some(command) = command else {
-        // It was done, and not answered.
+        // An earlier daemon did it, and did not answer.
         return Ok(axum::Json(Answer { ok: true, results: Vec::new() }).into_response());
     };
     let by = Some(Requester { key, ..caller.asker() });
@@ -294,7 +296,7 @@ pub(in crate::control) async fn add(
         return Err(refuse(DenialCode::Invalid, reason, None));
     }
     let plan = shared.handle.plan();
-    // Beside everything else: it reads env files, and a folder on a network may hang.
+    // On another thread, since it reads env files, and a folder on a network may hang.
     let (text, path) = (manifest.clone(), file.clone());
     let load = move || {
         let environment = Environment::of_vars(plan.inherited.to_vec());
@@ -309,7 +311,8 @@ pub(in crate::control) async fn add(
         let denial = Denial { code: DenialCode::Faulty, reason, hint: None };
         Refused { denial, faults: faults.iter().map(FaultBody::of).collect() }
     })?;
-    // Before it is made: it may be long until it is ready, and a daemon may end.
+    // The change is kept before it is made: a service may take long to become ready, and the daemon may
+    // end.
     let kept = shared.store().map(|store| {
         let change = ManualChange::Added { manifest, file, group: into.clone() };
         (store.keep_change(&change), store)
@@ -365,13 +368,14 @@ fn revoked() -> Refused {
     refuse(DenialCode::Unauthorized, "the token is not valid any more", None)
 }
 
-/// `Some(true)`: true of all. `Some(false)`: it can't come true by itself any more.
+/// `Some(true)`: the condition is true for all. `Some(false)`: it can't come true by itself any
+/// more. `None`: it may still come true.
 fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool> {
     handle.tree_state(|tree_state| {
         let mut all = true;
         for id in ids {
             let Some(entry) = tree_state.entry(id) else {
-                // It was removed: down for good.
+                // The instance was removed, so it is down for good.
                 match wanted {
                     WaitFor::Ready | WaitFor::Completed => return Some(false),
                     WaitFor::Stopped => continue,
@@ -387,7 +391,7 @@ fn verdict(handle: &Handle, ids: &[InstanceId], wanted: WaitFor) -> Option<bool>
                 }
             };
             let never = match wanted {
-                // A tree that goes down starts nothing any more.
+                // A tree that shuts down starts nothing any more.
                 WaitFor::Ready | WaitFor::Completed => {
                     let over = entry.state == Is::Completed && entry.spec.kind == Kind::Service;
                     entry.state == Is::Failed || ((over || tree_state.shutting_down()) && !is)
@@ -410,7 +414,7 @@ pub(in crate::control) async fn down(
     shared.permit(&caller, Action::Down, DAEMON)?;
     let (running, waiting) = shared.handle.tasks().left().await;
     shared.handle.begin_shutdown("regrow down");
-    // Not for hooks: it may be one that asks.
+    // Hooks are not waited for, since one of them may have sent this request.
     let ok = shared.handle.wait_stopped().await.is_ok();
     let stuck: Vec<StuckProcess> =
         shared.handle.stuck().into_iter().map(|(name, pid)| StuckProcess { name, pid }).collect();

@@ -1,9 +1,8 @@
-//! Groups of children that obey at once, so that only the order is looked at.
+//! Tests of a group whose children obey at once, so that only the order matters.
 
 use super::*;
 
-/// A group of children that obey at once, so that only the order is looked at.
-/// What the machine of a child does, in short.
+/// The state of a simulated child.
 #[derive(Clone, Copy, PartialEq)]
 enum Child {
     Up,
@@ -61,7 +60,7 @@ impl Bench {
                             todo.push_back(GroupInput::Reported(slot, Activity::Coming));
                             todo.push_back(GroupInput::Reported(slot, Activity::Active));
                         } else {
-                            // Who stays as it is says so.
+                            // A child that stays as it is reports that.
                             let up = self.children[slot] == Child::Up;
                             let is = if up { Activity::Active } else { Activity::Resting };
                             todo.push_back(GroupInput::Reported(slot, is));
@@ -100,7 +99,7 @@ impl Bench {
     }
 }
 
-/// strategy x who fell -> who stops, who starts, in which order.
+/// For each strategy and crashed child: which children stop and start, and in which order.
 #[test]
 fn strategies() {
     use Strategy::{OneForAll, OneForOne, RestForOne};
@@ -136,7 +135,7 @@ fn the_fallen_ones_delay_holds_the_start_back() {
     assert_eq!(bench.told, ["stop 1", "start 0", "start 1"]);
 }
 
-/// Whoever stops the fallen one by hand, or takes it out, takes its delay along.
+/// A stop by hand, or the removal, of a crashed child ends its delay.
 #[test]
 fn a_delay_goes_with_the_one_it_is_for() {
     for input in [GroupInput::Reported(0, Activity::Resting), GroupInput::Removed(0)] {
@@ -148,13 +147,13 @@ fn a_delay_goes_with_the_one_it_is_for() {
             bench.told[2..].iter().map(String::as_str).filter(|t| *t != "start 0").collect();
         assert_eq!(others, ["start 1", "start 2"], "{input:?}");
     }
-    // One that its group stops keeps its own: here 1 falls before it is told to stop.
+    // A child that its group stops keeps the delay.
     let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true; 2]);
     bench.give(GroupInput::Crashed(0, Duration::from_secs(3)));
     assert_eq!(bench.group.next_deadline(), Some(Duration::from_secs(3)));
 }
 
-/// Nothing starts while one of the affected is still going down.
+/// Nothing starts while one of the affected children is still going down.
 #[test]
 fn the_next_is_stopped_only_when_the_one_before_is_down() {
     let spec = GroupSpec { strategy: Strategy::OneForAll, ..GroupSpec::default() };
@@ -174,7 +173,7 @@ fn the_next_is_stopped_only_when_the_one_before_is_down() {
     }
     let stop = |slot| [GroupEffect::Stop(slot, StopCause::Group)];
     assert_eq!(give(GroupInput::Crashed(1, Duration::ZERO)), stop(2));
-    // One that is yet to be stopped falls by itself: its turn finds it fallen, no new restart.
+    // A child that is still to be stopped crashes by itself: no new restart begins.
     assert_eq!(give(GroupInput::Crashed(0, Duration::ZERO)), []);
     assert_eq!(give(GroupInput::Reported(2, Activity::Resting)), stop(0));
     let start = |slot| [GroupEffect::Start(slot, StartCause::Group)];
@@ -190,7 +189,8 @@ fn the_next_is_stopped_only_when_the_one_before_is_down() {
     assert_eq!(give(GroupInput::Reported(2, Activity::Active)), []);
 }
 
-/// A fall while not all of the affected have been started begins the restart anew, with all of them.
+/// A crash before all affected children have been started begins the restart anew, for all of
+/// them.
 #[test]
 fn a_fall_in_the_middle_of_the_starts_takes_along_who_was_not_started_yet() {
     let spec = GroupSpec { strategy: Strategy::RestForOne, ..GroupSpec::default() };
@@ -213,7 +213,7 @@ fn a_fall_in_the_middle_of_the_starts_takes_along_who_was_not_started_yet() {
         give(GroupInput::Reported(slot, Activity::Resting));
     }
     give(GroupInput::Reported(0, Activity::Active));
-    // 1 is asked for; 0 and 2 fall before they are, or after.
+    // Child 1 was told to start and crashes; 2 and 3 are still to be started.
     let out = give(GroupInput::Crashed(1, Duration::ZERO));
     assert_eq!(
         out,

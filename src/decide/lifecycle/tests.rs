@@ -1,4 +1,4 @@
-//! The machine by tables of cases and by random inputs.
+//! Tests of the machine, by tables of cases and by random inputs.
 
 use proptest::prelude::*;
 
@@ -15,7 +15,7 @@ fn spec() -> ServiceSpec {
     ServiceSpec::new(Name::new("web").unwrap(), ["web"])
 }
 
-/// A machine with its clock and what it asked for last.
+/// A machine with its spec and its clock.
 struct Bench {
     machine: Machine,
     spec: ServiceSpec,
@@ -38,7 +38,7 @@ impl Bench {
         self.give(InstanceInput::Tick)
     }
 
-    /// Up to running.
+    /// A bench whose instance is running.
     fn up(spec: ServiceSpec) -> Bench {
         let mut bench = Bench::new(spec);
         bench.give(InstanceInput::Start(StartCause::Boot));
@@ -324,7 +324,7 @@ fn a_stop_command_comes_before_the_signal() {
     assert_eq!(bench.machine.next_deadline(), Some(Duration::from_secs(10)), "one time for both");
 }
 
-/// Random wishes and random truthful or late news.
+/// Random directives, and random news that is true or late.
 fn inputs() -> impl Strategy<Value = Vec<(u8, u8, u64)>> {
     prop::collection::vec((0u8..18, 0u8..4, 0u64..20_000), 1..120)
 }
@@ -340,7 +340,7 @@ proptest! {
             spec.depends_on = vec![Dependency { on, condition: Condition::Ready, required: true }];
         }
         let mut bench = Bench::new(spec);
-        // The kernel's side: incarnations asked for and not yet answered, and the living.
+        // The kernel's side: the incarnations asked for and not answered yet, and those that run.
         let mut asked: Vec<Incarnation> = Vec::new();
         let mut alive: Vec<Incarnation> = Vec::new();
         for (what, which, millis) in steps {

@@ -1,4 +1,4 @@
-//! One step of the machine: phase x input -> phase and effects, every pair by name.
+//! One step of the machine: phase x input -> phase and effects, with every pair named.
 
 use std::time::Duration;
 
@@ -36,14 +36,14 @@ impl Turn<'_> {
                 Phase::Paused(Paused { life, since: self.now, halt: Halt::Asked })
             }
             (Phase::Paused(paused), InstanceInput::Resume) => self.resume(paused),
-            // Only what runs can be paused, only what is paused resumed.
+            // Only a running process can be paused, and only a paused one resumed.
             (phase, InstanceInput::Pause | InstanceInput::Resume) => phase,
             (Phase::Paused(Paused { life, since, halt: Halt::Asked }), InstanceInput::Halted { .. }) => {
                 let (instance, incarnation) = (self.machine.id.clone(), life.incarnation);
                 self.emit(Fact::Paused { instance, incarnation });
                 Phase::Paused(Paused { life, since, halt: Halt::Done })
             }
-            // A stop or a resume was faster.
+            // A stop or a resume came first.
             (phase, InstanceInput::Halted { .. }) => phase,
             (phase, InstanceInput::Stop(cause)) => self.stop(phase, cause, false),
             (phase, InstanceInput::StopWithin(cause, time)) => {
@@ -64,7 +64,7 @@ impl Turn<'_> {
                 Phase::Failed(FailureReason::Dependency { .. }),
                 InstanceInput::Answered(_, GateReply::Back),
             ) if self.machine.goal == Goal::Up => self.begin(StartCause::Dependency),
-            // The graph answers a question that a stop has overtaken.
+            // The start gate answers a request that a stop has overtaken.
             (phase, InstanceInput::Answered(..)) => phase,
 
             (Phase::Crashed(Retry::Asked(delay)), InstanceInput::Permit) => {
@@ -74,7 +74,7 @@ impl Turn<'_> {
                     Phase::Crashed(Retry::At(self.now + delay))
                 }
             }
-            // A stop or a start by hand came between the question and the permit.
+            // A stop or a start by hand came between the crash and the permit.
             (phase, InstanceInput::Permit) => phase,
 
             (Phase::Starting { incarnation, asked, abort }, InstanceInput::Spawned { pid, .. }) => {
@@ -84,7 +84,7 @@ impl Turn<'_> {
                 Phase::Starting { incarnation, abort, .. },
                 InstanceInput::SpawnFailed { failure, roll, .. },
             ) => self.spawn_failed(incarnation, abort, failure, roll),
-            // The host answers each spawn once, while it is `Starting`.
+            // The host answers each spawn once, while the instance is `Starting`.
             (phase, InstanceInput::Spawned { .. } | InstanceInput::SpawnFailed { .. }) => phase,
 
             (
@@ -94,20 +94,20 @@ impl Turn<'_> {
             (Phase::Stopping(stopping), InstanceInput::Exited { exit, remains, roll, .. }) => {
                 let stopping = Stopping { exit: Some(exit), ..stopping };
                 if remains {
-                    // The others of its tree have what is left of the stop timeout.
+                    // The rest of the tree has what is left of the stop timeout.
                     Phase::Stopping(stopping)
                 } else {
                     self.finish(stopping, roll)
                 }
             }
             (Phase::Stopping(stopping), InstanceInput::TreeGone { roll, .. }) => self.finish(stopping, roll),
-            // Without an exit before it there is no such news; the exit's own will come.
+            // The host tells of a tree's end only after the exit, which is still to come.
             (phase, InstanceInput::Exited { .. } | InstanceInput::TreeGone { .. }) => phase,
 
             (Phase::Stopping(stopping), InstanceInput::StopCommandDone { trouble, .. }) => {
                 match stopping.step {
                     Step::Command { deadline } => {
-                        // Of a budget the signal gets all that is left.
+                        // Within a stop budget, the signal gets all the time that is left.
                         let deadline = match self.machine.stop_by {
                             Some(_) => self.now + self.stop_time(),
                             None => deadline,
@@ -119,7 +119,7 @@ impl Turn<'_> {
                         ));
                         Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
                     }
-                    // Its time ran out first, which was told.
+                    // The stop has already gone on without the command.
                     Step::Terminating { .. } | Step::Killing { .. } => Phase::Stopping(stopping),
                 }
             }
@@ -127,8 +127,8 @@ impl Turn<'_> {
             (phase, InstanceInput::StopCommandDone { .. }) => phase,
 
             (Phase::Running(life), InstanceInput::LogMatched { .. }) => self.ready(life),
-            // It said so before it stood still. Told at once: the line will not be read again, by no later
-            // supervisor either.
+            // The process printed the line before it was halted. The fact is emitted at once: the line
+            // will not be read again, not even by a later supervisor.
             (Phase::Paused(paused), InstanceInput::LogMatched { .. }) => match paused.life.ready {
                 Readiness::Since(_) => Phase::Paused(paused),
                 Readiness::Not { .. } => {
@@ -140,7 +140,7 @@ impl Turn<'_> {
             (Phase::Running(life), InstanceInput::Checked { kind, change, .. }) => {
                 self.checked(life, kind, change)
             }
-            // Late news of a check: the process is on its way out, or not yet known to be in.
+            // A late result: the process is paused or being stopped, or its spawn is not answered yet.
             (phase, InstanceInput::LogMatched { .. } | InstanceInput::Checked { .. }) => phase,
 
             (phase, InstanceInput::Tick) => self.tick(phase),
@@ -150,12 +150,12 @@ impl Turn<'_> {
                 self.inherit(goal, last, left, message)
             }
             (Phase::Registered, InstanceInput::Restore(past)) => self.restore(*past),
-            // One that has begun has nothing to inherit.
+            // A machine that has begun has nothing to take over.
             (phase, InstanceInput::Inherit { .. } | InstanceInput::Restore(_)) => phase,
         }
     }
 
-    /// Goes by its new spec: other dependencies are asked for anew, other checks begin.
+    /// Applies the new spec: asks the start gate anew, or begins the new checks.
     fn reconfigured(&mut self, phase: Phase) -> Phase {
         match phase {
             Phase::Waiting { cause } => {
@@ -171,7 +171,7 @@ impl Turn<'_> {
                         }
                         Phase::Running(life)
                     }
-                    // Nothing is asked of it any more.
+                    // The new spec has no readiness condition.
                     Readiness::Not { .. } if self.spec.ready.is_none() => self.ready(life),
                     Readiness::Not { .. } => {
                         let ready = self.readiness(life.started, self.now);
@@ -182,13 +182,13 @@ impl Turn<'_> {
                     }
                 }
             }
-            // It can be started now, and is to run.
+            // The manifest's fault is gone, and the goal is up.
             Phase::Failed(FailureReason::Manifest { .. })
                 if self.machine.goal == Goal::Up && self.spec.fault.is_none() =>
             {
                 self.begin(StartCause::Command)
             }
-            // They come to the spec when they come to something of it.
+            // These phases read the spec when they next need it.
             Phase::Registered
             | Phase::Starting { .. }
             | Phase::Paused(_)
@@ -212,7 +212,7 @@ impl Turn<'_> {
     }
 
     fn start(&mut self, phase: Phase, cause: StartCause) -> Phase {
-        // What an earlier supervisor has left goes on without being started.
+        // A restored instance goes on without a start.
         if cause == StartCause::Boot && phase != Phase::Registered {
             return phase;
         }
@@ -220,7 +220,7 @@ impl Turn<'_> {
             StartCause::Boot | StartCause::Command => true,
             StartCause::Policy | StartCause::Group | StartCause::Dependency => false,
         };
-        // Who stopped it to start it again; `None`: anybody may start it.
+        // The stop that such a start follows; `None`: the start may follow any.
         let stopped_by = match cause {
             StartCause::Group => Some(StopCause::Group),
             StartCause::Dependency => Some(StopCause::Dependency),
@@ -234,9 +234,9 @@ impl Turn<'_> {
         }
         match phase {
             Phase::Completed if cause == StartCause::Group && self.spec.rerun => self.begin(cause),
-            // What fell waits for its group, and for nobody else.
+            // A crashed instance waits for its group alone.
             Phase::Crashed(_) if cause == StartCause::Dependency => phase,
-            // What was not stopped to be started again is left alone.
+            // A group or a dependency only starts an instance that was stopped to be started again.
             Phase::Registered | Phase::Stopped { held: false } | Phase::Completed | Phase::Failed(_)
                 if stopped_by.is_some() =>
             {
@@ -247,10 +247,10 @@ impl Turn<'_> {
             | Phase::Completed
             | Phase::Crashed(_)
             | Phase::Failed(_) => self.begin(cause),
-            // Who wants it started wants it to run.
+            // A start by hand ends a pause, too.
             Phase::Paused(paused) if by_hand => self.resume(paused),
             Phase::Waiting { .. } | Phase::Running(_) | Phase::Paused(_) => phase,
-            // It is on its way down for a reason of its own: its policy decides what follows.
+            // The instance is being stopped for another cause: its policy decides what follows.
             Phase::Starting { abort: Some(Abort { cause: stop, .. }), .. }
             | Phase::Stopping(Stopping { cause: stop, .. })
                 if stopped_by.is_some_and(|by| by != stop) =>
@@ -303,7 +303,7 @@ impl Turn<'_> {
     fn stop(&mut self, phase: Phase, cause: StopCause, by_force: bool) -> Phase {
         match cause {
             StopCause::Command | StopCause::Removed | StopCause::Shutdown => self.aim(Goal::Down),
-            // Only what runs goes with what it depends on; the rest asks the graph anyway.
+            // Only a running instance stops with its dependency; others ask the start gate anyway.
             StopCause::Dependency
                 if !matches!(
                     phase,
@@ -312,7 +312,7 @@ impl Turn<'_> {
             {
                 return phase;
             }
-            // Nobody wants it any more: what a later restart brings back is not this one.
+            // The group is done with the instance: a later restart does not bring it back.
             StopCause::AutoShutdown => self.aim(Goal::Down),
             StopCause::Dependency => {}
             StopCause::Restart
@@ -326,13 +326,13 @@ impl Turn<'_> {
         }
         let for_good = matches!(cause, StopCause::Command | StopCause::Removed);
         match phase {
-            // It rests because it is to, and the next supervisor is to know that.
+            // The instance rests because it was stopped, and the next supervisor has to know that.
             Phase::Registered if for_good => self.rest(cause),
             Phase::Registered => Phase::Registered,
             Phase::Waiting { .. } => {
                 self.out.push(InstanceEffect::Withdraw);
                 match cause {
-                    // It has not run yet: whatever its policy, it is still to.
+                    // The instance has not run yet: whatever its policy, it is still to run.
                     StopCause::Group if self.machine.goal == Goal::Up => {
                         self.emit(Fact::Stopped { instance: self.machine.id.clone(), held: true });
                         Phase::Stopped { held: true }
@@ -341,7 +341,7 @@ impl Turn<'_> {
                 }
             }
             Phase::Crashed(_) => self.rest(cause),
-            // The graph must not bring it back.
+            // The start gate must not bring it back.
             Phase::Failed(FailureReason::Dependency { .. }) if for_good => {
                 self.out.push(InstanceEffect::Withdraw);
                 self.rest(cause)
@@ -376,7 +376,7 @@ impl Turn<'_> {
             }
             Phase::Running(life) => self.begin_stop(life, cause, Next::Rest),
             Phase::Paused(Paused { life, .. }) => {
-                // A stop command talks to it, so it must be able to listen.
+                // A stop command talks to the process, which must be able to listen.
                 self.out.push(InstanceEffect::Resume(life.incarnation));
                 self.begin_stop(life, cause, Next::Rest)
             }
@@ -394,7 +394,7 @@ impl Turn<'_> {
                 let stopping = Stopping { cause, step, next: Next::Rest, ..stopping };
                 match stopping.step {
                     Step::Command { .. } | Step::Terminating { .. } if by_force => self.kill(stopping),
-                    // Told to be stuck already: whoever asks now is to hear it, too.
+                    // The tree was reported as stuck already: this stop gets a report, too.
                     Step::Killing { stuck_at: None } => {
                         let step = Step::Killing { stuck_at: Some(self.now + STUCK_AFTER) };
                         Phase::Stopping(Stopping { step, ..stopping })
@@ -407,7 +407,7 @@ impl Turn<'_> {
         }
     }
 
-    /// It goes on where it stood: its deadlines, and the uptime that counts, move with it.
+    /// Lets a paused process run on: its deadlines, and the uptime that counts, move by the pause.
     fn resume(&mut self, paused: Paused) -> Phase {
         let Paused { life, since, halt } = paused;
         let still = self.now.saturating_sub(since);
@@ -436,7 +436,7 @@ impl Turn<'_> {
         }
         let life = Life { ready, ..life };
         match ready {
-            // Nothing is asked of it: it was halted before it could be told that it is ready.
+            // The spec has no readiness condition, and a pause came before readiness was reported.
             Readiness::Not { at: None, .. } if self.spec.ready.is_none() => self.ready(life),
             Readiness::Not { .. } | Readiness::Since(_) => Phase::Running(life),
         }
@@ -446,7 +446,7 @@ impl Turn<'_> {
         self.spec.ready.as_ref().is_some_and(|ready| matches!(ready.target, ReadyTarget::Check(_)))
     }
 
-    /// Sets the goal and says so when that is a change.
+    /// Sets the goal, and emits a fact if that is a change.
     fn aim(&mut self, goal: Goal) {
         if self.machine.goal != goal {
             self.machine.goal = goal;
@@ -454,7 +454,7 @@ impl Turn<'_> {
         }
     }
 
-    /// On the way up: through the graph where there is something to wait for.
+    /// Begins a start: through the start gate if the service has dependencies.
     fn begin(&mut self, cause: StartCause) -> Phase {
         if let Some(fault) = &self.spec.fault {
             return self.fail(FailureReason::Manifest { message: fault.clone() });
@@ -462,7 +462,7 @@ impl Turn<'_> {
         if self.spec.depends_on.is_empty() {
             self.spawn(cause)
         } else {
-            // Told before the graph answers: whoever depends on it sees that it is on its way.
+            // This fact comes before the answer: dependents see that the instance is on its way.
             self.emit(Fact::Waiting { instance: self.machine.id.clone(), for_: Vec::new() });
             self.machine.question = self.machine.question.next();
             self.out.push(InstanceEffect::Ask(self.machine.question));
@@ -544,7 +544,7 @@ impl Turn<'_> {
                 let incarnation = life.incarnation;
                 self.tell_ready(&life);
                 if self.checks_readiness() {
-                    // Ready is for once; from here on health counts.
+                    // A process gets ready once; from here on only health counts.
                     self.out.push(InstanceEffect::EndChecks);
                 }
                 if self.spec.health.is_some() {
@@ -625,7 +625,7 @@ impl Turn<'_> {
         let incarnation = life.incarnation;
         let by_command = self.spec.stop.command.is_some();
         let timeout = match (self.machine.stop_by, by_command) {
-            // What comes after the command needs a part of it.
+            // The signal after the command needs a part of the budget.
             (Some(by), true) => self.stop_time().min(by.saturating_sub(self.now) / 2),
             _ => self.stop_time(),
         };
@@ -662,7 +662,7 @@ impl Turn<'_> {
         Phase::Stopping(Stopping { life, cause, asked: self.now, exit: None, step, next, reason })
     }
 
-    /// So long it may take to end from now on.
+    /// How long the process may take to end from now on: its own timeout, cut by a stop budget.
     fn stop_time(&self) -> Duration {
         let own = self.spec.stop.timeout;
         self.machine.stop_by.map_or(own, |by| own.min(by.saturating_sub(self.now)))
@@ -696,20 +696,20 @@ impl Turn<'_> {
         Phase::Stopping(Stopping { step, ..stopping })
     }
 
-    /// Its group may be waiting for it to be down: it was, between two lives.
+    /// Reports the rest between two incarnations: the group may be waiting for it.
     fn rested_for_a_moment(&mut self) {
         self.out.push(InstanceEffect::Report(Activity::Resting));
         self.out.push(InstanceEffect::Report(Activity::Active));
     }
 
-    /// The whole tree is gone.
+    /// Ends a stop: the whole process tree is gone.
     fn finish(&mut self, stopping: Stopping, roll: f64) -> Phase {
         let Stopping { life, cause, exit, step, next, reason, .. } = stopping;
         let by_force = match step {
             Step::Killing { .. } => true,
             Step::Command { .. } | Step::Terminating { .. } => false,
         };
-        // SIGKILL before its time is somebody else's.
+        // A SIGKILL before regrow sent one came from somebody else.
         let by_kill = matches!(exit, Some(Exit::Signal { signal: 9, .. }));
         let killed = by_kill && !by_force && self.spec.stop.signal != 9;
         let unasked = matches!(cause, StopCause::LeftBehind) || killed;
@@ -752,7 +752,7 @@ impl Turn<'_> {
         }
     }
 
-    /// An end that nobody asked for: the policy decides.
+    /// Lets the restart policy decide about an end that nobody asked for.
     fn judge(&mut self, outcome: ExitOutcome, life: Option<Life>, roll: f64) -> Phase {
         if self.machine.goal == Goal::Down {
             return self.rest(StopCause::Command);
@@ -771,7 +771,7 @@ impl Turn<'_> {
             Verdict::Fail => match outcome {
                 ExitOutcome::Spawn(_) => self.fail(FailureReason::Spawn { exit: outcome }),
                 ExitOutcome::Process { .. } => {
-                    // As OTP's temporary child: however it ended, it has.
+                    // As with OTP's temporary child, any end is final.
                     if self.spec.restart.policy == Policy::Never {
                         self.out.push(InstanceEffect::Ended);
                     }
@@ -779,7 +779,7 @@ impl Turn<'_> {
                 }
             },
             Verdict::Return => {
-                // A success that always returns counts, too: a limit must be one that is reached.
+                // A success that comes back counts, too: otherwise the limit might never be reached.
                 if let Some(max) = self.spec.restart.max_retries
                     && self.machine.attempts >= max
                 {
@@ -814,12 +814,12 @@ impl Turn<'_> {
             | StopCause::Dependency
             | StopCause::AutoShutdown
             | StopCause::Internal => {
-                // OTP's temporary child: once its group has stopped it, nobody wants it any more.
+                // As with OTP's temporary child, a stop by its group is final.
                 let stays_down = self.spec.restart.policy == Policy::Never && !self.spec.rerun;
                 if cause == StopCause::Group && stays_down {
                     self.aim(Goal::Down);
                 }
-                // Whoever stopped it will start it again; never what was stopped by hand.
+                // These causes are followed by a start, unless the instance was stopped by hand.
                 let again = matches!(cause, StopCause::Group | StopCause::Restart | StopCause::Dependency);
                 let held = again && self.machine.goal == Goal::Up;
                 self.emit(Fact::Stopped { instance: self.machine.id.clone(), held });
@@ -844,7 +844,7 @@ impl Turn<'_> {
                 Readiness::Not { .. } | Readiness::Since(_) => Phase::Running(life),
             },
             Phase::Stopping(stopping) => match stopping.step {
-                // As systemd has it: the signal gets a time of its own.
+                // As in systemd, the signal gets a timeout of its own.
                 Step::Command { deadline } if due(Some(deadline)) => {
                     let limit = short(deadline.saturating_sub(stopping.asked));
                     self.stop_command_trouble(&stopping, Some(format!("it did not end within {limit}")));

@@ -1,12 +1,12 @@
-//! What goes down when a group gives up by `on_give_up = "exit"`: its project alone where the tree has several,
-//! else everything.
+//! What goes down when a group gives up by `on_give_up = "exit"`: its project alone where the
+//! tree has several projects, else everything.
 
 use super::{CommandEffect, Operation, Operations, StopOrder, Work, services};
 use crate::decide::tree_state::TreeState;
 use crate::model::{Fact, InstanceId, Name};
 
 impl Operations {
-    /// Of several projects one goes down alone; the tree does when there is no other left.
+    /// Takes the project of the group down, or the whole tree where no other project is left.
     pub(super) fn give_up(
         &mut self,
         tree_state: &TreeState,
@@ -18,7 +18,7 @@ impl Operations {
         let several = tree_state.plan().services.iter().any(|spec| spec.project.is_some());
         let Some(project) = tree_state.project_of_group(group.as_ref()).map(str::to_owned) else {
             match group {
-                // Of no project among several: added by hand. It goes down alone.
+                // In a tree of several projects, a group of none was added by hand: it goes down alone.
                 Some(group) if several => {
                     let below = tree_state.plan().services_below(group.as_str());
                     let of_it = tree_state.entries().iter().filter(|entry| below.contains(&entry.spec.name));

@@ -1,4 +1,7 @@
-//! Commands that change what there is: starting what was added, and taking out what is down.
+//! The commands that edit the plan: starting what was added, and removing what is down.
+//!
+//! Deliberately absent: what the edited plan is and whether it is valid, which
+//! `plan_edit` decides.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,11 +14,11 @@ use crate::model::cause::StartCause;
 use crate::model::command::InstanceAnswer;
 use crate::model::{Answer, Denial, DenialCode, Fact, Goal, InstanceId, Name, ServiceSpec, State, spec};
 
-/// What was taken out of the tree and may still have machines: nothing of that name can come
-/// before they are gone, and then the command is answered.
+/// A removal whose state machines may still exist. Its names can't be used again before they
+/// have ended; then the command is answered.
 #[derive(Debug)]
 pub(super) struct Leaving {
-    /// As they are printed: those of instances, services and groups.
+    /// The printed names of its instances, services and groups.
     pub(super) names: HashSet<String>,
     pub(super) branches: HashSet<BranchNumber>,
     ticket: Option<CommandNumber>,
@@ -32,7 +35,7 @@ impl Operations {
         out: &mut Vec<CommandEffect>,
     ) {
         let new: Vec<&InstanceState> = names.iter().flat_map(|name| tree_state.instances_of(name)).collect();
-        // Who is known from earlier may have been stopped by hand.
+        // An instance that is known from earlier may have been stopped by hand.
         let starts = |entry: &&InstanceState| {
             let rests = entry.state == State::Stopped && entry.goal == Goal::Down;
             entry.spec.autostart && !rests
@@ -40,7 +43,7 @@ impl Operations {
         self.start_new(tree_state, ticket, new.into_iter().partition(starts), out);
     }
 
-    /// Starts copies that have come to others, where those are up.
+    /// Starts the copies that were added to a service, or leaves them down as the others are.
     pub(super) fn copied(
         &mut self,
         tree_state: &TreeState,
@@ -56,13 +59,13 @@ impl Operations {
         let rest: Vec<InstanceId> = leave.iter().map(|entry| entry.id.clone()).collect();
         self.start_new(tree_state, ticket, (start, leave), out);
         if !rest.is_empty() {
-            // As the others do: by somebody's wish, which is to be known.
+            // They stay down by a stop, so that their goal is recorded as that of the others is.
             let order = StopOrder::new(tree_state.graph(), [service]);
             self.begin(tree_state, Operation::new(None, Work::Stop(order), rest), out);
         }
     }
 
-    /// Refuses to give a name again that is not free yet.
+    /// Denies a name that is not free yet, because its last owner is still leaving the tree.
     pub(super) fn refuse_leaving(&self, mut names: impl Iterator<Item = String>) -> Result<(), Denial> {
         match names.find(|name| self.leaving.iter().any(|leaving| leaving.names.contains(name))) {
             None => Ok(()),
@@ -74,13 +77,13 @@ impl Operations {
         }
     }
 
-    /// What is wanted of a service: to run, if that is wanted of any copy.
+    /// The goal of a service: up if the goal of any of its copies is up.
     pub(super) fn goal_of(&self, tree_state: &TreeState, service: &Name) -> Goal {
         let up = tree_state.instances_of(service).any(|entry| self.goal(entry) == Goal::Up);
         if up { Goal::Up } else { Goal::Down }
     }
 
-    /// Whether all that was to be down for something is, and stays: otherwise its parts say why not.
+    /// Whether all parts of a removal are down and stay down; otherwise they say why not.
     fn goes(
         &self,
         tree_state: &TreeState,
@@ -128,20 +131,20 @@ impl Operations {
         self.begin(tree_state, operation, out);
     }
 
-    /// Whether another command has wishes under way for what this one is to take out of the
-    /// tree: they would never be answered.
+    /// Whether another command has directives under way for what this one removes. They would
+    /// never be acknowledged after it.
     pub(super) fn is_held_up(&self, removing: &Operation) -> bool {
         let unanswered = |other: &Operation, id: &InstanceId| {
             let part = other.places.get(id).map(|at| &other.parts[*at].1);
             part.is_some_and(|part| !matches!(part, Part::Done(_)))
         };
-        // A group that is told of a branch below it is to live until it has dealt with that.
+        // A group must stay until it has dealt with every leaving branch below it.
         if matches!(&removing.work, Work::Remove(_, removal) if !removal.groups.is_empty())
             && !self.leaving.is_empty()
         {
             return true;
         }
-        // One that starts it again has decided that it stays.
+        // A command that starts it again has decided that it stays.
         let waits = |other: &&Operation| other.left > 0 && other.work.goal() != Some(Goal::Up);
         matches!(removing.work, Work::Remove(..) | Work::Shrink { .. })
             && self
@@ -151,7 +154,7 @@ impl Operations {
                 .any(|other| removing.parts.iter().any(|(id, _)| unanswered(other, id)))
     }
 
-    /// The machines of something that was removed are no more.
+    /// Notes that the state machines of a removed branch have ended.
     pub(super) fn dismissed(
         &mut self,
         tree_state: &TreeState,
@@ -175,8 +178,8 @@ impl Operations {
         }
     }
 
-    /// Everything that was to be down for a removal has been: if it still is, it goes. `Err`: it
-    /// stays; the parts say why, and what is returned, of its groups.
+    /// Removes the targets, which have all been down, if they still are. `Err`: they stay; the
+    /// parts say why, and the returned answers say why for the groups.
     pub(super) fn remove(
         &mut self,
         tree_state: &TreeState,
@@ -191,7 +194,7 @@ impl Operations {
         } else {
             removal.refusal(tree_state).map(|denial| denial.reason)
         };
-        // One of that name that came later is another.
+        // A service that was added later under the same name is not meant.
         if !self.goes(tree_state, &mut operation.parts, in_the_way.as_ref(), |entry| removal.has(&entry.spec))
         {
             let reason = in_the_way.unwrap_or_else(|| "not all below it is".to_owned());
@@ -202,7 +205,7 @@ impl Operations {
             };
             return Err(removal.groups.iter().map(stays).collect());
         }
-        // Another command may have taken some of it out already.
+        // Another command may have removed some of it already.
         let plan = tree_state.plan();
         let meant = plan.services.iter().filter(|spec| removal.has(spec));
         let services: Vec<Name> = meant.map(|spec| spec.name.clone()).collect();
@@ -226,7 +229,8 @@ impl Operations {
         Ok(Leaving { names, branches, ticket: operation.ticket, results })
     }
 
-    /// Copies that were to be down have been: if they still are, they go, and others come.
+    /// Removes the surplus copies, which have all been down, if they still are, and adds the copies
+    /// that come in their place. `Err`: they stay, and the parts say why.
     pub(super) fn shrink(
         &mut self,
         tree_state: &TreeState,
@@ -262,7 +266,7 @@ impl Operations {
             out.push(CommandEffect::Adopt(Branch::of_copies(tree_state, &service, came)));
         }
         out.push(CommandEffect::Emit(Fact::Scaled { service: service.clone(), from, to, naming }));
-        // Those that come are what the command is answered by then.
+        // Where copies are added, their start answers the command.
         let ticket = if came_any { None } else { operation.ticket };
         if let (true, Some(ticket)) = (came_any, operation.ticket) {
             out.push(CommandEffect::Again(CommandInput::Copied { ticket, service, from, goal }));
@@ -271,7 +275,7 @@ impl Operations {
     }
 }
 
-/// Whether it has a process, or is on its way to one.
+/// Whether an instance has a process or is on its way to one.
 fn is_up(entry: &InstanceState) -> bool {
     entry.state.has_process() || matches!(entry.state, State::Waiting | State::Crashed)
 }

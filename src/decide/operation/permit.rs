@@ -1,4 +1,4 @@
-//! Whom else a command concerns, and when it is refused.
+//! Which other instances a command concerns, and when its dependencies deny it.
 
 use std::collections::HashSet;
 
@@ -7,7 +7,7 @@ use crate::decide::tree_state::TreeState;
 use crate::model::{Denial, DenialCode, Goal, InstanceId, Name, State};
 
 impl Operations {
-    /// The targets, and what they need that rests and would never come by itself.
+    /// The targets, and those of their dependencies that are down and would not start by themselves.
     pub(super) fn with_resting_dependencies(
         &self,
         tree_state: &TreeState,
@@ -17,7 +17,7 @@ impl Operations {
         let mut found = Vec::new();
         let concerned: HashSet<Name> =
             tree_state.graph().with_dependencies(services(targets)).into_iter().collect();
-        // What is needed is told first, so that who needs it finds it on its way.
+        // Dependencies come first, so that their dependents find them on their way.
         let in_order =
             tree_state.graph().start_waves().into_iter().flatten().filter(|name| concerned.contains(name));
         for name in in_order {
@@ -42,7 +42,7 @@ impl Operations {
         found
     }
 
-    /// Nothing is started, or stopped to be started again, that would then wait for what
+    /// Denies the start or restart of an instance that would then wait for a dependency that
     /// somebody keeps down.
     pub(super) fn refuse_without_dependencies(
         &self,
@@ -78,7 +78,7 @@ impl Operations {
         Ok(())
     }
 
-    /// A service that others need is not stopped under them.
+    /// Denies the stop of an instance while others that depend on it run.
     pub(super) fn refuse_while_needed(
         &self,
         tree_state: &TreeState,
@@ -87,7 +87,7 @@ impl Operations {
         let stopped: HashSet<&InstanceId> = targets.iter().collect();
         let mut needed: Vec<(String, String)> = Vec::new();
         for target in targets {
-            // One that is about to come back is needed as much as one that runs.
+            // A crashed instance that is about to restart is needed as much as one that runs.
             let there =
                 tree_state.entry(target).is_some_and(|e| e.state.has_process() || e.state == State::Crashed);
             if !there {
@@ -95,7 +95,7 @@ impl Operations {
             }
             for dependent in tree_state.graph().dependents(target.service()) {
                 for entry in tree_state.instances_of(&dependent.name) {
-                    // One that is to go down needs it only until it has.
+                    // A dependent that is to go down itself does not count.
                     let needs = entry.state.has_process()
                         && entry.state != State::Stopping
                         && self.goal(entry) == Goal::Up;

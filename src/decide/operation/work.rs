@@ -1,5 +1,5 @@
-//! What a command means for one instance: which commands give way to which, and what a taken
-//! wish or a fact says of it.
+//! What a command means for one instance: which commands give way to which, and what an
+//! acknowledgement or a fact says about its part.
 
 use super::{InstanceSnapshot, Work};
 use crate::decide::humanize::{forks_away, in_time, lost_sight, short};
@@ -10,10 +10,10 @@ use crate::model::{Fact, Goal, Kind, ServiceSpec, State};
 const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";
 
 impl Work {
-    /// Whether a part of this is given up when `later` wants the same instance.
+    /// Whether this command gives up its part when `later` has the same instance as a target.
     pub(super) fn loses_to(&self, later: &Work) -> bool {
         match (self, later) {
-            // Nobody asked for it, and whatever is asked later takes its place.
+            // Nobody asked for a cascade: a pause leaves it alone, any other work takes its place.
             (Work::Cascade(_), Work::Pause | Work::Resume) => false,
             (Work::Cascade(_), _) => true,
             (
@@ -25,11 +25,11 @@ impl Work {
                 Work::Start(_) | Work::Restart | Work::RestartInOrder(_),
             ) => true,
             (Work::GiveUp(_), _) => false,
-            // It is down then, which is what was wanted.
+            // The instance goes down either way, which is what the command asked for.
             (Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. }, Work::GiveUp(_)) => false,
-            // What goes down with the tree is not taken out of it.
+            // An instance that goes down with the tree is not removed from it.
             (Work::Remove(..) | Work::Shrink { .. }, Work::Shutdown(_)) => true,
-            // The second restart makes its own incarnation; that is the one that becomes ready.
+            // The later restart makes its own incarnation; that is the one that becomes ready.
             (Work::Start(_), Work::RestartInOrder(_)) => true,
             (Work::RestartInOrder(_), Work::Start(_) | Work::Restart | Work::RestartInOrder(_)) => true,
             (Work::Restart, Work::RestartInOrder(_)) => true,
@@ -41,7 +41,7 @@ impl Work {
                 Work::Remove(..) | Work::Shrink { .. },
                 Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. },
             ) => false,
-            // It will not stand still, or not for long.
+            // The instance does not become paused, or does not stay so.
             (
                 Work::Pause,
                 Work::Resume
@@ -55,9 +55,9 @@ impl Work {
                 | Work::Shutdown(_),
             ) => true,
             (Work::Pause, Work::Pause | Work::Cascade(_)) => false,
-            // Answered as it is taken.
+            // A resume is answered as soon as it is acknowledged.
             (Work::Resume, _) => false,
-            // Whoever waits for it to be ready waits a little longer.
+            // The command goes on; its result comes a little later.
             (
                 Work::Start(_)
                 | Work::Stop(_)
@@ -71,7 +71,7 @@ impl Work {
         }
     }
 
-    /// Why what it brought down goes up again.
+    /// The start cause for what this command stopped and starts again.
     pub(super) fn again(&self) -> StartCause {
         match self {
             Work::Cascade(_) => StartCause::Dependency,
@@ -88,18 +88,18 @@ impl Work {
         }
     }
 
-    /// What its targets are to be; `None`: what they were.
+    /// The goal that this command sets for its targets; `None`: it leaves their goals alone.
     pub(super) fn goal(&self) -> Option<Goal> {
         match self {
             Work::Start(_) | Work::Restart | Work::RestartInOrder(_) | Work::Cascade(_) => Some(Goal::Up),
             Work::Stop(_) | Work::Remove(..) | Work::Shrink { .. } | Work::Shutdown(_) => Some(Goal::Down),
-            // Who gives up still wants them to be up.
+            // A project that gives up does not change the goals of its services.
             Work::Pause | Work::Resume | Work::GiveUp(_) => None,
         }
     }
 
-    /// What can be said as a wish is taken: what the instance was already, or what it became
-    /// at once.
+    /// The result that is known with the acknowledgement: what the instance was already, or what it
+    /// became at once. `None`: a later fact tells it.
     pub(super) fn at_once(
         &self,
         spec: &ServiceSpec,
@@ -120,7 +120,7 @@ impl Work {
             Work::Restart => None,
             Work::Pause => match (before.state, after.state) {
                 (State::Paused, _) => Some((true, "already paused".to_owned())),
-                // Until all of its tree stands still.
+                // The result comes when all processes of the instance are paused.
                 (State::Running, _) => None,
                 (state, _) => Some((false, format!("is {state}: only what runs can be paused"))),
             },
@@ -143,7 +143,7 @@ impl Work {
                     }
                     State::Stopped => words("already stopped", "stopped"),
                     State::Completed => words("already completed", "completed"),
-                    // It stays so when the tree goes down; a stop by hand clears it.
+                    // It stays failed when the tree goes down; a stop by hand clears the failure.
                     State::Failed => Some((true, "failed".to_owned())),
                     State::Waiting
                     | State::Starting
@@ -156,7 +156,7 @@ impl Work {
         }
     }
 
-    /// What a fact means for a part that was taken; `None`: nothing yet.
+    /// What a fact means for an acknowledged part; `None`: the part is not done yet.
     pub(super) fn outcome(&self, fact: &Fact, entry: &InstanceState) -> Option<(bool, String)> {
         match self {
             Work::Pause => match fact {
@@ -167,7 +167,7 @@ impl Work {
                 }
                 _ => None,
             },
-            // Answered as it was taken.
+            // A resume was answered when it was acknowledged.
             Work::Resume => None,
             Work::Start(_) | Work::Restart => match fact {
                 Fact::Ready { after, .. } if entry.spec.kind == Kind::Service => {
@@ -178,7 +178,7 @@ impl Work {
                 Fact::Crashed { exit, retry_in, .. } => {
                     Some((false, format!("crashed: {exit}; comes back {}", in_time(*retry_in))))
                 }
-                // By its group, after it had taken the wish.
+                // The group stopped the instance after it had acknowledged the directive.
                 Fact::Stopped { held: false, .. } => Some((false, "stopped meanwhile".to_owned())),
                 Fact::Paused { .. } => Some((false, "paused meanwhile".to_owned())),
                 Fact::Stuck { .. } => {
@@ -193,7 +193,7 @@ impl Work {
             | Work::Cascade(_)
             | Work::GiveUp(_)
             | Work::Shutdown(_) => match fact {
-                // Its group may start it again at once: then it was down, and that was wanted.
+                // The exit is enough: the group may start the instance again at once.
                 Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_) | Work::Cascade(_)) => {
                     Some((true, "stopped".to_owned()))
                 }

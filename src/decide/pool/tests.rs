@@ -1,4 +1,4 @@
-//! Whatever happens to a pool.
+//! Tests of the pool, with random sequences of inputs.
 
 use std::collections::{HashMap, HashSet};
 
@@ -60,11 +60,11 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// What the world around a pool knows of it.
+/// The simulated surroundings of a pool: what its effects add up to.
 #[derive(Default)]
 struct World {
     workers: HashMap<WorkerId, Option<TaskId>>,
-    /// Who has ended, and how often.
+    /// How often each task was reported as over.
     over: HashMap<TaskId, u32>,
     submitted: Vec<TaskId>,
     asked: HashSet<TaskId>,
@@ -113,7 +113,7 @@ impl World {
         Ok(())
     }
 
-    /// Somebody who runs something.
+    /// A busy worker and its task, picked by `n`; `None` when no worker is busy.
     fn busy(&self, n: usize) -> Option<(WorkerId, TaskId)> {
         let mut busy: Vec<_> = self.workers.iter().filter_map(|(w, t)| Some((*w, (*t)?))).collect();
         busy.sort_unstable();
@@ -163,7 +163,7 @@ proptest! {
                     }
                 }
                 Act::Late(n) => {
-                    // Of a worker that is gone, of a task that another runs.
+                    // A report about a task that the worker does not run, and one from an unknown worker.
                     if let (Some(task), Some((worker, other))) = (any(n, &world), world.busy(n))
                         && other != task
                     {
@@ -207,7 +207,7 @@ proptest! {
                 world.see(&pool, &effects)?;
             }
         }
-        // And it comes to an end.
+        // A close ends every task that is left.
         let mut effects = Vec::new();
         let _ = pool.step(now, PoolInput::Close(false), &mut effects);
         for _ in 0..10 {
@@ -227,7 +227,7 @@ proptest! {
             now += seconds(5);
             let _ = pool.step(now, PoolInput::Tick, &mut effects);
         }
-        // Those that were to be killed before nobody has answered yet.
+        // The kills from before the close are still unanswered.
         let killed: Vec<(WorkerId, TaskId)> =
             pool.workers.iter().filter_map(|(worker, runs)| Some((*worker, (*runs)?))).collect();
         for (worker, task) in killed {

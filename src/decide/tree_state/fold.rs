@@ -1,7 +1,7 @@
-//! How an event changes what is known of a tree: the fold itself.
+//! How one event changes the tree state: the fold itself.
 //!
-//! Everything that shows or waits for a state folds the same events. Deliberately absent: what is
-//! answered from the state, which its parent has.
+//! Everything that shows or waits for a state folds the same events. Deliberately absent: the
+//! queries on the state, which are in the parent module.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::model::{Addition, Command, Event, Fact, Goal, Health, InstanceId, Ins
 
 impl TreeState {
     fn grow(&mut self, addition: &Addition, now: SystemTime) {
-        // It was asked before it was written down.
+        // The edit was checked before its event was recorded.
         let Ok((plan, graph)) = plan_edit::with_graph(&self.plan, addition) else {
             return;
         };
@@ -43,7 +43,7 @@ impl TreeState {
     }
 
     fn reconfigure(&mut self, change: &PlanChange) {
-        // It was asked before it was written down.
+        // The edit was checked before its event was recorded.
         let Ok((plan, graph)) = plan_edit::reconfigured(&self.plan, change) else {
             return;
         };
@@ -72,7 +72,7 @@ impl TreeState {
     }
 
     fn scale(&mut self, service: &Name, replicas: u32, now: SystemTime) {
-        // It was asked before it was written down.
+        // The edit was checked before its event was recorded.
         let Ok(plan) = plan_edit::scaled(&self.plan, service, replicas) else {
             return;
         };
@@ -93,11 +93,11 @@ impl TreeState {
         self.find_places();
     }
 
-    /// Takes one event.
+    /// Applies one event.
     pub fn apply(&mut self, event: &Event) {
         self.last_event = event.seq;
         match &event.fact {
-            // One that escalates is its parent's to restart.
+            // A group that escalates is not marked as failed: its parent decides what follows.
             Fact::GroupGaveUp { then: GiveUp::Escalate, .. } => {}
             Fact::GroupGaveUp { group: Some(group), .. } => {
                 if let Some(status) = self.groups.get_mut(group) {
@@ -137,7 +137,7 @@ impl TreeState {
         }
     }
 
-    /// Who is taken out by a command, if it comes to that.
+    /// Notes the instances that a command is going to remove, if it succeeds.
     fn take_leave(&mut self, command: &Command) {
         let leaving: Vec<InstanceId> = match command {
             Command::Remove { select } => {
@@ -190,7 +190,7 @@ impl TreeState {
             return;
         };
         let entry = &mut self.entries[at];
-        // What is told late, of an earlier process, changes nothing of how it stands.
+        // A late fact about an earlier incarnation does not change the state.
         if fact.incarnation().is_some_and(|told| told < entry.incarnation) {
             return;
         }
@@ -205,7 +205,7 @@ impl TreeState {
                     Goal::Down => self.leaving.contains(&entry.id),
                     Goal::Up => self.leaving.remove(&entry.id),
                 };
-                // The end of the tree is nobody's wish for a service, nor is its own.
+                // Neither a shutdown nor a removal counts as a directive for the service.
                 if self.shutting_down.is_none() && (*goal == Goal::Up || !leaves) {
                     entry.directive = *goal;
                 }
@@ -307,7 +307,8 @@ impl TreeState {
         self.stamp(at, before, event);
     }
 
-    /// A start by hand clears `failed` of the groups above.
+    /// Clears the failed marks of the groups and the project above an instance that is started by
+    /// hand.
     fn clear_mark(&mut self, at: usize) {
         let mut above = self.entries[at].group.clone();
         self.root_failed = false;

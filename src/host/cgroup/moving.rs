@@ -1,9 +1,10 @@
-//! Trees that were made without a cgroup, in a burst of starts, get one when there is time for it.
+//! Moves trees that were spawned without a cgroup, in a burst of starts, into cgroups of their own.
 //!
-//! To move a process stops every fork of the machine for a moment, so it is done one by one,
-//! on the thread that removes folders, when nobody starts. Whoever the leader has forked by then is looked
-//! for and moved, until nobody new is there: what a moved one forks is born inside. Moved are only those
-//! that lie where this process lies: who has gone elsewhere has done so on purpose.
+//! To move a process stops every fork of the machine for a moment. So processes are moved one by
+//! one, on the thread that removes directories, while no service starts. Processes that the leader
+//! forked by then are searched for and moved until no new one turns up; what a moved process forks
+//! starts out inside. Only processes in the cgroup of this process are moved: any other was put
+//! where it is on purpose.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -15,25 +16,25 @@ use nix::sys::stat::Mode;
 use crate::host::marks;
 use crate::sys::{pidfd, proc};
 
-/// A tree without a cgroup.
+/// A tree that waits for a cgroup.
 pub(crate) struct Homeless {
     pub(crate) key: u64,
-    /// Its leader.
+    /// The pid of its leader.
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
-    /// By what those are known that have left the leader.
+    /// The mark by which processes that left the leader are known.
     pub(crate) mark: u64,
 }
 
-/// After so many looks somebody new may still be there: who forks that fast is found by its marks.
+/// The most searches for new processes. A tree that forks faster is known by its marks.
 const ROUNDS: usize = 8;
 
-/// Moves trees into folders of their own. Returns the keys of those that have one now.
+/// Moves trees into directories of their own. Returns the keys of those that have one now.
 pub(super) fn take_in(dir: &OwnedFd, root: &Path, trees: &[Homeless]) -> Vec<u64> {
     let Some(outside) = root.parent() else {
         return Vec::new();
     };
-    // As the kernel names it, from the root of the hierarchy.
+    // The cgroup of this process as the kernel names it, from the root of the hierarchy.
     let Some(own) = proc::cgroup(std::process::id()) else {
         return Vec::new();
     };
@@ -60,7 +61,7 @@ pub(super) fn take_in(dir: &OwnedFd, root: &Path, trees: &[Homeless]) -> Vec<u64
             let is_leader = stat.pid == tree.pid;
             let is_in = proc::cgroup(stat.pid).is_some_and(|at| at == own)
                 && moved(&stat, is_leader.then_some(&tree.pidfd), &home.inside, outside);
-            // Without its leader it is none.
+            // A tree whose leader was not moved gets no cgroup.
             home.takes = is_in || !is_leader;
         }
         if !news {
@@ -80,17 +81,18 @@ pub(super) fn take_in(dir: &OwnedFd, root: &Path, trees: &[Homeless]) -> Vec<u64
 
 struct Membership {
     inside: PathBuf,
-    /// Its leader is in it, or may yet be.
+    /// Whether the leader is inside, or may still be moved.
     takes: bool,
 }
 
-/// Who is of which tree: by its session or its group, by a parent, or by the mark that it carries.
+/// The living processes with the trees that they belong to: by session or group, by a parent, or by
+/// the mark.
 fn members<'a>(trees: &'a [Homeless], all: &[proc::Stat]) -> Vec<(&'a Homeless, proc::Stat)> {
     let leaders: HashMap<u32, &Homeless> = trees.iter().map(|tree| (tree.pid, tree)).collect();
     let marks: HashMap<u64, &Homeless> = trees.iter().map(|tree| (tree.mark, tree)).collect();
     let parents: HashMap<u32, u32> = all.iter().map(|stat| (stat.pid, stat.parent)).collect();
     let by_parent = |stat: &proc::Stat| {
-        // A parent's number may be stale and lead in a circle; trees are not this deep.
+        // A parent's pid may be stale and lead in a circle; no tree is this deep.
         let line = std::iter::successors(Some(stat.pid), |pid| parents.get(pid).copied()).take(64);
         line.into_iter().find_map(|pid| leaders.get(&pid))
     };
@@ -99,13 +101,13 @@ fn members<'a>(trees: &'a [Homeless], all: &[proc::Stat]) -> Vec<(&'a Homeless, 
         direct.or_else(|| by_parent(stat)).or_else(|| marks.get(&marks::mark(stat.pid)?)).copied()
     };
     let mut found: Vec<_> = all.iter().filter_map(|stat| Some((of(stat)?, *stat))).collect();
-    // Those above first: what they fork from then on is born inside.
+    // Parents come first, so that what they fork from then on starts out inside.
     found.sort_by_key(|(_, stat)| stat.started);
     found
 }
 
-/// Moves one process, and only that one: where its number was given away in between, whoever has it now goes
-/// back.
+/// Moves one process and no other: if its pid was reused in between, the process that has it now is
+/// moved back.
 fn moved(stat: &proc::Stat, leader: Option<&OwnedFd>, inside: &Path, outside: &Path) -> bool {
     let is_it = || proc::stat(stat.pid).is_some_and(|now| now.started == stat.started);
     let Ok(fd) = leader.map_or_else(|| pidfd::open(stat.pid), OwnedFd::try_clone) else {
@@ -146,7 +148,7 @@ mod tests {
         Homeless { key, pid: child.id(), pidfd: pidfd::open(child.id()).unwrap(), mark: 1 << 62 | key }
     }
 
-    /// Without a pause: what is waited for is an event of another process.
+    /// Spins instead of sleeping, because the awaited change is an event of another process.
     fn eventually(what: &str, mut is: impl FnMut() -> bool) {
         let begun = Instant::now();
         while !is() {
@@ -158,7 +160,7 @@ mod tests {
     #[test]
     fn a_tree_is_moved_with_all_that_it_has_forked_and_nobody_else_is() {
         let Some(cgroups) = Cgroups::make(0x2fff_fff2) else {
-            // None can be made here: nothing to say of them.
+            // No cgroup can be made here, so there is nothing to test.
             return;
         };
         let mut family = shell("sleep 1000 & setsid sleep 1000 & wait");
@@ -180,7 +182,7 @@ mod tests {
         assert!(!cgroups.folder().join("9").exists());
         let outside = proc::cgroup(std::process::id());
         assert_eq!(proc::cgroup(other.id()), outside);
-        // Who has gone elsewhere stays there.
+        // Processes that are in another cgroup stay there.
         assert_eq!(take_in(&dir, cgroups.folder(), &[homeless(8, &family)]), [0; 0]);
         assert!(!cgroups.folder().join("8").exists());
         cgroups.kill(7);

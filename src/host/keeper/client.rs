@@ -1,4 +1,4 @@
-//! The daemon's side of the line to its keeper.
+//! The daemon's side of the keeper's socket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,28 +11,29 @@ use super::wire::{self, Came, Frame, FromKeeper, Inbox, NOTES, Takes, ToKeeper, 
 use crate::host::spawn::Program;
 use crate::model::Exit;
 
-/// Orders go out from any thread; what the keeper says is read by one, see [`Client::socket`].
+/// The connection to the keeper. Any thread may send orders; one thread reads the answers, see
+/// [`Client::socket`].
 pub(crate) struct Client {
     line: OwnedFd,
     sending: Mutex<()>,
     version: AtomicU32,
 }
 
-/// What the keeper told at the beginning.
+/// What the keeper sent in answer to the greeting.
 pub(crate) struct Welcome {
     pub(crate) keeper: u32,
     pub(crate) last_key: u64,
     pub(crate) since: Duration,
     pub(crate) kept: Vec<Kept>,
-    /// See [`FromKeeper::Welcome`].
+    /// See [`FromKeeper::Welcome`] for this field and the next two.
     pub(crate) first: bool,
     pub(crate) orphaned: bool,
     pub(crate) held: Vec<Held>,
-    /// What has come behind it already.
+    /// The bytes that have already arrived behind the welcome.
     pub(crate) inbox: Inbox,
 }
 
-/// Something that an earlier daemon has had held.
+/// A text and a descriptor that an earlier daemon had the keeper hold.
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) name: String,
@@ -40,7 +41,7 @@ pub(crate) struct Held {
     pub(crate) fd: Option<OwnedFd>,
 }
 
-/// A process of an earlier daemon.
+/// A process that an earlier daemon asked for.
 pub(crate) struct Kept {
     pub(crate) key: u64,
     pub(crate) pid: u32,
@@ -48,12 +49,12 @@ pub(crate) struct Kept {
     pub(crate) exit: Option<Exit>,
     pub(crate) pidfd: OwnedFd,
     pub(crate) pipes: [Option<OwnedFd>; 2],
-    /// It is a child of an earlier keeper, which is dead.
+    /// Whether it is a child of an earlier keeper, which is dead.
     pub(crate) foreign: bool,
 }
 
 impl Client {
-    /// Says hello, and hears what there is.
+    /// Greets the keeper, and reads all that it keeps.
     pub(crate) fn greet(line: OwnedFd) -> io::Result<(Client, Welcome)> {
         let client = Client { line, sending: Mutex::new(()), version: AtomicU32::new(0) };
         client.say(&ToKeeper::Hello { version: VERSION }, &[], &[])?;
@@ -98,7 +99,7 @@ impl Client {
         Ok((client, Welcome { keeper, last_key, since, kept, first, orphaned, held, inbox }))
     }
 
-    /// Readable when the keeper says something.
+    /// The socket, which is readable when the keeper sent something.
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.line.as_fd()
     }
@@ -108,7 +109,7 @@ impl Client {
         wire::send(self.line.as_fd(), order, bytes, fds)
     }
 
-    /// As `say`, where a keeper that is gone is found out by its end of the line.
+    /// Like `say`, but errors are ignored: a keeper that is gone shows by the end of its socket.
     fn tell(&self, order: &ToKeeper, fds: &[BorrowedFd<'_>]) {
         if let Err(error) = self.say(order, &[], fds) {
             tracing::debug!(%error, "the keeper does not hear");
@@ -157,7 +158,7 @@ impl Client {
         self.tell(&ToKeeper::Forget { key }, &[]);
     }
 
-    /// `false`: the keeper is of a build that holds nothing.
+    /// Returns `false` if the keeper's build can't hold anything.
     pub(crate) fn hold(&self, name: &str, text: &str, fd: Option<BorrowedFd<'_>>) -> bool {
         let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
         self.tell(&ToKeeper::Hold { name: name.to_owned(), text: text.to_owned() }, &fds);
@@ -172,7 +173,7 @@ impl Client {
         self.tell(&ToKeeper::Bye { code }, &[]);
     }
 
-    /// `false`: the keeper is of a build that does not say that it has noted that.
+    /// Returns `false` if the keeper's build does not confirm that it noted the program.
     pub(crate) fn replace(&self, program: &Path) -> bool {
         self.tell(&ToKeeper::Replace { program: program.to_owned() }, &[]);
         self.version.load(Ordering::Relaxed) >= NOTES

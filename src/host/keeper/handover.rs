@@ -1,8 +1,9 @@
-//! A keeper's knowledge, handed to the program that is executed in its place: another build of the
-//! keeper, or a daemon that takes the place of a keeper that was killed.
+//! Hands a keeper's knowledge to the program that is executed in its place: another build of the
+//! keeper, or a daemon that takes the place of a killed keeper.
 //!
-//! Descriptors stay open over the execution; what they are stands in a file in memory. Who has nothing to
-//! hand over says so in the variable itself: what runs is found again by the store and by marks.
+//! Descriptors stay open across the execution; a file in memory says what each one is. A process
+//! that has nothing to hand over says so in the variable itself, and the running processes are then
+//! found again by the store and by their marks.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -22,29 +23,29 @@ use super::wire::VERSION;
 use crate::host::{processes, stall};
 use crate::model::Exit;
 
-/// Names the file in memory.
+/// The environment variable that names the descriptor of the file in memory.
 const HANDOVER: &str = "REGROW_KEEPER_HANDOVER";
 
-/// What is handed over.
+/// The state that is handed over.
 pub(crate) struct State<'a> {
     pub(crate) since: Duration,
     pub(crate) last_key: u64,
-    /// The daemon that goes on, the line to it, and what ends with it.
+    /// The pid of the daemon that goes on, its socket, and the pipe that its death closes.
     pub(crate) daemon: Option<(u32, BorrowedFd<'a>, Option<BorrowedFd<'a>>)>,
-    /// Who takes over.
+    /// The program that is executed as the keeper.
     pub(crate) program: &'a CStr,
-    /// What the daemon that it makes is to run, where that is another program.
+    /// The program that the next daemon is to run, if it is another one.
     pub(crate) next: Option<&'a Path>,
-    /// The keeper before it was killed.
+    /// Whether the keeper before was killed.
     pub(crate) orphaned: bool,
     pub(crate) standby: Option<&'a Standby>,
-    /// What is held: name, text, descriptor.
+    /// The name, the text and the descriptor of everything that is held.
     pub(crate) held: Vec<(&'a str, &'a str, Option<BorrowedFd<'a>>)>,
     pub(crate) args: &'a [CString],
     pub(crate) entries: Vec<Lent<'a>>,
 }
 
-/// One process.
+/// One process, lent to the handover.
 pub(crate) struct Lent<'a> {
     pub(crate) key: u64,
     pub(crate) pid: u32,
@@ -56,13 +57,14 @@ pub(crate) struct Lent<'a> {
     pub(crate) logs: [Option<BorrowedFd<'a>>; 2],
 }
 
-/// What was handed over.
+/// The state that this process was handed.
 pub(super) struct Handed {
     pub(super) since: Duration,
     pub(super) last_key: u64,
     pub(super) daemon: Option<(u32, OwnedFd, Option<OwnedFd>)>,
     pub(super) next: Option<PathBuf>,
-    /// The keeper before was killed: what it had made and not told of is known by its marks alone.
+    /// Whether the keeper before was killed: processes that it spawned and did not report are known
+    /// by their marks alone.
     pub(super) orphaned: bool,
     pub(super) standby: Option<Standby>,
     pub(super) held: Vec<(String, String, Option<OwnedFd>)>,
@@ -112,7 +114,7 @@ struct WrittenEntry {
     logs: [Option<RawFd>; 2],
 }
 
-/// Executes the program; returns only where that fails.
+/// Executes the keeper's program with this state; returns only if that fails.
 pub(crate) fn execute(state: State<'_>) -> io::Error {
     match try_to_execute(&state) {
         Ok(never) => match never {},
@@ -167,7 +169,7 @@ fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
     for fd in &stay {
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     }
-    // It would wait for every other thread to end.
+    // execve would wait for every other thread to end, and one is blocked.
     let failed = match stall::somebody_stands_still() {
         true => execute_beside(state.program, state.args, &env),
         false => nix::unistd::execve(state.program, state.args, &env),
@@ -178,7 +180,7 @@ fn try_to_execute(state: &State<'_>) -> io::Result<std::convert::Infallible> {
     Ok(failed?)
 }
 
-/// Executes it in a process beside this one, which then ends, as far as its threads let it.
+/// Executes the program in a forked child. This process then ends, as far as its threads let it.
 fn execute_beside(
     program: &CStr,
     args: &[CString],
@@ -200,7 +202,7 @@ fn execute_beside(
     }
 }
 
-/// The environment of a keeper that is executed with this word of what it is handed.
+/// The environment of a keeper that is executed, with this value of [`HANDOVER`].
 fn environment(handover: String, standby: Option<&Standby>) -> Vec<CString> {
     std::env::vars_os()
         .filter(|(name, _)| name != HANDOVER && name != super::LINE && !Standby::is_variable(name))
@@ -210,19 +212,19 @@ fn environment(handover: String, standby: Option<&Standby>) -> Vec<CString> {
         .collect()
 }
 
-/// This very program, whatever lies by now where it lay.
+/// The program that this process runs, even if its path holds another file by now.
 pub(crate) const SELF: &CStr = c"/proc/self/exe";
 
 pub(crate) fn own_args() -> Vec<CString> {
     std::env::args_os().filter_map(|arg| CString::new(arg.into_vec()).ok()).collect()
 }
 
-/// Makes a standby that goes on as a keeper to which nothing was handed.
+/// Starts a standby that would become a keeper to which nothing was handed.
 pub(crate) fn standby(since: Duration) -> io::Result<Standby> {
     Standby::make(&SELF.to_owned(), &own_args(), &environment(nothing(since), None))
 }
 
-/// Goes on as a keeper to which nothing was handed; returns only where that can't be executed.
+/// Becomes a keeper to which nothing was handed; returns only if that can't be executed.
 pub(crate) fn execute_with_nothing(since: Duration, standby: Option<&Standby>) -> io::Error {
     let env = environment(nothing(since), standby);
     let held = standby.map(Standby::held);
@@ -238,14 +240,14 @@ pub(crate) fn execute_with_nothing(since: Duration, standby: Option<&Standby>) -
     }
 }
 
-/// Says that nothing is handed over, and when the first keeper came up.
+/// The value of [`HANDOVER`] that hands over nothing but the start of the first keeper.
 fn nothing(since: Duration) -> String {
     format!("{NOTHING}{}", since.as_nanos())
 }
 
 const NOTHING: &str = "nothing:";
 
-/// What this process was handed, if it was.
+/// Takes the state that this process was handed; `None` if it was not executed for that.
 pub(super) fn receive() -> Option<io::Result<Handed>> {
     let text = std::env::var(HANDOVER).ok()?;
     // SAFETY: called before any thread is made.

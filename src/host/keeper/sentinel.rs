@@ -1,7 +1,7 @@
-//! Watches over the line to the keeper while a daemon comes up: reading manifests and opening the store
-//! may take long, and a keeper that is killed meanwhile is to have a successor at once.
+//! Watches the keeper's socket while a daemon starts. To read manifests and open the store may take
+//! long, and a keeper that is killed meanwhile must have a successor at once.
 //!
-//! Once the host's own watcher looks at the line, the sentinel retires.
+//! Once the host's reaper listens to the socket, the sentinel retires.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +16,7 @@ use super::handover;
 use super::standby::Standby;
 use crate::decide::succession::{DaemonIntent, makes_a_standby};
 
-/// One thread that waits for the end of the line.
+/// A thread that waits for the end of the keeper's socket.
 #[derive(Debug)]
 pub(crate) struct Sentinel {
     duty: Arc<Duty>,
@@ -24,9 +24,9 @@ pub(crate) struct Sentinel {
 
 #[derive(Debug)]
 struct Duty {
-    /// Whoever sets it first sees to the keeper's succession.
+    /// Set first by whoever handles the keeper's succession: the sentinel or the reaper.
     taken: AtomicBool,
-    /// Wakes it when somebody else has.
+    /// Wakes the sentinel's thread when it retires.
     wake: EventFd,
     line: OwnedFd,
     since: Duration,
@@ -48,8 +48,9 @@ impl Sentinel {
         Ok(Sentinel { duty })
     }
 
-    /// The keeper has said welcome, and somebody else looks at the line from now on. `false`: it has ended,
-    /// and this process is about to go on as a keeper.
+    /// Ends the sentinel's duty: the keeper sent its welcome, and the reaper listens to the socket
+    /// from now on. `false`: the socket has ended already, and this process is about to become the
+    /// keeper.
     pub(crate) fn retire(&self) -> bool {
         let mine = !self.duty.taken.swap(true, Ordering::SeqCst);
         if mine {
@@ -76,12 +77,13 @@ impl Duty {
     }
 }
 
-/// Goes on as a keeper to which nothing was handed. Returns only where the process can't be executed
-/// again: then it is tried until it can.
+/// Becomes a keeper to which nothing was handed. If the process can't be re-executed, that is tried
+/// until it can.
 fn carry_on(since: Duration, standby: Option<&Standby>) -> ! {
     super::quieten();
     super::complain("the keeper was ended before this daemon was up; this process takes its place");
-    // The one that is there waits for us, too, unless the keeper has dismissed it before it was ended.
+    // An inherited standby waits for this process as well, unless the keeper dismissed it before it
+    // was killed.
     let standby = standby.filter(|standby| standby.waits());
     let mut made = None;
     if makes_a_standby(standby.is_some(), DaemonIntent::Again) {
@@ -97,7 +99,7 @@ fn carry_on(since: Duration, standby: Option<&Standby>) -> ! {
     }
 }
 
-/// Until then, or until the other end of the line is closed.
+/// Waits for the pause, or until the keeper's end of the socket is closed.
 pub(super) fn rest(line: &OwnedFd, pause: Duration) {
     let line: BorrowedFd<'_> = line.as_fd();
     let pause = PollTimeout::try_from(pause.as_millis()).unwrap_or(PollTimeout::MAX);

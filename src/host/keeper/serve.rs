@@ -1,12 +1,12 @@
-//! The keeper of a daemon: parent of every service and of the daemon itself, and so small and so
-//! idle that nothing should ever end it.
+//! The keeper of a daemon: the parent of every service and of the daemon itself, and so small and
+//! so idle that nothing should ever end it.
 //!
-//! One thread, no runtime: it sleeps in poll(2). It makes processes as it is told, holds a
-//! duplicate of every output pipe and the exit of everything that the daemon has not yet taken note
-//! of, and starts the daemon again when it dies. As long as there is none, it empties the pipes
-//! into their log files, so that no service has to wait for somebody to read what it prints.
+//! It has one thread and no runtime, and sleeps in poll(2). It spawns processes as it is told. It
+//! holds a duplicate of every output pipe, and the exit of every process until the daemon has
+//! recorded it. It starts the daemon again when it dies. While there is no daemon, it empties the
+//! pipes into their log files, so that no service blocks on its output.
 //!
-//! It is the one owner of wait: it reaps what it made, and in silence whatever else is left to it.
+//! It alone reaps: its own children, and without a word all orphans that are reparented to it.
 //! Deliberately absent: any decision about services.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -34,20 +34,21 @@ use crate::sys::{clock, memory, pidfd, proc};
 
 mod life;
 
-/// So long after a daemon's end the keeper reads in its place.
+/// How long after a daemon's end the keeper waits before it reads output in the daemon's place.
 const AWAY: Duration = Duration::from_secs(1);
-/// So long another build has to come up.
+/// How long the daemon of another build may take to greet its keeper.
 const COMING_UP: Duration = Duration::from_secs(30);
-/// How often it does then.
+/// How often the keeper reads output while there is no daemon.
 const DRAIN_EVERY: Duration = Duration::from_millis(100);
-/// So long without anything to do, and it sheds what it does not need for sleeping.
+/// After this long without anything to do the keeper gives back memory that it does not need for
+/// sleeping.
 const RESTS_AFTER: Duration = Duration::from_secs(1);
-/// So many things are held at most: a frame carries no more descriptors.
+/// The most names that are held, because a frame carries no more descriptors.
 const MOST_HELD: usize = 8;
-/// One piece of output.
+/// The most bytes of output that are moved at a time.
 const PIECE: usize = 256 * 1024;
 
-/// A process that is kept.
+/// A process that the keeper keeps.
 struct Entry {
     pid: u32,
     pidfd: OwnedFd,
@@ -55,11 +56,12 @@ struct Entry {
     logs: [Option<OwnedFd>; 2],
     about: Box<str>,
     exit: Option<Exit>,
-    /// It was made by a keeper that is dead; only the kernel can still tell how it ends.
+    /// Whether an earlier keeper spawned it, which is dead. Then it is not this keeper's child, and
+    /// its end is read from the kernel.
     foreign: bool,
 }
 
-/// A process that is being made.
+/// A process that is being spawned.
 struct Pending {
     key: u64,
     begun: Begun,
@@ -69,12 +71,12 @@ struct Pending {
     fate: Fate,
 }
 
-/// What becomes of a start.
+/// What becomes of a start that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Its daemon waits for it.
+    /// The daemon that ordered it waits for it.
     Wanted,
-    /// Its daemon has ended, and the next one starts it itself.
+    /// The daemon that ordered it has ended, and the next one orders it anew.
     Abandoned,
 }
 
@@ -86,34 +88,35 @@ enum Daemon {
         line: OwnedFd,
         inbox: Inbox,
         outbox: Outbox,
-        /// It has said hello.
+        /// Whether the daemon has greeted the keeper.
         greeted: bool,
-        /// What it wants after its end.
+        /// What the daemon wants to follow its end.
         then: DaemonIntent,
     },
     Down {
         since: Instant,
         start_at: Instant,
-        /// The next one rests for so long before it begins.
+        /// How long the next daemon waits before it begins.
         pause: Duration,
     },
 }
 
-/// Whether a daemon lives, whatever the kernel tells of its end.
+/// Whether a daemon lives, even before the kernel reports its end.
 enum Pulse {
-    /// As long as the other end of this is held. `None`: it has none.
+    /// The daemon lives while the other end of this pipe is held. `None`: this daemon holds no such
+    /// pipe.
     Beats(Option<OwnedFd>),
-    /// It was killed then. What was to follow waits for the kernel to tell of its end.
+    /// The daemon was killed at this time. What follows waits until the kernel reports its end.
     Over(Instant),
 }
 
 impl Daemon {
-    /// One that is to be made at once.
+    /// No daemon runs, and the next one is to be started at once, with this pause.
     fn down(pause: Duration) -> Daemon {
         Daemon::Down { since: Instant::now(), start_at: Instant::now(), pause }
     }
 
-    /// One that has just come, or has been handed over.
+    /// A daemon that has just been started or handed over.
     fn up(pid: u32, line: OwnedFd, pulse: Option<OwnedFd>, greeted: bool) -> Daemon {
         let (inbox, outbox) = (Inbox::default(), Outbox::default());
         let pulse = Pulse::Beats(pulse);
@@ -130,7 +133,7 @@ impl Daemon {
     }
 }
 
-/// What a fork came to, on either side.
+/// The result of a fork, on either side.
 enum Made {
     Child { pid: u32, line: OwnedFd, pulse: OwnedFd },
     Daemon(NewLine),
@@ -143,34 +146,35 @@ pub(super) struct Keeper {
     pids: HashMap<u32, u64>,
     pending: Vec<Pending>,
     daemon: Daemon,
-    /// Where a daemon comes from; `None`: the program that this process runs.
+    /// The program of the next daemon; `None` stands for the program that this process runs.
     program: Option<CString>,
-    /// Where the last one came from that has said hello, while another is tried.
+    /// The program of the last daemon that greeted the keeper, while another program is tried.
     before: Option<Option<CString>>,
     args: Vec<CString>,
     last_key: u64,
     since: Duration,
-    /// Ends of daemons in a row, each soon after its start.
+    /// How many daemons in a row ended soon after their start.
     failures: u32,
-    /// No daemon has ever said hello.
+    /// Whether no daemon has ever greeted the keeper.
     fresh: bool,
-    /// What was signalled while there was nobody to pass it on to.
+    /// Signals that arrived while there was no daemon to pass them on to.
     signalled: Vec<Signal>,
-    /// What daemons have had held for those that follow them.
+    /// What daemons had the keeper hold for those that follow, by name.
     held: BTreeMap<String, (String, Option<OwnedFd>)>,
-    /// Daemons that have a successor, and whose end the kernel has not told yet.
+    /// The pids of daemons that have a successor and whose end the kernel has not reported yet.
     dying: HashSet<u32>,
-    /// What the last daemon had ordered, to be carried out when there is another.
+    /// Orders of the last daemon, to be carried out once there is another.
     late: Vec<Frame<ToKeeper>>,
-    /// The keeper before this one was killed, and no daemon has said hello since.
+    /// Whether the keeper before this one was killed and no daemon has greeted this one since.
     orphaned: bool,
-    /// Waits until nobody else is left to carry on.
+    /// A process that waits until no other is left to carry on.
     standby: Option<Standby>,
-    /// When it last had something to do; `None`: so long ago that it sheds what it needed for that.
+    /// When the keeper last had something to do; `None` after it has given back the memory that it
+    /// needed for that.
     busy: Option<Instant>,
 }
 
-/// What the terminal or a service manager sends, and the deaths of children.
+/// The signals that a keeper waits for: those of a terminal or service manager, and SIGCHLD.
 pub(super) fn heard() -> SigSet {
     [
         Signal::SIGCHLD,
@@ -186,7 +190,7 @@ pub(super) fn heard() -> SigSet {
 }
 
 impl Keeper {
-    /// Of a process with one thread whose signals in [`heard`] are blocked.
+    /// Makes the keeper of a process that has one thread and blocks the signals in [`heard`].
     pub(super) fn new(handed: Option<Handed>) -> io::Result<Keeper> {
         let limits = super::limits_of_children();
         let mut keeper = Keeper {
@@ -217,7 +221,7 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// What an earlier keeper, or a daemon whose keeper is dead, has handed over.
+    /// Takes what an earlier keeper, or a daemon whose keeper is dead, has handed over.
     fn take(&mut self, handed: Handed) {
         let Handed { since, last_key, daemon, next, orphaned, standby, held, entries } = handed;
         self.held = held.into_iter().map(|(name, text, fd)| (name, (text, fd))).collect();
@@ -242,7 +246,7 @@ impl Keeper {
         }
     }
 
-    /// Returns in the daemons that it makes, and nowhere else.
+    /// Runs the keeper's loop. It returns only in the daemons that it forks.
     pub(super) fn run(mut self) -> NewLine {
         let _ = nix::sys::prctl::set_name(c"keeper");
         loop {
@@ -299,7 +303,7 @@ impl Keeper {
             timeout = Some(timeout.map_or(left, |timeout| timeout.min(left)));
         }
         let timeout = timeout.map_or(PollTimeout::NONE, |left| {
-            // Rounded up, so that it does not turn in place for the last part of one.
+            // Rounded up, so that the loop does not spin for the last part of a millisecond.
             PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
         });
         let ready = match self.busy {
@@ -317,16 +321,16 @@ impl Keeper {
         }
     }
 
-    /// Packs what lasts, and gives the rest back.
+    /// Packs what is kept into little memory, and gives the rest back to the kernel.
     fn rest(&mut self) {
         self.spawner.rest();
         self.pids.shrink_to_fit();
         if let Daemon::Up { inbox, .. } = &mut self.daemon {
             inbox.rest();
         }
-        // What a burst of starts has left lies scattered between what it needed for a moment. It is
-        // taken out of the heap in two large pieces, the heap is given back, and what is made there
-        // then lies together.
+        // After a burst of starts, the kept texts lie scattered between memory that was needed for
+        // a moment. They are moved into two large pieces, the heap is given back, and new copies
+        // then lie together.
         let mut texts = String::new();
         let mut aside: Vec<(u64, Entry, usize)> = Vec::with_capacity(self.entries.len());
         for (key, mut entry) in std::mem::take(&mut self.entries) {
@@ -359,7 +363,8 @@ impl Keeper {
 
     fn pass_on(&mut self, signal: Signal) {
         match &self.daemon {
-            // One that has not said hello may not listen yet, and would die of it.
+            // A daemon that has not greeted the keeper may not handle signals yet, and would die of
+            // one.
             Daemon::Up { pid, greeted: true, .. } => self::signal(*pid, signal),
             Daemon::Up { .. } | Daemon::Down { .. } => {
                 self.signalled.push(signal);
@@ -374,13 +379,13 @@ impl Keeper {
         let Daemon::Up { line, inbox, outbox, .. } = &mut self.daemon else {
             return;
         };
-        // Where it has gone, its death is told by SIGCHLD.
+        // If the daemon is gone, SIGCHLD reports its death.
         let _ = outbox.flush(line.as_fd());
         while let Ok(Came::Something) = inbox.fill(line.as_fd(), false) {}
         self.take_orders();
     }
 
-    /// Whether the daemon is dead, also where the kernel has not taken it apart yet.
+    /// Whether the daemon is dead, even if the kernel has not taken it apart yet.
     fn daemon_is_dying(&self) -> bool {
         let Daemon::Up { pulse: Pulse::Beats(Some(pulse)), .. } = &self.daemon else {
             return false;
@@ -390,7 +395,8 @@ impl Keeper {
 
     fn take_orders(&mut self) {
         loop {
-            // What a dead one has ordered waits until there is another: making processes takes time.
+            // Orders of a dead daemon wait until there is another, because carrying them out takes
+            // time.
             let is_over = matches!(self.daemon, Daemon::Up { pulse: Pulse::Over(_), .. });
             if is_over || self.daemon_is_dying() {
                 return;
@@ -459,7 +465,7 @@ impl Keeper {
                 self.tell(&FromKeeper::Noted, &[]);
             }
             ToKeeper::Renew { program } => self.renew(program.into_os_string()),
-            // Of a newer daemon; what it can't do without, it asks for by our version.
+            // An order of a newer daemon. It checks the keeper's version before it relies on one.
             ToKeeper::Unknown => {}
         }
     }
@@ -470,9 +476,9 @@ impl Keeper {
         }
     }
 
-    /// Tells a new daemon all that it needs to go on.
+    /// Answers a new daemon's greeting with all that it needs to go on.
     fn welcome(&mut self) {
-        // It and its daemon are two: nobody else need stand by.
+        // There are a keeper and a daemon now, so no standby is needed.
         if let Some(standby) = self.standby.take() {
             standby.dismiss();
         }
@@ -555,7 +561,7 @@ impl Keeper {
         self.tell(&FromKeeper::Failed { key, stage, errno }, &[]);
     }
 
-    /// Starts that have come to something.
+    /// Settles the starts whose outcome is known.
     fn settle_starts(&mut self) {
         let mut at = 0;
         while at < self.pending.len() {
@@ -572,7 +578,7 @@ impl Keeper {
     fn settle(&mut self, pending: Pending) {
         let Pending { key, begun, about, logs, exit, fate } = pending;
         if fate == Fate::Abandoned {
-            // It was killed, and is reaped with the others.
+            // The process was killed, and is reaped like every other child.
             let _ = self.spawner.settle(begun);
             return;
         }
@@ -598,7 +604,7 @@ impl Keeper {
                 }
                 self.entries.insert(key, entry);
             }
-            // The child is reaped with the others.
+            // The child of a failed start is reaped like every other child.
             Err(failed) => {
                 let (stage, errno) = (failed.stage, failed.errno as i32);
                 self.tell(&FromKeeper::Failed { key, stage, errno }, &[]);
@@ -606,7 +612,7 @@ impl Keeper {
         }
     }
 
-    /// Reaps every child that has ended, and only what has.
+    /// Reaps every child that has ended.
     fn reap(&mut self) {
         while let Ok(Some((pid, exit))) = pidfd::reap_any() {
             if let Daemon::Up { pid: daemon, .. } = &self.daemon
@@ -628,7 +634,8 @@ impl Keeper {
             && entry.exit.is_none()
         {
             entry.exit = Some(exit);
-            // The number may be given away from now on, or has been, where it was not our child's.
+            // The pid may be reused from now on, or has been already if the process was not our
+            // child.
             if self.pids.get(&entry.pid) == Some(&key) {
                 self.pids.remove(&entry.pid);
             }
@@ -636,7 +643,7 @@ impl Keeper {
         }
     }
 
-    /// What is not our child is seen to end by its pidfd.
+    /// Finds processes of earlier keepers that have ended, by their pidfds.
     fn look_at_foreign(&mut self) {
         let over: Vec<(u64, Exit)> = self
             .entries
@@ -645,7 +652,7 @@ impl Keeper {
                 entry.foreign && entry.exit.is_none() && pidfd::has_ended(entry.pidfd.as_fd())
             })
             .map(|(key, entry)| {
-                // As long as its parent has not reaped it, its last state is still to be read.
+                // Until its parent has reaped it, its exit can still be read.
                 let told = pidfd::exit_of(&entry.pidfd).or_else(|| proc::exit_of_zombie(entry.pid));
                 (*key, told.unwrap_or(Exit::Unknown))
             })
@@ -655,7 +662,7 @@ impl Keeper {
         }
     }
 
-    /// Reads in the daemon's place when it has been away for long.
+    /// Reads output in the daemon's place once it has been away for a while.
     fn drain_if_away(&self) {
         let since = match &self.daemon {
             Daemon::Down { since, .. } => since,
@@ -675,14 +682,14 @@ impl Keeper {
     }
 }
 
-/// Signals a daemon that is our child and not reaped.
+/// Signals a daemon that is the keeper's child and not reaped yet.
 fn signal(pid: u32, signal: Signal) {
     let _ = nix::sys::signal::kill(Pid::from_raw(pid.cast_signed()), signal);
 }
 
 fn tell(daemon: &mut Daemon, word: &FromKeeper, fds: &[BorrowedFd<'_>]) {
     if let Daemon::Up { line, outbox, greeted: true, .. } = daemon {
-        // Where it has gone, the next one is told all of it.
+        // If the daemon has gone, the next one is told everything.
         let _ = outbox.send(line.as_fd(), word, fds);
     }
 }
@@ -693,7 +700,7 @@ impl Entry {
         [self.pidfd.as_fd()].into_iter().chain(pipes).collect()
     }
 
-    /// Which of its pipes are there.
+    /// Which of the two output pipes are there.
     fn which(&self) -> [bool; 2] {
         [self.pipes[0].is_some(), self.pipes[1].is_some()]
     }
@@ -712,10 +719,10 @@ impl Entry {
     }
 }
 
-/// Moves what is in a pipe to the end of a file, as far as it goes.
+/// Moves what is in a pipe to the end of a file, as far as that succeeds.
 fn drain(pipe: &OwnedFd, log: &OwnedFd) {
-    // Where there is nothing, a disk that does not answer is not even asked. And not until it is empty: who
-    // prints without end would have all our time.
+    // With an empty pipe the disk is not even asked, since it may not answer. One piece is moved
+    // and not all, since a process that prints without end would take all of the keeper's time.
     if !logs::holds_something(pipe.as_fd()) {
         return;
     }

@@ -1,9 +1,9 @@
-//! A process that waits until nobody else is left to carry on, and then does. It is made by a daemon
-//! whose keeper is dead, before that daemon takes the keeper's place, and dismissed when there are a
-//! keeper and a daemon again.
+//! A process that waits until no other is left to carry on, and then becomes the keeper. A daemon
+//! whose keeper is dead starts it before taking the keeper's place; it is dismissed once there are
+//! a keeper and a daemon again.
 //!
-//! All who would carry on hold one end of a pipe: over an execution, and over a fork. The standby
-//! holds the other end, and reads its end of file when the last of them has died.
+//! Every process that would carry on holds one end of a pipe, across executions and forks. The
+//! standby holds the other end, and reads end of file when the last of those processes has died.
 
 use std::ffi::CString;
 use std::io;
@@ -13,19 +13,19 @@ use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Names the process and the descriptor to who is executed.
+/// The environment variable that names the standby's pid and the descriptor to an executed program.
 const STANDBY: &str = "REGROW_KEEPER_STANDBY";
 
-/// The standby of this process and of those that it has told of it.
+/// The standby, as the processes see it that it waits for.
 #[derive(Debug)]
 pub(crate) struct Standby {
     pid: u32,
-    /// As long as anybody holds it, the standby waits.
+    /// The writing end of the pipe: while any process holds it, the standby waits.
     alive: OwnedFd,
 }
 
 impl Standby {
-    /// Makes one that executes this program when it comes to that. Other threads may run.
+    /// Forks a standby that executes this program when its turn comes. Other threads may run.
     pub(crate) fn make(program: &CString, args: &[CString], env: &[CString]) -> io::Result<Standby> {
         let (wait, alive) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
         let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
@@ -44,7 +44,8 @@ impl Standby {
         Ok(Standby { pid: u32::try_from(pid).unwrap_or_default(), alive })
     }
 
-    /// That of the program that has executed this one, if it had one. Before any thread is made.
+    /// The standby of the program that executed this one, if it had one. To be called before any
+    /// thread is made.
     pub(super) fn inherited() -> Option<Standby> {
         let text = std::env::var(STANDBY).ok()?;
         // SAFETY: called before any thread is made.
@@ -57,31 +58,32 @@ impl Standby {
         Some(Standby { pid, alive })
     }
 
-    /// What the program is told that is executed next.
+    /// The environment variable that passes the standby on to the next executed program.
     pub(super) fn variable(&self) -> (std::ffi::OsString, std::ffi::OsString) {
         (STANDBY.into(), format!("{}:{}", self.pid, self.alive.as_raw_fd()).into())
     }
 
-    /// Whether a variable is that of a standby.
+    /// Whether this is the name of a standby's variable.
     pub(super) fn is_variable(name: &std::ffi::OsStr) -> bool {
         name == STANDBY
     }
 
-    /// Whether it is there: the kernel tells who holds the writing end of a pipe when nobody can read it.
+    /// Whether the standby lives: poll(2) reports POLLERR on the writing end once nobody can read
+    /// the pipe.
     pub(crate) fn waits(&self) -> bool {
         let mut fds = [PollFd::new(self.alive.as_fd(), PollFlags::empty())];
         !poll(&mut fds, PollTimeout::ZERO)
             .is_ok_and(|_| fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR)))
     }
 
-    /// The descriptor that is to stay open over an execution.
+    /// The descriptor that must stay open across an execution.
     pub(super) fn held(&self) -> &OwnedFd {
         &self.alive
     }
 
-    /// It is not needed any more. To be called by its parent, which is to reap it.
+    /// Kills the standby, which is no longer needed. To be called by its parent, which reaps it.
     pub(crate) fn dismiss(self) {
-        // Nobody has reaped it: its number is not given away.
+        // The standby has not been reaped, so its pid can't have been reused.
         let _ = nix::sys::signal::kill(
             nix::unistd::Pid::from_raw(self.pid.cast_signed()),
             nix::sys::signal::Signal::SIGKILL,
@@ -89,10 +91,11 @@ impl Standby {
     }
 }
 
-/// Behind so many numbers in a row that are not open there is none that is: they are given lowest first.
+/// After this many unused numbers in a row no descriptor is open: the kernel gives the lowest free
+/// number first.
 const GAP: RawFd = 4096;
 
-/// In the standby: system calls alone.
+/// The code of the standby, which makes system calls and nothing else.
 fn wait_and_execute(
     wait: RawFd,
     alive: RawFd,
@@ -104,7 +107,8 @@ fn wait_and_execute(
     // copy of memory holds.
     unsafe {
         libc::syscall(libc::SYS_close, alive);
-        // What would be closed when it executes is closed now: a socket that others are to listen on, say.
+        // Closes now what execution would close: a socket that another process is to listen on, for
+        // instance.
         let (mut fd, mut open) = (3, 3);
         while fd - open < GAP {
             let flags = libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFD);

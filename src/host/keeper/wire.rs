@@ -1,9 +1,9 @@
-//! What a keeper and its daemon say to each other, over a stream socket.
+//! The protocol between a keeper and its daemon, over a stream socket.
 //!
-//! A frame is three lengths (little-endian, four bytes each), a JSON object, bytes, and so many
-//! descriptors (SCM_RIGHTS). Who speaks an older [`VERSION`] skips fields that it does not know,
-//! and is not sent what it could not do: the keeper tells its version first. So a keeper serves
-//! daemons that are newer than itself.
+//! A frame is three lengths (little-endian, four bytes each), a JSON object, bytes, and descriptors
+//! (SCM_RIGHTS): the lengths count the JSON, the bytes and the descriptors. A side that speaks an
+//! older [`VERSION`] skips fields that it does not know. The keeper tells its version first, and is
+//! not sent what it could not do, so a keeper serves daemons that are newer than itself.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -18,94 +18,98 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Exit, SpawnStage};
 use crate::sys::credentials::Credentials;
 
-/// Of what is said here.
+/// The version of this protocol.
 pub(crate) const VERSION: u32 = 2;
 /// From this version on a keeper answers [`ToKeeper::Replace`] by [`FromKeeper::Noted`].
 pub(crate) const NOTES: u32 = 2;
 
-/// The largest frame; nobody's environment is larger.
+/// The largest JSON or byte part of a frame, in bytes; no environment is larger.
 const LARGEST: usize = 64 << 20;
-/// More than any frame carries.
+/// The most descriptors of a frame; no frame carries more.
 const MOST_DESCRIPTORS: usize = 16;
 
-/// What a daemon tells its keeper.
+/// A message from a daemon to its keeper.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub(crate) enum ToKeeper {
-    /// It is up and takes over.
+    /// The daemon is up and takes over.
     Hello { version: u32 },
-    /// Make a process. The bytes are the program; descriptors: those of `takes`, in this order.
+    /// Spawn a process. The bytes are the program; the descriptors are those of `takes`, in this
+    /// order.
     Spawn {
         key: u64,
-        /// Its limit, which tells its tree.
+        /// The mark for its limits, by which its tree is known.
         mark: u64,
-        /// What a later daemon is to know of it.
+        /// The note for a later daemon.
         about: String,
         takes: Vec<Takes>,
         #[serde(default)]
         credentials: Credentials,
     },
-    /// Output is kept here from now on. Descriptors: the two log files.
+    /// The output of the process is kept in these files from now on. Descriptors: the two log
+    /// files.
     Logs { key: u64 },
-    /// Keep this process, which is nobody's child any more. Descriptors: its pidfd, its output, its
-    /// error output.
+    /// Keep this process, whose keeper is dead. Descriptors: its pidfd, its output, its error
+    /// output.
     Adopt {
         key: u64,
         pid: u32,
         about: String,
-        /// Which of its pipes are there.
+        /// Which of its two output pipes are there.
         pipes: [bool; 2],
     },
-    /// Nothing of it is of interest any more.
+    /// Drop what is kept of this process.
     Forget { key: u64 },
-    /// Hold this for the daemons that follow, in the place of what was held under that name. Descriptors:
-    /// one, or none.
+    /// Hold this text for the daemons that follow, in place of what was held under the name.
+    /// Descriptors: one, or none.
     Hold { name: String, text: String },
-    /// To be passed on to who started the keeper (sd_notify(3)).
+    /// Pass this text on to the service manager that started the keeper (sd_notify(3)).
     Notify { text: String },
-    /// The daemon is about to end, and so are you, with this code.
+    /// The daemon is about to end, and the keeper must end with this exit code.
     Bye { code: u8 },
     /// The daemon is about to end, and is to be started again from this program.
     Replace { program: PathBuf },
-    /// Execute this program in your own place, and go on as its keeper.
+    /// Re-execute the keeper as this program, and go on as this daemon's keeper.
     Renew { program: PathBuf },
-    /// Said by one that is newer; it is skipped.
+    /// A message of a newer daemon; it is skipped.
     #[serde(other)]
     Unknown,
 }
 
-/// A descriptor that comes with an order to make a process.
+/// A descriptor that comes with an order to spawn a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Takes {
-    /// The cgroup that it is made in.
+    /// The cgroup in which to spawn it.
     Cgroup,
-    /// Where its standard output is kept.
+    /// The log file of its standard output.
     Out,
-    /// Where its standard error is kept.
+    /// The log file of its standard error.
     Err,
 }
 
-/// What a keeper tells its daemon.
+/// A message from a keeper to its daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
 pub(crate) enum FromKeeper {
-    /// The answer to a hello; so many `Kept` follow.
+    /// The answer to a greeting; `kept` messages of the kind `Kept` follow.
     Welcome {
         version: u32,
         pid: u32,
-        /// No key up to this was forgotten to be used.
+        /// The highest key that was ever used, as far as the keeper knows.
         last_key: u64,
-        /// When the keeper came up, by the monotonic clock, in nanoseconds.
+        /// When the first keeper started, by the monotonic clock, in nanoseconds.
         since: u64,
         kept: usize,
-        /// No daemon of this keeper, nor of one before it, has said hello before.
+        /// Whether no daemon has greeted this keeper, or one before it, until now.
         #[serde(default)]
         first: bool,
-        /// The keeper before this one was killed: what it had made and not told of is known by marks alone.
+        /// Whether the keeper before this one was killed: processes that it spawned and did not
+        /// report are known by their marks alone.
         #[serde(default)]
         orphaned: bool,
-        /// What earlier daemons have had held: names, texts, and whether a descriptor comes with it.
+        /// What earlier daemons had the keeper hold: the name, the text, and whether a descriptor
+        /// comes with it.
         #[serde(default)]
         held: Vec<(String, String, bool)>,
     },
@@ -116,31 +120,31 @@ pub(crate) enum FromKeeper {
         pid: u32,
         about: String,
         exit: Option<Exit>,
-        /// Which of its pipes are there.
+        /// Which of its two output pipes are there.
         pipes: [bool; 2],
-        /// It is the child of an earlier keeper, which is dead.
+        /// Whether it is a child of an earlier keeper, which is dead.
         #[serde(default)]
         foreign: bool,
     },
-    /// It runs. Descriptors: as above.
+    /// The process was spawned. Descriptors: as with `Kept`.
     Spawned {
         key: u64,
         pid: u32,
         in_cgroup: bool,
-        /// Why it is not in its cgroup.
+        /// The error number if the kernel would not spawn it in its cgroup.
         refused: Option<i32>,
     },
-    /// It does not.
+    /// The process could not be spawned.
     Failed { key: u64, stage: SpawnStage, errno: i32 },
-    /// It ended.
+    /// The process ended.
     Exited { key: u64, exit: Exit },
-    /// What follows this daemon is noted: it may end.
+    /// The keeper has noted what follows this daemon, so the daemon may end.
     Noted,
     #[serde(other)]
     Unknown,
 }
 
-/// One thing said.
+/// One message with its bytes and descriptors.
 pub(crate) struct Frame<T> {
     pub(crate) say: T,
     pub(crate) bytes: Vec<u8>,
@@ -159,7 +163,7 @@ fn encode(say: &impl Serialize, bytes: &[u8], fds: usize) -> Vec<u8> {
     frame
 }
 
-/// Sends a frame and waits until all of it is taken.
+/// Sends a frame, and waits until the socket has taken all of it.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
     say: &impl Serialize,
@@ -174,7 +178,7 @@ pub(crate) fn send(
         match send_some(socket, &frame[sent..], with, MsgFlags::empty()) {
             Ok(count) => sent += count,
             Err(Errno::EINTR) => {}
-            // Too many descriptors are on their way; the other side takes some.
+            // Too many descriptors are in flight; wait until the other side takes some.
             Err(Errno::ETOOMANYREFS) => std::thread::sleep(std::time::Duration::from_micros(200)),
             Err(errno) => return Err(errno.into()),
         }
@@ -189,7 +193,7 @@ fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd], flags: MsgFlag
     sendmsg::<UnixAddr>(socket.as_raw_fd(), &parts, control, flags | MsgFlags::MSG_NOSIGNAL, None)
 }
 
-/// Frames for one who may be slow to take them.
+/// Frames to a receiver that may be slow to take them.
 #[derive(Default)]
 pub(super) struct Outbox {
     waiting: VecDeque<Waiting>,
@@ -220,7 +224,7 @@ impl Outbox {
             };
         }
         if sent < bytes.len() {
-            // What was begun took its descriptors along.
+            // A frame that was partly sent took its descriptors along.
             let kept: &[BorrowedFd<'_>] = if sent == 0 { fds } else { &[] };
             let fds = kept.iter().map(BorrowedFd::try_clone_to_owned).collect::<io::Result<Vec<_>>>()?;
             self.waiting.push_back(Waiting { bytes, sent, fds });
@@ -238,7 +242,7 @@ impl Outbox {
         self.waiting.len()
     }
 
-    /// Sends what can be sent.
+    /// Sends as much as the socket takes now.
     pub(super) fn flush(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         while let Some(first) = self.waiting.front_mut() {
             let raw: Vec<RawFd> = first.fds.iter().map(AsRawFd::as_raw_fd).collect();
@@ -258,7 +262,7 @@ impl Outbox {
     }
 }
 
-/// What has come in, until it is whole.
+/// Received bytes and descriptors, until a frame is whole.
 #[derive(Default)]
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
@@ -266,17 +270,17 @@ pub(crate) struct Inbox {
     given_up: bool,
 }
 
-/// What a look into the socket found.
+/// The result of a look into the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Came {
     Something,
     Nothing,
-    /// The other side has ended.
+    /// The other side has closed the connection.
     End,
 }
 
 impl Inbox {
-    /// Takes what is there; with `wait`, until there is something.
+    /// Takes what has arrived; with `wait`, waits until something arrives.
     pub(crate) fn fill(&mut self, socket: BorrowedFd<'_>, wait: bool) -> io::Result<Came> {
         if self.given_up {
             return Ok(Came::End);
@@ -308,23 +312,23 @@ impl Inbox {
         Ok(Came::Something)
     }
 
-    /// What has come can't be understood, and neither can what follows it.
+    /// Drops everything, now and from now on, because what was received can't be understood.
     pub(super) fn give_up(&mut self) {
         *self = Inbox { given_up: true, ..Inbox::default() };
     }
 
-    /// Gives back what it held ready for a burst.
+    /// Gives back the memory that a burst needed.
     pub(super) fn rest(&mut self) {
         self.bytes.shrink_to_fit();
         self.fds.shrink_to_fit();
     }
 
-    /// Whether nothing of a frame is there.
+    /// Whether no part of a frame is waiting.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// The next whole frame. An error where these are none.
+    /// Returns the next whole frame, if there is one. An error means that the bytes are no frames.
     pub(crate) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<Frame<T>>> {
         let broken = |what: String| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         let Some((head, _)) = self.bytes.split_first_chunk::<12>() else {
@@ -353,14 +357,14 @@ impl Inbox {
             Frame { say, bytes: self.bytes[12 + json..whole].to_vec(), fds: self.fds.drain(..fds).collect() };
         self.bytes.drain(..whole);
         if self.bytes.is_empty() {
-            // After a burst it is large.
+            // The buffer is large after a burst.
             self.bytes.shrink_to(64 * 1024);
         }
         Ok(Some(frame))
     }
 }
 
-/// Two ends of a line; neither is inherited by what is executed.
+/// Makes the two ends of a socket; an executed program inherits neither.
 pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
     Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::SOCK_CLOEXEC)?)

@@ -1,7 +1,7 @@
-//! The threads that make processes: each takes a start, prepares all that it needs, opens its log files, and has
-//! it made, here or by a keeper. One that stands still holds up nobody else.
+//! The spawner threads. Each takes a start, prepares all that the process needs, opens its log
+//! files, and has it spawned, by this process or by a keeper. A start that blocks delays no other.
 //!
-//! Deliberately absent: what becomes of a process that was made; the watcher is told of it.
+//! Deliberately absent: what becomes of a spawned process; the reaper is told of it.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,13 +26,13 @@ use crate::logs::{HUNG, LogConfig, Logs};
 use crate::model::{SpawnFailure, SpawnStage, Stream};
 use crate::sys::credentials;
 
-/// With so many starts waiting, those that come first are made without a cgroup, which costs an
-/// eighth of the time that a thousand take. They are still known by their marks.
+/// When at least this many starts wait, a process is spawned without a cgroup, which would cost an
+/// eighth of the time that a thousand starts take. Its tree is still known by its marks.
 const BURST: usize = 16;
 
-/// The next order, and how many wait behind it. In a burst of them the watcher is woken for many at
-/// once; but before a wait, and before an order behind which no other comes, it is woken: making a
-/// process may take long (a folder on a network), and what was made before is to be heard of.
+/// The next order, and how many wait behind it. In a burst the reaper is woken once for many
+/// orders. It is always woken before a wait and before the last order of a burst: spawning may take
+/// long (a directory on a network), and the processes spawned before must be reported meanwhile.
 fn next(starts: &Taker<Prepared>, line: &WatcherHandle) -> Option<(Start<Prepared>, usize)> {
     if let Some((order, waiting)) = starts.take_waiting() {
         if waiting == 0 {
@@ -46,21 +46,21 @@ fn next(starts: &Taker<Prepared>, line: &WatcherHandle) -> Option<(Start<Prepare
     starts.take()
 }
 
-/// The threads that carry orders out.
+/// The spawner threads and what they share.
 pub(super) struct Spawners {
     pub(super) work: SpawnContext,
     pub(super) giver: Giver<Prepared>,
     pub(super) relief: Arc<StallMonitor>,
     pub(super) by: Box<dyn Fn() -> io::Result<Spawning> + Send + Sync>,
-    /// How many there are more than at the start.
+    /// How many threads were added since the start.
     pub(super) more: AtomicUsize,
 }
 
-/// So many more there are at most: each is in the place of one that stands still, or has.
+/// The most threads that are ever added: each takes the place of one that blocks or has blocked.
 const MOST_MORE: usize = 16;
 
-/// Where a start stands still for so many looks at it, there is another thread for the others; and where it
-/// waits for its log files, it goes on without those.
+/// After this many checks of the stall monitor a blocked start gets another thread for the other
+/// starts, and a start that waits for its log files goes on without them.
 const PATIENCE: u32 = 20;
 
 impl Spawners {
@@ -88,7 +88,8 @@ impl Spawners {
         Ok(())
     }
 
-    /// In the place of one that stands still. It stays: what a thread has made may end with it.
+    /// Adds a thread in place of one that blocks. The thread is kept for good, because processes
+    /// that a thread spawned may end with it.
     fn begin_another(self: &Arc<Spawners>) {
         let Some(starts) = self.giver.taker() else {
             return;
@@ -104,7 +105,7 @@ impl Spawners {
     }
 }
 
-/// A process that only its log files are missing to.
+/// A start that has all it needs except its log files.
 pub(crate) struct Prepared {
     key: ProcessKey,
     program: Program,
@@ -116,9 +117,9 @@ pub(crate) struct Prepared {
     news: HostEventSink,
     coming: StartPermit,
     keep: Option<LogConfig>,
-    /// Where it waits for a disk, if it can go nowhere else.
+    /// The log files to open later, where there are no others to fall back to.
     waits_for: Option<LogConfig>,
-    /// Why its output does not go where it should.
+    /// The reasons why the output does not go to the configured files.
     instead_of: Vec<String>,
     burst: bool,
 }
@@ -130,7 +131,7 @@ impl Refused for Prepared {
 }
 
 impl Prepared {
-    /// Its log files do not come: it takes others, or none.
+    /// Goes on without the log files, which do not open: with the fallback files, or with none.
     fn without(mut self: Box<Self>) -> Box<Self> {
         if let Some(keep) = self.keep.take() {
             self.instead_of.push(format!("{}: {HUNG}", keep.shown()));
@@ -140,14 +141,14 @@ impl Prepared {
         self
     }
 
-    /// They can't be used, and are told with the others.
+    /// Notes that these log files can't be used, and why, and turns to the fallback files.
     fn cant_use(&mut self, keep: &LogConfig, error: &io::Error) {
         self.instead_of.push(format!("{}: {error}", keep.shown()));
         self.keep = keep.instead();
     }
 }
 
-/// What the threads work with that carry orders out.
+/// What the spawner threads need to carry out orders.
 #[derive(Clone)]
 pub(super) struct SpawnContext {
     pub(super) line: WatcherHandle,
@@ -155,17 +156,18 @@ pub(super) struct SpawnContext {
     pub(super) cgroups: Option<Arc<Cgroups>>,
     pub(super) logs: Arc<Logs>,
     pub(super) mark: u64,
-    /// Where processes are noted that outlive this one.
+    /// The journal of the processes that outlive this one; `None` without a keeper.
     pub(super) journal: Option<Arc<Journal>>,
     /// How many starts are under way at the keeper.
     pub(super) coming: Arc<AtomicUsize>,
 }
 
-/// So many descriptors a service takes here: its process, two pipes, two files and their indices.
+/// How many descriptors a service takes in this process: for its pidfd, two pipes, two files and
+/// their indices.
 const OF_A_SERVICE: u64 = 8;
 
-/// The order for a service that starts, by what its env files say now. `None`: they can't be read, which
-/// is told.
+/// The order for a starting service, renewed by what its env files say now. `None` if they can't be
+/// read, which is reported.
 fn renewed(order: SpawnOrder) -> Option<SpawnOrder> {
     let env::EnvFor::Start(declared) = &order.env.of else {
         return Some(order);
@@ -190,7 +192,7 @@ fn renewed(order: SpawnOrder) -> Option<SpawnOrder> {
     }
 }
 
-/// Who makes processes.
+/// Who spawns the processes: this process itself, or its keeper.
 pub(super) enum Spawning {
     Ourselves(Spawner),
     Keeper(Arc<Client>),
@@ -213,7 +215,7 @@ impl SpawnContext {
         }
     }
 
-    /// `None`: it can't be made, which is told.
+    /// Prepares a start. `None` if the process can't be spawned, which is reported.
     fn prepare(&self, by: &Spawning, order: SpawnOrder, burst: bool) -> Option<Box<Prepared>> {
         let order = renewed(order)?;
         let SpawnOrder { key, argv, dir, env, input, extra, output, owner, keep, news } = order;
@@ -227,7 +229,8 @@ impl SpawnContext {
             env.push(entry);
         }
         let program = Program::find(&argv, &dir, env).map_err(failed).ok()?.with(resolved.credentials);
-        // Those of starts that are under way come when the keeper has made them.
+        // The descriptors of starts under way arrive only once the keeper has spawned the
+        // processes.
         let coming = Arc::clone(&self.coming);
         let expected = coming.fetch_add(1, Ordering::Relaxed) as u64 + 1;
         let coming = StartPermit(coming);
@@ -255,7 +258,8 @@ impl SpawnContext {
         Some(Box::new(prepared))
     }
 
-    /// Opens its log files. `None`: they do not come, and another goes on with it.
+    /// Opens the log files of a start. `None` if they do not open in time, and another thread goes
+    /// on with the start.
     fn open(
         &self,
         mut prepared: Box<Prepared>,
@@ -270,12 +274,12 @@ impl SpawnContext {
                 continue;
             }
             let (back, made) = desk.work(prepared, || {
-                // It reads what is there.
+                // The sink reads the log files as they are now.
                 self.sink.begins(source);
                 self.logs.make(source, &keep)
             });
             let Some(back) = back else {
-                // It was said to hang when another went on.
+                // The thread that went on had marked these log files as hung.
                 self.logs.hangs_no_more(&keep);
                 return None;
             };
@@ -294,10 +298,10 @@ impl SpawnContext {
             }
         }
         if let Some(keep) = prepared.waits_for.take() {
-            // What it prints waits for that, which is told when there is something.
+            // Its output waits for these files; that is reported once there is output.
             self.logs.open_later(source, keep);
         } else if !prepared.instead_of.is_empty() {
-            // It runs all the same, and says what it says to those who follow.
+            // The process runs all the same, and its output still reaches those who follow it.
             let reason = prepared.instead_of.join("; ");
             (prepared.news)(HostEvent::Unkept { key: prepared.key, lost: None, reason });
         }
@@ -308,7 +312,8 @@ impl SpawnContext {
         let Prepared { key, program, marks, output, input, extra, owner, news, coming, burst, .. } = prepared;
         let limit = marks.limit;
         let cgroups = self.cgroups.as_ref().filter(|_| !burst);
-        // A command is short and leaves its cgroup as it was; a service may make of it what it likes.
+        // A command is short and leaves its cgroup as it was; a service may change its cgroup at
+        // will.
         let use_ = if matches!(output, OutputTarget::Collect(_)) { Use::Again } else { Use::Once };
         let cgroup = cgroups.and_then(|cgroups| cgroups.fresh(key.0, use_));
         let cgroups = cgroups.filter(|_| cgroup.is_some());
@@ -363,8 +368,8 @@ impl SpawnContext {
                     coming,
                 })));
                 let logs = files.as_ref().map(|[out, err]| [out.as_fd(), err.as_fd()]);
-                // Where the keeper is dead, this process is about to go on as one, and the daemon that
-                // follows makes what was not made: that it was not counts against nobody.
+                // If the keeper is dead, this process is about to become the keeper, and the next
+                // daemon spawns what was not spawned: the failure counts against nobody.
                 if let Err(error) = keeper.spawn(key.0, limit, told, &program, inside, logs)
                     && !is_hang_up(&error)
                 {

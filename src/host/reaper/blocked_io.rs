@@ -1,12 +1,14 @@
-//! A disk that does not answer holds up nobody else.
+//! Keeps a disk that does not answer from delaying anything else.
 //!
-//! Before the watcher does something with a file, it leaves all that it works with at its desk ([`BlockingCall`]) and has
-//! it again behind that: functions that may lose it take it by value. Where it does not come back in time,
-//! another thread goes on as the watcher, and lets alone what the files of that source are asked for; what was
-//! begun is told by an order when it ends.
+//! Before the reaper touches a file, it leaves its whole state with a [`BlockingCall`](crate::host::stall::BlockingCall) and takes it
+//! back afterwards. Functions that may lose the state take it by value. If the work does not end in
+//! time, another thread takes over the state as the reaper and avoids the files of that source.
+//! When the blocked work ends, its result arrives as an order.
 //!
-//! Meanwhile the output waits in its pipes. If that lasts, it goes to the files that the source has
-//! otherwise. Of dead processes the pipes are kept until they are empty.
+//! Meanwhile the output waits in its pipes. If that lasts, it goes to the fallback files of the
+//! source. The pipes of dead processes are kept until they are empty.
+//!
+//! Deliberately absent: the writing itself, which `logs` does.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -22,30 +24,31 @@ use crate::logs::{self, HUNG, LogConfig, Logs, PipeRead, Slot, WriteResult};
 use crate::model::{SourceId, Stream};
 use crate::sys::signals;
 
-/// Output that waits so long for a disk goes elsewhere.
+/// Output that waits this long for a disk goes to other files.
 const ELSEWHERE: Duration = Duration::from_secs(3);
 
-/// Where so many files of one device do not answer, the others there are not even asked.
+/// When this many sources of one device wait, the other files of that device are not even tried.
 const SUSPICIOUS: usize = 2;
 
-/// What the watcher has left its work for.
+/// Work that may block, for which the reaper left its state.
 #[derive(Debug, Clone)]
 pub(super) struct Loan {
     number: u64,
-    /// Whose output waits for its end.
+    /// The source whose output waits for the end of the work.
     of: Option<SourceId>,
-    /// What is being opened, where that is not what the source has.
+    /// The log files that are being opened, if they are not the source's own.
     keep: Option<LogConfig>,
-    /// The device on which it lies, where that is known.
+    /// The device of the files, where it is known.
     device: Option<u64>,
-    /// The pipe that is being read.
+    /// The pipe that is being read, by the key of its process.
     pipe: Option<(u64, Stream)>,
-    /// Who does it.
+    /// The thread that does the work.
     thread: Pid,
 }
 
 impl Loan {
-    /// Whether this is where that waits: on one device, or where none is known in one folder.
+    /// Whether this loan and a waiting source concern the same place: the same device or, where no
+    /// device is known, the same directory.
     fn is_where(&self, stuck: &Stuck) -> bool {
         let folder = |keep: &Option<LogConfig>| keep.as_ref().map(logs::folder_of);
         let (same_device, same_folder) =
@@ -57,7 +60,7 @@ impl Loan {
     }
 }
 
-/// What a loan is about.
+/// The subject of a loan: a source, log files, a pipe.
 #[derive(Default)]
 pub(super) struct About {
     pub(super) of: Option<SourceId>,
@@ -68,21 +71,21 @@ pub(super) struct About {
 /// Why the output of a source waits.
 pub(super) struct Stuck {
     since: Instant,
-    /// What does not answer. What a source has instead is not stuck.
+    /// The files that do not answer. Fallback files that the source has got since are not stuck.
     slot: Option<Arc<Slot>>,
     keep: Option<LogConfig>,
     device: Option<u64>,
-    /// A thread stands still over it; otherwise its disk is only under suspicion.
+    /// Whether a thread is blocked over it; otherwise its disk is only suspected.
     waits: bool,
-    /// It was to go elsewhere.
+    /// Whether the output was already told to go elsewhere.
     was_moved: bool,
-    /// How it is to be kept when its disk answers.
+    /// How the output is to be kept once the disk answers.
     pub(super) change: Option<LogConfig>,
-    /// So many bytes of what waited could not be kept.
+    /// How many bytes of waiting output were lost.
     lost: u64,
 }
 
-/// A pipe of a process that is gone, with what it has left in it.
+/// A pipe of a dead process that still holds output.
 pub(super) struct Remainder {
     source: SourceId,
     stream: Stream,
@@ -90,11 +93,12 @@ pub(super) struct Remainder {
 }
 
 impl Watcher {
-    /// Goes on where another thread stands still.
+    /// Takes over as the reaper where another thread is blocked.
     pub(super) fn relieve(mut self: Box<Self>) {
         if let Some(mut loan) = self.loan.take() {
             tracing::debug!(?loan, "a disk does not answer");
-            // Who stands still over a pipe may hold it: then it is not the other place that does not answer.
+            // The pipe may be held by the thread that blocks first: then it is not these files that
+            // don't answer.
             let held = loan.pipe.is_some() && self.overdue.values().any(|other| other.pipe == loan.pipe);
             if held {
                 (loan.of, loan.keep) = (None, None);
@@ -116,7 +120,7 @@ impl Watcher {
         self.go_on();
     }
 
-    /// `waits`: a thread stands still over it.
+    /// Notes that the output of a source waits. `waits`: whether a thread is blocked over it.
     pub(super) fn is_stuck_over(&mut self, source: SourceId, keep: Option<LogConfig>, waits: bool) {
         let (slot, device, since) = (self.logs.of(source), self.logs.device(source), Instant::now());
         let (was_moved, change, lost) = (false, None, 0);
@@ -125,7 +129,8 @@ impl Watcher {
         self.listen_no_more(source);
     }
 
-    /// Does what may last. `None`: it has, another goes on as the watcher, and hears of it by an order.
+    /// Does work that may block. `None`: it took too long, and another thread has taken over as the
+    /// reaper. That thread gets the result as an order.
     pub(super) fn lend<R>(
         mut self: Box<Self>,
         about: About,
@@ -151,7 +156,7 @@ impl Watcher {
         }
     }
 
-    /// Whether something was begun that this round is to go on with.
+    /// Whether a round was begun that is still to be finished.
     pub(super) fn is_in_the_middle(&self) -> bool {
         let is_free = |left: &Remainder| !self.stuck.contains_key(&left.source);
         !self.dead.is_empty()
@@ -160,7 +165,7 @@ impl Watcher {
             || self.logs.some_leave()
     }
 
-    /// What another thread was relieved of has ended.
+    /// Takes the result of a blocked loan, which has now ended.
     pub(super) fn is_late(&mut self, number: u64, late: Late) {
         let Some(loan) = self.overdue.remove(&number) else {
             return;
@@ -182,7 +187,7 @@ impl Watcher {
                 self.tell_keeper(source, Some(files));
             }
             Late::Emptied { source, stream, emptied } => self.emptied(source, stream, emptied),
-            // What was ordered since then counts more.
+            // An order that was given since then takes precedence.
             Late::Opened(source, Some(_)) if self.logs.is_due(source) => {}
             Late::Opened(source, Some(due)) => self.opened(source, due),
             Late::Changed(source, change) => {
@@ -203,7 +208,7 @@ impl Watcher {
         free.into_iter().for_each(|source| self.is_stuck_no_more(source));
     }
 
-    /// What a process has printed that is gone.
+    /// Hands on output of a process that is gone.
     fn hand_on(&self, source: SourceId, stream: Stream, mut bytes: Vec<u8>) {
         if !bytes.is_empty() {
             if !bytes.ends_with(b"\n") {
@@ -217,7 +222,7 @@ impl Watcher {
         let token = if stream == Stream::Out { Token::Out(key) } else { Token::Err(key) };
         let pipe = self.processes.get(&key).and_then(|process| process.pipes[stream as usize].as_ref());
         if let Some(pipe) = pipe {
-            // It may be there already.
+            // The pipe may be registered already.
             let _ = self.epoll.add(&pipe.fd, EpollEvent::new(EpollFlags::EPOLLIN, token.pack()));
         }
     }
@@ -227,7 +232,7 @@ impl Watcher {
         let _ = pipe.map(|pipe| self.epoll.delete(&pipe.fd));
     }
 
-    /// Whether threads stand still over a pipe in two places: the first of them holds it.
+    /// Whether two threads are blocked over one pipe: then the first of them holds it.
     pub(super) fn is_held(&self, key: u64, stream: Stream) -> bool {
         self.overdue.values().filter(|loan| loan.pipe == Some((key, stream))).count() > 1
     }
@@ -248,7 +253,7 @@ impl Watcher {
         }
     }
 
-    /// What a source prints waits in its pipes.
+    /// Stops listening to the pipes of a source, so that its output waits there.
     pub(super) fn listen_no_more(&self, source: SourceId) {
         for process in self.processes.values().filter(|process| process.source() == Some(source)) {
             for pipe in process.pipes.iter().flatten() {
@@ -257,7 +262,7 @@ impl Watcher {
         }
     }
 
-    /// Whether what a source prints is to wait for a disk.
+    /// Whether the output of a source must wait for a disk.
     pub(super) fn is_stuck(&mut self, source: SourceId) -> bool {
         if self.stuck.is_empty() {
             return false;
@@ -277,15 +282,15 @@ impl Watcher {
         true
     }
 
-    /// What a source prints goes elsewhere by now: who stands still over its pipes is to take nothing of that when
-    /// the disk answers.
+    /// The output of a source goes elsewhere by now. Wakes the threads that are blocked over its
+    /// pipes, so that they take nothing of it when the disk answers.
     pub(super) fn wake_who_stand_still_over(&self, source: SourceId) {
         for loan in self.overdue.values().filter(|loan| loan.of == Some(source) && loan.pipe.is_some()) {
             signals::interrupt(loan.thread);
         }
     }
 
-    /// Closes what nobody has any more, and looks after what waits for a disk.
+    /// Closes files that are no longer used, and looks after the output that waits for a disk.
     pub(super) fn look_after_what_waits(mut self: Box<Self>) -> Option<Box<Self>> {
         if self.logs.some_leave() {
             (self, ()) = self.lend(About::default(), Logs::close_those_that_leave, |()| Late::Closed)?;
@@ -306,15 +311,15 @@ impl Watcher {
         self.empty_what_was_left()
     }
 
-    /// Whether somebody still stands over what it waits for. Who makes processes may do, too, and tells nobody of
-    /// its end.
+    /// Whether a thread is still blocked over the files that a source waits for. That may be a
+    /// spawner, which does not report its end here.
     fn is_to_be_feared(&self, stuck: &Stuck) -> bool {
         stuck.waits
             || stuck.keep.as_ref().is_some_and(|keep| self.logs.is_hung(keep))
             || self.overdue.values().any(|loan| loan.is_where(stuck))
     }
 
-    /// What waits for long goes to the files that it has otherwise.
+    /// Moves output that has waited too long to the fallback files of its source.
     fn go_elsewhere(mut self: Box<Self>) -> Option<Box<Self>> {
         let is_due = |stuck: &Stuck| !stuck.was_moved && stuck.since.elapsed() >= ELSEWHERE;
         let due = |watcher: &Watcher| {
@@ -326,7 +331,7 @@ impl Watcher {
         Some(self)
     }
 
-    /// What a source prints goes to the files that it has otherwise, if it has such that answer.
+    /// Moves the output of a source to its fallback files, if it has any that answer.
     pub(super) fn move_elsewhere(mut self: Box<Self>, source: SourceId) -> Option<Box<Self>> {
         let Some(stuck) = self.stuck.get_mut(&source).filter(|stuck| !stuck.was_moved) else {
             return Some(self);
@@ -352,7 +357,7 @@ impl Watcher {
         Some(self)
     }
 
-    /// A process is gone, and what is in its pipes waits for a disk.
+    /// Keeps the pipes of a process that is gone while their output waits for a disk.
     pub(super) fn keep_what_waits(&mut self, process: &mut Process) {
         let Some(source) = process.source().filter(|source| self.stuck.contains_key(source)) else {
             return;
@@ -373,7 +378,7 @@ impl Watcher {
         }
     }
 
-    /// Too much waits for a disk: this can't be kept any more.
+    /// Drops the output of a pipe, because too many wait for the disk, and counts the lost bytes.
     fn is_lost(&mut self, oldest: &Remainder) {
         let (mut buffer, mut lost) = (self.buffer(), 0);
         while lost < LAST_WORDS
@@ -398,7 +403,7 @@ impl Watcher {
             let (source, stream, pipe, mut buffer) = (*source, *stream, Arc::clone(pipe), self.buffer());
             let work = move |logs: &Logs| {
                 let (mut bytes, mut moves) = (Vec::new(), None);
-                // Somebody who was lost sight of may print without end.
+                // A process that was lost sight of may print without end.
                 while bytes.len() < LAST_WORDS {
                     match logs.pour(source, stream, pipe.as_fd(), &mut buffer) {
                         WriteResult::Took(PipeRead::Bytes(length), _) => {
@@ -435,7 +440,7 @@ impl Watcher {
     }
 }
 
-/// So many pipes of dead processes of one source are kept at most.
+/// The most pipes of dead processes that are kept for one source.
 const MOST_LEFT: usize = 16;
 
 fn is_same(one: Option<&Arc<Slot>>, other: Option<&Arc<Slot>>) -> bool {

@@ -1,15 +1,17 @@
-//! Which tree a process is of: looked up by what the kernel says of the process, never searched for.
-//! After a burst of deaths there are as many orphans as there were exits, and each is asked about.
+//! The lookup from a process to its tree, by what the kernel says of the process; nothing is
+//! searched for. After a burst of deaths there are as many orphans as exits, and each is looked up.
+//!
+//! Deliberately absent: the reading of those facts from the kernel.
 
 use std::collections::HashMap;
 
 use crate::host::marks::Marks;
 
-/// By what the processes of trees are known.
+/// The properties by which the processes of each tree are known, and the tree's key for each.
 #[derive(Default)]
 pub(super) struct Index {
-    /// The leaders, also those that have ended: their number is their session's and their group's as
-    /// long as anybody is in these.
+    /// Leaders by their pid, including leaders that have ended: the pid remains the number of the
+    /// session and group as long as any process is in these.
     leaders: HashMap<u32, u64>,
     limits: HashMap<u64, u64>,
     variables: HashMap<String, u64>,
@@ -20,7 +22,7 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn add(&mut self, key: u64, pid: u32, marks: &Marks, pipes: impl IntoIterator<Item = u64>) {
         self.leaders.insert(pid, key);
-        // An unmarked tree is known by the rest alone.
+        // A tree without marks is known by its other properties alone.
         if marks.limit != 0 {
             self.limits.insert(marks.limit, key);
             self.variables.insert(marks.variable.clone(), key);
@@ -47,7 +49,7 @@ impl Index {
         }
     }
 
-    /// A pipe is not read any more: its number may be given away.
+    /// Forgets a pipe that is no longer read, because its inode number may be reused.
     pub(super) fn close(&mut self, inode: u64) {
         self.pipes.remove(&inode);
     }
@@ -62,7 +64,7 @@ impl Index {
         }
     }
 
-    /// By its session, or its group.
+    /// Looks a tree up by the session of a process, or else by its group.
     pub(super) fn of_session(&self, session: u32, group: u32) -> Option<u64> {
         self.leaders.get(&session).or_else(|| self.leaders.get(&group)).copied()
     }

@@ -1,4 +1,5 @@
-//! Processes that are a keeper's children: it makes them as it is told, and says how they end.
+//! The reaper's side of a keeper: the keeper spawns processes as it is told and reports how they
+//! end. Where the keeper dies, this process takes its place.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,44 +27,45 @@ use crate::logs::LogConfig;
 use crate::model::{Exit, SourceId};
 use crate::sys::pidfd;
 
-/// The keeper, as the watcher knows it.
+/// The reaper's link to the keeper.
 pub(crate) struct KeeperLink {
     client: Arc<Client>,
     pid: u32,
-    /// By which its end is seen.
+    /// The keeper's pidfd, by which its end is seen.
     alive: Option<OwnedFd>,
-    /// When it came up.
+    /// When the first keeper started, by the monotonic clock.
     since: Duration,
     inbox: Inbox,
     expected: HashMap<u64, Expected>,
-    /// Answers that came before what they answer was known here.
+    /// Answers that arrived before the order they answer was known here.
     early: Vec<Frame<FromKeeper>>,
     found: HashMap<u64, Kept>,
-    /// What has ended, until that is written down for good.
+    /// Ended processes, until their end is recorded durably.
     gone: HashMap<u64, Gone>,
     /// The highest key that was asked for.
     highest: u64,
-    /// Cgroups of earlier daemons.
+    /// The cgroups of earlier daemons, by their directory.
     joined: HashMap<PathBuf, Arc<Cgroups>>,
-    /// Called before this process goes on as a keeper: what must not be lost is to be written.
+    /// Called before this process becomes the keeper, so that what must not be lost is written
+    /// first.
     before_change: Arc<dyn Fn() + Send + Sync>,
-    /// What this daemon has asked for in leaving.
+    /// How this daemon announced that it leaves, if it did.
     leave: Option<Leave>,
-    /// Who goes on when this process dies over it.
+    /// The process that goes on if this one dies while it takes the keeper's place.
     standby: Option<Standby>,
-    /// Watches over the line until this thread does.
+    /// The sentinel, which watches the keeper's socket until the reaper's thread does.
     sentinel: Option<Sentinel>,
-    /// What the keeper holds, to be handed on where this process takes its place.
+    /// What the keeper holds, to be handed on if this process takes its place.
     held: HashMap<String, (String, Option<OwnedFd>)>,
     journal: Arc<Journal>,
 }
 
-/// A keeper that is being killed is dead after so long at most.
+/// How long a keeper that is being killed may take to die.
 const DYING: Duration = Duration::from_secs(2);
-/// So long after this process could not be executed again that is tried once more.
+/// The wait before this process tries again to become the keeper, after a failed attempt.
 const SUCCEED_AGAIN: Duration = Duration::from_millis(200);
 
-/// What is kept of a process that is gone.
+/// What is kept of a process whose tree is gone.
 struct Gone {
     pid: u32,
     pidfd: OwnedFd,
@@ -102,7 +104,7 @@ impl KeeperLink {
         }
     }
 
-    /// Keeps, and has the keeper keep, what nobody has kept so far.
+    /// Keeps a process that nobody has kept so far, and has the keeper keep it, too.
     pub(crate) fn reclaim(&mut self, kept: Kept) {
         if !self.found.contains_key(&kept.key) {
             self.client.adopt(&kept);
@@ -110,14 +112,14 @@ impl KeeperLink {
         }
     }
 
-    /// Whether the keeper has it.
+    /// Whether the keeper has the process that this text describes.
     pub(crate) fn has(&self, life: &str) -> bool {
         let key =
             serde_json::from_str::<serde_json::Value>(life).ok().and_then(|life| life.get("key")?.as_u64());
         key.is_some_and(|key| self.found.contains_key(&key))
     }
 
-    /// What earlier daemons have left, in the order in which it was made.
+    /// The processes that earlier daemons left, in the order in which they were spawned.
     pub(crate) fn found(&self) -> Vec<KeptProcess> {
         let mut found: Vec<KeptProcess> = self
             .found
@@ -141,23 +143,23 @@ impl KeeperLink {
         self.pid
     }
 
-    /// Whether the start of a process was told, or is to be, and not heard yet.
+    /// Whether a start was reported, or will be, that has not been handled here yet.
     fn awaits(&self, key: u64) -> bool {
         let of_it = |frame: &Frame<FromKeeper>| matches!(&frame.say, FromKeeper::Spawned { key: other, .. } if *other == key);
         self.expected.contains_key(&key) || self.early.iter().any(of_it)
     }
 
-    /// From here on the line is looked at by the watcher. `false`: the keeper was gone before.
+    /// Hands the socket over from the sentinel to the reaper. `false`: the keeper was gone before.
     pub(super) fn begin(&mut self) -> bool {
         self.sentinel.take().is_none_or(|sentinel| sentinel.retire())
     }
 
-    /// Where cgroups of earlier daemons lie.
+    /// The cgroups of earlier daemons.
     pub(super) fn joined(&self) -> impl Iterator<Item = &Arc<Cgroups>> {
         self.joined.values()
     }
 
-    /// Nothing of a process's tree is left.
+    /// Notes that nothing of a process's tree is left.
     pub(super) fn gone(&mut self, key: u64, process: Process) {
         if process.about.is_some() {
             self.journal.gone(key);
@@ -171,7 +173,7 @@ impl KeeperLink {
         }
     }
 
-    /// The folder in which a process's cgroup was made.
+    /// The cgroups under the directory in which a process's cgroup was made.
     fn join(&mut self, folder: PathBuf, own: Option<&Arc<Cgroups>>) -> Option<Arc<Cgroups>> {
         if let Some(own) = own
             && own.folder() == folder
@@ -247,7 +249,7 @@ impl Watcher {
                     return;
                 };
                 let Expected { output, marks, cgroups, about, news, coming, .. } = expected;
-                // They have come with this word.
+                // Its descriptors have arrived with this message.
                 drop(coming);
                 if !in_cgroup && let Some(cgroups) = &cgroups {
                     match refused {
@@ -289,7 +291,7 @@ impl Watcher {
                     (expected.news)(HostEvent::SpawnFailed { key: expected.key, failure });
                 }
             }
-            // Of one whose start is not known here yet: told behind that.
+            // An exit whose start is not handled here yet: it waits behind that start.
             FromKeeper::Exited { key, .. } if above.awaits(*key) => above.early.push(frame),
             FromKeeper::Exited { key, exit } => match above.found.get_mut(key) {
                 Some(kept) => kept.exit = Some(*exit),
@@ -304,7 +306,7 @@ impl Watcher {
         }
     }
 
-    /// Looks after what an earlier daemon has started.
+    /// Takes over a process that an earlier daemon spawned.
     pub(super) fn take_over(
         &mut self,
         key: u64,
@@ -323,7 +325,7 @@ impl Watcher {
         let cgroups = about.as_ref().and_then(|about| about.cgroups.clone());
         let sight = about.as_ref().map(|about| about.sight.clone()).unwrap_or_default();
         let cgroups = cgroups.and_then(|folder| above.join(folder, own.as_ref()));
-        // Nobody's, as it is: known by its session and its group alone.
+        // A process without a note has no marks; its session and its group alone identify it.
         let marks = about
             .as_ref()
             .map_or_else(|| Marks { variable: String::new(), limit: 0 }, |about| Marks::of(about.run, key));
@@ -339,7 +341,7 @@ impl Watcher {
         if let Some(process) = self.processes.get_mut(&key) {
             process.sight = sight;
         }
-        // An earlier daemon may have had it moved.
+        // An earlier daemon may have had it moved into a cgroup.
         if let (Some(own), Some(process)) = (own, self.processes.get_mut(&key))
             && matches!(process.home, Membership::None)
             && own.has(key, pid)
@@ -359,7 +361,8 @@ impl Watcher {
         }
     }
 
-    /// Tells the keeper to which files a source's output goes now; then the others are nobody's.
+    /// Tells the keeper which files take a source's output now; after that, rotated files may be
+    /// compressed.
     pub(super) fn tell_keeper(&self, source: SourceId, files: Option<[OwnedFd; 2]>) {
         if let Some(files) = files
             && let Some(above) = &self.above
@@ -375,7 +378,7 @@ impl Watcher {
         self.logs.tidy(source);
     }
 
-    /// Has the keeper hold something, and whoever takes its place.
+    /// Has the keeper, or whatever takes its place, hold a text and a descriptor.
     pub(super) fn hold(&mut self, name: String, text: String, fd: Option<OwnedFd>) {
         if let Some(above) = &mut self.above {
             above.client.hold(&name, &text, fd.as_ref().map(AsFd::as_fd));
@@ -383,7 +386,7 @@ impl Watcher {
         }
     }
 
-    /// This process is about to end, and another is to go on where it stood.
+    /// Notes that this process is about to end, and what is to follow it.
     pub(super) fn leave(&mut self, leave: Leave) {
         let Some(above) = &mut self.above else {
             return;
@@ -400,7 +403,7 @@ impl Watcher {
         }
     }
 
-    /// The line to the keeper has ended.
+    /// Handles the end of the socket to the keeper.
     pub(super) fn keeper_ended(&mut self) {
         let Some(above) = &mut self.above else {
             return;
@@ -410,18 +413,18 @@ impl Watcher {
             Some(Leave::Replaced(..)) => DaemonIntent::Replaced,
             Some(Leave::Down(code)) => DaemonIntent::End(*code),
         };
-        // Before anything else: from here on this process may die, too.
+        // Before anything else, since from here on this process may die, too.
         if makes_a_standby(above.standby.as_ref().is_some_and(Standby::waits), directive) {
             crate::host::keeper::quieten();
             above.standby = handover::standby(above.since)
                 .inspect_err(|error| tracing::warn!(%error, "nobody stands by while the keeper is replaced"))
                 .ok();
         }
-        // Its end of the line is closed before the kernel says that it is dead.
+        // The keeper's end of the socket is closed before the kernel reports its death.
         let lives = above.alive.as_ref().is_some_and(|keeper| !pidfd::ends_within(keeper.as_fd(), DYING));
         match after_keeper(lives, directive) {
             AfterKeeper::GiveWay => {
-                // It starts another daemon, which is told everything anew.
+                // The keeper lives and starts another daemon, which is told everything anew.
                 tracing::error!("the line to the keeper is broken: this daemon gives way to another");
                 if let Some(standby) = above.standby.take() {
                     standby.dismiss();
@@ -440,8 +443,8 @@ impl Watcher {
         }
     }
 
-    /// This process goes on as the keeper, with all that it holds, and starts a daemon of its own. Where it
-    /// can't be executed, nothing can be started until it can.
+    /// Makes this process the keeper, with all that it holds; it then starts a daemon of its own.
+    /// While it can't be re-executed, nothing can be started.
     fn take_the_keepers_place(&mut self, other_program: bool) {
         let Some(above) = &mut self.above else {
             return;
@@ -513,7 +516,7 @@ impl Watcher {
         let args = handover::own_args();
         let state = State {
             since: above.since,
-            // What was asked of the dead one and never made has a key, too.
+            // Orders to the dead keeper that were never carried out have keys, too.
             last_key: last_key + 1_000_000,
             daemon: None,
             program: handover::SELF,
@@ -535,7 +538,7 @@ impl Watcher {
     }
 }
 
-/// What a later daemon is to know, with who was seen of the tree.
+/// The note for a later daemon, with the processes that were seen in the tree.
 fn with_sight(about: &str, sight: &KnownMembers) -> String {
     let text = about.to_owned();
     match serde_json::from_str::<KeeperNote>(&text) {

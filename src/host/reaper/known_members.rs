@@ -1,9 +1,11 @@
-//! Keeping sight of trees without a cgroup.
+//! Remembers the members of trees without a cgroup.
 //!
-//! As long as a keeper lives, who loses a parent comes to it, and carries marks. After its death those come to
-//! nobody here, and who has shed even the marks is not found any more. So who is of such a tree is noted now and
-//! then, by number and start time, while it can be told; that goes on to the next daemon with all else. And
-//! where one without marks was lost sight of, what it may have started is not known, which is said.
+//! While the keeper lives, orphans are reparented to it and carry marks. After its death they are
+//! reparented to neither keeper nor daemon, and a process that shed its marks as well can't be
+//! found any more. So the members of such a tree are noted now and then, by pid and start time,
+//! while their tree can still be told; the notes pass on to the next daemon. If an unmarked member
+//! ended unobserved, processes that it started may live on unknown, which is reported
+//! ([`LostSight`](crate::host::HostEvent::LostSight)).
 
 use std::collections::HashMap;
 
@@ -14,40 +16,40 @@ use super::memberships::Membership;
 use crate::host::marks;
 use crate::sys::proc::{self, Stat};
 
-/// One of a tree that is neither its leader nor in the leader's session or group.
+/// A process of a tree, but not its leader nor in the leader's session or group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Member {
     pid: u32,
-    /// In ticks since boot: with the number, one process for ever.
+    /// The start time in ticks since boot: with the pid it names one process for ever.
     started: u64,
     tie: Tie,
 }
 
-/// By what one was known to be of its tree when it was last looked at.
+/// What tied a process to its tree when it was last looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Tie {
     Mark,
-    /// It is held, and what it starts is found below it.
+    /// A pidfd is held on it, so its children are found below it.
     Held,
-    /// By nothing that whoever it starts has, too.
+    /// Nothing that its children would inherit.
     Nothing,
 }
 
-/// Who was seen of a tree.
+/// The members that were seen of a tree.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct KnownMembers {
     members: Vec<Member>,
-    /// So many without marks have ended unseen.
+    /// How many members without marks ended unobserved.
     lost: usize,
 }
 
 impl KnownMembers {
-    /// Whether there is anything to know of it.
+    /// Whether there is nothing to note.
     pub(super) fn is_plain(&self) -> bool {
         self.members.is_empty() && self.lost == 0
     }
 
-    /// So many without marks have ended, and what they have started is not known.
+    /// How many members without marks ended unobserved; processes that they started are not known.
     pub(super) fn lost(&self) -> usize {
         self.lost
     }
@@ -58,7 +60,7 @@ impl KnownMembers {
 }
 
 impl Watcher {
-    /// Notes who is of each tree without a cgroup.
+    /// Notes the members of each tree without a cgroup.
     pub(super) fn look_around(&mut self) {
         let trees: Vec<u64> = self
             .processes
@@ -92,7 +94,8 @@ impl Watcher {
             for member in &process.sight.members {
                 let below: Vec<Stat> =
                     proc::descendants(member.pid).into_iter().filter_map(proc::stat).collect();
-                // Its number may be another's by now, whose children are nobody's here.
+                // The pid may belong to another process by now, whose children are not of this
+                // tree.
                 if lives(member) {
                     all.extend(below);
                 }
@@ -123,7 +126,7 @@ impl Watcher {
                 false if remnants.contains_key(&member.pid) => Tie::Held,
                 false => Tie::Nothing,
             };
-            // Of one that ended in between nothing is said.
+            // A member that ended in between keeps its last tie.
             if lives(member) {
                 member.tie = tie;
             }
@@ -132,7 +135,7 @@ impl Watcher {
         process.sight.lost += lost;
     }
 
-    /// Pins those of a tree that were seen and live; of the others it is known from then on that they are lost.
+    /// Pins the noted members of a tree that live. Those that ended without a tie count as lost.
     pub(super) fn find_seen(&mut self, key: u64) {
         let Some(process) = self.processes.get_mut(&key) else {
             return;
@@ -148,13 +151,13 @@ impl Watcher {
                 if process.remnants.contains_key(&member.pid) {
                     member.tie = Tie::Held;
                 }
-                // Whoever goes on from here is to know them as well.
+                // A daemon or keeper that takes over must know them as well.
                 process.sight.members.push(member);
             }
         }
     }
 
-    /// The kernel says of these from now on who is of them.
+    /// Forgets members that a cgroup contains now, because the kernel tracks those.
     pub(super) fn need_not_be_seen(&mut self, key: u64, is_inside: impl Fn(u32) -> bool) {
         if let Some(process) = self.processes.get_mut(&key) {
             process.sight.members.retain(|member| !is_inside(member.pid));

@@ -1,10 +1,12 @@
-//! Bytes of a pipe become whole lines.
+//! Turns the bytes of a pipe into whole lines.
+//!
+//! Deliberately absent: the reading of the pipe, and the log files.
 
 use super::{LONGEST_LINE, Process};
 use crate::host::{HostEvent, OutputSink, OutputTarget, ProcessKey};
 use crate::model::Stream;
 
-/// Takes bytes of a stream: whole lines are handed on, the rest waits for its end.
+/// Takes bytes of a stream: whole lines are handed on, and an unfinished line waits for its end.
 pub(super) fn take(
     process: &mut Process,
     stream: Stream,
@@ -53,7 +55,7 @@ pub(super) fn take(
         pipe.partial = Vec::new();
     }
     if matched {
-        // Told once: what comes later is not looked at any more.
+        // Reported once: later output is not matched any more.
         process.output = OutputTarget::Lines(source, None);
         (process.news)(HostEvent::LogMatched { key });
     }

@@ -1,4 +1,5 @@
-//! The cgroups of trees that were made in a burst of starts, without one: they get one when no more come.
+//! The cgroups of trees. A tree that was spawned without one in a burst of starts is moved into one
+//! once the burst is over.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,22 +8,23 @@ use super::Watcher;
 use super::orders::WatchOrder;
 use crate::host::cgroup::{Cgroups, Homeless};
 
-/// So often it is looked whether there is time for it, while there are some.
+/// How often the reaper checks whether trees can be moved, in milliseconds, while some wait for it.
 pub(super) const HOUSING_MILLIS: u16 = 500;
 
-/// There is time when nobody has come for so long.
+/// Trees are moved once no service has been spawned for this long.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// So many at a time: each takes a descriptor meanwhile.
+/// The most trees that are moved at a time, because each takes a descriptor meanwhile.
 const BATCH: usize = 256;
 
-/// Whether a tree has a cgroup, and among which.
+/// Whether a tree has a cgroup, and which directory holds it.
 pub(super) enum Membership {
-    /// By its marks alone it is known who is of it.
+    /// The tree has no cgroup: its marks alone tell its members.
     None,
-    /// Its leader was born there: the kernel says who is of it.
+    /// The leader was spawned in the cgroup, so the kernel knows every member.
     Born(Arc<Cgroups>),
-    /// It was moved there with all that was known of it by then; somebody may have left it before.
+    /// The members that were known by then were moved into the cgroup. A process that left the tree
+    /// before may not be in it.
     Moved(Arc<Cgroups>),
 }
 
@@ -34,22 +36,22 @@ impl Membership {
         }
     }
 
-    /// Whether the kernel knows all that are of the tree.
+    /// Whether the kernel knows every member of the tree.
     pub(super) fn knows_all(&self) -> bool {
         matches!(self, Membership::Born(_))
     }
 }
 
-/// Whether trees are being moved.
+/// Whether trees are being moved into cgroups.
 pub(super) enum Housing {
-    /// The last that needs it came then.
+    /// Nothing is being moved; the last service was spawned at this time.
     Rests(Instant),
-    /// A thread is at it.
+    /// A thread is moving trees.
     Moves,
 }
 
 impl Watcher {
-    /// A service was made.
+    /// Notes that a service was spawned or taken over.
     pub(super) fn one_came(&mut self, key: u64, home: &Membership) {
         if let Housing::Rests(since) = &mut self.housing {
             *since = Instant::now();
@@ -59,12 +61,12 @@ impl Watcher {
         }
     }
 
-    /// Whether some wait for it.
+    /// Whether trees wait to be moved, and none is being moved.
     pub(super) fn houses_soon(&self) -> bool {
         !self.homeless.is_empty() && matches!(self.housing, Housing::Rests(_))
     }
 
-    /// Has some moved into cgroups of their own, when there is time.
+    /// Has a batch of trees moved into cgroups of their own, if no burst is under way.
     pub(super) fn house(&mut self) {
         let is_quiet = matches!(self.housing, Housing::Rests(since) if since.elapsed() >= QUIET);
         let Some(cgroups) = self.cgroups.as_ref().filter(|_| is_quiet && !self.homeless.is_empty()) else {
@@ -83,9 +85,9 @@ impl Watcher {
         }
     }
 
-    /// These have a cgroup now.
+    /// Notes that these trees have a cgroup now.
     pub(super) fn housed(&mut self, keys: &[u64]) {
-        // The next ones follow at once.
+        // The next batch follows at once.
         let quiet = Instant::now().checked_sub(QUIET).unwrap_or_else(Instant::now);
         self.housing = Housing::Rests(quiet);
         let Some(cgroups) = self.cgroups.clone() else {
@@ -98,7 +100,7 @@ impl Watcher {
                     self.need_not_be_seen(*key, |pid| cgroups.has(*key, pid));
                 }
                 Some(_) => {}
-                // It is gone by now.
+                // The tree is gone by now.
                 None => cgroups.discard(*key),
             }
         }

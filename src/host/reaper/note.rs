@@ -1,4 +1,4 @@
-//! What a keeper is asked to remember of a process, for a later daemon.
+//! The note that a keeper holds about a process for a later daemon.
 
 use std::path::PathBuf;
 
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use super::known_members::KnownMembers;
 use crate::host::Owner;
 
-/// What a later daemon is to know of a process.
+/// What a later daemon needs to know about a process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct KeeperNote {
     pub(crate) owner: Owner,
-    /// Of the run that made it; see [`Marks`].
+    /// The run of the daemon that spawned it; see [`Marks`](super::Marks).
     pub(crate) run: u64,
     #[serde(default)]
     pub(crate) cgroups: Option<PathBuf>,
-    /// Who was seen of its tree.
+    /// The processes that were seen in its tree.
     #[serde(default, skip_serializing_if = "KnownMembers::is_plain")]
     pub(super) sight: KnownMembers,
 }

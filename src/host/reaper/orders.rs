@@ -1,4 +1,4 @@
-//! What the watcher is told, and the line by which it is told.
+//! The orders to the reaper, and the handle that carries them.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -15,93 +15,96 @@ use crate::host::{HostEventSink, OutputTarget, ProcessKey};
 use crate::logs::{Due, Fresh, LogConfig, Slot, WriteResult};
 use crate::model::{SourceId, Stream};
 
-/// What the watcher is told.
+/// An order to the reaper.
 pub(crate) enum WatchOrder {
-    /// Look after this process.
+    /// Watch this process, which was just spawned.
     Watch(Box<Watched>),
-    /// Signal a whole tree, and SIGCONT after it.
+    /// Send a signal to a whole tree, followed by SIGCONT.
     Signal(ProcessKey, i32),
-    /// SIGSTOP a whole tree, and say so.
+    /// Halt a whole tree with SIGSTOP, and report it.
     Pause(ProcessKey),
-    /// SIGCONT a whole tree.
+    /// Let a whole tree continue, with SIGCONT.
     Resume(ProcessKey),
-    /// SIGKILL a whole tree until it is empty.
+    /// Send SIGKILL to a whole tree until it is empty.
     Kill(ProcessKey),
-    /// When this process dies, end everything at once and exit.
+    /// When the process behind this pidfd dies, kill everything at once and exit.
     DieWith(OwnedFd),
-    /// End whatever was left to us and belongs to nobody; then say so.
+    /// End all orphans that belong to no known tree, then call this.
     EndStrays(Box<dyn FnOnce() + Send>),
-    /// The keeper was asked for this process.
+    /// Expect this process, for which the keeper was asked.
     Expect(Box<Expected>),
-    /// Look after a process that the keeper has kept.
+    /// Take over a process that the keeper has kept.
     Adopt(ProcessKey, OutputTarget, Option<LogConfig>, HostEventSink),
-    /// What is kept of a process that is gone may go.
+    /// Drop what is kept of a process that is gone: its end is recorded durably.
     Settle(ProcessKey),
-    /// What a source prints is kept like this from now on.
+    /// Keep the output of a source in these log files from now on.
     Keep(SourceId, LogConfig),
-    /// A source prints no more.
+    /// Close the log files of a source that prints no more.
     Forget(SourceId),
-    /// Note who is of trees that have no cgroup.
+    /// Note the members of trees that have no cgroup.
     LookAround,
-    /// These trees have a cgroup now.
+    /// Note that these trees have a cgroup now.
     Housed(Vec<u64>),
-    /// What was relieved has come to its end after all.
+    /// Take the result of a loan, by its number, that another thread took over from and that has
+    /// now ended.
     Late(u64, Box<Late>),
-    /// The keeper is to hold this text, and this descriptor, for the daemons that follow.
+    /// Have the keeper hold this text and descriptor under this name, for the daemons that follow.
     Hold(String, String, Option<OwnedFd>),
-    /// This process is about to end, and its keeper is told what follows.
+    /// Note that this process is about to end, and tell the keeper what follows.
     Leave(Leave),
-    /// End.
+    /// End the reaper's thread.
     Quit,
 }
 
-/// How a daemon leaves.
+/// How a daemon leaves, and what its keeper does next.
 pub(crate) enum Leave {
-    /// Everything is down; the keeper knows, or is dead.
+    /// Everything is down, and the keeper ends with this exit code; the keeper knows, or is dead.
     Down(u8),
-    /// Another program goes on. Called when the keeper has noted that.
+    /// This program takes the daemon's place. The function is called once the keeper has noted
+    /// that.
     Replaced(PathBuf, Box<dyn FnOnce() + Send>),
 }
 
-/// A process to look after.
+/// A process for the reaper to watch.
 pub(crate) struct Watched {
     pub(crate) key: ProcessKey,
     pub(crate) pid: u32,
     pub(crate) pidfd: OwnedFd,
-    /// Since when it is this host's.
+    /// Since when this host has the process.
     pub(crate) since: Instant,
     pub(crate) pipes: [Option<OwnedFd>; 2],
     pub(crate) output: OutputTarget,
     pub(crate) marks: Marks,
-    /// The cgroup of its own that it was made in lies there.
+    /// The cgroups that hold its own, if it was spawned in one.
     pub(crate) cgroups: Option<Arc<Cgroups>>,
     pub(crate) news: HostEventSink,
 }
 
-/// A process that a keeper is making.
+/// A process that the keeper is spawning.
 pub(crate) struct Expected {
     pub(crate) key: ProcessKey,
     pub(crate) output: OutputTarget,
     pub(crate) marks: Marks,
-    /// Where it is to have its cgroup.
+    /// The cgroups that are to hold its own.
     pub(crate) cgroups: Option<Arc<Cgroups>>,
-    /// What the keeper says of it to a later daemon; `None`: nothing, it is to end with us.
+    /// The note that the keeper holds about it for a later daemon; `None` means that it ends with
+    /// this daemon.
     pub(crate) about: Option<String>,
-    /// What is run, for words about a failure.
+    /// The program, to explain a failure.
     pub(crate) program: Program,
     pub(crate) news: HostEventSink,
-    /// Its descriptors are still to come.
+    /// Counts the start as under way until its descriptors have arrived.
     pub(crate) coming: StartPermit,
 }
 
-/// Orders, and since when the first of them waits.
+/// The waiting orders, and the time since which the first of them waits.
 #[derive(Default)]
 struct Orders {
     list: Vec<WatchOrder>,
     since: Option<Instant>,
 }
 
-/// How others reach the watcher.
+/// The handle by which other threads reach the reaper.
 #[derive(Clone)]
 pub(crate) struct WatcherHandle {
     inner: Arc<Inner>,
@@ -117,14 +120,14 @@ impl WatcherHandle {
         WatcherHandle { inner: Arc::new(Inner { orders: Mutex::default(), wake }) }
     }
 
-    /// Gives an order and wakes the watcher.
+    /// Gives an order and wakes the reaper.
     pub(crate) fn send(&self, order: WatchOrder) {
         self.orders().list.push(order);
         self.wake();
     }
 
-    /// Gives an order without waking the watcher for it, unless many wait already. The
-    /// caller is to wake it before it rests.
+    /// Gives an order without waking the reaper for it, unless many orders wait. The caller must
+    /// wake the reaper before it waits itself.
     pub(crate) fn send_later(&self, order: WatchOrder) {
         let mut orders = self.orders();
         orders.list.push(order);
@@ -136,8 +139,8 @@ impl WatcherHandle {
         }
     }
 
-    /// Wakes the watcher where orders have waited for long: before something that may take
-    /// its time.
+    /// Wakes the reaper if orders have waited long; to be called before something that may take
+    /// time.
     pub(crate) fn wake_if_late(&self) {
         let late = self.orders().since.is_some_and(|since| since.elapsed() > LATE);
         if late {
@@ -145,15 +148,16 @@ impl WatcherHandle {
         }
     }
 
-    /// Wakes the watcher where orders wait.
+    /// Wakes the reaper if orders wait.
     pub(crate) fn wake(&self) {
         if !self.orders().list.is_empty() {
-            // It can only fail when the counter is full, and then the watcher is awake anyway.
+            // The write can only fail when the counter is full, and then the reaper is awake
+            // anyway.
             let _ = self.inner.wake.write(1);
         }
     }
 
-    /// What was ordered since the last call.
+    /// Takes all orders since the last call.
     pub(super) fn take(&self) -> Vec<WatchOrder> {
         let _ = self.inner.wake.read();
         std::mem::take(&mut *self.orders()).list
@@ -164,12 +168,12 @@ impl WatcherHandle {
     }
 }
 
-/// In a burst of starts the watcher is woken for so many at once.
+/// In a burst of starts the reaper is woken once for this many.
 const BATCH: usize = 32;
-/// And nothing waits longer than this while more processes are made.
+/// No order waits longer than this while further processes are spawned.
 const LATE: Duration = Duration::from_millis(1);
 
-/// What came of a loan, too late.
+/// The result of a loan that ended after another thread had taken over.
 pub(crate) enum Late {
     Poured { source: SourceId, key: u64, stream: Stream, poured: WriteResult, buffer: Vec<u8> },
     Emptied { source: SourceId, stream: Stream, emptied: Emptied },
@@ -178,20 +182,20 @@ pub(crate) enum Late {
     Closed,
 }
 
-/// Other files for a source.
+/// A change of the log files of a source.
 pub(crate) struct Change {
     pub(super) keep: LogConfig,
     pub(super) files: std::io::Result<Option<Fresh>>,
-    /// What the source had when it was begun: what has come since counts more.
+    /// The source's files when the change was begun: files that it got since then take precedence.
     pub(super) before: Option<Arc<Slot>>,
-    /// Why it goes there, where nobody has asked for it.
+    /// Why the configured files can't be used, if that is the reason for the change.
     pub(super) instead_of: Option<String>,
 }
 
-/// What was in the pipe of a process that is gone.
+/// The output that was left in the pipe of a dead process.
 pub(crate) struct Emptied {
     pub(super) bytes: Vec<u8>,
     pub(super) buffer: Vec<u8>,
-    /// A keeper is to be told of these first; then there may be more in it.
+    /// Files that the keeper must be told of first; the pipe may hold more output.
     pub(super) moves: Option<[OwnedFd; 2]>,
 }

@@ -1,7 +1,7 @@
-//! Output moves from pipes into files.
+//! Moves output from pipes into files.
 //!
-//! Whatever is done with a file may last: so it is lent out (`hung`), and functions that may lose the watcher's
-//! state by that take it by value.
+//! Any work with a file may block, so it is lent out (`blocked_io`). Functions that may lose the
+//! reaper's state to another thread take it by value.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::logs::{self, Due, LogConfig, Logs, LostOutput, PipeRead, WriteResult}
 use crate::model::{SourceId, Stream};
 
 impl Watcher {
-    /// Reads what a dead process left in its pipes.
+    /// Reads the output that a dead process left in its pipes.
     pub(super) fn read_last_words(mut self: Box<Self>, key: u64) -> Option<Box<Self>> {
         let fresh = self.processes.get(&key).is_some_and(|p| p.exit.is_some() && !p.told);
         if !fresh {
@@ -24,7 +24,7 @@ impl Watcher {
         if let Some(source) = self.processes.get(&key).and_then(Process::source)
             && self.is_stuck(source)
         {
-            // What it said last goes elsewhere at once, where it can.
+            // Its last output goes to other files at once, where it can.
             self = self.move_elsewhere(source)?;
         }
         for stream in [Stream::Out, Stream::Err] {
@@ -38,7 +38,7 @@ impl Watcher {
         Some(self)
     }
 
-    /// One read; returns how many bytes came.
+    /// Reads once; returns the number of bytes.
     pub(super) fn read(mut self: Box<Self>, key: u64, stream: Stream) -> Option<(Box<Self>, usize)> {
         let Some(process) = self.processes.get(&key) else {
             return Some((self, 0));
@@ -92,7 +92,7 @@ impl Watcher {
         buffer
     }
 
-    /// What a read gave, which is in the buffer; returns how many bytes came.
+    /// Handles the result of a read, whose bytes are in the buffer; returns their number.
     pub(super) fn took(
         &mut self,
         key: u64,
@@ -108,7 +108,7 @@ impl Watcher {
                 LostOutput::Begins(reason) => (None, reason),
                 LostOutput::Over(lost) => (Some(lost), String::new()),
             };
-            // Whose files they are is to hear of it.
+            // The process that owns the files is told of it.
             let beside = match process.output {
                 OutputTarget::Beside(source) => Some(source),
                 OutputTarget::Lines(..) | OutputTarget::Capture(_) | OutputTarget::Collect(_) => None,
@@ -152,7 +152,7 @@ impl Watcher {
             return Some(self);
         };
         if self.logs.is_hung(&keep) {
-            // Another waits there already.
+            // Another thread waits for these files already.
             self.logs.open_later(source, keep.clone());
             self.is_stuck_over(source, Some(keep), false);
             return Some(self);
@@ -160,7 +160,7 @@ impl Watcher {
         let work = {
             let (keep, sink) = (keep.clone(), Arc::clone(&self.sink));
             move |logs: &Logs| {
-                // It reads what is there.
+                // The sink reads the log files as they are now.
                 sink.begins(source);
                 logs.make_due(&keep)
             }
@@ -174,7 +174,7 @@ impl Watcher {
         Some(self)
     }
 
-    /// The files of a source that was printing before are open again.
+    /// Notes that the log files of a source that printed before are open again.
     pub(super) fn opened(&mut self, source: SourceId, due: Due) {
         let Some((begun, keep)) = self.logs.place_due(source, due) else {
             return;
@@ -183,7 +183,7 @@ impl Watcher {
         let Some(process) = self.printer(source).and_then(|key| self.processes.get_mut(&key)) else {
             return;
         };
-        // Lines that another has begun to read.
+        // Unfinished lines that an earlier daemon had begun to read.
         for (pipe, begun) in process.pipes.iter_mut().zip(begun) {
             if let Some(pipe) = pipe
                 && pipe.partial.is_empty()
@@ -193,7 +193,8 @@ impl Watcher {
         }
     }
 
-    /// Sources are kept in other files, or by other rules. What does not run takes them when it starts.
+    /// Applies changes of log files. A source that has no running process takes them at its next
+    /// start.
     pub(super) fn make_changes(mut self: Box<Self>) -> Option<Box<Self>> {
         while let Some((source, keep)) = self.changes.pop_front() {
             let stays = self.logs.kept(source).is_some_and(|kept| kept.place == keep.place);
@@ -201,7 +202,7 @@ impl Watcher {
                 continue;
             }
             if stays && self.is_stuck(source) {
-                // When its disk answers.
+                // The change is made when its disk answers.
                 self.stuck.entry(source).and_modify(|stuck| stuck.change = Some(keep));
                 continue;
             }
@@ -210,7 +211,8 @@ impl Watcher {
         Some(self)
     }
 
-    /// `instead_of`: why it is to go there, where nobody has asked for it.
+    /// Has a source's output kept in other files, or by other rules. `instead_of`: why the
+    /// configured files can't be used, if that is the reason.
     pub(super) fn change(
         mut self: Box<Self>,
         source: SourceId,
@@ -230,7 +232,7 @@ impl Watcher {
             let (keep, instead_of, before) = (keep.clone(), instead_of.clone(), before.clone());
             move |files| Late::Changed(source, Box::new(Change { keep, files, before, instead_of }))
         };
-        // In another place, what is there meanwhile is not stuck.
+        // If the files move elsewhere, the present ones are not stuck meanwhile.
         let stays = self.logs.kept(source).is_some_and(|kept| kept.place == keep.place);
         let about = About { of: stays.then_some(source), keep: Some(keep.clone()), pipe: None };
         let files;

@@ -1,8 +1,9 @@
-//! Finding a process again that nobody has kept: its keeper and its daemon were killed together.
+//! Finds a process again that nobody has kept, because its keeper and its daemon were killed
+//! together.
 //!
-//! By boot, pid and start time it is one process for ever. It is nobody's child any more, but its
-//! output is not lost: it holds its pipes open for reading itself, and here they are opened through
-//! it.
+//! Boot, pid and start time name one process for ever. The process is no longer a child of regrow,
+//! but its output is not lost: it holds its own pipes open for reading, and they are opened again
+//! through it.
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -17,20 +18,20 @@ use crate::host::keeper::client::Kept;
 use crate::host::marks::{self, Marks};
 use crate::sys::{clock, pidfd, proc};
 
-/// By what a process is found again.
+/// The facts by which a process is found again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Life {
     boot: String,
     pid: u32,
-    /// In ticks since boot.
+    /// The start time in ticks since boot.
     start: u64,
     key: u64,
     about: String,
-    /// Of its output.
+    /// The inode numbers of its output pipes; 0 stands for none.
     pipes: [u64; 2],
 }
 
-/// What is to be written down of a process that has just been made.
+/// The text to record for a process that has just been spawned.
 pub(super) fn life_of(key: u64, pid: u32, about: &str, pipes: [Option<BorrowedFd<'_>>; 2]) -> Option<String> {
     let inode = |pipe: Option<BorrowedFd<'_>>| {
         pipe.and_then(|pipe| nix::sys::stat::fstat(pipe).ok()).map_or(0, |stat| stat.st_ino)
@@ -46,17 +47,17 @@ pub(super) fn life_of(key: u64, pid: u32, about: &str, pipes: [Option<BorrowedFd
     serde_json::to_string(&life).ok()
 }
 
-/// What became of it.
+/// The outcome of the search for a process.
 pub(crate) enum Reclaimed {
-    /// It lives.
+    /// The process lives.
     Alive(Kept),
-    /// It is gone; what was left of its tree was ended.
+    /// The process is gone; the rest of its tree was ended.
     Gone { key: u64 },
-    /// It was of another boot, or can't be read.
+    /// The record is of another boot, or can't be read.
     Nobody,
 }
 
-/// Looks for a process by what was written down of it.
+/// Looks for a process by the text that was recorded for it.
 pub(crate) fn reclaim(life: &str) -> Reclaimed {
     let Ok(life) = serde_json::from_str::<Life>(life) else {
         return Reclaimed::Nobody;
@@ -67,7 +68,7 @@ pub(crate) fn reclaim(life: &str) -> Reclaimed {
     let is_it = || proc::stat(life.pid).is_some_and(|stat| stat.started == life.start && stat.state != b'Z');
     if is_it()
         && let Ok(pidfd) = pidfd::open(life.pid)
-        // Asked again behind the open: the number may have been given away in between.
+        // Checked again after the open: the pid may have been reused in between.
         && is_it()
     {
         let pipes = life.pipes.map(|inode| reopen(life.pid, inode));
@@ -80,12 +81,12 @@ pub(crate) fn reclaim(life: &str) -> Reclaimed {
     Reclaimed::Gone { key: life.key }
 }
 
-/// Looks for processes of which nothing was written down but that they were to be made: each by its mark, in
-/// one look at all there are. `None`: its leader is not there.
+/// Looks for processes of which only the order to spawn them was recorded: each by its mark, in one
+/// scan of all processes. `None` where the leader does not live.
 pub(crate) fn reclaim_marked(noted: &[(u64, &str)]) -> Vec<Option<Kept>> {
     let mut leaders: HashMap<u64, proc::Stat> = HashMap::new();
     for stat in proc::all() {
-        // A leader leads its own session: it was made so.
+        // A leader leads its own session: it was spawned that way.
         if stat.session == stat.pid
             && stat.state != b'Z'
             && let Some(limit) = marks::mark(stat.pid)
@@ -101,7 +102,7 @@ pub(crate) fn reclaim_marked(noted: &[(u64, &str)]) -> Vec<Option<Kept>> {
         let limit = Marks::of(known.run, *key).limit;
         let stat = leaders.get(&limit)?;
         let pidfd = pidfd::open(stat.pid).ok()?;
-        // Asked again behind the open: the number may have been given away in between.
+        // Checked again after the open: the pid may have been reused in between.
         let is_it = proc::stat(stat.pid).is_some_and(|now| now.started == stat.started)
             && marks::mark(stat.pid) == Some(limit);
         is_it.then(|| Kept {
@@ -117,8 +118,8 @@ pub(crate) fn reclaim_marked(noted: &[(u64, &str)]) -> Vec<Option<Kept>> {
     noted.iter().map(find).collect()
 }
 
-/// The pipe that a process has as its output, if it is one that it was given: those alone are open for
-/// reading and writing.
+/// The pipe that a process has as its output, if regrow gave it that pipe: only such pipes are open
+/// for reading and writing.
 fn own_pipe(pid: u32, fd: u32) -> Option<OwnedFd> {
     let target = std::fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok()?;
     let inode = target.to_str()?.strip_prefix("pipe:[")?.strip_suffix(']')?.parse().ok()?;
@@ -142,11 +143,11 @@ fn reopen(pid: u32, inode: u64) -> Option<OwnedFd> {
     })?;
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let fd = nix::fcntl::open(&path, flags, Mode::empty()).ok()?;
-    // It may have closed it and got another under that number.
+    // The process may have closed the pipe and opened another file under that number.
     nix::sys::stat::fstat(&fd).is_ok_and(|stat| stat.st_ino == inode).then_some(fd)
 }
 
-/// Ends what a leader has left that died while nobody was there.
+/// Ends the rest of a tree whose leader died while no daemon ran.
 fn end_remains(key: u64, about: &KeeperNote) {
     if let Some(folder) = &about.cgroups {
         crate::host::cgroup::end_one(&folder.join(key.to_string()));

@@ -1,4 +1,4 @@
-//! The processes of a tree: who belongs to it, and how all of them are signalled.
+//! The processes of a tree: which belong to it, and how all of them are signalled.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::sys::pidfd::{self, has_ended};
 use crate::sys::proc;
 
 impl Watcher {
-    /// Whether nothing of a tree is left; what is found is pinned and watched.
+    /// Whether nothing of a tree is left; processes that are found are pinned and watched.
     pub(super) fn is_empty(&mut self, key: u64) -> bool {
         let Some(process) = self.processes.get(&key) else {
             return true;
@@ -37,9 +37,9 @@ impl Watcher {
         self.processes.get(&key)?.home.cgroups().cloned()
     }
 
-    /// Children of this process that its main thread has. Hosts make theirs on other threads, and
-    /// the kernel gives those that lost their parent to the main one. Below a keeper: all of its
-    /// children but us; it is given them in our place.
+    /// The orphans that were reparented to this process, which are children of its main thread:
+    /// hosts spawn on other threads, and the kernel gives orphans to the main one. Below a keeper,
+    /// all children of the keeper except this process.
     pub(super) fn orphans(&mut self) -> Vec<u32> {
         let me = std::process::id();
         let above = self.above.as_ref().map_or(me, KeeperLink::pid);
@@ -48,7 +48,7 @@ impl Watcher {
         found
     }
 
-    /// Pins whom the kernel knows to be of a tree, where the tree has a cgroup.
+    /// Pins the processes that the kernel knows to be of a tree, if the tree has a cgroup.
     fn find_by_cgroup(&mut self, key: u64) {
         let Some(cgroups) = self.cgroups_of(key) else {
             return;
@@ -64,20 +64,21 @@ impl Watcher {
         self.pin_by_cgroup(key, |_| true);
         let over = |process: &Process| process.exit.is_some() && process.remnants.is_empty();
         if self.processes.get(&key).is_some_and(over) {
-            // Somebody lives who was not seen: on the way out, or just made by one who is.
+            // A process lives that was not seen: one that is ending, or that an ending one just
+            // forked.
             self.needs_rescan.insert(key);
         }
     }
 
-    /// Pins those in a tree's cgroup that are not its leader and fit.
+    /// Pins the processes in a tree's cgroup that fit, except its leader.
     fn pin_by_cgroup(&mut self, key: u64, fits: impl Fn(&proc::Stat) -> bool) {
         let Some(cgroups) = self.cgroups_of(key) else {
             return;
         };
         let leader = self.processes.get(&key).filter(|p| p.exit.is_none()).map(|p| p.pid);
         for pid in cgroups.processes(key).into_iter().filter(|pid| Some(*pid) != leader) {
-            // Asked again behind the look at it: the number may have been given away since the
-            // list was read, and `pin` makes sure that it is still the one that was looked at.
+            // Checked again after the look at the process: its pid may have been reused since the
+            // list was read. `pin` makes sure that the process is still the one looked at.
             if let Some(stat) = proc::stat(pid)
                 && fits(&stat)
                 && proc::cgroup(pid).is_some_and(|path| cgroups.key_of(&path) == Some(key))
@@ -87,8 +88,8 @@ impl Watcher {
         }
     }
 
-    /// Looks through all processes for those of a tree's session or group. Only where the
-    /// kernel said, or can't say, that there are some.
+    /// Searches all processes for those of a tree's session or group. Only where the kernel said
+    /// that there are some, or can't say.
     pub(super) fn find_by_session(&mut self, key: u64) {
         let Some(process) = self.processes.get(&key) else {
             return;
@@ -102,8 +103,8 @@ impl Watcher {
         }
     }
 
-    /// Takes over what was left to this process: reaps the dead, and gives the living to the
-    /// tree they came from.
+    /// Takes over the orphans that were reparented to this process: reaps the dead, and pins the
+    /// living to the tree that they came from.
     pub(super) fn adopt(&mut self) {
         for pid in self.orphans() {
             if self.leaders.contains_key(&pid) {
@@ -113,7 +114,7 @@ impl Watcher {
                 continue;
             };
             let owner = self.owner(&stat);
-            // What is a keeper's is reaped by it.
+            // The keeper's children are reaped by the keeper.
             let reaped = stat.state == b'Z'
                 && (owner.is_some() || self.reap_all)
                 && matches!(pidfd::reap_pid(pid), Ok(Some(_)));
@@ -125,7 +126,7 @@ impl Watcher {
         }
     }
 
-    /// The tree that a process came from.
+    /// The tree that a process came from; `None` if it is of no known tree.
     pub(super) fn owner(&self, stat: &proc::Stat) -> Option<u64> {
         let index = &self.index;
         let in_cgroup = || {
@@ -134,13 +135,13 @@ impl Watcher {
         };
         let by_limit = || index.of_limit(marks::mark(stat.pid)?);
         let marked = || index.of_variable(&proc::variable(stat.pid, MARK)?);
-        // One that left the session and cleared its environment may still print to us.
+        // A process that left the session and cleared its environment may still print to our pipe.
         let by_output = || proc::output_pipes(stat.pid).find_map(|inode| index.of_pipe(inode));
         let found = index.of_session(stat.session, stat.group).or_else(|| index.of_pinned(stat.pid));
         found.or_else(in_cgroup).or_else(by_limit).or_else(marked).or_else(by_output)
     }
 
-    /// The tree whose cgroup this is.
+    /// The tree that has this cgroup.
     fn key_of(&self, path: &Path) -> Option<u64> {
         let joined = self.above.iter().flat_map(KeeperLink::joined);
         self.cgroups.iter().chain(joined).find_map(|cgroups| {
@@ -150,17 +151,17 @@ impl Watcher {
         })
     }
 
-    /// Whether the orphans of a tree come neither to us nor to our keeper, and the kernel does not say
-    /// who is of it.
+    /// Whether the orphans of a tree are reparented neither to this process nor to its keeper, and
+    /// the kernel does not tell its members either.
     pub(super) fn needs_marks(&self, key: u64) -> bool {
         self.processes
             .get(&key)
             .is_some_and(|process| process.parent == Parent::Dead && !process.home.knows_all())
     }
 
-    /// Pins whoever carries the mark of such a tree, whoever its parent is: all processes of the machine are
-    /// looked through, once for all that ask. `false`: that was done a moment ago, and is to be asked for
-    /// again a moment later, so that it never takes more than a part of this thread's time.
+    /// Pins every process that carries the mark of such a tree, whatever its parent. One scan of
+    /// all processes serves all trees. `false`: a scan was made a moment ago, and the caller must
+    /// ask again later, so that scans take only a part of this thread's time.
     pub(super) fn find_marked(&mut self) -> bool {
         if let Some((at, took)) = self.marked_looked
             && at.elapsed() < took * 2
@@ -182,9 +183,9 @@ impl Watcher {
         true
     }
 
-    /// Whether a tree that forked while it was killed is not gone after all. The kernel's list of children is
-    /// sure only as long as none of them ends, and numbers begin anew at some point: so all processes are looked
-    /// through before such a one is said to be gone, and once more behind that.
+    /// Whether a tree that forked while it was killed still lives. The kernel's list of children is
+    /// reliable only while none of them ends, and pids start over at some point. So all processes
+    /// are scanned twice before such a tree counts as gone.
     pub(super) fn has_forked_away(&mut self, key: u64) -> bool {
         let has_forked = |process: &Process| {
             !process.home.knows_all() && process.killing.is_some_and(|it| it.came.is_some())
@@ -209,7 +210,7 @@ impl Watcher {
         self.needs_rescan.contains(&key)
     }
 
-    /// The tree of which a process is by its session, or by its marks.
+    /// The tree of a process by its session, group or marks.
     fn marked_as(&self, stat: &proc::Stat) -> Option<u64> {
         let index = &self.index;
         let marked = || index.of_limit(marks::mark(stat.pid)?);
@@ -217,7 +218,7 @@ impl Watcher {
         index.of_session(stat.session, stat.group).or_else(marked).or_else(named)
     }
 
-    /// Holds on to one of a tree's other processes.
+    /// Opens a pidfd on another process of a tree and watches it.
     pub(super) fn pin(&mut self, key: u64, stat: &proc::Stat) {
         let Some(process) = self.processes.get_mut(&key) else {
             return;
@@ -233,11 +234,11 @@ impl Watcher {
                 return;
             }
         };
-        // A zombie may have threads that still run; only its pidfd knows.
+        // A zombie may have threads that still run; only its pidfd tells.
         if stat.state == b'Z' && has_ended(fd.as_fd()) {
             return;
         }
-        // Between the look and the open it may have died and its number been given away.
+        // Between the look and the open the process may have died and its pid been reused.
         if proc::stat(stat.pid).map(|s| s.started) != Some(stat.started) {
             return;
         }
@@ -254,11 +255,12 @@ impl Watcher {
         }
     }
 
-    /// Pins every process of a tree that is not in its leader's group.
+    /// Pins every process of a tree outside its leader's group.
     pub(super) fn find_tree(&mut self, key: u64) {
         self.adopt();
         if self.needs_marks(key) {
-            // Where that was done just now, whoever is missed is found when the others have ended.
+            // If a scan was made just now, the processes it missed are found when the others have
+            // ended.
             self.find_marked();
         }
         self.find_seen(key);
@@ -268,12 +270,13 @@ impl Watcher {
         let group = process.pid;
         let leader = (!has_ended(process.pidfd.as_fd())).then_some(process.pid);
         let roots = process.remnants.keys().copied().chain(leader);
-        // Also where there is a cgroup: somebody may have moved them to another.
+        // Descendants are searched even where there is a cgroup: a process may have been moved out
+        // of it.
         let mut found: Vec<u32> = roots.flat_map(proc::descendants).collect();
         found.sort_unstable();
         found.dedup();
         for pid in found {
-            // The group is signalled as one, by a descriptor.
+            // The group is signalled as a whole, by the leader's pidfd.
             if let Some(stat) = proc::stat(pid)
                 && stat.group != group
             {
@@ -288,12 +291,13 @@ impl Watcher {
         self.signal_found(key, signal);
     }
 
-    /// Signals all of a tree that was found just before.
+    /// Signals every process of a tree that was found just before.
     pub(super) fn signal_found(&self, key: u64, signal: i32) {
         let Some(process) = self.processes.get(&key) else {
             return;
         };
-        // Each gets it once: to some programs a second one means that it is urgent.
+        // Each process gets the signal once: some programs take a second one to mean that it is
+        // urgent.
         let outside: Vec<&OwnedFd> = process
             .remnants
             .iter()
@@ -306,8 +310,8 @@ impl Watcher {
         }
     }
 
-    /// Halts a tree. What was forked while that was going on is found by looking again, until
-    /// nothing new is there: who stands still makes no more.
+    /// Halts a tree. Processes forked meanwhile are found by searching again, until no new one
+    /// turns up: a halted process forks no more.
     pub(super) fn pause_tree(&mut self, key: u64) {
         self.halt(key);
         if let Some(process) = self.processes.get(&key) {
@@ -321,11 +325,12 @@ impl Watcher {
         let begun = Instant::now();
         for _ in 0..PAUSE_ROUNDS {
             if begun.elapsed() > LONGEST_HALT {
-                // Others wait for this thread, too.
+                // Other trees wait for this thread, too.
                 break;
             }
             if self.needs_marks(key) {
-                // Each round is to see who came since the last one, however long a look takes.
+                // Each round must see the processes forked since the last one, however long a scan
+                // takes.
                 self.marked_looked = None;
             }
             self.signal_tree(key, nix::libc::SIGSTOP);
@@ -343,12 +348,13 @@ impl Watcher {
         }
     }
 
-    /// Signals the leader's group; where the kernel can't do that by descriptor, the group
-    /// by number while the leader is not reaped (so its number is not given away), and else
-    /// nobody: those left are pinned one by one. Returns whether the group was reached.
+    /// Signals the leader's group by its pidfd. Where the kernel can't do that, it signals the
+    /// group by number while the leader is not reaped, so its pid can't have been reused. Otherwise
+    /// nothing is signalled, and the remaining processes are pinned one by one. Returns whether the
+    /// group was reached.
     pub(super) fn signal_group(&self, process: &Process, signal: i32) -> bool {
         match pidfd::signal_group(&process.pidfd, signal) {
-            // A keeper may have reaped it before we hear of it.
+            // A keeper may have reaped the leader before this process hears of it.
             Err(error)
                 if error.kind() == std::io::ErrorKind::Unsupported && !has_ended(process.pidfd.as_fd()) =>
             {
@@ -363,7 +369,7 @@ impl Watcher {
 
     pub(super) fn kill_tree(&mut self, key: u64) {
         self.find_tree(key);
-        // Who is killed one by one has time to fork away; who stands still has not.
+        // Processes killed one by one have time to fork away; halted ones have not.
         let alone =
             |process: &Process| process.remnants.is_empty() && proc::descendants(process.pid).is_empty();
         if self.processes.get(&key).is_some_and(|process| !process.home.knows_all() && !alone(process)) {
@@ -373,7 +379,8 @@ impl Watcher {
             return;
         };
         process.killing.get_or_insert(Killing { since: Instant::now(), came: None, told: false });
-        // All of it at once, before anything can fork again; what is left is found one by one.
+        // The cgroup kills all of it at once, before anything can fork again; the others are killed
+        // one by one.
         if let Some(cgroups) = self.cgroups_of(key) {
             cgroups.kill(key);
         }

@@ -1,5 +1,5 @@
-//! The steps of the child, from its first moment to `execve`: raw system calls in the memory of
-//! whoever made it, or in a copy of it. Nothing here allocates, locks or returns.
+//! The steps of the child from its first moment to `execve`: raw system calls in the memory of the
+//! process that cloned it, or in a copy of it. Nothing here allocates, locks or returns.
 
 use std::ptr;
 
@@ -8,8 +8,8 @@ use nix::libc::{self, c_char, c_int, c_long, c_void};
 use crate::host::marks::MARKED;
 use crate::sys::limits::Limits;
 
-/// Where the child leaves word of a failed step. In shared memory, so that even a forked
-/// child's word arrives.
+/// Where the child reports a failed step. In shared memory, so that even a forked child's report
+/// arrives.
 #[repr(C)]
 pub(super) struct Report {
     pub(super) stage: c_int,
@@ -22,13 +22,14 @@ pub(super) struct ChildPlan {
     pub(super) argv: *const *const c_char,
     pub(super) envp: *const *const c_char,
     pub(super) dir: *const c_char,
-    /// What it reads.
+    /// The standard input of the child.
     pub(super) input: c_int,
     pub(super) out: c_int,
     pub(super) err: c_int,
-    /// What it has besides, as the first descriptor after these; -1: nothing.
+    /// The first descriptor after the standard three; -1 if there is none.
     pub(super) extra: c_int,
-    /// Where it says that its descriptors are its own; closed by its start. -1: nobody listens.
+    /// The pipe on which the child says that its descriptors are its own, and which its start
+    /// closes; -1 if nobody listens.
     pub(super) status: c_int,
     pub(super) highest: c_int,
     pub(super) unshare: bool,
@@ -38,13 +39,13 @@ pub(super) struct ChildPlan {
     pub(super) nice: Option<i32>,
     /// Which of the [`MARKED`] limits get the mark.
     pub(super) marked: [bool; 2],
-    /// See `limit_mark` of the host.
+    /// The value of those limits, see `limit_mark` in `host::marks`.
     pub(super) mark: libc::rlimit,
     pub(super) parent: c_int,
     pub(super) report: *mut Report,
 }
 
-/// Whom the child runs as.
+/// The user and the groups that the child runs as.
 pub(super) struct ChildIds {
     pub(super) uid: libc::uid_t,
     pub(super) gid: libc::gid_t,
@@ -52,7 +53,7 @@ pub(super) struct ChildIds {
     pub(super) count: usize,
 }
 
-/// The child's steps, as numbers in the report.
+/// The child's steps, by their numbers in the report.
 #[derive(Clone, Copy)]
 pub(super) enum Step {
     Unshare = 1,
@@ -71,16 +72,17 @@ impl Step {
     }
 }
 
-/// A system call of the child: what it returns, or the error's number below zero. libc's own would
-/// write that number to a variable of the thread that made the child, and which goes on meanwhile.
+/// Makes a system call of the child and returns its result, or the error number negated. libc's own
+/// function would write that number to a variable of the thread that cloned the child and that goes
+/// on meanwhile.
 ///
 /// # Safety
-/// The call's own: pointers among the arguments are what it takes them for.
+/// Those of the system call itself: pointer arguments must be what the call takes them for.
 #[cfg(target_arch = "x86_64")]
 unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
     let result;
-    // SAFETY: a system call that clobbers what is said; what it does with the arguments is its
-    // caller's to answer for.
+    // SAFETY: the clobbered registers of a system call are declared; the caller answers for what
+    // the call does with the arguments.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -97,10 +99,11 @@ unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
     result
 }
 
-/// The same where there is no such way: there the maker stands still until the child has executed.
+/// Makes a system call on an architecture without a raw one here: there the cloning thread is
+/// blocked until the child has executed.
 ///
 /// # Safety
-/// As there.
+/// As for the raw call.
 #[cfg(not(target_arch = "x86_64"))]
 unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
     // SAFETY: as its caller says.
@@ -108,7 +111,7 @@ unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
     if result < 0 { -c_long::from(Errno::last_raw()) } else { result }
 }
 
-/// What is a word of a system call.
+/// A value that fits into one argument of a system call.
 trait Word {
     fn word(self) -> c_long;
 }
@@ -143,7 +146,7 @@ impl<T> Word for *const T {
     }
 }
 
-/// [`raw`] with as many arguments as there are.
+/// Calls [`raw`] with up to five arguments.
 macro_rules! sys {
     ($number:expr $(, $argument:expr)* $(,)?) => {{
         let mut args = [0 as c_long; 5];
@@ -176,7 +179,7 @@ pub(super) extern "C" fn child(plan: *mut c_void) -> c_int {
         if plan.parent != 0 {
             sys!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
             if sys!(libc::SYS_getppid) != c_long::from(plan.parent) {
-                // The supervisor died in between: no signal will come for that.
+                // The supervisor died in between, and no signal will report that.
                 fail(plan, Step::Session, -c_long::from(libc::ESRCH));
             }
         }
@@ -188,17 +191,18 @@ pub(super) extern "C" fn child(plan: *mut c_void) -> c_int {
             sys!(libc::SYS_umask, umask);
         }
         if let Some(ids) = &plan.ids {
-            // What it opens again through /proc is its own.
+            // The child can open its output again through /proc only if it owns the pipes.
             for output in [plan.out, plan.err] {
                 sys!(libc::SYS_fchown, output, ids.uid, ids.gid);
             }
-            // The groups first: without the user's rights nobody may set them any more. Raw calls,
-            // since libc's own would change the other threads of the process that we share memory with.
+            // The groups come first, because after the change of user nobody may set them any more.
+            // Raw calls are used, since libc's own would change the other threads of the process
+            // whose memory is shared.
             done(plan, Step::User, sys!(libc::SYS_setgroups, ids.count, ids.groups));
             done(plan, Step::User, sys!(libc::SYS_setresgid, ids.gid, ids.gid, ids.gid));
             done(plan, Step::User, sys!(libc::SYS_setresuid, ids.uid, ids.uid, ids.uid));
             if plan.parent != 0 {
-                // Another user's process is spared until it asks for it once more.
+                // A change of user clears the signal, so the child asks for it once more.
                 sys!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 if sys!(libc::SYS_getppid) != c_long::from(plan.parent) {
                     fail(plan, Step::Session, -c_long::from(libc::ESRCH));
@@ -211,7 +215,7 @@ pub(super) extern "C" fn child(plan: *mut c_void) -> c_int {
         }
         let mut own = 3;
         if plan.extra >= 0 {
-            // It may lie there already, closed on execution.
+            // The descriptor may already have this number, and would be closed on execution.
             let put = match plan.extra {
                 3 => sys!(libc::SYS_fcntl, 3, libc::F_SETFD, 0),
                 extra => sys!(libc::SYS_dup3, extra, 3, 0),
@@ -219,8 +223,8 @@ pub(super) extern "C" fn child(plan: *mut c_void) -> c_int {
             done(plan, Step::Stdio, put);
             own = 4;
         }
-        // What we inherited ourselves and nobody marked close-on-exec goes as well; what tells of
-        // the start by being closed stays until then.
+        // Descriptors that this process inherited without close-on-exec are closed as well. The
+        // pipe that tells of the start stays open until then.
         if plan.status < 0 {
             close_between(own, c_int::MAX, plan.highest);
         } else {
@@ -265,14 +269,14 @@ unsafe fn close_between(first: c_int, last: c_int, highest: c_int) {
     }
 }
 
-/// Goes on where a step has worked.
+/// Ends the child if a step has failed.
 fn done(plan: &ChildPlan, step: Step, result: c_long) {
     if result < 0 {
         fail(plan, step, result);
     }
 }
 
-/// Leaves word and ends the child. `result`: the error's number below zero.
+/// Reports the failed step and ends the child. `result`: the error number negated.
 fn fail(plan: &ChildPlan, step: Step, result: c_long) -> ! {
     let errno = -result as c_int;
     // SAFETY: the report is a live shared mapping that only this child writes to now.

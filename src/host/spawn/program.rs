@@ -1,4 +1,4 @@
-//! What is to run: its file, its folder, and in words why it can't be run.
+//! The program to run: its file, its directory, and the explanation if it can't be run.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -13,7 +13,8 @@ use crate::host::env;
 use crate::model::{SpawnFailure, SpawnStage};
 use crate::sys::credentials::Credentials;
 
-/// A program that was found, and all that it gets, as plain bytes.
+/// A program whose file was found, with its arguments, environment, directory and credentials as
+/// plain bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Program {
     pub(super) path: CString,
@@ -24,7 +25,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Looks it up. This reads the file system, which may take its time.
+    /// Looks a program up in the file system, which may take time.
     pub(crate) fn find(argv: &[String], dir: &Path, env: Vec<CString>) -> Result<Program, SpawnFailure> {
         let folder =
             CString::new(dir.as_os_str().as_bytes()).map_err(|_| explain_folder(Errno::EINVAL, dir))?;
@@ -36,19 +37,19 @@ impl Program {
         Ok(Program { path, argv, env, dir: folder, credentials: Credentials::default() })
     }
 
-    /// The same, run as somebody else.
+    /// Returns the program to be run with these credentials.
     pub(crate) fn with(mut self, credentials: Credentials) -> Program {
         self.credentials = credentials;
         self
     }
 
-    /// Whom it is run as.
+    /// The credentials to run it with.
     pub(crate) fn credentials(&self) -> &Credentials {
         &self.credentials
     }
 
-    /// As it goes to a keeper, but for whom it is run as: the number of arguments, then file, folder,
-    /// arguments and environment, each with a NUL behind it.
+    /// Encodes the program for a keeper, without its credentials: the number of arguments, then
+    /// file, directory, arguments and environment, each followed by a NUL.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let words = [&self.path, &self.dir].into_iter().chain(&self.argv);
@@ -60,7 +61,7 @@ impl Program {
         bytes
     }
 
-    /// The other way; `None`: these are not such bytes.
+    /// Decodes what [`Program::to_bytes`] encoded. `None` if the bytes are not such an encoding.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Program> {
         let (count, rest) = bytes.split_first_chunk::<4>()?;
         let rest = rest.strip_suffix(b"\0")?;
@@ -74,7 +75,7 @@ impl Program {
         })?
     }
 
-    /// In words, why it could not be run.
+    /// Explains in words why the program could not be run.
     pub(crate) fn explain(&self, failed: Failed) -> SpawnFailure {
         let Failed { stage, errno } = failed;
         let dir = Path::new(OsStr::from_bytes(self.dir.as_bytes()));
@@ -108,7 +109,8 @@ impl Program {
     }
 }
 
-/// Whether a program can be looked for from there: a child of its own would say so, but there is none yet.
+/// Whether a program can be searched from this directory. A child would report that itself, but
+/// there is none yet.
 fn is_folder(dir: &Path) -> Result<(), SpawnFailure> {
     let bad = |errno: Errno| Err(explain_folder(errno, dir));
     match std::fs::metadata(dir) {
@@ -118,7 +120,8 @@ fn is_folder(dir: &Path) -> Result<(), SpawnFailure> {
     }
 }
 
-/// The program's file: as it is named when there is a slash in it, else the first in `PATH`.
+/// The program's file: the name itself if it contains a slash, otherwise the first executable match
+/// in `PATH`.
 fn find(name: &str, dir: &Path, environment: &[CString]) -> Result<CString, SpawnFailure> {
     let made = |given: &OsStr| {
         CString::new(given.as_bytes()).map_err(|_| {
@@ -192,7 +195,7 @@ fn explain_folder(errno: Errno, dir: &Path) -> SpawnFailure {
     failure(SpawnStage::Chdir, errno, &message)
 }
 
-/// What the first line of a script names.
+/// The interpreter that the first line of a script names.
 fn interpreter(path: &Path) -> Option<String> {
     let mut start = [0u8; 256];
     let length = io::Read::read(&mut std::fs::File::open(path).ok()?, &mut start).ok()?;

@@ -1,4 +1,4 @@
-//! Children made for real.
+//! Spawns real children.
 
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::*;
 
-/// How a start is waited for.
+/// How a test waits for a start.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     StandStill,

@@ -1,4 +1,5 @@
-//! How commands are run: the pool, what is kept of them, the cache, and when the machine is busy.
+//! The configuration of the worker pool: its size, what is kept of finished commands, the cache of
+//! results, and the thresholds at which the machine counts as busy.
 
 use std::time::Duration;
 
@@ -10,30 +11,30 @@ use crate::decide::cache::CacheLimits;
 use crate::decide::pool;
 use crate::decide::scaler::ScalePolicy;
 
-/// All of it.
+/// The configuration of the worker pool and its cache.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TasksConfig {
-    /// Workers, and commands that may wait.
+    /// The number of workers, and of commands that may wait.
     pub pool: pool::PoolSize,
     /// Whether the pool scales by itself.
     pub auto: bool,
-    /// Bytes of each stream of a command's output that are held in memory.
+    /// The bytes of each output stream of a command that are held in memory.
     pub memory: u64,
-    /// Bytes of each that are kept at all.
+    /// The bytes of each output stream of a command that are kept at all.
     pub output: u64,
-    /// So many finished ones are kept ...
+    /// The number of finished commands that are kept ...
     pub kept: usize,
-    /// ... and for so long.
+    /// ... and how long each is kept.
     pub kept_for: Duration,
-    /// Results that need not be made again.
+    /// The size of the cache of results that need not be made again.
     pub cache: CacheLimits,
-    /// Whether these outlive the daemon, in its store.
+    /// Whether the cache outlives the daemon, in its store.
     pub cache_persists: bool,
-    /// When there is one worker fewer, and one more.
+    /// The thresholds at which the pool gets one worker fewer or one more.
     pub scale: ScalePolicy,
-    /// Percent above which a file system is said to be full.
+    /// The use of a file system above which it is reported as full, in percent.
     pub disk_full: f64,
-    /// Load of a core above which it is said to be high.
+    /// The load of each core above which the load is reported as high.
     pub load_high: f64,
 }
 
@@ -75,7 +76,7 @@ pub(super) struct ThresholdKeys {
     load: Option<Load>,
 }
 
-// Checked where they are read, so that a fault names its line.
+// These types are checked where they are read, so that a fault names its line.
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "i64")]

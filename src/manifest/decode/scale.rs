@@ -1,4 +1,5 @@
-//! `replicas`: how many copies of a service there are, or by what the Scaler chooses their number.
+//! The key `replicas`: the number of instances of a service, or the bounds and the measure by which
+//! the Scaler chooses it.
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -6,7 +7,7 @@ use toml::de::DeValue;
 use super::super::reader::{Collector, Reader};
 use crate::model::spec::{SCALE_ON_CPU, ScaleOn, ScaleSpec};
 
-/// A number, or bounds within which the Scaler chooses one.
+/// Reads a number of instances, or bounds within which the Scaler chooses one.
 pub(super) fn replicas(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> (u32, Option<ScaleSpec>) {
     const NUMBERS: std::ops::RangeInclusive<u32> = 1..=10_000;
     let Some(value) = reader.get("replicas") else {
@@ -56,7 +57,7 @@ fn scale_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> ScaleOn {
         return usual;
     };
     let mut inner = Reader::new(table, "scale_on");
-    // 100 is one core.
+    // The unit is percent: 100 is one core.
     let cpu = inner.integer("cpu", 1..=100_000, collector).map(|n| n.value);
     let memory = inner.size("memory", collector).filter(|bytes| *bytes > 0);
     inner.finish(collector);

@@ -1,5 +1,5 @@
-//! What a manifest's services are made of, and how one is read again when it starts: with what its env files
-//! say by then.
+//! What a manifest's services are made from, and how a service is read again when it starts, with
+//! what its env files say by then.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,14 +13,14 @@ use crate::manifest::validate::ExternalNames;
 use crate::model::digest::fnv;
 use crate::model::{ServiceSpec, SpecRefresh};
 
-/// What a manifest's services are made of, for as long as any of them may start again.
+/// What a manifest's services are made from. It is kept while any of them may start again.
 pub(super) struct Given {
     pub(super) source: Arc<Source>,
     pub(super) folder: PathBuf,
     pub(super) declared: Declared,
-    /// Those of the command line.
+    /// The env files of the command line.
     pub(super) env_files: Vec<PathBuf>,
-    /// What the tree sets already that this is added to.
+    /// The variables that the running tree sets already, where this is added to one.
     pub(super) there: Arc<Assignments>,
     pub(super) process: HashMap<String, String>,
 }
@@ -30,14 +30,14 @@ impl Given {
         absolute(&self.folder, path)
     }
 
-    /// The env files that this service's environment comes from.
+    /// The env files that a service's environment comes from.
     fn files_of(&self, service: &Service) -> Vec<PathBuf> {
         let named = self.declared.project.env_file.iter().chain(&service.env_file);
         named.map(|path| self.absolute(&path.value)).chain(self.env_files.iter().cloned()).collect()
     }
 
-    /// A number for what is written of a service and its project, as far as env files have a part in it;
-    /// where it is written does not count.
+    /// A hash of what the manifest says about a service, as far as variables can have a part in it.
+    /// Where it is written does not count.
     fn written(&self, at: usize) -> u64 {
         let service = &self.declared.services[at];
         let mut text: Vec<u8> = Vec::new();
@@ -74,13 +74,13 @@ impl Given {
         fnv(&text)
     }
 
-    /// What the service is when it starts now, with whatever its env files say by now.
+    /// The service as it is when it starts now, with what its env files say by now.
     fn renewed(&self, at: usize, declared: &ServiceSpec) -> Result<ServiceSpec, String> {
         let mut warnings = Vec::new();
         let collector = Collector::new(Arc::clone(&self.source));
         let mut loader = Loader::new(self, collector, &mut warnings);
         let shared = loader.project();
-        // Whom it depends on is in what was declared.
+        // The dependencies are kept as they were declared.
         let fresh =
             loader.service(&self.declared.services[at], &shared, &HashMap::new(), &ExternalNames::default());
         match loader.collector.faults.first() {
@@ -102,7 +102,7 @@ impl Given {
     }
 }
 
-/// The services, each of which can be read again where it has env files.
+/// The services, each of which can be read again if it has env files.
 pub(super) fn renewable(given: Given, services: Vec<ServiceSpec>) -> Vec<Arc<ServiceSpec>> {
     let given = Arc::new(given);
     let with = |(at, mut spec): (usize, ServiceSpec)| {

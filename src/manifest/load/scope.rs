@@ -1,19 +1,19 @@
-//! Where the variables of a service come from, and what they come to.
+//! The variables of a service: where each comes from, and its value.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 use crate::manifest::interpolate::{self, Trouble};
 
-/// Variables are made of each other in so many steps at most.
+/// The most steps in which variables may be made of each other.
 const DEEPEST: usize = 100;
 
-/// Where variables come from: the process, env files, the service's own `env`; later wins.
+/// The sources of variables: the process, env files, and the service's own `env`; a later one wins.
 pub(super) struct Scope<'a> {
     pub(super) process: &'a HashMap<String, String>,
     pub(super) files: HashMap<&'a str, &'a str>,
     pub(super) own: HashMap<&'a str, &'a str>,
-    /// Own variables that were expanded already, so that each is expanded once.
+    /// The service's own variables that were expanded already, so that each is expanded once.
     pub(super) known: RefCell<HashMap<String, String>>,
 }
 
@@ -29,7 +29,8 @@ impl Scope<'_> {
         Ok(self.outer(name))
     }
 
-    /// A variable of the service's own. Its own name in it means the outer one: PATH = "bin:${PATH}".
+    /// The value of a variable of the service's own. Its own name in it means the outer one, as in PATH
+    /// = "bin:${PATH}".
     pub(super) fn own(&self, name: &str, path: &mut Vec<String>) -> Result<String, Trouble> {
         if let Some(known) = self.known.borrow().get(name) {
             return Ok(known.clone());

@@ -1,4 +1,4 @@
-//! The tables, how they came to be what they are, and what is read of them at the start.
+//! The tables of the database, the steps that migrate them, and the reading at the start.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,8 @@ use crate::decide::ledger::Memory;
 use crate::model::{Incarnation, InstanceRecord, Name};
 use crate::sys::files;
 
-/// Each step is applied once, in order; the number of those that were is the database's
-/// `user_version`.
+/// The migration steps. Each is applied once, in order; the number of applied steps is the
+/// database's `user_version`.
 const STEPS: &[&str] = &["
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE services (
@@ -102,7 +102,7 @@ CREATE INDEX tasks_by_time ON tasks (over);
 
 const NEWER: &str = "a newer build of regrow has written it";
 
-/// A larger database is not read through at the start.
+/// The size in bytes up to which a database is checked at the start.
 const CHECKED: u64 = 256 << 20;
 
 /// Milliseconds since 1970.
@@ -111,10 +111,11 @@ pub(super) fn millis(at: SystemTime) -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// How a database without a file is called, which every connection of this process finds (SQLite's memdb).
+/// The end of the name of an in-memory database, which all connections of this process share
+/// (SQLite's memdb).
 const IN_MEMORY: &str = "?vfs=memdb";
 
-/// Where the database is that a configuration names: a new one for `:memory:`.
+/// The place of the database that a configuration names. Each `:memory:` is a new one.
 pub(super) fn place_of(path: &Path) -> PathBuf {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     if path.as_os_str() != ":memory:" {
@@ -127,7 +128,7 @@ pub(super) fn is_in_memory(place: &Path) -> bool {
     place.as_os_str().as_encoded_bytes().ends_with(IN_MEMORY.as_bytes())
 }
 
-/// Opens a database that works: one that doesn't is set aside, and told of.
+/// Opens a database. A damaged one is set aside, which the result reports.
 pub(super) fn open(path: &Path) -> Result<(Database, Memory), StoreError> {
     let memory = is_in_memory(path);
     if !memory {
@@ -144,7 +145,7 @@ pub(super) fn open(path: &Path) -> Result<(Database, Memory), StoreError> {
             );
             Ok((Database::Open(connection), Memory { trouble: Some(trouble), ..memory }))
         }
-        // The disk takes nothing at the moment, most likely: what is known is read all the same.
+        // Most likely the disk accepts no writes at the moment. The stored data is read all the same.
         Err(error) if !memory && is_only_unwritable(&error) => {
             let memory = only_read(path).unwrap_or_default();
             let trouble = format!("nothing is written down for now: {}: {error}", path.display());
@@ -154,7 +155,7 @@ pub(super) fn open(path: &Path) -> Result<(Database, Memory), StoreError> {
     }
 }
 
-/// Whether it is its place that can't be written, and nothing is said of the database itself.
+/// Whether only the place can't be written, while the database itself may be whole.
 fn is_only_unwritable(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{CannotOpen, DiskFull, ReadOnly, SystemIoFailure};
     match error {
@@ -166,7 +167,8 @@ fn is_only_unwritable(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// What a database says that can't be written: with its log where that can be read, else as it was before.
+/// Reads a database that can't be written, with its write-ahead log if possible, and without it
+/// otherwise.
 fn only_read(path: &Path) -> Result<Memory, rusqlite::Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let whole = Connection::open_with_flags(path, flags).and_then(|connection| remembered(&connection));
@@ -177,7 +179,7 @@ fn only_read(path: &Path) -> Result<Memory, rusqlite::Error> {
     })
 }
 
-/// Whether a database is not one any more.
+/// Whether an error means that the database is damaged.
 pub(super) fn is_beyond_use(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, SchemaChanged};
     match error {
@@ -188,7 +190,7 @@ pub(super) fn is_beyond_use(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// Sets a database aside, if there is one; what is left of one that is gone is removed.
+/// Sets a database aside if it exists. Otherwise removes the log files that a removed one has left.
 pub(super) fn set_aside_if_there(path: &Path) -> Result<(), StoreError> {
     if path.exists() {
         return set_aside(path).map(drop);
@@ -201,7 +203,7 @@ pub(super) fn set_aside_if_there(path: &Path) -> Result<(), StoreError> {
     super::private_folder(path).map_err(|error| StoreError(error.to_string()))
 }
 
-/// Renames a database with all that belongs to it. Returns its new place.
+/// Renames a database together with its log files. Returns the new path.
 pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
     let at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(':', "");
     let name = |suffix: &str| {
@@ -217,8 +219,8 @@ pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
     for suffix in ["-wal", "-shm"] {
         let mut to = aside.as_os_str().to_owned();
         to.push(suffix);
-        // Without the log the file could be mended less well by hand; with a wrong one, the new
-        // file would be spoiled.
+        // The log files help to repair the old database by hand. Left in place, they would damage the
+        // new one.
         if fs::rename(name(suffix), to).is_err() {
             let _ = fs::remove_file(name(suffix));
         }
@@ -226,10 +228,10 @@ pub(super) fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
     Ok(aside)
 }
 
-/// A connection that writes, set up.
+/// Opens a connection for writing, and applies the missing migration steps.
 pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     if !is_in_memory(path) {
-        // SQLite would make it with what the umask leaves.
+        // SQLite itself would make the file with the mode that the umask leaves.
         if let Err(error) = files::own_file(path) {
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
             return Err(rusqlite::Error::SqliteFailure(code, Some(error.to_string())));
@@ -238,13 +240,14 @@ pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "wal")?;
-    // A commit reaches the kernel: that outlives any process, and a power cut never tears it.
+    // A commit reaches the kernel: it survives a crash of any process, and a power cut leaves no torn
+    // state.
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.set_prepared_statement_cache_capacity(32);
     let applied: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let applied = usize::try_from(applied).unwrap_or_default();
     if applied > STEPS.len() {
-        // Not to be spoiled, nor set aside: its build may come back.
+        // A newer build's database is neither changed nor set aside: that build may come back.
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);
         let what = NEWER.to_owned();
         return Err(rusqlite::Error::SqliteFailure(code, Some(what)));
@@ -273,7 +276,7 @@ fn remembered(connection: &Connection) -> Result<Memory, rusqlite::Error> {
     let mut statement = connection.prepare("SELECT id, past FROM instances")?;
     for row in statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))? {
         let (id, past) = row?;
-        // One of another form says nothing; its process, if it has one, is still found.
+        // A record in an unknown form is skipped. The instance's process, if any, is still found.
         if let Ok(past) = serde_json::from_str::<InstanceRecord>(&past) {
             memory.pasts.insert(id, past);
         }
@@ -313,11 +316,11 @@ pub(super) fn set_meta(connection: &Connection, key: &str, value: &str) -> Resul
         .map(drop)
 }
 
-/// What is written to.
+/// The state of the database file.
 pub(super) enum Database {
     Open(Connection),
-    /// It is beyond use and is to be begun anew.
+    /// The database is damaged, and a new one must be made.
     Spoiled,
-    /// It could not be opened for writing, and may be whole.
+    /// The database could not be opened for writing, and may be whole.
     Unopened,
 }

@@ -1,4 +1,4 @@
-//! The store on a file system, whole and torn.
+//! Tests of the store on a file system, whole and damaged.
 
 use super::*;
 use crate::model::cause::StartCause;
@@ -17,7 +17,7 @@ fn id(name: &str) -> InstanceId {
     InstanceId::sole(Name::new(name).unwrap())
 }
 
-/// Folds and tells events as the event log does.
+/// Applies events to the tree state and passes them to the store, as the event log does.
 struct Log {
     tree_state: TreeState,
     store: Store,
@@ -39,7 +39,7 @@ impl Log {
         self.store.event(&event, &self.tree_state);
     }
 
-    /// A life of an instance, from its start to its crash.
+    /// Appends the events of one incarnation, from its start to its crash.
     fn life(&mut self, name: &str, number: u64) {
         let (instance, incarnation) = (id(name), Incarnation(number));
         let exit = ExitOutcome::Process { exit: Exit::Code(3), ended: EndedBy::ByItself, reason: None };
@@ -155,7 +155,7 @@ fn answers_are_found_by_whose_they_are_and_the_trail_is_kept() {
     assert!(taken.seq == 1 && taken.command.contains("\"stop\""), "{taken:?}");
     assert_eq!(store.was_taken("token:b", None, "taken").unwrap(), None);
     assert_eq!(store.was_taken("token:a", None, "denied").unwrap(), None);
-    // One of the same name that was made since is another.
+    // A token of the same name that was made later is a different one.
     let made = SystemTime::now() + Duration::from_secs(1);
     assert_eq!(store.was_taken("token:a", Some(made), "taken").unwrap(), None);
 }
@@ -232,7 +232,7 @@ fn old_events_go_and_readers_see_whole_groups() {
     }
     reader.join().unwrap();
     let events = || store.last_events(0, &EventFilter::default(), usize::MAX).unwrap();
-    // Nobody is kept waiting for the store for ever: on a busy machine a flush may end before it is done.
+    // A flush does not wait for ever: on a busy machine it may return before everything is written.
     let all_there = || {
         store.flush();
         events().last().is_some_and(|event| event.seq == log.seq)
@@ -251,7 +251,7 @@ fn what_was_measured_is_there_for_the_next_supervisor_and_no_longer_than_is_want
     let (store, _) = Store::open(&path, retention).unwrap();
     let point = |ago: u64| {
         let levels = [(Measure::CpuPercent, Level { mean: ago as f64, peak: 99.0 })].into();
-        // The store knows milliseconds.
+        // The store keeps times in milliseconds.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
         let at = Duration::from_millis(u64::try_from(now).unwrap()) - Duration::from_secs(ago);
         HistoryPoint { at: SystemTime::UNIX_EPOCH + at, samples: 4, levels }

@@ -1,4 +1,4 @@
-//! The thread that writes.
+//! The thread that does all writing to the database.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -17,46 +17,46 @@ use crate::model::{Event, Fact, Incarnation, InstanceId, InstanceRecord, Name, S
 use crate::record::store::schema::Database;
 use crate::sys::files;
 
-/// One transaction takes this much at most, so that readers get their turn at new things.
+/// How many commands one transaction takes at most, so that readers see new rows soon.
 const GROUP: usize = 2_000;
-/// Old things are looked for after so many events, and at least this often.
+/// How many events trigger a removal of old rows, which also happens after [`TIDY_EVERY`].
 const TIDY_AFTER: u64 = 5_000;
 const TIDY_EVERY: Duration = Duration::from_secs(60);
-/// So many results of commands are kept.
+/// How many results of commands are kept.
 const RESULTS: i64 = 2_000;
-/// What could not be written is tried again this often.
+/// How long to wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What has given up and was not started since.
+/// Groups and projects that have given up and were not started since.
 pub(super) struct GaveUp {
     pub(super) groups: Vec<Name>,
     pub(super) projects: Vec<String>,
 }
 
-/// What the writer is told.
+/// A command to the writer.
 pub(super) enum StoreCommand {
     Begin {
         boot: String,
         since: Duration,
-        /// Instances that nobody supervises now and whose processes live on.
+        /// Instances that nobody supervises now and whose processes still run.
         alone: Vec<String>,
     },
     Plan(Vec<Arc<ServiceSpec>>),
     Event {
         event: Arc<Event>,
         past: Option<Box<InstanceRecord>>,
-        /// What has given up, where that may have changed.
+        /// The groups and projects that have given up, if that may have changed.
         failed: Option<Box<GaveUp>>,
     },
-    /// What is wished by hand, for the file beside the store.
+    /// The goals that were set by hand, for the file beside the database.
     Goals(String),
-    /// How everything stands.
+    /// The records of these instances.
     All(Vec<InstanceRecord>),
-    /// So many events were too many, and how everything stands since.
+    /// How many events were too many to store, and the record of every instance since.
     Lost(u64, Vec<InstanceRecord>),
     Life(String, Incarnation, String),
     Resources(Vec<ClosedPoint>),
-    /// By the hash of its key.
+    /// A result of a command, under the hash of its key.
     KeepResult([u8; 32], Box<KeptResult>),
     ForgetResults,
     KeepTask(Box<KeptTask>),
@@ -64,15 +64,16 @@ pub(super) enum StoreCommand {
     Tally(String),
     Audit(AuditEntry),
     Answer(StoredAnswer),
-    /// A change by hand, under this number.
+    /// A change by hand, under its number.
     ByHand(i64, String),
-    /// That one counts no more; `None`: none does.
+    /// Removes the change of this number. `None`: removes all changes.
     NotByHand(Option<i64>),
     After(Box<dyn FnOnce() + Send>),
     ReportTo(Report),
 }
 
-/// Hears when nothing can be written, and when it can again.
+/// Reports that nothing can be written (`None` and the reason), or that writing works again (the
+/// number of lost events).
 type Report = Box<dyn Fn(Option<u64>, String) + Send>;
 
 pub(super) struct Writer {
@@ -80,36 +81,36 @@ pub(super) struct Writer {
     path: PathBuf,
     retention: Retention,
     waiting: Arc<AtomicU64>,
-    /// Whether all is written that is told.
+    /// Whether writing works.
     well: Arc<AtomicBool>,
-    /// Where goals are held beside the database.
+    /// The file with the goals, beside the database.
     goals: Option<PathBuf>,
-    /// What is written at the beginning of a new file.
+    /// The boot and the start of the tree's clock, which a new file needs at its beginning.
     circumstances: Option<(String, Duration)>,
-    /// Whose processes live on without anybody's word of them.
+    /// Instances that nobody supervises now and whose processes still run.
     alone: HashSet<String>,
-    /// Whether this supervisor has said what it takes over.
+    /// Whether this supervisor has reported what it takes over.
     took_over: bool,
     plan: Vec<Arc<ServiceSpec>>,
-    /// How each instance stands, for a file that is begun anew or one that was full for a while.
+    /// The last record of each instance, for a new file or after a time of failed writes.
     stands: HashMap<String, InstanceRecord>,
-    /// By what the process of each is found again.
+    /// What identifies each instance's process, so that it can be found again.
     lives: HashMap<String, (Incarnation, String)>,
-    /// The file that is written, among all that have ever had its name.
+    /// The device and inode of the file that is written. Another file may get its name.
     file: Option<(u64, u64)>,
-    /// All results of commands were to go, and that is not written yet.
+    /// All results of commands must be removed, and that is not written yet.
     forgets: bool,
-    /// The same of tasks that are over.
+    /// All finished tasks must be removed, and that is not written yet.
     forgets_tasks: bool,
     trouble: Option<Trouble>,
-    /// When the last one was over.
+    /// When the last trouble ended.
     recovered: Option<Instant>,
     report: Option<Report>,
     since_tidy: u64,
     tidied: Instant,
 }
 
-/// Why nothing is written at the moment.
+/// A time in which nothing can be written.
 struct Trouble {
     lost: u64,
     next_try: Instant,
@@ -173,7 +174,7 @@ impl Writer {
             let events =
                 group.iter().filter(|told| matches!(told, StoreCommand::Event { .. })).count() as u64;
             let tasks = group.iter().filter(|told| matches!(told, StoreCommand::KeepTask(_))).count() as u64;
-            // A task's output is much larger than an event.
+            // A task's output is much larger than an event, so a task counts for ten.
             self.since_tidy += events + tasks * 10;
             if self.trouble.is_none() && identity(&self.path) != self.file {
                 self.lost_its_file();
@@ -210,7 +211,7 @@ impl Writer {
         }
     }
 
-    /// What would be needed to begin anew.
+    /// Notes everything that a new database would need.
     fn remember(&mut self, group: &[StoreCommand]) {
         for told in group {
             match told {
@@ -260,7 +261,7 @@ impl Writer {
         }
     }
 
-    /// Somebody has removed or replaced the file under us: what is written there reaches nobody.
+    /// Begins a new database after the file was removed or replaced: nobody would read the old one.
     fn lost_its_file(&mut self) {
         tracing::error!(store = %self.path.display(), "the store was removed and is begun anew");
         self.database = Database::Spoiled;
@@ -280,7 +281,7 @@ impl Writer {
         } else {
             tracing::error!(%error, "the store can't be written; services are not affected");
         }
-        // On a disk that is all but full the first words fit and the next do not, again and again.
+        // On an almost full disk the first write may succeed and the next one fail, over and over.
         let soon = self.recovered.filter(|at| at.elapsed() < RETRY);
         let next_try = soon.map_or_else(Instant::now, |at| at + RETRY);
         self.trouble = Some(Trouble { lost, next_try });
@@ -290,7 +291,7 @@ impl Writer {
         self.try_again(0);
     }
 
-    /// Writes how everything stands, once that is possible again.
+    /// Writes the record of every instance, if writing works again.
     fn try_again(&mut self, lost: u64) {
         let Some(trouble) = &mut self.trouble else {
             return;
@@ -362,7 +363,7 @@ impl Writer {
             return Ok(());
         }
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        // Of what changes several times in a group the last is written.
+        // Of several records of an instance in one group only the last is written.
         let mut last: HashMap<String, &InstanceRecord> = HashMap::new();
         for told in group {
             match told {
@@ -404,11 +405,12 @@ impl Writer {
                 StoreCommand::All(pasts) | StoreCommand::Lost(_, pasts) => {
                     last.extend(pasts.iter().map(|past| (past.instance.to_string(), past)));
                     if matches!(told, StoreCommand::All(_)) {
-                        // The first time it is all that there is; later it is of those that it names.
+                        // The first one names everything that was taken over; a later one speaks only
+                        // for its own instances.
                         let of_all = (!std::mem::replace(&mut self.took_over, true)).then_some(&self.alone);
                         close_lost(&transaction, pasts, of_all)?;
                     }
-                    // Of some it was not yet written that they run.
+                    // For some of them a running process may not have been stored yet.
                     for past in pasts.iter().filter(|past| past.pid.is_some()) {
                         write_pid(&transaction, &past.instance, past.incarnation, past.pid)?;
                     }
@@ -474,7 +476,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes what is older than what is kept.
+    /// Removes rows that are older than the retention allows.
     fn tidy(&mut self) -> Result<(), rusqlite::Error> {
         let Database::Open(connection) = &mut self.database else {
             return Ok(());
@@ -483,7 +485,7 @@ impl Writer {
         connection
             .execute("DELETE FROM events WHERE seq <= (SELECT max(seq) FROM events) - ?1", params![events])?;
         connection.execute("DELETE FROM commands WHERE seq < (SELECT min(seq) FROM events)", [])?;
-        // The last hundred of each instance.
+        // Keeps the last hundred incarnations of each instance.
         connection.execute(
             "DELETE FROM incarnations WHERE ended_at IS NOT NULL AND number < (SELECT incarnation FROM instances \
              WHERE id = instance) - 100",
@@ -502,7 +504,8 @@ impl Writer {
             "DELETE FROM tasks WHERE over < ?1 OR over < (SELECT over FROM tasks ORDER BY over DESC LIMIT 1 OFFSET ?2)",
             params![millis(oldest), i64::try_from(most).unwrap_or(i64::MAX)],
         )?;
-        // Apart, so that no flood of refusals washes out what was done.
+        // Allowed and refused requests are counted apart, so that a flood of refusals does not remove
+        // the record of what was done.
         for allowed in [true, false] {
             connection.execute(
                 "DELETE FROM audit WHERE allowed = ?2 AND id <= (SELECT id FROM audit WHERE allowed = ?2 \
@@ -520,7 +523,7 @@ impl Writer {
     }
 }
 
-/// By what a file is known to be another, or emptied; `None`: there is none.
+/// The device and inode of a file. `None` when the file is missing or empty.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(path).ok().filter(|file| file.len() > 0).map(|file| (file.dev(), file.ino()))
@@ -534,7 +537,7 @@ fn write_plan(connection: &Connection, services: &[Arc<ServiceSpec>]) -> Result<
          updated ELSE excluded.updated END",
     )?;
     for spec in services {
-        // Without its environment, which is never written down.
+        // The environment is left out: it is never written down.
         let text = serde_json::to_string(spec.as_ref()).unwrap_or_default();
         statement.execute(params![spec.name.as_str(), spec.project, text, now])?;
     }
@@ -625,8 +628,8 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
     Ok(())
 }
 
-/// Of what is no one's process any more the end was never told: of these instances; of all others
-/// too, but for those that are left alone.
+/// Closes incarnations whose end was never stored and that no longer run. Concerns the instances of
+/// `pasts` and, with `of_all_but`, every other instance except those it names.
 fn close_lost(
     connection: &Connection,
     pasts: &[InstanceRecord],
@@ -703,7 +706,7 @@ fn write_result(connection: &Connection, key: &[u8; 32], kept: &KeptResult) -> R
         .map(drop)
 }
 
-/// The machine's are those of no instance.
+/// Stores resource points. Points of the machine are stored under an empty instance name.
 fn write_resources(connection: &Connection, points: &[ClosedPoint]) -> Result<(), rusqlite::Error> {
     let mut statement =
         connection.prepare_cached("INSERT OR REPLACE INTO resources VALUES (?1, ?2, ?3, ?4)")?;

@@ -1,5 +1,5 @@
-//! A supervisor may die in any state of an instance, and another goes on: by what was written down and
-//! what is left of the process. Whatever the life held is there again, or begins again.
+//! A supervisor may die in any state of an instance. Another one goes on from the record and from
+//! the surviving process: all that was under way is restored, or begins anew.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,12 +9,12 @@ use crate::decide::recovery::{StartKind, SurvivingProcess, continuation};
 use crate::decide::tree_state::TreeState;
 use crate::model::{Event, Plan};
 
-/// One instance, with the little of a kernel that it needs.
+/// One instance, with as much of a kernel as it needs.
 struct Life {
     bench: Bench,
     tree_state: TreeState,
     written: u64,
-    /// Its process, which has not ended.
+    /// The process of the instance, while it runs.
     process: Option<Incarnation>,
     asked: Option<Incarnation>,
     halting: bool,
@@ -23,7 +23,7 @@ struct Life {
     question: Option<StartRequest>,
     stop_command: bool,
     checks: Option<CheckKind>,
-    /// Its process has printed the line that tells of readiness, which is read once.
+    /// Whether the process has printed its readiness line, which is read only once.
     printed: bool,
 }
 
@@ -80,7 +80,7 @@ impl Life {
         }
     }
 
-    /// What one of many choices brings.
+    /// Takes one of many possible steps, by `choice`.
     fn go_on(&mut self, choice: u8) {
         let live = self.process;
         match choice % 14 {
@@ -103,7 +103,7 @@ impl Life {
         }
     }
 
-    /// Only who goes by its output is told of it.
+    /// Prints the readiness line, if the spec waits for one and it was not printed before.
     fn print(&mut self, incarnation: Option<Incarnation>) -> bool {
         let target = self.bench.spec.ready.as_ref().map(|ready| &ready.target);
         let waited_for = matches!(target, Some(ReadyTarget::Log(_)));
@@ -117,7 +117,8 @@ impl Life {
         }
     }
 
-    /// Whatever is waited for comes: the host, the graph, the group, the checks answer.
+    /// Gives the answer that is waited for: by the host, the start gate, the group or the checks.
+    /// Returns `false` if nothing is waited for.
     fn answer(&mut self) -> bool {
         if let Some(incarnation) = self.asked.take() {
             self.process = Some(incarnation);
@@ -144,7 +145,7 @@ impl Life {
                 change: CheckChange::Good,
             });
         } else if self.bench.state() == State::Running && self.print(self.process) {
-            // A process prints it once, whoever reads that.
+            // A process prints the line once, whoever reads it.
         } else if self.bench.machine.next_deadline().is_some() {
             self.bench.now += Duration::from_secs(3600);
             self.give(InstanceInput::Tick);
@@ -154,7 +155,8 @@ impl Life {
         true
     }
 
-    /// Another supervisor takes over. `process_too`: the process has ended meanwhile, nobody knows how.
+    /// Another supervisor takes over. `process_too`: the process has ended as well, and nobody knows
+    /// how.
     fn die(&mut self, process_too: bool) {
         if process_too {
             self.process = None;
@@ -220,8 +222,8 @@ fn specs() -> impl Strategy<Value = ServiceSpec> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
 
-    /// Whatever the state and the kind of death: a goal is kept, what is to run runs and gets ready, is
-    /// checked, and a halt lasts until it is taken back; nothing waits for what will not come.
+    /// Whatever the state and the kind of death, the goal is kept. An instance whose goal is up runs,
+    /// gets ready and is checked; a pause lasts until it is resumed; and nothing waits for ever.
     #[test]
     fn a_life_goes_on_below_another_supervisor(
         spec in specs(),
@@ -233,7 +235,7 @@ proptest! {
                 life.go_on(choice);
             }
             let (goal, was) = (life.bench.machine.goal(), life.bench.state());
-            // A process of which nothing is written is made by nobody: the start goes with its supervisor.
+            // A spawn without an answer is lost with its supervisor: no process lives on.
             let lives_on = life.process.is_some() && !process_too;
             life.die(process_too);
             prop_assert_eq!(life.bench.machine.goal(), goal);

@@ -1,4 +1,5 @@
-//! How a machine begins behind another: that of an earlier supervisor, or of an actor that broke.
+//! How a machine takes over from another: from that of an earlier supervisor, or from that of an
+//! actor that broke.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::model::cause::{FailureReason, StartCause};
 use crate::model::{Fact, Goal, Incarnation, InstanceRecord, State, StopCause};
 
 impl Turn<'_> {
-    /// Goes on where an earlier supervisor's machine stood.
+    /// Goes on from the record of an earlier supervisor.
     pub(super) fn restore(&mut self, past: InstanceRecord) -> Phase {
         self.machine.goal = past.goal;
         self.machine.last = past.incarnation;
@@ -19,7 +20,7 @@ impl Turn<'_> {
         let wanted = past.goal == Goal::Up;
         match past.state {
             State::Registered => Phase::Registered,
-            // Its group begins its restart anew.
+            // The group begins its restart anew.
             State::Stopped if wanted => Phase::Stopped { held: true },
             State::Waiting if wanted => self.begin(StartCause::Boot),
             State::Stopped => Phase::Stopped { held: false },
@@ -40,20 +41,20 @@ impl Turn<'_> {
         }
     }
 
-    /// Its process lives on.
+    /// Goes on with a process that survived the earlier supervisor.
     fn live_on(&mut self, past: &InstanceRecord) -> Phase {
         let incarnation = past.incarnation;
         let started = past.started.unwrap_or(self.now);
         let ready = match past.ready {
             true => Readiness::Since(started),
-            // Its time begins anew: nobody looked while there was no supervisor.
+            // The deadline begins anew: nobody checked while there was no supervisor.
             false => self.readiness(started, self.now),
         };
         let life = Life { incarnation, started, ready };
         let wanted = past.goal == Goal::Up;
         let stopping = (past.state == State::Stopping).then_some(past.stopped_for).flatten();
         match (stopping, past.goal) {
-            // What was under way is begun again.
+            // A stop that was under way begins anew.
             (Some(cause), _) => {
                 let next = match cause {
                     StopCause::Restart if wanted => Next::Start(StartCause::Command),
@@ -76,7 +77,7 @@ impl Turn<'_> {
             }
             (None, Goal::Down) => self.begin_stop(life, StopCause::Command, Next::Rest),
             (None, Goal::Up) if past.state == State::Paused => {
-                // Halted once more: what it has forked since may run.
+                // The tree is halted once more: processes that it has forked since may run.
                 self.out.push(InstanceEffect::Pause(incarnation));
                 Phase::Paused(Paused { life, since: self.now, halt: Halt::Done })
             }
@@ -98,7 +99,7 @@ impl Turn<'_> {
         }
     }
 
-    /// What is left of a broken actor's process is killed; then it is `failed` until it is
+    /// Kills what is left of a broken actor's process. The instance is then `failed` until it is
     /// started by hand: what broke once may break again.
     pub(super) fn inherit(
         &mut self,

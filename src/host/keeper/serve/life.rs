@@ -1,5 +1,7 @@
-//! The life of the daemon below: how it is made, how long it may take to come up, what follows when
-//! it ends.
+//! The life of the daemon below a keeper: how it is started, how long it may take to come up, and
+//! what follows its end.
+//!
+//! Deliberately absent: the rules of what follows, which are in `decide::succession`.
 
 use std::ffi::{CString, OsString};
 use std::io;
@@ -19,15 +21,16 @@ use crate::host::keeper::{LINE, NewLine, STANDS_STILL, as_daemon, assignment, co
 use crate::model::Exit;
 use crate::sys::{pidfd, proc};
 
-/// Who kills daemon and keeper at once means both: within this time after the daemon's death there is no other
-/// yet.
+/// Whoever kills daemon and keeper together means both. So no new daemon is started until this long
+/// after the daemon's death.
 const TOGETHER: Duration = Duration::from_micros(500);
-/// So long after the kernel would not fork a daemon it is asked again.
+/// How long the keeper waits after a failed fork before it tries again.
 const AGAIN: Duration = Duration::from_millis(100);
 
 impl Keeper {
-    /// A daemon is dying that was up: another is made before the kernel has told how it ended. `false`: it
-    /// was not up, or has said what is to follow, and its end is waited for.
+    /// Starts another daemon while the last one is dying, before the kernel reports how it ended.
+    /// `false`: the last one had not greeted the keeper, or had said that it ends for good, and its
+    /// end is waited for.
     pub(super) fn replace_dying(&mut self) -> bool {
         self.hear_it_out();
         let Daemon::Up { pid, greeted: true, then: DaemonIntent::Again | DaemonIntent::Replaced, .. } =
@@ -44,7 +47,7 @@ impl Keeper {
         true
     }
 
-    /// What is to follow a daemon's end does not wait for a thread of it that stands still in the kernel.
+    /// Goes on although a thread of the dead daemon is blocked in the kernel.
     pub(super) fn wait_no_more_for_what_stands_still(&mut self) {
         if let Daemon::Up { pid, pulse: Pulse::Over(since), .. } = &self.daemon
             && since.elapsed() >= STANDS_STILL
@@ -55,8 +58,8 @@ impl Keeper {
         }
     }
 
-    /// What a dead one has said. What it has ordered it meant: it is carried out for the one that follows, once
-    /// that is there.
+    /// Reads what a dead daemon had sent. Its orders remain valid, and are carried out once the
+    /// next daemon is there.
     fn hear_it_out(&mut self) {
         let Daemon::Up { line, inbox, then, .. } = &mut self.daemon else {
             return;
@@ -75,7 +78,8 @@ impl Keeper {
         }
     }
 
-    /// `exit`: how, where the kernel has told that already.
+    /// Decides what follows the daemon's end. `exit`: how it ended, if the kernel has reported that
+    /// already.
     pub(super) fn daemon_ended(&mut self, exit: Option<Exit>) {
         self.hear_it_out();
         let Daemon::Up { pid, since, greeted, then, .. } =
@@ -84,7 +88,7 @@ impl Keeper {
             return;
         };
         if then == DaemonIntent::Replaced {
-            // Its end was wanted, and is no news.
+            // The daemon's end was wanted, and need not be reported.
             self.dying.remove(&pid);
         }
         let on_trial = then == DaemonIntent::Again && self.before.is_some();
@@ -117,12 +121,12 @@ impl Keeper {
         ));
     }
 
-    /// What the last daemon had ordered; and what it had begun to start is given up.
+    /// Carries out the orders of the last daemon, except its starts.
     pub(super) fn carry_out_late(&mut self) {
         let late = std::mem::take(&mut self.late);
         for frame in late {
             match frame.say {
-                // Its starts are begun anew by the next one.
+                // The next daemon orders these starts anew.
                 ToKeeper::Spawn { key, .. } => self.last_key = self.last_key.max(key),
                 ToKeeper::Hello { .. } => {}
                 order => self.obey(order, &frame.bytes, frame.fds),
@@ -130,7 +134,8 @@ impl Keeper {
         }
     }
 
-    /// A start that has come to nothing yet is not told to the next daemon, which begins it anew.
+    /// Kills the processes whose start is not settled. The next daemon is not told of them, and
+    /// orders them anew.
     fn abandon_starts(&mut self) {
         self.settle_starts();
         for pending in &mut self.pending {
@@ -139,7 +144,7 @@ impl Keeper {
         }
     }
 
-    /// Nothing is left to do: the daemon has seen to that.
+    /// Ends the keeper, as the daemon asked: every process that is left is killed.
     fn end(&mut self, code: i32) -> ! {
         self.abandon_starts();
         for entry in self.entries.values().filter(|entry| entry.exit.is_none()) {
@@ -148,7 +153,7 @@ impl Keeper {
         std::process::exit(code)
     }
 
-    /// In the daemon that was made: the line to its keeper.
+    /// Starts a daemon, if that is due. In the new daemon, returns its end of the keeper's socket.
     pub(super) fn start_daemon_if_due(&mut self) -> Option<NewLine> {
         let Daemon::Down { start_at, pause, .. } = &self.daemon else {
             return None;
@@ -176,8 +181,8 @@ impl Keeper {
         None
     }
 
-    /// A daemon of this very program is a copy of this process, which has kept itself as it was at
-    /// its start; one of another build is executed.
+    /// A daemon of the same program is a fork of this process, which has kept itself as it was at
+    /// its start. A daemon of another program is executed.
     fn start_daemon(&mut self, pause: Duration) -> io::Result<Made> {
         let (here, there) = pair()?;
         let (pulse, held) = pulse::pair()?;
@@ -218,7 +223,7 @@ impl Keeper {
         Ok(nix::unistd::execve(program, &self.args, &env)?)
     }
 
-    /// Hears what was begun to be said, and says what was begun: neither can be handed over.
+    /// Finishes every frame that is half received or half sent, because neither can be handed over.
     fn come_to_an_end_of_talk(&mut self) {
         loop {
             self.take_orders();
@@ -236,16 +241,16 @@ impl Keeper {
             if outbox.flush(line.as_fd()).is_err()
                 || matches!(inbox.fill(line.as_fd(), false), Ok(Came::End) | Err(_))
             {
-                // It is gone; so is what it had begun to say.
+                // The daemon is gone, and with it the rest of what it was sending.
                 (*inbox, *outbox) = (Inbox::default(), Outbox::default());
             }
         }
     }
 
-    /// Goes on as another build of itself.
+    /// Re-executes the keeper as another build of itself.
     pub(super) fn renew(&mut self, program: OsString) {
         self.come_to_an_end_of_talk();
-        // A start that is half way can't be handed over.
+        // A start that is under way can't be handed over.
         while !self.pending.is_empty() {
             let mut fds: Vec<PollFd<'_>> = self
                 .pending
@@ -255,7 +260,8 @@ impl Keeper {
             let _ = poll(&mut fds, PollTimeout::NONE);
             self.settle_starts();
         }
-        // Who has ended is known by a signal that the next program would not hear again.
+        // Children that have ended are reported by a signal that the next program would not receive
+        // again.
         self.reap();
         let daemon = match &self.daemon {
             Daemon::Up { pid, line, pulse, .. } => {
@@ -290,7 +296,8 @@ impl Keeper {
         complain(&format!("the keeper can't be renewed, and goes on as it is: {error}"));
     }
 
-    /// Another build that says nothing is given up for the one before.
+    /// Kills the daemon of another build that has not greeted the keeper in time, so that the one
+    /// before is started again.
     pub(super) fn give_up_on_a_silent_one(&mut self) {
         if let Daemon::Up { pid, since, greeted: false, .. } = &self.daemon
             && self.before.is_some()
