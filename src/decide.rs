@@ -12,7 +12,6 @@ pub mod goals;
 pub mod graph;
 pub mod group;
 pub mod history;
-pub mod humanize;
 pub mod ledger;
 pub mod lifecycle;
 pub mod message;

@@ -43,6 +43,7 @@ pub mod logs;
 pub mod manifest;
 pub mod measure;
 pub mod model;
+pub mod present;
 pub mod record;
 pub mod runtime;
 pub mod sys;

@@ -440,7 +440,7 @@ impl Handle {
         let StatusReport { daemon, machine, services, .. } = self.status();
         let now = monitor::now(&self.inner.context);
         let trends = self.inner.measured.history.lock().unwrap_or_else(PoisonError::into_inner).trends(now);
-        let exceeded = thresholds.exceeded_by(machine.as_ref());
+        let exceeded = crate::present::machine::exceeded(&thresholds, machine.as_ref());
         let thresholds = Thresholds { exceeded, ..thresholds };
         let running = services.iter().filter(|row| row.pid.is_some()).count();
         Ok(Stats {

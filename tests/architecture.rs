@@ -24,44 +24,53 @@ const PURE: &[&str] = &[
 /// What each module may use of the others, and which packages it must not use.
 const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("model", &[], PURE),
-    ("decide", &["model"], PURE),
+    ("present", &["model"], PURE),
+    ("decide", &["model", "present"], PURE),
     (
         "manifest",
-        &["model", "decide"],
+        &["model", "present", "decide"],
         &["tokio", "ractor", "nix", "signal_hook_registry", "sysinfo", "hyper", "axum", "clap", "rusqlite"],
     ),
     ("sys", &["model"], &["ractor", "axum", "clap", "toml", "rusqlite", "hyper"]),
-    ("logs", &["model", "sys"], &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"]),
-    ("vault", &["model", "decide", "sys"], &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"]),
+    ("logs", &["model", "present", "sys"], &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"]),
     (
-        "measure",
-        &["model", "decide", "sys"],
+        "vault",
+        &["model", "present", "decide", "sys"],
         &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"],
     ),
-    ("host", &["model", "decide", "sys", "logs", "vault"], &["ractor", "axum", "clap", "toml", "rusqlite"]),
+    (
+        "measure",
+        &["model", "present", "decide", "sys"],
+        &["ractor", "axum", "clap", "toml", "rusqlite", "hyper", "tokio"],
+    ),
+    (
+        "host",
+        &["model", "present", "decide", "sys", "logs", "vault"],
+        &["ractor", "axum", "clap", "toml", "rusqlite"],
+    ),
     (
         "actors",
-        &["model", "decide", "sys", "logs", "vault", "measure", "host"],
+        &["model", "present", "decide", "sys", "logs", "vault", "measure", "host"],
         &["nix", "signal_hook_registry", "sysinfo", "hyper", "axum", "clap", "toml", "rusqlite"],
     ),
     (
         "record",
-        &["model", "decide", "sys", "logs", "host"],
+        &["model", "present", "decide", "sys", "logs", "host"],
         &["ractor", "nix", "signal_hook_registry", "sysinfo", "hyper", "axum", "clap", "toml"],
     ),
     (
         "control",
         &[
-            "model", "decide", "sys", "logs", "vault", "measure", "host", "actors", "record", "manifest",
-            "runtime",
+            "model", "present", "decide", "sys", "logs", "vault", "measure", "host", "actors", "record",
+            "manifest", "runtime",
         ],
         &["ractor", "nix", "signal_hook_registry", "sysinfo", "clap", "toml", "rusqlite"],
     ),
     (
         "cli",
         &[
-            "model", "decide", "sys", "logs", "vault", "measure", "host", "actors", "record", "control",
-            "manifest", "runtime",
+            "model", "present", "decide", "sys", "logs", "vault", "measure", "host", "actors", "record",
+            "control", "manifest", "runtime",
         ],
         &["ractor", "nix", "signal_hook_registry", "sysinfo", "axum", "toml", "rusqlite"],
     ),

@@ -3,7 +3,8 @@
 
 use std::sync::OnceLock;
 
-use super::{PoolVerb, Verb};
+use super::args::Verb;
+use super::args::commands::PoolVerb;
 
 /// The tree that a verb means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,30 +8,32 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
+use super::args::daemon::DaemonArgs;
 use super::inherit::OwnOutput;
-use super::remote::{fact_in_words, reloaded_in_words};
-use super::{DaemonArgs, code, format, report, supervisors_runtime};
+use super::verbs::admin::reloaded_in_words;
+use super::{code, format, report, supervisors_runtime};
 use crate::actors::event_log::NextEvent;
 use crate::actors::worker_pool::{KeepResults, ScalingMode, TaskRules};
 use crate::actors::{LogRetention, OutputPolicy};
+use crate::cli::config_file::default_paths;
 use crate::control::instance_dir::{self, Card};
-use crate::control::server::Load;
-use crate::control::{server, tls};
+use crate::control::server::{self, Load};
+use crate::control::tls;
 use crate::decide::graph::Graph;
 use crate::decide::ledger::{Ledger, Memory};
 use crate::decide::plan_edit;
 use crate::decide::select::{Selection, select};
 use crate::decide::tree_state::TreeState;
 use crate::host::files_changed::FolderWatch;
-use crate::host::keeper;
-use crate::host::keeper::KeeperSocket;
+use crate::host::keeper::{self, KeeperSocket};
 use crate::host::native::HostOptions;
 use crate::logs::own::OwnLog;
-use crate::manifest::config::{Config, ConfigError, DEFAULT, DefaultPaths, TasksConfig, load_config};
+use crate::manifest::config::{Config, ConfigError, DEFAULT, TasksConfig, load_config};
 use crate::manifest::folder::{Folder, FolderReader};
 use crate::manifest::last_good::LastGood;
 use crate::manifest::{Environment, LoadError, load_addition};
 use crate::model::{Addition, Denial, DenialCode, Event, Fact, Plan, Requester, SpecRefresh};
+use crate::present::fact_in_words;
 use crate::record::store::{ManualChange, Retention, Store};
 use crate::runtime::{Handle, KeeperOptions, Options, StartError, UnclaimedPolicy};
 use crate::sys::signals::{SignalAction, Signals};
@@ -63,7 +65,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
     // A daemon with a keeper above it first rests for as long as the keeper wants: it may be the next
     // of many that found no usable configuration.
     let rested = keeper::is_above().then(keeper::over_daemon);
-    let config = match load_config(args.config.as_deref(), &usual()) {
+    let config = match load_config(args.config.as_deref(), &default_paths()) {
         Ok(config) => config,
         Err(unusable) => {
             let path = unusable.path.display();
@@ -92,7 +94,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
     };
     // Later daemons of the same keeper start from here too, and the configuration read above may be old
     // by then.
-    let config = match load_config(args.config.as_deref(), &usual()) {
+    let config = match load_config(args.config.as_deref(), &default_paths()) {
         Ok(now) => now,
         Err(unusable) => {
             let path = unusable.path.display();
@@ -737,7 +739,7 @@ fn start_apart(
 
 /// The folder of this user's secrets.
 pub(super) fn secrets() -> PathBuf {
-    let config = load_config(None, &usual());
+    let config = load_config(None, &default_paths());
     config.map_or_else(|_| files::state_dir().join("secrets"), |config| config.secrets)
 }
 
@@ -749,34 +751,12 @@ fn tokens_of(config: &Config) -> PathBuf {
 /// The tokens of the daemon with this configuration; without one, of the daemon that this user's
 /// commands reach.
 pub(super) fn tokens(config: Option<&Path>) -> Result<Tokens, ConfigError> {
-    load_config(config, &usual()).map(|config| Tokens::at(tokens_of(&config)))
+    load_config(config, &default_paths()).map(|config| Tokens::at(tokens_of(&config)))
 }
 
 /// The card of this user's daemon, if one runs: its pid, manifest and socket.
 pub(super) fn card() -> Option<Card> {
-    let config = load_config(None, &usual()).ok()?;
+    let config = load_config(None, &default_paths()).ok()?;
     let card = instance_dir::daemon_of(&config.home).filter(|_| files::is_locked(&config.home))?;
     Some(Card { socket: Some(card.socket.clone().unwrap_or(config.socket)), ..card })
-}
-
-/// Whether a keeper or a daemon of this user exists, even when it does not answer.
-pub(super) fn is_kept() -> bool {
-    load_config(None, &usual()).is_ok_and(|config| files::is_locked(&config.home))
-}
-
-/// The socket of the daemon that this user's commands reach. The daemon's own word comes first,
-/// since it may have been started with another configuration.
-pub(super) fn reached() -> Option<instance_dir::Reached> {
-    let config = load_config(None, &usual()).ok()?;
-    let card = instance_dir::daemon_of(&config.home);
-    let configuration = card.as_ref().map(|card| card.manifest.clone());
-    Some(instance_dir::Reached {
-        socket: card.and_then(|card| card.socket).unwrap_or(config.socket),
-        configuration: configuration.filter(|path| !path.as_os_str().is_empty()),
-    })
-}
-
-fn usual() -> DefaultPaths {
-    let named = std::env::var_os("REGROW_CONFIG").filter(|path| !path.is_empty());
-    DefaultPaths { state: files::state_dir(), config: files::config_dir(), named: named.map(PathBuf::from) }
 }

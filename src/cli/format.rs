@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io::IsTerminal;
-use std::time::Duration;
 
 use unicode_width::UnicodeWidthStr;
 
@@ -30,35 +29,6 @@ pub(super) fn error_word() -> &'static str {
 /// `warning`, yellow where that is allowed.
 pub(super) fn warning_word() -> &'static str {
     if colour_on_stderr() { "\x1b[1;33mwarning\x1b[0m" } else { "warning" }
-}
-
-/// A duration in at most two units: `4d 3h`, `2m 5s`, `12s`.
-pub(super) fn uptime(seconds: f64) -> String {
-    let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default().as_secs();
-    let (days, hours, minutes, rest) =
-        (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{rest}s"),
-        (0, 0, _) => format!("{minutes}m {rest}s"),
-        (0, _, _) => format!("{hours}h {minutes}m"),
-        (_, _, _) => format!("{days}d {hours}h"),
-    }
-}
-
-/// A size in a unit that leaves it below 1000.
-pub(super) fn size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 || value >= 100.0 {
-        format!("{value:.0} {}", units[unit])
-    } else {
-        format!("{value:.1} {}", units[unit])
-    }
 }
 
 /// The colour of one cell.
@@ -182,15 +152,6 @@ mod tests {
         let mut table = Table::new(&["command"]);
         table.row(vec![("a\nb".to_owned(), Tint::None)]);
         assert_eq!(table.render(None, false).lines().count(), 2);
-    }
-
-    #[test]
-    fn numbers_for_people() {
-        assert_eq!(
-            [uptime(0.4), uptime(65.0), uptime(7_300.0), uptime(200_000.0)],
-            ["0s", "1m 5s", "2h 1m", "2d 7h"]
-        );
-        assert_eq!([size(17), size(1_500), size(12_582_912)], ["17 B", "1.5 KiB", "12.0 MiB"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::format;
 use crate::model::task::TaskProgress;
+use crate::present::units;
 
 /// From this width of the terminal on, a table has room for the whole bar.
 const WIDE: usize = 160;
@@ -25,8 +26,8 @@ pub(super) fn narrow(progress: &TaskProgress, width: Option<usize>) -> String {
         return bar(progress);
     }
     match (progress.progress, progress.bytes) {
-        (Some(share), _) => format!("{:.0} %", share * 100.0),
-        (None, Some(bytes)) => format::size(bytes),
+        (Some(share), _) => units::percent(share * 100.0),
+        (None, Some(bytes)) => units::size(bytes),
         (None, None) => "-".to_owned(),
     }
 }
@@ -36,15 +37,15 @@ fn bar(progress: &TaskProgress) -> String {
     let bar = progress.progress.map(|share| {
         let full = (share * BAR as f64).round() as usize;
         let (full, rest) = ("#".repeat(full), "-".repeat(BAR.saturating_sub(full)));
-        format!("[{full}{rest}] {:.0} %", share * 100.0)
+        format!("[{full}{rest}] {}", units::percent(share * 100.0))
     });
     bar.into_iter().chain(details(progress)).collect::<Vec<_>>().join(", ")
 }
 
 fn details(progress: &TaskProgress) -> impl Iterator<Item = String> {
-    let bytes = progress.bytes.map(format::size);
-    let rate = progress.bytes_per_s.map(|rate| format!("{}/s", format::size(rate as u64)));
-    let left = progress.eta_s.map(|left| format!("{} left", format::uptime(left)));
+    let bytes = progress.bytes.map(units::size);
+    let rate = progress.bytes_per_s.map(|rate| format!("{}/s", units::size(rate as u64)));
+    let left = progress.eta_s.map(|left| format!("{} left", units::uptime(left)));
     bytes.into_iter().chain(rate).chain(left)
 }
 
@@ -103,10 +104,10 @@ mod tests {
         };
         assert_eq!(
             in_words(&progress),
-            "[########------------] 40 %, 4.0 MiB, 1.0 KiB/s, 1m 5s left, unpacking"
+            "[########------------] 40%, 4.0 MiB, 1.0 KiB/s, 1m 5s left, unpacking"
         );
         assert_eq!(in_words(&TaskProgress { bytes: Some(17), ..TaskProgress::default() }), "17 B");
         let all = TaskProgress { progress: Some(1.0), ..TaskProgress::default() };
-        assert_eq!(in_words(&all), "[####################] 100 %");
+        assert_eq!(in_words(&all), "[####################] 100%");
     }
 }

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::model::spec::{ScaleOn, ScaleSpec};
+use crate::present::units::{percent, size as size_of};
 
 /// When to scale, and how far.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,9 +88,9 @@ pub fn decide(
     }
     let cpu = seen.cpu?;
     let high = match (cpu > policy.cpu_high, seen.memory > policy.memory_high) {
-        (true, _) => Some(format!("CPU is at {cpu:.0} %, above {:.0} %", policy.cpu_high)),
+        (true, _) => Some(format!("CPU is at {}, above {}", percent(cpu), percent(policy.cpu_high))),
         (false, true) => {
-            Some(format!("memory is at {:.0} %, above {:.0} %", seen.memory, policy.memory_high))
+            Some(format!("memory is at {}, above {}", percent(seen.memory), percent(policy.memory_high)))
         }
         (false, false) => None,
     };
@@ -98,8 +99,12 @@ pub fn decide(
     }
     let room = cpu < policy.cpu_low && seen.memory < policy.memory_low;
     if room && seen.waiting > policy.waiting && size < policy.max {
-        let reason =
-            format!("{} wait, with CPU at {cpu:.0} % and memory at {:.0} %", seen.waiting, seen.memory);
+        let reason = format!(
+            "{} wait, with CPU at {} and memory at {}",
+            seen.waiting,
+            percent(cpu),
+            percent(seen.memory)
+        );
         return to(size + 1, reason);
     }
     None
@@ -147,13 +152,11 @@ pub fn decide_copies(
     }
     let each = seen.each?;
     let (target, used, limit) = match service.on {
-        ScaleOn::Cpu(target) => (f64::from(target), format!("{each:.0} % of a core"), format!("{target} %")),
+        ScaleOn::Cpu(target) => {
+            (f64::from(target), format!("{} of a core", percent(each)), percent(f64::from(target)))
+        }
         ScaleOn::Memory(target) => {
-            let mebibytes = |bytes: f64| match bytes < f64::from(1 << 20) {
-                true => format!("{:.0} KiB", bytes / 1024.0),
-                false => format!("{:.0} MiB", bytes / f64::from(1 << 20)),
-            };
-            (target as f64, format!("{} of memory", mebibytes(each)), mebibytes(target as f64))
+            (target as f64, format!("{} of memory", size_of(each as u64)), size_of(target))
         }
     };
     if each > target {
@@ -205,7 +208,7 @@ mod tests {
         let seen = PoolObservation { cpu: Some(1.0), ..unknown };
         assert_eq!(decide(&policy(), now, Some(Duration::from_secs(90)), 8, seen), None, "not so soon");
         let step = decide(&policy(), now, Some(Duration::from_secs(85)), 8, seen).unwrap();
-        assert_eq!(step.reason, "99 wait, with CPU at 1 % and memory at 0 %");
+        assert_eq!(step.reason, "99 wait, with CPU at 1% and memory at 0%");
     }
 
     fn service(on: ScaleOn) -> ScaleSpec {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::humanize::in_time;
 use super::start_gate::waits_for;
 use super::tree_state::{InstanceState, TreeState};
 use crate::model::cause::FailureReason;
 use crate::model::{ExitOutcome, Goal, InstanceId, ReadyTarget, State, StopCause};
+use crate::present::units::in_time;
 
 /// The answer to `why SERVICE`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -152,27 +152,6 @@ pub struct Thresholds {
     pub exceeded: Vec<String>,
 }
 
-impl Thresholds {
-    /// The levels that a reading of the machine exceeds, in words; none without a reading.
-    pub fn exceeded_by(&self, machine: Option<&MachineSample>) -> Vec<String> {
-        let Some(machine) = machine else {
-            return Vec::new();
-        };
-        let above = |what: &str, value: f64, most: f64| {
-            (value > most).then(|| format!("{what} at {value:.0} %, above {most:.0} %"))
-        };
-        let cpu = machine.cpu_percent.and_then(|cpu| above("CPU", cpu, self.cpu));
-        let memory = above("memory", machine.memory_percent(), self.memory);
-        let disks = machine
-            .disks
-            .iter()
-            .filter_map(|disk| above(&format!("disk {}", disk.mount), disk.used_percent, self.disk));
-        let load = machine.load_per_core();
-        let load = (load > self.load).then(|| format!("load at {load:.2} a core, above {:.2}", self.load));
-        cpu.into_iter().chain(memory).chain(disks).chain(load).collect()
-    }
-}
-
 /// The counts and durations of the commands that were run as tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]

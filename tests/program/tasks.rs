@@ -274,7 +274,7 @@ fn the_pool_is_scaled_by_hand_and_stats_tell_all() {
     assert!(wrong.code == 2 && wrong.stderr.contains("9 to 3"), "{}", wrong.stderr);
     assert_eq!(machine.regrow(&["pool", "set"]).code, 2);
     let shown = machine.regrow(&["stats"]).stdout;
-    assert!(shown.contains("3 run, 1 failed (66.7 % well)"), "{shown}");
+    assert!(shown.contains("3 run, 1 failed (66.7% well)"), "{shown}");
 }
 
 #[test]
@@ -314,9 +314,9 @@ fn progress_is_told_by_the_task_and_by_others_and_shown_as_bars() {
     ]);
     let id = submitted.stdout.trim();
     let shown = || machine.regrow(&["task", "progress", id]).stdout;
-    eventually("it has said so", || shown().starts_with("[#####---------------] 25 %, 1.0 MiB"));
+    eventually("it has said so", || shown().starts_with("[#####---------------] 25%, 1.0 MiB"));
     assert!(shown().trim_end().ends_with(", unpacking"), "{}", shown());
-    assert!(machine.regrow(&["task", "list"]).stdout.contains("[#####---------------] 25 %"));
+    assert!(machine.regrow(&["task", "list"]).stdout.contains("[#####---------------] 25%"));
     let told = machine.regrow(&["task", "progress", id, "60%", "--bytes", "2000000", "--json"]);
     let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!((&told["progress"], &told["bytes"]), (&0.6.into(), &2_000_000.into()));

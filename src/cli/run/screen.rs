@@ -7,14 +7,14 @@ use std::time::Duration;
 use crate::actors::event_log::NextEvent;
 use crate::cli::console::Console;
 use crate::cli::format::Tint;
-use crate::decide::humanize::{
-    falls, few, forks_away, goes_elsewhere, in_time, kept_again, lost_sight, not_kept, short,
-};
 use crate::decide::tree_state::InstanceState;
 use crate::decide::why;
 use crate::model::cause::{CheckKind, StartCause, StopCause};
 use crate::model::plan::GiveUp;
 use crate::model::{Event, Fact, InstanceId, Name, State, spec};
+use crate::present::units::{
+    falls, few, forks_away, goes_elsewhere, in_time, kept_again, lost_sight, not_kept, short,
+};
 use crate::runtime::Handle;
 use crate::sys::memory;
 

@@ -6,7 +6,6 @@ use super::{
     Abort, Activity, Halt, InstanceEffect, InstanceInput, Life, Machine, Next, Paused, Phase, Readiness,
     Retry, STUCK_AFTER, Step, Stopping,
 };
-use crate::decide::humanize::short;
 use crate::decide::probe::CheckChange;
 use crate::decide::restart::{self, Verdict};
 use crate::decide::start_gate::GateReply;
@@ -15,6 +14,7 @@ use crate::model::exit::{EndReason, SpawnFailure, signal_name};
 use crate::model::{
     EndedBy, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, Policy, ReadyTarget, ServiceSpec, StopCause,
 };
+use crate::present::units::short;
 
 mod inherit;
 

@@ -2,10 +2,10 @@
 //! acknowledgement or a fact says about its part.
 
 use super::{InstanceSnapshot, Work};
-use crate::decide::humanize::{forks_away, in_time, lost_sight, short};
 use crate::decide::tree_state::InstanceState;
 use crate::model::cause::{FailureReason, StartCause};
 use crate::model::{Fact, Goal, Kind, ServiceSpec, State};
+use crate::present::units::{forks_away, in_time, lost_sight, short};
 
 const STUCK: &str = "SIGKILL has not ended it: a process is stuck in the kernel";
 

@@ -233,10 +233,10 @@ impl TreeState {
             Fact::ForksAway { left, .. } => entry.forks_away = Some(*left),
             Fact::LostSight { of, .. } => entry.lost_sight = Some(*of),
             Fact::OutputElsewhere { file, reason, .. } => {
-                entry.output = Some(crate::decide::humanize::goes_elsewhere(file, reason));
+                entry.output = Some(crate::present::units::goes_elsewhere(file, reason));
             }
             Fact::OutputLost { lost_bytes, reason, .. } => {
-                entry.unkept = lost_bytes.is_none().then(|| crate::decide::humanize::not_kept(reason));
+                entry.unkept = lost_bytes.is_none().then(|| crate::present::units::not_kept(reason));
             }
             Fact::EnvRenewed { spawn_fingerprint, .. } => entry.spawn_fingerprint = Some(*spawn_fingerprint),
             Fact::Running { pid, .. } => entry.pid = Some(*pid),

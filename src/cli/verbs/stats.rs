@@ -3,17 +3,19 @@
 
 use std::time::Duration;
 
-use super::remote::{picture, print_json, say, talk};
-use super::{Common, PoolVerb, StatsArgs, code, format, usage_error};
+use crate::cli::args::Common;
+use crate::cli::args::commands::PoolVerb;
+use crate::cli::connect::{picture, print_json, say, talk};
+use crate::cli::{StatsArgs, code, format, usage_error};
 use crate::control::client::Error;
 use crate::control::protocol::SetPool;
-use crate::decide::humanize::short;
 use crate::model::history::Measure;
 use crate::model::sample::{CoreSample, NetworkSample, Pressure};
 use crate::model::stats::{CacheStats, Performance, PoolStats, Resources, ServiceScale, Stats, Thresholds};
+use crate::present::units::{self, short};
 use crate::sys::terminal;
 
-pub(super) fn pool(verb: PoolVerb) -> u8 {
+pub(in crate::cli) fn pool(verb: PoolVerb) -> u8 {
     let (set, common) = match verb {
         PoolVerb::Status { common } => {
             return talk(&common, async |mut client| {
@@ -53,7 +55,7 @@ fn pool_in_words(pool: &PoolStats) -> String {
     )
 }
 
-pub(super) fn stats(args: StatsArgs) -> u8 {
+pub(in crate::cli) fn stats(args: StatsArgs) -> u8 {
     let StatsArgs { watch, every, common } = args;
     talk(&common, async |mut client| {
         let mut shown = false;
@@ -93,7 +95,7 @@ fn in_words(stats: &Stats) -> Vec<String> {
         daemon.project,
         daemon.pid,
         daemon.version,
-        format::uptime(daemon.uptime_s)
+        units::uptime(daemon.uptime_s)
     )];
     lines.push(format!("pool       {}", pool_in_words(pool)));
     let by_itself = if scaler.auto { "by itself" } else { "by hand" };
@@ -105,10 +107,10 @@ fn in_words(stats: &Stats) -> Vec<String> {
     }
     let CacheStats { entries, max_entries, bytes, hits, misses, joined, hit_rate, evictions, .. } = cache;
     lines.push(format!(
-        "cache      {entries} of {max_entries} results, {}; {hits} hits, {joined} joined, {misses} misses ({:.0} %), \
+        "cache      {entries} of {max_entries} results, {}; {hits} hits, {joined} joined, {misses} misses ({}), \
          {evictions} evicted",
-        format::size(*bytes),
-        hit_rate * 100.0
+        units::size(*bytes),
+        units::percent(hit_rate * 100.0)
     ));
     match resources {
         Some(resources) => lines.extend(machine_in_words(resources)),
@@ -117,7 +119,10 @@ fn in_words(stats: &Stats) -> Vec<String> {
     let Thresholds { cpu, memory, disk, load, exceeded, .. } = thresholds;
     let above = if exceeded.is_empty() { "above none".to_owned() } else { exceeded.join("; ") };
     lines.push(format!(
-        "thresholds CPU {cpu:.0} %, memory {memory:.0} %, disk {disk:.0} %, load {load:.2} a core: {above}"
+        "thresholds CPU {}, memory {}, disk {}, load {load:.2} a core: {above}",
+        units::percent(*cpu),
+        units::percent(*memory),
+        units::percent(*disk)
     ));
     lines.push(format!(
         "processes  {} of {} instances run, {} tasks",
@@ -127,9 +132,9 @@ fn in_words(stats: &Stats) -> Vec<String> {
         performance;
     lines.push(match success_rate {
         Some(rate) => format!(
-            "commands   {executions} run, {failures} failed ({:.1} % well); half within {}, 90 % within {}, 99 % \
+            "commands   {executions} run, {failures} failed ({} well); half within {}, 90% within {}, 99% \
              within {}, all within {}",
-            rate * 100.0,
+            units::percent(rate * 100.0),
             seconds(*p50_s),
             seconds(*p90_s),
             seconds(*p99_s),
@@ -151,9 +156,9 @@ fn machine_in_words(resources: &Resources) -> Vec<String> {
             return String::new();
         };
         let slope = trend.slope_per_hour.map(|slope| format!(", {slope:+.1} an hour")).unwrap_or_default();
-        format!(" (average {:.0} %, peak {:.0} %{slope})", trend.average, trend.peak)
+        format!(" (average {}, peak {}{slope})", units::percent(trend.average), units::percent(trend.peak))
     };
-    let percent = |cpu: Option<f64>| cpu.map_or("-".to_owned(), |cpu| format!("{cpu:.0} %"));
+    let percent = |cpu: Option<f64>| cpu.map_or("-".to_owned(), units::percent);
     let mut lines = vec![format!(
         "machine    CPU {}{}, load {:.2} on {} cores",
         percent(machine.cpu_percent),
@@ -171,23 +176,23 @@ fn machine_in_words(resources: &Resources) -> Vec<String> {
     }
     let swap = match machine.swap_total_bytes {
         0 => "no swap".to_owned(),
-        total => format!("swap {} of {}", format::size(machine.swap_used_bytes), format::size(total)),
+        total => format!("swap {} of {}", units::size(machine.swap_used_bytes), units::size(total)),
     };
     lines.push(format!(
         "  memory   {} of {}{}, {swap}",
-        format::size(machine.memory_used_bytes),
-        format::size(machine.memory_total_bytes),
+        units::size(machine.memory_used_bytes),
+        units::size(machine.memory_total_bytes),
         trend(Measure::MemoryPercent)
     ));
     let rate =
-        |bytes: Option<f64>| bytes.map_or("-".to_owned(), |rate| format!("{}/s", format::size(rate as u64)));
+        |bytes: Option<f64>| bytes.map_or("-".to_owned(), |rate| format!("{}/s", units::size(rate as u64)));
     for disk in &machine.disks {
         lines.push(format!(
-            "  disk     {}: {} of {} ({:.0} %), read {}, written {}",
+            "  disk     {}: {} of {} ({}), read {}, written {}",
             disk.mount,
-            format::size(disk.used_bytes),
-            format::size(disk.total_bytes),
-            disk.used_percent,
+            units::size(disk.used_bytes),
+            units::size(disk.total_bytes),
+            units::percent(disk.used_percent),
             rate(disk.read_bytes_per_s),
             rate(disk.written_bytes_per_s)
         ));
@@ -202,7 +207,10 @@ fn machine_in_words(resources: &Resources) -> Vec<String> {
     }
     if let Some(Pressure { cpu_percent, memory_percent, io_percent }) = machine.pressure {
         lines.push(format!(
-            "  stalled  for want of CPU {cpu_percent:.1} %, memory {memory_percent:.1} %, I/O {io_percent:.1} % of the time"
+            "  stalled  for want of CPU {}, memory {}, I/O {} of the time",
+            units::percent(cpu_percent),
+            units::percent(memory_percent),
+            units::percent(io_percent)
         ));
     }
     lines.extend(machine.unread.iter().map(|unread| format!("  not read {unread}")));

@@ -3,11 +3,12 @@
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 
-use super::{InitArgs, code, format};
+use crate::cli::args::develop::InitArgs;
+use crate::cli::{code, format};
 
-const STARTER: &str = include_str!("../../config/starter.toml");
+const STARTER: &str = include_str!("../../../config/starter.toml");
 
-pub(super) fn init(args: &InitArgs) -> u8 {
+pub(in crate::cli) fn init(args: &InitArgs) -> u8 {
     let mut options = OpenOptions::new();
     options.write(true);
     if args.force {
@@ -26,8 +27,8 @@ pub(super) fn init(args: &InitArgs) -> u8 {
             tell!("  = help: --force overwrites it");
             code::FAILED
         }
-        Err(_) if args.file.is_relative() && super::here().is_err() => {
-            tell!("{}: {}", format::error_word(), super::here().unwrap_err());
+        Err(_) if args.file.is_relative() && crate::cli::here().is_err() => {
+            tell!("{}: {}", format::error_word(), crate::cli::here().unwrap_err());
             code::FAILED
         }
         Err(error) => {

@@ -1,12 +1,14 @@
 //! Values in the words that people read: durations, counts, lists and notices about an instance.
 
+use std::time::Duration;
+
 /// When something happens that is due after this time: at once, or in so many seconds.
-pub fn in_time(left: std::time::Duration) -> String {
+pub fn in_time(left: Duration) -> String {
     if left.is_zero() { "at once".to_owned() } else { format!("in {}", short(left)) }
 }
 
 /// A duration, rounded to about three digits, and to whole seconds from a minute on.
-pub fn short(duration: std::time::Duration) -> String {
+pub fn short(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     if seconds < 0.001 {
         format!("{:.0} us", seconds * 1e6)
@@ -17,7 +19,7 @@ pub fn short(duration: std::time::Duration) -> String {
     } else if seconds < 60.0 {
         format!("{seconds:.1} s")
     } else {
-        humantime::format_duration(std::time::Duration::from_secs(seconds.round() as u64)).to_string()
+        humantime::format_duration(Duration::from_secs(seconds.round() as u64)).to_string()
     }
 }
 
@@ -57,7 +59,7 @@ pub fn kept_again(lost: u64) -> String {
 /// The first names of a list, and how many more there are.
 ///
 /// ```
-/// use regrow::decide::humanize::few;
+/// use regrow::present::units::few;
 /// assert_eq!(few(["a", "b"]), "a, b");
 /// assert_eq!(few(["x"; 10]), "x, x, x, x, x, x, x, x and 2 more");
 /// ```
@@ -75,4 +77,59 @@ pub fn few<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
 /// A number of crashes, with its noun.
 pub fn falls(count: u32) -> String {
     format!("{count} fall{}", if count == 1 { "" } else { "s" })
+}
+
+/// A duration in at most two units: `4d 3h`, `2m 5s`, `12s`.
+pub fn uptime(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default().as_secs();
+    let (days, hours, minutes, rest) =
+        (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m {rest}s"),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        (_, _, _) => format!("{days}d {hours}h"),
+    }
+}
+
+/// A size in a unit that leaves it below 1000.
+pub fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 100.0 {
+        format!("{value:.0} {}", units[unit])
+    } else {
+        format!("{value:.1} {}", units[unit])
+    }
+}
+
+/// A percentage with one decimal, which is left out where it is zero: `62.5%`, `80%`.
+///
+/// ```
+/// use regrow::present::units::percent;
+/// assert_eq!([percent(62.5), percent(80.0), percent(0.04)], ["62.5%", "80%", "0%"]);
+/// ```
+pub fn percent(value: f64) -> String {
+    let text = format!("{value:.1}");
+    let text = text.strip_suffix(".0").unwrap_or(&text);
+    format!("{}%", if text == "-0" { "0" } else { text })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(
+            [uptime(0.4), uptime(65.0), uptime(7_300.0), uptime(200_000.0)],
+            ["0s", "1m 5s", "2h 1m", "2d 7h"]
+        );
+        assert_eq!([size(17), size(1_500), size(12_582_912)], ["17 B", "1.5 KiB", "12.0 MiB"]);
+    }
 }

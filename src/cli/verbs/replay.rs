@@ -8,13 +8,14 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::remote::fact_in_words;
-use super::{ReplayArgs, code, format};
+use crate::cli::args::develop::ReplayArgs;
+use crate::cli::{code, format};
 use crate::decide::lifecycle::{InstanceEffect, InstanceInput};
 use crate::decide::message::{Address, Message, Step};
 use crate::decide::operation::CommandInput;
 use crate::decide::simulation::{Simulation, SimulationOutput};
 use crate::model::{Event, Fact, Goal, Incarnation, InstanceId};
+use crate::present::fact_in_words;
 use crate::record::recording::{ReadError, RecordingLine, RecordingReader};
 
 /// The result of a replay, for `--json`.
@@ -29,7 +30,7 @@ struct Verdict {
     faults: Vec<String>,
 }
 
-pub(super) fn replay(args: &ReplayArgs) -> u8 {
+pub(in crate::cli) fn replay(args: &ReplayArgs) -> u8 {
     let shown = args.file.display();
     let mut reading = match RecordingReader::open(&args.file) {
         Ok(reading) => reading,

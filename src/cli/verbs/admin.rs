@@ -3,16 +3,19 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::{Conversation, print_json, query, say, talk, within};
+use crate::cli::args::Common;
+use crate::cli::args::daemon::{ReloadArgs, UpgradeArgs};
+use crate::cli::args::observe::{AuditArgs, HistoryArgs};
+use crate::cli::connect::{Conversation, print_json, query, say, talk, within};
 use crate::cli::format::{self, Table, Tint};
-use crate::cli::{AuditArgs, Common, HistoryArgs, ReloadArgs, UpgradeArgs, code, usage_error};
+use crate::cli::{code, usage_error};
 use crate::control::client::{Client, Error};
 use crate::control::protocol::{Audit, History, Upgrade, Upgrading};
 use crate::control::server::document;
-use crate::decide::humanize::few;
 use crate::decide::reload::{ChangedService, PlanDiff};
 use crate::model::status::FaultyManifest;
 use crate::model::{ExitOutcome, Name, StatusReport};
+use crate::present::units::{self, few};
 use crate::runtime::reload::Reloaded;
 use crate::sys::{files, terminal};
 
@@ -46,7 +49,7 @@ pub(in crate::cli) fn history(args: HistoryArgs) -> u8 {
                         life.pid.map_or("-".to_owned(), |pid| pid.to_string()),
                         life.cause.clone().unwrap_or_else(|| "-".to_owned()),
                         life.started_at.clone().unwrap_or_else(|| "-".to_owned()),
-                        life.uptime_s.map_or("-".to_owned(), format::uptime),
+                        life.uptime_s.map_or("-".to_owned(), units::uptime),
                         end,
                     ]
                     .map(|text| (text, Tint::None))
@@ -195,7 +198,7 @@ pub(in crate::cli) fn tell_faulty(faulty: &FaultyManifest) {
     tell!("{}: {}", format::warning_word(), faulty_in_words(faulty));
 }
 
-pub(super) fn faulty_in_words(faulty: &FaultyManifest) -> String {
+pub(in crate::cli) fn faulty_in_words(faulty: &FaultyManifest) -> String {
     let FaultyManifest { file, line, message } = faulty;
     format!("{}:{line}: {message}; what ran of it goes on as it was", file.display())
 }
@@ -214,7 +217,7 @@ pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
             loop {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 // While the daemon is replaced there is no connection for a moment.
-                let Ok(mut client) = super::client(&common).await else { continue };
+                let Ok(mut client) = crate::cli::connect::client(&common).await else { continue };
                 if let Ok(status) = client.get::<StatusReport>("/v1/status").await
                     && status.daemon.pid != before.daemon.pid
                 {

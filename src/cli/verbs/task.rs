@@ -8,19 +8,20 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::format::{self, Table, Tint};
-use super::progress::{Moving, in_words, narrow};
-use super::remote::{Conversation, print_json, say, talk};
-use super::{CacheVerb, Common, ExecArgs, TaskArgs, TaskVerb, code, usage_error};
+use crate::cli::args::Common;
+use crate::cli::connect::{Conversation, print_json, say, talk};
+use crate::cli::format::{self, Table, Tint};
+use crate::cli::progress::{Moving, in_words, narrow};
+use crate::cli::{CacheVerb, ExecArgs, TaskArgs, TaskVerb, code, usage_error};
 use crate::control::client::{Client, Error};
 use crate::control::protocol::{
     CancelTask, Removed, StreamName, Submit, Submitted, TaskList, TaskOutput, TasksDone,
 };
-use crate::decide::humanize::short;
 use crate::model::task::{ProgressReport, TaskEnd};
 use crate::model::{
     Denial, DenialCode, Exit, SpawnStage, TaskId, TaskInput, TaskResult, TaskSpec, TaskState, TaskStatus,
 };
+use crate::present::units::short;
 use crate::sys::terminal;
 
 /// The exit code after a timeout, as timeout(1) has it.
@@ -32,7 +33,7 @@ const UNABLE: u8 = 126;
 /// The number of the error ENOENT.
 const NO_SUCH_FILE: i32 = 2;
 
-pub(super) fn exec(args: ExecArgs) -> u8 {
+pub(in crate::cli) fn exec(args: ExecArgs) -> u8 {
     let ExecArgs { run, command, common } = args;
     let mut spec = match spec(&run, command) {
         Ok(spec) => spec,
@@ -91,7 +92,7 @@ fn write_out(stream: StreamName, bytes: &[u8]) {
         StreamName::Stderr => std::io::stderr().write_all(bytes),
     };
     if let Err(error) = written {
-        super::unwritten(error);
+        crate::cli::unwritten(error);
     }
 }
 
@@ -128,7 +129,7 @@ fn spec(args: &TaskArgs, command: Vec<String>) -> Result<TaskSpec, String> {
         (true, words) => TaskSpec::shell(&words.join(" ")),
         (false, _) => TaskSpec::new(command),
     };
-    let here = super::here()?;
+    let here = crate::cli::here()?;
     spec.dir = Some(match &args.dir {
         Some(dir) => here.join(dir),
         None => here,
@@ -209,7 +210,7 @@ fn input(named: Option<&Path>) -> Result<TaskInput, String> {
 /// The size of the largest input that is sent, in bytes.
 const LARGEST_INPUT: u64 = 8 << 20;
 
-pub(super) fn task(verb: TaskVerb) -> u8 {
+pub(in crate::cli) fn task(verb: TaskVerb) -> u8 {
     match verb {
         TaskVerb::Submit { run, batch, wait, command, common } => {
             let specs = match (batch, command.is_empty()) {
@@ -280,7 +281,7 @@ pub(super) fn task(verb: TaskVerb) -> u8 {
     }
 }
 
-pub(super) fn cache(verb: CacheVerb) -> u8 {
+pub(in crate::cli) fn cache(verb: CacheVerb) -> u8 {
     match verb {
         CacheVerb::Clear { common } => talk(&common, async |mut client| {
             let removed: Removed = client.delete("/v1/cache").await?;

@@ -1,18 +1,11 @@
 //! Events as sentences for people.
 
-use super::say;
-use crate::decide::humanize::{
+use crate::model::{Child, Command, Fact, Name, Requester};
+use crate::present::units::{
     falls, few, forks_away, goes_elsewhere, kept_again, lost_sight, not_kept, short,
 };
-use crate::model::{Child, Command, Event, Fact, Name, Requester};
-
-pub(super) fn show_event(event: &Event) {
-    let at = humantime::format_rfc3339_millis(event.at);
-    say(&format!("{:>5}  {at}  {}", event.seq, fact_in_words(&event.fact)));
-}
-
 /// A fact as a sentence without a full stop.
-pub(in crate::cli) fn fact_in_words(fact: &Fact) -> String {
+pub fn fact_in_words(fact: &Fact) -> String {
     match fact {
         Fact::SupervisorStarted { pid, version, project, services } => {
             format!("regrow {version} (pid {pid}) supervises {project}: {}", counted(*services, "service"))

@@ -11,54 +11,54 @@ use crate::model::{TaskId, TaskState};
 
 /// How a command is run.
 #[derive(Debug, Args)]
-pub(super) struct TaskArgs {
+pub(in crate::cli) struct TaskArgs {
     /// Take the result of the same command that ran within so long, and keep this one's as long
     #[arg(long, value_name = "TTL", value_parser = ttl, num_args = 0..=1, default_missing_value = "30m")]
-    pub(super) cache: Option<Duration>,
+    pub(in crate::cli) cache: Option<Duration>,
     /// With --cache: only these variables make it another command [default: all that it gets]
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "cache")]
-    pub(super) cache_env: Option<Vec<String>>,
+    pub(in crate::cli) cache_env: Option<Vec<String>>,
     /// Run it, whatever is kept
     #[arg(long)]
-    pub(super) no_cache: bool,
+    pub(in crate::cli) no_cache: bool,
     /// End it after so long: SIGTERM, then SIGKILL (exit code 124)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(super) timeout: Option<Duration>,
+    pub(in crate::cli) timeout: Option<Duration>,
     /// Who is ended has so long before SIGKILL [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(super) grace: Option<Duration>,
+    pub(in crate::cli) grace: Option<Duration>,
     /// Let /bin/sh run it
     #[arg(long)]
-    pub(super) shell: bool,
+    pub(in crate::cli) shell: bool,
     /// Its folder [default: this one]
     #[arg(long, value_name = "PATH")]
-    pub(super) dir: Option<PathBuf>,
+    pub(in crate::cli) dir: Option<PathBuf>,
     /// A variable of its environment, which is this one's otherwise
     #[arg(long, value_name = "NAME=VALUE")]
-    pub(super) env: Vec<String>,
+    pub(in crate::cli) env: Vec<String>,
     /// What it reads; -: standard input, to its end
     #[arg(long, value_name = "FILE")]
-    pub(super) input: Option<PathBuf>,
+    pub(in crate::cli) input: Option<PathBuf>,
     /// Higher ones are run first
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    pub(super) priority: i32,
+    pub(in crate::cli) priority: i32,
     /// Run it again so often when it fails
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) retries: u32,
+    pub(in crate::cli) retries: u32,
     /// After so long the first time, each time twice as long [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(super) retry_delay: Option<Duration>,
+    pub(in crate::cli) retry_delay: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ExecArgs {
+pub(in crate::cli) struct ExecArgs {
     #[command(flatten)]
-    pub(super) run: TaskArgs,
+    pub(in crate::cli) run: TaskArgs,
     #[command(flatten)]
-    pub(super) common: Common,
+    pub(in crate::cli) common: Common,
     /// The command
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    pub(super) command: Vec<String>,
+    pub(in crate::cli) command: Vec<String>,
 }
 
 const PROGRESS_HELP: &str = "A task says it itself by a line on the descriptor that REGROW_PROGRESS_FD names: a \
@@ -66,7 +66,7 @@ number from 0 to 1 or a percentage, bytes=N, message=TEXT, each as it likes. In 
 echo \"40% bytes=1048576 message=unpacking\" >&$REGROW_PROGRESS_FD";
 
 #[derive(Debug, Subcommand)]
-pub(super) enum TaskVerb {
+pub(in crate::cli) enum TaskVerb {
     /// Have a command run, and print its id
     Submit {
         #[command(flatten)]
@@ -160,7 +160,7 @@ pub(super) enum TaskVerb {
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum PoolVerb {
+pub(in crate::cli) enum PoolVerb {
     /// Show how it stands
     Status {
         #[command(flatten)]
@@ -190,30 +190,30 @@ pub(super) enum PoolVerb {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct StatsArgs {
+pub(in crate::cli) struct StatsArgs {
     /// Show them again and again, until Ctrl-C
     #[arg(long)]
-    pub(super) watch: bool,
+    pub(in crate::cli) watch: bool,
     /// With --watch: how often
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
-    pub(super) every: Duration,
+    pub(in crate::cli) every: Duration,
     #[command(flatten)]
-    pub(super) common: Common,
+    pub(in crate::cli) common: Common,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ResourcesArgs {
+pub(in crate::cli) struct ResourcesArgs {
     /// Services or instances [default: the machine]
-    pub(super) services: Vec<String>,
+    pub(in crate::cli) services: Vec<String>,
     /// Of the last so long
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
-    pub(super) since: Duration,
+    pub(in crate::cli) since: Duration,
     #[command(flatten)]
-    pub(super) common: Common,
+    pub(in crate::cli) common: Common,
 }
 
 #[derive(Debug, Subcommand)]
-pub(super) enum CacheVerb {
+pub(in crate::cli) enum CacheVerb {
     /// Drop all of them
     Clear {
         #[command(flatten)]

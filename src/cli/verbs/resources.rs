@@ -1,10 +1,12 @@
 //! `resources`: what the machine, or services, used over the last day.
 
-use super::format::{Table, Tint, size};
-use super::remote::{print_json, query, say, talk};
-use super::{ResourcesArgs, code, format};
+use crate::cli::connect::{print_json, query, say, talk};
+use crate::cli::format::{Table, Tint};
+use crate::cli::{ResourcesArgs, code, format};
 use crate::control::protocol::ResourceHistories;
 use crate::model::history::{HistoryPoint, Measure, ResourceHistory};
+use crate::present::units;
+use crate::present::units::size;
 use crate::sys::terminal;
 
 /// From this width on, a terminal has room for all columns.
@@ -12,7 +14,7 @@ const WIDE: usize = 110;
 /// The width of a curve, in columns.
 const CURVE: usize = 32;
 
-pub(super) fn resources(args: ResourcesArgs) -> u8 {
+pub(in crate::cli) fn resources(args: ResourcesArgs) -> u8 {
     let ResourcesArgs { services, since, common } = args;
     let path = format!("/v1/resources?since_s={}{}", since.as_secs_f64(), query(&services));
     talk(&common, async |mut client| {
@@ -71,7 +73,7 @@ fn told(measure: Measure, value: f64) -> String {
         | Measure::DiskPercent
         | Measure::CpuPressurePercent
         | Measure::MemoryPressurePercent
-        | Measure::IoPressurePercent => format!("{value:.1} %"),
+        | Measure::IoPressurePercent => units::percent(value),
         Measure::LoadPerCore => format!("{value:.2}"),
         Measure::Processes => format!("{value:.1}"),
         Measure::MemoryBytes => bytes(value),

@@ -3,26 +3,28 @@
 use format::{Table, Tint};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, TableLike, Value};
 
-use super::remote::{self, Conversation};
-use super::{
-    Common, ServiceConfigArgs, ServiceCreateArgs, ServiceListArgs, ServiceNameArgs, ServiceVerb, code,
-    format, usage_error,
+use crate::cli::args::Common;
+use crate::cli::args::daemon::{
+    ServiceConfigArgs, ServiceCreateArgs, ServiceListArgs, ServiceNameArgs, ServiceVerb,
 };
+use crate::cli::connect::{Conversation, print_json, say, talk};
+use crate::cli::verbs::admin::{called, reloaded_in_words, tell_reloaded, tell_trouble};
+use crate::cli::{code, format, usage_error};
 use crate::control::client::{Client, encode};
 use crate::control::protocol::{Manifest, Write};
 use crate::model::{Name, ServiceStatus, StatusReport};
 use crate::runtime::reload::Reloaded;
 use crate::sys::terminal;
 
-pub(super) fn service(verb: ServiceVerb) -> u8 {
+pub(in crate::cli) fn service(verb: ServiceVerb) -> u8 {
     match verb {
         ServiceVerb::Create(args) => create(args),
         ServiceVerb::List(args) => list(args),
         ServiceVerb::Config(args) => config(args),
         ServiceVerb::Remove(args) => remove(args),
-        ServiceVerb::Start(args) => remote::start(args),
-        ServiceVerb::Stop(args) => remote::stop(args),
-        ServiceVerb::Restart(args) => remote::restart(args),
+        ServiceVerb::Start(args) => super::control::start(args),
+        ServiceVerb::Stop(args) => super::control::stop(args),
+        ServiceVerb::Restart(args) => super::control::restart(args),
     }
 }
 
@@ -34,7 +36,7 @@ fn create(args: ServiceCreateArgs) -> u8 {
     if let Err(why) = manifest_of(&name, &args, &args.depends_on) {
         return usage_error("service", &why);
     }
-    remote::talk(&args.common, async |mut client: Client| {
+    talk(&args.common, async |mut client: Client| {
         let status: StatusReport = client.get("/v1/status").await?;
         let needed: Vec<String> = args.depends_on.iter().map(|word| full_name(&status, word)).collect();
         let Ok(text) = manifest_of(&name, &args, &needed) else {
@@ -81,18 +83,18 @@ async fn tell_written(client: &mut Client, common: &Common, path: &str, done: &R
     let services: Vec<ServiceStatus> = status.services.into_iter().filter(is_touched).collect();
     let ended = if done.ok { code::DONE } else { code::FAILED };
     if common.json {
-        remote::print_json(&Written { file, done, services });
+        print_json(&Written { file, done, services });
         return Ok(ended);
     }
-    remote::say(&format!("wrote {}", file.display()));
-    let words = remote::reloaded_in_words(difference, remote::called(client, done).await?);
-    words.iter().filter(|line| !line.starts_with("unchanged")).for_each(|line| remote::say(line));
+    say(&format!("wrote {}", file.display()));
+    let words = reloaded_in_words(difference, called(client, done).await?);
+    words.iter().filter(|line| !line.starts_with("unchanged")).for_each(|line| say(line));
     for row in &services {
         let ready = if row.ready { ", ready" } else { "" };
         let pid = row.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-        remote::say(&format!("{}: {}{ready}{pid}", row.name, row.state));
+        say(&format!("{}: {}{ready}{pid}", row.name, row.state));
     }
-    remote::tell_trouble(done);
+    tell_trouble(done);
     Ok(ended)
 }
 
@@ -108,7 +110,7 @@ fn manifest_of(name: &Name, args: &ServiceCreateArgs, needed: &[String]) -> Resu
     }
     let dir = match &args.dir {
         Some(dir) => std::path::absolute(dir).map_err(|error| format!("--dir: {error}"))?,
-        None => super::here()?,
+        None => crate::cli::here()?,
     };
     service["dir"] = toml_edit::value(escaped(dir.to_str().ok_or("the folder's name is not UTF-8")?));
     if !args.env.is_empty() {
@@ -166,10 +168,10 @@ struct Services {
 
 fn list(args: ServiceListArgs) -> u8 {
     let ServiceListArgs { common } = args;
-    remote::talk(&common, async |mut client: Client| {
+    talk(&common, async |mut client: Client| {
         let status: StatusReport = client.get("/v1/status").await?;
         if common.json {
-            remote::print_json(&Services { services: status.services });
+            print_json(&Services { services: status.services });
             return Ok(code::DONE);
         }
         let mut table = Table::new(&["PROJECT", "SERVICE", "STATE", ">PID", "GOAL"]);
@@ -183,16 +185,16 @@ fn list(args: ServiceListArgs) -> u8 {
                 cell(row.goal.to_string()),
             ]);
         }
-        remote::say(&table.render(terminal::width(), format::colour_on_stdout()));
+        say(&table.render(terminal::width(), format::colour_on_stdout()));
         Ok(code::DONE)
     })
 }
 
 fn remove(args: ServiceNameArgs) -> u8 {
     let ServiceNameArgs { name, common } = args;
-    remote::talk(&common, async |mut client: Client| {
+    talk(&common, async |mut client: Client| {
         let done: Reloaded = client.delete(&format!("/v1/manifests/{}", encode(&name))).await?;
-        remote::tell_reloaded(&mut client, &common, &done).await
+        tell_reloaded(&mut client, &common, &done).await
     })
 }
 
@@ -203,9 +205,9 @@ fn config(args: ServiceConfigArgs) -> u8 {
         let Manifest { text, file, name: manifest } = client.get(&path).await?;
         if set.is_empty() && unset.is_empty() {
             if common.json {
-                remote::print_json(&Manifest { name: manifest, file, text });
+                print_json(&Manifest { name: manifest, file, text });
             } else {
-                remote::say(text.trim_end());
+                say(text.trim_end());
             }
             return Ok(code::DONE);
         }
@@ -221,7 +223,7 @@ fn config(args: ServiceConfigArgs) -> u8 {
         let done: Reloaded = client.put(&path, &Write { text, create: false }).await?;
         tell_written(&mut client, &common, &path, &done).await
     };
-    remote::talk(&common, edit)
+    talk(&common, edit)
 }
 
 /// The text of a manifest with keys of its service set and removed; everything else, including

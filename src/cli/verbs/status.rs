@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::admin::faulty_in_words;
-use super::{picture, print_json, query, say, socket, states, talk};
+use crate::cli::args::observe::StatusArgs;
+use crate::cli::code;
+use crate::cli::connect::{picture, print_json, query, say, socket, states, talk};
 use crate::cli::format::{self, Table, Tint};
-use crate::cli::{StatusArgs, code};
 use crate::control::client::{Client, Error};
-use crate::decide::humanize::short;
 use crate::model::status::{ChildCount, ChildStatus, TreeStatus};
 use crate::model::{Goal, Health, ServiceStatus, State, StatusReport};
+use crate::present::units::{self, short};
 use crate::sys::terminal;
 
 pub(in crate::cli) fn status(args: StatusArgs) -> u8 {
@@ -108,13 +109,13 @@ fn show_status(report: &StatusReport, json: bool, watch: bool) {
 
 fn status_text(report: &StatusReport, width: Option<usize>, colour: bool) -> String {
     let daemon = &report.daemon;
-    let mut head = format!("{}: pid {}, up {}", daemon.project, daemon.pid, format::uptime(daemon.uptime_s));
+    let mut head = format!("{}: pid {}, up {}", daemon.project, daemon.pid, units::uptime(daemon.uptime_s));
     if let Some(machine) = &report.machine {
-        let cpu = machine.cpu_percent.map(|c| format!("cpu {c:.0}%, ")).unwrap_or_default();
+        let cpu = machine.cpu_percent.map(|c| format!("cpu {}, ", units::percent(c))).unwrap_or_default();
         head.push_str(&format!(
             "; machine: {cpu}memory {} of {}, load {:.2}",
-            format::size(machine.memory_used_bytes),
-            format::size(machine.memory_total_bytes),
+            units::size(machine.memory_used_bytes),
+            units::size(machine.memory_total_bytes),
             machine.load[0]
         ));
     }
@@ -157,9 +158,9 @@ fn status_text(report: &StatusReport, width: Option<usize>, colour: bool) -> Str
             (service.health.to_string(), health_tint),
             (service.pid.map_or_else(dash, |p| p.to_string()), Tint::None),
             (service.restarts.to_string(), Tint::None),
-            (service.uptime_s.map_or_else(dash, format::uptime), Tint::None),
-            (service.cpu_percent.map_or_else(dash, |c| format!("{c:.1}%")), Tint::None),
-            (service.memory_bytes.map_or_else(dash, format::size), Tint::None),
+            (service.uptime_s.map_or_else(dash, units::uptime), Tint::None),
+            (service.cpu_percent.map_or_else(dash, units::percent), Tint::None),
+            (service.memory_bytes.map_or_else(dash, units::size), Tint::None),
             (note(service), Tint::Faint),
         ]);
         table.row(cells);
@@ -174,7 +175,7 @@ fn status_text(report: &StatusReport, width: Option<usize>, colour: bool) -> Str
 }
 
 /// What the other columns of a row don't say.
-pub(super) fn note(service: &ServiceStatus) -> String {
+pub(in crate::cli) fn note(service: &ServiceStatus) -> String {
     match service.state {
         State::Waiting => {
             let words: Vec<String> = service.waiting_for.iter().map(ToString::to_string).collect();

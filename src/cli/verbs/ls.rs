@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::format::{self, Table, Tint};
-use super::{LsArgs, code, remote, runtime};
+use crate::cli::args::observe::LsArgs;
+use crate::cli::connect::{print_json, say};
+use crate::cli::format::{self, Table, Tint};
+use crate::cli::{code, runtime};
 use crate::control::client::Client;
 use crate::control::instance_dir;
 use crate::model::{State, StatusReport};
+use crate::present::units;
 use crate::sys::terminal;
 
 /// The time that a tree has to answer; without an answer it is listed with blank figures.
@@ -38,7 +41,7 @@ struct Tree {
     socket: PathBuf,
 }
 
-pub(super) fn ls(args: &LsArgs) -> u8 {
+pub(in crate::cli) fn ls(args: &LsArgs) -> u8 {
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -49,7 +52,7 @@ pub(super) fn ls(args: &LsArgs) -> u8 {
     let runs = instance_dir::trees()
         .into_iter()
         .map(|(socket, card)| ("run", card.pid, Some(card.manifest), socket));
-    let daemon = super::daemon::card().map(|card| {
+    let daemon = crate::cli::daemon::card().map(|card| {
         let config = Some(card.manifest).filter(|path| !path.as_os_str().is_empty());
         ("daemon", card.pid, config, card.socket.unwrap_or_default())
     });
@@ -79,11 +82,11 @@ pub(super) fn ls(args: &LsArgs) -> u8 {
         trees
     });
     if args.json {
-        remote::print_json(&Trees { trees });
+        print_json(&Trees { trees });
         return code::DONE;
     }
     if trees.is_empty() {
-        remote::say("nothing is running (regrow run, regrow daemon)");
+        say("nothing is running (regrow run, regrow daemon)");
         return code::DONE;
     }
     let mut table = Table::new(&["NAME", "KIND", ">PID", ">RUNNING", ">UPTIME", "MANIFEST"]);
@@ -97,11 +100,11 @@ pub(super) fn ls(args: &LsArgs) -> u8 {
             (tree.kind.to_owned(), Tint::None),
             (tree.pid.to_string(), Tint::None),
             (running, Tint::None),
-            (tree.uptime_s.map_or("-".to_owned(), format::uptime), Tint::None),
+            (tree.uptime_s.map_or("-".to_owned(), units::uptime), Tint::None),
             (tree.manifest.as_ref().map_or("-".to_owned(), |path| path.display().to_string()), Tint::Faint),
         ]);
     }
-    remote::say(&table.render(terminal::width(), format::colour_on_stdout()));
+    say(&table.render(terminal::width(), format::colour_on_stdout()));
     code::DONE
 }
 

@@ -2,14 +2,16 @@
 
 use serde::Serialize;
 
-use super::{SecretVerb, code, format, remote, usage_error};
+use crate::cli::args::daemon::SecretVerb;
+use crate::cli::connect::{print_json, say};
+use crate::cli::{code, format, usage_error};
 use crate::model::Name;
 use crate::sys::limits::leave_no_core;
 use crate::vault::secrets::{SecretInfo, Vault, read_value};
 
-pub(super) fn secret(verb: SecretVerb) -> u8 {
+pub(in crate::cli) fn secret(verb: SecretVerb) -> u8 {
     leave_no_core();
-    let vault = Vault::at(super::daemon::secrets());
+    let vault = Vault::at(crate::cli::daemon::secrets());
     match verb {
         SecretVerb::Set(args) => {
             let name = match Name::new(&args.name) {
@@ -33,10 +35,10 @@ pub(super) fn secret(verb: SecretVerb) -> u8 {
         }
         SecretVerb::List(args) => told(vault.list().map(|secrets| {
             if args.json {
-                remote::print_json(&Secrets { secrets });
+                print_json(&Secrets { secrets });
             } else {
                 for SecretInfo { name, updated } in secrets {
-                    remote::say(&format!("{name}  {}", humantime::format_rfc3339_seconds(updated)));
+                    say(&format!("{name}  {}", humantime::format_rfc3339_seconds(updated)));
                 }
             }
             code::DONE

@@ -4,20 +4,22 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::format::{self, Table, Tint};
-use super::{TokenCreateArgs, TokenVerb, code, remote, usage_error};
+use crate::cli::args::daemon::{TokenCreateArgs, TokenVerb};
+use crate::cli::connect::{print_json, say};
+use crate::cli::format::{self, Table, Tint};
+use crate::cli::{code, usage_error};
 use crate::decide::access::Permission;
 use crate::model::Name;
 use crate::sys::terminal;
 use crate::vault::tokens::{Token, Tokens};
 
-pub(super) fn token(verb: TokenVerb) -> u8 {
+pub(in crate::cli) fn token(verb: TokenVerb) -> u8 {
     let config = match &verb {
         TokenVerb::Create(args) => &args.config,
         TokenVerb::List(args) => &args.config,
         TokenVerb::Revoke(args) => &args.config,
     };
-    let tokens = match super::daemon::tokens(config.as_deref()) {
+    let tokens = match crate::cli::daemon::tokens(config.as_deref()) {
         Ok(tokens) => tokens,
         Err(unusable) => {
             let path = unusable.path.display();
@@ -30,7 +32,7 @@ pub(super) fn token(verb: TokenVerb) -> u8 {
         TokenVerb::List(args) => told(tokens.list().map(|all| list(all, args.json))),
         TokenVerb::Revoke(args) => told(tokens.revoke(&args.name).map(|was| {
             if was {
-                remote::say(&format!("revoked: {}", args.name));
+                say(&format!("revoked: {}", args.name));
                 return code::DONE;
             }
             tell!("{}: there is no token {:?}", format::error_word(), args.name);
@@ -62,9 +64,9 @@ fn create(tokens: &Tokens, args: &TokenCreateArgs) -> u8 {
     }
     told(tokens.create(&name, permissions, expires.flatten()).map(|plain| {
         if args.json {
-            remote::print_json(&Created { name: &name, token: plain.reveal() });
+            print_json(&Created { name: &name, token: plain.reveal() });
         } else {
-            remote::say(plain.reveal());
+            say(plain.reveal());
             tell!("this is the only time that it is shown");
         }
         code::DONE
@@ -79,7 +81,7 @@ struct All {
 
 fn list(tokens: Vec<Token>, json: bool) -> u8 {
     if json {
-        remote::print_json(&All { tokens });
+        print_json(&All { tokens });
         return code::DONE;
     }
     let mut table = Table::new(&["NAME", "PERMISSIONS", "CREATED", "EXPIRES"]);
@@ -95,7 +97,7 @@ fn list(tokens: Vec<Token>, json: bool) -> u8 {
         let cells = [token.name.to_string(), permissions.join(" "), time(token.created), expires];
         table.row(cells.map(|text| (text, Tint::None)).to_vec());
     }
-    remote::say(&table.render(terminal::width(), format::colour_on_stdout()));
+    say(&table.render(terminal::width(), format::colour_on_stdout()));
     code::DONE
 }
 

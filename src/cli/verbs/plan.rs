@@ -4,16 +4,17 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::report::{CheckReport, load_or_tell, objects, tell};
-use super::{CheckArgs, PlanArgs, PlanFormat, code, report, usage_error};
+use crate::cli::args::develop::{CheckArgs, PlanArgs, PlanFormat};
+use crate::cli::report::{CheckReport, load_or_tell, objects, tell};
+use crate::cli::{code, report, usage_error};
 use crate::decide::graph::Graph;
-use crate::decide::humanize::short;
 use crate::decide::select::{Selection, select};
 use crate::manifest::{Environment, load};
 use crate::model::spec::ScaleSpec;
 use crate::model::{Child, GroupSpec, Kind, Name, Plan, ReadyTarget, ServiceSpec};
+use crate::present::units::short;
 
-pub(super) fn check(args: &CheckArgs) -> u8 {
+pub(in crate::cli) fn check(args: &CheckArgs) -> u8 {
     let mut files = args.files.clone();
     if files.is_empty() {
         match report::found() {
@@ -64,12 +65,12 @@ pub(super) fn check(args: &CheckArgs) -> u8 {
             ok: bool,
             files: Vec<CheckReport>,
         }
-        super::remote::print_json(&All { ok, files: reports });
+        crate::cli::connect::print_json(&All { ok, files: reports });
     }
     if ok { code::DONE } else { code::MANIFEST }
 }
 
-pub(super) fn plan(args: &PlanArgs) -> u8 {
+pub(in crate::cli) fn plan(args: &PlanArgs) -> u8 {
     let mut only = args.only.clone();
     let mut file = args.file.clone();
     if file.is_none() && only.len() > 1 && only.last().is_some_and(|last| last.ends_with(".toml")) {
@@ -103,7 +104,7 @@ pub(super) fn plan(args: &PlanArgs) -> u8 {
     };
     match if args.json { PlanFormat::Json } else { args.format } {
         PlanFormat::Text => text(&path, &plan, &waves),
-        PlanFormat::Json => super::remote::print_json(&PlanReport::new(&path, &plan, &waves)),
+        PlanFormat::Json => crate::cli::connect::print_json(&PlanReport::new(&path, &plan, &waves)),
         PlanFormat::Dot => dot(&plan),
         PlanFormat::Mermaid => mermaid(&plan),
     }
@@ -166,7 +167,7 @@ fn line(service: &ServiceSpec) -> String {
     if service.kind == Kind::Task {
         line.push_str(" (task)");
     }
-    line.push_str(&format!(": {}", super::format::shorten(&service.command.to_string(), 60)));
+    line.push_str(&format!(": {}", crate::cli::format::shorten(&service.command.to_string(), 60)));
     if !service.depends_on.is_empty() {
         let needs: Vec<String> =
             service.depends_on.iter().map(|d| format!("{} {}", d.on, d.condition)).collect();
