@@ -1,7 +1,7 @@
 //! Why the worker pool is not ractor's factory: the cost of handing on a job in each, and what
 //! becomes of a job whose worker panics.
 //!
-//! `cargo bench --bench factory` prints the figures that ARCHITECTURE.md cites.
+//! `cargo bench --bench factory` prints the figures that docs/decisions cite.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use regrow::actors::event_log::NextEvent;
-use regrow::model::{Condition, Dependency, Fact, Name, Plan, ReadySpec, ReadyTarget, ServiceSpec};
+use regrow::model::{
+    Condition, Dependency, Fact, InstanceFact, Name, Plan, ReadySpec, ReadyTarget, ServiceSpec,
+};
 use regrow::runtime::{Handle, Options};
 
 #[tokio::main(flavor = "current_thread")]
@@ -27,8 +29,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         while returns < 3 {
             if let NextEvent::Event(event) = events.next().await {
                 match &event.fact {
-                    Fact::Ready { instance, .. } => println!("{:>3} {instance} is ready", event.seq),
-                    Fact::Crashed { instance, exit, .. } => {
+                    Fact::Instance(InstanceFact::Ready { instance, .. }) => {
+                        println!("{:>3} {instance} is ready", event.seq);
+                    }
+                    Fact::Instance(InstanceFact::Crashed { instance, exit, .. }) => {
                         println!("{:>3} {instance} fell ({exit}) and grows back", event.seq);
                         returns += 1;
                     }

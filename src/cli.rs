@@ -37,8 +37,6 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
-
 use self::args::commands::{CacheVerb, ExecArgs, ResourcesArgs, StatsArgs, TaskArgs, TaskVerb};
 use crate::cli::args::observe::WaitWord;
 use crate::cli::args::{Cli, Verb};
@@ -71,7 +69,7 @@ pub fn main() -> ExitCode {
     // A keeper that was replaced by this program, with its state handed over, resumes before anything
     // else.
     crate::host::keeper::resume();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => {
             // clap prints help and version as it prints errors; only the latter are failures.
@@ -159,7 +157,7 @@ fn here() -> Result<PathBuf, String> {
 
 /// Prints a usage error of a verb, for errors that clap can't detect.
 fn usage_error(verb: &str, message: &str) -> u8 {
-    let mut command = Cli::command();
+    let mut command = Cli::grouped();
     command.build();
     let error = match command.find_subcommand_mut(verb) {
         Some(sub) => sub.error(clap::error::ErrorKind::ValueValidation, message),

@@ -25,7 +25,7 @@ pub mod time;
 
 pub use self::cause::StopCause;
 pub use command::{Answer, Command, Denial, DenialCode, InstanceAnswer, IssuedCommand, Requester, Selector};
-pub use event::{Event, Fact};
+pub use event::{Event, Fact, GroupFact, InstanceFact, PoolFact, TreeFact};
 pub use exit::{EndedBy, Exit, ExitOutcome, SpawnFailure, SpawnStage};
 pub use id::{Incarnation, InstanceId, Name, NameError};
 pub use output::{SourceId, Stream};

@@ -37,6 +37,7 @@ use crate::host::native::{self, HostOptions, NativeHost};
 use crate::host::waiting_tasks::WaitingTasks;
 use crate::host::{Host, OutputSink, SourceNames};
 use crate::model::cause::StartCause;
+use crate::model::event::TreeFact;
 use crate::model::history::ResourceHistory;
 use crate::model::sample::Sample;
 use crate::model::stats::{ProcessStats, Resources, Stats, Thresholds};
@@ -398,7 +399,7 @@ impl Handle {
             loop {
                 if let NextEvent::Event(event) = events.next().await {
                     callback(&event);
-                    if matches!(event.fact, Fact::ShutdownDone) {
+                    if matches!(event.fact, Fact::Tree(TreeFact::ShutdownDone)) {
                         return;
                     }
                 }
@@ -758,15 +759,15 @@ impl RuntimeBuilder {
             context.log.keep_in(Arc::clone(ledger));
             let log = context.log.clone();
             ledger.report_to(Box::new(move |lost_events, reason| {
-                log.append([Fact::StoreLost { lost_events, reason }]);
+                log.append([Fact::Tree(TreeFact::StoreLost { lost_events, reason })]);
             }));
         }
-        let started = Fact::SupervisorStarted {
+        let started = Fact::Tree(TreeFact::SupervisorStarted {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             project: plan.project.clone(),
             services: plan.services.len(),
-        };
+        });
         // These events are told before any actor starts from them.
         context.log.append([started].into_iter().chain(facts));
 

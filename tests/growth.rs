@@ -8,7 +8,8 @@ use std::time::SystemTime;
 use regrow::decide::tree_state::TreeState;
 use regrow::host::fake::{FakeCall, FakeHost};
 use regrow::model::{
-    Addition, Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, Plan, Selector, State, Strategy,
+    Addition, Child, Command, DenialCode, Event, Exit, Fact, GroupFact, GroupSpec, InstanceFact, Plan,
+    Selector, State, Strategy,
 };
 use regrow::runtime::Handle;
 
@@ -77,7 +78,7 @@ async fn what_is_added_starts_in_order_and_is_supervised() {
     let mut back = Vec::new();
     while back.len() < 2 {
         if let regrow::actors::event_log::NextEvent::Event(event) = events.next().await
-            && let Fact::Ready { instance, .. } = &event.fact
+            && let Fact::Instance(InstanceFact::Ready { instance, .. }) = &event.fact
         {
             back.push(instance.to_string());
         }
@@ -97,7 +98,7 @@ async fn a_member_joins_its_group_behind_the_others() {
     host.exit(host.alive("api")[0], Exit::Code(1));
     loop {
         if let regrow::actors::event_log::NextEvent::Event(event) = events.next().await
-            && let Fact::GroupRestarting { fallen, stopping, starting, .. } = &event.fact
+            && let Fact::Group(GroupFact::Restarting { fallen, stopping, starting, .. }) = &event.fact
         {
             assert_eq!((fallen.as_str(), stopping.join(" ")), ("api", "cron".to_owned()));
             assert_eq!(starting.join(" "), "api cron", "rest-for-one: behind api");

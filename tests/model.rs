@@ -20,8 +20,9 @@ use regrow::model::cause::{CheckKind, FailureReason, StartCause};
 use regrow::model::plan::{AutoShutdown, GiveUp};
 use regrow::model::{
     Addition, Check, CheckTarget, Child, Command, CommandLine, Condition, Dependency, Exit, Fact, Goal,
-    GroupSpec, HealthSpec, Incarnation, InstanceId, Kind, Name, OnDependencyRestart, Plan, Policy, ReadySpec,
-    ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, StopCause, Strategy as Siblings,
+    GroupSpec, HealthSpec, Incarnation, InstanceFact, InstanceId, Kind, Name, OnDependencyRestart, Plan,
+    Policy, ReadySpec, ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, StopCause,
+    Strategy as Siblings, TreeFact,
 };
 use regrow::record::recording::Recorder;
 
@@ -313,14 +314,14 @@ impl Sim {
 
     fn told(&mut self, fact: &Fact) {
         writeln!(self.story, "         {fact:?}").unwrap();
-        if let Fact::Removed { services, .. } = fact {
+        if let Fact::Tree(TreeFact::Removed { services, .. }) = fact {
             let left = self.processes.keys().find(|id| services.contains(id.service()));
             assert!(left.is_none(), "what is removed is down: {left:?}\n{}", self.story);
         }
-        if let Fact::Stuck { instance, .. } = fact {
+        if let Fact::Instance(InstanceFact::Stuck { instance, .. }) = fact {
             self.told_stuck.insert(instance.clone());
         }
-        if let Fact::Stopping { instance, cause: StopCause::Shutdown, .. } = fact {
+        if let Fact::Instance(InstanceFact::Stopping { instance, cause: StopCause::Shutdown, .. }) = fact {
             for dependent in self.world.graph().dependents(instance.service()) {
                 for id in dependent.instances() {
                     let live = self.world.machine(&id).is_some_and(|m| m.live().is_some());

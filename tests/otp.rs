@@ -10,8 +10,8 @@ use regrow::host::fake::{FakeBehaviour, FakeCall, FakeHost};
 use regrow::model::cause::FailureReason;
 use regrow::model::plan::GiveUp;
 use regrow::model::{
-    Addition, Child, Command, Condition, DenialCode, Dependency, Exit, Fact, GroupSpec, Kind, Name, Plan,
-    Policy, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
+    Addition, Child, Command, Condition, DenialCode, Dependency, Exit, Fact, GroupFact, GroupSpec,
+    InstanceFact, Kind, Name, Plan, Policy, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
 };
 use regrow::runtime::Handle;
 
@@ -55,7 +55,11 @@ impl Bench {
         let events = handle.events_from(0);
         let mut bench = Bench { host, handle, events };
         for text in names {
-            bench.until(|fact| matches!(fact, Fact::Ready { .. }) && about(fact, &text)).await;
+            bench
+                .until(|fact| {
+                    matches!(fact, Fact::Instance(InstanceFact::Ready { .. })) && about(fact, &text)
+                })
+                .await;
             bench.events = bench.handle.events_from(0);
         }
         bench.events = bench.handle.events();
@@ -218,8 +222,11 @@ async fn another_fails_to_start_during_a_restart() {
         };
         bench.host.let_behave("b", FakeBehaviour::Fails(full));
         bench.end("a", Exit::Code(1));
-        let gave_up = bench.until(|fact| matches!(fact, Fact::GroupGaveUp { .. })).await;
-        assert!(matches!(gave_up, Fact::GroupGaveUp { restarts: 4, .. }), "{strategy}: {gave_up:?}");
+        let gave_up = bench.until(|fact| matches!(fact, Fact::Group(GroupFact::GaveUp { .. }))).await;
+        assert!(
+            matches!(gave_up, Fact::Group(GroupFact::GaveUp { restarts: 4, .. })),
+            "{strategy}: {gave_up:?}"
+        );
         for text in ["a", "b", "c"] {
             bench.comes_true("all are failed", |bench| bench.state(text) == State::Failed).await;
             assert!(bench.host.alive(text).is_empty(), "{strategy} {text}");
@@ -273,7 +280,7 @@ async fn giving_up_escalates() {
         assert_eq!(made, [1, 2, 2, 2], "{strategy}");
         // One more restart is more than the root allows, whose intensity is the default.
         bench.end("b", KILLED);
-        bench.until(|fact| matches!(fact, Fact::GroupGaveUp { group: None, .. })).await;
+        bench.until(|fact| matches!(fact, Fact::Group(GroupFact::GaveUp { group: None, .. }))).await;
         for text in ["before", "a", "b", "after"] {
             bench.comes_true("all are failed", |bench| bench.state(text) == State::Failed).await;
             assert!(bench.host.alive(text).is_empty(), "{strategy} {text}");
@@ -296,9 +303,12 @@ async fn intensity_trips_at_more_than_n_in_the_period() {
         bench.run_as(&["a"], nth).await;
     }
     bench.end("a", KILLED);
-    let failed = bench.until(|fact| matches!(fact, Fact::Failed { .. })).await;
+    let failed = bench.until(|fact| matches!(fact, Fact::Instance(InstanceFact::Failed { .. }))).await;
     assert!(
-        matches!(failed, Fact::Failed { why: FailureReason::Group { group: Some(_) }, .. }),
+        matches!(
+            failed,
+            Fact::Instance(InstanceFact::Failed { why: FailureReason::Group { group: Some(_) }, .. })
+        ),
         "{failed:?}"
     );
 }
@@ -333,7 +343,7 @@ async fn a_tree_stops_in_reverse_order() {
     let mut bench = Bench::of(plan).await;
     let keys = ["b", "c", "d"].map(|text| bench.key(text));
     bench.end("a", KILLED);
-    bench.until(|fact| matches!(fact, Fact::GroupGaveUp { group: None, .. })).await;
+    bench.until(|fact| matches!(fact, Fact::Group(GroupFact::GaveUp { group: None, .. }))).await;
     for text in ["a", "b", "c", "d"] {
         bench.comes_true("all are failed", |bench| bench.state(text) == State::Failed).await;
     }

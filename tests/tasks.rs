@@ -9,7 +9,7 @@ use regrow::decide::pool::PoolSize;
 use regrow::model::plan::PlanChange;
 use regrow::model::spec::{ScaleOn, ScaleSpec};
 use regrow::model::task::{ProgressReport, TaskEnd, TaskInput, TaskState};
-use regrow::model::{Command, DenialCode, Exit, Fact, Name, ServiceSpec, TaskSpec};
+use regrow::model::{Command, DenialCode, Exit, Fact, Name, ServiceSpec, TaskSpec, TreeFact};
 use regrow::runtime::blocking::BlockingSize;
 
 mod pool;
@@ -432,8 +432,10 @@ fn a_service_gets_copies_one_by_one_and_loses_them_again_and_those_that_stay_are
             while seen.len() < want.len() {
                 let NextEvent::Event(event) = events.next().await else { panic!("missed some") };
                 match &event.fact {
-                    Fact::ScaleDecided { from, to, reason, .. } => reasons.push((*from, *to, reason.clone())),
-                    Fact::Scaled { from, to, .. } => seen.push((*from, *to)),
+                    Fact::Tree(TreeFact::ScaleDecided { from, to, reason, .. }) => {
+                        reasons.push((*from, *to, reason.clone()));
+                    }
+                    Fact::Tree(TreeFact::Scaled { from, to, .. }) => seen.push((*from, *to)),
                     _ => {}
                 }
             }

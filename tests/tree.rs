@@ -11,8 +11,9 @@ use regrow::model::cause::FailureReason;
 use regrow::model::plan::AutoShutdown;
 use regrow::model::spec::Hook;
 use regrow::model::{
-    Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, InstanceId, Kind, OnDependencyRestart, Plan,
-    Policy, ReadySpec, ReadyTarget, Selector, ServiceSpec, SpawnFailure, SpawnStage, State, Strategy,
+    Child, Command, DenialCode, Event, Exit, Fact, GroupSpec, InstanceFact, InstanceId, Kind,
+    OnDependencyRestart, Plan, Policy, ReadySpec, ReadyTarget, Selector, ServiceSpec, SpawnFailure,
+    SpawnStage, State, Strategy,
 };
 use regrow::runtime::Handle;
 
@@ -56,7 +57,8 @@ fn about(fact: &Fact, text: &str) -> bool {
 
 async fn all_ready(handle: &Handle, names: &[&str]) {
     for text in names {
-        event(handle, |fact| matches!(fact, Fact::Ready { .. }) && about(fact, text)).await;
+        event(handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Ready { .. })) && about(fact, text))
+            .await;
     }
 }
 
@@ -140,7 +142,8 @@ async fn a_dependent_never_wedges_whatever_its_dependency_does() {
     host.let_behave("db", missing());
     let (host, handle) =
         tree_on(host, vec![service("db", &[]), service("api", &["db"]), service("web", &["api"])]).await;
-    event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "web")).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Failed { .. })) && about(fact, "web"))
+        .await;
     host.let_behave("db", FakeBehaviour::Obeys);
     let start = Command::Start { select: Selector::named(["db"]), no_deps: false };
     assert!(handle.command(start).await.unwrap().ok);
@@ -152,7 +155,7 @@ async fn a_dependent_never_wedges_whatever_its_dependency_does() {
     let mut back = Vec::new();
     while back.len() < 2 {
         if let NextEvent::Event(event) = events.next().await
-            && let Fact::Ready { instance, .. } = &event.fact
+            && let Fact::Instance(InstanceFact::Ready { instance, .. }) = &event.fact
         {
             back.push(instance.to_string());
         }
@@ -161,13 +164,13 @@ async fn a_dependent_never_wedges_whatever_its_dependency_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_board_is_the_fold_of_the_events() {
+async fn the_tree_state_is_the_fold_of_the_events() {
     let mut never = service("never", &[]);
     never.restart.policy = Policy::Never;
     let (host, handle) = tree(vec![service("web", &[]), never]).await;
     all_ready(&handle, &["web", "never"]).await;
     host.exit(host.alive("never")[0], Exit::Code(3));
-    event(&handle, |fact| matches!(fact, Fact::Failed { .. })).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Failed { .. }))).await;
     let mut folded =
         regrow::decide::tree_state::TreeState::new(handle.plan(), std::time::SystemTime::UNIX_EPOCH).unwrap();
     for event in handle.kept_events() {
@@ -219,7 +222,8 @@ async fn a_start_while_what_it_needs_is_being_stopped_brings_both() {
         let handle = handle.clone();
         async move { handle.command(stop).await }
     });
-    event(&handle, |fact| matches!(fact, Fact::Stopping { .. }) && about(fact, "db")).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Stopping { .. })) && about(fact, "db"))
+        .await;
     let start = Command::Start { select: Selector::named(["web"]), no_deps: false };
     assert!(handle.command(start).await.unwrap().ok);
     assert!(!stopping.await.unwrap().unwrap().ok, "overtaken");
@@ -231,7 +235,8 @@ async fn a_start_by_hand_of_failed_ones_is_answered_by_what_becomes_of_them() {
     host.let_behave("b", missing());
     let (host, handle) =
         tree_on(host, vec![service("c", &["b"]), service("b", &["a"]), service("a", &[])]).await;
-    event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "c")).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Failed { .. })) && about(fact, "c"))
+        .await;
     host.let_behave("b", FakeBehaviour::Obeys);
     let start = Command::Start { select: Selector::named(["c"]), no_deps: false };
     let answer = handle.command(start).await.unwrap();
@@ -348,7 +353,7 @@ async fn what_a_broken_actor_leaves_is_gone_before_another_is_made() {
         let handle = handle.clone();
         async move { handle.command(stop("web")).await }
     });
-    event(&handle, |fact| matches!(fact, Fact::Killed { .. })).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Killed { .. }))).await;
     let answer = stopping.await.unwrap().unwrap();
     assert_eq!(answer.results[0].message, "a fault in regrow itself: the test breaks this actor");
     let starting = tokio::spawn({
@@ -366,7 +371,10 @@ async fn what_a_broken_actor_leaves_is_gone_before_another_is_made() {
     let answer = handle.command(stop("web")).await.unwrap();
     assert_eq!(answer.results[0].message, "a fault in regrow itself: the test breaks this actor");
     assert!(!answer.ok);
-    event(&handle, |fact| matches!(fact, Fact::Failed { why: FailureReason::Internal { .. }, .. })).await;
+    event(&handle, |fact| {
+        matches!(fact, Fact::Instance(InstanceFact::Failed { why: FailureReason::Internal { .. }, .. }))
+    })
+    .await;
     assert!(host.fake.alive("web").is_empty());
     assert_eq!(handle.status().services[0].state, State::Failed);
     assert!(handle.command(start("web")).await.unwrap().ok);
@@ -384,7 +392,8 @@ async fn a_stop_of_what_a_restart_has_brought_down_holds() {
         let handle = handle.clone();
         async move { handle.command(Command::Restart { select: Selector::all() }).await.unwrap() }
     });
-    event(&handle, |fact| matches!(fact, Fact::Stopped { .. }) && about(fact, "a")).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Stopped { .. })) && about(fact, "a"))
+        .await;
     let answer = handle.command(stop("a")).await.unwrap();
     assert_eq!(answer.results[0].message, "already stopped");
     let answer = restarting.await.unwrap();
@@ -401,7 +410,7 @@ async fn a_stop_of_what_a_restart_has_brought_down_holds() {
     });
     loop {
         if let NextEvent::Event(event) = events.next().await
-            && matches!(event.fact, Fact::Stopping { .. })
+            && matches!(event.fact, Fact::Instance(InstanceFact::Stopping { .. }))
             && about(&event.fact, "slow")
         {
             break;
@@ -427,7 +436,8 @@ async fn a_start_that_waits_in_vain_is_answered() {
     // The service goes on waiting, and comes up when it can.
     assert!(handle.command(start("db")).await.unwrap().ok);
     event(&handle, |fact| {
-        matches!(fact, Fact::Ready { incarnation, .. } if incarnation.0 == 2) && about(fact, "web")
+        matches!(fact, Fact::Instance(InstanceFact::Ready { incarnation, .. }) if incarnation.0 == 2)
+            && about(fact, "web")
     })
     .await;
 }
@@ -515,7 +525,8 @@ async fn a_fall_for_good_fails_what_depends_on_it_until_it_returns() {
     })
     .await;
     host.exit(host.alive("db")[0], Exit::Code(1));
-    event(&handle, |fact| matches!(fact, Fact::Failed { .. }) && about(fact, "web")).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Failed { .. })) && about(fact, "web"))
+        .await;
     assert_eq!(story(&host, from), ["stop web", "stop api"]);
     let why =
         |text: &str| handle.tree_state(|b| b.entry(&InstanceId::sole(name(text))).unwrap().failed.clone());
@@ -570,7 +581,7 @@ async fn what_has_completed_runs_again_with_its_group_where_it_is_to() {
     {
         let (host, handle) = group_of(|plan| change(plan, "task", |spec| spec.rerun = rerun)).await;
         host.exit(host.alive("task")[0], Exit::SUCCESS);
-        event(&handle, |fact| matches!(fact, Fact::Completed { .. })).await;
+        event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Completed { .. }))).await;
         let from = host.told().len();
         host.exit(host.alive("one")[0], Exit::Code(1));
         host.until(|told| told.len() == from + 1 + want.len()).await;
@@ -591,7 +602,8 @@ async fn a_group_goes_down_when_its_significant_members_have_ended() {
     let (host, handle) = group_of(|plan| significant(plan, &["task", "one"], AutoShutdown::Any)).await;
     let from = host.told().len();
     host.exit(host.alive("task")[0], Exit::SUCCESS);
-    event(&handle, |fact| matches!(fact, Fact::Stopped { .. }) && about(fact, "one")).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Stopped { .. })) && about(fact, "one"))
+        .await;
     assert_eq!(story(&host, from), ["stop two", "stop one"]);
     let why = handle.tree_state(|tree_state| {
         let entry = tree_state.entries().iter().find(|entry| entry.id.to_string() == "one").unwrap();
@@ -602,11 +614,12 @@ async fn a_group_goes_down_when_its_significant_members_have_ended() {
     // With `all`, each member must end, and a crash with a restart is no end.
     let (host, handle) = group_of(|plan| significant(plan, &["task", "one"], AutoShutdown::All)).await;
     host.exit(host.alive("task")[0], Exit::SUCCESS);
-    event(&handle, |fact| matches!(fact, Fact::Completed { .. })).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Completed { .. }))).await;
     assert_eq!(host.alive("two").len(), 1);
     let from = host.told().len();
     host.exit(host.alive("one")[0], Exit::SUCCESS);
-    event(&handle, |fact| matches!(fact, Fact::Stopped { .. }) && about(fact, "two")).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Stopped { .. })) && about(fact, "two"))
+        .await;
     assert_eq!(story(&host, from), ["stop two"]);
     // After a start by hand the count begins anew.
     assert!(handle.command(start("two")).await.unwrap().ok);
@@ -702,7 +715,7 @@ async fn a_paused_one_can_listen_before_it_is_asked_to_end_and_all_means_what_ru
     let (host, handle) = tree(vec![service("db", &[]), service("web", &["db"]), done]).await;
     all_ready(&handle, &["db", "web", "done"]).await;
     host.exit(host.alive("done")[0], Exit::SUCCESS);
-    event(&handle, |fact| matches!(fact, Fact::Completed { .. })).await;
+    event(&handle, |fact| matches!(fact, Fact::Instance(InstanceFact::Completed { .. }))).await;
     let all = handle.command(Command::Pause { select: Selector::all() }).await.unwrap();
     let paused: Vec<&str> = all.results.iter().map(|r| r.name.as_str()).collect();
     assert!(all.ok, "{all:?}");

@@ -251,6 +251,7 @@ impl EventReader {
 mod tests {
     use super::*;
     use crate::model::Plan;
+    use crate::model::TreeFact;
 
     fn log() -> EventLog {
         let nothing = Plan::of("nothing", Vec::new());
@@ -261,8 +262,8 @@ mod tests {
     async fn numbers_have_no_gaps_and_readers_find_their_place() {
         let log = log();
         let mut early = log.read_new();
-        log.append([Fact::ShutdownDone, Fact::ShutdownDone]);
-        log.append([Fact::ShutdownDone]);
+        log.append([Fact::Tree(TreeFact::ShutdownDone), Fact::Tree(TreeFact::ShutdownDone)]);
+        log.append([Fact::Tree(TreeFact::ShutdownDone)]);
         let mut late = log.read_from(3);
         let seq = |read| match read {
             Some(NextEvent::Event(event)) => event.seq,
@@ -277,7 +278,7 @@ mod tests {
     async fn a_reader_that_is_too_slow_is_told_how_much_it_missed() {
         let log = log();
         let mut slow = log.read_new();
-        log.append(std::iter::repeat_n(Fact::ShutdownDone, KEPT + 10));
+        log.append(std::iter::repeat_n(Fact::Tree(TreeFact::ShutdownDone), KEPT + 10));
         assert_eq!(slow.try_next(), Some(NextEvent::Missed(10)));
         assert!(matches!(slow.try_next(), Some(NextEvent::Event(event)) if event.seq == 11));
     }
@@ -288,7 +289,7 @@ mod tests {
         let mut reader = log.read_new();
         let waiting = tokio::spawn(async move { reader.next().await });
         tokio::task::yield_now().await;
-        log.append([Fact::ShutdownDone]);
+        log.append([Fact::Tree(TreeFact::ShutdownDone)]);
         assert!(matches!(waiting.await.unwrap(), NextEvent::Event(_)));
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use super::ActorContext;
 use super::oneshot::{Oneshot, Outcome};
 use crate::host::{OutputTarget, env};
+use crate::model::event::InstanceFact;
 use crate::model::exit::signal_name;
 use crate::model::spec::Hook;
 use crate::model::{CommandLine, Exit, Fact, InstanceId};
@@ -92,7 +93,11 @@ impl InstanceHooks {
                 let told = Arc::clone(context);
                 // The report is appended later, since the step that caused it is still under way.
                 tokio::spawn(async move {
-                    told.log.append([Fact::HookFailed { instance: id, hook, message }]);
+                    told.log.append([Fact::Instance(InstanceFact::HookFailed {
+                        instance: id,
+                        hook,
+                        message,
+                    })]);
                 });
             }
             return;
@@ -124,7 +129,7 @@ impl InstanceHooks {
                 Outcome::Unable(reason) => format!("{command}: {reason}"),
                 Outcome::TimedOut => format!("{command} did not end within {limit:?}"),
             };
-            context.log.append([Fact::HookFailed { instance: id, hook, message }]);
+            context.log.append([Fact::Instance(InstanceFact::HookFailed { instance: id, hook, message })]);
         });
     }
 }
@@ -153,13 +158,13 @@ impl Drop for Running<'_> {
 fn hook_variables(hook: Hook, fact: &Fact) -> Vec<(&'static str, String)> {
     let mut given = vec![("REGROW_EVENT", hook.to_string())];
     let exit = match fact {
-        Fact::Exited { exit, .. } => Some(exit),
-        Fact::Crashed { exit, retry_in, attempt, .. } => {
+        Fact::Instance(InstanceFact::Exited { exit, .. }) => Some(exit),
+        Fact::Instance(InstanceFact::Crashed { exit, retry_in, attempt, .. }) => {
             given.push(("REGROW_RETRY_IN", retry_in.as_secs_f64().to_string()));
             given.push(("REGROW_ATTEMPT", attempt.to_string()));
             Some(exit)
         }
-        Fact::Failed { why, .. } => {
+        Fact::Instance(InstanceFact::Failed { why, .. }) => {
             given.push(("REGROW_REASON", why.to_string()));
             why.exit()
         }

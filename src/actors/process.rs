@@ -28,6 +28,7 @@ use crate::decide::recovery::{StartKind, continuation, release_orphaned_holds};
 use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, Owner, ProcessKey, SpawnOrder, env, probe};
 use crate::logs::LogConfig;
 use crate::model::cause::CheckKind;
+use crate::model::event::{InstanceFact, TreeFact};
 use crate::model::spec::Hook;
 use crate::model::{
     Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, LogTarget, Name, ReadyTarget,
@@ -314,7 +315,11 @@ impl ProcessState {
         release_orphaned_holds(&mut past, |_, _| false);
         let [past] = past;
         let (instances, failed_groups, failed_projects) = (vec![past.clone()], Vec::new(), Vec::new());
-        self.context.log.append([Fact::TakenOver { instances, failed_groups, failed_projects }]);
+        self.context.log.append([Fact::Tree(TreeFact::TakenOver {
+            instances,
+            failed_groups,
+            failed_projects,
+        })]);
         Some(Inheritance { past, process: process.filter(|_| goes_on.adopts) })
     }
 
@@ -429,7 +434,11 @@ impl ProcessState {
                 }
                 if spawn_fingerprint != self.declared.spawn_fingerprint() {
                     let instance = self.id.clone();
-                    self.context.log.append([Fact::EnvRenewed { instance, incarnation, spawn_fingerprint }]);
+                    self.context.log.append([Fact::Instance(InstanceFact::EnvRenewed {
+                        instance,
+                        incarnation,
+                        spawn_fingerprint,
+                    })]);
                 }
                 None
             }
@@ -482,22 +491,38 @@ impl ProcessState {
             }
             HostEvent::ForksAway { key, left } => {
                 let (instance, incarnation) = (self.id.clone(), of(key)?);
-                self.context.log.append([Fact::ForksAway { instance, incarnation, left }]);
+                self.context.log.append([Fact::Instance(InstanceFact::ForksAway {
+                    instance,
+                    incarnation,
+                    left,
+                })]);
                 None
             }
             HostEvent::LostSight { key, of: count } => {
                 let (instance, incarnation) = (self.id.clone(), of(key)?);
-                self.context.log.append([Fact::LostSight { instance, incarnation, of: count }]);
+                self.context.log.append([Fact::Instance(InstanceFact::LostSight {
+                    instance,
+                    incarnation,
+                    of: count,
+                })]);
                 None
             }
             HostEvent::KeptElsewhere { place, reason, .. } => {
                 let (instance, file) = (self.id.clone(), place);
-                self.context.log.append([Fact::OutputElsewhere { instance, file, reason }]);
+                self.context.log.append([Fact::Instance(InstanceFact::OutputElsewhere {
+                    instance,
+                    file,
+                    reason,
+                })]);
                 None
             }
             HostEvent::Unkept { lost, reason, .. } => {
                 let (instance, lost_bytes) = (self.id.clone(), lost);
-                self.context.log.append([Fact::OutputLost { instance, lost_bytes, reason }]);
+                self.context.log.append([Fact::Instance(InstanceFact::OutputLost {
+                    instance,
+                    lost_bytes,
+                    reason,
+                })]);
                 None
             }
             HostEvent::TreeGone { key } => {

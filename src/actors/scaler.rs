@@ -13,6 +13,7 @@ use super::worker_pool::{PoolMsg, ScalingMode};
 use super::{ActorContext, tell};
 use crate::decide::pool::{PoolCounts, PoolInput};
 use crate::decide::scaler::{PoolObservation, ScalePolicy, ScaleStep, decide};
+use crate::model::event::PoolFact;
 use crate::model::sample::Sample;
 use crate::model::stats::ScalerStats;
 use crate::model::{Answer, Denial, Fact, Name};
@@ -163,7 +164,7 @@ impl ScalerState {
         let from = snapshot.wanted;
         self.stepped = Some(now);
         self.last = Some(format!("from {from} to {to}: {reason}"));
-        self.context.log.append([Fact::PoolScaled { pool: self.name.clone(), from, to, reason }]);
+        self.context.log.append([Fact::Pool(PoolFact::Scaled { pool: self.name.clone(), from, to, reason })]);
         let (answer, _) = oneshot::channel();
         tell(&self.pool, PoolMsg::Directive(PoolInput::Scale(to), answer));
     }

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::cli::args::commands::{CacheVerb, ExecArgs, PoolVerb, ResourcesArgs, StatsArgs, TaskVerb};
 use crate::cli::args::control::{AddArgs, DownArgs, PlainArgs, StartArgs, StopArgs};
@@ -23,6 +23,21 @@ pub(super) mod daemon;
 pub(super) mod develop;
 pub(super) mod observe;
 
+/// The verbs in the groups in which `regrow --help` shows them.
+const GROUPS: [(&str, &[&str]); 5] = [
+    ("Develop", &["run", "check", "plan", "init", "replay"]),
+    ("Observe", &["status", "logs", "why", "events", "wait", "stats", "resources", "ls"]),
+    ("Control", &["start", "stop", "restart", "pause", "resume", "add", "remove", "down"]),
+    ("Commands", &["exec", "task", "pool", "cache"]),
+    (
+        "Daemon",
+        &["daemon", "service", "reload", "upgrade", "history", "audit", "secret", "token", "api-schema"],
+    ),
+];
+
+const TEMPLATE: &str =
+    "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}Options:\n{options}{after-help}";
+
 /// A supervision-tree runtime for processes: cut a process down and it grows back.
 #[derive(Debug, Parser)]
 #[command(name = "regrow", version, about, max_term_width = 100)]
@@ -32,90 +47,146 @@ pub(in crate::cli) struct Cli {
     pub(in crate::cli) verb: Verb,
 }
 
+impl Cli {
+    /// The whole command line, with its verbs in groups.
+    pub(in crate::cli) fn grouped() -> clap::Command {
+        let command = Cli::command();
+        let about = |verb: &str| {
+            let found = command.find_subcommand(verb).and_then(clap::Command::get_about);
+            found.map(ToString::to_string).unwrap_or_default()
+        };
+        let lines = |(title, verbs): (&str, &[&str])| {
+            let lines: String = verbs.iter().map(|verb| format!("  {verb:<11} {}\n", about(verb))).collect();
+            format!("{title}:\n{lines}\n")
+        };
+        let groups: String = GROUPS.into_iter().map(lines).collect();
+        let hint = "\nEvery verb has an example and its defaults in its own help: regrow run --help";
+        command.before_help(groups.trim_end().to_owned()).after_help(hint).help_template(TEMPLATE)
+    }
+
+    /// The arguments of this process.
+    pub(in crate::cli) fn read() -> Result<Cli, clap::Error> {
+        let mut command = Cli::grouped();
+        let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Verb {
-    /// Start everything in the foreground; Ctrl-C stops it in reverse order
+    /// Start a manifest in the foreground; Ctrl-C stops it in reverse order
+    #[command(after_help = "Examples:\n  regrow run dev-env.toml\n  regrow run --only web,db")]
     Run(RunArgs),
-    /// Supervise the manifests of a folder; services live on when it is killed or replaced
-    Daemon(DaemonArgs),
-    /// Validate manifests, without starting anything
+    /// Validate manifests without starting anything
+    #[command(after_help = "Example:\n  regrow check dev-env.toml")]
     Check(CheckArgs),
-    /// Show the tree, the start waves and the stop order, before anything runs
+    /// Show the tree, the start waves and the stop order of a manifest
+    #[command(after_help = "Examples:\n  regrow plan dev-env.toml\n  regrow plan --format mermaid")]
     Plan(PlanArgs),
     /// Write a commented starter manifest
+    #[command(after_help = "Example:\n  regrow init")]
     Init(InitArgs),
+    /// Tell a recorded run again step by step, and check it
+    #[command(after_help = "Example:\n  regrow replay night.recording web")]
+    Replay(ReplayArgs),
     /// Show the services of a running tree
+    #[command(after_help = "Example:\n  regrow status --watch")]
     Status(StatusArgs),
-    /// Start services, and what they depend on
+    /// Show what services print
+    #[command(after_help = "Example:\n  regrow logs web -f -n 50")]
+    Logs(LogsArgs),
+    /// Explain why a service is in its state
+    #[command(after_help = "Example:\n  regrow why web")]
+    Why(WhyArgs),
+    /// Show what happened, as numbered events
+    #[command(after_help = "Example:\n  regrow events web --since 10m")]
+    Events(EventsArgs),
+    /// Wait until services are ready, completed or stopped
+    #[command(after_help = "Example:\n  regrow wait web db --timeout 30s")]
+    Wait(WaitArgs),
+    /// Show the worker pool, the result cache, the machine and the durations of commands
+    #[command(after_help = "Example:\n  regrow stats --watch")]
+    Stats(StatsArgs),
+    /// Show what the machine or services used over the last day
+    #[command(after_help = "Example:\n  regrow resources web")]
+    Resources(ResourcesArgs),
+    /// List every running tree of this user
+    #[command(after_help = "Example:\n  regrow ls")]
+    Ls(LsArgs),
+    /// Start services and what they depend on
+    #[command(after_help = "Example:\n  regrow start web")]
     Start(StartArgs),
     /// Stop services; refused while running services depend on them
+    #[command(after_help = "Examples:\n  regrow stop web\n  regrow stop --group backend")]
     Stop(StopArgs),
-    /// Stop services, then start them
+    /// Stop services, then start them again
+    #[command(after_help = "Example:\n  regrow restart web")]
     Restart(PlainArgs),
-    /// Halt what runs, with its whole tree; its timers and checks stand still
+    /// Halt the processes of services, with their timers and checks
+    #[command(after_help = "Example:\n  regrow pause worker")]
     Pause(PlainArgs),
-    /// Let it go on
+    /// Let paused services go on
+    #[command(after_help = "Example:\n  regrow resume worker")]
     Resume(PlainArgs),
-    /// Add the services and groups of a manifest to the running tree, and start them
+    /// Add the services of a manifest to the running tree and start them
+    #[command(after_help = "Example:\n  regrow add extra.toml --group backend")]
     Add(AddArgs),
-    /// Stop services and take them out of the running tree; --group takes the group itself too
+    /// Stop services and take them out of the running tree
+    #[command(after_help = "Example:\n  regrow remove extra")]
     Remove(PlainArgs),
-    /// Show what services print
-    Logs(LogsArgs),
-    /// Explain why a service is as it is
-    Why(WhyArgs),
-    /// Show what happened, as numbered facts
-    Events(EventsArgs),
-    /// Run a command through the worker pool of a running tree, and end as it does
-    Exec(ExecArgs),
-    /// Run commands through the worker pool, and see to them
-    #[command(subcommand)]
-    Task(TaskVerb),
-    /// How many commands run at a time
-    #[command(subcommand)]
-    Pool(PoolVerb),
-    /// Show the pool, the cache, the machine, and what commands have come to
-    Stats(StatsArgs),
-    /// Show what the machine, or services, used over the last day, and what became of it
-    Resources(ResourcesArgs),
-    /// The results of commands that need not be run again
-    #[command(subcommand)]
-    Cache(CacheVerb),
-    /// Single services, each a manifest of its own in a daemon's folder
-    #[command(subcommand)]
-    Service(ServiceVerb),
-    /// Values that manifests only name: env = { PASSWORD = { secret = "db" } }
-    #[command(subcommand)]
-    Secret(SecretVerb),
-    /// Who may use a daemon's network API
-    #[command(subcommand)]
-    Token(TokenVerb),
-    /// Show who did, and was not let do, what (a daemon's)
-    Audit(AuditArgs),
-    /// Print the OpenAPI document of the socket and the network API
-    ApiSchema,
-    /// Show the processes that services have had, how each ended and why (a daemon's)
-    History(HistoryArgs),
-    /// Make a daemon's tree what its manifests say now; touches only what changed
-    Reload(ReloadArgs),
-    /// List every tree of this user that runs
-    Ls(LsArgs),
-    /// Replace a daemon, and its keeper, by another build; services are not touched
-    Upgrade(UpgradeArgs),
-    /// Wait until services are ready, completed or stopped
-    Wait(WaitArgs),
     /// Stop everything in reverse order, then the supervisor
+    #[command(after_help = "Example:\n  regrow down")]
     Down(DownArgs),
-    /// Tell a recorded run again, step by step, and check it
-    Replay(ReplayArgs),
+    /// Run a command through the worker pool and end with its exit code
+    #[command(after_help = "Example:\n  regrow exec -- make -j4")]
+    Exec(ExecArgs),
+    /// Submit commands to the worker pool, follow them and end them
+    #[command(subcommand, after_help = "Example:\n  regrow task submit --wait -- ./import.sh")]
+    Task(TaskVerb),
+    /// Show or set how many commands run at a time
+    #[command(subcommand, after_help = "Example:\n  regrow pool set --min 2 --max 8")]
+    Pool(PoolVerb),
+    /// Drop the kept results of commands
+    #[command(subcommand, after_help = "Example:\n  regrow cache clear")]
+    Cache(CacheVerb),
+    /// Supervise the manifests of a folder; services outlive its death
+    #[command(after_help = "Example:\n  regrow daemon --detach")]
+    Daemon(DaemonArgs),
+    /// Create, list, configure and remove single services of the daemon
+    #[command(subcommand, after_help = "Example:\n  regrow service create web -- python3 -m http.server")]
+    Service(ServiceVerb),
+    /// Apply the daemon's manifests as they are now; only what changed restarts
+    #[command(after_help = "Example:\n  regrow reload --strict")]
+    Reload(ReloadArgs),
+    /// Replace the daemon and its keeper by another build; services run on
+    #[command(after_help = "Example:\n  regrow upgrade --binary ./regrow")]
+    Upgrade(UpgradeArgs),
+    /// Show the past processes of services and how each ended
+    #[command(after_help = "Example:\n  regrow history web -n 5")]
+    History(HistoryArgs),
+    /// Show who asked the daemon for a change, and whether it was allowed
+    #[command(after_help = "Example:\n  regrow audit --since 1h")]
+    Audit(AuditArgs),
+    /// Keep values that manifests only name: { secret = "db" }
+    #[command(subcommand, after_help = "Example:\n  regrow secret set db < password.txt")]
+    Secret(SecretVerb),
+    /// Create, list and revoke tokens of the daemon's network API
+    #[command(
+        subcommand,
+        after_help = "Example:\n  regrow token create ci --allow \"restart:shop/*\" --expires 30d"
+    )]
+    Token(TokenVerb),
+    /// Print the OpenAPI document of the API
+    #[command(after_help = "Example:\n  regrow api-schema > openapi.json")]
+    ApiSchema,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Common {
-    /// The control socket [default: found by the folder]
+    /// The path of the control socket [default: that of the tree of this folder]
     #[arg(long, value_name = "PATH")]
     pub(in crate::cli) socket: Option<PathBuf>,
-    /// The machine's daemon, whatever runs in this folder
+    /// Address the daemon, whatever runs in this folder
     #[arg(long, conflicts_with = "socket")]
     pub(in crate::cli) daemon: bool,
     /// Print JSON
@@ -127,13 +198,13 @@ pub(in crate::cli) struct Common {
 pub(in crate::cli) struct Select {
     /// Services or instances
     pub(in crate::cli) services: Vec<String>,
-    /// All services
+    /// Select all services
     #[arg(long, conflicts_with_all = ["services", "group", "tag"])]
     pub(in crate::cli) all: bool,
-    /// The services below a group (remove: and the group)
+    /// Select the services below a group (remove: and the group itself)
     #[arg(long, value_name = "GROUP")]
     pub(in crate::cli) group: Vec<String>,
-    /// The services with a tag
+    /// Select the services with a tag
     #[arg(long, value_name = "TAG")]
     pub(in crate::cli) tag: Vec<String>,
 }
@@ -141,7 +212,7 @@ pub(in crate::cli) struct Select {
 /// How long a command may take.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Patience {
-    /// How long to wait for it at most (exit code 5); it goes on all the same
+    /// Stop waiting after this long, with exit code 5; the command goes on [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) timeout: Option<Duration>,
 }
@@ -166,4 +237,34 @@ pub(in crate::cli) fn interval(text: &str) -> Result<Duration, String> {
         return Err("at least 100ms".to_owned());
     }
     Ok(interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_stands_in_one_group_and_has_an_example_that_parses() {
+        let command = Cli::grouped();
+        let listed: Vec<&str> = GROUPS.iter().flat_map(|(_, verbs)| verbs.iter().copied()).collect();
+        let verbs: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+        for verb in &verbs {
+            let times = listed.iter().filter(|listed| listed == &verb).count();
+            assert_eq!(times, 1, "{verb} stands in {times} groups");
+        }
+        assert_eq!(listed.len(), verbs.len(), "a group names a verb that is not there");
+        for verb in command.get_subcommands() {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples: Vec<&str> = help.lines().filter_map(|line| line.strip_prefix("  regrow")).collect();
+            assert!(!examples.is_empty(), "{} has no example", verb.get_name());
+            for example in examples {
+                // What the shell would do with the rest of the line is not ours.
+                let line = format!("regrow{example}");
+                let line = line.split(['<', '>']).next().unwrap_or_default();
+                let words = shlex::split(line).unwrap_or_default();
+                let read = Cli::grouped().try_get_matches_from(words);
+                assert!(read.is_ok(), "{line}: {}", read.err().map(|e| e.to_string()).unwrap_or_default());
+            }
+        }
+    }
 }

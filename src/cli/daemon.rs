@@ -32,6 +32,7 @@ use crate::manifest::config::{Config, ConfigError, DEFAULT, TasksConfig, load_co
 use crate::manifest::folder::{Folder, FolderReader};
 use crate::manifest::last_good::LastGood;
 use crate::manifest::{Environment, LoadError, load_addition};
+use crate::model::event::{GroupFact, InstanceFact, PoolFact, TreeFact};
 use crate::model::{Addition, Denial, DenialCode, Event, Fact, Plan, Requester, SpecRefresh};
 use crate::present::fact_in_words;
 use crate::record::store::{ManualChange, Retention, Store};
@@ -637,30 +638,30 @@ impl Reloads {
 /// Logs the events that an operator looks for in the journal.
 fn tell_event(event: &Event) {
     match &event.fact {
-        Fact::Crashed { .. }
-        | Fact::Failed { .. }
-        | Fact::GroupRestarting { .. }
-        | Fact::GroupGaveUp { .. }
-        | Fact::GroupShutDown { .. }
-        | Fact::Stuck { .. }
-        | Fact::ActorBroke { .. }
-        | Fact::HookFailed { .. }
-        | Fact::EnvRenewed { .. }
-        | Fact::OutputElsewhere { .. }
-        | Fact::ForksAway { .. }
-        | Fact::LostSight { .. }
-        | Fact::OutputLost { .. }
-        | Fact::StoreLost { .. }
-        | Fact::StopCommandFailed { .. }
-        | Fact::Added { .. }
-        | Fact::Reconfigured { .. }
-        | Fact::Scaled { .. }
-        | Fact::ScaleDecided { .. }
-        | Fact::PoolScaled { .. }
-        | Fact::Removed { .. }
-        | Fact::ProjectGaveUp { .. }
-        | Fact::ShutdownStarted { .. }
-        | Fact::ShutdownDone => log(&fact_in_words(&event.fact)),
+        Fact::Instance(InstanceFact::Crashed { .. })
+        | Fact::Instance(InstanceFact::Failed { .. })
+        | Fact::Group(GroupFact::Restarting { .. })
+        | Fact::Group(GroupFact::GaveUp { .. })
+        | Fact::Group(GroupFact::ShutDown { .. })
+        | Fact::Instance(InstanceFact::Stuck { .. })
+        | Fact::Instance(InstanceFact::ActorBroke { .. })
+        | Fact::Instance(InstanceFact::HookFailed { .. })
+        | Fact::Instance(InstanceFact::EnvRenewed { .. })
+        | Fact::Instance(InstanceFact::OutputElsewhere { .. })
+        | Fact::Instance(InstanceFact::ForksAway { .. })
+        | Fact::Instance(InstanceFact::LostSight { .. })
+        | Fact::Instance(InstanceFact::OutputLost { .. })
+        | Fact::Tree(TreeFact::StoreLost { .. })
+        | Fact::Instance(InstanceFact::StopCommandFailed { .. })
+        | Fact::Tree(TreeFact::Added { .. })
+        | Fact::Tree(TreeFact::Reconfigured { .. })
+        | Fact::Tree(TreeFact::Scaled { .. })
+        | Fact::Tree(TreeFact::ScaleDecided { .. })
+        | Fact::Pool(PoolFact::Scaled { .. })
+        | Fact::Tree(TreeFact::Removed { .. })
+        | Fact::Tree(TreeFact::ProjectGaveUp { .. })
+        | Fact::Tree(TreeFact::ShutdownStarted { .. })
+        | Fact::Tree(TreeFact::ShutdownDone) => log(&fact_in_words(&event.fact)),
         _ => {}
     }
 }

@@ -102,10 +102,7 @@ mod tests {
             eta_s: Some(65.0),
             bytes_per_s: Some(1024.0),
         };
-        assert_eq!(
-            in_words(&progress),
-            "[########------------] 40%, 4.0 MiB, 1.0 KiB/s, 1m 5s left, unpacking"
-        );
+        assert_eq!(in_words(&progress), "[########------------] 40%, 4 MiB, 1 KiB/s, 1m 5s left, unpacking");
         assert_eq!(in_words(&TaskProgress { bytes: Some(17), ..TaskProgress::default() }), "17 B");
         let all = TaskProgress { progress: Some(1.0), ..TaskProgress::default() };
         assert_eq!(in_words(&all), "[####################] 100%");

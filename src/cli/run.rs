@@ -21,6 +21,7 @@ use crate::decide::tree_state::InstanceState;
 use crate::host::native::HostOptions;
 use crate::host::{keeper, processes};
 use crate::manifest::Loaded;
+use crate::model::event::{InstanceFact, TreeFact};
 use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, State};
 use crate::present::units::short;
 use crate::record::recording::Recorder;
@@ -406,7 +407,7 @@ impl Foreground {
     fn follow(&mut self, event: &Event) -> Option<Reason> {
         let awaited = event.fact.instance().filter(|i| self.exit_on_end.as_ref() == Some(i.service()));
         match &event.fact {
-            Fact::Exited { exit, .. } if awaited.is_some() => {
+            Fact::Instance(InstanceFact::Exited { exit, .. }) if awaited.is_some() => {
                 self.ended = Some(match exit {
                     ExitOutcome::Process { exit: Exit::Code(code), .. } => u8::try_from(*code).unwrap_or(1),
                     ExitOutcome::Process { exit: Exit::Signal { signal, .. }, .. } => {
@@ -417,16 +418,18 @@ impl Foreground {
                 None
             }
             // An instance that is restarted, by hand or with its group, has not ended.
-            Fact::Starting { .. } | Fact::Waiting { .. } | Fact::Stopped { held: true, .. }
+            Fact::Instance(InstanceFact::Starting { .. })
+            | Fact::Instance(InstanceFact::Waiting { .. })
+            | Fact::Instance(InstanceFact::Stopped { held: true, .. })
                 if awaited.is_some() =>
             {
                 self.ended = None;
                 None
             }
-            Fact::Completed { instance }
-            | Fact::Crashed { instance, .. }
-            | Fact::Failed { instance, .. }
-            | Fact::Stopped { instance, .. }
+            Fact::Instance(InstanceFact::Completed { instance })
+            | Fact::Instance(InstanceFact::Crashed { instance, .. })
+            | Fact::Instance(InstanceFact::Failed { instance, .. })
+            | Fact::Instance(InstanceFact::Stopped { instance, .. })
                 if awaited.is_some() =>
             {
                 // An instance without an exit never ran: a dependency failed, or its group gave up.
@@ -435,7 +438,7 @@ impl Foreground {
                 self.handle.begin_shutdown(&format!("{instance} has ended"));
                 Some(Reason::Ended(code))
             }
-            Fact::ShutdownStarted { .. } => Some(Reason::Elsewhere),
+            Fact::Tree(TreeFact::ShutdownStarted { .. }) => Some(Reason::Elsewhere),
             _ => None,
         }
     }

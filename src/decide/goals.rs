@@ -86,6 +86,7 @@ fn usual(entry: &InstanceState) -> Goal {
 
 #[cfg(test)]
 mod tests {
+    use crate::model::InstanceFact;
     use std::sync::Arc;
 
     use super::*;
@@ -104,12 +105,14 @@ mod tests {
         let seq = tree_state.last_event() + 1;
         let instance = id.clone();
         let facts = [
-            Fact::GoalSet { instance: instance.clone(), goal },
+            Fact::Instance(InstanceFact::GoalSet { instance: instance.clone(), goal }),
             match goal {
-                Goal::Up => {
-                    Fact::Starting { instance, incarnation: Incarnation(seq), cause: StartCause::Command }
-                }
-                Goal::Down => Fact::Stopped { instance, held: false },
+                Goal::Up => Fact::Instance(InstanceFact::Starting {
+                    instance,
+                    incarnation: Incarnation(seq),
+                    cause: StartCause::Command,
+                }),
+                Goal::Down => Fact::Instance(InstanceFact::Stopped { instance, held: false }),
             },
         ];
         for (fact, more) in facts.into_iter().zip(0..) {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::lifecycle::Activity;
 use super::window::Window;
 use crate::model::cause::StartCause;
+use crate::model::event::GroupFact;
 use crate::model::plan::{AutoShutdown, GiveUp};
 use crate::model::{Fact, GroupSpec, Name, Policy, ServiceSpec, StopCause, Strategy};
 
@@ -64,12 +65,12 @@ pub enum GroupEffect {
     /// Take the whole tree down: its root group has ended by itself.
     EndTree,
     /// Record a fact in the event log.
-    Emit(GroupFact),
+    Emit(GroupReport),
 }
 
-/// The facts of a group, with slots in place of the children's names ([`GroupFact::named`]).
+/// The facts of a group, with slots in place of the children's names ([`GroupReport::named`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GroupFact {
+pub enum GroupReport {
     /// Several children are restarted.
     Restarting {
         /// The crashed child that caused the restart.
@@ -93,23 +94,23 @@ pub enum GroupFact {
     },
 }
 
-impl GroupFact {
+impl GroupReport {
     /// The fact as the event log keeps it.
     pub fn named(self, group: Option<&Name>, spec: &GroupSpec, name: impl Fn(Slot) -> String) -> Fact {
         let names = |slots: Vec<Slot>| slots.into_iter().map(&name).collect();
         match self {
-            GroupFact::Restarting { fallen, stopping, starting } => Fact::GroupRestarting {
+            GroupReport::Restarting { fallen, stopping, starting } => Fact::Group(GroupFact::Restarting {
                 group: group.cloned(),
                 strategy: spec.strategy,
                 fallen: name(fallen),
                 stopping: names(stopping),
                 starting: names(starting),
-            },
-            GroupFact::ShutDown { ended } => {
-                Fact::GroupShutDown { group: group.cloned(), ended: name(ended) }
+            }),
+            GroupReport::ShutDown { ended } => {
+                Fact::Group(GroupFact::ShutDown { group: group.cloned(), ended: name(ended) })
             }
-            GroupFact::GaveUp { restarts, then } => {
-                Fact::GroupGaveUp { group: group.cloned(), restarts, period: spec.period, then }
+            GroupReport::GaveUp { restarts, then } => {
+                Fact::Group(GroupFact::GaveUp { group: group.cloned(), restarts, period: spec.period, then })
             }
         }
     }
@@ -391,7 +392,7 @@ impl Group {
         };
         let starting: Vec<Slot> =
             self.members.range(affected.clone()).filter(starts).map(|(s, _)| *s).collect();
-        out.push(GroupEffect::Emit(GroupFact::Restarting {
+        out.push(GroupEffect::Emit(GroupReport::Restarting {
             fallen: slot,
             stopping: stopping.clone(),
             starting,
@@ -417,7 +418,7 @@ impl Group {
         };
         match self.mode {
             Mode::Steady | Mode::Restarting { .. } | Mode::Starting { .. } if over => {
-                out.push(GroupEffect::Emit(GroupFact::ShutDown { ended: slot }));
+                out.push(GroupEffect::Emit(GroupReport::ShutDown { ended: slot }));
                 self.stop_all(StopCause::AutoShutdown, Then::End, out);
             }
             // The group stays up, or it goes down or is down already.
@@ -432,7 +433,7 @@ impl Group {
 
     fn give_up(&mut self, out: &mut Vec<GroupEffect>) {
         let restarts = u32::try_from(self.window.count()).unwrap_or(u32::MAX);
-        out.push(GroupEffect::Emit(GroupFact::GaveUp { restarts, then: self.on_give_up }));
+        out.push(GroupEffect::Emit(GroupReport::GaveUp { restarts, then: self.on_give_up }));
         match self.on_give_up {
             GiveUp::Exit => {
                 self.mode = Mode::Failed;

@@ -1,5 +1,25 @@
 //! The lifecycle of one instance as a state machine: phase x input -> phase and effects.
 //!
+//! ```text
+//!                      start                 the gate allows
+//!   Registered, ------------------> Waiting ----------------> Starting --- spawned ---> Running <--.
+//!   Stopped, Completed,               ^                          |                      |     |    | resume
+//!   Failed                            |                          | spawn failed   pause |     |    |
+//!      ^   ^                          |                          |                      v     |    |
+//!      |   |                          |                          |                    Paused -|----'
+//!      |   |        delay is over,    |        would return      |                      |     |
+//!      |   |        group permits  Crashed <---------------------+                      |     |
+//!      |   |                          ^                          |                      |     |
+//!      |   |                          |        stop, unready,    |         .------------'     |
+//!      |   |                          |        unhealthy, or     v         v                  |
+//!      |   |                          |        others remain  Stopping <----------------------+
+//!      |   |                          |                          |                            |
+//!      |   |                          |     the tree is gone     |         exit, nothing left |
+//!      |   |                          '--------------------------+----------------------------+
+//!      |   '--- no return: completed, failed, or stopped --------+----------------------------'
+//!      '------- stop by hand, from any phase without a process
+//! ```
+//!
 //! Goal and phase are two fields: what is wanted, and what is. Every input about a process carries
 //! its incarnation, and the machine drops inputs about any other one. While a process may exist
 //! (`Starting`, `Running`, `Paused`, `Stopping`) the machine asks for no second one. Only

@@ -21,6 +21,7 @@ use super::plan_edit::Branch;
 use super::start_gate::GateInput;
 use super::tree_state::TreeState;
 use crate::model::cause::StartCause;
+use crate::model::event::InstanceFact;
 use crate::model::{Answer, Child, Denial, Event, Fact, GroupSpec, InstanceId, Name, Plan, ServiceSpec};
 
 /// Where a node's facts are written down, and where it reads the state of the tree.
@@ -492,7 +493,10 @@ pub fn heard_by_gate(state: &TreeState, event: &Event) -> Option<GateInput> {
 /// Whether the root hears of an event: of each while commands are under way (`is_busy`), and otherwise when
 /// a service crashed or failed that others follow.
 pub fn is_heard_by_root(state: &TreeState, event: &Event, is_busy: bool) -> bool {
-    let is_fall = matches!(event.fact, Fact::Crashed { .. } | Fact::Failed { .. });
+    let is_fall = matches!(
+        event.fact,
+        Fact::Instance(InstanceFact::Crashed { .. }) | Fact::Instance(InstanceFact::Failed { .. })
+    );
     let is_followed = || {
         let service = event.fact.instance().map(InstanceId::service);
         service.is_some_and(|service| Operations::has_followers(state, service))

@@ -19,6 +19,7 @@ use super::resolve::resolve;
 use super::tree_state::{InstanceState, TreeState};
 use crate::model::cause::{FailureReason, StartCause};
 use crate::model::command::InstanceAnswer;
+use crate::model::event::{InstanceFact, TreeFact};
 use crate::model::{
     Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, IssuedCommand,
     Kind, Name, OnDependencyRestart, Policy, ServiceSpec, State, StopCause, spec,
@@ -212,21 +213,24 @@ impl Operations {
                     // The acceptance comes before the effects that it causes.
                     Ok(()) => {
                         let command = Box::new(command);
-                        out.insert(before, CommandEffect::Emit(Fact::CommandAccepted { command, by }));
+                        out.insert(
+                            before,
+                            CommandEffect::Emit(Fact::Tree(TreeFact::CommandAccepted { command, by })),
+                        );
                     }
                     Err(denial) => {
-                        out.push(CommandEffect::Emit(Fact::CommandDenied {
+                        out.push(CommandEffect::Emit(Fact::Tree(TreeFact::CommandDenied {
                             command: Box::new(command),
                             by,
                             denial: Box::new(denial.clone()),
-                        }));
+                        })));
                         out.push(CommandEffect::Answer(ticket, Err(denial)));
                     }
                 }
             }
             CommandInput::Shutdown(cause) => {
                 if !tree_state.shutting_down() {
-                    out.push(CommandEffect::Emit(Fact::ShutdownStarted { cause }));
+                    out.push(CommandEffect::Emit(Fact::Tree(TreeFact::ShutdownStarted { cause })));
                     self.shutdown(tree_state, out);
                 }
             }
@@ -297,7 +301,7 @@ impl Operations {
             Command::Add { addition } => {
                 plan_edit::with_graph(tree_state.plan(), addition)?;
                 self.refuse_leaving(plan_edit::printed(&addition.services, addition.groups.keys()))?;
-                out.push(CommandEffect::Emit(Fact::Added { addition: Arc::clone(addition) }));
+                out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Added { addition: Arc::clone(addition) })));
                 out.push(CommandEffect::Adopt(Branch::of_addition(tree_state, addition)));
                 let names = addition.services.iter().map(|spec| spec.name.clone()).collect();
                 out.push(CommandEffect::Again(CommandInput::Added(ticket, names)));
@@ -305,7 +309,9 @@ impl Operations {
             }
             Command::Reconfigure { change } => {
                 plan_edit::reconfigured(tree_state.plan(), change)?;
-                out.push(CommandEffect::Emit(Fact::Reconfigured { change: Arc::clone(change) }));
+                out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Reconfigured {
+                    change: Arc::clone(change),
+                })));
                 out.push(CommandEffect::Reconfigured);
                 let names = change.services.iter().map(|spec| spec.name.to_string());
                 let names = names.chain(change.groups.keys().map(ToString::to_string));
@@ -330,12 +336,12 @@ impl Operations {
                     return Ok(());
                 }
                 if gone.is_empty() {
-                    out.push(CommandEffect::Emit(Fact::Scaled {
+                    out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Scaled {
                         service: service.clone(),
                         from: spec.replicas,
                         to: scaled.service(service.as_str()).map_or(1, |spec| spec.replicas),
                         naming: spec.naming(),
-                    }));
+                    })));
                     out.push(CommandEffect::Adopt(Branch::of_copies(tree_state, service, came)));
                     let (service, from) = (service.clone(), spec.replicas);
                     out.push(CommandEffect::Again(CommandInput::Copied { ticket, service, from, goal }));
@@ -450,13 +456,18 @@ impl Operations {
             let outcome = match (&operation.parts[at].1, fact) {
                 (Part::Taken, fact) => operation.work.outcome(fact, entry),
                 // A directive in the actor's mailbox is lost with the actor.
-                (Part::Sent(_, since), Fact::ActorBroke { message, .. }) if event.seq > *since => {
+                (Part::Sent(_, since), Fact::Instance(InstanceFact::ActorBroke { message, .. }))
+                    if event.seq > *since =>
+                {
                     Some((false, FailureReason::Internal { message: message.clone() }.to_string()))
                 }
                 (Part::Sent(..) | Part::Queued | Part::Down | Part::Done(_), _) => None,
             };
             let goes_up_again = matches!(operation.work, Work::RestartInOrder(_) | Work::Cascade(_));
-            if outcome.is_some() && goes_up_again && matches!(fact, Fact::Stuck { .. }) {
+            if outcome.is_some()
+                && goes_up_again
+                && matches!(fact, Fact::Instance(InstanceFact::Stuck { .. }))
+            {
                 // The command stops waiting; the instance starts again when its process has ended.
                 let again = InstanceInput::Start(operation.work.again());
                 out.push(CommandEffect::Directive(entry.id.clone(), again, self.directives.next()));
@@ -467,18 +478,24 @@ impl Operations {
             }
         }
         match fact {
-            Fact::GoalSet { goal: Goal::Down, .. } | Fact::Stopped { .. } | Fact::Paused { .. } => {
+            Fact::Instance(InstanceFact::GoalSet { goal: Goal::Down, .. })
+            | Fact::Instance(InstanceFact::Stopped { .. })
+            | Fact::Instance(InstanceFact::Paused { .. }) => {
                 self.settle_stranded(tree_state, out);
             }
             // If this instance waits in vain, so does every instance that waits for it.
-            Fact::Waiting { .. }
+            Fact::Instance(InstanceFact::Waiting { .. })
                 if self.waits_in_vain_for(tree_state, entry, &mut HashSet::new()).is_some() =>
             {
                 self.settle_stranded(tree_state, out);
             }
             _ => {}
         }
-        if matches!(fact, Fact::Crashed { .. } | Fact::Failed { .. }) && !tree_state.shutting_down() {
+        if matches!(
+            fact,
+            Fact::Instance(InstanceFact::Crashed { .. }) | Fact::Instance(InstanceFact::Failed { .. })
+        ) && !tree_state.shutting_down()
+        {
             self.cascade(tree_state, entry, event.seq, out);
         }
         self.answer_finished(tree_state, out);
@@ -874,7 +891,9 @@ impl Operation {
         });
         let results: Vec<InstanceAnswer> = answers.chain(also).collect();
         match self.work {
-            Work::Shutdown(_) => out.extend([CommandEffect::Emit(Fact::ShutdownDone), CommandEffect::Down]),
+            Work::Shutdown(_) => {
+                out.extend([CommandEffect::Emit(Fact::Tree(TreeFact::ShutdownDone)), CommandEffect::Down]);
+            }
             Work::RestartInOrder(_)
             | Work::Cascade(_)
             | Work::Start(_)

@@ -7,13 +7,13 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::restart::{self, Verdict};
 use crate::model::cause::FailureReason;
+use crate::model::event::InstanceFact;
 use crate::model::record::InstanceRecord;
 use crate::model::{
     EndedBy, Exit, ExitOutcome, Fact, Goal, Incarnation, InstanceId, Policy, ServiceSpec, State, StopCause,
 };
-
-use super::restart::{self, Verdict};
 
 /// Whether this supervisor follows another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +122,9 @@ pub fn untold(
         match (known, runs) {
             (Some(_), None) => continue,
             (Some(_), Some(_)) => {}
-            (None, _) => facts.push(Fact::Running { instance: id.clone(), incarnation, pid }),
+            (None, _) => {
+                facts.push(Fact::Instance(InstanceFact::Running { instance: id.clone(), incarnation, pid }));
+            }
         }
         let asked = runs.is_some_and(|past| past.state == State::Stopping);
         let ended = if asked { EndedBy::Gracefully } else { EndedBy::ByItself };
@@ -135,12 +137,12 @@ pub fn untold(
             past.restarts += u64::from(counts);
             past.attempts += counts;
         }
-        facts.push(Fact::Exited {
+        facts.push(Fact::Instance(InstanceFact::Exited {
             instance: id.clone(),
             incarnation,
             exit,
             uptime: now.saturating_sub(started),
-        });
+        }));
     }
     *written = changed;
     facts
@@ -355,15 +357,20 @@ mod tests {
         let told = |written: Option<InstanceRecord>| -> Vec<String> {
             let mut after = written.clone();
             let facts = untold(&id, &mut after, [gone(3), gone(4)], NOW);
-            let ends = facts.iter().filter(|fact| matches!(fact, Fact::Exited { .. })).count();
+            let ends = facts
+                .iter()
+                .filter(|fact| matches!(fact, Fact::Instance(InstanceFact::Exited { .. })))
+                .count();
             let counted = |past: &Option<InstanceRecord>| past.as_ref().map_or(0, |past| past.attempts);
             assert_eq!(
                 counted(&after) - counted(&written),
                 u32::try_from(ends).unwrap() * u32::from(after.is_some())
             );
             let words = facts.iter().map(|fact| match fact {
-                Fact::Running { incarnation, .. } => format!("running {incarnation}"),
-                Fact::Exited { incarnation, exit, .. } => format!("{incarnation} {exit}"),
+                Fact::Instance(InstanceFact::Running { incarnation, .. }) => format!("running {incarnation}"),
+                Fact::Instance(InstanceFact::Exited { incarnation, exit, .. }) => {
+                    format!("{incarnation} {exit}")
+                }
                 other => format!("{other:?}"),
             });
             words.collect()

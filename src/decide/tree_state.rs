@@ -45,7 +45,7 @@ pub struct InstanceState {
     /// The number of its restarts in a row, for `max_retries` and the backoff.
     pub attempts: u32,
     /// The goal that was last asked for; a shutdown or a removal does not change it.
-    pub directive: Goal,
+    pub own_goal: Goal,
     /// When its process was started, since the start of the tree; `None` without a process.
     pub started: Option<Duration>,
     /// The wall-clock time at which it entered its state.
@@ -374,7 +374,7 @@ impl InstanceState {
             born: 0,
             restarts: 0,
             attempts: 0,
-            directive: Goal::Down,
+            own_goal: Goal::Down,
             started: None,
             since: now,
             exit: None,
@@ -406,7 +406,7 @@ impl InstanceState {
     pub fn past(&self) -> InstanceRecord {
         InstanceRecord {
             instance: self.id.clone(),
-            goal: self.directive,
+            goal: self.own_goal,
             state: self.state,
             ready: match self.state {
                 State::Paused => self.ready_again,

@@ -139,7 +139,7 @@ pub fn because(tree_state: &TreeState, entry: &InstanceState, now: Duration) -> 
         State::Crashed => {
             let left = entry.retry_at.map(|at| at.saturating_sub(now));
             let failing = entry.failing.as_ref().map(|f| format!("; {f}")).unwrap_or_default();
-            let exit = exit.unwrap_or_else(|| "it fell".to_owned());
+            let exit = exit.unwrap_or_else(|| "it crashed".to_owned());
             match left {
                 Some(left) if !left.is_zero() => format!("{exit}; it comes back {}{failing}", in_time(left)),
                 // The delay has passed and the instance is still down: its group holds it back.

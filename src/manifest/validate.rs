@@ -702,14 +702,14 @@ pub(super) fn unreachable_limits(
         let members: Option<Vec<&&ServiceSpec>> =
             group.members.iter().map(|m| known.get(m.value.as_str())).collect();
         let Some(members) = members else { continue };
-        let falls: u64 =
+        let crashes: u64 =
             members.iter().map(|m| most_falls(m, period, intensity) * u64::from(m.most_copies())).sum();
-        if falls <= u64::from(intensity) {
+        if crashes <= u64::from(intensity) {
             warnings.push(Fault {
                 source: Arc::clone(&collector.source),
                 span: group.name.span.clone(),
                 message: format!(
-                    "group {:?} never gives up: with their backoff its members fall at most {falls} times within {}, and the limit is more than {intensity}",
+                    "group {:?} never gives up: with their backoff its members crash at most {crashes} times within {}, and the limit is more than {intensity}",
                     group.name.value.as_str(),
                     humantime::format_duration(period)
                 ),
@@ -725,7 +725,7 @@ pub(super) fn unreachable_limits(
 /// How often a service that ends at once can crash within a period: the first time at once, then
 /// after each delay at its shortest. The count stops at one more than the limit.
 fn most_falls(spec: &ServiceSpec, period: std::time::Duration, intensity: u32) -> u64 {
-    let mut falls = 1;
+    let mut crashes = 1;
     let mut time = std::time::Duration::ZERO;
     for attempt in 0..=intensity {
         if spec.restart.max_retries.is_some_and(|max| attempt >= max) {
@@ -735,7 +735,7 @@ fn most_falls(spec: &ServiceSpec, period: std::time::Duration, intensity: u32) -
         if time > period {
             break;
         }
-        falls += 1;
+        crashes += 1;
     }
-    falls
+    crashes
 }

@@ -122,7 +122,7 @@ impl fmt::Display for StopCause {
             StopCause::Timeout => "not ready in time",
             StopCause::Health => "unhealthy",
             StopCause::LeftBehind => "its main process is gone",
-            StopCause::Dependency => "what it depends on fell",
+            StopCause::Dependency => "what it depends on crashed",
             StopCause::AutoShutdown => "its group is done",
             StopCause::Internal => "regrow lost hold of it",
         })

@@ -1,132 +1,182 @@
 //! Events as sentences for people.
 
+use crate::model::event::{GroupFact, InstanceFact, PoolFact, TreeFact};
 use crate::model::{Child, Command, Fact, Name, Requester};
 use crate::present::units::{
-    falls, few, forks_away, goes_elsewhere, kept_again, lost_sight, not_kept, short,
+    crashes, few, forks_away, goes_elsewhere, kept_again, lost_sight, not_kept, short,
 };
+
 /// A fact as a sentence without a full stop.
 pub fn fact_in_words(fact: &Fact) -> String {
     match fact {
-        Fact::SupervisorStarted { pid, version, project, services } => {
-            format!("regrow {version} (pid {pid}) supervises {project}: {}", counted(*services, "service"))
+        Fact::Instance(fact) => instance_in_words(fact),
+        Fact::Group(fact) => group_in_words(fact),
+        Fact::Tree(fact) => tree_in_words(fact),
+        Fact::Pool(fact) => pool_in_words(fact),
+    }
+}
+
+fn instance_in_words(fact: &InstanceFact) -> String {
+    match fact {
+        InstanceFact::GoalSet { instance, goal } => format!("{instance}: goal {goal}"),
+        InstanceFact::Waiting { instance, for_ } if for_.is_empty() => {
+            format!("{instance}: wants to start")
         }
-        Fact::TakenOver { instances, .. } => {
-            let live = instances.iter().filter(|past| past.pid.is_some()).count();
-            format!("took over {}, {live} with a process", counted(instances.len(), "instance"))
-        }
-        Fact::CommandAccepted { command, by } => {
-            format!("{} {} accepted{}", command.verb(), selected(command), of_whom(by.as_deref()))
-        }
-        Fact::CommandDenied { command, by, denial } => {
-            let whom = of_whom(by.as_deref());
-            format!("{} {} denied{whom}: {}", command.verb(), selected(command), denial.reason)
-        }
-        Fact::GoalSet { instance, goal } => format!("{instance}: goal {goal}"),
-        Fact::Waiting { instance, for_ } if for_.is_empty() => format!("{instance}: wants to start"),
-        Fact::Waiting { instance, for_ } => {
+        InstanceFact::Waiting { instance, for_ } => {
             let list: Vec<String> = for_.iter().map(ToString::to_string).collect();
             format!("{instance}: waiting for {}", list.join(", "))
         }
-        Fact::Starting { instance, incarnation, cause } => {
+        InstanceFact::Starting { instance, incarnation, cause } => {
             let cause = serde_json::to_value(cause).ok().and_then(|v| v.as_str().map(str::to_owned));
             format!("{instance}: starting {incarnation} ({})", cause.unwrap_or_default())
         }
-        Fact::Running { instance, incarnation, pid } => {
+        InstanceFact::Running { instance, incarnation, pid } => {
             format!("{instance}: running {incarnation}, pid {pid}")
         }
-        Fact::Ready { instance, after, .. } => format!("{instance}: ready after {}", short(*after)),
-        Fact::CheckFailed { instance, check, in_a_row, message, .. } => {
+        InstanceFact::Ready { instance, after, .. } => {
+            format!("{instance}: ready after {}", short(*after))
+        }
+        InstanceFact::CheckFailed { instance, check, in_a_row, message, .. } => {
             format!("{instance}: {check} check failed ({in_a_row} in a row): {message}")
         }
-        Fact::CheckUnable { instance, check, message, .. } => {
+        InstanceFact::CheckUnable { instance, check, message, .. } => {
             format!("{instance}: {check} check could not be made: {message}")
         }
-        Fact::HealthChanged { instance, health, .. } => format!("{instance}: {health}"),
-        Fact::Stopping { instance, cause, signal, timeout, .. } => {
+        InstanceFact::HealthChanged { instance, health, .. } => {
+            format!("{instance}: {health}")
+        }
+        InstanceFact::Stopping { instance, cause, signal, timeout, .. } => {
             let how = signal.clone().unwrap_or_else(|| "stop command".to_owned());
             format!("{instance}: stopping ({cause}) by {how}, SIGKILL after {}", short(*timeout))
         }
-        Fact::StopCommandFailed { instance, message, .. } => {
+        InstanceFact::StopCommandFailed { instance, message, .. } => {
             format!("{instance}: its stop command failed: {message}")
         }
-        Fact::LeftBehind { instance, exit, .. } => {
+        InstanceFact::LeftBehind { instance, exit, .. } => {
             format!("{instance}: {exit}, and left processes behind, which are ended")
         }
-        Fact::Killed { instance, after, .. } => format!("{instance}: SIGKILL after {}", short(*after)),
-        Fact::Stuck { instance, .. } => format!("{instance}: not gone even after SIGKILL"),
-        Fact::Paused { instance, .. } => format!("{instance}: paused"),
-        Fact::Resumed { instance, .. } => format!("{instance}: resumed"),
-        Fact::HookFailed { instance, hook, message } => {
+        InstanceFact::Killed { instance, after, .. } => {
+            format!("{instance}: SIGKILL after {}", short(*after))
+        }
+        InstanceFact::Stuck { instance, .. } => {
+            format!("{instance}: not gone even after SIGKILL")
+        }
+        InstanceFact::Paused { instance, .. } => format!("{instance}: paused"),
+        InstanceFact::Resumed { instance, .. } => format!("{instance}: resumed"),
+        InstanceFact::HookFailed { instance, hook, message } => {
             format!("{instance}: its {hook} hook failed: {message}")
         }
-        Fact::EnvRenewed { instance, .. } => format!("{instance}: starts with what its env files say by now"),
-        Fact::ForksAway { instance, left, .. } => format!("{instance}: {}", forks_away(*left)),
-        Fact::LostSight { instance, of, .. } => format!("{instance}: {}", lost_sight(*of)),
-        Fact::OutputElsewhere { instance, file, reason } => {
+        InstanceFact::EnvRenewed { instance, .. } => {
+            format!("{instance}: starts with what its env files say by now")
+        }
+        InstanceFact::ForksAway { instance, left, .. } => {
+            format!("{instance}: {}", forks_away(*left))
+        }
+        InstanceFact::LostSight { instance, of, .. } => {
+            format!("{instance}: {}", lost_sight(*of))
+        }
+        InstanceFact::OutputElsewhere { instance, file, reason } => {
             format!("{instance}: {}", goes_elsewhere(file, reason))
         }
-        Fact::OutputLost { instance, lost_bytes: None, reason } => {
+        InstanceFact::OutputLost { instance, lost_bytes: None, reason } => {
             format!("{instance}: {}", not_kept(reason))
         }
-        Fact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
+        InstanceFact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
             format!("{instance}: {}", kept_again(*lost))
         }
-        Fact::StoreLost { lost_events: None, reason } => {
-            format!("what happens can't be written down: {reason}; services are not affected")
+        InstanceFact::ActorBroke { instance, message } => {
+            format!("{instance}: a fault in regrow itself: {message}")
         }
-        Fact::StoreLost { lost_events: Some(lost), .. } => {
-            format!("what happens is written down again; {lost} events were not")
-        }
-        Fact::ActorBroke { instance, message } => format!("{instance}: a fault in regrow itself: {message}"),
-        Fact::Exited { instance, exit, uptime, .. } => {
+        InstanceFact::Exited { instance, exit, uptime, .. } => {
             format!("{instance}: ended after {}: {exit}", short(*uptime))
         }
-        Fact::Stopped { instance, held: false } => format!("{instance}: stopped"),
-        Fact::Stopped { instance, held: true } => format!("{instance}: stopped, to be started again"),
-        Fact::Completed { instance } => format!("{instance}: completed"),
-        Fact::Crashed { instance, exit, retry_in, attempt } => {
+        InstanceFact::Stopped { instance, held: false } => format!("{instance}: stopped"),
+        InstanceFact::Stopped { instance, held: true } => {
+            format!("{instance}: stopped, to be started again")
+        }
+        InstanceFact::Completed { instance } => format!("{instance}: completed"),
+        InstanceFact::Crashed { instance, exit, retry_in, attempt } => {
             format!("{instance}: crashed ({exit}), return {attempt} in {}", short(*retry_in))
         }
-        Fact::Failed { instance, why } => format!("{instance}: failed: {why}"),
-        Fact::GroupRestarting { group, strategy, fallen, stopping, starting } => {
+        InstanceFact::Failed { instance, why } => format!("{instance}: failed: {why}"),
+    }
+}
+
+fn group_in_words(fact: &GroupFact) -> String {
+    match fact {
+        GroupFact::Restarting { group, strategy, fallen, stopping, starting } => {
             let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
             format!(
-                "{group} ({strategy}) restarts because {fallen} fell: stopping [{}], starting [{}]",
+                "{group} ({strategy}) restarts because {fallen} crashed: stopping [{}], starting [{}]",
                 stopping.join(", "),
                 starting.join(", ")
             )
         }
-        Fact::GroupShutDown { group, ended } => {
+        GroupFact::ShutDown { group, ended } => {
             let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
             format!("{group} goes down: {ended} has ended")
         }
-        Fact::GroupGaveUp { group, restarts, period, .. } => {
+        GroupFact::GaveUp { group, restarts, period, .. } => {
             let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
-            format!("{group} gave up: {} within {}", falls(*restarts), short(*period))
+            format!("{group} gave up: {} within {}", crashes(*restarts), short(*period))
         }
-        Fact::Added { addition } => {
+    }
+}
+
+fn tree_in_words(fact: &TreeFact) -> String {
+    match fact {
+        TreeFact::SupervisorStarted { pid, version, project, services } => {
+            format!("regrow {version} (pid {pid}) supervises {project}: {}", counted(*services, "service"))
+        }
+        TreeFact::TakenOver { instances, .. } => {
+            let live = instances.iter().filter(|past| past.pid.is_some()).count();
+            format!("took over {}, {live} with a process", counted(instances.len(), "instance"))
+        }
+        TreeFact::CommandAccepted { command, by } => {
+            format!("{} {} accepted{}", command.verb(), selected(command), of_whom(by.as_deref()))
+        }
+        TreeFact::CommandDenied { command, by, denial } => {
+            let whom = of_whom(by.as_deref());
+            format!("{} {} denied{whom}: {}", command.verb(), selected(command), denial.reason)
+        }
+        TreeFact::StoreLost { lost_events: None, reason } => {
+            format!("what happens can't be written down: {reason}; services are not affected")
+        }
+        TreeFact::StoreLost { lost_events: Some(lost), .. } => {
+            format!("what happens is written down again; {lost} events were not")
+        }
+        TreeFact::Added { addition } => {
             let at = addition.into.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
             format!("added to {at}: {}", names(addition.children.iter().map(Child::name)))
         }
-        Fact::Reconfigured { change } => {
+        TreeFact::Reconfigured { change } => {
             let services = change.services.iter().map(|spec| &spec.name);
             format!("changed: {}", names(services.chain(change.groups.keys())))
         }
-        Fact::Scaled { service, from, to, .. } => format!("{service}: scaled from {from} to {to}"),
-        Fact::ScaleDecided { service, from, to, reason } => {
+        TreeFact::Scaled { service, from, to, .. } => {
+            format!("{service}: scaled from {from} to {to}")
+        }
+        TreeFact::ScaleDecided { service, from, to, reason } => {
             format!("{service}: to be scaled from {from} to {to}: {reason}")
         }
-        Fact::PoolScaled { pool, from, to, reason } => {
-            let pool = pool.as_ref().map(|pool| format!(" {pool}")).unwrap_or_default();
-            format!("the worker pool{pool}: from {from} to {to}: {reason}")
+        TreeFact::Removed { services, groups } => {
+            format!("removed: {}", names(services.iter().chain(groups)))
         }
-        Fact::Removed { services, groups } => format!("removed: {}", names(services.iter().chain(groups))),
-        Fact::ProjectGaveUp { project, group } => match group {
+        TreeFact::ProjectGaveUp { project, group } => match group {
             Some(group) => format!("project {project} goes down: group {group} gave up"),
             None => format!("project {project} goes down: it gave up"),
         },
-        Fact::ShutdownStarted { cause } => format!("going down: {cause}"),
-        Fact::ShutdownDone => "the shutdown is done".to_owned(),
+        TreeFact::ShutdownStarted { cause } => format!("going down: {cause}"),
+        TreeFact::ShutdownDone => "the shutdown is done".to_owned(),
+    }
+}
+
+fn pool_in_words(fact: &PoolFact) -> String {
+    match fact {
+        PoolFact::Scaled { pool, from, to, reason } => {
+            let pool = pool.as_ref().map(|pool| format!(" {pool}")).unwrap_or_default();
+            format!("the worker pool{pool}: from {from} to {to}: {reason}")
+        }
     }
 }
 

@@ -75,8 +75,8 @@ pub fn few<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
 }
 
 /// A number of crashes, with its noun.
-pub fn falls(count: u32) -> String {
-    format!("{count} fall{}", if count == 1 { "" } else { "s" })
+pub fn crashes(count: u32) -> String {
+    format!("{count} crash{}", if count == 1 { "" } else { "es" })
 }
 
 /// A duration in at most two units: `4d 3h`, `2m 5s`, `12s`.
@@ -102,10 +102,10 @@ pub fn size(bytes: u64) -> String {
         unit += 1;
     }
     if unit == 0 || value >= 100.0 {
-        format!("{value:.0} {}", units[unit])
-    } else {
-        format!("{value:.1} {}", units[unit])
+        return format!("{value:.0} {}", units[unit]);
     }
+    let text = format!("{value:.1}");
+    format!("{} {}", text.strip_suffix(".0").unwrap_or(&text), units[unit])
 }
 
 /// A percentage with one decimal, which is left out where it is zero: `62.5%`, `80%`.
@@ -130,6 +130,6 @@ mod tests {
             [uptime(0.4), uptime(65.0), uptime(7_300.0), uptime(200_000.0)],
             ["0s", "1m 5s", "2h 1m", "2d 7h"]
         );
-        assert_eq!([size(17), size(1_500), size(12_582_912)], ["17 B", "1.5 KiB", "12.0 MiB"]);
+        assert_eq!([size(17), size(1_500), size(12_582_912)], ["17 B", "1.5 KiB", "12 MiB"]);
     }
 }

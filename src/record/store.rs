@@ -20,6 +20,7 @@ use crate::decide::history::ClosedPoint;
 use crate::decide::ledger::{KeptResult, KeptTask, Ledger, Memory};
 use crate::decide::tree_state::TreeState;
 use crate::model::cause::StartCause;
+use crate::model::event::{GroupFact, InstanceFact, TreeFact};
 use crate::model::history::HistoryPoint;
 use crate::model::{Event, Fact, Incarnation, InstanceId, Name, Plan, State};
 use crate::sys::files;
@@ -132,12 +133,12 @@ impl Store {
     fn note_goals(&self, event: &Event, tree_state: &TreeState) {
         let mut goals = self.inner.goals.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = match &event.fact {
-            Fact::TakenOver { .. }
-            | Fact::SupervisorStarted { .. }
-            | Fact::Added { .. }
-            | Fact::Removed { .. }
-            | Fact::Reconfigured { .. }
-            | Fact::Scaled { .. } => {
+            Fact::Tree(TreeFact::TakenOver { .. })
+            | Fact::Tree(TreeFact::SupervisorStarted { .. })
+            | Fact::Tree(TreeFact::Added { .. })
+            | Fact::Tree(TreeFact::Removed { .. })
+            | Fact::Tree(TreeFact::Reconfigured { .. })
+            | Fact::Tree(TreeFact::Scaled { .. }) => {
                 let now = ManualGoals::of(tree_state);
                 let changed = now.goals != goals.held.goals;
                 goals.held = now;
@@ -149,7 +150,7 @@ impl Store {
                 .is_some_and(|entry| goals.held.note(entry)),
         };
         // `SupervisorStarted` stores them in any case: the stored goals are an earlier supervisor's.
-        if changed || matches!(event.fact, Fact::SupervisorStarted { .. }) {
+        if changed || matches!(event.fact, Fact::Tree(TreeFact::SupervisorStarted { .. })) {
             goals.held.seq = event.seq;
             let text = serde_json::to_string(&goals.held).unwrap_or_default();
             if let Some(hold) = &goals.hold {
@@ -554,22 +555,25 @@ impl Ledger for Store {
         }
         let past = event.fact.instance().and_then(|id| tree_state.entry(id)).map(|entry| entry.past());
         match &event.fact {
-            Fact::TakenOver { instances, .. } => {
+            Fact::Tree(TreeFact::TakenOver { instances, .. }) => {
                 let entries = instances.iter().filter_map(|past| tree_state.entry(&past.instance));
                 self.tell(StoreCommand::All(entries.map(|entry| entry.past()).collect()));
             }
-            Fact::Added { .. } | Fact::Reconfigured { .. } | Fact::Scaled { .. } | Fact::Removed { .. } => {
+            Fact::Tree(TreeFact::Added { .. })
+            | Fact::Tree(TreeFact::Reconfigured { .. })
+            | Fact::Tree(TreeFact::Scaled { .. })
+            | Fact::Tree(TreeFact::Removed { .. }) => {
                 self.tell(StoreCommand::Plan(tree_state.plan().services.clone()));
             }
             _ => {}
         }
         let failed = match &event.fact {
             // A mark is cleared only by a start by hand, or when the supervisor starts anew.
-            Fact::SupervisorStarted { .. }
-            | Fact::TakenOver { .. }
-            | Fact::GroupGaveUp { .. }
-            | Fact::ProjectGaveUp { .. }
-            | Fact::Starting { cause: StartCause::Command, .. } => {
+            Fact::Tree(TreeFact::SupervisorStarted { .. })
+            | Fact::Tree(TreeFact::TakenOver { .. })
+            | Fact::Group(GroupFact::GaveUp { .. })
+            | Fact::Tree(TreeFact::ProjectGaveUp { .. })
+            | Fact::Instance(InstanceFact::Starting { cause: StartCause::Command, .. }) => {
                 let failed = tree_state.groups().filter(|group| group.failed);
                 let groups = failed.map(|group| group.name.clone()).collect();
                 Some(Box::new(GaveUp { groups, projects: tree_state.failed_projects().cloned().collect() }))

@@ -22,10 +22,10 @@ use crate::decide::tree_state::TreeState;
 use crate::host::keeper::KeeperSocket;
 use crate::host::native::{Joined, NativeHost};
 use crate::host::{Host, KeptProcess, OutputSink};
+use crate::model::event::TreeFact;
 use crate::model::{Fact, Goal, InstanceId, InstanceRecord, Name, Plan, ServiceSpec, State};
 use crate::record::output::OutputHub;
-use crate::sys::clock;
-use crate::sys::clock::Clock;
+use crate::sys::clock::{self, Clock};
 
 /// The settings of a tree below a keeper, beside [`Options`].
 pub struct KeeperOptions {
@@ -318,8 +318,11 @@ fn take_over(
         StartKind::Follows => (memory.failed_groups, memory.failed_projects),
         _ => (Vec::new(), Vec::new()),
     };
-    let taken_over =
-        (!instances.is_empty()).then_some(Fact::TakenOver { instances, failed_groups, failed_projects });
+    let taken_over = (!instances.is_empty()).then_some(Fact::Tree(TreeFact::TakenOver {
+        instances,
+        failed_groups,
+        failed_projects,
+    }));
     let facts = taken_over.into_iter().chain(facts).collect();
     Taken { facts, lives, strangers: unknown, last_event: memory.last_event, going_down }
 }

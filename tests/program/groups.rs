@@ -75,7 +75,7 @@ fn one_group_restart_counts_once_and_more_than_n_gives_up() {
         }
     }
     end(project.pid("a"));
-    run.line("group g gave up after 3 falls within 1m");
+    run.line("group g gave up after 3 crashes within 1m");
     for name in ["a", "b", "c"] {
         run.line(&format!("{name}      * failed: group g gave up"));
     }
@@ -132,8 +132,8 @@ strategy = "one-for-all"
     run.line("sibling | sibling up");
     let sibling = project.pid("sibling");
     end(project.pid("inner"));
-    run.line("group low gave up after 1 fall within");
-    run.line("group high (one-for-all): low fell, restarting sibling, low");
+    run.line("group low gave up after 1 crash within");
+    run.line("group high (one-for-all): low crashed, restarting sibling, low");
     run.next_line("inner   | inner up");
     assert_eq!(project.regrow(&["wait", "sibling", "inner", "--timeout", "20s"]).code, 0);
     assert_ne!(project.pid("sibling"), sibling, "the parent applied its own strategy");

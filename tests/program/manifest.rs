@@ -335,7 +335,7 @@ fn a_limit_that_can_not_be_reached_is_warned_about() {
     );
     let check = project.regrow(&["check"]);
     assert_eq!((check.code, check.stdout.as_str()), (0, "regrow.toml: ok (1 service, 1 group)\n"));
-    let warning = "warning: group \"g\" never gives up: with their backoff its members fall at most 1 times within 10s, and the limit is more than 3\n --> regrow.toml:4:8\n";
+    let warning = "warning: group \"g\" never gives up: with their backoff its members crash at most 1 times within 10s, and the limit is more than 3\n --> regrow.toml:4:8\n";
     assert!(check.stderr.starts_with(warning), "{}", check.stderr);
     let json = project.json(&["check", "--json"]);
     assert_eq!((&json["ok"], &json["files"][0]["warnings"][0]["line"]), (&true.into(), &4.into()));
@@ -343,7 +343,7 @@ fn a_limit_that_can_not_be_reached_is_warned_about() {
         "regrow.toml",
         "[service.a]\ncommand = \"true\"\n[group.g]\nmembers = [\"a\"]\nintensity = 3\n",
     );
-    assert_eq!(project.regrow(&["check"]).stderr, "", "100 ms doubling falls four times in 10 s");
+    assert_eq!(project.regrow(&["check"]).stderr, "", "100 ms doubling crashes four times in 10 s");
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn the_development_environment_works_with_what_debian_has() {
     run.line("{\"visits\": 1}");
     assert_eq!(project.status("backend")["health"], "healthy");
     super::harness::end(project.pid("backend"));
-    run.line("group web (rest-for-one): backend fell, restarting backend, frontend");
+    run.line("group web (rest-for-one): backend crashed, restarting backend, frontend");
     run.next_line("frontend * ready");
     assert_eq!(project.regrow(&["down"]).code, 0);
     assert_eq!(run.code(), 0);

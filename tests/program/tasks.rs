@@ -314,7 +314,7 @@ fn progress_is_told_by_the_task_and_by_others_and_shown_as_bars() {
     ]);
     let id = submitted.stdout.trim();
     let shown = || machine.regrow(&["task", "progress", id]).stdout;
-    eventually("it has said so", || shown().starts_with("[#####---------------] 25%, 1.0 MiB"));
+    eventually("it has said so", || shown().starts_with("[#####---------------] 25%, 1 MiB"));
     assert!(shown().trim_end().ends_with(", unpacking"), "{}", shown());
     assert!(machine.regrow(&["task", "list"]).stdout.contains("[#####---------------] 25%"));
     let told = machine.regrow(&["task", "progress", id, "60%", "--bytes", "2000000", "--json"]);

@@ -12,6 +12,7 @@ use crate::actors::messages::SupervisorMsg;
 use crate::actors::{ActorContext, tell};
 use crate::decide::scaler::{CopiesObservation, ScalePolicy, ScaleStep, decide_copies};
 use crate::decide::tree_state::{InstanceState, TreeState};
+use crate::model::event::TreeFact;
 use crate::model::sample::Sample;
 use crate::model::spec::{ScaleOn, ScaleSpec};
 use crate::model::stats::ServiceScale;
@@ -97,7 +98,12 @@ impl Copies {
             }
             let last = Some(format!("from {from} to {to}: {reason}"));
             *known = Scaled { stepped: Some(now), last, directive: ScaleRequest::Asked(now) };
-            self.context.log.append([Fact::ScaleDecided { service: service.clone(), from, to, reason }]);
+            self.context.log.append([Fact::Tree(TreeFact::ScaleDecided {
+                service: service.clone(),
+                from,
+                to,
+                reason,
+            })]);
             let (reply, answered) = oneshot::channel();
             let command = Command::Scale { service: service.clone(), replicas: to };
             tell(&self.root, SupervisorMsg::Command(command.into(), reply));

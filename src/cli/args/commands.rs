@@ -12,40 +12,40 @@ use crate::model::{TaskId, TaskState};
 /// How a command is run.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TaskArgs {
-    /// Take the result of the same command that ran within so long, and keep this one's as long
+    /// Use the result of the same command if it is at most this old, and keep this result as long
     #[arg(long, value_name = "TTL", value_parser = ttl, num_args = 0..=1, default_missing_value = "30m")]
     pub(in crate::cli) cache: Option<Duration>,
-    /// With --cache: only these variables make it another command [default: all that it gets]
+    /// With --cache: only these variables tell commands apart [default: the whole environment]
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "cache")]
     pub(in crate::cli) cache_env: Option<Vec<String>>,
-    /// Run it, whatever is kept
+    /// Run the command even if a result is kept
     #[arg(long)]
     pub(in crate::cli) no_cache: bool,
-    /// End it after so long: SIGTERM, then SIGKILL (exit code 124)
+    /// End the command after this long by SIGTERM, then SIGKILL, with exit code 124 [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) timeout: Option<Duration>,
-    /// Who is ended has so long before SIGKILL [default: 30s]
+    /// Wait this long between SIGTERM and SIGKILL [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) grace: Option<Duration>,
-    /// Let /bin/sh run it
+    /// Run the command with /bin/sh
     #[arg(long)]
     pub(in crate::cli) shell: bool,
-    /// Its folder [default: this one]
+    /// The working folder [default: the current one]
     #[arg(long, value_name = "PATH")]
     pub(in crate::cli) dir: Option<PathBuf>,
-    /// A variable of its environment, which is this one's otherwise
+    /// Set an environment variable; the rest of the environment is that of this shell
     #[arg(long, value_name = "NAME=VALUE")]
     pub(in crate::cli) env: Vec<String>,
-    /// What it reads; -: standard input, to its end
+    /// A file for its standard input; "-" reads this standard input to its end
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) input: Option<PathBuf>,
-    /// Higher ones are run first
+    /// The priority: commands with a higher one run first
     #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub(in crate::cli) priority: i32,
-    /// Run it again so often when it fails
+    /// Run the command again up to N times if it fails
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(in crate::cli) retries: u32,
-    /// After so long the first time, each time twice as long [default: 1s]
+    /// The delay before the first retry; it doubles each time [default: 1s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) retry_delay: Option<Duration>,
 }
@@ -56,7 +56,7 @@ pub(in crate::cli) struct ExecArgs {
     pub(in crate::cli) run: TaskArgs,
     #[command(flatten)]
     pub(in crate::cli) common: Common,
-    /// The command
+    /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(in crate::cli) command: Vec<String>,
 }
@@ -67,92 +67,92 @@ echo \"40% bytes=1048576 message=unpacking\" >&$REGROW_PROGRESS_FD";
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum TaskVerb {
-    /// Have a command run, and print its id
+    /// Submit a command and print its id
     Submit {
         #[command(flatten)]
         run: TaskArgs,
-        /// A command a line; -: standard input
+        /// Read one command from each line of this file; "-" is standard input
         #[arg(long, value_name = "FILE")]
         batch: Option<PathBuf>,
-        /// Return when it is over (exit code 1 where one fails)
+        /// Return when the commands are over, with exit code 1 if one failed
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
         common: Common,
-        /// The command
+        /// The program and its arguments
         #[arg(trailing_var_arg = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
-    /// Show tasks, oldest first
+    /// List tasks, oldest first
     List {
-        /// Only those in one of these states
+        /// Show only tasks in one of these states
         #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = task_state)]
         state: Vec<TaskState>,
         #[command(flatten)]
         common: Common,
     },
-    /// Show one
+    /// Show one task
     Status {
-        /// Which
+        /// The id of the task
         id: TaskId,
         #[command(flatten)]
         common: Common,
     },
-    /// Print what it printed, when it is over, and end as it did
+    /// Wait for a task, print its output, and exit with its code
     Result {
-        /// Which
+        /// The id of the task
         id: TaskId,
-        /// Give up when it is not over by then (exit code 5)
+        /// Stop waiting after this long, with exit code 5 [default: no limit]
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         timeout: Option<Duration>,
         #[command(flatten)]
         common: Common,
     },
-    /// Show how far one has come, or say it for one that runs
+    /// Show the progress of a task, or report it for a running one
     #[command(after_help = PROGRESS_HELP)]
     Progress {
-        /// Which
+        /// The id of the task
         id: TaskId,
-        /// From 0 to 1, or a percentage
+        /// The progress, from 0 to 1 or as a percentage
         #[arg(value_parser = share)]
         progress: Option<f64>,
-        /// Bytes that it has worked on
+        /// The number of bytes done so far
         #[arg(long, value_name = "N")]
         bytes: Option<u64>,
-        /// What it is at
+        /// What the task is doing now
         #[arg(long, value_name = "TEXT")]
         message: Option<String>,
         #[command(flatten)]
         common: Common,
     },
-    /// End them: SIGTERM, then SIGKILL; one that waits is not run
+    /// End tasks by SIGTERM, then SIGKILL; waiting ones never run
     Cancel {
-        /// Which
+        /// The id of the task
         #[arg(required = true)]
         ids: Vec<TaskId>,
-        /// SIGKILL at once
+        /// Send SIGKILL at once
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         common: Common,
     },
-    /// Halt them, and their time
+    /// Halt running tasks, and their timeouts
     Pause {
-        /// Which
+        /// The id of the task
         #[arg(required = true)]
         ids: Vec<TaskId>,
         #[command(flatten)]
         common: Common,
     },
-    /// Let them go on
+    /// Let paused tasks go on
     Resume {
-        /// Which
+        /// The id of the task
         #[arg(required = true)]
         ids: Vec<TaskId>,
         #[command(flatten)]
         common: Common,
     },
-    /// Forget those that are over
+    /// Forget the tasks that are over
     Cleanup {
         #[command(flatten)]
         common: Common,
@@ -161,28 +161,28 @@ pub(in crate::cli) enum TaskVerb {
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum PoolVerb {
-    /// Show how it stands
+    /// Show the size and the load of the pool
     Status {
         #[command(flatten)]
         common: Common,
     },
-    /// Set its bounds, and whether it scales by itself
+    /// Set the bounds of the pool, and whether it scales by itself
     Set {
-        /// So many workers at least
+        /// The least number of workers
         #[arg(long, value_name = "N")]
         min: Option<u32>,
-        /// And at most
+        /// The most workers
         #[arg(long, value_name = "N")]
         max: Option<u32>,
-        /// Whether there are more and fewer of them as the machine allows
+        /// Scale between the bounds by the load of the machine
         #[arg(long, value_name = "on|off", value_parser = on_or_off)]
         auto: Option<bool>,
         #[command(flatten)]
         common: Common,
     },
-    /// So many workers from now on; it does not scale by itself then
+    /// Set the number of workers, and turn automatic scaling off
     Scale {
-        /// Workers
+        /// The number of workers
         workers: u32,
         #[command(flatten)]
         common: Common,
@@ -191,10 +191,10 @@ pub(in crate::cli) enum PoolVerb {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StatsArgs {
-    /// Show them again and again, until Ctrl-C
+    /// Redraw until Ctrl-C
     #[arg(long)]
     pub(in crate::cli) watch: bool,
-    /// With --watch: how often
+    /// With --watch: the time between two drawings
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = interval)]
     pub(in crate::cli) every: Duration,
     #[command(flatten)]
@@ -205,7 +205,7 @@ pub(in crate::cli) struct StatsArgs {
 pub(in crate::cli) struct ResourcesArgs {
     /// Services or instances [default: the machine]
     pub(in crate::cli) services: Vec<String>,
-    /// Of the last so long
+    /// Show what was measured within this time
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub(in crate::cli) since: Duration,
     #[command(flatten)]
@@ -214,7 +214,7 @@ pub(in crate::cli) struct ResourcesArgs {
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum CacheVerb {
-    /// Drop all of them
+    /// Drop every kept result
     Clear {
         #[command(flatten)]
         common: Common,

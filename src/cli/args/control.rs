@@ -12,7 +12,7 @@ pub(in crate::cli) struct StartArgs {
     pub(in crate::cli) select: Select,
     #[command(flatten)]
     pub(in crate::cli) patience: Patience,
-    /// Leave dependencies alone that are down
+    /// Do not start dependencies that are down
     #[arg(long)]
     pub(in crate::cli) no_deps: bool,
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub(in crate::cli) struct StopArgs {
     pub(in crate::cli) select: Select,
     #[command(flatten)]
     pub(in crate::cli) patience: Patience,
-    /// Also while running services depend on them
+    /// Stop them even while running services depend on them
     #[arg(long)]
     pub(in crate::cli) force: bool,
     #[command(flatten)]
@@ -44,7 +44,7 @@ pub(in crate::cli) struct PlainArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct AddArgs {
-    /// A manifest of what is new; it may depend on what is there
+    /// The manifest of what to add; it may depend on services of the tree
     pub(in crate::cli) file: PathBuf,
     /// Add it to this group [default: the root]
     #[arg(long, value_name = "GROUP")]

@@ -10,68 +10,68 @@ use crate::cli::args::{Common, Patience, duration};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DaemonArgs {
-    /// The configuration [default: $REGROW_CONFIG, /etc/regrow/regrow.toml or
+    /// The configuration file [default: $REGROW_CONFIG, /etc/regrow/regrow.toml or
     /// ~/.config/regrow/regrow.toml]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) config: Option<PathBuf>,
-    /// Return when it is up, and leave it running
+    /// Return once the daemon is up, and leave it running
     #[arg(long)]
     pub(in crate::cli) detach: bool,
-    /// Print the default configuration, with comments
+    /// Print the default configuration with comments, and exit
     #[arg(long)]
     pub(in crate::cli) print_config: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum ServiceVerb {
-    /// Make a service, and start it
+    /// Create a service and start it
     Create(ServiceCreateArgs),
     /// Show the services of every manifest
     List(ServiceListArgs),
-    /// Show a service's manifest, or change keys of it; comments stay
+    /// Show a service's manifest, or change keys in it; comments are kept
     Config(ServiceConfigArgs),
     /// Stop a service and delete its manifest
     Remove(ServiceNameArgs),
-    /// As "regrow start"
+    /// The same as "regrow start"
     Start(StartArgs),
-    /// As "regrow stop"
+    /// The same as "regrow stop"
     Stop(StopArgs),
-    /// As "regrow restart"
+    /// The same as "regrow restart"
     Restart(PlainArgs),
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ServiceCreateArgs {
-    /// Its name
+    /// The name of the service
     pub(in crate::cli) name: String,
-    /// The program and its arguments, behind "--"
+    /// The program and its arguments, after "--"
     #[arg(last = true, required_unless_present = "shell", value_name = "COMMAND")]
     pub(in crate::cli) command: Vec<String>,
-    /// Run this text by /bin/sh instead
+    /// Run this text with /bin/sh instead of a program
     #[arg(long, value_name = "TEXT", conflicts_with = "command")]
     pub(in crate::cli) shell: Option<String>,
-    /// Working folder [default: this one]
+    /// The working folder [default: the current one]
     #[arg(long, value_name = "FOLDER")]
     pub(in crate::cli) dir: Option<PathBuf>,
-    /// A variable of its environment; may be given several times
+    /// Set an environment variable; may be given several times
     #[arg(long, value_name = "NAME=VALUE")]
     pub(in crate::cli) env: Vec<String>,
-    /// What it waits for, until that is ready
+    /// Start only when these services are ready
     #[arg(long, value_name = "SERVICE", value_delimiter = ',')]
     pub(in crate::cli) depends_on: Vec<String>,
-    /// When it comes back: never, on-failure, always or unless-stopped
+    /// The restart policy: never, on-failure, always or unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "on-failure")]
     pub(in crate::cli) restart: String,
-    /// How often in a row, before it stays failed
+    /// Restart this many times in a row before the service stays failed
     #[arg(long, value_name = "N", default_value = "3")]
     pub(in crate::cli) max_retries: u32,
-    /// How long after its end; doubles from time to time
+    /// The delay before the first restart; it doubles each time
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
     pub(in crate::cli) delay: Duration,
-    /// Its health is asked at this http:// address
+    /// Check the health of the service at this http:// address
     #[arg(long, value_name = "URL")]
     pub(in crate::cli) health_url: Option<String>,
-    /// Don't start it, now or with the daemon
+    /// Do not start it, neither now nor with the daemon
     #[arg(long)]
     pub(in crate::cli) no_autostart: bool,
     #[command(flatten)]
@@ -86,7 +86,7 @@ pub(in crate::cli) struct ServiceListArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ServiceNameArgs {
-    /// The manifest's name
+    /// The name of the manifest
     pub(in crate::cli) name: String,
     #[command(flatten)]
     pub(in crate::cli) common: Common,
@@ -94,12 +94,12 @@ pub(in crate::cli) struct ServiceNameArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ServiceConfigArgs {
-    /// The manifest's name, which is the service's
+    /// The name of the manifest, which is that of the service
     pub(in crate::cli) name: String,
-    /// What to change: restart.max_retries=5, env.DEBUG=true [default: show it]
+    /// The keys to set, like restart.max_retries=5 env.DEBUG=true [default: show the manifest]
     #[arg(value_name = "KEY=VALUE")]
     pub(in crate::cli) set: Vec<String>,
-    /// A key to take out; may be given several times
+    /// Remove this key; may be given several times
     #[arg(long, value_name = "KEY")]
     pub(in crate::cli) unset: Vec<String>,
     #[command(flatten)]
@@ -108,17 +108,17 @@ pub(in crate::cli) struct ServiceConfigArgs {
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum SecretVerb {
-    /// Keep a value, read from standard input, under this name
+    /// Keep a value, read from standard input, under a name
     Set(SecretArgs),
-    /// Show the names
+    /// Show the names of the secrets
     List(SecretListArgs),
-    /// Forget one
+    /// Forget a secret
     Remove(SecretArgs),
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct SecretArgs {
-    /// Its name
+    /// The name of the secret
     pub(in crate::cli) name: String,
 }
 
@@ -131,25 +131,25 @@ pub(in crate::cli) struct SecretListArgs {
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum TokenVerb {
-    /// Make a token and print it, once; only a hash of it is kept
+    /// Create a token and print it once; only its hash is kept
     Create(TokenCreateArgs),
-    /// Show the tokens, without what they are
+    /// Show the tokens, without their values
     List(TokenListArgs),
-    /// Make a token worth nothing, at once
+    /// Revoke a token at once
     Revoke(TokenRevokeArgs),
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TokenCreateArgs {
-    /// Its name
+    /// The name of the token
     pub(in crate::cli) name: String,
-    /// What it allows, like "read:*", "restart:shop/*" or "*:*"; may be given several times
+    /// A permission, like "read:*", "restart:shop/*" or "*:*"; may be given several times
     #[arg(long, value_name = "ACTION:RESOURCE", required = true)]
     pub(in crate::cli) allow: Vec<String>,
-    /// For how long [default: for ever]
+    /// The time until the token expires [default: never]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) expires: Option<Duration>,
-    /// The daemon's configuration [default: as for daemon]
+    /// The configuration file of the daemon [default: as for daemon]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) config: Option<PathBuf>,
     /// Print JSON
@@ -159,7 +159,7 @@ pub(in crate::cli) struct TokenCreateArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TokenListArgs {
-    /// The daemon's configuration [default: as for daemon]
+    /// The configuration file of the daemon [default: as for daemon]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) config: Option<PathBuf>,
     /// Print JSON
@@ -169,16 +169,16 @@ pub(in crate::cli) struct TokenListArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct TokenRevokeArgs {
-    /// Its name
+    /// The name of the token
     pub(in crate::cli) name: String,
-    /// The daemon's configuration [default: as for daemon]
+    /// The configuration file of the daemon [default: as for daemon]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct UpgradeArgs {
-    /// The program that takes over [default: what lies now where the daemon's own lay]
+    /// The program that takes over [default: the one now at the path of the running daemon]
     #[arg(long, value_name = "PATH")]
     pub(in crate::cli) binary: Option<PathBuf>,
     #[command(flatten)]
@@ -187,7 +187,7 @@ pub(in crate::cli) struct UpgradeArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ReloadArgs {
-    /// Change nothing where any manifest is faulty [default: only the faulty ones stay as they were]
+    /// Change nothing if any manifest is faulty [default: only the faulty ones stay as they were]
     #[arg(long)]
     pub(in crate::cli) strict: bool,
     #[command(flatten)]

@@ -11,40 +11,40 @@ use crate::cli::args::{duration, interval};
 pub(in crate::cli) struct RunArgs {
     /// The manifest [default: regrow.toml, then dev-env.toml, here or in a parent folder]
     pub(in crate::cli) file: Option<PathBuf>,
-    /// Only these services and what they depend on
+    /// Take only these services and what they depend on
     #[arg(long, value_name = "SERVICE", num_args = 1.., value_delimiter = ',')]
     pub(in crate::cli) only: Vec<String>,
-    /// With --only: leave dependencies out
+    /// With --only: leave their dependencies out
     #[arg(long, requires = "only")]
     pub(in crate::cli) no_deps: bool,
-    /// Also services of these profiles
+    /// Also take the services of these profiles
     #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
     pub(in crate::cli) profile: Vec<String>,
-    /// Read variables from this file too; it wins over the project's
+    /// Also read variables from this file; they win over the project's
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) env_file: Vec<PathBuf>,
-    /// When this service ends, stop everything and exit with its code
+    /// Stop everything when this service ends, and exit with its code
     #[arg(long, value_name = "SERVICE")]
     pub(in crate::cli) exit_on_end: Option<String>,
-    /// Give up when not everything is ready by then (exit code 5)
+    /// Give up when not everything is ready after this long, with exit code 5 [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) timeout: Option<Duration>,
-    /// How often resources are sampled
+    /// Sample resources this often
     #[arg(long, value_name = "DURATION", value_parser = interval, default_value = "15s")]
     pub(in crate::cli) sample_interval: Duration,
-    /// Where the control socket is made [default: in the state folder]
+    /// Make the control socket at this path [default: in the state folder]
     #[arg(long, value_name = "PATH")]
     pub(in crate::cli) socket: Option<PathBuf>,
-    /// Write down in a new file what each machine is told and decides, for `regrow replay`
+    /// Record every decision in this new file, for `regrow replay`
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) record: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ReplayArgs {
-    /// What `run --record` wrote
+    /// The file that `regrow run --record` wrote
     pub(in crate::cli) file: PathBuf,
-    /// Only the steps of these services, instances and groups [default: all]
+    /// Show only the steps of these services, instances and groups [default: all]
     pub(in crate::cli) services: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
@@ -53,9 +53,9 @@ pub(in crate::cli) struct ReplayArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct CheckArgs {
-    /// Manifests [default: as for run]
+    /// The manifests [default: as for run]
     pub(in crate::cli) files: Vec<PathBuf>,
-    /// Read variables from this file too
+    /// Also read variables from this file
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) env_file: Vec<PathBuf>,
     /// Print one JSON object
@@ -67,44 +67,44 @@ pub(in crate::cli) struct CheckArgs {
 pub(in crate::cli) struct PlanArgs {
     /// The manifest [default: as for run]
     pub(in crate::cli) file: Option<PathBuf>,
-    /// How it is printed
+    /// The output format
     #[arg(long, value_enum, default_value = "text")]
     pub(in crate::cli) format: PlanFormat,
     /// The same as --format json
     #[arg(long, conflicts_with = "format")]
     pub(in crate::cli) json: bool,
-    /// Only these services and what they depend on
+    /// Take only these services and what they depend on
     #[arg(long, value_name = "SERVICE", num_args = 1.., value_delimiter = ',')]
     pub(in crate::cli) only: Vec<String>,
-    /// With --only: leave dependencies out
+    /// With --only: leave their dependencies out
     #[arg(long, requires = "only")]
     pub(in crate::cli) no_deps: bool,
-    /// Also services of these profiles
+    /// Also take the services of these profiles
     #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
     pub(in crate::cli) profile: Vec<String>,
-    /// Read variables from this file too
+    /// Also read variables from this file
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) env_file: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(in crate::cli) enum PlanFormat {
-    /// For people
+    /// Text for people
     Text,
     /// One JSON object
     Json,
-    /// For Graphviz
+    /// A graph for Graphviz
     Dot,
-    /// For Markdown
+    /// A graph for Markdown
     Mermaid,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct InitArgs {
-    /// Where it is written
+    /// The file to write
     #[arg(default_value = "regrow.toml")]
     pub(in crate::cli) file: PathBuf,
-    /// Overwrite a file that is there
+    /// Overwrite the file if it exists
     #[arg(long)]
     pub(in crate::cli) force: bool,
 }

@@ -18,13 +18,13 @@ pub(in crate::cli) struct LsArgs {
 pub(in crate::cli) struct StatusArgs {
     /// Services or instances [default: all]
     pub(in crate::cli) services: Vec<String>,
-    /// Only those in one of these states
+    /// Show only services in one of these states
     #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = state)]
     pub(in crate::cli) state: Vec<State>,
-    /// Print it again whenever something changes
+    /// Redraw whenever something changes, until Ctrl-C
     #[arg(long)]
     pub(in crate::cli) watch: bool,
-    /// Show the supervisors and what hangs under each
+    /// Show the supervision tree: each supervisor with its children
     #[arg(long, conflicts_with_all = ["services", "watch", "state"])]
     pub(in crate::cli) tree: bool,
     #[command(flatten)]
@@ -35,16 +35,16 @@ pub(in crate::cli) struct StatusArgs {
 pub(in crate::cli) struct LogsArgs {
     /// Services or instances [default: all]
     pub(in crate::cli) services: Vec<String>,
-    /// Go on as more is printed
+    /// Keep printing new lines as they come
     #[arg(short, long)]
     pub(in crate::cli) follow: bool,
-    /// Only the last so many lines
+    /// Show only the last N lines [default: all that is kept]
     #[arg(short = 'n', long, value_name = "N")]
     pub(in crate::cli) lines: Option<usize>,
-    /// Only what is not older
+    /// Show only what is at most this old
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) since: Option<Duration>,
-    /// Only lines that match this regular expression
+    /// Show only lines that match this regular expression
     #[arg(long, value_name = "RE")]
     pub(in crate::cli) grep: Option<String>,
     #[command(flatten)]
@@ -61,15 +61,15 @@ pub(in crate::cli) struct WhyArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct EventsArgs {
-    /// Only those about these services
+    /// Show only events about these services [default: all]
     pub(in crate::cli) services: Vec<String>,
-    /// Go on as more happens
+    /// Keep printing new events as they come
     #[arg(short, long)]
     pub(in crate::cli) follow: bool,
-    /// Only those that bring a service into one of these states
+    /// Show only events that bring a service into one of these states
     #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = state)]
     pub(in crate::cli) state: Vec<State>,
-    /// Only those after this event number, or not older than this duration
+    /// Show only events after this number, or at most this old
     #[arg(long, value_name = "NUMBER|DURATION")]
     pub(in crate::cli) since: Option<String>,
     #[command(flatten)]
@@ -78,10 +78,10 @@ pub(in crate::cli) struct EventsArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct AuditArgs {
-    /// Only what is not older
+    /// Show only what is at most this old
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) since: Option<Duration>,
-    /// The last so many
+    /// Show the last N entries
     #[arg(short = 'n', long, value_name = "N", default_value = "100")]
     pub(in crate::cli) lines: usize,
     #[command(flatten)]
@@ -92,7 +92,7 @@ pub(in crate::cli) struct AuditArgs {
 pub(in crate::cli) struct HistoryArgs {
     /// Services or instances [default: all]
     pub(in crate::cli) services: Vec<String>,
-    /// So many of each at most
+    /// Show at most N processes of each instance
     #[arg(short = 'n', long, value_name = "N", default_value = "20")]
     pub(in crate::cli) lines: usize,
     #[command(flatten)]
@@ -104,10 +104,10 @@ pub(in crate::cli) struct WaitArgs {
     /// Services or instances
     #[arg(required = true)]
     pub(in crate::cli) services: Vec<String>,
-    /// For what
+    /// The condition to wait for
     #[arg(long = "for", value_enum, default_value = "ready")]
     pub(in crate::cli) for_: WaitWord,
-    /// How long at most (exit code 5)
+    /// Stop waiting after this long, with exit code 5 [default: no limit]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) timeout: Option<Duration>,
     #[command(flatten)]
@@ -116,10 +116,10 @@ pub(in crate::cli) struct WaitArgs {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(in crate::cli) enum WaitWord {
-    /// Ready; a task also when completed
+    /// The service is ready; a task also counts when it has completed
     Ready,
-    /// Ended with success
+    /// The task ended with success
     Completed,
-    /// No process, and none to come
+    /// The service has no process and will not start one
     Stopped,
 }

@@ -10,10 +10,11 @@ use crate::cli::format::Tint;
 use crate::decide::tree_state::InstanceState;
 use crate::decide::why;
 use crate::model::cause::{CheckKind, StartCause, StopCause};
+use crate::model::event::{GroupFact, InstanceFact, PoolFact, TreeFact};
 use crate::model::plan::GiveUp;
 use crate::model::{Event, Fact, InstanceId, Name, State, spec};
 use crate::present::units::{
-    falls, few, forks_away, goes_elsewhere, in_time, kept_again, lost_sight, not_kept, short,
+    crashes, few, forks_away, goes_elsewhere, in_time, kept_again, lost_sight, not_kept, short,
 };
 use crate::runtime::Handle;
 use crate::sys::memory;
@@ -81,12 +82,12 @@ impl Screen {
     pub(super) fn line(&mut self, event: &Event) -> Option<(Option<String>, String, Tint)> {
         let about = |id: &InstanceId, text: String, tint| Some((Some(id.to_string()), text, tint));
         match &event.fact {
-            Fact::Waiting { for_, .. } if for_.is_empty() => None,
-            Fact::Waiting { instance, for_ } => {
+            Fact::Instance(InstanceFact::Waiting { for_, .. }) if for_.is_empty() => None,
+            Fact::Instance(InstanceFact::Waiting { instance, for_ }) => {
                 let words: Vec<String> = for_.iter().map(ToString::to_string).collect();
                 about(instance, format!("waiting for {}", words.join(", ")), Tint::Faint)
             }
-            Fact::Starting { instance, cause, .. } => match cause {
+            Fact::Instance(InstanceFact::Starting { instance, cause, .. }) => match cause {
                 StartCause::Boot => None,
                 StartCause::Policy => about(instance, "starting again".to_owned(), Tint::Warn),
                 StartCause::Group => about(instance, "starting again with its group".to_owned(), Tint::Warn),
@@ -95,24 +96,24 @@ impl Screen {
                     about(instance, "starting: what it depends on is back".to_owned(), Tint::Faint)
                 }
             },
-            Fact::Running { instance, pid, .. } => {
+            Fact::Instance(InstanceFact::Running { instance, pid, .. }) => {
                 self.pids.insert(instance.clone(), *pid);
                 None
             }
-            Fact::Ready { instance, after, .. } => {
+            Fact::Instance(InstanceFact::Ready { instance, after, .. }) => {
                 let word = if self.with_check.contains(instance) { "ready" } else { "running" };
                 let pid = self.pids.get(instance).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 about(instance, format!("{word} after {}{pid}", short(*after)), Tint::Good)
             }
-            Fact::CheckFailed { instance, check: CheckKind::Health, message, .. } => {
-                about(instance, format!("health check failed: {message}"), Tint::Warn)
-            }
+            Fact::Instance(InstanceFact::CheckFailed {
+                instance, check: CheckKind::Health, message, ..
+            }) => about(instance, format!("health check failed: {message}"), Tint::Warn),
             // A readiness check exists to wait for a server that does not answer yet.
-            Fact::CheckFailed { check: CheckKind::Ready, .. } => None,
-            Fact::CheckUnable { instance, check, message, .. } => {
+            Fact::Instance(InstanceFact::CheckFailed { check: CheckKind::Ready, .. }) => None,
+            Fact::Instance(InstanceFact::CheckUnable { instance, check, message, .. }) => {
                 about(instance, format!("{check} check could not be made: {message}"), Tint::Warn)
             }
-            Fact::Stopping { instance, cause, .. } => match cause {
+            Fact::Instance(InstanceFact::Stopping { instance, cause, .. }) => match cause {
                 StopCause::Timeout | StopCause::Health => {
                     about(instance, format!("{cause}: ending it"), Tint::Bad)
                 }
@@ -126,13 +127,13 @@ impl Screen {
                 | StopCause::AutoShutdown => about(instance, format!("stopping ({cause})"), Tint::Faint),
                 StopCause::Shutdown | StopCause::LeftBehind | StopCause::Internal => None,
             },
-            Fact::StopCommandFailed { instance, message, .. } => {
+            Fact::Instance(InstanceFact::StopCommandFailed { instance, message, .. }) => {
                 about(instance, format!("its stop command failed: {message}"), Tint::Warn)
             }
-            Fact::LeftBehind { instance, exit, .. } => {
+            Fact::Instance(InstanceFact::LeftBehind { instance, exit, .. }) => {
                 about(instance, format!("{exit}, and left processes behind: ending them"), Tint::Warn)
             }
-            Fact::Killed { instance, after, .. } => {
+            Fact::Instance(InstanceFact::Killed { instance, after, .. }) => {
                 let text = if after.is_zero() {
                     "SIGKILL".to_owned()
                 } else {
@@ -140,50 +141,54 @@ impl Screen {
                 };
                 about(instance, text, Tint::Bad)
             }
-            Fact::Stuck { instance, .. } => {
+            Fact::Instance(InstanceFact::Stuck { instance, .. }) => {
                 about(instance, "SIGKILL has not ended it: stuck in the kernel".to_owned(), Tint::Bad)
             }
-            Fact::Paused { instance, .. } => about(instance, "paused".to_owned(), Tint::Warn),
-            Fact::Resumed { instance, .. } => about(instance, "resumed".to_owned(), Tint::Good),
-            Fact::HookFailed { instance, hook, message } => {
+            Fact::Instance(InstanceFact::Paused { instance, .. }) => {
+                about(instance, "paused".to_owned(), Tint::Warn)
+            }
+            Fact::Instance(InstanceFact::Resumed { instance, .. }) => {
+                about(instance, "resumed".to_owned(), Tint::Good)
+            }
+            Fact::Instance(InstanceFact::HookFailed { instance, hook, message }) => {
                 about(instance, format!("its {hook} hook failed: {message}"), Tint::Warn)
             }
-            Fact::ActorBroke { instance, message } => {
+            Fact::Instance(InstanceFact::ActorBroke { instance, message }) => {
                 about(instance, format!("a fault in regrow itself: {message}"), Tint::Bad)
             }
-            Fact::Exited { instance, uptime, .. } => {
+            Fact::Instance(InstanceFact::Exited { instance, uptime, .. }) => {
                 self.uptimes.insert(instance.clone(), *uptime);
                 None
             }
-            Fact::Stopped { instance, .. } => match self.uptimes.remove(instance) {
+            Fact::Instance(InstanceFact::Stopped { instance, .. }) => match self.uptimes.remove(instance) {
                 Some(uptime) => about(instance, format!("stopped, ran {}", short(uptime)), Tint::Faint),
                 // The instance never ran, so its stop is no news in a shutdown.
                 None if self.stopping => None,
                 None => about(instance, "stopped".to_owned(), Tint::Faint),
             },
-            Fact::Completed { instance } => {
+            Fact::Instance(InstanceFact::Completed { instance }) => {
                 let after = self.uptimes.remove(instance).map(|u| format!(" after {}", short(u)));
                 about(instance, format!("completed{}", after.unwrap_or_default()), Tint::Good)
             }
-            Fact::Crashed { instance, exit, retry_in, .. } => {
+            Fact::Instance(InstanceFact::Crashed { instance, exit, retry_in, .. }) => {
                 self.uptimes.remove(instance);
                 about(instance, format!("{exit}; comes back {}", in_time(*retry_in)), Tint::Bad)
             }
-            Fact::Failed { instance, why } => {
+            Fact::Instance(InstanceFact::Failed { instance, why }) => {
                 self.failures.insert(instance.clone(), why.to_string());
                 self.uptimes.remove(instance);
                 about(instance, format!("failed: {why}"), Tint::Bad)
             }
-            Fact::GroupRestarting { group, strategy, fallen, starting, .. } => {
+            Fact::Group(GroupFact::Restarting { group, strategy, fallen, starting, .. }) => {
                 let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
-                let text = format!("{group} ({strategy}): {fallen} fell, restarting {}", few(starting));
+                let text = format!("{group} ({strategy}): {fallen} crashed, restarting {}", few(starting));
                 Some((None, text, Tint::Warn))
             }
-            Fact::GroupShutDown { group, ended } => {
+            Fact::Group(GroupFact::ShutDown { group, ended }) => {
                 let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
                 Some((None, format!("{group} goes down: {ended} has ended"), Tint::Faint))
             }
-            Fact::GroupGaveUp { group, restarts, period, then } => {
+            Fact::Group(GroupFact::GaveUp { group, restarts, period, then }) => {
                 let group = group.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
                 let then = match then {
                     GiveUp::Mark => "its members are failed until started by hand",
@@ -191,58 +196,62 @@ impl Screen {
                     GiveUp::Exit => "everything goes down",
                 };
                 let text =
-                    format!("{group} gave up after {} within {}: {then}", falls(*restarts), short(*period));
+                    format!("{group} gave up after {} within {}: {then}", crashes(*restarts), short(*period));
                 Some((None, text, Tint::Bad))
             }
-            Fact::CommandDenied { command, denial, .. } => {
+            Fact::Tree(TreeFact::CommandDenied { command, denial, .. }) => {
                 Some((None, format!("{} was refused: {}", command.verb(), denial.reason), Tint::Faint))
             }
-            Fact::Added { addition } => {
+            Fact::Tree(TreeFact::Added { addition }) => {
                 for spec in addition.services.iter().filter(|spec| spec.ready.is_some()) {
                     self.with_check.extend(spec.instances());
                 }
                 let names = addition.children.iter().map(|child| child.name().as_str());
                 Some((None, format!("added: {}", few(names)), Tint::Faint))
             }
-            Fact::Removed { services, groups } => {
+            Fact::Tree(TreeFact::Removed { services, groups }) => {
                 self.forget(|id| services.contains(id.service()));
                 let names = services.iter().chain(groups).map(Name::as_str);
                 Some((None, format!("removed: {}", few(names)), Tint::Faint))
             }
-            Fact::Scaled { service, from, to, naming } => {
+            Fact::Tree(TreeFact::Scaled { service, from, to, naming }) => {
                 let (gone, _) = spec::scaled(service, *from, *to, *naming);
                 self.forget(|id| gone.contains(id));
                 Some((None, format!("{service} has {to} copies now"), Tint::Faint))
             }
-            Fact::ScaleDecided { service, from, to, reason } => {
+            Fact::Tree(TreeFact::ScaleDecided { service, from, to, reason }) => {
                 Some((None, format!("{service}: from {from} to {to} copies: {reason}"), Tint::Faint))
             }
-            Fact::ShutdownStarted { cause } => {
+            Fact::Tree(TreeFact::ShutdownStarted { cause }) => {
                 self.stopping = true;
                 (cause == "regrow down").then(|| (None, "regrow down: stopping".to_owned(), Tint::Warn))
             }
-            Fact::OutputElsewhere { instance, file, reason } => {
+            Fact::Instance(InstanceFact::OutputElsewhere { instance, file, reason }) => {
                 about(instance, goes_elsewhere(file, reason), Tint::Warn)
             }
-            Fact::OutputLost { instance, lost_bytes: None, reason } => {
+            Fact::Instance(InstanceFact::OutputLost { instance, lost_bytes: None, reason }) => {
                 about(instance, not_kept(reason), Tint::Warn)
             }
-            Fact::OutputLost { instance, lost_bytes: Some(lost), .. } => {
+            Fact::Instance(InstanceFact::OutputLost { instance, lost_bytes: Some(lost), .. }) => {
                 about(instance, kept_again(*lost), Tint::Good)
             }
-            Fact::LostSight { instance, of, .. } => about(instance, lost_sight(*of), Tint::Warn),
-            Fact::ForksAway { instance, left, .. } => about(instance, forks_away(*left), Tint::Bad),
-            Fact::SupervisorStarted { .. }
-            | Fact::TakenOver { .. }
-            | Fact::EnvRenewed { .. }
-            | Fact::ProjectGaveUp { .. }
-            | Fact::StoreLost { .. }
-            | Fact::PoolScaled { .. }
-            | Fact::Reconfigured { .. }
-            | Fact::CommandAccepted { .. }
-            | Fact::GoalSet { .. }
-            | Fact::HealthChanged { .. }
-            | Fact::ShutdownDone => None,
+            Fact::Instance(InstanceFact::LostSight { instance, of, .. }) => {
+                about(instance, lost_sight(*of), Tint::Warn)
+            }
+            Fact::Instance(InstanceFact::ForksAway { instance, left, .. }) => {
+                about(instance, forks_away(*left), Tint::Bad)
+            }
+            Fact::Tree(TreeFact::SupervisorStarted { .. })
+            | Fact::Tree(TreeFact::TakenOver { .. })
+            | Fact::Instance(InstanceFact::EnvRenewed { .. })
+            | Fact::Tree(TreeFact::ProjectGaveUp { .. })
+            | Fact::Tree(TreeFact::StoreLost { .. })
+            | Fact::Pool(PoolFact::Scaled { .. })
+            | Fact::Tree(TreeFact::Reconfigured { .. })
+            | Fact::Tree(TreeFact::CommandAccepted { .. })
+            | Fact::Instance(InstanceFact::GoalSet { .. })
+            | Fact::Instance(InstanceFact::HealthChanged { .. })
+            | Fact::Tree(TreeFact::ShutdownDone) => None,
         }
     }
 
@@ -258,14 +267,17 @@ impl Screen {
     }
 
     pub(super) fn count(&mut self, event: &Event) {
-        if let Fact::GroupGaveUp { then: GiveUp::Exit | GiveUp::Escalate, group: None, .. }
-        | Fact::GroupGaveUp { then: GiveUp::Exit, .. } = &event.fact
+        if let Fact::Group(GroupFact::GaveUp { then: GiveUp::Exit | GiveUp::Escalate, group: None, .. })
+        | Fact::Group(GroupFact::GaveUp { then: GiveUp::Exit, .. }) = &event.fact
         {
             self.gave_up = true;
         }
         let arrived = match &event.fact {
-            Fact::Ready { instance, .. } | Fact::Completed { instance } => self.pending.remove(instance),
-            Fact::Removed { .. } | Fact::Scaled { .. } if self.pending.is_empty() => {
+            Fact::Instance(InstanceFact::Ready { instance, .. })
+            | Fact::Instance(InstanceFact::Completed { instance }) => self.pending.remove(instance),
+            Fact::Tree(TreeFact::Removed { .. }) | Fact::Tree(TreeFact::Scaled { .. })
+                if self.pending.is_empty() =>
+            {
                 self.all_ready = true;
                 self.console.status(None);
                 false

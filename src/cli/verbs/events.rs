@@ -9,6 +9,7 @@ use crate::cli::connect::{CLOSING, print_json, query, say, socket, states, talk}
 use crate::cli::usage_error;
 use crate::control::client::Error;
 use crate::control::protocol::Events;
+use crate::model::event::TreeFact;
 use crate::model::{Event, Fact};
 use crate::present::fact_in_words;
 
@@ -62,7 +63,7 @@ pub(in crate::cli) fn events(args: EventsArgs) -> u8 {
             let Some(Event { seq, fact, .. }) = &last else {
                 return Ok(code::DONE);
             };
-            let ended = matches!(fact, Fact::ShutdownDone);
+            let ended = matches!(fact, Fact::Tree(TreeFact::ShutdownDone));
             if ended || !crate::cli::connect::is_kept() {
                 return Ok(followed_to_its_end(at.as_deref(), ended).await);
             }

@@ -14,6 +14,7 @@ use crate::decide::lifecycle::{InstanceEffect, InstanceInput};
 use crate::decide::message::{Address, Message, Step};
 use crate::decide::operation::CommandInput;
 use crate::decide::simulation::{Simulation, SimulationOutput};
+use crate::model::event::{InstanceFact, TreeFact};
 use crate::model::{Event, Fact, Goal, Incarnation, InstanceId};
 use crate::present::fact_in_words;
 use crate::record::recording::{ReadError, RecordingLine, RecordingReader};
@@ -168,8 +169,11 @@ impl Told {
 
     fn event(&mut self, number: usize, event: &Event) {
         self.verdict.events += 1;
-        self.verdict.complete |= matches!(event.fact, Fact::ShutdownDone);
-        if matches!(event.fact, Fact::SupervisorStarted { .. } | Fact::HookFailed { .. }) {
+        self.verdict.complete |= matches!(event.fact, Fact::Tree(TreeFact::ShutdownDone));
+        if matches!(
+            event.fact,
+            Fact::Tree(TreeFact::SupervisorStarted { .. }) | Fact::Instance(InstanceFact::HookFailed { .. })
+        ) {
             // No machine decides on this fact.
             self.world.note(event.since_start, event.fact.clone());
             return;

@@ -80,13 +80,13 @@ impl Bench {
                     GroupEffect::ExitTree => self.told.push("exit".into()),
                     GroupEffect::Ended => self.told.push("ended".into()),
                     GroupEffect::EndTree => self.told.push("end".into()),
-                    GroupEffect::Emit(GroupFact::ShutDown { ended }) => {
+                    GroupEffect::Emit(GroupReport::ShutDown { ended }) => {
                         self.told.push(format!("over with {ended}"));
                     }
-                    GroupEffect::Emit(GroupFact::GaveUp { restarts, .. }) => {
+                    GroupEffect::Emit(GroupReport::GaveUp { restarts, .. }) => {
                         self.told.push(format!("gave up {restarts}"));
                     }
-                    GroupEffect::Emit(GroupFact::Restarting { .. }) | GroupEffect::Report(_) => {}
+                    GroupEffect::Emit(GroupReport::Restarting { .. }) | GroupEffect::Report(_) => {}
                 }
             }
         }
@@ -218,7 +218,7 @@ fn a_fall_in_the_middle_of_the_starts_takes_along_who_was_not_started_yet() {
     assert_eq!(
         out,
         [
-            GroupEffect::Emit(GroupFact::Restarting {
+            GroupEffect::Emit(GroupReport::Restarting {
                 fallen: 1,
                 stopping: vec![0],
                 starting: vec![0, 1, 2, 3]

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::exit::SpawnStage;
 use crate::model::{
-    Check, CheckTarget, CommandLine, Condition, Dependency, EndedBy, ExitOutcome, HealthSpec, Policy,
-    ReadySpec, ReadyTarget,
+    Check, CheckTarget, CommandLine, Condition, Dependency, EndedBy, ExitOutcome, HealthSpec, InstanceFact,
+    Policy, ReadySpec, ReadyTarget,
 };
 
 mod deaths;
@@ -98,7 +98,10 @@ fn a_stop_is_asked_then_forced() {
     assert!(out.contains(&InstanceEffect::KillTree(Incarnation(1))));
     let out = bench.exit(1, Exit::Signal { signal: 9, core_dumped: false }, false);
     let exited = out.iter().find_map(|effect| match effect {
-        InstanceEffect::Emit(Fact::Exited { exit: ExitOutcome::Process { ended, .. }, .. }) => Some(*ended),
+        InstanceEffect::Emit(Fact::Instance(InstanceFact::Exited {
+            exit: ExitOutcome::Process { ended, .. },
+            ..
+        })) => Some(*ended),
         _ => None,
     });
     assert_eq!(exited, Some(EndedBy::ByForce));

@@ -10,6 +10,7 @@ use crate::decide::probe::CheckChange;
 use crate::decide::restart::{self, Verdict};
 use crate::decide::start_gate::GateReply;
 use crate::model::cause::{CheckKind, FailureReason, StartCause};
+use crate::model::event::InstanceFact;
 use crate::model::exit::{EndReason, SpawnFailure, signal_name};
 use crate::model::{
     EndedBy, Exit, ExitOutcome, Fact, Goal, Health, Incarnation, Policy, ReadyTarget, ServiceSpec, StopCause,
@@ -40,7 +41,7 @@ impl Turn<'_> {
             (phase, InstanceInput::Pause | InstanceInput::Resume) => phase,
             (Phase::Paused(Paused { life, since, halt: Halt::Asked }), InstanceInput::Halted { .. }) => {
                 let (instance, incarnation) = (self.machine.id.clone(), life.incarnation);
-                self.emit(Fact::Paused { instance, incarnation });
+                self.emit(Fact::Instance(InstanceFact::Paused { instance, incarnation }));
                 Phase::Paused(Paused { life, since, halt: Halt::Done })
             }
             // A stop or a resume came first.
@@ -54,7 +55,10 @@ impl Turn<'_> {
 
             (Phase::Waiting { cause }, InstanceInput::Answered(_, GateReply::Release)) => self.spawn(cause),
             (Phase::Waiting { cause }, InstanceInput::Answered(_, GateReply::Blocked(unmet))) => {
-                self.emit(Fact::Waiting { instance: self.machine.id.clone(), for_: unmet });
+                self.emit(Fact::Instance(InstanceFact::Waiting {
+                    instance: self.machine.id.clone(),
+                    for_: unmet,
+                }));
                 Phase::Waiting { cause }
             }
             (Phase::Waiting { .. }, InstanceInput::Answered(_, GateReply::Failed(on))) => {
@@ -334,7 +338,10 @@ impl Turn<'_> {
                 match cause {
                     // The instance has not run yet: whatever its policy, it is still to run.
                     StopCause::Group if self.machine.goal == Goal::Up => {
-                        self.emit(Fact::Stopped { instance: self.machine.id.clone(), held: true });
+                        self.emit(Fact::Instance(InstanceFact::Stopped {
+                            instance: self.machine.id.clone(),
+                            held: true,
+                        }));
                         Phase::Stopped { held: true }
                     }
                     cause => self.rest(cause),
@@ -428,11 +435,11 @@ impl Turn<'_> {
             Readiness::Since(_) | Readiness::Not { .. } => {}
         }
         if halt == Halt::Done {
-            self.emit(Fact::Resumed {
+            self.emit(Fact::Instance(InstanceFact::Resumed {
                 instance: self.machine.id.clone(),
                 incarnation: life.incarnation,
                 ready: matches!(ready, Readiness::Since(_)),
-            });
+            }));
         }
         let life = Life { ready, ..life };
         match ready {
@@ -450,7 +457,7 @@ impl Turn<'_> {
     fn aim(&mut self, goal: Goal) {
         if self.machine.goal != goal {
             self.machine.goal = goal;
-            self.emit(Fact::GoalSet { instance: self.machine.id.clone(), goal });
+            self.emit(Fact::Instance(InstanceFact::GoalSet { instance: self.machine.id.clone(), goal }));
         }
     }
 
@@ -463,7 +470,10 @@ impl Turn<'_> {
             self.spawn(cause)
         } else {
             // This fact comes before the answer: dependents see that the instance is on its way.
-            self.emit(Fact::Waiting { instance: self.machine.id.clone(), for_: Vec::new() });
+            self.emit(Fact::Instance(InstanceFact::Waiting {
+                instance: self.machine.id.clone(),
+                for_: Vec::new(),
+            }));
             self.machine.question = self.machine.question.next();
             self.out.push(InstanceEffect::Ask(self.machine.question));
             Phase::Waiting { cause }
@@ -473,7 +483,11 @@ impl Turn<'_> {
     fn spawn(&mut self, cause: StartCause) -> Phase {
         let incarnation = self.machine.last.next();
         self.machine.last = incarnation;
-        self.emit(Fact::Starting { instance: self.machine.id.clone(), incarnation, cause });
+        self.emit(Fact::Instance(InstanceFact::Starting {
+            instance: self.machine.id.clone(),
+            incarnation,
+            cause,
+        }));
         self.machine.stop_by = None;
         self.out.push(InstanceEffect::Spawn(incarnation));
         Phase::Starting { incarnation, asked: self.now, abort: None }
@@ -486,7 +500,11 @@ impl Turn<'_> {
         abort: Option<Abort>,
         pid: u32,
     ) -> Phase {
-        self.emit(Fact::Running { instance: self.machine.id.clone(), incarnation, pid });
+        self.emit(Fact::Instance(InstanceFact::Running {
+            instance: self.machine.id.clone(),
+            incarnation,
+            pid,
+        }));
         let never_ready = Readiness::Not { at: None, deadline: None };
         let life = Life { incarnation, started: asked, ready: never_ready };
         if let Some(abort) = abort {
@@ -520,12 +538,12 @@ impl Turn<'_> {
         roll: f64,
     ) -> Phase {
         let exit = ExitOutcome::Spawn(Box::new(failure));
-        self.emit(Fact::Exited {
+        self.emit(Fact::Instance(InstanceFact::Exited {
             instance: self.machine.id.clone(),
             incarnation,
             exit: exit.clone(),
             uptime: Duration::ZERO,
-        });
+        }));
         match abort {
             Some(Abort { next: Next::Start(cause), .. }) => {
                 self.rested_for_a_moment();
@@ -556,11 +574,11 @@ impl Turn<'_> {
     }
 
     fn tell_ready(&mut self, life: &Life) {
-        self.emit(Fact::Ready {
+        self.emit(Fact::Instance(InstanceFact::Ready {
             instance: self.machine.id.clone(),
             incarnation: life.incarnation,
             after: self.now.saturating_sub(life.started),
-        });
+        }));
     }
 
     fn checked(&mut self, life: Life, kind: CheckKind, change: CheckChange) -> Phase {
@@ -569,26 +587,45 @@ impl Turn<'_> {
         match (kind, change) {
             (CheckKind::Ready, CheckChange::Good) => self.ready(life),
             (CheckKind::Health, CheckChange::Good) => {
-                self.emit(Fact::HealthChanged { instance, incarnation, health: Health::Healthy });
+                self.emit(Fact::Instance(InstanceFact::HealthChanged {
+                    instance,
+                    incarnation,
+                    health: Health::Healthy,
+                }));
                 Phase::Running(life)
             }
             (CheckKind::Ready | CheckKind::Health, CheckChange::Failing { in_a_row, message }) => {
-                self.emit(Fact::CheckFailed { instance, incarnation, check: kind, in_a_row, message });
+                self.emit(Fact::Instance(InstanceFact::CheckFailed {
+                    instance,
+                    incarnation,
+                    check: kind,
+                    in_a_row,
+                    message,
+                }));
                 Phase::Running(life)
             }
             (CheckKind::Ready | CheckKind::Health, CheckChange::Unable(message)) => {
-                self.emit(Fact::CheckUnable { instance, incarnation, check: kind, message });
+                self.emit(Fact::Instance(InstanceFact::CheckUnable {
+                    instance,
+                    incarnation,
+                    check: kind,
+                    message,
+                }));
                 Phase::Running(life)
             }
             (CheckKind::Health, CheckChange::Bad { in_a_row, message }) => {
-                self.emit(Fact::CheckFailed {
+                self.emit(Fact::Instance(InstanceFact::CheckFailed {
                     instance: instance.clone(),
                     incarnation,
                     check: kind,
                     in_a_row,
                     message,
-                });
-                self.emit(Fact::HealthChanged { instance, incarnation, health: Health::Unhealthy });
+                }));
+                self.emit(Fact::Instance(InstanceFact::HealthChanged {
+                    instance,
+                    incarnation,
+                    health: Health::Unhealthy,
+                }));
                 self.begin_stop(life, StopCause::Health, Next::Rest)
             }
             // `probe` never calls a readiness check bad.
@@ -611,11 +648,11 @@ impl Turn<'_> {
             return self.finish(stopping, roll);
         }
         self.out.push(InstanceEffect::EndChecks);
-        self.emit(Fact::LeftBehind {
+        self.emit(Fact::Instance(InstanceFact::LeftBehind {
             instance: self.machine.id.clone(),
             incarnation: life.incarnation,
             exit: ExitOutcome::Process { exit, ended: EndedBy::ByItself, reason: None },
-        });
+        }));
         self.out.push(InstanceEffect::Terminate(life.incarnation, self.spec.stop.signal));
         Phase::Stopping(stopping)
     }
@@ -630,13 +667,13 @@ impl Turn<'_> {
             _ => self.stop_time(),
         };
         let deadline = self.now + timeout;
-        self.emit(Fact::Stopping {
+        self.emit(Fact::Instance(InstanceFact::Stopping {
             instance: self.machine.id.clone(),
             incarnation,
             cause,
             signal: (!by_command).then(|| signal_name(self.spec.stop.signal)),
             timeout,
-        });
+        }));
         let step = if by_command {
             self.out.push(InstanceEffect::StopCommand(incarnation));
             Step::Command { deadline }
@@ -670,11 +707,11 @@ impl Turn<'_> {
 
     fn stop_command_trouble(&mut self, stopping: &Stopping, trouble: Option<String>) {
         if let Some(message) = trouble {
-            self.emit(Fact::StopCommandFailed {
+            self.emit(Fact::Instance(InstanceFact::StopCommandFailed {
                 instance: self.machine.id.clone(),
                 incarnation: stopping.life.incarnation,
                 message,
-            });
+            }));
         }
     }
 
@@ -686,11 +723,11 @@ impl Turn<'_> {
 
     fn kill(&mut self, stopping: Stopping) -> Phase {
         let incarnation = stopping.life.incarnation;
-        self.emit(Fact::Killed {
+        self.emit(Fact::Instance(InstanceFact::Killed {
             instance: self.machine.id.clone(),
             incarnation,
             after: self.now.saturating_sub(stopping.asked),
-        });
+        }));
         self.out.push(InstanceEffect::KillTree(incarnation));
         let step = Step::Killing { stuck_at: Some(self.now + STUCK_AFTER) };
         Phase::Stopping(Stopping { step, ..stopping })
@@ -721,12 +758,12 @@ impl Turn<'_> {
         // A tree is reported gone only after its main process was.
         let exit = exit.unwrap_or(Exit::Signal { signal: 9, core_dumped: false });
         let outcome = ExitOutcome::Process { exit, ended, reason };
-        self.emit(Fact::Exited {
+        self.emit(Fact::Instance(InstanceFact::Exited {
             instance: self.machine.id.clone(),
             incarnation: life.incarnation,
             exit: outcome.clone(),
             uptime: self.now.saturating_sub(life.started),
-        });
+        }));
         match (cause, next) {
             (_, Next::Start(cause)) => {
                 self.rested_for_a_moment();
@@ -764,7 +801,7 @@ impl Turn<'_> {
         }
         match restart::verdict(self.spec.kind, &self.spec.restart, &outcome) {
             Verdict::Complete => {
-                self.emit(Fact::Completed { instance: self.machine.id.clone() });
+                self.emit(Fact::Instance(InstanceFact::Completed { instance: self.machine.id.clone() }));
                 self.out.push(InstanceEffect::Ended);
                 Phase::Completed
             }
@@ -787,12 +824,12 @@ impl Turn<'_> {
                 }
                 let delay = restart::delay(&self.spec.restart.backoff, self.machine.attempts, roll);
                 self.machine.attempts = self.machine.attempts.saturating_add(1);
-                self.emit(Fact::Crashed {
+                self.emit(Fact::Instance(InstanceFact::Crashed {
                     instance: self.machine.id.clone(),
                     exit: outcome,
                     retry_in: delay,
                     attempt: self.machine.attempts,
-                });
+                }));
                 self.out.push(InstanceEffect::Crashed(delay));
                 Phase::Crashed(Retry::Asked(delay))
             }
@@ -822,14 +859,17 @@ impl Turn<'_> {
                 // These causes are followed by a start, unless the instance was stopped by hand.
                 let again = matches!(cause, StopCause::Group | StopCause::Restart | StopCause::Dependency);
                 let held = again && self.machine.goal == Goal::Up;
-                self.emit(Fact::Stopped { instance: self.machine.id.clone(), held });
+                self.emit(Fact::Instance(InstanceFact::Stopped { instance: self.machine.id.clone(), held }));
                 Phase::Stopped { held }
             }
         }
     }
 
     fn fail(&mut self, why: FailureReason) -> Phase {
-        self.emit(Fact::Failed { instance: self.machine.id.clone(), why: why.clone() });
+        self.emit(Fact::Instance(InstanceFact::Failed {
+            instance: self.machine.id.clone(),
+            why: why.clone(),
+        }));
         Phase::Failed(why)
     }
 
@@ -850,22 +890,22 @@ impl Turn<'_> {
                     self.stop_command_trouble(&stopping, Some(format!("it did not end within {limit}")));
                     self.out
                         .push(InstanceEffect::Terminate(stopping.life.incarnation, self.spec.stop.signal));
-                    self.emit(Fact::Stopping {
+                    self.emit(Fact::Instance(InstanceFact::Stopping {
                         instance: self.machine.id.clone(),
                         incarnation: stopping.life.incarnation,
                         cause: stopping.cause,
                         signal: Some(signal_name(self.spec.stop.signal)),
                         timeout: self.stop_time(),
-                    });
+                    }));
                     let deadline = self.now + self.stop_time();
                     Phase::Stopping(Stopping { step: Step::Terminating { deadline }, ..stopping })
                 }
                 Step::Terminating { deadline } if due(Some(deadline)) => self.kill(stopping),
                 Step::Killing { stuck_at } if due(stuck_at) => {
-                    self.emit(Fact::Stuck {
+                    self.emit(Fact::Instance(InstanceFact::Stuck {
                         instance: self.machine.id.clone(),
                         incarnation: stopping.life.incarnation,
-                    });
+                    }));
                     Phase::Stopping(Stopping { step: Step::Killing { stuck_at: None }, ..stopping })
                 }
                 Step::Command { .. } | Step::Terminating { .. } | Step::Killing { .. } => {

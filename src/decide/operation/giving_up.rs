@@ -3,6 +3,7 @@
 
 use super::{CommandEffect, Operation, Operations, StopOrder, Work, services};
 use crate::decide::tree_state::TreeState;
+use crate::model::event::TreeFact;
 use crate::model::{Fact, InstanceId, Name};
 
 impl Operations {
@@ -25,17 +26,20 @@ impl Operations {
                     return self.give_up_of(tree_state, of_it.map(|entry| entry.id.clone()).collect(), out);
                 }
                 _ => {
-                    out.push(CommandEffect::Emit(Fact::ShutdownStarted { cause }));
+                    out.push(CommandEffect::Emit(Fact::Tree(TreeFact::ShutdownStarted { cause })));
                     return self.shutdown(tree_state, out);
                 }
             }
         };
         let root = group.as_ref().is_some_and(|group| group.as_str() == project);
         let group = group.filter(|_| !root);
-        out.push(CommandEffect::Emit(Fact::ProjectGaveUp { project: project.clone(), group }));
+        out.push(CommandEffect::Emit(Fact::Tree(TreeFact::ProjectGaveUp {
+            project: project.clone(),
+            group,
+        })));
         if tree_state.would_give_up_with(Some(&project)) {
             let cause = "every project has given up".to_owned();
-            out.push(CommandEffect::Emit(Fact::ShutdownStarted { cause }));
+            out.push(CommandEffect::Emit(Fact::Tree(TreeFact::ShutdownStarted { cause })));
             return self.shutdown(tree_state, out);
         }
         let of_it = tree_state.entries().iter().filter(|entry| entry.spec.project.as_ref() == Some(&project));

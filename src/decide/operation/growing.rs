@@ -12,6 +12,7 @@ use crate::decide::plan_edit::{self, Branch};
 use crate::decide::tree_state::{InstanceState, TreeState};
 use crate::model::cause::StartCause;
 use crate::model::command::InstanceAnswer;
+use crate::model::event::TreeFact;
 use crate::model::{Answer, Denial, DenialCode, Fact, Goal, InstanceId, Name, ServiceSpec, State, spec};
 
 /// A removal whose state machines may still exist. Its names can't be used again before they
@@ -224,7 +225,7 @@ impl Operations {
         let ids = operation.parts.iter().map(|(id, _)| id.to_string());
         let results = ids.chain(removal.groups.iter().map(ToString::to_string)).map(removed).collect();
         if !services.is_empty() || !groups.is_empty() {
-            out.push(CommandEffect::Emit(Fact::Removed { services, groups }));
+            out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Removed { services, groups })));
         }
         Ok(Leaving { names, branches, ticket: operation.ticket, results })
     }
@@ -265,7 +266,12 @@ impl Operations {
         if came_any {
             out.push(CommandEffect::Adopt(Branch::of_copies(tree_state, &service, came)));
         }
-        out.push(CommandEffect::Emit(Fact::Scaled { service: service.clone(), from, to, naming }));
+        out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Scaled {
+            service: service.clone(),
+            from,
+            to,
+            naming,
+        })));
         // Where copies are added, their start answers the command.
         let ticket = if came_any { None } else { operation.ticket };
         if let (true, Some(ticket)) = (came_any, operation.ticket) {

@@ -4,6 +4,7 @@
 use super::{InstanceSnapshot, Work};
 use crate::decide::tree_state::InstanceState;
 use crate::model::cause::{FailureReason, StartCause};
+use crate::model::event::InstanceFact;
 use crate::model::{Fact, Goal, Kind, ServiceSpec, State};
 use crate::present::units::{forks_away, in_time, lost_sight, short};
 
@@ -160,9 +161,12 @@ impl Work {
     pub(super) fn outcome(&self, fact: &Fact, entry: &InstanceState) -> Option<(bool, String)> {
         match self {
             Work::Pause => match fact {
-                Fact::Paused { .. } => Some((true, "paused".to_owned())),
-                Fact::Exited { exit, .. } => Some((false, format!("has ended meanwhile: {exit}"))),
-                Fact::Stopping { .. } | Fact::LeftBehind { .. } => {
+                Fact::Instance(InstanceFact::Paused { .. }) => Some((true, "paused".to_owned())),
+                Fact::Instance(InstanceFact::Exited { exit, .. }) => {
+                    Some((false, format!("has ended meanwhile: {exit}")))
+                }
+                Fact::Instance(InstanceFact::Stopping { .. })
+                | Fact::Instance(InstanceFact::LeftBehind { .. }) => {
                     Some((false, "is stopping: only what runs can be paused".to_owned()))
                 }
                 _ => None,
@@ -170,18 +174,20 @@ impl Work {
             // A resume was answered when it was acknowledged.
             Work::Resume => None,
             Work::Start(_) | Work::Restart => match fact {
-                Fact::Ready { after, .. } if entry.spec.kind == Kind::Service => {
+                Fact::Instance(InstanceFact::Ready { after, .. }) if entry.spec.kind == Kind::Service => {
                     Some((true, format!("ready after {}", short(*after))))
                 }
-                Fact::Completed { .. } => Some((true, "completed".to_owned())),
-                Fact::Failed { why, .. } => Some((false, format!("failed: {why}"))),
-                Fact::Crashed { exit, retry_in, .. } => {
+                Fact::Instance(InstanceFact::Completed { .. }) => Some((true, "completed".to_owned())),
+                Fact::Instance(InstanceFact::Failed { why, .. }) => Some((false, format!("failed: {why}"))),
+                Fact::Instance(InstanceFact::Crashed { exit, retry_in, .. }) => {
                     Some((false, format!("crashed: {exit}; comes back {}", in_time(*retry_in))))
                 }
                 // The group stopped the instance after it had acknowledged the directive.
-                Fact::Stopped { held: false, .. } => Some((false, "stopped meanwhile".to_owned())),
-                Fact::Paused { .. } => Some((false, "paused meanwhile".to_owned())),
-                Fact::Stuck { .. } => {
+                Fact::Instance(InstanceFact::Stopped { held: false, .. }) => {
+                    Some((false, "stopped meanwhile".to_owned()))
+                }
+                Fact::Instance(InstanceFact::Paused { .. }) => Some((false, "paused meanwhile".to_owned())),
+                Fact::Instance(InstanceFact::Stuck { .. }) => {
                     Some((false, entry.forks_away.map_or_else(|| STUCK.to_owned(), forks_away)))
                 }
                 _ => None,
@@ -194,16 +200,18 @@ impl Work {
             | Work::GiveUp(_)
             | Work::Shutdown(_) => match fact {
                 // The exit is enough: the group may start the instance again at once.
-                Fact::Exited { .. } if matches!(self, Work::RestartInOrder(_) | Work::Cascade(_)) => {
+                Fact::Instance(InstanceFact::Exited { .. })
+                    if matches!(self, Work::RestartInOrder(_) | Work::Cascade(_)) =>
+                {
                     Some((true, "stopped".to_owned()))
                 }
-                Fact::Stopped { .. } => match entry.lost_sight {
+                Fact::Instance(InstanceFact::Stopped { .. }) => match entry.lost_sight {
                     None => Some((true, "stopped".to_owned())),
                     Some(of) => Some((false, lost_sight(of))),
                 },
-                Fact::Completed { .. } => Some((true, "completed".to_owned())),
-                Fact::Failed { why, .. } => Some((true, format!("failed: {why}"))),
-                Fact::Stuck { .. } => {
+                Fact::Instance(InstanceFact::Completed { .. }) => Some((true, "completed".to_owned())),
+                Fact::Instance(InstanceFact::Failed { why, .. }) => Some((true, format!("failed: {why}"))),
+                Fact::Instance(InstanceFact::Stuck { .. }) => {
                     Some((false, entry.forks_away.map_or_else(|| STUCK.to_owned(), forks_away)))
                 }
                 _ => None,

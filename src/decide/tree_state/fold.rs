@@ -13,6 +13,7 @@ use crate::decide::graph::Graph;
 use crate::decide::resolve::resolve;
 use crate::decide::tree_state::is_busy;
 use crate::model::cause::StartCause;
+use crate::model::event::{GroupFact, InstanceFact, PoolFact, TreeFact};
 use crate::model::plan::{GiveUp, PlanChange};
 use crate::model::spec::scaled;
 use crate::model::{Addition, Command, Event, Fact, Goal, Health, InstanceId, InstanceRecord, Name, State};
@@ -97,43 +98,51 @@ impl TreeState {
     pub fn apply(&mut self, event: &Event) {
         self.last_event = event.seq;
         match &event.fact {
+            Fact::Instance(fact) => self.apply_to_instance(event, fact),
+            Fact::Group(fact) => self.apply_to_group(fact),
+            Fact::Tree(fact) => self.apply_to_tree(event, fact),
+            // The pools are not part of the tree.
+            Fact::Pool(PoolFact::Scaled { .. }) => {}
+        }
+    }
+
+    fn apply_to_group(&mut self, fact: &GroupFact) {
+        match fact {
             // A group that escalates is not marked as failed: its parent decides what follows.
-            Fact::GroupGaveUp { then: GiveUp::Escalate, .. } => {}
-            Fact::GroupGaveUp { group: Some(group), .. } => {
-                if let Some(status) = self.groups.get_mut(group) {
-                    status.failed = true;
-                }
-            }
-            Fact::GroupGaveUp { group: None, .. } => self.root_failed = true,
-            Fact::ShutdownStarted { .. } => self.shutting_down = Some(event.since_start),
-            Fact::Added { addition } => self.grow(addition, event.at),
-            Fact::Reconfigured { change } => self.reconfigure(change),
-            Fact::Removed { services, groups } => self.shrink(services, groups),
-            Fact::Scaled { service, to, .. } => self.scale(service, *to, event.at),
-            Fact::ProjectGaveUp { project, .. } => {
+            GroupFact::GaveUp { then: GiveUp::Escalate, .. } => {}
+            GroupFact::GaveUp { group: Some(group), .. } => self.mark_as_failed(group),
+            GroupFact::GaveUp { group: None, .. } => self.root_failed = true,
+            GroupFact::Restarting { .. } | GroupFact::ShutDown { .. } => {}
+        }
+    }
+
+    fn mark_as_failed(&mut self, group: &Name) {
+        if let Some(status) = self.groups.get_mut(group) {
+            status.failed = true;
+        }
+    }
+
+    fn apply_to_tree(&mut self, event: &Event, fact: &TreeFact) {
+        match fact {
+            TreeFact::ShutdownStarted { .. } => self.shutting_down = Some(event.since_start),
+            TreeFact::Added { addition } => self.grow(addition, event.at),
+            TreeFact::Reconfigured { change } => self.reconfigure(change),
+            TreeFact::Removed { services, groups } => self.shrink(services, groups),
+            TreeFact::Scaled { service, to, .. } => self.scale(service, *to, event.at),
+            TreeFact::ProjectGaveUp { project, .. } => {
                 self.failed_projects.insert(project.clone());
             }
-            Fact::TakenOver { instances, failed_groups, failed_projects } => {
+            TreeFact::TakenOver { instances, failed_groups, failed_projects } => {
                 self.failed_projects.extend(failed_projects.iter().cloned());
-                for past in instances {
-                    self.take_over(past);
-                }
-                for group in failed_groups {
-                    if let Some(status) = self.groups.get_mut(group) {
-                        status.failed = true;
-                    }
-                }
+                instances.iter().for_each(|past| self.take_over(past));
+                failed_groups.iter().for_each(|group| self.mark_as_failed(group));
             }
-            Fact::CommandAccepted { command, .. } => self.take_leave(command),
-            Fact::SupervisorStarted { .. }
-            | Fact::StoreLost { .. }
-            | Fact::ScaleDecided { .. }
-            | Fact::PoolScaled { .. }
-            | Fact::CommandDenied { .. }
-            | Fact::GroupRestarting { .. }
-            | Fact::GroupShutDown { .. }
-            | Fact::ShutdownDone => {}
-            fact => self.apply_to_instance(event, fact),
+            TreeFact::CommandAccepted { command, .. } => self.take_leave(command),
+            TreeFact::SupervisorStarted { .. }
+            | TreeFact::StoreLost { .. }
+            | TreeFact::ScaleDecided { .. }
+            | TreeFact::CommandDenied { .. }
+            | TreeFact::ShutdownDone => {}
         }
     }
 
@@ -167,7 +176,7 @@ impl TreeState {
         entry.state = past.state;
         entry.ready = past.ready && past.state != State::Paused;
         entry.ready_again = past.ready && past.state == State::Paused;
-        (entry.goal, entry.directive) = (past.goal, past.goal);
+        (entry.goal, entry.own_goal) = (past.goal, past.goal);
         entry.pid = past.pid;
         entry.incarnation = past.incarnation;
         (entry.restarts, entry.attempts) = (past.restarts, past.attempts);
@@ -185,8 +194,8 @@ impl TreeState {
         }
     }
 
-    fn apply_to_instance(&mut self, event: &Event, fact: &Fact) {
-        let Some(at) = fact.instance().and_then(|id| self.places.get(id)).copied() else {
+    fn apply_to_instance(&mut self, event: &Event, fact: &InstanceFact) {
+        let Some(at) = self.places.get(fact.instance()).copied() else {
             return;
         };
         let entry = &mut self.entries[at];
@@ -198,111 +207,20 @@ impl TreeState {
         if let Some(state) = fact.state() {
             entry.settle(state);
         }
+        entry.apply(event, fact);
         match fact {
-            Fact::GoalSet { goal, .. } => {
-                entry.goal = *goal;
+            InstanceFact::GoalSet { goal, .. } => {
                 let leaves = match goal {
                     Goal::Down => self.leaving.contains(&entry.id),
                     Goal::Up => self.leaving.remove(&entry.id),
                 };
-                // Neither a shutdown nor a removal counts as a directive for the service.
+                // Neither a shutdown nor a removal counts as the user's own goal for the service.
                 if self.shutting_down.is_none() && (*goal == Goal::Up || !leaves) {
-                    entry.directive = *goal;
+                    entry.own_goal = *goal;
                 }
             }
-            Fact::Waiting { for_, .. } => entry.waiting_for.clone_from(for_),
-            Fact::Starting { incarnation, cause, .. } => {
-                entry.born = event.seq;
-                entry.incarnation = *incarnation;
-                entry.spawn_fingerprint = Some(entry.spec.spawn_fingerprint());
-                entry.started = Some(event.since_start);
-                entry.health = Health::Unknown;
-                entry.failing = None;
-                (entry.output, entry.unkept) = (None, None);
-                (entry.forks_away, entry.lost_sight) = (None, None);
-                entry.stopped_for = None;
-                entry.restarts += u64::from(cause.is_restart());
-                if *cause == StartCause::Command || *cause == StartCause::Boot {
-                    entry.attempts = 0;
-                }
-                if *cause == StartCause::Command {
-                    self.clear_mark(at);
-                    return self.stamp(at, before, event);
-                }
-            }
-            Fact::ForksAway { left, .. } => entry.forks_away = Some(*left),
-            Fact::LostSight { of, .. } => entry.lost_sight = Some(*of),
-            Fact::OutputElsewhere { file, reason, .. } => {
-                entry.output = Some(crate::present::units::goes_elsewhere(file, reason));
-            }
-            Fact::OutputLost { lost_bytes, reason, .. } => {
-                entry.unkept = lost_bytes.is_none().then(|| crate::present::units::not_kept(reason));
-            }
-            Fact::EnvRenewed { spawn_fingerprint, .. } => entry.spawn_fingerprint = Some(*spawn_fingerprint),
-            Fact::Running { pid, .. } => entry.pid = Some(*pid),
-            Fact::Ready { .. } => {
-                match entry.state {
-                    State::Paused => entry.ready_again = true,
-                    _ => entry.ready = true,
-                }
-                entry.failing = None;
-            }
-            Fact::CheckFailed { message, check, .. } | Fact::CheckUnable { message, check, .. } => {
-                entry.failing = Some(format!("{check} check: {message}"));
-            }
-            Fact::HealthChanged { health, .. } => {
-                entry.health = *health;
-                if *health == Health::Healthy {
-                    entry.failing = None;
-                }
-            }
-            Fact::Paused { .. } => entry.ready_again = std::mem::take(&mut entry.ready),
-            Fact::Killed { .. } => entry.ready = false,
-            Fact::Resumed { ready, .. } => entry.ready = *ready,
-            Fact::Stopping { timeout, cause, .. } => {
-                entry.stopped_for = Some(*cause);
-                entry.ready = false;
-                entry.kill_at = Some(event.since_start + *timeout);
-            }
-            Fact::LeftBehind { .. } => {
-                entry.ready = false;
-                entry.kill_at = Some(event.since_start + entry.spec.stop.timeout);
-            }
-            Fact::StopCommandFailed { message, .. } => {
-                entry.failing = Some(format!("stop command: {message}"));
-            }
-            Fact::Stuck { .. } | Fact::ActorBroke { .. } | Fact::HookFailed { .. } => {}
-            Fact::Exited { exit, .. } => {
-                entry.exit = Some(exit.clone());
-                entry.pid = None;
-                entry.ready = false;
-                entry.started = None;
-                entry.health = Health::Unknown;
-            }
-            Fact::Crashed { retry_in, attempt, .. } => {
-                entry.attempts = *attempt;
-                entry.retry_at = Some(event.since_start + *retry_in);
-            }
-            Fact::Failed { why, .. } => entry.failed = Some(why.clone()),
-            Fact::Stopped { .. }
-            | Fact::Completed { .. }
-            | Fact::SupervisorStarted { .. }
-            | Fact::TakenOver { .. }
-            | Fact::StoreLost { .. }
-            | Fact::CommandAccepted { .. }
-            | Fact::CommandDenied { .. }
-            | Fact::GroupRestarting { .. }
-            | Fact::GroupShutDown { .. }
-            | Fact::GroupGaveUp { .. }
-            | Fact::ProjectGaveUp { .. }
-            | Fact::Added { .. }
-            | Fact::Reconfigured { .. }
-            | Fact::Scaled { .. }
-            | Fact::ScaleDecided { .. }
-            | Fact::PoolScaled { .. }
-            | Fact::Removed { .. }
-            | Fact::ShutdownStarted { .. }
-            | Fact::ShutdownDone => {}
+            InstanceFact::Starting { cause: StartCause::Command, .. } => self.clear_mark(at),
+            _ => {}
         }
         self.stamp(at, before, event);
     }
@@ -333,6 +251,92 @@ impl TreeState {
                 (true, false) => self.busy -= 1,
                 (true, true) | (false, false) => {}
             }
+        }
+    }
+}
+
+impl InstanceState {
+    /// Applies a fact about this instance.
+    fn apply(&mut self, event: &Event, fact: &InstanceFact) {
+        match fact {
+            // The tree knows whether the goal is the user's own.
+            InstanceFact::GoalSet { goal, .. } => self.goal = *goal,
+            InstanceFact::Waiting { for_, .. } => self.waiting_for.clone_from(for_),
+            InstanceFact::Starting { incarnation, cause, .. } => {
+                self.born = event.seq;
+                self.incarnation = *incarnation;
+                self.spawn_fingerprint = Some(self.spec.spawn_fingerprint());
+                self.started = Some(event.since_start);
+                self.health = Health::Unknown;
+                self.failing = None;
+                (self.output, self.unkept) = (None, None);
+                (self.forks_away, self.lost_sight) = (None, None);
+                self.stopped_for = None;
+                self.restarts += u64::from(cause.is_restart());
+                if *cause == StartCause::Command || *cause == StartCause::Boot {
+                    self.attempts = 0;
+                }
+            }
+            InstanceFact::ForksAway { left, .. } => self.forks_away = Some(*left),
+            InstanceFact::LostSight { of, .. } => self.lost_sight = Some(*of),
+            InstanceFact::OutputElsewhere { file, reason, .. } => {
+                self.output = Some(crate::present::units::goes_elsewhere(file, reason));
+            }
+            InstanceFact::OutputLost { lost_bytes, reason, .. } => {
+                self.unkept = lost_bytes.is_none().then(|| crate::present::units::not_kept(reason));
+            }
+            InstanceFact::EnvRenewed { spawn_fingerprint, .. } => {
+                self.spawn_fingerprint = Some(*spawn_fingerprint);
+            }
+            InstanceFact::Running { pid, .. } => self.pid = Some(*pid),
+            InstanceFact::Ready { .. } => {
+                match self.state {
+                    State::Paused => self.ready_again = true,
+                    _ => self.ready = true,
+                }
+                self.failing = None;
+            }
+            InstanceFact::CheckFailed { message, check, .. }
+            | InstanceFact::CheckUnable { message, check, .. } => {
+                self.failing = Some(format!("{check} check: {message}"));
+            }
+            InstanceFact::HealthChanged { health, .. } => {
+                self.health = *health;
+                if *health == Health::Healthy {
+                    self.failing = None;
+                }
+            }
+            InstanceFact::Paused { .. } => self.ready_again = std::mem::take(&mut self.ready),
+            InstanceFact::Killed { .. } => self.ready = false,
+            InstanceFact::Resumed { ready, .. } => self.ready = *ready,
+            InstanceFact::Stopping { timeout, cause, .. } => {
+                self.stopped_for = Some(*cause);
+                self.ready = false;
+                self.kill_at = Some(event.since_start + *timeout);
+            }
+            InstanceFact::LeftBehind { .. } => {
+                self.ready = false;
+                self.kill_at = Some(event.since_start + self.spec.stop.timeout);
+            }
+            InstanceFact::StopCommandFailed { message, .. } => {
+                self.failing = Some(format!("stop command: {message}"));
+            }
+            InstanceFact::Stuck { .. }
+            | InstanceFact::ActorBroke { .. }
+            | InstanceFact::HookFailed { .. } => {}
+            InstanceFact::Exited { exit, .. } => {
+                self.exit = Some(exit.clone());
+                self.pid = None;
+                self.ready = false;
+                self.started = None;
+                self.health = Health::Unknown;
+            }
+            InstanceFact::Crashed { retry_in, attempt, .. } => {
+                self.attempts = *attempt;
+                self.retry_at = Some(event.since_start + *retry_in);
+            }
+            InstanceFact::Failed { why, .. } => self.failed = Some(why.clone()),
+            InstanceFact::Stopped { .. } | InstanceFact::Completed { .. } => {}
         }
     }
 }

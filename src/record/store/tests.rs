@@ -44,16 +44,20 @@ impl Log {
         let (instance, incarnation) = (id(name), Incarnation(number));
         let exit = ExitOutcome::Process { exit: Exit::Code(3), ended: EndedBy::ByItself, reason: None };
         for fact in [
-            Fact::GoalSet { instance: instance.clone(), goal: Goal::Up },
-            Fact::Starting { instance: instance.clone(), incarnation, cause: StartCause::Policy },
-            Fact::Running { instance: instance.clone(), incarnation, pid: 7 },
-            Fact::Exited {
+            Fact::Instance(InstanceFact::GoalSet { instance: instance.clone(), goal: Goal::Up }),
+            Fact::Instance(InstanceFact::Starting {
+                instance: instance.clone(),
+                incarnation,
+                cause: StartCause::Policy,
+            }),
+            Fact::Instance(InstanceFact::Running { instance: instance.clone(), incarnation, pid: 7 }),
+            Fact::Instance(InstanceFact::Exited {
                 instance: instance.clone(),
                 incarnation,
                 exit: exit.clone(),
                 uptime: Duration::from_secs(1),
-            },
-            Fact::Crashed { instance, exit, retry_in: Duration::ZERO, attempt: 1 },
+            }),
+            Fact::Instance(InstanceFact::Crashed { instance, exit, retry_in: Duration::ZERO, attempt: 1 }),
         ] {
             self.tell(fact);
         }
@@ -73,7 +77,7 @@ fn what_was_told_is_remembered() {
     let mut log = Log::new(store.clone(), 0);
     store.begin("boot", Duration::from_nanos(5), Vec::new());
     log.life("a", 1);
-    log.tell(Fact::GoalSet { instance: id("b"), goal: Goal::Down });
+    log.tell(Fact::Instance(InstanceFact::GoalSet { instance: id("b"), goal: Goal::Down }));
     store.life(&id("b"), Incarnation(1), "life".to_owned());
     store.flush();
     let (_, memory) = open(&path);
@@ -110,7 +114,8 @@ fn events_are_found_by_state_and_by_page() {
     let running = EventFilter { states: vec![State::Running], ..EventFilter::default() };
     let found = store.last_events(0, &running, usize::MAX).unwrap();
     assert!(
-        found.len() == 2 && found.iter().all(|event| matches!(event.fact, Fact::Running { .. })),
+        found.len() == 2
+            && found.iter().all(|event| matches!(event.fact, Fact::Instance(InstanceFact::Running { .. }))),
         "{found:?}"
     );
     assert!(
@@ -141,9 +146,9 @@ fn answers_are_found_by_whose_they_are_and_the_trail_is_kept() {
     let mut log = Log::new(store.clone(), 0);
     let command = Box::new(Command::Stop { select: Selector::named(["web"]), force: false });
     let by = |key: &str| Some(Box::new(Requester { key: Some(key.to_owned()), ..Requester::new("token:a") }));
-    log.tell(Fact::CommandAccepted { command: command.clone(), by: by("taken") });
+    log.tell(Fact::Tree(TreeFact::CommandAccepted { command: command.clone(), by: by("taken") }));
     let denial = Denial { code: DenialCode::NotFound, reason: "x".to_owned(), hint: None };
-    log.tell(Fact::CommandDenied { command, by: by("denied"), denial: Box::new(denial) });
+    log.tell(Fact::Tree(TreeFact::CommandDenied { command, by: by("denied"), denial: Box::new(denial) }));
     store.flush();
     assert_eq!(store.audited(None, 10).unwrap(), [entry("web", true), entry("db", false)]);
     assert_eq!(store.audited(None, 1).unwrap(), [entry("db", false)]);
@@ -165,10 +170,10 @@ fn the_end_of_a_tree_is_no_wish_of_the_users() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("regrow.db");
     let mut log = Log::new(open(&path).0, 0);
-    log.tell(Fact::GoalSet { instance: id("a"), goal: Goal::Up });
-    log.tell(Fact::ShutdownStarted { cause: "test".to_owned() });
-    log.tell(Fact::GoalSet { instance: id("a"), goal: Goal::Down });
-    log.tell(Fact::ShutdownDone);
+    log.tell(Fact::Instance(InstanceFact::GoalSet { instance: id("a"), goal: Goal::Up }));
+    log.tell(Fact::Tree(TreeFact::ShutdownStarted { cause: "test".to_owned() }));
+    log.tell(Fact::Instance(InstanceFact::GoalSet { instance: id("a"), goal: Goal::Down }));
+    log.tell(Fact::Tree(TreeFact::ShutdownDone));
     log.store.flush();
     let (_, memory) = open(&path);
     assert!(memory.ended && memory.pasts["a"].goal == Goal::Up);

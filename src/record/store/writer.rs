@@ -13,6 +13,7 @@ use super::schema::{self, millis, set_meta};
 use super::{ANSWERS, AuditEntry, Retention, StoreError, StoredAnswer};
 use crate::decide::history::ClosedPoint;
 use crate::decide::ledger::{KeptResult, KeptTask};
+use crate::model::event::{InstanceFact, TreeFact};
 use crate::model::{Event, Fact, Incarnation, InstanceId, InstanceRecord, Name, ServiceSpec, State, spec};
 use crate::record::store::schema::Database;
 use crate::sys::files;
@@ -224,10 +225,10 @@ impl Writer {
                     self.stands.insert(past.instance.to_string(), (**past).clone());
                 }
                 StoreCommand::Event { event, past: None, .. } => {
-                    if let Fact::Removed { services, .. } = &event.fact {
+                    if let Fact::Tree(TreeFact::Removed { services, .. }) = &event.fact {
                         self.stands.retain(|_, past| !services.contains(past.instance.service()));
                     }
-                    if let Fact::Scaled { service, from, to, naming } = &event.fact {
+                    if let Fact::Tree(TreeFact::Scaled { service, from, to, naming }) = &event.fact {
                         for id in spec::scaled(service, *from, *to, *naming).0 {
                             self.stands.remove(&id.to_string());
                         }
@@ -384,7 +385,7 @@ impl Writer {
                         let projects = serde_json::to_string(&failed.projects).unwrap_or_default();
                         set_meta(&transaction, "failed_projects", &projects)?;
                     }
-                    if let Fact::Scaled { service, from, to, naming } = &event.fact {
+                    if let Fact::Tree(TreeFact::Scaled { service, from, to, naming }) = &event.fact {
                         for id in spec::scaled(service, *from, *to, *naming).0.iter().map(ToString::to_string)
                         {
                             last.remove(&id);
@@ -393,7 +394,7 @@ impl Writer {
                                 .execute([id])?;
                         }
                     }
-                    if let Fact::Removed { services, .. } = &event.fact {
+                    if let Fact::Tree(TreeFact::Removed { services, .. }) = &event.fact {
                         last.retain(|_, past| !services.contains(past.instance.service()));
                         for service in services {
                             transaction
@@ -560,7 +561,7 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
         .execute(params![seq, millis(event.at), name, instance, body.to_string(), state])?;
     let at = || humantime::format_rfc3339_millis(event.at).to_string();
     match &event.fact {
-        Fact::Starting { instance, incarnation, cause } => {
+        Fact::Instance(InstanceFact::Starting { instance, incarnation, cause }) => {
             let cause = serde_json::to_value(cause).ok();
             connection
                 .prepare_cached(
@@ -575,10 +576,10 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
                     at(),
                 ])?;
         }
-        Fact::Running { instance, incarnation, pid } => {
+        Fact::Instance(InstanceFact::Running { instance, incarnation, pid }) => {
             write_pid(connection, instance, *incarnation, Some(*pid))?;
         }
-        Fact::Exited { instance, incarnation, exit, uptime } => {
+        Fact::Instance(InstanceFact::Exited { instance, incarnation, exit, uptime }) => {
             connection
                 .prepare_cached(
                     "INSERT INTO incarnations (instance, number, ended_at, exit, uptime_s) \
@@ -593,7 +594,7 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
                     uptime.as_secs_f64(),
                 ])?;
         }
-        Fact::CommandAccepted { command, by } => {
+        Fact::Tree(TreeFact::CommandAccepted { command, by }) => {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?1, ?2, ?3, ?4, ?5, 1, NULL, ?6)")?
                 .execute(params![
@@ -605,7 +606,7 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
                     by.as_ref().and_then(|by| by.key.as_ref()),
                 ])?;
         }
-        Fact::CommandDenied { command, by, denial } => {
+        Fact::Tree(TreeFact::CommandDenied { command, by, denial }) => {
             connection
                 .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)")?
                 .execute(params![
@@ -618,8 +619,8 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
                     by.as_ref().and_then(|by| by.key.as_ref()),
                 ])?;
         }
-        Fact::ShutdownStarted { cause } => set_meta(connection, "going_down", cause)?,
-        Fact::ShutdownDone => {
+        Fact::Tree(TreeFact::ShutdownStarted { cause }) => set_meta(connection, "going_down", cause)?,
+        Fact::Tree(TreeFact::ShutdownDone) => {
             set_meta(connection, "ended", "1")?;
             connection.execute("DELETE FROM meta WHERE key = 'going_down'", [])?;
         }

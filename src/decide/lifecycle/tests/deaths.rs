@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::decide::recovery::{StartKind, SurvivingProcess, continuation};
 use crate::decide::tree_state::TreeState;
-use crate::model::{Event, Plan};
+use crate::model::{Event, Plan, TreeFact};
 
 /// One instance, with as much of a kernel as it needs.
 struct Life {
@@ -175,11 +175,11 @@ impl Life {
             return;
         };
         self.written += 1;
-        let taken = Fact::TakenOver {
+        let taken = Fact::Tree(TreeFact::TakenOver {
             instances: vec![past.clone()],
             failed_groups: Vec::new(),
             failed_projects: Vec::new(),
-        };
+        });
         self.tree_state.apply(&event(self.written, taken, now));
         self.give(InstanceInput::Restore(Box::new(past)));
     }

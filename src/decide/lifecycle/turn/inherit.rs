@@ -9,6 +9,7 @@ use crate::decide::lifecycle::{
     Abort, Halt, InstanceEffect, Life, Next, Paused, Phase, Readiness, Retry, Step, Stopping,
 };
 use crate::model::cause::{FailureReason, StartCause};
+use crate::model::event::InstanceFact;
 use crate::model::{Fact, Goal, Incarnation, InstanceRecord, State, StopCause};
 
 impl Turn<'_> {
@@ -110,7 +111,10 @@ impl Turn<'_> {
     ) -> Phase {
         self.machine.goal = goal;
         self.machine.last = last;
-        self.emit(Fact::ActorBroke { instance: self.machine.id.clone(), message: message.clone() });
+        self.emit(Fact::Instance(InstanceFact::ActorBroke {
+            instance: self.machine.id.clone(),
+            message: message.clone(),
+        }));
         let why = FailureReason::Internal { message };
         let (cause, next) = (StopCause::Internal, Next::Fail(why.clone()));
         match left {
