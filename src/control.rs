@@ -20,6 +20,8 @@ mod operations;
 pub mod protocol;
 mod refused;
 mod requests;
+mod seats;
 pub mod server;
 pub(crate) mod shared;
+mod timed;
 pub mod tls;

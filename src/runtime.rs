@@ -4,39 +4,27 @@
 //! It is where the decisions, the actors and the host meet. It decides nothing itself, and it
 //! parses and prints nothing.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use below::Taken;
-use pools::PoolsArgs;
-use ractor::{Actor, ActorRef};
-use tokio::sync::{Semaphore, oneshot, watch};
+use builder::RuntimeBuilder;
+use ractor::ActorRef;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::actors::event_log::{EventLog, EventReader, NextEvent};
-use crate::actors::graph::DependencyGraph;
-use crate::actors::messages::{GraphMsg, SupervisorMsg};
-use crate::actors::monitor::{self, Measured, ResourceMonitor};
-use crate::actors::supervisor::{Position, RootChannel, ServiceSupervisor, SupervisorArgs};
-use crate::actors::worker_pool::{HostFactory, TaskContext, TaskPersistence, TaskRules};
-use crate::actors::{ActorContext, CHECKS_AT_ONCE, LogRetention, hooks};
+use crate::actors::event_log::{EventReader, NextEvent};
+use crate::actors::messages::SupervisorMsg;
+use crate::actors::monitor::{self, Measured};
+use crate::actors::{ActorContext, hooks};
 use crate::decide::graph::Graph;
-use crate::decide::group::GroupInput;
-use crate::decide::ledger::Ledger;
-use crate::decide::message::{Message, StepSink};
-use crate::decide::node::{heard_by_gate, is_heard_by_root};
-use crate::decide::operation::CommandInput;
+use crate::decide::message::StepSink;
 use crate::decide::start_gate::waits_for;
 use crate::decide::tree_state::TreeState;
-use crate::host::native::{self, HostOptions, NativeHost};
-use crate::host::waiting_tasks::WaitingTasks;
-use crate::host::{Host, OutputSink, SourceNames};
-use crate::model::cause::StartCause;
+use crate::host::native::NativeHost;
+use crate::host::{Host, OutputSink};
 use crate::model::event::TreeFact;
 use crate::model::history::ResourceHistory;
 use crate::model::sample::Sample;
@@ -46,117 +34,28 @@ use crate::model::{
     Addition, Answer, Command, Denial, DenialCode, Event, Fact, InstanceId, IssuedCommand, Name, Plan,
     Selector, StatusReport,
 };
-use crate::record::output::{ChunkSink, OutputHub};
-use crate::sys::clock::Clock;
-use crate::sys::files;
-use crate::vault::secrets::Vault;
+use crate::record::output::OutputHub;
+use crate::runtime::builder::TaskHost;
 
 pub use below::{KeeperOptions, UnclaimedPolicy};
 pub use blocking::BlockingPool;
+pub use options::{Options, SAMPLE_INTERVAL, StartError, TreeBroke};
 pub use pools::Pools;
 pub use tasks::Tasks;
 
 mod below;
 pub mod blocking;
+mod builder;
+mod options;
 pub mod pools;
 pub mod reload;
 pub mod tasks;
-
-/// The interval between two samples of the ResourceMonitor, unless told otherwise.
-pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The longest that [`Handle::written`] waits for the store.
 const WRITING: Duration = Duration::from_secs(2);
 
 /// The time that tasks have to end when the whole tree goes down, whatever their own grace.
 const FAREWELL_OF_TASKS: Duration = Duration::from_secs(5);
-
-/// The settings that a runtime is started with.
-pub struct Options {
-    /// How the process that the runtime lives in is treated.
-    pub host: HostOptions,
-    /// The interval between two samples of the resources.
-    pub sample_interval: Duration,
-    /// The sink that gets all output of the processes as it comes.
-    pub console: Option<Arc<dyn ChunkSink>>,
-    /// The sink that takes the output of services whose `log` says `inherit`.
-    pub own_output: Option<Arc<dyn ChunkSink>>,
-    /// The path of the control socket, which services find in their environment.
-    pub socket: Option<PathBuf>,
-    /// The recorder of every step and event of the run.
-    pub recorder: Option<Box<dyn StepSink>>,
-    /// The folder of the secrets that environments name; `None`: `secrets` in the state folder.
-    pub secrets: Option<PathBuf>,
-    /// The rules by which the worker pool runs tasks. With `None` the rules are those of the contract,
-    /// and output that exceeds the limit in memory goes to `tasks` in the state folder.
-    pub tasks: Option<TaskRules>,
-    /// How output is kept in files. Unless told otherwise, only services with `log` have files; those
-    /// without a `file` have theirs in `logs` in the state folder, where two programs must not use the
-    /// same service names.
-    pub keep: LogRetention,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            host: HostOptions::default(),
-            sample_interval: SAMPLE_INTERVAL,
-            console: None,
-            own_output: None,
-            socket: None,
-            recorder: None,
-            secrets: None,
-            tasks: None,
-            keep: LogRetention::declared(files::state_dir().join("logs")),
-        }
-    }
-}
-
-/// The reason why a tree did not come up.
-#[derive(Debug)]
-pub enum StartError {
-    /// The dependencies form circles: each path leads back to its first name.
-    Cycles(Vec<Vec<Name>>),
-    /// A group names something that is not in the plan, or an actor did not start.
-    Tree(String),
-    /// The kernel refused something that every run needs.
-    Host(io::Error),
-    /// The supervisor before this one ended in order but could no longer tell its keeper so. Nothing is
-    /// to be started.
-    Over,
-}
-
-impl std::fmt::Display for StartError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            StartError::Cycles(cycles) => {
-                f.write_str("dependencies in a circle:")?;
-                for cycle in cycles {
-                    let words: Vec<&str> = cycle.iter().map(Name::as_str).collect();
-                    write!(f, " {}", words.join(" -> "))?;
-                }
-                Ok(())
-            }
-            StartError::Tree(reason) => f.write_str(reason),
-            StartError::Host(error) => write!(f, "the host can't start: {error}"),
-            StartError::Over => f.write_str("everything is down already"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-/// The root of a tree crashed: this is a fault in regrow itself, which the program's log reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TreeBroke;
-
-impl std::fmt::Display for TreeBroke {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the tree has ended by a fault in regrow itself")
-    }
-}
-
-impl std::error::Error for TreeBroke {}
 
 /// A running tree. Cheap to clone; the tree lives until it is shut down.
 #[derive(Clone)]
@@ -184,9 +83,6 @@ struct Inner {
     /// The host of tasks, where it is not the host of services.
     task_host: TaskHost,
 }
-
-/// The place of the tasks' host, which is made once there is a task to run.
-type TaskHost = Arc<Mutex<Option<Arc<NativeHost>>>>;
 
 impl Handle {
     /// Brings a plan up and starts the services that start with it. It must be called within a tokio
@@ -595,248 +491,4 @@ fn unwritten(mut answer: Answer) -> Answer {
         result.message.push_str("; not written down, since the store can't be written: the keeper holds it");
     }
     answer
-}
-
-/// Makes the context that workers run tasks with. With `apart`, tasks get a host of their own, made
-/// when the first task needs it: `apart` is the place for that host and the identity of the daemon.
-fn task_context(
-    context: &Arc<ActorContext>,
-    folder: &Path,
-    apart: Option<(TaskHost, String)>,
-) -> TaskContext {
-    let host = Arc::clone(&context.host);
-    let ending = apart.as_ref().map(|(_, identity)| ending_of_left_tasks(identity.clone()));
-    let ending = Mutex::new(ending.flatten());
-    let make: HostFactory = match apart {
-        None => Box::new(move || Ok(Arc::clone(&host))),
-        Some((place, identity)) => Box::new(move || {
-            // The tasks of this daemon carry the same marks as those that an earlier one left, so those
-            // must be ended before a new one is made.
-            if let Some(ending) = ending.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                let _ = ending.join();
-            }
-            // The output of tasks does not go through this sink.
-            let sink: Arc<dyn OutputSink> = Arc::new(OutputHub::new(None));
-            let options = HostOptions { subreaper: true, owns_process: true, die_with_us: true };
-            let native = Arc::new(NativeHost::start_for_tasks(sink, options, &identity)?);
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&native));
-            Ok(native as Arc<dyn Host>)
-        }),
-    };
-    let ActorContext { clock, socket, inherited, vault, .. } = &**context;
-    TaskContext::new(
-        *clock,
-        (folder.to_owned(), socket.clone()),
-        Arc::clone(inherited),
-        Arc::clone(vault),
-        make,
-    )
-}
-
-/// How the tasks of a tree outlive the daemon: only below a keeper, which holds those that wait.
-fn lasting(
-    ledger: Option<Arc<dyn Ledger>>,
-    native: Option<&Arc<NativeHost>>,
-    held: Option<OwnedFd>,
-    going_down: bool,
-) -> TaskPersistence {
-    let Some(native) = native.filter(|native| native.keeper_pid().is_some()) else {
-        return TaskPersistence::default();
-    };
-    let keeper = Arc::clone(native);
-    let hold = Box::new(move |file| keeper.hold(below::TASKS, String::new(), Some(file)));
-    match WaitingTasks::open(held, hold) {
-        Ok((waiting, left)) => {
-            let left = if going_down { Vec::new() } else { left };
-            TaskPersistence { over: ledger, waiting: Some(waiting), left }
-        }
-        Err(error) => {
-            tracing::warn!(%error, "tasks that wait are lost with this daemon");
-            TaskPersistence { over: ledger, ..TaskPersistence::default() }
-        }
-    }
-}
-
-/// Ends the tasks that an earlier daemon left, on a thread of its own. Where no thread can be made,
-/// they are left to the next daemon.
-fn ending_of_left_tasks(identity: String) -> Option<std::thread::JoinHandle<()>> {
-    let thread = std::thread::Builder::new().name("regrow-left".into()).stack_size(256 * 1024);
-    let ended = thread.spawn(move || native::end_left_tasks(&identity));
-    ended.map_err(|error| tracing::warn!(%error, "what earlier tasks have left is not looked for")).ok()
-}
-
-struct RuntimeBuilder {
-    tree_state: TreeState,
-    host: Arc<dyn Host>,
-    output: Arc<OutputHub>,
-    socket: Option<PathBuf>,
-    native: Option<Arc<NativeHost>>,
-    recorder: Option<Box<dyn StepSink>>,
-    secrets: Option<PathBuf>,
-    clock: Clock,
-    keep: LogRetention,
-    tasks: Option<TaskRules>,
-    /// The identity of the daemon, where tasks have a host beside that of the services, which is a
-    /// keeper's.
-    tasks_apart: Option<String>,
-    ledger: Option<Arc<dyn Ledger>>,
-    /// What an earlier supervisor has left for this one.
-    taken: Taken,
-    /// The control socket that the earlier supervisor listened on, with its path.
-    listener: Option<(PathBuf, OwnedFd)>,
-    /// The file of the tasks that the earlier supervisor had not finished.
-    tasks_held: Option<OwnedFd>,
-}
-
-impl RuntimeBuilder {
-    fn new(tree_state: TreeState, host: Arc<dyn Host>, output: Arc<OutputHub>) -> RuntimeBuilder {
-        RuntimeBuilder {
-            tree_state,
-            host,
-            output,
-            socket: None,
-            native: None,
-            recorder: None,
-            secrets: None,
-            clock: Clock::start(),
-            keep: LogRetention::declared(files::state_dir().join("logs")),
-            tasks: None,
-            tasks_apart: None,
-            ledger: None,
-            taken: Taken::default(),
-            listener: None,
-            tasks_held: None,
-        }
-    }
-
-    async fn start(mut self, sample_interval: Duration) -> Result<Handle, StartError> {
-        let mut rules =
-            self.tasks.take().unwrap_or_else(|| TaskRules::usual(files::state_dir().join("tasks")));
-        // The scaler decides on every sample.
-        rules.scale.pause = sample_interval;
-        let apart = self.tasks_apart.take();
-        let RuntimeBuilder {
-            tree_state,
-            host,
-            output,
-            socket,
-            native,
-            recorder,
-            secrets,
-            clock,
-            keep,
-            ledger,
-            taken,
-            listener,
-            tasks_held,
-            ..
-        } = self;
-        let Taken { facts, lives, strangers, last_event, going_down } = taken;
-        let plan = Arc::clone(tree_state.plan());
-        let log = EventLog::behind(tree_state, clock, last_event);
-        if let Some(recorder) = recorder {
-            log.record_to(recorder);
-        }
-        let context = Arc::new(ActorContext {
-            inherited: Arc::clone(&plan.inherited),
-            host,
-            clock,
-            log,
-            sources: Arc::clone(&output) as Arc<dyn SourceNames>,
-            socket,
-            hooks: watch::Sender::new(Vec::new()),
-            hook_turns: Semaphore::new(hooks::IN_ALL),
-            check_turns: Semaphore::new(CHECKS_AT_ONCE),
-            no_hooks: watch::Sender::new(false),
-            vault: Arc::new(Vault::at(secrets.unwrap_or_else(|| files::state_dir().join("secrets")))),
-            keep,
-            ledger,
-            inherited_lives: Mutex::new(lives),
-            strangers: Mutex::new(strangers),
-        });
-        let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
-        if let Some(ledger) = &context.ledger {
-            context.log.keep_in(Arc::clone(ledger));
-            let log = context.log.clone();
-            ledger.report_to(Box::new(move |lost_events, reason| {
-                log.append([Fact::Tree(TreeFact::StoreLost { lost_events, reason })]);
-            }));
-        }
-        let started = Fact::Tree(TreeFact::SupervisorStarted {
-            pid: std::process::id(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            project: plan.project.clone(),
-            services: plan.services.len(),
-        });
-        // These events are told before any actor starts from them.
-        context.log.append([started].into_iter().chain(facts));
-
-        let (dependencies, _) =
-            DependencyGraph::spawn(None, DependencyGraph, Arc::clone(&context)).await.map_err(broken)?;
-        let told = dependencies.clone();
-        context.log.listen(move |event, tree_state| {
-            if let Some(changed) = heard_by_gate(tree_state, event) {
-                let _ = told.cast(GraphMsg::Input(changed));
-            }
-        });
-        let observing = Arc::new(AtomicBool::new(false));
-        let (down_sender, down) = watch::channel(false);
-        let args = SupervisorArgs {
-            context: Arc::clone(&context),
-            dependencies: dependencies.clone(),
-            position: Position::Root(RootChannel { observing: Arc::clone(&observing), down: down_sender }),
-        };
-        let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
-        // The dependency graph ends with the root, and so does everything that it holds.
-        dependencies.link(root.get_cell());
-        let measured = Measured::default();
-        let monitor = (Arc::clone(&context), sample_interval, measured.clone());
-        ResourceMonitor::spawn_linked(None, ResourceMonitor, monitor, root.get_cell())
-            .await
-            .map_err(broken)?;
-
-        let task_host = TaskHost::default();
-        let task_context =
-            task_context(&context, &plan.folder, apart.map(|identity| (Arc::clone(&task_host), identity)));
-        let lasting = lasting(context.ledger.clone(), native.as_ref(), tasks_held, going_down.is_some());
-        let args = PoolsArgs {
-            rules,
-            task_context,
-            lasting,
-            context: Arc::clone(&context),
-            samples: measured.latest.clone(),
-            root: root.clone(),
-        };
-        let pools = Pools::start(args).await?;
-
-        let listening_root = root.clone();
-        context.log.listen(move |event, tree_state| {
-            if is_heard_by_root(tree_state, event, observing.load(Ordering::SeqCst)) {
-                let observed = Message::Command(CommandInput::Observed(Arc::clone(event)));
-                let _ = listening_root.cast(SupervisorMsg::Node(observed));
-            }
-        });
-        let begin = match going_down {
-            // The earlier supervisor was going down, and the shutdown goes on.
-            Some(cause) => SupervisorMsg::Shutdown(cause),
-            None => SupervisorMsg::Node(Message::Group(GroupInput::Start(StartCause::Boot))),
-        };
-        root.cast(begin).map_err(|error| StartError::Tree(error.to_string()))?;
-        let reloading = tokio::sync::Mutex::new(());
-        let (faulty, listener) = (Mutex::default(), Mutex::new(listener));
-        let inner = Inner {
-            context,
-            root,
-            down,
-            output,
-            reloading,
-            faulty,
-            listener,
-            measured,
-            native,
-            pools,
-            task_host,
-        };
-        Ok(Handle { inner: Arc::new(inner) })
-    }
 }

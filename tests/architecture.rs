@@ -358,7 +358,6 @@ const STILL_LONG: &[&str] = &[
     "manifest/load.rs: service",
     "manifest/validate.rs: tree",
     "record/store/writer.rs: write",
-    "runtime.rs: start",
     "runtime/below.rs: start_below",
     "runtime/below.rs: take_over",
     "runtime/reload.rs: begin_change",

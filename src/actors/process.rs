@@ -5,25 +5,27 @@
 //! with the incarnation. If the actor itself crashes, dropping its state kills the process, so that
 //! no process is left without an owner.
 
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod attempt;
+mod guard;
+
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use attempt::{attempt, environment};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 
 use super::hooks::{HookRun, InstanceHooks};
 use super::messages::{GraphMsg, SupervisorMsg};
-use super::oneshot::{self, Oneshot};
 use super::timer::Timer;
 use super::{ActorContext, Inheritance, end_unwanted, tell};
 use crate::actors::messages::ProcessMsg;
 use crate::decide::group::Slot;
-use crate::decide::lifecycle::{InheritedProcess, InstanceEffect, InstanceInput, Machine};
+use crate::decide::lifecycle::{InstanceEffect, InstanceInput, Machine};
 use crate::decide::message::{Address, Message, Step};
 use crate::decide::node::{InstanceSend, sent_by_instance};
 use crate::decide::operation::{Ack, CommandInput, InstanceSnapshot};
-use crate::decide::probe::{CheckOutcome, CheckStreak, Pauses, one_line};
+use crate::decide::probe::{CheckStreak, Pauses};
 use crate::decide::recovery::{StartKind, continuation, release_orphaned_holds};
 use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, Owner, ProcessKey, SpawnOrder, env, probe};
 use crate::logs::LogConfig;
@@ -31,95 +33,11 @@ use crate::model::cause::CheckKind;
 use crate::model::event::{InstanceFact, TreeFact};
 use crate::model::spec::Hook;
 use crate::model::{
-    Check, CheckTarget, CommandLine, Exit, Fact, Goal, Incarnation, InstanceId, LogTarget, Name, ReadyTarget,
+    Check, CheckTarget, CommandLine, Exit, Fact, Incarnation, InstanceId, LogTarget, Name, ReadyTarget,
     ServiceSpec, SourceId,
 };
 
-/// What survives a crash of the actor: the actor that receives the host's events, and the process
-/// that may exist.
-#[derive(Default)]
-pub(crate) struct ProcessGuard(Mutex<Ends>);
-
-#[derive(Default)]
-struct Ends {
-    actor: Option<ActorRef<ProcessMsg>>,
-    process: Option<Held>,
-}
-
-/// A process that was ordered from the host and has not been reported gone.
-#[derive(Clone, Copy)]
-struct Held {
-    key: ProcessKey,
-    incarnation: Incarnation,
-    inherited: InheritedProcess,
-}
-
-impl ProcessGuard {
-    fn ends(&self) -> MutexGuard<'_, Ends> {
-        // No code panics while the lock is held, and each write is complete.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Sends the host's events to this actor from now on. Returns the process that an earlier actor has
-    /// left.
-    fn take_over(&self, actor: &ActorRef<ProcessMsg>) -> Option<Held> {
-        let mut ends = self.ends();
-        ends.actor = Some(actor.clone());
-        ends.process
-    }
-
-    /// Notes a process that is running already.
-    fn holds(&self, key: ProcessKey, incarnation: Incarnation) {
-        self.ends().process =
-            Some(Held { key, incarnation, inherited: InheritedProcess::Alive { exit: None } });
-    }
-
-    fn asked_for(&self, key: ProcessKey, incarnation: Incarnation) {
-        self.ends().process = Some(Held { key, incarnation, inherited: InheritedProcess::Making });
-    }
-
-    /// Notes what is left of the process, and passes the event on. `false`: no actor receives it.
-    fn pass_on(&self, news: HostEvent) -> bool {
-        let mut ends = self.ends();
-        match &news {
-            HostEvent::Spawned { .. } => ends.leaves(Some(InheritedProcess::Alive { exit: None })),
-            HostEvent::Exited { exit, remains: true, .. } => {
-                ends.leaves(Some(InheritedProcess::Alive { exit: Some(*exit) }));
-            }
-            HostEvent::SpawnFailed { .. }
-            | HostEvent::Exited { remains: false, .. }
-            | HostEvent::TreeGone { .. } => {
-                ends.leaves(None);
-            }
-            HostEvent::Renewed { .. }
-            | HostEvent::LogMatched { .. }
-            | HostEvent::Paused { .. }
-            | HostEvent::Unkept { .. }
-            | HostEvent::KeptElsewhere { .. }
-            | HostEvent::ForksAway { .. }
-            | HostEvent::LostSight { .. } => {}
-        }
-        // Sent under the lock: an actor that takes over finds the event either noted or in its own
-        // mailbox.
-        ends.actor.as_ref().is_some_and(|actor| actor.cast(ProcessMsg::News(news)).is_ok())
-    }
-}
-
-impl Ends {
-    fn leaves(&mut self, inherited: Option<InheritedProcess>) {
-        self.process = match (self.process, inherited) {
-            (Some(held), Some(inherited)) => Some(Held { inherited, ..held }),
-            (_, None) | (None, Some(_)) => None,
-        };
-    }
-}
-
-/// The crash of the actor that this one replaces.
-pub(crate) struct BrokenActor {
-    pub(crate) goal: Goal,
-    pub(crate) last: Incarnation,
-    pub(crate) message: String,
-}
+pub(crate) use guard::{BrokenActor, ProcessGuard};
 
 /// The arguments of a new process actor.
 pub(crate) struct ProcessArgs {
@@ -756,43 +674,4 @@ impl ProcessState {
             live.checks.push(Watch { kind, thresholds, task: task.abort_handle() });
         }
     }
-}
-
-/// How many bytes of a check command's output are kept for its message.
-const CHECK_OUTPUT: usize = 2_000;
-
-/// Runs one attempt of a check command.
-async fn attempt(
-    host: &Arc<dyn Host>,
-    dir: &Path,
-    env: &env::EnvRecipe,
-    command: &CommandLine,
-    limit: Duration,
-) -> CheckOutcome {
-    let errand = Oneshot { host, dir, env, command, output: OutputTarget::Capture(CHECK_OUTPUT) };
-    match errand.run(limit).await {
-        oneshot::Outcome::Ended(Exit::SUCCESS, _) => CheckOutcome::Pass,
-        oneshot::Outcome::Ended(exit, captured) => {
-            let text = one_line(&captured);
-            let text = if text.is_empty() { text } else { format!(": {text}") };
-            CheckOutcome::Fail(format!("{command} ended with {exit}{text}"))
-        }
-        oneshot::Outcome::Unable(reason) => CheckOutcome::Unable(format!("{command}: {reason}")),
-        oneshot::Outcome::TimedOut => CheckOutcome::Fail(format!("{command} did not end within {limit:?}")),
-    }
-}
-
-/// The environment of a process of an instance.
-fn environment(
-    context: &ActorContext,
-    spec: &Arc<ServiceSpec>,
-    id: &InstanceId,
-    pid: Option<u32>,
-) -> env::EnvRecipe {
-    let mut given = vec![("REGROW_SERVICE", spec.name.short().to_owned()), ("REGROW_INSTANCE", id.short())];
-    given.extend(spec.project.iter().map(|project| ("REGROW_PROJECT", project.clone())));
-    given.extend(context.socket.as_ref().map(|path| ("REGROW_SOCKET", path.to_string_lossy().into_owned())));
-    given.extend(pid.map(|pid| ("REGROW_PID", pid.to_string())));
-    let (inherited, vault) = (Arc::clone(&context.inherited), Arc::clone(&context.vault));
-    env::EnvRecipe { inherited, of: env::EnvFor::Service(Arc::clone(spec)), given, vault }
 }

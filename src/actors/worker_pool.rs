@@ -5,9 +5,6 @@
 //! informs those who wait for a task. Its own handlers do not wait for a task.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ffi::OsString;
-use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -16,164 +13,32 @@ use tokio::sync::{oneshot, watch};
 
 use self::worker::{RunReport, TaskRun, Worker, WorkerMsg};
 use super::timer::Timer;
-use crate::decide::cache::{CacheLimits, CacheLookup, Flight};
+use crate::actors::worker_pool::rules::{BURST, LARGEST_KEPT, LOW_PRIORITY};
+use crate::decide::cache::{CacheLookup, Flight};
 use crate::decide::ledger::{KeptResult, Ledger};
-use crate::decide::pool::{
-    Pool, PoolCounts, PoolEffect, PoolInput, PoolRefusal, PoolSize, RunOutcome, TaskTerms, WorkerId,
-};
+use crate::decide::pool::{Pool, PoolEffect, PoolInput, PoolRefusal, TaskTerms, WorkerId};
 use crate::decide::progress;
-use crate::decide::scaler::ScalePolicy;
 use crate::decide::task_metrics::TaskMetrics;
-use crate::host::Host;
 use crate::host::collect::{CaptureLimit, Collector};
 use crate::host::waiting_tasks::WaitingTasks;
 use crate::model::sample::Sample;
-use crate::model::stats::Performance;
 use crate::model::task::{ProgressReport, TaskEnd, TaskId, TaskProgress, TaskSpec, TaskState, TaskStatus};
 use crate::model::{Exit, Stream};
-use crate::sys::clock::Clock;
 use crate::sys::{ids, memory};
-use crate::vault::secrets::Vault;
 
 mod lasting;
+mod messages;
 mod outcome;
+mod rules;
 mod worker;
 
 pub(crate) use lasting::TaskPersistence;
 use lasting::{kept, millis};
+pub(crate) use messages::HostFactory;
+pub use messages::{PoolMsg, PoolSnapshot, TaskContext, TaskLifetime};
 pub(crate) use outcome::{CacheKey, Results, key_of};
 pub use outcome::{Finished, Running, Stage, Ticket};
-
-/// Where the results of commands are kept for later commands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeepResults {
-    /// In memory, until the supervisor ends.
-    InMemory,
-    /// In the supervisor's ledger as well, if it has one.
-    InLedger,
-}
-
-/// The size in bytes from which on a result is kept in memory alone.
-const LARGEST_KEPT: u64 = 256 * 1024;
-
-/// Whether a pool changes its size by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScalingMode {
-    /// The Scaler resizes the pool by the samples of the machine.
-    Auto,
-    /// The pool is resized only on request.
-    ByHand,
-}
-
-/// The settings of a pool.
-#[derive(Debug, Clone)]
-pub struct TaskRules {
-    /// The number of workers, and of tasks that may wait.
-    pub size: PoolSize,
-    /// The limits of the cache of results.
-    pub cache: CacheLimits,
-    /// How many bytes of each stream of a task's output are held in memory.
-    pub memory: usize,
-    /// How many bytes of each stream are kept at all.
-    pub output: u64,
-    /// The folder for output that exceeds `memory`.
-    pub folder: PathBuf,
-    /// How many finished tasks are kept.
-    pub kept: usize,
-    /// How long a finished task is kept.
-    pub kept_for: Duration,
-    /// When workers are added and removed. Above its high CPU threshold new tasks run at a lower
-    /// priority.
-    pub scale: ScalePolicy,
-    /// Whether the pool scales by itself at first.
-    pub mode: ScalingMode,
-    /// Whether results outlive the supervisor.
-    pub keep: KeepResults,
-    /// The usage in percent above which a file system counts as full.
-    pub disk_full: f64,
-    /// The load per core above which the load counts as high.
-    pub load_high: f64,
-}
-
-impl TaskRules {
-    /// The default settings.
-    pub fn usual(folder: PathBuf) -> TaskRules {
-        TaskRules {
-            size: PoolSize { min: 4, max: 32, queue: 10_000 },
-            cache: CacheLimits { entries: 2_000, bytes: 256 << 20 },
-            memory: 64 * 1024,
-            output: 1 << 30,
-            folder,
-            kept: 1_000,
-            kept_for: Duration::from_secs(3600),
-            scale: ScalePolicy::default(),
-            mode: ScalingMode::Auto,
-            keep: KeepResults::InMemory,
-            disk_full: 95.0,
-            load_high: 0.8,
-        }
-    }
-}
-
-/// After how many finished tasks the memory that they took is returned to the kernel.
-const BURST: usize = 2_000;
-
-/// The nice value of new tasks while the CPU is busy (nice(2)).
-const LOW_PRIORITY: i32 = 10;
-
-/// Makes the host for tasks, when the first one is to run.
-pub(crate) type HostFactory = Box<dyn Fn() -> io::Result<Arc<dyn Host>> + Send + Sync>;
-
-/// What all workers share.
-pub struct TaskContext {
-    pub(super) clock: Clock,
-    /// The working directory of tasks that name none.
-    pub(super) dir: PathBuf,
-    pub(super) inherited: Arc<Vec<(OsString, OsString)>>,
-    pub(super) vault: Arc<Vault>,
-    pub(super) socket: Option<PathBuf>,
-    host: Mutex<Option<Arc<dyn Host>>>,
-    make_host: HostFactory,
-}
-
-impl TaskContext {
-    pub(crate) fn new(
-        clock: Clock,
-        (dir, socket): (PathBuf, Option<PathBuf>),
-        inherited: Arc<Vec<(OsString, OsString)>>,
-        vault: Arc<Vault>,
-        make_host: HostFactory,
-    ) -> TaskContext {
-        TaskContext { clock, dir, inherited, vault, socket, host: Mutex::new(None), make_host }
-    }
-
-    /// The tree's clock.
-    pub(crate) fn clock(&self) -> Clock {
-        self.clock
-    }
-
-    /// The host that makes the tasks' processes. The first call makes the host.
-    pub(super) fn host(&self) -> io::Result<Arc<dyn Host>> {
-        let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(host) = &*host {
-            return Ok(Arc::clone(host));
-        }
-        let made = (self.make_host)()?;
-        *host = Some(Arc::clone(&made));
-        Ok(made)
-    }
-}
-
-/// The state of a pool.
-#[derive(Debug, Clone)]
-pub struct PoolSnapshot {
-    /// The numbers of workers and tasks.
-    pub snapshot: PoolCounts,
-    /// The bounds of the pool's size.
-    pub size: PoolSize,
-    /// Metrics of the tasks that have run.
-    pub performance: Performance,
-}
+pub use rules::{KeepResults, ScalingMode, TaskRules};
 
 fn terms_of(spec: &TaskSpec) -> TaskTerms {
     TaskTerms {
@@ -183,47 +48,6 @@ fn terms_of(spec: &TaskSpec) -> TaskTerms {
         retries: spec.retries,
         retry_delay: spec.retry_delay,
     }
-}
-
-/// How long a task lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TaskLifetime {
-    /// Until it is finished, by whichever daemon runs it.
-    OnItsOwn,
-    /// While its client waits for it. The client's connection ends with this daemon.
-    WithItsClient,
-}
-
-/// A message to the pool.
-pub enum PoolMsg {
-    /// Submit these tasks, all or none, for this user.
-    Submit(Vec<TaskSpec>, String, TaskLifetime, oneshot::Sender<Result<Vec<Ticket>, PoolRefusal>>),
-    /// Follow a task. `None`: the task is unknown.
-    Follow(TaskId, oneshot::Sender<Option<watch::Receiver<Stage>>>),
-    /// The status of all tasks, oldest first.
-    List(oneshot::Sender<Vec<TaskStatus>>),
-    /// The status of one task. `None`: the task is unknown.
-    Status(TaskId, oneshot::Sender<Option<TaskStatus>>),
-    /// A request about a task or about the pool.
-    Directive(PoolInput, oneshot::Sender<Result<(), PoolRefusal>>),
-    /// Forget all finished tasks. The answer is how many there were.
-    Cleanup(oneshot::Sender<usize>),
-    /// Ask for the pool's state.
-    Stand(oneshot::Sender<PoolSnapshot>),
-    /// Ask how many tasks end with this daemon, and how many the next one will run.
-    Left(oneshot::Sender<(usize, usize)>),
-    /// Answered when no task is left.
-    Empty(oneshot::Sender<()>),
-    /// The process of a worker's task runs, with this pid.
-    Started(WorkerId, TaskId, u32),
-    /// A worker's task has reported its progress.
-    Progress(WorkerId, TaskId, ProgressReport),
-    /// A client reports the progress of a task.
-    Report(TaskId, ProgressReport, oneshot::Sender<Result<(), PoolRefusal>>),
-    /// A worker's run is over.
-    Done(WorkerId, TaskId, RunOutcome, Box<RunReport>),
-    /// The timer fired.
-    Timer,
 }
 
 pub(crate) struct WorkerPool;

@@ -20,7 +20,7 @@ use crate::manifest::config::load_config;
 use crate::manifest::fault::{Fault, LoadError};
 use crate::model::{Answer, Command, Denial, DenialCode, Selector, State};
 use crate::present::units::short;
-use crate::sys::{files, terminal};
+use crate::sys::{locks, terminal};
 /// Prints one JSON object and a newline.
 pub(super) fn print_json(value: &impl Serialize) {
     match serde_json::to_string(value) {
@@ -311,7 +311,7 @@ pub(super) fn ask<T: Serialize + serde::de::DeserializeOwned>(
 
 /// Whether a keeper or a daemon of this user exists, even when it does not answer.
 pub(super) fn is_kept() -> bool {
-    load_config(None, &default_paths()).is_ok_and(|config| files::is_locked(&config.home))
+    load_config(None, &default_paths()).is_ok_and(|config| locks::is_locked(&config.home))
 }
 
 /// The socket of the daemon that this user's commands reach. The daemon's own word comes first,

@@ -38,7 +38,7 @@ use crate::present::fact_in_words;
 use crate::record::store::{ManualChange, Retention, Store};
 use crate::runtime::{Handle, KeeperOptions, Options, StartError, UnclaimedPolicy};
 use crate::sys::signals::{SignalAction, Signals};
-use crate::sys::{clock, files, memory};
+use crate::sys::{clock, files, locks, memory, programs, sockets};
 use crate::vault::tokens::Tokens;
 
 /// The interval at which the daemon checks that its instance directory still names it, and that its
@@ -75,7 +75,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         }
     };
     if args.detach && std::env::var_os(DETACHED).is_none() {
-        if files::is_locked(&config.home) {
+        if locks::is_locked(&config.home) {
             return taken(&config, instance_dir::daemon_of(&config.home).map_or(0, |card| card.pid));
         }
         return detach(args, &config);
@@ -364,9 +364,9 @@ fn last_good(path: &Path, follows: bool) -> LastGood {
 fn listen(config: &Config) -> std::io::Result<UnixListener> {
     match config.access.is_empty() {
         true => files::private_parent(&config.socket)
-            .and_then(|()| files::listen(&config.socket, files::SocketAccess::Owner)),
+            .and_then(|()| sockets::listen(&config.socket, sockets::SocketAccess::Owner)),
         false => files::open_parent(&config.socket)
-            .and_then(|()| files::listen(&config.socket, files::SocketAccess::Everybody)),
+            .and_then(|()| sockets::listen(&config.socket, sockets::SocketAccess::Everybody)),
     }
 }
 
@@ -682,7 +682,7 @@ fn detach(args: &DaemonArgs, config: &Config) -> u8 {
     }
     let log = config.home.join("daemon.log");
     let ended =
-        files::abstract_socket().and_then(|(heard, ready)| start_apart(args, config, &log, &ready, &heard));
+        sockets::abstract_socket().and_then(|(heard, ready)| start_apart(args, config, &log, &ready, &heard));
     match ended {
         Ok(Ok(())) => code::DONE,
         Ok(Err(ended)) => {
@@ -718,7 +718,7 @@ fn start_apart(
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file);
-    let mut child = files::in_own_session(&mut command).spawn()?;
+    let mut child = programs::in_own_session(&mut command).spawn()?;
     let until = Instant::now() + DETACHING;
     heard.set_read_timeout(Some(Duration::from_millis(50)))?;
     let mut buffer = [0u8; 4096];
@@ -758,6 +758,6 @@ pub(super) fn tokens(config: Option<&Path>) -> Result<Tokens, ConfigError> {
 /// The card of this user's daemon, if one runs: its pid, manifest and socket.
 pub(super) fn card() -> Option<Card> {
     let config = load_config(None, &default_paths()).ok()?;
-    let card = instance_dir::daemon_of(&config.home).filter(|_| files::is_locked(&config.home))?;
+    let card = instance_dir::daemon_of(&config.home).filter(|_| locks::is_locked(&config.home))?;
     Some(Card { socket: Some(card.socket.clone().unwrap_or(config.socket)), ..card })
 }

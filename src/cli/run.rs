@@ -26,8 +26,8 @@ use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, State};
 use crate::present::units::short;
 use crate::record::recording::Recorder;
 use crate::runtime::{Handle, Options};
-use crate::sys::files;
 use crate::sys::signals::{SignalAction, Signals};
+use crate::sys::sockets;
 
 /// After this long without a line, the run names the instances that it waits for.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -142,7 +142,7 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             }
         };
         let listener =
-            place.as_ref().and_then(|place| match files::listen(&place.socket, files::SocketAccess::Owner) {
+            place.as_ref().and_then(|place| match sockets::listen(&place.socket, sockets::SocketAccess::Owner) {
                 Ok(listener) => Some(listener),
                 Err(error) => {
                     tell!("regrow: no control socket, other commands won't find this run: {error}");

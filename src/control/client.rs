@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 
 use super::protocol::{ErrorBody, FaultBody};
 use crate::model::{Denial, DenialCode};
-use crate::sys::files;
+use crate::sys::sockets;
 
 /// Why a request got no answer that can be used.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ pub struct Client {
 impl Client {
     /// Connects to the supervisor that listens on this socket.
     pub async fn connect(socket: &Path) -> Result<Client, Error> {
-        let stream = files::connect(socket).map_err(|error| match error.kind() {
+        let stream = sockets::connect(socket).map_err(|error| match error.kind() {
             std::io::ErrorKind::TimedOut => Error::Silent(PATIENCE),
             _ => Error::NotRunning(error),
         })?;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::manifest;
 use crate::model::digest::fnv;
-use crate::sys::files;
-use crate::sys::files::Lock;
+use crate::sys::locks::{self, Lock};
+use crate::sys::{files, sockets};
 
 /// What a running tree writes down about itself, so that commands find it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +52,7 @@ pub fn take_daemon(home: &Path, card: &Card) -> Result<(), InstanceDirError> {
     // The path is locked as well, since the folder may be removed under a running daemon and made
     // again.
     let path = home.canonicalize().unwrap_or_else(|_| home.to_owned());
-    match files::take_path(&path, LETTING_GO) {
+    match locks::take_path(&path, LETTING_GO) {
         Some(Ok(lock)) => lock.keep_for_ever().map_err(InstanceDirError::Unusable)?,
         None => {}
         Some(Err(pid)) => {
@@ -60,7 +60,7 @@ pub fn take_daemon(home: &Path, card: &Card) -> Result<(), InstanceDirError> {
         }
     }
     let taken = loop {
-        match files::lock_folder(home).map_err(InstanceDirError::Unusable)? {
+        match locks::lock_folder(home).map_err(InstanceDirError::Unusable)? {
             None if std::time::Instant::now() < until => std::thread::sleep(LETTING_GO / 20),
             taken => break taken,
         }
@@ -115,7 +115,7 @@ pub fn take(manifest: &Path, card: &Card) -> Result<InstanceDir, InstanceDirErro
     files::private_dir(&runs)
         .and_then(|()| files::private_dir(&folder))
         .map_err(InstanceDirError::Unusable)?;
-    match files::lock(&folder.join("lock"), &text).map_err(InstanceDirError::Unusable)? {
+    match locks::lock(&folder.join("lock"), &text).map_err(InstanceDirError::Unusable)? {
         Ok(lock) => {
             let socket = card.socket.clone().unwrap_or_else(|| folder.join(SOCKET));
             Ok(InstanceDir { socket, _lock: lock })
@@ -151,7 +151,7 @@ pub struct Reached {
 
 impl Reached {
     fn answers(&self) -> bool {
-        files::connect(&self.socket).is_ok()
+        sockets::connect(&self.socket).is_ok()
     }
 }
 
@@ -253,7 +253,7 @@ fn running() -> Vec<(PathBuf, Card)> {
 fn answering(folder: &Path) -> Option<(PathBuf, Card)> {
     let card: Card = serde_json::from_slice(&std::fs::read(folder.join("lock")).ok()?).ok()?;
     let socket = card.socket.clone().unwrap_or_else(|| folder.join(SOCKET));
-    files::connect(&socket).ok()?;
+    sockets::connect(&socket).ok()?;
     Some((socket, card))
 }
 

@@ -25,7 +25,7 @@ use super::shared::Shared;
 use crate::decide::access::Action;
 use crate::model::stats::{PoolStats, Stats};
 use crate::model::status::TreeStatus;
-use crate::model::task::ProgressReport;
+use crate::model::task::{ProgressReport, TaskProgress};
 use crate::model::{
     Answer, Command, DenialCode, Event, State, StatusReport, TaskResult, TaskSpec, TaskStatus,
 };
@@ -93,8 +93,10 @@ fn any_object(_: &mut SchemaGenerator) -> Schema {
 
 /// The schema of the data of a task's server-sent events.
 fn task_events(generator: &mut SchemaGenerator) -> Schema {
-    let (output, result) = (generator.subschema_for::<TaskOutput>(), generator.subschema_for::<TaskResult>());
-    schemars::json_schema!({ "anyOf": [output, result] })
+    let output = generator.subschema_for::<TaskOutput>();
+    let progress = generator.subschema_for::<TaskProgress>();
+    let result = generator.subschema_for::<TaskResult>();
+    schemars::json_schema!({ "anyOf": [output, progress, result] })
 }
 
 const EACH: &str = "each service";
@@ -358,7 +360,7 @@ const OPERATIONS: &[Operation] = &[
         method: "post",
         path: "/v1/exec",
         id: "exec",
-        about: "The same, told as it comes: `output` events, and a `result` without output",
+        about: "The same, told as it comes: `output` and `progress` events, and a `result` without output",
         needs: Some((Action::Exec, "`tasks`")),
         query: &[],
         body: Some(of::<TaskSpec>),
@@ -422,7 +424,7 @@ const OPERATIONS: &[Operation] = &[
         needs: Some((Action::Exec, "`tasks`")),
         query: &[],
         body: None,
-        answered: Answered::Json(of::<Removed>),
+        answered: Answered::Json(of::<TaskStatus>),
         way: Idempotency::Once,
         route: || post(tasks::pause),
     },
@@ -434,7 +436,7 @@ const OPERATIONS: &[Operation] = &[
         needs: Some((Action::Exec, "`tasks`")),
         query: &[],
         body: None,
-        answered: Answered::Json(of::<Removed>),
+        answered: Answered::Json(of::<TaskStatus>),
         way: Idempotency::Once,
         route: || post(tasks::resume),
     },
@@ -612,7 +614,7 @@ impl Operation {
                     "type": "object",
                     "description": "One server-sent event.",
                     "properties": {
-                        "event": { "type": "string", "enum": ["output", "result"] },
+                        "event": { "type": "string", "enum": ["output", "progress", "result"] },
                         "data": {
                             "type": "string",
                             "contentMediaType": "application/json",

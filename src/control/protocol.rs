@@ -399,10 +399,10 @@ pub struct CancelTask {
     pub at_once: bool,
 }
 
-/// The answer to a request that removes, cancels, pauses or resumes tasks, or clears the cache.
+/// The answer to a request that removes or cancels tasks, or clears the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Removed {
-    /// The number of tasks or results that were removed or cancelled; 0 after a pause or a resume.
+    /// The number of tasks or results that were removed or cancelled.
     pub removed: usize,
 }
 

@@ -24,14 +24,16 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
 use super::auth::Guard;
-use super::connections::{Asked, Crowd, Peer, Seats, Timed, UnixAdmission};
+use super::connections::{Peer, UnixAdmission};
 use super::operations;
+use super::seats::{Asked, Crowd, Seats};
 use super::shared::Shared;
+use super::timed::Timed;
 use super::tls::Tls;
 use crate::manifest::config::{Api, LocalAccess};
 use crate::runtime::Handle;
 use crate::sys::files;
-use crate::sys::files::SocketAccess;
+use crate::sys::sockets::{self, SocketAccess};
 use crate::sys::users::PeerIds;
 use crate::vault::tokens::Tokens;
 
@@ -84,7 +86,7 @@ pub struct NetworkListener {
 }
 
 impl Listeners {
-    /// The control socket alone, open to its owner and root. The listener comes from [`files::listen`].
+    /// The control socket alone, open to its owner and root. The listener comes from [`sockets::listen`].
     pub fn local(local: std::os::unix::net::UnixListener, path: PathBuf) -> Listeners {
         Listeners { local: Some(local), path, access: Vec::new(), network: None }
     }
@@ -172,7 +174,7 @@ async fn by_socket(
                 unaccepted("the control socket", &error).await;
                 continue;
             }
-            Err(_) if files::is_there(path) => continue,
+            Err(_) if sockets::is_there(path) => continue,
             Err(_) => {
                 match listening_again(path, reach) {
                     Ok(another) => {
@@ -269,7 +271,7 @@ fn listening_again(path: &Path, reach: SocketAccess) -> io::Result<UnixListener>
         SocketAccess::Owner => files::private_parent(path)?,
         SocketAccess::Everybody => files::open_parent(path)?,
     }
-    files::listen(path, reach).and_then(UnixListener::from_std)
+    sockets::listen(path, reach).and_then(UnixListener::from_std)
 }
 
 /// Accepts connections from the network and serves them.

@@ -155,9 +155,9 @@ impl Vault {
         Ok(secrets.map(|(name, sealed)| SecretInfo { name, updated: sealed.updated }).collect())
     }
 
-    fn lock(&self) -> io::Result<files::Lock> {
+    fn lock(&self) -> io::Result<crate::sys::locks::Lock> {
         let path = self.folder.join("lock");
-        files::lock_waiting(&path).map_err(of(&path))
+        crate::sys::locks::lock_waiting(&path).map_err(of(&path))
     }
 
     fn write(&self, written: &Written) -> io::Result<()> {

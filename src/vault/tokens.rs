@@ -166,7 +166,7 @@ impl Tokens {
     fn change(&self, change: impl FnOnce(&mut Written) -> io::Result<()>) -> io::Result<()> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         files::private_dir(folder)?;
-        let _alone = files::lock_waiting(&folder.join("tokens.lock"))?;
+        let _alone = crate::sys::locks::lock_waiting(&folder.join("tokens.lock"))?;
         let mut written = read(&self.path)?;
         change(&mut written)?;
         files::replace(&self.path, &serde_json::to_string(&written)?)

@@ -17,7 +17,7 @@ use crate::model::status::FaultyManifest;
 use crate::model::{ExitOutcome, Name, StatusReport};
 use crate::present::units::{self, few};
 use crate::runtime::reload::Reloaded;
-use crate::sys::{files, terminal};
+use crate::sys::{programs, terminal};
 
 /// The time that the new daemon has to answer.
 const UPGRADING: Duration = Duration::from_secs(30);
@@ -229,7 +229,7 @@ pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
             tell!("{}: no daemon answers after {UPGRADING:?}", format::error_word());
             return Ok(code::TIMED_OUT);
         };
-        if files::runs(after.daemon.pid, &upgrading.binary) == Some(false) {
+        if programs::runs(after.daemon.pid, &upgrading.binary) == Some(false) {
             let path = upgrading.binary.display();
             tell!("{}: {path} did not come up; the build before goes on", format::error_word());
             return Ok(code::FAILED);

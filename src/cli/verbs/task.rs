@@ -293,7 +293,7 @@ pub(in crate::cli) fn cache(verb: CacheVerb) -> u8 {
 fn each(ids: &[TaskId], verb: &str, what: &str, common: &Common) -> u8 {
     talk(common, async |mut client| {
         for id in ids {
-            let _: Removed = client.post(&format!("/v1/tasks/{id}/{verb}"), &()).await?;
+            let _: TaskStatus = client.post(&format!("/v1/tasks/{id}/{verb}"), &()).await?;
         }
         done(common, ids.len(), what)
     })

@@ -22,7 +22,7 @@ use crate::decide::access::{Action, DAEMON};
 use crate::manifest::LoadError;
 use crate::model::{Denial, DenialCode, Plan};
 use crate::runtime::Handle;
-use crate::sys::files;
+use crate::sys::programs;
 
 pub(in crate::control) const RELOAD: &[Parameter] = &[Parameter {
     name: "strict",
@@ -126,14 +126,14 @@ pub(in crate::control) async fn upgrade(
         let hint = Some("stop it and run it again");
         return Err(refuse(DenialCode::Invalid, "only a daemon can be replaced in place", hint));
     };
-    let Some(binary) = binary.or_else(files::own_program) else {
+    let Some(binary) = binary.or_else(programs::own_program) else {
         return Err(refuse(DenialCode::Internal, "this daemon's own program can't be told", None));
     };
     if !binary.is_absolute() {
         return Err(refuse(DenialCode::Invalid, "\"binary\" must be an absolute path", None));
     }
     let tried = binary.clone();
-    let version = tokio::task::spawn_blocking(move || files::version_of(&tried)).await;
+    let version = tokio::task::spawn_blocking(move || programs::version_of(&tried)).await;
     let version = match version.map_err(std::io::Error::other).and_then(|version| version) {
         Ok(version) => version,
         Err(error) => {

@@ -341,8 +341,9 @@ pub(in crate::control) async fn pause(
     Path(id): Path<String>,
 ) -> Handled<Response> {
     shared.may_exec(&caller, &id)?;
-    shared.handle.tasks().pause(task_id(&id)?).await?;
-    Ok(axum::Json(Removed { removed: 0 }).into_response())
+    let (tasks, id) = (shared.handle.tasks(), task_id(&id)?);
+    tasks.pause(id).await?;
+    Ok(axum::Json(tasks.status(id).await?).into_response())
 }
 
 pub(in crate::control) async fn resume(
@@ -351,8 +352,9 @@ pub(in crate::control) async fn resume(
     Path(id): Path<String>,
 ) -> Handled<Response> {
     shared.may_exec(&caller, &id)?;
-    shared.handle.tasks().resume(task_id(&id)?).await?;
-    Ok(axum::Json(Removed { removed: 0 }).into_response())
+    let (tasks, id) = (shared.handle.tasks(), task_id(&id)?);
+    tasks.resume(id).await?;
+    Ok(axum::Json(tasks.status(id).await?).into_response())
 }
 
 pub(in crate::control) async fn cleanup(

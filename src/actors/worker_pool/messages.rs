@@ -1,0 +1,112 @@
+//! What a worker pool is told, and what it and its workers share.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::actors::worker_pool::outcome::{Stage, Ticket};
+use crate::actors::worker_pool::worker::RunReport;
+use crate::decide::pool::{PoolCounts, PoolInput, PoolRefusal, PoolSize, RunOutcome, WorkerId};
+use crate::host::Host;
+use crate::model::stats::Performance;
+use crate::model::task::ProgressReport;
+use crate::model::{TaskId, TaskSpec, TaskStatus};
+use crate::sys::clock::Clock;
+use crate::vault::secrets::Vault;
+/// Makes the host for tasks, when the first one is to run.
+pub(crate) type HostFactory = Box<dyn Fn() -> io::Result<Arc<dyn Host>> + Send + Sync>;
+
+/// What all workers share.
+pub struct TaskContext {
+    pub(super) clock: Clock,
+    /// The working directory of tasks that name none.
+    pub(super) dir: PathBuf,
+    pub(super) inherited: Arc<Vec<(OsString, OsString)>>,
+    pub(super) vault: Arc<Vault>,
+    pub(super) socket: Option<PathBuf>,
+    host: Mutex<Option<Arc<dyn Host>>>,
+    make_host: HostFactory,
+}
+
+impl TaskContext {
+    pub(crate) fn new(
+        clock: Clock,
+        (dir, socket): (PathBuf, Option<PathBuf>),
+        inherited: Arc<Vec<(OsString, OsString)>>,
+        vault: Arc<Vault>,
+        make_host: HostFactory,
+    ) -> TaskContext {
+        TaskContext { clock, dir, inherited, vault, socket, host: Mutex::new(None), make_host }
+    }
+
+    /// The tree's clock.
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The host that makes the tasks' processes. The first call makes the host.
+    pub(super) fn host(&self) -> io::Result<Arc<dyn Host>> {
+        let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = &*host {
+            return Ok(Arc::clone(host));
+        }
+        let made = (self.make_host)()?;
+        *host = Some(Arc::clone(&made));
+        Ok(made)
+    }
+}
+
+/// The state of a pool.
+#[derive(Debug, Clone)]
+pub struct PoolSnapshot {
+    /// The numbers of workers and tasks.
+    pub snapshot: PoolCounts,
+    /// The bounds of the pool's size.
+    pub size: PoolSize,
+    /// Metrics of the tasks that have run.
+    pub performance: Performance,
+}
+
+/// How long a task lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskLifetime {
+    /// Until it is finished, by whichever daemon runs it.
+    OnItsOwn,
+    /// While its client waits for it. The client's connection ends with this daemon.
+    WithItsClient,
+}
+
+/// A message to the pool.
+pub enum PoolMsg {
+    /// Submit these tasks, all or none, for this user.
+    Submit(Vec<TaskSpec>, String, TaskLifetime, oneshot::Sender<Result<Vec<Ticket>, PoolRefusal>>),
+    /// Follow a task. `None`: the task is unknown.
+    Follow(TaskId, oneshot::Sender<Option<watch::Receiver<Stage>>>),
+    /// The status of all tasks, oldest first.
+    List(oneshot::Sender<Vec<TaskStatus>>),
+    /// The status of one task. `None`: the task is unknown.
+    Status(TaskId, oneshot::Sender<Option<TaskStatus>>),
+    /// A request about a task or about the pool.
+    Directive(PoolInput, oneshot::Sender<Result<(), PoolRefusal>>),
+    /// Forget all finished tasks. The answer is how many there were.
+    Cleanup(oneshot::Sender<usize>),
+    /// Ask for the pool's state.
+    Stand(oneshot::Sender<PoolSnapshot>),
+    /// Ask how many tasks end with this daemon, and how many the next one will run.
+    Left(oneshot::Sender<(usize, usize)>),
+    /// Answered when no task is left.
+    Empty(oneshot::Sender<()>),
+    /// The process of a worker's task runs, with this pid.
+    Started(WorkerId, TaskId, u32),
+    /// A worker's task has reported its progress.
+    Progress(WorkerId, TaskId, ProgressReport),
+    /// A client reports the progress of a task.
+    Report(TaskId, ProgressReport, oneshot::Sender<Result<(), PoolRefusal>>),
+    /// A worker's run is over.
+    Done(WorkerId, TaskId, RunOutcome, Box<RunReport>),
+    /// The timer fired.
+    Timer,
+}
