@@ -341,7 +341,6 @@ const STILL_LONG: &[&str] = &[
     "cli/connect.rs: talk",
     "cli/daemon.rs: serve",
     "cli/run.rs: go",
-    "cli/run.rs: run",
     "cli/run/screen.rs: line",
     "cli/verbs/logs.rs: logs",
     "control/operations.rs: described",

@@ -33,7 +33,7 @@ fn a_result_has_all_that_is_known_of_a_run() {
         );
         let usage = result.usage.unwrap();
         assert!(usage.peak_memory_bytes > 100_000 && usage.minor_faults > 0, "{usage:?}");
-        assert!(result.pid.is_some() && !result.cached && result.duration < Duration::from_secs(20));
+        assert!(result.pid.is_some() && !result.cached && result.duration < Duration::from_secs(60));
 
         let killed = tasks.run(shell("kill -SEGV $$"), "").await.unwrap();
         assert!(matches!(killed.exit, Some(Exit::Signal { signal: 11, .. })), "{killed:?}");
@@ -402,12 +402,13 @@ fn what_is_cancelled_while_it_starts_ends_all_the_same() {
         let tree = tree(|_| {}).await;
         let tasks = tree.handle.tasks();
         for round in 0..60 {
-            let mut ticket = tasks.begin(vec![shell("exec sleep 1000")], "").await.unwrap().pop().unwrap();
+            let patient = TaskSpec { grace: Duration::from_secs(3600), ..shell("exec sleep 1000") };
+            let mut ticket = tasks.begin(vec![patient], "").await.unwrap().pop().unwrap();
             if round % 3 > 0 {
                 ticket.stages.wait_for(|stage| matches!(stage, Stage::Running(_))).await.unwrap();
             }
             tasks.cancel(ticket.id, round % 2 == 0).await.unwrap();
-            let over = tokio::time::timeout(Duration::from_secs(20), ticket.over()).await;
+            let over = tokio::time::timeout(Duration::from_secs(60), ticket.over()).await;
             assert_eq!(over.expect("not after its grace, nor never").unwrap().ended(), TaskEnd::Cancelled);
         }
         tree.handle.shutdown().await.unwrap();

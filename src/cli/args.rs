@@ -267,4 +267,33 @@ mod tests {
             }
         }
     }
+
+    /// Every `$ regrow ...` line of the documents, with the document it stands in.
+    fn documented() -> Vec<(String, String)> {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+        let documents = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+        let mut lines = Vec::new();
+        for path in documents.chain([root.join("README.md")]) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let commands = text.lines().filter_map(|line| line.strip_prefix("$ regrow"));
+            lines.extend(commands.map(|line| (path.display().to_string(), format!("regrow{line}"))));
+        }
+        lines
+    }
+
+    #[test]
+    fn every_command_line_in_a_document_parses() {
+        let lines = documented();
+        assert!(lines.len() > 15, "{lines:?}");
+        for (document, line) in lines {
+            // Comments and redirections are the shell's.
+            let own = line.split(" #").next().unwrap_or_default();
+            let words = shlex::split(own).unwrap_or_default();
+            let own: Vec<String> = words.into_iter().take_while(|word| word != ">" && word != "<").collect();
+            let read = Cli::grouped().try_get_matches_from(own);
+            let why = read.err().map(|error| error.to_string());
+            assert!(why.is_none(), "{document}: {line}: {}", why.unwrap_or_default());
+        }
+    }
 }

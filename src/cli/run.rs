@@ -1,6 +1,7 @@
 //! `run`: supervises a tree in the foreground, until it is down.
 
-use std::path::PathBuf;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::format::{self, Tint};
 use super::{code, report, supervisors_runtime, usage_error};
 use crate::actors::LogRetention;
 use crate::actors::event_log::NextEvent;
-use crate::control::instance_dir::{self, Card, InstanceDirError};
+use crate::control::instance_dir::{self, Card, InstanceDir, InstanceDirError};
 use crate::control::server::{self, Listeners};
 use crate::decide::message::StepSink;
 use crate::decide::select::{Selection, select};
@@ -22,7 +23,7 @@ use crate::host::native::HostOptions;
 use crate::host::{keeper, processes};
 use crate::manifest::Loaded;
 use crate::model::event::{InstanceFact, TreeFact};
-use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, State};
+use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, Plan, State};
 use crate::present::units::short;
 use crate::record::recording::Recorder;
 use crate::runtime::{Handle, Options};
@@ -56,36 +57,10 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             return code::FAILED;
         }
     };
-    let (path, loaded) = match report::load_or_tell(args.file.as_deref(), &args.env_file) {
-        Ok(loaded) => loaded,
+    let (path, plan) = match planned(&args) {
+        Ok(planned) => planned,
         Err(code) => return code,
     };
-    let Loaded { plan, graph, .. } = loaded;
-    if let Some(name) = &args.exit_on_end
-        && plan.service(name).is_none()
-    {
-        return usage_error("run", &format!("--exit-on-end: there is no service {name:?}"));
-    }
-    let mut only = args.only.clone();
-    if let Some(name) = &args.exit_on_end
-        && !only.is_empty()
-        && !only.contains(name)
-    {
-        only.push(name.clone());
-    }
-    let selection = Selection { only, no_deps: args.no_deps, profiles: args.profile.clone() };
-    let plan = match select(&plan, &graph, &selection) {
-        Ok(plan) => plan,
-        Err(denial) => {
-            let hint = denial.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-            return usage_error("run", &format!("{}{hint}", denial.reason));
-        }
-    };
-    if let Some(name) = &args.exit_on_end
-        && !plan.service(name).is_some_and(|service| service.autostart)
-    {
-        return usage_error("run", &format!("--exit-on-end: {name} does not start with this run"));
-    }
     let runtime = match supervisors_runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -93,138 +68,176 @@ pub(super) fn run(mut args: RunArgs) -> u8 {
             return code::FAILED;
         }
     };
-    let ended = runtime.block_on(async {
-        let manifest = plan.file.clone().unwrap_or_else(|| path.clone());
-        let card = Card {
-            pid: std::process::id(),
-            manifest: manifest.clone(),
-            cwd: std::env::current_dir().unwrap_or_default(),
-            socket: args
-                .socket
-                .as_ref()
-                .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
-        };
-        let place = match instance_dir::take(&manifest, &card) {
-            Ok(place) => Some(place),
-            Err(InstanceDirError::ByAnother(other)) if processes::is_dead_but_for_a_thread(other.pid) => {
-                tell!(
-                    "{}: a run of {} was ended (pid {}), and a thread of it still waits for a disk that does not answer",
-                    format::error_word(),
-                    path.display(),
-                    other.pid
-                );
-                return code::FAILED;
-            }
-            Err(InstanceDirError::ByAnother(other)) => {
-                tell!("{}: {} is running already (pid {})", format::error_word(), path.display(), other.pid);
-                tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
-                return code::FAILED;
-            }
-            Err(InstanceDirError::Unusable(error)) => {
-                tell!("regrow: no control socket, other commands won't find this run: {error}");
-                None
-            }
-        };
-        let names: Vec<InstanceId> =
-            plan.services.iter().flat_map(|s| s.instances().collect::<Vec<_>>()).collect();
-        let console = match Console::start(&names) {
-            Ok(console) => console,
-            Err(error) => {
-                tell!("{}: {error}", format::error_word());
-                return code::FAILED;
-            }
-        };
-        let signals = match Signals::listen() {
-            Ok(signals) => signals,
-            Err(error) => {
-                tell!("{}: can't listen to signals: {error}", format::error_word());
-                return code::FAILED;
-            }
-        };
-        let listener =
-            place.as_ref().and_then(|place| match sockets::listen(&place.socket, sockets::SocketAccess::Owner) {
-                Ok(listener) => Some(listener),
-                Err(error) => {
-                    tell!("regrow: no control socket, other commands won't find this run: {error}");
-                    None
-                }
-            });
-        let starting = plan.services.iter().filter(|s| s.autostart);
-        let services = starting.clone().count();
-        let instances: usize = starting.map(|service| service.instances().count()).sum();
-        let noun = if services == 1 { "service" } else { "services" };
-        let copies = if instances == services { String::new() } else { format!(", {instances} instances") };
-        console.say(
-            &format!(
-                "regrow {}: {} from {}, {services} {noun}{copies}",
-                env!("CARGO_PKG_VERSION"),
-                plan.project,
-                path.display()
-            ),
-            Tint::Faint,
-        );
-        let recorder: Option<Box<dyn StepSink>> = match &args.record {
-            None => None,
-            Some(path) => match Recorder::create(path, &plan) {
-                Ok(recorder) => Some(Box::new(recorder)),
-                Err(error) => {
-                    let path = path.display();
-                    tell!("{}: can't record into a new file {path}: {error}", format::error_word());
-                    return code::FAILED;
-                }
-            },
-        };
-        let socket = place.as_ref().filter(|_| listener.is_some()).map(|place| place.socket.clone());
-        let options = Options {
-            host: HostOptions { subreaper: true, owns_process: true, die_with_us: true },
-            sample_interval: args.sample_interval,
-            console: Some(Arc::clone(&console) as Arc<_>),
-            // A run shows such output on its console, like all other output.
-            own_output: None,
-            socket: socket.clone(),
-            recorder,
-            secrets: Some(super::daemon::secrets()),
-            keep: LogRetention::declared(instance_dir::logs_of(&manifest)),
-            tasks: None,
-        };
-        let handle = match Handle::start(plan, options).await {
-            Ok(handle) => handle,
-            Err(error) => {
-                tell!("{}: {error}", format::error_word());
-                return code::FAILED;
-            }
-        };
-        if let Some(host) = handle.native_host() {
-            host.die_with(above.pidfd);
-        }
-        let (close, closing) = watch::channel(false);
-        let server = listener.zip(socket).map(|(listener, socket)| {
-            let served = handle.clone();
-            tokio::spawn(async move {
-                if let Err(error) = server::serve(Listeners::local(listener, socket), served, closing, None).await
-                {
-                    tracing::error!(%error, "the control socket is gone");
-                }
-            })
-        });
-        let screen = Screen::new(&handle, Arc::clone(&console), names);
-        let exit_on_end = args.exit_on_end.as_deref().and_then(|name| Name::new(name).ok());
-        let foreground =
-            Foreground { handle, console, screen, exit_on_end, ended: None, timeout: args.timeout };
-        let ended = foreground.go(signals).await;
-        close.send_replace(true);
-        if let Some(server) = server {
-            // The client that asked for the end is to get its answer; a client that does not read is not
-            // waited for.
-            let _ = tokio::time::timeout(FAREWELL, server).await;
-        }
-        if let Some(place) = place {
-            place.leave();
-        }
-        ended
-    });
+    let ended = runtime.block_on(supervise(args, path, plan, above));
     // Everything is down and reported, so the rest of this process may go at once.
     processes::exit(i32::from(ended))
+}
+
+/// The manifest's path, and the plan of what is to run of it. `Err`: what is wrong was told, and this is the
+/// exit code.
+fn planned(args: &RunArgs) -> Result<(PathBuf, Plan), u8> {
+    let (path, loaded) = report::load_or_tell(args.file.as_deref(), &args.env_file)?;
+    let Loaded { plan, graph, .. } = loaded;
+    let mut only = args.only.clone();
+    if let Some(name) = &args.exit_on_end {
+        if plan.service(name).is_none() {
+            return Err(usage_error("run", &format!("--exit-on-end: there is no service {name:?}")));
+        }
+        if !only.is_empty() && !only.contains(name) {
+            only.push(name.clone());
+        }
+    }
+    let selection = Selection { only, no_deps: args.no_deps, profiles: args.profile.clone() };
+    let plan = select(&plan, &graph, &selection).map_err(|denial| {
+        let hint = denial.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+        usage_error("run", &format!("{}{hint}", denial.reason))
+    })?;
+    if let Some(name) = &args.exit_on_end
+        && !plan.service(name).is_some_and(|service| service.autostart)
+    {
+        return Err(usage_error("run", &format!("--exit-on-end: {name} does not start with this run")));
+    }
+    Ok((path, plan))
+}
+
+/// What a run has around its tree.
+struct Surroundings {
+    /// The instance directory and the control socket in it; `None` where none can be had.
+    place: Option<InstanceDir>,
+    listener: Option<UnixListener>,
+    names: Vec<InstanceId>,
+    console: Arc<Console>,
+    signals: Signals,
+    recorder: Option<Box<dyn StepSink>>,
+}
+
+/// Takes the run's place, and opens its console, its socket and its recording. `Err`: what is wrong was told,
+/// and this is the exit code.
+fn prepare(args: &RunArgs, path: &Path, manifest: &Path, plan: &Plan) -> Result<Surroundings, u8> {
+    let failed = |words: String| {
+        tell!("{}: {words}", format::error_word());
+        code::FAILED
+    };
+    let place = take_place(args, path, manifest)?;
+    let names: Vec<InstanceId> =
+        plan.services.iter().flat_map(|service| service.instances().collect::<Vec<_>>()).collect();
+    let console = Console::start(&names).map_err(|error| failed(error.to_string()))?;
+    let signals = Signals::listen().map_err(|error| failed(format!("can't listen to signals: {error}")))?;
+    let listen = |place: &InstanceDir| sockets::listen(&place.socket, sockets::SocketAccess::Owner);
+    let listener = place.as_ref().and_then(|place| listen(place).map_err(without_socket).ok());
+    let recorder: Option<Box<dyn StepSink>> =
+        match &args.record {
+            None => None,
+            Some(path) => Some(Box::new(Recorder::create(path, plan).map_err(|error| {
+                failed(format!("can't record into a new file {}: {error}", path.display()))
+            })?)),
+        };
+    Ok(Surroundings { place, listener, names, console, signals, recorder })
+}
+
+fn without_socket(error: std::io::Error) {
+    tell!("regrow: no control socket, other commands won't find this run: {error}");
+}
+
+fn take_place(args: &RunArgs, path: &Path, manifest: &Path) -> Result<Option<InstanceDir>, u8> {
+    let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+    let card = Card {
+        pid: std::process::id(),
+        manifest: manifest.to_owned(),
+        cwd: std::env::current_dir().unwrap_or_default(),
+        socket: args.socket.as_ref().map(absolute),
+    };
+    match instance_dir::take(manifest, &card) {
+        Ok(place) => Ok(Some(place)),
+        Err(InstanceDirError::ByAnother(other)) if processes::is_dead_but_for_a_thread(other.pid) => {
+            tell!(
+                "{}: a run of {} was ended (pid {}), and a thread of it still waits for a disk that does not answer",
+                format::error_word(),
+                path.display(),
+                other.pid
+            );
+            Err(code::FAILED)
+        }
+        Err(InstanceDirError::ByAnother(other)) => {
+            tell!("{}: {} is running already (pid {})", format::error_word(), path.display(), other.pid);
+            tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
+            Err(code::FAILED)
+        }
+        Err(InstanceDirError::Unusable(error)) => {
+            without_socket(error);
+            Ok(None)
+        }
+    }
+}
+
+/// The first line of a run.
+fn announce(console: &Console, plan: &Plan, path: &Path) {
+    let starting = plan.services.iter().filter(|service| service.autostart);
+    let services = starting.clone().count();
+    let instances: usize = starting.map(|service| service.instances().count()).sum();
+    let noun = if services == 1 { "service" } else { "services" };
+    let copies = if instances == services { String::new() } else { format!(", {instances} instances") };
+    let (version, project) = (env!("CARGO_PKG_VERSION"), &plan.project);
+    let line = format!("regrow {version}: {project} from {}, {services} {noun}{copies}", path.display());
+    console.say(&line, Tint::Faint);
+}
+
+/// Prepares, starts, follows and concludes a run. Returns its exit code.
+async fn supervise(args: RunArgs, path: PathBuf, plan: Plan, above: keeper::KeeperLink) -> u8 {
+    let manifest = plan.file.clone().unwrap_or_else(|| path.clone());
+    let prepared = prepare(&args, &path, &manifest, &plan);
+    let Surroundings { place, listener, names, console, signals, recorder } = match prepared {
+        Ok(surroundings) => surroundings,
+        Err(code) => return code,
+    };
+    announce(&console, &plan, &path);
+    let socket = place.as_ref().filter(|_| listener.is_some()).map(|place| place.socket.clone());
+    let options = Options {
+        host: HostOptions { subreaper: true, owns_process: true, die_with_us: true },
+        sample_interval: args.sample_interval,
+        console: Some(Arc::clone(&console) as Arc<_>),
+        // A run shows such output on its console, like all other output.
+        own_output: None,
+        socket: socket.clone(),
+        recorder,
+        secrets: Some(super::daemon::secrets()),
+        keep: LogRetention::declared(instance_dir::logs_of(&manifest)),
+        tasks: None,
+    };
+    let handle = match Handle::start(plan, options).await {
+        Ok(handle) => handle,
+        Err(error) => {
+            tell!("{}: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
+    if let Some(host) = handle.native_host() {
+        host.die_with(above.pidfd);
+    }
+    let (close, closing) = watch::channel(false);
+    let server = listener.zip(socket).map(|(listener, socket)| {
+        let served = handle.clone();
+        tokio::spawn(async move {
+            if let Err(error) = server::serve(Listeners::local(listener, socket), served, closing, None).await
+            {
+                tracing::error!(%error, "the control socket is gone");
+            }
+        })
+    });
+    let screen = Screen::new(&handle, Arc::clone(&console), names);
+    let exit_on_end = args.exit_on_end.as_deref().and_then(|name| Name::new(name).ok());
+    let foreground = Foreground { handle, console, screen, exit_on_end, ended: None, timeout: args.timeout };
+    let ended = foreground.go(signals).await;
+    close.send_replace(true);
+    if let Some(server) = server {
+        // The client that asked for the end is to get its answer; a client that does not read is not
+        // waited for.
+        let _ = tokio::time::timeout(FAREWELL, server).await;
+    }
+    if let Some(place) = place {
+        place.leave();
+    }
+    ended
 }
 
 /// Why a run ends.

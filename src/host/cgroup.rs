@@ -29,7 +29,7 @@ use super::marks::run_of;
 use crate::host::marks;
 use crate::sys::{clone3, pidfd, proc};
 
-pub(crate) use moving::Homeless;
+pub(crate) use moving::WithoutCgroup;
 
 mod moving;
 
@@ -51,7 +51,7 @@ enum Job {
     Remove(u64),
     /// Moves trees into directories of their own, then calls the function with the keys of those
     /// that have one.
-    TakeIn(Vec<Homeless>, Box<dyn FnOnce(Vec<u64>) + Send>),
+    TakeIn(Vec<WithoutCgroup>, Box<dyn FnOnce(Vec<u64>) + Send>),
 }
 
 /// Cgroups for reuse. To make and remove one costs a short command an eighth of its time, so a
@@ -290,7 +290,11 @@ impl Cgroups {
 
     /// Has trees moved into cgroups of their own, as far as that can be done. `told` is called with
     /// the keys of those that have one then. `false`: no cgroup can be made.
-    pub(crate) fn take_in(&self, trees: Vec<Homeless>, told: impl FnOnce(Vec<u64>) + Send + 'static) -> bool {
+    pub(crate) fn take_in(
+        &self,
+        trees: Vec<WithoutCgroup>,
+        told: impl FnOnce(Vec<u64>) + Send + 'static,
+    ) -> bool {
         self.usable.load(Ordering::Relaxed) && self.jobs.send(Job::TakeIn(trees, Box::new(told))).is_ok()
     }
 

@@ -19,7 +19,7 @@ use super::cgroup::{self, Cgroups};
 use super::journal::{self, Journal};
 use super::keeper::KeeperSocket;
 use super::keeper::client::Client;
-use super::reaper::{self, KeeperLink, Leave, Reclaimed, WatchOrder, WatcherHandle};
+use super::reaper::{self, KeeperLink, Leave, ReaperHandle, ReaperOrder, Reclaimed};
 use super::spawn::{Spawner, Ties};
 use super::stall::StallMonitor;
 use super::start_queue::Starts;
@@ -55,13 +55,13 @@ impl Default for HostOptions {
 
 /// The [`Host`] that spawns real processes, by itself or through a keeper.
 pub struct NativeHost {
-    line: WatcherHandle,
+    line: ReaperHandle,
     keeper: Option<Keeper>,
     cgroups: Option<Arc<Cgroups>>,
     /// The number in the marks of its processes and those of earlier daemons, which no other
     /// processes carry.
     run: u32,
-    relief: Arc<StallMonitor>,
+    stall_monitor: Arc<StallMonitor>,
     starts: Option<Starts<Prepared>>,
     keys: AtomicU64,
     chance: AtomicU64,
@@ -122,10 +122,10 @@ impl NativeHost {
         }
         cgroup::sweep();
         let cgroups = Cgroups::make(number_of(mark)).map(Arc::new);
-        let (logs, relief) = (Arc::<Logs>::default(), StallMonitor::start()?);
+        let (logs, stall_monitor) = (Arc::<Logs>::default(), StallMonitor::start()?);
         let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
-        let line = reaper::start(Arc::clone(&sink), options.owns_process, own, kept, None, &relief)
-            .inspect_err(|_| relief.end())?;
+        let line = reaper::start(Arc::clone(&sink), options.owns_process, own, kept, None, &stall_monitor)
+            .inspect_err(|_| stall_monitor.end())?;
         let ties = Ties { die_with_us: options.die_with_us, outlive_readers: false };
         let work = SpawnContext {
             line: line.clone(),
@@ -134,10 +134,10 @@ impl NativeHost {
             logs,
             mark,
             journal: None,
-            coming: Arc::default(),
+            permits: Arc::default(),
         };
         let by = move || Ok(Spawning::Ourselves(Spawner::new(limits, ties)?));
-        NativeHost::with(line, None, 1, work, relief, by)
+        NativeHost::with(line, None, 1, work, stall_monitor, by)
     }
 
     /// Starts a host that has a keeper spawn its processes, which outlive this process.
@@ -218,10 +218,10 @@ impl NativeHost {
         }
         let lives_on: HashSet<u64> = found.iter().map(|found| found.key.0).collect();
         noted.iter().filter(|noted| !lives_on.contains(&noted.key)).for_each(|noted| writes.gone(noted.key));
-        let (logs, relief) = (Arc::<Logs>::default(), StallMonitor::start()?);
+        let (logs, stall_monitor) = (Arc::<Logs>::default(), StallMonitor::start()?);
         let (own, kept) = (cgroups.clone(), Arc::clone(&logs));
-        let line = reaper::start(Arc::clone(&sink), true, own, kept, Some(above), &relief)
-            .inspect_err(|_| relief.end())?;
+        let line = reaper::start(Arc::clone(&sink), true, own, kept, Some(above), &stall_monitor)
+            .inspect_err(|_| stall_monitor.end())?;
         let work = SpawnContext {
             line: line.clone(),
             sink,
@@ -229,27 +229,27 @@ impl NativeHost {
             logs,
             mark,
             journal: Some(writes),
-            coming: Arc::default(),
+            permits: Arc::default(),
         };
         let keeper = Keeper { client: Arc::clone(&client), pid };
         let by = move || Ok(Spawning::Keeper(Arc::clone(&client)));
-        let host = NativeHost::with(line, Some(keeper), last_key + 1, work, relief, by)?;
+        let host = NativeHost::with(line, Some(keeper), last_key + 1, work, stall_monitor, by)?;
         Ok(Joined { host, since, found, first, held })
     }
 
     fn with(
-        line: WatcherHandle,
+        line: ReaperHandle,
         keeper: Option<Keeper>,
         first_key: u64,
         work: SpawnContext,
-        relief: Arc<StallMonitor>,
+        stall_monitor: Arc<StallMonitor>,
         by: impl Fn() -> io::Result<Spawning> + Send + Sync + 'static,
     ) -> io::Result<NativeHost> {
         let (starts, cgroups, run) = (Starts::new(), work.cgroups.clone(), number_of(work.mark));
         let spawners = Arc::new(Spawners {
             work,
             giver: starts.giver(),
-            relief: Arc::clone(&relief),
+            stall_monitor: Arc::clone(&stall_monitor),
             by: Box::new(by),
             more: AtomicUsize::new(0),
         });
@@ -257,8 +257,8 @@ impl NativeHost {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(3)) + 1;
         for _ in 0..threads {
             spawners.begin(starts.taker()).inspect_err(|_| {
-                relief.end();
-                line.send(WatchOrder::Quit);
+                stall_monitor.end();
+                line.send(ReaperOrder::Quit);
             })?;
         }
         Ok(NativeHost {
@@ -266,7 +266,7 @@ impl NativeHost {
             keeper,
             cgroups,
             run,
-            relief,
+            stall_monitor,
             starts: Some(starts),
             keys: AtomicU64::new(first_key),
             chance: AtomicU64::new(RandomState::new().build_hasher().finish()),
@@ -286,7 +286,7 @@ impl NativeHost {
     pub fn bye(&self, code: u8) {
         if let Some(keeper) = &self.keeper {
             keeper.client.bye(code);
-            self.line.send(WatchOrder::Leave(Leave::Down(code)));
+            self.line.send(ReaperOrder::Leave(Leave::Down(code)));
         }
     }
 
@@ -312,7 +312,7 @@ impl NativeHost {
             let noted = Box::new(move || {
                 let _ = noted.send(());
             });
-            self.line.send(WatchOrder::Leave(Leave::Replaced(program.to_owned(), noted)));
+            self.line.send(ReaperOrder::Leave(Leave::Replaced(program.to_owned(), noted)));
             // The reaper may end without an answer; then there is nothing to wait for.
             let _ = heard.await;
         }
@@ -322,7 +322,7 @@ impl NativeHost {
     /// place of what it held before. Does nothing without a keeper.
     pub fn hold(&self, name: &str, text: String, fd: Option<OwnedFd>) {
         if self.keeper.is_some() {
-            self.line.send(WatchOrder::Hold(name.to_owned(), text, fd));
+            self.line.send(ReaperOrder::Hold(name.to_owned(), text, fd));
         }
     }
 
@@ -349,13 +349,13 @@ impl NativeHost {
     /// Ties this process to another: when the process behind this pidfd dies, every tree is killed
     /// and this process exits.
     pub fn die_with(&self, process: OwnedFd) {
-        self.line.send(WatchOrder::DieWith(process));
+        self.line.send(ReaperOrder::DieWith(process));
     }
 
     /// Ends the orphans that services left to this process and that belong to no known tree; `done`
     /// is called when none is left.
     pub fn end_strays(&self, done: impl FnOnce() + Send + 'static) {
-        self.line.send(WatchOrder::EndStrays(Box::new(done)));
+        self.line.send(ReaperOrder::EndStrays(Box::new(done)));
     }
 }
 
@@ -364,8 +364,8 @@ impl Drop for NativeHost {
         // The spawner threads end with their queue. Their end kills whatever still runs, by
         // PR_SET_PDEATHSIG: an orderly shutdown came before.
         self.starts = None;
-        self.relief.end();
-        self.line.send(WatchOrder::Quit);
+        self.stall_monitor.end();
+        self.line.send(ReaperOrder::Quit);
     }
 }
 
@@ -417,40 +417,40 @@ impl Host for NativeHost {
     }
 
     fn signal(&self, key: ProcessKey, signal: i32) {
-        self.line.send(WatchOrder::Signal(key, signal));
+        self.line.send(ReaperOrder::Signal(key, signal));
     }
 
     fn pause(&self, key: ProcessKey) {
-        self.line.send(WatchOrder::Pause(key));
+        self.line.send(ReaperOrder::Pause(key));
     }
 
     fn resume(&self, key: ProcessKey) {
-        self.line.send(WatchOrder::Resume(key));
+        self.line.send(ReaperOrder::Resume(key));
     }
 
     fn kill(&self, key: ProcessKey) {
-        self.line.send(WatchOrder::Kill(key));
+        self.line.send(ReaperOrder::Kill(key));
     }
 
     fn adopt(&self, key: ProcessKey, output: OutputTarget, keep: Option<LogConfig>, news: HostEventSink) {
-        self.line.send(WatchOrder::Adopt(key, output, keep, news));
+        self.line.send(ReaperOrder::Adopt(key, output, keep, news));
     }
 
     fn settle(&self, key: ProcessKey) {
         if self.keeper.is_some() {
-            self.line.send(WatchOrder::Settle(key));
+            self.line.send(ReaperOrder::Settle(key));
         }
     }
 
     fn look_around(&self) {
-        self.line.send(WatchOrder::LookAround);
+        self.line.send(ReaperOrder::LookAround);
     }
 
     fn keep(&self, source: SourceId, keep: LogConfig) {
-        self.line.send(WatchOrder::Keep(source, keep));
+        self.line.send(ReaperOrder::Keep(source, keep));
     }
 
     fn forget(&self, source: SourceId) {
-        self.line.send(WatchOrder::Forget(source));
+        self.line.send(ReaperOrder::Forget(source));
     }
 }

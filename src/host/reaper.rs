@@ -25,7 +25,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use self::blocked_io::{Loan, Remainder, Stuck};
 use self::known_members::KnownMembers;
-use self::memberships::{HOUSING_MILLIS, Housing, Membership};
+use self::memberships::{HOUSING_MILLIS, Membership, MembershipMoves};
 use super::cgroup::Cgroups;
 use super::stall::{BlockingCall, StallMonitor, Takeover};
 use super::{HostEvent, HostEventSink, OutputSink, OutputTarget, ProcessKey, STUCK};
@@ -37,7 +37,7 @@ use crate::sys::signals::ChildDeaths;
 
 pub(crate) use self::keeper_side::KeeperLink;
 pub(crate) use super::marks::Marks;
-pub(crate) use orders::{Expected, Leave, WatchOrder, Watched, WatcherHandle};
+pub(crate) use orders::{Expected, Leave, ReaperHandle, ReaperOrder, Watched};
 pub(crate) use reclaim::{Reclaimed, reclaim, reclaim_marked};
 
 /// The most bytes of one read, so that no pipe keeps the others waiting.
@@ -63,8 +63,8 @@ pub(crate) fn start(
     cgroups: Option<Arc<Cgroups>>,
     logs: Arc<Logs>,
     above: Option<KeeperLink>,
-    relief: &Arc<StallMonitor>,
-) -> std::io::Result<WatcherHandle> {
+    stall_monitor: &Arc<StallMonitor>,
+) -> std::io::Result<ReaperHandle> {
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
     epoll.add(&wake, EpollEvent::new(EpollFlags::EPOLLIN, Token::Wake.pack()))?;
@@ -76,10 +76,10 @@ pub(crate) fn start(
     if let Some(deaths) = &deaths {
         epoll.add(deaths.wake(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Children.pack()))?;
     }
-    let line = WatcherHandle::new(wake);
+    let line = ReaperHandle::new(wake);
     // Too short for anybody to notice, and longer than a disk that is merely busy takes.
-    let desk = BlockingCall::new(relief, 2, Takeover::Lasting, Watcher::relieve);
-    let watcher = Box::new(Watcher {
+    let call = BlockingCall::new(stall_monitor, 2, Takeover::Lasting, Reaper::relieve);
+    let watcher = Box::new(Reaper {
         line: line.clone(),
         epoll,
         sink,
@@ -90,7 +90,7 @@ pub(crate) fn start(
         processes: HashMap::new(),
         dead: Vec::new(),
         buffer: Vec::new(),
-        desk,
+        call,
         thread: nix::unistd::gettid(),
         last_loan: 0,
         loan: None,
@@ -99,7 +99,7 @@ pub(crate) fn start(
         changes: VecDeque::new(),
         left: VecDeque::new(),
         homeless: Vec::new(),
-        housing: Housing::Rests(Instant::now()),
+        housing: MembershipMoves::Rests(Instant::now()),
         needs_rescan: HashSet::new(),
         die_with: None,
         ending_strays: Vec::new(),
@@ -113,7 +113,10 @@ pub(crate) fn start(
         deaths,
         sigchld_debounce_until: None,
     });
-    std::thread::Builder::new().name("regrow-watch".into()).stack_size(256 * 1024).spawn(|| watcher.run())?;
+    std::thread::Builder::new()
+        .name("regrow-reaper".into())
+        .stack_size(256 * 1024)
+        .spawn(|| watcher.run())?;
     Ok(line)
 }
 
@@ -190,8 +193,8 @@ struct Process {
     captured: Vec<u8>,
     usage: Option<ResourceUsage>,
     marks: Marks,
-    home: Membership,
-    sight: KnownMembers,
+    membership: Membership,
+    known_members: KnownMembers,
     /// The note that the keeper holds about it for a later daemon.
     about: Option<String>,
     parent: Parent,
@@ -218,8 +221,8 @@ struct Killing {
 /// A tree that still lives this long after SIGKILL is reported, if it keeps forking.
 const FORKS_AWAY: Duration = Duration::from_secs(1);
 
-struct Watcher {
-    line: WatcherHandle,
+struct Reaper {
+    line: ReaperHandle,
     epoll: Epoll,
     sink: Arc<dyn OutputSink>,
     reap_all: bool,
@@ -235,7 +238,7 @@ struct Watcher {
     buffer: Vec<u8>,
     /// The blocking call with which the reaper's state is left during work that may block
     /// ([`blocked_io`]).
-    desk: Arc<BlockingCall<Box<Watcher>>>,
+    call: Arc<BlockingCall<Box<Reaper>>>,
     /// The thread that the reaper runs on at the moment.
     thread: nix::unistd::Pid,
     /// The number of the last loan, counted up for each.
@@ -252,7 +255,7 @@ struct Watcher {
     left: VecDeque<Remainder>,
     /// The keys of trees that were spawned without a cgroup.
     homeless: Vec<u64>,
-    housing: Housing,
+    housing: MembershipMoves,
     /// Trees with processes that could not be pinned for want of descriptors, or that live and were
     /// not seen: they need a rescan.
     needs_rescan: HashSet<u64>,
@@ -286,7 +289,7 @@ impl Process {
     }
 }
 
-impl Watcher {
+impl Reaper {
     fn run(mut self: Box<Self>) {
         if self.above.as_mut().is_some_and(|above| !above.begin()) {
             // The keeper is gone, and another thread is becoming the keeper at this moment.
@@ -373,35 +376,35 @@ impl Watcher {
     fn take_orders(&mut self) -> bool {
         for order in self.line.take() {
             match order {
-                WatchOrder::Watch(watched) => self.watch(*watched),
-                WatchOrder::Signal(key, signal) => {
+                ReaperOrder::Watch(watched) => self.watch(*watched),
+                ReaperOrder::Signal(key, signal) => {
                     self.signal_tree(key.0, signal);
                     self.signal_found(key.0, nix::libc::SIGCONT);
                 }
-                WatchOrder::Pause(key) => self.pause_tree(key.0),
-                WatchOrder::Resume(key) => self.signal_tree(key.0, nix::libc::SIGCONT),
-                WatchOrder::Kill(key) => self.kill_tree(key.0),
-                WatchOrder::DieWith(fd) => {
+                ReaperOrder::Pause(key) => self.pause_tree(key.0),
+                ReaperOrder::Resume(key) => self.signal_tree(key.0, nix::libc::SIGCONT),
+                ReaperOrder::Kill(key) => self.kill_tree(key.0),
+                ReaperOrder::DieWith(fd) => {
                     let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::DieWith.pack());
                     if self.epoll.add(&fd, event).is_ok() {
                         self.die_with = Some(fd);
                     }
                 }
-                WatchOrder::EndStrays(done) => {
+                ReaperOrder::EndStrays(done) => {
                     self.strays_since = Instant::now();
                     self.ending_strays.push(done);
                 }
-                WatchOrder::Expect(expected) => self.expect(*expected),
-                WatchOrder::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
-                WatchOrder::Settle(key) => self.settled(key.0),
-                WatchOrder::Keep(source, keep) => self.changes.push_back((source, keep)),
-                WatchOrder::LookAround => self.look_around(),
-                WatchOrder::Housed(keys) => self.housed(&keys),
-                WatchOrder::Late(loan, late) => self.is_late(loan, *late),
-                WatchOrder::Forget(source) => self.logs.close(source),
-                WatchOrder::Hold(name, text, fd) => self.hold(name, text, fd),
-                WatchOrder::Leave(leave) => self.leave(leave),
-                WatchOrder::Quit => return false,
+                ReaperOrder::Expect(expected) => self.expect(*expected),
+                ReaperOrder::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
+                ReaperOrder::Settle(key) => self.settled(key.0),
+                ReaperOrder::Keep(source, keep) => self.changes.push_back((source, keep)),
+                ReaperOrder::LookAround => self.look_around(),
+                ReaperOrder::Housed(keys) => self.housed(&keys),
+                ReaperOrder::Late(loan, late) => self.is_late(loan, *late),
+                ReaperOrder::Forget(source) => self.logs.close(source),
+                ReaperOrder::Hold(name, text, fd) => self.hold(name, text, fd),
+                ReaperOrder::Leave(leave) => self.leave(leave),
+                ReaperOrder::Quit => return false,
             }
         }
         true
@@ -434,10 +437,10 @@ impl Watcher {
             }
         }
         self.leaders.insert(pid, key);
-        let home = cgroups.map_or(Membership::None, Membership::Born);
+        let membership = cgroups.map_or(Membership::None, Membership::Born);
         // A command is over before it would be moved into a cgroup.
         if let OutputTarget::Lines(..) = &output {
-            self.one_came(key, &home);
+            self.one_came(key, &membership);
         }
         self.processes.insert(
             key,
@@ -450,8 +453,8 @@ impl Watcher {
                 captured: Vec::new(),
                 usage: None,
                 marks,
-                home,
-                sight: KnownMembers::default(),
+                membership,
+                known_members: KnownMembers::default(),
                 about,
                 parent,
                 news,
@@ -531,7 +534,7 @@ impl Watcher {
             }
             let dead = std::mem::take(&mut self.dead);
             // A keeper has many children; processes of trees with a cgroup are known by it.
-            let unsure = |key: &u64| self.processes.get(key).is_some_and(|p| !p.home.knows_all());
+            let unsure = |key: &u64| self.processes.get(key).is_some_and(|p| !p.membership.knows_all());
             if self.above.is_none() || dead.iter().any(unsure) {
                 self.adopt();
             }
@@ -578,8 +581,8 @@ impl Watcher {
         let told = std::mem::replace(&mut process.told, true);
         let news = Arc::clone(&process.news);
         let id = ProcessKey(key);
-        if empty && process.sight.lost() > 0 {
-            news(HostEvent::LostSight { key: id, of: process.sight.lost() });
+        if empty && process.known_members.lost() > 0 {
+            news(HostEvent::LostSight { key: id, of: process.known_members.lost() });
         }
         if let (true, OutputTarget::Lines(source, _)) = (empty, &process.output)
             && !self.stuck.contains_key(source)
@@ -639,7 +642,7 @@ impl Watcher {
             if self.leaders.get(&process.pid) == Some(&key) {
                 self.leaders.remove(&process.pid);
             }
-            if let Some(cgroups) = process.home.cgroups() {
+            if let Some(cgroups) = process.membership.cgroups() {
                 match process.exit {
                     Some(Exit::Code(_)) => cgroups.remove(key),
                     Some(Exit::Signal { .. } | Exit::Unknown) | None => cgroups.discard(key),

@@ -46,7 +46,7 @@ pub(crate) struct BlockingCall<T> {
     patience: u32,
     go_on: Box<dyn Fn(T) + Send + Sync>,
     going_on: Takeover,
-    relief: Arc<StallMonitor>,
+    stall_monitor: Arc<StallMonitor>,
 }
 
 /// How long it takes to go on with a state.
@@ -84,28 +84,28 @@ impl<T: Send + 'static> BlockingCall<T> {
     /// Makes a blocking call. `go_on` gets the state when a piece of work lasts longer than
     /// `patience` times [`LOOK`].
     pub(crate) fn new(
-        relief: &Arc<StallMonitor>,
+        stall_monitor: &Arc<StallMonitor>,
         patience: u32,
         going_on: Takeover,
         go_on: impl Fn(T) + Send + Sync + 'static,
     ) -> Arc<BlockingCall<T>> {
         let left = Left { state: None, piece: 0, seen: (0, 0) };
-        let relief = Arc::clone(relief);
-        let desk = Arc::new(BlockingCall {
+        let stall_monitor = Arc::clone(stall_monitor);
+        let call = Arc::new(BlockingCall {
             left: Mutex::new(left),
             patience,
             go_on: Box::new(go_on),
             going_on,
-            relief,
+            stall_monitor,
         });
-        let weak: Weak<BlockingCall<T>> = Arc::downgrade(&desk);
-        lock(&desk.relief.desks).push(weak);
-        desk
+        let weak: Weak<BlockingCall<T>> = Arc::downgrade(&call);
+        lock(&call.stall_monitor.desks).push(weak);
+        call
     }
 
     /// The monitor that looks after it.
-    pub(crate) fn relief(&self) -> &Arc<StallMonitor> {
-        &self.relief
+    pub(crate) fn stall_monitor(&self) -> &Arc<StallMonitor> {
+        &self.stall_monitor
     }
 
     /// Leaves the state, does the work, and takes the state back. `None` if another thread has gone
@@ -117,7 +117,7 @@ impl<T: Send + 'static> BlockingCall<T> {
             left.state = Some(state);
             left.piece
         };
-        self.relief.look_from_now_on();
+        self.stall_monitor.look_from_now_on();
         let done = work();
         let mut left = lock(&self.left);
         // The thread that went on may be at a piece of work of its own by now.
@@ -159,7 +159,7 @@ impl<T: Send + 'static> Looked for BlockingCall<T> {
 impl StallMonitor {
     /// Starts the monitor with its thread.
     pub(crate) fn start() -> io::Result<Arc<StallMonitor>> {
-        let relief = Arc::new(StallMonitor {
+        let stall_monitor = Arc::new(StallMonitor {
             desks: Mutex::default(),
             looks: AtomicBool::new(false),
             has_thread: AtomicBool::new(false),
@@ -167,8 +167,8 @@ impl StallMonitor {
             asleep: Mutex::default(),
             wake: Condvar::new(),
         });
-        relief.begin()?;
-        Ok(relief)
+        stall_monitor.begin()?;
+        Ok(stall_monitor)
     }
 
     /// Starts a thread that checks, if there is none.
@@ -176,9 +176,9 @@ impl StallMonitor {
         if self.has_thread.swap(true, SeqCst) {
             return Ok(());
         }
-        let relief = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("regrow-relief".into()).stack_size(256 * 1024);
-        let begun = thread.spawn(move || relief.run());
+        let stall_monitor = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("regrow-stall".into()).stack_size(256 * 1024);
+        let begun = thread.spawn(move || stall_monitor.run());
         self.has_thread.store(begun.is_ok(), SeqCst);
         begun.map(drop)
     }
@@ -243,12 +243,12 @@ impl StallMonitor {
     fn look(&self) -> Look {
         let desks: Vec<_> = {
             let mut desks = lock(&self.desks);
-            desks.retain(|desk| desk.strong_count() > 0);
+            desks.retain(|call| call.strong_count() > 0);
             desks.iter().filter_map(Weak::upgrade).collect()
         };
         let mut all = Look::Quiet;
-        for desk in desks {
-            match desk.look() {
+        for call in desks {
+            match call.look() {
                 Look::Quiet => {}
                 Look::Busy => all = Look::Busy,
                 lasting @ Look::Lasting(_) => return lasting,
@@ -269,62 +269,63 @@ mod tests {
     use super::*;
 
     /// Makes a blocking call that sends its state when another thread goes on with it.
-    fn desk(
+    fn call(
         going_on: Takeover,
         patience: u32,
     ) -> (Arc<StallMonitor>, Arc<BlockingCall<u32>>, mpsc::Receiver<u32>) {
-        let relief = StallMonitor::start().unwrap();
+        let stall_monitor = StallMonitor::start().unwrap();
         let (tell, told) = mpsc::channel();
-        let desk = BlockingCall::new(&relief, patience, going_on, move |state| tell.send(state).unwrap());
-        (relief, desk, told)
+        let call =
+            BlockingCall::new(&stall_monitor, patience, going_on, move |state| tell.send(state).unwrap());
+        (stall_monitor, call, told)
     }
 
     #[test]
     fn who_is_back_in_time_has_its_state_again() {
-        let (relief, desk, told) = desk(Takeover::Moment, u32::MAX);
+        let (stall_monitor, call, told) = call(Takeover::Moment, u32::MAX);
         for state in 0..1000 {
-            assert_eq!(desk.work(state, || state * 2), (Some(state), state * 2));
+            assert_eq!(call.work(state, || state * 2), (Some(state), state * 2));
         }
         assert!(told.try_recv().is_err());
-        relief.end();
+        stall_monitor.end();
     }
 
     #[test]
     fn another_goes_on_with_what_lasts_and_who_is_late_has_its_result_alone() {
         for going_on in [Takeover::Moment, Takeover::Lasting] {
-            let (relief, desk, told) = desk(going_on, 10);
+            let (stall_monitor, call, told) = call(going_on, 10);
             let (let_go, gate) = mpsc::channel::<()>();
             let late = {
-                let (desk, gate) = (Arc::clone(&desk), gate);
-                std::thread::spawn(move || desk.work(7, || gate.recv()))
+                let (call, gate) = (Arc::clone(&call), gate);
+                std::thread::spawn(move || call.work(7, || gate.recv()))
             };
             let gone_on = told.recv_timeout(Duration::from_secs(30)).unwrap();
             assert_eq!(gone_on, 7);
             // The thread that went on uses the same blocking call.
-            assert_eq!(desk.work(8, || "done"), (Some(8), "done"));
+            assert_eq!(call.work(8, || "done"), (Some(8), "done"));
             let_go.send(()).unwrap();
             assert_eq!(late.join().unwrap(), (None, Ok(())), "{going_on:?}");
             // And it can be taken over from as well.
             let (let_go, gate) = mpsc::channel::<()>();
-            let again = Arc::clone(&desk);
+            let again = Arc::clone(&call);
             let late = std::thread::spawn(move || again.work(9, || gate.recv()));
             assert_eq!(told.recv_timeout(Duration::from_secs(30)), Ok(9), "{going_on:?}");
             drop(let_go);
             assert_eq!(late.join().unwrap().0, None);
-            relief.end();
+            stall_monitor.end();
         }
     }
 
     #[test]
     fn nobody_looks_while_nobody_works() {
-        let (relief, desk, _told) = desk(Takeover::Moment, u32::MAX);
-        desk.work(1, || ());
+        let (stall_monitor, call, _told) = call(Takeover::Moment, u32::MAX);
+        call.work(1, || ());
         let begun = std::time::Instant::now();
-        while relief.looks.load(SeqCst) {
+        while stall_monitor.looks.load(SeqCst) {
             assert!(begun.elapsed() < Duration::from_secs(30), "it sleeps");
             std::thread::yield_now();
         }
-        assert!(desk.work(1, || relief.looks.load(SeqCst)).1, "it is awake");
-        relief.end();
+        assert!(call.work(1, || stall_monitor.looks.load(SeqCst)).1, "it is awake");
+        stall_monitor.end();
     }
 }

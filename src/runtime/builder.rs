@@ -1,13 +1,12 @@
 //! How a plan becomes a running tree: the actors, in their order, and who listens to whom.
 
-use ractor::ActorRef;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ractor::Actor;
+use ractor::{Actor, ActorRef};
 use tokio::sync::{Semaphore, watch};
 
 use super::Inner;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::daemon::Machine;
 use crate::harness::{BOUND, end, eventually, eventually_or, free_port, installed, skip};
+use crate::machine::Machine;
 
 const CURL: &str = "/usr/bin/curl";
 

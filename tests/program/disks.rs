@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::daemon::Machine;
 use crate::harness::{Run, end, eventually, eventually_or, is_alive, skip};
+use crate::machine::Machine;
 
 /// A small ext4 in a file, which turns read-only when it has an error.
 pub(crate) struct Disk(PathBuf);

@@ -1,7 +1,7 @@
 //! Every start of a service reads its env files as they are then, whatever causes the start.
 
-use crate::daemon::Machine;
 use crate::harness::{Project, end, eventually};
+use crate::machine::Machine;
 
 const SHOP: &str = "[project]\nenv_file = [\"../common.env\"]\n\
     [service.web]\nshell = \"echo got $WORD $COMMON; exec sleep 1000\"\nenv_file = [\"../web.env\"]\n\

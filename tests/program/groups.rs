@@ -1,7 +1,7 @@
 //! R15: group restart semantics, on real processes.
 
-use super::daemon::Machine;
 use super::harness::{Project, Run, end, eventually};
+use crate::machine::Machine;
 
 /// Three services that write down when they start and when they are asked to stop.
 fn project(strategy: &str, more: &str) -> Project {

@@ -19,6 +19,19 @@ pub(crate) struct Project {
     folder: tempfile::TempDir,
 }
 
+/// Whoever runs the tests under nohup(1) hands an ignored SIGHUP on, which a run would then ignore, too.
+fn hear_of_a_hang_up() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default action installs no handler that could run in an unsound context.
+    unsafe { signal(Signal::SIGHUP, SigHandler::SigDfl) }.unwrap();
+}
+
+/// The nice value of the tests themselves, which children inherit.
+pub(crate) fn own_nice() -> String {
+    let printed = Command::new("nice").output().unwrap().stdout;
+    String::from_utf8(printed).unwrap().trim().to_owned()
+}
+
 pub(crate) struct Output {
     pub(crate) code: i32,
     pub(crate) stdout: String,
@@ -27,6 +40,7 @@ pub(crate) struct Output {
 
 impl Project {
     pub(crate) fn new(manifest: &str) -> Project {
+        hear_of_a_hang_up();
         let project = Project { folder: tempfile::tempdir().unwrap() };
         std::fs::create_dir(project.path("shop")).unwrap();
         project.write("regrow.toml", manifest);

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::daemon::Machine;
 use crate::harness::{Project, eventually, installed};
+use crate::machine::Machine;
 
 const WEB: &str = "[service.web]\ncommand = \"sleep 1000\"\n";
 

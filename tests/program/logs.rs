@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::daemon::Machine;
 use crate::harness::{Project, eventually};
+use crate::machine::Machine;
 
 /// The contents of a log file and of its rotated files, oldest first.
 fn all_of(file: &Path) -> String {

@@ -1,7 +1,7 @@
 //! `stats` and `resources`: what the machine and the services use.
 
-use crate::daemon::Machine;
 use crate::harness::eventually;
+use crate::machine::Machine;
 
 fn machine() -> Machine {
     let machine = Machine::new(&[(

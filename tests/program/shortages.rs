@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
-use crate::daemon::Machine;
 use crate::harness::{eventually, pid_of};
+use crate::machine::Machine;
 
 /// A cgroup (version 1) with a limit on the number of processes.
 struct Pids(PathBuf);

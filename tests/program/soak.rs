@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::daemon::Machine;
 use crate::harness::{Chance, end, eventually, eventually_or, named};
+use crate::machine::Machine;
 
 /// A service prints 0, 1, 2, ... in each of its lives: no line of any life is missing or printed
 /// twice. Returns the number of lives and of lines.

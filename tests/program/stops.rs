@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::daemon::Machine;
 use crate::harness::Project;
+use crate::machine::Machine;
 
 /// A service that ignores SIGTERM, and writes a word when it is asked to stop.
 fn deaf(name: &str, on: &str) -> String {

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::daemon::Machine;
 use crate::disks::Disk;
 use crate::harness::{end, eventually, eventually_or, named, pid_of};
+use crate::machine::Machine;
 
 /// Services that do nothing, and one whose process leaves everything behind but its mark.
 fn manifest(count: usize) -> String {
@@ -339,7 +339,7 @@ fn trees_that_were_made_in_a_burst_get_a_cgroup_afterwards() {
     const COUNT: usize = 60;
     let mut machine = Machine::started(&[("many.toml", &(0..COUNT).map(family).collect::<String>())]);
     all_up(&machine);
-    if !crate::faults::a_cgroup_can_be_made() {
+    if !crate::trees::a_cgroup_can_be_made() {
         return crate::harness::skip(TEST, "no cgroup can be made here");
     }
     let cgroup = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::daemon::Machine;
 use crate::harness::{eventually, named};
+use crate::machine::Machine;
 
 fn machine() -> Machine {
     Machine::started(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")])

@@ -17,7 +17,7 @@ use crate::host::marks;
 use crate::sys::{pidfd, proc};
 
 /// A tree that waits for a cgroup.
-pub(crate) struct Homeless {
+pub(crate) struct WithoutCgroup {
     pub(crate) key: u64,
     /// The pid of its leader.
     pub(crate) pid: u32,
@@ -30,7 +30,7 @@ pub(crate) struct Homeless {
 const ROUNDS: usize = 8;
 
 /// Moves trees into directories of their own. Returns the keys of those that have one now.
-pub(super) fn take_in(dir: &OwnedFd, root: &Path, trees: &[Homeless]) -> Vec<u64> {
+pub(super) fn take_in(dir: &OwnedFd, root: &Path, trees: &[WithoutCgroup]) -> Vec<u64> {
     let Some(outside) = root.parent() else {
         return Vec::new();
     };
@@ -87,9 +87,9 @@ struct Membership {
 
 /// The living processes with the trees that they belong to: by session or group, by a parent, or by
 /// the mark.
-fn members<'a>(trees: &'a [Homeless], all: &[proc::Stat]) -> Vec<(&'a Homeless, proc::Stat)> {
-    let leaders: HashMap<u32, &Homeless> = trees.iter().map(|tree| (tree.pid, tree)).collect();
-    let marks: HashMap<u64, &Homeless> = trees.iter().map(|tree| (tree.mark, tree)).collect();
+fn members<'a>(trees: &'a [WithoutCgroup], all: &[proc::Stat]) -> Vec<(&'a WithoutCgroup, proc::Stat)> {
+    let leaders: HashMap<u32, &WithoutCgroup> = trees.iter().map(|tree| (tree.pid, tree)).collect();
+    let marks: HashMap<u64, &WithoutCgroup> = trees.iter().map(|tree| (tree.mark, tree)).collect();
     let parents: HashMap<u32, u32> = all.iter().map(|stat| (stat.pid, stat.parent)).collect();
     let by_parent = |stat: &proc::Stat| {
         // A parent's pid may be stale and lead in a circle; no tree is this deep.
@@ -144,8 +144,8 @@ mod tests {
         Command::new("sh").args(["-c", text]).spawn().unwrap()
     }
 
-    fn homeless(key: u64, child: &Child) -> Homeless {
-        Homeless { key, pid: child.id(), pidfd: pidfd::open(child.id()).unwrap(), mark: 1 << 62 | key }
+    fn homeless(key: u64, child: &Child) -> WithoutCgroup {
+        WithoutCgroup { key, pid: child.id(), pidfd: pidfd::open(child.id()).unwrap(), mark: 1 << 62 | key }
     }
 
     /// Spins instead of sleeping, because the awaited change is an event of another process.
@@ -168,7 +168,7 @@ mod tests {
         let mut gone = shell("exit 0");
         eventually("it has two children", || proc::children(family.id()).len() == 2);
         let gone_fd = pidfd::open(gone.id()).unwrap();
-        let of_gone = Homeless { key: 9, pid: gone.id(), pidfd: gone_fd, mark: 1 << 62 | 9 };
+        let of_gone = WithoutCgroup { key: 9, pid: gone.id(), pidfd: gone_fd, mark: 1 << 62 | 9 };
         gone.wait().unwrap();
         let dir = cgroups.dir.try_clone().unwrap();
         let taken = take_in(&dir, cgroups.folder(), &[homeless(7, &family), of_gone]);

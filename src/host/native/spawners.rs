@@ -17,7 +17,7 @@ use crate::host::journal::Journal;
 use crate::host::keeper::client::Client;
 use crate::host::marks::Marks;
 use crate::host::reaper::note::KeeperNote;
-use crate::host::reaper::{Expected, MARK, WatchOrder, Watched, WatcherHandle};
+use crate::host::reaper::{Expected, MARK, ReaperHandle, ReaperOrder, Watched};
 use crate::host::spawn::{Failed, Placed, Program, Spawner, descriptors_left};
 use crate::host::stall::{BlockingCall, StallMonitor, Takeover};
 use crate::host::start_queue::{Giver, Refused, Start, StartPermit, Taker};
@@ -33,7 +33,7 @@ const BURST: usize = 16;
 /// The next order, and how many wait behind it. In a burst the reaper is woken once for many
 /// orders. It is always woken before a wait and before the last order of a burst: spawning may take
 /// long (a directory on a network), and the processes spawned before must be reported meanwhile.
-fn next(starts: &Taker<Prepared>, line: &WatcherHandle) -> Option<(Start<Prepared>, usize)> {
+fn next(starts: &Taker<Prepared>, line: &ReaperHandle) -> Option<(Start<Prepared>, usize)> {
     if let Some((order, waiting)) = starts.take_waiting() {
         if waiting == 0 {
             line.wake();
@@ -50,7 +50,7 @@ fn next(starts: &Taker<Prepared>, line: &WatcherHandle) -> Option<(Start<Prepare
 pub(super) struct Spawners {
     pub(super) work: SpawnContext,
     pub(super) giver: Giver<Prepared>,
-    pub(super) relief: Arc<StallMonitor>,
+    pub(super) stall_monitor: Arc<StallMonitor>,
     pub(super) by: Box<dyn Fn() -> io::Result<Spawning> + Send + Sync>,
     /// How many threads were added since the start.
     pub(super) more: AtomicUsize,
@@ -73,8 +73,8 @@ impl Spawners {
                 prepared.keep.iter().for_each(|keep| logs.hangs(keep));
                 giver.give_back(Start::Prepared(prepared.without()));
             };
-            let files = BlockingCall::new(&spawners.relief, PATIENCE, Takeover::Moment, go_on);
-            let start = BlockingCall::new(&spawners.relief, PATIENCE, Takeover::Moment, move |()| {
+            let files = BlockingCall::new(&spawners.stall_monitor, PATIENCE, Takeover::Moment, go_on);
+            let start = BlockingCall::new(&spawners.stall_monitor, PATIENCE, Takeover::Moment, move |()| {
                 if let Some(spawners) = others.upgrade() {
                     spawners.begin_another();
                 }
@@ -115,7 +115,7 @@ pub(crate) struct Prepared {
     extra: Option<Arc<OwnedFd>>,
     owner: Option<Owner>,
     news: HostEventSink,
-    coming: StartPermit,
+    permits: StartPermit,
     keep: Option<LogConfig>,
     /// The log files to open later, where there are no others to fall back to.
     waits_for: Option<LogConfig>,
@@ -151,7 +151,7 @@ impl Prepared {
 /// What the spawner threads need to carry out orders.
 #[derive(Clone)]
 pub(super) struct SpawnContext {
-    pub(super) line: WatcherHandle,
+    pub(super) line: ReaperHandle,
     pub(super) sink: Arc<dyn OutputSink>,
     pub(super) cgroups: Option<Arc<Cgroups>>,
     pub(super) logs: Arc<Logs>,
@@ -159,7 +159,7 @@ pub(super) struct SpawnContext {
     /// The journal of the processes that outlive this one; `None` without a keeper.
     pub(super) journal: Option<Arc<Journal>>,
     /// How many starts are under way at the keeper.
-    pub(super) coming: Arc<AtomicUsize>,
+    pub(super) permits: Arc<AtomicUsize>,
 }
 
 /// How many descriptors a service takes in this process: for its pidfd, two pipes, two files and
@@ -204,13 +204,13 @@ impl SpawnContext {
         by: &mut Spawning,
         start: Start<Prepared>,
         burst: bool,
-        desk: &BlockingCall<Box<Prepared>>,
+        call: &BlockingCall<Box<Prepared>>,
     ) {
         let prepared = match start {
             Start::New(order) => self.prepare(by, *order, burst),
             Start::Prepared(prepared) => Some(prepared),
         };
-        if let Some((prepared, files)) = prepared.and_then(|prepared| self.open(prepared, desk)) {
+        if let Some((prepared, files)) = prepared.and_then(|prepared| self.open(prepared, call)) {
             self.make(by, *prepared, files);
         }
     }
@@ -231,9 +231,9 @@ impl SpawnContext {
         let program = Program::find(&argv, &dir, env).map_err(failed).ok()?.with(resolved.credentials);
         // The descriptors of starts under way arrive only once the keeper has spawned the
         // processes.
-        let coming = Arc::clone(&self.coming);
-        let expected = coming.fetch_add(1, Ordering::Relaxed) as u64 + 1;
-        let coming = StartPermit(coming);
+        let permits = Arc::clone(&self.permits);
+        let expected = permits.fetch_add(1, Ordering::Relaxed) as u64 + 1;
+        let permits = StartPermit(permits);
         if matches!(by, Spawning::Keeper(_)) && descriptors_left() < expected * OF_A_SERVICE {
             failed(program.explain(Failed { stage: SpawnStage::Prepare, errno: Errno::EMFILE }));
             return None;
@@ -249,7 +249,7 @@ impl SpawnContext {
             extra,
             owner,
             news,
-            coming,
+            permits,
             keep,
             waits_for,
             instead_of,
@@ -263,7 +263,7 @@ impl SpawnContext {
     fn open(
         &self,
         mut prepared: Box<Prepared>,
-        desk: &BlockingCall<Box<Prepared>>,
+        call: &BlockingCall<Box<Prepared>>,
     ) -> Option<(Box<Prepared>, Option<[OwnedFd; 2]>)> {
         let OutputTarget::Lines(source, _) = prepared.output else {
             return Some((prepared, None));
@@ -273,7 +273,7 @@ impl SpawnContext {
                 prepared = prepared.without();
                 continue;
             }
-            let (back, made) = desk.work(prepared, || {
+            let (back, made) = call.work(prepared, || {
                 // The sink reads the log files as they are now.
                 self.sink.begins(source);
                 self.logs.make(source, &keep)
@@ -309,7 +309,8 @@ impl SpawnContext {
     }
 
     fn make(&self, by: &mut Spawning, prepared: Prepared, files: Option<[OwnedFd; 2]>) {
-        let Prepared { key, program, marks, output, input, extra, owner, news, coming, burst, .. } = prepared;
+        let Prepared { key, program, marks, output, input, extra, owner, news, permits, burst, .. } =
+            prepared;
         let limit = marks.limit;
         let cgroups = self.cgroups.as_ref().filter(|_| !burst);
         // A command is short and leaves its cgroup as it was; a service may change its cgroup at
@@ -333,7 +334,7 @@ impl SpawnContext {
                     }
                 }
                 match made {
-                    Ok(made) => self.line.send_later(WatchOrder::Watch(Box::new(Watched {
+                    Ok(made) => self.line.send_later(ReaperOrder::Watch(Box::new(Watched {
                         key,
                         pid: made.pid,
                         pidfd: made.pidfd,
@@ -357,7 +358,7 @@ impl SpawnContext {
                 let (told, failed) = (about.clone().unwrap_or_default(), Arc::clone(&news));
                 let cgroups = cgroups.cloned();
                 let words = program.clone();
-                self.line.send(WatchOrder::Expect(Box::new(Expected {
+                self.line.send(ReaperOrder::Expect(Box::new(Expected {
                     key,
                     output,
                     marks,
@@ -365,7 +366,7 @@ impl SpawnContext {
                     about,
                     program: words,
                     news,
-                    coming,
+                    permit: permits,
                 })));
                 let logs = files.as_ref().map(|[out, err]| [out.as_fd(), err.as_fd()]);
                 // If the keeper is dead, this process is about to become the keeper, and the next

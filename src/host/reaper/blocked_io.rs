@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::unistd::Pid;
 
-use super::orders::WatchOrder;
-use super::{LAST_WORDS, Pipe, Process, Token, Watcher};
+use super::orders::ReaperOrder;
+use super::{LAST_WORDS, Pipe, Process, Reaper, Token};
 use crate::host::reaper::orders::{Emptied, Late};
 use crate::logs::{self, HUNG, LogConfig, Logs, PipeRead, Slot, WriteResult};
 use crate::model::{SourceId, Stream};
@@ -92,7 +92,7 @@ pub(super) struct Remainder {
     pipe: Arc<OwnedFd>,
 }
 
-impl Watcher {
+impl Reaper {
     /// Takes over as the reaper where another thread is blocked.
     pub(super) fn relieve(mut self: Box<Self>) {
         if let Some(mut loan) = self.loan.take() {
@@ -137,20 +137,20 @@ impl Watcher {
         work: impl FnOnce(&Logs) -> R,
         late: impl FnOnce(R) -> Late,
     ) -> Option<(Box<Self>, R)> {
-        let (desk, logs, line) = (Arc::clone(&self.desk), Arc::clone(&self.logs), self.line.clone());
+        let (call, logs, line) = (Arc::clone(&self.call), Arc::clone(&self.logs), self.line.clone());
         self.last_loan += 1;
         let number = self.last_loan;
         let About { of, keep, pipe } = about;
         self.loan = Some(Loan { number, of, keep, device: None, pipe, thread: self.thread });
-        match desk.work(self, || work(&logs)) {
+        match call.work(self, || work(&logs)) {
             (Some(mut back), done) => {
                 back.loan = None;
                 Some((back, done))
             }
             (None, done) => {
-                line.send(WatchOrder::Late(number, Box::new(late(done))));
+                line.send(ReaperOrder::Late(number, Box::new(late(done))));
                 drop((logs, line));
-                desk.relief().take_its_place();
+                call.stall_monitor().take_its_place();
                 None
             }
         }
@@ -298,7 +298,7 @@ impl Watcher {
         if self.stuck.is_empty() && self.left.is_empty() {
             return Some(self);
         }
-        if let Err(error) = self.desk.relief().begin() {
+        if let Err(error) = self.call.stall_monitor().begin() {
             tracing::debug!(%error, "nobody is left to go on where a disk does not answer");
         }
         let is_free = |(source, stuck): (&SourceId, &Stuck)| {
@@ -322,7 +322,7 @@ impl Watcher {
     /// Moves output that has waited too long to the fallback files of its source.
     fn go_elsewhere(mut self: Box<Self>) -> Option<Box<Self>> {
         let is_due = |stuck: &Stuck| !stuck.was_moved && stuck.since.elapsed() >= ELSEWHERE;
-        let due = |watcher: &Watcher| {
+        let due = |watcher: &Reaper| {
             watcher.stuck.iter().find(|(_, stuck)| is_due(stuck)).map(|(source, _)| *source)
         };
         while let Some(source) = due(&self) {

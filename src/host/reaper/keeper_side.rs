@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::known_members::KnownMembers;
 use super::memberships::Membership;
 use super::orders::{Expected, Leave, Watched};
-use super::{Parent, Process, Watcher, reclaim};
+use super::{Parent, Process, Reaper, reclaim};
 use crate::decide::succession::{AfterKeeper, DaemonIntent, after_keeper, makes_a_standby};
 use crate::host::cgroup::Cgroups;
 use crate::host::journal::Journal;
@@ -188,7 +188,7 @@ impl KeeperLink {
     }
 }
 
-impl Watcher {
+impl Reaper {
     pub(super) fn expect(&mut self, expected: Expected) {
         let Some(above) = &mut self.above else {
             return;
@@ -248,9 +248,9 @@ impl Watcher {
                 let Some(expected) = above.expected.remove(&key) else {
                     return;
                 };
-                let Expected { output, marks, cgroups, about, news, coming, .. } = expected;
+                let Expected { output, marks, cgroups, about, news, permit, .. } = expected;
                 // Its descriptors have arrived with this message.
-                drop(coming);
+                drop(permit);
                 if !in_cgroup && let Some(cgroups) = &cgroups {
                     match refused {
                         Some(errno) => cgroups.refused(key, nix::errno::Errno::from_raw(*errno)),
@@ -323,7 +323,7 @@ impl Watcher {
         };
         let about: Option<KeeperNote> = serde_json::from_str(&kept.about).ok();
         let cgroups = about.as_ref().and_then(|about| about.cgroups.clone());
-        let sight = about.as_ref().map(|about| about.sight.clone()).unwrap_or_default();
+        let known_members = about.as_ref().map(|about| about.known_members.clone()).unwrap_or_default();
         let cgroups = cgroups.and_then(|folder| above.join(folder, own.as_ref()));
         // A process without a note has no marks; its session and its group alone identify it.
         let marks = about
@@ -339,14 +339,14 @@ impl Watcher {
             Watched { key: ProcessKey(key), pid, pidfd, since, pipes, output, marks, cgroups, news };
         self.look_after(watched, about.map(|_| text), parent);
         if let Some(process) = self.processes.get_mut(&key) {
-            process.sight = sight;
+            process.known_members = known_members;
         }
         // An earlier daemon may have had it moved into a cgroup.
         if let (Some(own), Some(process)) = (own, self.processes.get_mut(&key))
-            && matches!(process.home, Membership::None)
+            && matches!(process.membership, Membership::None)
             && own.has(key, pid)
         {
-            process.home = Membership::Moved(own);
+            process.membership = Membership::Moved(own);
         }
         if let Some(exit) = exit {
             self.ended(key, exit);
@@ -469,7 +469,9 @@ impl Watcher {
         let abouts: HashMap<u64, String> = self
             .processes
             .iter()
-            .filter_map(|(key, process)| Some((*key, with_sight(process.about.as_deref()?, &process.sight))))
+            .filter_map(|(key, process)| {
+                Some((*key, with_sight(process.about.as_deref()?, &process.known_members)))
+            })
             .collect();
         let living = self.processes.iter().filter_map(|(key, process)| {
             let [out, err] = &process.pipes;
@@ -539,11 +541,12 @@ impl Watcher {
 }
 
 /// The note for a later daemon, with the processes that were seen in the tree.
-fn with_sight(about: &str, sight: &KnownMembers) -> String {
+fn with_sight(about: &str, known_members: &KnownMembers) -> String {
     let text = about.to_owned();
     match serde_json::from_str::<KeeperNote>(&text) {
-        Ok(known) if !sight.is_plain() || !known.sight.is_plain() => {
-            serde_json::to_string(&KeeperNote { sight: sight.clone(), ..known }).unwrap_or(text)
+        Ok(known) if !known_members.is_plain() || !known.known_members.is_plain() => {
+            serde_json::to_string(&KeeperNote { known_members: known_members.clone(), ..known })
+                .unwrap_or(text)
         }
         Ok(_) | Err(_) => text,
     }

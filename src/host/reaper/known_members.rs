@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Watcher;
+use super::Reaper;
 use super::memberships::Membership;
 use crate::host::marks;
 use crate::sys::proc::{self, Stat};
@@ -59,13 +59,13 @@ impl KnownMembers {
     }
 }
 
-impl Watcher {
+impl Reaper {
     /// Notes the members of each tree without a cgroup.
     pub(super) fn look_around(&mut self) {
         let trees: Vec<u64> = self
             .processes
             .iter()
-            .filter(|(_, process)| matches!(process.home, Membership::None) && process.exit.is_none())
+            .filter(|(_, process)| matches!(process.membership, Membership::None) && process.exit.is_none())
             .map(|(key, _)| *key)
             .collect();
         if trees.is_empty() {
@@ -74,7 +74,9 @@ impl Watcher {
         let mut seen: HashMap<u64, Vec<Stat>> = HashMap::new();
         let known: HashMap<(u32, u64), u64> = trees
             .iter()
-            .flat_map(|key| self.processes[key].sight.members.iter().map(move |member| (member, *key)))
+            .flat_map(|key| {
+                self.processes[key].known_members.members.iter().map(move |member| (member, *key))
+            })
             .map(|(member, key)| ((member.pid, member.started), key))
             .collect();
         for pid in self.orphans() {
@@ -91,7 +93,7 @@ impl Watcher {
             let process = &self.processes[&key];
             let mut all = seen.remove(&key).unwrap_or_default();
             all.extend(proc::descendants(process.pid).into_iter().filter_map(proc::stat));
-            for member in &process.sight.members {
+            for member in &process.known_members.members {
                 let below: Vec<Stat> =
                     proc::descendants(member.pid).into_iter().filter_map(proc::stat).collect();
                 // The pid may belong to another process by now, whose children are not of this
@@ -110,13 +112,13 @@ impl Watcher {
         };
         let (leader, mark) = (process.pid, process.marks.limit);
         for stat in seen {
-            if stat.session != leader && stat.group != leader && !process.sight.has(stat) {
+            if stat.session != leader && stat.group != leader && !process.known_members.has(stat) {
                 let Stat { pid, started, .. } = *stat;
-                process.sight.members.push(Member { pid, started, tie: Tie::Mark });
+                process.known_members.members.push(Member { pid, started, tie: Tie::Mark });
             }
         }
         let (mut lost, remnants) = (0, &process.remnants);
-        process.sight.members.retain_mut(|member| {
+        process.known_members.members.retain_mut(|member| {
             if !lives(member) {
                 lost += usize::from(member.tie == Tie::Nothing);
                 return false;
@@ -132,7 +134,7 @@ impl Watcher {
             }
             true
         });
-        process.sight.lost += lost;
+        process.known_members.lost += lost;
     }
 
     /// Pins the noted members of a tree that live. Those that ended without a tie count as lost.
@@ -141,8 +143,8 @@ impl Watcher {
             return;
         };
         let (living, gone): (Vec<Member>, Vec<Member>) =
-            std::mem::take(&mut process.sight.members).into_iter().partition(lives);
-        process.sight.lost += gone.iter().filter(|member| member.tie == Tie::Nothing).count();
+            std::mem::take(&mut process.known_members.members).into_iter().partition(lives);
+        process.known_members.lost += gone.iter().filter(|member| member.tie == Tie::Nothing).count();
         for mut member in living {
             if let Some(stat) = proc::stat(member.pid).filter(|stat| stat.started == member.started) {
                 self.pin(key, &stat);
@@ -152,7 +154,7 @@ impl Watcher {
                     member.tie = Tie::Held;
                 }
                 // A daemon or keeper that takes over must know them as well.
-                process.sight.members.push(member);
+                process.known_members.members.push(member);
             }
         }
     }
@@ -160,7 +162,7 @@ impl Watcher {
     /// Forgets members that a cgroup contains now, because the kernel tracks those.
     pub(super) fn need_not_be_seen(&mut self, key: u64, is_inside: impl Fn(u32) -> bool) {
         if let Some(process) = self.processes.get_mut(&key) {
-            process.sight.members.retain(|member| !is_inside(member.pid));
+            process.known_members.members.retain(|member| !is_inside(member.pid));
         }
     }
 }

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Watcher;
-use super::orders::WatchOrder;
-use crate::host::cgroup::{Cgroups, Homeless};
+use super::Reaper;
+use super::orders::ReaperOrder;
+use crate::host::cgroup::{Cgroups, WithoutCgroup};
 
 /// How often the reaper checks whether trees can be moved, in milliseconds, while some wait for it.
 pub(super) const HOUSING_MILLIS: u16 = 500;
@@ -43,45 +43,45 @@ impl Membership {
 }
 
 /// Whether trees are being moved into cgroups.
-pub(super) enum Housing {
+pub(super) enum MembershipMoves {
     /// Nothing is being moved; the last service was spawned at this time.
     Rests(Instant),
     /// A thread is moving trees.
     Moves,
 }
 
-impl Watcher {
+impl Reaper {
     /// Notes that a service was spawned or taken over.
-    pub(super) fn one_came(&mut self, key: u64, home: &Membership) {
-        if let Housing::Rests(since) = &mut self.housing {
+    pub(super) fn one_came(&mut self, key: u64, membership: &Membership) {
+        if let MembershipMoves::Rests(since) = &mut self.housing {
             *since = Instant::now();
         }
-        if self.cgroups.is_some() && matches!(home, Membership::None) {
+        if self.cgroups.is_some() && matches!(membership, Membership::None) {
             self.homeless.push(key);
         }
     }
 
     /// Whether trees wait to be moved, and none is being moved.
     pub(super) fn houses_soon(&self) -> bool {
-        !self.homeless.is_empty() && matches!(self.housing, Housing::Rests(_))
+        !self.homeless.is_empty() && matches!(self.housing, MembershipMoves::Rests(_))
     }
 
     /// Has a batch of trees moved into cgroups of their own, if no burst is under way.
     pub(super) fn house(&mut self) {
-        let is_quiet = matches!(self.housing, Housing::Rests(since) if since.elapsed() >= QUIET);
+        let is_quiet = matches!(self.housing, MembershipMoves::Rests(since) if since.elapsed() >= QUIET);
         let Some(cgroups) = self.cgroups.as_ref().filter(|_| is_quiet && !self.homeless.is_empty()) else {
             return;
         };
         let batch = self.homeless.split_off(self.homeless.len().saturating_sub(BATCH));
         let living = batch.into_iter().filter_map(|key| {
             let process = self.processes.get(&key)?;
-            let lives = process.exit.is_none() && matches!(process.home, Membership::None);
+            let lives = process.exit.is_none() && matches!(process.membership, Membership::None);
             let pidfd = process.pidfd.try_clone().ok().filter(|_| lives)?;
-            Some(Homeless { key, pid: process.pid, pidfd, mark: process.marks.limit })
+            Some(WithoutCgroup { key, pid: process.pid, pidfd, mark: process.marks.limit })
         });
-        let (trees, line): (Vec<Homeless>, _) = (living.collect(), self.line.clone());
-        if !trees.is_empty() && cgroups.take_in(trees, move |keys| line.send(WatchOrder::Housed(keys))) {
-            self.housing = Housing::Moves;
+        let (trees, line): (Vec<WithoutCgroup>, _) = (living.collect(), self.line.clone());
+        if !trees.is_empty() && cgroups.take_in(trees, move |keys| line.send(ReaperOrder::Housed(keys))) {
+            self.housing = MembershipMoves::Moves;
         }
     }
 
@@ -89,14 +89,14 @@ impl Watcher {
     pub(super) fn housed(&mut self, keys: &[u64]) {
         // The next batch follows at once.
         let quiet = Instant::now().checked_sub(QUIET).unwrap_or_else(Instant::now);
-        self.housing = Housing::Rests(quiet);
+        self.housing = MembershipMoves::Rests(quiet);
         let Some(cgroups) = self.cgroups.clone() else {
             return;
         };
         for key in keys {
             match self.processes.get_mut(key) {
-                Some(process) if matches!(process.home, Membership::None) => {
-                    process.home = Membership::Moved(Arc::clone(&cgroups));
+                Some(process) if matches!(process.membership, Membership::None) => {
+                    process.membership = Membership::Moved(Arc::clone(&cgroups));
                     self.need_not_be_seen(*key, |pid| cgroups.has(*key, pid));
                 }
                 Some(_) => {}

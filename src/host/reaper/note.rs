@@ -17,11 +17,12 @@ pub(crate) struct KeeperNote {
     pub(crate) cgroups: Option<PathBuf>,
     /// The processes that were seen in its tree.
     #[serde(default, skip_serializing_if = "KnownMembers::is_plain")]
-    pub(super) sight: KnownMembers,
+    #[serde(rename = "sight")]
+    pub(super) known_members: KnownMembers,
 }
 
 impl KeeperNote {
     pub(crate) fn new(owner: Owner, run: u64, cgroups: Option<PathBuf>) -> KeeperNote {
-        KeeperNote { owner, run, cgroups, sight: KnownMembers::default() }
+        KeeperNote { owner, run, cgroups, known_members: KnownMembers::default() }
     }
 }

@@ -16,7 +16,7 @@ use crate::logs::{Due, Fresh, LogConfig, Slot, WriteResult};
 use crate::model::{SourceId, Stream};
 
 /// An order to the reaper.
-pub(crate) enum WatchOrder {
+pub(crate) enum ReaperOrder {
     /// Watch this process, which was just spawned.
     Watch(Box<Watched>),
     /// Send a signal to a whole tree, followed by SIGCONT.
@@ -94,19 +94,19 @@ pub(crate) struct Expected {
     pub(crate) program: Program,
     pub(crate) news: HostEventSink,
     /// Counts the start as under way until its descriptors have arrived.
-    pub(crate) coming: StartPermit,
+    pub(crate) permit: StartPermit,
 }
 
 /// The waiting orders, and the time since which the first of them waits.
 #[derive(Default)]
 struct Orders {
-    list: Vec<WatchOrder>,
+    list: Vec<ReaperOrder>,
     since: Option<Instant>,
 }
 
 /// The handle by which other threads reach the reaper.
 #[derive(Clone)]
-pub(crate) struct WatcherHandle {
+pub(crate) struct ReaperHandle {
     inner: Arc<Inner>,
 }
 
@@ -115,20 +115,20 @@ struct Inner {
     wake: EventFd,
 }
 
-impl WatcherHandle {
-    pub(super) fn new(wake: EventFd) -> WatcherHandle {
-        WatcherHandle { inner: Arc::new(Inner { orders: Mutex::default(), wake }) }
+impl ReaperHandle {
+    pub(super) fn new(wake: EventFd) -> ReaperHandle {
+        ReaperHandle { inner: Arc::new(Inner { orders: Mutex::default(), wake }) }
     }
 
     /// Gives an order and wakes the reaper.
-    pub(crate) fn send(&self, order: WatchOrder) {
+    pub(crate) fn send(&self, order: ReaperOrder) {
         self.orders().list.push(order);
         self.wake();
     }
 
     /// Gives an order without waking the reaper for it, unless many orders wait. The caller must
     /// wake the reaper before it waits itself.
-    pub(crate) fn send_later(&self, order: WatchOrder) {
+    pub(crate) fn send_later(&self, order: ReaperOrder) {
         let mut orders = self.orders();
         orders.list.push(order);
         orders.since.get_or_insert_with(Instant::now);
@@ -158,7 +158,7 @@ impl WatcherHandle {
     }
 
     /// Takes all orders since the last call.
-    pub(super) fn take(&self) -> Vec<WatchOrder> {
+    pub(super) fn take(&self) -> Vec<ReaperOrder> {
         let _ = self.inner.wake.read();
         std::mem::take(&mut *self.orders()).list
     }

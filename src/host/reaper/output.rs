@@ -9,12 +9,12 @@ use std::sync::Arc;
 use super::blocked_io::About;
 use super::lines::take;
 use super::orders::{Change, Late};
-use super::{LAST_WORDS, PIECE, Process, Watcher};
+use super::{LAST_WORDS, PIECE, Process, Reaper};
 use crate::host::{HostEvent, OutputTarget, ProcessKey};
 use crate::logs::{self, Due, LogConfig, Logs, LostOutput, PipeRead, WriteResult};
 use crate::model::{SourceId, Stream};
 
-impl Watcher {
+impl Reaper {
     /// Reads the output that a dead process left in its pipes.
     pub(super) fn read_last_words(mut self: Box<Self>, key: u64) -> Option<Box<Self>> {
         let fresh = self.processes.get(&key).is_some_and(|p| p.exit.is_some() && !p.told);

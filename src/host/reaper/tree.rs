@@ -8,13 +8,13 @@ use std::time::Instant;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::keeper_side::KeeperLink;
-use super::{Killing, LONGEST_HALT, MARK, PAUSE_ROUNDS, Parent, Process, Token, Watcher};
+use super::{Killing, LONGEST_HALT, MARK, PAUSE_ROUNDS, Parent, Process, Reaper, Token};
 use crate::host::cgroup::Cgroups;
 use crate::host::{HostEvent, ProcessKey, marks};
 use crate::sys::pidfd::{self, has_ended};
 use crate::sys::proc;
 
-impl Watcher {
+impl Reaper {
     /// Whether nothing of a tree is left; processes that are found are pinned and watched.
     pub(super) fn is_empty(&mut self, key: u64) -> bool {
         let Some(process) = self.processes.get(&key) else {
@@ -34,7 +34,7 @@ impl Watcher {
     }
 
     fn cgroups_of(&self, key: u64) -> Option<Arc<Cgroups>> {
-        self.processes.get(&key)?.home.cgroups().cloned()
+        self.processes.get(&key)?.membership.cgroups().cloned()
     }
 
     /// The orphans that were reparented to this process, which are children of its main thread:
@@ -146,7 +146,7 @@ impl Watcher {
         let joined = self.above.iter().flat_map(KeeperLink::joined);
         self.cgroups.iter().chain(joined).find_map(|cgroups| {
             let key = cgroups.key_of(path)?;
-            let of = self.processes.get(&key)?.home.cgroups()?;
+            let of = self.processes.get(&key)?.membership.cgroups()?;
             Arc::ptr_eq(of, cgroups).then_some(key)
         })
     }
@@ -156,7 +156,7 @@ impl Watcher {
     pub(super) fn needs_marks(&self, key: u64) -> bool {
         self.processes
             .get(&key)
-            .is_some_and(|process| process.parent == Parent::Dead && !process.home.knows_all())
+            .is_some_and(|process| process.parent == Parent::Dead && !process.membership.knows_all())
     }
 
     /// Pins every process that carries the mark of such a tree, whatever its parent. One scan of
@@ -188,7 +188,7 @@ impl Watcher {
     /// are scanned twice before such a tree counts as gone.
     pub(super) fn has_forked_away(&mut self, key: u64) -> bool {
         let has_forked = |process: &Process| {
-            !process.home.knows_all() && process.killing.is_some_and(|it| it.came.is_some())
+            !process.membership.knows_all() && process.killing.is_some_and(|it| it.came.is_some())
         };
         if !self.processes.get(&key).is_some_and(has_forked) {
             return false;
@@ -372,7 +372,8 @@ impl Watcher {
         // Processes killed one by one have time to fork away; halted ones have not.
         let alone =
             |process: &Process| process.remnants.is_empty() && proc::descendants(process.pid).is_empty();
-        if self.processes.get(&key).is_some_and(|process| !process.home.knows_all() && !alone(process)) {
+        if self.processes.get(&key).is_some_and(|process| !process.membership.knows_all() && !alone(process))
+        {
             self.halt(key);
         }
         let Some(process) = self.processes.get_mut(&key) else {
