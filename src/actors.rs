@@ -57,7 +57,7 @@ pub struct ActorContext {
     pub hook_turns: Semaphore,
     /// One permit for each check command that may run at once.
     pub check_turns: Semaphore,
-    /// Turns true when hooks are no longer waited for.
+    /// Becomes true when running hooks are to be killed and no waiting hook may start.
     pub no_hooks: watch::Sender<bool>,
     /// The vault with the secrets that environments name.
     pub vault: Arc<Vault>,

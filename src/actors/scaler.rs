@@ -1,5 +1,5 @@
 //! The Scaler: it resizes the worker pool, by each sample of the machine or by hand, and changes
-//! the number of copies of services that declare `scale` (`copies`). No other actor does either.
+//! the number of copies of services whose `replicas` has bounds (`copies`). No other actor does either.
 
 use std::sync::Arc;
 use std::time::Duration;

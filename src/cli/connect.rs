@@ -21,6 +21,7 @@ use crate::manifest::fault::{Fault, LoadError};
 use crate::model::{Answer, Command, Denial, DenialCode, Selector, State};
 use crate::present::units::short;
 use crate::sys::{locks, terminal};
+
 /// Prints one JSON object and a newline.
 pub(super) fn print_json(value: &impl Serialize) {
     match serde_json::to_string(value) {

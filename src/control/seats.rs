@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 /// Seats for connections: a limit for all of them, and a limit for each peer.
 pub(super) struct Seats<K> {
     all: Arc<Semaphore>,

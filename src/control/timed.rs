@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
 /// A connection that is cut when the other end takes nothing of an answer for too long.
 pub(super) struct Timed<S> {
     inner: S,

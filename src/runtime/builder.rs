@@ -36,6 +36,7 @@ use crate::runtime::pools::{Pools, PoolsArgs};
 use crate::sys::clock::Clock;
 use crate::sys::files;
 use crate::vault::secrets::Vault;
+
 /// The place of the tasks' host, which is made once there is a task to run.
 pub(super) type TaskHost = Arc<Mutex<Option<Arc<NativeHost>>>>;
 

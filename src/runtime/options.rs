@@ -12,6 +12,7 @@ use crate::host::native::HostOptions;
 use crate::model::Name;
 use crate::record::output::ChunkSink;
 use crate::sys::files;
+
 /// The interval between two samples of the ResourceMonitor, unless told otherwise.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
 

@@ -13,6 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, setsockopt, 
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::sys::files::own_file;
+
 /// A file lock that the kernel releases when its holder exits.
 #[derive(Debug)]
 pub struct Lock {

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io};
+
 /// The path of the program that this process runs, as it was when the process started. Another file
 /// may lie there by now.
 pub fn own_program() -> Option<PathBuf> {

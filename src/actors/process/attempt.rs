@@ -9,6 +9,7 @@ use crate::actors::oneshot::{self, Oneshot};
 use crate::decide::probe::{CheckOutcome, one_line};
 use crate::host::{Host, OutputTarget, env};
 use crate::model::{CommandLine, Exit, InstanceId, ServiceSpec};
+
 /// How many bytes of a check command's output are kept for its message.
 pub(super) const CHECK_OUTPUT: usize = 2_000;
 

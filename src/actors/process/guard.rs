@@ -8,6 +8,7 @@ use crate::actors::messages::ProcessMsg;
 use crate::decide::lifecycle::InheritedProcess;
 use crate::host::{HostEvent, ProcessKey};
 use crate::model::{Goal, Incarnation};
+
 /// What survives a crash of the actor: the actor that receives the host's events, and the process
 /// that may exist.
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! Scaling of services that declare what they are scaled by.
+//! Scaling of services whose `replicas` is a range.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -16,6 +16,7 @@ use crate::model::task::ProgressReport;
 use crate::model::{TaskId, TaskSpec, TaskStatus};
 use crate::sys::clock::Clock;
 use crate::vault::secrets::Vault;
+
 /// Makes the host for tasks, when the first one is to run.
 pub(crate) type HostFactory = Box<dyn Fn() -> io::Result<Arc<dyn Host>> + Send + Sync>;
 

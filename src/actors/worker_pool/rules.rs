@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::decide::cache::CacheLimits;
 use crate::decide::pool::PoolSize;
 use crate::decide::scaler::ScalePolicy;
+
 /// Where the results of commands are kept for later commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepResults {

@@ -32,11 +32,11 @@ pub(in crate::cli) enum ServiceVerb {
     Config(ServiceConfigArgs),
     /// Stop a service and delete its manifest
     Remove(ServiceNameArgs),
-    /// The same as "regrow start"
+    /// Start services of the daemon, like "regrow start --daemon"
     Start(StartArgs),
-    /// The same as "regrow stop"
+    /// Stop services of the daemon, like "regrow stop --daemon"
     Stop(StopArgs),
-    /// The same as "regrow restart"
+    /// Restart services of the daemon, like "regrow restart --daemon"
     Restart(PlainArgs),
 }
 

@@ -6,6 +6,7 @@ use crate::cli::connect::{ask, command, selector, with_text};
 use crate::control::protocol::{Add, Added};
 use crate::manifest::fault::LoadError;
 use crate::model::Command;
+
 pub(in crate::cli) fn start(args: StartArgs) -> u8 {
     let StartArgs { select, patience, no_deps, common } = args;
     command("start", Command::Start { select: selector(select), no_deps }, &patience, &common)

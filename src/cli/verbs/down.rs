@@ -10,6 +10,7 @@ use crate::control::protocol::Down;
 use crate::host::processes;
 use crate::model::StatusReport;
 use crate::present::units::{few, lost_sight, short};
+
 pub(in crate::cli) fn down(args: DownArgs) -> u8 {
     let DownArgs { common } = args;
     talk(&common, async |mut client| {

@@ -12,6 +12,7 @@ use crate::control::client::Error;
 use crate::control::protocol::{LogLine, Logs, LogsEnd, StreamName};
 use crate::model::DenialCode;
 use crate::present::units::few;
+
 pub(in crate::cli) fn logs(args: LogsArgs) -> u8 {
     let LogsArgs { services, follow, lines, since, grep, common } = args;
     let pattern = match grep.as_deref().map(regex::Regex::new).transpose() {

@@ -5,6 +5,7 @@ use crate::cli::args::observe::WaitArgs;
 use crate::cli::connect::{print_json, talk};
 use crate::cli::verbs::status::note;
 use crate::control::protocol::{Wait, Waited};
+
 pub(in crate::cli) fn wait(args: WaitArgs) -> u8 {
     let WaitArgs { services, for_, timeout, common } = args;
     let wait = Wait { services, for_: for_.into(), timeout_s: timeout.map(|t| t.as_secs_f64()) };

@@ -7,6 +7,7 @@ use crate::cli::connect::{print_json, talk};
 use crate::control::client::encode;
 use crate::control::protocol::WhyReport;
 use crate::model::State;
+
 pub(in crate::cli) fn why(args: WhyArgs) -> u8 {
     let WhyArgs { service, common } = args;
     talk(&common, async |mut client| {
