@@ -110,7 +110,7 @@ impl SpecRefresh {
 
 impl fmt::Debug for SpecRefresh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Renewal").field(&self.files).finish()
+        f.debug_tuple("SpecRefresh").field(&self.files).finish()
     }
 }
 
@@ -766,8 +766,8 @@ impl LogSpec {
     /// The log file of an instance: each copy has its own, as `web.log` becomes `web.2.log`.
     ///
     /// ```
-    /// use regrow::model::{InstanceId, LogSpec, LogTo, Name};
-    /// let log = LogSpec { file: LogTo::File("/srv/web.log".into()), ..LogSpec::default() };
+    /// use regrow::model::{InstanceId, LogSpec, LogTarget, Name};
+    /// let log = LogSpec { file: LogTarget::File("/srv/web.log".into()), ..LogSpec::default() };
     /// let copy = InstanceId::numbered(Name::new("web").unwrap(), 2);
     /// assert_eq!(log.file_of(&copy), Some("/srv/web.2.log".into()));
     /// ```
