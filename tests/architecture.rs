@@ -364,7 +364,7 @@ const STILL_LONG: &[&str] = &[
 
 #[test]
 fn no_function_is_longer_than_a_screen() {
-    let mut wrong = Vec::new();
+    let (mut wrong, mut long) = (Vec::new(), BTreeSet::new());
     for (path, text) in sources() {
         if path.components().any(|part| part.as_os_str() == "tests") {
             continue;
@@ -373,11 +373,16 @@ fn no_function_is_longer_than_a_screen() {
         let inside = path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap();
         for (name, lines, one_match) in functions(&text[..end]) {
             let place = format!("{}: {name}", inside.display());
-            if lines > LONGEST && !one_match && !STILL_LONG.contains(&place.as_str()) {
-                wrong.push(format!("{place} has {lines} lines"));
+            if lines > LONGEST && !one_match {
+                if !STILL_LONG.contains(&place.as_str()) {
+                    wrong.push(format!("{place} has {lines} lines"));
+                }
+                long.insert(place);
             }
         }
     }
+    let divided = STILL_LONG.iter().filter(|place| !long.contains(**place));
+    wrong.extend(divided.map(|place| format!("{place} is no longer too long: take it off the list")));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

@@ -183,7 +183,7 @@ fn announce(console: &Console, plan: &Plan, path: &Path) {
 }
 
 /// Prepares, starts, follows and concludes a run. Returns its exit code.
-async fn supervise(args: RunArgs, path: PathBuf, plan: Plan, above: keeper::KeeperLink) -> u8 {
+async fn supervise(args: RunArgs, path: PathBuf, plan: Plan, above: keeper::ForegroundKeeper) -> u8 {
     let manifest = plan.file.clone().unwrap_or_else(|| path.clone());
     let prepared = prepare(&args, &path, &manifest, &plan);
     let Surroundings { place, listener, names, console, signals, recorder } = match prepared {

@@ -6,7 +6,7 @@
 //! process group of its own; the parent stays behind as the keeper. The keeper is a child
 //! subreaper, so the kernel reparents to it whatever the supervisor leaves when it dies, including
 //! processes in sessions of their own, and the keeper ends them all. The supervisor in turn watches
-//! the keeper by a pidfd ([`KeeperLink`]).
+//! the keeper by a pidfd ([`ForegroundKeeper`]).
 //!
 //! As process 1 (of a container or a pid namespace) the keeper also reaps all other orphans.
 //!
@@ -217,7 +217,7 @@ fn assignment(name: &std::ffi::OsStr, value: &std::ffi::OsStr) -> Option<std::ff
 
 /// The keeper as its foreground supervisor sees it.
 #[derive(Debug)]
-pub struct KeeperLink {
+pub struct ForegroundKeeper {
     /// The keeper's pidfd, readable when the keeper dies; to be handed to
     /// [`super::native::NativeHost::die_with`].
     pub pidfd: OwnedFd,
@@ -226,7 +226,7 @@ pub struct KeeperLink {
 /// Divides this process in two and returns in the supervisor; the keeper never returns.
 ///
 /// To be called before any thread is made. It fails where the kernel would not fork.
-pub fn divide() -> std::io::Result<KeeperLink> {
+pub fn divide() -> std::io::Result<ForegroundKeeper> {
     let keeper = getpid();
     let keeper_fd = pidfd::open(keeper.as_raw().cast_unsigned())?;
     // The signals of a terminal's foreground process group as well.
@@ -244,7 +244,7 @@ pub fn divide() -> std::io::Result<KeeperLink> {
             drop((signals, ends));
             as_daemon()?;
             pulse::hold(held)?;
-            Ok(KeeperLink { pidfd: keeper_fd })
+            Ok(ForegroundKeeper { pidfd: keeper_fd })
         }
         ForkResult::Parent { child } => {
             drop((keeper_fd, held));
