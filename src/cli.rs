@@ -88,6 +88,7 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => verbs::plan::check(&args),
         Verb::Plan(args) => verbs::plan::plan(&args),
         Verb::Init(args) => verbs::init::init(&args),
+        Verb::ManifestSchema => verbs::init::manifest_schema(),
         Verb::Status(args) => verbs::status::status(args),
         Verb::Start(args) => verbs::control::start(args),
         Verb::Stop(args) => verbs::control::stop(args),

@@ -10,6 +10,7 @@ mod dotenv;
 pub mod fault;
 pub mod folder;
 mod interpolate;
+pub mod keys;
 pub mod last_good;
 mod load;
 mod reader;

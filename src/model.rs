@@ -10,6 +10,7 @@ pub mod event;
 pub mod exit;
 pub mod history;
 pub mod id;
+pub mod keys;
 pub mod nearest;
 pub mod output;
 pub mod plan;
@@ -22,6 +23,7 @@ pub mod stats;
 pub mod status;
 pub mod task;
 pub mod time;
+mod words;
 
 pub use self::cause::StopCause;
 pub use command::{Answer, Command, Denial, DenialCode, InstanceAnswer, IssuedCommand, Requester, Selector};

@@ -68,6 +68,7 @@ fn of(verb: &Verb) -> Aim {
         | Verb::Check(_)
         | Verb::Plan(_)
         | Verb::Init(_)
+        | Verb::ManifestSchema
         | Verb::ApiSchema
         | Verb::Replay(_) => Aim::Looks,
     }

@@ -25,7 +25,7 @@ pub(super) mod observe;
 
 /// The verbs in the groups in which `regrow --help` shows them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Develop", &["run", "check", "plan", "init", "replay"]),
+    ("Develop", &["run", "check", "plan", "init", "manifest-schema", "replay"]),
     ("Observe", &["status", "logs", "why", "events", "wait", "stats", "resources", "ls"]),
     ("Control", &["start", "stop", "restart", "pause", "resume", "add", "remove", "down"]),
     ("Commands", &["exec", "task", "pool", "cache"]),
@@ -86,6 +86,9 @@ pub(in crate::cli) enum Verb {
     /// Write a commented starter manifest
     #[command(after_help = "Example:\n  regrow init")]
     Init(InitArgs),
+    /// Print the JSON schema of manifests, for editors
+    #[command(after_help = "Example:\n  regrow manifest-schema > regrow.schema.json")]
+    ManifestSchema,
     /// Tell a recorded run again step by step, and check it
     #[command(after_help = "Example:\n  regrow replay night.recording web")]
     Replay(ReplayArgs),

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::model::keys::service::SHORTEST_INTERVAL;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::Health;
@@ -68,9 +70,6 @@ impl Iterator for Pauses {
         Some(pause)
     }
 }
-
-/// The shortest interval of a check, whatever its manifest says.
-pub const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The pause after the first attempt of a readiness check; it doubles up to the interval.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

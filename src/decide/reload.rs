@@ -11,8 +11,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::graph::Graph;
+use crate::model::keys::{ChangeNeeds, SERVICE};
 use crate::model::plan::PlanChange;
-use crate::model::{Addition, Child, GroupSpec, InstanceId, Name, Plan, ServiceSpec, spec};
+use crate::model::spec::RunAs;
+use crate::model::{Addition, Child, EnvSpec, GroupSpec, InstanceId, Name, Plan, ServiceSpec, spec};
 
 /// A service that differs, and the keys of its manifest that do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,66 +66,86 @@ pub struct ReloadPlan {
     pub renamed: Vec<(Name, Name)>,
 }
 
-/// Keys whose change needs no new process.
-const LIVE: &[&str] = &[
-    "env_file",
-    "replicas",
-    "depends_on",
-    "ready",
-    "health",
-    "restart",
-    "stop",
-    "on",
-    "log",
-    "autostart",
-    "on_dependency_restart",
-    "rerun",
-    "significant",
-    "profiles",
-    "tags",
-];
-
-/// Keys whose change removes a service from the tree and adds it again.
-const PLACE: &[&str] = &["kind", MEMBERS];
 /// The key that stands for a move to another group.
 const MEMBERS: &str = "members";
-/// The key that stands for a process started by another manifest, of which nothing else is known.
+/// The word that stands for a process started by another manifest, of which nothing else is known.
 const MANIFEST: &str = "manifest";
 
+/// What a change of a key of a service needs, as the table of keys says.
+fn change_needs(key: &str) -> ChangeNeeds {
+    match (SERVICE.key(key), key) {
+        (Some(key), _) => key.change,
+        (None, MEMBERS) => ChangeNeeds::Regroup,
+        (None, _) => ChangeNeeds::Restart,
+    }
+}
+
+/// Whether a change of these keys needs no other process.
+fn is_live(keys: &[&str]) -> bool {
+    keys.iter().all(|key| change_needs(key) == ChangeNeeds::Nothing)
+}
+
 /// The keys of a service's manifest that differ.
-fn keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
-    let mut keys = Vec::new();
-    let mut is = |key: &'static str, same: bool| {
-        if !same {
-            keys.push(key);
-        }
-    };
-    let word = if new.command.shell { "shell" } else { "command" };
-    is(word, old.command == new.command && old.fault == new.fault);
-    is("dir", old.dir == new.dir);
-    is("env", old.env == new.env);
-    // The resulting environment may be equal now, and differ at the next start.
-    is("env_file", old.renewal == new.renewal);
-    is("user", old.run_as.user == new.run_as.user);
-    is("group", old.run_as.group == new.run_as.group);
-    is("umask", old.run_as.umask == new.run_as.umask);
-    is("nice", old.run_as.nice == new.run_as.nice);
-    is("kind", old.kind == new.kind);
-    is("replicas", old.replicas == new.replicas && old.scale == new.scale);
-    is("depends_on", old.depends_on == new.depends_on);
-    is("ready", old.ready == new.ready);
-    is("health", old.health == new.health);
-    is("restart", old.restart == new.restart);
-    is("stop", old.stop == new.stop);
-    is("on", old.on == new.on);
-    is("log", old.log == new.log);
-    is("autostart", old.autostart == new.autostart);
-    is("on_dependency_restart", old.on_dependency_restart == new.on_dependency_restart);
-    is("rerun", old.rerun == new.rerun);
-    is("significant", old.significant == new.significant);
-    is("profiles", old.profiles == new.profiles);
-    is("tags", old.tags == new.tags);
-    keys
+///
+/// The declaration is taken apart without a rest: a field that is added does not compile until it is
+/// said here which key it comes from.
+pub fn changed_keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
+    let ServiceSpec {
+        // What is compared has one name, and its project is part of it.
+        name: _,
+        project: _,
+        command,
+        kind,
+        dir,
+        run_as: RunAs { user, group, umask, nice },
+        env: EnvSpec { clear, deny, set, secrets },
+        depends_on,
+        ready,
+        health,
+        restart,
+        stop,
+        on,
+        log,
+        replicas,
+        scale,
+        autostart,
+        on_dependency_restart,
+        rerun,
+        significant,
+        profiles,
+        tags,
+        fault,
+        renewal,
+    } = old;
+    let same = [
+        (if new.command.shell { "shell" } else { "command" }, *command == new.command && *fault == new.fault),
+        ("dir", *dir == new.dir),
+        ("env", *set == new.env.set && *secrets == new.env.secrets),
+        // The resulting environment may be equal now, and differ at the next start.
+        ("env_file", *renewal == new.renewal),
+        ("env_clear", *clear == new.env.clear),
+        ("env_deny", *deny == new.env.deny),
+        ("user", *user == new.run_as.user),
+        ("group", *group == new.run_as.group),
+        ("umask", *umask == new.run_as.umask),
+        ("nice", *nice == new.run_as.nice),
+        ("kind", *kind == new.kind),
+        ("replicas", *replicas == new.replicas && *scale == new.scale),
+        ("depends_on", *depends_on == new.depends_on),
+        ("ready", *ready == new.ready),
+        ("health", *health == new.health),
+        ("restart", *restart == new.restart),
+        ("stop", *stop == new.stop),
+        ("on", *on == new.on),
+        ("log", *log == new.log),
+        ("autostart", *autostart == new.autostart),
+        ("on_dependency_restart", *on_dependency_restart == new.on_dependency_restart),
+        ("rerun", *rerun == new.rerun),
+        ("significant", *significant == new.significant),
+        ("profiles", *profiles == new.profiles),
+        ("tags", *tags == new.tags),
+    ];
+    same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
 }
 
 /// The plan in which each scaled service keeps the copies it had before, within its new bounds.
@@ -165,11 +187,11 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
             difference.unchanged.push(spec.name.clone());
             continue;
         }
-        let mut keys = keys(before, spec);
+        let mut keys = changed_keys(before, spec);
         if path(old, &spec.name) != path(new, &spec.name) {
             keys.push(MEMBERS);
         }
-        let live = keys.iter().all(|key| LIVE.contains(key));
+        let live = is_live(&keys);
         if live && made_by(&spawn_fingerprint(&spec.name), spec) == Some(false) {
             keys.push(MANIFEST);
         }
@@ -205,7 +227,9 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
     };
     let moved: Vec<Name> = differ
         .iter()
-        .filter(|(name, keys)| keys.iter().any(|key| PLACE.contains(key)) || other_names(name))
+        .filter(|(name, keys)| {
+            keys.iter().any(|key| change_needs(key) == ChangeNeeds::Regroup) || other_names(name)
+        })
         .map(|(name, _)| name.clone())
         .collect();
     let names = renamed.iter().flat_map(|(before, after)| [before.clone(), after.clone()]);
@@ -241,7 +265,7 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
             (Some(before), Some(spec)) => mended(before, spec),
             _ => false,
         };
-        let live = known.unwrap_or_else(|| starts_itself || keys.iter().all(|key| LIVE.contains(key)));
+        let live = known.unwrap_or_else(|| starts_itself || is_live(&keys));
         let told = ChangedService {
             service: name.clone(),
             keys: keys.iter().map(|key| (*key).to_owned()).collect(),

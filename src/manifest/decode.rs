@@ -1,4 +1,5 @@
-//! From TOML tables to declarations: every key that a manifest may have is named here.
+//! From TOML tables to declarations. Which keys there are, and the bounds of their values, is said by
+//! the table of keys ([`crate::model::keys`]).
 //!
 //! What the declarations mean together (names that resolve, cycles, ports) is `validate`'s to say;
 //! the values of variables are `load`'s.
@@ -11,10 +12,10 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{self, At, Collector, Reader, kind_of};
-use crate::decide::probe::SHORTEST_INTERVAL;
 use crate::model::exit::signal_number;
+use crate::model::keys::{GROUP, MANIFEST, PROJECT, SERVICE, Section};
 use crate::model::plan::{AutoShutdown, GiveUp};
-use crate::model::spec::{ExitMatch, Hook, MOST_FILES, RunAs, ScaleSpec};
+use crate::model::spec::{ExitMatch, Hook, RunAs, ScaleSpec};
 use crate::model::{Backoff, Condition, Kind, Name, OnDependencyRestart, Policy, RestartSpec, Strategy};
 
 mod scale;
@@ -173,24 +174,10 @@ pub(super) struct Log {
     pub(super) mode: Option<u32>,
 }
 
-const POLICIES: [(&str, Policy); 4] = [
-    ("never", Policy::Never),
-    ("on-failure", Policy::OnFailure),
-    ("always", Policy::Always),
-    ("unless-stopped", Policy::UnlessStopped),
-];
-
-const CONDITIONS: [(&str, Condition); 4] = [
-    ("started", Condition::Started),
-    ("ready", Condition::Ready),
-    ("completed", Condition::Completed),
-    ("exited", Condition::Exited),
-];
-
 /// Reads the whole manifest.
 pub(super) fn document(table: &DeTable<'_>, collector: &mut Collector) -> Declared {
     let mut declared = Declared::default();
-    let mut reader = Reader::new(table, "the manifest");
+    let mut reader = Reader::new(table, &MANIFEST);
     if let Some(value) = reader.get("project")
         && let Some(table) = table_of("[project]", value, collector)
     {
@@ -268,7 +255,7 @@ fn table_of<'a, 'i>(
 }
 
 fn project(table: &DeTable<'_>, collector: &mut Collector) -> Project {
-    let mut reader = Reader::new(table, "[project]");
+    let mut reader = Reader::new(table, &PROJECT);
     let name = reader.string("name", collector).and_then(|name| {
         let fine = !name.value.trim().is_empty()
             && name.value.len() <= 200
@@ -284,38 +271,22 @@ fn project(table: &DeTable<'_>, collector: &mut Collector) -> Project {
     });
     let env_file = paths("env_file", &mut reader, collector);
     let supervision = supervision(&mut reader, collector);
-    let stop_timeout = positive("stop_timeout", &mut reader, collector);
+    let stop_timeout = reader.duration("stop_timeout", collector);
     reader.finish(collector);
     Project { span: None, name, env_file, supervision, stop_timeout }
 }
 
 fn supervision(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Supervision {
-    let strategy = reader.choice(
-        "strategy",
-        &[
-            ("one-for-one", Strategy::OneForOne),
-            ("one-for-all", Strategy::OneForAll),
-            ("rest-for-one", Strategy::RestForOne),
-        ],
-        collector,
-    );
-    let intensity = reader.integer("intensity", 0..=1_000_000, collector).map(|n| n.value);
-    let period = positive("period", reader, collector);
-    let on_give_up = reader.choice(
-        "on_give_up",
-        &[("mark", GiveUp::Mark), ("escalate", GiveUp::Escalate), ("exit", GiveUp::Exit)],
-        collector,
-    );
-    let auto_shutdown = reader.choice(
-        "auto_shutdown",
-        &[("never", AutoShutdown::Never), ("any", AutoShutdown::Any), ("all", AutoShutdown::All)],
-        collector,
-    );
+    let strategy = reader.choice("strategy", Strategy::WORDS, collector);
+    let intensity = reader.integer("intensity", collector).map(|n| n.value);
+    let period = reader.duration("period", collector);
+    let on_give_up = reader.choice("on_give_up", GiveUp::WORDS, collector);
+    let auto_shutdown = reader.choice("auto_shutdown", AutoShutdown::WORDS, collector);
     Supervision { strategy, intensity, period, on_give_up, auto_shutdown }
 }
 
 fn group(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Group {
-    let mut reader = Reader::new(table, format!("[group.{}]", name.value));
+    let mut reader = Reader::named(table, &GROUP, format!("[group.{}]", name.value));
     let members = reader.strings("members", collector);
     let empty = members.as_ref().is_some_and(Vec::is_empty);
     if empty || (members.is_none() && reader.key_span("members").is_none()) {
@@ -333,17 +304,15 @@ fn group(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Grou
 }
 
 fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Service {
-    let mut reader = Reader::new(table, format!("[service.{}]", name.value));
+    let mut reader = Reader::named(table, &SERVICE, format!("[service.{}]", name.value));
     let run = run(&name, &mut reader, collector);
-    let kind = reader
-        .choice("kind", &[("service", Kind::Service), ("task", Kind::Task)], collector)
-        .unwrap_or(Kind::Service);
+    let kind = reader.choice("kind", Kind::WORDS, collector).unwrap_or(Kind::Service);
     let dir = reader.string("dir", collector);
     let run_as = RunAs {
         user: who("user", &mut reader, collector),
         group: who("group", &mut reader, collector),
         umask: umask(&mut reader, collector),
-        nice: nice(&mut reader, collector),
+        nice: reader.integer("nice", collector).map(|n| n.value),
     };
     let mut secrets = Vec::new();
     let env = env(&mut reader, &mut secrets, collector);
@@ -360,11 +329,7 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
     let (replicas, scale) = replicas(&mut reader, collector);
     let autostart = reader.boolean("autostart", collector).unwrap_or(true);
     let on_dependency_restart = reader
-        .choice(
-            "on_dependency_restart",
-            &[("restart", OnDependencyRestart::Restart), ("ignore", OnDependencyRestart::Ignore)],
-            collector,
-        )
+        .choice("on_dependency_restart", OnDependencyRestart::WORDS, collector)
         .unwrap_or(OnDependencyRestart::Restart);
     let rerun = reader.boolean("rerun", collector).unwrap_or(false);
     let significant = reader.boolean("significant", collector).unwrap_or(false);
@@ -402,8 +367,9 @@ fn service(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Se
 
 /// Reads a user or a group: a name or a number.
 fn who(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<String> {
-    match reader.get(key)?.get_ref() {
-        DeValue::Integer(_) => reader.integer(key, 0..=u32::MAX - 1, collector).map(|n| n.value.to_string()),
+    let value = reader.get(key)?;
+    match value.get_ref() {
+        DeValue::Integer(_) => account_number(key, value, collector),
         _ => {
             let text = reader.string(key, collector)?;
             let fits = !text.value.is_empty() && !text.value.contains([':', '/', '\0', '\n']);
@@ -453,17 +419,21 @@ fn umask(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<u32> 
     umask
 }
 
-fn nice(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<i32> {
-    let value = reader.get("nice")?;
-    let parsed = match value.get_ref() {
-        DeValue::Integer(number) => i32::from_str_radix(number.as_str(), number.radix()).ok(),
-        _ => None,
+/// The number of a user or of a group; the greatest stands for none in the kernel's calls.
+fn account_number(
+    key: &'static str,
+    value: &Spanned<DeValue<'_>>,
+    collector: &mut Collector,
+) -> Option<String> {
+    let DeValue::Integer(number) = value.get_ref() else {
+        return None;
     };
-    let nice = parsed.filter(|nice| (-20..=19).contains(nice));
-    if nice.is_none() {
-        collector.fault(value.span(), "\"nice\" must be a whole number from -20 to 19", "out of bounds");
+    let parsed = u32::from_str_radix(number.as_str(), number.radix()).ok().filter(|n| *n < u32::MAX);
+    if parsed.is_none() {
+        let message = format!("{key:?} must be a whole number from 0 to {}", u32::MAX - 1);
+        collector.fault_with(value.span(), message, "out of bounds", "write a name or a number");
     }
-    nice
+    parsed.map(|number| number.to_string())
 }
 
 fn run(name: &At<Name>, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Run> {
@@ -578,7 +548,7 @@ fn env(
             DeValue::Float(number) => number.as_str().to_owned(),
             DeValue::Boolean(truth) => truth.to_string(),
             DeValue::Table(table) => {
-                let mut inner = Reader::new(table, format!("variable {name:?}"));
+                let mut inner = Reader::named(table, reader.section("env"), format!("variable {name:?}"));
                 let secret = inner.string("secret", collector);
                 let none = secret.is_none() && inner.key_span("secret").is_none();
                 inner.finish(collector);
@@ -622,13 +592,18 @@ fn depends_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<Dep
                 let on = At { value: key.get_ref().to_string(), span: key.span() };
                 match value.get_ref() {
                     DeValue::String(_) => {
-                        if let Some(condition) = reader::choice(&on.value, value, &CONDITIONS, collector) {
+                        if let Some(condition) = reader::choice(&on.value, value, Condition::WORDS, collector)
+                        {
                             found.push(Depends { on, condition: Some(condition), required: true });
                         }
                     }
                     DeValue::Table(table) => {
-                        let mut inner = Reader::new(table, format!("depends_on.{}", on.value));
-                        let condition = inner.choice("on", &CONDITIONS, collector);
+                        let mut inner = Reader::named(
+                            table,
+                            reader.section("depends_on"),
+                            format!("depends_on.{}", on.value),
+                        );
+                        let condition = inner.choice("on", Condition::WORDS, collector);
                         let required = inner.boolean("required", collector).unwrap_or(true);
                         inner.finish(collector);
                         found.push(Depends { on, condition, required });
@@ -649,18 +624,16 @@ fn depends_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<Dep
     }
 }
 
-const TARGETS: [&str; 5] = ["tcp", "http", "exec", "log", "after"];
-
-/// Reads how something is checked: exactly one of the `known` keys.
+/// Reads how something is checked: exactly one of the keys of its section.
 fn target(
     what: &str,
-    known: &[&'static str],
     span: Range<usize>,
     reader: &mut Reader<'_, '_>,
     collector: &mut Collector,
 ) -> Option<Target> {
     let mut found: Vec<(&'static str, &Spanned<DeValue<'_>>)> = Vec::new();
-    for key in known {
+    let known = reader.one_of();
+    for key in known.iter().copied() {
         if let Some(value) = reader.get(key) {
             found.push((key, value));
         }
@@ -700,12 +673,12 @@ fn ready(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Ready
         collector.wrong_type("\"ready\"", "a table such as { tcp = \"127.0.0.1:6379\" }", value);
         return None;
     };
-    let mut inner = Reader::new(table, "ready");
-    let target = target("ready", &TARGETS, value.span(), &mut inner, collector);
-    let interval = check_interval(&mut inner, collector);
-    let timeout = positive("timeout", &mut inner, collector);
-    let deadline = positive("deadline", &mut inner, collector);
-    let successes = inner.integer("successes", 1..=1_000, collector).map(|n| n.value);
+    let mut inner = Reader::new(table, reader.section("ready"));
+    let target = target("ready", value.span(), &mut inner, collector);
+    let interval = inner.duration("interval", collector);
+    let timeout = inner.duration("timeout", collector);
+    let deadline = inner.duration("deadline", collector);
+    let successes = inner.integer("successes", collector).map(|n| n.value);
     if matches!(target, Some(Target::Log(_) | Target::After(_))) {
         for key in ["interval", "timeout", "successes"] {
             if let Some(span) = inner.key_span(key) {
@@ -724,12 +697,12 @@ fn health(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Heal
         collector.wrong_type("\"health\"", "a table such as { http = \"http://...\" }", value);
         return None;
     };
-    let mut inner = Reader::new(table, "health");
-    let target = target("health", &TARGETS[..3], value.span(), &mut inner, collector);
-    let interval = check_interval(&mut inner, collector);
-    let timeout = positive("timeout", &mut inner, collector);
-    let failures = inner.integer("failures", 1..=1_000, collector).map(|n| n.value);
-    let successes = inner.integer("successes", 1..=1_000, collector).map(|n| n.value);
+    let mut inner = Reader::new(table, reader.section("health"));
+    let target = target("health", value.span(), &mut inner, collector);
+    let interval = inner.duration("interval", collector);
+    let timeout = inner.duration("timeout", collector);
+    let failures = inner.integer("failures", collector).map(|n| n.value);
+    let successes = inner.integer("successes", collector).map(|n| n.value);
     let start_period = inner.duration("start_period", collector);
     inner.finish(collector);
     Some(Health { target: target?, interval, timeout, failures, successes, start_period })
@@ -742,7 +715,7 @@ fn restart(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> RestartSpe
     };
     let table = match value.get_ref() {
         DeValue::String(_) => {
-            if let Some(policy) = reader::choice("restart", value, &POLICIES, collector) {
+            if let Some(policy) = reader::choice("restart", value, Policy::WORDS, collector) {
                 spec.policy = policy;
             }
             return spec;
@@ -753,18 +726,18 @@ fn restart(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> RestartSpe
             return spec;
         }
     };
-    let mut inner = Reader::new(table, "restart");
-    if let Some(policy) = inner.choice("policy", &POLICIES, collector) {
+    let mut inner = Reader::new(table, reader.section("restart"));
+    if let Some(policy) = inner.choice("policy", Policy::WORDS, collector) {
         spec.policy = policy;
     }
-    spec.max_retries = inner.integer("max_retries", 0..=1_000_000, collector).map(|n| n.value);
+    spec.max_retries = inner.integer("max_retries", collector).map(|n| n.value);
     if let Some(reset_after) = inner.duration("reset_after", collector) {
         spec.reset_after = reset_after;
     }
     if let Some(value) = inner.get("backoff")
         && let Some(table) = table_of("\"backoff\"", value, collector)
     {
-        spec.backoff = backoff(table, value.span(), collector);
+        spec.backoff = backoff(table, inner.section("backoff"), value.span(), collector);
     }
     if let Some(value) = inner.get("success_codes") {
         spec.success_codes = codes(value, collector);
@@ -779,15 +752,20 @@ fn restart(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> RestartSpe
     spec
 }
 
-fn backoff(table: &DeTable<'_>, span: Range<usize>, collector: &mut Collector) -> Backoff {
+fn backoff(
+    table: &DeTable<'_>,
+    section: &'static Section,
+    span: Range<usize>,
+    collector: &mut Collector,
+) -> Backoff {
     let mut backoff = Backoff::default();
-    let mut reader = Reader::new(table, "backoff");
+    let mut reader = Reader::new(table, section);
     let initial = reader.duration("initial", collector);
     let max = reader.duration("max", collector);
-    if let Some(factor) = reader.float("factor", 1.0..=1_000.0, collector) {
+    if let Some(factor) = reader.float("factor", collector) {
         backoff.factor = factor;
     }
-    if let Some(jitter) = reader.float("jitter", 0.0..=1.0, collector) {
+    if let Some(jitter) = reader.float("jitter", collector) {
         backoff.jitter = jitter;
     }
     reader.finish(collector);
@@ -873,7 +851,7 @@ fn stop(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Stop {
             Stop { signal: signal("stop", value, collector), ..Stop::default() }
         }
         DeValue::Table(table) => {
-            let mut inner = Reader::new(table, "stop");
+            let mut inner = Reader::new(table, reader.section("stop"));
             let signal = inner.get("signal").and_then(|value| signal("signal", value, collector));
             let timeout = inner.duration("timeout", collector);
             let command = inner.get("command").and_then(|value| words("command", value, collector));
@@ -890,7 +868,7 @@ fn stop(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Stop {
 fn hooks(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Hooks> {
     let value = reader.get("on")?;
     let table = table_of("\"on\"", value, collector)?;
-    let mut inner = Reader::new(table, "on");
+    let mut inner = Reader::new(table, reader.section("on"));
     let mut commands = Vec::new();
     for hook in Hook::ALL {
         if let Some(value) = inner.get(hook.key())
@@ -899,7 +877,7 @@ fn hooks(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Hooks
             commands.push((hook, command));
         }
     }
-    let timeout = positive("timeout", &mut inner, collector);
+    let timeout = inner.duration("timeout", collector);
     inner.finish(collector);
     Some(Hooks { commands, timeout })
 }
@@ -911,10 +889,10 @@ fn log(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Log> {
         collector.wrong_type("\"log\"", want, value);
         return None;
     };
-    let mut inner = Reader::new(table, "log");
+    let mut inner = Reader::new(table, reader.section("log"));
     let file = inner.string("file", collector);
     let max_size = inner.size("max_size", collector);
-    let max_files = inner.integer("max_files", 1..=MOST_FILES, collector).map(|n| n.value);
+    let max_files = inner.integer("max_files", collector).map(|n| n.value);
     let compress = inner.boolean("compress", collector);
     let owner = inner.string("owner", collector).and_then(|owner| {
         let words: Vec<&str> = owner.value.split(':').collect();
@@ -956,27 +934,4 @@ fn signal(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -
         );
     }
     number
-}
-
-/// Reads the time between two checks, which may not be too short.
-fn check_interval(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Duration> {
-    let value = positive("interval", reader, collector)?;
-    if value < SHORTEST_INTERVAL {
-        let span = reader.key_span("interval").unwrap_or(0..0);
-        let message = format!("\"interval\" is at least {}", humantime::format_duration(SHORTEST_INTERVAL));
-        collector.fault_with(span, message, "too short", "write a longer one, such as \"250ms\"");
-        return None;
-    }
-    Some(value)
-}
-
-fn positive(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Duration> {
-    let value = reader.duration(key, collector)?;
-    if value.is_zero() {
-        let span = reader.key_span(key).unwrap_or(0..0);
-        let hint = "write a longer one, such as \"250ms\"";
-        collector.fault_with(span, format!("{key:?} can't be zero"), "too short", hint);
-        return None;
-    }
-    Some(value)
 }

@@ -1,6 +1,7 @@
 //! Reads a TOML table key by key, and collects every fault instead of stopping at the first.
 //!
-//! The keys themselves are named in `decode`.
+//! The keys that a table may have, and the bounds of their values, come from the table of keys
+//! ([`crate::model::keys`]); what becomes of them is `decode`'s to say.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -12,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Source};
 use super::size::size;
+use crate::model::keys::{Form, Section};
 use crate::model::nearest::nearest;
 
 /// A value, with the bytes of the text that it was read from.
@@ -91,21 +93,52 @@ pub(super) struct Reader<'a, 'i> {
     table: &'a DeTable<'i>,
     /// The table's name in messages, such as `[service.web]`.
     name: String,
+    /// The keys that the table may have.
+    section: &'static Section,
     asked: HashSet<&'static str>,
-    order: Vec<&'static str>,
 }
 
 impl<'a, 'i> Reader<'a, 'i> {
-    pub(super) fn new(table: &'a DeTable<'i>, name: impl Into<String>) -> Reader<'a, 'i> {
-        Reader { table, name: name.into(), asked: HashSet::new(), order: Vec::new() }
+    /// A reader of a table that has its section's name in messages.
+    pub(super) fn new(table: &'a DeTable<'i>, section: &'static Section) -> Reader<'a, 'i> {
+        Reader::named(table, section, section.title)
+    }
+
+    /// A reader of a table that has this name in messages.
+    pub(super) fn named(
+        table: &'a DeTable<'i>,
+        section: &'static Section,
+        name: impl Into<String>,
+    ) -> Reader<'a, 'i> {
+        Reader { table, name: name.into(), section, asked: HashSet::new() }
     }
 
     /// The value of a key; `None` where the table does not have it.
     pub(super) fn get(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'i>>> {
-        if self.asked.insert(key) {
-            self.order.push(key);
-        }
+        debug_assert!(self.section.key(key).is_some(), "{key} is not in the table of keys");
+        self.asked.insert(key);
         self.table.get(key)
+    }
+
+    /// The values that a key takes.
+    fn form(&self, key: &str) -> Option<&'static Form> {
+        self.section.key(key).map(|key| &key.form)
+    }
+
+    /// The keys of the table within this one that a key takes.
+    ///
+    /// # Panics
+    /// Where the key takes no table: the table of keys is part of the program.
+    pub(super) fn section(&self, key: &str) -> &'static Section {
+        match self.form(key).and_then(Form::section) {
+            Some(section) => section,
+            None => panic!("{key} takes no table"),
+        }
+    }
+
+    /// The keys of which exactly one is needed.
+    pub(super) fn one_of(&self) -> &'static [&'static str] {
+        self.section.one_of
     }
 
     /// The bytes of the key itself.
@@ -113,28 +146,24 @@ impl<'a, 'i> Reader<'a, 'i> {
         self.table.get_key_value(key).map(|(k, _)| k.span())
     }
 
-    /// Makes a fault of every key that was not read.
+    /// Makes a fault of every key that is unknown.
     pub(super) fn finish(self, collector: &mut Collector) {
+        debug_assert!(
+            self.section.names().all(|key| self.asked.contains(key)),
+            "{}: a key of the table is not read",
+            self.name
+        );
         for (key, _) in self.table {
             let text = key.get_ref().as_ref();
-            if self.asked.contains(text) {
+            if self.section.key(text).is_some() {
                 continue;
             }
             let message = format!("unknown key {text:?} in {}", self.name);
-            match nearest(text, self.order.iter().copied()) {
-                Some(near) => collector.fault_with(
-                    key.span(),
-                    message,
-                    "no such key",
-                    format!("did you mean {near:?}?"),
-                ),
-                None => collector.fault_with(
-                    key.span(),
-                    message,
-                    "no such key",
-                    format!("known here: {}", self.order.join(", ")),
-                ),
-            }
+            let hint = match nearest(text, self.section.names()) {
+                Some(near) => format!("did you mean {near:?}?"),
+                None => format!("known here: {}", self.section.names().collect::<Vec<_>>().join(", ")),
+            };
+            collector.fault_with(key.span(), message, "no such key", hint);
         }
     }
 
@@ -152,41 +181,41 @@ impl<'a, 'i> Reader<'a, 'i> {
         None
     }
 
-    /// Reads a whole number within bounds.
-    pub(super) fn integer(
+    /// Reads a whole number within the bounds of its key.
+    pub(super) fn integer<T: TryFrom<i64>>(
         &mut self,
         key: &'static str,
-        bounds: std::ops::RangeInclusive<u32>,
         collector: &mut Collector,
-    ) -> Option<At<u32>> {
+    ) -> Option<At<T>> {
         let value = self.get(key)?;
+        let Some(Form::Integer { least, most } | Form::Short { plain: Form::Integer { least, most }, .. }) =
+            self.form(key)
+        else {
+            panic!("{key} takes no whole number");
+        };
         let DeValue::Integer(number) = value.get_ref() else {
             collector.wrong_type(&format!("{key:?}"), "a whole number", value);
             return None;
         };
         let parsed = i64::from_str_radix(number.as_str(), number.radix()).ok();
-        match parsed.and_then(|n| u32::try_from(n).ok()).filter(|n| bounds.contains(n)) {
-            Some(n) => Some(At { value: n, span: value.span() }),
-            None => {
-                let limits = format!("{} to {}", bounds.start(), bounds.end());
-                collector.fault_with(
-                    value.span(),
-                    format!("{key:?} must be a whole number from {limits}"),
-                    "out of bounds",
-                    format!("the least is {}", bounds.start()),
-                );
-                None
-            }
+        let within = parsed.filter(|n| (least..=most).contains(&n)).and_then(|n| T::try_from(n).ok());
+        if within.is_none() {
+            collector.fault_with(
+                value.span(),
+                format!("{key:?} must be a whole number from {least} to {most}"),
+                "out of bounds",
+                format!("the least is {least}"),
+            );
         }
+        within.map(|n| At { value: n, span: value.span() })
     }
 
-    pub(super) fn float(
-        &mut self,
-        key: &'static str,
-        bounds: std::ops::RangeInclusive<f64>,
-        collector: &mut Collector,
-    ) -> Option<f64> {
+    /// Reads a number within the bounds of its key.
+    pub(super) fn float(&mut self, key: &'static str, collector: &mut Collector) -> Option<f64> {
         let value = self.get(key)?;
+        let Some(Form::Number { least, most }) = self.form(key) else {
+            panic!("{key} takes no number");
+        };
         let parsed = match value.get_ref() {
             DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
             DeValue::Float(number) => number.as_str().replace('_', "").parse::<f64>().ok(),
@@ -195,22 +224,30 @@ impl<'a, 'i> Reader<'a, 'i> {
                 return None;
             }
         };
-        let number = parsed.filter(|n| bounds.contains(n));
+        let number = parsed.filter(|n| (least..=most).contains(&n));
         if number.is_none() {
-            let message = format!("{key:?} must be a number from {} to {}", bounds.start(), bounds.end());
-            collector.fault_with(
-                value.span(),
-                message,
-                "out of bounds",
-                format!("the least is {}", bounds.start()),
-            );
+            let message = format!("{key:?} must be a number from {least} to {most}");
+            collector.fault_with(value.span(), message, "out of bounds", format!("the least is {least}"));
         }
         number
     }
 
+    /// Reads a duration that is not shorter than its key allows.
     pub(super) fn duration(&mut self, key: &'static str, collector: &mut Collector) -> Option<Duration> {
         let value = self.get(key)?;
-        duration(key, value, collector)
+        let Some(Form::Duration(least)) = self.form(key) else {
+            panic!("{key} takes no duration");
+        };
+        let read = duration(key, value, collector)?;
+        if read >= *least {
+            return Some(read);
+        }
+        let message = match *least < Duration::from_millis(1) {
+            true => format!("{key:?} can't be zero"),
+            false => format!("{key:?} is at least {}", humantime::format_duration(*least)),
+        };
+        collector.fault_with(value.span(), message, "too short", "write a longer one, such as \"250ms\"");
+        None
     }
 
     /// Reads a number of bytes, with or without a unit.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::Name;
 use super::spec::ServiceSpec;
+use super::words::words;
 
 /// A manifest that passed its checks: names resolve, the dependency graph has no cycle, and every
 /// service is a child of exactly one group.
@@ -267,15 +267,7 @@ pub enum Strategy {
     RestForOne,
 }
 
-impl fmt::Display for Strategy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Strategy::OneForOne => "one-for-one",
-            Strategy::OneForAll => "one-for-all",
-            Strategy::RestForOne => "rest-for-one",
-        })
-    }
-}
+words!(Strategy { OneForOne = "one-for-one", OneForAll = "one-for-all", RestForOne = "rest-for-one" });
 
 /// `auto_shutdown`: when a group shuts down because its significant members have ended by
 /// themselves (OTP's supervisor flag of that name).
@@ -292,6 +284,8 @@ pub enum AutoShutdown {
     All,
 }
 
+words!(AutoShutdown { Never = "never", Any = "any", All = "all" });
+
 /// `on_give_up`: what follows when a group restarted too often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
@@ -305,3 +299,5 @@ pub enum GiveUp {
     /// project.
     Exit,
 }
+
+words!(GiveUp { Mark = "mark", Escalate = "escalate", Exit = "exit" });

@@ -11,6 +11,7 @@ use super::digest::fnv;
 use super::exit::{Exit, signal_name, signal_number};
 use super::id::{InstanceId, Name};
 use super::time::{opt_seconds, seconds};
+use super::words::words;
 
 /// One `[service.NAME]` of a manifest.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -337,6 +338,8 @@ pub enum Kind {
     Task,
 }
 
+words!(Kind { Service = "service", Task = "task" });
+
 /// `user`, `group`, `umask` and `nice`; `None` keeps the supervisor's own setting.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "control", derive(schemars::JsonSchema))]
@@ -399,16 +402,7 @@ pub enum Condition {
     Exited,
 }
 
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Condition::Started => "started",
-            Condition::Ready => "ready",
-            Condition::Completed => "completed",
-            Condition::Exited => "exited",
-        })
-    }
-}
+words!(Condition { Started = "started", Ready = "ready", Completed = "completed", Exited = "exited" });
 
 /// The action that a check performs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -522,16 +516,12 @@ pub enum Policy {
     UnlessStopped,
 }
 
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Policy::Never => "never",
-            Policy::OnFailure => "on-failure",
-            Policy::Always => "always",
-            Policy::UnlessStopped => "unless-stopped",
-        })
-    }
-}
+words!(Policy {
+    Never = "never",
+    OnFailure = "on-failure",
+    Always = "always",
+    UnlessStopped = "unless-stopped",
+});
 
 /// `on_dependency_restart`: what happens to a running service when one of its dependencies crashes
 /// and will restart.
@@ -545,6 +535,8 @@ pub enum OnDependencyRestart {
     /// The service keeps running.
     Ignore,
 }
+
+words!(OnDependencyRestart { Restart = "restart", Ignore = "ignore" });
 
 /// `restart`: when and how a service restarts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,8 +1,9 @@
 //! The documents: their links lead somewhere, and every manifest in them is right.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use super::harness::Project;
+use super::harness::{Project, skip};
 
 /// Every document, with its text.
 fn documents() -> Vec<(PathBuf, String)> {
@@ -58,4 +59,67 @@ fn every_manifest_in_a_document_is_right() {
         }
     }
     assert!(checked >= 2, "{checked} manifests were found");
+}
+
+/// Whether Python can check JSON against a schema here.
+fn python_checks_schemas(test: &str) -> bool {
+    let modules = ["-c", "import jsonschema, tomllib"];
+    let found = Command::new("python3").args(modules).stderr(Stdio::null()).status();
+    let is_there = found.is_ok_and(|status| status.success());
+    if !is_there {
+        skip(test, "python3 with jsonschema is not installed");
+    }
+    is_there
+}
+
+#[test]
+fn the_schema_takes_what_check_takes_and_refuses_the_rest() {
+    if !python_checks_schemas("the_schema_takes_what_check_takes_and_refuses_the_rest") {
+        return;
+    }
+    let project = Project::new("");
+    let printed = project.regrow(&["manifest-schema"]);
+    assert_eq!(printed.code, 0, "{}", printed.stderr);
+    project.write("regrow.schema.json", &printed.stdout);
+    let starter = include_str!("../../config/starter.toml");
+    let mut right: Vec<String> = vec![starter.to_owned()];
+    for (_, text) in documents() {
+        right.extend(blocks(&text, "toml").into_iter().filter(|block| block.contains("[service.")));
+    }
+    let wrong = [
+        "[service.a]\ncommand = 7",
+        "[service.a]\ncommand = \"a\"\nshell = \"b\"",
+        "[service.a]\ndir = \".\"",
+        "[service.a]\ncommand = \"a\"\nreplcas = 2",
+        "[service.a]\ncommand = \"a\"\nreplicas = 0",
+        "[service.a]\ncommand = \"a\"\nrestart = \"sometimes\"",
+        "[service.a]\ncommand = \"a\"\nready = { tcp = \"127.0.0.1:1\", log = \"x\" }",
+        "[service.a]\ncommand = \"a\"\nstop = { timeout = 5 }",
+        "[group.a]\nstrategy = \"one-for-all\"",
+        "[servce.a]\ncommand = \"a\"",
+    ];
+    for (at, text) in right.iter().map(String::as_str).chain(wrong).enumerate() {
+        project.write(&format!("{at}.toml"), text);
+    }
+    let program = "import json, sys, tomllib, jsonschema\n\
+        schema = json.load(open('regrow.schema.json'))\n\
+        jsonschema.Draft7Validator.check_schema(schema)\n\
+        for at in range(int(sys.argv[1])):\n    \
+            manifest = tomllib.load(open(f'{at}.toml', 'rb'))\n    \
+            print(jsonschema.Draft7Validator(schema).is_valid(manifest))\n";
+    let all = right.len() + wrong.len();
+    let checked = Command::new("python3")
+        .args(["-c", program, &all.to_string()])
+        .current_dir(project.dir())
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let said = String::from_utf8(checked.stdout).unwrap();
+    let wanted: Vec<&str> = right.iter().map(|_| "True").chain(wrong.map(|_| "False")).collect();
+    assert_eq!(said.lines().collect::<Vec<_>>(), wanted);
+    // Nothing of what the schema refuses passes the check.
+    for at in right.len()..all {
+        let output = project.regrow(&["check", &format!("{at}.toml")]);
+        assert_eq!(output.code, 3, "{at}.toml: {}", output.stdout);
+    }
 }

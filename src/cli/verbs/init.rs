@@ -1,12 +1,19 @@
-//! `init`: writes a commented starter manifest.
+//! `init` and `manifest-schema`: what helps to write a manifest.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 
 use crate::cli::args::develop::InitArgs;
 use crate::cli::{code, format};
+use crate::manifest::keys::schema;
 
 const STARTER: &str = include_str!("../../../config/starter.toml");
+
+pub(in crate::cli) fn manifest_schema() -> u8 {
+    // An alternate form of a JSON value is the indented one.
+    say!("{:#}", schema());
+    code::DONE
+}
 
 pub(in crate::cli) fn init(args: &InitArgs) -> u8 {
     let mut options = OpenOptions::new();

@@ -12,6 +12,7 @@ use crate::cli::verbs::admin::{called, reloaded_in_words, tell_reloaded, tell_tr
 use crate::cli::{code, format, usage_error};
 use crate::control::client::{Client, encode};
 use crate::control::protocol::{Manifest, Write};
+use crate::model::keys::{Form, Key, SERVICE};
 use crate::model::{Name, ServiceStatus, StatusReport};
 use crate::runtime::reload::Reloaded;
 use crate::sys::terminal;
@@ -251,19 +252,47 @@ fn edited(
     Ok(document.to_string())
 }
 
-/// The TOML value of a word as it was typed: a number, list or table where it reads as one,
-/// otherwise a text. The value of a variable is always a text. Nothing in it is expanded later.
-fn typed(key: &str, text: &str) -> Value {
+/// The key that a dotted path leads to in the table of keys; `None` for an unknown one, which the
+/// daemon refuses with its place, and for what the user named: a variable, or a dependency.
+fn key_at(path: &str) -> Option<&'static Key> {
+    let mut section = &SERVICE;
+    let mut words = path.split('.').peekable();
+    loop {
+        let key = section.key(words.next()?)?;
+        match &key.form {
+            _ if words.peek().is_none() => return Some(key),
+            Form::Variables(_) | Form::Dependencies(_) => return None,
+            form => section = form.section()?,
+        }
+    }
+}
+
+/// The TOML value of a word as it was typed: as its key takes it, otherwise a number, list or table
+/// where it reads as one. The value of a variable is always a text. Nothing in it is expanded later.
+fn typed(path: &str, text: &str) -> Value {
     let literal = || Value::from(escaped(text));
-    if key.starts_with("env.") && !text.trim_start().starts_with('{') {
+    let is_a_variable = path.starts_with("env.");
+    let is_text = key_at(path).is_some_and(|key| {
+        matches!(
+            key.form,
+            Form::Text | Form::Octal | Form::Duration(_) | Form::Size | Form::Signal | Form::OneOf(_)
+        )
+    });
+    let Ok(mut value) = text.trim().parse::<Value>() else { return literal() };
+    let is_meant = match &value {
+        Value::String(_) => !is_a_variable,
+        Value::InlineTable(_) => !is_text,
+        // A number with a prefix, as 0o640, is meant as one.
+        Value::Integer(_) => !is_a_variable && (!is_text || text.trim().starts_with("0o")),
+        Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) | Value::Array(_) => {
+            !is_a_variable && !is_text
+        }
+    };
+    if !is_meant {
         return literal();
     }
-    let mut value: Value = match text.trim().parse() {
-        Ok(value) => value,
-        Err(_) => return literal(),
-    };
     // Only the shell itself expands the text of `shell`.
-    if key != "shell" {
+    if path != "shell" {
         escape_all(&mut value);
     }
     value
@@ -278,11 +307,10 @@ fn escape_all(value: &mut Value) {
     }
 }
 
-/// The key that a plain word stands for where a table is expected.
+/// The key that a plain word stands for where a table may stand, too.
 fn short_for(key: &str) -> Option<&'static str> {
-    match key {
-        "restart" => Some("policy"),
-        "stop" => Some("signal"),
+    match SERVICE.key(key)?.form {
+        Form::Short { sets, .. } => sets,
         _ => None,
     }
 }
@@ -357,5 +385,33 @@ mod tests {
         assert!(typed.contains("command = [\"$$$$a\", \"'b'\"]"), "{typed}");
         assert!(edited(text, "none", "m", &set, &[]).is_err());
         assert!(edited(text, "web", "m", &["command.x=1".to_owned()], &[]).is_err());
+    }
+
+    #[test]
+    fn a_word_is_read_as_its_key_takes_it() {
+        for (path, text, want) in [
+            ("dir", "123", "\"123\""),
+            ("dir", "\"a b\"", "\"a b\""),
+            ("umask", "0640", "\"0640\""),
+            ("umask", "640", "\"640\""),
+            ("umask", "0o640", "0o640"),
+            ("log.mode", "640", "\"640\""),
+            ("stop.timeout", "5s", "\"5s\""),
+            ("stop", "9", "9"),
+            ("stop.signal", "9", "\"9\""),
+            ("user", "1000", "1000"),
+            ("nice", "-5", "-5"),
+            ("replicas", "3", "3"),
+            ("replicas", "{ max = 4 }", "{ max = 4 }"),
+            ("autostart", "false", "false"),
+            ("env.PORT", "8080", "\"8080\""),
+            ("env.KEY", "{ secret = \"k\" }", "{ secret = \"k\" }"),
+            ("env.A.B", "x", "\"x\""),
+            ("depends_on.db", "ready", "\"ready\""),
+            ("shell", "echo $HOME", "\"echo $$HOME\""),
+            ("no.such.key", "7", "7"),
+        ] {
+            assert_eq!(typed(path, text).to_string().trim(), want, "{path}={text}");
+        }
     }
 }

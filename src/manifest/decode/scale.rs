@@ -9,17 +9,16 @@ use crate::model::spec::{SCALE_ON_CPU, ScaleOn, ScaleSpec};
 
 /// Reads a number of instances, or bounds within which the Scaler chooses one.
 pub(super) fn replicas(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> (u32, Option<ScaleSpec>) {
-    const NUMBERS: std::ops::RangeInclusive<u32> = 1..=10_000;
     let Some(value) = reader.get("replicas") else {
         return (1, None);
     };
     let DeValue::Table(table) = value.get_ref() else {
-        return (reader.integer("replicas", NUMBERS, collector).map_or(1, |n| n.value), None);
+        return (reader.integer("replicas", collector).map_or(1, |n| n.value), None);
     };
     let span = value.span();
-    let mut inner = Reader::new(table, "replicas");
-    let min = inner.integer("min", NUMBERS, collector).map_or(1, |n| n.value);
-    let max = inner.integer("max", NUMBERS, collector);
+    let mut inner = Reader::new(table, reader.section("replicas"));
+    let min = inner.integer("min", collector).map_or(1, |n| n.value);
+    let max = inner.integer("max", collector);
     let on = scale_on(&mut inner, collector);
     inner.finish(collector);
     let Some(max) = max else {
@@ -56,9 +55,9 @@ fn scale_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> ScaleOn {
         collector.fault(span, format!("\"scale_on\" must be {want}"), "neither");
         return usual;
     };
-    let mut inner = Reader::new(table, "scale_on");
+    let mut inner = Reader::new(table, reader.section("scale_on"));
     // The unit is percent: 100 is one core.
-    let cpu = inner.integer("cpu", 1..=100_000, collector).map(|n| n.value);
+    let cpu = inner.integer("cpu", collector).map(|n| n.value);
     let memory = inner.size("memory", collector).filter(|bytes| *bytes > 0);
     inner.finish(collector);
     match (cpu, memory) {
