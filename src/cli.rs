@@ -25,6 +25,7 @@ mod config_file;
 mod connect;
 mod console;
 mod daemon;
+mod diagnostics;
 mod format;
 mod inherit;
 mod progress;

@@ -23,7 +23,7 @@ pub mod stats;
 pub mod status;
 pub mod task;
 pub mod time;
-mod words;
+pub(crate) mod words;
 
 pub use self::cause::StopCause;
 pub use command::{Answer, Command, Denial, DenialCode, InstanceAnswer, IssuedCommand, Requester, Selector};

@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 use attempt::{attempt, environment};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
+use tracing::Span;
+use tracing::field::Empty;
 
 use super::hooks::{HookRun, InstanceHooks};
 use super::messages::{GraphMsg, SupervisorMsg};
@@ -92,6 +94,8 @@ struct Live {
     checks: Vec<Watch>,
     stop_command: Option<ProcessKey>,
     gone: bool,
+    /// The start or the stop that is under way, for those who follow `tracing`.
+    span: Span,
 }
 
 /// A check that is repeated.
@@ -113,6 +117,7 @@ impl Live {
             checks: Vec::new(),
             stop_command: None,
             gone: false,
+            span: Span::none(),
         }
     }
 
@@ -368,6 +373,7 @@ impl ProcessState {
             HostEvent::Spawned { key, pid, life } => {
                 let incarnation = of(key)?;
                 live.pid = Some(pid);
+                std::mem::replace(&mut live.span, Span::none()).record("pid", pid);
                 let made = std::mem::take(&mut live.kept);
                 if let (Some(ledger), Some(life)) = (&self.context.ledger, life) {
                     ledger.life(&self.id, incarnation, life);
@@ -386,6 +392,7 @@ impl ProcessState {
                 }
                 let incarnation = of(key)?;
                 live.gone = true;
+                live.span.record("failure", failure.to_string());
                 self.process = None;
                 Some(InstanceInput::SpawnFailed { incarnation, failure, roll: host.roll() })
             }
@@ -400,6 +407,7 @@ impl ProcessState {
                     return Some(InstanceInput::StopCommandDone { incarnation: live.incarnation, trouble });
                 }
                 let incarnation = of(key)?;
+                live.span.record("exit", exit.to_string());
                 if !remains {
                     live.gone = true;
                     self.process = None;
@@ -467,6 +475,8 @@ impl ProcessState {
         let now = self.context.clock.now();
         let to = || Address::Instance(self.id.clone());
         let step = message.map(|message| Step { at: now, to: to(), message });
+        let within = self.process.as_ref().map_or(Span::none(), |live| live.span.clone());
+        let _within = within.entered();
         let mut effects = std::mem::take(&mut self.effects);
         self.machine.step(&self.spec, now, input, &mut effects);
         // Facts come first: an actor that acts on an effect finds them in the log.
@@ -528,6 +538,7 @@ impl ProcessState {
                 }
             }
             InstanceEffect::Terminate(incarnation, signal) => {
+                self.begins_to_stop(incarnation);
                 // The time of a stop command that still runs is over.
                 if let Some(command) = self.process.as_mut().and_then(|live| live.stop_command.take()) {
                     self.context.host.kill(command);
@@ -547,6 +558,7 @@ impl ProcessState {
                 }
             }
             InstanceEffect::KillTree(incarnation) => {
+                self.begins_to_stop(incarnation);
                 if let Some(key) = self.key_of(incarnation) {
                     self.context.host.kill(key);
                 }
@@ -574,6 +586,17 @@ impl ProcessState {
             output: OutputTarget::Beside(self.source),
         };
         self.hooks.run(&self.context, run);
+    }
+
+    /// Opens the span of a stop, at the first thing that is done for it.
+    fn begins_to_stop(&mut self, incarnation: Incarnation) {
+        let is_open = |live: &Live| live.span.metadata().is_some_and(|span| span.name() == "stop");
+        if let Some(live) = self.process.as_mut().filter(|live| live.incarnation == incarnation)
+            && !is_open(live)
+        {
+            live.span =
+                tracing::info_span!("stop", instance = %self.id, incarnation = incarnation.0, exit = Empty);
+        }
     }
 
     fn key_of(&self, incarnation: Incarnation) -> Option<ProcessKey> {
@@ -616,6 +639,13 @@ impl ProcessState {
         order.keep = self.keep();
         order.news = self.news(key);
         if let Some(live) = &mut self.process {
+            live.span = tracing::info_span!(
+                "start",
+                instance = %self.id,
+                incarnation = incarnation.0,
+                pid = Empty,
+                failure = Empty
+            );
             live.kept.clone_from(&order.keep);
             live.asked_by = Some(Arc::clone(&self.declared));
         }
@@ -626,6 +656,7 @@ impl ProcessState {
         let Some(command) = self.spec.stop.command.clone() else {
             return;
         };
+        self.begins_to_stop(incarnation);
         let Some(live) = self.process.as_ref().filter(|live| live.incarnation == incarnation) else {
             return;
         };

@@ -224,6 +224,19 @@ pub(in crate::cli) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error} (write \"30s\" or \"1m 30s\")"))
 }
 
+/// Reads one of a few words.
+pub(in crate::cli) fn word<T: Copy + Send + Sync + 'static>(
+    words: &'static [(&'static str, T)],
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
+    |text| {
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, found)| *found);
+        found.ok_or_else(|| match nearest(text, words.iter().map(|(word, _)| *word)) {
+            Some(near) => format!("did you mean {near:?}?"),
+            None => format!("there are {}", words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")),
+        })
+    }
+}
+
 pub(in crate::cli) fn state(text: &str) -> Result<State, String> {
     State::ALL.into_iter().find(|state| state.to_string() == text).ok_or_else(|| {
         let words = State::ALL.map(|state| state.to_string());

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::args::daemon::DaemonArgs;
+use super::diagnostics::{self, DiagnosticsTarget};
 use super::inherit::OwnOutput;
 use super::verbs::admin::reloaded_in_words;
 use super::{code, format, report, supervisors_runtime};
@@ -104,13 +105,13 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         }
     };
     let own_log = own_log(&config);
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
-        .with_writer(std::io::stderr)
-        // Such errors would go to standard error, with a panic where that can't be written.
-        .log_internal_errors(false)
-        .with_ansi(format::colour_on_stderr())
-        .init();
+    let diagnostics = match diagnostics::start(DiagnosticsTarget::Stderr, None, config.diagnostics) {
+        Ok(diagnostics) => diagnostics,
+        Err(error) => {
+            tell!("{}: {error}", format::error_word());
+            return code::FAILED;
+        }
+    };
     let runtime = match supervisors_runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -119,6 +120,7 @@ pub(super) fn daemon(args: &DaemonArgs) -> u8 {
         }
     };
     let ended = runtime.block_on(serve(&config, keeper_socket, own_log.as_ref()));
+    diagnostics.finish(FAREWELL);
     crate::host::processes::exit(i32::from(ended))
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::args::develop::RunArgs;
 use super::console::Console;
+use super::diagnostics::{self, Diagnostics, DiagnosticsTarget};
 use super::format::{self, Tint};
 use super::{code, report, supervisors_runtime, usage_error};
 use crate::actors::LogRetention;
@@ -22,6 +23,7 @@ use crate::decide::tree_state::InstanceState;
 use crate::host::native::HostOptions;
 use crate::host::{keeper, processes};
 use crate::manifest::Loaded;
+use crate::manifest::config::DiagnosticsConfig;
 use crate::model::event::{InstanceFact, TreeFact};
 use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, Plan, State};
 use crate::present::units::short;
@@ -109,6 +111,8 @@ struct Surroundings {
     console: Arc<Console>,
     signals: Signals,
     recorder: Option<Box<dyn StepSink>>,
+    /// `None` where there is no place for what regrow has to say about itself.
+    diagnostics: Option<Diagnostics>,
 }
 
 /// Takes the run's place, and opens its console, its socket and its recording. `Err`: what is wrong was told,
@@ -119,6 +123,7 @@ fn prepare(args: &RunArgs, path: &Path, manifest: &Path, plan: &Plan) -> Result<
         code::FAILED
     };
     let place = take_place(args, path, manifest)?;
+    let diagnostics = diagnose(args, place.as_ref()).map_err(|error| failed(error.to_string()))?;
     let names: Vec<InstanceId> =
         plan.services.iter().flat_map(|service| service.instances().collect::<Vec<_>>()).collect();
     let console = Console::start(&names).map_err(|error| failed(error.to_string()))?;
@@ -132,7 +137,19 @@ fn prepare(args: &RunArgs, path: &Path, manifest: &Path, plan: &Plan) -> Result<
                 failed(format!("can't record into a new file {}: {error}", path.display()))
             })?)),
         };
-    Ok(Surroundings { place, listener, names, console, signals, recorder })
+    Ok(Surroundings { place, listener, names, console, signals, recorder, diagnostics })
+}
+
+/// Begins to write down what regrow has to say about itself.
+fn diagnose(args: &RunArgs, place: Option<&InstanceDir>) -> std::io::Result<Option<Diagnostics>> {
+    let target = match (&args.log_file, place) {
+        (Some(file), _) if file.as_os_str() == "-" => DiagnosticsTarget::Stderr,
+        (Some(file), _) => DiagnosticsTarget::File(std::path::absolute(file)?),
+        (None, Some(place)) => DiagnosticsTarget::File(place.folder.join("diagnostics.log")),
+        (None, None) => return Ok(None),
+    };
+    let configured = DiagnosticsConfig { format: args.log_format, ..DiagnosticsConfig::default() };
+    diagnostics::start(target, args.log_level, configured).map(Some)
 }
 
 fn without_socket(error: std::io::Error) {
@@ -186,7 +203,7 @@ fn announce(console: &Console, plan: &Plan, path: &Path) {
 async fn supervise(args: RunArgs, path: PathBuf, plan: Plan, above: keeper::ForegroundKeeper) -> u8 {
     let manifest = plan.file.clone().unwrap_or_else(|| path.clone());
     let prepared = prepare(&args, &path, &manifest, &plan);
-    let Surroundings { place, listener, names, console, signals, recorder } = match prepared {
+    let Surroundings { place, listener, names, console, signals, recorder, diagnostics } = match prepared {
         Ok(surroundings) => surroundings,
         Err(code) => return code,
     };
@@ -236,6 +253,9 @@ async fn supervise(args: RunArgs, path: PathBuf, plan: Plan, above: keeper::Fore
     }
     if let Some(place) = place {
         place.leave();
+    }
+    if let Some(diagnostics) = diagnostics {
+        diagnostics.finish(FAREWELL);
     }
     ended
 }

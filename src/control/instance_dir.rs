@@ -93,6 +93,8 @@ pub fn daemon_of(home: &Path) -> Option<Card> {
 /// A tree's folder that this process has locked.
 #[derive(Debug)]
 pub struct InstanceDir {
+    /// The folder itself.
+    pub folder: PathBuf,
     /// The path of the control socket.
     pub socket: PathBuf,
     _lock: Lock,
@@ -118,7 +120,7 @@ pub fn take(manifest: &Path, card: &Card) -> Result<InstanceDir, InstanceDirErro
     match locks::lock(&folder.join("lock"), &text).map_err(InstanceDirError::Unusable)? {
         Ok(lock) => {
             let socket = card.socket.clone().unwrap_or_else(|| folder.join(SOCKET));
-            Ok(InstanceDir { socket, _lock: lock })
+            Ok(InstanceDir { folder, socket, _lock: lock })
         }
         Err(other) => match serde_json::from_str(&other) {
             Ok(card) => Err(InstanceDirError::ByAnother(card)),

@@ -12,6 +12,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::body::{last, linger, whole};
 use super::connections::{Caller, Peer};
@@ -39,8 +41,16 @@ pub(super) async fn enter(State(shared): State<Shared>, mut request: Request, ne
             return last(refused);
         }
     };
+    let span = tracing::info_span!(
+        "request",
+        method = %request.method(),
+        path = request.uri().path(),
+        who = &*caller.who,
+        status = Empty
+    );
     request.extensions_mut().insert(caller);
-    let mut response = next.run(request).await;
+    let mut response = next.run(request).instrument(span.clone()).await;
+    span.record("status", response.status().as_u16());
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
@@ -70,7 +80,7 @@ async fn guarded(
     let Some(key) = key else {
         // The command goes on when the client hangs up: half of a reload is worse than all or nothing.
         let request = Request::from_parts(parts, Body::from(body));
-        let carried_out = tokio::spawn(next.run(request));
+        let carried_out = tokio::spawn(next.run(request).in_current_span());
         return carried_out.await.map_err(|_| lost());
     };
     let caller = parts.extensions.get::<Caller>();
@@ -108,7 +118,7 @@ async fn guarded(
     // The command goes on when the client hangs up, so that its answer is there when the client asks
     // again.
     let shared = shared.clone();
-    let carried_out = tokio::spawn(async move {
+    let carried_out = async move {
         let response = next.run(request).await;
         let (parts, body) = response.into_parts();
         let body = match body.collect().await {
@@ -126,8 +136,8 @@ async fn guarded(
             sender.send_replace(Some(given));
         }
         Ok(Response::from_parts(parts, Body::from(body)))
-    });
-    carried_out.await.unwrap_or_else(|_| Err(lost()))
+    };
+    tokio::spawn(carried_out.in_current_span()).await.unwrap_or_else(|_| Err(lost()))
 }
 
 /// The middleware of commands whose bodies have the usual size.

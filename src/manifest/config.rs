@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use diagnostics::{DiagnosticsConfig, LogFormat, LogLevel};
 pub use tasks::TasksConfig;
 use tasks::{CacheKeys, PoolKeys, TaskKeys, ThresholdKeys};
 
@@ -17,6 +18,7 @@ use super::size::Size;
 use crate::decide::access::Permission;
 use crate::model::spec::{MAX_FILES, MAX_SIZE, MOST_FILES};
 
+pub mod diagnostics;
 mod tasks;
 
 /// The documented configuration file, in which every value is the default.
@@ -63,6 +65,8 @@ pub struct Config {
     pub api: Option<Api>,
     /// What other users of this machine may do.
     pub access: Vec<LocalAccess>,
+    /// What the daemon tells about itself on its standard error.
+    pub diagnostics: DiagnosticsConfig,
 }
 
 /// The configuration of the network API.
@@ -145,6 +149,8 @@ struct Written {
     thresholds: ThresholdKeys,
     api: ApiKeys,
     access: Vec<AccessKeys>,
+    log_level: Option<LogLevel>,
+    log_format: Option<LogFormat>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -302,6 +308,10 @@ fn complete(file: Option<PathBuf>, written: Written, usual: &DefaultPaths) -> Re
         tasks,
         api,
         access,
+        diagnostics: DiagnosticsConfig {
+            level: written.log_level.unwrap_or_default(),
+            format: written.log_format.unwrap_or_default(),
+        },
         home,
         file,
     })

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
+use tracing::Span;
+use tracing::field::Empty;
 
 use super::{PoolMsg, TaskContext};
 use crate::actors::tell;
@@ -96,6 +98,8 @@ struct Current {
     process: Process,
     /// Tells the host's thread that this run was dropped.
     given_up: Arc<AtomicBool>,
+    /// The run, for those who follow `tracing`.
+    span: Span,
 }
 
 /// The state of the run's process.
@@ -221,6 +225,7 @@ impl WorkerState {
             report: RunReport::default(),
             process: Process::Making(None),
             given_up,
+            span: tracing::info_span!("task", %task, pid = Empty, outcome = Empty),
         });
         let extra = self.listen(myself);
         host.spawn(SpawnOrder {
@@ -316,6 +321,7 @@ impl WorkerState {
         match news {
             HostEvent::Spawned { key, pid, .. } if key == current.key => {
                 current.report.pid = Some(pid);
+                current.span.record("pid", pid);
                 let before = std::mem::replace(&mut current.process, Process::Runs);
                 if let Process::Making(Some(how)) = before {
                     current.end(how);
@@ -373,6 +379,7 @@ impl WorkerState {
         self.hear_progress();
         if let Some(mut current) = self.current.take() {
             complete(&mut current.report);
+            current.span.record("outcome", tracing::field::debug(outcome));
             let (task, report) = (current.task, std::mem::take(&mut current.report));
             drop(current);
             self.tell_end(task, outcome, report);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::args::{duration, interval};
+use crate::cli::args::{duration, interval, word};
+use crate::manifest::config::{LogFormat, LogLevel};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RunArgs {
@@ -38,6 +39,17 @@ pub(in crate::cli) struct RunArgs {
     /// Record every decision in this new file, for `regrow replay`
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) record: Option<PathBuf>,
+    /// Write this much about regrow itself: off, error, warn, info, debug or trace
+    /// [default: $RUST_LOG, then warn]
+    #[arg(long, value_name = "LEVEL", value_parser = word(LogLevel::WORDS))]
+    pub(in crate::cli) log_level: Option<LogLevel>,
+    /// The form of these lines: text or json
+    #[arg(long, value_name = "FORMAT", value_parser = word(LogFormat::WORDS), default_value = "text")]
+    pub(in crate::cli) log_format: LogFormat,
+    /// Write them to this file; "-" is standard error [default: diagnostics.log in the run's folder of
+    /// the state folder]
+    #[arg(long, value_name = "FILE")]
+    pub(in crate::cli) log_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
