@@ -147,7 +147,7 @@ fn cached_in_process() {
         let begin = Instant::now();
         const LOOKS: u32 = 100_000;
         for _ in 0..LOOKS {
-            assert!(tree.tasks().remembered(&spec, "").unwrap().cached);
+            assert!(tree.tasks().remembered(&spec, "").await.unwrap().cached);
         }
         println!("a cached result, in process {:>43.2?}", begin.elapsed() / LOOKS);
     });

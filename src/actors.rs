@@ -12,6 +12,7 @@ pub mod monitor;
 pub mod process;
 pub mod scaler;
 pub mod supervisor;
+pub(crate) mod system;
 pub mod worker_pool;
 
 pub(crate) mod hooks;

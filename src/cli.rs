@@ -152,8 +152,8 @@ fn all_is_written() -> bool {
 /// The working folder of this process.
 fn here() -> Result<PathBuf, String> {
     std::env::current_dir().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => "the folder that you are in is gone; go to another".to_owned(),
-        _ => format!("the folder that you are in can't be told: {error}"),
+        std::io::ErrorKind::NotFound => "the current folder no longer exists; change to another".to_owned(),
+        _ => format!("the current folder can't be determined: {error}"),
     })
 }
 

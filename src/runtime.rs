@@ -50,6 +50,8 @@ mod options;
 pub mod pools;
 pub mod reload;
 pub mod tasks;
+#[cfg(test)]
+mod tests;
 
 /// The longest that [`Handle::written`] waits for the store.
 const WRITING: Duration = Duration::from_secs(2);
@@ -342,7 +344,7 @@ impl Handle {
         let running = services.iter().filter(|row| row.pid.is_some()).count();
         Ok(Stats {
             daemon,
-            cache: self.tasks().cache(),
+            cache: self.tasks().cache().await?,
             resources: machine.map(|machine| Resources { machine, trends }),
             scaler,
             processes: ProcessStats { instances: services.len(), running, tasks: pool.busy },
@@ -427,7 +429,9 @@ impl Handle {
             Some(left) => {
                 if tokio::time::timeout(left, done).await.is_err() {
                     let hooks = self.running_hooks().join(", ");
-                    tracing::warn!("killed, since the time for the whole stop is over: {hooks}");
+                    tracing::warn!(
+                        "hooks killed, since the stop timeout of the whole tree has passed: {hooks}"
+                    );
                     self.inner.context.no_hooks.send_replace(true);
                 }
             }
@@ -488,7 +492,7 @@ impl Handle {
 /// Notes in an answer that the store could not be written.
 fn unwritten(mut answer: Answer) -> Answer {
     for result in answer.results.iter_mut().filter(|result| result.ok) {
-        result.message.push_str("; not written down, since the store can't be written: the keeper holds it");
+        result.message.push_str("; not recorded, since the store can't be written: the keeper holds it");
     }
     answer
 }

@@ -183,11 +183,11 @@ async fn what_has_no_place_is_refused_with_its_reason() {
     assert_eq!(refused(Addition::default()).await, invalid("there is nothing to add"));
     assert_eq!(
         refused(Addition::of(service("api", &[]))).await,
-        (DenialCode::Exists, "api is there already".to_owned())
+        (DenialCode::Exists, "api already exists in the tree".to_owned())
     );
     assert_eq!(
         refused(Addition::of(service("x", &["bd"]))).await,
-        (DenialCode::NotFound, "x depends on bd, which is not there".to_owned())
+        (DenialCode::NotFound, "x depends on bd, which is not in the tree".to_owned())
     );
     assert_eq!(
         refused(Addition::of(service("x", &[])).under(name("wbe"))).await,
@@ -195,17 +195,17 @@ async fn what_has_no_place_is_refused_with_its_reason() {
     );
     let circle =
         Addition::of_group(name("g"), GroupSpec::default(), vec![service("x", &["y"]), service("y", &["x"])]);
-    assert_eq!(refused(circle).await, invalid("dependencies in a circle: x -> y -> x"));
+    assert_eq!(refused(circle).await, invalid("dependency cycle: x -> y -> x"));
     let mut homeless = Addition::of(service("x", &[]));
     homeless.children.clear();
-    assert_eq!(refused(homeless).await, invalid("x hangs under no group"));
+    assert_eq!(refused(homeless).await, invalid("x is a member of no group"));
     let mut twice = Addition::of_group(name("g"), GroupSpec::default(), vec![service("x", &[])]);
     twice.children.push(Child::Service(name("x")));
-    assert_eq!(refused(twice).await, invalid("x hangs under more than one group"));
+    assert_eq!(refused(twice).await, invalid("x is a member of more than one group"));
     let mut ring = Addition::of_group(name("g"), GroupSpec::default(), vec![]);
     ring.children.clear();
     ring.groups.get_mut(&name("g")).unwrap().children.push(Child::Group(name("g")));
-    assert_eq!(refused(ring).await, invalid("groups hang under each other"));
+    assert_eq!(refused(ring).await, invalid("the groups contain each other"));
     assert_eq!(handle.plan().services.len(), 2, "nothing of it was added");
 }
 

@@ -159,7 +159,7 @@ fn what_waits_and_what_runs_is_cancelled_paused_and_goes_on() {
             (TaskEnd::Cancelled, false, &b"up\n"[..])
         );
         let over = tasks.cancel(ids[0], false).await.unwrap_err();
-        assert!(over.reason.contains("is over"), "{over}");
+        assert!(over.reason.contains("has already finished"), "{over}");
         tree.handle.shutdown().await.unwrap();
     });
 }
@@ -200,9 +200,9 @@ fn a_command_is_run_once_for_all_who_ask_and_not_again_while_it_counts() {
             assert!(!tasks.run(cached(&fails), "me").await.unwrap().cached);
             assert_eq!(count(), n);
         }
-        let counts = tasks.cache();
+        let counts = tasks.cache().await.unwrap();
         assert_eq!((counts.hits, counts.joined), (1, 999));
-        assert_eq!(tasks.clear_cache(), 5);
+        assert_eq!(tasks.clear_cache().await.unwrap(), 5);
         assert!(!tasks.run(cached(&text), "me").await.unwrap().cached);
         tree.handle.shutdown().await.unwrap();
     });
@@ -288,10 +288,7 @@ fn a_program_has_named_pools_of_its_own_and_they_end_with_the_tree() {
         let rules = TaskRules { size: size(1), ..pools.rules().clone() };
         let builds = pools.create_commands(name("builds"), rules.clone()).await.unwrap();
         let again = pools.create_commands(name("builds"), rules.clone()).await.err().unwrap();
-        assert_eq!(
-            (again.code, again.reason.as_str()),
-            (DenialCode::Exists, "there is a pool builds already")
-        );
+        assert_eq!((again.code, again.reason.as_str()), (DenialCode::Exists, "a pool builds already exists"));
         assert_eq!(
             pools.create_blocking(name("default"), BlockingSize::default()).err().unwrap().code,
             DenialCode::Exists
@@ -377,7 +374,7 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
         assert_eq!(tasks.status(first.id).await.unwrap().progress.unwrap().progress, Some(0.3));
         assert_eq!(tasks.report_progress(first.id, report(1.1)).await.unwrap_err().code, DenialCode::Invalid);
         let waits = tasks.report_progress(second.id, report(0.3)).await.unwrap_err();
-        assert!(waits.reason.ends_with("does not run: it is queued"), "{}", waits.reason);
+        assert!(waits.reason.ends_with("is not running: it is queued"), "{}", waits.reason);
         open(0);
         said(&mut first, 0.5).await;
         open(1);
@@ -388,7 +385,7 @@ fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
         second.over().await.unwrap();
         assert_eq!(tasks.status(second.id).await.unwrap().progress.unwrap().progress, Some(0.1));
         let over = tasks.report_progress(second.id, report(0.3)).await.unwrap_err();
-        assert!(over.reason.ends_with("is over"), "{}", over.reason);
+        assert!(over.reason.ends_with("has already finished"), "{}", over.reason);
         let open = tasks.run(shell("ls /proc/self/fd | wc -l; test -e /proc/self/fd/3"), "").await.unwrap();
         assert_eq!(open.stdout.bytes, b"5\n", "0 to 3, and the folder that ls reads");
         tree.handle.shutdown().await.unwrap();
@@ -448,7 +445,7 @@ fn a_service_gets_copies_one_by_one_and_loses_them_again_and_those_that_stay_are
         let reason = tokio::time::timeout(Duration::from_secs(60), scaled(&mut events, &[(1, 2), (2, 3)]));
         let reason = reason.await.expect("it grows");
         assert!(
-            reason.starts_with("a copy uses ") && reason.ends_with(" of memory, above 1 MiB"),
+            reason.starts_with("an instance uses ") && reason.ends_with(" of memory, above 1 MiB"),
             "{reason}"
         );
         let rows = handle.status().services;
@@ -463,7 +460,7 @@ fn a_service_gets_copies_one_by_one_and_loses_them_again_and_those_that_stay_are
         handle.command(Command::Reconfigure { change: Arc::new(change) }).await.unwrap();
         let reason = tokio::time::timeout(Duration::from_secs(60), scaled(&mut events, &[(3, 2), (2, 1)]));
         let reason = reason.await.expect("it shrinks");
-        assert!(reason.ends_with("and one fewer would stay below 100 MiB"), "{reason}");
+        assert!(reason.ends_with("and with one fewer it would stay below 100 MiB"), "{reason}");
         let rows = handle.status().services;
         assert_eq!((rows.len(), rows[0].name.as_str(), rows[0].pid), (1, "web.1", first));
         handle.shutdown().await.unwrap();

@@ -273,10 +273,10 @@ async fn of_commands_at_the_same_instant_the_last_one_wins_and_each_answer_is_tr
     let (host, handle) = tree(vec![service("db", &[]), service("web", &["db"])]).await;
     all_ready(&handle, &["db", "web"]).await;
     let answers = at_once(&handle, vec![stop("web"), start("web")]).await;
-    assert_eq!(answers, [["web: overtaken by a later command"], ["web: ready after 0 us"]]);
+    assert_eq!(answers, [["web: superseded by a later command"], ["web: ready after 0 us"]]);
     assert_eq!(host.alive("web").len(), 1);
     let answers = at_once(&handle, vec![start("web"), stop("web")]).await;
-    assert_eq!(answers, [["web: overtaken by a later command"], ["web: stopped"]]);
+    assert_eq!(answers, [["web: superseded by a later command"], ["web: stopped"]]);
     assert!(host.alive("web").is_empty());
     let answers = at_once(&handle, vec![start("web"), stop("web"), start("web")]).await;
     assert_eq!(answers[2], ["web: ready after 0 us"]);
@@ -284,7 +284,7 @@ async fn of_commands_at_the_same_instant_the_last_one_wins_and_each_answer_is_tr
     // The stop of db waits for that of web; a start of web needs db, and so overtakes both.
     let all = Command::Stop { select: Selector::all(), force: false };
     let answers = at_once(&handle, vec![all, start("web")]).await;
-    let overtaken = ["db: overtaken by a later command", "web: overtaken by a later command"];
+    let overtaken = ["db: superseded by a later command", "web: superseded by a later command"];
     assert_eq!(answers[0], overtaken);
     assert_eq!(answers[1], ["web: ready after 0 us"]);
     assert_eq!((host.alive("db").len(), host.alive("web").len()), (1, 1));
@@ -398,8 +398,8 @@ async fn a_stop_of_what_a_restart_has_brought_down_holds() {
     assert_eq!(answer.results[0].message, "already stopped");
     let answer = restarting.await.unwrap();
     let messages: Vec<String> = answer.results.iter().map(|r| format!("{}: {}", r.name, r.message)).collect();
-    let in_vain = "b: waits for a, which is down because somebody wants it so";
-    assert_eq!(messages, ["a: overtaken by a later command", "slow: ready after 0 us", in_vain]);
+    let in_vain = "b: waits for a, which is down by request";
+    assert_eq!(messages, ["a: superseded by a later command", "slow: ready after 0 us", in_vain]);
     assert!(host.alive("a").is_empty());
     // The same happens with a stop of the whole tree.
     assert!(handle.command(start("b")).await.unwrap().ok);
@@ -431,7 +431,7 @@ async fn a_start_that_waits_in_vain_is_answered() {
     let answers = at_once(&handle, vec![start("web"), stop("db")]).await;
     assert_eq!(
         answers[0],
-        ["db: overtaken by a later command", "web: waits for db, which is down because somebody wants it so",]
+        ["db: superseded by a later command", "web: waits for db, which is down by request",]
     );
     // The service goes on waiting, and comes up when it can.
     assert!(handle.command(start("db")).await.unwrap().ok);
@@ -662,7 +662,7 @@ async fn what_is_paused_stands_still_with_its_timers_and_goes_on() {
     slow.ready = Some(ReadySpec { target: ReadyTarget::After(Duration::from_secs(10)), deadline });
     let (host, handle) = tree(vec![slow, service("web", &["slow"])]).await;
     host.until(|told| told.len() == 1).await;
-    let denied = "is waiting: only what runs can be paused".to_owned();
+    let denied = "is waiting: only a running instance can be paused".to_owned();
     assert_eq!(say(&handle, pause("web")).await, (false, denied));
     silent_for(&handle, Duration::from_secs(4)).await;
     assert_eq!(say(&handle, pause("slow")).await, (true, "paused".to_owned()));
@@ -682,7 +682,7 @@ async fn what_is_paused_stands_still_with_its_timers_and_goes_on() {
     assert!(handle.status().services[0].ready);
     assert!(say(&handle, pause("slow")).await.0);
     assert_eq!(say(&handle, stop("slow")).await, (true, "stopped".to_owned()));
-    let denied = "is stopped: only what is paused can be resumed".to_owned();
+    let denied = "is stopped: only a paused instance can be resumed".to_owned();
     assert_eq!(say(&handle, resume("slow")).await, (false, denied));
     assert!(say(&handle, start("slow")).await.0);
     assert!(say(&handle, pause("slow")).await.0);
@@ -722,7 +722,7 @@ async fn a_paused_one_can_listen_before_it_is_asked_to_end_and_all_means_what_ru
     assert_eq!(paused, ["db", "web"]);
     let from = host.told().len();
     let denied = handle.command(Command::Restart { select: Selector::named(["web"]) }).await.unwrap_err();
-    assert_eq!(denied.reason, "web depends on db, which is paused because somebody wants it so");
+    assert_eq!(denied.reason, "web depends on db, which is paused by request");
     assert!(say(&handle, Command::Restart { select: Selector::named(["db"]) }).await.0);
     assert_eq!(story(&host, from)[..2], ["resume db", "stop db"]);
     assert!(say(&handle, pause("db")).await.0);

@@ -2,9 +2,10 @@
 //! come true.
 //!
 //! It receives questions and changes, reads the tree state, and sends the answers to the root
-//! supervisor, from where they go down the tree like every directive.
+//! supervisor, from where they go down the tree like every directive. One that follows a broken one has
+//! every instance repeat its request.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -15,25 +16,29 @@ use crate::decide::lifecycle::InstanceInput;
 use crate::decide::message::{Address, Message, Step};
 use crate::decide::start_gate::StartGate;
 
+#[derive(Default)]
 pub(crate) struct DependencyGraph;
+
+/// The root supervisor, which passes the answers down; it is made after the first dependency graph.
+pub(crate) type RootPlace = Arc<OnceLock<ActorRef<SupervisorMsg>>>;
 
 pub(crate) struct GraphState {
     context: Arc<ActorContext>,
     gate: StartGate,
-    root: Option<ActorRef<SupervisorMsg>>,
+    root: RootPlace,
 }
 
 impl Actor for DependencyGraph {
     type Msg = GraphMsg;
     type State = GraphState;
-    type Arguments = Arc<ActorContext>;
+    type Arguments = (Arc<ActorContext>, RootPlace);
 
     async fn pre_start(
         &self,
         _myself: ActorRef<GraphMsg>,
-        context: Arc<ActorContext>,
+        (context, root): Self::Arguments,
     ) -> Result<GraphState, ActorProcessingErr> {
-        Ok(GraphState { context, gate: StartGate::default(), root: None })
+        Ok(GraphState { context, gate: StartGate::default(), root })
     }
 
     async fn handle(
@@ -43,20 +48,14 @@ impl Actor for DependencyGraph {
         state: &mut GraphState,
     ) -> Result<(), ActorProcessingErr> {
         let GraphState { context, gate, root } = state;
-        let input = match message {
-            GraphMsg::Root(actor) => {
-                *root = Some(actor);
-                return Ok(());
-            }
-            GraphMsg::Input(input) => input,
-        };
+        let GraphMsg::Input(input) = message;
         let step = context.log.describe(|| Step {
             at: context.clock.now(),
             to: Address::Graph,
             message: Message::Graph(input.clone()),
         });
         let replies = context.log.decide(step, |tree_state| (gate.step(tree_state, &input), Vec::new()));
-        let Some(root) = root else {
+        let Some(root) = root.get() else {
             return Ok(());
         };
         for (instance, request, reply) in replies {

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use ractor::ActorRef;
 use tokio::sync::oneshot;
 
 use crate::decide::lifecycle::InstanceInput;
@@ -29,6 +28,8 @@ pub enum SupervisorMsg {
     Shutdown(String),
     /// Kill everything at once (root only).
     KillAll,
+    /// The dependency graph is another one: every instance below repeats its request.
+    AskAgain,
 }
 
 /// Receives a command's answer.
@@ -46,6 +47,8 @@ pub enum ProcessMsg {
     Checked(Incarnation, CheckKind, CheckOutcome),
     /// The service as the plan has it now. It may be unchanged.
     Spec(Arc<ServiceSpec>),
+    /// The dependency graph is another one: the instance repeats its request, where it has one.
+    AskAgain,
     /// The timer fired.
     Timer,
 }
@@ -53,8 +56,6 @@ pub enum ProcessMsg {
 /// A message to the dependency graph.
 #[derive(Debug)]
 pub enum GraphMsg {
-    /// The root supervisor, which receives the answers. This is the first message.
-    Root(ActorRef<SupervisorMsg>),
     /// An input about an instance or a service.
     Input(GateInput),
 }

@@ -5,6 +5,7 @@
 //! day. Deliberately absent: decisions that follow from a sample.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
 use super::ActorContext;
+use super::system::Life;
 use crate::decide::history::{ClockReading, KEPT, MetricsHistory};
 use crate::measure::sample::Sampler;
 use crate::model::sample::Sample;
@@ -22,6 +24,8 @@ pub enum MonitorMsg {
     Sample,
     /// A sample was taken. The first one comes with what earlier supervisors have measured.
     Taken(Box<Measurement>),
+    /// The reading of a sample broke.
+    Broke,
 }
 
 /// The result of one reading.
@@ -51,6 +55,7 @@ pub(crate) fn now(context: &ActorContext) -> ClockReading {
     ClockReading { clock: context.clock.now(), wall: SystemTime::now() }
 }
 
+#[derive(Default)]
 pub(crate) struct ResourceMonitor;
 
 pub(crate) struct MonitorState {
@@ -61,6 +66,7 @@ pub(crate) struct MonitorState {
     /// How many readings were taken. CPU usage needs two, so the second follows the first soon.
     readings: u64,
     told: Measured,
+    life: Life,
 }
 
 /// How soon the first reading follows the start, and the second one the first.
@@ -69,15 +75,15 @@ const FIRST: Duration = Duration::from_secs(1);
 impl Actor for ResourceMonitor {
     type Msg = MonitorMsg;
     type State = MonitorState;
-    type Arguments = (Arc<ActorContext>, Duration, Measured);
+    type Arguments = (Arc<ActorContext>, Duration, Measured, Life);
 
     async fn pre_start(
         &self,
         myself: ActorRef<MonitorMsg>,
-        (context, interval, told): Self::Arguments,
+        (context, interval, told, life): Self::Arguments,
     ) -> Result<MonitorState, ActorProcessingErr> {
         myself.send_after(FIRST.min(interval), || MonitorMsg::Sample);
-        Ok(MonitorState { context, interval, sampler: Some(Sampler::new()), readings: 0, told })
+        Ok(MonitorState { context, interval, sampler: Some(Sampler::new()), readings: 0, told, life })
     }
 
     async fn handle(
@@ -96,15 +102,20 @@ impl Actor for ResourceMonitor {
                 });
                 state.context.host.look_around();
                 let now = state.context.clock.now();
-                let first = (state.readings == 0).then(|| Arc::clone(&state.context));
+                // One that follows a broken one goes on with the measurements of that one.
+                let is_first = state.readings == 0 && state.life == Life::First;
+                let first = is_first.then(|| Arc::clone(&state.context));
                 // Reading all of /proc takes milliseconds, too long for the actors' thread. It gets a
                 // thread of its own, because then a failure to make the thread is an error that can be
                 // handled.
                 let (again, interval) = (myself.clone(), state.interval);
                 let read = move || {
-                    let before = first.and_then(|context| past(&context));
-                    let sample = sampler.read(now, &leaders);
-                    let _ = myself.cast(MonitorMsg::Taken(Box::new(Measurement { sampler, sample, before })));
+                    let taken = catch_unwind(AssertUnwindSafe(move || {
+                        let before = first.and_then(|context| past(&context));
+                        let sample = sampler.read(now, &leaders);
+                        Box::new(Measurement { sampler, sample, before })
+                    }));
+                    let _ = myself.cast(taken.map_or(MonitorMsg::Broke, MonitorMsg::Taken));
                 };
                 let thread = std::thread::Builder::new().name("regrow-sample".into()).stack_size(256 * 1024);
                 if let Err(error) = thread.spawn(read) {
@@ -113,6 +124,8 @@ impl Actor for ResourceMonitor {
                     again.send_after(interval, || MonitorMsg::Sample);
                 }
             }
+            // The panic was told where it came up.
+            MonitorMsg::Broke => return Err("the reading of a sample broke".into()),
             MonitorMsg::Taken(taken) => {
                 let Measurement { sampler, sample, before } = *taken;
                 state.sampler = Some(sampler);

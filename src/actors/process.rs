@@ -19,6 +19,7 @@ use tracing::field::Empty;
 
 use super::hooks::{HookRun, InstanceHooks};
 use super::messages::{GraphMsg, SupervisorMsg};
+use super::system::Registered;
 use super::timer::Timer;
 use super::{ActorContext, Inheritance, end_unwanted, tell};
 use crate::actors::messages::ProcessMsg;
@@ -29,6 +30,7 @@ use crate::decide::node::{InstanceSend, sent_by_instance};
 use crate::decide::operation::{Ack, CommandInput, InstanceSnapshot};
 use crate::decide::probe::{CheckStreak, Pauses};
 use crate::decide::recovery::{StartKind, continuation, release_orphaned_holds};
+use crate::decide::start_gate::GateInput;
 use crate::host::{Host, HostEvent, HostEventSink, OutputTarget, Owner, ProcessKey, SpawnOrder, env, probe};
 use crate::logs::LogConfig;
 use crate::model::cause::CheckKind;
@@ -50,7 +52,7 @@ pub(crate) struct ProcessArgs {
     pub(crate) slot: Slot,
     pub(crate) parent: ActorRef<SupervisorMsg>,
     pub(crate) root: ActorRef<SupervisorMsg>,
-    pub(crate) dependencies: ActorRef<GraphMsg>,
+    pub(crate) dependencies: Registered<GraphMsg>,
     pub(crate) guard: Arc<ProcessGuard>,
     /// The crashed actor that this one replaces.
     pub(crate) broken: Option<BrokenActor>,
@@ -70,7 +72,7 @@ pub(crate) struct ProcessState {
     source: SourceId,
     parent: ActorRef<SupervisorMsg>,
     root: ActorRef<SupervisorMsg>,
-    dependencies: ActorRef<GraphMsg>,
+    dependencies: Registered<GraphMsg>,
     guard: Arc<ProcessGuard>,
     machine: Machine,
     process: Option<Live>,
@@ -327,6 +329,13 @@ impl ProcessState {
                 self.keep_as_declared();
                 Some(InstanceInput::Reconfigured)
             }
+            ProcessMsg::AskAgain => {
+                if let Some((request, asking)) = self.machine.request() {
+                    let resume = GateInput::Resume(self.id.clone(), request, asking);
+                    let _ = self.dependencies.send(GraphMsg::Input(resume));
+                }
+                None
+            }
             ProcessMsg::News(news) => self.heard(news),
             ProcessMsg::Checked(incarnation, kind, outcome) => {
                 let live = self.process.as_mut().filter(|live| live.incarnation == incarnation)?;
@@ -506,7 +515,11 @@ impl ProcessState {
 
     fn perform(&mut self, myself: &ActorRef<ProcessMsg>, effect: InstanceEffect) {
         let order = match sent_by_instance(&self.id, self.slot, effect) {
-            Ok(InstanceSend::Graph(input)) => return tell(&self.dependencies, GraphMsg::Input(input)),
+            Ok(InstanceSend::Graph(input)) => {
+                // What a broken dependency graph does not hear is repeated to the next one.
+                let _ = self.dependencies.send(GraphMsg::Input(input));
+                return;
+            }
             Ok(InstanceSend::Parent(input)) => {
                 return tell(&self.parent, SupervisorMsg::Node(Message::Group(input)));
             }

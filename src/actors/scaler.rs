@@ -1,7 +1,7 @@
 //! The Scaler: it resizes the worker pool, by each sample of the machine or by hand, and changes
 //! the number of copies of services whose `replicas` has bounds (`copies`). No other actor does either.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use copies::Copies;
@@ -9,6 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::{oneshot, watch};
 
 use super::messages::SupervisorMsg;
+use super::system::Registered;
 use super::worker_pool::{PoolMsg, ScalingMode};
 use super::{ActorContext, tell};
 use crate::decide::pool::{PoolCounts, PoolInput};
@@ -31,6 +32,8 @@ pub enum ScalerMsg {
     Set(PoolSettings, oneshot::Sender<()>),
     /// Sets the number of workers by hand. Answered when the pool has it.
     Scale(u32, oneshot::Sender<()>),
+    /// The pool is another one, which has the bounds of the configuration.
+    PoolIsNew,
     /// Asks for the Scaler's state and policy.
     Stand(oneshot::Sender<(ScalerStats, ScalePolicy)>),
 }
@@ -46,27 +49,32 @@ pub struct PoolSettings {
     pub auto: Option<bool>,
 }
 
+#[derive(Default)]
 pub(crate) struct Scaler;
 
 pub(crate) struct ScalerArgs {
     pub(crate) context: Arc<ActorContext>,
     /// The name of the pool. `None`: it is the tree's own pool.
     pub(crate) name: Option<Name>,
-    pub(crate) pool: ActorRef<PoolMsg>,
+    pub(crate) pool: Registered<PoolMsg>,
     /// The root supervisor, for the Scaler that also scales services. Of several Scalers only one gets
     /// it.
     pub(crate) root: Option<ActorRef<SupervisorMsg>>,
-    pub(crate) policy: ScalePolicy,
-    pub(crate) mode: ScalingMode,
+    /// What is to hold, which outlives a Scaler that breaks.
+    pub(crate) settings: ScalerSettings,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
 }
+
+/// The policy and the mode that were set last. The Scaler alone changes them.
+pub(crate) type ScalerSettings = Arc<Mutex<(ScalePolicy, ScalingMode)>>;
 
 pub(crate) struct ScalerState {
     context: Arc<ActorContext>,
     name: Option<Name>,
-    pool: ActorRef<PoolMsg>,
+    pool: Registered<PoolMsg>,
     /// The services to scale. Of several Scalers only one has them.
     copies: Option<Copies>,
+    settings: ScalerSettings,
     policy: ScalePolicy,
     samples: watch::Receiver<Option<Arc<Sample>>>,
     mode: ScalingMode,
@@ -84,14 +92,16 @@ impl Actor for Scaler {
         myself: ActorRef<ScalerMsg>,
         args: ScalerArgs,
     ) -> Result<ScalerState, ActorProcessingErr> {
-        let ScalerArgs { context, name, pool, root, policy, mode, samples } = args;
+        let ScalerArgs { context, name, pool, root, settings, samples } = args;
+        let (policy, mode) = *settings.lock().unwrap_or_else(PoisonError::into_inner);
         let copies = root.map(|root| Copies::new(Arc::clone(&context), root));
         let mut news = samples.clone();
         // The task ends with the monitor or with this actor.
         tokio::spawn(async move {
             while news.changed().await.is_ok() && myself.cast(ScalerMsg::Sampled).is_ok() {}
         });
-        Ok(ScalerState { context, name, pool, copies, policy, samples, mode, stepped: None, last: None })
+        let (stepped, last) = (None, None);
+        Ok(ScalerState { context, name, pool, copies, settings, policy, samples, mode, stepped, last })
     }
 
     async fn handle(
@@ -106,7 +116,7 @@ impl Actor for Scaler {
                     return Ok(());
                 };
                 let (answer, answered) = oneshot::channel();
-                tell(&state.pool, PoolMsg::Stand(answer));
+                let _ = state.pool.send(PoolMsg::Stand(answer));
                 if let Some(copies) = &mut state.copies {
                     copies.look(&myself, &state.policy, &sample);
                 }
@@ -137,6 +147,11 @@ impl Actor for Scaler {
                 state.mode = ScalingMode::ByHand;
                 state.directive(PoolInput::Scale(workers), answer);
             }
+            ScalerMsg::PoolIsNew => {
+                let ScalePolicy { min, max, .. } = state.policy;
+                let (answer, _) = oneshot::channel();
+                let _ = state.pool.send(PoolMsg::Directive(PoolInput::Bounds(min, max), answer));
+            }
             ScalerMsg::Stand(answer) => {
                 let auto = state.mode == ScalingMode::Auto;
                 let services = state.copies.as_ref().map(Copies::stats).unwrap_or_default();
@@ -166,13 +181,15 @@ impl ScalerState {
         self.last = Some(format!("from {from} to {to}: {reason}"));
         self.context.log.append([Fact::Pool(PoolFact::Scaled { pool: self.name.clone(), from, to, reason })]);
         let (answer, _) = oneshot::channel();
-        tell(&self.pool, PoolMsg::Directive(PoolInput::Scale(to), answer));
+        let _ = self.pool.send(PoolMsg::Directive(PoolInput::Scale(to), answer));
     }
 
     /// Passes a request on to the pool. The answer follows when the pool has taken it.
     fn directive(&self, input: PoolInput, answer: oneshot::Sender<()>) {
         let (done, is_done) = oneshot::channel();
-        tell(&self.pool, PoolMsg::Directive(input, done));
+        let settings = (self.policy, self.mode);
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings;
+        let _ = self.pool.send(PoolMsg::Directive(input, done));
         tokio::spawn(async move {
             if is_done.await.is_ok() {
                 let _ = answer.send(());

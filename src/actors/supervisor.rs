@@ -14,8 +14,10 @@ use tokio::sync::watch;
 use super::event_log::EventLog;
 use super::messages::{CommandReply, GraphMsg, ProcessMsg, SupervisorMsg};
 use super::process::{BrokenActor, ProcessActor, ProcessArgs, ProcessGuard};
+use super::system::Registered;
 use super::timer::Timer;
 use super::{ActorContext, tell};
+use crate::actors::graph::RootPlace;
 use crate::decide::group::{GroupInput, Slot};
 use crate::decide::lifecycle::InstanceInput;
 use crate::decide::message::{Address, Message, Step};
@@ -35,14 +37,14 @@ pub(crate) struct RootChannel {
 /// What a supervisor is made with.
 pub(crate) struct SupervisorArgs {
     pub(crate) context: Arc<ActorContext>,
-    pub(crate) dependencies: ActorRef<GraphMsg>,
+    pub(crate) dependencies: Registered<GraphMsg>,
     pub(crate) position: Position,
 }
 
 /// Where a supervisor stands in the tree.
 pub(crate) enum Position {
-    /// It is the root.
-    Root(RootChannel),
+    /// It is the root, which the dependency graph finds in this place.
+    Root(RootChannel, RootPlace),
     /// It is the supervisor of a group.
     Group {
         name: Name,
@@ -87,7 +89,7 @@ struct Waiting {
 
 pub(crate) struct SupervisorState {
     context: Arc<ActorContext>,
-    dependencies: ActorRef<GraphMsg>,
+    dependencies: Registered<GraphMsg>,
     /// `None` at the root.
     parent: Option<ActorRef<SupervisorMsg>>,
     root: ActorRef<SupervisorMsg>,
@@ -122,9 +124,9 @@ impl Actor for ServiceSupervisor {
     ) -> Result<SupervisorState, ActorProcessingErr> {
         let SupervisorArgs { context, dependencies, position } = args;
         let (name, place, parent, root, waiting) = match position {
-            Position::Root(channel) => {
-                // Before anybody below asks it for anything.
-                tell(&dependencies, GraphMsg::Root(myself.clone()));
+            Position::Root(channel, place) => {
+                // Before anybody below asks the dependency graph for anything.
+                let _ = place.set(myself.clone());
                 let waiting = Waiting { channel, replies: HashMap::new(), next: 1 };
                 (None, None, None, myself.clone(), Some(waiting))
             }
@@ -158,6 +160,15 @@ impl Actor for ServiceSupervisor {
                 state.step(&myself, Message::Command(CommandInput::Shutdown(cause))).await
             }
             SupervisorMsg::KillAll => state.kill_all(&myself).await,
+            SupervisorMsg::AskAgain => {
+                for child in state.actors.values() {
+                    match child {
+                        ChildActor::Process { actor, .. } => tell(actor, ProcessMsg::AskAgain),
+                        ChildActor::Group { actor } => tell(actor, SupervisorMsg::AskAgain),
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -184,11 +195,9 @@ impl Actor for ServiceSupervisor {
             let broken = state.actors.iter().find(|(_, child)| child.actor_id() == actor.get_id());
             if let Some(slot) = broken.map(|(slot, _)| *slot) {
                 state.replace(&myself, slot, &error.to_string()).await?;
-            } else if actor.get_id() == state.dependencies.get_id() {
-                // Without it whatever depends on something would wait for ever.
-                return Err(format!("the dependency graph broke: {error}").into());
             } else {
-                tracing::error!(%error, "the monitor, a pool or its Scaler broke, and is gone");
+                // It is the SystemSupervisor, which itself does nothing that could break.
+                return Err(format!("what the tree consists of broke: {error}").into());
             }
         }
         Ok(())

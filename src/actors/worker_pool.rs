@@ -1,20 +1,21 @@
 //! The WorkerPool: it accepts tasks, has its workers run them, and keeps their results for a while.
 //!
-//! [`Pool`] decides what to do, and the [`Cache`](crate::decide::cache::Cache) which tasks need not
-//! run at all. This actor starts workers (each linked to it), passes requests on to them, and
-//! informs those who wait for a task. Its own handlers do not wait for a task.
+//! [`Pool`] decides what to do, and the cache (`cache`) which tasks need not run at all. This actor
+//! starts workers (each linked to it), passes requests on to them, and informs those who wait for a
+//! task, or for one that runs the same command. Its own handlers do not wait for a task.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::{oneshot, watch};
 
 use self::worker::{RunReport, TaskRun, Worker, WorkerMsg};
+use super::system::Registered;
 use super::timer::Timer;
 use crate::actors::worker_pool::rules::{BURST, LARGEST_KEPT, LOW_PRIORITY};
-use crate::decide::cache::{CacheLookup, Flight};
+use crate::decide::cache::Flight;
 use crate::decide::ledger::{KeptResult, Ledger};
 use crate::decide::pool::{Pool, PoolEffect, PoolInput, PoolRefusal, TaskTerms, WorkerId};
 use crate::decide::progress;
@@ -24,8 +25,9 @@ use crate::host::waiting_tasks::WaitingTasks;
 use crate::model::sample::Sample;
 use crate::model::task::{ProgressReport, TaskEnd, TaskId, TaskProgress, TaskSpec, TaskState, TaskStatus};
 use crate::model::{Exit, Stream};
-use crate::sys::{ids, memory};
+use crate::sys::memory;
 
+pub(crate) mod cache;
 mod lasting;
 mod messages;
 mod outcome;
@@ -34,9 +36,11 @@ mod worker;
 
 pub(crate) use lasting::TaskPersistence;
 use lasting::{kept, millis};
+use messages::CacheFlight;
 pub(crate) use messages::HostFactory;
-pub use messages::{PoolMsg, PoolSnapshot, TaskContext, TaskLifetime};
-pub(crate) use outcome::{CacheKey, Results, key_of};
+pub(crate) use messages::{CacheAnswer, CacheMsg, PoolMsg, Submitted};
+pub use messages::{PoolSnapshot, TaskContext, TaskLifetime};
+pub(crate) use outcome::{CacheKey, key_of};
 pub use outcome::{Finished, Running, Stage, Ticket};
 pub use rules::{KeepResults, ScalingMode, TaskRules};
 
@@ -50,15 +54,16 @@ fn terms_of(spec: &TaskSpec) -> TaskTerms {
     }
 }
 
+#[derive(Default)]
 pub(crate) struct WorkerPool;
 
 pub(crate) struct PoolArgs {
     pub(crate) rules: TaskRules,
     pub(crate) task_context: Arc<TaskContext>,
-    pub(crate) results: Arc<Mutex<Results>>,
+    pub(crate) cache: Registered<CacheMsg>,
     pub(crate) samples: watch::Receiver<Option<Arc<Sample>>>,
-    /// Keeps results for later commands beyond this supervisor. `None`: they are kept in memory alone.
-    pub(crate) ledger: Option<Arc<dyn Ledger>>,
+    /// Whether results for later commands are kept beyond this supervisor.
+    pub(crate) keeps_results: bool,
     /// Keeps tasks beyond this supervisor, with what an earlier one has left.
     pub(crate) lasting: TaskPersistence,
 }
@@ -66,13 +71,15 @@ pub(crate) struct PoolArgs {
 pub(crate) struct PoolState {
     rules: TaskRules,
     task_context: Arc<TaskContext>,
-    results: Arc<Mutex<Results>>,
+    cache: Registered<CacheMsg>,
     samples: watch::Receiver<Option<Arc<Sample>>>,
-    ledger: Option<Arc<dyn Ledger>>,
+    keeps_results: bool,
+    /// The results that tasks make for everybody who asks for them.
+    flights: HashMap<CacheFlight, Sharing>,
     /// Keeps finished tasks beyond this supervisor.
     over: Option<Arc<dyn Ledger>>,
     /// Keeps unfinished tasks beyond this supervisor.
-    waiting: Option<WaitingTasks>,
+    waiting: Option<Arc<WaitingTasks>>,
     /// When the task metrics were last stored, and whether they have changed since.
     tally_kept: Option<Duration>,
     tally_changed: bool,
@@ -88,6 +95,14 @@ pub(crate) struct PoolState {
     ended: usize,
     /// Effects that are still to be carried out.
     effects: Vec<PoolEffect>,
+}
+
+/// How a result is shared.
+enum Sharing {
+    /// A task makes it, and these wait for it.
+    Flying { joined: Vec<TaskId> },
+    /// It is there. The cache has yet to hear of it, and may still say of a task that it joins.
+    Landed(Arc<Finished>),
 }
 
 struct Record {
@@ -139,15 +154,16 @@ impl Actor for WorkerPool {
         myself: ActorRef<PoolMsg>,
         args: PoolArgs,
     ) -> Result<PoolState, ActorProcessingErr> {
-        let PoolArgs { rules, task_context, results, samples, ledger, lasting } = args;
+        let PoolArgs { rules, task_context, cache, samples, keeps_results, lasting } = args;
         let TaskPersistence { over, waiting, left } = lasting;
         let mut state = PoolState {
             pool: Pool::new(rules.size),
             rules,
             task_context,
-            results,
+            cache,
             samples,
-            ledger,
+            keeps_results,
+            flights: HashMap::new(),
             over,
             waiting,
             tally_kept: None,
@@ -214,9 +230,20 @@ impl PoolState {
 
     fn take(&mut self, message: PoolMsg) {
         match message {
-            PoolMsg::Submit(specs, who, lives, answer) => {
+            PoolMsg::Submit(tasks, who, lives, answer) => {
                 // The client may be gone.
-                let _ = answer.send(self.submit(specs, &who, lives));
+                let _ = answer.send(self.submit(tasks, &who, lives));
+            }
+            PoolMsg::Landed(flight) => {
+                if let Some(Sharing::Landed(_)) = self.flights.get(&flight) {
+                    self.flights.remove(&flight);
+                }
+            }
+            PoolMsg::CacheIsNew => {
+                self.flights.retain(|_, sharing| matches!(sharing, Sharing::Flying { .. }));
+                for flight in self.flights.keys() {
+                    let _ = self.cache.send(CacheMsg::Flies(flight.clone()));
+                }
             }
             PoolMsg::Follow(task, answer) => {
                 let _ = answer.send(self.records.get(&task).map(|record| record.stage.subscribe()));
@@ -242,10 +269,9 @@ impl PoolState {
                 let _ = answer.send(finished.len());
             }
             PoolMsg::Stand(answer) => {
-                // This is asked with each sample. Expired results are dropped here, since they may hold
+                // This is asked with each sample. Expired results are dropped then, since they may hold
                 // files.
-                let now = self.now();
-                self.results.lock().unwrap_or_else(PoisonError::into_inner).expire(now);
+                let _ = self.cache.send(CacheMsg::Expire);
                 let (snapshot, size) = (self.pool.snapshot(), self.pool.size());
                 let _ = answer.send(PoolSnapshot { snapshot, size, performance: self.metrics.performance() });
             }
@@ -265,7 +291,7 @@ impl PoolState {
                 }
                 self.step(PoolInput::Started(worker, task));
             }
-            PoolMsg::Progress(_, task, report) => {
+            PoolMsg::Progress(task, report) => {
                 // A refused report comes late: a worker reports progress before the end of its task.
                 let _ = self.hear_progress(task, report);
             }
@@ -288,13 +314,12 @@ impl PoolState {
 
     fn submit(
         &mut self,
-        specs: Vec<TaskSpec>,
+        tasks: Vec<Submitted>,
         who: &str,
         lives: TaskLifetime,
     ) -> Result<Vec<Ticket>, PoolRefusal> {
-        let submitted = SystemTime::now();
-        let tickets =
-            self.admit(specs.into_iter().map(|spec| (ids::task(), spec, submitted)).collect(), who)?;
+        let submitted = tasks.first().map_or(SystemTime::UNIX_EPOCH, |task| task.at);
+        let tickets = self.admit(tasks)?;
         // Stored before the answer is sent: an accepted task is run, even if this daemon dies.
         for Ticket { id, .. } in &tickets {
             if let Some(record) = self.records.get_mut(id) {
@@ -311,49 +336,61 @@ impl PoolState {
         Ok(tickets)
     }
 
-    /// Accepts tasks, all or none. Tasks whose results are in the cache finish at once.
-    fn admit(
-        &mut self,
-        tasks: Vec<(TaskId, TaskSpec, SystemTime)>,
-        who: &str,
-    ) -> Result<Vec<Ticket>, PoolRefusal> {
-        let now = self.now();
+    /// Accepts tasks, all or none. Tasks whose results are there finish at once.
+    fn admit(&mut self, tasks: Vec<Submitted>) -> Result<Vec<Ticket>, PoolRefusal> {
         let mut fresh = Vec::with_capacity(tasks.len());
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut run, mut hits, mut led) = (Vec::new(), Vec::new(), Vec::new());
-        for (id, spec, submitted) in tasks {
-            let mut record = Record::new(spec, submitted, Stage::Waiting);
-            let spec = &record.spec;
-            let terms = terms_of(spec);
-            match spec.cache.map(|age| (age, key_of(spec, who))) {
-                None => run.push((id, terms)),
-                Some((age, key)) => match results.ask(&key, now, age, || id) {
-                    CacheLookup::Hit(finished) => hits.push((id, finished)),
-                    CacheLookup::Joined(flight) => (record.flight, record.joined) = (Some(flight), true),
-                    CacheLookup::Lead(flight) => {
-                        run.push((id, terms));
-                        led.push(flight.clone());
-                        record.flight = Some(flight);
+        let (mut run, mut hits) = (Vec::new(), Vec::new());
+        // The flights that tasks of this call lead, and whether the cache knows that.
+        let mut led: Vec<(CacheFlight, bool)> = Vec::new();
+        for Submitted { id, spec, at, cached } in tasks {
+            let mut record = Record::new(spec, at, Stage::Waiting);
+            let (flight, is_known) = match cached {
+                CacheAnswer::NotCached => (None, false),
+                CacheAnswer::Hit(finished) => {
+                    hits.push((id, finished));
+                    fresh.push((id, record));
+                    continue;
+                }
+                CacheAnswer::Leads(flight) => (Some(flight), true),
+                CacheAnswer::Joins(flight) => (Some(flight), false),
+            };
+            // What the pool knows counts: whoever made the result may be over, or was refused.
+            match flight.as_ref().and_then(|flight| self.flights.get(flight)) {
+                Some(Sharing::Landed(finished)) => hits.push((id, Arc::clone(finished))),
+                Some(Sharing::Flying { .. }) => (record.flight, record.joined) = (flight, true),
+                None => match flight {
+                    Some(flight) if led.iter().any(|(other, _)| *other == flight) => {
+                        (record.flight, record.joined) = (Some(flight), true);
+                    }
+                    flight => {
+                        run.push((id, terms_of(&record.spec)));
+                        led.extend(flight.clone().map(|flight| (flight, is_known)));
+                        record.flight = flight;
                     }
                 },
             }
             fresh.push((id, record));
         }
-        let taken = self.pool.submit(&run, &mut self.effects);
-        if let Err(refusal) = taken {
-            // No task runs, so none makes a result; tasks of this call that joined another one leave
-            // it.
-            for flight in led {
-                results.made(&flight, now, None);
-            }
-            for (id, record) in &fresh {
-                if let Some(flight) = &record.flight {
-                    results.leave(flight, |waiter| waiter == id);
-                }
+        if let Err(refusal) = self.pool.submit(&run, &mut self.effects) {
+            // No task runs, so none makes a result.
+            for (flight, _) in led {
+                let _ = self.cache.send(CacheMsg::GivenUp(flight));
             }
             return Err(refusal);
         }
-        drop(results);
+        for (flight, is_known) in led {
+            if !is_known {
+                let _ = self.cache.send(CacheMsg::Flies(flight.clone()));
+            }
+            self.flights.insert(flight, Sharing::Flying { joined: Vec::new() });
+        }
+        for (id, record) in fresh.iter().filter(|(_, record)| record.joined) {
+            if let Some(Sharing::Flying { joined }) =
+                record.flight.as_ref().and_then(|flight| self.flights.get_mut(flight))
+            {
+                joined.push(*id);
+            }
+        }
         let ticket = |(id, record): &(TaskId, Record)| Ticket { id: *id, stages: record.stage.subscribe() };
         let tickets = fresh.iter().map(ticket).collect();
         self.records.extend(fresh);
@@ -394,9 +431,10 @@ impl PoolState {
             && let Some(record) = self.records.get(&task).filter(|record| record.joined)
         {
             // The task runs nothing itself, and the one that it joined goes on.
-            if let Some(flight) = &record.flight {
-                let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-                results.leave(flight, |waiter| *waiter == task);
+            if let Some(Sharing::Flying { joined }) =
+                record.flight.as_ref().and_then(|flight| self.flights.get_mut(flight))
+            {
+                joined.retain(|other| *other != task);
             }
             let over = Finished {
                 id: task,
@@ -481,7 +519,6 @@ impl PoolState {
     }
 
     fn over(&mut self, task: TaskId, ended: TaskEnd, by_force: bool) {
-        let now = self.now();
         let Some(record) = self.records.get_mut(&task) else {
             return;
         };
@@ -518,29 +555,30 @@ impl PoolState {
         let Some(flight) = flight else {
             return;
         };
+        let mut joined = match self.flights.remove(&flight) {
+            Some(Sharing::Flying { joined }) => joined,
+            Some(Sharing::Landed(_)) | None => Vec::new(),
+        };
+        if ended == TaskEnd::Cancelled {
+            if joined.is_empty() {
+                let _ = self.cache.send(CacheMsg::GivenUp(flight));
+                return;
+            }
+            // The tasks that joined still want the result: the first of them runs.
+            let next = joined.remove(0);
+            self.flights.insert(flight.clone(), Sharing::Flying { joined });
+            return self.lead(next, flight);
+        }
         let kept = finished
             .success()
             .then_some(())
             .and(ttl)
             .map(|ttl| (Arc::clone(&finished), finished.bytes(), ttl));
         let written = kept.as_ref().and_then(|kept| self.to_write_down(kept));
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock, so that the result either exists when results are cleared or is not written
-        // at all.
-        if results.counts_still(&flight)
-            && let (Some(ledger), Some(written)) = (&self.ledger, written)
-        {
-            ledger.keep_result(&flight.key, written);
+        // Without a cache nobody can be told to join any more.
+        if self.cache.send(CacheMsg::Made(flight.clone(), kept, written)) {
+            self.flights.insert(flight, Sharing::Landed(Arc::clone(&finished)));
         }
-        if ended == TaskEnd::Cancelled
-            && let Some(next) = results.gave_up(&flight)
-        {
-            // The tasks that joined still want the result: the first of them runs.
-            drop(results);
-            return self.lead(next, flight);
-        }
-        let joined = results.made(&flight, now, kept);
-        drop(results);
         for other in joined {
             self.finish(other, Arc::clone(&finished));
         }
@@ -548,7 +586,7 @@ impl PoolState {
 
     /// A result as the ledger keeps it. `None` when it is not to be kept there.
     fn to_write_down(&self, (finished, bytes, ttl): &(Arc<Finished>, u64, Duration)) -> Option<KeptResult> {
-        if self.ledger.is_none() || *bytes > LARGEST_KEPT {
+        if !self.keeps_results || *bytes > LARGEST_KEPT {
             return None;
         }
         let (since, result) = (SystemTime::now(), finished.result(finished.id, usize::MAX));

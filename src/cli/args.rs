@@ -232,7 +232,9 @@ pub(in crate::cli) fn word<T: Copy + Send + Sync + 'static>(
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, found)| *found);
         found.ok_or_else(|| match nearest(text, words.iter().map(|(word, _)| *word)) {
             Some(near) => format!("did you mean {near:?}?"),
-            None => format!("there are {}", words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ")),
+            None => {
+                format!("there are {}", words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", "))
+            }
         })
     }
 }
@@ -242,7 +244,7 @@ pub(in crate::cli) fn state(text: &str) -> Result<State, String> {
         let words = State::ALL.map(|state| state.to_string());
         match nearest(text, words.iter().map(String::as_str)) {
             Some(near) => format!("did you mean {near:?}?"),
-            None => format!("there are {}", words.join(", ")),
+            None => format!("the states are {}", words.join(", ")),
         }
     })
 }
@@ -250,7 +252,7 @@ pub(in crate::cli) fn state(text: &str) -> Result<State, String> {
 pub(in crate::cli) fn interval(text: &str) -> Result<Duration, String> {
     let interval = duration(text)?;
     if interval < Duration::from_millis(100) {
-        return Err("at least 100ms".to_owned());
+        return Err("the duration must be at least 100ms".to_owned());
     }
     Ok(interval)
 }

@@ -207,7 +207,7 @@ pub(super) async fn client(common: &Common) -> Result<Client, String> {
         };
         let kept = may_be_the_daemon(common) && is_kept();
         if kept && since.elapsed() > COMING {
-            return Err("a daemon is there, and does not answer on its control socket".to_owned());
+            return Err("a daemon is running but does not answer on its control socket".to_owned());
         }
         if !kept {
             return Err(why);
@@ -233,7 +233,7 @@ pub(super) fn socket(common: &Common) -> Result<PathBuf, String> {
         return reached()
             .map(|daemon| daemon.socket)
             .filter(|socket| socket.exists())
-            .ok_or_else(|| "no daemon runs (regrow daemon)".to_owned());
+            .ok_or_else(|| "no daemon is running (start one with \"regrow daemon\")".to_owned());
     }
     // Inside a service, the supervisor of that service is meant.
     if let Some(socket) = std::env::var_os("REGROW_SOCKET").filter(|s| !s.is_empty()) {
@@ -261,7 +261,7 @@ pub(super) fn selector(select: Select) -> Selector {
 
 pub(super) fn command(verb: &str, command: Command, patience: &Patience, common: &Common) -> u8 {
     if command.select().is_some_and(Selector::is_empty) {
-        return usage_error(verb, "name services, or say --all, --group or --tag");
+        return usage_error(verb, "name services, or use --all, --group or --tag");
     }
     ask("/v1/command", &command, patience, common, |answer: &Answer| answer)
 }
@@ -277,8 +277,8 @@ pub(super) async fn within<T>(
     tokio::time::timeout(limit, asked).await.unwrap_or_else(|_| {
         Err(Error::Denied(Denial {
             code: DenialCode::TimedOut,
-            reason: format!("not done within {}; it goes on", short(limit)),
-            hint: Some("\"regrow why SERVICE\" tells what it waits for".to_owned()),
+            reason: format!("the command was not done within {}; it continues", short(limit)),
+            hint: Some("\"regrow why SERVICE\" shows what it waits for".to_owned()),
         }))
     })
 }

@@ -141,13 +141,13 @@ fn take_lock(config: &Config) -> Result<(), u8> {
 fn taken(config: &Config, pid: u32) -> u8 {
     if crate::host::processes::is_dead_but_for_a_thread(pid) {
         tell!(
-            "{}: a daemon was ended in {} (pid {pid}), and a thread of it still waits for a disk that does not answer",
+            "{}: the daemon in {} (pid {pid}) has ended, but one of its threads still waits for a disk that does not answer",
             format::error_word(),
             config.home.display()
         );
         return code::FAILED;
     }
-    tell!("{}: a daemon runs already in {} (pid {pid})", format::error_word(), config.home.display());
+    tell!("{}: a daemon is already running in {} (pid {pid})", format::error_word(), config.home.display());
     tell!("  = help: \"regrow status\" shows it, \"regrow down\" ends it");
     code::FAILED
 }
@@ -207,7 +207,7 @@ async fn serve(config: &Config, keeper_socket: KeeperSocket, own_log: Option<&Ow
             Ok(listener) => Some(listener),
             Err(error) => {
                 let path = config.socket.display();
-                tell!("{}: no control socket at {path}: {error}", format::error_word());
+                tell!("{}: can't create the control socket {path}: {error}", format::error_word());
                 return code::FAILED;
             }
         },
@@ -259,7 +259,7 @@ async fn serve(config: &Config, keeper_socket: KeeperSocket, own_log: Option<&Ow
     let listener = listener.or_else(|| handle.take_listener(&config.socket)).or_else(|| {
         let told = |error: &std::io::Error| {
             let path = config.socket.display();
-            tell!("regrow: no control socket at {path} yet: {error}");
+            tell!("regrow: can't create the control socket {path} yet: {error}");
         };
         listen(config).inspect_err(told).ok()
     });
@@ -406,7 +406,7 @@ fn open_store(config: &Config) -> (Option<Store>, Memory) {
         }
         Err(error) => {
             let path = config.store.display();
-            tell!("regrow: nothing is written down: the store {path} can't be opened: {error}");
+            tell!("regrow: events are not recorded: the store {path} can't be opened: {error}");
             (None, Memory::default())
         }
     }
@@ -416,7 +416,7 @@ fn open_store(config: &Config) -> (Option<Store>, Memory) {
 /// were last read.
 fn changed_by_hand(mut plan: Plan, store: &Store, environment: &Environment) -> Plan {
     let changes = store.changes().unwrap_or_else(|error| {
-        tell!("regrow: what was added and removed by hand can't be read: {error}");
+        tell!("regrow: the services added and removed by hand can't be read: {error}");
         Vec::new()
     });
     for change in changes {
@@ -433,7 +433,7 @@ fn changed_by_hand(mut plan: Plan, store: &Store, environment: &Environment) -> 
         };
         match made {
             Ok(made) => plan = made,
-            Err(why) => tell!("regrow: what was added by hand can't be added again: {why}"),
+            Err(why) => tell!("regrow: a change made by hand can't be applied again: {why}"),
         }
     }
     plan
@@ -654,6 +654,7 @@ fn tell_event(event: &Event) {
         | Fact::Instance(InstanceFact::LostSight { .. })
         | Fact::Instance(InstanceFact::OutputLost { .. })
         | Fact::Tree(TreeFact::StoreLost { .. })
+        | Fact::Tree(TreeFact::ActorBroke { .. })
         | Fact::Instance(InstanceFact::StopCommandFailed { .. })
         | Fact::Tree(TreeFact::Added { .. })
         | Fact::Tree(TreeFact::Reconfigured { .. })
@@ -692,7 +693,7 @@ fn detach(args: &DaemonArgs, config: &Config) -> u8 {
             for line in text.lines().rev().take(20).collect::<Vec<_>>().into_iter().rev() {
                 tell!("{line}");
             }
-            failed(format!("the daemon did not come up; it prints to {}", log.display()));
+            failed(format!("the daemon did not start; its output is in {}", log.display()));
             ended
         }
         Err(error) => failed(error.to_string()),
@@ -729,7 +730,7 @@ fn start_apart(
             && String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == "READY=1")
         {
             let pid = instance_dir::daemon_of(&config.home).map_or_else(|| child.id(), |card| card.pid);
-            say!("regrow daemon (pid {pid}) is up; it prints to {}", log.display());
+            say!("regrow daemon (pid {pid}) is up; its output goes to {}", log.display());
             return Ok(Ok(()));
         }
         if let Some(status) = child.try_wait()? {

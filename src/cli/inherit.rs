@@ -85,8 +85,9 @@ fn write_all(shared: &Shared) {
             terminal::write(stream, &lines);
         }
         if dropped > 0 {
-            let words =
-                format!("regrow: {dropped} bytes of services' output were left out: nobody has read them\n");
+            let words = format!(
+                "regrow: {dropped} bytes of services' output were dropped: nothing reads this output\n"
+            );
             terminal::write(Stream::Err, words.as_bytes());
         }
         shared.lock().writing = false;

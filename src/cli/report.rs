@@ -76,7 +76,7 @@ pub(super) fn tell_and(error: &LoadError, outcome: &str) {
         LoadError::Unreadable { path, error } => {
             let words = match error.kind() {
                 std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-                std::io::ErrorKind::PermissionDenied => "it may not be read".to_owned(),
+                std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
                 std::io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
                 _ => error.to_string(),
             };
@@ -161,7 +161,7 @@ pub(super) fn objects(error: &LoadError) -> Vec<FaultReport> {
             file: path.display().to_string(),
             line: 0,
             column: 0,
-            message: format!("can't read it: {error}"),
+            message: format!("the manifest can't be read: {error}"),
             hint: None,
         }],
         LoadError::Faulty(faults) => places(faults),

@@ -97,7 +97,7 @@ fn planned(args: &RunArgs) -> Result<(PathBuf, Plan), u8> {
     if let Some(name) = &args.exit_on_end
         && !plan.service(name).is_some_and(|service| service.autostart)
     {
-        return Err(usage_error("run", &format!("--exit-on-end: {name} does not start with this run")));
+        return Err(usage_error("run", &format!("--exit-on-end: {name} is not started by this run")));
     }
     Ok((path, plan))
 }
@@ -134,7 +134,7 @@ fn prepare(args: &RunArgs, path: &Path, manifest: &Path, plan: &Plan) -> Result<
         match &args.record {
             None => None,
             Some(path) => Some(Box::new(Recorder::create(path, plan).map_err(|error| {
-                failed(format!("can't record into a new file {}: {error}", path.display()))
+                failed(format!("can't create the recording {}: {error}", path.display()))
             })?)),
         };
     Ok(Surroundings { place, listener, names, console, signals, recorder, diagnostics })
@@ -153,7 +153,7 @@ fn diagnose(args: &RunArgs, place: Option<&InstanceDir>) -> std::io::Result<Opti
 }
 
 fn without_socket(error: std::io::Error) {
-    tell!("regrow: no control socket, other commands won't find this run: {error}");
+    tell!("regrow: can't create the control socket, so other commands won't find this run: {error}");
 }
 
 fn take_place(args: &RunArgs, path: &Path, manifest: &Path) -> Result<Option<InstanceDir>, u8> {
@@ -168,7 +168,7 @@ fn take_place(args: &RunArgs, path: &Path, manifest: &Path) -> Result<Option<Ins
         Ok(place) => Ok(Some(place)),
         Err(InstanceDirError::ByAnother(other)) if processes::is_dead_but_for_a_thread(other.pid) => {
             tell!(
-                "{}: a run of {} was ended (pid {}), and a thread of it still waits for a disk that does not answer",
+                "{}: the run of {} (pid {}) has ended, but one of its threads still waits for a disk that does not answer",
                 format::error_word(),
                 path.display(),
                 other.pid
@@ -326,7 +326,7 @@ impl Foreground {
                         failed_before = self.failed();
                         self.console.status(None);
                         let what = match heard {
-                            SignalAction::Interrupt => "Ctrl-C: stopping (once more kills)",
+                            SignalAction::Interrupt => "Ctrl-C: stopping (press it again to kill)",
                             SignalAction::Terminate => "SIGTERM: stopping",
                             SignalAction::HangUp => "SIGHUP: stopping",
                             SignalAction::Quit => "SIGQUIT: killing everything",
@@ -382,12 +382,12 @@ impl Foreground {
                         failed_before = self.failed();
                         reason = Some(Reason::Finished);
                         if self.handle.tree_state(|tree_state| tree_state.entries().is_empty()) {
-                            self.console.say("nothing is left", Tint::Faint);
+                            self.console.say("no service is left", Tint::Faint);
                         }
                         self.handle.begin_shutdown("everything has ended");
                     } else if reason.is_none() && self.is_idle() && !told_idle {
                         told_idle = true;
-                        self.console.say("nothing runs: \"regrow start\" or Ctrl-C", Tint::Faint);
+                        self.console.say("nothing is running: start a service with \"regrow start\", or end this run with Ctrl-C", Tint::Faint);
                     } else if self.handle.tree_state(|b| b.busy()) > 0 {
                         told_idle = false;
                     }
@@ -395,7 +395,7 @@ impl Foreground {
                 () = console.reader_gone(), if reason.is_none() => {
                     failed_before = self.failed();
                     reason = Some(Reason::ReaderGone);
-                    self.handle.begin_shutdown("nobody reads the output any more");
+                    self.handle.begin_shutdown("the output is no longer read");
                 }
                 () = sleep(deadline) => {
                     failed_before = self.failed();

@@ -103,8 +103,8 @@ impl Guard {
             return Ok(host);
         }
         let shown: String = host.chars().take(80).collect();
-        let hint = Some("names that lead here are listed as \"hosts\" in the daemon's configuration");
-        Err(refuse(DenialCode::Misdirected, format!("{shown:?} is no name of this daemon"), hint))
+        let hint = Some("list the host name under \"hosts\" in [api] of the daemon's configuration");
+        Err(refuse(DenialCode::Misdirected, format!("{shown:?} is not a host name of this daemon"), hint))
     }
 
     /// Checks the page that the request comes from, which a browser names. Only pages that this daemon
@@ -113,11 +113,7 @@ impl Guard {
         for origin in headers.get_all(header::ORIGIN) {
             let own = format!("{}://{host}", self.scheme);
             if !origin.to_str().is_ok_and(|origin| origin.eq_ignore_ascii_case(&own)) {
-                return Err(refuse(
-                    DenialCode::Forbidden,
-                    "requests of other sites' pages are refused",
-                    None,
-                ));
+                return Err(refuse(DenialCode::Forbidden, "cross-origin requests are refused", None));
             }
         }
         Ok(())

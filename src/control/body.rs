@@ -45,7 +45,7 @@ pub(super) async fn whole(mut body: Body, most: u64, patience: Duration) -> Resu
             refuse(DenialCode::TooLarge, format!("the body has more than {most} bytes"), None)
         }
         Ok(Err(error)) => refuse(DenialCode::Invalid, format!("the body can't be read: {error}"), None),
-        Err(_) => refuse(DenialCode::TimedOut, "the body did not come in time", None),
+        Err(_) => refuse(DenialCode::TimedOut, "the request body did not arrive in time", None),
     };
     linger(body);
     Err(last(refused))

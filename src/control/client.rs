@@ -38,7 +38,7 @@ pub enum Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Error::NotRunning(error) => write!(f, "nobody answers on the control socket: {error}"),
+            Error::NotRunning(error) => write!(f, "nothing answers on the control socket: {error}"),
             Error::Denied(denial) => write!(f, "{denial}"),
             Error::Faulty(_, faults) => {
                 let lines = faults.iter().map(|fault| {

@@ -138,11 +138,13 @@ pub(super) fn key_of(request: &Request) -> Result<Option<String>, Refused> {
         (Some(key), None) => match key.to_str() {
             Ok(key) if key.len() <= LONGEST && is_visible(key) => Ok(Some(key.to_owned())),
             Ok(_) | Err(_) => {
-                let reason = format!("an Idempotency-Key has 1 to {LONGEST} visible characters");
+                let reason = format!("an Idempotency-Key must have 1 to {LONGEST} visible ASCII characters");
                 Err(refuse(DenialCode::Invalid, reason, None))
             }
         },
-        (Some(_), Some(_)) => Err(refuse(DenialCode::Invalid, "there are several Idempotency-Keys", None)),
+        (Some(_), Some(_)) => {
+            Err(refuse(DenialCode::Invalid, "a request must have only one Idempotency-Key", None))
+        }
     }
 }
 

@@ -81,7 +81,7 @@ pub fn take_daemon(home: &Path, card: &Card) -> Result<(), InstanceDirError> {
 pub fn tell_daemon(home: &Path, card: &Card) {
     let text = serde_json::to_string(card).unwrap_or_default();
     if let Err(error) = files::replace(&home.join(CARD), &text) {
-        tracing::warn!(%error, "nobody can read who supervises here");
+        tracing::warn!(%error, "the file that tells other commands about this daemon can't be written");
     }
 }
 
@@ -187,14 +187,19 @@ pub fn find(cwd: &Path, daemon: Option<&Reached>) -> Result<PathBuf, String> {
             let same: Vec<_> =
                 nearest.iter().filter(|(_, c)| c.manifest.parent() == card.manifest.parent()).collect();
             if same.len() > 1 {
-                return Err(format!("several trees run from here: {}", named(same.into_iter().copied())));
+                return Err(format!(
+                    "several trees run from this folder: {}",
+                    named(same.into_iter().copied())
+                ));
             }
             Ok(socket.clone())
         }
         None => match (manifest, &running[..]) {
             _ if let Some(daemon) = daemon.filter(|daemon| daemon.answers()) => Ok(daemon.socket.clone()),
-            (Some(manifest), _) => Err(format!("{} is not running (regrow run)", manifest.display())),
-            (None, []) => Err("nothing is running (regrow run)".to_owned()),
+            (Some(manifest), _) => {
+                Err(format!("{} is not running (start it with \"regrow run\")", manifest.display()))
+            }
+            (None, []) => Err("nothing is running (start something with \"regrow run\")".to_owned()),
             (None, others) => Err(format!("nothing runs from this folder; elsewhere: {}", named(others))),
         },
     }
@@ -226,12 +231,12 @@ pub fn find_own(cwd: &Path, daemon: Option<&Reached>) -> Result<PathBuf, String>
         [] => {
             let shown = manifest.display();
             let hint = match daemon.is_some_and(Reached::answers) {
-                true => "; the machine's daemon is meant by --daemon",
+                true => "; use --daemon for the machine's daemon",
                 false => "",
             };
-            Err(format!("{shown} is not running (regrow run){hint}"))
+            Err(format!("{shown} is not running (start it with \"regrow run\"){hint}"))
         }
-        several => Err(format!("several trees run from here: {}", named(several))),
+        several => Err(format!("several trees run from this folder: {}", named(several))),
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn enter(State(shared): State<Shared>, mut request: Request, ne
             guard.identify(request.headers(), from, unknown)
         }
         (Some(Peer::Address(_)) | None, _) => {
-            Err(refuse(DenialCode::Unauthorized, "nobody knows who asks", None))
+            Err(refuse(DenialCode::Unauthorized, "the caller can't be identified", None))
         }
     };
     let caller = match caller {
@@ -163,7 +163,7 @@ pub(super) async fn large(State(shared): State<Shared>, request: Request, next: 
 }
 
 fn other() -> Refused {
-    refuse(DenialCode::KeyReused, "this Idempotency-Key was used for another command", None)
+    refuse(DenialCode::KeyReused, "this Idempotency-Key was already used for another command", None)
 }
 
 fn lost() -> Refused {

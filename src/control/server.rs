@@ -355,7 +355,7 @@ async fn listening(api: &Api) -> TcpListener {
 }
 
 async fn unaccepted(what: &str, error: &io::Error) {
-    tracing::warn!(%error, "{what} can't accept");
+    tracing::warn!(%error, "{what} can't accept a connection");
     // Most likely no descriptors are left; others get the time to free some.
     tokio::time::sleep(Duration::from_millis(100)).await;
 }

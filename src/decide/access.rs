@@ -169,20 +169,22 @@ impl FromStr for Permission {
     type Err = String;
     fn from_str(text: &str) -> Result<Permission, String> {
         let (action, resource) = text.split_once(':').ok_or_else(|| {
-            format!("{text:?} is no permission: write ACTION:RESOURCE, like \"restart:web\" or \"read:*\"")
+            format!(
+                "{text:?} is not a permission: write ACTION:RESOURCE, such as \"restart:web\" or \"read:*\""
+            )
         })?;
         let glob = WildMatch::new(action);
         if !Action::ALL.iter().any(|known| glob.matches(known.word())) {
             let words = Action::ALL.map(Action::word);
             let near = nearest(action, words);
             let help = near.map_or_else(
-                || format!("there are {}", words.join(", ")),
+                || format!("the actions are {}", words.join(", ")),
                 |near| format!("did you mean {near:?}?"),
             );
             return Err(format!("there is no action {action:?}; {help}"));
         }
         if resource.is_empty() || resource.chars().any(char::is_control) {
-            return Err(format!("{text:?} names no resource; \"*\" is all of them"));
+            return Err(format!("{text:?} names no resource; write \"*\" for all resources"));
         }
         Ok(Permission { action: glob, resource: WildMatch::new(resource), text: text.to_owned() })
     }
@@ -291,7 +293,7 @@ mod tests {
         for (text, want) in [
             ("restart", "ACTION:RESOURCE"),
             ("restrat:web", "did you mean \"restart\"?"),
-            ("xyzzy:web", "there are read, logs"),
+            ("xyzzy:web", "the actions are read, logs"),
             ("read:", "names no resource"),
             ("read:a\nb", "names no resource"),
         ] {

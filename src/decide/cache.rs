@@ -40,6 +40,13 @@ pub struct Flight<K> {
     clears: u64,
 }
 
+impl<K> Flight<K> {
+    /// The flight of a cache that was never cleared.
+    pub fn first(key: K) -> Flight<K> {
+        Flight { key, clears: 0 }
+    }
+}
+
 /// Counts since the cache was made: [`Cache::clear`] drops results, not counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheCounts {
@@ -141,6 +148,12 @@ impl<K: Clone + Eq + Hash, V: Clone, W> Cache<K, V, W> {
     /// The flight in which the result of this key would be made now.
     fn flight(&self, key: &K) -> Flight<K> {
         Flight { key: key.clone(), clears: self.clears }
+    }
+
+    /// Learns of a flight that began before this cache was made, or that another one leads now.
+    pub fn resume(&mut self, flight: Flight<K>) {
+        self.clears = self.clears.max(flight.clears);
+        self.flights.entry(flight).or_default();
     }
 
     /// Whether the result of a flight is kept: not if the cache was cleared since the flight began.

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 use turn::Turn;
 
 use super::probe::CheckChange;
-use super::start_gate::{GateReply, StartRequest};
+use super::start_gate::{Asking, GateReply, StartRequest};
 use crate::model::cause::{CheckKind, FailureReason, StartCause};
 use crate::model::exit::{EndReason, SpawnFailure};
 use crate::model::{
@@ -383,6 +383,24 @@ impl Machine {
             Phase::Crashed(_) => State::Crashed,
             Phase::Failed(_) => State::Failed,
         }
+    }
+
+    /// The request with which the instance goes on at a new start gate, where it still has one.
+    pub fn request(&self) -> Option<(StartRequest, Asking)> {
+        let asking = match &self.phase {
+            Phase::Waiting { .. } => Asking::Waiting,
+            Phase::Failed(FailureReason::Dependency { .. }) => Asking::Failed,
+            Phase::Registered
+            | Phase::Starting { .. }
+            | Phase::Running(_)
+            | Phase::Paused(_)
+            | Phase::Stopping(_)
+            | Phase::Stopped { .. }
+            | Phase::Completed
+            | Phase::Crashed(_)
+            | Phase::Failed(_) => return None,
+        };
+        Some((self.question, asking))
     }
 
     /// Whether the process runs and is ready; a paused one is not.

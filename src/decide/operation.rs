@@ -557,7 +557,7 @@ impl Operations {
                 {
                     let is = if on.state == State::Paused { "paused" } else { "down" };
                     let on = &on.spec.name;
-                    let message = format!("waits for {on}, which is {is} because somebody wants it so");
+                    let message = format!("waits for {on}, which is {is} by request");
                     stranded.push((number, at, message));
                 }
             }
@@ -754,7 +754,7 @@ impl Operation {
 
     /// Ends a part that a later command has taken over.
     fn overtake(&mut self, at: usize) {
-        let message = "overtaken by a later command".to_owned();
+        let message = "superseded by a later command".to_owned();
         let (id, part) = &mut self.parts[at];
         match part {
             Part::Done(_) => {}

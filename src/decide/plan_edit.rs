@@ -53,8 +53,8 @@ pub(super) fn with_graph(plan: &Plan, addition: &Addition) -> Result<(Plan, Grap
         if !taken.insert(name.clone()) {
             return Err(Denial {
                 code: DenialCode::Exists,
-                reason: format!("{name} is there already"),
-                hint: Some(format!("\"{}\" takes it out of the tree", removes(plan, &name))),
+                reason: format!("{name} already exists in the tree"),
+                hint: Some(format!("\"{}\" removes it from the tree", removes(plan, &name))),
             });
         }
     }
@@ -99,7 +99,10 @@ pub(super) fn reconfigured(plan: &Plan, change: &PlanChange) -> Result<(Plan, Gr
             _ => spec,
         };
         if old.instances().ne(spec.instances()) || old.kind != spec.kind {
-            return Err(invalid(format!("the copies and the kind of {} can't change in place", spec.name)));
+            return Err(invalid(format!(
+                "the instances and the kind of {} can't be changed in place",
+                spec.name
+            )));
         }
         *old = Arc::clone(spec);
     }
@@ -135,7 +138,7 @@ pub(super) fn scaled(plan: &Plan, service: &Name, replicas: u32) -> Result<Plan,
     others.remove(at);
     let taken: HashSet<String> = printed(&others, plan.groups.keys()).collect();
     if let Some(id) = came.iter().find(|id| taken.contains(&id.to_string())) {
-        let reason = format!("{id} is there already");
+        let reason = format!("{id} already exists in the tree");
         return Err(Denial { code: DenialCode::Exists, reason, hint: None });
     }
     *spec = Arc::new(ServiceSpec { replicas: replicas.max(1), ..ServiceSpec::clone(spec) });
@@ -145,7 +148,7 @@ pub(super) fn scaled(plan: &Plan, service: &Name, replicas: u32) -> Result<Plan,
 fn in_a_circle(cycles: &[Vec<Name>]) -> String {
     let shown: Vec<String> =
         cycles.iter().map(|cycle| cycle.iter().map(Name::as_str).collect::<Vec<_>>().join(" -> ")).collect();
-    format!("dependencies in a circle: {}", shown.join("; "))
+    format!("dependency cycle: {}", shown.join("; "))
 }
 
 fn depends_on_what_is_there(spec: &ServiceSpec, graph: &Graph) -> Result<(), Denial> {
@@ -153,7 +156,7 @@ fn depends_on_what_is_there(spec: &ServiceSpec, graph: &Graph) -> Result<(), Den
         if graph.service(&dependency.on).is_none() {
             let names = graph.services().iter().map(|s| s.name.as_str());
             let Denial { hint, .. } = not_found("service", dependency.on.as_str(), names);
-            let reason = format!("{} depends on {}, which is not there", spec.name, dependency.on);
+            let reason = format!("{} depends on {}, which is not in the tree", spec.name, dependency.on);
             return Err(Denial { code: DenialCode::NotFound, reason, hint });
         }
     }
@@ -195,12 +198,12 @@ fn every_one_has_a_place(addition: &Addition) -> Result<(), String> {
     for child in services.chain(addition.groups.keys().map(|name| Child::Group(name.clone()))) {
         match places.remove(&child) {
             Some(1) => {}
-            Some(_) => return Err(format!("{} hangs under more than one group", child.name())),
-            None => return Err(format!("{} hangs under no group", child.name())),
+            Some(_) => return Err(format!("{} is a member of more than one group", child.name())),
+            None => return Err(format!("{} is a member of no group", child.name())),
         }
     }
     if let Some(child) = places.into_keys().next() {
-        return Err(format!("{} is not among what is added", child.name()));
+        return Err(format!("{} is not declared in the addition", child.name()));
     }
     // Groups that are children of each other can't be reached from the top of the addition.
     let mut reached: Vec<&Child> = addition.children.iter().collect();
@@ -211,7 +214,7 @@ fn every_one_has_a_place(addition: &Addition) -> Result<(), String> {
             reached.extend(addition.groups.get(name).into_iter().flat_map(|group| &group.children));
         }
     }
-    if count == addition.groups.len() { Ok(()) } else { Err("groups hang under each other".to_owned()) }
+    if count == addition.groups.len() { Ok(()) } else { Err("the groups contain each other".to_owned()) }
 }
 
 /// What a selector removes from the tree. `Err`: why the removal is denied.
@@ -235,8 +238,8 @@ pub(super) fn removal(tree_state: &TreeState, select: &Selector) -> Result<Remov
     if let Some(text) = select.services.iter().find(|text| !is_service(text)) {
         return Err(Denial {
             code: DenialCode::Invalid,
-            reason: format!("{text} is one copy of a service: only a whole service can be removed"),
-            hint: Some(format!("\"regrow stop {text}\" stops this one")),
+            reason: format!("{text} is one instance of a service: only a whole service can be removed"),
+            hint: Some(format!("\"regrow stop {text}\" stops this instance")),
         });
     }
     let mut groups: Vec<Name> = if select.all {
@@ -282,7 +285,7 @@ impl Removal {
                 return Some(Denial {
                     code: DenialCode::HasDependents,
                     reason: format!("{} depends on {service}", dependent.name),
-                    hint: Some(format!("remove {} too, or first", dependent.name)),
+                    hint: Some(format!("remove {} too, or remove it first", dependent.name)),
                 });
             }
         }

@@ -27,22 +27,22 @@ pub fn parse(line: &str) -> Result<ProgressReport, String> {
         rest = after.trim_start();
         match word.strip_prefix("bytes=") {
             Some(bytes) if report.bytes.is_none() => {
-                let bytes = bytes.parse().map_err(|_| format!("{bytes:?} is no number of bytes"))?;
+                let bytes = bytes.parse().map_err(|_| format!("{bytes:?} is not a number of bytes"))?;
                 report.bytes = Some(bytes);
             }
             None if report.progress.is_none() => report.progress = Some(share(word)?),
-            Some(_) | None => return Err(format!("{word:?} is one too many")),
+            Some(_) | None => return Err(format!("{word:?} is one value too many")),
         }
     }
     if report == ProgressReport::default() {
-        return Err("there is nothing in it".to_owned());
+        return Err("the report is empty".to_owned());
     }
     sane(report)
 }
 
 /// Reads a number from 0 to 1, or a percentage. `Err`: what is wrong with it, in words.
 pub fn share(word: &str) -> Result<f64, String> {
-    let wrong = || format!("{word:?} is no number from 0 to 1, nor a percentage like 40%");
+    let wrong = || format!("{word:?} is neither a number from 0 to 1 nor a percentage such as 40%");
     let (number, whole) = match word.strip_suffix('%') {
         Some(number) => (number, 100.0),
         None => (word, 1.0),
@@ -57,7 +57,7 @@ pub fn sane(mut report: ProgressReport) -> Result<ProgressReport, String> {
     if let Some(progress) = report.progress
         && !(0.0..=1.0).contains(&progress)
     {
-        return Err(format!("progress goes from 0 to 1, not to {progress}"));
+        return Err(format!("the progress must be from 0 to 1, not {progress}"));
     }
     if let Some(message) = &mut report.message {
         *message = shown(message).take(MESSAGE).collect();

@@ -13,7 +13,7 @@ pub fn resolve(tree_state: &TreeState, select: &Selector) -> Result<Vec<Instance
         return Err(Denial {
             code: DenialCode::Invalid,
             reason: "no service was named".to_owned(),
-            hint: Some("name services, or say --all, --group or --tag".to_owned()),
+            hint: Some("name services, or use --all, --group or --tag".to_owned()),
         });
     }
     let mut meant: HashSet<InstanceId> = HashSet::new();

@@ -78,10 +78,10 @@ pub fn decide(
     let to = |to: u32, reason: String| Some(ScaleStep { to, reason });
     // The bounds may have changed since: the pool goes to them at once.
     if size > policy.max {
-        return to(policy.max, format!("{} is the most", policy.max));
+        return to(policy.max, format!("{} is the maximum", policy.max));
     }
     if size < policy.min {
-        return to(policy.min, format!("{} is the least", policy.min));
+        return to(policy.min, format!("{} is the minimum", policy.min));
     }
     if last.is_some_and(|last| now.saturating_sub(last) < policy.pause) {
         return None;
@@ -100,7 +100,7 @@ pub fn decide(
     let room = cpu < policy.cpu_low && seen.memory < policy.memory_low;
     if room && seen.waiting > policy.waiting && size < policy.max {
         let reason = format!(
-            "{} wait, with CPU at {} and memory at {}",
+            "{} tasks are waiting, with CPU at {} and memory at {}",
             seen.waiting,
             percent(cpu),
             percent(seen.memory)
@@ -145,10 +145,10 @@ pub fn decide_copies(
     }
     // Bounds may have changed; a copy at a time, since each has to start or stop.
     if size > service.max {
-        return to(size - 1, format!("{} is the most", service.max));
+        return to(size - 1, format!("{} is the maximum", service.max));
     }
     if size < service.min {
-        return to(size + 1, format!("{} is the least", service.min));
+        return to(size + 1, format!("{} is the minimum", service.min));
     }
     let each = seen.each?;
     let (target, used, limit) = match service.on {
@@ -164,11 +164,14 @@ pub fn decide_copies(
         if full || size >= service.max {
             return None;
         }
-        return to(size + 1, format!("a copy uses {used}, above {limit}"));
+        return to(size + 1, format!("an instance uses {used}, above {limit}"));
     }
     let then = each * f64::from(size) / f64::from(size.saturating_sub(1).max(1));
     if size > service.min && then < target * ROOM && rested(machine.pause * PATIENCE) {
-        return to(size - 1, format!("a copy uses {used}, and one fewer would stay below {limit}"));
+        return to(
+            size - 1,
+            format!("an instance uses {used}, and with one fewer it would stay below {limit}"),
+        );
     }
     None
 }
@@ -208,7 +211,7 @@ mod tests {
         let seen = PoolObservation { cpu: Some(1.0), ..unknown };
         assert_eq!(decide(&policy(), now, Some(Duration::from_secs(90)), 8, seen), None, "not so soon");
         let step = decide(&policy(), now, Some(Duration::from_secs(85)), 8, seen).unwrap();
-        assert_eq!(step.reason, "99 wait, with CPU at 1% and memory at 0%");
+        assert_eq!(step.reason, "99 tasks are waiting, with CPU at 1% and memory at 0%");
     }
 
     fn service(on: ScaleOn) -> ScaleSpec {
@@ -237,7 +240,7 @@ mod tests {
         let seen = CopiesObservation { cpu: Some(10.0), memory: 10.0, each: Some(f64::from(600 << 20)) };
         let on = service(ScaleOn::Memory(512 << 20));
         let step = decide_copies(&policy(), &on, now, None, 1, seen).unwrap();
-        assert_eq!(step.reason, "a copy uses 600 MiB of memory, above 512 MiB");
+        assert_eq!(step.reason, "an instance uses 600 MiB of memory, above 512 MiB");
         let unknown = CopiesObservation { each: None, ..seen };
         assert_eq!(decide_copies(&policy(), &on, now, None, 2, unknown), None);
         assert!(decide_copies(&policy(), &on, now, None, 9, unknown).is_some(), "bounds hold all the same");

@@ -48,9 +48,12 @@ pub enum GateReply {
 }
 
 /// What an asking instance was last told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asking {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Asking {
+    /// That it must wait.
     Waiting,
+    /// That a dependency of it failed.
     Failed,
 }
 
@@ -69,6 +72,8 @@ pub enum GateInput {
     Ask(InstanceId, StartRequest),
     /// An instance no longer wants to start.
     Withdraw(InstanceId),
+    /// An instance that asked a gate before this one, and was last told this. It still wants to start.
+    Resume(InstanceId, StartRequest, Asking),
     /// The state of a service's instances changed.
     Changed(Name),
 }
@@ -89,8 +94,42 @@ impl StartGate {
                 self.withdraw(instance);
                 Vec::new()
             }
+            GateInput::Resume(instance, question, asking) => {
+                self.resume(tree_state, instance, (*question, *asking)).into_iter().collect()
+            }
             GateInput::Changed(service) => self.changed(tree_state, service),
         }
+    }
+
+    /// Goes on with a request that an earlier gate had, and answers it where the last answer does not hold
+    /// or may have been lost.
+    fn resume(
+        &mut self,
+        tree_state: &TreeState,
+        instance: &InstanceId,
+        (question, asking): (StartRequest, Asking),
+    ) -> Option<(InstanceId, StartRequest, GateReply)> {
+        let judgement = match tree_state.graph().service(instance.service()) {
+            Some(spec) => judge(tree_state, spec),
+            None => Judgement::Free,
+        };
+        let (reply, asks) = match (asking, judgement) {
+            (Asking::Waiting, Judgement::Free) => (Some(GateReply::Release), None),
+            // The answer of the earlier gate may have been lost.
+            (Asking::Waiting, Judgement::Blocked(unmet)) => {
+                (Some(GateReply::Blocked(unmet)), Some(Asking::Waiting))
+            }
+            (Asking::Waiting, Judgement::Failed(on)) => (Some(GateReply::Failed(on)), Some(Asking::Failed)),
+            (Asking::Failed, Judgement::Failed(_)) => (None, Some(Asking::Failed)),
+            // It asks again.
+            (Asking::Failed, Judgement::Free | Judgement::Blocked(_)) => (Some(GateReply::Back), None),
+        };
+        self.withdraw(instance);
+        if let Some(asking) = asks {
+            let of_service = self.asking.entry(instance.service().clone()).or_default();
+            of_service.insert(instance.clone(), (question, asking));
+        }
+        reply.map(|reply| (instance.clone(), question, reply))
     }
 
     /// Answers an instance that wants to start.

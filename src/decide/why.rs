@@ -81,7 +81,9 @@ pub fn chain(tree_state: &TreeState, from: &InstanceId, now: Duration) -> (Vec<C
 pub fn because(tree_state: &TreeState, entry: &InstanceState, now: Duration) -> String {
     let exit = entry.exit.as_ref().map(ToString::to_string);
     match entry.state {
-        State::Registered if !entry.spec.autostart => "it does not start by itself (regrow start)".to_owned(),
+        State::Registered if !entry.spec.autostart => {
+            "it does not start automatically (\"regrow start\" starts it)".to_owned()
+        }
         State::Registered => "it has not been started".to_owned(),
         State::Waiting => {
             let unmet = waits_for(tree_state, &entry.spec);
@@ -91,7 +93,7 @@ pub fn because(tree_state: &TreeState, entry: &InstanceState, now: Duration) -> 
                 .collect();
             format!("it waits for {}", words.join(", "))
         }
-        State::Starting => "its process is being made".to_owned(),
+        State::Starting => "its process is being created".to_owned(),
         State::Running if entry.ready => {
             let needed: Vec<String> = tree_state
                 .graph()
@@ -120,8 +122,8 @@ pub fn because(tree_state: &TreeState, entry: &InstanceState, now: Duration) -> 
             let what = entry.failing.clone().unwrap_or_else(|| format!("waits for {how}"));
             format!("it runs and is not ready yet: {what}")
         }
-        State::Paused => "somebody paused it".to_owned(),
-        State::Stopping => "it is being ended".to_owned(),
+        State::Paused => "it was paused by hand".to_owned(),
+        State::Stopping => "it is being stopped".to_owned(),
         State::Stopped if entry.goal == Goal::Up => "it was stopped, to be started again".to_owned(),
         State::Stopped => match entry.stopped_for {
             Some(
@@ -133,9 +135,9 @@ pub fn because(tree_state: &TreeState, entry: &InstanceState, now: Duration) -> 
             ) => {
                 format!("it was stopped: {cause}")
             }
-            _ => "somebody stopped it".to_owned(),
+            _ => "it was stopped by hand".to_owned(),
         },
-        State::Completed => "it ended with success".to_owned(),
+        State::Completed => "it completed successfully".to_owned(),
         State::Crashed => {
             let left = entry.retry_at.map(|at| at.saturating_sub(now));
             let failing = entry.failing.as_ref().map(|f| format!("; {f}")).unwrap_or_default();

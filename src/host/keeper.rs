@@ -290,7 +290,7 @@ fn keep(supervisor: Pid, started: Option<u64>, signals: &SignalFd, ends: &OwnedF
         {
             let _ = writeln!(
                 std::io::stderr(),
-                "regrow: a thread of the supervisor (pid {number}) stands still in the kernel: a disk does not answer"
+                "regrow: a thread of the supervisor (pid {number}) is stuck in the kernel: a disk does not answer"
             );
             end(exit, number, started);
         }

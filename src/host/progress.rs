@@ -93,7 +93,7 @@ impl ProgressPipe {
         let mut buffer = [0; 4 * 1024];
         let told = |error: io::Error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
-            _ => tracing::warn!(%error, "what a task says of its progress can't be read"),
+            _ => tracing::warn!(%error, "the progress that a task reports can't be read"),
         };
         // A task that writes without end is not read without end.
         for _ in 0..PIECES {

@@ -232,7 +232,7 @@ impl StallMonitor {
             if let Look::Lasting(go_on) = seen {
                 self.has_thread.store(false, SeqCst);
                 if let Err(error) = self.begin() {
-                    tracing::warn!(%error, "nobody is left to go on where a disk does not answer");
+                    tracing::warn!(%error, "no thread is left to continue while a disk does not answer");
                 }
                 return go_on();
             }

@@ -82,6 +82,15 @@ impl WaitingTasks {
         Ok((tasks, found))
     }
 
+    /// The tasks that are not over, in the order in which they were accepted.
+    pub fn left(&self) -> io::Result<Vec<Waiting>> {
+        let mut written = self.lock();
+        let left = read(&mut written.file);
+        // What is written next goes behind all of it, whatever the reading came to.
+        written.file.seek(SeekFrom::End(0))?;
+        left
+    }
+
     fn lock(&self) -> MutexGuard<'_, Written> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,10 +111,14 @@ impl WaitingTasks {
     pub fn runs(&self, id: TaskId, attempt: u32) -> io::Result<()> {
         let mut written = self.lock();
         // A task that ends with its client was never noted.
-        match written.sizes.contains_key(&id) {
-            true => written.write(&Step::Runs(id, attempt)).map(drop),
-            false => Ok(()),
+        if !written.sizes.contains_key(&id) {
+            return Ok(());
         }
+        let line = written.write(&Step::Runs(id, attempt))?;
+        if let Some((size, _)) = written.sizes.get_mut(&id) {
+            *size += line;
+        }
+        Ok(())
     }
 
     /// Notes that a task is over.

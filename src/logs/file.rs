@@ -496,7 +496,7 @@ fn make_folder(path: &Path, access: &FileAccess) -> io::Result<()> {
     let (about, us) = (fs::metadata(folder)?, nix::unistd::geteuid());
     let by_all = about.mode() & 0o1002 == 0o002;
     if us.is_root() && (about.uid() != 0 || by_all) {
-        let whose = if by_all { "everybody may write to it" } else { "it is another user's" };
+        let whose = if by_all { "everybody may write to it" } else { "it belongs to another user" };
         let why = format!("{} is not safe for root's files: {whose}", folder.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }

@@ -232,7 +232,11 @@ impl TryFrom<String> for Interval {
     type Error = String;
     fn try_from(text: String) -> Result<Interval, String> {
         let Span(interval) = Span::try_from(text)?;
-        if interval < SHORTEST { Err("at least 100ms".to_owned()) } else { Ok(Interval(interval)) }
+        if interval < SHORTEST {
+            Err("the duration must be at least 100ms".to_owned())
+        } else {
+            Ok(Interval(interval))
+        }
     }
 }
 
@@ -262,7 +266,7 @@ pub fn load_config(named: Option<&Path>, usual: &DefaultPaths) -> Result<Config,
     let text = std::fs::read_to_string(&absolute).map_err(|error| {
         unusable(match error.kind() {
             std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-            std::io::ErrorKind::PermissionDenied => "it may not be read".to_owned(),
+            std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
             _ => error.to_string(),
         })
     })?;
@@ -326,18 +330,18 @@ fn api(written: ApiKeys, at: impl Fn(PathBuf) -> PathBuf) -> Result<Option<Api>,
     };
     if let Some(host) = written.hosts.iter().find(|host| host.contains([':', '/']) && !host.starts_with('['))
     {
-        return Err(format!("{host:?} in hosts is no name: write it without a scheme and a port"));
+        return Err(format!("{host:?} in hosts is not a host name: write it without a scheme and a port"));
     }
     let Some(listen) = written.listen else {
         return match tls {
-            Some(_) => Err("[api.tls] is there and [api] has no address to listen on".to_owned()),
+            Some(_) => Err("[api.tls] is set, but [api] has no address to listen on".to_owned()),
             None => Ok(None),
         };
     };
     if tls.is_none() && !listen.ip().is_loopback() && !written.plaintext {
         return Err(format!(
             "the API would listen on {listen}, open to the network, without TLS: give [api.tls] a certificate and \
-             a key, or say plaintext = true in [api], where something else encrypts"
+             a key, or write plaintext = true in [api] if something else encrypts the connections"
         ));
     }
     let number = |number: Option<NonZeroU32>, usual: u32| number.map_or(usual, NonZeroU32::get);
@@ -357,7 +361,7 @@ fn local(written: AccessKeys) -> Result<LocalAccess, String> {
         (Some(user), None) => LocalIdentity::User(user),
         (None, Some(group)) => LocalIdentity::Group(group),
         (Some(_), Some(_)) | (None, None) => {
-            return Err("[[access]] is for a user or for a group: one of the two".to_owned());
+            return Err("[[access]] must name a user or a group: one of the two".to_owned());
         }
     };
     Ok(LocalAccess { who, permissions: written.permissions })

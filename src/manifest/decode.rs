@@ -230,9 +230,9 @@ fn named<'a, 'i>(
                 let shown: String = text.chars().take(40).collect();
                 collector.fault_with(
                     key.span(),
-                    format!("{shown:?} can't name a {section}: {error}"),
-                    "not a name",
-                    "a name such as \"web-api.2\"",
+                    format!("{shown:?} is not a valid name for a {section}: {error}"),
+                    "invalid name",
+                    "write a name such as \"web-api.2\"",
                 );
             }
         }
@@ -263,8 +263,8 @@ fn project(table: &DeTable<'_>, collector: &mut Collector) -> Project {
         if !fine {
             collector.fault(
                 name.span.clone(),
-                "a project's name has 1 to 200 characters, no slash and no control character",
-                "not a name",
+                "a project's name must have 1 to 200 characters and no slash or control character",
+                "invalid name",
             );
         }
         fine.then_some(name.value)
@@ -293,7 +293,7 @@ fn group(name: At<Name>, table: &DeTable<'_>, collector: &mut Collector) -> Grou
         collector.fault_with(
             name.span.clone(),
             format!("group {:?} has no members", name.value.as_str()),
-            "whom does it supervise?",
+            "no members",
             "add members = [\"...\"]",
         );
     }
@@ -374,7 +374,11 @@ fn who(key: &'static str, reader: &mut Reader<'_, '_>, collector: &mut Collector
             let text = reader.string(key, collector)?;
             let fits = !text.value.is_empty() && !text.value.contains([':', '/', '\0', '\n']);
             if !fits {
-                collector.fault(text.span, format!("{key:?} can't be {:?}", text.value), "no such name");
+                collector.fault(
+                    text.span,
+                    format!("{key:?} must be a name or a number, not {:?}", text.value),
+                    "invalid name",
+                );
             }
             fits.then_some(text.value)
         }
@@ -397,8 +401,8 @@ fn log_mode(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<u3
     if mode.is_none() {
         collector.fault_with(
             value.span(),
-            "\"mode\" must be an octal number that lets the owner read and write, and nobody execute",
-            "not one",
+            "\"mode\" must be an octal number that lets the owner read and write, and lets nobody execute",
+            "invalid value",
             "write \"640\" or 0o644",
         );
     }
@@ -412,7 +416,7 @@ fn umask(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<u32> 
         collector.fault_with(
             value.span(),
             "\"umask\" must be an octal number from 000 to 777",
-            "not one",
+            "invalid value",
             "write \"027\" or 0o027",
         );
     }
@@ -445,7 +449,7 @@ fn run(name: &At<Name>, reader: &mut Reader<'_, '_>, collector: &mut Collector) 
             collector.fault_with(
                 span,
                 format!("service {:?} has both \"command\" and \"shell\"", name.value.as_str()),
-                "the second one",
+                "conflicts with \"command\"",
                 "keep one: \"shell\" runs in /bin/sh -c, \"command\" runs without a shell",
             );
             None
@@ -454,7 +458,7 @@ fn run(name: &At<Name>, reader: &mut Reader<'_, '_>, collector: &mut Collector) 
             collector.fault_with(
                 name.span.clone(),
                 format!("service {:?} has no command", name.value.as_str()),
-                "what does it run?",
+                "neither \"command\" nor \"shell\" is set",
                 "add command = \"...\" or shell = \"...\"",
             );
             None
@@ -479,9 +483,9 @@ fn words(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) ->
             let Some(split) = shlex::split(&text.value) else {
                 collector.fault_with(
                     text.span,
-                    format!("{what:?} has a quote or a backslash without its other half"),
+                    format!("{what:?} has an unclosed quote or a trailing backslash"),
                     "can't split this into words",
-                    "or write a list: [\"program\", \"argument\"]",
+                    "close the quote, or write a list: [\"program\", \"argument\"]",
                 );
                 return None;
             };
@@ -535,7 +539,7 @@ fn env(
     for (key, value) in table {
         let name = key.get_ref().to_string();
         if name.is_empty() || name.contains(['=', '\0']) {
-            collector.fault(key.span(), format!("{name:?} can't name a variable"), "not a name");
+            collector.fault(key.span(), format!("{name:?} is not a valid variable name"), "invalid name");
             continue;
         }
         // A number or a boolean stands for its text, as in PORT = 8080.
@@ -553,14 +557,23 @@ fn env(
                 let none = secret.is_none() && inner.key_span("secret").is_none();
                 inner.finish(collector);
                 if none {
-                    let message = format!("variable {name:?} is neither a text nor a secret");
-                    collector.fault_with(value.span(), message, "here", "write { secret = \"NAME\" }");
+                    let message = format!("variable {name:?} must be a string or a secret");
+                    collector.fault_with(
+                        value.span(),
+                        message,
+                        "no \"secret\" in this table",
+                        "write { secret = \"NAME\" }",
+                    );
                 }
                 if let Some(At { value: secret, span }) = secret {
                     match Name::new(&secret) {
                         Ok(secret) => secrets.push((name, secret)),
                         Err(error) => {
-                            collector.fault(span, format!("{secret:?} is no secret's name: {error}"), "here");
+                            collector.fault(
+                                span,
+                                format!("{secret:?} is not a valid name for a secret: {error}"),
+                                "invalid name",
+                            );
                         }
                     }
                 }
@@ -609,8 +622,8 @@ fn depends_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Vec<Dep
                         found.push(Depends { on, condition, required });
                     }
                     _ => collector.wrong_type(
-                        &format!("the condition on {:?}", on.value),
-                        "a condition or a table { on, required }",
+                        &format!("the dependency on {:?}", on.value),
+                        "a condition such as \"ready\" or a table { on, required }",
                         value,
                     ),
                 }
@@ -643,8 +656,8 @@ fn target(
             collector.fault_with(
                 span,
                 format!("{what:?} needs one of {}", known.join(", ")),
-                "how is it checked?",
-                "such as { tcp = \"127.0.0.1:6379\" }",
+                "no check given",
+                "write a check such as { tcp = \"127.0.0.1:6379\" }",
             );
             None
         }
@@ -659,8 +672,8 @@ fn target(
             collector.fault_with(
                 value.span(),
                 format!("{what:?} has both {first:?} and {second:?}"),
-                "one check at a time",
-                "keep the one that tells most",
+                "a second check",
+                "keep only one of the two checks",
             );
             None
         }
@@ -682,8 +695,8 @@ fn ready(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Ready
     if matches!(target, Some(Target::Log(_) | Target::After(_))) {
         for key in ["interval", "timeout", "successes"] {
             if let Some(span) = inner.key_span(key) {
-                let message = format!("{key:?} has no meaning for a \"ready\" that repeats nothing");
-                collector.fault(span, message, "only for tcp, http and exec");
+                let message = format!("{key:?} has no effect on a \"ready\" that is not repeated");
+                collector.fault(span, message, "only tcp, http and exec are repeated");
             }
         }
     }
@@ -781,7 +794,7 @@ fn backoff(
         }
     }
     if backoff.initial > backoff.max {
-        collector.fault(span, "the \"initial\" delay is longer than \"max\"", "which of the two?");
+        collector.fault(span, "the \"initial\" delay is longer than \"max\"", "\"initial\" exceeds \"max\"");
     }
     backoff
 }
@@ -793,7 +806,7 @@ fn codes(value: &Spanned<DeValue<'_>>, collector: &mut Collector) -> Vec<i32> {
         match exit {
             ExitMatch::Code(code) => found.push(code),
             ExitMatch::Signal(_) => {
-                collector.fault(span, "a signal is no exit code", "only numbers from 0 to 255");
+                collector.fault(span, "a signal is not an exit code", "expected a number from 0 to 255");
             }
         }
     }
@@ -832,8 +845,8 @@ fn exits_at(
                 let signal = if what == "success_codes" { "" } else { " or a signal such as \"SIGSEGV\"" };
                 collector.fault_with(
                     item.span(),
-                    format!("an entry of {what:?} is an exit code from 0 to 255{signal}"),
-                    "it is not",
+                    format!("an entry of {what:?} must be an exit code from 0 to 255{signal}"),
+                    "invalid entry",
                     format!("write {what} = [0, 3]"),
                 );
             }
@@ -899,11 +912,11 @@ fn log(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> Option<Log> {
         let fits =
             words.len() <= 2 && words.iter().all(|w| !w.contains(char::is_whitespace)) && owner.value != ":";
         if owner.value.is_empty() || !fits {
-            let hint = "\"user\", \"user:group\" or \":group\", by name or number";
+            let hint = "write \"user\", \"user:group\" or \":group\", by name or number";
             collector.fault_with(
                 owner.span,
-                format!("{:?} is no owner", owner.value),
-                "whose is that?",
+                format!("{:?} is not a valid owner", owner.value),
+                "invalid owner",
                 hint,
             );
             return None;
@@ -928,8 +941,8 @@ fn signal(what: &str, value: &Spanned<DeValue<'_>>, collector: &mut Collector) -
     if number.is_none() {
         collector.fault_with(
             value.span(),
-            format!("{text:?} is no signal"),
-            "unknown",
+            format!("{text:?} is not a signal"),
+            "unknown signal",
             "write it as \"SIGTERM\", \"SIGINT\" or \"SIGQUIT\"",
         );
     }

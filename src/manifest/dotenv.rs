@@ -24,12 +24,12 @@ pub(super) fn parse(text: &str) -> (Vec<(String, String)>, Vec<Bad>) {
         }
         let body = line.strip_prefix("export ").map_or(line, str::trim_start);
         let Some((name, value)) = body.split_once('=') else {
-            bad.push((start..end, "a line of an env file reads NAME=value".to_owned()));
+            bad.push((start..end, "a line of an env file must have the form NAME=value".to_owned()));
             continue;
         };
         let name = name.trim_end();
         if !is_variable(name) {
-            bad.push((start..end, format!("{name:?} is no name of a variable")));
+            bad.push((start..end, format!("{name:?} is not a valid variable name")));
             continue;
         }
         let value = value.trim_start();

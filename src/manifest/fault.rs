@@ -107,7 +107,7 @@ impl LoadError {
     /// The first fault alone, as `status` shows it.
     pub fn in_short(&self) -> FaultyManifest {
         let (line, message) = match self {
-            LoadError::Unreadable { error, .. } => (1, format!("it can't be read: {error}")),
+            LoadError::Unreadable { error, .. } => (1, format!("the manifest can't be read: {error}")),
             LoadError::Faulty(faults) => match faults.first() {
                 Some(fault) => (fault.place().0, fault.message.clone()),
                 None => (1, String::new()),

@@ -122,7 +122,7 @@ fn whole(plan: &mut Plan) -> Graph {
         let missing = spec.depends_on.iter().find(|dependency| !names.contains(&dependency.on));
         if let Some(missing) = missing.map(|dependency| dependency.on.clone()) {
             let spec = Arc::make_mut(spec);
-            spec.fault = Some(format!("it depends on {missing}, which is in no readable manifest"));
+            spec.fault = Some(format!("it depends on {missing}, which no readable manifest declares"));
             spec.depends_on.retain(|dependency| names.contains(&dependency.on));
         }
     }
@@ -319,7 +319,7 @@ fn break_cycles(plan: &mut Plan, cycles: &[Vec<Name>], names: &[Declared]) -> Ve
     let mut faults = Vec::new();
     for cycle in cycles {
         let words: Vec<&str> = cycle.iter().map(Name::as_str).collect();
-        let message = format!("dependencies in a circle: {}", words.join(" -> "));
+        let message = format!("dependency cycle: {}", words.join(" -> "));
         for spec in &mut plan.services {
             if cycle.contains(&spec.name) {
                 let spec = Arc::make_mut(spec);
@@ -339,9 +339,9 @@ fn break_cycles(plan: &mut Plan, cycles: &[Vec<Name>], names: &[Declared]) -> Ve
                 source: Arc::clone(&declared.source),
                 span: at..at + if at == 0 { 0 } else { next[1].len() },
                 message: message.clone(),
-                label: "part of the circle".to_owned(),
+                label: "part of the cycle".to_owned(),
                 also: None,
-                hint: Some("leave one of these dependencies out".to_owned()),
+                hint: Some("remove one of these dependencies".to_owned()),
             }]));
         }
     }

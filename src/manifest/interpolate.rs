@@ -39,7 +39,7 @@ pub(super) fn expand(text: &str, lookup: &mut Lookup<'_>) -> Result<String, Trou
                 None => (inside, None),
             };
             if !is_variable(name) {
-                return Err(Trouble::Malformed(format!("{name:?} is no name of a variable")));
+                return Err(Trouble::Malformed(format!("{name:?} is not a valid variable name")));
             }
             // As in a shell, `:-` also stands in for an empty value.
             match (lookup(name)?, default) {
@@ -54,7 +54,7 @@ pub(super) fn expand(text: &str, lookup: &mut Lookup<'_>) -> Result<String, Trou
     }
     result.push_str(rest);
     if result.len() > LONGEST {
-        return Err(Trouble::Malformed("it grows to more than 1 MiB".to_owned()));
+        return Err(Trouble::Malformed("the expanded text is longer than 1 MiB".to_owned()));
     }
     Ok(result)
 }

@@ -71,7 +71,7 @@ impl LastGood {
         if let Some(Keeper(keep)) = &self.kept_in {
             let text = serde_json::to_string(&self.texts).unwrap_or_default();
             if let Err(error) = keep(&text) {
-                tracing::warn!(%error, "what the manifests say is not kept for a daemon after this one");
+                tracing::warn!(%error, "the manifests can't be saved for the next daemon");
             }
         }
     }

@@ -131,7 +131,7 @@ pub(super) fn load_among(
                 source,
                 span: at..at + 3,
                 message: "the manifest is not UTF-8 text".to_owned(),
-                label: "this byte is none".to_owned(),
+                label: "invalid UTF-8".to_owned(),
                 also: None,
                 hint: Some("save it as UTF-8".to_owned()),
             }]));
@@ -227,7 +227,7 @@ fn read(
     if !errors.is_empty() {
         for error in errors {
             let span = error.span().unwrap_or(0..0);
-            collector.fault(span, format!("not TOML: {}", error.message()), "here");
+            collector.fault(span, format!("invalid TOML: {}", error.message()), "syntax error");
         }
         return Err(sorted(collector.faults));
     }
@@ -406,8 +406,8 @@ impl Loader<'_> {
                     if let Err(error) = regex::bytes::Regex::new(&pattern.value) {
                         faults.collector.fault_with(
                             pattern.span.clone(),
-                            format!("{:?} is no regular expression", pattern.value),
-                            "can't read this",
+                            format!("{:?} is not a valid regular expression", pattern.value),
+                            "invalid regular expression",
                             last_line(&error.to_string()),
                         );
                     }
@@ -522,7 +522,7 @@ impl Loader<'_> {
                         source: Arc::clone(&source),
                         span,
                         message,
-                        label: "here".to_owned(),
+                        label: "invalid line".to_owned(),
                         also: None,
                         hint: None,
                     });
@@ -570,8 +570,11 @@ impl Faults<'_> {
             ),
             Trouble::Circular(path) => self.collector.fault(
                 at.span.clone(),
-                format!("service {service:?}: variables made of each other: {}", path.join(" -> ")),
-                "part of the circle",
+                format!(
+                    "service {service:?}: variables refer to each other in a cycle: {}",
+                    path.join(" -> ")
+                ),
+                "part of the cycle",
             ),
         }
         None
@@ -588,16 +591,21 @@ impl Faults<'_> {
         let path = absolute(folder, &text);
         if text == "~" || text.starts_with("~/") {
             let hint = format!("write ${{HOME}}{}", &text[1..]);
-            self.collector.fault_with(at.span.clone(), "nobody expands \"~\" here", "taken as it is", hint);
+            self.collector.fault_with(
+                at.span.clone(),
+                "\"~\" is not expanded in a path",
+                "taken literally",
+                hint,
+            );
             return None;
         }
         let named = Path::new(&text).file_name().is_some() && !text.ends_with("/.");
         if text.is_empty() || text.ends_with('/') || text.contains('\0') || !named {
             self.collector.fault_with(
                 at.span.clone(),
-                format!("{text:?} is no file"),
-                "can't write to this",
-                "a path such as \"logs/web.log\", which counts from the manifest's folder",
+                format!("{text:?} is not a file path"),
+                "not a file path",
+                "write a path such as \"logs/web.log\", relative to the manifest's folder",
             );
             return None;
         }
@@ -621,8 +629,8 @@ impl Faults<'_> {
                 if let Err(hint) = validate::address(&text) {
                     self.collector.fault_with(
                         at.span.clone(),
-                        format!("{text:?} is no address to connect to"),
-                        "can't connect to this",
+                        format!("{text:?} is not a valid address"),
+                        "invalid address",
                         hint,
                     );
                 }
@@ -633,8 +641,8 @@ impl Faults<'_> {
                 if let Err(hint) = validate::url(&text) {
                     self.collector.fault_with(
                         at.span.clone(),
-                        format!("{text:?} is no URL that can be checked"),
-                        "can't ask this",
+                        format!("{text:?} is not a URL that can be checked"),
+                        "unsupported URL",
                         hint,
                     );
                 }

@@ -80,8 +80,8 @@ pub(super) fn kind_of(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number with a point",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Float(_) => "a decimal number",
+        DeValue::Boolean(_) => "a boolean",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
@@ -161,7 +161,7 @@ impl<'a, 'i> Reader<'a, 'i> {
             let message = format!("unknown key {text:?} in {}", self.name);
             let hint = match nearest(text, self.section.names()) {
                 Some(near) => format!("did you mean {near:?}?"),
-                None => format!("known here: {}", self.section.names().collect::<Vec<_>>().join(", ")),
+                None => format!("the known keys are {}", self.section.names().collect::<Vec<_>>().join(", ")),
             };
             collector.fault_with(key.span(), message, "no such key", hint);
         }
@@ -204,7 +204,7 @@ impl<'a, 'i> Reader<'a, 'i> {
                 value.span(),
                 format!("{key:?} must be a whole number from {least} to {most}"),
                 "out of bounds",
-                format!("the least is {least}"),
+                format!("the minimum is {least}"),
             );
         }
         within.map(|n| At { value: n, span: value.span() })
@@ -227,7 +227,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         let number = parsed.filter(|n| (least..=most).contains(&n));
         if number.is_none() {
             let message = format!("{key:?} must be a number from {least} to {most}");
-            collector.fault_with(value.span(), message, "out of bounds", format!("the least is {least}"));
+            collector.fault_with(value.span(), message, "out of bounds", format!("the minimum is {least}"));
         }
         number
     }
@@ -244,7 +244,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         }
         let message = match *least < Duration::from_millis(1) {
             true => format!("{key:?} can't be zero"),
-            false => format!("{key:?} is at least {}", humantime::format_duration(*least)),
+            false => format!("{key:?} must be at least {}", humantime::format_duration(*least)),
         };
         collector.fault_with(value.span(), message, "too short", "write a longer one, such as \"250ms\"");
         None
@@ -264,7 +264,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         let size = size(&text);
         if size.is_none() {
             let hint = "write it as \"64KiB\", \"100MiB\" or a number of bytes";
-            collector.fault_with(value.span(), format!("{key:?} is no size"), "can't read this", hint);
+            collector.fault_with(value.span(), format!("{key:?} must be a size"), "invalid value", hint);
         }
         size
     }
@@ -298,7 +298,11 @@ pub(super) fn string(
 ) -> Option<At<String>> {
     match value.get_ref() {
         DeValue::String(text) if text.contains('\0') => {
-            collector.fault(value.span(), format!("{what:?} contains a NUL character"), "NUL in here");
+            collector.fault(
+                value.span(),
+                format!("{what:?} contains a NUL character"),
+                "NUL character in this string",
+            );
             None
         }
         DeValue::String(text) => Some(At { value: text.to_string(), span: value.span() }),
@@ -342,9 +346,14 @@ pub(super) fn choice<T: Copy>(
     let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
     let hint = match nearest(&text.value, words.iter().copied()) {
         Some(near) => format!("did you mean {near:?}?"),
-        None => format!("one of {}", words.join(", ")),
+        None => format!("write one of {}", words.join(", ")),
     };
-    collector.fault_with(text.span, format!("{what:?} can't be {:?}", text.value), "unknown", hint);
+    collector.fault_with(
+        text.span,
+        format!("{what:?} can't have the value {:?}", text.value),
+        "unknown value",
+        hint,
+    );
     None
 }
 
@@ -355,7 +364,7 @@ pub(super) fn duration(
 ) -> Option<Duration> {
     if let DeValue::Integer(number) = value.get_ref() {
         let hint = format!("write \"{}s\" for seconds", number.as_str());
-        collector.fault_with(value.span(), format!("{what:?} needs a unit"), "how long is that?", hint);
+        collector.fault_with(value.span(), format!("{what:?} needs a unit"), "no unit", hint);
         return None;
     }
     let text = string(what, value, collector)?;
@@ -368,8 +377,8 @@ pub(super) fn duration(
         Err(error) => {
             collector.fault_with(
                 text.span,
-                format!("{what:?} is no duration: {error}"),
-                "can't read this",
+                format!("{what:?} must be a duration: {error}"),
+                "invalid value",
                 "write it as \"250ms\", \"10s\" or \"1m 30s\"",
             );
             None

@@ -21,7 +21,7 @@ impl TryFrom<Written> for Size {
             Written::Number(number) => number.to_string(),
             Written::Text(text) => text,
         };
-        size(&text).map(Size).ok_or_else(|| format!("{text:?} is no size (write \"64KiB\" or \"100MiB\")"))
+        size(&text).map(Size).ok_or_else(|| format!("{text:?} is not a size (write \"64KiB\" or \"100MiB\")"))
     }
 }
 

@@ -129,9 +129,10 @@ pub(super) fn services(
                 let hint = if groups.contains(on) {
                     format!("{on:?} is a group: depend on its members")
                 } else if on.contains('/') && others.kinds.is_empty() {
-                    "services of other projects are known to a daemon, whose folder has both".to_owned()
+                    "services of other projects are known only to a daemon whose folder has both manifests"
+                        .to_owned()
                 } else if let Some(None) = others.shorts.get(on) {
-                    format!("several are called {on:?}: write PROJECT/{on}")
+                    format!("several services are called {on:?}: write PROJECT/{on}")
                 } else {
                     let names = declared.services.iter().map(|s| s.name.value.as_str());
                     known_names(on, names.chain(others.kinds.keys().map(String::as_str)))
@@ -143,9 +144,9 @@ pub(super) fn services(
                     collector,
                     depends.on.span.clone(),
                     format!("service {name:?} depends on {on:?} twice"),
-                    "again",
+                    "named again here",
                     first,
-                    "first here",
+                    "first named here",
                 );
             }
         }
@@ -156,10 +157,10 @@ pub(super) fn services(
                     also(
                         collector,
                         other.name.span.clone(),
-                        format!("{instance:?} is also the name of replica {index} of {name:?}"),
-                        "one of the two must change",
+                        format!("{instance:?} is also the name of instance {index} of {name:?}"),
+                        "name already taken",
                         service.name.span.clone(),
-                        "has replicas",
+                        "its instances are numbered",
                     );
                 }
             }
@@ -174,9 +175,9 @@ pub(super) fn beside(declared: &Declared, there: &Plan, collector: &mut Collecto
     if let Some(span) = &declared.project.span {
         collector.fault_with(
             span.clone(),
-            "[project] has no place in what is added to a project",
-            "leave this out",
-            "services and groups alone can be added; \"env_file\" may stand at each service",
+            "a manifest that is added to a running tree can't have [project]",
+            "not allowed here",
+            "remove it: only services and groups can be added; write \"env_file\" in each service instead",
         );
     }
     let taken: HashSet<String> = plan_edit::printed(&there.services, there.groups.keys()).collect();
@@ -186,10 +187,10 @@ pub(super) fn beside(declared: &Declared, there: &Plan, collector: &mut Collecto
     for (name, span, copies) in services.chain(groups) {
         let copies = (1..=copies).map(|n| format!("{name}.{n}"));
         if let Some(clash) = std::iter::once(name.to_string()).chain(copies).find(|n| taken.contains(n)) {
-            let message = format!("{clash:?} is there already");
+            let message = format!("{clash:?} already exists in the running tree");
             let command = plan_edit::removes(there, &clash);
-            let hint = format!("choose another name, or take it out first: \"{command}\"");
-            collector.fault_with(span.clone(), message, "a name of the running tree", hint);
+            let hint = format!("choose another name, or remove it first: \"{command}\"");
+            collector.fault_with(span.clone(), message, "name already taken", hint);
         }
     }
 }
@@ -236,12 +237,12 @@ fn ports(
                 collector,
                 here,
                 format!(
-                    "port {port} is asked for twice: by {:?} and by {:?}",
+                    "port {port} is used by two services: {:?} and {:?}",
                     services[first].name, spec.name
                 ),
-                format!("{} wants it too", spec.name),
+                format!("also used by {}", spec.name),
                 span(first).unwrap_or(0..0),
-                "asked for here first",
+                "first used here",
             );
         }
         asking.push(at);
@@ -250,10 +251,10 @@ fn ports(
         };
         if let (Some(other), Some(here)) = (there.iter().find(beside), span(at)) {
             let message = format!(
-                "port {port} is asked for twice: by {:?}, which is there, and by {:?}",
+                "port {port} is used by two services: {:?}, which is in the running tree, and {:?}",
                 other.name, spec.name
             );
-            collector.fault(here, message, format!("{} wants it too", spec.name));
+            collector.fault(here, message, format!("also used by {}", spec.name));
         }
     }
 }
@@ -299,10 +300,10 @@ fn log_files(
             continue;
         };
         let (file, first, second) = (file.display(), first.as_str(), spec.name.as_str());
-        let message = format!("log file {file} is asked for twice: by {first:?} and by {second:?}");
-        let label = format!("{} wants it too", spec.name);
+        let message = format!("log file {file} is used by two services: {first:?} and {second:?}");
+        let label = format!("also used by {}", spec.name);
         match at {
-            Some(at) => also(collector, span, message, label, at, "asked for here first"),
+            Some(at) => also(collector, span, message, label, at, "first used here"),
             None => collector.fault(span, message, label),
         }
     }
@@ -346,7 +347,7 @@ pub(super) fn address(text: &str) -> Result<(String, u16), String> {
     }
     match port.parse::<u16>() {
         Ok(port) if port > 0 => Ok((host.to_owned(), port)),
-        _ => Err("a port is a number from 1 to 65535".to_owned()),
+        _ => Err("write a port from 1 to 65535".to_owned()),
     }
 }
 
@@ -354,7 +355,9 @@ pub(super) fn address(text: &str) -> Result<(String, u16), String> {
 pub(super) fn url(text: &str) -> Result<(String, u16), String> {
     let help = || "write it as \"http://127.0.0.1:5000/health\"".to_owned();
     if text.starts_with("https://") {
-        return Err("checks speak plain http; for https use exec with curl".to_owned());
+        return Err(
+            "an http check does not support https; write exec = [\"curl\", \"-f\", URL] instead".to_owned()
+        );
     }
     let rest = text.strip_prefix("http://").ok_or_else(help)?;
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -373,15 +376,20 @@ pub(super) fn tree(declared: &Declared, there: Option<&Plan>, collector: &mut Co
         declared.groups.iter().enumerate().map(|(at, g)| (g.name.value.as_str(), at)).collect();
     for group in &declared.groups {
         if group.name.value.as_str() == "root" {
-            let hint = "[project] says how the root is to be; \"root\" means it in commands and permissions";
-            collector.fault_with(group.name.span.clone(), "no group can be named \"root\"", "taken", hint);
+            let hint = "choose another name: \"root\" is the root group, which [project] configures";
+            collector.fault_with(
+                group.name.span.clone(),
+                "no group can be named \"root\"",
+                "reserved name",
+                hint,
+            );
         }
         if let Some(service) = services.get(group.name.value.as_str()) {
             also(
                 collector,
                 group.name.span.clone(),
-                format!("{:?} names a service and a group", group.name.value.as_str()),
-                "one of the two must change",
+                format!("{:?} is the name of both a service and a group", group.name.value.as_str()),
+                "name already taken",
                 service.name.span.clone(),
                 "the service",
             );
@@ -400,7 +408,14 @@ pub(super) fn tree(declared: &Declared, there: Option<&Plan>, collector: &mut Co
                 } else {
                     format!("{text:?} is a member of {one:?} and of {two:?}")
                 };
-                also(collector, member.span.clone(), message, "a second time", first.clone(), "first here");
+                also(
+                    collector,
+                    member.span.clone(),
+                    message,
+                    "named again here",
+                    first.clone(),
+                    "first named here",
+                );
                 continue;
             }
             let child = match (services.get(text), groups.get(text)) {
@@ -409,9 +424,9 @@ pub(super) fn tree(declared: &Declared, there: Option<&Plan>, collector: &mut Co
                 (None, None) if there.is_some_and(|plan| is_there(plan, text)) => {
                     collector.fault_with(
                         member.span.clone(),
-                        format!("{text:?} has its place in the running tree"),
-                        "not among what is added",
-                        "what runs is not moved; --group adds to a group of the running tree",
+                        format!("{text:?} is already in the running tree"),
+                        "not declared in this manifest",
+                        "remove it from the members: what runs is not moved; --group adds to a group of the running tree",
                     );
                     continue;
                 }
@@ -491,8 +506,8 @@ fn nested_in_itself(declared: &Declared, parent: &HashMap<&str, usize>, collecto
         collector.fault_with(
             declared.groups[first].name.span.clone(),
             format!("a group can't contain itself: {}", words.join(" -> ")),
-            "part of the circle",
-            "take it out of one of these groups",
+            "part of the cycle",
+            "remove it from one of these groups",
         );
     }
 }
@@ -508,9 +523,9 @@ pub(super) fn cycles(declared: &Declared, cycles: &[Vec<Name>], collector: &mut 
         let message = if words.len() == 2 {
             format!("service {:?} depends on itself: {}", words[0], words.join(" -> "))
         } else {
-            format!("dependencies in a circle: {}", words.join(" -> "))
+            format!("dependency cycle: {}", words.join(" -> "))
         };
-        collector.fault_with(span, message, "part of the circle", "leave one of these dependencies out");
+        collector.fault_with(span, message, "part of the cycle", "remove one of these dependencies");
     }
 }
 
@@ -545,7 +560,7 @@ fn known_names<'a>(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> 
                 break;
             }
         }
-        format!("declared are {}", names.join(", "))
+        format!("the declared names are {}", names.join(", "))
     })
 }
 
@@ -600,12 +615,12 @@ pub(super) fn idle_keys(
                 warn(
                     span,
                     message,
-                    "its end means nothing",
-                    "auto_shutdown = \"any\" or \"all\" in the group",
+                    "its exit has no effect",
+                    "write auto_shutdown = \"any\" or \"all\" in the group",
                 );
             } else if always {
-                let message = format!("{child:?} is significant, and its policy always brings it back");
-                warn(span, message, "it never ends by itself", "restart = \"on-failure\" or \"never\"");
+                let message = format!("{child:?} is significant, but its restart policy always restarts it");
+                warn(span, message, "always restarted", "write restart = \"on-failure\" or \"never\"");
             }
         }
         let span = match name {
@@ -614,8 +629,8 @@ pub(super) fn idle_keys(
         };
         if let Some(span) = span.filter(|_| shuts_down && !counted) {
             let message =
-                format!("{shown} has an \"auto_shutdown\" and nothing whose end would bring it about");
-            warn(span, message, "it never goes down by itself", "significant = true in a member");
+                format!("{shown} has \"auto_shutdown\", but no significant member whose exit could cause it");
+            warn(span, message, "never shuts down automatically", "write significant = true in a member");
         }
     }
     warnings
@@ -643,7 +658,7 @@ pub(super) fn useless_log_files(
                 source: Arc::clone(&collector.source),
                 span: span.span.clone(),
                 message,
-                label: "what it prints will go into the state folder".to_owned(),
+                label: "its output will go to the state folder".to_owned(),
                 also: None,
                 hint: Some(hint.to_owned()),
             });
@@ -655,12 +670,12 @@ pub(super) fn useless_log_files(
 /// Why a path can't be a log file, as far as that can be seen before it is opened, and what to do
 /// instead.
 fn useless(path: &Path) -> Option<(String, &'static str)> {
-    const ANOTHER: &str = "name a file, in a folder of the supervisor's own";
+    const ANOTHER: &str = "name a regular file in a folder that the supervisor owns";
     let own = ["/dev/stdout", "/dev/stderr", "/dev/stdin"].iter().any(|own| path == Path::new(own));
     let by_number = ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder));
     let device = || std::fs::metadata(path).is_ok_and(|at| at.file_type().is_char_device());
     if own || by_number || device() {
-        let hint = "write file = \"inherit\" to have it go to the daemon's own output";
+        let hint = "write file = \"inherit\" to send the output to the daemon's own output";
         return Some(("it is a device".to_owned(), hint));
     }
     match std::fs::symlink_metadata(path) {
@@ -669,7 +684,7 @@ fn useless(path: &Path) -> Option<(String, &'static str)> {
         Ok(at) if at.file_type().is_fifo() => return Some(("it is a pipe".to_owned(), ANOTHER)),
         Ok(at) if !at.is_file() => return Some(("it is not a regular file".to_owned(), ANOTHER)),
         Ok(at) if at.nlink() > 1 => {
-            return Some(("it has another name, too (a hard link)".to_owned(), ANOTHER));
+            return Some(("it has another name as well (a hard link)".to_owned(), ANOTHER));
         }
         Ok(_) | Err(_) => {}
     }
@@ -677,14 +692,14 @@ fn useless(path: &Path) -> Option<(String, &'static str)> {
     let folder = path.ancestors().skip(1).find_map(|folder| Some((folder, std::fs::metadata(folder).ok()?)));
     let (folder, about) = folder?;
     let whose = match (about.uid(), about.mode() & 0o1002 == 0o002) {
-        _ if !about.is_dir() => format!("{} is no folder", folder.display()),
+        _ if !about.is_dir() => format!("{} is not a folder", folder.display()),
         (_, true) if by_root => format!("everybody may write to {}", folder.display()),
         (1.., _) if by_root => {
-            format!("{} is another user's, who could have root write elsewhere", folder.display())
+            format!("{} belongs to another user, who could make root write elsewhere", folder.display())
         }
         _ => return None,
     };
-    Some((whose, "name a file in a folder of root's; \"owner\" and \"mode\" let others read it"))
+    Some((whose, "name a file in a folder that root owns; \"owner\" and \"mode\" let others read it"))
 }
 
 /// Warnings about groups whose members restart so slowly that the restart limit can't be reached.
@@ -709,13 +724,13 @@ pub(super) fn unreachable_limits(
                 source: Arc::clone(&collector.source),
                 span: group.name.span.clone(),
                 message: format!(
-                    "group {:?} never gives up: with their backoff its members crash at most {crashes} times within {}, and the limit is more than {intensity}",
+                    "group {:?} never gives up: with their backoff, its members crash at most {crashes} times within {}, and it gives up after more than {intensity}",
                     group.name.value.as_str(),
                     humantime::format_duration(period)
                 ),
                 label: "this limit can't be reached".to_owned(),
                 also: None,
-                hint: Some("a longer \"period\", a smaller \"intensity\", or a shorter backoff".to_owned()),
+                hint: Some("write a longer \"period\", a smaller \"intensity\" or a shorter backoff".to_owned()),
             });
         }
     }

@@ -46,14 +46,14 @@ impl Machine {
         let mut sample = MachineSample { unread: Vec::new(), ..self.before.clone() };
         match &mut self.system {
             Some(system) => read_system(system, self.last.is_some(), &mut sample, &mut unread),
-            None => unread.push("cpu, memory: the machine does not tell".to_owned()),
+            None => unread.push("cpu, memory: the machine does not report them".to_owned()),
         }
         match &mut self.networks {
             Some(networks) => {
                 networks.refresh(true);
                 sample.networks = networks_of(networks, elapsed);
             }
-            None => unread.push("network: the machine does not tell".to_owned()),
+            None => unread.push("network: the machine does not report it".to_owned()),
         }
         match self.disks.read(now) {
             Ok(disks) => sample.disks = disks,
@@ -88,7 +88,7 @@ fn read_system(system: &mut System, again: bool, sample: &mut MachineSample, unr
         sample.per_core = system.cpus().iter().map(core).collect();
     }
     if system.total_memory() == 0 {
-        unread.push("memory: /proc/meminfo says nothing of it".to_owned());
+        unread.push("memory: /proc/meminfo does not report it".to_owned());
     } else {
         (sample.memory_total_bytes, sample.memory_used_bytes) = (system.total_memory(), system.used_memory());
         (sample.swap_total_bytes, sample.swap_used_bytes) = (system.total_swap(), system.used_swap());
@@ -147,7 +147,7 @@ impl DiskReader {
         };
         let Some((disks, last)) = away else {
             *self = DiskReader::Idle(Disks::new().ok().map(Box::new), None);
-            return Err("the machine does not tell".to_owned());
+            return Err("the machine does not report them".to_owned());
         };
         let elapsed = last.map(|last| now.saturating_sub(last).as_secs_f64()).filter(|s| *s > 0.0);
         let (answer, answered) = mpsc::channel();
@@ -175,7 +175,7 @@ impl DiskReader {
             }
             Err(RecvTimeoutError::Disconnected) => {
                 *self = DiskReader::Idle(Disks::new().ok().map(Box::new), None);
-                Err("the reading broke".to_owned())
+                Err("the reading failed".to_owned())
             }
         }
     }

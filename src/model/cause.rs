@@ -114,7 +114,7 @@ impl fmt::Display for StopCause {
         f.write_str(match self {
             StopCause::Command => "stopped by hand",
             StopCause::Restart => "restarted by hand",
-            StopCause::Removed => "taken out",
+            StopCause::Removed => "removed",
             StopCause::Shutdown => "shutting down",
             StopCause::Group => "its group restarts",
             StopCause::GaveUp => "its group gave up",
@@ -124,7 +124,7 @@ impl fmt::Display for StopCause {
             StopCause::LeftBehind => "its main process is gone",
             StopCause::Dependency => "what it depends on crashed",
             StopCause::AutoShutdown => "its group is done",
-            StopCause::Internal => "regrow lost hold of it",
+            StopCause::Internal => "regrow lost track of it",
         })
     }
 }

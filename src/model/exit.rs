@@ -39,7 +39,7 @@ impl fmt::Display for Exit {
                 }
                 Ok(())
             }
-            Exit::Unknown => f.write_str("an end unknown"),
+            Exit::Unknown => f.write_str("an unknown exit"),
         }
     }
 }

@@ -37,10 +37,12 @@ impl fmt::Display for NameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NameError::Empty => f.write_str("a name can't be empty"),
-            NameError::TooLong(n) => write!(f, "a name has at most {NAME_MAX} characters, this one has {n}"),
+            NameError::TooLong(n) => {
+                write!(f, "a name must have at most {NAME_MAX} characters, but this one has {n}")
+            }
             NameError::BadCharacter(c) => write!(
                 f,
-                "{c:?} can't stand there: a name starts with a-z or 0-9 and goes on with a-z, 0-9, '.', '_' or '-'"
+                "{c:?} is not allowed there: a name starts with a-z or 0-9 and goes on with a-z, 0-9, '.', '_' or '-'"
             ),
         }
     }

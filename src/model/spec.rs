@@ -646,7 +646,7 @@ impl<'de> Deserialize<'de> for ExitMatch {
             Either::Code(code) => Ok(ExitMatch::Code(code)),
             Either::Signal(name) => signal_number(&name)
                 .map(ExitMatch::Signal)
-                .ok_or_else(|| serde::de::Error::custom(format!("{name:?} is no signal"))),
+                .ok_or_else(|| serde::de::Error::custom(format!("{name:?} is not a signal"))),
         }
     }
 }
@@ -809,7 +809,7 @@ mod signal_text {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i32, D::Error> {
         let text = String::deserialize(deserializer)?;
-        signal_number(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no signal")))
+        signal_number(&text).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is not a signal")))
     }
 }
 

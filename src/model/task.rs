@@ -399,7 +399,7 @@ fn as_bytes(text: String, encoding: Option<&str>, total: u64) -> Result<OutputTe
     let bytes = match encoding {
         None => text.into_bytes(),
         Some("base64") => STANDARD.decode(&text).map_err(|error| error.to_string())?,
-        Some(other) => return Err(format!("an encoding of unknown name: {other}")),
+        Some(other) => return Err(format!("unknown encoding: {other}")),
     };
     Ok(OutputText { bytes, total })
 }

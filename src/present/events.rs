@@ -40,7 +40,7 @@ fn instance_in_words(fact: &InstanceFact) -> String {
             format!("{instance}: {check} check failed ({in_a_row} in a row): {message}")
         }
         InstanceFact::CheckUnable { instance, check, message, .. } => {
-            format!("{instance}: {check} check could not be made: {message}")
+            format!("{instance}: {check} check could not be run: {message}")
         }
         InstanceFact::HealthChanged { instance, health, .. } => {
             format!("{instance}: {health}")
@@ -59,7 +59,7 @@ fn instance_in_words(fact: &InstanceFact) -> String {
             format!("{instance}: SIGKILL after {}", short(*after))
         }
         InstanceFact::Stuck { instance, .. } => {
-            format!("{instance}: not gone even after SIGKILL")
+            format!("{instance}: SIGKILL has not ended it")
         }
         InstanceFact::Paused { instance, .. } => format!("{instance}: paused"),
         InstanceFact::Resumed { instance, .. } => format!("{instance}: resumed"),
@@ -67,7 +67,7 @@ fn instance_in_words(fact: &InstanceFact) -> String {
             format!("{instance}: its {hook} hook failed: {message}")
         }
         InstanceFact::EnvRenewed { instance, .. } => {
-            format!("{instance}: starts with what its env files say by now")
+            format!("{instance}: starts with the current contents of its env files")
         }
         InstanceFact::ForksAway { instance, left, .. } => {
             format!("{instance}: {}", forks_away(*left))
@@ -96,7 +96,7 @@ fn instance_in_words(fact: &InstanceFact) -> String {
         }
         InstanceFact::Completed { instance } => format!("{instance}: completed"),
         InstanceFact::Crashed { instance, exit, retry_in, attempt } => {
-            format!("{instance}: crashed ({exit}), return {attempt} in {}", short(*retry_in))
+            format!("{instance}: crashed ({exit}), restart {attempt} in {}", short(*retry_in))
         }
         InstanceFact::Failed { instance, why } => format!("{instance}: failed: {why}"),
     }
@@ -140,10 +140,10 @@ fn tree_in_words(fact: &TreeFact) -> String {
             format!("{} {} denied{whom}: {}", command.verb(), selected(command), denial.reason)
         }
         TreeFact::StoreLost { lost_events: None, reason } => {
-            format!("what happens can't be written down: {reason}; services are not affected")
+            format!("events can't be recorded: {reason}; services are not affected")
         }
         TreeFact::StoreLost { lost_events: Some(lost), .. } => {
-            format!("what happens is written down again; {lost} events were not")
+            format!("events are recorded again; {lost} events were lost")
         }
         TreeFact::Added { addition } => {
             let at = addition.into.as_ref().map_or("the root group".to_owned(), |g| format!("group {g}"));
@@ -166,6 +166,11 @@ fn tree_in_words(fact: &TreeFact) -> String {
             Some(group) => format!("project {project} goes down: group {group} gave up"),
             None => format!("project {project} goes down: it gave up"),
         },
+        TreeFact::ActorBroke { actor, reason, lost } => {
+            format!(
+                "a fault in regrow itself: the {actor} broke ({reason}) and is started again; lost: {lost}"
+            )
+        }
         TreeFact::ShutdownStarted { cause } => format!("going down: {cause}"),
         TreeFact::ShutdownDone => "the shutdown is done".to_owned(),
     }

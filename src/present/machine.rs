@@ -19,6 +19,6 @@ pub fn exceeded(thresholds: &Thresholds, machine: Option<&MachineSample>) -> Vec
         .iter()
         .filter_map(|disk| above(&format!("disk {}", disk.mount), disk.used_percent, thresholds.disk));
     let (load, most) = (machine.load_per_core(), thresholds.load);
-    let load = (load > most).then(|| format!("load at {load:.2} a core, above {most:.2}"));
+    let load = (load > most).then(|| format!("load at {load:.2} per core, above {most:.2}"));
     cpu.into_iter().chain(memory).chain(disks).chain(load).collect()
 }

@@ -34,7 +34,7 @@ pub fn forks_away(left: usize) -> String {
 pub fn lost_sight(of: usize) -> String {
     let (processes, have) = if of == 1 { ("process", "has") } else { ("processes", "have") };
     format!(
-        "gone as far as can be seen; {of} {processes} of it {have} shed its marks and ended, and may have left others: a cgroup would tell"
+        "gone as far as can be seen; {of} {processes} of it {have} shed its marks and ended, and may have left others behind: only a cgroup could show them"
     )
 }
 
@@ -52,7 +52,7 @@ pub fn not_kept(reason: &str) -> String {
 pub fn kept_again(lost: u64) -> String {
     match lost {
         0 => "its output is kept again; nothing of it is missing".to_owned(),
-        lost => format!("its output is kept again; {lost} bytes were not"),
+        lost => format!("its output is kept again; {lost} bytes were lost"),
     }
 }
 

@@ -137,7 +137,7 @@ impl RecordingReader {
         let format = serde_json::from_str::<serde_json::Value>(&first)
             .ok()
             .and_then(|head| head.get("regrow_recording")?.as_u64())
-            .ok_or_else(|| ReadError::NotOurs("this is no recording of regrow".to_owned()))?;
+            .ok_or_else(|| ReadError::NotOurs("this is not a recording of regrow".to_owned()))?;
         if !(1..=u64::from(FORMAT)).contains(&format) {
             return Err(ReadError::NotOurs(format!(
                 "this recording has format {format}; this regrow reads up to {FORMAT}"

@@ -295,7 +295,7 @@ fn take_over(
     match strangers {
         UnclaimedPolicy::End => {
             for (name, found) in &newest {
-                tracing::warn!(pid = found.pid, "{name} is in no manifest any more, and ended");
+                tracing::warn!(pid = found.pid, "{name} is no longer in any manifest and is stopped");
                 end_unwanted(host, found.key, FAREWELL);
             }
         }
@@ -304,7 +304,7 @@ fn take_over(
                 unknown.insert(name, UnclaimedProcess { written: Some(past), left: None });
             }
             for (name, found) in newest {
-                tracing::warn!(pid = found.pid, "{name} is in no readable manifest, and left alone");
+                tracing::warn!(pid = found.pid, "{name} is in no readable manifest and is left running");
                 let Some(owner) = found.owner else {
                     continue;
                 };

@@ -77,8 +77,8 @@ pub enum JobError {
 impl fmt::Display for JobError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            JobError::Cancelled => f.write_str("it was cancelled before it ran"),
-            JobError::Panicked(words) => write!(f, "it panicked: {words}"),
+            JobError::Cancelled => f.write_str("the job was cancelled before it ran"),
+            JobError::Panicked(words) => write!(f, "the job panicked: {words}"),
             JobError::Gone => f.write_str("the runtime has ended"),
         }
     }
@@ -237,7 +237,7 @@ fn apart(work: impl FnOnce()) {
 
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without words".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 /// A function that the pool has accepted, as the future of its value. Dropping the job does not
@@ -357,13 +357,13 @@ impl BlockingPool {
         if state.door == Door::Closed {
             return Err(denial(
                 DenialCode::ShuttingDown,
-                format!("the pool {} takes nothing more", inner.name),
+                format!("the pool {} accepts no more jobs", inner.name),
             ));
         }
         let free = inner.size.workers - state.running.min(inner.size.workers);
         let waiting = state.waiting;
         if waiting >= inner.size.queue.saturating_add(free) {
-            let reason = format!("the queue of the pool {} is full: {waiting} wait", inner.name);
+            let reason = format!("the queue of the pool {} is full: {waiting} jobs are waiting", inner.name);
             return Err(denial(DenialCode::TooManyRequests, reason));
         }
         if waiting < state.queue.len() / 2 {
@@ -554,7 +554,7 @@ mod tests {
         let (second, third) = (pool.submit(|| 2).unwrap(), pool.submit(|| 3).unwrap());
         let refused = pool.submit(|| 4).err().unwrap();
         assert_eq!(refused.code, DenialCode::TooManyRequests);
-        assert_eq!(refused.reason, "the queue of the pool test is full: 2 wait");
+        assert_eq!(refused.reason, "the queue of the pool test is full: 2 jobs are waiting");
         assert_eq!((first.state(), second.state()), (JobState::Running, JobState::Queued));
         assert!(second.cancel() && !second.cancel(), "once");
         assert_eq!((second.state(), pool.snapshot().queued), (JobState::Cancelled, 1));

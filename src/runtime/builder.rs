@@ -11,10 +11,11 @@ use tokio::sync::{Semaphore, watch};
 
 use super::Inner;
 use crate::actors::event_log::EventLog;
-use crate::actors::graph::DependencyGraph;
+use crate::actors::graph::{DependencyGraph, RootPlace};
 use crate::actors::messages::{GraphMsg, SupervisorMsg};
 use crate::actors::monitor::{Measured, ResourceMonitor};
 use crate::actors::supervisor::{Position, RootChannel, ServiceSupervisor, SupervisorArgs};
+use crate::actors::system::{Registered, SystemMsg, SystemSupervisor, supervise};
 use crate::actors::worker_pool::{HostFactory, TaskContext, TaskPersistence, TaskRules};
 use crate::actors::{ActorContext, CHECKS_AT_ONCE, LogRetention, hooks};
 use crate::decide::group::GroupInput;
@@ -91,10 +92,10 @@ pub(super) fn lasting(
     match WaitingTasks::open(held, hold) {
         Ok((waiting, left)) => {
             let left = if going_down { Vec::new() } else { left };
-            TaskPersistence { over: ledger, waiting: Some(waiting), left }
+            TaskPersistence { over: ledger, waiting: Some(Arc::new(waiting)), left }
         }
         Err(error) => {
-            tracing::warn!(%error, "tasks that wait are lost with this daemon");
+            tracing::warn!(%error, "waiting tasks will be lost when this daemon ends");
             TaskPersistence { over: ledger, ..TaskPersistence::default() }
         }
     }
@@ -105,7 +106,11 @@ pub(super) fn lasting(
 pub(super) fn ending_of_left_tasks(identity: String) -> Option<std::thread::JoinHandle<()>> {
     let thread = std::thread::Builder::new().name("regrow-left".into()).stack_size(256 * 1024);
     let ended = thread.spawn(move || native::end_left_tasks(&identity));
-    ended.map_err(|error| tracing::warn!(%error, "what earlier tasks have left is not looked for")).ok()
+    ended
+        .map_err(
+            |error| tracing::warn!(%error, "processes that earlier tasks left behind are not searched for"),
+        )
+        .ok()
 }
 
 pub(super) struct RuntimeBuilder {
@@ -163,12 +168,13 @@ impl RuntimeBuilder {
         let folder = self.tree_state.plan().folder.clone();
         let (context, going_down) = self.context();
 
-        let Root { root, observing, down } = start_root(&context).await?;
+        let Root { root, system, observing, down } = start_root(&context).await?;
         let measured = Measured::default();
-        let monitor = (Arc::clone(&context), sample_interval, measured.clone());
-        ResourceMonitor::spawn_linked(None, ResourceMonitor, monitor, root.get_cell())
-            .await
-            .map_err(broken)?;
+        let (of, told) = (Arc::clone(&context), measured.clone());
+        let args = move |life| (Arc::clone(&of), sample_interval, told.clone(), life);
+        let about = ("monitor".to_owned(), "one sample");
+        let monitor = Registered::default();
+        supervise::<ResourceMonitor>(&system, about, &monitor, args, || {}).await.map_err(broken)?;
 
         let task_host = TaskHost::default();
         let apart = apart.map(|identity| (Arc::clone(&task_host), identity));
@@ -179,6 +185,7 @@ impl RuntimeBuilder {
             context: Arc::clone(&context),
             samples: measured.latest.clone(),
             root: root.clone(),
+            system: system.clone(),
         };
         let pools = Pools::start(args).await?;
 
@@ -261,6 +268,7 @@ impl RuntimeBuilder {
 /// The root of a tree, with what it shares with whoever waits for it.
 struct Root {
     root: ActorRef<SupervisorMsg>,
+    system: ActorRef<SystemMsg>,
     observing: Arc<AtomicBool>,
     down: watch::Receiver<bool>,
 }
@@ -269,26 +277,36 @@ fn broken(error: ractor::SpawnErr) -> StartError {
     StartError::Tree(error.to_string())
 }
 
-/// Starts the dependency graph, and the root with every actor below it.
+/// Starts the supervisor of what the tree consists of, the dependency graph, and the root with every
+/// actor below it.
 async fn start_root(context: &Arc<ActorContext>) -> Result<Root, StartError> {
-    let graph = DependencyGraph::spawn(None, DependencyGraph, Arc::clone(context)).await;
-    let (dependencies, _) = graph.map_err(broken)?;
+    let made = SystemSupervisor::spawn(None, SystemSupervisor, Arc::clone(context)).await;
+    let (system, _) = made.map_err(broken)?;
+    let dependencies: Registered<GraphMsg> = Registered::default();
+    let place = RootPlace::default();
+    let (of, told) = (Arc::clone(context), Arc::clone(&place));
+    let args = move |_| (Arc::clone(&of), Arc::clone(&told));
+    let told = Arc::clone(&place);
+    let replaced = move || {
+        if let Some(root) = told.get() {
+            let _ = root.cast(SupervisorMsg::AskAgain);
+        }
+    };
+    let about = ("dependency graph".to_owned(), "nothing: every instance asks again");
+    supervise::<DependencyGraph>(&system, about, &dependencies, args, replaced).await.map_err(broken)?;
     let told = dependencies.clone();
     context.log.listen(move |event, tree_state| {
         if let Some(changed) = heard_by_gate(tree_state, event) {
-            let _ = told.cast(GraphMsg::Input(changed));
+            let _ = told.send(GraphMsg::Input(changed));
         }
     });
     let observing = Arc::new(AtomicBool::new(false));
     let (down_sender, down) = watch::channel(false);
     let channel = RootChannel { observing: Arc::clone(&observing), down: down_sender };
-    let args = SupervisorArgs {
-        context: Arc::clone(context),
-        dependencies: dependencies.clone(),
-        position: Position::Root(channel),
-    };
+    let position = Position::Root(channel, place);
+    let args = SupervisorArgs { context: Arc::clone(context), dependencies, position };
     let (root, _) = ServiceSupervisor::spawn(None, ServiceSupervisor, args).await.map_err(broken)?;
-    // The dependency graph ends with the root, and so does everything that it holds.
-    dependencies.link(root.get_cell());
-    Ok(Root { root, observing, down })
+    // What the tree consists of ends with the root, and so does everything that it holds.
+    system.link(root.get_cell());
+    Ok(Root { root, system, observing, down })
 }

@@ -75,7 +75,7 @@ impl std::fmt::Display for StartError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             StartError::Cycles(cycles) => {
-                f.write_str("dependencies in a circle:")?;
+                f.write_str("dependency cycle:")?;
                 for cycle in cycles {
                     let words: Vec<&str> = cycle.iter().map(Name::as_str).collect();
                     write!(f, " {}", words.join(" -> "))?;
@@ -97,7 +97,7 @@ pub struct TreeBroke;
 
 impl std::fmt::Display for TreeBroke {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the tree has ended by a fault in regrow itself")
+        f.write_str("the tree has ended because of a fault in regrow itself")
     }
 }
 

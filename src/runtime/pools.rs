@@ -15,6 +15,7 @@ use super::blocking::{BlockingPool, BlockingSize, BlockingSnapshot};
 use super::{StartError, Tasks};
 use crate::actors::ActorContext;
 use crate::actors::messages::SupervisorMsg;
+use crate::actors::system::SystemMsg;
 use crate::actors::worker_pool::{TaskContext, TaskPersistence, TaskRules};
 use crate::model::sample::Sample;
 use crate::model::stats::PoolStats;
@@ -34,7 +35,7 @@ struct Inner {
     task_context: Arc<TaskContext>,
     context: Arc<ActorContext>,
     samples: watch::Sender<Option<Arc<Sample>>>,
-    root: ActorRef<SupervisorMsg>,
+    system: ActorRef<SystemMsg>,
     tasks: Tasks,
     blocking: BlockingPool,
     named: Mutex<BTreeMap<Name, Named>>,
@@ -74,21 +75,22 @@ pub(super) struct PoolsArgs {
     pub(super) context: Arc<ActorContext>,
     pub(super) samples: watch::Sender<Option<Arc<Sample>>>,
     pub(super) root: ActorRef<SupervisorMsg>,
+    pub(super) system: ActorRef<SystemMsg>,
     pub(super) lasting: TaskPersistence,
 }
 
 impl Pools {
     pub(super) async fn start(args: PoolsArgs) -> Result<Pools, StartError> {
-        let PoolsArgs { rules, task_context, context, samples, root, lasting } = args;
+        let PoolsArgs { rules, task_context, context, samples, root, system, lasting } = args;
         let task_context = Arc::new(task_context);
         let args = (rules.clone(), Arc::clone(&task_context), None);
-        let above = (Some(root.clone()), lasting);
-        let tasks = Tasks::start(args, above, &context, samples.subscribe(), root.get_cell()).await?;
+        let above = (Some(root), lasting);
+        let tasks = Tasks::start(args, above, &context, samples.subscribe(), &system).await?;
         let name = Name::new(DEFAULT).map_err(|error| StartError::Tree(error.to_string()))?;
         let blocking = BlockingPool::new(name, BlockingSize::default());
         let named = Mutex::default();
         let ended = AtomicBool::new(false);
-        let inner = Inner { rules, task_context, context, samples, root, tasks, blocking, named, ended };
+        let inner = Inner { rules, task_context, context, samples, system, tasks, blocking, named, ended };
         Ok(Pools { inner: Arc::new(inner) })
     }
 
@@ -115,14 +117,14 @@ impl Pools {
     /// where the name is in use.
     pub async fn create_commands(&self, name: Name, rules: TaskRules) -> Result<Tasks, Denial> {
         self.free(&name)?;
-        let Inner { task_context, context, samples, root, .. } = &*self.inner;
+        let Inner { task_context, context, samples, system, .. } = &*self.inner;
         let mut rules = rules;
         // The scaler decides on every sample, as in the default pool. Only the default pool's results
         // outlive the supervisor.
         rules.scale.pause = self.inner.rules.scale.pause;
         let args = (rules, Arc::clone(task_context), Some(name.clone()));
         let above = (None, TaskPersistence::default());
-        let tasks = Tasks::start(args, above, context, samples.subscribe(), root.get_cell()).await;
+        let tasks = Tasks::start(args, above, context, samples.subscribe(), system).await;
         let tasks = tasks.map_err(|error| denial(DenialCode::ShuttingDown, error.to_string()))?;
         let taken = {
             let mut named = self.named();
@@ -211,7 +213,7 @@ impl Pools {
     /// functions go on by themselves.
     pub async fn remove(&self, name: &str, wait: bool) -> Result<(), Denial> {
         if name == DEFAULT {
-            let reason = "the pool default lives as long as its tree".to_owned();
+            let reason = "the pool default can't be removed: it lives as long as its tree".to_owned();
             return Err(denial(DenialCode::Invalid, reason));
         }
         let found = self.named().iter().find(|(of, _)| of.as_str() == name).map(|(_, pool)| pool.clone());
@@ -258,7 +260,7 @@ impl Pools {
 }
 
 fn exists(name: &Name) -> Denial {
-    denial(DenialCode::Exists, format!("there is a pool {name} already"))
+    denial(DenialCode::Exists, format!("a pool {name} already exists"))
 }
 
 fn denial(code: DenialCode, reason: String) -> Denial {

@@ -3,21 +3,23 @@
 //! It checks what it is given and turns refusals into answers. The queue, the workers and the cache
 //! are the pool's.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use ractor::{Actor, ActorRef};
+use ractor::ActorRef;
 use tokio::sync::{oneshot, watch};
 
 use super::StartError;
 use crate::actors::ActorContext;
 use crate::actors::messages::SupervisorMsg;
 use crate::actors::scaler::{PoolSettings, Scaler, ScalerArgs, ScalerMsg};
+use crate::actors::system::{Life, Registered, SystemMsg, release, supervise};
+use crate::actors::worker_pool::cache::{Cache, CacheArgs};
 use crate::actors::worker_pool::{
-    CacheKey, Finished, KeepResults, PoolArgs, PoolMsg, PoolSnapshot, Results, Stage, TaskContext,
-    TaskLifetime, TaskPersistence, TaskRules, Ticket, WorkerPool, key_of,
+    CacheAnswer, CacheKey, CacheMsg, KeepResults, PoolArgs, PoolMsg, PoolSnapshot, Stage, Submitted,
+    TaskContext, TaskLifetime, TaskPersistence, TaskRules, Ticket, WorkerPool, key_of,
 };
-use crate::decide::cache::{Cache, CacheCounts};
 use crate::decide::ledger::{KeptResult, Ledger};
 use crate::decide::pool::{MOST_WORKERS, PoolInput, PoolRefusal};
 use crate::decide::progress;
@@ -26,7 +28,6 @@ use crate::model::sample::Sample;
 use crate::model::stats::{CacheStats, Performance, PoolStats, ScalerStats, Thresholds};
 use crate::model::task::{ProgressReport, TaskId, TaskResult, TaskSpec, TaskStatus};
 use crate::model::{Denial, DenialCode, Name};
-use crate::sys::clock::Clock;
 use crate::sys::ids;
 
 /// The most bytes of each output stream that a result carries, unless the caller asks for more.
@@ -35,13 +36,11 @@ pub const IN_A_RESULT: usize = 1 << 20;
 /// A worker pool of the tree. The handle is cheap to clone.
 #[derive(Clone)]
 pub struct Tasks {
-    actor: ActorRef<PoolMsg>,
-    scaler: ActorRef<ScalerMsg>,
-    results: Arc<Mutex<Results>>,
+    pool: Registered<PoolMsg>,
+    cache: Registered<CacheMsg>,
+    scaler: Registered<ScalerMsg>,
+    pub(super) system: ActorRef<SystemMsg>,
     ledger: Option<Arc<dyn Ledger>>,
-    /// The time when the cache was last cleared; kept results from before it no longer count.
-    cleared: Arc<Mutex<Option<SystemTime>>>,
-    clock: Clock,
     disk_full: f64,
     load_high: f64,
 }
@@ -52,43 +51,77 @@ impl Tasks {
         (scales_services, lasting): (Option<ActorRef<SupervisorMsg>>, TaskPersistence),
         context: &Arc<ActorContext>,
         samples: watch::Receiver<Option<Arc<Sample>>>,
-        root: ractor::ActorCell,
+        system: &ActorRef<SystemMsg>,
     ) -> Result<Tasks, StartError> {
         let clock = task_context.clock();
-        let results = Arc::new(Mutex::new(Cache::new(rules.cache)));
         let policy = ScalePolicy { min: rules.size.min, max: rules.size.max, ..rules.scale };
-        let (disk_full, load_high, mode) = (rules.disk_full, rules.load_high, rules.mode);
+        let (disk_full, load_high) = (rules.disk_full, rules.load_high);
+        let settings = Arc::new(Mutex::new((policy, rules.mode)));
         // Only the default pool keeps its results in the ledger; a named pool has a cache in memory alone.
         let ledger = context.ledger.clone().filter(|_| rules.keep == KeepResults::InLedger && name.is_none());
-        let args = PoolArgs {
-            rules,
-            task_context,
-            results: Arc::clone(&results),
-            samples: samples.clone(),
-            ledger: ledger.clone(),
-            lasting,
-        };
         let broken = |error: ractor::SpawnErr| StartError::Tree(error.to_string());
-        let (actor, _) =
-            WorkerPool::spawn_linked(None, WorkerPool, args, root.clone()).await.map_err(broken)?;
-        let args = ScalerArgs {
-            context: Arc::clone(context),
-            name,
-            pool: actor.clone(),
-            root: scales_services,
-            policy,
-            mode,
-            samples,
+        let called = |what: &str| match &name {
+            Some(name) => format!("{what} of the pool {name}"),
+            None => what.to_owned(),
         };
-        let (scaler, _) = Scaler::spawn_linked(None, Scaler, args, root).await.map_err(broken)?;
-        let cleared = Arc::default();
-        Ok(Tasks { actor, scaler, results, ledger, cleared, clock, disk_full, load_high })
+        let (pool, cache) = (Registered::default(), Registered::default());
+        let scaler: Registered<ScalerMsg> = Registered::default();
+
+        let (limits, of, kept_in) = (rules.cache, pool.clone(), ledger.clone());
+        let args = move |_| CacheArgs { limits, clock, pool: of.clone(), ledger: kept_in.clone() };
+        let of = pool.clone();
+        let is_new = move || {
+            let _ = of.send(PoolMsg::CacheIsNew);
+        };
+        let about = (called("cache"), "results that were not in the store");
+        supervise::<Cache>(system, about, &cache, args, is_new).await.map_err(broken)?;
+
+        let (results, keeps_results, measured) = (cache.clone(), ledger.is_some(), samples.clone());
+        let lost = match lasting.waiting {
+            Some(_) => "tasks that were running and may not run again, and who waited for one",
+            None => "its tasks",
+        };
+        let lasting = Mutex::new(lasting);
+        let args = move |life| {
+            let mut lasting = lasting.lock().unwrap_or_else(PoisonError::into_inner);
+            let left = std::mem::take(&mut lasting.left);
+            let lasting = match life {
+                Life::First => TaskPersistence { left, ..lasting.clone() },
+                Life::Again => lasting.again(),
+            };
+            PoolArgs {
+                rules: rules.clone(),
+                task_context: Arc::clone(&task_context),
+                cache: results.clone(),
+                samples: measured.clone(),
+                keeps_results,
+                lasting,
+            }
+        };
+        let of = scaler.clone();
+        let is_new = move || {
+            let _ = of.send(ScalerMsg::PoolIsNew);
+        };
+        supervise::<WorkerPool>(system, (called("worker pool"), lost), &pool, args, is_new)
+            .await
+            .map_err(broken)?;
+
+        let (about, of) = ((called("Scaler"), "its last decision"), pool.clone());
+        let context = Arc::clone(context);
+        let args = move |_| ScalerArgs {
+            context: Arc::clone(&context),
+            name: name.clone(),
+            pool: of.clone(),
+            root: scales_services.clone(),
+            settings: Arc::clone(&settings),
+            samples: samples.clone(),
+        };
+        supervise::<Scaler>(system, about, &scaler, args, || {}).await.map_err(broken)?;
+        Ok(Tasks { pool, cache, scaler, system: system.clone(), ledger, disk_full, load_high })
     }
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> PoolMsg) -> Result<T, Denial> {
-        let (answer, answered) = oneshot::channel();
-        self.actor.cast(message(answer)).map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
+        self.pool.ask(message).await.ok_or_else(gone)
     }
 
     /// Submits commands, all of them or none. `who` names the requester: cached results are kept apart
@@ -116,11 +149,10 @@ impl Tasks {
         if let Some(ledger) = &self.ledger {
             self.recall(ledger, &specs, who).await;
         }
-        let (who, count) = (who.to_owned(), specs.len());
-        let taken = self.ask(|answer| PoolMsg::Submit(specs, who, lives, answer)).await?;
-        taken.map_err(|refusal| match refusal {
+        let count = specs.len();
+        self.pass_on(lives, specs, who).await?.map_err(|refusal| match refusal {
             PoolRefusal::Full { queue: 0, .. } if count == 1 => {
-                denial(DenialCode::TooManyRequests, "no worker is free, and no task may wait")
+                denial(DenialCode::TooManyRequests, "no worker is free, and the queue has no room")
             }
             PoolRefusal::Full { waiting, queue } if count > 1 => {
                 let reason =
@@ -131,37 +163,55 @@ impl Tasks {
         })
     }
 
+    /// Passes commands on to the pool: through the cache, where it may have the result of one.
+    async fn pass_on(
+        &self,
+        lives: TaskLifetime,
+        specs: Vec<TaskSpec>,
+        who: &str,
+    ) -> Result<Result<Vec<Ticket>, PoolRefusal>, Denial> {
+        let directly = |specs: Vec<TaskSpec>| {
+            let at = SystemTime::now();
+            let cached = CacheAnswer::NotCached;
+            let tasks = specs.into_iter();
+            let tasks =
+                tasks.map(|spec| Submitted { id: ids::task(), spec, at, cached: cached.clone() }).collect();
+            |answer| PoolMsg::Submit(tasks, who.to_owned(), lives, answer)
+        };
+        if specs.iter().all(|spec| spec.cache.is_none()) {
+            return self.ask(directly(specs)).await;
+        }
+        let is_passed_on = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&is_passed_on);
+        let submit = |answer| CacheMsg::Submit(specs.clone(), who.to_owned(), lives, answer, flag);
+        match self.cache.ask(submit).await {
+            Some(taken) => Ok(taken),
+            // The cache broke before it passed them on: they run, as if none had been asked for before.
+            None if !is_passed_on.load(Ordering::SeqCst) => self.ask(directly(specs)).await,
+            None => Err(gone()),
+        }
+    }
+
     /// Puts the results of these commands that earlier supervisors have kept into the cache.
     async fn recall(&self, ledger: &Arc<dyn Ledger>, specs: &[TaskSpec], who: &str) {
-        let results = || self.results.lock().unwrap_or_else(PoisonError::into_inner);
         let keys = specs.iter().filter(|spec| spec.cache.is_some()).map(|spec| key_of(spec, who));
-        let unknown: Vec<CacheKey> = keys.filter(|key| !results().knows(key)).collect();
+        let keys: Vec<CacheKey> = keys.collect();
+        if keys.is_empty() {
+            return;
+        }
+        let unknown = self.cache.ask(|answer| CacheMsg::Unknown(keys, answer)).await.unwrap_or_default();
         if unknown.is_empty() {
             return;
         }
         let ledger = Arc::clone(ledger);
-        let read = move || -> Vec<(KeptResult, CacheKey)> {
+        let read = move || -> Vec<(CacheKey, KeptResult)> {
             let keys: Vec<&[u8]> = unknown.iter().map(|key| &**key).collect();
             let kept = ledger.kept_results(&keys);
-            kept.into_iter().zip(unknown).filter_map(|(kept, key)| Some((kept?, key))).collect()
+            unknown.iter().cloned().zip(kept).filter_map(|(key, kept)| Some((key, kept?))).collect()
         };
         // Reading the ledger blocks on a file.
-        let found = tokio::task::spawn_blocking(read).await;
-        let (now, wall) = (self.clock.now(), SystemTime::now());
-        let cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
-        for (KeptResult { result, since, until }, key) in found.unwrap_or_default() {
-            if cleared.is_some_and(|cleared| since <= cleared) {
-                continue;
-            }
-            // The age of a result is unknown where its timestamp lies in the future, because the clock was
-            // ahead then.
-            let (Ok(old), Ok(left)) = (wall.duration_since(since), until.duration_since(wall)) else {
-                continue;
-            };
-            let finished = Arc::new(Finished::restored(result));
-            let bytes = finished.bytes();
-            results().put(&key, now, (finished, bytes), left, old);
-        }
+        let found = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+        let _ = self.cache.send(CacheMsg::Restore(found));
     }
 
     /// Runs a command to its end: its result, which may be that of an earlier one.
@@ -175,22 +225,20 @@ impl Tasks {
     /// # }
     /// ```
     pub async fn run(&self, spec: TaskSpec, who: &str) -> Result<TaskResult, Denial> {
-        if let Some(result) = self.remembered(&spec, who) {
+        if let Some(result) = self.remembered(&spec, who).await {
             return Ok(result);
         }
         let Some(mut ticket) = self.begin(vec![spec], who).await?.pop() else {
-            return Err(denial(DenialCode::Internal, "one task was submitted, and not one taken"));
+            return Err(denial(DenialCode::Internal, "the task was not accepted"));
         };
         let finished = ticket.over().await.ok_or_else(gone)?;
         Ok(finished.result(ticket.id, IN_A_RESULT))
     }
 
     /// The cached result of an earlier run of the command, where one is recent enough.
-    pub fn remembered(&self, spec: &TaskSpec, who: &str) -> Option<TaskResult> {
+    pub async fn remembered(&self, spec: &TaskSpec, who: &str) -> Option<TaskResult> {
         let (age, key) = (spec.cache?, key_of(spec, who));
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = results.peek(&key, self.clock.now(), age);
-        drop(results);
+        let found = self.cache.ask(|answer| CacheMsg::Peek(key, age, answer)).await.flatten();
         found.map(|finished| finished.result(ids::task(), IN_A_RESULT))
     }
 
@@ -230,7 +278,7 @@ impl Tasks {
         let report = progress::sane(report).map_err(|why| denial(DenialCode::Invalid, &why))?;
         match self.ask(|answer| PoolMsg::Report(id, report, answer)).await? {
             Err(PoolRefusal::NotRunning(state)) => {
-                Err(denial(DenialCode::WrongState, &format!("task {id} does not run: it is {state}")))
+                Err(denial(DenialCode::WrongState, &format!("task {id} is not running: it is {state}")))
             }
             answer => self.over_or(id, answer).await,
         }
@@ -256,7 +304,7 @@ impl Tasks {
     async fn over_or(&self, id: TaskId, answer: Result<(), PoolRefusal>) -> Result<(), Denial> {
         match answer {
             Err(PoolRefusal::Unknown) if self.follow(id).await.is_ok() => {
-                Err(denial(DenialCode::WrongState, &format!("task {id} is over")))
+                Err(denial(DenialCode::WrongState, &format!("task {id} has already finished")))
             }
             Err(PoolRefusal::Unknown) => Err(unknown(id)),
             other => other.map_err(refused),
@@ -274,7 +322,7 @@ impl Tasks {
         let (_, ScalePolicy { min, max, .. }) = self.ask_scaler(ScalerMsg::Stand).await?;
         if !(min..=max).contains(&workers) {
             let reason = format!("{workers} workers are not within the pool's bounds, {min} to {max}");
-            let hint = Some("\"regrow pool set --min N --max N\" sets others".to_owned());
+            let hint = Some("\"regrow pool set --min N --max N\" changes the bounds".to_owned());
             return Err(Denial { code: DenialCode::Invalid, reason, hint });
         }
         self.ask_scaler(|answer| ScalerMsg::Scale(workers, answer)).await
@@ -286,7 +334,7 @@ impl Tasks {
         let (min, max) = (bounds.min.unwrap_or(policy.min), bounds.max.unwrap_or(policy.max));
         if min == 0 || min > max || max > MOST_WORKERS {
             let reason = format!(
-                "a pool has from 1 to {MOST_WORKERS} workers, and not fewer at most than at least: {min} to {max}"
+                "a pool must have from 1 to {MOST_WORKERS} workers, and a minimum not greater than its maximum: {min} to {max}"
             );
             return Err(denial(DenialCode::Invalid, &reason));
         }
@@ -297,9 +345,7 @@ impl Tasks {
         &self,
         message: impl FnOnce(oneshot::Sender<T>) -> ScalerMsg,
     ) -> Result<T, Denial> {
-        let (answer, answered) = oneshot::channel();
-        self.scaler.cast(message(answer)).map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())
+        self.scaler.ask(message).await.ok_or_else(gone)
     }
 
     /// The status of the pool, and the performance figures of its tasks.
@@ -340,45 +386,25 @@ impl Tasks {
     }
 
     /// The status of the cache.
-    pub fn cache(&self) -> CacheStats {
-        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        let (entries, bytes) = results.size();
-        let CacheCounts { hits, misses, joined, evictions, expirations } = results.counts();
-        let asked = hits + misses + joined;
-        CacheStats {
-            entries,
-            max_entries: results.bounds().entries,
-            bytes,
-            max_bytes: results.bounds().bytes,
-            hits,
-            misses,
-            joined,
-            hit_rate: if asked == 0 { 0.0 } else { (hits + joined) as f64 / asked as f64 },
-            evictions,
-            expirations,
-        }
+    pub async fn cache(&self) -> Result<CacheStats, Denial> {
+        self.cache.ask(CacheMsg::Stand).await.ok_or_else(gone)
     }
 
     /// Drops all cached and kept results, and returns how many the cache had.
-    pub fn clear_cache(&self) -> usize {
-        let mut cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(ledger) = &self.ledger {
-            ledger.forget_results();
-            *cleared = Some(SystemTime::now());
-        }
-        results.clear()
+    pub async fn clear_cache(&self) -> Result<usize, Denial> {
+        self.cache.ask(CacheMsg::Clear).await.ok_or_else(gone)
     }
 
     /// Whether both handles are of the same pool.
     pub(super) fn is(&self, other: &Tasks) -> bool {
-        self.actor.get_id() == other.actor.get_id()
+        self.pool.is(&other.pool)
     }
 
     /// Stops the actors of the pool, once it has nothing left to do.
     pub(super) fn end(&self) {
-        self.scaler.stop(None);
-        self.actor.stop(None);
+        release(&self.system, &self.scaler);
+        release(&self.system, &self.cache);
+        release(&self.system, &self.pool);
     }
 
     /// Accepts no more tasks, and returns when every accepted one has run.
@@ -395,7 +421,7 @@ impl Tasks {
 }
 
 fn gone() -> Denial {
-    denial(DenialCode::ShuttingDown, "the worker pool is gone")
+    denial(DenialCode::ShuttingDown, "the worker pool has ended, or broke and is started again")
 }
 
 fn denial(code: DenialCode, reason: &str) -> Denial {
@@ -416,11 +442,12 @@ fn refused(refusal: PoolRefusal) -> Denial {
             reason: format!("the queue is full: {waiting} tasks wait, of at most {queue}"),
             hint: Some("try again when some are done".to_owned()),
         },
-        PoolRefusal::Closing => denial(DenialCode::ShuttingDown, "the worker pool takes nothing more"),
+        PoolRefusal::Closing => denial(DenialCode::ShuttingDown, "the worker pool accepts no more tasks"),
         PoolRefusal::Unknown => denial(DenialCode::NotFound, "there is no such task"),
-        PoolRefusal::NotRunning(state) => {
-            denial(DenialCode::WrongState, &format!("only what runs can be halted or go on: it is {state}"))
-        }
+        PoolRefusal::NotRunning(state) => denial(
+            DenialCode::WrongState,
+            &format!("only a running task can be paused or resumed: it is {state}"),
+        ),
     }
 }
 
@@ -437,14 +464,14 @@ fn sane(spec: &TaskSpec) -> Result<(), Denial> {
         return wrong("the command is empty");
     }
     if spec.timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return wrong("a timeout of 0 leaves no time for anything");
+        return wrong("the timeout must be longer than 0");
     }
     let times = [spec.timeout, Some(spec.grace), Some(spec.retry_delay), spec.cache];
     if times.into_iter().flatten().any(|time| time > LONGEST) {
         return wrong("a time is longer than ten years");
     }
     if spec.env.iter().any(|(name, _)| name.is_empty() || name.contains(['=', '\0'])) {
-        return wrong("a variable has no name, or one with \"=\" in it");
+        return wrong("a variable's name must not be empty or contain \"=\"");
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     let denied = |what: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
     if !found.is_dir() {
-        return denied(format!("{} is not a folder of its own", path.display()));
+        return denied(format!("{} is not a real folder", path.display()));
     }
     if found.uid() != nix::unistd::geteuid().as_raw() {
         return denied(format!("{} belongs to another user", path.display()));

@@ -49,7 +49,7 @@ pub fn version_of(program: &Path) -> io::Result<String> {
             None if Instant::now() > until => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not say its version"));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "it did not report its version in time"));
             }
             None => std::thread::sleep(Duration::from_millis(2)),
         }
@@ -60,6 +60,6 @@ pub fn version_of(program: &Path) -> io::Result<String> {
     }
     match text.trim().strip_prefix("regrow ") {
         Some(version) if status.success() => Ok(version.to_owned()),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regrow")),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not regrow")),
     }
 }

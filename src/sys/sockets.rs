@@ -25,11 +25,11 @@ pub fn listen(path: &Path, reach: SocketAccess) -> io::Result<UnixListener> {
     use std::os::unix::fs::FileTypeExt;
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            let what = format!("{} is there and is no socket", path.display());
+            let what = format!("{} exists and is not a socket", path.display());
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
         }
         Ok(_) if connect(path).is_ok() => {
-            let what = format!("somebody listens on {}", path.display());
+            let what = format!("another process listens on {}", path.display());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, what));
         }
         Ok(_) => fs::remove_file(path)?,

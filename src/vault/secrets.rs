@@ -209,7 +209,7 @@ impl Vault {
             Ok(bytes) => {
                 if fs::metadata(&path)?.mode() & 0o077 != 0 {
                     return Err(invalid(
-                        "the key file can be read by others: chmod 600 it, and think of it as known",
+                        "the key file can be read by others: run chmod 600 on it, and consider the key compromised",
                     ));
                 }
                 let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
@@ -228,7 +228,7 @@ impl Vault {
                 Ok(key)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(invalid("the key file is not there, nor another source of the key"))
+                Err(invalid("there is neither a key file nor another source of the key"))
             }
             Err(error) => Err(of(&path)(error)),
         }
@@ -244,7 +244,7 @@ fn key_of(text: &str, from: &str) -> io::Result<Zeroizing<[u8; KEY]>> {
     let bytes = unhex(text.trim()).and_then(|bytes| <[u8; KEY]>::try_from(bytes).ok());
     bytes
         .map(Zeroizing::new)
-        .ok_or_else(|| invalid(&format!("{from} holds no key: 64 hexadecimal digits are wanted")))
+        .ok_or_else(|| invalid(&format!("{from} does not hold a key: 64 hexadecimal digits are required")))
 }
 
 fn invalid(what: &str) -> io::Error {
@@ -313,7 +313,7 @@ mod cipher {
         let nonce = XNonce::try_generate().map_err(|_| invalid("the kernel gives no random numbers"))?;
         let payload = Payload { msg: text.as_bytes(), aad: name.as_bytes() };
         let cipher = XChaCha20Poly1305::new(&Key::from(*key));
-        let sealed = cipher.encrypt(&nonce, payload).map_err(|_| invalid("it can't be encrypted"))?;
+        let sealed = cipher.encrypt(&nonce, payload).map_err(|_| invalid("the secret can't be encrypted"))?;
         Ok((nonce.into(), sealed))
     }
 
@@ -321,7 +321,7 @@ mod cipher {
         let payload = Payload { msg: text, aad: name.as_bytes() };
         let cipher = XChaCha20Poly1305::new(&Key::from(*key));
         let opened = cipher.decrypt(&XNonce::from(nonce), payload);
-        let opened = opened.map_err(|_| invalid("the key is another, or the vault was changed"))?;
+        let opened = opened.map_err(|_| invalid("the key is a different one, or the vault was modified"))?;
         String::from_utf8(opened).map(Secret::new).map_err(|_| invalid("the vault is damaged"))
     }
 }
@@ -336,7 +336,7 @@ mod cipher {
 
     pub(crate) const KEY: usize = 32;
     pub(crate) const NONCE: usize = 24;
-    const ABSENT: &str = "this program was built without secrets";
+    const ABSENT: &str = "this program was built without support for secrets";
 
     pub(crate) fn new_key() -> io::Result<Zeroizing<[u8; KEY]>> {
         Err(invalid(ABSENT))
@@ -386,7 +386,7 @@ mod tests {
         vault.write(&written).unwrap();
         let failure = vault.assignments(&wanted).unwrap_err();
         assert!(
-            failure.message.contains("the key is another, or the vault was changed"),
+            failure.message.contains("the key is a different one, or the vault was modified"),
             "{}",
             failure.message
         );

@@ -103,7 +103,7 @@ impl Tokens {
         let plain = Plain(Zeroizing::new(format!("{PREFIX}{}", hex(chance.as_slice()))));
         self.change(|written| {
             if written.tokens.iter().any(|kept| kept.token.name == *name) {
-                let what = format!("there is a token {name} already");
+                let what = format!("a token {name} already exists");
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, what));
             }
             let token = Token { name: name.clone(), permissions, created: SystemTime::now(), expires };

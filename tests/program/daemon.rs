@@ -67,7 +67,7 @@ fn r13_of_ten_daemons_one_runs_and_the_others_name_it() {
             first = Some(run);
         } else {
             assert_eq!(run.code(), 1);
-            assert!(run.text().contains("a daemon runs already in"), "{}", run.text());
+            assert!(run.text().contains("a daemon is already running in"), "{}", run.text());
             others += 1;
         }
     }
@@ -110,7 +110,7 @@ fn a_daemon_detaches_when_it_is_up_and_says_why_it_is_not() {
     assert_ne!(status["state"], "registered");
     let second = machine.regrow(&["daemon", "--detach", "--config", "daemon.toml"]);
     assert_eq!(second.code, 1);
-    assert!(second.stderr.contains("a daemon runs already"), "{}", second.stderr);
+    assert!(second.stderr.contains("a daemon is already running"), "{}", second.stderr);
     machine.project.write("wrong.toml", "manifest = 3\n");
     let wrong = machine.regrow(&["daemon", "--config", "wrong.toml"]);
     assert_eq!(wrong.code, 3);
@@ -187,9 +187,9 @@ fn r14_a_full_disk_costs_no_service_and_what_is_lost_is_counted() {
     drop(follow);
     assert_eq!(machine.regrow(&["stop", "rests"]).code, 0);
     std::fs::remove_file(&ballast).unwrap();
-    eventually("it is kept again", || told("bytes were not"));
+    eventually("it is kept again", || told("bytes were lost"));
     eventually("what happened is written down again", || {
-        machine.regrow(&["events"]).stdout.contains("what happens is written down again; ")
+        machine.regrow(&["events"]).stdout.contains("events are recorded again; ")
     });
     assert_eq!(machine.all_pids().get("rests"), Some(&None));
     assert!(pids["floods"].is_some());

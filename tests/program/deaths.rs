@@ -291,7 +291,7 @@ fn the_keeper_reads_in_the_place_of_a_daemon_that_stays_away() {
     // The old build is started again where the new one does not come up.
     machine.run.as_mut().unwrap().line("the old one is started again");
     assert_eq!(upgrade.code(), 1, "{}", upgrade.text());
-    assert!(upgrade.text().contains("did not come up; the build before goes on"), "{}", upgrade.text());
+    assert!(upgrade.text().contains("did not start; the previous build continues"), "{}", upgrade.text());
     assert_eq!(machine.regrow(&["status", "prints"]).code, 0);
     eventually("all is there", || assert_counts(&machine.log("a/prints.stdout.log")) == 40_000);
 }

@@ -408,7 +408,7 @@ fn a_tree_goes_down_while_a_disk_does_not_answer() {
         assert!(down.stdout.contains("everything is down"), "{}", down.stdout);
         let who =
             if is_daemon { "the daemon".to_owned() } else { format!("the supervisor (pid {supervisor})") };
-        run.line(&format!("a thread of {who} stands still in the kernel: a disk does not answer"));
+        run.line(&format!("a thread of {who} is stuck in the kernel: a disk does not answer"));
         eventually("who has started it gets its prompt back", || !is_alive(run.pid()));
         // What the process held is free at once, whatever its last thread waits for.
         if is_daemon {

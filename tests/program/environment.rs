@@ -60,7 +60,7 @@ fn each_start_reads_the_env_files() {
     project.write("web.env", "WORD=3\n");
     says(project, "web", "got 3 b");
     let events = project.regrow(&["events"]).stdout;
-    assert!(events.contains("web: starts with what its env files say by now"), "{events}");
+    assert!(events.contains("web: starts with the current contents of its env files"), "{events}");
 }
 
 /// An env file that is missing when a daemon starts ends nothing, and a service whose start waits

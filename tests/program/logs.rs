@@ -270,7 +270,7 @@ fn l6_what_can_not_be_a_log_file_goes_to_the_default_one_and_that_is_said() {
         "it is a pipe",
         "it is a device",
         "a symbolic link",
-        "plain is no folder",
+        "plain is not a folder",
     ] {
         assert!(check.stderr.contains(words), "{words}: {}", check.stderr);
     }
@@ -348,7 +348,7 @@ fn a_log_file_belongs_to_whom_the_manifest_says() {
     );
     assert_eq!(project.regrow(&["reload"]).code, 0);
     eventually("it belongs to another", || is("services/out/web.log") == (nobody, 4343, 0o600));
-    for (text, words) in [("mode = \"755\"", "nobody execute"), ("owner = \"a b\"", "is no owner")] {
+    for (text, words) in [("mode = \"755\"", "nobody execute"), ("owner = \"a b\"", "is not a valid owner")] {
         project.write("bad.toml", format!("[service.a]\ncommand = \"true\"\nlog = {{ {text} }}\n"));
         let check = project.regrow(&["check", "bad.toml"]);
         assert!(check.code == 3 && check.stderr.contains(words), "{}", check.stderr);

@@ -63,13 +63,13 @@ error: service "api": undefined variable "NO_SUCH_VARIABLE"
    |
    = help: set it, or give a default: ${NO_SUCH_VARIABLE:-...}
 
-error: "restart" can't be "sometimes"
+error: "restart" can't have the value "sometimes"
   --> regrow.toml:12:11
    |
 12 | restart = "sometimes"
-   |           ^^^^^^^^^^^ unknown
+   |           ^^^^^^^^^^^ unknown value
    |
-   = help: one of never, on-failure, always, unless-stopped
+   = help: write one of never, on-failure, always, unless-stopped
 
 error: unknown key "watch" in [service.api]
   --> regrow.toml:13:1
@@ -77,7 +77,7 @@ error: unknown key "watch" in [service.api]
 13 | watch = ["*.py"]
    | ^^^^^ no such key
    |
-   = help: known here: command, shell, kind, dir, user, group, umask, nice, env, env_file, env_clear, env_deny, depends_on, ready, health, restart, stop, on, log, replicas, autostart, on_dependency_restart, rerun, significant, profiles, tags
+   = help: the known keys are command, shell, kind, dir, env, env_file, env_clear, env_deny, user, group, umask, nice, depends_on, ready, health, restart, stop, on, log, replicas, autostart, on_dependency_restart, rerun, significant, profiles, tags
 
 error: regrow.toml has 7 faults; nothing was started
 "#;
@@ -110,26 +110,30 @@ fn one_fault_of_each_kind() {
         format!("[service.web]\n{}[service.b]\n{}", file(first), file(second))
     };
     let cases: Vec<(String, &str, &str)> = vec![
-        (chain(&[("a", "b"), ("b", "c"), ("c", "a")]), "3:15", "dependencies in a circle: a -> b -> c -> a"),
+        (chain(&[("a", "b"), ("b", "c"), ("c", "a")]), "3:15", "dependency cycle: a -> b -> c -> a"),
         (chain(&[("a", "a")]), "3:15", "service \"a\" depends on itself: a -> a"),
-        ("[service.\"../x\"]\ncommand = \"true\"".into(), "1:10", "\"../x\" can't name a service"),
-        ("[service.\"a\\nb\"]\ncommand = \"true\"".into(), "1:10", "can't name a service"),
-        (format!("[service.{}]\ncommand = \"true\"", "x".repeat(5_000)), "1:10", "this one has 5000"),
+        (
+            "[service.\"../x\"]\ncommand = \"true\"".into(),
+            "1:10",
+            "\"../x\" is not a valid name for a service",
+        ),
+        ("[service.\"a\\nb\"]\ncommand = \"true\"".into(), "1:10", "is not a valid name for a service"),
+        (format!("[service.{}]\ncommand = \"true\"", "x".repeat(5_000)), "1:10", "but this one has 5000"),
         ("[service.web]".into(), "1:10", "service \"web\" has no command"),
         (one("shell = \"true\""), "3:1", "has both \"command\" and \"shell\""),
-        (one("command = \"again\""), "3:1", "not TOML"),
+        (one("command = \"again\""), "3:1", "invalid TOML"),
         ("[service.web]\ncommand = 5".into(), "2:11", "\"command\" must be a string or a list of strings"),
-        ("[service.web]\ncommand = \"a 'b\"".into(), "2:11", "without its other half"),
+        ("[service.web]\ncommand = \"a 'b\"".into(), "2:11", "an unclosed quote"),
         ("[service.web]\ncommand = []".into(), "2:11", "\"command\" is empty"),
         ("[service.web]\ncommand = \"a\\u0000b\"".into(), "2:11", "contains a NUL character"),
-        (one("ready = { tcp = \"nowhere\" }"), "3:17", "no address to connect to"),
-        (one("ready = { http = \"https://127.0.0.1/\" }"), "3:18", "no URL that can be checked"),
-        (one("ready = { log = \"(\" }"), "3:17", "no regular expression"),
+        (one("ready = { tcp = \"nowhere\" }"), "3:17", "not a valid address"),
+        (one("ready = { http = \"https://127.0.0.1/\" }"), "3:18", "not a URL that can be checked"),
+        (one("ready = { log = \"(\" }"), "3:17", "not a valid regular expression"),
         (one("ready = { tcp = \"a:1\", log = \"x\" }"), "3:30", "both \"tcp\" and \"log\""),
-        (one("ready = { after = \"2s\", interval = \"1s\" }"), "3:25", "has no meaning"),
+        (one("ready = { after = \"2s\", interval = \"1s\" }"), "3:25", "has no effect"),
         (one("ready = { interval = \"1s\" }"), "3:9", "\"ready\" needs one of"),
         (one("health = { log = \"x\" }"), "3:12", "unknown key \"log\" in health"),
-        (one("stop = \"SIGNOPE\""), "3:8", "\"SIGNOPE\" is no signal"),
+        (one("stop = \"SIGNOPE\""), "3:8", "\"SIGNOPE\" is not a signal"),
         (one("stop = { timeout = 5 }"), "3:20", "\"timeout\" needs a unit"),
         (
             one("restart = { policy = \"always\", backoff = { initial = \"2m\", max = \"1s\" } }"),
@@ -146,20 +150,24 @@ fn one_fault_of_each_kind() {
         (
             one("replicas = { max = 3 }\n[service.\"web.3\"]\ncommand = \"true\""),
             "4:10",
-            "replica 3 of \"web\"",
+            "instance 3 of \"web\"",
         ),
         (one("depends_on = [\"web2\", \"web2\"]\n[service.web2]\ncommand = \"true\""), "3:23", "twice"),
         (
             one("depends_on = { web2 = \"redy\" }\n[service.web2]\ncommand = \"true\""),
             "3:23",
-            "can't be \"redy\"",
+            "can't have the value \"redy\"",
         ),
         (one("dir = \"${A_A_A}\""), "3:7", "undefined variable \"A_A_A\""),
-        (one("env = { A = \"${B}\", B = \"${A}\" }"), "3:13", "variables made of each other: A -> B"),
+        (
+            one("env = { A = \"${B}\", B = \"${A}\" }"),
+            "3:13",
+            "variables refer to each other in a cycle: A -> B",
+        ),
         (one("env_file = \"no.env\""), "3:12", "can't read the env file"),
         (one("[group.g]\nmembers = [\"web\", \"nope\"]"), "4:19", "names \"nope\", which is not declared"),
         (one("[group.g]"), "3:8", "group \"g\" has no members"),
-        (one("[group.web]\nmembers = [\"web\"]"), "3:8", "names a service and a group"),
+        (one("[group.web]\nmembers = [\"web\"]"), "3:8", "is the name of both a service and a group"),
         (
             one("[group.g]\nmembers = [\"web\"]\n[group.h]\nmembers = [\"web\"]"),
             "6:12",
@@ -176,35 +184,35 @@ fn one_fault_of_each_kind() {
                 "ready = { tcp = \"127.0.0.1:80\" }\n[service.b]\ncommand = \"true\"\nready = { http = \"http://localhost/\" }",
             ),
             "6:18",
-            "port 80 is asked for twice",
+            "port 80 is used by two services",
         ),
         (one("log = \"web.log\""), "3:7", "\"log\" must be a table such as { file = \"web.log\""),
         (one("log = { fiel = \"x\" }"), "3:9", "unknown key \"fiel\" in log"),
-        (one("log = { file = \"logs/\" }"), "3:16", "\"logs/\" is no file"),
+        (one("log = { file = \"logs/\" }"), "3:16", "\"logs/\" is not a file path"),
         (one("log = { file = \"${NOT_SET}\" }"), "3:16", "undefined variable \"NOT_SET\""),
-        (one("log = { max_size = \"many\" }"), "3:20", "\"max_size\" is no size"),
-        (one("log = { max_size = 0 }"), "3:20", "\"max_size\" is no size"),
+        (one("log = { max_size = \"many\" }"), "3:20", "\"max_size\" must be a size"),
+        (one("log = { max_size = 0 }"), "3:20", "\"max_size\" must be a size"),
         (one("log = { max_size = true }"), "3:20", "\"max_size\" must be a size such as \"64KiB\""),
         (one("log = { max_files = 0 }"), "3:21", "\"max_files\" must be a whole number from 1 to 1000"),
         (one("log = { compress = 1 }"), "3:20", "\"compress\" must be true or false"),
         (
             one("log = { file = \"x.log\" }\n[service.b]\ncommand = \"true\"\nlog = { file = \"./x.log\" }"),
             "6:16",
-            "x.log is asked for twice: by \"web\" and by \"b\"",
+            "x.log is used by two services: \"web\" and \"b\"",
         ),
-        (one("log = { file = \"~/x.log\" }"), "3:16", "nobody expands \"~\" here"),
-        (one("log = { file = \".\" }"), "3:16", "\".\" is no file"),
-        (two("x.log", "y/../x.log"), "6:16", "x.log is asked for twice"),
-        (two("x.log", "x.log.2"), "6:16", "x.log.2 is asked for twice"),
-        (two("x.log.2.gz", "x.log"), "6:16", "x.log is asked for twice"),
+        (one("log = { file = \"~/x.log\" }"), "3:16", "\"~\" is not expanded in a path"),
+        (one("log = { file = \".\" }"), "3:16", "\".\" is not a file path"),
+        (two("x.log", "y/../x.log"), "6:16", "x.log is used by two services"),
+        (two("x.log", "x.log.2"), "6:16", "x.log.2 is used by two services"),
+        (two("x.log.2.gz", "x.log"), "6:16", "x.log is used by two services"),
         (
             one(
                 "replicas = 2\nlog = { file = \"x.log\" }\n[service.b]\ncommand = \"true\"\nlog = { file = \"x.2.log\" }",
             ),
             "7:16",
-            "x.2.log is asked for twice",
+            "x.2.log is used by two services",
         ),
-        (one("replicas = 2\n[service.\"web.2\"]\ncommand = \"true\""), "4:10", "replica 2 of \"web\""),
+        (one("replicas = 2\n[service.\"web.2\"]\ncommand = \"true\""), "4:10", "instance 2 of \"web\""),
         ("service = 5".into(), "1:11", "\"service\" must be a table"),
         (String::new(), "1:1", "declares no service"),
     ];
@@ -335,7 +343,7 @@ fn a_limit_that_can_not_be_reached_is_warned_about() {
     );
     let check = project.regrow(&["check"]);
     assert_eq!((check.code, check.stdout.as_str()), (0, "regrow.toml: ok (1 service, 1 group)\n"));
-    let warning = "warning: group \"g\" never gives up: with their backoff its members crash at most 1 times within 10s, and the limit is more than 3\n --> regrow.toml:4:8\n";
+    let warning = "warning: group \"g\" never gives up: with their backoff, its members crash at most 1 times within 10s, and it gives up after more than 3\n --> regrow.toml:4:8\n";
     assert!(check.stderr.starts_with(warning), "{}", check.stderr);
     let json = project.json(&["check", "--json"]);
     assert_eq!((&json["ok"], &json["files"][0]["warnings"][0]["line"]), (&true.into(), &4.into()));
@@ -354,7 +362,7 @@ fn variables_that_double_with_each_step_are_refused_at_once() {
     ));
     let check = project.regrow(&["check"]);
     assert_eq!(check.code, 3);
-    assert!(check.stderr.contains("grows to more than 1 MiB"), "{}", &check.stderr[..500]);
+    assert!(check.stderr.contains("the expanded text is longer than 1 MiB"), "{}", &check.stderr[..500]);
     let endless = project.regrow(&["check", "/dev/zero"]);
     assert_eq!(endless.code, 3);
     assert!(endless.stderr.contains("larger than 64 MiB"), "{}", endless.stderr);
@@ -369,7 +377,7 @@ fn init_writes_a_manifest_that_is_right() {
     assert_eq!((check.code, check.stdout.as_str()), (0, "regrow.toml: ok (2 services)\n"));
     let again = project.regrow(&["init"]);
     assert_eq!(again.code, 1);
-    assert!(again.stderr.contains("is there already"));
+    assert!(again.stderr.contains("already exists"));
 }
 
 #[test]
@@ -407,11 +415,11 @@ fn what_can_have_no_effect_is_warned_about() {
         ),
         (
             "[service.a]\ncommand = \"true\"\n[group.g]\nmembers = [\"a\"]\nauto_shutdown = \"any\"\n",
-            "group \"g\" has an \"auto_shutdown\" and nothing whose end would bring it about\n --> regrow.toml:3:8\n",
+            "group \"g\" has \"auto_shutdown\", but no significant member whose exit could cause it\n --> regrow.toml:3:8\n",
         ),
         (
             "[project]\nauto_shutdown = \"all\"\n[service.a]\ncommand = \"true\"\nsignificant = true\nrestart = \"always\"\n",
-            "\"a\" is significant, and its policy always brings it back\n --> regrow.toml:3:10\n",
+            "\"a\" is significant, but its restart policy always restarts it\n --> regrow.toml:3:10\n",
         ),
     ] {
         let project = Project::new(manifest);
@@ -447,7 +455,11 @@ fn many_variables_are_read_and_deep_ones_refused() {
     );
     let checked = project.regrow(&["check", "deep.toml"]);
     assert_eq!(checked.code, 3);
-    assert!(checked.stderr.contains("is made of others, which are made of others: more than 100 deep"));
+    assert!(
+        checked
+            .stderr
+            .contains("refers to other variables, which refer to others: more than 100 levels deep")
+    );
 }
 
 #[test]

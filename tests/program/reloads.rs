@@ -83,7 +83,7 @@ fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
     assert_eq!(
         done.stderr,
         format!(
-            "warning: {}:3: service \"other\" has no command; what ran of it goes on as it was\n",
+            "warning: {}:3: service \"other\" has no command; its running services continue unchanged\n",
             file.display()
         )
     );
@@ -153,7 +153,7 @@ fn a_service_is_made_changed_and_removed_from_the_command_line() {
     assert!(text.contains("max_retries = 3") && text.contains("initial = \"5s\""), "{text}");
     let again = project.regrow(&["service", "create", "web", "--", "true"]);
     assert_eq!(again.code, 1);
-    assert!(again.stderr.contains("there is a manifest web already"), "{}", again.stderr);
+    assert!(again.stderr.contains("a manifest web already exists"), "{}", again.stderr);
     for bad in ["../x", "a/b", "a b", ""] {
         let refused = project.regrow(&["service", "create", bad, "--", "true"]);
         assert_eq!(refused.code, 2, "{bad}: {}", refused.stderr);
@@ -304,7 +304,7 @@ fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
     let faulty = machine.regrow(&["reload"]);
     assert_eq!(faulty.code, 3);
     assert_eq!(faulty.stdout, "nothing has changed; a faulty manifest was left as it was\n");
-    assert!(faulty.stderr.ends_with("what ran of it goes on as it was\n"), "{}", faulty.stderr);
+    assert!(faulty.stderr.ends_with("its running services continue unchanged\n"), "{}", faulty.stderr);
     machine.kill_daemon();
     machine.project.write("services/shop.toml", manifest("1001"));
     let mended = machine.regrow(&["reload"]);
@@ -377,7 +377,7 @@ fn what_is_removed_under_a_daemon_comes_back() {
     }
     let second = machine.regrow(&["daemon", "--config", "daemon.toml"]);
     assert_eq!(second.code, 1, "{}", second.stderr);
-    assert!(second.stderr.contains("a daemon runs already"), "{}", second.stderr);
+    assert!(second.stderr.contains("a daemon is already running"), "{}", second.stderr);
     eventually("its card is there again", || home.join("daemon.json").exists());
     let third = machine.regrow(&["daemon", "--config", "daemon.toml"]);
     assert!(third.stderr.contains(&format!("(pid {daemon})")), "{}", third.stderr);

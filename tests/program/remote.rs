@@ -44,7 +44,11 @@ fn without_a_running_tree_every_verb_says_so() {
     ] {
         let output = project.regrow(verb);
         assert_eq!(output.code, 4, "{verb:?}: {}", output.stderr);
-        assert!(output.stderr.contains("regrow.toml is not running (regrow run)"), "{}", output.stderr);
+        assert!(
+            output.stderr.contains("regrow.toml is not running (start it with \"regrow run\")"),
+            "{}",
+            output.stderr
+        );
     }
 }
 
@@ -120,7 +124,7 @@ fn commands_return_when_it_is_done_or_say_why_not() {
     done(&["restart", "--all"], "db: ready after ");
     assert_ne!(order, [(project.pid("db"), project.pid("api"))]);
     ok(&["stop", "--all"], "db: stopped\napi: stopped\nidle: stopped\n");
-    run.line("nothing runs");
+    run.line("nothing is running");
     let unknown = project.regrow(&["stop", "dbb"]);
     assert_eq!(unknown.code, 1);
     assert_eq!(unknown.stderr, "error: there is no service \"dbb\"\n  = help: did you mean \"db\"?\n");
@@ -404,13 +408,13 @@ fn services_and_groups_are_added_and_removed_while_it_runs() {
         (
             3,
             "",
-            "error: \"db\" is there already
+            "error: \"db\" already exists in the running tree
  --> faulty.toml:1:10
   |
 1 | [service.db]
-  |          ^^ a name of the running tree
+  |          ^^ name already taken
   |
-  = help: choose another name, or take it out first: \"regrow remove db\"
+  = help: choose another name, or remove it first: \"regrow remove db\"
 
 error: service \"x\" depends on \"apo\", which is not declared
  --> faulty.toml:5:15
@@ -432,7 +436,7 @@ error: faulty.toml has 2 faults; nothing was started
     let needed = project.regrow(&["remove", "db"]);
     assert_eq!(
         (needed.code, needed.stderr.as_str()),
-        (1, "error: api depends on db\n  = help: remove api too, or first\n")
+        (1, "error: api depends on db\n  = help: remove api too, or remove it first\n")
     );
     let pid = project.pid("worker");
     let removed = project.regrow(&["remove", "--group", "jobs"]);

@@ -36,7 +36,7 @@ fn a_recorded_run_decides_the_same_again() {
         "root <- group start boot",
         "api -> Spawn(Incarnation(2))",
         "api: paused",
-        "db: crashed (SIGKILL), return 1 in",
+        "db: crashed (SIGKILL), restart 1 in",
         "decided as recorded, all invariants hold",
     ] {
         assert!(replay.stdout.contains(words), "{words}\n{}", replay.stdout);
@@ -58,7 +58,7 @@ fn a_recorded_run_decides_the_same_again() {
     let again = project.regrow(&["run", "--record", "run.recording"]);
     assert_eq!(again.code, 1);
     assert!(
-        again.stderr.contains("can't record into a new file run.recording: File exists"),
+        again.stderr.contains("can't create the recording run.recording: File exists"),
         "{}",
         again.stderr
     );
@@ -74,7 +74,7 @@ fn what_was_decided_otherwise_is_told_and_what_can_not_be_read_says_why() {
     let replay = project.regrow(&["replay", "forged"]);
     assert_eq!(replay.code, 1);
     assert!(
-        replay.stdout.contains("decided now: api: paused; recorded: api: not gone even after SIGKILL"),
+        replay.stdout.contains("decided now: api: paused; recorded: api: SIGKILL has not ended it"),
         "{}",
         replay.stdout
     );
@@ -89,8 +89,8 @@ fn what_was_decided_otherwise_is_told_and_what_can_not_be_read_says_why() {
     assert_eq!(cut.code, 0, "{}", cut.stdout);
     assert!(cut.stdout.contains("the recording stops before the run's end"), "{}", cut.stdout);
     for (name, content, words) in [
-        ("none", "hello\n".to_owned(), "this is no recording of regrow"),
-        ("empty", String::new(), "this is no recording of regrow"),
+        ("none", "hello\n".to_owned(), "this is not a recording of regrow"),
+        ("empty", String::new(), "this is not a recording of regrow"),
         (
             "later",
             text.replacen("\"regrow_recording\":1", "\"regrow_recording\":7", 1),

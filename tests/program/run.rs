@@ -122,7 +122,7 @@ fn the_second_interrupt_kills() {
     let mut run = project.run(&[]);
     run.line("deaf   | up");
     run.interrupt();
-    run.line("once more kills");
+    run.line("press it again to kill");
     // The waiting service is named in time, with the time that it has left.
     let waiting = run.line("still stopping: deaf (SIGKILL in");
     assert!(waiting.contains(" s)"), "{waiting}");

@@ -540,7 +540,7 @@ fn a_state_folder_that_was_removed_lets_no_second_daemon_in() {
     for _ in 0..2 {
         let second = machine.regrow(&["daemon", "--config", "daemon.toml"]);
         assert_eq!(second.code, 1, "{}", second.stdout);
-        assert!(second.stderr.contains("a daemon runs already in"), "{}", second.stderr);
+        assert!(second.stderr.contains("a daemon is already running in"), "{}", second.stderr);
     }
     eventually("the first one can be spoken to again", || {
         socket.exists() && machine.regrow(&["status"]).code == 0
@@ -688,7 +688,7 @@ fn who_follows_hears_whether_it_was_an_end_or_a_kill() {
     machine.kill_both();
     for run in &mut both {
         assert_eq!(run.code(), 4, "{}", run.text());
-        assert!(run.text().contains("was killed, and nobody goes on"), "{}", run.text());
+        assert!(run.text().contains("was killed, and no other has taken over"), "{}", run.text());
     }
     machine.start();
     let mut both = [

@@ -133,7 +133,7 @@ fn tasks_are_submitted_watched_halted_and_cancelled() {
     let result = machine.regrow(&["task", "result", &id]);
     assert_eq!((result.code, &*result.stdout, &*result.stderr), (130, "up\n", "regrow: it was cancelled\n"));
     let over = machine.regrow(&["task", "cancel", &id]);
-    assert!(over.code == 1 && over.stderr.contains("is over"), "{}", over.stderr);
+    assert!(over.code == 1 && over.stderr.contains("has already finished"), "{}", over.stderr);
     let list = machine.regrow(&["task", "list"]).stdout;
     let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!((row[0], row[1]), (id.as_str(), "finished"), "{list}");
@@ -144,7 +144,7 @@ fn tasks_are_submitted_watched_halted_and_cancelled() {
     assert_eq!((batch.code, &*batch.stdout), (1, "50 tasks: 25 succeeded, 25 failed\n"));
     machine.project.write("bad", "true\necho 'half\n");
     let bad = machine.regrow(&["task", "submit", "--batch", "bad"]);
-    assert!(bad.code == 2 && bad.stderr.contains("bad:2: a quote"), "{}", bad.stderr);
+    assert!(bad.code == 2 && bad.stderr.contains("bad:2: an unclosed quote"), "{}", bad.stderr);
     assert_eq!(machine.regrow(&["task", "cleanup"]).stdout, "forgotten: 51\n");
     assert_eq!(machine.regrow(&["task", "list"]).stdout, "no tasks\n");
     let gone = machine.regrow(&["task", "result", &id]);
@@ -274,7 +274,7 @@ fn the_pool_is_scaled_by_hand_and_stats_tell_all() {
     assert!(wrong.code == 2 && wrong.stderr.contains("9 to 3"), "{}", wrong.stderr);
     assert_eq!(machine.regrow(&["pool", "set"]).code, 2);
     let shown = machine.regrow(&["stats"]).stdout;
-    assert!(shown.contains("3 run, 1 failed (66.7% well)"), "{shown}");
+    assert!(shown.contains("3 run, 1 failed (66.7% succeeded)"), "{shown}");
 }
 
 #[test]
@@ -295,7 +295,10 @@ fn the_pool_grows_while_much_waits_and_says_why() {
     });
     if stats()["pool"]["wanted"].as_u64().unwrap() > 4 {
         let events = project.regrow(&["events"]).stdout;
-        assert!(events.contains("the worker pool: from 4 to 5: 56 wait, with CPU at"), "{events}");
+        assert!(
+            events.contains("the worker pool: from 4 to 5: 56 tasks are waiting, with CPU at"),
+            "{events}"
+        );
     }
     run.stop();
     assert_eq!(named("sleep 1000").iter().filter(|pid| project.alive().contains(pid)).count(), 0);
@@ -321,7 +324,7 @@ fn progress_is_told_by_the_task_and_by_others_and_shown_as_bars() {
     let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
     assert_eq!((&told["progress"], &told["bytes"]), (&0.6.into(), &2_000_000.into()));
     assert_eq!(told["message"], "unpacking");
-    for (word, want) in [("1.5", "no number from 0 to 1"), ("soon", "nor a percentage")] {
+    for (word, want) in [("1.5", "neither a number from 0 to 1"), ("soon", "nor a percentage")] {
         let wrong = machine.regrow(&["task", "progress", id, word]);
         assert_eq!(wrong.code, 2);
         assert!(wrong.stderr.contains(want), "{}", wrong.stderr);
@@ -406,7 +409,7 @@ fn what_can_not_be_kept_is_said_and_a_daemon_that_can_not_speak_goes_on() {
     for _ in 0..3 {
         let cut = machine.regrow(&["exec", "--shell", "head -c 300000 /dev/zero"]);
         assert_eq!((cut.code, cut.stdout.len()), (1, 65_536));
-        let want = "error: of 300000 bytes that it printed 65536 could be kept; the others are lost\n";
+        let want = "error: of 300000 bytes of output only 65536 could be kept; the others are lost\n";
         assert_eq!(cut.stderr, want);
         assert_eq!(machine.regrow(&["exec", "--", "echo", "small"]).stdout, "small\n");
     }
@@ -447,7 +450,7 @@ fn a_task_reads_what_is_there_for_its_client_alone() {
     command.env("BAD", <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"\xff"));
     let output = command.output().unwrap();
     assert_eq!(output.stdout, b"none\n");
-    assert_eq!(output.stderr, b"regrow: the variable BAD is no text (UTF-8), and is not passed on\n");
+    assert_eq!(output.stderr, b"regrow: the variable BAD is not UTF-8 text and is not passed on\n");
 }
 
 /// Whatever a command does to its cgroup (freezes, closes or removes it) does not affect the next

@@ -101,8 +101,7 @@ fn torment(project: &Project, client: u64, chance: &mut Chance, until: Instant) 
         args.extend(["--timeout", "20s"]);
         let output = project.regrow(&args);
         // The command is carried out or denied, but it is answered.
-        let there_already =
-            output.code == 3 && args[0] == "add" && output.stderr.contains("is there already");
+        let there_already = output.code == 3 && args[0] == "add" && output.stderr.contains("already exists");
         assert!(
             [0, 1].contains(&output.code) || there_already,
             "{args:?}: {}{}",

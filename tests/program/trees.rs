@@ -228,7 +228,7 @@ fn a_paused_tree_stands_still_and_can_be_stopped() {
     let pause = project.regrow(&["pause", "family"]);
     assert_eq!(
         (pause.code, pause.stderr.as_str()),
-        (1, "family: is stopped: only what runs can be paused\n")
+        (1, "family: is stopped: only a running instance can be paused\n")
     );
     run.stop();
 }

@@ -5,23 +5,35 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::messages::{CacheAnswer, Submitted};
+use super::outcome::key_of;
 use super::worker::RunReport;
 use super::{Finished, LARGEST_KEPT, PoolState, Record, Stage};
+use crate::decide::cache::Flight;
 use crate::decide::ledger::{KeptTask, Ledger};
 use crate::decide::task_metrics::TaskMetrics;
 use crate::host::waiting_tasks::{Waiting, WaitingTasks};
 use crate::model::Exit;
 use crate::model::task::{TaskEnd, TaskId, TaskSpec};
 
-/// What keeps tasks beyond this supervisor.
-#[derive(Default)]
+/// What keeps tasks beyond this supervisor, and beyond a pool that breaks.
+#[derive(Default, Clone)]
 pub(crate) struct TaskPersistence {
     /// Keeps finished tasks.
     pub(crate) over: Option<Arc<dyn Ledger>>,
     /// Keeps unfinished tasks.
-    pub(crate) waiting: Option<WaitingTasks>,
+    pub(crate) waiting: Option<Arc<WaitingTasks>>,
     /// The unfinished tasks of an earlier supervisor.
     pub(crate) left: Vec<Waiting>,
+}
+
+impl TaskPersistence {
+    /// The same for a pool that takes the place of a broken one.
+    pub(crate) fn again(&self) -> TaskPersistence {
+        let left = self.waiting.as_ref().map_or(Ok(Vec::new()), |waiting| waiting.left());
+        let left = left.inspect_err(|error| tracing::error!(%error, "waiting tasks are lost"));
+        TaskPersistence { left: left.unwrap_or_default(), ..self.clone() }
+    }
 }
 
 /// How long to wait at least before the task metrics are stored again.
@@ -50,7 +62,7 @@ impl PoolState {
         if let Some(waiting) = &self.waiting
             && let Err(error) = step(waiting)
         {
-            tracing::warn!(%error, "tasks that wait are not noted for a daemon after this one");
+            tracing::warn!(%error, "waiting tasks can't be recorded for the next daemon");
         }
     }
 
@@ -98,14 +110,19 @@ impl PoolState {
             let submitted = SystemTime::UNIX_EPOCH + Duration::from_millis(submitted);
             let runs_again = attempts == 0 || attempts <= spec.retries;
             spec.retries = spec.retries.saturating_sub(attempts);
-            let taken = runs_again.then(|| self.admit(vec![(id, spec.clone(), submitted)], &who));
+            let cached = match spec.cache {
+                None => CacheAnswer::NotCached,
+                Some(_) => CacheAnswer::Joins(Flight::first(key_of(&spec, &who))),
+            };
+            let task = Submitted { id, spec: spec.clone(), at: submitted, cached };
+            let taken = runs_again.then(|| self.admit(vec![task]));
             if let Some(record) = self.records.get_mut(&id) {
                 record.earlier = attempts;
             }
             if taken.is_none_or(|taken| taken.is_err()) {
                 let error = match runs_again {
-                    true => "there was no room for it when another daemon went on".to_owned(),
-                    false => "the daemon that ran it is gone, and its process was ended with it".to_owned(),
+                    true => "there was no room for it when another daemon or pool went on".to_owned(),
+                    false => "what ran it is gone, and its process was ended with it".to_owned(),
                 };
                 let report = RunReport { error: Some(error), ..RunReport::default() };
                 let (ended, collector) = (TaskEnd::Lost, None);

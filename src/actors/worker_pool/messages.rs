@@ -3,15 +3,19 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::actors::worker_pool::outcome::{Stage, Ticket};
+use crate::actors::worker_pool::outcome::{CacheKey, Finished, Stage, Ticket};
 use crate::actors::worker_pool::worker::RunReport;
+use crate::decide::cache::Flight;
+use crate::decide::ledger::KeptResult;
 use crate::decide::pool::{PoolCounts, PoolInput, PoolRefusal, PoolSize, RunOutcome, WorkerId};
 use crate::host::Host;
-use crate::model::stats::Performance;
+use crate::model::stats::{CacheStats, Performance};
 use crate::model::task::ProgressReport;
 use crate::model::{TaskId, TaskSpec, TaskStatus};
 use crate::sys::clock::Clock;
@@ -80,10 +84,67 @@ pub enum TaskLifetime {
     WithItsClient,
 }
 
+/// Receives the tickets of tasks that were accepted.
+pub(crate) type SubmitReply = oneshot::Sender<Result<Vec<Ticket>, PoolRefusal>>;
+
+/// A result that is being made for everybody who asks for it.
+pub(crate) type CacheFlight = Flight<CacheKey>;
+
+/// What the cache knows of a task that is submitted.
+#[derive(Debug, Clone)]
+pub(crate) enum CacheAnswer {
+    /// The task's result is not for the cache.
+    NotCached,
+    /// This is the task's result.
+    Hit(Arc<Finished>),
+    /// The task makes the result, which nobody makes yet.
+    Leads(CacheFlight),
+    /// The result is being made already, as far as the cache knows.
+    Joins(CacheFlight),
+}
+
+/// A task as it comes to the pool.
+pub(crate) struct Submitted {
+    pub(crate) id: TaskId,
+    pub(crate) spec: TaskSpec,
+    pub(crate) at: SystemTime,
+    pub(crate) cached: CacheAnswer,
+}
+
+/// A message to the cache of a pool's results.
+pub(crate) enum CacheMsg {
+    /// Look for the results of these commands, and pass them on to the pool. The flag turns true when
+    /// the pool has them.
+    Submit(Vec<TaskSpec>, String, TaskLifetime, SubmitReply, Arc<AtomicBool>),
+    /// Ask for a result that is younger than this.
+    Peek(CacheKey, Duration, oneshot::Sender<Option<Arc<Finished>>>),
+    /// Ask which of these results the cache does not know.
+    Unknown(Vec<CacheKey>, oneshot::Sender<Vec<CacheKey>>),
+    /// Take these results that earlier supervisors have kept.
+    Restore(Vec<(CacheKey, KeptResult)>),
+    /// A flight has ended: its result with its bytes and its time to live, where it is to be kept, and
+    /// as the ledger keeps it.
+    Made(CacheFlight, Option<(Arc<Finished>, u64, Duration)>, Option<KeptResult>),
+    /// Nobody makes the result of this flight.
+    GivenUp(CacheFlight),
+    /// The pool makes the result of this flight.
+    Flies(CacheFlight),
+    /// Drop what has expired.
+    Expire,
+    /// Drop all results. The answer is how many there were.
+    Clear(oneshot::Sender<usize>),
+    /// Ask for the counts of the cache.
+    Stand(oneshot::Sender<CacheStats>),
+}
+
 /// A message to the pool.
-pub enum PoolMsg {
+pub(crate) enum PoolMsg {
     /// Submit these tasks, all or none, for this user.
-    Submit(Vec<TaskSpec>, String, TaskLifetime, oneshot::Sender<Result<Vec<Ticket>, PoolRefusal>>),
+    Submit(Vec<Submitted>, String, TaskLifetime, SubmitReply),
+    /// The cache has heard of the end of this flight.
+    Landed(CacheFlight),
+    /// The cache is another one, which knows nothing yet.
+    CacheIsNew,
     /// Follow a task. `None`: the task is unknown.
     Follow(TaskId, oneshot::Sender<Option<watch::Receiver<Stage>>>),
     /// The status of all tasks, oldest first.
@@ -103,7 +164,7 @@ pub enum PoolMsg {
     /// The process of a worker's task runs, with this pid.
     Started(WorkerId, TaskId, u32),
     /// A worker's task has reported its progress.
-    Progress(WorkerId, TaskId, ProgressReport),
+    Progress(TaskId, ProgressReport),
     /// A client reports the progress of a task.
     Report(TaskId, ProgressReport, oneshot::Sender<Result<(), PoolRefusal>>),
     /// A worker's run is over.

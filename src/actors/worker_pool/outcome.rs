@@ -7,7 +7,6 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::worker::RunReport;
-use crate::decide::cache::Cache;
 use crate::host::collect::{Collector, fingerprint};
 use crate::model::task::{OutputText, TaskEnd, TaskId, TaskInput, TaskProgress, TaskResult, TaskSpec};
 use crate::model::{Exit, Stream};
@@ -142,9 +141,6 @@ impl Finished {
 
 /// The key of a command's result: everything that the result may depend on.
 pub(crate) type CacheKey = Arc<[u8]>;
-
-/// The results of earlier commands, and the tasks that wait for one being made.
-pub(crate) type Results = Cache<CacheKey, Arc<Finished>, TaskId>;
 
 /// The cache key of a command that `who` runs.
 pub(crate) fn key_of(spec: &TaskSpec, who: &str) -> CacheKey {

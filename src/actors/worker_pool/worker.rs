@@ -52,7 +52,7 @@ pub(super) struct TaskRun {
 
 /// The report of one run.
 #[derive(Debug, Clone, Default)]
-pub struct RunReport {
+pub(crate) struct RunReport {
     pub(super) exit: Option<Exit>,
     pub(super) pid: Option<u32>,
     pub(super) usage: Option<ResourceUsage>,
@@ -278,7 +278,7 @@ impl WorkerState {
             }
         }
         if said != ProgressReport::default() {
-            tell(&self.pool, PoolMsg::Progress(self.id, current.task, said));
+            tell(&self.pool, PoolMsg::Progress(current.task, said));
         }
     }
 

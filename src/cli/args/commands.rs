@@ -223,18 +223,18 @@ pub(in crate::cli) enum CacheVerb {
 
 fn ttl(text: &str) -> Result<Duration, String> {
     duration(text)
-        .map_err(|error| format!("{error}; before a command without a time of its own write \"--cache --\""))
+        .map_err(|error| format!("{error}; to use the default time, write \"--cache --\" before the command"))
 }
 
 fn on_or_off(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
         "off" => Ok(false),
-        _ => Err("on or off".to_owned()),
+        _ => Err("write on or off".to_owned()),
     }
 }
 
 fn task_state(text: &str) -> Result<TaskState, String> {
     let found = TaskState::ALL.into_iter().find(|state| state.word() == text);
-    found.ok_or_else(|| format!("there are {}", TaskState::ALL.map(TaskState::word).join(", ")))
+    found.ok_or_else(|| format!("the states are {}", TaskState::ALL.map(TaskState::word).join(", ")))
 }

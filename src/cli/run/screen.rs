@@ -13,6 +13,7 @@ use crate::model::cause::{CheckKind, StartCause, StopCause};
 use crate::model::event::{GroupFact, InstanceFact, PoolFact, TreeFact};
 use crate::model::plan::GiveUp;
 use crate::model::{Event, Fact, InstanceId, Name, State, spec};
+use crate::present::fact_in_words;
 use crate::present::units::{
     crashes, few, forks_away, goes_elsewhere, in_time, kept_again, lost_sight, not_kept, short,
 };
@@ -93,7 +94,7 @@ impl Screen {
                 StartCause::Group => about(instance, "starting again with its group".to_owned(), Tint::Warn),
                 StartCause::Command => None,
                 StartCause::Dependency => {
-                    about(instance, "starting: what it depends on is back".to_owned(), Tint::Faint)
+                    about(instance, "starting: its dependencies are back".to_owned(), Tint::Faint)
                 }
             },
             Fact::Instance(InstanceFact::Running { instance, pid, .. }) => {
@@ -111,7 +112,7 @@ impl Screen {
             // A readiness check exists to wait for a server that does not answer yet.
             Fact::Instance(InstanceFact::CheckFailed { check: CheckKind::Ready, .. }) => None,
             Fact::Instance(InstanceFact::CheckUnable { instance, check, message, .. }) => {
-                about(instance, format!("{check} check could not be made: {message}"), Tint::Warn)
+                about(instance, format!("{check} check could not be run: {message}"), Tint::Warn)
             }
             Fact::Instance(InstanceFact::Stopping { instance, cause, .. }) => match cause {
                 StopCause::Timeout | StopCause::Health => {
@@ -217,11 +218,12 @@ impl Screen {
             Fact::Tree(TreeFact::Scaled { service, from, to, naming }) => {
                 let (gone, _) = spec::scaled(service, *from, *to, *naming);
                 self.forget(|id| gone.contains(id));
-                Some((None, format!("{service} has {to} copies now"), Tint::Faint))
+                Some((None, format!("{service} now has {to} instances"), Tint::Faint))
             }
             Fact::Tree(TreeFact::ScaleDecided { service, from, to, reason }) => {
-                Some((None, format!("{service}: from {from} to {to} copies: {reason}"), Tint::Faint))
+                Some((None, format!("{service}: from {from} to {to} instances: {reason}"), Tint::Faint))
             }
+            Fact::Tree(TreeFact::ActorBroke { .. }) => Some((None, fact_in_words(&event.fact), Tint::Bad)),
             Fact::Tree(TreeFact::ShutdownStarted { cause }) => {
                 self.stopping = true;
                 (cause == "regrow down").then(|| (None, "regrow down: stopping".to_owned(), Tint::Warn))

@@ -200,7 +200,7 @@ pub(in crate::cli) fn tell_faulty(faulty: &FaultyManifest) {
 
 pub(in crate::cli) fn faulty_in_words(faulty: &FaultyManifest) -> String {
     let FaultyManifest { file, line, message } = faulty;
-    format!("{}:{line}: {message}; what ran of it goes on as it was", file.display())
+    format!("{}:{line}: {message}; its running services continue unchanged", file.display())
 }
 
 pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
@@ -231,7 +231,7 @@ pub(in crate::cli) fn upgrade(args: UpgradeArgs) -> u8 {
         };
         if programs::runs(after.daemon.pid, &upgrading.binary) == Some(false) {
             let path = upgrading.binary.display();
-            tell!("{}: {path} did not come up; the build before goes on", format::error_word());
+            tell!("{}: {path} did not start; the previous build continues", format::error_word());
             return Ok(code::FAILED);
         }
         if common.json {

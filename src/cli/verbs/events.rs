@@ -55,7 +55,7 @@ pub(in crate::cli) fn events(args: EventsArgs) -> u8 {
                         last = Some(read);
                     }
                     "missed" => tell!("regrow: {} events were not shown: they came too fast", event.data),
-                    "reset" => tell!("regrow: the numbers begin anew: the store of the events was lost"),
+                    "reset" => tell!("regrow: the event numbers start again: the event store was lost"),
                     _ => {}
                 }
             }
@@ -86,7 +86,10 @@ pub(in crate::cli) async fn followed_to_its_end(socket: Option<&Path>, ended: bo
     let is_there = || socket.is_some_and(Path::exists);
     while !ended && is_there() {
         if tokio::time::Instant::now() > until {
-            tell!("{}: who was followed was killed, and nobody goes on", format::error_word());
+            tell!(
+                "{}: the supervisor that was followed was killed, and no other has taken over",
+                format::error_word()
+            );
             return code::NOT_RUNNING;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

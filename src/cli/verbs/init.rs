@@ -30,7 +30,7 @@ pub(in crate::cli) fn init(args: &InitArgs) -> u8 {
             code::DONE
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            tell!("{}: {shown} is there already", format::error_word());
+            tell!("{}: {shown} already exists", format::error_word());
             tell!("  = help: --force overwrites it");
             code::FAILED
         }

@@ -58,7 +58,7 @@ pub(in crate::cli) fn logs(args: LogsArgs) -> u8 {
             if *cut && lines.is_none_or(|lines| found.lines.len() < lines) {
                 let files = few(files.iter().map(|file| file.display().to_string()));
                 tell!(
-                    "regrow: older lines are left out, they are too many for one answer; they are in {files}"
+                    "regrow: older lines are left out, since they are too many for one answer; they are in {files}"
                 );
             }
             return Ok(code::DONE);
@@ -95,7 +95,9 @@ pub(in crate::cli) fn logs(args: LogsArgs) -> u8 {
                 }
                 Err(error) => return Err(error),
             };
-            tell!("regrow: another supervisor goes on; \"regrow logs\" has what was printed meanwhile");
+            tell!(
+                "regrow: another supervisor has taken over; \"regrow logs\" shows what was printed meanwhile"
+            );
         }
     })
 }

@@ -86,7 +86,7 @@ pub(in crate::cli) fn ls(args: &LsArgs) -> u8 {
         return code::DONE;
     }
     if trees.is_empty() {
-        say("nothing is running (regrow run, regrow daemon)");
+        say("nothing is running (start something with \"regrow run\" or \"regrow daemon\")");
         return code::DONE;
     }
     let mut table = Table::new(&["NAME", "KIND", ">PID", ">RUNNING", ">UPTIME", "MANIFEST"]);

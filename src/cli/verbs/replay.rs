@@ -42,7 +42,7 @@ pub(in crate::cli) fn replay(args: &ReplayArgs) -> u8 {
     };
     let plan = Arc::new(reading.head.plan.clone());
     let Ok(world) = Simulation::new(Arc::clone(&plan)) else {
-        tell!("{}: the plan of {shown} has dependencies in a circle", format::error_word());
+        tell!("{}: the plan of {shown} has a dependency cycle", format::error_word());
         return code::FAILED;
     };
     let known = |name: &String| {
@@ -159,11 +159,11 @@ impl Told {
             return;
         };
         if let Some(other) = self.live.insert(id.clone(), *incarnation) {
-            self.fault(number, &format!("{id}: #{incarnation} is made while #{other} lives"));
+            self.fault(number, &format!("{id}: #{incarnation} is started while #{other} is alive"));
         }
         let goal = self.world.machine(id).map(|machine| machine.goal());
         if goal != Some(Goal::Up) {
-            self.fault(number, &format!("{id}: #{incarnation} is made though nobody wants it"));
+            self.fault(number, &format!("{id}: #{incarnation} is started although its goal is down"));
         }
     }
 
@@ -220,7 +220,7 @@ impl Told {
         for (id, machine) in self.world.machines() {
             let entry = self.world.tree_state().entry(id);
             if entry.is_none_or(|entry| entry.state != machine.state() || entry.goal != machine.goal()) {
-                self.verdict.faults.push(format!("{id}: the board is not what the machine says"));
+                self.verdict.faults.push(format!("{id}: the tree state differs from the state machine"));
             }
         }
         let Verdict { steps, events, commands, complete, faults } = &self.verdict;

@@ -22,7 +22,7 @@ pub(in crate::cli) fn resources(args: ResourcesArgs) -> u8 {
         if common.json {
             print_json(&found);
         } else if found.histories.iter().all(|history| history.points.is_empty()) {
-            say("nothing was measured yet");
+            say("nothing has been measured yet");
         } else {
             show(&found.histories);
         }
@@ -89,7 +89,7 @@ fn word(measure: Measure) -> &'static str {
         Measure::CpuPercent => "CPU",
         Measure::MemoryPercent | Measure::MemoryBytes => "memory",
         Measure::SwapPercent => "swap",
-        Measure::LoadPerCore => "load a core",
+        Measure::LoadPerCore => "load per core",
         Measure::DiskPercent => "fullest disk",
         Measure::DiskReadBytesPerS => "disk read",
         Measure::DiskWrittenBytesPerS => "disk written",

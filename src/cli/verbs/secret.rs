@@ -16,7 +16,9 @@ pub(in crate::cli) fn secret(verb: SecretVerb) -> u8 {
         SecretVerb::Set(args) => {
             let name = match Name::new(&args.name) {
                 Ok(name) => name,
-                Err(error) => return usage_error("secret", &format!("{:?} is no name: {error}", args.name)),
+                Err(error) => {
+                    return usage_error("secret", &format!("{:?} is not a valid name: {error}", args.name));
+                }
             };
             told(read_value().and_then(|value| vault.set(&name, &value)).map(|()| code::DONE))
         }

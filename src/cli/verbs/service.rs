@@ -32,7 +32,9 @@ pub(in crate::cli) fn service(verb: ServiceVerb) -> u8 {
 fn create(args: ServiceCreateArgs) -> u8 {
     let name = match Name::new(&args.name) {
         Ok(name) => name,
-        Err(error) => return usage_error("service", &format!("{:?} is no name: {error}", args.name)),
+        Err(error) => {
+            return usage_error("service", &format!("{:?} is not a valid name: {error}", args.name));
+        }
     };
     if let Err(why) = manifest_of(&name, &args, &args.depends_on) {
         return usage_error("service", &why);
@@ -236,7 +238,8 @@ fn edited(
     set: &[String],
     unset: &[String],
 ) -> Result<String, String> {
-    let mut document: DocumentMut = text.parse().map_err(|error| format!("it is no TOML: {error}"))?;
+    let mut document: DocumentMut =
+        text.parse().map_err(|error| format!("the manifest is not valid TOML: {error}"))?;
     let service = document
         .get_mut("service")
         .and_then(|services| services.as_table_like_mut()?.get_mut(name)?.as_table_like_mut())
@@ -344,13 +347,13 @@ fn put(table: &mut dyn TableLike, key: &str, mut value: Value) -> Result<(), Str
                 table.insert(first, Item::Value(InlineTable::new().into()));
             }
             let inner = table.get_mut(first).and_then(Item::as_table_like_mut);
-            put(inner.ok_or_else(|| format!("{first} has no keys of its own"))?, rest, value)
+            put(inner.ok_or_else(|| format!("{first} is not a table"))?, rest, value)
         }
     }
 }
 
 fn take(table: &mut dyn TableLike, key: &str) -> Result<(), String> {
-    let missing = || format!("there is no {key} to take out");
+    let missing = || format!("there is no {key} to remove");
     match key.split_once('.') {
         None => table.remove(key).map(drop).ok_or_else(missing),
         Some((first, rest)) => {

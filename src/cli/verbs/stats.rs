@@ -30,7 +30,7 @@ pub(in crate::cli) fn pool(verb: PoolVerb) -> u8 {
         }
     };
     if set == SetPool::default() {
-        return usage_error("pool", "say --min, --max or --auto");
+        return usage_error("pool", "give --min, --max or --auto");
     }
     talk(&common, async |mut client| {
         let pool: PoolStats = client.post("/v1/pool", &set).await?;
@@ -98,12 +98,12 @@ fn in_words(stats: &Stats) -> Vec<String> {
         units::uptime(daemon.uptime_s)
     )];
     lines.push(format!("pool       {}", pool_in_words(pool)));
-    let by_itself = if scaler.auto { "by itself" } else { "by hand" };
+    let by_itself = if scaler.auto { "automatic" } else { "by hand" };
     let last = scaler.last.as_ref().map(|last| format!("; last {last}")).unwrap_or_default();
     lines.push(format!("scaling    {by_itself}{last}"));
     for ServiceScale { service, replicas, min, max, last } in &scaler.services {
         let last = last.as_ref().map(|last| format!("; last {last}")).unwrap_or_default();
-        lines.push(format!("  copies   {service}: {replicas} ({min} to {max}){last}"));
+        lines.push(format!("  scaled   {service}: {replicas} ({min} to {max}){last}"));
     }
     let CacheStats { entries, max_entries, bytes, hits, misses, joined, hit_rate, evictions, .. } = cache;
     lines.push(format!(
@@ -114,12 +114,12 @@ fn in_words(stats: &Stats) -> Vec<String> {
     ));
     match resources {
         Some(resources) => lines.extend(machine_in_words(resources)),
-        None => lines.push("machine    not looked at yet".to_owned()),
+        None => lines.push("machine    not measured yet".to_owned()),
     }
     let Thresholds { cpu, memory, disk, load, exceeded, .. } = thresholds;
-    let above = if exceeded.is_empty() { "above none".to_owned() } else { exceeded.join("; ") };
+    let above = if exceeded.is_empty() { "none exceeded".to_owned() } else { exceeded.join("; ") };
     lines.push(format!(
-        "thresholds CPU {}, memory {}, disk {}, load {load:.2} a core: {above}",
+        "thresholds CPU {}, memory {}, disk {}, load {load:.2} per core: {above}",
         units::percent(*cpu),
         units::percent(*memory),
         units::percent(*disk)
@@ -132,7 +132,7 @@ fn in_words(stats: &Stats) -> Vec<String> {
         performance;
     lines.push(match success_rate {
         Some(rate) => format!(
-            "commands   {executions} run, {failures} failed ({} well); half within {}, 90% within {}, 99% \
+            "commands   {executions} run, {failures} failed ({} succeeded); half within {}, 90% within {}, 99% \
              within {}, all within {}",
             units::percent(rate * 100.0),
             seconds(*p50_s),
@@ -207,7 +207,7 @@ fn machine_in_words(resources: &Resources) -> Vec<String> {
     }
     if let Some(Pressure { cpu_percent, memory_percent, io_percent }) = machine.pressure {
         lines.push(format!(
-            "  stalled  for want of CPU {}, memory {}, I/O {} of the time",
+            "  stalled  waiting for CPU {}, memory {}, I/O {} of the time",
             units::percent(cpu_percent),
             units::percent(memory_percent),
             units::percent(io_percent)

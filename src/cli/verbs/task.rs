@@ -62,7 +62,7 @@ pub(in crate::cli) fn exec(args: ExecArgs) -> u8 {
                     let (all, ended) = (result.stdout.total + result.stderr.total, told(&result));
                     if passed < all {
                         tell!(
-                            "{}: of {all} bytes that it printed {passed} could be kept; the others are lost",
+                            "{}: of {all} bytes of output only {passed} could be kept; the others are lost",
                             format::error_word()
                         );
                     }
@@ -135,7 +135,7 @@ fn spec(args: &TaskArgs, command: Vec<String>) -> Result<TaskSpec, String> {
         None => here,
     });
     if let Some(dir) = spec.dir.as_ref().filter(|dir| dir.to_str().is_none()) {
-        return Err(format!("the folder {} has a name that is no text (UTF-8)", dir.display()));
+        return Err(format!("the name of the folder {} is not UTF-8 text", dir.display()));
     }
     for pair in &args.env {
         let (name, value) =
@@ -156,7 +156,7 @@ fn spec(args: &TaskArgs, command: Vec<String>) -> Result<TaskSpec, String> {
     spec.cache = args.cache.filter(|_| !args.no_cache);
     spec.cache_env.clone_from(&args.cache_env);
     if spec.timeout.is_some_and(|timeout| timeout.is_zero()) {
-        return Err("--timeout: 0 leaves no time for anything".to_owned());
+        return Err("--timeout must be longer than 0".to_owned());
     }
     Ok(spec)
 }
@@ -167,7 +167,7 @@ fn environment() -> Vec<(String, String)> {
     let text = |(name, value): (OsString, OsString)| match (name.into_string(), value.into_string()) {
         (Ok(name), Ok(value)) => Some((name, value)),
         (Ok(name), Err(_)) => {
-            tell!("regrow: the variable {name} is no text (UTF-8), and is not passed on");
+            tell!("regrow: the variable {name} is not UTF-8 text and is not passed on");
             None
         }
         (Err(_), _) => None,
@@ -216,7 +216,7 @@ pub(in crate::cli) fn task(verb: TaskVerb) -> u8 {
             let specs = match (batch, command.is_empty()) {
                 (Some(batch), true) => read_batch(&batch, &run),
                 (None, false) => spec(&run, command).map(|spec| vec![spec]),
-                (Some(_), false) => Err("a command and --batch: one of the two".to_owned()),
+                (Some(_), false) => Err("give either a command or --batch, not both".to_owned()),
                 (None, true) => Err("name a command, or give --batch FILE".to_owned()),
             };
             match specs {
@@ -245,7 +245,7 @@ pub(in crate::cli) fn task(verb: TaskVerb) -> u8 {
             if result.stdout.is_cut() || result.stderr.is_cut() {
                 let (out, err) = (result.stdout.total, result.stderr.total);
                 tell!(
-                    "regrow: this is the first of it: {out} bytes of output and {err} of errors there were"
+                    "regrow: only the beginning is shown: there were {out} bytes of standard output and {err} of standard error"
                 );
             }
             Ok(told(&result))
@@ -259,8 +259,10 @@ pub(in crate::cli) fn task(verb: TaskVerb) -> u8 {
             if common.json {
                 print_json(&task.progress);
             } else {
-                let words =
-                    task.progress.as_ref().map_or("it has not said anything yet".to_owned(), in_words);
+                let words = task
+                    .progress
+                    .as_ref()
+                    .map_or("the task has not reported any progress yet".to_owned(), in_words);
                 say(&format::shorten(&words, terminal::width().unwrap_or(usize::MAX)));
             }
             Ok(code::DONE)
@@ -328,14 +330,13 @@ fn read_batch(path: &Path, args: &TaskArgs) -> Result<Vec<TaskSpec>, String> {
             true => TaskSpec::shell(line).command,
             false => {
                 let words = shlex::split(line).filter(|words| !words.is_empty());
-                let wrong =
-                    || format!("{shown}:{}: a quote or a backslash without its other half", number + 1);
+                let wrong = || format!("{shown}:{}: an unclosed quote or a trailing backslash", number + 1);
                 TaskSpec::new(words.ok_or_else(wrong)?).command
             }
         };
         specs.push(TaskSpec { command, ..same.clone() });
     }
-    if specs.is_empty() { Err(format!("--batch {shown}: there is no command in it")) } else { Ok(specs) }
+    if specs.is_empty() { Err(format!("--batch {shown}: the file has no command")) } else { Ok(specs) }
 }
 
 fn submit(tasks: Vec<TaskSpec>, wait: bool, common: &Common) -> u8 {
@@ -343,7 +344,7 @@ fn submit(tasks: Vec<TaskSpec>, wait: bool, common: &Common) -> u8 {
     talk(common, async |mut client| {
         let submitted: Submitted = match client.post_unrepeated("/v1/tasks", &body).await {
             Err(Error::Broken(reason)) if wait => {
-                let goes_on = "what waited of it goes on; \"regrow task list\" shows it";
+                let goes_on = "the tasks that waited continue; \"regrow task list\" shows them";
                 return Err(Error::Broken(format!("{reason}; {goes_on}")));
             }
             other => other?,
@@ -375,7 +376,8 @@ async fn wait_for(client: &mut Client, id: TaskId, timeout: Option<Duration>) ->
             Err(Error::Denied(Denial { code: DenialCode::TimedOut, .. }))
                 if left.is_none_or(|l| l > PATIENCE) => {}
             Err(Error::Denied(Denial { code: DenialCode::TimedOut, .. })) => {
-                let reason = format!("task {id} is not over after {}", short(timeout.unwrap_or_default()));
+                let reason =
+                    format!("task {id} has not finished after {}", short(timeout.unwrap_or_default()));
                 return Err(Error::Denied(Denial { code: DenialCode::TimedOut, reason, hint: None }));
             }
             other => return other,

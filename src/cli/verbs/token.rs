@@ -51,7 +51,7 @@ struct Created<'a> {
 fn create(tokens: &Tokens, args: &TokenCreateArgs) -> u8 {
     let name = match Name::new(&args.name) {
         Ok(name) => name,
-        Err(error) => return usage_error("token", &format!("{:?} is no name: {error}", args.name)),
+        Err(error) => return usage_error("token", &format!("{:?} is not a valid name: {error}", args.name)),
     };
     let permissions: Result<Vec<Permission>, String> = args.allow.iter().map(|text| text.parse()).collect();
     let permissions = match permissions {
@@ -60,14 +60,14 @@ fn create(tokens: &Tokens, args: &TokenCreateArgs) -> u8 {
     };
     let expires = args.expires.map(|after| SystemTime::now().checked_add(after));
     if expires == Some(None) {
-        return usage_error("token", "--expires: that is too far away");
+        return usage_error("token", "--expires: this time is too far in the future");
     }
     told(tokens.create(&name, permissions, expires.flatten()).map(|plain| {
         if args.json {
             print_json(&Created { name: &name, token: plain.reveal() });
         } else {
             say(plain.reveal());
-            tell!("this is the only time that it is shown");
+            tell!("keep this token: it is not shown again");
         }
         code::DONE
     }))

@@ -27,7 +27,7 @@ use crate::sys::programs;
 pub(in crate::control) const RELOAD: &[Parameter] = &[Parameter {
     name: "strict",
     kind: ParameterKind::Flag,
-    about: "Change nothing where any manifest is faulty",
+    about: "Change nothing if any manifest is faulty",
 }];
 
 pub(in crate::control) async fn reload(
@@ -39,7 +39,7 @@ pub(in crate::control) async fn reload(
     shared.permit(&caller, Action::Reload, DAEMON)?;
     let Some(daemon) = &shared.daemon else {
         let hint = Some("\"regrow add\" and \"regrow remove\" change what runs");
-        return Err(refuse(DenialCode::Invalid, "only a daemon reads its manifests again", hint));
+        return Err(refuse(DenialCode::Invalid, "only a daemon can reload its manifests", hint));
     };
     let refused = if query.flag("strict") { Refusal::Any } else { Refusal::Unreadable };
     let plan = daemon.read(&shared.handle, refused);
@@ -107,7 +107,7 @@ fn bodies(error: &LoadError) -> Vec<FaultBody> {
             line: 1,
             column: 1,
             span: 0..0,
-            message: format!("it can't be read: {error}"),
+            message: format!("the manifest can't be read: {error}"),
             label: String::new(),
             also: None,
             hint: None,
@@ -123,11 +123,15 @@ pub(in crate::control) async fn upgrade(
     let Upgrade { binary } = body(json)?;
     shared.permit(&caller, Action::Upgrade, DAEMON)?;
     let Some(daemon) = &shared.daemon else {
-        let hint = Some("stop it and run it again");
+        let hint = Some("stop this run and start it again");
         return Err(refuse(DenialCode::Invalid, "only a daemon can be replaced in place", hint));
     };
     let Some(binary) = binary.or_else(programs::own_program) else {
-        return Err(refuse(DenialCode::Internal, "this daemon's own program can't be told", None));
+        return Err(refuse(
+            DenialCode::Internal,
+            "the path of this daemon's program can't be determined",
+            None,
+        ));
     };
     if !binary.is_absolute() {
         return Err(refuse(DenialCode::Invalid, "\"binary\" must be an absolute path", None));
@@ -137,7 +141,7 @@ pub(in crate::control) async fn upgrade(
     let version = match version.map_err(std::io::Error::other).and_then(|version| version) {
         Ok(version) => version,
         Err(error) => {
-            let reason = format!("{} can't take this daemon's place: {error}", binary.display());
+            let reason = format!("{} can't replace this daemon: {error}", binary.display());
             return Err(refuse(DenialCode::Invalid, reason, None));
         }
     };

@@ -24,24 +24,28 @@ pub(in crate::control) const EVENTS: &[Parameter] = &[
     Parameter {
         name: "service",
         kind: ParameterKind::Names,
-        about: "Only those about these services or instances",
+        about: "Only events of these services or instances",
     },
     Parameter {
         name: "state",
         kind: ParameterKind::States,
-        about: "Only those that bring somebody into such a state",
+        about: "Only events that put an instance into one of these states",
     },
-    Parameter { name: "since", kind: ParameterKind::Count, about: "Only those after this number" },
+    Parameter { name: "since", kind: ParameterKind::Count, about: "Only events after this number" },
     Parameter {
         name: "since_s",
         kind: ParameterKind::Seconds,
-        about: "Only those not older than so many seconds",
+        about: "The greatest age in seconds; older events are left out",
     },
-    Parameter { name: "limit", kind: ParameterKind::Count, about: "The last so many of them" },
+    Parameter {
+        name: "limit",
+        kind: ParameterKind::Count,
+        about: "The maximum number of events; the newest are returned",
+    },
     Parameter {
         name: "follow",
         kind: ParameterKind::Flag,
-        about: "Server-sent events, each with its number as id, and those that come; with a Last-Event-ID those after that one",
+        about: "Stream server-sent events, each with its number as id, including new ones; with a Last-Event-ID only those after it",
     },
 ];
 
@@ -58,7 +62,8 @@ pub(in crate::control) async fn events(
         Some(id) => {
             let number = id.to_str().ok().and_then(|id| id.parse::<u64>().ok());
             let number = number.filter(|number| *number <= LARGEST);
-            let wrong = || refuse(DenialCode::Invalid, "the Last-Event-ID is no number of an event", None);
+            let wrong =
+                || refuse(DenialCode::Invalid, "the Last-Event-ID is not the number of an event", None);
             Some(number.ok_or_else(wrong)?)
         }
         None => None,
@@ -160,12 +165,12 @@ pub(in crate::control) const HISTORY: &[Parameter] = &[
     Parameter {
         name: "service",
         kind: ParameterKind::Names,
-        about: "Of these services or instances; none: of all",
+        about: "The services or instances; default: all",
     },
     Parameter {
         name: "limit",
         kind: ParameterKind::Count,
-        about: "So many of each at most; 100 unless said",
+        about: "The maximum number for each instance; default 100",
     },
 ];
 
@@ -195,9 +200,13 @@ pub(in crate::control) const AUDIT: &[Parameter] = &[
     Parameter {
         name: "since_s",
         kind: ParameterKind::Seconds,
-        about: "Only what is not older than so many seconds",
+        about: "The greatest age in seconds; older entries are left out",
     },
-    Parameter { name: "limit", kind: ParameterKind::Count, about: "The last so many; 1000 unless said" },
+    Parameter {
+        name: "limit",
+        kind: ParameterKind::Count,
+        about: "The maximum number of entries; the newest are returned; default 1000",
+    },
 ];
 
 pub(in crate::control) async fn audit(

@@ -33,15 +33,23 @@ pub(in crate::control) const LOGS: &[Parameter] = &[
     Parameter {
         name: "service",
         kind: ParameterKind::Names,
-        about: "Of these services or instances; none: of all",
+        about: "The services or instances; default: all",
     },
-    Parameter { name: "lines", kind: ParameterKind::Count, about: "The last so many" },
+    Parameter {
+        name: "lines",
+        kind: ParameterKind::Count,
+        about: "The maximum number of lines; the newest are returned",
+    },
     Parameter {
         name: "since_s",
         kind: ParameterKind::Seconds,
-        about: "Only what is not older than so many seconds",
+        about: "The greatest age in seconds; older lines are left out",
     },
-    Parameter { name: "follow", kind: ParameterKind::Flag, about: "Server-sent events, and lines that come" },
+    Parameter {
+        name: "follow",
+        kind: ParameterKind::Flag,
+        about: "Stream server-sent events, including new lines",
+    },
 ];
 
 /// The most lines in one answer, for any caller. The log files have the rest.
@@ -82,7 +90,7 @@ pub(in crate::control) async fn logs(
     };
     let Ok(alone) = alone else {
         let hint = "try again in a moment, or ask for fewer lines (-n); all of it is in the log files";
-        let reason = "others are reading log files, which takes memory";
+        let reason = "too many requests are reading log files at the same time";
         return Err(refuse(DenialCode::TooManyRequests, reason, Some(hint)));
     };
     let read = move || {

@@ -31,8 +31,9 @@ fn named(name: Result<InPath<String>, PathRejection>) -> Handled<String> {
 
 /// The path of the manifest of that name. Only a valid name becomes a path.
 fn path_of(daemon: &Daemon, name: &str) -> Handled<PathBuf> {
-    let name = Name::new(name)
-        .map_err(|error| refuse(DenialCode::Invalid, format!("{name:?} is no name: {error}"), None))?;
+    let name = Name::new(name).map_err(|error| {
+        refuse(DenialCode::Invalid, format!("{name:?} is not a valid name: {error}"), None)
+    })?;
     Ok(daemon.manifests.join(format!("{name}.toml")))
 }
 
@@ -78,7 +79,11 @@ pub(in crate::control) async fn list(
         Ok(files) => files,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
-            return Err(refuse(DenialCode::Internal, format!("the folder can't be read: {error}"), None));
+            return Err(refuse(
+                DenialCode::Internal,
+                format!("the manifests folder can't be read: {error}"),
+                None,
+            ));
         }
     };
     let named = |path: PathBuf| {
@@ -144,7 +149,7 @@ async fn manifest_with(shared: &Shared, daemon: &Daemon, service: &str) -> Handl
 }
 
 fn missing(name: &str) -> Refused {
-    let hint = Some("\"regrow service list\" shows what there is");
+    let hint = Some("\"regrow service list\" lists the manifests");
     refuse(DenialCode::NotFound, format!("there is no manifest {name}"), hint)
 }
 
@@ -166,7 +171,7 @@ pub(in crate::control) async fn write(
         (Some(before), true) if *before == text => {}
         (Some(_), true) => {
             let hint = Some("\"regrow service config\" changes it");
-            let reason = format!("there is a manifest {name} already");
+            let reason = format!("a manifest {name} already exists");
             return Err(refuse(DenialCode::Exists, reason, hint));
         }
         (None, false) => return Err(missing(&name)),

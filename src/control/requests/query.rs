@@ -48,12 +48,12 @@ impl Query {
                 ParameterKind::States => state(&value).is_none().then_some("a state"),
                 ParameterKind::Count => {
                     let fits = value.parse::<u64>().is_ok_and(|number| number <= LARGEST);
-                    (!fits).then_some("a number from 0")
+                    (!fits).then_some("a non-negative integer")
                 }
                 ParameterKind::Seconds => {
                     let fits =
                         value.parse::<f64>().is_ok_and(|seconds| seconds.is_finite() && seconds >= 0.0);
-                    (!fits).then_some("a number of seconds from 0")
+                    (!fits).then_some("a non-negative number of seconds")
                 }
                 ParameterKind::Flag => {
                     (!matches!(value.as_str(), "true" | "false")).then_some("true or false")

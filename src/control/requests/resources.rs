@@ -37,12 +37,12 @@ pub(in crate::control) const RESOURCES: &[Parameter] = &[
     Parameter {
         name: "service",
         kind: ParameterKind::Names,
-        about: "Of these services or instances; none: of the machine",
+        about: "The services or instances; default: the machine",
     },
     Parameter {
         name: "since_s",
         kind: ParameterKind::Seconds,
-        about: "Of the last so many seconds; a day unless said, and no more than that is kept",
+        about: "The time span in seconds, up to now; default and maximum one day",
     },
 ];
 
@@ -72,7 +72,7 @@ pub(in crate::control) async fn resources(
             ids.iter().map(of).collect()
         };
         // For a thousand instances this takes a moment.
-        let broke = |_| refuse(DenialCode::Internal, "the reading broke", None);
+        let broke = |_| refuse(DenialCode::Internal, "the resource history could not be read", None);
         tokio::task::spawn_blocking(all).await.map_err(broke)?
     };
     Ok(axum::Json(ResourceHistories { histories }).into_response())

@@ -38,7 +38,7 @@ const MOST: usize = 64 << 20;
 fn task_id(text: &str) -> Handled<TaskId> {
     text.parse().map_err(|_| {
         let shown: String = text.chars().take(64).collect();
-        refuse(DenialCode::Invalid, format!("{shown:?} is no task's id"), Some("GET /v1/tasks lists them"))
+        refuse(DenialCode::Invalid, format!("{shown:?} is not a task id"), Some("GET /v1/tasks lists them"))
     })
 }
 
@@ -121,12 +121,12 @@ pub(in crate::control) async fn run(
     let spec = body(json)?;
     shared.may_exec(&caller, &in_words(std::slice::from_ref(&spec)))?;
     let tasks = shared.handle.tasks();
-    if let Some(result) = tasks.remembered(&spec, &caller.who) {
+    if let Some(result) = tasks.remembered(&spec, &caller.who).await {
         return Ok(axum::Json(result).into_response());
     }
     let tickets = tasks.begin_that_lives(TaskLifetime::WithItsClient, vec![spec], &caller.who).await?;
     let Some(mut ticket) = tickets.into_iter().next() else {
-        return Err(refuse(DenialCode::Internal, "it was not taken", None));
+        return Err(refuse(DenialCode::Internal, "the task was not accepted", None));
     };
     let mut cancel = Cancel { tasks: tasks.clone(), id: Some(ticket.id) };
     let finished = ticket.over().await;
@@ -146,7 +146,7 @@ pub(in crate::control) async fn exec(
     let tasks = shared.handle.tasks().clone();
     let tickets = tasks.begin_that_lives(TaskLifetime::WithItsClient, vec![spec], &caller.who).await?;
     let Some(ticket) = tickets.into_iter().next() else {
-        return Err(refuse(DenialCode::Internal, "it was not taken", None));
+        return Err(refuse(DenialCode::Internal, "the task was not accepted", None));
     };
     let mut cancel = Cancel { tasks, id: Some(ticket.id) };
     Ok(stream(caller, move |sender| async move {
@@ -278,12 +278,12 @@ pub(in crate::control) const RESULT: &[Parameter] = &[
     Parameter {
         name: "wait_s",
         kind: ParameterKind::Seconds,
-        about: "Refused as timed out when it is not over within so many seconds; without: it is waited for",
+        about: "The longest time to wait for the task in seconds; then the request is refused as timed out; default: no limit",
     },
     Parameter {
         name: "bytes",
         kind: ParameterKind::Count,
-        about: "So many bytes of each stream at most; without: 1 MiB",
+        about: "The maximum number of bytes of each stream; default 1 MiB",
     },
 ];
 
@@ -304,7 +304,7 @@ pub(in crate::control) async fn result(
         None => result.await?,
         Some(limit) => tokio::time::timeout(limit, result)
             .await
-            .map_err(|_| refuse(DenialCode::TimedOut, format!("task {id} is not over yet"), None))??,
+            .map_err(|_| refuse(DenialCode::TimedOut, format!("task {id} has not finished yet"), None))??,
     };
     Ok(axum::Json(result).into_response())
 }
@@ -371,7 +371,7 @@ pub(in crate::control) async fn clear_cache(
     Extension(caller): Extension<Caller>,
 ) -> Handled<Response> {
     shared.may_exec(&caller, "cache")?;
-    let removed = shared.handle.tasks().clear_cache();
+    let removed = shared.handle.tasks().clear_cache().await?;
     shared.handle.written().await;
     Ok(axum::Json(Removed { removed }).into_response())
 }

@@ -72,7 +72,7 @@ pub(in crate::control) async fn tree(
 pub(in crate::control) const WHY: &[Parameter] = &[Parameter {
     name: "service",
     kind: ParameterKind::Names,
-    about: "Of these services or instances; none: of all",
+    about: "The services or instances; default: all",
 }];
 
 pub(in crate::control) async fn explain(
@@ -131,11 +131,14 @@ impl Shared {
     fn permitted(&self, caller: &Caller, command: Command) -> Handled<Command> {
         let invalid = |reason: &str, hint| Err(refuse(DenialCode::Invalid, reason, hint));
         let Some(action) = Action::of(&command) else {
-            return invalid("a service is changed in its manifest", Some("change it, and POST /v1/reload"));
+            return invalid(
+                "a command can't change a service",
+                Some("change its manifest, then POST /v1/reload"),
+            );
         };
         let Some(select) = command.select() else {
             // As data, a manifest would come without its environment, which is never written down.
-            return invalid("a manifest is added at /v1/add", None);
+            return invalid("a manifest is added by POST /v1/add", None);
         };
         let words = in_words(select);
         if caller.may_everywhere(action) {
@@ -194,7 +197,7 @@ impl Shared {
     async fn gone_on_with(&self, command: Command, taken: WasTaken) -> Handled<Option<Command>> {
         let WasTaken(AcceptedCommand { seq, command: before }) = taken;
         if serde_json::to_string(&command).ok() != Some(before) {
-            let reason = "this Idempotency-Key was used for another command";
+            let reason = "this Idempotency-Key was already used for another command";
             return Err(refuse(DenialCode::KeyReused, reason, None));
         }
         Ok(match command {

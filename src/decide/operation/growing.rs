@@ -72,8 +72,8 @@ impl Operations {
             None => Ok(()),
             Some(name) => Err(Denial {
                 code: DenialCode::Exists,
-                reason: format!("{name} is still on its way out of the tree"),
-                hint: Some("the command that removes it is answered when it is gone".to_owned()),
+                reason: format!("{name} is still being removed from the tree"),
+                hint: Some("wait until the command that removes it is answered".to_owned()),
             }),
         }
     }
@@ -198,7 +198,7 @@ impl Operations {
         // A service that was added later under the same name is not meant.
         if !self.goes(tree_state, &mut operation.parts, in_the_way.as_ref(), |entry| removal.has(&entry.spec))
         {
-            let reason = in_the_way.unwrap_or_else(|| "not all below it is".to_owned());
+            let reason = in_the_way.unwrap_or_else(|| "not all of its members could be removed".to_owned());
             let stays = |name: &Name| InstanceAnswer {
                 name: name.to_string(),
                 ok: false,

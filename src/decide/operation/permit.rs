@@ -70,7 +70,7 @@ impl Operations {
                 let on = &on.spec.name;
                 return Err(Denial {
                     code: DenialCode::DependencyDown,
-                    reason: format!("{target} depends on {on}, which is {is} because somebody wants it so"),
+                    reason: format!("{target} depends on {on}, which is {is} by request"),
                     hint: Some(format!("\"regrow start {target}\" starts both")),
                 });
             }
@@ -130,7 +130,7 @@ impl Operations {
         Err(Denial {
             code: DenialCode::HasDependents,
             reason,
-            hint: Some("stop them too, or say --force".to_owned()),
+            hint: Some("stop them too, or use --force".to_owned()),
         })
     }
 }

@@ -123,12 +123,12 @@ impl Work {
                 (State::Paused, _) => Some((true, "already paused".to_owned())),
                 // The result comes when all processes of the instance are paused.
                 (State::Running, _) => None,
-                (state, _) => Some((false, format!("is {state}: only what runs can be paused"))),
+                (state, _) => Some((false, format!("is {state}: only a running instance can be paused"))),
             },
             Work::Resume => match (before.state, after.state) {
                 (State::Paused, State::Running) => Some((true, "resumed".to_owned())),
                 (State::Running, _) => Some((true, "already running".to_owned())),
-                (state, _) => Some((false, format!("is {state}: only what is paused can be resumed"))),
+                (state, _) => Some((false, format!("is {state}: only a paused instance can be resumed"))),
             },
             Work::Stop(_)
             | Work::Remove(..)
@@ -167,7 +167,7 @@ impl Work {
                 }
                 Fact::Instance(InstanceFact::Stopping { .. })
                 | Fact::Instance(InstanceFact::LeftBehind { .. }) => {
-                    Some((false, "is stopping: only what runs can be paused".to_owned()))
+                    Some((false, "is stopping: only a running instance can be paused".to_owned()))
                 }
                 _ => None,
             },

@@ -141,6 +141,7 @@ impl TreeState {
             TreeFact::SupervisorStarted { .. }
             | TreeFact::StoreLost { .. }
             | TreeFact::ScaleDecided { .. }
+            | TreeFact::ActorBroke { .. }
             | TreeFact::CommandDenied { .. }
             | TreeFact::ShutdownDone => {}
         }

@@ -89,12 +89,12 @@ fn carry_on(since: Duration, standby: Option<&Standby>) -> ! {
     if makes_a_standby(standby.is_some(), DaemonIntent::Again) {
         match handover::standby(since) {
             Ok(standby) => made = Some(standby),
-            Err(error) => super::complain(&format!("nobody stands by meanwhile: {error}")),
+            Err(error) => super::complain(&format!("a standby process can't be started: {error}")),
         }
     }
     loop {
         let error = handover::execute_with_nothing(since, standby.or(made.as_ref()));
-        super::complain(&format!("a keeper can't be executed, which is tried again: {error}"));
+        super::complain(&format!("a keeper can't be executed, trying again: {error}"));
         std::thread::sleep(Duration::from_millis(100));
     }
 }

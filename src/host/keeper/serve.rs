@@ -408,7 +408,7 @@ impl Keeper {
                 Ok(Some(frame)) => self.obey(frame.say, &frame.bytes, frame.fds),
                 Ok(None) => return,
                 Err(error) => {
-                    complain(&format!("the daemon can't be understood, and is started again: {error}"));
+                    complain(&format!("the daemon sent an unreadable message and is started again: {error}"));
                     if let Daemon::Up { pid, inbox, .. } = &mut self.daemon {
                         inbox.give_up();
                         signal(*pid, Signal::SIGKILL);

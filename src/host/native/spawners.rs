@@ -100,7 +100,7 @@ impl Spawners {
         }
         if let Err(error) = self.begin(starts) {
             self.more.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(%error, "starts wait for one that stands still");
+            tracing::warn!(%error, "starts are waiting for one that is stuck");
         }
     }
 }

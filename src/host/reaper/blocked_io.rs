@@ -299,7 +299,7 @@ impl Reaper {
             return Some(self);
         }
         if let Err(error) = self.call.stall_monitor().begin() {
-            tracing::debug!(%error, "nobody is left to go on where a disk does not answer");
+            tracing::debug!(%error, "no thread is left to continue while a disk does not answer");
         }
         let is_free = |(source, stuck): (&SourceId, &Stuck)| {
             let elsewhere = !is_same(stuck.slot.as_ref(), self.logs.of(*source).as_ref());
@@ -350,7 +350,7 @@ impl Reaper {
             }
             None => {
                 if let Some(key) = self.printer(source) {
-                    self.tell_unkept(key, None, format!("{reason}, and it waits until that does"));
+                    self.tell_unkept(key, None, format!("{reason}, and the service waits until it does"));
                 }
             }
         }

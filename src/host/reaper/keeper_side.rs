@@ -216,7 +216,7 @@ impl Reaper {
                     Ok(Some(frame)) => self.hear(frame),
                     Ok(None) => break,
                     Err(error) => {
-                        tracing::error!(%error, "the keeper can't be understood");
+                        tracing::error!(%error, "the keeper sent an unreadable message");
                         return self.keeper_ended();
                     }
                 }
@@ -226,7 +226,7 @@ impl Reaper {
                 Ok(Came::Nothing) => return,
                 Ok(Came::End) => return self.keeper_ended(),
                 Err(error) => {
-                    tracing::error!(%error, "the line to the keeper is broken");
+                    tracing::error!(%error, "the connection to the keeper is broken");
                     return self.keeper_ended();
                 }
             }
@@ -417,7 +417,7 @@ impl Reaper {
         if makes_a_standby(above.standby.as_ref().is_some_and(Standby::waits), directive) {
             crate::host::keeper::quieten();
             above.standby = handover::standby(above.since)
-                .inspect_err(|error| tracing::warn!(%error, "nobody stands by while the keeper is replaced"))
+                .inspect_err(|error| tracing::warn!(%error, "no standby process could be started while the keeper is replaced"))
                 .ok();
         }
         // The keeper's end of the socket is closed before the kernel reports its death.
@@ -425,7 +425,7 @@ impl Reaper {
         match after_keeper(lives, directive) {
             AfterKeeper::GiveWay => {
                 // The keeper lives and starts another daemon, which is told everything anew.
-                tracing::error!("the line to the keeper is broken: this daemon gives way to another");
+                tracing::error!("the connection to the keeper is broken: this daemon gives way to another");
                 if let Some(standby) = above.standby.take() {
                     standby.dismiss();
                 }
@@ -535,7 +535,7 @@ impl Reaper {
         };
         let error = handover::execute(state);
         if first {
-            tracing::error!(%error, "nothing can be started until there is a keeper, which can't be executed");
+            tracing::error!(%error, "the keeper can't be executed, and nothing can be started until there is one");
         }
     }
 }

@@ -258,7 +258,7 @@ impl Reaper {
             }
             Err(error) => {
                 let reason = match instead_of {
-                    None => format!("{}: {error}; what it prints goes where it went before", keep.shown()),
+                    None => format!("{}: {error}; the output goes where it went before", keep.shown()),
                     Some(why) => format!("{why}; {}: {error}", keep.shown()),
                 };
                 if let Some((key, _)) = printer {

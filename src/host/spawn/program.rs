@@ -86,7 +86,7 @@ impl Program {
                     Errno::EAGAIN => "the kernel allows no further process (a limit on processes is reached)",
                     Errno::ENOMEM => "there is not enough memory for another process",
                     Errno::EMFILE | Errno::ENFILE => "there are no descriptors left for another process",
-                    _ => "the kernel would not make another process",
+                    _ => "the kernel refused to create another process",
                 };
                 failure(stage, errno, message)
             }
@@ -99,7 +99,9 @@ impl Program {
             }
             SpawnStage::User => {
                 let message = match errno {
-                    Errno::EPERM | Errno::EACCES => "this supervisor may not run it as that user or priority",
+                    Errno::EPERM | Errno::EACCES => {
+                        "this supervisor may not run it as that user or with that priority"
+                    }
                     _ => "the user or the groups can't be set",
                 };
                 failure(stage, errno, message)
@@ -173,7 +175,7 @@ fn explain(stage: SpawnStage, errno: Errno, file: &Path, dir: &Path) -> SpawnFai
         (SpawnStage::Exec, Errno::EACCES) => format!("{shown} is not executable"),
         (SpawnStage::Exec, Errno::ENOEXEC) => {
             format!(
-                "{shown} is no program the kernel can run (a script needs a first line such as #!/bin/sh)"
+                "{shown} is not a program that the kernel can run (a script needs a first line such as #!/bin/sh)"
             )
         }
         (SpawnStage::Exec, Errno::ENOTDIR) => format!("part of {shown} is not a folder"),

@@ -23,14 +23,14 @@ pub(super) fn replicas(reader: &mut Reader<'_, '_>, collector: &mut Collector) -
     inner.finish(collector);
     let Some(max) = max else {
         if !table.contains_key("max") {
-            let hint = "replicas = { min = 1, max = 4, scale_on = \"cpu\" }";
-            collector.fault_with(span, "\"replicas\" has no \"max\"", "how many at most?", hint);
+            let hint = "write replicas = { min = 1, max = 4, scale_on = \"cpu\" }";
+            collector.fault_with(span, "\"replicas\" has no \"max\"", "\"max\" is missing", hint);
         }
         return (1, None);
     };
     if min > max.value {
         let message = format!("\"min\" is {min}, which is more than \"max\"");
-        collector.fault_with(max.span, message, "fewer than at least", "let it be \"min\" or more");
+        collector.fault_with(max.span, message, "smaller than \"min\"", "write \"min\" or a greater number");
         return (1, None);
     }
     (min, Some(ScaleSpec { min, max: max.value, on }))
@@ -44,15 +44,15 @@ fn scale_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> ScaleOn {
     let span = value.span();
     if matches!(value.get_ref(), DeValue::String(_)) {
         if matches!(value.get_ref(), DeValue::String(word) if word == "memory") {
-            let hint = "scale_on = { memory = \"512MiB\" }";
-            collector.fault_with(span, "\"memory\" needs a size", "how much of it?", hint);
+            let hint = "write scale_on = { memory = \"512MiB\" }";
+            collector.fault_with(span, "\"memory\" needs a size", "no size given", hint);
             return usual;
         }
         return reader.choice("scale_on", &[("cpu", usual)], collector).unwrap_or(usual);
     }
     let Some(DeValue::Table(table)) = reader.get("scale_on").map(Spanned::get_ref) else {
         let want = "\"cpu\", or a table such as { cpu = 80 } or { memory = \"512MiB\" }";
-        collector.fault(span, format!("\"scale_on\" must be {want}"), "neither");
+        collector.fault(span, format!("\"scale_on\" must be {want}"), "neither a word nor a table");
         return usual;
     };
     let mut inner = Reader::new(table, reader.section("scale_on"));
@@ -67,7 +67,7 @@ fn scale_on(reader: &mut Reader<'_, '_>, collector: &mut Collector) -> ScaleOn {
             let named = ["cpu", "memory"].iter().filter(|key| table.contains_key(**key)).count();
             if named != 1 {
                 let message = "\"scale_on\" must name one of \"cpu\" and \"memory\"";
-                collector.fault(span, message, "what are copies to be counted by?");
+                collector.fault(span, message, "names both or neither");
             }
             usual
         }

@@ -43,8 +43,9 @@ impl Scope<'_> {
             return Err(Trouble::Undefined(name.to_owned()));
         };
         if path.len() > DEEPEST {
-            let message =
-                format!("\"{name}\" is made of others, which are made of others: more than {DEEPEST} deep");
+            let message = format!(
+                "\"{name}\" refers to other variables, which refer to others: more than {DEEPEST} levels deep"
+            );
             return Err(Trouble::Malformed(message));
         }
         let expanded = interpolate::expand(value, &mut |inner| self.lookup(inner, path));

@@ -111,6 +111,16 @@ pub enum TreeFact {
         /// The removed groups.
         groups: Vec<Name>,
     },
+    /// An actor that the tree itself consists of broke, which is a fault in regrow. Another one takes its
+    /// place; services are not affected.
+    ActorBroke {
+        /// The name of the actor.
+        actor: String,
+        /// Why it broke, in words.
+        reason: String,
+        /// What was lost with it, in words.
+        lost: String,
+    },
     /// The whole tree shuts down.
     ShutdownStarted {
         /// Why the tree shuts down, in words.

@@ -100,7 +100,7 @@ CREATE TABLE tasks (id TEXT PRIMARY KEY, over INTEGER NOT NULL, body TEXT NOT NU
 CREATE INDEX tasks_by_time ON tasks (over);
 "];
 
-const NEWER: &str = "a newer build of regrow has written it";
+const NEWER: &str = "it was written by a newer build of regrow";
 
 /// The size in bytes up to which a database is checked at the start.
 const CHECKED: u64 = 256 << 20;
@@ -148,7 +148,7 @@ pub(super) fn open(path: &Path) -> Result<(Database, Memory), StoreError> {
         // Most likely the disk accepts no writes at the moment. The stored data is read all the same.
         Err(error) if !memory && is_only_unwritable(&error) => {
             let memory = only_read(path).unwrap_or_default();
-            let trouble = format!("nothing is written down for now: {}: {error}", path.display());
+            let trouble = format!("events are not recorded for now: {}: {error}", path.display());
             Ok((Database::Unopened, Memory { trouble: Some(trouble), ..memory }))
         }
         Err(error) => Err(error.into()),

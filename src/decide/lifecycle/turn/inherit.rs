@@ -30,7 +30,7 @@ impl Turn<'_> {
             State::Failed => match past.failed {
                 Some(FailureReason::Dependency { .. }) if wanted => self.begin(StartCause::Dependency),
                 why => Phase::Failed(why.unwrap_or(FailureReason::Internal {
-                    message: "why it failed was not written down".to_owned(),
+                    message: "the reason for the failure was not recorded".to_owned(),
                 })),
             },
             State::Crashed => {

@@ -53,7 +53,7 @@ impl Keeper {
             && since.elapsed() >= STANDS_STILL
             && let Some(exit) = proc::exit_of_zombie(*pid)
         {
-            complain("a thread of the daemon stands still in the kernel: a disk does not answer");
+            complain("a thread of the daemon is stuck in the kernel: a disk does not answer");
             self.daemon_ended(Some(exit));
         }
     }
@@ -117,7 +117,7 @@ impl Keeper {
     pub(super) fn tell_end_of_daemon(&self, exit: Exit) {
         let lives = self.entries.values().filter(|entry| entry.exit.is_none()).count();
         complain(&format!(
-            "the daemon was ended by {exit}; its {lives} processes live on, it is started again"
+            "the daemon was ended by {exit}; its {lives} processes keep running, and it is started again"
         ));
     }
 
@@ -190,7 +190,7 @@ impl Keeper {
         match unsafe { nix::unistd::fork() }? {
             ForkResult::Child => {
                 if let Err(error) = as_daemon() {
-                    complain(&format!("a daemon can't be: {error}"));
+                    complain(&format!("a daemon process can't be set up: {error}"));
                     std::process::exit(127);
                 }
                 let (since, standby) = (self.since, self.standby.take());
@@ -293,7 +293,7 @@ impl Keeper {
             args: &self.args,
             entries,
         });
-        complain(&format!("the keeper can't be renewed, and goes on as it is: {error}"));
+        complain(&format!("the keeper can't be replaced and continues as it is: {error}"));
     }
 
     /// Kills the daemon of another build that has not greeted the keeper in time, so that the one
