@@ -48,7 +48,7 @@ fn step() {
         let incarnation = Incarnation(round);
         let now = Duration::from_secs(round * 100);
         out.clear();
-        machine.step(&spec, now, InstanceInput::Spawned { incarnation, pid: 1 }, &mut out);
+        machine.step(&spec, now, InstanceInput::Spawned { incarnation, pid: Some(1) }, &mut out);
         let exit = Exit::Code(1);
         let ended = InstanceInput::Exited { incarnation, exit, remains: false, roll: 0.5 };
         machine.step(&spec, now + Duration::from_secs(70), ended, &mut out);

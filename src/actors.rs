@@ -35,6 +35,7 @@ use crate::logs::{FileAccess, LogConfig, LogPaths};
 use crate::model::digest::fnv;
 use crate::model::spec::{LogSpec, MAX_FILES, MAX_SIZE};
 use crate::model::{InstanceId, InstanceRecord, LogTarget, ServiceSpec};
+use crate::runner::{Runner, Runners};
 use crate::sys::clock::Clock;
 use crate::vault::secrets::Vault;
 
@@ -44,6 +45,8 @@ pub struct ActorContext {
     pub inherited: Arc<Vec<(OsString, OsString)>>,
     /// The host that makes and signals processes.
     pub host: Arc<dyn Host>,
+    /// Every runner of the tree's instances.
+    pub(crate) runners: Runners,
     /// The tree's clock, which times every deadline and every event.
     pub clock: Clock,
     /// The event log, the only writer of events.
@@ -189,13 +192,12 @@ pub(crate) fn end_unwanted(host: &Arc<dyn Host>, key: ProcessKey, after: Duratio
 }
 
 impl ActorContext {
-    /// Lets the keeper forget a process that is gone. With a ledger, only after the facts about its end
-    /// are stored.
-    fn settle(&self, key: ProcessKey) {
-        let host = Arc::clone(&self.host);
+    /// Lets a runner forget what is gone. With a ledger, only after the facts about its end are stored.
+    fn settle(&self, runner: &Arc<dyn Runner>, key: ProcessKey) {
+        let runner = Arc::clone(runner);
         match &self.ledger {
-            Some(ledger) => ledger.after(Box::new(move || host.settle(key))),
-            None => host.settle(key),
+            Some(ledger) => ledger.after(Box::new(move || runner.settle(key))),
+            None => runner.settle(key),
         }
     }
 }

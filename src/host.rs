@@ -25,6 +25,7 @@ pub mod fake;
 pub mod files_changed;
 pub(crate) mod journal;
 pub mod keeper;
+pub(crate) mod lines;
 pub(crate) mod marks;
 pub mod native;
 pub(crate) mod notify;
@@ -155,8 +156,8 @@ pub enum HostEvent {
     Spawned {
         /// The process that this event is about.
         key: ProcessKey,
-        /// The pid of the process.
-        pid: u32,
+        /// The pid of the process; `None` for what is no process of this machine.
+        pid: Option<u32>,
         /// A text by which the process is found again even without a keeper. `None` for a process
         /// that ends with its host.
         life: Option<String>,

@@ -45,6 +45,7 @@ pub mod measure;
 pub mod model;
 pub mod present;
 pub mod record;
+pub mod runner;
 pub mod runtime;
 pub mod sys;
 pub mod vault;

@@ -4,6 +4,7 @@
 //! It is where the decisions, the actors and the host meet. It decides nothing itself, and it
 //! parses and prints nothing.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ use crate::model::{
     Selector, StatusReport,
 };
 use crate::record::output::OutputHub;
+use crate::runner::Runner;
 use crate::runtime::builder::TaskHost;
 
 pub use below::{KeeperOptions, UnclaimedPolicy};
@@ -104,6 +106,7 @@ impl Handle {
             secrets: options.secrets,
             keep: options.keep,
             tasks: options.tasks,
+            runners: options.runners,
             ..RuntimeBuilder::new(tree_state, host, output)
         };
         made.start(options.sample_interval).await
@@ -120,6 +123,19 @@ impl Handle {
         let tree_state = TreeState::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
         let output = Arc::new(OutputHub::new(None));
         let made = RuntimeBuilder { recorder, ..RuntimeBuilder::new(tree_state, host, output) };
+        made.start(SAMPLE_INTERVAL).await
+    }
+
+    /// Brings a plan up on a host and with runners of the caller's, as [`Handle::start_on`] does.
+    pub async fn start_with(
+        plan: Plan,
+        host: Arc<dyn Host>,
+        runners: BTreeMap<Name, Arc<dyn Runner>>,
+    ) -> Result<Handle, StartError> {
+        let plan = Arc::new(plan);
+        let tree_state = TreeState::new(Arc::clone(&plan), SystemTime::now()).map_err(StartError::Cycles)?;
+        let output = Arc::new(OutputHub::new(None));
+        let made = RuntimeBuilder { runners, ..RuntimeBuilder::new(tree_state, host, output) };
         made.start(SAMPLE_INTERVAL).await
     }
 

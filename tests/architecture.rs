@@ -49,8 +49,13 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
         &["ractor", "axum", "clap", "toml", "rusqlite"],
     ),
     (
+        "runner",
+        &["model", "present", "decide", "sys", "logs", "host"],
+        &["ractor", "axum", "clap", "toml", "rusqlite", "nix", "hyper", "sysinfo"],
+    ),
+    (
         "actors",
-        &["model", "present", "decide", "sys", "logs", "vault", "measure", "host"],
+        &["model", "present", "decide", "sys", "logs", "vault", "measure", "host", "runner"],
         &["nix", "signal_hook_registry", "sysinfo", "hyper", "axum", "clap", "toml", "rusqlite"],
     ),
     (

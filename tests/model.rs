@@ -431,7 +431,7 @@ impl Sim {
             1 => InstanceInput::TreeGone { incarnation, roll: 0.5 },
             2 => InstanceInput::LogMatched { incarnation },
             3 => InstanceInput::Halted { incarnation },
-            4 => InstanceInput::Spawned { incarnation, pid: 1 },
+            4 => InstanceInput::Spawned { incarnation, pid: Some(1) },
             _ => InstanceInput::StopCommandDone { incarnation, trouble: None },
         };
         self.news(&id, input);
@@ -451,7 +451,7 @@ impl Sim {
             (Stage::Making, 1) => self.does_not_start(id, SpawnStage::Exec, 2, "ENOENT"),
             (Stage::Making, _) => {
                 self.processes.get_mut(id).unwrap().stage = Stage::Leader;
-                self.news(id, InstanceInput::Spawned { incarnation, pid: 1 });
+                self.news(id, InstanceInput::Spawned { incarnation, pid: Some(1) });
             }
             (Stage::Leader | Stage::Others, 0) if halting => {
                 self.processes.get_mut(id).unwrap().halting = false;
@@ -623,7 +623,7 @@ impl Sim {
                 match step {
                     Calm::Made => {
                         self.processes.get_mut(&id).unwrap().stage = Stage::Leader;
-                        self.news(&id, InstanceInput::Spawned { incarnation, pid: 1 });
+                        self.news(&id, InstanceInput::Spawned { incarnation, pid: Some(1) });
                     }
                     Calm::Exits(exit) => self.exits(&id, exit, false),
                     Calm::Gone => self.gone(&id),

@@ -41,6 +41,8 @@ use crate::model::{
     ServiceSpec, SourceId,
 };
 
+use crate::runner::Runner;
+
 pub(crate) use guard::{BrokenActor, ProcessGuard};
 
 /// The arguments of a new process actor.
@@ -79,13 +81,15 @@ pub(crate) struct ProcessState {
     timer: Timer,
     effects: Vec<InstanceEffect>,
     /// A process whose end is being reported.
-    gone: Option<ProcessKey>,
+    gone: Option<(Arc<dyn Runner>, ProcessKey)>,
     hooks: Arc<InstanceHooks>,
 }
 
 /// What belongs to the running incarnation.
 struct Live {
+    /// The host of its stop command.
     host: Arc<dyn Host>,
+    runner: Arc<dyn Runner>,
     incarnation: Incarnation,
     key: ProcessKey,
     pid: Option<u32>,
@@ -108,9 +112,10 @@ struct Watch {
 }
 
 impl Live {
-    fn new(host: &Arc<dyn Host>, incarnation: Incarnation, key: ProcessKey) -> Live {
+    fn new(host: &Arc<dyn Host>, runner: Arc<dyn Runner>, incarnation: Incarnation, key: ProcessKey) -> Live {
         Live {
             host: Arc::clone(host),
+            runner,
             incarnation,
             key,
             pid: None,
@@ -138,7 +143,7 @@ impl Drop for Live {
         }
         // True only after a crash of the actor: otherwise the process was reported gone before.
         if !self.gone {
-            self.host.kill(self.key);
+            self.runner.kill(self.key);
         }
     }
 }
@@ -183,7 +188,9 @@ impl Actor for ProcessActor {
             state.inherit(&myself, inheritance);
         }
         if let Some(BrokenActor { goal, last, message }) = broken {
-            state.process = held.map(|held| Live::new(&state.context.host, held.incarnation, held.key));
+            let runner = state.context.runners.of(&state.spec);
+            state.process =
+                held.map(|held| Live::new(&state.context.host, runner, held.incarnation, held.key));
             let left = held.map(|held| held.inherited);
             state.step(&myself, InstanceInput::Inherit { goal, last, left, message });
         }
@@ -212,8 +219,8 @@ impl Actor for ProcessActor {
                 if let Some(input) = state.input(message) {
                     state.step(&myself, input);
                 }
-                if let Some(key) = state.gone.take() {
-                    state.context.settle(key);
+                if let Some((runner, key)) = state.gone.take() {
+                    state.context.settle(&runner, key);
                 }
             }
         }
@@ -260,7 +267,9 @@ impl ProcessState {
             self.context.sources.kept_in(self.source, keep);
         }
         if let Some(key) = process {
-            let mut live = Live::new(&self.context.host, past.incarnation, key);
+            // Only processes outlive a supervisor.
+            let runner = Arc::clone(self.context.runners.processes());
+            let mut live = Live::new(&self.context.host, runner, past.incarnation, key);
             live.pid = past.pid;
             self.process = Some(live);
             self.guard.holds(key, past.incarnation);
@@ -300,12 +309,15 @@ impl ProcessState {
 
     /// A sink that passes the host's events about a process to the current actor.
     fn news(&self, key: ProcessKey) -> HostEventSink {
-        let (guard, host) = (Arc::clone(&self.guard), Arc::clone(&self.context.host));
+        let live = self.process.as_ref().filter(|live| live.key == key);
+        let runner = live
+            .map_or_else(|| Arc::clone(self.context.runners.processes()), |live| Arc::clone(&live.runner));
+        let guard = Arc::clone(&self.guard);
         Arc::new(move |news| {
             let made = matches!(news, HostEvent::Spawned { .. });
             // The process was made for a tree that is gone: nobody else would end it.
             if !guard.pass_on(news) && made {
-                host.kill(key);
+                runner.kill(key);
             }
         })
     }
@@ -381,7 +393,7 @@ impl ProcessState {
             }
             HostEvent::Spawned { key, pid, life } => {
                 let incarnation = of(key)?;
-                live.pid = Some(pid);
+                live.pid = pid;
                 std::mem::replace(&mut live.span, Span::none()).record("pid", pid);
                 let made = std::mem::take(&mut live.kept);
                 if let (Some(ledger), Some(life)) = (&self.context.ledger, life) {
@@ -419,8 +431,8 @@ impl ProcessState {
                 live.span.record("exit", exit.to_string());
                 if !remains {
                     live.gone = true;
+                    self.gone = Some((Arc::clone(&live.runner), key));
                     self.process = None;
-                    self.gone = Some(key);
                 }
                 Some(InstanceInput::Exited { incarnation, exit, remains, roll: host.roll() })
             }
@@ -463,8 +475,8 @@ impl ProcessState {
             HostEvent::TreeGone { key } => {
                 let incarnation = of(key)?;
                 live.gone = true;
+                self.gone = Some((Arc::clone(&live.runner), key));
                 self.process = None;
-                self.gone = Some(key);
                 Some(InstanceInput::TreeGone { incarnation, roll: host.roll() })
             }
         }
@@ -556,24 +568,24 @@ impl ProcessState {
                 if let Some(command) = self.process.as_mut().and_then(|live| live.stop_command.take()) {
                     self.context.host.kill(command);
                 }
-                if let Some(key) = self.key_of(incarnation) {
-                    self.context.host.signal(key, signal);
+                if let Some((runner, key)) = self.live(incarnation) {
+                    runner.signal(key, signal);
                 }
             }
             InstanceEffect::Pause(incarnation) => {
-                if let Some(key) = self.key_of(incarnation) {
-                    self.context.host.pause(key);
+                if let Some((runner, key)) = self.live(incarnation) {
+                    runner.pause(key);
                 }
             }
             InstanceEffect::Resume(incarnation) => {
-                if let Some(key) = self.key_of(incarnation) {
-                    self.context.host.resume(key);
+                if let Some((runner, key)) = self.live(incarnation) {
+                    runner.resume(key);
                 }
             }
             InstanceEffect::KillTree(incarnation) => {
                 self.begins_to_stop(incarnation);
-                if let Some(key) = self.key_of(incarnation) {
-                    self.context.host.kill(key);
+                if let Some((runner, key)) = self.live(incarnation) {
+                    runner.kill(key);
                 }
             }
             InstanceEffect::StopCommand(incarnation) => self.stop_command(myself, incarnation),
@@ -612,8 +624,10 @@ impl ProcessState {
         }
     }
 
-    fn key_of(&self, incarnation: Incarnation) -> Option<ProcessKey> {
-        self.process.as_ref().filter(|live| live.incarnation == incarnation).map(|live| live.key)
+    /// The running incarnation, by its runner and its key there.
+    fn live(&self, incarnation: Incarnation) -> Option<(&Arc<dyn Runner>, ProcessKey)> {
+        let live = self.process.as_ref().filter(|live| live.incarnation == incarnation)?;
+        Some((&live.runner, live.key))
     }
 
     fn order(&self, myself: &ActorRef<ProcessMsg>, key: ProcessKey, command: &CommandLine) -> SpawnOrder {
@@ -642,7 +656,8 @@ impl ProcessState {
     fn spawn(&mut self, myself: &ActorRef<ProcessMsg>, incarnation: Incarnation) {
         let key = self.context.host.next_key();
         // No process of an earlier incarnation is left: the machine has made sure of that.
-        self.process = Some(Live::new(&self.context.host, incarnation, key));
+        let runner = self.context.runners.of(&self.declared);
+        self.process = Some(Live::new(&self.context.host, Arc::clone(&runner), incarnation, key));
         self.guard.asked_for(key, incarnation);
         let mut order = self.order(myself, key, &self.declared.command);
         order.dir.clone_from(&self.declared.dir);
@@ -662,7 +677,7 @@ impl ProcessState {
             live.kept.clone_from(&order.keep);
             live.asked_by = Some(Arc::clone(&self.declared));
         }
-        self.context.host.spawn(order);
+        self.context.runners.start(&*runner, order);
     }
 
     fn stop_command(&mut self, myself: &ActorRef<ProcessMsg>, incarnation: Incarnation) {

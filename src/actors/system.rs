@@ -71,8 +71,9 @@ impl<M: Message> Registered<M> {
 }
 
 /// Whether an actor is the first of its kind, or follows one that broke.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Life {
+    #[default]
     First,
     Again,
 }

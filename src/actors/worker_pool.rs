@@ -155,7 +155,7 @@ impl Actor for WorkerPool {
         args: PoolArgs,
     ) -> Result<PoolState, ActorProcessingErr> {
         let PoolArgs { rules, task_context, cache, samples, keeps_results, lasting } = args;
-        let TaskPersistence { over, waiting, left } = lasting;
+        let TaskPersistence { over, waiting, left, life } = lasting;
         let mut state = PoolState {
             pool: Pool::new(rules.size),
             rules,
@@ -177,7 +177,7 @@ impl Actor for WorkerPool {
             ended: 0,
             effects: Vec::new(),
         };
-        state.restore(left);
+        state.restore(left, life);
         state.carry_out(&myself).await;
         state.after(&myself);
         Ok(state)
@@ -287,7 +287,7 @@ impl PoolState {
             PoolMsg::Started(worker, task, pid) => {
                 let now = self.now();
                 if let Some(record) = self.records.get_mut(&task) {
-                    (record.pid, record.started) = (Some(pid), Some(now));
+                    (record.pid, record.started) = (pid, Some(now));
                 }
                 self.step(PoolInput::Started(worker, task));
             }
@@ -585,7 +585,10 @@ impl PoolState {
     }
 
     /// A result as the ledger keeps it. `None` when it is not to be kept there.
-    fn to_write_down(&self, (finished, bytes, ttl): &(Arc<Finished>, u64, Duration)) -> Option<KeptResult> {
+    fn to_write_down(
+        &self,
+        (finished, bytes, ttl): &(Arc<Finished>, u64, Duration),
+    ) -> Option<Box<KeptResult>> {
         if !self.keeps_results || *bytes > LARGEST_KEPT {
             return None;
         }
@@ -593,7 +596,7 @@ impl PoolState {
         // A result with truncated output is not what the command printed.
         let is_whole = !result.stdout.is_cut() && !result.stderr.is_cut();
         let until = since.checked_add(*ttl).filter(|_| is_whole)?;
-        Some(KeptResult { result, since, until })
+        Some(Box::new(KeptResult { result, since, until }))
     }
 
     /// Runs a task that has waited for another one.

@@ -1,5 +1,6 @@
 //! `daemon`: the tree of an operator's machine, below a keeper that outlives the daemon.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -229,6 +230,7 @@ async fn serve(config: &Config, keeper_socket: KeeperSocket, own_log: Option<&Ow
         recorder: None,
         secrets: Some(config.secrets.clone()),
         tasks: Some(task_rules(config)),
+        runners: BTreeMap::new(),
         keep: LogRetention {
             folder: config.logs.clone(),
             max_size: config.log_size,

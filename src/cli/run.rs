@@ -1,5 +1,6 @@
 //! `run`: supervises a tree in the foreground, until it is down.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -220,6 +221,7 @@ async fn supervise(args: RunArgs, path: PathBuf, plan: Plan, above: keeper::Fore
         secrets: Some(super::daemon::secrets()),
         keep: LogRetention::declared(instance_dir::logs_of(&manifest)),
         tasks: None,
+        runners: BTreeMap::new(),
     };
     let handle = match Handle::start(plan, options).await {
         Ok(handle) => handle,

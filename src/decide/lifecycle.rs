@@ -77,7 +77,8 @@ pub enum InstanceInput {
         /// The incarnation that the input is about.
         incarnation: Incarnation,
         /// The pid of the main process.
-        pid: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
     },
     /// The host could not start the process.
     SpawnFailed {

@@ -123,7 +123,11 @@ pub fn untold(
             (Some(_), None) => continue,
             (Some(_), Some(_)) => {}
             (None, _) => {
-                facts.push(Fact::Instance(InstanceFact::Running { instance: id.clone(), incarnation, pid }));
+                facts.push(Fact::Instance(InstanceFact::Running {
+                    instance: id.clone(),
+                    incarnation,
+                    pid: Some(pid),
+                }));
             }
         }
         let asked = runs.is_some_and(|past| past.state == State::Stopping);

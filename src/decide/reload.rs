@@ -114,6 +114,7 @@ pub fn changed_keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
         significant,
         profiles,
         tags,
+        runner,
         fault,
         renewal,
     } = old;
@@ -144,6 +145,7 @@ pub fn changed_keys(old: &ServiceSpec, new: &ServiceSpec) -> Vec<&'static str> {
         ("significant", *significant == new.significant),
         ("profiles", *profiles == new.profiles),
         ("tags", *tags == new.tags),
+        ("runner", *runner == new.runner),
     ];
     same.into_iter().filter(|(_, same)| !same).map(|(key, _)| key).collect()
 }

@@ -138,7 +138,7 @@ impl Host for FakeHost {
             Some(FakeBehaviour::Fails(failure)) => news(HostEvent::SpawnFailed { key, failure }),
             Some(FakeBehaviour::Obeys | FakeBehaviour::IgnoresSignals) | None => {
                 let pid = u32::try_from(1_000 + key.0).unwrap_or(u32::MAX);
-                news(HostEvent::Spawned { key, pid, life: None });
+                news(HostEvent::Spawned { key, pid: Some(pid), life: None });
             }
         }
     }

@@ -42,8 +42,6 @@ pub(crate) use reclaim::{Reclaimed, reclaim, reclaim_marked};
 
 /// The most bytes of one read, so that no pipe keeps the others waiting.
 const PIECE: usize = 64 * 1024;
-/// A line longer than this is handed on in parts.
-const LONGEST_LINE: usize = 1024 * 1024;
 /// The most bytes that are read from a dead process's pipe, which another process may still fill.
 const LAST_WORDS: usize = 2 * 1024 * 1024;
 
@@ -415,7 +413,7 @@ impl Reaper {
         self.look_after(watched, None, Parent::Ours);
         // Reported from here, so that no signal can come before the process is known and no exit
         // before its start.
-        tell(HostEvent::Spawned { key, pid, life: None });
+        tell(HostEvent::Spawned { key, pid: Some(pid), life: None });
     }
 
     fn look_after(&mut self, watched: Watched, about: Option<String>, parent: Parent) {

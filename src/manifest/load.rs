@@ -492,6 +492,7 @@ impl Loader<'_> {
             profiles: service.profiles.clone(),
             tags: service.tags.clone(),
             project: None,
+            runner: None,
             fault: None,
             renewal: None,
         }

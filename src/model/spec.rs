@@ -72,6 +72,10 @@ pub struct ServiceSpec {
     /// The project that the service belongs to, where a tree has several projects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<String>,
+    /// The runner that starts the instances, by the name under which the program has brought it along
+    /// ([`Options`](crate::runtime::Options)); `None`: they are processes of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<Name>,
     /// The fault of the manifest; while there is one, the service can't be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
@@ -171,6 +175,7 @@ impl ServiceSpec {
             profiles: Vec::new(),
             tags: Vec::new(),
             project: None,
+            runner: None,
             fault: None,
             renewal: None,
         }

@@ -31,7 +31,8 @@ fn instance_in_words(fact: &InstanceFact) -> String {
             format!("{instance}: starting {incarnation} ({})", cause.unwrap_or_default())
         }
         InstanceFact::Running { instance, incarnation, pid } => {
-            format!("{instance}: running {incarnation}, pid {pid}")
+            let pid = pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+            format!("{instance}: running {incarnation}{pid}")
         }
         InstanceFact::Ready { instance, after, .. } => {
             format!("{instance}: ready after {}", short(*after))

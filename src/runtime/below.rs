@@ -156,6 +156,7 @@ impl Handle {
             clock,
             keep: options.keep,
             tasks: options.tasks,
+            runners: options.runners,
             tasks_apart: Some(identity),
             ledger,
             taken,

@@ -1,5 +1,6 @@
 //! How a plan becomes a running tree: the actors, in their order, and who listens to whom.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,8 +29,9 @@ use crate::host::native::{self, HostOptions, NativeHost};
 use crate::host::waiting_tasks::WaitingTasks;
 use crate::host::{Host, OutputSink, SourceNames};
 use crate::model::cause::StartCause;
-use crate::model::{Fact, TreeFact};
+use crate::model::{Fact, Name, TreeFact};
 use crate::record::output::OutputHub;
+use crate::runner::{Runner, Runners};
 use crate::runtime::Handle;
 use crate::runtime::below::{self, Taken};
 use crate::runtime::options::StartError;
@@ -92,7 +94,12 @@ pub(super) fn lasting(
     match WaitingTasks::open(held, hold) {
         Ok((waiting, left)) => {
             let left = if going_down { Vec::new() } else { left };
-            TaskPersistence { over: ledger, waiting: Some(Arc::new(waiting)), left }
+            TaskPersistence {
+                over: ledger,
+                waiting: Some(Arc::new(waiting)),
+                left,
+                ..TaskPersistence::default()
+            }
         }
         Err(error) => {
             tracing::warn!(%error, "waiting tasks will be lost when this daemon ends");
@@ -119,6 +126,7 @@ pub(super) struct RuntimeBuilder {
     pub(super) output: Arc<OutputHub>,
     pub(super) socket: Option<PathBuf>,
     pub(super) native: Option<Arc<NativeHost>>,
+    pub(super) runners: BTreeMap<Name, Arc<dyn Runner>>,
     pub(super) recorder: Option<Box<dyn StepSink>>,
     pub(super) secrets: Option<PathBuf>,
     pub(super) clock: Clock,
@@ -144,6 +152,7 @@ impl RuntimeBuilder {
             output,
             socket: None,
             native: None,
+            runners: BTreeMap::new(),
             recorder: None,
             secrets: None,
             clock: Clock::start(),
@@ -230,8 +239,10 @@ impl RuntimeBuilder {
             log.record_to(recorder);
         }
         let secrets = self.secrets.unwrap_or_else(|| files::state_dir().join("secrets"));
+        let output = Arc::clone(&self.output) as Arc<dyn OutputSink>;
         let context = Arc::new(ActorContext {
             inherited: Arc::clone(&plan.inherited),
+            runners: Runners::new(&self.host, self.runners, output),
             host: self.host,
             clock: self.clock,
             log,

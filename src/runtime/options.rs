@@ -1,5 +1,6 @@
 //! What a runtime is started with, and why it may not come up.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use crate::decide::message::StepSink;
 use crate::host::native::HostOptions;
 use crate::model::Name;
 use crate::record::output::ChunkSink;
+use crate::runner::Runner;
 use crate::sys::files;
 
 /// The interval between two samples of the ResourceMonitor, unless told otherwise.
@@ -35,6 +37,9 @@ pub struct Options {
     /// The rules by which the worker pool runs tasks. With `None` the rules are those of the contract,
     /// and output that exceeds the limit in memory goes to `tasks` in the state folder.
     pub tasks: Option<TaskRules>,
+    /// Runners of other things than processes of this machine, by the name that services give
+    /// (`ServiceSpec::runner`). What they start prints to the screens; it has no log files.
+    pub runners: BTreeMap<Name, Arc<dyn Runner>>,
     /// How output is kept in files. Unless told otherwise, only services with `log` have files; those
     /// without a `file` have theirs in `logs` in the state folder, where two programs must not use the
     /// same service names.
@@ -52,6 +57,7 @@ impl Default for Options {
             recorder: None,
             secrets: None,
             tasks: None,
+            runners: BTreeMap::new(),
             keep: LogRetention::declared(files::state_dir().join("logs")),
         }
     }

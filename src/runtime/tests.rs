@@ -16,7 +16,7 @@ use crate::model::{
 
 fn service(name: &str, kind: Kind, needs: &[(&str, Condition)]) -> ServiceSpec {
     let on = |(on, condition): &(&str, Condition)| Dependency {
-        on: Name::new(*on).unwrap(),
+        on: Name::new(on).unwrap(),
         condition: *condition,
         required: true,
     };

@@ -94,7 +94,7 @@ impl Actor for Cache {
                 if state.results.counts_still(&flight)
                     && let (Some(ledger), Some(written)) = (&state.ledger, written)
                 {
-                    ledger.keep_result(&flight.key, written);
+                    ledger.keep_result(&flight.key, *written);
                 }
                 state.results.made(&flight, now, kept);
                 let _ = state.pool.send(PoolMsg::Landed(flight));

@@ -9,6 +9,7 @@ use super::messages::{CacheAnswer, Submitted};
 use super::outcome::key_of;
 use super::worker::RunReport;
 use super::{Finished, LARGEST_KEPT, PoolState, Record, Stage};
+use crate::actors::system::Life;
 use crate::decide::cache::Flight;
 use crate::decide::ledger::{KeptTask, Ledger};
 use crate::decide::task_metrics::TaskMetrics;
@@ -23,8 +24,10 @@ pub(crate) struct TaskPersistence {
     pub(crate) over: Option<Arc<dyn Ledger>>,
     /// Keeps unfinished tasks.
     pub(crate) waiting: Option<Arc<WaitingTasks>>,
-    /// The unfinished tasks of an earlier supervisor.
+    /// The unfinished tasks of an earlier supervisor, or of a pool that broke.
     pub(crate) left: Vec<Waiting>,
+    /// Whether a pool broke that had these tasks.
+    pub(crate) life: Life,
 }
 
 impl TaskPersistence {
@@ -32,7 +35,7 @@ impl TaskPersistence {
     pub(crate) fn again(&self) -> TaskPersistence {
         let left = self.waiting.as_ref().map_or(Ok(Vec::new()), |waiting| waiting.left());
         let left = left.inspect_err(|error| tracing::error!(%error, "waiting tasks are lost"));
-        TaskPersistence { left: left.unwrap_or_default(), ..self.clone() }
+        TaskPersistence { left: left.unwrap_or_default(), life: Life::Again, ..self.clone() }
     }
 }
 
@@ -68,11 +71,11 @@ impl PoolState {
 
     /// Restores what an earlier supervisor has left: finished tasks, metrics, and tasks still to run. A
     /// task that was running is lost, unless it may be retried.
-    pub(super) fn restore(&mut self, left: Vec<Waiting>) {
+    pub(super) fn restore(&mut self, left: Vec<Waiting>, life: Life) {
         if let Some(over) = self.over.clone() {
             self.restore_finished(&*over);
         }
-        self.restore_waiting(left);
+        self.restore_waiting(left, life);
     }
 
     fn restore_finished(&mut self, over: &dyn Ledger) {
@@ -101,7 +104,7 @@ impl PoolState {
         }
     }
 
-    fn restore_waiting(&mut self, left: Vec<Waiting>) {
+    fn restore_waiting(&mut self, left: Vec<Waiting>, life: Life) {
         for Waiting { id, who, mut spec, submitted, attempts, .. } in left {
             if self.records.contains_key(&id) {
                 self.write_down(|waiting| waiting.over(id));
@@ -120,10 +123,16 @@ impl PoolState {
                 record.earlier = attempts;
             }
             if taken.is_none_or(|taken| taken.is_err()) {
-                let error = match runs_again {
-                    true => "there was no room for it when another daemon or pool went on".to_owned(),
-                    false => "what ran it is gone, and its process was ended with it".to_owned(),
+                let error = match (runs_again, life) {
+                    (true, _) => "there was no room for it when another daemon or pool went on",
+                    (false, Life::First) => {
+                        "the daemon that ran it is gone, and its process was ended with it"
+                    }
+                    (false, Life::Again) => {
+                        "the worker pool that ran it broke, and its process was ended with it"
+                    }
                 };
+                let error = error.to_owned();
                 let report = RunReport { error: Some(error), ..RunReport::default() };
                 let (ended, collector) = (TaskEnd::Lost, None);
                 let lost = Finished { id, ended, by_force: true, report, attempts, collector };

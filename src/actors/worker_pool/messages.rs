@@ -124,7 +124,7 @@ pub(crate) enum CacheMsg {
     Restore(Vec<(CacheKey, KeptResult)>),
     /// A flight has ended: its result with its bytes and its time to live, where it is to be kept, and
     /// as the ledger keeps it.
-    Made(CacheFlight, Option<(Arc<Finished>, u64, Duration)>, Option<KeptResult>),
+    Made(CacheFlight, Option<(Arc<Finished>, u64, Duration)>, Option<Box<KeptResult>>),
     /// Nobody makes the result of this flight.
     GivenUp(CacheFlight),
     /// The pool makes the result of this flight.
@@ -161,8 +161,8 @@ pub(crate) enum PoolMsg {
     Left(oneshot::Sender<(usize, usize)>),
     /// Answered when no task is left.
     Empty(oneshot::Sender<()>),
-    /// The process of a worker's task runs, with this pid.
-    Started(WorkerId, TaskId, u32),
+    /// A worker's task runs, with this pid.
+    Started(WorkerId, TaskId, Option<u32>),
     /// A worker's task has reported its progress.
     Progress(TaskId, ProgressReport),
     /// A client reports the progress of a task.

@@ -320,7 +320,7 @@ impl WorkerState {
         };
         match news {
             HostEvent::Spawned { key, pid, .. } if key == current.key => {
-                current.report.pid = Some(pid);
+                current.report.pid = pid;
                 current.span.record("pid", pid);
                 let before = std::mem::replace(&mut current.process, Process::Runs);
                 if let Process::Making(Some(how)) = before {

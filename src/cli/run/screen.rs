@@ -98,7 +98,10 @@ impl Screen {
                 }
             },
             Fact::Instance(InstanceFact::Running { instance, pid, .. }) => {
-                self.pids.insert(instance.clone(), *pid);
+                match pid {
+                    Some(pid) => self.pids.insert(instance.clone(), *pid),
+                    None => self.pids.remove(instance),
+                };
                 None
             }
             Fact::Instance(InstanceFact::Ready { instance, after, .. }) => {

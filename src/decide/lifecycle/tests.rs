@@ -42,7 +42,7 @@ impl Bench {
     fn up(spec: ServiceSpec) -> Bench {
         let mut bench = Bench::new(spec);
         bench.give(InstanceInput::Start(StartCause::Boot));
-        bench.give(InstanceInput::Spawned { incarnation: Incarnation(1), pid: 7 });
+        bench.give(InstanceInput::Spawned { incarnation: Incarnation(1), pid: Some(7) });
         assert_eq!(bench.machine.state(), State::Running);
         bench
     }
@@ -75,7 +75,7 @@ fn a_life_from_start_to_return() {
     let out = bench.give(InstanceInput::Start(StartCause::Boot));
     assert_eq!(facts(&out), ["goal_set", "starting"]);
     assert!(out.contains(&InstanceEffect::Spawn(Incarnation(1))));
-    let out = bench.give(InstanceInput::Spawned { incarnation: Incarnation(1), pid: 7 });
+    let out = bench.give(InstanceInput::Spawned { incarnation: Incarnation(1), pid: Some(7) });
     assert_eq!(facts(&out), ["running", "ready"]);
     let out = bench.exit(1, Exit::Code(3), false);
     assert_eq!(facts(&out), ["exited", "crashed"]);
@@ -127,7 +127,7 @@ fn the_last_command_wins() {
     assert!(out.contains(&InstanceEffect::Spawn(Incarnation(2))), "stop, then start");
     bench.give(InstanceInput::Restart);
     bench.give(InstanceInput::Stop(StopCause::Command));
-    bench.give(InstanceInput::Spawned { incarnation: Incarnation(2), pid: 8 });
+    bench.give(InstanceInput::Spawned { incarnation: Incarnation(2), pid: Some(8) });
     bench.exit(2, Exit::Code(0), false);
     assert_eq!(bench.state(), State::Stopped, "restart while starting, then stop");
 }
@@ -138,7 +138,7 @@ fn a_stop_while_the_process_is_being_made_waits_for_it() {
     bench.give(InstanceInput::Start(StartCause::Command));
     assert!(facts(&bench.give(InstanceInput::Stop(StopCause::Command))).contains(&"goal_set".to_owned()));
     assert_eq!(bench.state(), State::Starting);
-    let out = bench.give(InstanceInput::Spawned { incarnation: Incarnation(1), pid: 7 });
+    let out = bench.give(InstanceInput::Spawned { incarnation: Incarnation(1), pid: Some(7) });
     assert!(out.contains(&InstanceEffect::Terminate(Incarnation(1), 15)));
 }
 
@@ -147,12 +147,12 @@ fn late_news_changes_nothing() {
     let mut bench = Bench::up(spec());
     bench.give(InstanceInput::Restart);
     bench.exit(1, Exit::Code(0), false);
-    bench.give(InstanceInput::Spawned { incarnation: Incarnation(2), pid: 8 });
+    bench.give(InstanceInput::Spawned { incarnation: Incarnation(2), pid: Some(8) });
     let before = format!("{:?}", bench.machine);
     for late in [
         InstanceInput::Exited { incarnation: Incarnation(1), exit: Exit::Code(1), remains: false, roll: 0.5 },
         InstanceInput::TreeGone { incarnation: Incarnation(1), roll: 0.5 },
-        InstanceInput::Spawned { incarnation: Incarnation(1), pid: 9 },
+        InstanceInput::Spawned { incarnation: Incarnation(1), pid: Some(9) },
         InstanceInput::LogMatched { incarnation: Incarnation(1) },
         InstanceInput::StopCommandDone { incarnation: Incarnation(1), trouble: None },
     ] {
@@ -240,14 +240,14 @@ fn retries_are_counted_and_forgotten_after_a_healthy_time() {
         bench.exit(n, Exit::Code(1), false);
         assert_eq!(bench.state(), State::Crashed);
         bench.give(InstanceInput::Permit);
-        bench.give(InstanceInput::Spawned { incarnation: Incarnation(n + 1), pid: 7 });
+        bench.give(InstanceInput::Spawned { incarnation: Incarnation(n + 1), pid: Some(7) });
     }
     bench.later(60_000);
     bench.exit(3, Exit::Code(1), false);
     assert_eq!(bench.state(), State::Crashed, "a minute of health forgives");
     for n in 4..=5 {
         bench.give(InstanceInput::Permit);
-        bench.give(InstanceInput::Spawned { incarnation: Incarnation(n), pid: 7 });
+        bench.give(InstanceInput::Spawned { incarnation: Incarnation(n), pid: Some(7) });
         bench.exit(n, Exit::Code(1), false);
     }
     assert_eq!(bench.state(), State::Failed);
@@ -365,7 +365,7 @@ proptest! {
                 11 | 12 => match asked.pop() {
                     Some(incarnation) if which > 0 => {
                         alive.push(incarnation);
-                        InstanceInput::Spawned { incarnation, pid: 7 }
+                        InstanceInput::Spawned { incarnation, pid: Some(7) }
                     }
                     Some(incarnation) => InstanceInput::SpawnFailed {
                         incarnation,
@@ -415,7 +415,7 @@ proptest! {
         // From anywhere, a stop comes to rest when the kernel does its part.
         bench.give(InstanceInput::Stop(StopCause::Command));
         for incarnation in asked {
-            bench.give(InstanceInput::Spawned { incarnation, pid: 7 });
+            bench.give(InstanceInput::Spawned { incarnation, pid: Some(7) });
             alive.push(incarnation);
         }
         bench.now += Duration::from_secs(20_000);

@@ -498,7 +498,7 @@ impl Turn<'_> {
         incarnation: Incarnation,
         asked: Duration,
         abort: Option<Abort>,
-        pid: u32,
+        pid: Option<u32>,
     ) -> Phase {
         self.emit(Fact::Instance(InstanceFact::Running {
             instance: self.machine.id.clone(),

@@ -289,7 +289,7 @@ impl InstanceState {
             InstanceFact::EnvRenewed { spawn_fingerprint, .. } => {
                 self.spawn_fingerprint = Some(*spawn_fingerprint);
             }
-            InstanceFact::Running { pid, .. } => self.pid = Some(*pid),
+            InstanceFact::Running { pid, .. } => self.pid = *pid,
             InstanceFact::Ready { .. } => {
                 match self.state {
                     State::Paused => self.ready_again = true,

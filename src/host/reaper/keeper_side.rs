@@ -275,7 +275,7 @@ impl Reaper {
                     above.journal.runs(key, life);
                 }
                 self.look_after(watched, about, Parent::Ours);
-                tell(HostEvent::Spawned { key: id, pid, life });
+                tell(HostEvent::Spawned { key: id, pid: Some(pid), life });
             }
             FromKeeper::Failed { key, stage, errno, .. } => {
                 if let Some(expected) = above.expected.remove(key) {

@@ -1,8 +1,9 @@
-//! Turns the bytes of a pipe into whole lines.
+//! Where the lines that a process prints go, and whether one of them says that it is ready.
 //!
 //! Deliberately absent: the reading of the pipe, and the log files.
 
-use super::{LONGEST_LINE, Process};
+use super::Process;
+use crate::host::lines::{any_matches, cut};
 use crate::host::{HostEvent, OutputSink, OutputTarget, ProcessKey};
 use crate::model::Stream;
 
@@ -29,47 +30,21 @@ pub(super) fn take(
     let Some(pipe) = &mut process.pipes[stream as usize] else {
         return;
     };
-    let (whole, rest) = match bytes.iter().rposition(|b| *b == b'\n') {
-        Some(at) => bytes.split_at(at + 1),
-        None => (&bytes[..0], bytes),
+    let pattern = match &process.output {
+        OutputTarget::Lines(_, pattern) => pattern.as_ref(),
+        OutputTarget::Beside(_) | OutputTarget::Capture(_) | OutputTarget::Collect(_) => None,
     };
+    let matches = |lines: &[u8]| pattern.is_some_and(|pattern| any_matches(pattern, lines));
     let mut matched = false;
-    if !whole.is_empty() {
-        if pipe.partial.is_empty() {
-            sink.lines(source, stream, whole);
-            matched = matches_a_line(&process.output, whole);
-        } else {
-            pipe.partial.extend_from_slice(whole);
-            sink.lines(source, stream, &pipe.partial);
-            matched = matches_a_line(&process.output, &pipe.partial);
-            pipe.partial = Vec::new();
-        }
-    }
-    pipe.partial.extend_from_slice(rest);
+    cut(&mut pipe.partial, bytes, &mut |lines| {
+        sink.lines(source, stream, lines);
+        matched |= matches(lines);
+    });
     // A prompt has no newline, and still says that the program is ready.
-    matched |= !pipe.partial.is_empty() && matches_a_line(&process.output, &pipe.partial);
-    if pipe.partial.len() >= LONGEST_LINE {
-        pipe.partial.push(b'\n');
-        sink.lines(source, stream, &pipe.partial);
-        matched |= matches_a_line(&process.output, &pipe.partial);
-        pipe.partial = Vec::new();
-    }
+    matched |= !pipe.partial.is_empty() && matches(&pipe.partial);
     if matched {
         // Reported once: later output is not matched any more.
         process.output = OutputTarget::Lines(source, None);
         (process.news)(HostEvent::LogMatched { key });
-    }
-}
-
-fn matches_a_line(output: &OutputTarget, lines: &[u8]) -> bool {
-    match output {
-        OutputTarget::Lines(_, Some(regex)) => lines.split(|b| *b == b'\n').any(|line| {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            !line.is_empty() && regex.is_match(line)
-        }),
-        OutputTarget::Lines(_, None)
-        | OutputTarget::Beside(_)
-        | OutputTarget::Capture(_)
-        | OutputTarget::Collect(_) => false,
     }
 }

@@ -46,8 +46,9 @@ pub enum InstanceFact {
         instance: InstanceId,
         /// The number of the process that the event is about.
         incarnation: Incarnation,
-        /// The pid of the process.
-        pid: u32,
+        /// The pid of the process; `None` for what is no process of this machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
     },
     /// The instance became ready.
     Ready {

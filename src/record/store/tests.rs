@@ -50,7 +50,7 @@ impl Log {
                 incarnation,
                 cause: StartCause::Policy,
             }),
-            Fact::Instance(InstanceFact::Running { instance: instance.clone(), incarnation, pid: 7 }),
+            Fact::Instance(InstanceFact::Running { instance: instance.clone(), incarnation, pid: Some(7) }),
             Fact::Instance(InstanceFact::Exited {
                 instance: instance.clone(),
                 incarnation,

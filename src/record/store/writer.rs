@@ -577,7 +577,7 @@ fn write_event(connection: &Connection, event: &Event) -> Result<(), rusqlite::E
                 ])?;
         }
         Fact::Instance(InstanceFact::Running { instance, incarnation, pid }) => {
-            write_pid(connection, instance, *incarnation, Some(*pid))?;
+            write_pid(connection, instance, *incarnation, *pid)?;
         }
         Fact::Instance(InstanceFact::Exited { instance, incarnation, exit, uptime }) => {
             connection

@@ -123,7 +123,7 @@ impl Life {
         if let Some(incarnation) = self.asked.take() {
             self.process = Some(incarnation);
             self.printed = false;
-            self.give(InstanceInput::Spawned { incarnation, pid: 7 });
+            self.give(InstanceInput::Spawned { incarnation, pid: Some(7) });
         } else if let Some(question) = self.question.take() {
             self.give(InstanceInput::Answered(question, GateReply::Release));
         } else if std::mem::take(&mut self.permit) {
