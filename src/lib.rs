@@ -26,11 +26,17 @@
 //! | [`sys`] | thin calls to the kernel |
 //! | [`logs`], [`vault`], [`measure`] | log files; secrets and tokens; what the machine and the trees use |
 //! | [`host`] | the processes of this machine, behind one trait |
+//! | [`runner`] | the seam to what is no process of this machine |
 //! | [`actors`] | the shell of actors around the decisions |
 //! | [`record`] | what is kept of output |
 //! | [`runtime`] | wiring, and the handle to a running tree |
 //!
 //! Linux 5.4 or later.
+
+/// The examples of the documents, which must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+struct Documents;
 
 pub mod actors;
 #[cfg(feature = "cli")]

@@ -1,8 +1,8 @@
 //! What regrow tells about itself: the subscriber of `tracing`, and where its lines go.
 //!
 //! A thread of its own writes the lines, so that a reader that stands still, or a disk that does not
-//! answer, holds up nobody: what comes too fast is left out and counted. A warning waits for its line
-//! to be written, but not for long, so that it is there when the program ends right behind it.
+//! answer, holds up nobody: what comes too fast is left out and counted. What a pipe or a terminal takes
+//! at once is written at once, so that it is there when the program ends right behind it.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -11,19 +11,23 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::layer::{Filter, SubscriberExt};
+use tracing_subscriber::registry::Registry;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::format;
 use crate::manifest::config::{DiagnosticsConfig, LogFormat, LogLevel};
-use crate::sys::files;
+use crate::model::Stream;
+use crate::sys::{files, terminal};
 
 /// The most bytes that may wait to be written.
 const QUEUE: usize = 1024 * 1024;
-/// How long a warning waits for its line to be written.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// The longest line that a pipe with room takes without making its writer wait (pipe(7)).
+const AT_ONCE: usize = 4096;
 /// The size at which a file of diagnostics is begun anew; the one before it is kept.
 const MAX_SIZE: u64 = 10 * 1024 * 1024;
 
@@ -42,6 +46,8 @@ pub(super) struct Diagnostics(Arc<Queue>);
 
 #[derive(Default)]
 struct Queue {
+    /// Whether the lines go to standard error.
+    to_stderr: bool,
     state: Mutex<State>,
     filled: Condvar,
     written: Condvar,
@@ -56,8 +62,6 @@ struct State {
     /// How many lines were taken in, and how many of them are done with.
     taken: u64,
     done: u64,
-    /// Whether somebody has waited in vain: nobody waits again until the writer goes on.
-    stuck: bool,
 }
 
 impl Queue {
@@ -74,44 +78,58 @@ pub(super) fn start(
     configured: DiagnosticsConfig,
 ) -> io::Result<Diagnostics> {
     let colour = matches!(target, DiagnosticsTarget::Stderr) && format::colour_on_stderr();
-    let diagnostics = Diagnostics(Arc::default());
+    let to_stderr = matches!(target, DiagnosticsTarget::Stderr);
+    let diagnostics = Diagnostics(Arc::new(Queue { to_stderr, ..Queue::default() }));
     let queue = Arc::clone(&diagnostics.0);
     let thread = std::thread::Builder::new().name("regrow-tells".into()).stack_size(128 * 1024);
     thread.spawn(move || write_all(&queue, target))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter(given, configured.level))
+    let lines = tracing_subscriber::fmt::layer()
         .with_span_events(FmtSpan::CLOSE)
         // Such errors would go to standard error, with a panic where that can't be written.
         .log_internal_errors(false)
         .with_writer(diagnostics.clone())
         .with_ansi(colour);
+    let filter = filter(given, configured.level);
+    let registry = tracing_subscriber::registry();
     match configured.format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => registry.with(lines.with_filter(filter)).init(),
+        LogFormat::Json => registry.with(lines.json().with_filter(filter)).init(),
     }
     Ok(diagnostics)
 }
 
-fn filter(given: Option<LogLevel>, configured: LogLevel) -> EnvFilter {
+type BoxedFilter = Box<dyn Filter<Registry> + Send + Sync>;
+
+/// What is told. `RUST_LOG` needs regular expressions, which take milliseconds to be made: a daemon that
+/// starts must be there sooner, so a level alone is done without them.
+fn filter(given: Option<LogLevel>, configured: LogLevel) -> BoxedFilter {
     let asked = std::env::var("RUST_LOG").ok().filter(|asked| given.is_none() && !asked.trim().is_empty());
     if let Some(asked) = asked {
         match EnvFilter::try_new(&asked) {
-            Ok(filter) => return filter,
+            Ok(filter) => return Box::new(filter),
             Err(error) => tell!("regrow: RUST_LOG can't be used: {error}"),
         }
     }
-    EnvFilter::new(directives(given.unwrap_or(configured)))
+    Box::new(targets(given.unwrap_or(configured)))
 }
 
-/// A level, as `RUST_LOG` would say it. What libraries say of themselves is left out as long as nobody
-/// looks for a fault.
-fn directives(level: LogLevel) -> String {
+/// What is told at a level. What libraries say of themselves is left out as long as nobody looks for a
+/// fault.
+fn targets(level: LogLevel) -> Targets {
     let others = match level {
-        LogLevel::Off => LogLevel::Off,
-        LogLevel::Error | LogLevel::Warn | LogLevel::Info => LogLevel::Error,
-        LogLevel::Debug | LogLevel::Trace => LogLevel::Warn,
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => LevelFilter::ERROR,
+        LogLevel::Debug | LogLevel::Trace => LevelFilter::WARN,
     };
-    format!("{others},regrow={level}")
+    let own = match level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    Targets::new().with_default(others).with_target("regrow", own)
 }
 
 impl Diagnostics {
@@ -126,23 +144,23 @@ impl<'a> MakeWriter<'a> for Diagnostics {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Line<'a> {
-        Line { queue: &self.0, waits: false }
-    }
-
-    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line<'a> {
-        Line { queue: &self.0, waits: *meta.level() <= Level::WARN }
+        Line { queue: &self.0 }
     }
 }
 
 /// Takes one line, which comes in one piece.
 pub(super) struct Line<'a> {
     queue: &'a Queue,
-    waits: bool,
 }
 
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.queue.lock();
+        let is_idle = state.done == state.taken;
+        if self.queue.to_stderr && is_idle && line.len() <= AT_ONCE && terminal::stderr_takes_a_line() {
+            terminal::write(Stream::Err, line);
+            return Ok(line.len());
+        }
         if state.size + line.len() > QUEUE {
             state.dropped += 1;
             return Ok(line.len());
@@ -150,14 +168,7 @@ impl Write for Line<'_> {
         state.size += line.len();
         state.waiting.push_back(line.to_owned());
         state.taken += 1;
-        let own = state.taken;
         self.queue.filled.notify_one();
-        if self.waits && !state.stuck {
-            let is_behind = |state: &mut State| state.done < own;
-            let waited = self.queue.written.wait_timeout_while(state, PATIENCE, is_behind);
-            let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-            state.stuck = state.done < own;
-        }
         Ok(line.len())
     }
 
@@ -185,7 +196,6 @@ fn write_all(queue: &Queue, target: DiagnosticsTarget) {
         }
         let mut state = queue.lock();
         state.done += count;
-        state.stuck = false;
         drop(state);
         queue.written.notify_all();
     }
@@ -236,15 +246,18 @@ fn size_of(file: &File) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tracing::Level;
+
     use super::*;
 
     #[test]
     fn a_level_holds_for_regrow_and_libraries_stay_silent() {
-        for level in LogLevel::WORDS.iter().map(|(_, level)| *level) {
-            assert!(EnvFilter::try_new(directives(level)).is_ok());
-        }
-        assert_eq!(directives(LogLevel::Warn), "error,regrow=warn");
-        assert_eq!(directives(LogLevel::Debug), "warn,regrow=debug");
+        let is_told = |level, target, of: &Level| targets(level).would_enable(target, of);
+        assert!(is_told(LogLevel::Warn, "regrow::host", &Level::WARN));
+        assert!(!is_told(LogLevel::Warn, "regrow::host", &Level::INFO));
+        assert!(!is_told(LogLevel::Info, "ractor", &Level::WARN));
+        assert!(is_told(LogLevel::Debug, "ractor", &Level::WARN));
+        assert!(!is_told(LogLevel::Off, "regrow::host", &Level::ERROR));
     }
 
     #[test]
@@ -270,10 +283,9 @@ mod tests {
         let begun = std::time::Instant::now();
         let line = vec![b'x'; 10_000];
         for _ in 0..1_000 {
-            let mut writer = Line { queue: &diagnostics.0, waits: true };
-            writer.write_all(&line).unwrap();
+            Line { queue: &diagnostics.0 }.write_all(&line).unwrap();
         }
-        assert!(begun.elapsed() < 20 * PATIENCE, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         let state = diagnostics.0.lock();
         assert!(state.dropped > 800 && state.size <= QUEUE, "{} {}", state.dropped, state.size);
     }

@@ -9,10 +9,9 @@
 //! passes on to the next command while it is as it was made. In a burst of starts the host asks for
 //! none (see `native`), and those trees are moved when there is time for it (`moving`).
 //!
-//! What an owner that was killed left behind is ended by its keeper ([`end_of`]), or by the next
-//! run in the same place ([`sweep`]).
+//! `lifetime` makes and removes the directories, `reuse` passes them on, `sweep` ends what an owner that
+//! was killed left behind. Limits will have a file of their own beside them: no controller is used yet.
 
-use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -22,16 +21,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::stat::{FileStat, Mode};
+use nix::fcntl::{Flock, OFlag};
+use nix::sys::stat::Mode;
 
-use super::marks::run_of;
-use crate::host::marks;
-use crate::sys::{clone3, pidfd, proc};
+use lifetime::{
+    folders_in, made_and_held, made_and_shared, name_of, open_dir, own_cgroup, pid_namespace, remove_all,
+};
+use reuse::{ReusableCgroup, ReusePool, SETTINGS, SPARE, is_populated, rights};
+
+use crate::sys::{clone3, proc};
 
 pub(crate) use moving::WithoutCgroup;
+pub(crate) use sweep::{end_marked_but, end_of, end_one, sweep};
 
+mod lifetime;
 mod moving;
+mod reuse;
+mod sweep;
 
 /// The cgroups of one run.
 pub(crate) struct Cgroups {
@@ -42,7 +48,7 @@ pub(crate) struct Cgroups {
     /// The work that a thread does when it has time.
     jobs: mpsc::Sender<Job>,
     /// The cgroups that several trees use, one after the other.
-    again: Mutex<Again>,
+    again: Mutex<ReusePool>,
 }
 
 /// Work that need not be done at once.
@@ -53,77 +59,6 @@ enum Job {
     /// that have one.
     TakeIn(Vec<WithoutCgroup>, Box<dyn FnOnce(Vec<u64>) + Send>),
 }
-
-/// Cgroups for reuse. To make and remove one costs a short command an eighth of its time, so a
-/// cgroup that a command left as it was is given to the next.
-#[derive(Default)]
-struct Again {
-    /// The seats that trees have, by the tree's key. Every other tree has a directory named by its
-    /// own key.
-    of: HashMap<u64, Arc<Seat>>,
-    /// The seats that no tree has.
-    spare: Vec<Arc<Seat>>,
-}
-
-/// A cgroup's directory that passes from tree to tree, held open.
-struct Seat {
-    /// The key of the first tree, which names the directory.
-    folder: u64,
-    dir: Arc<OwnedFd>,
-    /// The owner, the group and the mode of the directory.
-    rights: (u32, u32, u32),
-    /// The open `cgroup.events` file.
-    events: fs::File,
-    /// The files of [`SETTINGS`], each with its content when the cgroup was made.
-    settings: Vec<(fs::File, Vec<u8>)>,
-    /// Whether the cgroup was killed through once: a process spawned in it later would be killed,
-    /// too.
-    killed: AtomicBool,
-}
-
-/// The settings that a command may change in its own cgroup, if it has the rights. The next command
-/// would be frozen, for instance.
-const SETTINGS: [&str; 5] =
-    ["cgroup.freeze", "cgroup.type", "cgroup.subtree_control", "cgroup.max.depth", "cgroup.max.descendants"];
-
-impl Seat {
-    /// Whether any process is in the cgroup.
-    fn is_populated(&self) -> io::Result<bool> {
-        let mut text = [0; 128];
-        match self.events.read_at(&mut text, 0) {
-            Ok(length) => Ok(is_populated(&text[..length])),
-            // Another process removed the cgroup, which the kernel allows only while it is empty.
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether the cgroup exists, is empty, and nothing was made or set in it.
-    fn is_as_new(&self) -> bool {
-        let mut text = [0; 128];
-        let mut says = |file: &fs::File, want: &dyn Fn(&[u8]) -> bool| {
-            file.read_at(&mut text, 0).is_ok_and(|length| want(&text[..length]))
-        };
-        // A directory has a link for each one below it, and two of its own.
-        !self.killed.load(Ordering::Relaxed)
-            && says(&self.events, &|text| !is_populated(text))
-            && self.settings.iter().all(|(file, made)| says(file, &|text| text == made))
-            && nix::sys::stat::fstat(&self.dir)
-                .is_ok_and(|folder| folder.st_nlink == 2 && rights(&folder) == self.rights)
-    }
-}
-
-fn rights(folder: &FileStat) -> (u32, u32, u32) {
-    (folder.st_uid, folder.st_gid, folder.st_mode)
-}
-
-/// Whether the text of `cgroup.events` says that the cgroup has processes.
-fn is_populated(events: &[u8]) -> bool {
-    !String::from_utf8_lossy(events).contains("populated 0")
-}
-
-/// The most spare cgroups that are held open, with seven descriptors each.
-const SPARE: usize = 32;
 
 /// Whether a tree may get a cgroup that another tree had before, and pass it on to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +129,7 @@ impl Cgroups {
         &self.root
     }
 
-    fn again(&self) -> MutexGuard<'_, Again> {
+    fn again(&self) -> MutexGuard<'_, ReusePool> {
         self.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -203,7 +138,7 @@ impl Cgroups {
         self.seat(key).map_or(key, |seat| seat.folder)
     }
 
-    fn seat(&self, key: u64) -> Option<Arc<Seat>> {
+    fn seat(&self, key: u64) -> Option<Arc<ReusableCgroup>> {
         self.again().of.get(&key).cloned()
     }
 
@@ -249,13 +184,13 @@ impl Cgroups {
         }
     }
 
-    fn spare(&self) -> Option<Arc<Seat>> {
+    fn spare(&self) -> Option<Arc<ReusableCgroup>> {
         self.again().spare.pop()
     }
 
     /// Holds a cgroup open that was just made. `None` if that fails, for want of descriptors for
     /// instance.
-    fn seat_of(&self, folder: u64, dir: &Arc<OwnedFd>) -> Option<Seat> {
+    fn seat_of(&self, folder: u64, dir: &Arc<OwnedFd>) -> Option<ReusableCgroup> {
         let rights = rights(&nix::sys::stat::fstat(dir).ok()?);
         let events = self.open(folder, "cgroup.events").ok()?;
         let mut settings = Vec::new();
@@ -272,7 +207,7 @@ impl Cgroups {
             settings.push((file, made));
         }
         let (dir, killed) = (Arc::clone(dir), AtomicBool::new(false));
-        Some(Seat { folder, dir, rights, events, settings, killed })
+        Some(ReusableCgroup { folder, dir, rights, events, settings, killed })
     }
 
     /// Notes that the kernel would not spawn a process in the cgroup of a tree. If the reason will
@@ -403,293 +338,9 @@ fn remove(dir: &OwnedFd, root: &Path, key: u64) {
     }
 }
 
-/// Ends all processes of a run whose owner is dead.
-pub(crate) fn end_of(owner: u32, started: u64) {
-    let Some(space) = pid_namespace() else {
-        return;
-    };
-    let prefix = format!("regrow-{space}-{owner}-{started}-");
-    for folder in own_cgroup().map(|own| folders_in(&own)).unwrap_or_default() {
-        if folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)) {
-            kill_and_remove(&folder);
-        }
-    }
-}
-
-/// Ends what dead owners of this pid namespace left behind in this place. Runs of other namespaces
-/// see their own processes, and this process does not.
-pub(crate) fn sweep() {
-    let space = pid_namespace();
-    let own = own_cgroup();
-    own.iter().for_each(|own| sweep_lasting(own, space));
-    for folder in own.map(|own| folders_in(&own)).unwrap_or_default() {
-        // An owner that lives holds its directory.
-        if let Some((of, run)) = run_named(&folder)
-            && Some(of) == space
-            && let Some(_held) = hold(&folder)
-        {
-            tracing::warn!(cgroup = %folder.display(), "ending what a run left behind");
-            // The directory goes last: as long as it exists, another run can continue where this
-            // one ends.
-            end_marked(run);
-            kill_and_remove(&folder);
-        }
-    }
-}
-
-/// Removes cgroups of daemons in which no process lives and that no daemon holds, for instance
-/// because their state directory is gone.
-fn sweep_lasting(own: &Path, space: Option<u64>) {
-    let Some(prefix) = space.map(|space| format!("regrowd-{space}-")) else {
-        return;
-    };
-    for folder in folders_in(own) {
-        let is_one = folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix));
-        let lives = || fs::read(folder.join("cgroup.events")).map_or(true, |events| is_populated(&events));
-        if is_one
-            && !lives()
-            // A daemon shares the lock with the daemons before and after it.
-            && let Some(_held) = hold(&folder)
-            && !lives()
-        {
-            remove_all(&folder);
-        }
-    }
-}
-
-/// Ends every process in the cgroup of one tree, and removes it.
-pub(crate) fn end_one(folder: &Path) {
-    if folder.is_dir() {
-        kill_and_remove(folder);
-    }
-}
-
-/// The pid namespace and the run's number that a directory is named after. `None`: the name is not
-/// a run's, and the directory is not ours to end.
-fn run_named(folder: &Path) -> Option<(u64, u32)> {
-    let mut parts = folder.file_name()?.to_str()?.strip_prefix("regrow-")?.split('-');
-    let space = parts.next()?.parse().ok()?;
-    for _ in ["owner", "start"] {
-        parts.next()?.parse::<u64>().ok()?;
-    }
-    let run = u32::from_str_radix(parts.next()?, 16).ok()?;
-    parts.next().is_none().then_some((space, run))
-}
-
-/// Ends every process that carries a dead run's number in a limit, because not all had a cgroup.
-fn end_marked(run: u32) {
-    end_marked_but(run, &HashSet::new());
-}
-
-/// Ends every process that carries a run's number in a limit, except those of the known trees.
-pub(crate) fn end_marked_but(run: u32, known: &HashSet<u64>) {
-    let is_of_run = |pid: u32| {
-        marks::mark(pid)
-            .is_some_and(|mark| run_of(mark) == Some(run) && !known.contains(&(mark & 0xffff_ffff)))
-    };
-    // Processes that they fork meanwhile carry the number, too.
-    for _ in 0..50 {
-        let found: Vec<u32> = proc::all().iter().map(|stat| stat.pid).filter(|pid| is_of_run(*pid)).collect();
-        if found.is_empty() {
-            return;
-        }
-        for pid in found {
-            // Checked again after the open: the pid may have been reused since.
-            if let Ok(fd) = pidfd::open(pid)
-                && is_of_run(pid)
-            {
-                let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
-            }
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-}
-
-/// Makes the directory of a run and locks it. A directory that nobody holds is taken for a dead
-/// owner's, even between its making and the lock; then it is made again.
-fn made_and_held(root: &Path) -> Option<Flock<fs::File>> {
-    for _ in 0..10 {
-        match fs::create_dir(root) {
-            Ok(()) => {
-                if let Some(held) = hold(root).filter(|_| root.exists()) {
-                    return Some(held);
-                }
-                remove_all(root);
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(_) => return None,
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    None
-}
-
-/// Makes the directory of a daemon and locks it. Others of its kind may share the lock: a daemon
-/// that is ending, and the next one.
-fn made_and_shared(root: &Path) -> Option<Flock<fs::File>> {
-    for _ in 0..10 {
-        match fs::create_dir(root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
-            _ => {}
-        }
-        // A sweep holds the directory for a moment, and may remove it.
-        let file = fs::File::open(root).ok();
-        let held = file.and_then(|file| Flock::lock(file, FlockArg::LockShared).ok());
-        let is_it = |held: &Flock<fs::File>| {
-            fs::metadata(root).is_ok_and(|at| held.metadata().is_ok_and(|held| held.ino() == at.ino()))
-        };
-        if let Some(held) = held.filter(is_it) {
-            return Some(held);
-        }
-    }
-    None
-}
-
-/// Locks the directory of a run while the returned value lives. `None`: another process holds it.
-fn hold(folder: &Path) -> Option<Flock<fs::File>> {
-    let file = fs::File::open(folder).ok()?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).ok()
-}
-
-fn kill_and_remove(root: &Path) {
-    let killed = fs::write(root.join("cgroup.kill"), "1");
-    if killed.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
-        // The cgroup belongs to another user.
-        return;
-    }
-    // Killed processes are gone within moments, unless they are stuck in the kernel.
-    for _ in 0..200 {
-        remove_all(root);
-        if !root.exists() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-}
-
-/// The name of a run's cgroup, which is unique by its owner's pid namespace, pid and start time.
-fn name_of(pid: u32) -> Option<String> {
-    Some(format!("regrow-{}-{pid}-{}", pid_namespace()?, proc::stat(pid)?.started))
-}
-
-fn pid_namespace() -> Option<u64> {
-    fs::metadata("/proc/self/ns/pid").ok().map(|space| space.ino())
-}
-
-/// The directory of this process's own cgroup. `None` where the hierarchy is not mounted.
-fn own_cgroup() -> Option<PathBuf> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    mounts.lines().find_map(|line| below_mount(line, path))
-}
-
-/// The path of a cgroup in the file system, if this line of mountinfo (proc(5)) is the mount that
-/// shows it.
-fn below_mount(line: &str, path: &str) -> Option<PathBuf> {
-    let (mount, kind) = line.split_once(" - ")?;
-    if !kind.starts_with("cgroup2 ") {
-        return None;
-    }
-    let mut fields = mount.split(' ').skip(3);
-    let (root, point) = (fields.next()?, fields.next()?);
-    let inside = Path::new(path).strip_prefix(root).ok()?;
-    // The cgroup lies outside of this namespace's root.
-    if inside.iter().any(|part| part == "..") {
-        return None;
-    }
-    Some(Path::new(point).join(inside))
-}
-
-fn folders_in(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()).collect()
-}
-
-/// Removes a cgroup and the cgroups below it, as far as they are empty.
-fn remove_all(folder: &Path) {
-    for inner in folders_in(folder) {
-        remove_all(&inner);
-    }
-    let _ = fs::remove_dir(folder);
-}
-
-fn open_dir(at: impl std::os::fd::AsFd, path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    Ok(nix::fcntl::openat(at, path, flags, Mode::empty())?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_folders_of_runs_are_ever_swept() {
-        let run = |name: &str| run_named(&Path::new("/sys/fs/cgroup").join(name));
-        assert_eq!(run("regrow-4026531836-4711-99-1f"), Some((4_026_531_836, 0x1f)));
-        for other in [
-            "regrow-web.service",
-            "regrow-1-2-3",
-            "regrow-1-2-3-4.slice",
-            "regrow-1-2-3-4-5",
-            "regrow-a-2-3-4",
-            "system.slice",
-        ] {
-            assert_eq!(run(other), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn what_a_daemon_has_left_is_removed_when_nobody_has_it() {
-        let (Some(own), space) = (own_cgroup(), pid_namespace()) else {
-            return;
-        };
-        let Some(cgroups) = Cgroups::make_lasting(0x2fff_fff3) else {
-            // No cgroup can be made here, so there is nothing to test.
-            return;
-        };
-        let folder = cgroups.folder().to_owned();
-        assert!(cgroups.fresh(1, Use::Once).is_some());
-        let next = Cgroups::make_lasting(0x2fff_fff3).unwrap();
-        sweep_lasting(&own, space);
-        assert!(folder.join("1").exists(), "two have it");
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        fs::write(folder.join("1/cgroup.procs"), child.id().to_string()).unwrap();
-        drop((cgroups, next));
-        // The threads that hold the lock end a moment after their cgroups.
-        let begun = std::time::Instant::now();
-        while hold(&folder).is_none() {
-            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "nobody has it");
-            std::thread::yield_now();
-        }
-        sweep_lasting(&own, space);
-        assert!(folder.join("1").exists(), "somebody lives there");
-        child.kill().unwrap();
-        child.wait().unwrap();
-        while folder.exists() {
-            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it is removed");
-            sweep_lasting(&own, space);
-        }
-    }
-
-    #[test]
-    fn the_folder_is_found_by_the_mount() {
-        let unified = "31 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate";
-        let hybrid = "42 32 0:39 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw";
-        let part = "50 40 0:26 /user.slice /sys/fs/cgroup rw - cgroup2 cgroup rw";
-        let old = "33 32 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory";
-        for (line, path, want) in [
-            (unified, "/", Some("/sys/fs/cgroup/")),
-            (unified, "/user.slice/x.scope", Some("/sys/fs/cgroup/user.slice/x.scope")),
-            (hybrid, "/a", Some("/sys/fs/cgroup/unified/a")),
-            (part, "/user.slice/x", Some("/sys/fs/cgroup/x")),
-            (part, "/system.slice", None),
-            (unified, "/../outside", None),
-            (old, "/", None),
-        ] {
-            assert_eq!(below_mount(line, path).as_deref(), want.map(Path::new), "{line} {path}");
-        }
-    }
 
     #[test]
     fn a_folder_goes_on_to_the_next_tree_unless_it_was_killed_or_made_something_else() {

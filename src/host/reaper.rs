@@ -88,28 +88,26 @@ pub(crate) fn start(
         processes: HashMap::new(),
         dead: Vec::new(),
         buffer: Vec::new(),
-        call,
-        thread: nix::unistd::gettid(),
-        last_loan: 0,
-        loan: None,
-        overdue: HashMap::new(),
-        stuck: HashMap::new(),
-        changes: VecDeque::new(),
-        left: VecDeque::new(),
-        homeless: Vec::new(),
-        housing: MembershipMoves::Rests(Instant::now()),
-        needs_rescan: HashSet::new(),
+        io: BlockedIo {
+            call,
+            thread: nix::unistd::gettid(),
+            last_loan: 0,
+            loan: None,
+            overdue: HashMap::new(),
+            stuck: HashMap::new(),
+            changes: VecDeque::new(),
+            left: VecDeque::new(),
+        },
+        housing: Housing {
+            homeless: Vec::new(),
+            moves: MembershipMoves::Rests(Instant::now()),
+            needs_rescan: HashSet::new(),
+        },
+        strays: Strays { ending: Vec::new(), since: Instant::now(), left: 0 },
+        known: Known { leaders: HashMap::new(), index: Index::default(), looked: None },
+        children: Children { of: children, deaths, debounce_until: None },
         die_with: None,
-        ending_strays: Vec::new(),
-        strays_since: Instant::now(),
-        strays_left: 0,
-        leaders: HashMap::new(),
-        index: Index::default(),
-        marked_looked: None,
         succession_tried: None,
-        children,
-        deaths,
-        sigchld_debounce_until: None,
     });
     std::thread::Builder::new()
         .name("regrow-reaper".into())
@@ -234,14 +232,25 @@ struct Reaper {
     /// The buffer for reads. Empty while it is in use, and after another thread took over while it
     /// was.
     buffer: Vec<u8>,
-    /// The blocking call with which the reaper's state is left during work that may block
-    /// ([`blocked_io`]).
+    io: BlockedIo,
+    housing: Housing,
+    strays: Strays,
+    known: Known,
+    children: Children,
+    die_with: Option<OwnedFd>,
+    /// When this process last failed to become the keeper, which is dead.
+    succession_tried: Option<Instant>,
+}
+
+/// Work with log files, which may wait for a disk ([`blocked_io`]).
+struct BlockedIo {
+    /// The blocking call with which the reaper's state is left during such work.
     call: Arc<BlockingCall<Box<Reaper>>>,
     /// The thread that the reaper runs on at the moment.
     thread: nix::unistd::Pid,
     /// The number of the last loan, counted up for each.
     last_loan: u64,
-    /// The work that may block and is under way at the moment.
+    /// The work that is under way at the moment.
     loan: Option<Loan>,
     /// Loans that other threads are still blocked in, by their number.
     overdue: HashMap<u64, Loan>,
@@ -251,30 +260,43 @@ struct Reaper {
     changes: VecDeque<(SourceId, LogConfig)>,
     /// Pipes of dead processes whose output still waits for a disk.
     left: VecDeque<Remainder>,
-    /// The keys of trees that were spawned without a cgroup.
+}
+
+/// Trees that were spawned without a cgroup ([`memberships`]).
+struct Housing {
+    /// The keys of these trees.
     homeless: Vec<u64>,
-    housing: MembershipMoves,
+    moves: MembershipMoves,
     /// Trees with processes that could not be pinned for want of descriptors, or that live and were
     /// not seen: they need a rescan.
     needs_rescan: HashSet<u64>,
-    die_with: Option<OwnedFd>,
-    ending_strays: Vec<Box<dyn FnOnce() + Send>>,
-    /// When the number of strays last changed, or one of them was last reaped.
-    strays_since: Instant,
-    strays_left: usize,
+}
+
+/// Processes that belong to no tree and are ended before the host is gone.
+struct Strays {
+    /// Who waits for their end.
+    ending: Vec<Box<dyn FnOnce() + Send>>,
+    /// When their number last changed, or one of them was last reaped.
+    since: Instant,
+    left: usize,
+}
+
+/// Which process belongs to which tree ([`known_members`]).
+struct Known {
     /// The keys of trees by the pid of their leader, while it lives.
     leaders: HashMap<u32, u64>,
     index: Index,
     /// When all processes were last searched for marks, and how long that took.
-    marked_looked: Option<(Instant, Duration)>,
-    /// When this process last failed to become the keeper, which is dead.
-    succession_tried: Option<Instant>,
-    /// Finds the children of this process, or of its keeper.
-    children: proc::Children,
+    looked: Option<(Instant, Duration)>,
+}
+
+/// The children of this process, or of its keeper.
+struct Children {
+    of: proc::Children,
     /// Tells that a child may have died. `None` below a keeper, which reports its own children.
     deaths: Option<ChildDeaths>,
     /// Until when signals of dead children are held back; a search for orphans follows.
-    sigchld_debounce_until: Option<Instant>,
+    debounce_until: Option<Instant>,
 }
 
 impl Process {
@@ -300,16 +322,16 @@ impl Reaper {
 
     /// The reaper's loop. `None`: another thread took the loop over.
     fn go_on(mut self: Box<Self>) -> Option<Box<Self>> {
-        self.thread = nix::unistd::gettid();
+        self.io.thread = nix::unistd::gettid();
         let mut events = vec![EpollEvent::empty(); 256];
         loop {
             // Strays that are being ended may be children of each other, and only their parent is
             // told of their end: look again soon while that lasts, and only then.
-            let again = self.sigchld_debounce_until.is_some() || self.succession_tried.is_some();
-            let timeout = match (self.ending_strays.is_empty(), self.needs_rescan.is_empty()) {
+            let again = self.children.debounce_until.is_some() || self.succession_tried.is_some();
+            let timeout = match (self.strays.ending.is_empty(), self.housing.needs_rescan.is_empty()) {
                 // Another thread began a round and did not finish it.
                 _ if self.is_in_the_middle() => EpollTimeout::ZERO,
-                (true, true) if !again && !self.stuck.is_empty() => EpollTimeout::from(STUCK_MILLIS),
+                (true, true) if !again && !self.io.stuck.is_empty() => EpollTimeout::from(STUCK_MILLIS),
                 (true, true) if !again && self.houses_soon() => EpollTimeout::from(HOUSING_MILLIS),
                 (true, true) if !again => EpollTimeout::NONE,
                 (true, _) => EpollTimeout::from(DEAF_MILLIS),
@@ -342,7 +364,7 @@ impl Reaper {
             self.hear_again();
             self.try_succession_again();
             self = self.make_changes()?;
-            self.dead.extend(self.needs_rescan.drain());
+            self.dead.extend(self.housing.needs_rescan.drain());
             self = self.tell_deaths()?;
             self = self.look_after_what_waits()?;
             self.house();
@@ -353,18 +375,18 @@ impl Reaper {
     /// A child has died, perhaps an orphan. Where many die each second, other means report most of
     /// them, so the orphans among those that follow are searched for together.
     fn child_died(&mut self) {
-        if let Some(deaths) = &self.deaths {
+        if let Some(deaths) = &self.children.deaths {
             deaths.woke();
-            self.sigchld_debounce_until = Some(Instant::now() + Duration::from_millis(DEAF_MILLIS.into()));
+            self.children.debounce_until = Some(Instant::now() + Duration::from_millis(DEAF_MILLIS.into()));
             self.adopt();
         }
     }
 
     fn hear_again(&mut self) {
-        if let Some(deaths) = &self.deaths
-            && self.sigchld_debounce_until.is_some_and(|until| until <= Instant::now())
+        if let Some(deaths) = &self.children.deaths
+            && self.children.debounce_until.is_some_and(|until| until <= Instant::now())
         {
-            self.sigchld_debounce_until = None;
+            self.children.debounce_until = None;
             deaths.hear_again();
             self.adopt();
         }
@@ -389,13 +411,13 @@ impl Reaper {
                     }
                 }
                 ReaperOrder::EndStrays(done) => {
-                    self.strays_since = Instant::now();
-                    self.ending_strays.push(done);
+                    self.strays.since = Instant::now();
+                    self.strays.ending.push(done);
                 }
                 ReaperOrder::Expect(expected) => self.expect(*expected),
                 ReaperOrder::Adopt(key, output, keep, news) => self.take_over(key.0, output, keep, news),
                 ReaperOrder::Settle(key) => self.settled(key.0),
-                ReaperOrder::Keep(source, keep) => self.changes.push_back((source, keep)),
+                ReaperOrder::Keep(source, keep) => self.io.changes.push_back((source, keep)),
                 ReaperOrder::LookAround => self.look_around(),
                 ReaperOrder::Housed(keys) => self.housed(&keys),
                 ReaperOrder::Late(loan, late) => self.is_late(loan, *late),
@@ -426,7 +448,7 @@ impl Reaper {
             let inode = nix::sys::stat::fstat(&fd).map_or(0, |stat| stat.st_ino);
             self.epoll.add(&fd, event).ok().map(|()| Pipe { fd: Arc::new(fd), inode, partial: Vec::new() })
         });
-        self.index.add(key, pid, &marks, pipes.iter().flatten().map(|pipe| pipe.inode));
+        self.known.index.add(key, pid, &marks, pipes.iter().flatten().map(|pipe| pipe.inode));
         // A keeper reports how its children end.
         if self.above.is_none() {
             let leader = EpollEvent::new(EpollFlags::EPOLLIN, Token::Leader(key).pack());
@@ -434,7 +456,7 @@ impl Reaper {
                 tracing::error!(%error, pid, "can't watch a process");
             }
         }
-        self.leaders.insert(pid, key);
+        self.known.leaders.insert(pid, key);
         let membership = cgroups.map_or(Membership::None, Membership::Born);
         // A command is over before it would be moved into a cgroup.
         if let OutputTarget::Lines(..) = &output {
@@ -493,8 +515,8 @@ impl Reaper {
             && process.exit.is_none()
         {
             process.exit = Some(exit);
-            if self.leaders.get(&process.pid) == Some(&key) {
-                self.leaders.remove(&process.pid);
+            if self.known.leaders.get(&process.pid) == Some(&key) {
+                self.known.leaders.remove(&process.pid);
             }
             self.dead.push(key);
         }
@@ -504,7 +526,7 @@ impl Reaper {
         let Some(process) = self.processes.get_mut(&key) else {
             return;
         };
-        let (epoll, index) = (&self.epoll, &mut self.index);
+        let (epoll, index) = (&self.epoll, &mut self.known.index);
         process.remnants.retain(|pid, fd| {
             if !has_ended(fd.as_fd()) {
                 return true;
@@ -543,7 +565,7 @@ impl Reaper {
                 if known || !self.needs_marks(key) {
                     self.settle(key);
                 } else {
-                    self.needs_rescan.insert(key);
+                    self.housing.needs_rescan.insert(key);
                     self.tell_if_it_forks_away(key);
                 }
             }
@@ -583,7 +605,7 @@ impl Reaper {
             news(HostEvent::LostSight { key: id, of: process.known_members.lost() });
         }
         if let (true, OutputTarget::Lines(source, _)) = (empty, &process.output)
-            && !self.stuck.contains_key(source)
+            && !self.io.stuck.contains_key(source)
         {
             self.logs.rest(*source);
         }
@@ -630,15 +652,15 @@ impl Reaper {
         if let Some(mut process) = self.processes.remove(&key) {
             for pipe in process.pipes.iter().flatten() {
                 let _ = self.epoll.delete(&pipe.fd);
-                self.index.close(pipe.inode);
+                self.known.index.close(pipe.inode);
             }
             self.keep_what_waits(&mut process);
-            self.index.remove(key, process.pid, &process.marks, process.remnants.keys().copied());
+            self.known.index.remove(key, process.pid, &process.marks, process.remnants.keys().copied());
             for fd in process.remnants.values() {
                 let _ = self.epoll.delete(fd);
             }
-            if self.leaders.get(&process.pid) == Some(&key) {
-                self.leaders.remove(&process.pid);
+            if self.known.leaders.get(&process.pid) == Some(&key) {
+                self.known.leaders.remove(&process.pid);
             }
             if let Some(cgroups) = process.membership.cgroups() {
                 match process.exit {
@@ -654,31 +676,31 @@ impl Reaper {
 
     /// Kills orphans that were reparented to this process and belong to no known tree.
     fn go_on_ending_strays(&mut self) {
-        if self.ending_strays.is_empty() {
+        if self.strays.ending.is_empty() {
             return;
         }
         let mut left = Vec::new();
         let mut orphans = self.orphans();
-        orphans.retain(|pid| self.reap_all && !self.leaders.contains_key(pid));
+        orphans.retain(|pid| self.reap_all && !self.known.leaders.contains_key(pid));
         for pid in orphans {
             left.push(pid);
             if let Ok(fd) = pidfd::open(pid) {
                 let _ = pidfd::signal(&fd, nix::libc::SIGKILL);
                 if let Ok(Some(_)) = pidfd::reap(&fd) {
-                    self.strays_since = Instant::now();
+                    self.strays.since = Instant::now();
                 }
             }
         }
-        if left.len() != self.strays_left {
-            self.strays_left = left.len();
-            self.strays_since = Instant::now();
+        if left.len() != self.strays.left {
+            self.strays.left = left.len();
+            self.strays.since = Instant::now();
         }
-        let stuck = self.strays_since.elapsed() > STUCK;
+        let stuck = self.strays.since.elapsed() > STUCK;
         if stuck && !left.is_empty() {
             tracing::error!(pids = ?left, "SIGKILL has not ended them: stuck in the kernel");
         }
         if left.is_empty() || stuck {
-            for done in self.ending_strays.drain(..) {
+            for done in self.strays.ending.drain(..) {
                 done();
             }
         }

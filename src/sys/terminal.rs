@@ -28,6 +28,15 @@ pub fn write(stream: Stream, mut bytes: &[u8]) {
     }
 }
 
+/// Whether standard error takes a line of at most a page at once: it is a pipe, a socket or a terminal,
+/// and has room.
+pub fn stderr_takes_a_line() -> bool {
+    let stderr = std::io::stderr();
+    let is_a_file = nix::sys::stat::fstat(&stderr).is_ok_and(|at| at.st_mode & libc::S_IFMT == libc::S_IFREG);
+    let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    !is_a_file && poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready == 1)
+}
+
 /// Whether standard output is a terminal.
 pub fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()

@@ -61,6 +61,57 @@ fn every_manifest_in_a_document_is_right() {
     assert!(checked >= 2, "{checked} manifests were found");
 }
 
+#[test]
+fn every_rust_example_of_a_document_is_compiled() {
+    let library = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    for (path, text) in documents() {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let is_compiled = library.contains(&format!("/{name}\")]"));
+        assert!(!text.contains("```rust") || is_compiled, "{}", path.display());
+    }
+}
+
+/// The names of all test functions.
+fn tests() -> std::collections::BTreeSet<String> {
+    fn walk(folder: &Path, into: &mut std::collections::BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let names = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
+                into.extend(names.map(str::to_owned));
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut names = std::collections::BTreeSet::new();
+    ["tests", "src"].iter().for_each(|folder| walk(&root.join(folder), &mut names));
+    names
+}
+
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    let tests = tests();
+    let mut missing = Vec::new();
+    for (path, text) in documents() {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        if !["faults.md", "ARCHITECTURE.md"].contains(&file) {
+            continue;
+        }
+        for word in text.split('`').skip(1).step_by(2) {
+            let name = word.rsplit("::").next().unwrap();
+            let is_test = name.matches('_').count() >= 3
+                && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if is_test && !tests.contains(name) {
+                missing.push(format!("{file}: {word}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
 /// Whether Python can check JSON against a schema here.
 fn python_checks_schemas(test: &str) -> bool {
     let modules = ["-c", "import jsonschema, tomllib"];

@@ -263,6 +263,28 @@ fn p6_nothing_survives_a_killed_run() {
     }
 }
 
+/// The processes that have a word in their command line. Whatever becomes of the test, they are ended:
+/// all are halted first, since they fork faster than they are killed one by one.
+struct Colony(String);
+
+impl Drop for Colony {
+    fn drop(&mut self) {
+        let signal_all = |signal| {
+            let found = named(&self.0);
+            for pid in &found {
+                let _ = kill(pid_of(*pid), signal);
+            }
+            found.len()
+        };
+        for _ in 0..1_000 {
+            while signal_all(Signal::SIGSTOP) != signal_all(Signal::SIGSTOP) {}
+            if signal_all(Signal::SIGKILL) == 0 {
+                return;
+            }
+        }
+    }
+}
+
 /// A tree that keeps forking away into sessions of its own, without a cgroup and with orphans that
 /// regrow does not inherit, is brought to a standstill before it is killed, so none is left. Where
 /// that does not succeed in time, the report says so.
@@ -277,6 +299,7 @@ fn who_forks_away_stands_still_before_it_is_killed() {
         return;
     }
     let word = format!("colony-{}", std::process::id());
+    let _ended = Colony(word.clone());
     let colony = "import os,signal,sys,time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n\
         for n in range(20):\n    if os.fork() == 0:\n        while True:\n            os.setsid() if os.getsid(0) != os.getpid() else None\n            time.sleep(0.02)\n            if os.fork(): os._exit(0)\n\
         print('up', flush=True)\ntime.sleep(1000)\n";

@@ -81,7 +81,6 @@ impl Duty {
 /// until it can.
 fn carry_on(since: Duration, standby: Option<&Standby>) -> ! {
     super::quieten();
-    super::complain("the keeper was ended before this daemon was up; this process takes its place");
     // An inherited standby waits for this process as well, unless the keeper dismissed it before it
     // was killed.
     let standby = standby.filter(|standby| standby.waits());

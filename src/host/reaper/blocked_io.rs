@@ -95,11 +95,11 @@ pub(super) struct Remainder {
 impl Reaper {
     /// Takes over as the reaper where another thread is blocked.
     pub(super) fn relieve(mut self: Box<Self>) {
-        if let Some(mut loan) = self.loan.take() {
+        if let Some(mut loan) = self.io.loan.take() {
             tracing::debug!(?loan, "a disk does not answer");
             // The pipe may be held by the thread that blocks first: then it is not these files that
             // don't answer.
-            let held = loan.pipe.is_some() && self.overdue.values().any(|other| other.pipe == loan.pipe);
+            let held = loan.pipe.is_some() && self.io.overdue.values().any(|other| other.pipe == loan.pipe);
             if held {
                 (loan.of, loan.keep) = (None, None);
             } else {
@@ -115,7 +115,7 @@ impl Reaper {
             if let Some((key, stream)) = loan.pipe {
                 self.listen_to_no_more(key, stream);
             }
-            self.overdue.insert(loan.number, loan);
+            self.io.overdue.insert(loan.number, loan);
         }
         self.go_on();
     }
@@ -125,7 +125,7 @@ impl Reaper {
         let (slot, device, since) = (self.logs.of(source), self.logs.device(source), Instant::now());
         let (was_moved, change, lost) = (false, None, 0);
         let stuck = Stuck { since, slot, keep, device, waits, was_moved, change, lost };
-        self.stuck.entry(source).or_insert(stuck).waits |= waits;
+        self.io.stuck.entry(source).or_insert(stuck).waits |= waits;
         self.listen_no_more(source);
     }
 
@@ -137,14 +137,14 @@ impl Reaper {
         work: impl FnOnce(&Logs) -> R,
         late: impl FnOnce(R) -> Late,
     ) -> Option<(Box<Self>, R)> {
-        let (call, logs, line) = (Arc::clone(&self.call), Arc::clone(&self.logs), self.line.clone());
-        self.last_loan += 1;
-        let number = self.last_loan;
+        let (call, logs, line) = (Arc::clone(&self.io.call), Arc::clone(&self.logs), self.line.clone());
+        self.io.last_loan += 1;
+        let number = self.io.last_loan;
         let About { of, keep, pipe } = about;
-        self.loan = Some(Loan { number, of, keep, device: None, pipe, thread: self.thread });
+        self.io.loan = Some(Loan { number, of, keep, device: None, pipe, thread: self.io.thread });
         match call.work(self, || work(&logs)) {
             (Some(mut back), done) => {
-                back.loan = None;
+                back.io.loan = None;
                 Some((back, done))
             }
             (None, done) => {
@@ -158,16 +158,16 @@ impl Reaper {
 
     /// Whether a round was begun that is still to be finished.
     pub(super) fn is_in_the_middle(&self) -> bool {
-        let is_free = |left: &Remainder| !self.stuck.contains_key(&left.source);
+        let is_free = |left: &Remainder| !self.io.stuck.contains_key(&left.source);
         !self.dead.is_empty()
-            || !self.changes.is_empty()
-            || self.left.iter().any(is_free)
+            || !self.io.changes.is_empty()
+            || self.io.left.iter().any(is_free)
             || self.logs.some_leave()
     }
 
     /// Takes the result of a blocked loan, which has now ended.
     pub(super) fn is_late(&mut self, number: u64, late: Late) {
-        let Some(loan) = self.overdue.remove(&number) else {
+        let Some(loan) = self.io.overdue.remove(&number) else {
             return;
         };
         if let Some(keep) = &loan.keep {
@@ -204,7 +204,7 @@ impl Reaper {
             let is_free = loan.of == Some(*source) || (!stuck.waits && loan.is_where(stuck));
             is_free.then_some(*source)
         };
-        let free: Vec<SourceId> = self.stuck.iter().filter_map(is_free).collect();
+        let free: Vec<SourceId> = self.io.stuck.iter().filter_map(is_free).collect();
         free.into_iter().for_each(|source| self.is_stuck_no_more(source));
     }
 
@@ -234,18 +234,18 @@ impl Reaper {
 
     /// Whether two threads are blocked over one pipe: then the first of them holds it.
     pub(super) fn is_held(&self, key: u64, stream: Stream) -> bool {
-        self.overdue.values().filter(|loan| loan.pipe == Some((key, stream))).count() > 1
+        self.io.overdue.values().filter(|loan| loan.pipe == Some((key, stream))).count() > 1
     }
 
     fn is_stuck_no_more(&mut self, source: SourceId) {
-        let Some(stuck) = self.stuck.remove(&source) else {
+        let Some(stuck) = self.io.stuck.remove(&source) else {
             return;
         };
         let stays = is_same(stuck.slot.as_ref(), self.logs.of(source).as_ref());
         if let Some(key) = self.printer(source).filter(|_| stuck.was_moved && stays) {
             self.tell_unkept(key, Some(stuck.lost), String::new());
         }
-        self.changes.extend(stuck.change.map(|keep| (source, keep)));
+        self.io.changes.extend(stuck.change.map(|keep| (source, keep)));
         let of_it = self.processes.iter().filter(|(_, process)| process.source() == Some(source));
         for key in of_it.map(|(key, _)| *key).collect::<Vec<_>>() {
             self.listen_to(key, Stream::Out);
@@ -264,18 +264,18 @@ impl Reaper {
 
     /// Whether the output of a source must wait for a disk.
     pub(super) fn is_stuck(&mut self, source: SourceId) -> bool {
-        if self.stuck.is_empty() {
+        if self.io.stuck.is_empty() {
             return false;
         }
         let slot = self.logs.of(source);
-        if let Some(stuck) = self.stuck.get(&source) {
+        if let Some(stuck) = self.io.stuck.get(&source) {
             return is_same(stuck.slot.as_ref(), slot.as_ref());
         }
         let Some(device) = self.logs.device(source) else {
             return false;
         };
         let there = |stuck: &&Stuck| stuck.waits && stuck.device == Some(device);
-        if self.stuck.values().filter(there).count() < SUSPICIOUS {
+        if self.io.stuck.values().filter(there).count() < SUSPICIOUS {
             return false;
         }
         self.is_stuck_over(source, self.logs.kept(source), false);
@@ -285,7 +285,7 @@ impl Reaper {
     /// The output of a source goes elsewhere by now. Wakes the threads that are blocked over its
     /// pipes, so that they take nothing of it when the disk answers.
     pub(super) fn wake_who_stand_still_over(&self, source: SourceId) {
-        for loan in self.overdue.values().filter(|loan| loan.of == Some(source) && loan.pipe.is_some()) {
+        for loan in self.io.overdue.values().filter(|loan| loan.of == Some(source) && loan.pipe.is_some()) {
             signals::interrupt(loan.thread);
         }
     }
@@ -295,17 +295,17 @@ impl Reaper {
         if self.logs.some_leave() {
             (self, ()) = self.lend(About::default(), Logs::close_those_that_leave, |()| Late::Closed)?;
         }
-        if self.stuck.is_empty() && self.left.is_empty() {
+        if self.io.stuck.is_empty() && self.io.left.is_empty() {
             return Some(self);
         }
-        if let Err(error) = self.call.stall_monitor().begin() {
+        if let Err(error) = self.io.call.stall_monitor().begin() {
             tracing::debug!(%error, "no thread is left to continue while a disk does not answer");
         }
         let is_free = |(source, stuck): (&SourceId, &Stuck)| {
             let elsewhere = !is_same(stuck.slot.as_ref(), self.logs.of(*source).as_ref());
             (elsewhere || !self.is_to_be_feared(stuck)).then_some(*source)
         };
-        let free: Vec<SourceId> = self.stuck.iter().filter_map(is_free).collect();
+        let free: Vec<SourceId> = self.io.stuck.iter().filter_map(is_free).collect();
         free.into_iter().for_each(|source| self.is_stuck_no_more(source));
         self = self.go_elsewhere()?;
         self.empty_what_was_left()
@@ -316,14 +316,14 @@ impl Reaper {
     fn is_to_be_feared(&self, stuck: &Stuck) -> bool {
         stuck.waits
             || stuck.keep.as_ref().is_some_and(|keep| self.logs.is_hung(keep))
-            || self.overdue.values().any(|loan| loan.is_where(stuck))
+            || self.io.overdue.values().any(|loan| loan.is_where(stuck))
     }
 
     /// Moves output that has waited too long to the fallback files of its source.
     fn go_elsewhere(mut self: Box<Self>) -> Option<Box<Self>> {
         let is_due = |stuck: &Stuck| !stuck.was_moved && stuck.since.elapsed() >= ELSEWHERE;
         let due = |watcher: &Reaper| {
-            watcher.stuck.iter().find(|(_, stuck)| is_due(stuck)).map(|(source, _)| *source)
+            watcher.io.stuck.iter().find(|(_, stuck)| is_due(stuck)).map(|(source, _)| *source)
         };
         while let Some(source) = due(&self) {
             self = self.move_elsewhere(source)?;
@@ -333,7 +333,7 @@ impl Reaper {
 
     /// Moves the output of a source to its fallback files, if it has any that answer.
     pub(super) fn move_elsewhere(mut self: Box<Self>, source: SourceId) -> Option<Box<Self>> {
-        let Some(stuck) = self.stuck.get_mut(&source).filter(|stuck| !stuck.was_moved) else {
+        let Some(stuck) = self.io.stuck.get_mut(&source).filter(|stuck| !stuck.was_moved) else {
             return Some(self);
         };
         stuck.was_moved = true;
@@ -359,7 +359,7 @@ impl Reaper {
 
     /// Keeps the pipes of a process that is gone while their output waits for a disk.
     pub(super) fn keep_what_waits(&mut self, process: &mut Process) {
-        let Some(source) = process.source().filter(|source| self.stuck.contains_key(source)) else {
+        let Some(source) = process.source().filter(|source| self.io.stuck.contains_key(source)) else {
             return;
         };
         for (pipe, stream) in process.pipes.iter_mut().zip([Stream::Out, Stream::Err]) {
@@ -367,13 +367,13 @@ impl Reaper {
                 && logs::holds_something(pipe.as_fd())
             {
                 let of_it = |left: &Remainder| left.source == source;
-                if self.left.iter().filter(|left| of_it(left)).count() >= MOST_LEFT
-                    && let Some(at) = self.left.iter().position(of_it)
-                    && let Some(oldest) = self.left.remove(at)
+                if self.io.left.iter().filter(|left| of_it(left)).count() >= MOST_LEFT
+                    && let Some(at) = self.io.left.iter().position(of_it)
+                    && let Some(oldest) = self.io.left.remove(at)
                 {
                     self.is_lost(&oldest);
                 }
-                self.left.push_back(Remainder { source, stream, pipe });
+                self.io.left.push_back(Remainder { source, stream, pipe });
             }
         }
     }
@@ -387,19 +387,19 @@ impl Reaper {
             lost += length;
         }
         self.buffer = buffer;
-        if let Some(stuck) = self.stuck.get_mut(&oldest.source) {
+        if let Some(stuck) = self.io.stuck.get_mut(&oldest.source) {
             stuck.lost += lost as u64;
         }
     }
 
     fn empty_what_was_left(mut self: Box<Self>) -> Option<Box<Self>> {
-        while let Some(at) = self.left.iter().position(|left| !self.stuck.contains_key(&left.source)) {
-            let source = self.left[at].source;
+        while let Some(at) = self.io.left.iter().position(|left| !self.io.stuck.contains_key(&left.source)) {
+            let source = self.io.left[at].source;
             self = self.open_if_due(source)?;
-            if self.stuck.contains_key(&source) {
+            if self.io.stuck.contains_key(&source) {
                 continue;
             }
-            let Remainder { source, stream, pipe } = &self.left[at];
+            let Remainder { source, stream, pipe } = &self.io.left[at];
             let (source, stream, pipe, mut buffer) = (*source, *stream, Arc::clone(pipe), self.buffer());
             let work = move |logs: &Logs| {
                 let (mut bytes, mut moves) = (Vec::new(), None);
@@ -424,7 +424,7 @@ impl Reaper {
             let again = emptied.moves.is_some();
             self.emptied(source, stream, emptied);
             if !again {
-                self.left.remove(at);
+                self.io.left.remove(at);
             }
         }
         Some(self)

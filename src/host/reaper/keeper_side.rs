@@ -451,8 +451,9 @@ impl Reaper {
         };
         let first = self.succession_tried.replace(Instant::now()).is_none();
         if first {
+            // It is told by the keeper that this process becomes: nothing goes before the first step, which
+            // is to make another process.
             let _ = self.epoll.delete(above.client.socket());
-            tracing::error!(keeper = above.pid, "the keeper was ended; this process takes its place");
         }
         (above.before_change)();
         let Some(above) = &self.above else {

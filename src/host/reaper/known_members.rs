@@ -80,7 +80,7 @@ impl Reaper {
             .map(|(member, key)| ((member.pid, member.started), key))
             .collect();
         for pid in self.orphans() {
-            if !self.leaders.contains_key(&pid)
+            if !self.known.leaders.contains_key(&pid)
                 && let Some(stat) = proc::stat(pid)
             {
                 let known = || known.get(&(stat.pid, stat.started)).copied();

@@ -53,26 +53,28 @@ pub(super) enum MembershipMoves {
 impl Reaper {
     /// Notes that a service was spawned or taken over.
     pub(super) fn one_came(&mut self, key: u64, membership: &Membership) {
-        if let MembershipMoves::Rests(since) = &mut self.housing {
+        if let MembershipMoves::Rests(since) = &mut self.housing.moves {
             *since = Instant::now();
         }
         if self.cgroups.is_some() && matches!(membership, Membership::None) {
-            self.homeless.push(key);
+            self.housing.homeless.push(key);
         }
     }
 
     /// Whether trees wait to be moved, and none is being moved.
     pub(super) fn houses_soon(&self) -> bool {
-        !self.homeless.is_empty() && matches!(self.housing, MembershipMoves::Rests(_))
+        !self.housing.homeless.is_empty() && matches!(self.housing.moves, MembershipMoves::Rests(_))
     }
 
     /// Has a batch of trees moved into cgroups of their own, if no burst is under way.
     pub(super) fn house(&mut self) {
-        let is_quiet = matches!(self.housing, MembershipMoves::Rests(since) if since.elapsed() >= QUIET);
-        let Some(cgroups) = self.cgroups.as_ref().filter(|_| is_quiet && !self.homeless.is_empty()) else {
+        let is_quiet =
+            matches!(self.housing.moves, MembershipMoves::Rests(since) if since.elapsed() >= QUIET);
+        let Some(cgroups) = self.cgroups.as_ref().filter(|_| is_quiet && !self.housing.homeless.is_empty())
+        else {
             return;
         };
-        let batch = self.homeless.split_off(self.homeless.len().saturating_sub(BATCH));
+        let batch = self.housing.homeless.split_off(self.housing.homeless.len().saturating_sub(BATCH));
         let living = batch.into_iter().filter_map(|key| {
             let process = self.processes.get(&key)?;
             let lives = process.exit.is_none() && matches!(process.membership, Membership::None);
@@ -81,7 +83,7 @@ impl Reaper {
         });
         let (trees, line): (Vec<WithoutCgroup>, _) = (living.collect(), self.line.clone());
         if !trees.is_empty() && cgroups.take_in(trees, move |keys| line.send(ReaperOrder::Housed(keys))) {
-            self.housing = MembershipMoves::Moves;
+            self.housing.moves = MembershipMoves::Moves;
         }
     }
 
@@ -89,7 +91,7 @@ impl Reaper {
     pub(super) fn housed(&mut self, keys: &[u64]) {
         // The next batch follows at once.
         let quiet = Instant::now().checked_sub(QUIET).unwrap_or_else(Instant::now);
-        self.housing = MembershipMoves::Rests(quiet);
+        self.housing.moves = MembershipMoves::Rests(quiet);
         let Some(cgroups) = self.cgroups.clone() else {
             return;
         };

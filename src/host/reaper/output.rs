@@ -130,7 +130,7 @@ impl Reaper {
                 if let Some(process) = self.processes.get_mut(&key) {
                     process.pipes[stream as usize] = None;
                 }
-                self.index.close(inode);
+                self.known.index.close(inode);
                 0
             }
             PipeRead::Bytes(length) => {
@@ -196,14 +196,14 @@ impl Reaper {
     /// Applies changes of log files. A source that has no running process takes them at its next
     /// start.
     pub(super) fn make_changes(mut self: Box<Self>) -> Option<Box<Self>> {
-        while let Some((source, keep)) = self.changes.pop_front() {
+        while let Some((source, keep)) = self.io.changes.pop_front() {
             let stays = self.logs.kept(source).is_some_and(|kept| kept.place == keep.place);
             if self.printer(source).is_none() {
                 continue;
             }
             if stays && self.is_stuck(source) {
                 // The change is made when its disk answers.
-                self.stuck.entry(source).and_modify(|stuck| stuck.change = Some(keep));
+                self.io.stuck.entry(source).and_modify(|stuck| stuck.change = Some(keep));
                 continue;
             }
             self = self.change(source, keep, None)?;

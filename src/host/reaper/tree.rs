@@ -30,7 +30,8 @@ impl Reaper {
         }
         self.find_by_cgroup(key);
         self.find_seen(key);
-        !self.needs_rescan.contains(&key) && self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
+        !self.housing.needs_rescan.contains(&key)
+            && self.processes.get(&key).is_none_or(|p| p.remnants.is_empty())
     }
 
     fn cgroups_of(&self, key: u64) -> Option<Arc<Cgroups>> {
@@ -43,7 +44,7 @@ impl Reaper {
     pub(super) fn orphans(&mut self) -> Vec<u32> {
         let me = std::process::id();
         let above = self.above.as_ref().map_or(me, KeeperLink::pid);
-        let mut found = self.children.of_main_thread(above);
+        let mut found = self.children.of.of_main_thread(above);
         found.retain(|pid| *pid != me);
         found
     }
@@ -57,7 +58,7 @@ impl Reaper {
             Ok(false) => return,
             Ok(true) => {}
             Err(_) => {
-                self.needs_rescan.insert(key);
+                self.housing.needs_rescan.insert(key);
                 return;
             }
         }
@@ -66,7 +67,7 @@ impl Reaper {
         if self.processes.get(&key).is_some_and(over) {
             // A process lives that was not seen: one that is ending, or that an ending one just
             // forked.
-            self.needs_rescan.insert(key);
+            self.housing.needs_rescan.insert(key);
         }
     }
 
@@ -107,7 +108,7 @@ impl Reaper {
     /// living to the tree that they came from.
     pub(super) fn adopt(&mut self) {
         for pid in self.orphans() {
-            if self.leaders.contains_key(&pid) {
+            if self.known.leaders.contains_key(&pid) {
                 continue;
             }
             let Some(stat) = proc::stat(pid) else {
@@ -128,7 +129,7 @@ impl Reaper {
 
     /// The tree that a process came from; `None` if it is of no known tree.
     pub(super) fn owner(&self, stat: &proc::Stat) -> Option<u64> {
-        let index = &self.index;
+        let index = &self.known.index;
         let in_cgroup = || {
             let path = proc::cgroup(stat.pid)?;
             self.key_of(&path)
@@ -163,14 +164,14 @@ impl Reaper {
     /// all processes serves all trees. `false`: a scan was made a moment ago, and the caller must
     /// ask again later, so that scans take only a part of this thread's time.
     pub(super) fn find_marked(&mut self) -> bool {
-        if let Some((at, took)) = self.marked_looked
+        if let Some((at, took)) = self.known.looked
             && at.elapsed() < took * 2
         {
             return false;
         }
         let begun = Instant::now();
         for stat in proc::all() {
-            if self.leaders.contains_key(&stat.pid) || self.index.of_pinned(stat.pid).is_some() {
+            if self.known.leaders.contains_key(&stat.pid) || self.known.index.of_pinned(stat.pid).is_some() {
                 continue;
             }
             if let Some(key) = self.marked_as(&stat)
@@ -179,7 +180,7 @@ impl Reaper {
                 self.pin(key, &stat);
             }
         }
-        self.marked_looked = Some((Instant::now(), begun.elapsed()));
+        self.known.looked = Some((Instant::now(), begun.elapsed()));
         true
     }
 
@@ -196,8 +197,8 @@ impl Reaper {
         for _ in 0..2 {
             for stat in proc::all() {
                 if stat.state != b'Z'
-                    && !self.leaders.contains_key(&stat.pid)
-                    && self.index.of_pinned(stat.pid).is_none()
+                    && !self.known.leaders.contains_key(&stat.pid)
+                    && self.known.index.of_pinned(stat.pid).is_none()
                     && self.marked_as(&stat) == Some(key)
                 {
                     self.pin(key, &stat);
@@ -207,12 +208,12 @@ impl Reaper {
                 return true;
             }
         }
-        self.needs_rescan.contains(&key)
+        self.housing.needs_rescan.contains(&key)
     }
 
     /// The tree of a process by its session, group or marks.
     fn marked_as(&self, stat: &proc::Stat) -> Option<u64> {
-        let index = &self.index;
+        let index = &self.known.index;
         let marked = || index.of_limit(marks::mark(stat.pid)?);
         let named = || index.of_variable(&proc::variable(stat.pid, MARK)?);
         index.of_session(stat.session, stat.group).or_else(marked).or_else(named)
@@ -230,7 +231,7 @@ impl Reaper {
             Ok(fd) => fd,
             Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return,
             Err(_) => {
-                self.needs_rescan.insert(key);
+                self.housing.needs_rescan.insert(key);
                 return;
             }
         };
@@ -245,13 +246,13 @@ impl Reaper {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Remnant(key).pack());
         if let Err(error) = self.epoll.add(&fd, event) {
             tracing::warn!(%error, pid = stat.pid, "can't watch a process");
-            self.needs_rescan.insert(key);
+            self.housing.needs_rescan.insert(key);
         } else {
             process.remnants.insert(stat.pid, fd);
             if let Some(killing) = &mut process.killing {
                 killing.came = Some(Instant::now());
             }
-            self.index.pin(key, stat.pid);
+            self.known.index.pin(key, stat.pid);
         }
     }
 
@@ -331,7 +332,7 @@ impl Reaper {
             if self.needs_marks(key) {
                 // Each round must see the processes forked since the last one, however long a scan
                 // takes.
-                self.marked_looked = None;
+                self.known.looked = None;
             }
             self.signal_tree(key, nix::libc::SIGSTOP);
             let Some(process) = self.processes.get(&key) else {

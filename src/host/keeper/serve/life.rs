@@ -169,6 +169,9 @@ impl Keeper {
                 if let Daemon::Up { since, .. } = &mut self.daemon {
                     *since += pause;
                 }
+                if self.orphaned {
+                    complain("the keeper was ended; this process has taken its place");
+                }
                 self.abandon_starts();
             }
             Err(error) => {
