@@ -344,8 +344,6 @@ const LONGEST: usize = 80;
 const STILL_LONG: &[&str] = &[
     "actors/process.rs: heard",
     "cli/connect.rs: talk",
-    "cli/daemon.rs: serve",
-    "cli/run.rs: go",
     "cli/run/screen.rs: line",
     "cli/verbs/logs.rs: logs",
     "control/operations.rs: described",

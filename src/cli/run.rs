@@ -1,4 +1,7 @@
 //! `run`: supervises a tree in the foreground, until it is down.
+//!
+//! It prepares, starts, follows and concludes; `ending` decides when and how a run ends, `screen` what
+//! is shown of the tree.
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
@@ -6,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ending::{Act, Ending, Heard, Standing};
 use screen::Screen;
 use tokio::sync::watch;
 
@@ -25,13 +29,14 @@ use crate::host::native::HostOptions;
 use crate::host::{keeper, processes};
 use crate::manifest::Loaded;
 use crate::manifest::config::DiagnosticsConfig;
-use crate::model::event::{InstanceFact, TreeFact};
-use crate::model::{Event, Exit, ExitOutcome, Fact, InstanceId, Name, Plan, State};
-use crate::present::units::short;
+use crate::model::{InstanceId, Name, Plan, State};
 use crate::record::recording::Recorder;
 use crate::runtime::{Handle, Options};
-use crate::sys::signals::{SignalAction, Signals};
+use crate::sys::signals::Signals;
 use crate::sys::sockets;
+
+mod ending;
+mod screen;
 
 /// After this long without a line, the run names the instances that it waits for.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -245,7 +250,8 @@ async fn supervise(args: RunArgs, path: PathBuf, plan: Plan, above: keeper::Fore
     });
     let screen = Screen::new(&handle, Arc::clone(&console), names);
     let exit_on_end = args.exit_on_end.as_deref().and_then(|name| Name::new(name).ok());
-    let foreground = Foreground { handle, console, screen, exit_on_end, ended: None, timeout: args.timeout };
+    let ending = Ending::new(exit_on_end, args.timeout, console.is_terminal());
+    let foreground = Foreground { handle, console, screen, ending, failed_before: Vec::new() };
     let ended = foreground.go(signals).await;
     close.send_replace(true);
     if let Some(server) = server {
@@ -262,232 +268,103 @@ async fn supervise(args: RunArgs, path: PathBuf, plan: Plan, above: keeper::Fore
     ended
 }
 
-/// Why a run ends.
-#[derive(Debug, Clone, PartialEq)]
-enum Reason {
-    /// Nothing runs, and nothing is to come.
-    Finished,
-    /// The service of `--exit-on-end` has ended: the run exits with this code.
-    Ended(u8),
-    /// Not everything was ready within `--timeout`.
-    TimedOut,
-    /// A signal asked for the end.
-    Signal(SignalAction),
-    /// The reader of the output has gone away.
-    ReaderGone,
-    /// The end came from the tree: by `regrow down`, or because a group gave up.
-    Elsewhere,
-    /// A fault in regrow itself.
-    Broke,
-}
-
 struct Foreground {
     handle: Handle,
     console: Arc<Console>,
     screen: Screen,
-    exit_on_end: Option<Name>,
-    /// The exit code of the last process of `exit_on_end`, until the next fact tells whether it comes
-    /// back.
-    ended: Option<u8>,
-    timeout: Option<Duration>,
+    ending: Ending,
+    /// The instances that had failed when the end began.
+    failed_before: Vec<InstanceId>,
 }
 
 impl Foreground {
     async fn go(mut self, mut signals: Signals) -> u8 {
         let mut events = self.handle.events_from(0);
-        let mut reason: Option<Reason> = None;
-        let mut failed_before: Vec<InstanceId> = Vec::new();
-        let mut first_signal: Option<Instant> = None;
         let started = Instant::now();
-        let mut spoken = Instant::now();
-        let mut told_idle = false;
-        let handle = self.handle.clone();
-        let console = Arc::clone(&self.console);
+        let (handle, console) = (self.handle.clone(), Arc::clone(&self.console));
         let mut down = std::pin::pin!(handle.wait_down());
+        // The timer runs only while the run waits for something.
+        let sleep = async |at: Option<Duration>| match at {
+            Some(at) => tokio::time::sleep_until((started + at).into()).await,
+            None => std::future::pending().await,
+        };
         loop {
-            // The timer runs only while the run waits for something.
-            let next_word = match (&reason, self.screen.all_ready) {
-                (Some(_), _) => Some(spoken + LINGERING),
-                (None, false) => Some(spoken + SILENCE),
-                (None, true) => None,
-            };
-            let deadline = match (&reason, self.screen.all_ready, self.timeout) {
-                (None, false, Some(timeout)) => Some(started + timeout),
-                _ => None,
-            };
-            let sleep = async |at: Option<Instant>| match at {
-                Some(at) => tokio::time::sleep_until(at.into()).await,
-                None => std::future::pending().await,
-            };
+            let all_ready = self.screen.all_ready;
+            let (deadline, next_word) = (self.ending.deadline(all_ready), self.ending.next_word(all_ready));
             tokio::select! {
                 biased;
-                heard = signals.next() => {
-                    let again = first_signal.is_some_and(|at| at.elapsed() > TWICE);
-                    if first_signal.is_none() {
-                        first_signal = Some(Instant::now());
-                        failed_before = self.failed();
-                        self.console.status(None);
-                        let what = match heard {
-                            SignalAction::Interrupt => "Ctrl-C: stopping (press it again to kill)",
-                            SignalAction::Terminate => "SIGTERM: stopping",
-                            SignalAction::HangUp => "SIGHUP: stopping",
-                            SignalAction::Quit => "SIGQUIT: killing everything",
-                        };
-                        self.console.say(what, Tint::Warn);
-                        reason = Some(Reason::Signal(heard));
-                        if heard == SignalAction::Quit {
-                            self.handle.kill_all();
-                        } else {
-                            self.handle.begin_shutdown(what);
-                        }
-                        spoken = Instant::now();
-                    } else if again && matches!(heard, SignalAction::Interrupt | SignalAction::Quit) {
-                        self.console.say("killing everything", Tint::Bad);
-                        self.handle.kill_all();
-                    }
-                }
+                signal = signals.next() => self.hear(started.elapsed(), Heard::Signal(signal)),
                 ended = &mut down => {
-                    if let Err(broke) = ended {
-                        self.console.say(&broke.to_string(), Tint::Bad);
-                        reason = Some(Reason::Broke);
-                    }
+                    self.hear(started.elapsed(), Heard::Down(ended.err().map(|broke| broke.to_string())));
                     while let Some(read) = events.try_next() {
                         self.screen.show(&read);
-                    }
-                    if reason.is_none() {
-                        // The tree went down faster than its events were read; failed instances stay
-                        // failed.
-                        failed_before = self.failed();
                     }
                     break;
                 }
                 read = events.next() => {
-                    let mut read = read;
-                    loop {
-                        if self.screen.show(&read) {
-                            spoken = Instant::now();
-                        }
-                        if reason.is_none()
-                            && let NextEvent::Event(event) = &read
-                        {
-                            reason = self.follow(event);
-                            if reason.is_some() {
-                                failed_before = self.failed();
-                            }
-                        }
-                        match events.try_next() {
-                            Some(next) => read = next,
-                            None => break,
-                        }
+                    self.read(started.elapsed(), &read);
+                    while let Some(read) = events.try_next() {
+                        self.read(started.elapsed(), &read);
                     }
-                    if reason.is_none() && self.is_finished() {
-                        failed_before = self.failed();
-                        reason = Some(Reason::Finished);
-                        if self.handle.tree_state(|tree_state| tree_state.entries().is_empty()) {
-                            self.console.say("no service is left", Tint::Faint);
-                        }
-                        self.handle.begin_shutdown("everything has ended");
-                    } else if reason.is_none() && self.is_idle() && !told_idle {
-                        told_idle = true;
-                        self.console.say("nothing is running: start a service with \"regrow start\", or end this run with Ctrl-C", Tint::Faint);
-                    } else if self.handle.tree_state(|b| b.busy()) > 0 {
-                        told_idle = false;
-                    }
+                    let standing = self.standing();
+                    self.hear(started.elapsed(), Heard::Settled(standing));
                 }
-                () = console.reader_gone(), if reason.is_none() => {
-                    failed_before = self.failed();
-                    reason = Some(Reason::ReaderGone);
-                    self.handle.begin_shutdown("the output is no longer read");
+                () = console.reader_gone(), if !self.ending.is_over() => {
+                    self.hear(started.elapsed(), Heard::ReaderGone);
                 }
                 () = sleep(deadline) => {
-                    failed_before = self.failed();
                     let missing = self.screen.not_ready(&self.handle);
-                    let limit = short(self.timeout.unwrap_or_default());
-                    self.console.status(None);
-                    self.console.say(&format!("not ready within {limit}: {missing}"), Tint::Bad);
-                    reason = Some(Reason::TimedOut);
-                    self.handle.begin_shutdown("not ready in time");
-                    spoken = Instant::now();
+                    self.hear(started.elapsed(), Heard::TimeOver(missing));
                 }
                 () = sleep(next_word) => {
-                    let words = match reason {
-                        Some(_) => self.screen.lingering(&self.handle),
-                        None => self.screen.not_ready(&self.handle),
+                    let words = match self.ending.is_over() {
+                        true => self.screen.lingering(&self.handle),
+                        false => self.screen.not_ready(&self.handle),
                     };
-                    if !words.is_empty() {
-                        let line = if reason.is_some() {
-                            format!("still stopping: {words}")
-                        } else {
-                            format!("still waiting: {words}")
-                        };
-                        if self.console.is_terminal() {
-                            self.console.status(Some(line));
-                        } else {
-                            self.console.say(&line, Tint::Faint);
-                        }
-                    }
-                    spoken = Instant::now();
-                    if reason.is_some() && !self.console.is_terminal() {
-                        // Without a terminal, a line every five seconds is enough.
-                        spoken += Duration::from_secs(4);
-                    }
+                    self.hear(started.elapsed(), Heard::Silence(words));
                 }
             }
         }
         self.console.flush();
-        self.conclude(reason.unwrap_or(Reason::Elsewhere), &failed_before)
+        self.conclude()
     }
 
-    /// What an event means for the run as a whole.
-    fn follow(&mut self, event: &Event) -> Option<Reason> {
-        let awaited = event.fact.instance().filter(|i| self.exit_on_end.as_ref() == Some(i.service()));
-        match &event.fact {
-            Fact::Instance(InstanceFact::Exited { exit, .. }) if awaited.is_some() => {
-                self.ended = Some(match exit {
-                    ExitOutcome::Process { exit: Exit::Code(code), .. } => u8::try_from(*code).unwrap_or(1),
-                    ExitOutcome::Process { exit: Exit::Signal { signal, .. }, .. } => {
-                        u8::try_from(128 + signal).unwrap_or(1)
-                    }
-                    ExitOutcome::Process { exit: Exit::Unknown, .. } | ExitOutcome::Spawn(_) => code::FAILED,
-                });
-                None
-            }
-            // An instance that is restarted, by hand or with its group, has not ended.
-            Fact::Instance(InstanceFact::Starting { .. })
-            | Fact::Instance(InstanceFact::Waiting { .. })
-            | Fact::Instance(InstanceFact::Stopped { held: true, .. })
-                if awaited.is_some() =>
-            {
-                self.ended = None;
-                None
-            }
-            Fact::Instance(InstanceFact::Completed { instance })
-            | Fact::Instance(InstanceFact::Crashed { instance, .. })
-            | Fact::Instance(InstanceFact::Failed { instance, .. })
-            | Fact::Instance(InstanceFact::Stopped { instance, .. })
-                if awaited.is_some() =>
-            {
-                // An instance without an exit never ran: a dependency failed, or its group gave up.
-                let code = self.ended.take().unwrap_or(code::FAILED);
-                self.console.say(&format!("{instance} has ended: stopping"), Tint::Faint);
-                self.handle.begin_shutdown(&format!("{instance} has ended"));
-                Some(Reason::Ended(code))
-            }
-            Fact::Tree(TreeFact::ShutdownStarted { .. }) => Some(Reason::Elsewhere),
-            _ => None,
+    fn read(&mut self, now: Duration, read: &NextEvent) {
+        let was_shown = self.screen.show(read);
+        if let NextEvent::Event(event) = read {
+            self.hear(now, Heard::Event(event, was_shown));
         }
     }
 
-    /// Whether nothing runs, nothing will by itself, and nothing was stopped by hand.
-    fn is_finished(&self) -> bool {
-        self.is_idle() && self.handle.tree_state(|b| !b.entries().iter().any(|e| e.state == State::Stopped))
+    /// Takes what was heard, and does what follows from it.
+    fn hear(&mut self, now: Duration, heard: Heard<'_>) {
+        for act in self.ending.step(now, heard) {
+            match act {
+                Act::NoteFailures => self.failed_before = self.failed(),
+                Act::Say(words, tint) => self.console.say(&words, tint),
+                Act::Remind(words) if self.console.is_terminal() => self.console.status(Some(words)),
+                Act::Remind(words) => self.console.say(&words, Tint::Faint),
+                Act::ClearReminder => self.console.status(None),
+                Act::Shutdown(cause) => self.handle.begin_shutdown(&cause),
+                Act::KillAll => self.handle.kill_all(),
+            }
+        }
     }
 
-    /// Whether nothing runs, and nothing will by itself.
-    fn is_idle(&self) -> bool {
+    fn standing(&self) -> Standing {
         let will_start = |entry: &InstanceState| entry.state == State::Registered && entry.spec.autostart;
-        self.handle
-            .tree_state(|tree_state| tree_state.busy() == 0 && !tree_state.entries().iter().any(will_start))
+        self.handle.tree_state(|tree_state| {
+            let entries = tree_state.entries();
+            if tree_state.busy() > 0 {
+                Standing::Busy
+            } else if entries.iter().any(will_start) {
+                Standing::Starting
+            } else if entries.iter().any(|entry| entry.state == State::Stopped) {
+                Standing::Idle
+            } else {
+                Standing::Finished { is_empty: entries.is_empty() }
+            }
+        })
     }
 
     fn failed(&self) -> Vec<InstanceId> {
@@ -498,7 +375,8 @@ impl Foreground {
     }
 
     /// Prints the final report on standard error, and returns the exit code.
-    fn conclude(&self, reason: Reason, failed: &[InstanceId]) -> u8 {
+    fn conclude(&self) -> u8 {
+        let failed = &self.failed_before;
         let gave_up = self.screen.gave_up;
         if !failed.is_empty() {
             let noun = if failed.len() == 1 { "service" } else { "services" };
@@ -517,18 +395,6 @@ impl Foreground {
                 }
             }
         }
-        match reason {
-            Reason::Signal(SignalAction::Interrupt) => code::INTERRUPTED,
-            // The code is that of a process that SIGPIPE has ended.
-            Reason::ReaderGone => 128 + 13,
-            Reason::Signal(other) => u8::try_from(128 + other.number()).unwrap_or(code::FAILED),
-            Reason::TimedOut => code::TIMED_OUT,
-            Reason::Ended(ended) => ended,
-            Reason::Finished | Reason::Elsewhere if !failed.is_empty() || gave_up => code::FAILED,
-            Reason::Finished | Reason::Elsewhere => code::DONE,
-            Reason::Broke => code::FAILED,
-        }
+        self.ending.code(!failed.is_empty() || gave_up)
     }
 }
-
-mod screen;

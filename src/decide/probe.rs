@@ -5,12 +5,11 @@
 
 use std::time::Duration;
 
-use crate::model::keys::service::SHORTEST_INTERVAL;
-
 use serde::{Deserialize, Serialize};
 
 use crate::model::Health;
 use crate::model::cause::CheckKind;
+use crate::model::keys::service::SHORTEST_INTERVAL;
 
 /// The result of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]

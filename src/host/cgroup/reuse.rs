@@ -1,12 +1,11 @@
 //! Cgroups that pass from one command to the next, while they are as they were made.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, io};
 
 use nix::sys::stat::FileStat;
 

@@ -2,9 +2,8 @@
 //! of a daemon's empty directories by whoever comes by.
 
 use std::collections::HashSet;
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use super::lifetime::{folders_in, hold, own_cgroup, pid_namespace, remove_all};
 use super::reuse::is_populated;
