@@ -74,6 +74,7 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // clap prints help and version as it prints errors; only the latter are failures.
+            let _ = OUTLIVES_READERS.set(false);
             if let Err(error) = error.print() {
                 unwritten(error);
             }

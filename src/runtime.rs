@@ -39,18 +39,18 @@ use crate::record::output::OutputHub;
 use crate::runner::Runner;
 use crate::runtime::builder::TaskHost;
 
-pub use below::{KeeperOptions, UnclaimedPolicy};
 pub use blocking::BlockingPool;
 pub use options::{Options, SAMPLE_INTERVAL, StartError, TreeBroke};
 pub use pools::Pools;
+pub use takeover::{KeeperOptions, UnclaimedPolicy};
 pub use tasks::Tasks;
 
-mod below;
 pub mod blocking;
 mod builder;
 mod options;
 pub mod pools;
 pub mod reload;
+mod takeover;
 pub mod tasks;
 #[cfg(test)]
 mod tests;
@@ -260,7 +260,7 @@ impl Handle {
         if let (Some(native), Ok(copy), Some(path)) =
             (&self.inner.native, listener.try_clone(), path.to_str())
         {
-            native.hold(below::LISTENER, path.to_owned(), Some(copy.into()));
+            native.hold(takeover::LISTENER, path.to_owned(), Some(copy.into()));
         }
     }
 

@@ -352,17 +352,11 @@ const STILL_LONG: &[&str] = &[
     "control/server.rs: by_socket",
     "decide/lifecycle/turn.rs: stop",
     "decide/operation.rs: submit",
-    "decide/reload.rs: way",
     "host/native.rs: below",
     "host/reaper/keeper_side.rs: take_the_keepers_place",
     "host/spawn.rs: clone_child",
     "host/spawn/child.rs: child",
-    "manifest/load.rs: service",
-    "manifest/validate.rs: tree",
     "record/store/writer.rs: write",
-    "runtime/below.rs: start_below",
-    "runtime/below.rs: take_over",
-    "runtime/reload.rs: begin_change",
 ];
 
 #[test]
@@ -516,4 +510,26 @@ fn the_checks_see_what_they_are_for() {
         used_by(&path("a::b"), "use super::c::X;\nuse crate::d;\n\nfn f() { super::c::g() }\n", &modules);
     let used: BTreeSet<Vec<String>> = used.into_iter().collect();
     assert_eq!(used, BTreeSet::from([path("a::c"), path("d")]));
+}
+
+#[test]
+fn test_names_are_sentences_of_less_than_60_characters() {
+    fn walk(folder: &Path, into: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let names = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
+                let long = names.filter(|name| name.len() >= 60 && !name.contains(char::is_whitespace));
+                into.extend(long.map(|name| format!("{}: {name}", path.display())));
+            }
+        }
+    }
+    let mut long = Vec::new();
+    for folder in ["src", "tests"] {
+        walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut long);
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
 }

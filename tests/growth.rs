@@ -13,6 +13,7 @@ use regrow::model::{
 };
 use regrow::runtime::Handle;
 
+#[path = "support/fake.rs"]
 mod fake;
 use fake::{name, service};
 
@@ -146,7 +147,7 @@ async fn a_group_is_added_and_goes_with_all_below_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_needed_stays_and_a_name_is_free_again_when_its_service_is_gone() {
+async fn who_is_needed_stays_and_removal_frees_a_name() {
     let (host, handle, plan) = tree().await;
     let denied = handle.remove(Selector::named(["db"])).await.unwrap_err();
     assert_eq!((denied.code, denied.reason.as_str()), (DenialCode::HasDependents, "api depends on db"));
@@ -210,7 +211,7 @@ async fn what_has_no_place_is_refused_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_removal_and_a_start_at_the_same_instant_are_both_answered_truly() {
+async fn a_removal_and_a_restart_at_once_are_both_answered_truly() {
     for removal_first in [true, false] {
         let (host, handle, plan) = tree().await;
         let (one, two) = (handle.clone(), handle.clone());

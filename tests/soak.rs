@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use regrow::model::TaskSpec;
 
+#[path = "support/pool.rs"]
 mod pool;
 
 use pool::{run, shell, tree};
@@ -39,7 +40,7 @@ fn three_hundred_megabytes_of_output_are_no_memory() {
 /// What this process holds does not grow with the number of tasks, whatever their kind.
 /// `REGROW_TEST_TASKS=100000` makes the test long.
 #[test]
-fn memory_and_descriptors_stay_flat_however_many_tasks_there_were() {
+fn memory_and_descriptors_stay_flat_over_any_number_of_tasks() {
     let _alone = ALONE.lock().unwrap();
     let tasks: usize = std::env::var("REGROW_TEST_TASKS").ok().and_then(|n| n.parse().ok()).unwrap_or(3_000);
     run(async {

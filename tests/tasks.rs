@@ -12,6 +12,7 @@ use regrow::model::task::{ProgressReport, TaskEnd, TaskInput, TaskState};
 use regrow::model::{Command, DenialCode, Exit, Fact, Name, ServiceSpec, TaskSpec, TreeFact};
 use regrow::runtime::blocking::BlockingSize;
 
+#[path = "support/pool.rs"]
 mod pool;
 
 use pool::{run, shell, tree, tree_of};
@@ -165,7 +166,7 @@ fn what_waits_and_what_runs_is_cancelled_paused_and_goes_on() {
 }
 
 #[test]
-fn a_command_is_run_once_for_all_who_ask_and_not_again_while_it_counts() {
+fn a_command_runs_once_for_all_while_its_result_counts() {
     run(async {
         let tree = tree(|_| {}).await;
         let folder = tempfile::tempdir().unwrap();
@@ -225,7 +226,7 @@ fn who_waits_for_one_that_is_cancelled_gets_a_run_of_its_own() {
 }
 
 #[test]
-fn what_fails_is_tried_again_and_a_pool_that_drains_runs_what_it_has() {
+fn failures_are_tried_again_and_a_draining_pool_runs_the_rest() {
     run(async {
         let tree = tree(|_| {}).await;
         let folder = tempfile::tempdir().unwrap();
@@ -279,7 +280,7 @@ fn while_there_is_much_to_do_new_commands_get_a_lower_priority() {
 }
 
 #[test]
-fn a_program_has_named_pools_of_its_own_and_they_end_with_the_tree() {
+fn a_program_has_its_own_named_pools_that_end_with_the_tree() {
     run(async {
         let tree = tree(|_| {}).await;
         let pools = tree.handle.pools();
@@ -336,7 +337,7 @@ fn a_program_has_named_pools_of_its_own_and_they_end_with_the_tree() {
 }
 
 #[test]
-fn a_task_says_how_far_it_has_come_and_nobody_else_does_by_its_pipe() {
+fn only_a_task_itself_says_by_its_pipe_how_far_it_has_come() {
     run(async {
         let tree = tree(|rules| rules.size = PoolSize { min: 1, max: 1, queue: 10 }).await;
         let tasks = tree.handle.tasks();
@@ -414,7 +415,7 @@ fn what_is_cancelled_while_it_starts_ends_all_the_same() {
 
 /// Every copy of `sleep` uses more than 1 MiB of memory and less than 100 MiB.
 #[test]
-fn a_service_gets_copies_one_by_one_and_loses_them_again_and_those_that_stay_are_not_touched() {
+fn copies_come_and_go_one_by_one_and_the_rest_stay_untouched() {
     run(async {
         let mut spec = ServiceSpec::new(Name::new("web").unwrap(), ["sleep", "1000"]);
         let bounds = |on| ScaleSpec { min: 1, max: 3, on };

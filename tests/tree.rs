@@ -3,6 +3,7 @@
 
 #![expect(clippy::duplicate_mod, reason = "the same cases run over both")]
 
+#[path = "support/fake.rs"]
 mod fake;
 
 #[path = "tree/on_a_host.rs"]

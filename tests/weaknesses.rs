@@ -10,6 +10,7 @@ use regrow::model::task::{TaskEnd, TaskInput, TaskState};
 use regrow::model::{DenialCode, TaskSpec};
 use regrow::sys::ids;
 
+#[path = "support/pool.rs"]
 mod pool;
 
 use pool::{run, shell, tree, tree_of};
@@ -53,7 +54,7 @@ fn ids_are_unique_and_in_the_order_of_time_from_many_threads() {
 
 /// The weakness: cache keys ignored the folder, the environment, the input and the user.
 #[test]
-fn a_result_is_that_of_the_same_command_folder_environment_input_and_user() {
+fn a_result_is_shared_only_if_all_that_shapes_it_is_the_same() {
     run(async {
         let tree = tree(|_| {}).await;
         let tasks = tree.handle.tasks();
@@ -201,7 +202,7 @@ fn tasks_may_be_submitted_from_wherever_a_task_is_heard_of() {
 
 /// The weakness: results were never freed.
 #[test]
-fn finished_tasks_go_by_number_by_age_and_when_somebody_says_so() {
+fn finished_tasks_go_by_number_by_age_and_on_request() {
     run(async {
         let tree = tree(|rules| (rules.kept, rules.kept_for) = (3, Duration::from_millis(600))).await;
         let tasks = tree.handle.tasks();

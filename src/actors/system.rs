@@ -53,7 +53,8 @@ impl<M: Message> Registered<M> {
 
     /// Sends a message to the present actor. Returns whether it was there to take it.
     pub(crate) fn send(&self, message: M) -> bool {
-        self.actor().is_some_and(|actor| actor.cast(message).is_ok())
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.as_ref().is_some_and(|actor| actor.cast(message).is_ok())
     }
 
     /// Sends a request to the present actor and waits for the answer; `None` where the actor ended

@@ -186,7 +186,8 @@ pub(in crate::cli) enum Verb {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Common {
-    /// The path of the control socket [default: that of the tree of this folder]
+    /// The path of the control socket [default: the daemon's for the verbs of the daemon, else that of
+    /// the tree of this folder]
     #[arg(long, value_name = "PATH")]
     pub(in crate::cli) socket: Option<PathBuf>,
     /// Address the daemon, whatever runs in this folder
@@ -262,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_verb_stands_in_one_group_and_has_an_example_that_parses() {
+    fn every_verb_is_in_one_group_and_its_examples_parse() {
         let command = Cli::grouped();
         let listed: Vec<&str> = GROUPS.iter().flat_map(|(_, verbs)| verbs.iter().copied()).collect();
         let verbs: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_are_remembered_and_none_that_is_under_way_is_forgotten() {
+    fn so_many_are_remembered_but_none_under_way_is_forgotten() {
         let answers = Answers::default();
         let Known::New(_under_way) = answers.look(&whose("first"), "x") else { panic!() };
         for number in 0..MOST * 2 {

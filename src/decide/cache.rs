@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_begun_before_a_clearing_is_nothing_for_those_who_ask_after_it() {
+    fn after_a_clearing_nobody_gets_what_was_begun_before_it() {
         let mut cache: Cache<&str, u8, usize> = Cache::new(BOUNDS);
         let ask = |cache: &mut Cache<_, _, _>, who| cache.ask(&"k", Duration::ZERO, Duration::MAX, || who);
         let before = led(ask(&mut cache, 0));
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_a_younger_one_has_it_made_and_others_take_what_is_there() {
+    fn only_who_wants_a_younger_result_has_it_made_anew() {
         let mut cache: Cache<&str, u8, ()> = Cache::new(BOUNDS);
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
         let first = led(cache.ask(&"k", Duration::ZERO, minute, || ()));

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_start_would_not_bring_is_held_and_it_corrects_what_is_older() {
+    fn only_unusual_goals_are_held_and_they_correct_older_ones() {
         for autostart in [true, false] {
             let (mut tree_state, id) = tree_state(autostart);
             let mut held = ManualGoals::of(&tree_state);

@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn points_are_means_with_their_peaks_and_told_when_they_are_over() {
+    fn points_are_means_with_peaks_and_told_once_they_are_over() {
         let mut history = MetricsHistory::default();
         assert!(history.push(&sample(0, 10.0), now(0)).is_empty());
         assert!(history.push(&sample(15, 30.0), now(15)).is_empty());

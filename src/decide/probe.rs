@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_readiness_check_begins_quickly_and_slows_down_to_its_interval() {
+    fn a_readiness_check_slows_down_from_quick_to_its_interval() {
         let millis = |kind, interval| -> Vec<u128> {
             Pauses::new(kind, Duration::from_millis(interval)).take(5).map(|p| p.as_millis()).collect()
         };
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn another_failure_is_told_too_but_not_each_of_those_that_always_differ() {
+    fn a_new_failure_is_told_but_not_each_that_always_differs() {
         let mut ready = CheckStreak::new(CheckKind::Ready, 1, 1, Duration::ZERO);
         let mut told = Vec::new();
         for n in 1..=100 {

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_end_of_a_tree_has_stopped_is_up_again_when_that_was_cut_short() {
+    fn what_a_cut_short_shutdown_has_stopped_is_up_again() {
         let stopped_for =
             |state, goal, cause| InstanceRecord { stopped_for: Some(cause), ..past(state, goal, 1) };
         let mut pasts = [

@@ -165,141 +165,23 @@ pub fn scaled_as_before(plan: &Plan, before: impl Fn(&Name) -> Option<u32>) -> P
 /// The steps from `old` to `new`, which has no faults. `spawn_fingerprint` returns the
 /// fingerprints of a service's processes, as far as they are known: a supervisor that took over
 /// the processes may have read another manifest than the one they were started by.
-pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>) -> ReloadPlan {
-    let was: BTreeMap<&Name, &Arc<ServiceSpec>> =
-        old.services.iter().map(|spec| (&spec.name, spec)).collect();
+pub fn reload_plan(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>) -> ReloadPlan {
+    let was: Services<'_> = old.services.iter().map(|spec| (&spec.name, spec)).collect();
     let new = &scaled_as_before(new, |name| was.get(name).map(|before| before.replicas));
-    let is: BTreeMap<&Name, &Arc<ServiceSpec>> = new.services.iter().map(|spec| (&spec.name, spec)).collect();
-    let mut difference = PlanDiff::default();
+    let is: Services<'_> = new.services.iter().map(|spec| (&spec.name, spec)).collect();
+    let comparison = Comparison { old, new, was, is, spawn_fingerprint: &spawn_fingerprint };
     // A group stays if both plans have it, below the same groups.
-    let stays = |group: &Name| {
-        old.groups.contains_key(group) && {
-            let (before, after) = (path(old, group), path(new, group));
-            before == after
-        }
-    };
-    let mut differ: BTreeMap<Name, Vec<&'static str>> = BTreeMap::new();
-    for spec in &new.services {
-        let Some(before) = was.get(&spec.name) else {
-            difference.added.push(spec.name.clone());
-            continue;
-        };
-        // A manifest that can't be read says nothing about what runs.
-        if spec.fault.is_some() && before.fault.is_some() {
-            difference.unchanged.push(spec.name.clone());
-            continue;
-        }
-        let mut keys = changed_keys(before, spec);
-        if path(old, &spec.name) != path(new, &spec.name) {
-            keys.push(MEMBERS);
-        }
-        let live = is_live(&keys);
-        if live && made_by(&spawn_fingerprint(&spec.name), spec) == Some(false) {
-            keys.push(MANIFEST);
-        }
-        if keys.is_empty() {
-            difference.unchanged.push(spec.name.clone());
-        } else {
-            differ.insert(spec.name.clone(), keys);
-        }
+    let stays = |group: &Name| old.groups.contains_key(group) && path(old, group) == path(new, group);
+    let mut difference = PlanDiff::default();
+    let mut differ = comparison.services(&mut difference);
+    let renamed = comparison.renamed();
+    let replaced = comparison.replaced(&differ, &renamed);
+    let back: Vec<&Name> = replaced.iter().filter(|name| comparison.are_both(name)).collect();
+    for name in &back {
+        difference.unchanged.retain(|other| other != *name);
+        differ.entry((*name).clone()).or_insert_with(|| vec!["depends_on"]);
     }
-    difference.removed =
-        old.services.iter().filter(|spec| !is.contains_key(&spec.name)).map(|s| s.name.clone()).collect();
-    let renamed: Vec<(Name, Name)> = new
-        .services
-        .iter()
-        .filter(|spec| !was.contains_key(&spec.name))
-        .filter_map(|spec| {
-            let before = old.services.iter().find(|old| {
-                !is.contains_key(&old.name)
-                    && old.project.is_some()
-                    && old.project == spec.project
-                    && own_name(&old.name) == own_name(&spec.name)
-            })?;
-            Some((before.name.clone(), spec.name.clone()))
-        })
-        .collect();
-    // Whether the copies of a service get other names even if their number stays.
-    let other_names = |name: &Name| match (was.get(name), is.get(name)) {
-        (Some(before), Some(spec)) => {
-            let as_many = spec::copies(name, before.replicas, spec.naming());
-            before.naming() != spec.naming() && before.instances().ne(as_many)
-        }
-        _ => false,
-    };
-    let moved: Vec<Name> = differ
-        .iter()
-        .filter(|(name, keys)| {
-            keys.iter().any(|key| change_needs(key) == ChangeNeeds::Regroup) || other_names(name)
-        })
-        .map(|(name, _)| name.clone())
-        .collect();
-    let names = renamed.iter().flat_map(|(before, after)| [before.clone(), after.clone()]);
-    let mut replaced: BTreeSet<Name> = moved.into_iter().chain(names).collect();
-    let graphs = [Graph::new(&old.services), Graph::new(&new.services)];
-    loop {
-        let more: Vec<Name> = graphs
-            .iter()
-            .flatten()
-            .flat_map(|graph| {
-                replaced.iter().flat_map(|name| graph.dependents(name)).map(|spec| spec.name.clone())
-            })
-            .filter(|name| was.contains_key(name) && is.contains_key(name) && !replaced.contains(name))
-            .collect();
-        if more.is_empty() {
-            break;
-        }
-        replaced.extend(more);
-    }
-    for name in replaced.iter().filter(|name| was.contains_key(name) && is.contains_key(name)) {
-        difference.unchanged.retain(|other| other != name);
-        differ.entry(name.clone()).or_insert_with(|| vec!["depends_on"]);
-    }
-    let mut restart = Vec::new();
-    let mut services = Vec::new();
-    let mut scale = Vec::new();
-    for (name, keys) in differ {
-        let known = is.get(&name).and_then(|spec| made_by(&spawn_fingerprint(&name), spec));
-        let mended =
-            |before: &ServiceSpec, spec: &ServiceSpec| before.fault.is_some() && spec.fault.is_none();
-        // A service whose fault is mended starts by itself; its old processes count by their fingerprint.
-        let starts_itself = match (was.get(&name), is.get(&name)) {
-            (Some(before), Some(spec)) => mended(before, spec),
-            _ => false,
-        };
-        let live = known.unwrap_or_else(|| starts_itself || is_live(&keys));
-        let told = ChangedService {
-            service: name.clone(),
-            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
-        };
-        if replaced.contains(&name) {
-            difference.restarted.push(told);
-            continue;
-        }
-        if let (Some(before), Some(spec)) = (was.get(&name), is.get(&name)) {
-            // The number of copies changes last, in a step of its own.
-            let replicas = before.replicas;
-            services.push(match spec.replicas == replicas {
-                true => Arc::clone(spec),
-                false => Arc::new(ServiceSpec { replicas, ..ServiceSpec::clone(spec) }),
-            });
-            if spec.replicas != replicas {
-                scale.push((name.clone(), spec.replicas));
-                // A single copy has another name than numbered ones: then every copy is replaced.
-                let stays: BTreeSet<InstanceId> = before.instances().collect();
-                if !spec.instances().any(|id| stays.contains(&id)) {
-                    difference.restarted.push(told);
-                    continue;
-                }
-            }
-        }
-        if live {
-            difference.changed.push(told);
-        } else {
-            difference.restarted.push(told);
-            restart.push(name);
-        }
-    }
+    let InPlace { services, restart, scale } = comparison.in_place(differ, &replaced, &mut difference);
     let bare = |group: &GroupSpec| GroupSpec { children: Vec::new(), ..group.clone() };
     let groups: BTreeMap<Name, GroupSpec> = new
         .groups
@@ -311,7 +193,6 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
     let root = (bare(&old.root) != bare(&new.root)).then(|| bare(&new.root));
     let gone_groups: Vec<Name> =
         old.groups.keys().filter(|name| !new.groups.contains_key(*name) || !stays(name)).cloned().collect();
-    let back = replaced.iter().filter(|name| was.contains_key(name) && is.contains_key(name));
     let gone: Vec<Name> = difference.removed.iter().chain(back).cloned().collect();
     let fresh: BTreeSet<Name> =
         difference.added.iter().filter(|name| !replaced.contains(*name)).cloned().collect();
@@ -324,6 +205,170 @@ pub fn way(old: &Plan, new: &Plan, spawn_fingerprint: impl Fn(&Name) -> Vec<u32>
         scale,
         renamed,
         difference,
+    }
+}
+
+type Services<'a> = BTreeMap<&'a Name, &'a Arc<ServiceSpec>>;
+
+/// Two plans side by side.
+struct Comparison<'a> {
+    old: &'a Plan,
+    new: &'a Plan,
+    /// The services of the old plan.
+    was: Services<'a>,
+    /// The services of the new plan.
+    is: Services<'a>,
+    spawn_fingerprint: &'a dyn Fn(&Name) -> Vec<u32>,
+}
+
+/// What is changed of services that stay in their places.
+#[derive(Default)]
+struct InPlace {
+    services: Vec<Arc<ServiceSpec>>,
+    restart: Vec<Name>,
+    scale: Vec<(Name, u32)>,
+}
+
+impl Comparison<'_> {
+    fn are_both(&self, name: &Name) -> bool {
+        self.was.contains_key(name) && self.is.contains_key(name)
+    }
+
+    /// The services that differ, with the keys that do. Tells those that are new, removed and unchanged.
+    fn services(&self, difference: &mut PlanDiff) -> BTreeMap<Name, Vec<&'static str>> {
+        let mut differ = BTreeMap::new();
+        for spec in &self.new.services {
+            let Some(before) = self.was.get(&spec.name) else {
+                difference.added.push(spec.name.clone());
+                continue;
+            };
+            // A manifest that can't be read says nothing about what runs.
+            if spec.fault.is_some() && before.fault.is_some() {
+                difference.unchanged.push(spec.name.clone());
+                continue;
+            }
+            let mut keys = changed_keys(before, spec);
+            if path(self.old, &spec.name) != path(self.new, &spec.name) {
+                keys.push(MEMBERS);
+            }
+            if is_live(&keys) && made_by(&(self.spawn_fingerprint)(&spec.name), spec) == Some(false) {
+                keys.push(MANIFEST);
+            }
+            if keys.is_empty() {
+                difference.unchanged.push(spec.name.clone());
+            } else {
+                differ.insert(spec.name.clone(), keys);
+            }
+        }
+        let gone = self.old.services.iter().filter(|spec| !self.is.contains_key(&spec.name));
+        difference.removed = gone.map(|spec| spec.name.clone()).collect();
+        differ
+    }
+
+    /// The services that have another name now, because another project has theirs as well, or has it
+    /// no longer: the old name and the new one.
+    fn renamed(&self) -> Vec<(Name, Name)> {
+        let fresh = self.new.services.iter().filter(|spec| !self.was.contains_key(&spec.name));
+        let pair = |spec: &Arc<ServiceSpec>| {
+            let before = self.old.services.iter().find(|old| {
+                !self.is.contains_key(&old.name)
+                    && old.project.is_some()
+                    && old.project == spec.project
+                    && own_name(&old.name) == own_name(&spec.name)
+            })?;
+            Some((before.name.clone(), spec.name.clone()))
+        };
+        fresh.filter_map(pair).collect()
+    }
+
+    /// Whether the copies of a service get other names even if their number stays.
+    fn gets_other_names(&self, name: &Name) -> bool {
+        match (self.was.get(name), self.is.get(name)) {
+            (Some(before), Some(spec)) => {
+                let as_many = spec::copies(name, before.replicas, spec.naming());
+                before.naming() != spec.naming() && before.instances().ne(as_many)
+            }
+            _ => false,
+        }
+    }
+
+    /// The services that are removed and added again: those that move, and what depends on them.
+    fn replaced(
+        &self,
+        differ: &BTreeMap<Name, Vec<&'static str>>,
+        renamed: &[(Name, Name)],
+    ) -> BTreeSet<Name> {
+        let moves = |name: &Name, keys: &[&'static str]| {
+            keys.iter().any(|key| change_needs(key) == ChangeNeeds::Regroup) || self.gets_other_names(name)
+        };
+        let moved = differ.iter().filter(|(name, keys)| moves(name, keys)).map(|(name, _)| name.clone());
+        let names = renamed.iter().flat_map(|(before, after)| [before.clone(), after.clone()]);
+        let mut replaced: BTreeSet<Name> = moved.chain(names).collect();
+        let graphs = [Graph::new(&self.old.services), Graph::new(&self.new.services)];
+        loop {
+            let more: Vec<Name> = graphs
+                .iter()
+                .flatten()
+                .flat_map(|graph| {
+                    replaced.iter().flat_map(|name| graph.dependents(name)).map(|spec| spec.name.clone())
+                })
+                .filter(|name| self.are_both(name) && !replaced.contains(name))
+                .collect();
+            if more.is_empty() {
+                return replaced;
+            }
+            replaced.extend(more);
+        }
+    }
+
+    /// What is changed, restarted and scaled of the services that differ and stay. Tells which.
+    fn in_place(
+        &self,
+        differ: BTreeMap<Name, Vec<&'static str>>,
+        replaced: &BTreeSet<Name>,
+        difference: &mut PlanDiff,
+    ) -> InPlace {
+        let mut changes = InPlace::default();
+        for (name, keys) in differ {
+            let told = ChangedService {
+                service: name.clone(),
+                keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            };
+            let (Some(before), Some(spec)) = (self.was.get(&name), self.is.get(&name)) else {
+                difference.restarted.push(told);
+                continue;
+            };
+            if replaced.contains(&name) {
+                difference.restarted.push(told);
+                continue;
+            }
+            // The number of copies changes last, in a step of its own.
+            let replicas = before.replicas;
+            changes.services.push(match spec.replicas == replicas {
+                true => Arc::clone(spec),
+                false => Arc::new(ServiceSpec { replicas, ..ServiceSpec::clone(spec) }),
+            });
+            if spec.replicas != replicas {
+                changes.scale.push((name.clone(), spec.replicas));
+                // A single copy has another name than numbered ones: then every copy is replaced.
+                let stays: BTreeSet<InstanceId> = before.instances().collect();
+                if !spec.instances().any(|id| stays.contains(&id)) {
+                    difference.restarted.push(told);
+                    continue;
+                }
+            }
+            // A service whose fault is mended starts by itself; its old processes count by their
+            // fingerprint.
+            let is_mended = before.fault.is_some() && spec.fault.is_none();
+            let known = made_by(&(self.spawn_fingerprint)(&name), spec);
+            if known.unwrap_or_else(|| is_mended || is_live(&keys)) {
+                difference.changed.push(told);
+            } else {
+                difference.restarted.push(told);
+                changes.restart.push(name);
+            }
+        }
+        changes
     }
 }
 
@@ -450,7 +495,7 @@ mod tests {
     #[test]
     fn nothing_is_touched_that_is_as_it_was() {
         let plan = Plan::of("p", vec![service("a", &[]), service("b", &["a"])]);
-        let way = way(&plan, &plan.clone(), unknown);
+        let way = reload_plan(&plan, &plan.clone(), unknown);
         assert_eq!(names(&way.difference.unchanged), ["a", "b"]);
         assert_eq!(way.change, PlanChange::default());
         assert!(way.add.is_empty() && way.put_back.is_empty() && way.restart.is_empty());
@@ -458,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_says_by_which_key_and_only_what_must_is_restarted() {
+    fn a_change_names_its_keys_and_restarts_only_what_it_must() {
         let old =
             Plan::of("p", vec![service("a", &[]), service("b", &[]), service("c", &[]), service("d", &[])]);
         let mut new = old.clone();
@@ -469,7 +514,7 @@ mod tests {
         edit(&mut new, 0, &|spec| spec.stop.timeout = Duration::from_secs(1));
         edit(&mut new, 1, &|spec| spec.env.set.push(("A".into(), "b".into())));
         edit(&mut new, 2, &|spec| spec.command.argv.push("more".into()));
-        let way = way(&old, &new, unknown);
+        let way = reload_plan(&old, &new, unknown);
         assert_eq!(told(&way.difference.changed), ["a: restart stop"]);
         assert_eq!(told(&way.difference.restarted), ["b: env", "c: command"]);
         assert_eq!(names(&way.difference.unchanged), ["d"]);
@@ -478,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_another_in_the_tree_is_put_back_with_what_depends_on_it() {
+    fn what_is_replaced_is_put_back_with_what_depends_on_it() {
         let old = Plan::of(
             "p",
             vec![service("a", &[]), service("b", &["a"]), service("c", &[]), service("d", &[])],
@@ -488,7 +533,7 @@ mod tests {
             vec![service("a", &[]), service("b", &["a"]), service("c", &[]), service("e", &["c"])],
         );
         Arc::make_mut(&mut new.services[0]).kind = crate::model::Kind::Task;
-        let way = way(&old, &new, unknown);
+        let way = reload_plan(&old, &new, unknown);
         assert_eq!(told(&way.difference.restarted), ["a: kind", "b: depends_on"]);
         assert_eq!((names(&way.difference.added), names(&way.difference.removed)), (vec!["e"], vec!["d"]));
         assert_eq!(names(&way.remove.0), ["d", "a", "b"]);
@@ -508,12 +553,12 @@ mod tests {
         };
         let two = with(&with(&old, 0, 2, "a"), 2, 2, "c");
         // From one copy to several, the first copy gets another name.
-        let came = way(&old, &two, unknown);
+        let came = reload_plan(&old, &two, unknown);
         assert_eq!(told(&came.difference.restarted), ["a: replicas", "c: replicas"]);
         assert_eq!(names(&came.difference.unchanged), ["b"]);
         assert_eq!(came.scale, [(name("a"), 2), (name("c"), 2)]);
         let more = with(&with(&two, 0, 5, "a"), 2, 3, "other");
-        let came = way(&two, &more, unknown);
+        let came = reload_plan(&two, &more, unknown);
         assert_eq!(told(&came.difference.changed), ["a: replicas"]);
         assert_eq!(told(&came.difference.restarted), ["c: command replicas"]);
         assert_eq!((names(&came.restart), came.scale), (vec!["c"], vec![(name("a"), 5), (name("c"), 3)]));
@@ -523,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_scaler_has_made_of_a_service_stays_within_its_bounds() {
+    fn what_the_scaler_has_made_stays_within_the_new_bounds() {
         let scaled = |replicas: u32, min: u32, max: u32| {
             let mut plan = Plan::of("p", vec![service("a", &[]), service("b", &[])]);
             let spec = Arc::make_mut(&mut plan.services[0]);
@@ -532,7 +577,7 @@ mod tests {
             plan
         };
         // The manifest gives the first number of copies, not the present one.
-        let way_to = |old: &Plan, new: &Plan| way(old, new, unknown);
+        let way_to = |old: &Plan, new: &Plan| reload_plan(old, new, unknown);
         assert!(told(&way_to(&scaled(4, 2, 5), &scaled(2, 2, 5)).difference.changed).is_empty());
         let fewer = way_to(&scaled(4, 2, 5), &scaled(2, 2, 3));
         assert_eq!(told(&fewer.difference.changed), ["a: replicas"]);
@@ -562,7 +607,7 @@ mod tests {
     }
 
     #[test]
-    fn what_processes_were_made_with_counts_more_than_what_the_last_manifest_said() {
+    fn what_a_process_was_made_with_outweighs_the_last_manifest() {
         let plan = Plan::of("p", vec![service("a", &[]), service("b", &[]), service("c", &[])]);
         let mut edited = plan.clone();
         Arc::make_mut(&mut edited.services[1]).command.argv.push("more".into());
@@ -571,11 +616,11 @@ mod tests {
         };
         let was: &'static Plan = Box::leak(Box::new(plan.clone()));
         // The supervisor read the new manifest, and took over processes of the old one.
-        let stale = way(&edited, &edited, spawn_fingerprint(was));
+        let stale = reload_plan(&edited, &edited, spawn_fingerprint(was));
         assert_eq!(told(&stale.difference.restarted), ["b: manifest"]);
         assert_eq!((names(&stale.restart), names(&stale.difference.unchanged)), (vec!["b"], vec!["a", "c"]));
         // Back to the manifest that they were started by: no process needs a restart.
-        let back = way(&edited, &plan, spawn_fingerprint(was));
+        let back = reload_plan(&edited, &plan, spawn_fingerprint(was));
         assert_eq!(told(&back.difference.changed), ["b: command"]);
         assert!(back.restart.is_empty());
         let spec = was.service("a").unwrap();
@@ -601,7 +646,7 @@ mod tests {
         api.depends_on[0].on = Name::qualified("shop", &name("db"));
         let dbs = ["shop", "blog"].map(|project| of(service("db", &[]), project, true));
         let new = Plan::of("p", dbs.into_iter().chain([api]).collect());
-        let there = way(&old, &new, unknown);
+        let there = reload_plan(&old, &new, unknown);
         let shop = Name::qualified("shop", &name("db"));
         assert_eq!(there.renamed, [(name("db"), shop.clone())]);
         let added = |additions: &[Addition]| -> Vec<String> {
@@ -610,7 +655,7 @@ mod tests {
         assert_eq!(added(&there.add), ["blog/db"]);
         assert_eq!(added(&there.put_back), ["shop/db", "api"]);
         assert_eq!(names(&there.remove.0), ["db", "api"]);
-        let back = way(&new, &old, unknown);
+        let back = reload_plan(&new, &old, unknown);
         assert_eq!(back.renamed, [(shop, name("db"))]);
         assert_eq!(
             (added(&back.add), added(&back.put_back)),
@@ -619,7 +664,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_moves_into_a_new_group_and_a_group_changes_in_place() {
+    fn a_service_joins_a_new_group_and_a_group_changes_in_place() {
         let mut old = Plan::of("p", vec![service("a", &[]), service("b", &[])]);
         old.root.children = vec![Child::Group(name("g")), Child::Service(name("b"))];
         old.groups.insert(
@@ -633,7 +678,7 @@ mod tests {
             name("h"),
             GroupSpec { children: vec![Child::Service(name("b"))], ..GroupSpec::default() },
         );
-        let way = way(&old, &new, unknown);
+        let way = reload_plan(&old, &new, unknown);
         assert_eq!(told(&way.difference.restarted), ["b: members"]);
         assert_eq!(names(&way.difference.groups), ["g"]);
         assert_eq!(names(&way.difference.unchanged), ["a"]);

@@ -343,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_goes_on_to_the_next_tree_unless_it_was_killed_or_made_something_else() {
+    fn a_folder_is_used_again_unless_it_was_killed_or_altered() {
         let Some(cgroups) = Cgroups::make(0x2fff_fff1) else {
             // No cgroup can be made here, so there is nothing to test.
             return;

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_it_is_in_memory_more_in_a_file_and_what_is_too_much_is_counted() {
+    fn output_fills_memory_then_a_file_and_the_excess_is_counted() {
         let folder = tempfile::tempdir().unwrap();
         let room = CaptureLimit { memory: 10, limit: 25, folder: folder.path().join("tasks") };
         let collector = Collector::new(room);

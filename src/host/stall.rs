@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn another_goes_on_with_what_lasts_and_who_is_late_has_its_result_alone() {
+    fn another_thread_goes_on_and_a_late_one_has_only_its_result() {
         for going_on in [Takeover::Moment, Takeover::Lasting] {
             let (stall_monitor, call, told) = call(going_on, 10);
             let (let_go, gate) = mpsc::channel::<()>();

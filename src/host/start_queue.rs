@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn each_start_is_taken_once_in_its_turn_or_answered_when_nobody_is_left() {
+    fn each_start_is_taken_once_in_turn_or_answered_untaken() {
         let (news, heard) = mpsc::channel();
         let starts = Starts::<Nothing>::new();
         let [one, other] = [starts.taker(), starts.taker()];

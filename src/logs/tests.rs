@@ -250,7 +250,7 @@ fn what_is_put_aside_is_compressed_and_read_again() {
 }
 
 #[test]
-fn what_a_killed_one_left_uncompressed_is_compressed_by_the_next() {
+fn the_next_one_compresses_what_a_killed_one_left() {
     let folder = tempfile::tempdir().unwrap();
     let keep = keep(&folder, 100, 10);
     let mut printer = Printer::new(&keep);
@@ -455,7 +455,7 @@ fn a_daemon_goes_on_where_the_one_before_it_went_instead() {
 }
 
 #[test]
-fn who_works_with_the_files_of_one_source_holds_up_nobody_elses() {
+fn work_on_the_files_of_one_source_holds_up_no_other_source() {
     let folder = tempfile::tempdir().unwrap();
     let (one, other) = (in_one(&folder, 1 << 20, 3), keep(&folder, 1 << 20, 3));
     let logs = Logs::default();

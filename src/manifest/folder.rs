@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_over_several_files_is_told_of_each_and_harms_no_other() {
+    fn a_circle_over_files_is_told_of_each_and_harms_no_other() {
         let a = "[service.x]\ncommand = \"a\"\ndepends_on = [\"b/y\"]\n[service.z]\ncommand = \"a\"\n";
         let b = "[service.y]\ncommand = \"a\"\ndepends_on = [\"a/x\"]\n";
         let (_dir, loaded) = folder(&[("a.toml", a), ("b.toml", b)]);

@@ -172,7 +172,7 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::decide::reload::{changed_keys, way};
+    use crate::decide::reload::{changed_keys, reload_plan};
     use crate::manifest::{Environment, Loaded, load_text};
     use crate::model::keys::{ChangeNeeds, GROUP, PROJECT, SERVICE};
 
@@ -248,7 +248,7 @@ mod tests {
             // A process that was taken over is judged by its fingerprint alone.
             let is_another = web(&without).spawn_fingerprint() != web(&with).spawn_fingerprint();
             assert_eq!(is_another, top.change == ChangeNeeds::Restart, "{}.{}", top.name, key.name);
-            let steps = way(&without.plan, &with.plan, |_| Vec::new());
+            let steps = reload_plan(&without.plan, &with.plan, |_| Vec::new());
             let difference = steps.difference;
             let (live, restarted) = (difference.changed.len(), difference.restarted.len());
             let wanted = match top.change {
@@ -271,7 +271,7 @@ mod tests {
                 return;
             }
             let (without, with) = (loaded(&write("")), loaded(&write(key.default)));
-            let steps = way(&without.plan, &with.plan, |_| Vec::new());
+            let steps = reload_plan(&without.plan, &with.plan, |_| Vec::new());
             assert!(steps.difference.unchanged.len() == 2, "{}.{}: {steps:?}", top.name, key.name);
         });
     }
@@ -287,14 +287,14 @@ mod tests {
                     continue;
                 }
                 let without = loaded(&text("")).plan;
-                let change = way(&without, &with, |_| Vec::new()).change;
+                let change = reload_plan(&without, &with, |_| Vec::new()).change;
                 let seen = change.root.is_some() || !change.groups.is_empty() || change.stop.is_some();
                 assert!(seen, "{name}.{}", key.name);
                 if key.default.is_empty() {
                     continue;
                 }
                 let written = loaded(&text(key.default)).plan;
-                let change = way(&without, &written, |_| Vec::new()).change;
+                let change = reload_plan(&without, &written, |_| Vec::new()).change;
                 assert_eq!(change, Default::default(), "{name}.{}", key.name);
             }
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::decode::{self, Run, Service, Target, Words};
+use super::decode::{self, Health, Hooks, Log, Ready, Run, Service, Stop, Target, Words};
 use super::dotenv;
 use super::fault::{Fault, LoadError, Source};
 use super::interpolate::Trouble;
@@ -379,89 +379,16 @@ impl Loader<'_> {
         set.sort_unstable();
 
         let secret: HashSet<&String> = service.secrets.iter().map(|(name, _)| name).collect();
-        let command = match &service.run {
-            Some(Run::Command(words)) => {
-                let argv = faults.words(&scope, words);
-                Some(CommandLine { argv, shell: false })
-            }
-            Some(Run::Shell(text)) => Some(CommandLine {
-                argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), text.value.clone()],
-                shell: true,
-            }),
-            None => None,
-        };
+        let command = faults.command(&scope, service.run.as_ref());
         let dir = match &service.dir {
             Some(dir) => faults.text(&scope, dir).map(|dir| absolute(&self.given.folder, &dir)),
             None => Some(self.given.folder.clone()),
         };
-        let ready = service.ready.as_ref().and_then(|ready| {
-            let check = |target| Check {
-                target,
-                interval: ready.interval.unwrap_or(READY_INTERVAL),
-                timeout: ready.timeout.unwrap_or(CHECK_TIMEOUT),
-                successes: ready.successes.unwrap_or(1),
-            };
-            let target = match &ready.target {
-                Target::Log(pattern) => {
-                    if let Err(error) = regex::bytes::Regex::new(&pattern.value) {
-                        faults.collector.fault_with(
-                            pattern.span.clone(),
-                            format!("{:?} is not a valid regular expression", pattern.value),
-                            "invalid regular expression",
-                            last_line(&error.to_string()),
-                        );
-                    }
-                    ReadyTarget::Log(pattern.value.clone())
-                }
-                Target::After(delay) => ReadyTarget::After(*delay),
-                target @ (Target::Tcp(_) | Target::Http(_) | Target::Exec(_)) => {
-                    ReadyTarget::Check(check(faults.target(&scope, target)?))
-                }
-            };
-            Some(ReadySpec { target, deadline: ready.deadline })
-        });
-        let health = service.health.as_ref().and_then(|health| {
-            Some(HealthSpec {
-                check: Check {
-                    target: faults.target(&scope, &health.target)?,
-                    interval: health.interval.unwrap_or(HEALTH_INTERVAL),
-                    timeout: health.timeout.unwrap_or(CHECK_TIMEOUT),
-                    successes: health.successes.unwrap_or(1),
-                },
-                failures: health.failures.unwrap_or(HEALTH_FAILURES),
-                start_period: health.start_period.unwrap_or_default(),
-            })
-        });
-        let stop = StopSpec {
-            signal: service.stop.signal.unwrap_or(15),
-            timeout: service.stop.timeout.unwrap_or(Duration::from_secs(10)),
-            command: service
-                .stop
-                .command
-                .as_ref()
-                .map(|words| CommandLine { argv: faults.words(&scope, words), shell: false }),
-        };
-        let on = service.on.as_ref().map(|on| HookSpec {
-            commands: on
-                .commands
-                .iter()
-                .map(|(hook, words)| (*hook, CommandLine { argv: faults.words(&scope, words), shell: false }))
-                .collect(),
-            timeout: on.timeout.unwrap_or(HOOK_TIMEOUT),
-        });
-        let log = service.log.as_ref().map(|log| LogSpec {
-            file: match &log.file {
-                Some(file) if file.value == INHERIT => LogTarget::Inherit,
-                file => LogTarget::from(
-                    file.as_ref().and_then(|file| faults.file(&scope, file, &self.given.folder)),
-                ),
-            },
-            max_size: log.max_size,
-            max_files: log.max_files,
-            compress: log.compress,
-            owner: log.owner.clone(),
-            mode: log.mode,
-        });
+        let ready = service.ready.as_ref().and_then(|ready| faults.ready(&scope, ready));
+        let health = service.health.as_ref().and_then(|health| faults.health(&scope, health));
+        let stop = faults.stop(&scope, &service.stop);
+        let on = service.on.as_ref().map(|on| faults.hooks(&scope, on));
+        let log = service.log.as_ref().map(|log| faults.log(&scope, log, &self.given.folder));
         // The service exists even without a command or a folder, since others may depend on it.
         ServiceSpec {
             name: service.name.value.clone(),
@@ -550,6 +477,87 @@ struct Faults<'a> {
 }
 
 impl Faults<'_> {
+    fn command(&mut self, scope: &Scope<'_>, run: Option<&Run>) -> Option<CommandLine> {
+        match run? {
+            Run::Command(words) => Some(CommandLine { argv: self.words(scope, words), shell: false }),
+            Run::Shell(text) => Some(CommandLine {
+                argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), text.value.clone()],
+                shell: true,
+            }),
+        }
+    }
+
+    fn ready(&mut self, scope: &Scope<'_>, ready: &Ready) -> Option<ReadySpec> {
+        let target = match &ready.target {
+            Target::Log(pattern) => {
+                if let Err(error) = regex::bytes::Regex::new(&pattern.value) {
+                    self.collector.fault_with(
+                        pattern.span.clone(),
+                        format!("{:?} is not a valid regular expression", pattern.value),
+                        "invalid regular expression",
+                        last_line(&error.to_string()),
+                    );
+                }
+                ReadyTarget::Log(pattern.value.clone())
+            }
+            Target::After(delay) => ReadyTarget::After(*delay),
+            target @ (Target::Tcp(_) | Target::Http(_) | Target::Exec(_)) => ReadyTarget::Check(Check {
+                target: self.target(scope, target)?,
+                interval: ready.interval.unwrap_or(READY_INTERVAL),
+                timeout: ready.timeout.unwrap_or(CHECK_TIMEOUT),
+                successes: ready.successes.unwrap_or(1),
+            }),
+        };
+        Some(ReadySpec { target, deadline: ready.deadline })
+    }
+
+    fn health(&mut self, scope: &Scope<'_>, health: &Health) -> Option<HealthSpec> {
+        Some(HealthSpec {
+            check: Check {
+                target: self.target(scope, &health.target)?,
+                interval: health.interval.unwrap_or(HEALTH_INTERVAL),
+                timeout: health.timeout.unwrap_or(CHECK_TIMEOUT),
+                successes: health.successes.unwrap_or(1),
+            },
+            failures: health.failures.unwrap_or(HEALTH_FAILURES),
+            start_period: health.start_period.unwrap_or_default(),
+        })
+    }
+
+    fn stop(&mut self, scope: &Scope<'_>, stop: &Stop) -> StopSpec {
+        let usual = StopSpec::default();
+        let command = stop.command.as_ref();
+        StopSpec {
+            signal: stop.signal.unwrap_or(usual.signal),
+            timeout: stop.timeout.unwrap_or(usual.timeout),
+            command: command.map(|words| CommandLine { argv: self.words(scope, words), shell: false }),
+        }
+    }
+
+    fn hooks(&mut self, scope: &Scope<'_>, on: &Hooks) -> HookSpec {
+        let commands = on.commands.iter();
+        HookSpec {
+            commands: commands
+                .map(|(hook, words)| (*hook, CommandLine { argv: self.words(scope, words), shell: false }))
+                .collect(),
+            timeout: on.timeout.unwrap_or(HOOK_TIMEOUT),
+        }
+    }
+
+    fn log(&mut self, scope: &Scope<'_>, log: &Log, folder: &Path) -> LogSpec {
+        LogSpec {
+            file: match &log.file {
+                Some(file) if file.value == INHERIT => LogTarget::Inherit,
+                file => LogTarget::from(file.as_ref().and_then(|file| self.file(scope, file, folder))),
+            },
+            max_size: log.max_size,
+            max_files: log.max_files,
+            compress: log.compress,
+            owner: log.owner.clone(),
+            mode: log.mode,
+        }
+    }
+
     fn note(&mut self, result: Result<String, Trouble>, at: &At<String>) -> Option<String> {
         let trouble = match result {
             Ok(text) => return Some(text),

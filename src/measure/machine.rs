@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_does_not_answer_holds_up_nothing_and_is_said() {
+    fn a_silent_file_system_is_reported_and_holds_up_nothing() {
         let (answer, answered) = mpsc::channel();
         let mut reader = DiskReader::Away(answered, Duration::from_secs(10));
         let why = reader.read(Duration::from_secs(40)).unwrap_err();

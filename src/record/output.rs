@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_follower_hears_its_sources_alone_and_each_chunk_has_a_number() {
+    async fn a_follower_hears_only_its_sources_in_numbered_chunks() {
         let names = ["a", "b"].map(|name| InstanceId::sole(Name::new(name).unwrap()));
         let hub = OutputHub::new(None);
         for name in &names {
@@ -529,7 +529,7 @@ mod tests {
         }
     }
     #[tokio::test]
-    async fn who_follows_all_hears_of_new_ones_and_what_is_forgotten_is_gone() {
+    async fn who_follows_all_hears_new_sources_and_forgotten_ones_go() {
         let hub = hub();
         let (_, mut follower) = hub.follow(None);
         let late = InstanceId::sole(Name::new("late").unwrap());

@@ -33,9 +33,9 @@ use crate::model::{Fact, Name, TreeFact};
 use crate::record::output::OutputHub;
 use crate::runner::{Runner, Runners};
 use crate::runtime::Handle;
-use crate::runtime::below::{self, Taken};
 use crate::runtime::options::StartError;
 use crate::runtime::pools::{Pools, PoolsArgs};
+use crate::runtime::takeover::{self, Taken};
 use crate::sys::clock::Clock;
 use crate::sys::files;
 use crate::vault::secrets::Vault;
@@ -90,7 +90,7 @@ pub(super) fn lasting(
         return TaskPersistence::default();
     };
     let keeper = Arc::clone(native);
-    let hold = Box::new(move |file| keeper.hold(below::TASKS, String::new(), Some(file)));
+    let hold = Box::new(move |file| keeper.hold(takeover::TASKS, String::new(), Some(file)));
     match WaitingTasks::open(held, hold) {
         Ok((waiting, left)) => {
             let left = if going_down { Vec::new() } else { left };

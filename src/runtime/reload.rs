@@ -73,8 +73,8 @@ impl Handle {
     }
 
     async fn begin_change(&self, plan: Plan, by: Option<&Requester>) -> Result<Changing, Denial> {
-        let way = reload::way(&self.plan(), &plan, |service| self.spawn_fingerprint(service));
-        let ReloadPlan { difference, add, change, remove, put_back, restart, scale, renamed } = way;
+        let steps = reload::reload_plan(&self.plan(), &plan, |service| self.spawn_fingerprint(service));
+        let ReloadPlan { difference, add, change, remove, put_back, restart, scale, renamed } = steps;
         let mut reloaded = Reloaded { difference, ok: true, results: Vec::new(), faulty: Vec::new() };
         // Each command is in the tree state before the next one is carried out, since all go through one
         // mailbox.
@@ -94,26 +94,10 @@ impl Handle {
             by_another.unwrap_or(name).clone()
         };
         let down: Vec<Name> = services.iter().filter(|name| self.is_kept_down(name)).map(now).collect();
-        let mut removed_all = true;
-        if !services.is_empty() || !groups.is_empty() {
-            let words = |names: Vec<Name>| names.into_iter().map(String::from).collect::<Vec<String>>();
-            let select = Selector { services: words(services), groups: words(groups), ..Selector::default() };
-            let removed = self.submit(Command::Remove { select }, by)?;
-            let answer = answered(removed).await?;
-            removed_all = answer.ok;
-            reloaded.note(answer);
-        }
+        let removed_all = self.remove_for(services, groups, by, &mut reloaded).await?;
         // A service that was not removed can't be replaced.
         for addition in put_back.into_iter().filter(|_| removed_all) {
-            let (addition, later) = without_start(addition, &down);
-            starting.push(self.submit(Command::Add { addition: Arc::new(addition) }, by)?);
-            if !later.is_empty() {
-                let select = Selector::named(later.iter().map(|spec| spec.name.as_str()));
-                let change = Arc::new(PlanChange { services: later, ..PlanChange::default() });
-                answered(self.submit(Command::Reconfigure { change }, by)?).await?;
-                // The command tells the next supervisor, too, that the service is to stay down.
-                answered(self.submit(Command::Stop { select, force: true }, by)?).await?;
-            }
+            starting.push(self.put_back(addition, &down, by).await?);
         }
         let running: Vec<Name> =
             restart.into_iter().filter(|name| self.wants_another_process(name)).collect();
@@ -122,40 +106,91 @@ impl Handle {
             starting.push(self.submit(Command::Restart { select }, by)?);
         }
         // A spawn that failed may succeed now: the folder or the program may have come with the manifests.
-        let lost = self.tree_state(|tree_state| {
-            let lost = tree_state.entries().iter().filter(|entry| {
-                entry.goal == Goal::Up
-                    && entry.state == State::Failed
-                    && matches!(entry.failed, Some(FailureReason::Spawn { .. }))
-                    && reloaded.difference.unchanged.contains(&entry.spec.name)
-            });
-            lost.map(|entry| entry.id.to_string()).collect::<Vec<_>>()
-        });
+        let lost = self.failed_to_spawn(&reloaded.difference.unchanged);
         if !lost.is_empty() {
             let select = Selector::named(lost.iter().map(String::as_str));
             starting.push(self.submit(Command::Start { select, no_deps: false }, by)?);
         }
         for (service, to) in scale {
-            let mut events = self.events();
-            let mut pending = self.submit(Command::Scale { service: service.clone(), replicas: to }, by)?;
-            // Copies that are scaled away are down first, so that the next change finds the tree as it will
-            // stay.
-            let is = || self.plan().service(service.as_str()).is_some_and(|spec| spec.replicas == to);
-            let early = loop {
-                if is() {
-                    break None;
-                }
-                tokio::select! {
-                    answer = &mut pending => break Some(answer.unwrap_or_else(|_| Err(gone()))),
-                    _ = events.next() => {}
-                }
-            };
-            match early {
-                Some(answer) => reloaded.note_or_denied(answer),
-                None => starting.push(pending),
+            match self.scale_for(&service, to, by).await? {
+                Ok(answer) => reloaded.note_or_denied(answer),
+                Err(pending) => starting.push(pending),
             }
         }
         Ok(Changing { reloaded, starting })
+    }
+
+    /// Removes services and groups. Returns whether all of them are gone.
+    async fn remove_for(
+        &self,
+        services: Vec<Name>,
+        groups: Vec<Name>,
+        by: Option<&Requester>,
+        reloaded: &mut Reloaded,
+    ) -> Result<bool, Denial> {
+        if services.is_empty() && groups.is_empty() {
+            return Ok(true);
+        }
+        let words = |names: Vec<Name>| names.into_iter().map(String::from).collect::<Vec<String>>();
+        let select = Selector { services: words(services), groups: words(groups), ..Selector::default() };
+        let answer = answered(self.submit(Command::Remove { select }, by)?).await?;
+        let removed_all = answer.ok;
+        reloaded.note(answer);
+        Ok(removed_all)
+    }
+
+    /// Adds what was removed to come back; services that were kept `down` stay down.
+    async fn put_back(
+        &self,
+        addition: Addition,
+        down: &[Name],
+        by: Option<&Requester>,
+    ) -> Result<Pending, Denial> {
+        let (addition, later) = without_start(addition, down);
+        let starting = self.submit(Command::Add { addition: Arc::new(addition) }, by)?;
+        if !later.is_empty() {
+            let select = Selector::named(later.iter().map(|spec| spec.name.as_str()));
+            let change = Arc::new(PlanChange { services: later, ..PlanChange::default() });
+            answered(self.submit(Command::Reconfigure { change }, by)?).await?;
+            // The command tells the next supervisor, too, that the service is to stay down.
+            answered(self.submit(Command::Stop { select, force: true }, by)?).await?;
+        }
+        Ok(starting)
+    }
+
+    /// The instances of these services that are to be up and could not be spawned.
+    fn failed_to_spawn(&self, services: &[Name]) -> Vec<String> {
+        self.tree_state(|tree_state| {
+            let lost = tree_state.entries().iter().filter(|entry| {
+                entry.goal == Goal::Up
+                    && entry.state == State::Failed
+                    && matches!(entry.failed, Some(FailureReason::Spawn { .. }))
+                    && services.contains(&entry.spec.name)
+            });
+            lost.map(|entry| entry.id.to_string()).collect()
+        })
+    }
+
+    /// Scales a service. Copies that are scaled away are down first, so that the next change finds the
+    /// tree as it will stay: then the answer is still to come (`Err`), unless it is there already.
+    async fn scale_for(
+        &self,
+        service: &Name,
+        to: u32,
+        by: Option<&Requester>,
+    ) -> Result<Result<Result<Answer, Denial>, Pending>, Denial> {
+        let mut events = self.events();
+        let mut pending = self.submit(Command::Scale { service: service.clone(), replicas: to }, by)?;
+        let is = || self.plan().service(service.as_str()).is_some_and(|spec| spec.replicas == to);
+        loop {
+            if is() {
+                return Ok(Err(pending));
+            }
+            tokio::select! {
+                answer = &mut pending => return Ok(Ok(answer.unwrap_or_else(|_| Err(gone())))),
+                _ = events.next() => {}
+            }
+        }
     }
 
     fn submit(&self, command: Command, by: Option<&Requester>) -> Result<Pending, Denial> {

@@ -86,7 +86,7 @@ async fn who_waits_goes_on_when_the_dependency_graph_broke() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_failed_by_a_dependency_comes_back_though_the_graph_broke() {
+async fn who_failed_by_a_dependency_returns_though_the_graph_broke() {
     let missing = SpawnFailure {
         stage: SpawnStage::Exec,
         errno: 2,
@@ -109,7 +109,7 @@ async fn who_failed_by_a_dependency_comes_back_though_the_graph_broke() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cache_that_broke_comes_back_empty_and_nobody_waits_in_vain() {
+async fn a_broken_cache_returns_empty_and_nobody_waits_in_vain() {
     let (host, handle) = tree(Vec::new()).await;
     let tasks = handle.tasks();
     let mut tickets = tasks.begin(vec![cached("make"), cached("make")], "me").await.unwrap();

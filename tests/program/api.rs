@@ -482,8 +482,8 @@ fn tls_is_spoken_with_the_certificate_of_the_day() {
 }
 
 #[test]
-fn a_command_is_carried_out_once_for_each_key_whatever_happens_to_the_daemon() {
-    const TEST: &str = "a_command_is_carried_out_once_for_each_key_whatever_happens_to_the_daemon";
+fn a_command_is_done_once_per_key_though_the_daemon_dies() {
+    const TEST: &str = "a_command_is_done_once_per_key_though_the_daemon_dies";
     if !installed(TEST, Path::new(CURL)) {
         return;
     }
@@ -544,7 +544,7 @@ fn a_command_is_carried_out_once_for_each_key_whatever_happens_to_the_daemon() {
 
 /// Commands of the command line outlive a daemon, too.
 #[test]
-fn a_command_that_is_typed_is_answered_though_the_daemon_is_killed_meanwhile() {
+fn a_typed_command_is_answered_though_the_daemon_is_killed() {
     let machine = Machine::started(&[(
         "a.toml",
         "[service.slow]\nshell = \"sleep 1000\"\nready = { after = \"2s\" }\n",
@@ -614,9 +614,9 @@ fn a_follower_of_events_goes_on_where_it_was() {
 
 /// S1: the kernel is asked for the user of the other end before a byte is read.
 #[test]
-fn s1_another_user_is_refused_unless_the_configuration_lets_them_in() {
+fn s1_another_user_is_refused_unless_configured_otherwise() {
     use std::os::unix::fs::PermissionsExt;
-    const TEST: &str = "s1_another_user_is_refused_unless_the_configuration_lets_them_in";
+    const TEST: &str = "s1_another_user_is_refused_unless_configured_otherwise";
     if !nix::unistd::geteuid().is_root() || !Path::new("/usr/bin/setpriv").is_file() {
         return skip(TEST, "only root can become another user");
     }

@@ -9,7 +9,7 @@ use crate::harness::{Run, end, eventually, named};
 use crate::machine::{Machine, Small};
 
 #[test]
-fn a_folder_of_manifests_is_one_tree_and_a_faulty_file_harms_no_other() {
+fn a_manifest_folder_is_a_tree_and_a_bad_file_harms_no_other() {
     let mut machine = Machine::started(&[
         (
             "shop.toml",
@@ -76,7 +76,7 @@ fn r13_of_ten_daemons_one_runs_and_the_others_name_it() {
 }
 
 #[test]
-fn goals_outlive_an_orderly_end_and_everything_else_begins_anew() {
+fn only_goals_outlive_an_orderly_end_and_the_rest_begins_anew() {
     let mut machine = Machine::started(&[(
         "a.toml",
         "[service.up]\ncommand = \"sleep 1000\"\n\
@@ -157,7 +157,7 @@ fn p8_a_daemon_is_process_one_of_a_container() {
 }
 
 #[test]
-fn r14_a_full_disk_costs_no_service_and_what_is_lost_is_counted() {
+fn r14_a_full_disk_costs_no_service_and_losses_are_counted() {
     let mut machine = Machine::new(&[(
         "a.toml",
         "[service.floods]\nshell = \"head -c 3000000 /dev/zero | tr '\\\\\\\\0' 'x' | fold -w 999; echo flooded; while :; do echo tick; sleep 0.05; done\"\nautostart = false\nready = { log = \"flooded\" }\n\
@@ -200,7 +200,7 @@ fn r14_a_full_disk_costs_no_service_and_what_is_lost_is_counted() {
 }
 
 #[test]
-fn s4_a_secret_reaches_the_process_that_names_it_and_nothing_else() {
+fn s4_a_secret_reaches_only_the_process_that_names_it() {
     const CANARY: &str = "canary-8f2e11c7";
     let mut machine = Machine::new(&[(
         "a.toml",
@@ -359,8 +359,8 @@ fn s2_planted_links_are_not_followed() {
 
 /// R11: a shortage of descriptors is reported by name, and services that have theirs go on.
 #[test]
-fn r11_a_shortage_of_descriptors_is_named_and_costs_nobody_else() {
-    const TEST: &str = "r11_a_shortage_of_descriptors_is_named_and_costs_nobody_else";
+fn r11_a_descriptor_shortage_is_named_and_costs_nobody_else() {
+    const TEST: &str = "r11_a_descriptor_shortage_is_named_and_costs_nobody_else";
     if !crate::harness::installed(TEST, std::path::Path::new("/usr/bin/prlimit")) {
         return;
     }

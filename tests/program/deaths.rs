@@ -113,7 +113,7 @@ fn p6_services_live_on_when_their_keeper_is_killed() {
 }
 
 #[test]
-fn p6_services_are_found_again_when_keeper_and_daemon_are_killed_at_once() {
+fn p6_services_are_found_again_after_keeper_and_daemon_die() {
     let ticks = format!(
         "[service.ticks]\nshell = \"\"\"{COUNTER}\"\"\"\n\
          [service.dies]\ncommand = \"sleep 1000\"\nrestart = {{ policy = \"on-failure\", backoff = {{ initial = \"1ms\" }} }}\n\
@@ -222,7 +222,7 @@ fn p7_thirty_deaths_and_twenty_upgrades_cost_nothing() {
 
 /// Daemon, keeper and services are killed at once, again and again, while commands come.
 #[test]
-fn r12_after_every_power_cut_the_store_opens_and_goals_are_right() {
+fn r12_after_a_power_cut_the_store_opens_and_goals_are_right() {
     let cuts: usize = std::env::var("REGROW_TEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(25);
     let mut manifest = String::new();
     for n in 0..6 {
@@ -311,7 +311,7 @@ fn states(machine: &Machine) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_death_in_the_middle_of_a_group_restart_leaves_nobody_behind() {
+fn a_death_amid_a_group_restart_leaves_nobody_behind() {
     let machine = Machine::started(&[("a.toml", TOGETHER)]);
     assert_eq!(machine.regrow(&["wait", "x", "y", "z", "--timeout", "20s"]).code, 0);
     for word in ["stopping", "stopped", "starting"] {

@@ -73,8 +73,8 @@ impl Drop for Frozen<'_> {
 /// P18: a process that is stuck in the kernel is named, and "everything is down" is not said; after
 /// the thaw of its disk the service and its dependents come up.
 #[test]
-fn p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw() {
-    const TEST: &str = "p18_what_is_stuck_in_the_kernel_is_named_and_comes_up_after_the_thaw";
+fn p18_what_is_stuck_in_the_kernel_is_named_and_recovers() {
+    const TEST: &str = "p18_what_is_stuck_in_the_kernel_is_named_and_recovers";
     let mut machine = Machine::new(&[(
         "a.toml",
         "[service.writes]\nshell = \"while :; do echo x >> frozen/file; sleep 0.02; done\"\ndir = \"..\"\nstop = { timeout = \"1s\" }\n\
@@ -296,8 +296,8 @@ fn what_can_go_nowhere_else_waits() {
 /// A write that was blocked by the disk does not repeat output that has gone elsewhere by then, and
 /// the order stays.
 #[test]
-fn what_goes_elsewhere_stays_in_order_when_the_disk_answers_again() {
-    const TEST: &str = "what_goes_elsewhere_stays_in_order_when_the_disk_answers_again";
+fn diverted_output_stays_in_order_when_the_disk_answers_again() {
+    const TEST: &str = "diverted_output_stays_in_order_when_the_disk_answers_again";
     let mut machine = Machine::new(&[]);
     let Some((disk, folder)) = Disk::of(&machine, TEST) else {
         return;

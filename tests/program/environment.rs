@@ -108,7 +108,7 @@ fn a_run_reads_them_at_each_start_too() {
 /// A daemon that watches reacts to an env file as to a manifest; an edit that does not change the
 /// values restarts nothing.
 #[test]
-fn a_watching_daemon_sees_them_and_what_means_the_same_restarts_nothing() {
+fn a_watched_edit_restarts_nothing_if_it_means_the_same() {
     let mut machine = Machine::new(&[(
         "shop.toml",
         "[service.web]\ncommand = \"sleep 1000\"\nenv_file = [\"../web.env\"]\nenv = { A = \"1\", B = \"2\" }\nenv_deny = [\"X*\", \"Y*\"]\n",

@@ -149,7 +149,7 @@ strategy = "one-for-all"
 }
 
 #[test]
-fn members_that_were_stopped_by_hand_or_never_return_are_left_alone() {
+fn a_group_leaves_members_alone_that_are_meant_to_stay_down() {
     let project = Project::new(
         r#"
 [service.a]
@@ -208,7 +208,7 @@ strategy = "one-for-all"
 /// In a daemon `on_give_up = "exit"` takes down only the project of the group, dependents first.
 /// The daemon ends, as a failure, when no project is left.
 #[test]
-fn a_project_that_gives_up_goes_down_alone_and_the_daemon_with_the_last() {
+fn a_project_gives_up_alone_and_the_daemon_ends_with_the_last() {
     let gives_up = |on: &str| {
         format!(
             "[service.db]\ncommand = \"sleep 1000\"\n\

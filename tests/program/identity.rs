@@ -132,7 +132,7 @@ fn words_on_the_command_line_are_literal() {
 
 /// R19: in a folder with a manifest, a verb that changes something means only that manifest's tree.
 #[test]
-fn r19_a_verb_that_changes_something_never_falls_back_to_the_daemon() {
+fn r19_a_changing_verb_never_falls_back_to_the_daemon() {
     let mut machine = Machine::started(&[("shop.toml", WEB)]);
     let pid = machine.project.pid("web");
     machine.project.write("regrow.toml", "[service.other]\ncommand = \"sleep 1000\"\n");

@@ -66,7 +66,7 @@ fn l2_a_million_lines_at_64_kib() {
 }
 
 #[test]
-fn a_run_keeps_what_its_manifest_says_each_copy_in_a_file_of_its_own() {
+fn a_run_keeps_what_its_manifest_says_in_a_file_per_copy() {
     let project = Project::new(
         "[service.web]\nshell = \"echo out; echo err >&2; echo up; exec sleep 1000\"\nreplicas = 2\n\
          ready = { log = \"up\" }\nenv = { WHERE = \"logs\" }\nlog = { file = \"${WHERE}/web.log\" }\n\
@@ -192,7 +192,7 @@ fn a_hook_that_ends_closes_no_file_of_its_service() {
 }
 
 #[test]
-fn files_that_another_service_has_or_that_have_other_names_are_refused() {
+fn log_files_that_are_taken_or_have_other_names_are_refused() {
     let service = |name: &str, file: &str| {
         format!("[service.{name}]\ncommand = \"sleep 1000\"\nlog = {{ file = \"{file}\" }}\n")
     };
@@ -243,7 +243,7 @@ fn both_streams_in_one_file_survive_deaths_of_the_daemon() {
 /// L6: a path that can't be a log file is reported by `check` where that can be seen, and costs no
 /// line.
 #[test]
-fn l6_what_can_not_be_a_log_file_goes_to_the_default_one_and_that_is_said() {
+fn l6_an_unusable_log_file_is_told_and_the_default_is_used() {
     let service = |name: &str, file: &str| {
         format!(
             "[service.{name}]\nshell = \"echo words of {name}; exec sleep 1000\"\nlog = {{ file = \"{file}\" }}\n"

@@ -8,9 +8,11 @@ mod disks;
 mod documents;
 mod environment;
 mod groups;
+#[path = "../support/harness.rs"]
 mod harness;
 mod identity;
 mod logs;
+#[path = "../support/machine.rs"]
 mod machine;
 mod manifest;
 mod processes;

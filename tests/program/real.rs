@@ -45,8 +45,8 @@ fn postgres_bin() -> PathBuf {
 }
 
 #[test]
-fn redis_and_postgresql_are_brought_up_queried_restarted_under_load_and_taken_down() {
-    let test = "redis_and_postgresql_are_brought_up_queried_restarted_under_load_and_taken_down";
+fn redis_and_postgresql_start_restart_under_load_and_stop() {
+    let test = "redis_and_postgresql_start_restart_under_load_and_stop";
     let bin = postgres_bin();
     if !installed(test, &program("redis-server")) || !installed(test, &bin.join("initdb")) {
         return;

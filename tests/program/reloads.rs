@@ -9,7 +9,7 @@ use crate::harness::{end, eventually, eventually_or, is_alive};
 use crate::machine::Machine;
 
 #[test]
-fn a_reload_touches_only_what_has_changed_and_says_by_which_key() {
+fn a_reload_touches_only_what_has_changed_and_names_the_keys() {
     let mut machine = Machine::started(&[
         ("a.toml", "[service.keeps]\ncommand = \"sleep 1000\"\n[service.limits]\ncommand = \"sleep 1000\"\n"),
         ("b.toml", "[service.env]\ncommand = \"sleep 1000\"\n[service.goes]\ncommand = \"sleep 1000\"\n"),
@@ -285,7 +285,7 @@ fn copies_come_and_go_and_the_others_live_on() {
 /// A daemon that comes up after an edit adopts the running processes; a reload knows what they were
 /// made with.
 #[test]
-fn what_runs_is_compared_with_what_the_manifests_say_even_by_another_daemon() {
+fn another_daemon_compares_what_runs_with_the_manifests_too() {
     let manifest = |word: &str| {
         format!("[service.web]\ncommand = \"sleep {word}\"\n[service.db]\ncommand = \"sleep 1000\"\n")
     };

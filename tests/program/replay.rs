@@ -65,7 +65,7 @@ fn a_recorded_run_decides_the_same_again() {
 }
 
 #[test]
-fn what_was_decided_otherwise_is_told_and_what_can_not_be_read_says_why() {
+fn a_replay_tells_what_differs_and_why_it_can_not_be_read() {
     let project = recorded();
     let text = std::fs::read_to_string(project.file("run.recording")).unwrap();
     // One event that no machine decides on, and one that is missing.

@@ -42,7 +42,7 @@ depends_on = ["db"]
 }
 
 #[test]
-fn ends_with_zero_when_all_tasks_completed_and_with_one_when_something_failed() {
+fn ends_with_zero_if_all_completed_and_with_one_on_failure() {
     let project = Project::new(
         "[service.a]\nshell = \"echo one\"\nkind = \"task\"\n[service.b]\nshell = \"echo two\"\nkind = \"task\"\n",
     );
@@ -155,7 +155,7 @@ fn exit_on_end_takes_everything_down_and_passes_the_code() {
 }
 
 #[test]
-fn what_is_not_ready_in_time_is_named_and_ends_the_run_with_five() {
+fn what_is_late_to_be_ready_is_named_and_ends_a_run_with_five() {
     let project = Project::new(&format!(
         "[service.slow]\ncommand = \"sleep 1000\"\nready = {{ tcp = \"127.0.0.1:{}\" }}\n",
         free_port()
@@ -296,7 +296,7 @@ fn hooks_are_run_with_the_event_and_never_hold_anything_up() {
 }
 
 #[test]
-fn a_hook_may_take_everything_down_and_the_second_interrupt_ends_hooks_too() {
+fn a_hook_may_take_all_down_and_a_second_interrupt_ends_hooks() {
     let regrow = env!("CARGO_BIN_EXE_regrow");
     let project = Project::new(&format!(
         "[service.a]\nshell = \"echo up; sleep 0.1; exit 1\"\nrestart = \"never\"\non = {{ fail = \"{regrow} down\" }}\n[service.b]\ncommand = \"sleep 1000\"\n"

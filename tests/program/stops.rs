@@ -49,7 +49,7 @@ fn a_run_goes_down_within_its_time_and_everybody_is_asked() {
 /// A daemon keeps to its time limit as well, stopped by a signal as a container runtime sends it,
 /// where one of its projects has less time.
 #[test]
-fn a_daemon_goes_down_within_its_time_and_a_project_within_less() {
+fn a_daemon_stops_within_its_time_and_a_project_within_less() {
     let shop = format!("[project]\nstop_timeout = \"1500ms\"\n{}", chain());
     let other = deaf("alone", "stop = { timeout = \"1m\" }");
     let mut machine = Machine::new(&[("shop.toml", &shop), ("other.toml", &other)]);

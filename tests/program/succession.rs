@@ -128,7 +128,7 @@ fn starts_wait_for_a_keeper_and_count_against_nobody() {
 
 /// A shutdown that was asked for before both died does not bind the next keeper.
 #[test]
-fn p17_a_shutdown_that_was_cut_short_is_not_finished_by_the_next_start() {
+fn p17_the_next_start_does_not_finish_a_cut_short_shutdown() {
     let deaf = "trap '' TERM; while :; do sleep 0.1; done";
     let text = format!(
         "[service.deaf]\nshell = \"{deaf}\"\nstop = {{ timeout = \"5s\" }}\n[service.other]\ncommand = \"sleep 1000\"\n"
@@ -155,7 +155,7 @@ fn p17_a_shutdown_that_was_cut_short_is_not_finished_by_the_next_start() {
 /// A pause holds whichever daemon supervises, and a service that was ready is ready again when it
 /// resumes.
 #[test]
-fn a_pause_outlives_every_kind_of_death_and_a_resume_brings_everything_back() {
+fn a_pause_outlives_every_death_and_a_resume_brings_all_back() {
     let mut machine = Machine::started(&[(
         "a.toml",
         "[service.plain]\ncommand = \"sleep 1000\"\nhealth = { exec = \"true\", interval = \"50ms\" }\n\
@@ -204,8 +204,8 @@ fn a_pause_outlives_every_kind_of_death_and_a_resume_brings_everything_back() {
 /// The daemon of an ordinary user has no cgroups. After its keeper's death, processes that services
 /// have left are found by their marks alone, since orphans then go to another process.
 #[test]
-fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
-    const TEST: &str = "a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark";
+fn marked_processes_are_found_after_the_keepers_death() {
+    const TEST: &str = "marked_processes_are_found_after_the_keepers_death";
     const USER: u32 = 64_913;
     if !crate::harness::can_become_another_user(TEST) {
         return;
@@ -261,8 +261,8 @@ fn a_stop_and_a_crash_after_the_keepers_death_find_whoever_carries_the_mark() {
 /// before the keeper's death. Where such a process has ended unseen, a stop says no more than can
 /// be known.
 #[test]
-fn who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said() {
-    const TEST: &str = "who_was_seen_without_marks_is_remembered_and_who_was_lost_is_said";
+fn who_was_seen_unmarked_is_remembered_and_the_lost_are_told() {
+    const TEST: &str = "who_was_seen_unmarked_is_remembered_and_the_lost_are_told";
     const USER: u32 = 64_914;
     if !crate::harness::can_become_another_user(TEST) {
         return;
@@ -378,7 +378,7 @@ fn trees_that_were_made_in_a_burst_get_a_cgroup_afterwards() {
 /// When the store is lost together with both processes, no service and no goal is lost: the marks
 /// tell whose each process is.
 #[test]
-fn a_store_that_is_lost_with_both_takes_neither_processes_nor_goals_along() {
+fn a_store_lost_with_both_costs_neither_processes_nor_goals() {
     let text = format!(
         "{}[service.stopped]\ncommand = \"sleep 1000\"\n[service.started]\ncommand = \"sleep 1000\"\nautostart = false\n\
          [service.counts]\nshell = \"i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done\"\n",
@@ -462,8 +462,8 @@ fn what_is_made_as_both_die_is_known_by_the_next() {
 /// R20: where the state folder can't be written any more, another daemon still comes up and
 /// supervises. A goal that can't be written down is held by the keeper, and the command says so.
 #[test]
-fn r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising() {
-    const TEST: &str = "r20_a_state_folder_that_takes_nothing_more_keeps_nobody_from_supervising";
+fn r20_an_unwritable_state_folder_prevents_no_supervision() {
+    const TEST: &str = "r20_an_unwritable_state_folder_prevents_no_supervision";
     let mut machine = Machine::new(&[(
         "a.toml",
         "[service.a]\ncommand = \"sleep 1000\"\n[service.b]\ncommand = \"sleep 1000\"\nrestart = \"always\"\n",
@@ -551,7 +551,7 @@ fn a_state_folder_that_was_removed_lets_no_second_daemon_in() {
 /// A folder of manifests that is swapped, as deployments do, is followed; a missing folder ends
 /// nothing.
 #[test]
-fn manifests_that_are_swapped_are_followed_and_a_folder_that_is_gone_ends_nothing() {
+fn swapped_manifests_count_and_a_missing_folder_ends_nothing() {
     let mut machine = Machine::new(&[]);
     let write = |folder: &str, word: &str| {
         std::fs::create_dir_all(machine.project.file(folder)).unwrap();

@@ -90,7 +90,7 @@ fn exec_as_json_is_one_object_whatever_happened() {
 }
 
 #[test]
-fn a_result_is_remembered_for_the_same_command_in_the_same_surroundings() {
+fn a_result_is_kept_for_the_same_command_and_surroundings() {
     let machine = machine();
     let stamp = |args: &[&str], variable: Option<(&str, &str)>| {
         let mut words = vec!["exec", "--cache", "60s"];
@@ -152,7 +152,7 @@ fn tasks_are_submitted_watched_halted_and_cancelled() {
 }
 
 #[test]
-fn tasks_end_with_who_waits_for_them_and_with_their_daemon_and_services_live_on() {
+fn tasks_end_with_their_waiter_or_daemon_and_services_live_on() {
     let mut machine = machine();
     assert_eq!(machine.regrow(&["wait", "web"]).code, 0);
     let web = machine.project.pid("web");
@@ -305,7 +305,7 @@ fn the_pool_grows_while_much_waits_and_says_why() {
 }
 
 #[test]
-fn progress_is_told_by_the_task_and_by_others_and_shown_as_bars() {
+fn progress_is_told_by_tasks_and_others_and_shown_as_bars() {
     let machine = machine();
     let submitted = machine.regrow(&[
         "task",
@@ -337,7 +337,7 @@ fn progress_is_told_by_the_task_and_by_others_and_shown_as_bars() {
 }
 
 #[test]
-fn results_outlive_the_daemon_where_that_is_wanted_and_no_environment_is_written_down() {
+fn results_may_outlive_the_daemon_but_environments_do_not() {
     let mut machine = Machine::new(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
     machine.project.write("daemon.toml", "manifests = \"services\"\n[cache]\npersist = true\n");
     machine.start();
@@ -397,7 +397,7 @@ fn only_chosen_variables_make_it_another_command() {
 
 /// As on a full disk, neither output nor the daemon's own log can be written.
 #[test]
-fn what_can_not_be_kept_is_said_and_a_daemon_that_can_not_speak_goes_on() {
+fn lost_output_is_reported_and_a_muted_daemon_goes_on() {
     let machine = Machine::new(&[("shop.toml", "[service.web]\ncommand = \"sleep 1000\"\n")]);
     let home = machine.project.state_dir().join("daemon");
     std::fs::create_dir_all(&home).unwrap();
@@ -418,7 +418,7 @@ fn what_can_not_be_kept_is_said_and_a_daemon_that_can_not_speak_goes_on() {
 }
 
 #[test]
-fn what_tasks_have_begun_ends_with_the_daemon_whatever_they_did_to_hide_it() {
+fn what_tasks_have_begun_ends_with_the_daemon_even_if_hidden() {
     let mut machine = machine();
     let hidden = "setsid env -i PATH=/bin:/usr/bin sleep 7391 & sleep 7392 & sleep 7393";
     machine.regrow(&["task", "submit", "--shell", hidden]);

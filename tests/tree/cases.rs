@@ -109,7 +109,7 @@ async fn a_stop_that_is_not_obeyed_is_forced_at_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_commands_are_each_answered_once_and_one_copy_lives() {
+async fn a_thousand_commands_each_get_one_answer_and_one_copy_lives() {
     let (host, handle) = tree(vec![service("web", &[])]).await;
     all_ready(&handle, &["web"]).await;
     let mut asked = Vec::new();
@@ -228,7 +228,7 @@ async fn a_start_while_what_it_needs_is_being_stopped_brings_both() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_by_hand_of_failed_ones_is_answered_by_what_becomes_of_them() {
+async fn a_start_of_failed_ones_is_answered_by_what_becomes_of_them() {
     let host = Arc::new(Fake::new());
     host.let_behave("b", missing());
     let (host, handle) =
@@ -267,7 +267,7 @@ async fn at_once(handle: &Handle, commands: Vec<Command>) -> Vec<Vec<String>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_commands_at_the_same_instant_the_last_one_wins_and_each_answer_is_true() {
+async fn of_simultaneous_commands_the_last_wins_and_answers_say_so() {
     let (host, handle) = tree(vec![service("db", &[]), service("web", &["db"])]).await;
     all_ready(&handle, &["db", "web"]).await;
     let answers = at_once(&handle, vec![stop("web"), start("web")]).await;
@@ -380,7 +380,7 @@ async fn chain(of: impl Fn(&mut ServiceSpec)) -> (Arc<Fake>, Handle, usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fall_restarts_what_depends_on_it_in_order_and_counts_for_it_alone() {
+async fn a_fall_restarts_dependents_in_order_and_counts_for_itself() {
     let (host, handle, from) = chain(|_| {}).await;
     host.exit(host.alive("db")[0], Exit::Code(1));
     host.until(|told| told.len() == from + 5).await;
@@ -600,7 +600,7 @@ async fn a_program_hears_every_event_by_a_callback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paused_one_can_listen_before_it_is_asked_to_end_and_all_means_what_runs() {
+async fn a_paused_one_resumes_before_its_stop_and_all_is_what_runs() {
     let mut done = service("done", &[]);
     done.kind = Kind::Task;
     let (host, handle) = tree(vec![service("db", &[]), service("web", &["db"]), done]).await;

@@ -161,7 +161,7 @@ async fn what_has_no_pid_is_shown_without_one_and_its_output_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_runner_that_nobody_brought_along_starts_nothing_and_says_so() {
+async fn a_missing_runner_starts_nothing_and_says_so() {
     let mut web = service("web", &[]);
     web.runner = Some(name("docker"));
     let handle =

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_ends_ends_the_run_with_its_code_unless_it_is_restarted() {
+    fn a_run_ends_with_the_code_of_a_service_that_stays_down() {
         let mut over = ending(Some("web"));
         assert!(over.step(at(1), Heard::Event(&exited(Exit::Code(7)), true)).is_empty());
         let completed = event(InstanceFact::Completed { instance: web() });

@@ -117,7 +117,7 @@ fn strategies() {
 }
 
 #[test]
-fn never_members_are_stopped_and_stay_down_and_resting_ones_are_left_alone() {
+fn never_members_stay_down_and_resting_ones_are_left_alone() {
     let mut bench = Bench::new(Strategy::OneForAll, None, GiveUp::Mark, &[true, false, true, true]);
     bench.give(GroupInput::Reported(3, Activity::Resting));
     assert_eq!(bench.fall(0), "stop 2, stop 1, start 0, start 2");
@@ -192,7 +192,7 @@ fn the_next_is_stopped_only_when_the_one_before_is_down() {
 /// A crash before all affected children have been started begins the restart anew, for all of
 /// them.
 #[test]
-fn a_fall_in_the_middle_of_the_starts_takes_along_who_was_not_started_yet() {
+fn a_fall_amid_the_starts_includes_who_was_not_started_yet() {
     let spec = GroupSpec { strategy: Strategy::RestForOne, ..GroupSpec::default() };
     let mut group = Group::new(&spec, false);
     for _ in 0..4 {

@@ -256,7 +256,7 @@ fn retries_are_counted_and_forgotten_after_a_healthy_time() {
 }
 
 #[test]
-fn a_program_that_does_not_exist_is_not_tried_again_and_a_full_machine_is() {
+fn a_missing_program_is_not_tried_again_but_a_full_machine_is() {
     let failure =
         |stage, errno| SpawnFailure { stage, errno, errno_name: String::new(), message: String::new() };
     for (stage, errno, want) in [
@@ -276,7 +276,7 @@ fn a_program_that_does_not_exist_is_not_tried_again_and_a_full_machine_is() {
 }
 
 #[test]
-fn a_dependency_that_failed_fails_and_revives_only_who_is_wanted() {
+fn a_failed_dependency_fails_and_revives_only_who_is_wanted() {
     let mut spec = spec();
     let on = Name::new("db").unwrap();
     spec.depends_on = vec![Dependency { on: on.clone(), condition: Condition::Ready, required: true }];
@@ -429,7 +429,7 @@ proptest! {
 }
 
 #[test]
-fn a_stop_command_that_fails_or_hangs_is_told_and_the_signal_still_gets_its_time() {
+fn a_bad_stop_command_is_told_and_the_signal_gets_its_time() {
     let mut spec = spec();
     spec.stop.command = Some(CommandLine { argv: vec!["bye".into()], shell: false });
     let mut bench = Bench::up(spec.clone());
@@ -446,7 +446,7 @@ fn a_stop_command_that_fails_or_hangs_is_told_and_the_signal_still_gets_its_time
 }
 
 #[test]
-fn a_group_that_waits_for_it_hears_of_its_rest_before_it_starts_again() {
+fn a_waiting_group_hears_of_the_rest_before_the_next_start() {
     let mut bench = Bench::up(spec());
     bench.give(InstanceInput::Stop(StopCause::Group));
     bench.give(InstanceInput::Restart);

@@ -271,7 +271,7 @@ fn a_full_queue_says_so_and_takes_none_of_a_batch() {
 }
 
 #[test]
-fn who_ignores_the_end_of_its_time_is_killed_and_a_halted_one_has_time() {
+fn who_overruns_its_time_is_killed_but_a_pause_does_not_count() {
     let (mut pool, mut effects) = (pool(1, 1, 3), Vec::new());
     let terms = TaskTerms { timeout: Some(seconds(10)), ..TERMS };
     pool.submit(&[(task(1), terms)], &mut effects).unwrap();
@@ -295,7 +295,7 @@ fn who_ignores_the_end_of_its_time_is_killed_and_a_halted_one_has_time() {
 }
 
 #[test]
-fn what_fails_is_run_again_later_each_time_and_a_worker_that_dies_loses_nothing() {
+fn failures_are_retried_ever_later_and_dead_workers_replaced() {
     let (mut pool, mut effects) = (pool(1, 1, 3), Vec::new());
     let terms = TaskTerms { retries: 2, ..TERMS };
     pool.submit(&[(task(1), terms)], &mut effects).unwrap();
@@ -329,7 +329,7 @@ fn a_smaller_pool_lets_what_runs_end() {
 }
 
 #[test]
-fn a_pool_that_drains_takes_nothing_and_one_that_closes_drops_what_waits() {
+fn a_draining_pool_takes_nothing_and_a_closing_one_kills() {
     let (mut pool, mut effects) = (pool(1, 1, 10), Vec::new());
     pool.submit(&[(task(1), TERMS), (task(2), TERMS)], &mut effects).unwrap();
     pool.step(seconds(0), PoolInput::Drain, &mut effects).unwrap();

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_moved_with_all_that_it_has_forked_and_nobody_else_is() {
+    fn a_tree_is_moved_with_all_its_forks_and_with_nobody_else() {
         let Some(cgroups) = Cgroups::make(0x2fff_fff2) else {
             // No cgroup can be made here, so there is nothing to test.
             return;

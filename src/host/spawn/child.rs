@@ -108,7 +108,7 @@ unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
 unsafe fn raw(number: c_long, args: [c_long; 5]) -> c_long {
     // SAFETY: as its caller says.
     let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], args[4]) };
-    if result < 0 { -c_long::from(Errno::last_raw()) } else { result }
+    if result < 0 { -c_long::from(nix::errno::Errno::last_raw()) } else { result }
 }
 
 /// A value that fits into one argument of a system call.

@@ -249,7 +249,7 @@ fn old_events_go_and_readers_see_whole_groups() {
 }
 
 #[test]
-fn what_was_measured_is_there_for_the_next_supervisor_and_no_longer_than_is_wanted() {
+fn the_next_supervisor_has_what_was_measured_lately() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("regrow.db");
     let retention = Retention { events: 10, samples: Duration::from_secs(3600), ..Retention::default() };

@@ -5,6 +5,7 @@
 //! they need and carries them out.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,10 +19,10 @@ use crate::decide::recovery::{
 };
 use crate::decide::reload::scaled_as_before;
 use crate::decide::succession::is_over;
-use crate::decide::tree_state::TreeState;
+use crate::decide::tree_state::{InstanceState, TreeState};
 use crate::host::keeper::KeeperSocket;
 use crate::host::native::{Joined, NativeHost};
-use crate::host::{Host, KeptProcess, OutputSink};
+use crate::host::{Host, KeptProcess, OutputSink, ProcessKey};
 use crate::model::event::TreeFact;
 use crate::model::{Fact, Goal, InstanceId, InstanceRecord, Name, Plan, ServiceSpec, State};
 use crate::record::output::OutputHub;
@@ -75,6 +76,31 @@ pub(super) struct Taken {
     pub(super) going_down: Option<String>,
 }
 
+/// What the keeper holds for its daemons.
+struct Held {
+    /// The control socket, with its path.
+    listener: Option<(PathBuf, OwnedFd)>,
+    /// The file of the tasks that are not over.
+    tasks: Option<OwnedFd>,
+    /// The goals set by hand, even where they could not be written to the disk.
+    goals: Option<ManualGoals>,
+}
+
+impl Held {
+    fn of(held: Vec<(String, String, Option<OwnedFd>)>) -> Held {
+        let mut found = Held { listener: None, tasks: None, goals: None };
+        for (name, text, fd) in held {
+            match name.as_str() {
+                LISTENER => found.listener = fd.map(|fd| (PathBuf::from(text), fd)),
+                TASKS => found.tasks = fd,
+                GOALS => found.goals = serde_json::from_str(&text).ok(),
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
 impl Handle {
     /// Brings a plan up below a keeper, and goes on with what earlier supervisors have left there and
     /// in the ledger. Apart from that it works as [`Handle::start`].
@@ -90,13 +116,7 @@ impl Handle {
             None => (None, Memory::default()),
         };
         let today = SystemTime::now();
-        // The scaled numbers of replicas carry over from the earlier supervisor.
-        let before: BTreeMap<Name, u32> = plan
-            .services
-            .iter()
-            .filter_map(|spec| Some((spec.name.clone(), copies_of(spec, &memory)?)))
-            .collect();
-        let plan = scaled_as_before(&plan, |service| before.get(service).copied());
+        let plan = with_known_copies(&plan, &memory);
         let tree_state = TreeState::new(Arc::new(plan), today).map_err(StartError::Cycles)?;
         let flushed = ledger.clone();
         let before_change = Arc::new(move || {
@@ -120,19 +140,9 @@ impl Handle {
         };
         let since = memory.since.filter(|_| same_boot && start == StartKind::Follows).unwrap_or(since);
         let clock = Clock::since(since);
-        // The keeper holds the goals set by hand even when they could not be written to the disk.
-        let by_keeper = held.iter().find(|(name, ..)| name == GOALS);
-        let by_keeper = by_keeper.and_then(|(_, text, _)| serde_json::from_str::<ManualGoals>(text).ok());
-        if let Some(goals) = by_keeper.filter(|goals| goals.seq > memory.goals.seq) {
+        let Held { listener, tasks: tasks_held, goals } = Held::of(held);
+        if let Some(goals) = goals.filter(|goals| goals.seq > memory.goals.seq) {
             memory.goals = goals;
-        }
-        let (mut listener, mut tasks_held) = (None, None);
-        for (name, text, fd) in held {
-            match name.as_str() {
-                LISTENER => listener = fd.map(|fd| (PathBuf::from(text), fd)),
-                TASKS => tasks_held = fd,
-                _ => {}
-            }
         }
         let native = Arc::new(native);
         if let Some(ledger) = &ledger {
@@ -166,6 +176,13 @@ impl Handle {
     }
 }
 
+/// The plan in which the scaled numbers of replicas carry over from the earlier supervisor.
+fn with_known_copies(plan: &Plan, memory: &Memory) -> Plan {
+    let known = |spec: &Arc<ServiceSpec>| Some((spec.name.clone(), copies_of(spec, memory)?));
+    let before: BTreeMap<Name, u32> = plan.services.iter().filter_map(known).collect();
+    scaled_as_before(plan, |service| before.get(service).copied())
+}
+
 /// The number of copies that a service had: the highest number among the known instances.
 fn copies_of(spec: &ServiceSpec, memory: &Memory) -> Option<u32> {
     let number = |of: &str, text: &String| {
@@ -186,6 +203,13 @@ fn was_kept_down(spec: &ServiceSpec, memory: &Memory) -> bool {
     pasts.peek().is_some() && pasts.all(|past| past.state == State::Stopped && past.goal == Goal::Down)
 }
 
+/// New copies of services all of whose copies before were stopped by hand: they stay down.
+fn kept_down(tree_state: &TreeState, memory: &Memory) -> HashSet<InstanceId> {
+    let is_new = |entry: &&InstanceState| !memory.pasts.contains_key(&entry.id.to_string());
+    let new = tree_state.entries().iter().filter(is_new);
+    new.filter(|entry| was_kept_down(&entry.spec, memory)).map(|entry| entry.id.clone()).collect()
+}
+
 /// The full name of a process's owner: an earlier build named it without its project.
 fn qualified(tree_state: &TreeState, memory: &Memory, name: &str, pid: u32) -> String {
     let is_there = tree_state.entries().iter().any(|entry| entry.id.to_string() == name);
@@ -195,6 +219,73 @@ fn qualified(tree_state: &TreeState, memory: &Memory, name: &str, pid: u32) -> S
     let same = || tree_state.entries().iter().map(|entry| &entry.id).filter(|id| id.short() == name);
     let its = same().find(|id| memory.pasts.get(&id.to_string()).is_some_and(|past| past.pid == Some(pid)));
     its.or_else(|| same().next()).map_or_else(|| name.to_owned(), ToString::to_string)
+}
+
+/// The processes that an earlier supervisor has left.
+struct Survivors {
+    /// The newest process of each instance, by its owner's full name.
+    newest: HashMap<String, KeptProcess>,
+    /// Processes that nobody is to go on with.
+    strays: Vec<ProcessKey>,
+    /// Ends of older processes that may not have been told.
+    before: HashMap<String, Vec<UnrecordedExit>>,
+}
+
+/// Sorts what the keeper has kept: the newest process of each instance counts; older ones are those that
+/// the keeper was no longer told to forget.
+fn survivors(tree_state: &TreeState, memory: &Memory, found: Vec<KeptProcess>) -> Survivors {
+    let (newest, strays, before) = (HashMap::new(), Vec::new(), HashMap::new());
+    let mut survivors = Survivors { newest, strays, before };
+    for mut found in found {
+        let Some(owner) = &mut found.owner else {
+            survivors.strays.push(found.key);
+            continue;
+        };
+        owner.instance = qualified(tree_state, memory, &owner.instance, found.pid);
+        let name = owner.instance.clone();
+        let Some(older) = survivors.newest.insert(name.clone(), found) else {
+            continue;
+        };
+        survivors.strays.push(older.key);
+        if let (Some(owner), Some(exit)) = (&older.owner, older.exit) {
+            let left = SurvivingProcess { incarnation: owner.incarnation, pid: older.pid };
+            survivors.before.entry(name).or_default().push(UnrecordedExit { left, exit });
+        }
+    }
+    survivors
+}
+
+/// What is left of instances that no plan has: it is ended, or kept for a manifest that can't be read now.
+fn unclaimed(
+    host: &Arc<dyn Host>,
+    strangers: UnclaimedPolicy,
+    pasts: HashMap<String, InstanceRecord>,
+    left: HashMap<String, KeptProcess>,
+) -> HashMap<String, UnclaimedProcess> {
+    let mut unknown = HashMap::new();
+    match strangers {
+        UnclaimedPolicy::End => {
+            for (name, found) in &left {
+                tracing::warn!(pid = found.pid, "{name} is no longer in any manifest and is stopped");
+                end_unwanted(host, found.key, FAREWELL);
+            }
+        }
+        UnclaimedPolicy::Leave => {
+            for (name, past) in pasts {
+                unknown.insert(name, UnclaimedProcess { written: Some(past), left: None });
+            }
+            for (name, found) in left {
+                tracing::warn!(pid = found.pid, "{name} is in no readable manifest and is left running");
+                let Some(owner) = found.owner else {
+                    continue;
+                };
+                let left = SurvivingProcess { incarnation: owner.incarnation, pid: found.pid };
+                let stranger = unknown.entry(name).or_insert(UnclaimedProcess { written: None, left: None });
+                stranger.left = Some((left, found.key));
+            }
+        }
+    }
+    unknown
 }
 
 fn take_over(
@@ -210,39 +301,12 @@ fn take_over(
     // after both.
     let newer_goals = (memory.goals.seq > memory.last_event).then(|| memory.goals.clone());
     memory.last_event = memory.last_event.max(memory.goals.seq);
-    // The newest process of each instance counts; older ones are those that the keeper was no longer
-    // told to forget.
-    let mut newest: HashMap<String, KeptProcess> = HashMap::new();
-    let mut strays = Vec::new();
-    let mut before: HashMap<String, Vec<UnrecordedExit>> = HashMap::new();
-    for mut found in found {
-        let Some(owner) = &mut found.owner else {
-            strays.push(found.key);
-            continue;
-        };
-        owner.instance = qualified(tree_state, &memory, &owner.instance, found.pid);
-        let name = owner.instance.clone();
-        let Some(older) = newest.insert(name.clone(), found) else {
-            continue;
-        };
-        strays.push(older.key);
-        if let (Some(owner), Some(exit)) = (&older.owner, older.exit) {
-            let left = SurvivingProcess { incarnation: owner.incarnation, pid: older.pid };
-            before.entry(name).or_default().push(UnrecordedExit { left, exit });
-        }
-    }
+    let Survivors { mut newest, mut strays, mut before } = survivors(tree_state, &memory, found);
     // The first supervisor below a keeper has no shutdown to go on with: the keeper that was asked for
     // it has ended.
     let going_down = memory.going_down.take().filter(|_| start == StartKind::Follows && !first);
     let (mut processes, mut instances, mut facts) = (HashMap::new(), Vec::new(), Vec::new());
-    // A new copy of a service stays down if all its copies before were stopped by hand.
-    let kept_down: HashSet<InstanceId> = tree_state
-        .entries()
-        .iter()
-        .filter(|entry| !memory.pasts.contains_key(&entry.id.to_string()))
-        .filter(|entry| was_kept_down(&entry.spec, &memory))
-        .map(|entry| entry.id.clone())
-        .collect();
+    let kept_down = kept_down(tree_state, &memory);
     for entry in tree_state.entries() {
         let name = entry.id.to_string();
         let left = newest.remove(&name);
@@ -292,29 +356,7 @@ fn take_over(
     for key in strays {
         end_unwanted(host, key, Duration::ZERO);
     }
-    let mut unknown = HashMap::new();
-    match strangers {
-        UnclaimedPolicy::End => {
-            for (name, found) in &newest {
-                tracing::warn!(pid = found.pid, "{name} is no longer in any manifest and is stopped");
-                end_unwanted(host, found.key, FAREWELL);
-            }
-        }
-        UnclaimedPolicy::Leave => {
-            for (name, past) in memory.pasts {
-                unknown.insert(name, UnclaimedProcess { written: Some(past), left: None });
-            }
-            for (name, found) in newest {
-                tracing::warn!(pid = found.pid, "{name} is in no readable manifest and is left running");
-                let Some(owner) = found.owner else {
-                    continue;
-                };
-                let left = SurvivingProcess { incarnation: owner.incarnation, pid: found.pid };
-                let stranger = unknown.entry(name).or_insert(UnclaimedProcess { written: None, left: None });
-                stranger.left = Some((left, found.key));
-            }
-        }
-    }
+    let unknown = unclaimed(host, strangers, std::mem::take(&mut memory.pasts), newest);
     let (failed_groups, failed_projects) = match start {
         StartKind::Follows => (memory.failed_groups, memory.failed_projects),
         _ => (Vec::new(), Vec::new()),
