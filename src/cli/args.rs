@@ -55,8 +55,11 @@ impl Cli {
             let found = command.find_subcommand(verb).and_then(clap::Command::get_about);
             found.map(ToString::to_string).unwrap_or_default()
         };
+        let width = GROUPS.iter().flat_map(|(_, verbs)| verbs.iter()).map(|verb| verb.len()).max();
+        let width = width.unwrap_or_default() + 1;
         let lines = |(title, verbs): (&str, &[&str])| {
-            let lines: String = verbs.iter().map(|verb| format!("  {verb:<11} {}\n", about(verb))).collect();
+            let lines: String =
+                verbs.iter().map(|verb| format!("  {verb:<width$} {}\n", about(verb))).collect();
             format!("{title}:\n{lines}\n")
         };
         let groups: String = GROUPS.into_iter().map(lines).collect();

@@ -20,9 +20,10 @@ use super::tree_state::{InstanceState, TreeState};
 use crate::model::cause::{FailureReason, StartCause};
 use crate::model::command::InstanceAnswer;
 use crate::model::event::{InstanceFact, TreeFact};
+use crate::model::plan::PlanChange;
 use crate::model::{
-    Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId, IssuedCommand,
-    Kind, Name, OnDependencyRestart, Policy, ServiceSpec, State, StopCause, spec,
+    Addition, Answer, Command, Condition, Denial, DenialCode, Dependency, Event, Fact, Goal, InstanceId,
+    IssuedCommand, Kind, Name, OnDependencyRestart, Policy, ServiceSpec, State, StopCause, spec,
 };
 
 /// The number of a command under way.
@@ -298,58 +299,16 @@ impl Operations {
                     Work::Restart
                 }
             }
-            Command::Add { addition } => {
-                plan_edit::with_graph(tree_state.plan(), addition)?;
-                self.refuse_leaving(plan_edit::printed(&addition.services, addition.groups.keys()))?;
-                out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Added { addition: Arc::clone(addition) })));
-                out.push(CommandEffect::Adopt(Branch::of_addition(tree_state, addition)));
-                let names = addition.services.iter().map(|spec| spec.name.clone()).collect();
-                out.push(CommandEffect::Again(CommandInput::Added(ticket, names)));
-                return Ok(());
-            }
-            Command::Reconfigure { change } => {
-                plan_edit::reconfigured(tree_state.plan(), change)?;
-                out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Reconfigured {
-                    change: Arc::clone(change),
-                })));
-                out.push(CommandEffect::Reconfigured);
-                let names = change.services.iter().map(|spec| spec.name.to_string());
-                let names = names.chain(change.groups.keys().map(ToString::to_string));
-                let changed = |name| InstanceAnswer { name, ok: true, message: "changed".to_owned() };
-                out.push(CommandEffect::Answer(
-                    ticket,
-                    Ok(Answer { ok: true, results: names.map(changed).collect() }),
-                ));
-                return Ok(());
-            }
+            Command::Add { addition } => return self.add(tree_state, ticket, addition, out),
+            Command::Reconfigure { change } => return reconfigure(tree_state, ticket, change, out),
             Command::Scale { service, replicas } => {
-                let scaled = plan_edit::scaled(tree_state.plan(), service, *replicas)?;
-                let Some(spec) = tree_state.graph().service(service) else {
-                    let names = tree_state.graph().services().iter().map(|spec| spec.name.as_str());
-                    return Err(super::resolve::not_found("service", service.as_str(), names));
-                };
-                let (gone, came) = spec::scaled(service, spec.replicas, *replicas, spec.naming());
-                self.refuse_leaving(came.iter().map(ToString::to_string))?;
-                let goal = self.goal_of(tree_state, service);
-                if gone.is_empty() && came.is_empty() {
-                    out.push(CommandEffect::Answer(ticket, Ok(Answer { ok: true, results: Vec::new() })));
-                    return Ok(());
+                match self.scale(tree_state, ticket, (service, *replicas), out)? {
+                    None => return Ok(()),
+                    Some((work, gone)) => {
+                        targets = gone;
+                        work
+                    }
                 }
-                if gone.is_empty() {
-                    out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Scaled {
-                        service: service.clone(),
-                        from: spec.replicas,
-                        to: scaled.service(service.as_str()).map_or(1, |spec| spec.replicas),
-                        naming: spec.naming(),
-                    })));
-                    out.push(CommandEffect::Adopt(Branch::of_copies(tree_state, service, came)));
-                    let (service, from) = (service.clone(), spec.replicas);
-                    out.push(CommandEffect::Again(CommandInput::Copied { ticket, service, from, goal }));
-                    return Ok(());
-                }
-                targets = gone;
-                let order = StopOrder::new(tree_state.graph(), [service]);
-                Work::Shrink { order, of: Arc::clone(spec), to: *replicas, goal }
             }
             Command::Remove { select } => {
                 let removal = plan_edit::removal(tree_state, select)?;
@@ -381,6 +340,59 @@ impl Operations {
         let operation = Operation { implied, budget, ..Operation::new(Some(ticket), work, targets) };
         self.begin(tree_state, operation, out);
         Ok(())
+    }
+
+    fn add(
+        &self,
+        tree_state: &TreeState,
+        ticket: CommandNumber,
+        addition: &Arc<Addition>,
+        out: &mut Vec<CommandEffect>,
+    ) -> Result<(), Denial> {
+        plan_edit::with_graph(tree_state.plan(), addition)?;
+        self.refuse_leaving(plan_edit::printed(&addition.services, addition.groups.keys()))?;
+        out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Added { addition: Arc::clone(addition) })));
+        out.push(CommandEffect::Adopt(Branch::of_addition(tree_state, addition)));
+        let names = addition.services.iter().map(|spec| spec.name.clone()).collect();
+        out.push(CommandEffect::Again(CommandInput::Added(ticket, names)));
+        Ok(())
+    }
+
+    /// Begins to scale a service. Copies that come are added at once; for copies that go the work is
+    /// returned, with them.
+    fn scale(
+        &self,
+        tree_state: &TreeState,
+        ticket: CommandNumber,
+        (service, replicas): (&Name, u32),
+        out: &mut Vec<CommandEffect>,
+    ) -> Result<Option<(Work, Vec<InstanceId>)>, Denial> {
+        let scaled = plan_edit::scaled(tree_state.plan(), service, replicas)?;
+        let Some(spec) = tree_state.graph().service(service) else {
+            let names = tree_state.graph().services().iter().map(|spec| spec.name.as_str());
+            return Err(super::resolve::not_found("service", service.as_str(), names));
+        };
+        let (gone, came) = spec::scaled(service, spec.replicas, replicas, spec.naming());
+        self.refuse_leaving(came.iter().map(ToString::to_string))?;
+        let goal = self.goal_of(tree_state, service);
+        if gone.is_empty() && came.is_empty() {
+            out.push(CommandEffect::Answer(ticket, Ok(Answer { ok: true, results: Vec::new() })));
+            return Ok(None);
+        }
+        if gone.is_empty() {
+            out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Scaled {
+                service: service.clone(),
+                from: spec.replicas,
+                to: scaled.service(service.as_str()).map_or(1, |spec| spec.replicas),
+                naming: spec.naming(),
+            })));
+            out.push(CommandEffect::Adopt(Branch::of_copies(tree_state, service, came)));
+            let (service, from) = (service.clone(), spec.replicas);
+            out.push(CommandEffect::Again(CommandInput::Copied { ticket, service, from, goal }));
+            return Ok(None);
+        }
+        let order = StopOrder::new(tree_state.graph(), [service]);
+        Ok(Some((Work::Shrink { order, of: Arc::clone(spec), to: replicas, goal }, gone)))
     }
 
     fn shutdown(&mut self, tree_state: &TreeState, out: &mut Vec<CommandEffect>) {
@@ -933,3 +945,21 @@ mod giving_up;
 mod growing;
 mod permit;
 mod work;
+
+/// Changes services and groups in place.
+fn reconfigure(
+    tree_state: &TreeState,
+    ticket: CommandNumber,
+    change: &Arc<PlanChange>,
+    out: &mut Vec<CommandEffect>,
+) -> Result<(), Denial> {
+    plan_edit::reconfigured(tree_state.plan(), change)?;
+    out.push(CommandEffect::Emit(Fact::Tree(TreeFact::Reconfigured { change: Arc::clone(change) })));
+    out.push(CommandEffect::Reconfigured);
+    let names = change.services.iter().map(|spec| spec.name.to_string());
+    let names = names.chain(change.groups.keys().map(ToString::to_string));
+    let changed = |name| InstanceAnswer { name, ok: true, message: "changed".to_owned() };
+    let answer = Answer { ok: true, results: names.map(changed).collect() };
+    out.push(CommandEffect::Answer(ticket, Ok(answer)));
+    Ok(())
+}
