@@ -4,6 +4,7 @@
 mod api;
 mod daemon;
 mod deaths;
+mod diagnostics;
 mod disks;
 mod documents;
 mod environment;

@@ -81,6 +81,7 @@ impl Project {
             .current_dir(self.dir())
             .env("REGROW_STATE_DIR", self.state_dir())
             .env_remove("REGROW_SOCKET")
+            .env_remove("RUST_LOG")
             .env_remove("CI")
             .stdin(Stdio::null());
         command
