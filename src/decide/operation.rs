@@ -290,14 +290,7 @@ impl Operations {
             }
             Command::Restart { .. } => {
                 self.refuse_without_dependencies(tree_state, &targets)?;
-                let names: HashSet<&Name> = targets.iter().map(InstanceId::service).collect();
-                let tangled =
-                    names.iter().any(|n| tree_state.graph().dependents(n).any(|d| names.contains(&d.name)));
-                if tangled {
-                    Work::RestartInOrder(StopOrder::new(tree_state.graph(), services(&targets)))
-                } else {
-                    Work::Restart
-                }
+                restart_of(tree_state, &targets)
             }
             Command::Add { addition } => return self.add(tree_state, ticket, addition, out),
             Command::Reconfigure { change } => return reconfigure(tree_state, ticket, change, out),
@@ -328,15 +321,7 @@ impl Operations {
                 if matches!(command, Command::Pause { .. }) { Work::Pause } else { Work::Resume }
             }
         };
-        // A stop of all that runs has the time limits of a shutdown.
-        let budget = match &work {
-            Work::Stop(order) => {
-                let named: HashSet<&InstanceId> = targets.iter().collect();
-                let mut runs = tree_state.entries().iter().filter(|entry| entry.state.has_process());
-                runs.all(|entry| named.contains(&entry.id)).then(|| self.budget(tree_state, order)).flatten()
-            }
-            _ => None,
-        };
+        let budget = self.budget_of_a_stop(tree_state, &work, &targets);
         let operation = Operation { implied, budget, ..Operation::new(Some(ticket), work, targets) };
         self.begin(tree_state, operation, out);
         Ok(())
@@ -401,6 +386,21 @@ impl Operations {
         let budget = self.budget(tree_state, &order);
         let operation = Operation { budget, ..Operation::new(None, Work::Shutdown(order), targets) };
         self.begin(tree_state, operation, out);
+    }
+
+    /// A stop of all that runs has the time limits of a shutdown.
+    fn budget_of_a_stop(
+        &self,
+        tree_state: &TreeState,
+        work: &Work,
+        targets: &[InstanceId],
+    ) -> Option<StopBudget> {
+        let Work::Stop(order) = work else {
+            return None;
+        };
+        let named: HashSet<&InstanceId> = targets.iter().collect();
+        let mut runs = tree_state.entries().iter().filter(|entry| entry.state.has_process());
+        runs.all(|entry| named.contains(&entry.id)).then(|| self.budget(tree_state, order)).flatten()
     }
 
     fn budget(&self, tree_state: &TreeState, order: &StopOrder) -> Option<StopBudget> {
@@ -945,6 +945,17 @@ mod giving_up;
 mod growing;
 mod permit;
 mod work;
+
+/// A restart of each by itself, or in order where some depend on others.
+fn restart_of(tree_state: &TreeState, targets: &[InstanceId]) -> Work {
+    let names: HashSet<&Name> = targets.iter().map(InstanceId::service).collect();
+    let is_tangled =
+        names.iter().any(|name| tree_state.graph().dependents(name).any(|spec| names.contains(&spec.name)));
+    match is_tangled {
+        true => Work::RestartInOrder(StopOrder::new(tree_state.graph(), services(targets))),
+        false => Work::Restart,
+    }
+}
 
 /// Changes services and groups in place.
 fn reconfigure(

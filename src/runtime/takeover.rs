@@ -348,14 +348,12 @@ fn take_over(
         };
         release_orphaned_holds(&mut instances, |one, other| outermost(one) == outermost(other));
     }
-    let lives = instances.iter().map(|past| {
-        let process = processes.get(&past.instance).copied();
-        (past.instance.clone(), Inheritance { past: past.clone(), process })
-    });
-    let lives = lives.collect();
-    for key in strays {
-        end_unwanted(host, key, Duration::ZERO);
-    }
+    let life = |past: &InstanceRecord| Inheritance {
+        past: past.clone(),
+        process: processes.get(&past.instance).copied(),
+    };
+    let lives = instances.iter().map(|past| (past.instance.clone(), life(past))).collect();
+    strays.into_iter().for_each(|key| end_unwanted(host, key, Duration::ZERO));
     let unknown = unclaimed(host, strangers, std::mem::take(&mut memory.pasts), newest);
     let (failed_groups, failed_projects) = match start {
         StartKind::Follows => (memory.failed_groups, memory.failed_projects),
