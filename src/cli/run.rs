@@ -33,7 +33,7 @@ use crate::model::{InstanceId, Name, Plan, State};
 use crate::record::recording::Recorder;
 use crate::runtime::{Handle, Options};
 use crate::sys::signals::Signals;
-use crate::sys::sockets;
+use crate::sys::{files, sockets};
 
 mod ending;
 mod screen;
@@ -148,6 +148,12 @@ fn prepare(args: &RunArgs, path: &Path, manifest: &Path, plan: &Plan) -> Result<
 
 /// Begins to write down what regrow has to say about itself.
 fn diagnose(args: &RunArgs, place: Option<&InstanceDir>) -> std::io::Result<Option<Diagnostics>> {
+    if let Some(file) = args.log_file.as_ref().filter(|file| file.as_os_str() != "-")
+        && let Err(error) = files::own_file(file)
+    {
+        tell!("regrow: nothing is written about regrow itself: {} can't be used: {error}", file.display());
+        return Ok(None);
+    }
     let target = match (&args.log_file, place) {
         (Some(file), _) if file.as_os_str() == "-" => DiagnosticsTarget::Stderr,
         (Some(file), _) => DiagnosticsTarget::File(std::path::absolute(file)?),

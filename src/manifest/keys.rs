@@ -66,16 +66,22 @@ fn form(form: &Form) -> Map<String, Value> {
         Form::Boolean => json!({ "type": "boolean" }),
         Form::Integer { least, most } => json!({ "type": "integer", "minimum": least, "maximum": most }),
         Form::Number { least, most } => json!({ "type": "number", "minimum": least, "maximum": most }),
-        Form::Duration(_) => json!({ "type": "string", "pattern": r"^\s*([0-9.]+\s*[a-zA-Zµ]*\s*)+$" }),
+        Form::Duration(_) => json!({ "type": "string", "pattern": r"^\s*(0|([0-9.]+\s*[a-zA-Zµ]+\s*)+)$" }),
         Form::Size => json!({ "anyOf": [
-            { "type": "string", "pattern": "^[0-9]+ *[a-zA-Z]*$" }, { "type": "integer", "minimum": 1 }
+            { "type": "string", "pattern": r"^\s*[0-9]+\s*([bB]|[kKmMgG]([iI]?[bB])?)?\s*$" }, { "type": "integer", "minimum": 1 }
         ] }),
         Form::Octal => {
             json!({ "anyOf": [{ "type": "string", "pattern": "^[0-7]+$" }, { "type": "integer", "minimum": 0 }] })
         }
         Form::Signal => json!({ "type": ["string", "integer"] }),
-        Form::Account => json!({ "anyOf": [{ "type": "string" }, { "type": "integer", "minimum": 0 }] }),
-        Form::Words | Form::TextOrTexts => json!({ "anyOf": [{ "type": "string" }, texts] }),
+        Form::Account => {
+            json!({ "anyOf": [{ "type": "string", "minLength": 1 }, { "type": "integer", "minimum": 0, "maximum": u32::MAX - 1 }] })
+        }
+        Form::Words => {
+            let words = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
+            json!({ "anyOf": [{ "type": "string", "minLength": 1 }, words] })
+        }
+        Form::TextOrTexts => json!({ "anyOf": [{ "type": "string" }, texts] }),
         Form::Texts => texts,
         Form::OneOf(words) => json!({ "enum": words }),
         Form::ExitCodes => json!({

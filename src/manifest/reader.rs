@@ -204,7 +204,7 @@ impl<'a, 'i> Reader<'a, 'i> {
                 value.span(),
                 format!("{key:?} must be a whole number from {least} to {most}"),
                 "out of bounds",
-                format!("the minimum is {least}"),
+                format!("write a whole number from {least} to {most}"),
             );
         }
         within.map(|n| At { value: n, span: value.span() })
@@ -227,7 +227,8 @@ impl<'a, 'i> Reader<'a, 'i> {
         let number = parsed.filter(|n| (least..=most).contains(&n));
         if number.is_none() {
             let message = format!("{key:?} must be a number from {least} to {most}");
-            collector.fault_with(value.span(), message, "out of bounds", format!("the minimum is {least}"));
+            let hint = format!("write a number from {least} to {most}");
+            collector.fault_with(value.span(), message, "out of bounds", hint);
         }
         number
     }

@@ -60,6 +60,15 @@ fn diagnostics_are_json_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_place_that_takes_no_diagnostics_is_told_and_the_run_goes_on() {
+    let project = Project::new(ONE);
+    let mut run = project.run(&["--log-file", "no/such/folder/own.log"]);
+    run.line("nothing is written about regrow itself: no/such/folder/own.log can't be used");
+    run.line("running after");
+    run.stop();
+}
+
+#[test]
 fn a_level_that_is_none_is_refused_with_the_nearest() {
     let project = Project::new(ONE);
     let refused = project.regrow(&["run", "--log-level", "wran"]);
