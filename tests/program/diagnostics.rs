@@ -60,7 +60,7 @@ fn diagnostics_are_json_where_that_is_asked_for() {
 }
 
 #[test]
-fn a_place_that_takes_no_diagnostics_is_told_and_the_run_goes_on() {
+fn a_bad_log_file_is_told_and_the_run_goes_on() {
     let project = Project::new(ONE);
     let mut run = project.run(&["--log-file", "no/such/folder/own.log"]);
     run.line("nothing is written about regrow itself: no/such/folder/own.log can't be used");
