@@ -19,8 +19,8 @@ use crate::model::{Name, ServiceSpec, SourceId, SpawnFailure, SpawnStage, Stream
 pub trait Runner: Send + Sync + 'static {
     /// Starts what the order describes; answered once, by [`HostEvent::Spawned`] (without a pid where
     /// it is no process of this machine) or [`HostEvent::SpawnFailed`]. Its end is reported by
-    /// [`HostEvent::Exited`]. What it prints goes to `output`.
-    fn start(&self, order: SpawnOrder, output: RunnerOutput);
+    /// [`HostEvent::Exited`]. What it prints goes to a [`RunnerOutput`] of the order and the sink.
+    fn start(&self, order: SpawnOrder, sink: &Arc<dyn OutputSink>);
     /// Asks it to end, as this signal does for a process.
     fn signal(&self, key: ProcessKey, signal: i32);
     /// Halts it; answered by [`HostEvent::Paused`].
@@ -57,7 +57,8 @@ struct Printed {
 }
 
 impl RunnerOutput {
-    fn new(order: &SpawnOrder, sink: &Arc<dyn OutputSink>) -> RunnerOutput {
+    /// The place for what an order's thing prints.
+    pub fn new(order: &SpawnOrder, sink: &Arc<dyn OutputSink>) -> RunnerOutput {
         let (source, pattern) = match &order.output {
             OutputTarget::Lines(source, pattern) => (Some(*source), pattern.clone()),
             OutputTarget::Beside(source) => (Some(*source), None),
@@ -116,7 +117,7 @@ impl ProcessRunner {
 }
 
 impl Runner for ProcessRunner {
-    fn start(&self, order: SpawnOrder, _output: RunnerOutput) {
+    fn start(&self, order: SpawnOrder, _sink: &Arc<dyn OutputSink>) {
         self.host.spawn(order);
     }
 
@@ -175,8 +176,7 @@ impl Runners {
 
     /// Has a runner start something.
     pub(crate) fn start(&self, runner: &dyn Runner, order: SpawnOrder) {
-        let output = RunnerOutput::new(&order, &self.output);
-        runner.start(order, output);
+        runner.start(order, &self.output);
     }
 }
 
@@ -184,7 +184,7 @@ impl Runners {
 struct Missing(Name);
 
 impl Runner for Missing {
-    fn start(&self, order: SpawnOrder, _output: RunnerOutput) {
+    fn start(&self, order: SpawnOrder, _sink: &Arc<dyn OutputSink>) {
         const NO_SUCH_THING: i32 = 2;
         let failure = SpawnFailure {
             stage: SpawnStage::Exec,

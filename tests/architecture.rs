@@ -4,6 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+#[path = "support/sources.rs"]
+mod sources;
+
 /// The packages that do I/O, parse text or make threads: none is for a module that only models and
 /// decides.
 const PURE: &[&str] = &[
@@ -512,22 +515,10 @@ fn the_checks_see_what_they_are_for() {
 
 #[test]
 fn test_names_are_sentences_of_less_than_60_characters() {
-    fn walk(folder: &Path, into: &mut Vec<String>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, into);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                let names = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
-                let long = names.filter(|name| name.len() >= 60 && !name.contains(char::is_whitespace));
-                into.extend(long.map(|name| format!("{}: {name}", path.display())));
-            }
-        }
-    }
-    let mut long = Vec::new();
-    for folder in ["src", "tests"] {
-        walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut long);
-    }
+    let is_long = |name: &str| name.len() >= 60 && !name.contains(char::is_whitespace);
+    let all = sources::function_names().into_iter();
+    let long =
+        all.filter(|(_, name)| is_long(name)).map(|(path, name)| format!("{}: {name}", path.display()));
+    let long: Vec<String> = long.collect();
     assert!(long.is_empty(), "{}", long.join("\n"));
 }

@@ -15,7 +15,7 @@ use attempt::{attempt, environment};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 use tracing::Span;
-use tracing::field::Empty;
+use tracing::field::{Empty, display};
 
 use super::hooks::{HookRun, InstanceHooks};
 use super::messages::{GraphMsg, SupervisorMsg};
@@ -413,7 +413,7 @@ impl ProcessState {
                 }
                 let incarnation = of(key)?;
                 live.gone = true;
-                live.span.record("failure", failure.to_string());
+                live.span.record("failure", display(&failure));
                 self.process = None;
                 Some(InstanceInput::SpawnFailed { incarnation, failure, roll: host.roll() })
             }
@@ -428,7 +428,7 @@ impl ProcessState {
                     return Some(InstanceInput::StopCommandDone { incarnation: live.incarnation, trouble });
                 }
                 let incarnation = of(key)?;
-                live.span.record("exit", exit.to_string());
+                live.span.record("exit", display(&exit));
                 if !remains {
                     live.gone = true;
                     self.gone = Some((Arc::clone(&live.runner), key));

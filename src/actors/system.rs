@@ -26,7 +26,15 @@ const FORGIVEN: Duration = Duration::from_secs(60);
 
 /// A reference to an actor that is another one after it broke. Cheap to clone.
 pub(crate) struct Registered<M: Message> {
-    current: Arc<RwLock<Option<ActorRef<M>>>>,
+    current: Arc<RwLock<Current<M>>>,
+}
+
+enum Current<M: Message> {
+    /// The first one is still to be made.
+    Nobody,
+    Actor(ActorRef<M>),
+    /// The last one has ended on purpose, and none follows.
+    Released,
 }
 
 impl<M: Message> Clone for Registered<M> {
@@ -37,24 +45,36 @@ impl<M: Message> Clone for Registered<M> {
 
 impl<M: Message> Default for Registered<M> {
     fn default() -> Registered<M> {
-        Registered { current: Arc::default() }
+        Registered { current: Arc::new(RwLock::new(Current::Nobody)) }
     }
 }
 
 impl<M: Message> Registered<M> {
-    /// The present actor; `None` before the first one.
-    pub(crate) fn actor(&self) -> Option<ActorRef<M>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Puts an actor in the place of the last one. `false`: none is wanted any more.
+    fn replace(&self, actor: &ActorRef<M>) -> bool {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let is_wanted = !matches!(*current, Current::Released);
+        if is_wanted {
+            *current = Current::Actor(actor.clone());
+        }
+        is_wanted
     }
 
-    fn replace(&self, actor: ActorRef<M>) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(actor);
+    /// Takes the last actor out; none follows.
+    fn release(&self) -> Option<ActorRef<M>> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *current, Current::Released) {
+            Current::Actor(actor) => Some(actor),
+            Current::Nobody | Current::Released => None,
+        }
     }
 
     /// Sends a message to the present actor. Returns whether it was there to take it.
     pub(crate) fn send(&self, message: M) -> bool {
-        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().is_some_and(|actor| actor.cast(message).is_ok())
+        match &*self.current.read().unwrap_or_else(PoisonError::into_inner) {
+            Current::Actor(actor) => actor.cast(message).is_ok(),
+            Current::Nobody | Current::Released => false,
+        }
     }
 
     /// Sends a request to the present actor and waits for the answer; `None` where the actor ended
@@ -79,7 +99,8 @@ pub(crate) enum Life {
     Again,
 }
 
-type Making = Pin<Box<dyn Future<Output = Result<ActorCell, SpawnErr>> + Send>>;
+/// Gives the actor that was made; `None` where none is wanted any more.
+type Making = Pin<Box<dyn Future<Output = Result<Option<ActorCell>, SpawnErr>> + Send>>;
 type Make = Box<dyn Fn(ActorCell, Life) -> Making + Send + Sync>;
 
 /// One of the actors that are supervised here.
@@ -135,11 +156,15 @@ pub(crate) async fn supervise<A: Actor + Default>(
         let (args, registered, replaced) = (args(life), registered.clone(), Arc::clone(&replaced));
         Box::pin(async move {
             let (actor, _) = A::spawn_linked(None, A::default(), args, system).await?;
-            registered.replace(actor.clone());
+            if !registered.replace(&actor) {
+                // It was released while it was away.
+                actor.stop(None);
+                return Ok(None);
+            }
             if life == Life::Again {
                 replaced();
             }
-            Ok(actor.get_cell())
+            Ok(Some(actor.get_cell()))
         })
     });
     let (answer, answered) = oneshot::channel();
@@ -150,7 +175,7 @@ pub(crate) async fn supervise<A: Actor + Default>(
 
 /// Ends a supervised actor on purpose.
 pub(crate) fn release<M: Message>(system: &ActorRef<SystemMsg>, registered: &Registered<M>) {
-    if let Some(actor) = registered.actor() {
+    if let Some(actor) = registered.release() {
         super::tell(system, SystemMsg::Release(actor.get_id()));
         actor.stop(None);
     }
@@ -178,7 +203,11 @@ impl Actor for SystemSupervisor {
         match message {
             SystemMsg::Start(part, answer) => {
                 let made = (part.make)(myself.get_cell(), Life::First).await;
-                let made = made.map(|actor| state.supervises(actor, part, Duration::ZERO));
+                let made = made.map(|made| {
+                    if let Some(actor) = made {
+                        state.supervises(actor, part, Duration::ZERO);
+                    }
+                });
                 let _ = answer.send(made);
             }
             SystemMsg::Again(part, pause) => state.again(&myself, *part, pause).await,
@@ -238,7 +267,8 @@ impl SystemState {
     async fn again(&mut self, myself: &ActorRef<SystemMsg>, part: Part, pause: Duration) {
         let next = (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         match (part.make)(myself.get_cell(), Life::Again).await {
-            Ok(actor) => self.supervises(actor, part, next),
+            Ok(Some(actor)) => self.supervises(actor, part, next),
+            Ok(None) => {}
             Err(error) => {
                 tracing::error!(actor = part.name, %error, "an actor can't be made again yet");
                 myself.send_after(next, move || SystemMsg::Again(Box::new(part), next));

@@ -11,13 +11,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tracing_subscriber::Layer;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
+use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::FmtSpan;
-use tracing_subscriber::layer::{Filter, SubscriberExt};
-use tracing_subscriber::registry::Registry;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use super::format;
 use crate::manifest::config::{DiagnosticsConfig, LogFormat, LogLevel};
@@ -83,53 +79,40 @@ pub(super) fn start(
     let queue = Arc::clone(&diagnostics.0);
     let thread = std::thread::Builder::new().name("regrow-tells".into()).stack_size(128 * 1024);
     thread.spawn(move || write_all(&queue, target))?;
-    let lines = tracing_subscriber::fmt::layer()
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(given, configured.level))
         .with_span_events(FmtSpan::CLOSE)
         // Such errors would go to standard error, with a panic where that can't be written.
         .log_internal_errors(false)
         .with_writer(diagnostics.clone())
         .with_ansi(colour);
-    let filter = filter(given, configured.level);
-    let registry = tracing_subscriber::registry();
     match configured.format {
-        LogFormat::Text => registry.with(lines.with_filter(filter)).init(),
-        LogFormat::Json => registry.with(lines.json().with_filter(filter)).init(),
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
     }
     Ok(diagnostics)
 }
 
-type BoxedFilter = Box<dyn Filter<Registry> + Send + Sync>;
-
-/// What is told. `RUST_LOG` needs regular expressions, which take milliseconds to be made: a daemon that
-/// starts must be there sooner, so a level alone is done without them.
-fn filter(given: Option<LogLevel>, configured: LogLevel) -> BoxedFilter {
+fn filter(given: Option<LogLevel>, configured: LogLevel) -> EnvFilter {
     let asked = std::env::var("RUST_LOG").ok().filter(|asked| given.is_none() && !asked.trim().is_empty());
     if let Some(asked) = asked {
         match EnvFilter::try_new(&asked) {
-            Ok(filter) => return Box::new(filter),
+            Ok(filter) => return filter,
             Err(error) => tell!("regrow: RUST_LOG can't be used: {error}"),
         }
     }
-    Box::new(targets(given.unwrap_or(configured)))
+    EnvFilter::new(directives(given.unwrap_or(configured)))
 }
 
-/// What is told at a level. What libraries say of themselves is left out as long as nobody looks for a
-/// fault.
-fn targets(level: LogLevel) -> Targets {
+/// A level, as `RUST_LOG` would say it. What libraries say of themselves is left out as long as nobody
+/// looks for a fault.
+fn directives(level: LogLevel) -> String {
     let others = match level {
-        LogLevel::Off => LevelFilter::OFF,
-        LogLevel::Error | LogLevel::Warn | LogLevel::Info => LevelFilter::ERROR,
-        LogLevel::Debug | LogLevel::Trace => LevelFilter::WARN,
+        LogLevel::Off => LogLevel::Off,
+        LogLevel::Error | LogLevel::Warn | LogLevel::Info => LogLevel::Error,
+        LogLevel::Debug | LogLevel::Trace => LogLevel::Warn,
     };
-    let own = match level {
-        LogLevel::Off => LevelFilter::OFF,
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    Targets::new().with_default(others).with_target("regrow", own)
+    format!("{others},regrow={level}")
 }
 
 impl Diagnostics {
@@ -246,18 +229,16 @@ fn size_of(file: &File) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use tracing::Level;
-
     use super::*;
 
     #[test]
     fn a_level_holds_for_regrow_and_libraries_stay_silent() {
-        let is_told = |level, target, of: &Level| targets(level).would_enable(target, of);
-        assert!(is_told(LogLevel::Warn, "regrow::host", &Level::WARN));
-        assert!(!is_told(LogLevel::Warn, "regrow::host", &Level::INFO));
-        assert!(!is_told(LogLevel::Info, "ractor", &Level::WARN));
-        assert!(is_told(LogLevel::Debug, "ractor", &Level::WARN));
-        assert!(!is_told(LogLevel::Off, "regrow::host", &Level::ERROR));
+        for level in LogLevel::WORDS.iter().map(|(_, level)| *level) {
+            assert!(EnvFilter::try_new(directives(level)).is_ok(), "{level}");
+        }
+        assert_eq!(directives(LogLevel::Off), "off,regrow=off");
+        assert_eq!(directives(LogLevel::Warn), "error,regrow=warn");
+        assert_eq!(directives(LogLevel::Debug), "warn,regrow=debug");
     }
 
     #[test]

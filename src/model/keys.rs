@@ -196,7 +196,7 @@ const fn restarts(
     example: &'static str,
     about: &'static str,
 ) -> Key {
-    Key { name, form, default, example, change: ChangeNeeds::Restart, about }
+    Key { change: ChangeNeeds::Restart, ..key(name, form, default, example, about) }
 }
 
 /// A key whose change removes the service from the tree and adds it again.
@@ -207,7 +207,7 @@ const fn regroups(
     example: &'static str,
     about: &'static str,
 ) -> Key {
-    Key { name, form, default, example, change: ChangeNeeds::Regroup, about }
+    Key { change: ChangeNeeds::Regroup, ..key(name, form, default, example, about) }
 }
 
 /// A duration that may be zero.

@@ -216,6 +216,22 @@ async fn what_breaks_again_and_again_is_made_after_growing_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pool_that_is_removed_while_it_is_away_does_not_come_back() {
+    let (_, handle) = tree(Vec::new()).await;
+    let builds = || Name::new("builds").unwrap();
+    let rules = TaskRules::usual(std::env::temp_dir());
+    let pool = handle.pools().create_commands(builds(), rules.clone()).await.unwrap();
+    for _ in 0..2 {
+        breaks(&handle, "worker pool of the pool builds").await;
+    }
+    // It broke twice in a row, so the next one takes a moment.
+    pool.end();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(pool.snapshot().await.is_err());
+    handle.shutdown().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pool_that_is_removed_has_not_broken() {
     let (_, handle) = tree(Vec::new()).await;
     let name = Name::new("builds").unwrap();

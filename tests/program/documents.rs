@@ -1,9 +1,11 @@
 //! The documents: their links lead somewhere, and every manifest in them is right.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::harness::{Project, skip};
+use super::sources::function_names;
 
 /// Every document, with its text.
 fn documents() -> Vec<(PathBuf, String)> {
@@ -71,29 +73,9 @@ fn every_rust_example_of_a_document_is_compiled() {
     }
 }
 
-/// The names of all test functions.
-fn tests() -> std::collections::BTreeSet<String> {
-    fn walk(folder: &Path, into: &mut std::collections::BTreeSet<String>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(&path, into);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = std::fs::read_to_string(&path).unwrap();
-                let names = text.split("fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
-                into.extend(names.map(str::to_owned));
-            }
-        }
-    }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut names = std::collections::BTreeSet::new();
-    ["tests", "src"].iter().for_each(|folder| walk(&root.join(folder), &mut names));
-    names
-}
-
 #[test]
 fn every_test_that_a_document_names_is_there() {
-    let tests = tests();
+    let tests: BTreeSet<String> = function_names().into_iter().map(|(_, name)| name).collect();
     let mut missing = Vec::new();
     for (path, text) in documents() {
         let file = path.file_name().unwrap().to_str().unwrap();

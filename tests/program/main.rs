@@ -26,6 +26,8 @@ mod rules;
 mod run;
 mod shortages;
 mod soak;
+#[path = "../support/sources.rs"]
+mod sources;
 mod stops;
 mod succession;
 mod tasks;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use regrow::host::fake::{FakeBehaviour, FakeCall, FakeHost};
-use regrow::host::{HostEvent, HostEventSink, ProcessKey, SpawnOrder};
+use regrow::host::{HostEvent, HostEventSink, OutputSink, ProcessKey, SpawnOrder};
 use regrow::model::{
     Exit, Fact, InstanceFact, InstanceId, Name, Plan, ReadySpec, ReadyTarget, ServiceSpec, Stream,
 };
@@ -89,7 +89,8 @@ impl Fake {
 }
 
 impl Runner for Fake {
-    fn start(&self, order: SpawnOrder, output: RunnerOutput) {
+    fn start(&self, order: SpawnOrder, sink: &Arc<dyn OutputSink>) {
+        let output = RunnerOutput::new(&order, sink);
         let SpawnOrder { key, argv, news, .. } = order;
         self.with(|state| state.alive.insert(key, (argv.clone(), news.clone(), output)));
         match self.behaves(key, FakeCall::Spawn(key, argv)) {
